@@ -1,0 +1,60 @@
+# Everything a contributor or a visitor runs. `make help` lists the targets.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format lint types imports unit contract faults bench docs pins clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	@tools/bootstrap.sh $(VENV) $(PYTHON)
+
+demo: $(VENV)/ready ## see it work: real jobs on files that ship with it
+	@$(BIN)/jobs demo
+
+test: $(VENV)/ready ## all tests that belong to every change
+	$(PYTEST)
+
+test-all: ## all tests on every Python from 3.10 to 3.13 that is on the machine
+	@tools/every-python.sh
+
+check: lint types imports unit contract ## format, lint, types, import rules, unit tests, contract
+
+format: $(VENV)/ready ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+imports: $(VENV)/ready
+	$(BIN)/lint-imports
+
+unit: $(VENV)/ready
+	$(PYTEST) tests/unit tests/typing -q
+
+contract: $(VENV)/ready
+	$(PYTEST) tests/contract -q
+
+faults: $(VENV)/ready ## the fault tests alone, one a promise
+	$(PYTEST) tests/faults -q
+
+bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
+	$(BIN)/python -m bench
+
+docs: $(VENV)/ready ## write the reference pages from the code
+	$(BIN)/python tools/write_docs.py
+
+pins: ## resolve the newest releases and pin them
+	@tools/pin.sh
+
+clean: ## remove what the targets above made
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache bench/results

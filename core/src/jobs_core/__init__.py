@@ -1,0 +1,81 @@
+"""Ordinary Python functions, run as background jobs. `docs/` and README.md say how."""
+
+from __future__ import annotations
+
+from .app import App, current_app, set_current_app
+from .backends.base import State
+from .config import Config
+from .errors import (
+    ArgumentError,
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    Discard,
+    DuplicateJob,
+    JobCancelled,
+    JobDefinitionError,
+    JobFailed,
+    JobsError,
+    JobTimeout,
+    JobWasCancelled,
+    MessageError,
+    MessageTooLarge,
+    NotSupported,
+    PluginError,
+    QueueFull,
+    ResultNotStored,
+    ResultTimeout,
+    Retry,
+    Snooze,
+)
+from .handle import JobHandle
+from .hookspecs import hookimpl
+from .job import JobFunction, job
+from .message import Message
+from .options import Backoff, Unique
+from .worker.context import JobContext, current_job
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # Defining and enqueuing jobs
+    "Backoff",
+    "JobFunction",
+    "JobHandle",
+    "State",
+    "Unique",
+    "job",
+    # Inside a job
+    "Discard",
+    "JobCancelled",
+    "JobContext",
+    "JobTimeout",
+    "Retry",
+    "Snooze",
+    "current_job",
+    # Applications
+    "App",
+    "Config",
+    "current_app",
+    "set_current_app",
+    # Plugins
+    "Message",
+    "hookimpl",
+    # Errors
+    "ArgumentError",
+    "BackendError",
+    "BackendUnavailable",
+    "ConfigError",
+    "DuplicateJob",
+    "JobDefinitionError",
+    "JobFailed",
+    "JobWasCancelled",
+    "JobsError",
+    "MessageError",
+    "MessageTooLarge",
+    "NotSupported",
+    "PluginError",
+    "QueueFull",
+    "ResultNotStored",
+    "ResultTimeout",
+]

@@ -1,0 +1,5 @@
+"""`python -m jobs_core`: the command line, where the scripts are not on the path."""
+
+from .cli.main import main
+
+main()

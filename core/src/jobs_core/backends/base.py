@@ -1,0 +1,446 @@
+"""What a queue backend must do: the interface that every backend fills and the core relies on.
+
+One state machine for all::
+
+    push ──► ready ──reserve──► reserved ──settle──► done | cancelled | dead
+               ▲                   │
+               └── scheduled ◄─────┘ retry, defer (release goes straight back to ready)
+
+A worker process opens a backend under an *owner* id. What it reserves belongs to that owner, whose single
+lease covers one job or five thousand; every reservation has a *token*, and only the holder of the current
+token can settle. Times are seconds on the broker's own clock. Payloads are opaque bytes: a backend never
+parses them.
+
+Methods are called by one thread at a time, except `interrupt`, which any thread and a signal handler may call.
+A backend is opened after a fork, never carried over one. The meaning of this page in executable form is
+`jobs_core.testing.BackendContract`.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+from ..errors import NotSupported
+from ..message import UniqueKey
+
+INTERFACE_VERSION: Final = 1
+"""Raised when a backend written for an older core would misbehave; checked when a plugin is loaded."""
+
+FEATURES: Final = frozenset(
+    {
+        "delay",  # push and settle may schedule a job for later
+        "priority",  # 0 to 9, higher first within a topic
+        "unique",  # push refuses a second job under a held unique key
+        "results",  # what a job returned is kept for its time to live
+        "cancel",  # a queued job is cancelled at once, a running one is told
+        "browse",  # jobs can be listed by topic and state
+        "lookup",  # a job can be found by id
+        "pause",  # a topic can be paused for everybody
+        "atomic_followups",  # jobs enqueued by a job commit with its acknowledgement
+        "dedup",  # a repeated push request adds nothing
+        "fencing",  # a stale owner can settle nothing
+        "owner_release",  # release_owner returns a dead process's jobs at once
+        "exact_redelivery",  # redeliveries and crashes are counted exactly
+        "exact_counts",  # counts are exact, not estimates
+        "strict_order",  # topics in strict order, priority and first-in-first-out within
+        "multiprocess",  # several processes share the queue
+    }
+)
+"""Everything a backend can claim in `Backend.features`."""
+
+KEPT_ERRORS: Final = 10
+"""How many entries of a job's history are kept, the newest; in every backend."""
+
+Token: TypeAlias = "int | str"
+
+
+class State(enum.Enum):
+    """Where a job is."""
+
+    READY = "ready"
+    SCHEDULED = "scheduled"
+    RESERVED = "reserved"
+    DONE = "done"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  # never pushed, or done and deleted
+
+
+class Outcome(enum.Enum):
+    """How a reservation ends."""
+
+    DONE = "done"
+    RETRY = "retry"  # ran and failed: again after a while, the attempt counts
+    DEFER = "defer"  # again after a while, as if it had not been reserved
+    RELEASE = "release"  # not started: back to the front at once
+    DEAD = "dead"  # to the dead letters, with a reason
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"  # to the dead letters: it was not started in time
+
+
+class Answer(enum.Enum):
+    """What became of a settlement."""
+
+    SETTLED = "settled"
+    ALREADY = "already"  # an earlier sending of the same request did it
+    STALE = "stale"  # the reservation is no longer this owner's: nothing was done
+
+
+class Outgoing(Struct, frozen=True, gc=False):
+    """An encoded message on its way in, with the few facts a backend acts on."""
+
+    id: str
+    topic: str
+    payload: bytes
+    priority: int = 0
+    delay: float = 0.0
+    unique: UniqueKey | None = None
+
+
+class Delivery(Struct, frozen=True, gc=False):
+    """One reserved job, as the backend hands it out."""
+
+    id: str
+    topic: str
+    payload: bytes
+    token: Token
+    attempt: int  # attempts that ended before this run
+    redeliveries: int  # runs that a lost worker took down
+    crashes: int  # of these, the ones in which no other job was running
+    deferrals: int  # times it was deferred
+    pushed_at: float  # broker's clock
+    broker_now: float  # broker's clock
+
+
+class Settlement(Struct, frozen=True, gc=False):
+    """How one reservation ends; fields that an outcome does not name are ignored for it."""
+
+    id: str
+    token: Token
+    outcome: Outcome
+    after: float = 0.0  # retry, defer: seconds until it is ready again
+    counts: bool = True  # dead: whether this run was an attempt
+    reason: str = ""  # dead
+    error: bytes = b""  # retry, dead: one JSON document for the job's history
+    result: bytes | None = None  # done: what to keep
+    result_ttl: float = 0.0  # done, cancelled: for how long
+    followups: tuple[Outgoing, ...] = ()  # done: pushed in the same step
+
+
+class Heartbeat(Struct, frozen=True):
+    """What the broker knows about an owner's jobs that the owner may not."""
+
+    lost: tuple[str, ...] = ()  # ids no longer reserved by it
+    cancelled: tuple[str, ...] = ()  # ids somebody wants cancelled
+
+
+class Counts(Struct, frozen=True):
+    """How many jobs of a topic are where."""
+
+    ready: int = 0
+    scheduled: int = 0
+    reserved: int = 0
+    dead: int = 0
+    oldest_age: float | None = None  # seconds since the oldest ready job became ready
+
+
+class Housekept(Struct, frozen=True):
+    """What one round of housekeeping did; `more` asks for another round soon."""
+
+    readied: int = 0
+    owners_released: int = 0
+    dropped: int = 0
+    more: bool = False
+
+
+class JobRecord(Struct, frozen=True):
+    """Everything a backend knows about one job."""
+
+    id: str
+    topic: str
+    state: State
+    payload: bytes = b""
+    priority: int = 0
+    attempt: int = 0
+    redeliveries: int = 0
+    crashes: int = 0
+    deferrals: int = 0
+    pushed_at: float = 0.0
+    due: float | None = None  # scheduled: when it becomes ready
+    owner: str | None = None  # reserved: by whom
+    since: float | None = None  # when it came into this state
+    cancel_requested: bool = False
+    reason: str = ""  # dead
+    errors: tuple[bytes, ...] = ()  # JSON documents, oldest first
+    result: bytes | None = None
+    broker_now: float = 0.0
+
+
+class Retention(Struct, frozen=True):
+    """How long and how many dead letters of a topic are kept."""
+
+    dead_keep: float = 30 * 86400.0
+    dead_max: int = 100_000
+
+
+class BackendOptions(Struct, frozen=True):
+    """What the core tells a backend besides its URL."""
+
+    lease: float = 30.0  # seconds an owner may be silent
+    prefix: str = "jobs"
+    base_dir: Path = Path()  # relative paths in the URL start here
+    retention: Callable[[str], Retention] = lambda topic: Retention()
+    cancelled_ttl: float = 86400.0  # how long a cancelled job's status is kept
+    dedup_window: float = 60.0  # how long a push request is remembered
+    clock: Callable[[], float] | None = None  # tests: replaces the broker's clock where it is a Python one
+    settings: Mapping[str, object] = {}  # the backend's own table in the configuration
+
+    @property
+    def outage_after(self) -> float:
+        """Seconds without housekeeping after which leases are extended before any is judged."""
+        return min(10.0, self.lease / 3)
+
+    def now(self) -> float:
+        return self.clock() if self.clock else time.time()
+
+
+class Operable:
+    """What operators may ask of a backend. Every default raises NotSupported with the feature that is missing.
+
+    Called from the command line and by handles, on a connection that is no worker's.
+    """
+
+    features: frozenset[str]
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return everything known about one job; None if it is unknown.
+
+        Called by: handles, `jobsctl show`, `jobsctl why`. Atomicity: one consistent view. Blocks: for a round trip.
+        Raises: NotSupported (lookup), BackendUnavailable.
+        """
+        raise self._lacks("lookup")
+
+    def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        """List jobs of a topic in one state, next to run first; dead letters newest first.
+
+        Called by: `jobsctl list`, `jobsctl dead`, `jobsctl check`. Atomicity: one consistent view a call.
+        Blocks: for a round trip. Raises: NotSupported (browse), BackendUnavailable.
+        """
+        raise self._lacks("browse")
+
+    def topics(self) -> list[str]:
+        """Name every topic that holds jobs or is paused, sorted.
+
+        Called by: `jobsctl topics`. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (browse), BackendUnavailable.
+        """
+        raise self._lacks("browse")
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        """Make dead and scheduled jobs ready now, dead ones with their attempts forgotten; return how many.
+
+        Called by: `jobsctl dead retry`. Atomicity: each job in one step. Blocks: for a round trip.
+        Raises: NotSupported (browse), BackendUnavailable.
+        """
+        raise self._lacks("browse")
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        """Move ready and scheduled jobs to the dead letters; return how many.
+
+        Called by: operators' code. Atomicity: each job in one step. Blocks: for a round trip.
+        Raises: NotSupported (browse), BackendUnavailable.
+        """
+        raise self._lacks("browse")
+
+    def purge(self, topic: str, state: State) -> int:
+        """Delete all ready, scheduled or dead jobs of a topic for good; return how many.
+
+        Called by: `jobsctl purge`, `jobsctl dead purge`. Atomicity: may be seen half done. Blocks: until done.
+        Raises: NotSupported (browse), BackendUnavailable.
+        """
+        raise self._lacks("browse")
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        """Delete dead letters for good; return how many.
+
+        Called by: `jobsctl dead purge ID`. Atomicity: each job in one step. Blocks: for a round trip.
+        Raises: NotSupported (browse), BackendUnavailable.
+        """
+        raise self._lacks("browse")
+
+    def pause(self, topic: str) -> None:
+        """Hand out no more jobs of a topic, to anybody, until it is resumed; survives restarts.
+
+        Called by: `jobsctl pause`. Atomicity: one step. Blocks: for a round trip.
+        Raises: NotSupported (pause), BackendUnavailable.
+        """
+        raise self._lacks("pause")
+
+    def resume(self, topic: str) -> None:
+        """Hand out jobs of a paused topic again and wake who waits for them.
+
+        Called by: `jobsctl resume`. Atomicity: one step. Blocks: for a round trip.
+        Raises: NotSupported (pause), BackendUnavailable.
+        """
+        raise self._lacks("pause")
+
+    def paused(self) -> frozenset[str]:
+        """Name the paused topics; backends without `pause` have none.
+
+        Called by: `jobsctl topics`, `jobsctl why`. Atomicity: one step. Blocks: for a round trip. Raises: BackendUnavailable.
+        """
+        return frozenset()
+
+    def cancel(self, job_id: str) -> State:
+        """Cancel a queued job at once, or ask the owner of a reserved one to; return the state it is in afterwards.
+
+        Called by: handles, `jobsctl cancel`. Atomicity: one step. Blocks: for a round trip; the owner of a
+        reserved job hears of it with its next heartbeat. Raises: NotSupported (cancel), BackendUnavailable.
+        """
+        raise self._lacks("cancel")
+
+    def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        """Wait until a job has ended, and return its record; None if it has not within `timeout` seconds.
+
+        A record in state UNKNOWN means that there is no such job, or that it is done and kept no result.
+        Called by: `JobHandle.result`, on a connection of its own. Atomicity: none needed.
+        Blocks: up to `timeout`. Raises: NotSupported (results), BackendUnavailable.
+        """
+        raise self._lacks("results")
+
+    def advice(self) -> list[str]:
+        """Say what is risky about the broker as it is set up, each with its mend; empty if nothing is.
+
+        Called by: `jobsctl check`. Atomicity: none needed. Blocks: for a few round trips. Raises: BackendUnavailable.
+        """
+        return []
+
+    def setup(self) -> None:
+        """Create what the broker needs once (queues, tables), so that workers need no right to; idempotent.
+
+        Called by: `jobsctl setup`. Atomicity: may be repeated. Blocks: until done. Raises: BackendError, BackendUnavailable.
+        """
+
+    def _lacks(self, feature: str) -> NotSupported:
+        return NotSupported(feature, type(self).__name__)
+
+
+class Backend(Operable, abc.ABC):
+    """A connection to a queue. Every method but `interrupt` is called by one thread at a time."""
+
+    name: str = ""
+    """The URL scheme, for messages."""
+
+    features: frozenset[str] = frozenset()
+    """What this backend can do, from FEATURES; the core and the contract read it instead of the name."""
+
+    @abc.abstractmethod
+    def open(self, owner: str | None) -> None:
+        """Connect, and register `owner` if this is a worker's connection.
+
+        Called by: producers (no owner) and couriers, after a fork, once per owner id; again after `close`.
+        Atomicity: one step. Blocks: for the connection. Raises: BackendUnavailable, BackendError.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Disconnect; what the owner still holds goes back uncharged, and the owner is forgotten.
+
+        Called by: whoever opened it; twice is fine. Atomicity: one step. Blocks: for a round trip.
+        Raises: nothing, an unreachable broker lets the lease run out instead.
+        """
+
+    @abc.abstractmethod
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        """Store messages durably; return, for each refused by a unique key, its id and the id that holds the key.
+
+        A request repeated within the dedup window adds nothing and reports what it reported first; a
+        message whose id is in the store adds nothing. `conflict="replace"` cancels a queued holder instead.
+        Called by: producers and, with follow-ups a backend cannot commit, couriers. Atomicity: all or nothing
+        with `dedup`. Blocks: until durable. Raises: QueueFull, BackendUnavailable, BackendError.
+        """
+
+    @abc.abstractmethod
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        """Take up to `limit` ready jobs, now, topics in the order given; renew the owner's lease.
+
+        Due scheduled jobs count as ready. The owner's last request, repeated, returns the same jobs.
+        Called by: couriers. Atomicity: one step. Blocks: for a round trip, never for work.
+        Raises: OwnerLost, BackendUnavailable, BackendError.
+        """
+
+    @abc.abstractmethod
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        """Sleep until work may exist (True), a scheduled job falls due (True), `interrupt` or `timeout` (False).
+
+        With no topics it only serves the connection: the courier sleeps nowhere else.
+        Called by: couriers. Atomicity: none needed. Blocks: up to `timeout` seconds, without polling.
+        Raises: BackendUnavailable.
+        """
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """End the current `wait`, or the next one at once if none is running.
+
+        Called by: any thread, and signal handlers. Atomicity: several calls may end one wait.
+        Blocks: never. Raises: nothing.
+        """
+
+    @abc.abstractmethod
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        """End reservations, each as its outcome says; answer for each, in order.
+
+        The owner's last request, repeated, answers ALREADY for what it did.
+        Called by: couriers. Atomicity: each settlement with its follow-ups in one step (with
+        `atomic_followups`). Blocks: for a round trip. Raises: BackendUnavailable, BackendError.
+        """
+
+    @abc.abstractmethod
+    def heartbeat(self) -> Heartbeat:
+        """Renew the owner's lease; return what was lost or cancelled meanwhile.
+
+        Called by: couriers, several times a lease. Atomicity: one step. Blocks: for a round trip.
+        Raises: OwnerLost, BackendUnavailable.
+        """
+
+    @abc.abstractmethod
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        """Give a dead process's reservations back to the front at once; return how many.
+
+        Jobs in `started` have their redeliveries counted and `report` (JSON) put into their history, and
+        `crashes` too if only one was started; the others are uncharged. The owner is closed for good: its
+        late reserve or heartbeat raises OwnerLost. An unknown owner is a no-op.
+        Called by: the housekeeper. Atomicity: one step. Blocks: for a round trip. Raises: BackendUnavailable.
+        """
+
+    @abc.abstractmethod
+    def housekeep(self, limit: int) -> Housekept:
+        """Ready due jobs, release owners whose lease ran out, drop old results, dead letters and requests.
+
+        An owner that ran out has all its jobs charged a redelivery, and a crash if it held exactly one. If
+        nobody kept house for `outage_after`, all leases are extended first. At most about `limit` jobs of
+        each kind a call. Called by: the housekeeper, or the courier of a lone worker. Atomicity: idempotent,
+        may run on several machines. Blocks: for a round trip. Raises: BackendUnavailable.
+        """
+
+    @abc.abstractmethod
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        """Count each topic's jobs by state.
+
+        Called by: the housekeeper, `jobsctl topics`. Atomicity: each topic one view. Blocks: for a round trip.
+        Raises: BackendUnavailable.
+        """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+BackendFactory: TypeAlias = Callable[[str, BackendOptions], Backend]
+"""What `jobs_queue_backends` provides for each URL scheme: (url, options) to an unopened backend."""

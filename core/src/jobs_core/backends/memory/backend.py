@@ -1,0 +1,109 @@
+"""A connection to a memory store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from ...failpoints import failpoint
+from ..base import FEATURES, Answer, BackendOptions, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from .operations import MemoryOperations
+from .store import MemoryStore
+
+_stores: dict[str, MemoryStore] = defaultdict(MemoryStore)
+_stores_lock = threading.Lock()
+
+
+def forget(url: str) -> None:
+    """Drop the store of a URL: the next backend there starts empty. For tests."""
+    with _stores_lock:
+        _stores.pop(_name(url), None)
+
+
+def _name(url: str) -> str:
+    return url.partition("://")[2]
+
+
+class MemoryBackend(MemoryOperations):
+    """See the package."""
+
+    name = "memory"
+    features = FEATURES - {"multiprocess"}
+
+    def __init__(self, url: str, options: BackendOptions) -> None:
+        with _stores_lock:
+            store = _stores[_name(url)]
+        super().__init__(store, options)
+        self._owner = ""
+        self._interrupted = False
+
+    def open(self, owner: str | None) -> None:
+        self._owner = owner or ""
+        if owner:
+            with self.store.lock:
+                self.store.open_owner(self._moment(), owner)
+
+    def close(self) -> None:
+        owner, self._owner = self._owner, ""
+        if owner:
+            with self.store.lock:
+                self.store.release_owner(self._moment(), owner, (), b"", crash=False)
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        failpoint("push.before_commit")
+        with self.store.lock:
+            conflicts = self.store.push(self._moment(), messages, request)
+        failpoint("push.after_commit")
+        return conflicts
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        failpoint("reserve.before_commit")
+        with self.store.lock:
+            deliveries = self.store.reserve(self._moment(), self._owner, topics, limit, request)
+        failpoint("reserve.after_commit")
+        return deliveries
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        with self.store.lock:
+            while True:
+                if self._interrupted:
+                    self._interrupted = False
+                    return False
+                due = self.store.next_due() if topics else None
+                until_due = float("inf") if due is None else due - self._options.now()
+                if until_due <= 0 or any(map(self.store.has_ready, topics)):
+                    return True
+                left = min(deadline - time.monotonic(), until_due)
+                if left <= 0:
+                    return False
+                self.store.changed.wait(left)
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        with self.store.lock:
+            self.store.changed.notify_all()
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        failpoint("settle.before_commit")
+        with self.store.lock:
+            answers = self.store.settle(self._moment(), self._owner, settlements, request)
+        failpoint("settle.after_commit")
+        return answers
+
+    def heartbeat(self) -> Heartbeat:
+        failpoint("heartbeat.before_commit")
+        with self.store.lock:
+            heartbeat = self.store.heartbeat(self._moment(), self._owner)
+        failpoint("heartbeat.after_commit")
+        return heartbeat
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        with self.store.lock:
+            return self.store.release_owner(self._moment(), owner, started, report, crash=len(started) == 1)
+
+    def housekeep(self, limit: int) -> Housekept:
+        with self.store.lock:
+            return self.store.housekeep(self._moment(), limit)

@@ -1,0 +1,133 @@
+"""What operators ask of a memory store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ..base import Backend, BackendOptions, Counts, JobRecord, State
+from .records import Job, Moment
+from .store import MemoryStore
+
+
+class MemoryOperations(Backend):
+    """The operators' half of the backend."""
+
+    def __init__(self, store: MemoryStore, options: BackendOptions) -> None:
+        self.store = store
+        self._options = options
+
+    def _moment(self) -> Moment:
+        return Moment(self._options)
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        with self.store.lock:
+            now = self._options.now()
+            return {topic: _count([job for job in self.store.jobs.values() if job.topic == topic], now) for topic in topics}
+
+    def get(self, job_id: str) -> JobRecord | None:
+        with self.store.lock:
+            return self.store.find(self._options.now(), job_id)
+
+    def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        with self.store.lock:
+            now = self._options.now()
+            jobs = [job for job in self.store.jobs.values() if job.topic == topic and job.state is state]
+            if state is State.SCHEDULED:
+                jobs.sort(key=lambda job: (job.due, job.seq))
+            elif state is State.DEAD:
+                jobs = list(reversed(self.store.dead[topic].values()))
+            else:
+                jobs.sort(key=lambda job: (job.rank, job.ready_at, job.seq))
+            return [job.record(now) for job in jobs[offset : offset + limit]]
+
+    def topics(self) -> list[str]:
+        with self.store.lock:
+            return sorted({job.topic for job in self.store.jobs.values()} | self.store.paused)
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        with self.store.lock:
+            now, count = self._options.now(), 0
+            for job in self._found(job_ids):
+                if job.state is State.DEAD:
+                    del self.store.dead[job.topic][job.id]
+                    job.attempt = job.redeliveries = job.crashes = job.deferrals = 0
+                elif job.state is not State.SCHEDULED or job.is_due(now):
+                    continue
+                self.store.place(job, now, 0)
+                count += 1
+            self.store.changed.notify_all()
+            return count
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        with self.store.lock:
+            waiting = [job for job in self._found(job_ids) if job.state in (State.READY, State.SCHEDULED)]
+            for job in waiting:
+                self.store.bury(self._moment(), job, reason)
+            return len(waiting)
+
+    def purge(self, topic: str, state: State) -> int:
+        with self.store.lock:
+            return self._remove(job for job in self.store.jobs.values() if job.topic == topic and job.state is state)
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        with self.store.lock:
+            return self._remove(job for job in self._found(job_ids) if job.state is State.DEAD)
+
+    def _found(self, job_ids: Sequence[str]) -> list[Job]:
+        return [job for job in map(self.store.jobs.get, job_ids) if job]
+
+    def _remove(self, jobs: Iterable[Job]) -> int:
+        doomed = list(jobs)
+        for job in doomed:
+            self.store.end(self._moment(), job, State.UNKNOWN, 0)
+        return len(doomed)
+
+    def pause(self, topic: str) -> None:
+        with self.store.lock:
+            self.store.paused.add(topic)
+
+    def resume(self, topic: str) -> None:
+        with self.store.lock:
+            self.store.paused.discard(topic)
+            self.store.changed.notify_all()
+
+    def paused(self) -> frozenset[str]:
+        with self.store.lock:
+            return frozenset(self.store.paused)
+
+    def cancel(self, job_id: str) -> State:
+        with self.store.lock:
+            job = self.store.jobs.get(job_id)
+            if job is None:
+                record = self.get(job_id)
+                return record.state if record else State.UNKNOWN
+            if job.state is State.RESERVED:
+                job.cancel = True
+            elif job.state is not State.DEAD:
+                self.store.end(self._moment(), job, State.CANCELLED, self._options.cancelled_ttl)
+            return job.state
+
+    def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        ended = (None, State.DONE, State.DEAD, State.CANCELLED)
+
+        def has_ended() -> bool:
+            record = self.get(job_id)
+            return (record and record.state) in ended
+
+        with self.store.lock:
+            if not self.store.wait_until(has_ended, timeout):
+                return None
+            return self.get(job_id) or JobRecord(job_id, "", State.UNKNOWN)
+
+
+def _count(jobs: list[Job], now: float) -> Counts:
+    states = Counter(State.READY if job.is_due(now) else job.state for job in jobs)
+    since = [job.due if job.is_due(now) else job.ready_at for job in jobs if job.is_due(now) or job.state is State.READY]
+    return Counts(
+        states[State.READY],
+        states[State.SCHEDULED],
+        states[State.RESERVED],
+        states[State.DEAD],
+        max(0.0, now - min(since)) if since else None,
+    )

@@ -1,0 +1,79 @@
+"""What the store is made of: jobs, owners, and the moment at which something happens to them."""
+
+from __future__ import annotations
+
+from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, State
+
+
+class Moment:
+    """One call on the store: its time by the broker's clock, and the options of who calls."""
+
+    __slots__ = ("now", "options")
+
+    def __init__(self, options: BackendOptions) -> None:
+        self.now = options.now()
+        self.options = options
+
+
+class Job:
+    """A job in the store; which container it stands in follows from `state`."""
+
+    # fmt: off
+    __slots__ = ("attempt", "cancel", "crashes", "deferrals", "due", "errors", "id", "owner", "payload", "pushed_at", "rank",
+                 "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token", "topic", "unique")
+    # fmt: on
+
+    def __init__(self, seq: int, message: Outgoing, now: float) -> None:
+        self.seq = seq
+        self.id, self.topic, self.payload = message.id, message.topic, message.payload
+        self.rank, self.unique = -message.priority, message.unique
+        self.pushed_at = self.ready_at = self.since = now
+        self.attempt = self.redeliveries = self.crashes = self.deferrals = self.token = 0
+        self.state, self.due = State.READY, 0.0
+        self.owner = self.request = self.reason = ""
+        self.cancel = False
+        self.errors: tuple[bytes, ...] = ()
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is scheduled only for want of somebody who looked: it counts as ready."""
+        return self.state is State.SCHEDULED and self.due <= now
+
+    def note(self, error: bytes) -> None:
+        """Add to its history."""
+        if error:
+            self.errors = (*self.errors, error)[-KEPT_ERRORS:]
+
+    def record(self, now: float) -> JobRecord:
+        """Everything known about it."""
+        scheduled = self.state is State.SCHEDULED and not self.is_due(now)
+        return JobRecord(
+            id=self.id,
+            topic=self.topic,
+            state=State.READY if self.is_due(now) else self.state,
+            payload=self.payload,
+            priority=-self.rank,
+            attempt=self.attempt,
+            redeliveries=self.redeliveries,
+            crashes=self.crashes,
+            deferrals=self.deferrals,
+            pushed_at=self.pushed_at,
+            due=self.due if scheduled else None,
+            owner=self.owner if self.state is State.RESERVED else None,
+            since=self.since,
+            cancel_requested=self.cancel,
+            reason=self.reason if self.state is State.DEAD else "",
+            errors=self.errors,
+            broker_now=now,
+        )
+
+
+class Owner:
+    """A worker's lease, what it holds, and its last requests for the case that a reply was lost."""
+
+    __slots__ = ("held", "lease_until", "reserve_request", "settle_answers", "settle_request")
+
+    def __init__(self, lease_until: float) -> None:
+        self.lease_until = lease_until
+        self.held: dict[str, Job] = {}
+        self.reserve_request = self.settle_request = ""
+        self.settle_answers: list[Answer] = []

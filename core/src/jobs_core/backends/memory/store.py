@@ -1,0 +1,328 @@
+"""The state of one in-process broker, and everything that changes it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from ...errors import OwnerLost
+from ..base import Answer, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
+from .records import Job, Moment, Owner
+
+E = TypeVar("E")
+
+_READY, _SCHEDULED, _RESERVED, _DEAD = State.READY, State.SCHEDULED, State.RESERVED, State.DEAD
+
+
+class MemoryStore:
+    """Jobs and owners. Whoever calls holds `lock`; `changed` tells those who wait."""
+
+    def __init__(self) -> None:
+        # Re-entrant: a signal handler may interrupt a wait while its own thread is in here.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.jobs: dict[str, Job] = {}
+        self.owners: dict[str, Owner] = {}
+        self.dead: dict[str, dict[str, Job]] = defaultdict(dict)  # by topic, oldest first
+        self.paused: set[str] = set()
+        self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(list)  # heaps; stale entries are skipped
+        self._ready_count: dict[str, int] = defaultdict(int)
+        self._scheduled: list[tuple[float, int, Job]] = []  # a heap, likewise
+        self._ended: dict[str, tuple[float, JobRecord]] = {}  # results and cancelled jobs: until when
+        self._unique: dict[str, tuple[str, float | None]] = {}  # key: job id, and when it ends if by time
+        self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request: when, and its answer
+        self._sequence = itertools.count(1)
+        self._tokens = itertools.count(1)
+        self._last_housekeep: float | None = None
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def push(self, at: Moment, messages: Iterable[Outgoing], request: str) -> dict[str, str]:
+        known = self._pushes.get(request)
+        if known:
+            return known[1]
+        conflicts = self._add(at, messages)
+        self._pushes[request] = (at.now, conflicts)
+        return conflicts
+
+    def _add(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
+        conflicts: dict[str, str] = {}
+        for message in messages:
+            if message.id in self.jobs:
+                continue
+            if message.unique:
+                holder = self._take_key(at, message)
+                if holder:
+                    conflicts[message.id] = holder
+                    continue
+            job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
+            self.place(job, at.now, message.delay)
+        self.changed.notify_all()
+        return conflicts
+
+    def _take_key(self, at: Moment, message: Outgoing) -> str | None:
+        """Give the message its unique key, or return who holds it."""
+        unique = message.unique
+        assert unique is not None
+        holder, until = self._unique.get(unique.key, ("", None))
+        if holder and (until is None or until > at.now):
+            job = self.jobs.get(holder)
+            if unique.conflict != "replace" or job is None or job.state not in (_READY, _SCHEDULED):
+                return holder
+            self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
+        self._unique[unique.key] = (message.id, None if isinstance(unique.scope, str) else at.now + unique.scope)
+        return None
+
+    def _free_key(self, job: Job) -> None:
+        if job.unique and isinstance(job.unique.scope, str) and self._unique.get(job.unique.key, ("",))[0] == job.id:
+            del self._unique[job.unique.key]
+
+    # -- in line ---------------------------------------------------------------------------------
+
+    def place(self, job: Job, now: float, after: float) -> None:
+        """Make a job ready as of now, or schedule it."""
+        job.since = now
+        if after > 0:
+            job.state, job.due = _SCHEDULED, now + after
+            heapq.heappush(self._scheduled, (job.due, job.seq, job))
+        else:
+            job.ready_at = now
+            self._make_ready(job)
+
+    def _make_ready(self, job: Job) -> None:
+        job.state = _READY
+        heapq.heappush(self._ready[job.topic], (job.rank, job.ready_at, job.seq, job))
+        self._ready_count[job.topic] += 1
+
+    def _ready_due(self, now: float, limit: int) -> int:
+        """Put due jobs in line, where they would stand had they been put there in time."""
+        readied = 0
+        while self._scheduled and self._scheduled[0][0] <= now and readied < limit:
+            due, _, job = heapq.heappop(self._scheduled)
+            if job.state is _SCHEDULED and job.due == due:
+                job.since = job.ready_at = due
+                self._make_ready(job)
+                readied += 1
+        return readied
+
+    def has_ready(self, topic: str) -> bool:
+        """Whether a worker would get something of this topic."""
+        return self._ready_count[topic] > 0 and topic not in self.paused
+
+    def next_due(self) -> float | None:
+        """When the next scheduled job falls due, of whatever topic."""
+        return self._scheduled[0][0] if self._scheduled else None
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def reserve(self, at: Moment, owner_id: str, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        owner = self._owner(owner_id)
+        owner.lease_until = at.now + at.options.lease
+        if request == owner.reserve_request:
+            taken = sorted((job for job in owner.held.values() if job.request == request), key=lambda job: job.token)
+        else:
+            owner.reserve_request = request
+            self._ready_due(at.now, len(self._scheduled))
+            taken = []
+            for topic in topics:
+                taken += self._take(topic, limit - len(taken))
+            for job in taken:
+                self._reserve(job, owner_id, owner, request, at.now)
+        return [
+            Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, at.now)
+            for j in taken
+        ]
+
+    def _take(self, topic: str, limit: int) -> list[Job]:
+        taken: list[Job] = []
+        if topic in self.paused or limit <= 0:
+            return taken
+        heap = self._ready[topic]
+        while heap and len(taken) < limit:
+            _, ready_at, _, job = heapq.heappop(heap)
+            if job.state is _READY and job.ready_at == ready_at:
+                job.state = _RESERVED
+                taken.append(job)
+        self._ready_count[topic] -= len(taken)
+        return taken
+
+    def _reserve(self, job: Job, owner_id: str, owner: Owner, request: str, now: float) -> None:
+        job.state, job.owner, job.request, job.token, job.since = _RESERVED, owner_id, request, next(self._tokens), now
+        owner.held[job.id] = job
+        if job.unique and job.unique.scope == "queued":
+            self._free_key(job)
+
+    # -- endings ---------------------------------------------------------------------------------
+
+    def settle(self, at: Moment, owner_id: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        owner = self.owners.get(owner_id)
+        if owner is None:
+            return [Answer.STALE] * len(settlements)
+        if request == owner.settle_request:
+            return [Answer.ALREADY if old is Answer.SETTLED else old for old in owner.settle_answers]
+        answers = [self._settle(at, owner, settlement) for settlement in settlements]
+        owner.settle_request, owner.settle_answers = request, answers
+        self.changed.notify_all()
+        return answers
+
+    def _settle(self, at: Moment, owner: Owner, settlement: Settlement) -> Answer:
+        job = owner.held.get(settlement.id)
+        if job is None or job.token != settlement.token:
+            return Answer.STALE
+        del owner.held[job.id]
+        outcome = settlement.outcome
+        if outcome is Outcome.DONE:
+            self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
+            if settlement.followups:
+                self._add(at, settlement.followups)
+        elif outcome is Outcome.CANCELLED:
+            self.end(at, job, State.CANCELLED, settlement.result_ttl)
+        elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
+            job.attempt += settlement.counts and outcome is Outcome.DEAD
+            job.note(settlement.error)
+            self.bury(at, job, settlement.reason or outcome.value)
+        elif job.cancel:
+            self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
+        else:
+            self._send_back(at.now, job, settlement)
+        return Answer.SETTLED
+
+    def _send_back(self, now: float, job: Job, settlement: Settlement) -> None:
+        """Release, retry or defer."""
+        if settlement.outcome is Outcome.RELEASE:
+            self._make_ready(job)
+            return
+        if settlement.outcome is Outcome.RETRY:
+            job.attempt += 1
+            job.note(settlement.error)
+        else:
+            job.deferrals += 1
+        self.place(job, now, settlement.after)
+
+    def end(self, at: Moment, job: Job, state: State, ttl: float, result: bytes | None = None) -> None:
+        """Take a job out of the store, keeping its end for `ttl` seconds if there is something to keep."""
+        if job.state is _READY:
+            self._ready_count[job.topic] -= 1
+        elif job.state is _DEAD:
+            self.dead[job.topic].pop(job.id, None)
+        del self.jobs[job.id]
+        self._free_key(job)
+        job.state, job.since, job.cancel = state, at.now, False
+        if ttl > 0 and (result is not None or state is State.CANCELLED):
+            record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result)
+            self._ended[job.id] = (at.now + ttl, record)
+        self.changed.notify_all()
+
+    def bury(self, at: Moment, job: Job, reason: str) -> None:
+        """To the dead letters, whose oldest make room."""
+        if job.state is _READY:
+            self._ready_count[job.topic] -= 1
+        self._free_key(job)
+        job.state, job.reason, job.since, job.cancel = _DEAD, reason, at.now, False
+        dead = self.dead[job.topic]
+        dead[job.id] = job
+        for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
+            del self.jobs[dead.pop(next(iter(dead))).id]
+        self.changed.notify_all()
+
+    def find(self, now: float, job_id: str) -> JobRecord | None:
+        """A job that is in the store, or one that ended and left something."""
+        job = self.jobs.get(job_id)
+        if job:
+            return job.record(now)
+        until, record = self._ended.get(job_id, (0.0, None))
+        return msgspec.structs.replace(record, broker_now=now) if record and until > now else None
+
+    # -- owners ----------------------------------------------------------------------------------
+
+    def open_owner(self, at: Moment, owner_id: str) -> None:
+        self.owners[owner_id] = Owner(at.now + at.options.lease)
+
+    def _owner(self, owner_id: str) -> Owner:
+        owner = self.owners.get(owner_id)
+        if owner is None:
+            raise OwnerLost(f"owner {owner_id} was released: its jobs went to other workers; open under a fresh owner id")
+        return owner
+
+    def heartbeat(self, at: Moment, owner_id: str) -> Heartbeat:
+        owner = self._owner(owner_id)
+        owner.lease_until = at.now + at.options.lease
+        return Heartbeat(cancelled=tuple(job.id for job in owner.held.values() if job.cancel))
+
+    def release_owner(self, at: Moment, owner_id: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
+        owner = self.owners.pop(owner_id, None)
+        if owner is None:
+            return 0
+        for job in owner.held.values():
+            if job.id in started:
+                job.redeliveries += 1
+                job.crashes += crash
+                job.note(report)
+            if job.cancel:
+                self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
+            else:
+                self._make_ready(job)
+        self.changed.notify_all()
+        return len(owner.held)
+
+    # -- housekeeping ----------------------------------------------------------------------------
+
+    def housekeep(self, at: Moment, limit: int) -> Housekept:
+        readied = self._ready_due(at.now, limit)
+        released = self._release_expired(at, limit)
+        dropped = self._drop_old(at, limit)
+        if readied:
+            self.changed.notify_all()
+        return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
+
+    def _release_expired(self, at: Moment, limit: int) -> int:
+        lease, last = at.options.lease, self._last_housekeep
+        self._last_housekeep = at.now
+        for owner in self.owners.values():
+            if last is None or at.now - last > at.options.outage_after:
+                owner.lease_until = max(owner.lease_until, at.now + lease)
+            # A clock that was set back must not keep a dead owner for ever.
+            owner.lease_until = min(owner.lease_until, at.now + 2 * lease)
+        expired = [owner_id for owner_id, owner in self.owners.items() if owner.lease_until <= at.now][:limit]
+        for owner_id in expired:
+            held = list(self.owners[owner_id].held)
+            self.release_owner(at, owner_id, held, b"", crash=len(held) == 1)
+        return len(expired)
+
+    def _drop_old(self, at: Moment, limit: int) -> int:
+        _drop(self._pushes, lambda push: push[0] <= at.now - at.options.dedup_window, 10 * limit)
+        _drop(self._unique, lambda holder: holder[1] is not None and holder[1] <= at.now, limit)
+        dropped = _drop(self._ended, lambda ended: ended[0] <= at.now, limit)
+        for topic, letters in self.dead.items():
+            oldest = at.now - at.options.retention(topic).dead_keep
+            for job in [job for job in letters.values() if job.since <= oldest][:limit]:
+                del self.jobs[job.id], letters[job.id]
+                dropped += 1
+        return dropped
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait, giving up the lock meanwhile, until something holds that `changed` tells of."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self.changed.wait(left)
+        return True
+
+
+def _drop(entries: dict[str, E], old: Callable[[E], bool], limit: int) -> int:
+    """Delete up to `limit` old entries; how many that were."""
+    doomed = [key for key, entry in entries.items() if old(entry)][:limit]
+    for key in doomed:
+        del entries[key]
+    return len(doomed)

@@ -1,0 +1,46 @@
+"""What is done now and then: due jobs lined up, dead owners released, old things dropped; bounded, idempotent."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ..base import Housekept
+from . import lines, owners
+from .connection import Transaction
+
+MOST_FREE_PAGES = 2000
+"""Free pages that the file may keep before it is made smaller; 8 MB."""
+
+
+def housekeep(tx: Transaction, limit: int) -> Housekept:
+    """One round, about `limit` rows of each kind."""
+    due_topics = lines.topics_of(tx, "job", "due IS NOT NULL")
+    readied = lines.ready_due(tx, due_topics, limit)
+    if readied:
+        tx.wake.update(due_topics)
+    released = owners.release_expired(tx, limit)
+    dropped = _drop_old(tx, limit)
+    return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
+
+
+def _drop_old(tx: Transaction, limit: int) -> int:
+    tx.db.execute(
+        "DELETE FROM push_request WHERE n IN (SELECT n FROM push_request ORDER BY n LIMIT ?) AND at <= ?",
+        (10 * limit, tx.now - tx.options.dedup_window),
+    )
+    tx.db.execute("DELETE FROM unique_key WHERE until IS NOT NULL AND until <= ?", (tx.now,))
+    dropped = tx.db.execute(
+        "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE until <= ? ORDER BY until LIMIT ?)", (tx.now, limit)
+    ).rowcount
+    for topic in lines.topics_of(tx, "job", "dead_at IS NOT NULL"):
+        dropped += tx.db.execute(
+            "DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at <= ? ORDER BY dead_at LIMIT ?)",
+            (topic, tx.now - tx.options.retention(topic).dead_keep, limit),
+        ).rowcount
+    return dropped
+
+
+def give_back_space(db: sqlite3.Connection) -> None:
+    """Make the file smaller when much of it is free, a little at a time."""
+    if db.execute("PRAGMA freelist_count").fetchone()[0] > MOST_FREE_PAGES:
+        db.execute("PRAGMA incremental_vacuum(500)").fetchall()

@@ -1,0 +1,62 @@
+"""Jobs that leave the queue: for good, or to the dead letters; and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ..base import KEPT_ERRORS, State
+from .connection import Transaction
+
+_IDS = "SELECT value FROM json_each(?)"
+
+
+def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None) -> None:
+    """Take jobs out of the queue, keeping their end for `ttl` seconds if there is something to keep."""
+    these = json.dumps(list(job_ids))
+    if ttl > 0 and (result is not None or state is State.CANCELLED):
+        tx.db.execute(
+            f"INSERT OR REPLACE INTO ended SELECT id, topic, ?, ?, ?, ? FROM job WHERE id IN ({_IDS})",
+            (state.value, tx.now, tx.now + ttl, result, these),
+        )
+    forget_marks(tx, f"SELECT seq FROM job WHERE id IN ({_IDS})", these)
+    tx.db.execute(
+        "DELETE FROM ready WHERE (topic, rank, since, seq) IN "
+        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE id IN ({_IDS}))",
+        (these,),
+    )
+    tx.db.execute(f"DELETE FROM job WHERE id IN ({_IDS})", (these,))
+
+
+def bury(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
+    """To the dead letters, whose oldest make room."""
+    forget_marks(tx, _IDS, json.dumps([seq]))
+    topic = tx.first(
+        "UPDATE job SET dead_at = ?, due = NULL, reason = ?, errors = ?, attempt = attempt + ? WHERE seq = ? RETURNING topic",
+        (tx.now, reason, errors, counted, seq),
+    )
+    tx.db.execute(
+        "DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL "
+        "ORDER BY dead_at DESC, seq DESC LIMIT 100 OFFSET ?)",
+        (topic, tx.options.retention(topic).dead_max),
+    )
+
+
+def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
+    """Free the unique keys and cancel marks of jobs that end; skipped when there are none at all."""
+    if tx.first("SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time')"):
+        tx.db.execute(
+            "DELETE FROM unique_key WHERE scope <> 'time' AND (key, job_id) IN "
+            f"(SELECT unique_key, id FROM job WHERE seq IN ({seqs}) AND unique_key IS NOT NULL)",
+            (these,),
+        )
+    if tx.first("SELECT EXISTS (SELECT 1 FROM cancel)"):
+        tx.db.execute(f"DELETE FROM cancel WHERE seq IN ({seqs})", (these,))
+
+
+def note(errors: bytes | None, error: bytes) -> bytes | None:
+    """A job's history with one more entry."""
+    if not error:
+        return errors
+    history = json.loads(errors) if errors else []
+    return json.dumps([*history, json.loads(error)][-KEPT_ERRORS:]).encode()

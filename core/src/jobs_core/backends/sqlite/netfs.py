@@ -1,0 +1,31 @@
+"""Is a path on a network file system? SQLite's locks do not hold there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NETWORK_TYPES = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs", "ncpfs", "fuse.sshfs",
+     "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.cephfs", "beegfs", "ocfs2", "gfs2"}
+)  # fmt: skip
+
+
+def network_type(path: Path, mountinfo: str | None = None) -> str | None:
+    """The type of the network file system that `path` lies on; None on a local one, and where /proc is missing.
+
+    `mountinfo` is the text of /proc/self/mountinfo (proc(5)): id parent major:minor root mount-point options …
+    - type source options.
+    """
+    if mountinfo is None:
+        try:
+            mountinfo = Path("/proc/self/mountinfo").read_text()
+        except OSError:
+            return None
+    target = path.resolve()
+    best, found = -1, ""
+    for line in mountinfo.splitlines():
+        head, _, tail = line.partition(" - ")
+        point = Path(head.split(" ")[4].encode().decode("unicode_escape"))
+        if len(point.parts) > best and target.is_relative_to(point):
+            best, found = len(point.parts), tail.split(" ")[0]
+    return found if found in NETWORK_TYPES else None

@@ -1,0 +1,106 @@
+"""Waking a process that waits for work, from another process: one named pipe a topic beside the database.
+
+A push writes a byte, a waiting worker is woken by the kernel: no polling, no registration, and nothing to clean
+up after a kill, for the kernel knows who reads. Each waiter watches with EPOLLEXCLUSIVE, so that a byte wakes
+one of them, and that one passes the byte on if it leaves work behind. A byte that nobody reads stays until the
+next waiter looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+from collections.abc import Iterable
+from pathlib import Path
+
+_READABLE = select.POLLIN
+_EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
+
+
+class WakeUp:
+    """The pipes in one directory. One thread uses it, but for `interrupt`, which any thread may call."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._heard: dict[str, int] = {}  # topic: descriptor that we listen on
+        self._poked: dict[str, int] = {}  # topic: descriptor that we write to
+        self._bell, self._bell_rope = os.pipe()
+        for descriptor in (self._bell, self._bell_rope):
+            os.set_blocking(descriptor, False)
+        self._poller = select.epoll() if hasattr(select, "epoll") else select.poll()
+        self._poller.register(self._bell, _READABLE)
+        self._bell_poller = select.poll()
+        self._bell_poller.register(self._bell, _READABLE)
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        if isinstance(self._poller, select.epoll):
+            self._poller.close()
+        for descriptor in (self._bell, self._bell_rope, *self._heard.values(), *self._poked.values()):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._heard, self._poked = {}, {}
+        self._bell = self._bell_rope = -1
+
+    def poke(self, topics: Iterable[str]) -> None:
+        """Wake somebody who waits for each of these topics, if anybody does. Never blocks."""
+        for topic in topics:
+            try:
+                os.write(self._writer(topic), b"\0")
+            except OSError as error:
+                # ENOENT: nobody ever waited; ENXIO, EPIPE: nobody does; EAGAIN: bytes enough lie there.
+                if error.errno not in (errno.ENOENT, errno.ENXIO, errno.EPIPE, errno.EAGAIN):
+                    raise
+
+    def _writer(self, topic: str) -> int:
+        if topic not in self._poked:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._poked[topic] = os.open(self._directory / topic, flags)
+        return self._poked[topic]
+
+    def listen(self, topics: Iterable[str]) -> None:
+        """From now on hear about these topics and no others."""
+        wanted = set(topics)
+        for topic in self._heard.keys() - wanted:
+            descriptor = self._heard.pop(topic)
+            self._poller.unregister(descriptor)
+            os.close(descriptor)
+        for topic in wanted - self._heard.keys():
+            path = self._directory / topic
+            with contextlib.suppress(FileExistsError):
+                os.mkfifo(path, 0o600)
+            # Opened for both ways: it opens at once, and never reads as closed when the last writer goes.
+            descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._poller.register(descriptor, _READABLE | _EXCLUSIVE)
+            self._heard[topic] = descriptor
+
+    def wait(self, timeout: float, *, bell_only: bool = False) -> tuple[bool, bool]:
+        """Sleep until poked, interrupted, or `timeout` seconds have passed; returns (poked, interrupted)."""
+        seconds = max(0.0, timeout)
+        if bell_only:
+            interrupted = bool(self._bell_poller.poll(seconds * 1000))
+            if interrupted:
+                _drain(self._bell)
+            return False, interrupted
+        events = self._poller.poll(seconds if _EXCLUSIVE else seconds * 1000)
+        poked = interrupted = False
+        for descriptor, _ in events:
+            _drain(descriptor)
+            if descriptor == self._bell:
+                interrupted = True
+            else:
+                poked = True
+        return poked, interrupted
+
+    def interrupt(self) -> None:
+        """End the current wait, or the next. From any thread or signal handler."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._bell_rope, b"\0")
+
+
+def _drain(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 4096)

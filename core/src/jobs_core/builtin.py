@@ -1,0 +1,41 @@
+"""What the core itself provides, through the very hooks that third parties use. Each factory imports late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from .backends.base import Backend, BackendFactory, BackendOptions
+    from .config import Config
+    from .loaders.base import JobLoader, LoaderFactory
+
+
+def _memory(url: str, options: BackendOptions) -> Backend:
+    from .backends.memory import MemoryBackend
+
+    return MemoryBackend(url, options)
+
+
+def _sqlite(url: str, options: BackendOptions) -> Backend:
+    from .backends.sqlite import SqliteBackend
+
+    return SqliteBackend(url, options)
+
+
+def _modules(config: Config) -> JobLoader:
+    from .loaders.modules import ModulesLoader
+
+    return ModulesLoader(config)
+
+
+@hookimpl
+def jobs_queue_backends() -> Mapping[str, BackendFactory]:
+    return {"sqlite": _sqlite, "memory": _memory}
+
+
+@hookimpl
+def jobs_job_loaders() -> Mapping[str, LoaderFactory]:
+    return {"modules": _modules}

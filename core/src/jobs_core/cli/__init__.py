@@ -1,0 +1,1 @@
+"""The `jobs` command, a file a group of commands."""

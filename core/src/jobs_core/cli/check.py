@@ -1,0 +1,158 @@
+"""`jobsctl check`: would it work? Each answer with its mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import click
+
+from ..app import App
+from ..backends.base import Backend, State
+from ..errors import BackendUnavailable, ConfigError, JobsError
+from ..explain import misfit
+from ..urls import redact
+from ..worker.main import prepare
+from . import output
+from .common import Context, exit_code, json_option, pass_context
+from .exits import Exit
+
+SAMPLE = 500
+"""Most queued messages of a topic and state that are held against the code."""
+
+
+class _Checks:
+    """Findings, printed as they come; the worst decides the exit code."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.found: list[dict[str, str]] = []
+        self.code = Exit.FINE
+        self._quiet = quiet
+
+    def add(self, mark: str, what: str, text: str, code: Exit = Exit.FAILED) -> None:
+        state = {output.GOOD: "good", output.WARN: "warning"}.get(mark, "bad")
+        self.found.append({"check": what, "state": state, "text": text})
+        if mark == output.BAD and self.code is not Exit.USAGE:
+            self.code = code
+        if not self._quiet:
+            for number, line in enumerate(text.splitlines() or [""]):
+                click.echo(f"{mark if number == 0 else ' '} {what if number == 0 else '':<14}{line}")
+
+    def run(self, what: str, check: Callable[[], Iterator[tuple[str, str]]]) -> bool:
+        """Report what a check yields; False if it failed."""
+        good = True
+        try:
+            for mark, text in check():
+                good = good and mark != output.BAD
+                self.add(mark, what, text)
+        except JobsError as error:
+            self.add(output.BAD, what, str(error), exit_code(error))
+            return False
+        return good
+
+
+@click.command("check")
+@click.option("--show", "show_values", is_flag=True, help="Print every effective value and where it comes from.")
+@json_option
+@pass_context
+def check_command(context: Context, show_values: bool, as_json: bool) -> None:
+    """Check configuration, plugins, application, backend, and whether queued messages fit this code.
+
+    Run it before a deploy: messages that wait now are held against the signatures of the code that is here.
+    """
+    if show_values:
+        rows = context.effective.rows()
+        if as_json:
+            output.json([{"key": key, "value": value, "source": source} for key, value, source in rows])
+        else:
+            output.table(["key", "value", "from"], rows)
+        return
+    checks = _Checks(quiet=as_json)
+    if checks.run("configuration", lambda: _configuration(context)):
+        app = context.app
+        checks.run("plugins", lambda: _plugins(app))
+        loaded = checks.run("application", lambda: _application(app))
+        if checks.run("backend", lambda: _backend(app)) and loaded:
+            checks.run("messages", lambda: _messages(app))
+    if as_json:
+        output.json(checks.found)
+    if checks.code:
+        raise click.exceptions.Exit(checks.code)
+
+
+def _configuration(context: Context) -> Iterator[tuple[str, str]]:
+    effective = context.effective
+    pools = ", ".join(f"{name} ({', '.join(pool.topics)})" for name, pool in effective.config.pools.items())
+    yield output.GOOD, f"{effective.file or 'defaults: there is no jobs.toml here'}; pools: {pools}"
+    for hider in (effective.config.base_dir / "jobs_core.py", effective.config.base_dir / "jobs_core"):
+        if hider.exists() and not (hider / "hookspecs.py").exists():
+            raise ConfigError(f"{hider} hides the installed package jobs_core: rename it")
+    if os.environ.get("JOBS_FAILPOINT"):
+        yield output.WARN, "JOBS_FAILPOINT is set: this process dies or stalls where it says; it is for tests only"
+
+
+def _plugins(app: App) -> Iterator[tuple[str, str]]:
+    names = ", ".join(info.name for info in app.plugins.infos if not info.problems and not info.disabled)
+    yield output.GOOD, names
+    for info in app.plugins.infos:
+        if info.disabled:
+            yield output.WARN, f"{info} is disabled by JOBS_DISABLE_PLUGINS"
+        for problem in info.problems:  # fatal only where the configuration needs it, which the next checks tell
+            yield output.WARN, f"{info} {problem}"
+
+
+def _application(app: App) -> Iterator[tuple[str, str]]:
+    prepare(app)
+    jobs = list(app.registry)
+    if not jobs:
+        yield output.WARN, 'no job is defined: name the modules with @job functions, modules = ["shop.tasks"]'
+        return
+    yield output.GOOD, f"{len(jobs)} jobs: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
+    served = app.config.served_topics()
+    for job in jobs:
+        topic = job.options.topic
+        if isinstance(topic, str) and topic not in served:
+            yield output.WARN, f"{job.name} goes to topic {topic}, which no pool of this configuration serves"
+    for name, settings in app.config.topics.items():
+        if settings.default_job:
+            app.registry.find(settings.default_job)  # raises UnknownJob with the nearest names
+        if name not in served:
+            yield output.GOOD, f"topic {name} is produce-only: no pool serves it"
+
+
+def _backend(app: App) -> Iterator[tuple[str, str]]:
+    backend = app.new_backend()
+    try:
+        backend.open(None)
+        backend.counts(sorted(app.config.served_topics()))
+        yield output.GOOD, f"{redact(app.backend_url)} answers"
+        for line in backend.advice():
+            yield output.WARN, line
+    except BackendUnavailable as error:
+        raise BackendUnavailable(f"{redact(app.backend_url)}: {error}") from None
+    finally:
+        backend.close()
+
+
+def _messages(app: App) -> Iterator[tuple[str, str]]:
+    """Hold what waits against the code that is about to be deployed."""
+    looked, problems = app.operate(lambda backend: _misfits(app, backend))
+    for topic, reason, count in problems:
+        yield output.BAD, f"{count} waiting in {topic} would not run: {reason}"
+    if not problems:
+        yield output.GOOD, f"{looked} waiting messages fit this code" if looked else "none waits"
+
+
+def _misfits(app: App, backend: Backend) -> tuple[int, list[tuple[str, str, int]]]:
+    if "browse" not in backend.features:
+        return 0, []
+    looked = 0
+    found: dict[tuple[str, str], int] = {}
+    for topic in backend.topics():
+        for state in (State.READY, State.SCHEDULED):
+            for record in backend.browse(topic, state, SAMPLE):
+                looked += 1
+                reason = misfit(app, record)
+                if reason:
+                    found[topic, reason] = found.get((topic, reason), 0) + 1
+    return looked, [(topic, reason, count) for (topic, reason), count in found.items()]

@@ -1,0 +1,110 @@
+"""What every command needs: the application as configured, and errors as sentences with an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+import msgspec
+
+from .. import config_sources
+from ..app import App, set_current_app
+from ..backends.base import Backend, JobRecord
+from ..config_sources import Effective
+from ..errors import BackendUnavailable, ConfigError, JobsError, LoadError, PluginError
+from ..loaders.modules import add_to_path
+from .exits import Exit
+
+T = TypeVar("T")
+
+
+class Context:
+    """What the options before the command say; the application is made when a command asks for it."""
+
+    def __init__(self, config_file: str | None = None) -> None:
+        self.config_file = config_file
+        self._effective: Effective | None = None
+        self._app: App | None = None
+
+    @property
+    def effective(self) -> Effective:
+        """The configuration with its sources."""
+        if self._effective is None:
+            self._effective = config_sources.load(self.config_file)
+        return self._effective
+
+    @property
+    def app(self) -> App:
+        """The application; its modules are importable, not yet imported."""
+        if self._app is None:
+            add_to_path(self.effective.config.base_dir)
+            self._app = App(self.effective.config)
+            set_current_app(self._app)
+        return self._app
+
+    def operate(self, action: Callable[[Backend], T]) -> T:
+        """Run an operator's call on the backend."""
+        return self.app.operate(action)
+
+    def find(self, job_id: str) -> JobRecord:
+        """A job by its id, or the end of the command."""
+        record = self.operate(lambda backend: backend.get(job_id))
+        if record is None:
+            fail(f"no job {job_id} is known: it never was, or is done and kept no result")
+        return record
+
+
+pass_context = click.make_pass_decorator(Context, ensure=True)
+
+
+def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """End the command with a sentence on standard error."""
+    click.echo(f"jobs: {message}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def exit_code(error: JobsError) -> Exit:
+    """The exit code that an error deserves."""
+    if isinstance(error, BackendUnavailable):
+        return Exit.UNAVAILABLE
+    if isinstance(error, (ConfigError, PluginError, LoadError)):
+        return Exit.USAGE
+    return Exit.FAILED
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal `--yes` is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fail(f"{question} Say --yes to do it without being asked", Exit.USAGE)
+    if not click.confirm(question):
+        fail("nothing was done")
+
+
+def literal(text: str) -> Any:
+    """An argument of the command line: JSON if it is, else the text itself."""
+    try:
+        return msgspec.json.decode(text.encode())
+    except msgspec.DecodeError:
+        return text
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+topic_argument = click.argument("topic")
+
+
+def read_lines(file: str) -> Iterator[bytes]:
+    """The lines of a file, or of standard input for "-"."""
+    if file == "-":
+        yield from sys.stdin.buffer
+        return
+    try:
+        with Path(file).open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        fail(f"{file}: {error.strerror}", Exit.USAGE)

@@ -1,0 +1,61 @@
+"""`jobsctl contract`: a backend against the contract, or its speed in the same figures for every backend."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from . import output
+from .common import Context, fail, json_option, pass_context
+from .exits import Exit
+
+_CASES = """
+import os
+import pytest
+from jobs_core.testing import BackendContract
+
+class TestContract(BackendContract):
+    @pytest.fixture
+    def backend_url(self):
+        from jobs_core.testing.contract.stores import fresh
+        return fresh(os.environ["JOBS_CONTRACT_URL"])
+"""
+
+
+@click.command("contract")
+@click.argument("url")
+@click.option("--bench", is_flag=True, help="Measure instead: push, reserve and settle, wake-up.")
+@click.option("-k", "expression", metavar="EXPRESSION", help="Only the cases whose names match, as in pytest.")
+@json_option
+@pass_context
+def contract_command(context: Context, url: str, bench: bool, expression: str | None, as_json: bool) -> None:
+    """Run the backend contract against URL, an empty store that is yours alone; it is written to and emptied.
+
+    Needs pip install "jobs-core[testing]".
+    """
+    if bench:
+        from ..testing.contract.bench import measure
+
+        figures = measure(url)
+        if as_json:
+            output.json(figures)
+        else:
+            output.table(["what", "figure", "unit"], [(row["what"], row["figure"], row["unit"]) for row in figures])
+        return
+    try:
+        import hypothesis  # noqa: F401  # named here to say what is missing
+        import pytest
+    except ImportError as error:
+        fail(f'{error.name} is not installed: pip install "jobs-core[testing]"', Exit.USAGE)
+    import os
+    import tempfile
+    from pathlib import Path
+
+    os.environ["JOBS_CONTRACT_URL"] = url
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "test_contract.py"
+        file.write_text(_CASES)
+        arguments = [str(file), "-q", "-p", "no:cacheprovider", "--rootdir", directory, "--import-mode=importlib"]
+        code = pytest.main([*arguments, *(["-k", expression] if expression else [])])
+    sys.exit(Exit.FINE if code == 0 else Exit.FAILED)

@@ -1,0 +1,107 @@
+"""`jobsctl dead`: the dead letters."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import msgspec
+
+from ..backends.base import Backend, JobRecord, State
+from . import output
+from .common import Context, confirm, fail, json_option, pass_context, yes_option
+from .exits import Exit
+from .jobs import as_data, name_of, show
+
+ALL = 1_000_000
+
+
+@click.group("dead")
+def dead_command() -> None:
+    """List, show, retry and delete dead letters."""
+
+
+@dead_command.command("list")
+@click.argument("topic", required=False)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many of a topic.")
+@json_option
+@pass_context
+def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) -> None:
+    """List dead letters, newest first, of TOPIC or of all topics."""
+    records = context.operate(lambda backend: _dead(backend, topic, limit))
+    if as_json:
+        output.json([as_data(context, record) for record in records])
+        return
+    rows = [
+        (record.id, record.topic, name_of(context, record), _when(record), record.attempt, record.reason, _last_error(record))
+        for record in records
+    ]
+    output.table(["id", "topic", "job", "since", "attempts", "reason", "last error"], rows, empty="no dead letters")
+
+
+@dead_command.command("show")
+@click.argument("job_id", metavar="ID")
+@json_option
+@pass_context
+def show_dead(context: Context, job_id: str, as_json: bool) -> None:
+    """Show one dead letter with its tracebacks."""
+    record = context.find(job_id)
+    if record.state is not State.DEAD:
+        fail(f"job {job_id} is not dead, but {record.state.value}")
+    if as_json:
+        output.json(as_data(context, record))
+    else:
+        show(context, record)
+
+
+@dead_command.command("retry")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@click.option("--topic", help="Every dead letter of this topic, instead of ids.")
+@yes_option
+@pass_context
+def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
+    """Make dead letters ready again, with their attempts forgotten."""
+    if bool(job_ids) == bool(topic):
+        fail("name ids, or a topic with --topic", Exit.USAGE)
+    ids = list(job_ids)
+    if topic:
+        ids = [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
+        confirm(f"Run all {len(ids)} dead letters of {topic} again?", yes)
+    count = context.operate(lambda backend: backend.requeue(ids))
+    click.echo(f"{count} jobs are ready again")
+    if count < len(ids):
+        fail(f"{len(ids) - count} were not in the dead letters")
+
+
+@dead_command.command("purge")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1)
+@click.option("--topic", help="Every dead letter of this topic, instead of ids.")
+@yes_option
+@pass_context
+def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
+    """Delete dead letters for good."""
+    if bool(job_ids) == bool(topic):
+        fail("name ids, or a topic with --topic", Exit.USAGE)
+    if topic:
+        confirm(f"Delete all dead letters of {topic} for good?", yes)
+        count = context.operate(lambda backend: backend.purge(topic, State.DEAD))
+    else:
+        confirm(f"Delete {len(job_ids)} dead letters for good?", yes)
+        count = context.operate(lambda backend: backend.drop(job_ids))
+    click.echo(f"{count} dead letters deleted")
+
+
+def _dead(backend: Backend, topic: str | None, limit: int) -> list[JobRecord]:
+    topics = [topic] if topic else backend.topics()
+    return [record for name in topics for record in backend.browse(name, State.DEAD, limit)]
+
+
+def _when(record: JobRecord) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.since))
+
+
+def _last_error(record: JobRecord) -> str:
+    if not record.errors:
+        return ""
+    error = msgspec.json.decode(record.errors[-1])
+    return f"{error.get('type')}: {error.get('message')}".splitlines()[0][:120]

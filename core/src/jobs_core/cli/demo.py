@@ -1,0 +1,177 @@
+"""`jobs demo`: enqueue a small shop's work, run it with real workers, show what became of it."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ..app import App, set_current_app
+from ..backends.base import Backend, JobRecord, State
+from ..config_sources import load
+from ..job import Call
+from ..units import format_duration
+from . import output
+
+DATA = Path(__file__).parent.parent / "demo" / "data"
+WIDTHS = (320, 160, 64)
+TOPICS = ["mails", "texts", "photos"]
+CONFIG = """\
+# Written by `jobsctl demo`.
+modules = ["jobs_core.demo.shop"]
+
+[pools.default]
+topics = ["mails", "texts", "photos"]
+
+[logs]
+format = "json"
+"""
+
+
+@click.command("demo")
+@click.option("--directory", metavar="DIR", help="Where to work and leave results (default: a new temporary one).")
+@click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="Worker processes.")
+def demo_command(directory: str | None, workers: int) -> None:
+    """Enqueue and run real jobs on files that ship with it: thumbnails, word counts, mails.
+
+    Some fail and are retried, one dies. On SQLite, with real worker processes.
+    """
+    raise click.exceptions.Exit(run(workers=workers, directory=directory))
+
+
+def run(*, workers: int, directory: str | None = None) -> int:
+    """Run the demonstration; the exit code."""
+    place = Path(directory or tempfile.mkdtemp(prefix="jobs-demo-")).resolve()
+    for name in ("outbox", "thumbnails"):
+        (place / name).mkdir(parents=True, exist_ok=True)
+    (place / "jobs.toml").write_text(CONFIG, encoding="utf-8")
+    app = App(load(place / "jobs.toml", environ={}).config)
+    set_current_app(app)
+    calls = _calls(place)
+    handles = app.enqueue_many(calls)
+    click.echo(f"{len(calls)} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
+    begin = time.monotonic()
+    processes = [_start_worker(place, number) for number in range(workers)]
+    try:
+        _watch(app, len(handles), processes)
+        seconds = time.monotonic() - begin
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(timeout=30)
+    dead = app.operate(_dead)
+    _report(place, len(handles), dead, seconds)
+    finished = app.operate(_unfinished) == 0
+    app.close()
+    return 0 if finished and len(dead) == 1 else 1
+
+
+def _calls(place: Path) -> list[Call[Any]]:
+    from ..demo import shop
+
+    calls: list[Call[Any]] = []
+    photos = sorted((DATA / "photos").glob("*.jpg"))
+    if importlib.util.find_spec("PIL"):
+        for photo in photos:
+            for width in WIDTHS:
+                target = place / "thumbnails" / f"{photo.stem}-{width}.png"
+                calls.append(shop.thumbnail.call(photo, width, target))
+    else:
+        click.echo("No thumbnails this time: they need `pip install pillow`.")
+    calls += [shop.count_words.call(text) for text in sorted((DATA / "texts").glob("*.txt"))]
+    template = DATA / "mail.txt"
+    with (DATA / "customers.csv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            calls.append(shop.send_mail.call(shop.Customer(**row), template, place / "outbox"))
+    return calls
+
+
+def _start_worker(place: Path, number: int) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+    command = [sys.executable, "-m", "jobs_core", "-c", str(place / "jobs.toml"), "worker"]
+    with (place / f"worker-{number}.log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=place)
+
+
+def _watch(app: App, total: int, processes: list[subprocess.Popen[bytes]]) -> None:
+    """Show progress until nothing is left to do."""
+    with _progress(total) as update:
+        while True:
+            left = app.operate(_unfinished)
+            update(total - left)
+            if left == 0:
+                return
+            if all(process.poll() is not None for process in processes):
+                raise click.ClickException("every worker has ended: their logs lie beside jobs.toml")
+            time.sleep(0.05)
+
+
+def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    if not output.on_terminal():
+        return nullcontext(lambda done: None)
+    return _Bar(total)
+
+
+class _Bar(AbstractContextManager[Callable[[int], None]]):
+    """A progress bar on the terminal."""
+
+    def __init__(self, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._task = self._progress.add_task("jobs", total=total)
+
+    def __enter__(self) -> Callable[[int], None]:
+        self._progress.start()
+        return lambda done: self._progress.update(self._task, completed=done)
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+
+def _unfinished(backend: Backend) -> int:
+    return sum(count.ready + count.scheduled + count.reserved for count in backend.counts(TOPICS).values())
+
+
+def _dead(backend: Backend) -> list[JobRecord]:
+    return [record for topic in TOPICS for record in backend.browse(topic, State.DEAD, 100)]
+
+
+def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> None:
+    """The summary, and where to look next."""
+    failures = [
+        event["job_id"]
+        for log in place.glob("worker-*.log")
+        for event in map(msgspec.json.decode, log.read_bytes().splitlines())
+        if event.get("event") == "JobFailed"
+    ]
+    retried = len(set(failures))
+    click.echo()
+    output.table(
+        ["done", "retried", "dead", "time", "jobs/s"],
+        [(total - len(dead), retried, len(dead), format_duration(round(seconds, 2)), f"{total / seconds:,.0f}")],
+        plain=False,
+    )
+    click.echo("\nWhere to look next:")
+    config = f"jobsctl -c {place / 'jobs.toml'}"
+    commands = [(f"{config} dead show {record.id}", "why it is dead, with its tracebacks") for record in dead[:1]]
+    commands += [
+        (f"{config} dead list", "all dead letters"),
+        (f"{config} topics", "every topic by state"),
+        (f"ls {place}", "outbox, thumbnails, logs"),
+    ]
+    for command, what in commands:
+        click.echo(f"  {command}\n      {what}")

@@ -1,0 +1,173 @@
+"""`jobsctl list`, `show`, `why`, `result`, `cancel`: single jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import click
+import msgspec
+
+from ..backends.base import JobRecord, State
+from ..errors import JobsError, MessageError
+from ..explain import explain, read
+from ..units import format_duration
+from ..worker.main import prepare
+from . import output
+from .common import Context, fail, json_option, pass_context
+from .exits import Exit
+
+_STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVED, State.DEAD)]
+
+
+@click.command("list")
+@click.argument("topic")
+@click.option("--state", type=click.Choice(_STATES), default="ready", show_default=True, help="Which jobs.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@json_option
+@pass_context
+def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
+    """List the jobs of TOPIC in one state, next to run first."""
+    records = context.operate(lambda backend: backend.browse(topic, State(state), limit))
+    if as_json:
+        output.json([as_data(context, record) for record in records])
+        return
+    rows = [
+        (record.id, name_of(context, record), record.priority or "", record.attempt + 1, age(record), owner_or_due(record))
+        for record in records
+    ]
+    output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
+
+
+@click.command("show")
+@click.argument("job_id", metavar="ID")
+@json_option
+@pass_context
+def show_command(context: Context, job_id: str, as_json: bool) -> None:
+    """Show everything known about a job: message, state, history."""
+    record = context.find(job_id)
+    if as_json:
+        output.json(as_data(context, record))
+        return
+    show(context, record)
+
+
+def show(context: Context, record: JobRecord) -> None:
+    """Print a record for people."""
+    data = as_data(context, record)
+    message = data.pop("message", None) or {}
+    errors = data.pop("errors", [])
+    unreadable = data.pop("unreadable", None)
+    output.facts({"job": message.get("job"), **data, "result": record.result.decode() if record.result else None})
+    if unreadable:
+        output.block("message, as it came", f"{unreadable}\n{record.payload[:2000]!r}")
+    elif message:
+        output.block("message", msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
+    for error in errors:
+        output.block(f"{_time(error.get('at'))} attempt {error.get('attempt', '?')} on {error.get('host', '?')}", _error(error))
+
+
+def _error(error: dict[str, Any]) -> str:
+    return str(error.get("traceback") or f"{error.get('type')}: {error.get('message')}")
+
+
+@click.command("why")
+@click.argument("job_id", metavar="ID")
+@json_option
+@pass_context
+def why_command(context: Context, job_id: str, as_json: bool) -> None:
+    """Say why a job does not run, runs twice or is dead."""
+    with contextlib.suppress(JobsError):  # what cannot be imported, `jobsctl check` tells; the rest of the answer holds
+        prepare(context.app)
+    reasons = context.operate(lambda backend: explain(context.app, backend, job_id))
+    if as_json:
+        output.json({"id": job_id, "reasons": reasons})
+    else:
+        for reason in reasons:
+            click.echo(f"- {reason}")
+
+
+@click.command("result")
+@click.argument("job_id", metavar="ID")
+@click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Wait so long for the job to end.")
+@pass_context
+def result_command(context: Context, job_id: str, wait: float) -> None:
+    """Print what a job returned, as JSON."""
+    record = context.operate(lambda backend: backend.fetch_result(job_id, wait))
+    if record is None:
+        fail(f"job {job_id} has not ended: `jobsctl why {job_id}` says what it waits for")
+    elif record.state is State.DEAD:
+        fail(f"job {job_id} is dead ({record.reason}): `jobsctl show {job_id}` has its errors")
+    elif record.state is State.CANCELLED:
+        fail(f"job {job_id} was cancelled")
+    elif record.result is None:
+        fail(f"job {job_id} is unknown: it never was, its result has expired, or it keeps none (store_result)")
+    else:
+        stored = msgspec.json.decode(record.result)
+        if "unstorable" in stored:
+            fail(f"job {job_id} is done, but what it returned is no JSON: {stored['unstorable']}")
+        click.echo(msgspec.json.encode(stored["value"]))
+
+
+@click.command("cancel")
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@pass_context
+def cancel_command(context: Context, job_ids: tuple[str, ...]) -> None:
+    """Cancel jobs: queued ones at once, running ones with their worker's next heartbeat."""
+    missed = False
+    states = context.operate(lambda backend: [backend.cancel(job_id) for job_id in job_ids])
+    for job_id, state in zip(job_ids, states, strict=True):
+        said = {
+            State.CANCELLED: "cancelled",
+            State.RESERVED: "is running and will be told to stop",
+            State.DEAD: "is dead already",
+            State.DONE: "is done already",
+        }.get(state, "is unknown")
+        missed = missed or state not in (State.CANCELLED, State.RESERVED)
+        click.echo(f"{job_id} {said}")
+    if missed:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+# -- shared with the dead letters ------------------------------------------------------------------
+
+
+def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
+    """A record as JSON holds it, with its message decoded where it can be."""
+    data: dict[str, Any] = {
+        "id": record.id, "topic": record.topic, "state": record.state.value, "priority": record.priority,
+        "attempt": record.attempt, "redeliveries": record.redeliveries, "crashes": record.crashes,
+        "deferrals": record.deferrals, "pushed_at": _time(record.pushed_at), "since": _time(record.since),
+        "due": _time(record.due), "owner": record.owner, "cancel_requested": record.cancel_requested,
+        "reason": record.reason,
+    }  # fmt: skip
+    data = {key: value for key, value in data.items() if value not in (None, "", False)}
+    if record.payload:
+        try:
+            data["message"] = msgspec.to_builtins(read(context.app, record))
+        except MessageError as error:
+            data["unreadable"] = str(error)
+    data["errors"] = [msgspec.json.decode(error) for error in record.errors]
+    return data
+
+
+def name_of(context: Context, record: JobRecord) -> str:
+    """The job a record's message names."""
+    try:
+        return read(context.app, record).job or "?"
+    except MessageError:
+        return "(unreadable)"
+
+
+def age(record: JobRecord) -> str:
+    """How long ago it was pushed."""
+    return format_duration(max(0, round(record.broker_now - record.pushed_at)))
+
+
+def owner_or_due(record: JobRecord) -> str:
+    return record.owner or _time(record.due) or ""
+
+
+def _time(at: float | None) -> str | None:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else None

@@ -1,0 +1,142 @@
+"""The entry of the command line: commands by group, plugins' commands, errors as sentences.
+
+A command's module is imported when the command is used, so that `jobs --help` and `jobsctl push` stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from .. import __version__
+from ..errors import JobsError
+from .common import Context, exit_code
+from .exits import Exit
+
+GROUPS = {
+    "Set up": {
+        "init": ("setup", "Write a commented jobs.toml."),
+        "check": ("check", "Check configuration, plugins, application, backend and queued messages."),
+        "setup": ("setup", "Create what the backend needs once."),
+        "plugins": ("setup", "Show what plugins were found and what they provide."),
+        "completion": ("setup", "Print the completion script for a shell."),
+        "demo": ("demo", "See it work: real jobs on files that ship with it."),
+    },
+    "Run": {
+        "worker": ("worker", "Run one worker in the foreground."),
+    },
+    "Jobs": {
+        "push": ("push", "Enqueue jobs from the command line or from JSON lines."),
+        "list": ("jobs", "List the jobs of a topic."),
+        "show": ("jobs", "Show everything known about a job."),
+        "why": ("jobs", "Say why a job does not run, runs twice or is dead."),
+        "result": ("jobs", "Print a job's result."),
+        "cancel": ("jobs", "Cancel jobs."),
+    },
+    "Topics": {
+        "topics": ("topics", "Show every topic with its jobs by state."),
+        "pause": ("topics", "Hand out no more jobs of a topic."),
+        "resume": ("topics", "Hand out jobs of a paused topic again."),
+        "purge": ("topics", "Delete all waiting jobs of a topic."),
+        "dead": ("dead", "List, show, retry and delete dead letters."),
+    },
+    "Plugin authors": {
+        "contract": ("contract", "Test a backend against the contract, or measure it."),
+    },
+}
+_MODULES = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
+
+
+class JobsCommand(click.Group):
+    """Finds commands late, shows them in groups, and adds those of plugins."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_MODULES, *_plugin_commands()]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in _MODULES:
+            module = importlib.import_module(f"{__package__}.{_MODULES[name]}")
+            command: click.Command = getattr(module, f"{name}_command")
+            return command
+        return _plugin_commands().get(name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; `jobs --help` lists the commands"
+            ctx.fail(f"there is no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group, commands in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
+        added = _plugin_commands()
+        if added:
+            with formatter.section("From plugins"):
+                formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in sorted(added.items())])
+
+
+def _plugin_commands() -> dict[str, click.Command]:
+    from ..plugins import Plugins
+
+    global _added
+    if _added is None:
+        provided = Plugins.discover().provided("jobs_cli_commands")
+        _added = {name: offers[0][0] for name, offers in provided.items() if name not in _MODULES}
+    return _added
+
+
+_added: dict[str, click.Command] | None = None
+
+
+@click.group(
+    cls=JobsCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Configuration: jobs.toml, [tool.jobs] in pyproject.toml, or JOBS_ variables. "
+    "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 not running, 69 backend unavailable.",
+)
+@click.option("-c", "--config", metavar="FILE", help="The configuration file (default: jobs.toml here).")
+@click.version_option(__version__, message="jobs-core %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, config: str | None) -> None:
+    """Ordinary Python functions, run as background jobs."""
+    ctx.obj = Context(config)
+
+
+def _called() -> str:
+    """The name we were called by; `jobs` is a builtin of every shell, so that advice says `jobsctl`."""
+    name = os.path.basename(sys.argv[0])
+    return name if name in ("jobs", "jobsctl") else "python -m jobs_core"
+
+
+def main() -> None:
+    """Run the command line; ends the process with an exit code of `Exit`."""
+    try:
+        code = cli.main(prog_name=_called(), standalone_mode=False) or Exit.FINE  # an Exit raised inside comes back
+    except click.exceptions.Abort:
+        click.echo("jobs: interrupted", err=True)
+        code = Exit.FAILED
+    except click.UsageError as error:
+        error.show()
+        code = Exit.USAGE
+    except click.ClickException as error:
+        error.show()
+        code = Exit.FAILED
+    except JobsError as error:
+        for line in str(error).splitlines():
+            click.echo(f"jobs: {line}", err=True)
+        code = exit_code(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `jobsctl list | head` is no error
+        code = Exit.FINE
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

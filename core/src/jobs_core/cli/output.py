@@ -1,0 +1,65 @@
+"""Printing: tables on a terminal, plain lines in a pipe, JSON when asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from ..logs import one_line
+
+GOOD, BAD, WARN = "✓", "✗", "!"
+
+
+def json(value: Any) -> None:
+    """One JSON document, readable."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+
+
+def on_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing", plain: bool | None = None) -> None:
+    """Rows under their columns on a terminal; tab-separated lines without a heading in a pipe (or as `plain` says)."""
+    texts = [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
+    if plain or (plain is None and not on_terminal()):
+        for row in texts:
+            click.echo("\t".join(row))
+        return
+    if not texts:
+        click.echo(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for number, column in enumerate(columns):
+        numeric = all(_is_number(row[number]) for row in texts)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in texts:
+        made.add_row(*[Text(cell) for cell in row])  # Text: what a message says is no markup
+    Console().print(made)
+
+
+def facts(pairs: Mapping[str, Any]) -> None:
+    """Names and values, one a line; what is empty is left out."""
+    shown = {name: value for name, value in pairs.items() if value not in (None, "", [], {}, ())}
+    width = max((len(name) for name in shown), default=0)
+    for name, value in shown.items():
+        click.echo(f"{name:<{width}}  {one_line(str(value))}")
+
+
+def block(title: str, text: str) -> None:
+    """A text of several lines, indented under its title; control characters written out."""
+    click.echo(f"{title}")
+    for line in text.splitlines():
+        click.echo(f"  {one_line(line)}")
+
+
+def _is_number(text: str) -> bool:
+    return text == "" or text.replace(",", "").replace(".", "", 1).isdigit()

@@ -1,0 +1,141 @@
+"""`jobsctl push`: enqueue from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import msgspec
+
+from ..errors import JobsError
+from ..job import Call, JobFunction
+from ..worker.main import prepare
+from .common import Context, fail, literal, pass_context, read_lines
+from .exits import Exit
+
+BATCH = 1000
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """One line of JSON: a job with its arguments, and options as `using` takes them."""
+
+    job: str | None = None
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    topic: str | None = None
+    priority: int | None = None
+    delay: float | str | None = None
+    expires: float | str | None = None
+    retries: int | None = None
+    timeout: float | str | None = None
+    unique: bool | str | None = None
+    headers: dict[str, Any] | None = None
+    id: str | None = None
+
+
+_OPTIONS = [name for name in _Line.__struct_fields__ if name not in ("job", "args", "kwargs")]
+
+
+@click.command("push")
+@click.argument("job", required=False)
+@click.argument("args", nargs=-1)
+@click.option("--kw", "keywords", metavar="K=V", multiple=True, help="A keyword argument; repeat for more.")
+@click.option("--json", "file", metavar="FILE", help='JSON lines, "-" for standard input: see below.')
+@click.option("--topic", metavar="NAME", help="The topic, instead of the job's own.")
+@click.option("--delay", metavar="TIME", help='Not before this has passed: seconds or "5m".')
+@click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, higher first.")
+@pass_context
+def push_command(
+    context: Context,
+    job: str | None,
+    args: tuple[str, ...],
+    keywords: tuple[str, ...],
+    file: str | None,
+    topic: str | None,
+    delay: str | None,
+    priority: int | None,
+) -> None:
+    """Enqueue JOB with ARGS, or many jobs from JSON lines; prints the ids.
+
+    ARGS and the values of --kw are JSON where they are valid JSON, else texts: `jobsctl push shop.pay 12 '"12"'`.
+
+    Each line of --json is an object like {"job": "shop.pay", "args": [12], "kwargs": {}, "topic": …, "delay": …}; with
+    JOB given, also just an array of arguments or an object of keyword arguments. Lines are sent in batches of 1,000.
+    """
+    prepare(context.app)
+    shared = {name: value for name, value in (("topic", topic), ("delay", delay), ("priority", priority)) if value is not None}
+    if file is None:
+        if job is None:
+            fail("nothing to push: name a job, or give lines with --json", Exit.USAGE)
+        assert job is not None
+        call = _find(context, job, shared).call(*map(literal, args), **_keywords(keywords))
+        click.echo(context.app.enqueue(call).id)
+        return
+    if args or keywords:
+        fail("--json brings the arguments: leave out ARGS and --kw", Exit.USAGE)
+    pushed = 0
+    for batch in _batches(_calls(context, file, job, shared)):
+        for handle in context.app.enqueue_many(batch):
+            click.echo(handle.id)
+        pushed += len(batch)
+    click.echo(f"{pushed} jobs enqueued", err=True)
+
+
+def _find(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:
+    job = context.app.registry.find(name)
+    return job.using(**options) if options else job
+
+
+def _keywords(pairs: tuple[str, ...]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            fail(f"--kw {pair}: expected NAME=VALUE", Exit.USAGE)
+        found[name] = literal(value)
+    return found
+
+
+def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any]) -> Iterator[Call[Any]]:
+    """The calls on the lines of a file; a bad line ends the command by number, with what came before it sent."""
+    for number, raw in enumerate(read_lines(file), 1):
+        if not raw.strip():
+            continue
+        try:
+            line = _line(msgspec.json.decode(raw), job)
+            options = shared | {name: getattr(line, name) for name in _OPTIONS if getattr(line, name) is not None}
+            if line.job is None:
+                raise ValueError("names no job")
+            call = _find(context, line.job, options).call(*line.args, **line.kwargs)
+            call.job.arguments.check(call.args, call.kwargs)
+        except (msgspec.MsgspecError, ValueError, JobsError) as error:
+            fail(f"{file}, line {number}: {str(error).replace('`', '')}")
+        yield call
+
+
+def _line(value: Any, job: str | None) -> _Line:
+    if job is not None and isinstance(value, list):
+        return _Line(job=job, args=value)
+    if job is not None and isinstance(value, dict) and not {"job", "args", "kwargs"} & value.keys():
+        return _Line(job=job, kwargs=value)
+    line = msgspec.convert(value, _Line)
+    if line.job is None:
+        line.job = job
+    return line
+
+
+def _batches(calls: Iterator[Call[Any]]) -> Iterator[list[Call[Any]]]:
+    batch: list[Call[Any]] = []
+    try:
+        for call in calls:
+            batch.append(call)
+            if len(batch) == BATCH:
+                yield batch
+                batch = []
+    except click.exceptions.Exit:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

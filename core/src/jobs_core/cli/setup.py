@@ -1,0 +1,141 @@
+"""`jobsctl init`, `setup`, `plugins`, `completion`: what is done once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from ..plugins import PROVIDERS, Plugins
+from . import output
+from .common import Context, fail, json_option, pass_context
+from .exits import Exit
+
+TEMPLATE = """\
+# Configuration of jobs; every key has a default, and `jobsctl check --show` prints what is in force and why.
+# Any key can be overridden: JOBS_BACKEND=redis://…, JOBS_POOLS__DEFAULT__WORKERS=8, JOBS_BACKEND_FILE=/run/secrets/url
+
+# Where jobs are kept. Without this line: SQLite in run_dir, durable and shared by all processes of this machine.
+#   sqlite:///jobs.db   redis://localhost:6379/0 (pip install jobs-redis)   amqp://localhost (pip install jobs-rabbitmq)
+{backend}
+# The modules that define jobs, as in an import statement.
+modules = ["{module}"]
+
+# The framework they were written for, with its settings in a table of that name.
+# framework = "flask"     # pip install jobs-flask
+
+# A job's worker is believed dead when it has been silent for this long.
+# lease = "30s"
+
+[pools.default]
+topics = ["default"]      # in strict order: the first with work is served
+workers = 2               # processes; {{ min = 2, max = 8 }} grows with the backlog
+mode = "sync"             # sync: one job at a time; threads; async: thousands
+# concurrency = 1         # jobs at once in one worker (threads, async)
+
+# [topics.default]
+# retries = 3             # further attempts after the first
+# timeout = "1m"          # of one run
+# alert_above = 10000     # warn when more jobs wait
+"""
+
+
+@click.command("init")
+@click.option("--backend", metavar="URL", help="The backend to write; SQLite in the run directory without it.")
+@click.option("--module", metavar="NAME", default="tasks", show_default=True, help="The module that defines jobs.")
+@click.option("--force", is_flag=True, help="Overwrite a jobs.toml that is there.")
+def init_command(backend: str | None, module: str, force: bool) -> None:
+    """Write a commented jobs.toml into this directory."""
+    path = Path("jobs.toml")
+    if path.exists() and not force:
+        fail("jobs.toml is there already: --force overwrites it", Exit.USAGE)
+    line = f"backend = {msgspec.json.encode(backend).decode()}\n" if backend else '# backend = "sqlite:///jobs.db"\n'
+    try:
+        path.write_text(TEMPLATE.format(backend=line, module=module), encoding="utf-8")
+    except OSError as error:
+        fail(f"jobs.toml cannot be written: {error.strerror}")
+    click.echo("jobs.toml is written. Next: `jobsctl check`, then `jobsctl worker`.")
+
+
+@click.command("setup")
+@pass_context
+def setup_command(context: Context) -> None:
+    """Create what the backend needs once (files, queues), so that workers need no right to."""
+    context.operate(lambda backend: backend.setup())
+    click.echo("the backend is set up")
+
+
+@click.command("plugins")
+@json_option
+@pass_context
+def plugins_command(context: Context, as_json: bool) -> None:
+    """Show what plugins were found, from where, and what each provides."""
+    plugins = Plugins.discover()
+    for hook in PROVIDERS:
+        plugins.provided(hook)
+    if as_json:
+        output.json(plugins.infos)
+    else:
+        rows = [
+            (
+                info.name,
+                f"{info.distribution} {info.version}",
+                "; ".join(f"{kind} {', '.join(names)}" for kind, names in info.provides.items())
+                or ", ".join(info.hooks)
+                or "nothing",
+                "disabled by JOBS_DISABLE_PLUGINS" if info.disabled else "; ".join(info.problems) or "fine",
+            )
+            for info in plugins.infos
+        ]
+        output.table(["plugin", "from", "provides", "state"], rows)
+    if any(info.problems for info in plugins.infos):
+        for info in plugins.infos:
+            if info.detail and not as_json:
+                click.echo(f"\n{info}:\n{info.detail}", err=True)
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+_POSIX_WRAPPER = """\
+jobs() {
+  case "$1" in
+    NAMES) jobsctl "$@" ;;
+    *) builtin jobs "$@" ;;
+  esac
+}
+"""
+_WRAPPERS = {
+    "bash": _POSIX_WRAPPER,
+    "zsh": _POSIX_WRAPPER,
+    "fish": """\
+function jobs
+  if contains -- "$argv[1]" NAMES
+    jobsctl $argv
+  else
+    builtin jobs $argv
+  end
+end
+""",
+}
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """Print what a shell's start-up file should evaluate: completion, and `jobs` itself.
+
+    bash and zsh: eval "$(jobsctl completion bash)"; fish: jobsctl completion fish | source
+
+    Shells have a builtin called `jobs`, which wins over ours. The script makes `jobs` run ours when it is given a
+    command of ours, and the builtin otherwise.
+    """
+    from click.shell_completion import get_completion_class
+
+    from .main import cli
+
+    completion = get_completion_class(shell)
+    assert completion is not None
+    for name in ("jobsctl", "jobs"):
+        click.echo(completion(cli, {}, name, f"_{name.upper()}_COMPLETE").source())
+    names = cli.list_commands(click.Context(cli))
+    click.echo(_WRAPPERS[shell].replace("NAMES", ("|" if shell != "fish" else " ").join(names)))

@@ -1,0 +1,77 @@
+"""`jobsctl worker`: one worker in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import msgspec
+
+from .. import logs
+from ..config import Pool
+from ..errors import BackendError
+from ..topics import topic_error
+from ..worker.main import Worker, prepare
+from .common import Context, fail, pass_context
+from .exits import Exit
+
+
+@click.command("worker")
+@click.option("--pool", metavar="NAME", help="The pool whose settings hold (default: the first).")
+@click.option("--topics", metavar="A,B", help="Serve these topics instead of the pool's, in this order.")
+@click.option("--mode", type=click.Choice(["sync", "threads", "async"]), help="How to run jobs, instead of the pool's way.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Jobs at once, instead of the pool's number.")
+@click.option("--drain", is_flag=True, help="Exit when the topics are empty: nothing ready, scheduled or reserved.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Instead of logs.level.")
+@pass_context
+def worker_command(
+    context: Context,
+    pool: str | None,
+    topics: str | None,
+    mode: str | None,
+    concurrency: int | None,
+    drain: bool,
+    log_level: str | None,
+) -> None:
+    """Run one worker in the foreground, logging to standard error.
+
+    INT or TERM finishes what runs and gives back the rest; a second INT ends at once. `jobsctl start` runs and
+    looks after many.
+    """
+    config = context.effective.config
+    logs.to_stream(log_level or config.logs.level, config.logs.format)
+    name, settings = _choose(context, pool, topics, mode, concurrency)
+    app = context.app
+    bootstrapper = prepare(app)
+    worker = Worker(app, name, settings, bootstrapper, drain=drain, on_replace=None if drain else _start_again)
+    worker.obey_signals()
+    try:
+        worker.run()
+    except BackendError as error:
+        fail(str(error), Exit.UNAVAILABLE)
+
+
+def _choose(
+    context: Context, pool: str | None, topics: str | None, mode: str | None, concurrency: int | None
+) -> tuple[str, Pool]:
+    pools = context.effective.config.pools
+    if pool is not None and pool not in pools:
+        fail(f"there is no pool {pool!r}: the configuration has {', '.join(pools)}", Exit.USAGE)
+    name = pool or next(iter(pools))
+    changes: dict[str, object] = {}
+    if topics:
+        changes["topics"] = [topic.strip() for topic in topics.split(",") if topic.strip()]
+        reasons = [reason for reason in map(topic_error, changes["topics"]) if reason]  # type: ignore[call-overload]
+        if reasons:
+            fail(f"--topics: {reasons[0]}", Exit.USAGE)
+    if mode:
+        changes["mode"] = mode
+    if concurrency:
+        changes["concurrency"] = concurrency
+    return name, msgspec.structs.replace(pools[name], **changes)
+
+
+def _start_again() -> None:
+    """Take our own place: a job on a thread did not end at its timeout, and goes only with the process."""
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

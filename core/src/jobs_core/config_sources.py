@@ -1,0 +1,315 @@
+"""Where the configuration comes from: defaults, jobs.toml or pyproject.toml, JOBS_ variables, *_FILE secrets.
+
+Later sources win, key by key. Every value keeps the name of its source, for `jobsctl check --show`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .config import Config, Section
+from .errors import ConfigError
+from .topics import topic_error
+from .units import Duration, Size, seconds, size
+from .urls import redact
+
+RESERVED = {"JOBS_CONFIG", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
+SECRET = {"backend", "results.url", "signing_keys", "alerts.channels", "plugins"}
+
+
+class Effective(msgspec.Struct, frozen=True):
+    """A configuration with the origin of every value that is not a default, by dotted key."""
+
+    config: Config
+    sources: dict[str, str]
+    file: Path | None
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(key, value, source) for every key, secrets covered, in the order of the documentation."""
+        return [(key, text, self._source(key)) for key, text in _flatten(self.config, "")]
+
+    def _source(self, key: str) -> str:
+        inside = (source for path, source in self.sources.items() if path.startswith(f"{key}."))
+        return self.sources.get(key) or next(inside, "default")
+
+
+def load(
+    file: str | Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    settings_name: str = "settings",
+) -> Effective:
+    """Read and check the configuration.
+
+    `file` (or JOBS_CONFIG) names it; otherwise jobs.toml, then [tool.jobs] of pyproject.toml, is looked for
+    in `cwd`. `settings` are values from an application, above the file and below the environment. Raises
+    ConfigError with one line for each thing that is wrong.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = Path.cwd() if cwd is None else cwd
+    path = _find(file or environ.get("JOBS_CONFIG") or None, cwd)
+    reader = _Reader()
+    if path:
+        name = path.name if path.parent == cwd else str(path)
+        reader.merge(_read(path, name), name)
+    if settings:
+        reader.merge(settings, settings_name)
+    reader.merge_environment(environ)
+    config = reader.build(path.parent.resolve() if path else cwd.resolve())
+    return Effective(config, reader.sources, path)
+
+
+def _find(file: str | Path | None, cwd: Path) -> Path | None:
+    if file:
+        path = cwd / file
+        if not path.is_file():
+            raise ConfigError(f"{file}: no such file (named by -c or JOBS_CONFIG)")
+        return path
+    if (cwd / "jobs.toml").is_file():
+        return cwd / "jobs.toml"
+    project = cwd / "pyproject.toml"
+    if project.is_file() and "jobs" in _parse_toml(project, "pyproject.toml").get("tool", {}):
+        return project
+    return None
+
+
+def _parse_toml(path: Path, name: str) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name}: cannot be read: {error}") from None
+    try:
+        return _loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+
+
+def _loads(text: str) -> dict[str, Any]:
+    """TOML as a dict; raises ValueError. The parser is imported by those who have something to parse."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    data = _parse_toml(path, name)
+    if path.name == "pyproject.toml":
+        data = data.get("tool", {}).get("jobs", {})
+    return data
+
+
+class _Text(str):
+    """A value from the environment: text that may stand for any type."""
+
+
+class _Reader:
+    """Raw values by key with their sources, and then the typed configuration."""
+
+    def __init__(self) -> None:
+        self.raw: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        self._tables: dict[str, str] = {}
+        self.errors: list[str] = []
+
+    def merge(self, data: Mapping[str, Any], source: str) -> None:
+        self._merge(self.raw, data, source, "")
+
+    def _merge(self, into: dict[str, Any], data: Mapping[str, Any], source: str, prefix: str) -> None:
+        for key, value in data.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, Mapping):
+                if not isinstance(into.get(key), dict):
+                    into[key] = {}
+                self._tables.setdefault(path, source)
+                self._merge(into[key], value, source, f"{path}.")
+            else:
+                into[key] = value
+                self.sources[path] = source
+
+    def merge_environment(self, environ: Mapping[str, str]) -> None:
+        known = {field.name for field in msgspec.structs.fields(Config)} - {"base_dir"}
+        for variable, text in sorted(environ.items()):
+            if not variable.startswith("JOBS_") or variable in RESERVED:
+                continue
+            key = variable[len("JOBS_") :].lower()
+            source = variable
+            if key.endswith("_file") and key.partition("__")[0] not in known:
+                key, text = key.removesuffix("_file"), self._secret_file(variable, text)
+            parts = key.split("__")
+            if parts[0] not in known:
+                # A cluster may set JOBS_SERVICE_HOST and the like; only what looks like a slip is an error.
+                near = difflib.get_close_matches(parts[0], known, 1, 0.8)
+                if near:
+                    self.errors.append(f"{variable}: unknown key; did you mean JOBS_{near[0].upper()}?")
+                continue
+            nested: Any = _Text(text)
+            for part in reversed(parts):
+                nested = {part: nested}
+            self.merge(nested, source)
+
+    def _secret_file(self, variable: str, path: str) -> str:
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            self.errors.append(f"{variable}: {path}: {getattr(error, 'strerror', None) or error}")
+            return ""
+
+    def build(self, base_dir: Path) -> Config:
+        self._adopt_plugin_tables()
+        config: Config = self._section(Config, self.raw, "")
+        if not self.errors:
+            self._check(config)
+        if self.errors:
+            raise ConfigError("\n".join(dict.fromkeys(self.errors)))
+        return msgspec.structs.replace(config, base_dir=base_dir)
+
+    def _adopt_plugin_tables(self) -> None:
+        """[flask] is short for [plugins.flask] where flask is the framework or the loader."""
+        for name in {str(self.raw.get("framework", "")), str(self.raw.get("loader", ""))}:
+            if isinstance(self.raw.get(name), dict):
+                table = self.raw.pop(name)
+                self._merge(self.raw.setdefault("plugins", {}), {name: table}, self._tables[name], "plugins.")
+
+    def _section(self, kind: Any, value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            self._error(path, f"expected a table, got {_show(value)}")
+            return None
+        fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
+        built: dict[str, Any] = {}
+        for key, item in value.items():
+            where = f"{path}.{key}" if path else key
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, 1)
+                self._error(where, f'unknown key; did you mean "{near[0]}"?' if near else "unknown key")
+                continue
+            built[key] = self._value(fields[key].type, item, where)
+        return kind(**built) if not self.errors else None
+
+    def _value(self, kind: Any, value: Any, path: str) -> Any:
+        section = _section_in(kind)
+        if section and (kind is section or isinstance(value, dict)):
+            return self._section(section, value, path)
+        if typing.get_origin(kind) is dict and isinstance(value, dict):
+            item = typing.get_args(kind)[1]
+            return {key: self._value(item, entry, f"{path}.{key}") for key, entry in value.items()}
+        if section:
+            kind = next(arm for arm in _arms(kind) if arm is not section)
+        if isinstance(value, _Text):
+            value = _from_text(value, kind)
+        try:
+            return msgspec.convert(value, kind, dec_hook=_unit)
+        except msgspec.ValidationError as error:
+            self._error(path, _reason(error, kind, value, path))
+            return None
+
+    def _error(self, path: str, reason: str) -> None:
+        """Note what is wrong with `path`, after the name of the file or variable that says so."""
+        source, key = None, path
+        while key and not source:
+            source, key = self.sources.get(key) or self._tables.get(key), key.rpartition(".")[0]
+        if source and source.startswith("JOBS_"):
+            self.errors.append(f"{source}: {reason}")
+        else:
+            self.errors.append(f"{source or 'configuration'}: {path}: {reason}")
+
+    def _check(self, config: Config) -> None:
+        """What no single key can show."""
+        for name, pool in config.pools.items():
+            workers = pool.workers
+            if not isinstance(workers, int) and workers.min > workers.max:
+                self._error(f"pools.{name}.workers", f"min is {workers.min}, more than max {workers.max}")
+            if not pool.topics:
+                self._error(f"pools.{name}.topics", "a pool serves at least one topic")
+            for topic in pool.topics:
+                self._check_topic(f"pools.{name}.topics", topic)
+        for topic in config.topics:
+            self._check_topic(f"topics.{topic}", topic)
+        for name, entry in config.schedule.items():
+            if (entry.cron is None) == (entry.every is None):
+                self._error(f"schedule.{name}", "needs either cron or every")
+
+    def _check_topic(self, path: str, topic: str) -> None:
+        reason = topic_error(topic)
+        if reason:
+            self._error(path, reason)
+
+
+def _arms(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _section_in(kind: Any) -> type[Section] | None:
+    for arm in _arms(kind):
+        if isinstance(arm, type) and issubclass(arm, Section):
+            return arm
+    return None
+
+
+def _from_text(text: str, kind: Any) -> Any:
+    """Text of the environment as the value it stands for: itself where text is wanted, else as TOML or a,b,c."""
+    arms = _arms(kind)
+    if any(arm in (str, Duration, Size) or typing.get_origin(arm) is typing.Literal for arm in arms):
+        return str(text)
+    try:
+        return _loads(f"value = {text}")["value"]
+    except ValueError:
+        if any(typing.get_origin(arm) is list for arm in arms):
+            return [part.strip() for part in text.split(",") if part.strip()]
+        return str(text)
+
+
+def _unit(kind: type, value: Any) -> Any:
+    if kind is Duration:
+        return seconds(value)
+    if kind is Size:
+        return size(value)
+    raise TypeError(f"unexpected type {kind} in the configuration")  # pragma: no cover - config.py holds no other
+
+
+def _reason(error: msgspec.ValidationError, kind: Any, value: Any, path: str) -> str:
+    """msgspec's complaint in the words of a configuration file, with the value unless it may be secret."""
+    text = str(error).partition(" - at ")[0].replace("`", "")
+    choices = [choice for arm in _arms(kind) if typing.get_origin(arm) is typing.Literal for choice in typing.get_args(arm)]
+    shown = type(value).__name__ if _secret(path) else _show(value)
+    if choices:
+        return f"expected one of {', '.join(choices)}, got {shown}"
+    expected = text.partition(", got ")[0]
+    if not expected.startswith("Expected"):
+        return "not accepted" if _secret(path) else text
+    for word, plain in (("array", "a list"), ("object", "a table"), (" | null", "")):
+        expected = expected.replace(word, plain)
+    return f"e{expected[1:]}, got {shown}"
+
+
+def _show(value: Any) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, (str, int, float, bool, list)) else type(value).__name__
+
+
+def _secret(path: str) -> bool:
+    return any(path == key or path.startswith(f"{key}.") for key in SECRET)
+
+
+def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
+    if isinstance(value, Section):
+        names = [name for name in value.__struct_fields__ if name != "base_dir"]
+        return [row for name in names for row in _flatten(getattr(value, name), f"{path}.{name}" if path else name)]
+    if isinstance(value, dict) and value and not _secret(path):
+        return [row for key, item in value.items() for row in _flatten(item, f"{path}.{key}")]
+    if _secret(path) and value:
+        return [(path, redact(value) if isinstance(value, str) else "(set)")]
+    if isinstance(value, (Duration, Size)):
+        return [(path, f'"{value}"')]
+    return [(path, "" if value is None else msgspec.json.encode(value).decode())]

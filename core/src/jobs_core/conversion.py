@@ -1,0 +1,75 @@
+"""Values that msgspec does not know on its own, both ways: paths, and pydantic models by duck typing."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+
+def encode_hook(value: Any) -> Any:
+    """What msgspec cannot write on its own: paths and pydantic models, by duck typing."""
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump(mode="json")
+    raise TypeError(f"{type(value).__qualname__} is no JSON type, dataclass, Struct, pydantic model or Path")
+
+
+def decode_hook(kind: type, value: Any) -> Any:
+    """The reverse of `encode_hook`."""
+    if isinstance(kind, type) and issubclass(kind, pathlib.PurePath):
+        if not isinstance(value, str):
+            raise TypeError(f"expected str for a path, got {type(value).__name__}")
+        return kind(value)
+    validate = getattr(kind, "model_validate", None)
+    if validate is not None:
+        return _validate(validate, value)
+    raise TypeError(f"{kind!r} cannot be read from JSON")
+
+
+def _validate(validate: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return validate(value)
+    except ValueError as error:
+        details = getattr(error, "errors", None)
+        if details is None:
+            raise
+        # pydantic's own text shows the input, which may be secret.
+        told = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details()]
+        raise ValueError("; ".join(told)) from None
+
+
+def is_custom(kind: Any) -> bool:
+    """Whether the hooks handle this type."""
+    return isinstance(kind, type) and (issubclass(kind, pathlib.PurePath) or hasattr(kind, "model_validate"))
+
+
+json_encoder = msgspec.json.Encoder(enc_hook=encode_hook)
+"""Writes arguments and results; safe from any thread."""
+
+
+def may_hide_non_finite(encoded: bytes) -> bool:
+    """Whether JSON that msgspec wrote may hold NaN or infinity: it writes them as null, as keys by name.
+
+    Cheap, so that only what has a null is looked through with `non_finite`.
+    """
+    return b"null" in encoded or b"nan" in encoded or b"inf" in encoded
+
+
+def non_finite(value: Any) -> bool:
+    """Whether a value holds NaN or infinity, at any depth."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(non_finite(key) or non_finite(item) for key, item in value.items())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(map(non_finite, value))
+    if value is None or isinstance(value, (str, bytes, int)):
+        return False
+    fields = getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None)
+    return fields is not None and any(non_finite(getattr(value, name, None)) for name in fields)

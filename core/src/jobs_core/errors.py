@@ -1,0 +1,184 @@
+"""The one tree of errors.
+
+A message says what happened, where, and how to mend it; what a program may want to look at is also a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class JobsError(Exception):
+    """Base of every error this package raises on its own account."""
+
+
+# -- set-up: what an operator mends in a file -----------------------------------------------------
+
+
+class ConfigError(JobsError):
+    """Raised when the configuration cannot be used: the message names file, key and mend."""
+
+
+class PluginError(JobsError):
+    """Raised when a plugin that the configuration needs is missing, broken or of another interface version."""
+
+
+class LoadError(JobsError):
+    """Raised when a module that should define jobs cannot be imported; `frame` is the line of the user's code."""
+
+    def __init__(self, message: str, *, frame: str = "") -> None:
+        super().__init__(message)
+        self.frame = frame
+
+
+# -- definition and enqueue: what a developer mends in code ----------------------------------------
+
+
+class JobDefinitionError(JobsError):
+    """Raised when a function cannot be a job as written: two under one name, options out of range."""
+
+
+class ArgumentError(JobsError, TypeError):
+    """Raised when arguments do not fit a job's signature or annotations; `argument` names the offender."""
+
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+
+class DuplicateJob(JobsError):
+    """Raised by an enqueue with `unique=` and `conflict="raise"` while `existing_id` holds the key."""
+
+    def __init__(self, message: str, *, existing_id: str) -> None:
+        super().__init__(message)
+        self.existing_id = existing_id
+
+
+# -- messages: what a worker could not read --------------------------------------------------------
+
+
+class MessageError(JobsError):
+    """Raised when bytes from a queue are no envelope this version can run."""
+
+
+class UnknownVersion(MessageError):
+    """Raised when an envelope is of a later version: a newer worker can read it."""
+
+
+class SignatureError(MessageError):
+    """Raised when signing keys are configured and a message is unsigned, forged or of an unknown key."""
+
+
+class MessageTooLarge(MessageError):
+    """Raised when an encoded message exceeds `max_message`."""
+
+
+class UnknownJob(JobsError):
+    """Raised when no registered function has this name; `nearest` holds the closest names."""
+
+    def __init__(self, message: str, *, nearest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.nearest = tuple(nearest)
+
+
+# -- backends --------------------------------------------------------------------------------------
+
+
+class BackendError(JobsError):
+    """Raised when the queue backend refuses an operation; trying again does not help."""
+
+
+class BackendUnavailable(BackendError):
+    """Raised when the backend cannot be reached or is too busy; the same request may be sent again."""
+
+
+class QueueFull(BackendError):
+    """Raised when the backend has no room for more jobs; taking and settling still work."""
+
+
+class OwnerLost(BackendError):
+    """Raised when this owner's reservations were released to others; open again under a fresh owner id."""
+
+
+class NotSupported(BackendError):
+    """Raised when a call needs a `feature` that the configured backend does not have."""
+
+    def __init__(self, feature: str, backend: str, mend: str = "") -> None:
+        advice = mend or "choose a backend that has it: docs/backends.md has the table"
+        super().__init__(f"{backend} has no {feature}: {advice}")
+        self.feature = feature
+        self.backend = backend
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+class ResultNotStored(JobsError):
+    """Raised when a result is asked for that no worker stores."""
+
+
+class ResultTimeout(JobsError, TimeoutError):
+    """Raised when a job has not ended within the time a caller wanted to wait for its result."""
+
+
+class JobFailed(JobsError):
+    """Raised by `JobHandle.result` for a job in the dead letters; its last error is in the fields, as text."""
+
+    def __init__(self, message: str, *, reason: str, error_type: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.error_type = error_type
+        self.traceback = traceback
+
+
+class JobWasCancelled(JobsError):
+    """Raised by `JobHandle.result` for a cancelled job."""
+
+
+# -- raised inside a job, by the application -------------------------------------------------------
+
+
+class JobSignal(Exception):
+    """Base of what a job raises to say how it should go on; none of them is an error."""
+
+
+class Retry(JobSignal):
+    """Raise in a job to end this attempt and have another; `delay` in seconds, or "5m", or a timedelta.
+
+    Counts as an attempt; without a delay the job's own backoff applies.
+    """
+
+    def __init__(self, reason: str = "", *, delay: object = None) -> None:
+        super().__init__(reason or "the job asked to be retried")
+        self.delay = delay
+
+
+class Snooze(JobSignal):
+    """Raise in a job to have it run again after `delay`, as if this run had not been: no attempt is counted."""
+
+    def __init__(self, delay: object) -> None:
+        super().__init__("the job asked to be run later")
+        self.delay = delay
+
+
+class Discard(JobSignal):
+    """Raise in a job to give it up: it goes to the dead letters with `reason`, without further attempts."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+# -- raised inside a job, by us --------------------------------------------------------------------
+
+
+class JobInterrupted(BaseException):
+    """Base of what is raised in the middle of a job. Not an `Exception`: `except Exception` must not swallow it."""
+
+
+class JobTimeout(JobInterrupted):
+    """Raised inside a job that has run for longer than its timeout; the attempt counts."""
+
+
+class JobCancelled(JobInterrupted):
+    """Raised inside a job that somebody cancelled while it ran."""

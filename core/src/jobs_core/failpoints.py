@@ -1,0 +1,57 @@
+"""Fail points: places where a test can make this process die, stall or fail, to hit a window exactly.
+
+`JOBS_FAILPOINT=reserve.after_commit=kill,push.before_commit=sleep:0.5@3` names points, what happens there,
+and after `@` on which visit (default: the first). Actions: `kill` (SIGKILL to itself), `exit:CODE`,
+`sleep:SECONDS`, `raise` (BackendUnavailable). Without the variable a point is an empty function.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from .errors import BackendUnavailable, ConfigError
+
+
+class _Point:
+    def __init__(self, name: str, action: str) -> None:
+        self.name = name
+        action, _, visit = action.partition("@")
+        self.verb, _, self.value = action.partition(":")
+        self.left = int(visit or 1)
+        if self.verb not in ("kill", "exit", "sleep", "raise"):
+            raise ConfigError(f"JOBS_FAILPOINT: {name}: expected kill, exit:CODE, sleep:SECONDS or raise, got {action!r}")
+
+    def visit(self) -> None:
+        self.left -= 1
+        if self.left:
+            return
+        if self.verb == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.verb == "exit":
+            os._exit(int(self.value or 1))
+        elif self.verb == "sleep":
+            time.sleep(float(self.value))
+        else:
+            raise BackendUnavailable(f"fail point {self.name}")
+
+
+def _none(name: str) -> None:
+    """No fail points are set."""
+
+
+def parse(text: str) -> Callable[[str], None]:
+    """The function that visits the points set in `text`."""
+    pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    points = {name: _Point(name, action) for name, _, action in pairs}
+
+    def visit(name: str) -> None:
+        if name in points:
+            points[name].visit()
+
+    return visit if points else _none
+
+
+failpoint: Callable[[str], None] = parse(os.environ.get("JOBS_FAILPOINT", ""))

@@ -1,0 +1,62 @@
+"""What `enqueue` returns: the job's id, and ways to follow it."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+from .backends.base import State
+
+T = TypeVar("T")
+
+
+class Follower(Protocol):
+    """What a handle needs of an application."""
+
+    def status(self, job_id: str) -> State: ...
+
+    def cancel(self, job_id: str) -> State: ...
+
+    def result(self, handle: JobHandle[T], timeout: float | None) -> T: ...
+
+    async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T: ...
+
+
+class JobHandle(Generic[T]):
+    """A job that was enqueued. Any thread may use it; it holds no connection."""
+
+    __slots__ = ("_follower", "created", "id", "job", "stores_result", "topic")
+
+    def __init__(
+        self, follower: Follower, job_id: str, job: Any, topic: str, *, stores_result: bool, created: bool = True
+    ) -> None:
+        self._follower = follower
+        self.id = job_id
+        self.job = job
+        self.topic = topic
+        self.stores_result = stores_result
+        self.created = created
+        """False if a job with the same unique key was there before: this is its handle."""
+
+    def status(self) -> State:
+        """Where the job is now; UNKNOWN also for one that is done and kept no result."""
+        return self._follower.status(self.id)
+
+    def cancel(self) -> State:
+        """Cancel the job; return its state afterwards. A running job is interrupted within a heartbeat."""
+        return self._follower.cancel(self.id)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the job and return what it returned; `timeout` in seconds, None waits without end.
+
+        Raises ResultTimeout, JobFailed, JobWasCancelled, and ResultNotStored for a job that does not keep
+        its result (say `store_result=True`).
+        """
+        return self._follower.result(self, timeout)
+
+    async def aresult(self, timeout: float | None = None) -> T:
+        """`result` without blocking the event loop."""
+        return await self._follower.aresult(self, timeout)
+
+    def __repr__(self) -> str:
+        name = getattr(self.job, "name", self.job)
+        return f"<JobHandle {self.id} {name} in {self.topic}>"

@@ -1,0 +1,253 @@
+"""`@job` turns a function into a job function: still callable, and able to be enqueued."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from .arguments import Arguments, resolve_return
+from .conversion import decode_hook
+from .errors import JobDefinitionError, ResultNotStored
+from .handle import JobHandle
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse
+from .registry import Registry, default_registry
+from .units import DurationLike
+
+P = ParamSpec("P")
+R = TypeVar("R")  # what calling the function returns
+T = TypeVar("T")  # what the job results in: for async functions, what awaiting returns
+
+
+class Call(Generic[T]):
+    """A job function with its arguments, for enqueuing many at once."""
+
+    __slots__ = ("args", "job", "kwargs")
+
+    def __init__(self, job: JobFunction[Any, Any, T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.job = job
+        self.args = args
+        self.kwargs = kwargs
+
+
+class Enqueuer(Protocol):
+    """What a job function needs of an application."""
+
+    def enqueue(self, call: Call[T]) -> JobHandle[T]: ...
+
+    async def aenqueue(self, call: Call[T]) -> JobHandle[T]: ...
+
+    def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]: ...
+
+    async def aenqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]: ...
+
+
+class JobFunction(Generic[P, R, T]):
+    """A registered function. Calling it calls the function; `enqueue` has a worker call it.
+
+    Immutable; any thread may use it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        aliases: tuple[str, ...],
+        options: JobOptions,
+        cron: str | None,
+        tz: str,
+        missed: Literal["skip", "once"],
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function: Final = function
+        self.name: Final = name
+        self.aliases: Final = aliases
+        self.options: Final = options
+        self.cron: Final = cron
+        self.tz: Final = tz
+        self.missed: Final = missed
+        self.is_async: Final = inspect.iscoroutinefunction(function)
+        self.overrides = NO_OVERRIDES
+
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        """The compiled signature; made on first use, when all modules are imported."""
+        return Arguments(self.function, self.name)
+
+    @functools.cached_property
+    def _result_type(self) -> Any:
+        return resolve_return(self.function)
+
+    def convert_result(self, value: Any) -> T:
+        """A stored result as the annotated type; raises ResultNotStored if this code's annotation does not fit it."""
+        try:
+            converted: T = msgspec.convert(value, self._result_type, dec_hook=decode_hook, str_keys=True)
+        except (msgspec.ValidationError, TypeError, ValueError) as error:
+            raise ResultNotStored(f"the stored result of {self.name} does not fit its annotation: {error}") from None
+        return converted
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """Have a worker call this function; durable when it returns.
+
+        Raises ArgumentError for arguments that do not fit, MessageTooLarge, DuplicateJob (only with
+        `conflict="raise"`), QueueFull, and BackendUnavailable after `enqueue_timeout`.
+        """
+        return _application().enqueue(Call(self, args, kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """`enqueue` without blocking the event loop. If cancelled, the job may have been enqueued all the same."""
+        return await _application().aenqueue(Call(self, args, kwargs))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """This function with arguments, for `enqueue_many`."""
+        return Call(self, args, kwargs)
+
+    def enqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
+        """Enqueue many in one round trip; each item is a `call(...)`, a tuple of arguments or a dict of them."""
+        return _application().enqueue_many([self._as_call(item) for item in calls])
+
+    async def aenqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
+        """`enqueue_many` without blocking the event loop."""
+        return await _application().aenqueue_many([self._as_call(item) for item in calls])
+
+    def using(
+        self,
+        *,
+        delay: DurationLike | UnsetType | None = UNSET,
+        priority: int | UnsetType = UNSET,
+        topic: str | UnsetType = UNSET,
+        retries: int | UnsetType = UNSET,
+        timeout: DurationLike | UnsetType | None = UNSET,
+        expires: DurationLike | UnsetType | None = UNSET,
+        unique: Unique | bool | str | UnsetType | None = UNSET,
+        store_result: bool | UnsetType = UNSET,
+        key: str | UnsetType | None = UNSET,
+        headers: Mapping[str, Any] | UnsetType = UNSET,
+        id: str | UnsetType = UNSET,
+    ) -> JobFunction[P, R, T]:
+        """The same job function with other options for what is enqueued through it.
+
+        Durations are seconds, a timedelta or text ("5m"). `id` chooses the job's id beforehand; an id that
+        is in the queue already adds nothing. Raises JobDefinitionError for a value out of range.
+        """
+        given = {
+            "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
+            "expires": expires, "unique": unique, "store_result": store_result, "key": key, "headers": headers, "id": id,
+        }  # fmt: skip
+        twin: JobFunction[P, R, T] = object.__new__(JobFunction)
+        twin.__dict__.update(self.__dict__)
+        twin.overrides = parse(f"{self.name}.using", given).over(self.overrides)
+        return twin
+
+    def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:
+        if isinstance(item, tuple):
+            return Call(self, item, {})
+        if isinstance(item, dict):
+            return Call(self, (), item)
+        if isinstance(item, Call):
+            return item
+        raise JobDefinitionError(
+            f"{self.name}.enqueue_many: expected a call(...), a tuple or a dict for each job, got {type(item).__name__}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<job {self.name}>"
+
+
+def _no_application() -> Enqueuer:
+    raise RuntimeError("jobs_core.app is not imported")  # pragma: no cover - the package imports it
+
+
+_application: Callable[[], Enqueuer] = _no_application
+
+
+def set_application_source(source: Callable[[], Enqueuer]) -> None:
+    """Tell job functions where their application comes from; app.py does, so that this module need not know it."""
+    global _application
+    _application = source
+
+
+@overload
+def job(function: Callable[P, Coroutine[Any, Any, T]], /) -> JobFunction[P, Coroutine[Any, Any, T], T]: ...
+
+
+@overload
+def job(function: Callable[P, T], /) -> JobFunction[P, T, T]: ...
+
+
+@overload
+def job(
+    *,
+    name: str | None = None,
+    aliases: Iterable[str] = (),
+    topic: str | UnsetType = UNSET,
+    retries: int | UnsetType = UNSET,
+    timeout: DurationLike | UnsetType | None = UNSET,
+    backoff: Backoff | DurationLike | UnsetType = UNSET,
+    priority: int | UnsetType = UNSET,
+    expires: DurationLike | UnsetType | None = UNSET,
+    unique: Unique | bool | str | UnsetType | None = UNSET,
+    acks: Acks | UnsetType = UNSET,
+    store_result: bool | UnsetType = UNSET,
+    cron: str | None = None,
+    tz: str = "UTC",
+    missed: Literal["skip", "once"] = "once",
+    registry: Registry | None = None,
+) -> _Decorator: ...
+
+
+def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Register a function as a job; with options, or without as plain `@job`.
+
+    `name` defaults to module.function, `aliases` are older names whose messages still come here. `retries`
+    are further attempts after the first (default 3), `timeout` bounds one run, `backoff` the first retry's
+    wait. `acks="early"` acknowledges before the run: at most once, no retries. Raises JobDefinitionError.
+    """
+    if function is not None:
+        return _define(function)
+    return lambda function: _define(function, **options)
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> JobFunction[P, Coroutine[Any, Any, T], T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> JobFunction[P, T, T]: ...
+
+
+def _define(
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    aliases: Iterable[str] = (),
+    cron: str | None = None,
+    tz: str = "UTC",
+    missed: Literal["skip", "once"] = "once",
+    registry: Registry | None = None,
+    **options: Any,
+) -> JobFunction[Any, Any, Any]:
+    if not inspect.isfunction(inspect.unwrap(function)):
+        raise JobDefinitionError(f"@job takes a function, got {function!r}: decorate the function itself")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise JobDefinitionError(f"{function.__qualname__} is a generator: a job runs to its end, use a plain function")
+    name = name or f"{function.__module__}.{function.__qualname__}"
+    for text in (name, *aliases):
+        if not 0 < len(text) <= 200 or not text.isprintable() or " " in text:
+            raise JobDefinitionError(f"{text!r} is no job name: use 1 to 200 printable characters without spaces")
+    made: JobFunction[Any, Any, Any] = JobFunction(
+        function, name=name, aliases=tuple(aliases), options=parse(name, options), cron=cron, tz=tz, missed=missed
+    )
+    (default_registry if registry is None else registry).add(made)
+    return made
+
+
+__all__ = ["DEFAULT_TOPIC", "Call", "Enqueuer", "JobFunction", "job", "set_application_source"]

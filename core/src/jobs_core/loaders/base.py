@@ -1,0 +1,70 @@
+"""What a framework plugin fills: a loader that imports the jobs, a bootstrapper that sets their stage."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..worker.context import JobContext
+
+
+class JobLoader(abc.ABC):
+    """Imports what defines the jobs."""
+
+    @abc.abstractmethod
+    def load(self) -> list[str]:
+        """Import the modules that define jobs; return their names.
+
+        Called by: the template, or the worker without preload, and `jobsctl check`, once. Blocks: as long as
+        the imports do. Raises: LoadError with the user's own line.
+        """
+
+
+class Bootstrapper:
+    """Sets up the framework that job functions were written for. The defaults do nothing."""
+
+    def setup(self) -> None:
+        """Build the application; leave no connection open that a fork would share.
+
+        Called by: the template (or the worker without preload), once, before the jobs are loaded. Raises: LoadError.
+        """
+
+    def after_fork(self) -> None:
+        """Make what a worker process needs of its own.
+
+        Called by: every worker, once, after the fork. Raises: anything; the worker then cannot boot.
+        """
+
+    def around(self, run: JobContext) -> AbstractContextManager[object] | None:
+        """A context manager for one run of a plain function, or None.
+
+        Called by: executors, for every run, in the thread that runs the job. Raises: as a failure of the run.
+        """
+        return None
+
+    def aaround(self, run: JobContext) -> AbstractAsyncContextManager[object] | AbstractContextManager[object] | None:
+        """A context manager for one run of an `async def` function, or None; the same as `around` by default.
+
+        Called by: executors, for every run, in the job's own task. Raises: as a failure of the run.
+        """
+        return self.around(run)
+
+
+class AlertChannel(abc.ABC):
+    """Sends an alert somewhere people look."""
+
+    @abc.abstractmethod
+    def send(self, title: str, text: str, facts: dict[str, Any]) -> None:
+        """Deliver one alert within 5 seconds.
+
+        Called by: the housekeeper, on a thread of its own. Blocks: at most 5 s. Raises: anything; it is logged.
+        """
+
+
+LoaderFactory: TypeAlias = "Callable[[Config], JobLoader]"
+BootstrapperFactory: TypeAlias = "Callable[[Config], Bootstrapper]"
+AlertChannelFactory: TypeAlias = "Callable[[dict[str, Any]], AlertChannel]"

@@ -1,0 +1,228 @@
+"""The envelope: the immutable JSON that carries one job, and its signature.
+
+The format is documented for producers in other languages in docs/envelope.md; its JSON Schema is
+docs/envelope.schema.json. Backends store the exact bytes and never parse them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .conversion import json_encoder, may_hide_non_finite, non_finite
+from .errors import ConfigError, MessageError, MessageTooLarge, SignatureError, UnknownVersion
+from .ids import new_id
+
+VERSION = 1
+_SIGNED = b"jobs1."
+
+# Patterns stand in the schema only: a name is looked up in a dict, and what is not in it goes no further.
+Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": r"^[A-Za-z0-9_.<>:-]+$"})]
+Topic = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pattern": r"^[A-Za-z0-9_.-]+$"})]
+NonNegative = Annotated[float, Meta(ge=0)]
+Priority = Annotated[int, Meta(ge=0, le=9)]
+
+
+class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
+    """Who may not be enqueued twice: `key`, held while queued, until done, or for a number of seconds."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=512)]
+    scope: Literal["queued", "done"] | NonNegative = "done"
+    conflict: Literal["drop", "replace", "raise"] = "drop"
+
+
+class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One job on its way. `None` means: as the job function or its topic says.
+
+    Times are seconds; `enqueued_at` is the producer's Unix time and informs people only, delays and
+    expiry run on the broker's clock.
+    """
+
+    v: int
+    id: Annotated[str, Meta(max_length=128)] = ""
+    job: Name | None = None
+    topic: Topic
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    enqueued_at: float = 0.0
+    delay: NonNegative | None = None
+    expires_in: NonNegative | None = None
+    priority: Priority = 0
+    retries: Annotated[int, Meta(ge=0)] | None = None
+    timeout: NonNegative | None = None
+    store_result: bool | None = None
+    unique: UniqueKey | None = None
+    key: str | None = None
+    headers: dict[str, Any] = {}
+
+
+class _VersionOnly(Struct):
+    v: int
+
+
+class _Marks(Struct):
+    """What tells an envelope from the plain JSON of a foreign producer."""
+
+    v: int
+    topic: str
+
+
+_decode_message = msgspec.json.Decoder(Message).decode
+_decode_version = msgspec.json.Decoder(_VersionOnly).decode
+_decode_marks = msgspec.json.Decoder(_Marks).decode
+
+
+def new_message(job: str | None, topic: str, args: Sequence[Any], kwargs: Mapping[str, Any], **options: Any) -> Message:
+    """A message stamped with a fresh id and this process's clock."""
+    return Message(
+        v=VERSION,
+        id=options.pop("id", None) or new_id(),
+        job=job,
+        topic=topic,
+        args=list(args),
+        kwargs=dict(kwargs),
+        enqueued_at=round(time.time(), 6),
+        **options,
+    )
+
+
+class Signer:
+    """Signs with the first key, verifies with any: rotate by putting the new key first.
+
+    A key is "kid:secret"; the secret is used as UTF-8 bytes and should hold at least 32 of them.
+    The MAC is HMAC-SHA256 (RFC 2104) over the exact bytes that follow the signature line.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys: dict[bytes, bytes] = {}
+        for number, key in enumerate(keys):
+            kid, colon, secret = key.partition(":")
+            if not colon or not kid.isalnum() or len(secret) < 16:
+                raise ConfigError(
+                    f'signing_keys[{number}]: expected "kid:secret" with letters and digits before the colon '
+                    "and at least 16 characters after it"
+                )
+            self._keys[kid.encode()] = secret.encode()
+        self._kid = next(iter(self._keys), b"")
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def __repr__(self) -> str:
+        return f"<Signer kids={[kid.decode() for kid in self._keys]}>"
+
+    def sign(self, body: bytes) -> bytes:
+        """`body` behind its signature line."""
+        mac = hmac.digest(self._keys[self._kid], body, "sha256").hex().encode()
+        return _SIGNED + self._kid + b"." + mac + b"\n" + body
+
+    def verify(self, payload: bytes) -> bytes:
+        """The body of a signed payload; raises SignatureError without having looked into it."""
+        line, newline, body = payload.partition(b"\n")
+        if not newline or not line.startswith(_SIGNED):
+            raise SignatureError("the message is not signed, and signing_keys are configured")
+        kid, _, mac = line[len(_SIGNED) :].partition(b".")
+        secret = self._keys.get(kid)
+        if secret is None:
+            raise SignatureError(
+                f"the message is signed with the unknown key {kid[:32].decode(errors='replace')!r}: "
+                "add it to signing_keys if you trust its producer"
+            )
+        if not hmac.compare_digest(mac, hmac.digest(secret, body, "sha256").hex().encode()):
+            raise SignatureError(f"the signature does not match the message (key {kid.decode()!r})")
+        return body
+
+
+def encode(message: Message, *, signer: Signer | None = None, limit: int | None = None) -> bytes:
+    """The bytes of `message` as a backend stores them.
+
+    Raises MessageTooLarge above `limit` bytes and MessageError for NaN, infinity and what JSON cannot hold.
+    """
+    try:
+        payload = json_encoder.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise MessageError(f"{message.job}: the arguments cannot be written as JSON: {error}") from None
+    if may_hide_non_finite(payload):
+        _refuse_non_finite(message)
+    if limit is not None and len(payload) > limit:
+        raise MessageTooLarge(
+            f"{message.job}: the message is {len(payload):,} bytes, the limit is {limit:,}: "
+            "pass a reference (a path, a key) instead of the data, or raise max_message"
+        )
+    return signer.sign(payload) if signer else payload
+
+
+def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_job: str | None = None) -> Message:
+    """The message in `payload`, which came from the queue of `topic`.
+
+    With a `default_job`, JSON that is no envelope becomes that job's single argument. Raises
+    SignatureError, UnknownVersion or MessageError; the payload is verified before it is decoded.
+    """
+    signed = bool(signer)
+    if signer:
+        payload = signer.verify(payload)
+    elif payload.startswith(_SIGNED):
+        payload = payload.partition(b"\n")[2]  # no keys here: nothing to verify with, and nothing that demands it
+    try:
+        message = _decode_message(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return _decode_other(payload, error, topic, default_job)
+    if message.v != VERSION:
+        raise _unknown_version(message.v)
+    if signed and message.topic != topic:
+        raise SignatureError(f"the message is signed for topic {message.topic!r} and was found in {topic!r}")
+    if message.job is None:
+        if default_job is None:
+            raise MessageError(f"the envelope names no job, and topic {topic!r} has no default_job")
+        message = msgspec.structs.replace(message, job=default_job)
+    return message
+
+
+def _decode_other(payload: bytes, error: Exception, topic: str, default_job: str | None) -> Message:
+    """A later version, foreign JSON for the default job, or a MessageError that says what is wrong."""
+    try:
+        version = _decode_version(payload).v
+        if version > VERSION:
+            raise _unknown_version(version)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    if default_job is not None and not _looks_like_envelope(payload):
+        try:
+            argument = msgspec.json.decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as not_json:
+            raise MessageError(f"not JSON: {not_json}") from None
+        return Message(v=VERSION, job=default_job, topic=topic, args=[argument])
+    kind = "not an envelope" if isinstance(error, msgspec.ValidationError) else "not JSON"
+    raise MessageError(f"{kind}: {error}")
+
+
+def _looks_like_envelope(payload: bytes) -> bool:
+    try:
+        _decode_marks(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _unknown_version(version: int) -> UnknownVersion:
+    return UnknownVersion(f"the envelope is of version {version}, this worker reads up to {VERSION}: upgrade jobs-core")
+
+
+def _refuse_non_finite(message: Message) -> None:
+    for where, value in (*enumerate(message.args), *message.kwargs.items(), ("headers", message.headers)):
+        if non_finite(value):
+            raise MessageError(f"{message.job}: argument {where!r} holds NaN or infinity, which JSON cannot carry")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the envelope, as docs/envelope.schema.json holds it."""
+    schema = msgspec.json.schema(Message)
+    for part in schema["$defs"].values():  # docstrings are indented up to Python 3.12
+        part["description"] = inspect.cleandoc(part["description"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "jobs envelope, version 1", **schema}

@@ -1,0 +1,21 @@
+"""For tests: of applications (a pytest plugin, see plugin.py) and of backends (`BackendContract`).
+
+The contract needs `pip install "jobs-core[testing]"` and is therefore only imported when asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .contract import BackendContract
+
+__all__ = ["BackendContract"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BackendContract":
+        from .contract import BackendContract
+
+        return BackendContract
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,40 @@
+"""The meaning of the backend interface, in executable form.
+
+A backend's whole test file::
+
+    class TestContract(BackendContract):
+        @pytest.fixture
+        def backend_url(self, tmp_path):
+            return f"mine://{tmp_path}"
+
+The fixture names a store that is empty and nobody else's. What a backend cannot do it leaves out of `features`:
+the cases bound to a feature then assert the weaker property that holds without it, and never skip a check on
+loss or duplicates. A case may be excused only with `@pytest.mark.xfail(reason=...)` on an override.
+"""
+
+from __future__ import annotations
+
+from .complete import Completeness
+from .concurrency import Concurrency
+from .crashes import Crashes
+from .leases import Leases
+from .machine import Machine
+from .operators import Operators
+from .ordering import Ordering
+from .pushing import Pushing
+from .rig import Rig
+from .settling import Settling
+from .uniqueness import Uniqueness
+from .waiting import Waiting
+
+
+class BackendContract(
+    Pushing, Ordering, Settling, Uniqueness, Waiting, Leases, Operators, Concurrency, Crashes, Machine, Completeness
+):
+    """Subclass it, give it the fixture `backend_url`, and run pytest. See the module."""
+
+    takes_clock = False
+    """True if the backend honours `BackendOptions.clock`: time then passes when the test says so."""
+
+
+__all__ = ["BackendContract", "Rig"]

@@ -1,0 +1,102 @@
+"""The same figures for every backend: what its calls cost, and how soon a push is heard of."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ...backends.base import Backend, BackendOptions, Delivery, Outcome, Outgoing, Settlement
+from ...ids import new_id, new_token
+from ...plugins import Plugins
+from ...urls import scheme
+from .stores import fresh
+
+TOPIC = "contract.bench"
+PAYLOAD = (
+    b'{"v":1,"id":"01920000-0000-7000-8000-000000000000","job":"shop.send_email","topic":"email","args":["a@b.c","hello"]}'
+)
+JOBS = 20_000
+ROUNDS = 3
+
+
+def measure(url: str) -> list[dict[str, Any]]:
+    """Figures, medians of three rounds: what, figure, unit."""
+    factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "URL")
+    fresh(url)
+    options = BackendOptions(base_dir=Path.cwd())
+    producer, worker = factory(url, options), factory(url, options)
+    producer.open(None)
+    worker.open(new_token())
+    try:
+        rows = []
+        for batch in (1, 10, 100, 500):
+            count = JOBS if batch > 1 else 1000
+            pushed = [_push(producer, count, batch) for _ in range(1)]
+            drained = [_drain(worker, batch)]
+            for _ in range(ROUNDS - 1):
+                pushed.append(_push(producer, count, batch))
+                drained.append(_drain(worker, batch))
+            rows.append(_row(f"push, {batch} at a time", count / statistics.median(pushed)))
+            rows.append(_row(f"reserve and settle, {batch} at a time", count / statistics.median(drained)))
+        delays = sorted(_wake_ups(producer, worker, 200))
+        rows.append({"what": "push to waiting worker, median", "figure": round(delays[100] * 1e3, 2), "unit": "ms"})
+        rows.append({"what": "push to waiting worker, 99 of 100", "figure": round(delays[197] * 1e3, 2), "unit": "ms"})
+        return rows
+    finally:
+        worker.close()
+        producer.close()
+
+
+def _row(what: str, rate: float) -> dict[str, Any]:
+    return {"what": what, "figure": f"{rate:,.0f}", "unit": "jobs/s"}
+
+
+def _push(backend: Backend, count: int, batch: int) -> float:
+    jobs = [Outgoing(new_id(), TOPIC, PAYLOAD) for _ in range(count)]
+    begin = time.perf_counter()
+    for start in range(0, count, batch):
+        backend.push(jobs[start : start + batch], new_token())
+    return time.perf_counter() - begin
+
+
+def _drain(backend: Backend, batch: int) -> float:
+    begin = time.perf_counter()
+    while True:
+        deliveries = backend.reserve([TOPIC], batch, new_token())
+        if not deliveries and not backend.wait([TOPIC], 0.05):
+            return time.perf_counter() - begin - 0.05
+        backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+
+
+def _wake_ups(producer: Backend, worker: Backend, count: int) -> list[float]:
+    delays: list[float] = []
+    waiting = threading.Event()
+    done = threading.Event()
+
+    def listen() -> None:
+        for _ in range(count):
+            waiting.set()
+            deliveries: list[Delivery] = []
+            while not deliveries:
+                worker.wait([TOPIC], 5.0)
+                deliveries = worker.reserve([TOPIC], 1, new_token())
+            delays.append(time.perf_counter() - pushed[0])
+            worker.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+            done.set()
+
+    pushed = [0.0]
+    thread = threading.Thread(target=listen)
+    thread.start()
+    for _ in range(count):
+        waiting.wait()
+        waiting.clear()
+        time.sleep(0.005)
+        pushed[0] = time.perf_counter()
+        producer.push([Outgoing(new_id(), TOPIC, PAYLOAD)], new_token())
+        done.wait()
+        done.clear()
+    thread.join()
+    return delays

@@ -1,0 +1,62 @@
+"""A process for the contract to run and to kill: `python -m jobs_core.testing.contract.child URL LEASE TOPIC VERB ARG`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ...backends.base import Answer, Backend, BackendOptions, Outcome, Outgoing, Settlement
+from ...ids import new_id, new_token
+from ...plugins import Plugins
+from ...urls import scheme
+
+
+def main(url: str, lease: str, topic: str, verb: str, argument: str) -> None:
+    factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "url")
+    backend: Backend = factory(url, BackendOptions(lease=float(lease), base_dir=Path.cwd()))
+    backend.open(None if verb == "push" else argument if verb == "victim" else new_token())
+    if verb == "push":
+        for _ in range(int(argument)):
+            backend.push([Outgoing(new_id(), topic, b"pushed")], new_token())
+    elif verb == "drain":
+        drain(backend, topic, Path(argument))
+    elif verb == "victim":
+        victim(backend, topic)
+    backend.close()
+
+
+def drain(backend: Backend, topic: str, ledger: Path) -> None:
+    """Take and settle jobs until there are none for a while; their ids go to the ledger first."""
+    record = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    idle = 0
+    while idle < 3:
+        deliveries = backend.reserve([topic], 10, new_token())
+        if not deliveries:
+            idle += 1
+            backend.wait([topic], 0.2)
+            continue
+        idle = 0
+        os.write(record, "".join(f"{delivery.id}\n" for delivery in deliveries).encode())
+        answers = backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+        assert all(answer is Answer.SETTLED for answer in answers), answers
+
+
+def victim(backend: Backend, topic: str) -> None:
+    """Push one job, take one, beat, settle it: every boundary at which a fail point may strike, announced."""
+    print("push", flush=True)
+    backend.push([Outgoing("pushed-by-victim", topic, b"pushed by the victim")], new_token())
+    print("reserve", flush=True)
+    deliveries = backend.reserve([topic], 1, new_token())
+    while not deliveries:
+        backend.wait([topic], 1.0)
+        deliveries = backend.reserve([topic], 1, new_token())
+    print("heartbeat", flush=True)
+    backend.heartbeat()
+    print("settle", flush=True)
+    backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+    print("end", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

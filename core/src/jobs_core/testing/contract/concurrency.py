@@ -1,0 +1,77 @@
+"""Several processes, and threads, on one queue at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ...backends.base import Backend
+from .rig import PATIENCE, Rig, RigCase, T
+
+PROCESSES = 8
+JOBS = 400
+
+
+class Concurrency(RigCase):
+    """No job is handed out twice, none is left lying."""
+
+    def test_processes_that_reserve_at_once_share_the_jobs(self, rig: Rig, tmp_path: Path) -> None:
+        ids = rig.push_many(rig.producer(), JOBS)
+        if rig.has("multiprocess"):
+            ledgers = [tmp_path / f"ledger-{n}" for n in range(PROCESSES)]
+            children = [_child(rig, "drain", str(ledger)) for ledger in ledgers]
+            for child in children:
+                output, _ = child.communicate(timeout=PATIENCE * 3)
+                assert child.returncode == 0, output
+            seen = [line for ledger in ledgers if ledger.exists() for line in ledger.read_text().split()]
+        else:
+            workers = [rig.worker() for _ in range(PROCESSES)]
+            with ThreadPoolExecutor(PROCESSES) as pool:
+                seen = [job_id for part in pool.map(lambda worker: _drain(rig, worker), workers) for job_id in part]
+        assert [job_id for job_id, times in Counter(seen).items() if times > 1] == []
+        assert set(seen) == set(ids)
+
+    def test_processes_that_push_at_once_lose_nothing(self, rig: Rig) -> None:
+        if not rig.has("multiprocess"):
+            return
+        children = [_child(rig, "push", "50") for _ in range(4)]
+        for child in children:
+            output, _ = child.communicate(timeout=PATIENCE * 3)
+            assert child.returncode == 0, output
+        assert len(rig.drain(rig.worker())) == 4 * 50
+
+    def test_connections_on_threads_do_not_disturb_each_other(self, rig: Rig) -> None:
+        def produce(_: int) -> list[str]:
+            producer = rig.producer()
+            return [job_id for _ in range(10) for job_id in rig.push_many(producer, 5)]
+
+        with ThreadPoolExecutor(6) as pool:
+            produced = [job_id for part in pool.map(produce, range(3)) for job_id in part]
+            workers = [rig.worker() for _ in range(3)]
+            consumed = [job_id for part in pool.map(lambda worker: _drain(rig, worker), workers) for job_id in part]
+        assert sorted(consumed) == sorted(produced)
+
+
+def _drain(rig: Rig, worker: Backend) -> list[str]:
+    seen: list[str] = []
+    while True:
+        deliveries = rig.take(worker, 7)
+        if not deliveries:
+            return seen
+        seen += [delivery.id for delivery in deliveries]
+        rig.done(worker, *deliveries)
+
+
+def _child(rig: Rig, *arguments: str, failpoint: str = "") -> subprocess.Popen[str]:
+    import os
+
+    environment = {**os.environ, "JOBS_FAILPOINT": failpoint}
+    lease = str(rig.lease if not rig.clock else 30.0)
+    command = [sys.executable, "-m", "jobs_core.testing.contract.child", rig.url, lease, T, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+start_child = _child

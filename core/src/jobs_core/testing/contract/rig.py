@@ -1,0 +1,194 @@
+"""What contract cases work with: backends that are opened and closed for them, time that passes, jobs to push."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ...backends.base import (
+    Answer,
+    Backend,
+    BackendOptions,
+    Delivery,
+    JobRecord,
+    Outcome,
+    Outgoing,
+    Retention,
+    Settlement,
+)
+from ...ids import new_id, new_token
+from ...plugins import Plugins
+from ...urls import scheme
+
+T = "contract.topic"
+"""The topic of cases that need just one."""
+
+ERROR = msgspec.json.encode({"type": "ValueError", "message": "no", "traceback": ""})
+PATIENCE = 20.0
+"""Longest time, in seconds, that a case waits for something that has to happen."""
+
+
+class ManualClock:
+    """A broker's clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Rig:
+    """One empty store, and the means to use it. Real clocks run with a lease of one second."""
+
+    def __init__(self, url: str, clock: ManualClock | None) -> None:
+        self.url = url
+        self.clock = clock
+        self.lease = 30.0 if clock else 1.0
+        self._factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "backend_url")
+        self._opened: list[Backend] = []
+        self._requests = itertools.count()
+        self.features = self.unopened().features
+
+    def has(self, *features: str) -> bool:
+        """Whether the backend under test claims all of these."""
+        return self.features.issuperset(features)
+
+    def options(self, **changes: Any) -> BackendOptions:
+        changes = {"lease": self.lease, "clock": self.clock, "base_dir": Path.cwd()} | changes
+        return BackendOptions(**changes)
+
+    def unopened(self, **options: Any) -> Backend:
+        backend: Backend = self._factory(self.url, self.options(**options))
+        return backend
+
+    def producer(self, **options: Any) -> Backend:
+        """A connection without an owner, closed when the case ends."""
+        return self.worker(None, **options)
+
+    def worker(self, owner: str | None = "", **options: Any) -> Backend:
+        """A connection under an owner id of its own, closed when the case ends."""
+        backend = self.unopened(**options)
+        backend.open(new_token() if owner == "" else owner)
+        self._opened.append(backend)
+        return backend
+
+    def close(self) -> None:
+        """Close every connection made so far."""
+        while self._opened:
+            self._opened.pop().close()
+
+    def request(self) -> str:
+        return f"request-{next(self._requests)}-{new_token(4)}"
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        """Let broker time pass: at once with a manual clock, for real otherwise."""
+        if self.clock:
+            self.clock.time += seconds
+        else:
+            time.sleep(seconds)  # the broker's own clock cannot be moved: this is the event that is waited for
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Let time pass until `condition` holds; fails after PATIENCE."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                pytest.fail(f"did not come about within {PATIENCE:g} s: {condition}")
+            self.advance(self.lease / 20)
+
+    def expire(self, keeper: Backend, gone: Callable[[], bool], living: Sequence[Backend] = ()) -> None:
+        """Keep house, and the living owners' leases, until somebody else's lease has run out."""
+
+        def step() -> bool:
+            for backend in living:
+                backend.heartbeat()
+            keeper.housekeep(100)
+            return gone()
+
+        self.until(step)
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def job(self, payload: bytes = b'{"some":"message"}', topic: str = T, **fields: Any) -> Outgoing:
+        return Outgoing(new_id(), topic, payload, **fields)
+
+    def push(self, backend: Backend, *jobs: Outgoing) -> list[str]:
+        """Push jobs; their ids."""
+        backend.push(jobs, self.request())
+        return [job.id for job in jobs]
+
+    def push_many(self, backend: Backend, count: int, **fields: Any) -> list[str]:
+        return self.push(backend, *[self.job(**fields) for _ in range(count)])
+
+    def take(self, backend: Backend, limit: int = 100, topics: Sequence[str] = (T,)) -> list[Delivery]:
+        """Reserve what can be reserved now; a backend that needs a moment to hand out gets it."""
+        deliveries = backend.reserve(topics, limit, self.request())
+        deadline = time.monotonic() + (0.0 if self.has("strict_order") else 1.0)
+        while len(deliveries) < limit and time.monotonic() < deadline:
+            backend.wait(topics, 0.05)
+            deliveries += backend.reserve(topics, limit - len(deliveries), self.request())
+        return deliveries
+
+    def take_ids(self, backend: Backend, limit: int = 100, topics: Sequence[str] = (T,)) -> list[str]:
+        return [delivery.id for delivery in self.take(backend, limit, topics)]
+
+    def take_one(self, backend: Backend, topics: Sequence[str] = (T,)) -> Delivery:
+        """Reserve the one job there has to be, waiting for it if it is not there yet."""
+        found: list[Delivery] = self.until(lambda: backend.reserve(topics, 1, self.request()))
+        return found[0]
+
+    def settle(self, backend: Backend, delivery: Delivery, outcome: Outcome, **fields: Any) -> Answer:
+        """Settle one delivery in a request of its own."""
+        return backend.settle([Settlement(delivery.id, delivery.token, outcome, **fields)], self.request())[0]
+
+    def done(self, backend: Backend, *deliveries: Delivery) -> None:
+        answers = backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], self.request())
+        assert answers == [Answer.SETTLED] * len(deliveries)
+
+    def drain(self, backend: Backend, topics: Sequence[str] = (T,)) -> list[str]:
+        """Run everything there is to its end; ids in order of delivery. Delayed jobs are waited for by the caller."""
+        seen: list[str] = []
+        while True:
+            deliveries = self.take(backend, 50, topics)
+            if not deliveries:
+                return seen
+            self.done(backend, *deliveries)
+            seen += [delivery.id for delivery in deliveries]
+
+    def record(self, backend: Backend, job_id: str) -> JobRecord:
+        found = backend.get(job_id)
+        assert found is not None, f"{job_id} is unknown"
+        return found
+
+
+class RigCase:
+    """Base of all groups of cases: the fixtures."""
+
+    takes_clock = False
+
+    @pytest.fixture
+    def backend_url(self) -> str:
+        """The URL of an empty store that is nobody else's; every subclass of the contract gives it."""
+        raise pytest.UsageError(f"{type(self).__name__} has to define the fixture backend_url")
+
+    @pytest.fixture
+    def rig(self, backend_url: str) -> Iterator[Rig]:
+        rig = Rig(backend_url, ManualClock() if self.takes_clock else None)
+        yield rig
+        rig.close()
+
+
+def retention(keep: float = 30 * 86400.0, most: int = 100_000) -> Callable[[str], Retention]:
+    """Limits on dead letters, the same for every topic."""
+    return lambda topic: Retention(keep, most)

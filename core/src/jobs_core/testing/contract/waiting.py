@@ -1,0 +1,136 @@
+"""Waiting for work without looking for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from ...backends.base import Backend, Delivery, Outcome
+from .rig import PATIENCE, Rig, RigCase, T
+
+
+class Waiting(RigCase):
+    """`wait` ends for work, for a due job, for an interrupt; and a settle is never stuck behind it."""
+
+    def waiting(self, pool: ThreadPoolExecutor, backend: Backend, topics: list[str]) -> object:
+        """Start a long wait on a thread, and come back when it is under way."""
+        started = threading.Event()
+
+        def wait() -> bool:
+            started.set()
+            return backend.wait(topics, PATIENCE)
+
+        future = pool.submit(wait)
+        started.wait(PATIENCE)
+        return future
+
+    def test_a_push_ends_a_wait(self, rig: Rig) -> None:
+        producer, worker = rig.producer(), rig.worker()
+        rig.take(worker)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(worker.wait, [T], PATIENCE)
+            rig.push_many(producer, 1)
+            assert future.result(PATIENCE + 5) is True
+        assert len(rig.take(worker, 1)) == 1
+
+    def test_a_wait_for_what_is_there_already_ends_at_once(self, rig: Rig) -> None:
+        producer, worker = rig.producer(), rig.worker()
+        rig.push_many(producer, 1)
+        rig.until(lambda: worker.wait([T], 0.5))
+        assert rig.take_one(worker)
+
+    def test_each_of_several_waiters_gets_its_job(self, rig: Rig) -> None:
+        producer, workers = rig.producer(), [rig.worker() for _ in range(3)]
+        taken: list[str] = []
+
+        def serve(worker: Backend) -> None:
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline and len(taken) < 3:
+                deliveries = worker.reserve([T], 1, rig.request())
+                taken.extend(delivery.id for delivery in deliveries)
+                if deliveries or len(taken) >= 3:
+                    return
+                worker.wait([T], PATIENCE)
+
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(serve, worker) for worker in workers]
+            ids = rig.push_many(producer, 3)
+            for future in futures:
+                future.result(PATIENCE + 5)
+        assert sorted(taken) == sorted(ids)
+
+    def test_a_wait_ends_when_its_time_is_over(self, rig: Rig) -> None:
+        worker = rig.worker()
+        begin = time.monotonic()
+        assert worker.wait([T], 0.2) is False
+        assert time.monotonic() - begin >= 0.19
+
+    def test_a_wait_for_other_topics_is_not_ended_by_a_push(self, rig: Rig) -> None:
+        producer, worker = rig.producer(), rig.worker()
+        rig.push_many(producer, 1, topic="other")
+        assert worker.wait([T], 0.2) is False
+
+    def test_a_wait_for_no_topics_only_passes_time(self, rig: Rig) -> None:
+        producer, worker = rig.producer(), rig.worker()
+        rig.push_many(producer, 1)
+        assert worker.wait([], 0.2) is False
+
+    def test_an_interrupt_ends_a_wait(self, rig: Rig) -> None:
+        worker = rig.worker()
+        for topics in ([T], []):
+            with ThreadPoolExecutor(1) as pool:
+                future = pool.submit(worker.wait, topics, PATIENCE * 3)
+                time.sleep(0.05)  # for a wait that is well under way; one that is not is ended all the same
+                worker.interrupt()
+                assert future.result(PATIENCE) is False
+
+    def test_an_interrupt_before_a_wait_ends_it_at_once(self, rig: Rig) -> None:
+        worker = rig.worker()
+        worker.interrupt()
+        begin = time.monotonic()
+        worker.wait([T], PATIENCE)
+        assert time.monotonic() - begin < PATIENCE / 2
+
+    def test_a_settle_asked_for_during_a_long_wait_is_out_at_once(self, rig: Rig) -> None:
+        worker = rig.worker()
+        rig.push_many(rig.producer(), 1)
+        delivery = rig.take_one(worker)
+        delays = []
+
+        def courier() -> None:
+            worker.wait([T], PATIENCE)
+            delays.append(time.monotonic())
+            rig.settle(worker, delivery, Outcome.DONE)
+
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(courier)
+            time.sleep(0.05)
+            asked = time.monotonic()
+            worker.interrupt()
+            future.result(PATIENCE)
+        assert delays[0] - asked < PATIENCE / 2  # 10 ms is the aim; the figure is a benchmark's, not a test's
+        assert rig.take(rig.worker()) == []
+
+    def test_a_wait_ends_when_a_scheduled_job_falls_due(self, rig: Rig) -> None:
+        if not rig.has("delay") or rig.clock:
+            return  # with a clock that stands still nothing falls due during a wait
+        producer, worker = rig.producer(), rig.worker()
+        rig.push(producer, rig.job(delay=0.5))
+        deadline = time.monotonic() + PATIENCE
+        found: list[Delivery] = []
+        while not found and time.monotonic() < deadline:
+            worker.wait([T], PATIENCE)
+            found = worker.reserve([T], 1, rig.request())
+        assert found
+
+    def test_a_released_job_ends_another_workers_wait(self, rig: Rig) -> None:
+        worker, other = rig.worker(), rig.worker()
+        rig.push_many(rig.producer(), 1)
+        delivery = rig.take_one(worker)
+        rig.take(other)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(other.wait, [T], PATIENCE)
+            rig.settle(worker, delivery, Outcome.RELEASE)
+            assert future.result(PATIENCE + 5) is True
+        assert rig.take_one(other).id == delivery.id

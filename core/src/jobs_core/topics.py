@@ -1,0 +1,14 @@
+"""Topics: named queues."""
+
+from __future__ import annotations
+
+import re
+
+_TOPIC = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def topic_error(name: str) -> str | None:
+    """Why `name` cannot be a topic; None if it can. Names become file names, keys and queue names."""
+    if _TOPIC.fullmatch(name) and not name.startswith("."):
+        return None
+    return f"{name!r} is no topic name: use 1 to 128 letters, digits, _ . - and no leading dot"

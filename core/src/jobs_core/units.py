@@ -1,0 +1,92 @@
+"""Durations and sizes as people write them: "30s", "5m", "100MB"."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import TypeAlias
+
+DurationLike: TypeAlias = "float | str | timedelta"
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_NUMBER_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+
+
+class Duration(float):
+    """Seconds; in configuration files also "500ms", "30s", "5m", "1h30m", "7d"."""
+
+    def __str__(self) -> str:
+        return format_duration(float(self))
+
+
+class Size(int):
+    """Bytes; in configuration files also "64KB", "1MB", "2GiB"."""
+
+    def __str__(self) -> str:
+        return format_size(int(self))
+
+
+def seconds(value: object) -> Duration:
+    """A duration in seconds from a number, a timedelta or text such as "1h30m".
+
+    Raises ValueError for anything else, and for what is negative or not finite.
+    """
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        result = float(value)
+    elif isinstance(value, str):
+        result = _parse(value, _SECONDS, 'a duration such as "30s", "5m" or "1h30m"')
+    else:
+        raise ValueError(f'expected a duration such as "30s" or a number of seconds, got {type(value).__name__}')
+    if not math.isfinite(result) or result < 0:
+        raise ValueError(f"expected a duration of zero or more, got {value!r}")
+    return Duration(result)
+
+
+def size(value: object) -> Size:
+    """A number of bytes from a number or text such as "1MB"; raises ValueError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"expected a size of zero or more, got {value}")
+        return Size(value)
+    if isinstance(value, str):
+        return Size(_parse(value, _BYTES, 'a size such as "1MB" or "64KB"'))
+    raise ValueError(f'expected a size such as "1MB" or a number of bytes, got {type(value).__name__}')
+
+
+def format_duration(value: float) -> str:
+    """The shortest text a person would write: "30s", "1h30m", "250ms"."""
+    if 0 < value < 1:
+        return f"{value * 1000:g}ms"
+    left, text = value, ""
+    for unit in ("d", "h", "m"):
+        count, left = divmod(left, _SECONDS[unit])
+        if count:
+            text += f"{count:g}{unit}"
+    left = round(left, 3)
+    return text + f"{left:g}s" if left or not text else text
+
+
+def format_size(value: int) -> str:
+    """The shortest exact text a person would write: "1MB", "64KB", "123B"."""
+    for unit in ("GB", "MB", "KB"):
+        if value and value % _BYTES[unit] == 0:
+            return f"{int(value) // _BYTES[unit]}{unit}"
+    return f"{int(value)}B"
+
+
+def _parse(text: str, units: dict[str, float] | dict[str, int], expected: str) -> float:
+    total, end = 0.0, 0
+    stripped = text.strip()
+    for match in _NUMBER_UNIT.finditer(stripped):
+        number, unit = match.groups()
+        if match.start() != end or unit not in units:
+            break
+        total += float(number) * units[unit]
+        end = match.end()
+    if not stripped or end != len(stripped):
+        raise ValueError(f'expected {expected}, got "{text}"')
+    return total

@@ -1,0 +1,1 @@
+"""One worker process: a courier thread that talks to the backend, and executors that run jobs."""

@@ -1,0 +1,118 @@
+"""Thousands of jobs at once as tasks of one event loop, which has the main thread to itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ...errors import JobInterrupted
+from ..context import running
+from ..handover import Handover
+from ..run import Run
+from ..surroundings import Surroundings
+from .base import Executor, LoopRunner, conclude, run_in_thread
+
+PLAIN_THREADS = 32
+"""Most threads for plain functions among async ones."""
+
+
+class AsyncExecutor(Executor):
+    """Starts runs as tasks, `concurrency` at once. Plain functions run on a few threads of the loop."""
+
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int) -> None:
+        super().__init__(handover, surroundings, concurrency)
+        self._loop = asyncio.new_event_loop()
+        self._stopped = asyncio.Event()
+        self._current: dict[str, Run] = {}
+        self._threads: ThreadPoolExecutor | None = None
+
+    def main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            if self._threads:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self.handover.dry()
+        await self._stopped.wait()
+        while self._current or self.handover.pending:
+            await asyncio.sleep(0.005)
+
+    def _start_pending(self) -> None:
+        """Make tasks of what was handed over, as far as there are slots; runs in the loop."""
+        pending, current, loop, now = self.handover.pending, self._current, self._loop, time.monotonic()
+        while len(current) < self.concurrency:
+            try:
+                run = pending.popleft()
+            except IndexError:
+                self.handover.dry()
+                return
+            run.started = now
+            current[run.delivery.id] = run
+            run.task = loop.create_task(self._run(run) if run.job.is_async else self._run_plain(run))
+            run.task.add_done_callback(functools.partial(self._ended, run))
+
+    async def _run(self, run: Run) -> None:
+        running.set(run)  # the task's own context: it ends with the task
+        surroundings = self.surroundings
+        if not surroundings.silent:
+            surroundings.started(run)
+        try:
+            if surroundings.bare:
+                run.value = await run.job.function(*run.args, **run.kwargs)
+            else:
+                run.value = await surroundings.acall(run)
+        except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the loop, and with it everybody's jobs
+            run.error = error
+
+    async def _run_plain(self, run: Run) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(min(PLAIN_THREADS, self.concurrency), "jobs-plain")
+        context = contextvars.copy_context()
+        call = functools.partial(context.run, run_in_thread, run, self.surroundings, LoopRunner)
+        await self._loop.run_in_executor(self._threads, call)
+
+    def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
+        elif run.error is None:
+            run.error = task.exception()
+        run.task = None  # a cycle with the exception's frames otherwise
+        del self._current[run.delivery.id]
+        conclude(run, self.surroundings)
+        self.handover.finish(run)
+        if self.handover.pending:
+            self._start_pending()
+        elif not self._current:
+            self.handover.dry()
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        self.handover.pending.extend(runs)
+        self._loop.call_soon_threadsafe(self._start_pending)
+
+    def can_interrupt(self, run: Run) -> bool:
+        return run.job.is_async
+
+    def interrupt(self, run: Run, error: JobInterrupted) -> None:
+        run.interrupted = error
+        if run.job.is_async:
+            self._loop.call_soon_threadsafe(self._cancel, run)
+
+    def _cancel(self, run: Run) -> None:
+        if run.task is not None:
+            run.task.cancel()
+
+    def started(self) -> list[Run]:
+        return list(self._current.copy().values())
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopped.set)

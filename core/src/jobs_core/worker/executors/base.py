@@ -1,0 +1,106 @@
+"""What an executor is to the courier, and what all of them share."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...errors import JobInterrupted, JobTimeout
+from ..context import running
+from ..handover import Handover
+from ..run import Run
+from ..surroundings import Surroundings
+
+
+class Executor(abc.ABC):
+    """Runs jobs. `main` occupies the worker's main thread until `stop`; the rest is called by the courier."""
+
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int) -> None:
+        self.handover = handover
+        self.surroundings = surroundings
+        self.concurrency = concurrency
+
+    @abc.abstractmethod
+    def main(self) -> None:
+        """Run what the courier hands over, until `stop`. Called by: the main thread, once."""
+
+    @abc.abstractmethod
+    def submit(self, runs: Sequence[Run]) -> None:
+        """Take runs over; they are started in order as slots are free. Called by: the courier. Blocks: never."""
+
+    @abc.abstractmethod
+    def interrupt(self, run: Run, error: JobInterrupted) -> None:
+        """Have `error` raised inside a run that is going on. Called by: the courier. Blocks: never.
+
+        A run that ends meanwhile is left alone; one that ignores it goes on.
+        """
+
+    @abc.abstractmethod
+    def can_interrupt(self, run: Run) -> bool:
+        """Whether `interrupt` can end this run; where it cannot, the courier has the worker replaced."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Let `main` return when what was submitted has been run. Called by: the courier. Blocks: never."""
+
+    @abc.abstractmethod
+    def started(self) -> list[Run]:
+        """The runs that are going on. Called by: the courier. Blocks: never."""
+
+
+class LoopRunner:
+    """Runs async functions from a plain thread, on an event loop of its own that lives as long as the thread."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, surroundings: Surroundings, run: Run) -> Any:
+        """The value of the run's coroutine; an interruption cancels it first and lets it clean up."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        task = self._loop.create_task(surroundings.acall(run))
+        try:
+            return self._loop.run_until_complete(task)
+        except JobInterrupted:
+            task.cancel()
+            self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+            self._loop = None
+
+
+def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], LoopRunner]) -> None:
+    """Run one job in this thread, to its value or error. Raises nothing but what was never the job's."""
+    token = running.set(run)
+    try:
+        if not surroundings.silent:
+            surroundings.started(run)
+        if run.job.is_async:
+            run.value = loops().run(surroundings, run)
+        elif surroundings.bare:
+            run.value = run.job.function(*run.args, **run.kwargs)
+        else:
+            run.value = surroundings.call(run)
+    except BaseException as error:
+        run.error = error
+    finally:
+        running.reset(token)
+
+
+def conclude(run: Run, surroundings: Surroundings) -> None:
+    """Note the end of a run and tell listeners."""
+    run.ended = time.monotonic()
+    if not surroundings.silent:
+        surroundings.finished(run)
+
+
+def overdue(run: Run) -> JobTimeout:
+    """The error for a run past its timeout."""
+    return JobTimeout(f"ran longer than its timeout of {run.timeout:g} s")

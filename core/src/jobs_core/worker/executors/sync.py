@@ -1,0 +1,99 @@
+"""One job after the other, in the main thread: what signals interrupt, and what most code expects."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from ...errors import JobInterrupted
+from ..handover import Handover
+from ..run import Run
+from ..surroundings import Surroundings
+from .base import Executor, LoopRunner, conclude, run_in_thread
+
+INTERRUPT = signal.SIGURG
+"""Ends a run: its handler raises in the main thread, out of system calls too. Ignored by default everywhere,
+so one that comes late harms nobody (the Go runtime preempts with it for that reason)."""
+
+
+class SyncExecutor(Executor):
+    """Runs jobs in the thread that calls `main`. A deadline or a cancel raises inside the job."""
+
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int = 1) -> None:
+        super().__init__(handover, surroundings, 1)
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = False
+        self._current: Run | None = None
+        self._interruptible: Run | None = None
+        self._loop = LoopRunner()
+        self._main_thread = 0
+
+    def main(self) -> None:
+        self._main_thread = threading.get_ident()
+        previous = signal.signal(INTERRUPT, self._raise_in_job)
+        try:
+            self._serve()
+        finally:
+            signal.signal(INTERRUPT, previous)
+            self._loop.close()
+
+    def _serve(self) -> None:
+        pending, finish, surroundings = self.handover.pending, self.handover.finish, self.surroundings
+        while True:
+            try:
+                run = pending.popleft()
+            except IndexError:
+                if self._stopping:
+                    return
+                self.handover.dry()
+                self._bell.get()
+                continue
+            self._current = run
+            run.started = time.monotonic()
+            self._run(run)
+            self._current = None
+            conclude(run, surroundings)
+            finish(run)
+
+    def _run(self, run: Run) -> None:
+        """Run one job; the signal may strike between any two instructions here, and never leaves this function."""
+        try:
+            self._interruptible = run
+            run_in_thread(run, self.surroundings, self._own_loop)
+            self._interruptible = None
+        except JobInterrupted as error:
+            self._interruptible = None
+            run.error = run.error or error
+
+    def _own_loop(self) -> LoopRunner:
+        return self._loop
+
+    def _raise_in_job(self, signum: int, frame: FrameType | None) -> None:
+        run = self._interruptible
+        if run is not None and run.interrupted is not None:
+            self._interruptible = None
+            raise run.interrupted
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        self.handover.pending.extend(runs)
+        self._bell.put(None)
+
+    def interrupt(self, run: Run, error: JobInterrupted) -> None:
+        if self._current is run:
+            run.interrupted = error
+            signal.pthread_kill(self._main_thread, INTERRUPT)
+
+    def can_interrupt(self, run: Run) -> bool:
+        return True
+
+    def started(self) -> list[Run]:
+        current = self._current
+        return [current] if current else []
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._bell.put(None)

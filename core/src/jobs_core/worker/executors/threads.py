@@ -1,0 +1,84 @@
+"""Several jobs at once on threads of one process: for jobs that wait for networks and databases."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+
+from ...errors import JobInterrupted
+from ..handover import Handover
+from ..run import Run
+from ..surroundings import Surroundings
+from .base import Executor, LoopRunner, conclude, run_in_thread
+
+
+class ThreadsExecutor(Executor):
+    """A fixed number of threads that take runs from the handover. A thread cannot be interrupted: see `interrupt`."""
+
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int) -> None:
+        super().__init__(handover, surroundings, concurrency)
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._current: dict[int, Run] = {}
+        self._local = threading.local()
+        self._threads: list[threading.Thread] = []
+
+    def main(self) -> None:
+        for number in range(self.concurrency):
+            # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
+            thread = threading.Thread(target=self._serve, name=f"jobs-executor-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._stopping.wait()
+        while any(thread.is_alive() for thread in self._threads) and self._unfinished():
+            self._threads[0].join(0.05) if self._threads[0].is_alive() else time.sleep(0.01)
+
+    def _unfinished(self) -> bool:
+        return bool(self.handover.pending) or any(run.interrupted is None for run in list(self._current.values()))
+
+    def _serve(self) -> None:
+        pending, current, me = self.handover.pending, self._current, threading.get_ident()
+        while True:
+            try:
+                run = pending.popleft()
+            except IndexError:
+                if self._stopping.is_set():
+                    self._own_loop().close()
+                    return
+                self.handover.dry()
+                self._bell.get()
+                continue
+            current[me] = run
+            run.started = time.monotonic()
+            run_in_thread(run, self.surroundings, self._own_loop)
+            del current[me]
+            conclude(run, self.surroundings)
+            self.handover.finish(run)
+
+    def _own_loop(self) -> LoopRunner:
+        loop = getattr(self._local, "loop", None)
+        if loop is None:
+            loop = self._local.loop = LoopRunner()
+        return loop
+
+    def submit(self, runs: Sequence[Run]) -> None:
+        self.handover.pending.extend(runs)
+        for _ in range(min(len(runs), self.concurrency)):
+            self._bell.put(None)
+
+    def interrupt(self, run: Run, error: JobInterrupted) -> None:
+        """Only tell the job (`current_job().cancelled`): the courier lets the others finish and has us replaced."""
+        run.interrupted = error
+
+    def can_interrupt(self, run: Run) -> bool:
+        return False
+
+    def started(self) -> list[Run]:
+        return list(self._current.values())
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for _ in range(self.concurrency):
+            self._bell.put(None)

@@ -1,0 +1,64 @@
+"""Where courier and executor meet: runs go one way, finished runs come back, and nobody waits for nothing.
+
+No lock and no system call a job: deque operations are atomic, and the courier is woken at most once per
+settle interval, or when the executor has run dry.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .run import Run
+
+SETTLE_INTERVAL = 0.010
+"""Longest time a finished run waits for others to be settled with, seconds (promise 2)."""
+
+_NEVER = float("inf")
+
+
+class Handover:
+    """Two queues. `pending` is filled and taken back by the courier, emptied by executors; `finished` the reverse."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.pending: deque[Run] = deque()
+        self.finished: deque[Run] = deque()
+        self._wake = wake
+        self._quiet_until = 0.0  # before that the courier looks by itself; after, the next finish wakes it once
+
+    # -- executors, any thread -------------------------------------------------------------------
+
+    def finish(self, run: Run) -> None:
+        """Give a run back; `run.ended` is set."""
+        self.finished.append(run)
+        if run.ended >= self._quiet_until:
+            self._quiet_until = _NEVER
+            self._wake()
+
+    def dry(self) -> None:
+        """Say that an executor has nothing left to do."""
+        self._wake()
+
+    # -- courier ---------------------------------------------------------------------------------
+
+    def be_quiet(self, until: float) -> None:
+        """The courier will look at `finished` by itself at `until` (monotonic)."""
+        self._quiet_until = until
+
+    def wake_me(self) -> None:
+        """The courier goes to sleep without a time of its own: the next finish shall wake it."""
+        self._quiet_until = 0.0
+
+    def collect(self) -> list[Run]:
+        """Every run that finished by now."""
+        finished = self.finished
+        return [finished.popleft() for _ in range(len(finished))]
+
+    def take_back(self) -> list[Run]:
+        """Every run that no executor has started, last one first."""
+        taken: list[Run] = []
+        while True:
+            try:
+                taken.append(self.pending.pop())
+            except IndexError:
+                return taken

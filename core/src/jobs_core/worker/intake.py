@@ -1,0 +1,98 @@
+"""From a delivery to a run, or to the settlement of one that cannot run: decoded, verified, looked up, converted."""
+
+from __future__ import annotations
+
+import logging
+
+from ..app import App
+from ..backends.base import Delivery, Outcome, Settlement
+from ..config import Config
+from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
+from ..message import Message, decode
+from ..options import Policy, policy
+from ..registry import AnyJob
+from . import failure
+from .run import Run
+
+logger = logging.getLogger("jobs.worker")
+
+_FIRST_DEFERRAL = 5.0
+_LONGEST_DEFERRAL = 60.0
+
+
+class Intake:
+    """Turns deliveries into runs. Used by the courier alone; never raises for a bad message."""
+
+    def __init__(self, app: App) -> None:
+        self._registry = app.registry
+        self._signer = app.signer
+        self._config: Config = app.config
+        self._limit = app.config.max_message + 200  # a signature line comes on top
+        self._policies: dict[tuple[AnyJob, str], Policy] = {}
+
+    def accept(self, delivery: Delivery) -> Run | Settlement:
+        """A run ready to start, or how the delivery ends without one."""
+        try:
+            if delivery.crashes >= self._config.max_redeliveries:
+                return self._crashed(delivery)
+            message = self._decode(delivery)
+            if self._expired(delivery, message):
+                return self._dead(delivery, Outcome.EXPIRED, "expired", f"not started within {message.expires_in:g} s")
+            job = self._registry.get(message.job or "")
+            if job is None:
+                return self._unknown(delivery, self._missing(message.job or ""))
+            args, kwargs = job.arguments.convert(message.args, message.kwargs)
+        except (UnknownVersion, UnknownJob) as error:
+            return self._unknown(delivery, error)
+        except ArgumentError as error:
+            return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error))
+        except MessageError as error:
+            return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
+        key = (job, delivery.topic)
+        rules = self._policies.get(key)
+        if rules is None:
+            rules = self._policies[key] = policy(job.options, delivery.topic, self._config)
+        return Run(delivery, message, job, rules, args, kwargs)
+
+    def _decode(self, delivery: Delivery) -> Message:
+        if len(delivery.payload) > self._limit:
+            raise MessageError(f"the message is {len(delivery.payload):,} bytes, max_message is {self._config.max_message:,}")
+        settings = self._config.topics.get(delivery.topic)
+        default_job = settings.default_job if settings else None
+        return decode(delivery.payload, signer=self._signer, topic=delivery.topic, default_job=default_job)
+
+    def _expired(self, delivery: Delivery, message: Message) -> bool:
+        if message.expires_in is None:
+            return False
+        # What is signed counts from the producer's signed time too: a recorded message cannot be replayed later.
+        start = min(delivery.pushed_at, message.enqueued_at) if self._signer else delivery.pushed_at
+        return delivery.broker_now >= start + message.expires_in
+
+    def _missing(self, name: str) -> UnknownJob:
+        try:
+            self._registry.find(name)
+        except UnknownJob as error:
+            return error
+        return UnknownJob(f"no job is called {name!r} here")  # pragma: no cover - find has just not found it
+
+    def _unknown(self, delivery: Delivery, error: Exception) -> Settlement:
+        """Left for a newer worker for a while; then dead, with what this one knows."""
+        after = min(_LONGEST_DEFERRAL, _FIRST_DEFERRAL * 2.0 ** min(delivery.deferrals, 10))
+        waited = sum(min(_LONGEST_DEFERRAL, _FIRST_DEFERRAL * 2.0 ** min(n, 10)) for n in range(delivery.deferrals))
+        if waited >= self._config.unknown_grace:
+            reason = "unknown job" if isinstance(error, UnknownJob) else "unknown version"
+            return self._dead(delivery, Outcome.DEAD, reason, str(error))
+        after = min(after, self._config.unknown_grace - waited)
+        logger.warning("job %s waits %.0f s for a newer worker: %s", delivery.id, after, error)
+        return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
+
+    def _crashed(self, delivery: Delivery) -> Settlement:
+        text = f"{delivery.crashes} workers died while they ran this job and no other: it is not run again"
+        return self._dead(delivery, Outcome.DEAD, "crashed", text)
+
+    def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
+        logger.error("job %s of topic %s goes to the dead letters (%s): %s", delivery.id, delivery.topic, reason, text)
+        error = failure.document(
+            at=delivery.broker_now, attempt=delivery.attempt, type=reason, message=failure.clip(text, 2000), traceback=""
+        )
+        return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error)

@@ -1,0 +1,163 @@
+"""One worker process: the application, a backend, a courier and an executor put together, and run to the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from .. import events
+from ..app import App, set_current_app
+from ..config import Pool
+from ..errors import LoadError
+from ..ids import new_token
+from ..loaders.base import Bootstrapper, JobLoader
+from ..plugins import guarded
+from . import context
+from .context import WorkerInfo
+from .courier import Courier
+from .executors.base import Executor
+from .handover import Handover
+from .intake import Intake
+from .surroundings import Surroundings
+
+logger = logging.getLogger("jobs.worker")
+
+GIL_SWITCH_INTERVAL = 0.0005
+"""Seconds after which a busy job lets the courier in: a tenth of Python's default, for settling and heartbeats."""
+
+
+def prepare(app: App) -> Bootstrapper | None:
+    """Import what a worker needs: framework, then jobs, then their compiled signatures.
+
+    Raises PluginError, and LoadError also for a parameter that no message could fill.
+    """
+    config = app.config
+    bootstrapper: Bootstrapper | None = None
+    if config.framework:
+        bootstrapper = app.plugins.choose("jobs_framework_bootstrappers", config.framework, "framework")(config)
+        assert bootstrapper is not None
+        bootstrapper.setup()
+    loader: JobLoader = app.plugins.choose("jobs_job_loaders", config.loader, "loader")(config)
+    loader.load()
+    problems = [str(problem) for job in app.registry for problem in job.arguments.problems]
+    if problems:
+        raise LoadError("\n".join(problems))
+    return bootstrapper
+
+
+class Worker:
+    """A worker of one pool. `run` occupies the main thread; signals are the process's affair, see `obey_signals`.
+
+    A job on a thread that ignores its timeout ends only with the process, which `on_replace` may start anew.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        pool_name: str,
+        pool: Pool,
+        bootstrapper: Bootstrapper | None,
+        *,
+        owner: str | None = None,
+        keeps_house: bool = True,
+        drain: bool = False,
+        on_replace: Callable[[], None] | None = None,
+    ) -> None:
+        self.owner = owner or f"{os.uname().nodename}-{os.getpid()}-{new_token(4)}"
+        self._app = app
+        self._bootstrapper = bootstrapper
+        self._on_replace = on_replace
+        self.info = WorkerInfo(
+            self.owner, pool_name, tuple(pool.topics), pool.mode, 1 if pool.mode == "sync" else pool.concurrency
+        )
+        backend = app.new_backend()
+        handover = Handover(backend.interrupt)
+        surroundings = Surroundings(app.plugins, bootstrapper)
+        self._executor = _executor(pool, handover, surroundings)
+        self.courier = Courier(
+            backend,
+            self.owner,
+            list(pool.topics),
+            self._executor,
+            Intake(app),
+            lease=float(app.config.lease),
+            stop_timeout=float(pool.stop_timeout),
+            keeps_house=keeps_house,
+            drain=drain,
+            on_abandon=self._end_at_once,
+        )
+
+    def run(self) -> None:
+        """Serve until stopped. Raises what the courier failed of; jobs that had to be given up end the process."""
+        sys.setswitchinterval(GIL_SWITCH_INTERVAL)
+        set_current_app(self._app)
+        context.worker_app = self._app
+        if self._bootstrapper is not None:
+            self._bootstrapper.after_fork()
+        self._tell("jobs_worker_started")
+        events.emit(events.WorkerStarted(*_fields(self.info)))
+        self.courier.start()
+        try:
+            self._executor.main()
+        finally:
+            self.courier.stop()
+            self.courier.join()
+        self._tell("jobs_worker_stopping")
+        events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
+        self._app.close()
+        if self.courier.failure:
+            raise self.courier.failure
+
+    def obey_signals(self) -> None:
+        """For a worker in the foreground: TERM and INT stop gracefully, a second INT or QUIT at once."""
+        signal.signal(signal.SIGTERM, self._graceful)
+        signal.signal(signal.SIGINT, self._graceful)
+        signal.signal(signal.SIGQUIT, self._now)
+
+    def _graceful(self, signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, self._now)
+        self.courier.stop()
+
+    def _now(self, signum: int, frame: FrameType | None) -> None:
+        self.courier.stop(0.0)
+
+    def _end_at_once(self) -> None:
+        """The courier has given up jobs that still run in some thread: only the end of the process ends them."""
+        events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self.courier.replace and self._on_replace is not None:
+            self._on_replace()
+        os._exit(REPLACE if self.courier.replace else 1)
+
+    def _tell(self, hook: str) -> None:
+        for implementation in self._app.plugins.implementations(hook):
+            guarded(implementation, worker=self.info)
+
+
+def _fields(info: WorkerInfo) -> tuple[Any, ...]:
+    return tuple(getattr(info, name) for name in info.__struct_fields__)
+
+
+def _executor(pool: Pool, handover: Handover, surroundings: Surroundings) -> Executor:
+    if pool.mode == "sync":
+        from .executors.sync import SyncExecutor
+
+        return SyncExecutor(handover, surroundings)
+    if pool.mode == "threads":
+        from .executors.threads import ThreadsExecutor
+
+        return ThreadsExecutor(handover, surroundings, pool.concurrency)
+    from .executors.asyncio import AsyncExecutor
+
+    return AsyncExecutor(handover, surroundings, pool.concurrency)
+
+
+REPLACE = 75
+"""Exit code of a worker that asks to be replaced: a job on a thread did not end at its timeout (EX_TEMPFAIL)."""

@@ -1,0 +1,46 @@
+"""An outage of the backend: told once, tried again with full jitter, over when a call succeeds."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from .. import events
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+
+class Outage:
+    """Whether the backend answers, and when to try again. Used by the courier alone."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._tries = 0
+        self._next_try = 0.0
+
+    def began(self, error: Exception) -> None:
+        """A call failed: wait before the next, longer every time, at random so that workers do not come together."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            events.emit(events.BackendLost(str(error)))
+        ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._tries, 16))
+        self._tries += 1
+        self._next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
+
+    def over(self) -> None:
+        """A call succeeded."""
+        if self._since is not None:
+            events.emit(events.BackendBack(time.monotonic() - self._since))
+            self._since, self._tries, self._next_try = None, 0, 0.0
+
+    def may_try(self, now: float) -> bool:
+        return now >= self._next_try
+
+    def left(self, now: float) -> float:
+        """Seconds until the next try."""
+        return self._next_try - now
+
+    def pause(self) -> float:
+        """Seconds until the next try, from now."""
+        return max(0.0, self._next_try - time.monotonic())

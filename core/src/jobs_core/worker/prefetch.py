@@ -1,0 +1,34 @@
+"""How many jobs to reserve ahead: as many as are short work, one if they are long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .run import Run
+
+AHEAD = 0.050
+"""Seconds of work a worker may hold that it has not started (promise 6)."""
+
+LARGEST_BATCH = 500
+_WEIGHT = 0.3
+
+
+class Prefetch:
+    """Learns how long jobs take, as an exponentially weighted mean over batches."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._mean: float | None = None
+
+    def learn(self, runs: Sequence[Run]) -> None:
+        """Take in a settled batch."""
+        if runs:
+            mean = sum(run.ended - run.started for run in runs) / len(runs)
+            self._mean = mean if self._mean is None else self._mean + _WEIGHT * (mean - self._mean)
+
+    def target(self) -> int:
+        """How many jobs make about AHEAD seconds of work; before anything is known, one a slot."""
+        if self._mean is None:
+            return self._slots
+        ahead = AHEAD * self._slots / max(self._mean, 1e-7)
+        return max(self._slots, min(round(ahead), LARGEST_BATCH))

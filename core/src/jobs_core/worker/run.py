@@ -1,0 +1,51 @@
+"""One run of one job inside a worker, from its delivery to its settlement. Internal; applications see JobContext."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..backends.base import Delivery, Outgoing
+    from ..message import Message
+    from ..options import Policy
+    from ..registry import AnyJob
+
+
+class Run:
+    """Made by the intake, run by an executor, settled by the courier; one of them has it at a time.
+
+    `started` and `ended` are this process's monotonic seconds; 0.0 means not yet.
+    """
+
+    __slots__ = (
+        "args", "context", "delivery", "ended", "error", "followups", "interrupted", "job", "kwargs", "message",
+        "policy", "retries", "slot", "started", "store_result", "task", "timeout", "value",
+    )  # fmt: skip
+
+    def __init__(
+        self, delivery: Delivery, message: Message, job: AnyJob, policy: Policy, args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
+        self.delivery = delivery
+        self.message = message
+        self.job = job
+        self.policy = policy
+        self.args = args
+        self.kwargs = kwargs
+        self.retries = policy.retries if message.retries is None else message.retries
+        self.timeout = policy.timeout if message.timeout is None else (message.timeout or None)
+        self.store_result = policy.store_result if message.store_result is None else message.store_result
+        self.started = self.ended = 0.0
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.interrupted: BaseException | None = None  # what the courier wants raised in it
+        self.followups: list[Outgoing] | None = None
+        self.context: Any = None
+        self.slot = -1
+        self.task: Any = None  # async: what to cancel
+
+    @property
+    def id(self) -> str:
+        return self.delivery.id
+
+    def __repr__(self) -> str:
+        return f"<Run {self.job.name} {self.delivery.id}>"

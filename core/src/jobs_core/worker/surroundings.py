@@ -1,0 +1,99 @@
+"""What surrounds a run: the framework's context, middleware, started and finished hooks; composed once a worker.
+
+When nobody asked for any of it, a run is the bare call of its function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
+from typing import Any
+
+from ..backends.base import Outcome
+from ..errors import Discard, JobCancelled, Snooze
+from ..loaders.base import Bootstrapper
+from ..plugins import Plugins, guarded
+from .context import RunOutcome, context_of
+from .run import Run
+
+
+class Surroundings:
+    """Calls a run's function inside its surroundings. Any thread or task may use it."""
+
+    def __init__(self, plugins: Plugins, bootstrapper: Bootstrapper | None) -> None:
+        contexts: list[Callable[[Any], Any]] = []
+        acontexts: list[Callable[[Any], Any]] = []
+        if bootstrapper is not None and type(bootstrapper).around is not Bootstrapper.around:
+            contexts.append(bootstrapper.around)
+        if bootstrapper is not None and (contexts or type(bootstrapper).aaround is not Bootstrapper.aaround):
+            acontexts.append(bootstrapper.aaround)
+        for implementation in plugins.implementations("jobs_run_context"):
+            middleware = _takes_run(implementation)
+            contexts.append(middleware)
+            acontexts.append(middleware)
+        self._contexts = contexts
+        self._acontexts = acontexts
+        self._started = plugins.implementations("jobs_job_started")
+        self._finished = plugins.implementations("jobs_job_finished")
+        self.bare = not contexts and not acontexts
+        """Whether a run is nothing but its function's call."""
+        self.silent = not self._started and not self._finished
+        """Whether nobody listens to runs."""
+
+    def call(self, run: Run) -> Any:
+        """Run a plain function to its value."""
+        with ExitStack() as stack:
+            for enter in self._contexts:
+                manager = enter(context_of(run))
+                if manager is not None:
+                    stack.enter_context(_plain(manager))
+            return run.job.function(*run.args, **run.kwargs)
+
+    async def acall(self, run: Run) -> Any:
+        """Run an async function to its value."""
+        async with AsyncExitStack() as stack:
+            for enter in self._acontexts:
+                manager = enter(context_of(run))
+                if isinstance(manager, AbstractAsyncContextManager):
+                    await stack.enter_async_context(manager)
+                elif manager is not None:
+                    stack.enter_context(manager)
+            return await run.job.function(*run.args, **run.kwargs)
+
+    def started(self, run: Run) -> None:
+        """Tell listeners that a run begins."""
+        for implementation in self._started:
+            guarded(implementation, run=context_of(run))
+
+    def finished(self, run: Run) -> None:
+        """Tell listeners how it ended."""
+        if self._finished:
+            outcome = RunOutcome(_outcome(run), run.ended - run.started, run.error)
+            for implementation in self._finished:
+                guarded(implementation, run=context_of(run), outcome=outcome)
+
+
+def _takes_run(implementation: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda run: implementation(run=run)
+
+
+def _plain(manager: Any) -> AbstractContextManager[object]:
+    if not isinstance(manager, AbstractContextManager):
+        raise TypeError(
+            f"jobs_run_context returned {type(manager).__name__}, which cannot surround a plain function: "
+            "return a context manager that is synchronous, or None for functions that are not async"
+        )
+    return manager
+
+
+def _outcome(run: Run) -> Outcome:
+    error = run.error
+    if error is None:
+        return Outcome.DONE
+    if isinstance(error, Snooze):
+        return Outcome.DEFER
+    if isinstance(error, JobCancelled):
+        return Outcome.CANCELLED
+    if isinstance(error, Discard) or run.delivery.attempt >= run.retries:
+        return Outcome.DEAD
+    return Outcome.RETRY

@@ -1,0 +1,136 @@
+"""The documentation is true: generated pages are up to date, every block of Python runs, every name exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jobs_core
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "core" / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def page_id(path):
+    return str(path.relative_to(ROOT))
+
+
+def write_docs():
+    spec = importlib.util.spec_from_file_location("write_docs", ROOT / "tools" / "write_docs.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["hooks.md", "configuration.md", "cli.md"])
+def test_reference_pages_say_what_the_code_says(name):
+    assert (ROOT / "docs" / name).read_text() == write_docs().PAGES[name](), f"`make docs` writes docs/{name} anew"
+
+
+def test_every_configuration_key_has_a_meaning():
+    lines = (ROOT / "docs" / "configuration.md").read_text().splitlines()
+    assert [line for line in lines if re.match(r"\| `.*\|\s+\|$", line)] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_python_blocks_run(path, tmp_path):
+    """Each block is a module; one that begins with `# name.py` is imported by the later ones under that name."""
+    text = path.read_text()
+    for file, block in re.findall(r"```toml\n# (jobs\.toml)\n(.*?)```", text, re.DOTALL):
+        (tmp_path / file).write_text(block)
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL)):
+        named = re.match(r"# (\w+\.py)\n", block)
+        name = named[1] if named else f"block_{number}.py"
+        (tmp_path / name).write_text(block)
+        if name.startswith("test_"):
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", name]
+        else:
+            command = [sys.executable, "-W", "error", "-c", f"import {name.removesuffix('.py')}"]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("JOBS_")}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, f"{path.name}, block {number}:\n{block}\n{done.stdout}{done.stderr}"
+
+
+def test_the_application_of_the_readme_works(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    for language, name, block in re.findall(r"```(python|toml)\n# ([\w.]+)\n(.*?)```", text, re.DOTALL):
+        assert language
+        (tmp_path / name).write_text(block)
+    text = "".join((tmp_path / name).read_text() for name in ("tasks.py", "jobs.toml", "shop.py"))
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) <= 12
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JOBS_")}
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, text=True, capture_output=True, check=True, env=environment
+        )
+
+    run("shop.py")
+    assert "to ada@example.com: Your order is on its way" in run("-m", "jobs_core", "worker", "--drain").stdout
+
+
+def test_the_readmes_first_screen_shows_the_way_in():
+    first_screen = (ROOT / "README.md").read_text().splitlines()[:45]
+    for part in ("make demo", "make test", "pip install jobs-core"):
+        assert any(part in line for line in first_screen)
+
+
+def test_the_promises_of_the_readme_have_their_tests():
+    tests = (ROOT / "tests" / "faults" / "test_promises.py").read_text()
+    for number in range(1, 8):
+        assert f"# -- {number}. " in tests
+
+
+def test_every_class_that_the_internals_page_names_exists():
+    text = (ROOT / "docs" / "internals.md").read_text()
+    names = set(re.findall(r"`([A-Z][A-Za-z]+)`", text))
+    source = "".join(
+        Path(module.module_finder.path, f"{module.name.rpartition('.')[2]}.py").read_text()
+        for module in pkgutil.walk_packages(jobs_core.__path__, "jobs_core.")
+        if not module.ispkg
+    )
+    source += "".join(path.read_text() for path in (ROOT / "core" / "src" / "jobs_core").rglob("__init__.py"))
+    missing = {name for name in names if not re.search(rf"class {name}\b", source)}
+    assert missing == set()
+    files = set(re.findall(r"\*\*([\w/]+\.py)\*\*", text))
+    assert {file for file in files if not (ROOT / "core" / "src" / "jobs_core" / file).exists()} == set()
+
+
+def test_the_table_of_backends_is_what_they_claim():
+    from jobs_core.backends.base import FEATURES
+    from jobs_core.backends.memory import MemoryBackend
+    from jobs_core.backends.sqlite import SqliteBackend
+
+    rows = re.findall(r"^\| (\w+) \| (yes|no) \| (yes|no) \|$", (ROOT / "docs" / "backends.md").read_text(), re.MULTILINE)
+    claimed = {name: (memory == "yes", sqlite == "yes") for name, memory, sqlite in rows}
+    assert claimed == {name: (name in MemoryBackend.features, name in SqliteBackend.features) for name in FEATURES}
+
+
+def test_no_file_names_a_machine_or_an_index():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, text=True, capture_output=True, check=True).stdout.split()
+    forbidden = re.compile(r"(--index-url|files\.pythonhosted|/opt/pypi|/home/\w+/|/root/)")
+    for name in tracked:
+        if name.endswith((".py", ".md", ".toml", ".txt", ".sh", ".sql", ".json")) and name != "tests/docs/test_docs.py":
+            assert not forbidden.search((ROOT / name).read_text()), name
+
+
+def test_the_schema_is_json():
+    assert json.loads((ROOT / "docs" / "envelope.schema.json").read_text())["title"] == "jobs envelope, version 1"

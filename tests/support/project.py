@@ -1,0 +1,287 @@
+"""An application in a directory of its own, and real processes of the `jobs` command in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobs_core import App, set_current_app
+from jobs_core.config_sources import load
+
+PATIENCE = 30.0
+"""Longest wait for something that has to happen, seconds."""
+
+TASKS = '''
+"""Jobs that write to a ledger: one line a record, one write a line."""
+import asyncio, os, time
+from pathlib import Path
+from jobs_core import Discard, Retry, Snooze, current_job, job
+
+LEDGER = os.open(Path(__file__).parent / "ledger", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def record(*what):
+    os.write(LEDGER, (" ".join(map(str, what)) + "\\n").encode())
+
+@job
+def note(text: str = "x"):
+    record("note", text)
+
+@job(store_result=True)
+def add(a: int, b: int = 2) -> int:
+    return a + b
+
+@job
+def nap(seconds: float, text: str = "x"):
+    record("start", text, os.getpid())
+    time.sleep(seconds)
+    record("end", text)
+
+@job
+async def anap(seconds: float, text: str = "x"):
+    record("start", text, os.getpid())
+    await asyncio.sleep(seconds)
+    record("end", text)
+
+@job(retries=2, backoff=0.01)
+def fail(text: str = "no"):
+    record("fail", current_job().attempt)
+    raise ValueError(text)
+
+@job(retries=5, backoff=0.01)
+def fail_twice():
+    record("attempt", current_job().attempt)
+    if current_job().attempt < 3:
+        raise ConnectionError("come back")
+
+@job(acks="early")
+def early(text: str = "x"):
+    record("early", text)
+    raise ValueError("lost by choice")
+
+@job(timeout=0.3, retries=0)
+def endless(text: str = "x"):
+    record("start", text)
+    while True:
+        time.sleep(0.01)
+
+@job(retries=0)
+def spin(seconds: float, text: str = "x"):
+    record("start", text)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    record("end", text)
+'''
+
+
+class Project:
+    """The directory, its configuration, and whatever was started in it."""
+
+    def __init__(self, root: Path, tasks: str = TASKS) -> None:
+        self.root = root
+        root.mkdir(parents=True)
+        (root / "tasks.py").write_text(tasks)
+        self.configure()
+        self._processes: list[Process] = []
+        self._apps: list[App] = []
+
+    def configure(self, text: str = "", *, backend: str = 'backend = "sqlite:///queue.db"', modules: str = "tasks") -> None:
+        """Write jobs.toml: top-level keys first, as TOML wants it."""
+        (self.root / "jobs.toml").write_text(f'{backend}\nmodules = ["{modules}"]\n{text}\n')
+
+    def app(self) -> App:
+        """The application of this directory, for the test's own process; names its jobs without importing them."""
+        made = App(load(self.root / "jobs.toml", environ={}).config)
+        self._apps.append(made)
+        return made
+
+    def push(self, job: str, *args: Any, **options: Any) -> str:
+        """Enqueue by name, as a producer in another language would; the id."""
+        return self.push_many([(job, args, options)])[0]
+
+    def push_many(self, calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
+        from jobs_core.message import new_message
+
+        app = self._apps[0] if self._apps else self.app()
+        messages = [
+            new_message(f"tasks.{job}", options.pop("topic", "default"), args, options.pop("kwargs", {}), **options)
+            for job, args, options in calls
+        ]
+        app._producer.push([app.outgoing(message) for message in messages], 5.0)
+        return [message.id for message in messages]
+
+    def push_raw(self, payload: bytes, topic: str = "default") -> str:
+        """Put bytes into a queue that no encoder of ours has seen."""
+        from jobs_core.backends.base import Outgoing
+        from jobs_core.ids import new_id
+
+        app = self._apps[0] if self._apps else self.app()
+        job_id = new_id()
+        app._producer.push([Outgoing(job_id, topic, payload)], 5.0)
+        return job_id
+
+    # -- processes -------------------------------------------------------------------------------
+
+    def run(self, *arguments: str, input: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the `jobs` command to its end."""
+        command = [sys.executable, "-m", "jobs_core", *arguments]
+        return subprocess.run(
+            command, cwd=self.root, env=self.environment(**environment), input=input, text=True, capture_output=True, timeout=60
+        )
+
+    def start(self, *arguments: str, **environment: str) -> Process:
+        """Start the `jobs` command and leave it running until the test ends."""
+        process = Process([sys.executable, "-m", "jobs_core", *arguments], self.root, self.environment(**environment))
+        self._processes.append(process)
+        return process
+
+    def worker(self, *arguments: str, **environment: str) -> Process:
+        """Start a worker, and come back when it serves."""
+        process = self.start("worker", *arguments, **environment)
+        process.until_said(" serves ")
+        return process
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+        return {**kept, "PYTHONWARNINGS": "error", **more}
+
+    # -- the ledger ------------------------------------------------------------------------------
+
+    def ledger(self) -> list[str]:
+        path = self.root / "ledger"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def times(self, line: str) -> int:
+        """How often a line stands in the ledger."""
+        return Counter(self.ledger())[line]
+
+    def until(self, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+        return until(condition, patience)
+
+    def until_noted(self, *lines: str) -> None:
+        """Wait until the ledger holds these lines."""
+        self.until(lambda: set(lines) <= set(self.ledger()))
+
+    def until_empty(self, *topics: str) -> None:
+        """Wait until nothing is ready, scheduled or reserved."""
+        app = self._apps[0] if self._apps else self.app()
+        names = topics or ("default",)
+        self.until(
+            lambda: (
+                not any(
+                    count.ready or count.scheduled or count.reserved
+                    for count in app.operate(lambda backend: backend.counts(names)).values()
+                )
+            )
+        )
+
+    def dead(self, topic: str = "default") -> list[Any]:
+        from jobs_core.backends.base import State
+
+        app = self._apps[0] if self._apps else self.app()
+        return app.operate(lambda backend: backend.browse(topic, State.DEAD, 1000))
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+        for app in self._apps:
+            app.close()
+        set_current_app(None)
+
+
+class Process:
+    """A child whose output is read as it comes."""
+
+    def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def until_said(self, text: str, times: int = 1, patience: float = PATIENCE) -> str:
+        """Wait for a line with `text` in it; the line. Fails with the output if the process ends before."""
+
+        def said() -> list[str]:
+            return [line for line in self.lines if text in line]
+
+        with self._changed:
+            self._changed.wait_for(lambda: len(said()) >= times or not self._reader.is_alive(), patience)
+            assert len(said()) >= times, f"never said {text!r}:\n{self.output}"
+            return said()[times - 1]
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """The exit code."""
+        code = self._process.wait(timeout)
+        self._reader.join(timeout)
+        return code
+
+    def stop(self) -> int:
+        """Ask it to stop gracefully; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> int:
+        self.signal(signal.SIGKILL)
+        return self.wait()
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def cpu_seconds(self) -> float:
+        """Processor time it has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        if self.alive():
+            self._process.kill()
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Look until something holds; its value. The pause is between looks at another process, not a guess at its speed."""
+    deadline = time.monotonic() + patience
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"did not come about within {patience:g} s"
+        time.sleep(0.005)

@@ -1,0 +1,63 @@
+"""Application code for test_typing.py; never run. Lines that must not pass end in `# error: code`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from jobs_core import Unique, current_job, job
+
+
+@job(topic="email", retries=5, timeout=30)
+def send_email(to: str, subject: str) -> int:
+    return len(to) + len(subject)
+
+
+@job
+def bare(x: int) -> str:
+    return str(x)
+
+
+@job(store_result=True)
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+handle = send_email.enqueue("a@b.c", subject="hi")
+reveal_type(handle.result(timeout=5))  # reveals: int
+reveal_type(send_email("a", "b"))  # reveals: int
+reveal_type(bare.enqueue(1).result())  # reveals: str
+reveal_type(bare.using(delay=60).enqueue(1).result())  # reveals: str
+reveal_type(fetch.enqueue("x").result())  # reveals: bytes
+reveal_type(send_email.enqueue_many([("a", "b")])[0].result())  # reveals: int
+
+send_email.enqueue("a@b.c")  # error: call-arg
+send_email.enqueue("a@b.c", 5)  # error: arg-type
+send_email.enqueue("a@b.c", subject="hi", body="x")  # error: call-arg
+send_email.using(priority=9).enqueue(5, "hi")  # error: arg-type
+send_email(5, "hi")  # error: arg-type
+send_email.call("a")  # error: call-arg
+send_email.call("a", "b")
+send_email.using(prio=1)  # error: call-arg
+send_email.using(delay=timedelta(minutes=1), topic="vip", unique=Unique(scope="5m"), headers={"a": 1})
+send_email.using(delay=[])  # error: arg-type
+bare.enqueue("x")  # error: arg-type
+handle.result().upper()  # error: attr-defined
+
+
+async def view() -> None:
+    reveal_type((await fetch.aenqueue("x")).id)  # reveals: str
+    reveal_type(await (await fetch.aenqueue("x")).aresult(1.0))  # reveals: bytes
+    reveal_type(await fetch("x"))  # reveals: bytes
+    await fetch.aenqueue(5)  # error: arg-type
+
+
+@job(retries="many")  # error: call-overload
+def wrong_option() -> None: ...
+
+
+@job
+def parent() -> None:
+    run = current_job()
+    run.enqueue(send_email, "a", "b")
+    run.enqueue(send_email, "a")  # error: call-arg
+    reveal_type(run.enqueue(bare, 1).result())  # reveals: str

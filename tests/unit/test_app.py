@@ -1,0 +1,429 @@
+"""Enqueuing, handles, and what an application does with a fork."""
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from jobs_core import (
+    App,
+    ArgumentError,
+    BackendUnavailable,
+    ConfigError,
+    DuplicateJob,
+    JobDefinitionError,
+    JobFailed,
+    JobWasCancelled,
+    MessageTooLarge,
+    ResultNotStored,
+    ResultTimeout,
+    State,
+    Unique,
+    hookimpl,
+    job,
+    set_current_app,
+)
+from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.config import Config, Topic
+from jobs_core.message import decode
+from jobs_core.plugins import Plugins
+
+from ..support.project import PATIENCE
+
+
+@pytest.fixture
+def greet(registry):
+    @job(registry=registry, name="greet")
+    def greet(name: str, loud: bool = False) -> str:
+        return name
+
+    return greet
+
+
+def waiting(app, topic="default"):
+    """The messages that wait in a topic."""
+    found = []
+    for state in (State.READY, State.SCHEDULED):
+        for record in app.operate(lambda backend, state=state: backend.browse(topic, state, 10_000)):
+            found.append(decode(record.payload, topic=topic))
+    return found
+
+
+def test_enqueue_stores_a_message(app, greet):
+    handle = greet.enqueue("Ada", loud=True)
+    (message,) = waiting(app)
+    assert (message.id, message.job, message.args, message.kwargs) == (handle.id, "greet", ["Ada"], {"loud": True})
+    assert handle.created
+    assert handle.status() is State.READY
+
+
+def test_options_reach_the_envelope(app, greet):
+    greet.using(
+        priority=7, delay=60, topic="vip", retries=1, timeout="5s", expires="1h", headers={"a": 1}, key="tenant", id="my-id"
+    ).enqueue("x")
+    (message,) = waiting(app, "vip")
+    assert (message.id, message.priority, message.delay, message.retries, message.timeout) == ("my-id", 7, 60, 1, 5)
+    assert (message.expires_in, message.headers, message.key) == (3600, {"a": 1}, "tenant")
+
+
+def test_what_the_worker_resolves_is_not_sent(app, registry):
+    f = job(registry=registry, name="f", retries=7, timeout=3, backoff=1, acks="early")(lambda: None)
+    f.enqueue()
+    (message,) = waiting(app)
+    assert (message.retries, message.timeout, message.store_result) == (None, None, None)
+
+
+def test_topic_settings_give_priority_and_expiry(registry, greet):
+    app = App(
+        Config(backend="memory://settings", topics={"default": Topic(priority=4, expires=9.0)}),
+        plugins=Plugins(),
+        registry=registry,
+    )
+    set_current_app(app)
+    greet.enqueue("x")
+    (message,) = waiting(app)
+    assert (message.priority, message.expires_in) == (4, 9)
+    set_current_app(None)
+
+
+def test_a_wrong_call_is_refused_here(app, greet):
+    for call in (lambda: greet.enqueue(), lambda: greet.enqueue(5), lambda: greet.enqueue_many([("a",), (5,)])):
+        with pytest.raises(ArgumentError):
+            call()
+    with pytest.raises(TypeError):
+        greet.enqueue("a", "b", "c")
+    assert waiting(app) == []
+
+
+def test_a_function_of_main_is_refused_with_the_mend(app, registry):
+    def f():
+        pass
+
+    f.__module__, f.__qualname__ = "__main__", "f"
+    with pytest.raises(JobDefinitionError, match="another name: move it to a module"):
+        job(registry=registry)(f).enqueue()
+    job(registry=registry, name="named")(f).enqueue()
+
+
+def test_a_message_over_the_limit_is_refused(app, greet):
+    with pytest.raises(MessageTooLarge):
+        greet.enqueue("x" * 10**6)
+
+
+def test_enqueue_many_is_one_push_in_order(app, greet):
+    pushes = []
+    backend_push = type(app.new_backend()).push
+
+    def counting(self, messages, request):
+        pushes.append(len(messages))
+        return backend_push(self, messages, request)
+
+    type(app.new_backend()).push = counting
+    try:
+        handles = greet.enqueue_many([("a",), {"name": "b", "loud": True}, greet.call("c"), greet.using(priority=0).call("d")])
+    finally:
+        type(app.new_backend()).push = backend_push
+    assert pushes == [4]
+    assert [m.args or m.kwargs["name"] for m in waiting(app)] == [["a"], "b", ["c"], ["d"]]
+    assert [handle.id for handle in handles] == [m.id for m in waiting(app)]
+    assert greet.enqueue_many([]) == []
+    with pytest.raises(JobDefinitionError, match="expected a call"):
+        greet.enqueue_many(["a"])
+
+
+# -- unique ----------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_is_dropped_and_its_handle_is_the_first_ones(app, greet):
+    first = greet.using(unique=True).enqueue("Ada")
+    second = greet.using(unique=True).enqueue(name="Ada")
+    assert (second.id, second.created) == (first.id, False)
+    assert greet.using(unique=True).enqueue("Bob").created
+    assert len(waiting(app)) == 2
+
+
+def test_keys_are_texts_templates_or_functions(app, greet):
+    for unique in ("greet-{name}", Unique(key=lambda name, loud=False: f"greet-{name}"), "greet-Ada"):
+        assert not greet.using(unique=unique).enqueue("Ada").created or len(waiting(app)) == 1
+    assert len(waiting(app)) == 1
+    assert greet.using(unique="greet-{name}").enqueue("Bob").created
+
+
+def test_a_conflict_may_raise_or_replace(app, greet):
+    first = greet.using(unique=True).enqueue("Ada")
+    with pytest.raises(DuplicateJob, match="enqueued already") as caught:
+        greet.using(unique=Unique(conflict="raise")).enqueue("Ada")
+    assert caught.value.existing_id == first.id
+    second = greet.using(unique=Unique(conflict="replace")).enqueue("Ada")
+    assert second.created
+    assert (first.status(), second.status()) == (State.CANCELLED, State.READY)
+
+
+# -- following -------------------------------------------------------------------------------------
+
+
+def end(app, handle, outcome, **fields):
+    """Play the worker for one job."""
+    backend = app.new_backend()
+    backend.open("w")
+    (delivery,) = backend.reserve([handle.topic], 1, "r")
+    backend.settle([Settlement(delivery.id, delivery.token, outcome, result_ttl=60, **fields)], "s")
+    backend.close()
+
+
+def test_results_are_waited_for_and_typed(app, registry):
+    f = job(registry=registry, name="f", store_result=True)(_pair)
+    handle = f.enqueue()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(handle.result, PATIENCE)
+        end(app, handle, Outcome.DONE, result=b'{"value":[1,2]}')
+        assert future.result() == (1, 2)
+
+
+def _pair() -> tuple[int, int]:
+    return 1, 2
+
+
+def test_the_end_of_a_job_is_told_as_it_was(app, greet):
+    kept = greet.using(store_result=True)
+    with pytest.raises(ResultTimeout):
+        kept.enqueue("a").result(0.01)
+    app.operate(lambda backend: backend.purge("default", State.READY))
+    dead = kept.enqueue("a")
+    error = msgspec.json.encode({"type": "ValueError", "message": "no", "traceback": "Traceback …"})
+    end(app, dead, Outcome.DEAD, reason="failed", error=error)
+    with pytest.raises(JobFailed, match=r"is dead \(failed\): ValueError: no") as caught:
+        dead.result()
+    assert (caught.value.reason, caught.value.error_type, caught.value.traceback) == ("failed", "ValueError", "Traceback …")
+    cancelled = kept.enqueue("a")
+    assert cancelled.cancel() is State.CANCELLED
+    with pytest.raises(JobWasCancelled):
+        cancelled.result()
+    unstorable = kept.enqueue("a")
+    end(app, unstorable, Outcome.DONE, result=b'{"unstorable":"no JSON"}')
+    with pytest.raises(ResultNotStored, match="no JSON"):
+        unstorable.result()
+    misfit = kept.enqueue("a")
+    end(app, misfit, Outcome.DONE, result=b'{"value":5}')
+    with pytest.raises(ResultNotStored, match="does not fit its annotation"):
+        misfit.result()
+    gone = kept.enqueue("a")
+    end(app, gone, Outcome.DONE)
+    with pytest.raises(ResultNotStored, match="unknown"):
+        gone.result()
+    assert gone.status() is State.UNKNOWN
+
+
+def test_a_result_nobody_keeps_is_refused_at_once_with_the_mend(app, greet):
+    with pytest.raises(ResultNotStored, match=r"store_result=True"):
+        greet.enqueue("a").result(PATIENCE)
+
+
+# -- hooks -----------------------------------------------------------------------------------------
+
+
+def test_hook_before_enqueue_may_replace_the_message(app, greet):
+    class Tracing:
+        @hookimpl
+        def jobs_before_enqueue(self, message):
+            return msgspec.structs.replace(message, headers={**message.headers, "trace": "1"})
+
+    app.plugins._manager.register(Tracing(), name="t")
+    app.plugins._by_plugin["t"] = app.plugins.infos[0]
+    greet.enqueue("a")
+    assert waiting(app)[0].headers == {"trace": "1"}
+
+
+# -- many producers --------------------------------------------------------------------------------
+
+
+def test_fifty_threads_enqueue_and_wait_for_results(project):
+    project.worker("--mode", "threads", "--concurrency", "4")
+    app = project.app()
+    set_current_app(app)
+    add = _add_job()
+
+    def produce(n: int) -> int:
+        return sum(add.enqueue(n, b=m).result(PATIENCE) for m in range(4))
+
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(produce, range(50))) == [4 * n + 6 for n in range(50)]
+
+
+def _add_job():
+    """The job `tasks.add` of the project, as a producer that does not share its code declares it."""
+    from jobs_core.registry import Registry
+
+    @job(registry=Registry(), name="tasks.add", store_result=True)
+    def add(a: int, b: int = 2) -> int:
+        raise AssertionError
+
+    return add
+
+
+def test_an_asyncio_server_enqueues_and_waits(project):
+    project.worker()
+    set_current_app(project.app())
+    add = _add_job()
+
+    async def request(n: int) -> int:
+        handle = await add.aenqueue(n)
+        return await handle.aresult(PATIENCE)
+
+    async def server() -> list[int]:
+        ticks = asyncio.create_task(_tick())
+        results = await asyncio.gather(*[request(n) for n in range(40)])
+        many = await add.aenqueue_many([(n,) for n in range(3)])
+        results += [await handle.aresult(PATIENCE) for handle in many]
+        ticks.cancel()
+        return results
+
+    assert asyncio.run(server()) == [n + 2 for n in (*range(40), *range(3))]
+
+
+async def _tick() -> None:
+    """Fails the test by a late loop if enqueuing blocks it."""
+    while True:
+        await asyncio.sleep(0.01)
+
+
+def test_forks_enqueue_on_connections_of_their_own(project):
+    app = project.app()
+    set_current_app(app)
+    add = _add_job()
+    add.enqueue(0)
+    children = []
+    for n in range(3):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                add.enqueue_many([(n,), (n,)])
+                threads = [threading.Thread(target=add.enqueue, args=(n,)) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+        add.enqueue(100 + n)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    add.enqueue(0)
+    counts = app.operate(lambda backend: backend.counts(["default"]))
+    assert counts["default"].ready == 1 + 3 * 5 + 3 + 1
+
+
+def test_a_fork_while_another_thread_enqueues_does_not_hang_the_child(project):
+    app = project.app()
+    set_current_app(app)
+    add = _add_job()
+    stop = threading.Event()
+
+    def produce() -> None:
+        while not stop.is_set():
+            add.enqueue(1)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    try:
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    add.enqueue(2)
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_concurrent_enqueues_are_combined(app, greet):
+    sizes = []
+    gate = threading.Event()
+    backend = app.new_backend()
+    original = type(backend).push
+
+    def slow(self, messages, request):
+        sizes.append(len(messages))
+        gate.wait(PATIENCE)
+        return original(self, messages, request)
+
+    type(backend).push = slow
+    try:
+        with ThreadPoolExecutor(10) as pool:
+            futures = [pool.submit(greet.enqueue, str(n)) for n in range(10)]
+            while len(app._producer._waiting) + 1 < 10:
+                pass
+            gate.set()
+            ids = {future.result(PATIENCE).id for future in futures}
+    finally:
+        type(backend).push = original
+    assert sizes == [1, 9]
+    assert len(ids) == 10
+
+
+# -- trouble ---------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_outlasted_and_the_request_repeated(app, greet, monkeypatch):
+    backend = app.new_backend()
+    original, requests = type(backend).push, []
+
+    def failing(self, messages, request):
+        requests.append(request)
+        answer = original(self, messages, request)
+        if len(requests) < 4:
+            raise BackendUnavailable("the reply was lost")
+        return answer
+
+    monkeypatch.setattr(type(backend), "push", failing)
+    greet.enqueue("a")
+    assert len(requests) == 4
+    assert len(set(requests)) == 1
+    assert len(waiting(app)) == 1
+
+
+def test_an_outage_longer_than_enqueue_timeout_is_an_error(registry, greet, monkeypatch):
+    app = App(Config(backend="memory://outage", enqueue_timeout=0.2), plugins=Plugins(), registry=registry)
+    set_current_app(app)
+
+    def failing(self, messages, request):
+        raise BackendUnavailable("nobody there")
+
+    monkeypatch.setattr(type(app.new_backend()), "push", failing)
+    with pytest.raises(BackendUnavailable, match="may or may not have been enqueued: nobody there"):
+        greet.enqueue("a")
+    set_current_app(None)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "says"),
+    [
+        ("nonsense", ConfigError, "expected a URL"),
+        ("redis://h", Exception, "backend: there is no backend 'redis': pip install jobs-redis"),
+        ("sqlit:///x", Exception, "did you mean 'sqlite'"),
+        ("zmq+tcp://h", Exception, "pip install jobs-zeromq"),
+    ],
+)
+def test_an_unknown_backend_is_told_with_the_mend(registry, url, error, says):
+    with pytest.raises(error, match=says):
+        App(Config(backend=url), plugins=Plugins(), registry=registry).new_backend()
+
+
+def test_without_a_backend_it_is_sqlite_in_the_run_directory(registry, tmp_path, greet):
+    app = App(Config(base_dir=tmp_path), plugins=Plugins(), registry=registry)
+    set_current_app(app)
+    greet.enqueue("a")
+    assert (tmp_path / ".jobs" / "jobs.db").is_file()
+    assert (tmp_path / ".jobs").stat().st_mode & 0o777 == 0o700
+    set_current_app(None)
+    app.close()

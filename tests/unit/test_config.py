@@ -1,0 +1,214 @@
+"""jobs.toml, and what overrides it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs_core.config import Config, Pool, Workers
+from jobs_core.config_sources import load
+from jobs_core.errors import ConfigError
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text="", **environ):
+        (tmp_path / "jobs.toml").write_text(text)
+        return load(cwd=tmp_path, environ=environ)
+
+    return read
+
+
+def test_everything_has_a_default(tmp_path):
+    effective = load(cwd=tmp_path, environ={})
+    assert effective.file is None
+    assert effective.config.pools == {"default": Pool()}
+    assert effective.config.topic("anything").retries is None
+
+
+def test_the_design_page_example_is_read(read):
+    config = read(
+        """
+        backend = "redis://localhost:6379/0"
+        modules = ["shop.tasks"]
+        framework = "flask"
+        lease = "30s"
+        max_message = "1MB"
+        [flask]
+        app = "shop:create_app"
+        [pools.default]
+        topics = ["critical", "email", "default"]
+        workers = { min = 2, max = 8 }
+        max_jobs = 10000
+        max_age = "1h"
+        max_memory = "512MB"
+        stop_timeout = "30s"
+        [topics.email]
+        retries = 5
+        timeout = "30s"
+        alert_above = 10000
+        alert_age = "5m"
+        default_job = "shop.send_email"
+        dead_keep = "30d"
+        dead_max = 100000
+        result_ttl = "1d"
+        [logs]
+        file = "jobs.log"
+        max_size = "100MB"
+        keep = 5
+        format = "text"
+        [http]
+        listen = "127.0.0.1:9000"
+        """
+    ).config
+    assert config.pools["default"].workers == Workers(min=2, max=8)
+    assert config.topics["email"].timeout == 30
+    assert config.max_message == 10**6
+    assert config.plugins == {"flask": {"app": "shop:create_app"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[pools.mail.workers]\nmax="eight"', 'jobs.toml: pools.mail.workers.max: expected int, got "eight"'),
+        ("[pools.mail]\nworkrs=3", 'jobs.toml: pools.mail.workrs: unknown key; did you mean "workers"?'),
+        ("zzz=1", "jobs.toml: zzz: unknown key"),
+        ('lease="5 parsecs"', 'jobs.toml: lease: expected a duration such as "30s", "5m" or "1h30m", got "5 parsecs"'),
+        ("lease=true", "jobs.toml: lease: expected a duration"),
+        ('max_message="big"', 'jobs.toml: max_message: expected a size such as "1MB" or "64KB", got "big"'),
+        ('[pools.a]\nmode="zync"', 'jobs.toml: pools.a.mode: expected one of sync, threads, async, got "zync"'),
+        ("[pools.a]\nconcurrency=0", "jobs.toml: pools.a.concurrency: expected int >= 1, got 0"),
+        ('[pools.a]\ntopics="x"', 'jobs.toml: pools.a.topics: expected a list, got "x"'),
+        ("[pools.a]\ntopics=[]", "jobs.toml: pools.a.topics: a pool serves at least one topic"),
+        ('[pools.a]\ntopics=["a b"]', "jobs.toml: pools.a.topics: 'a b' is no topic name"),
+        ('[topics."../x"]\nretries=1', "is no topic name"),
+        ("[pools.a]\nworkers={min=3,max=2}", "jobs.toml: pools.a.workers: min is 3, more than max 2"),
+        ("pools=3", "jobs.toml: pools: expected a table, got 3"),
+        ("pools.a=3", "jobs.toml: pools.a: expected a table, got 3"),
+        ("backend=3", "jobs.toml: backend: expected str, got int"),
+        ("a=", "jobs.toml: not valid TOML: "),
+        ('[schedule.x]\njob="a.b"', "jobs.toml: schedule.x: needs either cron or every"),
+        ('[schedule.x]\njob="a.b"\ncron="* * * * *"\nevery="5s"', "needs either cron or every"),
+    ],
+)
+def test_errors_name_file_key_and_value(read, text, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        read(text)
+
+
+def test_all_errors_are_told_at_once(read):
+    with pytest.raises(ConfigError) as caught:
+        read('lease="x"\nmax_message=-1\nunknown=1')
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_secrets_are_not_shown_in_errors(read):
+    with pytest.raises(ConfigError) as caught:
+        read('signing_keys = "k1:geheim"\nbackend = ["redis://:geheim@host"]')
+    assert "geheim" not in str(caught.value)
+
+
+# -- sources ---------------------------------------------------------------------------------------
+
+
+def test_variables_override_the_file(read):
+    effective = read(
+        'backend = "sqlite:///a.db"\nmodules = ["a"]\n[pools.mail]\nworkers = 2',
+        JOBS_BACKEND="redis://h",
+        JOBS_MODULES="b,c",
+        JOBS_LEASE="1m",
+        JOBS_POOLS__MAIL__WORKERS__MAX="8",
+        JOBS_POOLS__MAIL__PRELOAD="false",
+        JOBS_TOPICS__MAIL__RETRIES="7",
+    )
+    config = effective.config
+    assert (config.backend, config.modules, config.lease) == ("redis://h", ["b", "c"], 60)
+    assert config.pools["mail"].workers == Workers(min=1, max=8)
+    assert config.pools["mail"].preload is False
+    assert config.topics["mail"].retries == 7
+
+
+def test_a_variable_may_hold_toml(read):
+    config = read("", JOBS_MODULES='["a.b", "c"]', JOBS_POOLS__X__TOPICS='["t"]').config
+    assert (config.modules, config.pools["x"].topics) == (["a.b", "c"], ["t"])
+
+
+def test_a_secret_may_come_from_a_file(read, tmp_path):
+    (tmp_path / "url").write_text("redis://:geheim@h\n")
+    assert read("", JOBS_BACKEND_FILE=str(tmp_path / "url")).config.backend == "redis://:geheim@h"
+    with pytest.raises(ConfigError, match="JOBS_BACKEND_FILE: .*No such file"):
+        read("", JOBS_BACKEND_FILE=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("JOBS_BACKND", "x", "JOBS_BACKND: unknown key; did you mean JOBS_BACKEND?"),
+        ("JOBS_LEASE", "soon", "JOBS_LEASE: expected a duration"),
+        ("JOBS_MAX_REDELIVERIES", "many", 'JOBS_MAX_REDELIVERIES: expected int, got "many"'),
+        ("JOBS_POOLS__A__WORKRS", "3", "JOBS_POOLS__A__WORKRS: unknown key"),
+    ],
+)
+def test_errors_name_the_variable(read, variable, value, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        read("", **{variable: value})
+
+
+def test_variables_of_others_are_left_alone(read):
+    read(
+        "", JOBS_SERVICE_HOST="10.0.0.1", JOBS_PORT="tcp://x", JOBS_FAILPOINT="", JOBS_DISABLE_PLUGINS="a", JOBS_TRACE_HOOKS="1"
+    )
+
+
+def test_pyproject_is_read_where_there_is_no_jobs_toml(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.jobs]\nmodules = ["a"]\n[tool.other]\nx = 1')
+    assert load(cwd=tmp_path, environ={}).config.modules == ["a"]
+    (tmp_path / "jobs.toml").write_text('modules = ["b"]')
+    assert load(cwd=tmp_path, environ={}).config.modules == ["b"]
+
+
+def test_a_file_can_be_named(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "other.toml").write_text('modules = ["c"]')
+    for effective in (
+        load("sub/other.toml", cwd=tmp_path, environ={}),
+        load(cwd=tmp_path, environ={"JOBS_CONFIG": "sub/other.toml"}),
+    ):
+        assert effective.config.modules == ["c"]
+        assert effective.config.base_dir == (tmp_path / "sub").resolve()
+    with pytest.raises(ConfigError, match="nowhere.toml: no such file"):
+        load("nowhere.toml", cwd=tmp_path, environ={})
+
+
+def test_an_applications_settings_stand_between_file_and_environment(tmp_path):
+    (tmp_path / "jobs.toml").write_text('prefix = "file"\nlease = "10s"\nmax_redeliveries = 9')
+    config = load(
+        cwd=tmp_path, environ={"JOBS_LEASE": "30s"}, settings={"prefix": "app", "lease": "20s"}, settings_name="settings.JOBS"
+    ).config
+    assert (config.prefix, config.lease, config.max_redeliveries) == ("app", 30, 9)
+    with pytest.raises(ConfigError, match=re.escape('settings.JOBS: pools.a.workers: expected int, got "x"')):
+        load(cwd=tmp_path, environ={}, settings={"pools": {"a": {"workers": "x"}}}, settings_name="settings.JOBS")
+
+
+def test_every_value_is_shown_with_its_source_and_without_its_secret(read):
+    rows = read(
+        'backend = "redis://user:geheim@h/0"\nsigning_keys = ["k1:geheimgeheimgeheim"]\n[pools.a]\nworkers = 2', JOBS_LEASE="1m"
+    ).rows()
+    by_key = {key: (value, source) for key, value, source in rows}
+    assert by_key["backend"] == ("redis://user:***@h/0", "jobs.toml")
+    assert by_key["lease"] == ('"1m"', "JOBS_LEASE")
+    assert by_key["pools.a.workers"] == ("2", "jobs.toml")
+    assert by_key["pools.a.mode"] == ('"sync"', "default")
+    assert "geheim" not in str(rows)
+
+
+def test_an_unreadable_file_is_told(tmp_path):
+    (tmp_path / "jobs.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="jobs.toml: cannot be read"):
+        load(cwd=tmp_path, environ={})
+
+
+def test_base_dir_is_no_key(read):
+    with pytest.raises(ConfigError, match="base_dir: unknown key"):
+        read('base_dir = "/"')
+    assert isinstance(Config().base_dir, Path)

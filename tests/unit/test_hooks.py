@@ -1,0 +1,252 @@
+"""Every hook does what its page says: one `test_hook_…` each."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import ClassVar
+
+import click
+import pytest
+
+from jobs_core import current_job, hookimpl, hookspecs, job
+from jobs_core.backends.base import Outcome
+from jobs_core.cli import main as cli_main
+from jobs_core.config import Pool
+from jobs_core.loaders.base import Bootstrapper, JobLoader
+from jobs_core.plugins import PluginInfo
+from jobs_core.worker.main import Worker, prepare
+
+
+@pytest.fixture
+def plug(app):
+    """Add a plugin object to the application."""
+
+    def plug(plugin):
+        app.plugins._add(plugin, PluginInfo(f"{type(plugin).__name__}-{id(plugin)}", "jobs-test", "1"))
+        app._before_enqueue = None
+        return plugin
+
+    return plug
+
+
+@pytest.fixture
+def work(app):
+    """Run everything that is enqueued, in a worker on a thread of this process (its main thread, as a process has it)."""
+
+    def work(mode="threads", bootstrapper=None):
+        worker = Worker(app, "pool", Pool(mode=mode, concurrency=2), bootstrapper, drain=True)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+
+    return work
+
+
+def test_every_hook_has_its_test():
+    tested = {name.removeprefix("test_hook_") for name in globals() if name.startswith("test_hook_")}
+    elsewhere = {
+        "jobs_queue_backends",  # tests/unit/test_plugins.py
+        "jobs_before_enqueue",  # tests/unit/test_app.py
+        "jobs_alert_channels",  # with the supervisor, whose housekeeper calls the rest
+        "jobs_supervisor_started",
+        "jobs_supervisor_stopping",
+        "jobs_worker_crashed",
+        "jobs_topic_backlog",
+    }
+    hooks = {name for name in vars(hookspecs) if name.startswith("jobs_")}
+    assert tested | elsewhere == hooks
+
+
+class Recorder:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.seen = []
+
+    @hookimpl
+    def jobs_worker_started(self, worker):
+        self.seen.append(("worker started", worker.pool, worker.mode, worker.topics))
+
+    @hookimpl
+    def jobs_worker_stopping(self, worker):
+        self.seen.append(("worker stopping", worker.pool))
+
+    @hookimpl
+    def jobs_job_started(self, run):
+        self.seen.append(("started", run.name, run.attempt))
+
+    @hookimpl
+    def jobs_job_finished(self, run, outcome):
+        self.seen.append(("finished", run.name, outcome.outcome, type(outcome.error).__name__, outcome.seconds >= 0))
+
+
+def test_hook_jobs_worker_started(plug, work):
+    recorder = plug(Recorder())
+    work()
+    assert recorder.seen[0] == ("worker started", "pool", "threads", ("default",))
+
+
+def test_hook_jobs_worker_stopping(plug, work):
+    recorder = plug(Recorder())
+    work()
+    assert recorder.seen[-1] == ("worker stopping", "pool")
+
+
+@pytest.mark.parametrize("mode", ["threads", "async"])
+def test_hook_jobs_job_started(plug, work, registry, mode):
+    recorder = plug(Recorder())
+    job(registry=registry, name="f")(lambda: None).enqueue()
+    work(mode)
+    assert ("started", "f", 1) in recorder.seen
+
+
+@pytest.mark.parametrize("mode", ["threads", "async"])
+def test_hook_jobs_job_finished(plug, work, registry, mode):
+    recorder = plug(Recorder())
+
+    async def fails():
+        raise ValueError
+
+    job(registry=registry, name="good")(lambda: None).enqueue()
+    job(registry=registry, name="bad", retries=0)(fails).enqueue()
+    work(mode)
+    assert ("finished", "good", Outcome.DONE, "NoneType", True) in recorder.seen
+    assert ("finished", "bad", Outcome.DEAD, "ValueError", True) in recorder.seen
+
+
+class Middleware:
+    """Surrounds runs."""
+
+    def __init__(self, manager):
+        self.manager = manager
+
+    @hookimpl
+    def jobs_run_context(self, run):
+        return self.manager(run)
+
+
+@pytest.mark.parametrize("mode", ["threads", "async"])
+def test_hook_jobs_run_context(plug, work, registry, mode):
+    steps = []
+
+    @contextlib.contextmanager
+    def surround(run):
+        steps.append(f"before {run.name}")
+        try:
+            yield
+        finally:
+            steps.append(f"after {run.name}")
+
+    @contextlib.asynccontextmanager
+    async def asurround(run):
+        with surround(run):
+            yield
+
+    async def inside():
+        steps.append(f"in {current_job().name}")
+        raise ValueError
+
+    plug(Middleware(surround))
+    job(registry=registry, name="plain")(lambda: steps.append(f"in {current_job().name}")).enqueue()
+    job(registry=registry, name="coroutine", retries=0)(inside).enqueue()
+    work(mode)
+    for name in ("plain", "coroutine"):
+        assert [step for step in steps if step.endswith(name)] == [f"before {name}", f"in {name}", f"after {name}"]
+    steps.clear()
+    plug(Middleware(lambda run: asurround(run) if run.name == "coroutine" else None))
+    job(registry=registry, name="coroutine", retries=0)(inside).enqueue()
+    work(mode)
+    assert steps == ["before coroutine", "before coroutine", "in coroutine", "after coroutine", "after coroutine"]
+
+
+def test_a_run_context_that_fails_is_the_runs_failure(plug, work, registry, app):
+    def refuse(run):
+        raise PermissionError("not today")
+
+    plug(Middleware(refuse))
+    ran = []
+    handle = job(registry=registry, name="f", retries=0)(lambda: ran.append(1)).enqueue()
+    work()
+    assert ran == []
+    assert app.operate(lambda backend: backend.get(handle.id)).reason == "failed"
+
+
+class Framework(Bootstrapper):
+    """A framework that counts what is asked of it."""
+
+    steps: ClassVar[list[str]] = []
+
+    def setup(self):
+        self.steps.append("setup")
+
+    def after_fork(self):
+        self.steps.append("after fork")
+
+    @contextlib.contextmanager
+    def around(self, run):
+        self.steps.append(f"around {run.name}")
+        yield
+
+
+class Provider:
+    """Provides a framework and a loader."""
+
+    def __init__(self, registry):
+        self.registry = registry
+
+    @hookimpl
+    def jobs_framework_bootstrappers(self):
+        return {"testing": lambda config: Framework()}
+
+    @hookimpl
+    def jobs_job_loaders(self):
+        return {"testing": lambda config: Loader(self.registry)}
+
+
+class Loader(JobLoader):
+    """Defines its job when asked to."""
+
+    def __init__(self, registry):
+        self.registry = registry
+
+    def load(self):
+        job(registry=self.registry, name="loaded")(lambda: None)
+        return ["nothing"]
+
+
+def configured(app, **changes):
+    import msgspec
+
+    app.config = msgspec.structs.replace(app.config, **changes)
+
+
+def test_hook_jobs_framework_bootstrappers(app, plug, work, registry):
+    plug(Provider(registry))
+    configured(app, framework="testing")
+    Framework.steps.clear()
+    bootstrapper = prepare(app)
+    job(registry=registry, name="f")(lambda: None).enqueue()
+    work(bootstrapper=bootstrapper)
+    assert Framework.steps == ["setup", "after fork", "around f"]
+
+
+def test_hook_jobs_job_loaders(app, plug, registry):
+    plug(Provider(registry))
+    configured(app, loader="testing")
+    prepare(app)
+    assert registry.get("loaded")
+
+
+def test_hook_jobs_cli_commands(monkeypatch):
+    @click.command("extra")
+    def extra():
+        """Do something more."""
+        click.echo("done")
+
+    monkeypatch.setattr(cli_main, "_added", {"extra": extra})
+    from click.testing import CliRunner
+
+    assert "extra  Do something more." in CliRunner().invoke(cli_main.cli, ["--help"]).output
+    assert CliRunner().invoke(cli_main.cli, ["extra"]).output == "done\n"

@@ -1,0 +1,173 @@
+"""`@job`, its options, and the registry."""
+
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from jobs_core import Backoff, JobDefinitionError, JobFunction, Unique, current_job, job
+from jobs_core.config import Config, Topic
+from jobs_core.errors import UnknownJob
+from jobs_core.options import policy
+from jobs_core.registry import Registry
+
+
+def test_a_job_is_still_a_plain_function(registry):
+    @job(registry=registry)
+    def double(x: int) -> int:
+        """Twice x."""
+        return 2 * x
+
+    assert double(4) == 8
+    assert (double.__name__, double.__doc__) == ("double", "Twice x.")
+    assert isinstance(double, JobFunction)
+    assert double.name == f"{__name__}.test_a_job_is_still_a_plain_function.<locals>.double"
+
+
+async def _coroutine():
+    return 5
+
+
+def test_an_async_job_is_still_a_coroutine_function(registry):
+    import asyncio
+
+    made = job(registry=registry, name="a")(_coroutine)
+    assert made.is_async
+    assert asyncio.run(made()) == 5
+
+
+def test_using_changes_a_copy(registry):
+    @job(registry=registry, name="a", priority=1)
+    def f():
+        pass
+
+    other = f.using(priority=9, delay="5m").using(topic="vip")
+    assert other.name == "a"
+    assert (other.overrides.priority, other.overrides.delay, other.overrides.topic) == (9, 300, "vip")
+    assert f.overrides.over(f.options).priority == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"retries": -1}, "retries: expected a whole number of 0 or more, got -1"),
+        ({"retries": True}, "retries"),
+        ({"priority": 10}, "priority: expected a whole number from 0 to 9, got 10"),
+        ({"timeout": "soon"}, "timeout: expected a duration"),
+        ({"topic": "a b"}, "topic: 'a b' is no topic name"),
+        ({"acks": "never"}, "acks: expected"),
+        ({"unique": 5}, "unique: expected True, a key or Unique"),
+        ({"unique": Unique(scope="whenever")}, "unique: expected a duration"),
+        ({"unique": Unique(conflict="fight")}, "unique: conflict"),
+        ({"name": "with space"}, "no job name"),
+        ({"name": "x" * 201}, "no job name"),
+        ({"aliases": [""]}, "no job name"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(registry, options, says):
+    with pytest.raises(JobDefinitionError, match=says):
+        job(registry=registry, **{"name": "a", **options})(lambda: None)
+
+
+def test_unknown_options_are_refused(registry):
+    with pytest.raises(TypeError, match="retrys"):
+        job(registry=registry, retrys=3)(lambda: None)
+
+
+@pytest.mark.parametrize("thing", [int, "text", 5, Config])
+def test_only_functions_are_jobs(registry, thing):
+    with pytest.raises(JobDefinitionError, match="takes a function"):
+        job(registry=registry)(thing)
+
+
+def test_generators_are_no_jobs(registry):
+    def f():
+        yield
+
+    with pytest.raises(JobDefinitionError, match="generator"):
+        job(registry=registry)(f)
+
+
+def test_durations_are_seconds_timedeltas_or_text(registry):
+    for value in (90, "1m30s", timedelta(seconds=90)):
+        assert job(registry=Registry(), name="a", timeout=value)(lambda: None).options.timeout == 90
+
+
+# -- options resolve: using > @job > topic > default ----------------------------------------------
+
+
+def test_options_resolve_in_order():
+    registry = Registry()
+    config = Config(topics={"t": Topic(retries=7, timeout=5.0, backoff=3.0, store_result=True, acks="early")})
+
+    def resolved(topic, **options):
+        return policy(job(registry=registry, name=f"j{len(registry)}", **options)(lambda: None).options, topic, config)
+
+    assert resolved("other").retries == 3
+    assert resolved("t").retries == 7
+    assert resolved("t", retries=0).retries == 0
+    assert (resolved("t").timeout, resolved("t", timeout=None).timeout, resolved("other").timeout) == (5, None, None)
+    assert (resolved("t").backoff.first, resolved("t", backoff=1).backoff.first) == (3, 1)
+    assert resolved("t", backoff=Backoff(1, 10)).backoff.longest == 10
+    assert (resolved("t").store_result, resolved("t", store_result=False).store_result) == (True, False)
+    assert (resolved("t").acks, resolved("t", acks="late").acks, resolved("other").acks) == ("early", "late", "late")
+
+
+def test_backoff_doubles_up_to_its_limit():
+    backoff = Backoff(first=2, longest=60)
+    assert [backoff.ceiling(attempt) for attempt in (1, 2, 3, 6, 5000)] == [2, 4, 8, 60, 60]
+
+
+# -- the registry ----------------------------------------------------------------------------------
+
+
+def test_two_functions_under_one_name_are_refused(registry):
+    def one():
+        pass
+
+    def two():
+        pass
+
+    job(registry=registry, name="a")(one)
+    with pytest.raises(JobDefinitionError, match=r"'a'.*one.*two.*@job\(name="):
+        job(registry=registry, name="a")(two)
+    with pytest.raises(JobDefinitionError, match="'a'"):
+        job(registry=registry, name="b", aliases=["a"])(two)
+    assert registry.get("b") is None
+
+
+def test_a_second_definition_in_one_module_is_refused(tmp_path):
+    (tmp_path / "twice.py").write_text("from jobs_core import job\n@job\ndef f(): pass\n\n@job\ndef f(): pass\n")
+    done = subprocess.run([sys.executable, "-c", "import twice"], cwd=tmp_path, capture_output=True, text=True)
+    assert "two functions want to be the job 'twice.f'" in done.stderr
+
+
+def test_a_module_may_be_reloaded(tmp_path, monkeypatch):
+    import importlib
+
+    (tmp_path / "reloaded_jobs.py").write_text("from jobs_core import job\n@job\ndef f(): return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import reloaded_jobs  # type: ignore[import-not-found]
+
+    importlib.reload(reloaded_jobs)
+    assert reloaded_jobs.f() == 1
+
+
+def test_aliases_keep_old_names_working(registry):
+    f = job(registry=registry, name="new", aliases=["old", "older"])(lambda: None)
+    assert registry.get("old") is registry.get("older") is registry.get("new") is f
+    assert list(registry) == [f]
+    assert len(registry) == 1
+
+
+def test_an_unknown_name_is_told_with_the_nearest(registry):
+    job(registry=registry, name="shop.send_mail")(lambda: None)
+    with pytest.raises(UnknownJob, match=r"'shop.send_email' here; nearest are shop.send_mail") as caught:
+        registry.find("shop.send_email")
+    assert caught.value.nearest == ("shop.send_mail",)
+
+
+def test_outside_a_job_there_is_no_current_job():
+    with pytest.raises(RuntimeError, match="outside a job"):
+        current_job()

@@ -1,0 +1,163 @@
+"""Finding plugins, asking them, and surviving them."""
+
+import sys
+from importlib import metadata
+
+import pytest
+
+from jobs_core import hookimpl, hookspecs
+from jobs_core.errors import PluginError
+from jobs_core.plugins import Plugins, guarded
+
+
+class Distribution(metadata.Distribution):
+    """An installed distribution that is not there."""
+
+    def __init__(self, name, entry_points):
+        self._name, self._entry_points = name, entry_points
+
+    def read_text(self, filename):
+        if filename == "METADATA":
+            return f"Metadata-Version: 2.1\nName: {self._name}\nVersion: 1.2.3\n"
+        if filename == "entry_points.txt":
+            return "[jobs]\n" + "\n".join(f"{name} = {module}" for name, module in self._entry_points.items())
+        return None
+
+    def locate_file(self, path):
+        raise FileNotFoundError(path)
+
+
+@pytest.fixture
+def discover(tmp_path, monkeypatch):
+    """Plugins made of source texts, one distribution each."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+
+    def discover(disabled=(), **sources):
+        entry_points = []
+        for name, source in sources.items():
+            module = f"plugin_{name}"
+            (tmp_path / f"{module}.py").write_text(f"from jobs_core import hookimpl\n{source}")
+            sys.modules.pop(module, None)
+            made.append(module)
+            entry_points += Distribution(f"jobs-{name}", {name: module}).entry_points
+        return Plugins(entry_points, disabled=disabled)
+
+    yield discover
+    for module in made:
+        sys.modules.pop(module, None)
+
+
+def info(plugins, name):
+    return next(info for info in plugins.infos if info.name == name)
+
+
+GOOD = """
+def make(url, options): return url
+@hookimpl
+def jobs_queue_backends(): return {"good": make}
+"""
+
+
+def test_the_core_goes_through_its_own_hooks():
+    plugins = Plugins()
+    assert set(plugins.provided("jobs_queue_backends")) == {"sqlite", "memory"}
+    assert set(plugins.provided("jobs_job_loaders")) == {"modules"}
+    assert info(plugins, "builtin").provides["backend"] == ["sqlite", "memory"]
+
+
+def test_a_plugin_is_found_with_its_distribution_and_what_it_provides(discover):
+    plugins = discover(good=GOOD)
+    assert plugins.choose("jobs_queue_backends", "good", "backend")("url", None) == "url"
+    found = info(plugins, "good")
+    assert (str(found), found.provides) == ("plugin 'good' of jobs-good 1.2.3", {"backend": ["good"]})
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("raise RuntimeError('kaputt')", "cannot be imported: RuntimeError: kaputt"),
+        ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError"),
+        ("@hookimpl\ndef jobs_queue_backend(): return {}", "unknown hook jobs_queue_backend; is jobs_queue_backends meant?"),
+        ("@hookimpl\ndef jobs_queue_backends(whatever): return {}", "cannot be used"),
+        ("@hookimpl\ndef jobs_queue_backends(): return ['x']", "returned list, expected a dict of name to factory"),
+        ("@hookimpl\ndef jobs_queue_backends(): return {'x': 5}", "returned no callable for 'x'"),
+        ("@hookimpl\ndef jobs_queue_backends(): 1/0", "jobs_queue_backends raised ZeroDivisionError"),
+        ("jobs_interface_version = 99", "is written for plugin interface 99"),
+    ],
+)
+def test_a_broken_plugin_is_reported_and_harms_nobody(discover, source, problem):
+    plugins = discover(bad=source, good=GOOD)
+    assert plugins.choose("jobs_queue_backends", "good", "backend")
+    (said,) = info(plugins, "bad").problems
+    assert problem in said
+
+
+def test_a_broken_plugin_that_is_needed_stops_the_start_by_name(discover):
+    plugins = discover(redis="raise RuntimeError('kaputt')")
+    with pytest.raises(PluginError, match=r"plugin 'redis' of jobs-redis 1.2.3 cannot be imported: RuntimeError: kaputt"):
+        plugins.choose("jobs_queue_backends", "redis", "backend")
+
+
+def test_a_plugin_can_be_disabled(discover):
+    plugins = discover(disabled=["redis"], redis="raise RuntimeError('kaputt')")
+    assert info(plugins, "redis").disabled
+    with pytest.raises(PluginError, match="is disabled by JOBS_DISABLE_PLUGINS"):
+        plugins.choose("jobs_queue_backends", "redis", "backend")
+
+
+def test_an_unknown_name_is_told_with_what_to_install_or_what_is_near():
+    plugins = Plugins()
+    with pytest.raises(PluginError, match="framework: there is no framework 'django': pip install jobs-django"):
+        plugins.choose("jobs_framework_bootstrappers", "django", "framework")
+    with pytest.raises(PluginError, match="did you mean 'sqlite'"):
+        plugins.choose("jobs_queue_backends", "sqlitee", "backend")
+    with pytest.raises(PluginError, match="installed are modules"):
+        plugins.choose("jobs_job_loaders", "zzz", "loader")
+
+
+def test_two_that_provide_one_name_are_told_apart(discover):
+    plugins = discover(one=GOOD, two=GOOD)
+    with pytest.raises(PluginError, match="plugin 'one' of jobs-one 1.2.3 and plugin 'two'.*JOBS_DISABLE_PLUGINS"):
+        plugins.choose("jobs_queue_backends", "good", "backend")
+
+
+def test_a_listener_that_fails_is_logged_by_name_and_the_others_hear(discover, caplog):
+    listener = "heard = []\n@hookimpl\ndef jobs_worker_started(worker): heard.append(worker)\n"
+    plugins = discover(bad="@hookimpl\ndef jobs_worker_started(): 1/0", good=listener)
+    plugins.notify("jobs_worker_started", worker="w")
+    assert sys.modules["plugin_good"].heard == ["w"]
+    assert "plugin 'bad' of jobs-bad 1.2.3: hook jobs_worker_started failed" in caplog.text
+
+
+def test_an_implementation_gets_the_arguments_it_names(discover):
+    plugins = discover(few="@hookimpl\ndef jobs_job_finished(outcome): return outcome")
+    (implementation,) = plugins.implementations("jobs_job_finished")
+    assert guarded(implementation, run=1, outcome=2) == 2
+
+
+def test_hooks_can_be_traced(discover, monkeypatch, capsys):
+    monkeypatch.setattr("jobs_core.plugins._tracing", True)
+    discover(good=GOOD).provided("jobs_queue_backends")
+    assert "jobs: hook jobs_queue_backends in plugin 'good' of jobs-good 1.2.3" in capsys.readouterr().err
+
+
+def test_every_hook_is_documented_typed_and_says_whether_it_is_fatal():
+    for name, spec in vars(hookspecs).items():
+        if name.startswith("jobs_"):
+            assert "Fatal:" in spec.__doc__, name
+            assert "Called in" in spec.__doc__ or "Called when" in spec.__doc__, name
+            assert "return" in spec.__annotations__, name
+
+
+def test_the_plugins_of_this_process_are_discovered(monkeypatch):
+    monkeypatch.setenv("JOBS_DISABLE_PLUGINS", "a, b")
+    assert info(Plugins.discover(), "builtin").hooks
+
+
+def test_hookimpl_marks():
+    @hookimpl
+    def jobs_worker_started():
+        pass
+
+    assert jobs_worker_started.jobs_impl

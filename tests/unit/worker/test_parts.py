@@ -1,0 +1,132 @@
+"""Prefetch, deadlines, quarantine, handover: the small parts of a worker."""
+
+from jobs_core.backends.base import Delivery
+from jobs_core.message import Message
+from jobs_core.options import Backoff, Policy
+from jobs_core.worker.deadlines import Deadlines
+from jobs_core.worker.handover import Handover
+from jobs_core.worker.prefetch import AHEAD, LARGEST_BATCH, Prefetch
+from jobs_core.worker.quarantine import Quarantine
+from jobs_core.worker.run import Run
+
+
+def made(job_id="id", *, timeout=None, redeliveries=0, deferrals=0, started=0.0, ended=0.0):
+    delivery = Delivery(job_id, "t", b"", 1, 0, redeliveries, 0, deferrals, 0.0, 0.0)
+    run = Run(delivery, Message(v=1, topic="t", job="f"), None, Policy(3, timeout, False, Backoff(), "late", 60.0), [], {})
+    run.started, run.ended = started, ended
+    return run
+
+
+# -- prefetch --------------------------------------------------------------------------------------
+
+
+def test_before_anything_is_known_one_job_a_slot_is_reserved():
+    assert Prefetch(1).target() == 1
+    assert Prefetch(8).target() == 8
+
+
+def test_short_jobs_are_reserved_ahead_and_long_ones_are_not():
+    for seconds, target in (0.010, AHEAD / 0.010), (0.050, 1), (30.0, 1), (0.000001, LARGEST_BATCH):
+        prefetch = Prefetch(1)
+        prefetch.learn([made(started=1.0, ended=1.0 + seconds)] * 5)
+        assert prefetch.target() == int(target)
+
+
+def test_the_estimate_follows_what_jobs_take():
+    prefetch = Prefetch(1)
+    prefetch.learn([made(started=1.0, ended=1.0001)])
+    many = prefetch.target()
+    for _ in range(3):
+        prefetch.learn([made(started=1.0, ended=2.0)])
+    assert many > 100
+    assert prefetch.target() == 1
+
+
+# -- deadlines -------------------------------------------------------------------------------------
+
+
+def test_a_job_without_timeout_is_not_watched():
+    deadlines = Deadlines()
+    deadlines.add(made(), 0.0)
+    assert deadlines.next() == float("inf")
+
+
+def test_a_deadline_counts_from_the_start_of_the_run():
+    deadlines, run = Deadlines(), made(timeout=5.0)
+    deadlines.add(run, 0.0)
+    assert deadlines.next() == 5.0
+    assert list(deadlines.due(5.0)) == []  # handed out, not started
+    run.started = 7.0
+    assert list(deadlines.due(deadlines.next())) == []
+    assert deadlines.next() == 12.0
+    assert list(deadlines.due(12.0)) == [run]
+    assert list(deadlines.due(100.0)) == []
+
+
+def test_a_run_that_has_ended_is_not_interrupted():
+    deadlines, run = Deadlines(), made(timeout=5.0, started=1.0, ended=2.0)
+    deadlines.add(run, 0.0)
+    assert list(deadlines.due(10.0)) == []
+
+
+def test_the_earliest_is_looked_at_first():
+    deadlines = Deadlines()
+    runs = [made(str(n), timeout=float(n), started=1.0) for n in (3, 1, 2)]
+    for run in runs:
+        deadlines.add(run, 1.0)
+    assert [run.id for run in deadlines.due(3.5)] == ["1", "2"]
+
+
+# -- quarantine ------------------------------------------------------------------------------------
+
+
+def test_a_job_that_saw_its_worker_die_is_kept_apart():
+    quarantine = Quarantine(5000)
+    assert quarantine.concerns(made(redeliveries=1))
+    assert not quarantine.concerns(made())
+
+
+def test_groups_shrink_by_sixteen_with_every_death():
+    assert [Quarantine(5000).limit(r) for r in (1, 2, 3, 4, 9)] == [313, 20, 2, 1, 1]
+    assert [Quarantine(8).limit(r) for r in (1, 2)] == [1, 1]
+
+
+def test_suspects_start_when_nobody_else_runs_the_worst_first():
+    quarantine = Quarantine(64)
+    once = [made(f"a{n}", redeliveries=1) for n in range(6)]
+    twice = [made(f"b{n}", redeliveries=2) for n in range(2)]
+    for run in (*once, *twice):
+        quarantine.add(run)
+    assert quarantine.admit(1) == []
+    assert quarantine.admit(0) == twice[:1]
+    assert quarantine.admit(0) == twice[1:]
+    assert quarantine.admit(0) == once[:4]
+    assert quarantine.take_back() == once[4:]
+    assert not quarantine
+
+
+# -- handover --------------------------------------------------------------------------------------
+
+
+def test_the_courier_is_woken_once_an_interval():
+    wakes = []
+    handover = Handover(lambda: wakes.append(1))
+    handover.be_quiet(10.0)
+    for ended in (8.0, 9.0, 10.0, 10.5, 11.0):
+        handover.finish(made(ended=ended))
+    assert len(wakes) == 1
+    assert len(handover.collect()) == 5
+    assert handover.collect() == []
+    handover.wake_me()
+    handover.finish(made(ended=12.0))
+    handover.finish(made(ended=12.1))
+    assert len(wakes) == 2
+
+
+def test_what_has_not_started_can_be_taken_back():
+    handover = Handover(lambda: None)
+    runs = [made(str(n)) for n in range(3)]
+    handover.pending.extend(runs)
+    handover.pending.popleft()
+    assert handover.take_back() == [runs[2], runs[1]]
+    assert handover.take_back() == []
