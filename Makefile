@@ -16,7 +16,8 @@ $(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildca
 demo: $(VENV)/ready ## see it work: real jobs on files that ship with it
 	@$(BIN)/jobs demo
 
-test: $(VENV)/ready ## all tests that belong to every change
+test: $(VENV)/ready ## all tests that belong to every change; installs the servers they need where it may
+	@tools/services.sh
 	$(PYTEST)
 
 test-all: ## all tests on every Python from 3.10 to 3.13 that is on the machine

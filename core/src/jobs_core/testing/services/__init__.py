@@ -1,0 +1,52 @@
+"""Private real servers for tests: each on a free port of loopback, in a directory of its own, ended with the test.
+
+A test whose server is not installed is skipped on a laptop and fails in CI (environment variable `CI`), so that a
+green build never means "not tried". A module for each server lies beside this one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PATIENCE = 60.0
+"""Longest time a server may take to serve, seconds."""
+
+
+def program(name: str, package: str) -> str:
+    """The path of a server's program; without it the test is skipped, and fails in CI. `package` is Debian's."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/rabbitmq/bin")
+    if found:
+        return found
+    why = f"{name} is not installed: apt-get install {package}"
+    if os.environ.get("CI"):
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listened on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server serves; fails with the end of its log if it ended or took longer than PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            pytest.fail(f"{process.args!r} does not serve (exit code {process.poll()}):\n{tail}", pytrace=False)
+        time.sleep(0.02)  # a server that starts gives no other sign
+
+
+__all__ = ["PATIENCE", "free_port", "program", "until"]
