@@ -22,7 +22,9 @@ PATIENCE = 60.0
 
 def program(name: str, package: str) -> str:
     """The path of a server's program; without it the test is skipped, and fails in CI. `package` is Debian's."""
-    found = shutil.which(name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/rabbitmq/bin")
+    found = shutil.which(
+        name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/rabbitmq/bin"
+    )
     if found:
         return found
     why = f"{name} is not installed: apt-get install {package}"
