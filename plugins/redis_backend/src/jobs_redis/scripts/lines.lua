@@ -41,56 +41,55 @@ end
 
 -- Store messages from ARGV, four values each: id, topic, record without its time, and extra, which is empty or
 -- "delay replaces timed" (microseconds, 0 or 1, microseconds). Returns {id, holder, ...} of those refused by a key.
+-- Messages without a key are gathered and stored with few commands; one with a key is stored at once, for it may be
+-- refused or replaced by the next.
 local function add(first, count, cancelled_ttl)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
   local known = call_with('HMGET', JOBS, ids)
-  local seen, conflicts, records, lines, later, touched = {}, {}, {}, {}, {}, {}
+  local seen, conflicts, records, ready, later, touched = {}, {}, {}, {}, {}, {}
+
+  local function gather(lines, topic, at, id)
+    local places = lines[topic]
+    if not places then
+      places = {}
+      lines[topic] = places
+    end
+    places[#places + 1], places[#places + 2] = at, id
+  end
+
   for n = 0, count - 1 do
-    local id, at = ids[n + 1], first + 4 * n
-    local topic, tail, extra = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    local id, at, from = ids[n + 1], now + n, first + 4 * n
+    local topic, tail, extra = ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
     if not known[n + 1] and not seen[id] then
       seen[id] = true
-      local record, delay, holder = whole(now + n) .. ' ' .. tail, 0, nil
+      local record, delay, holder, key = whole(at) .. ' ' .. tail, 0, nil, ''
       if extra ~= '' then
         local replaces, timed
         delay, replaces, timed = string.match(extra, '^(%d+) (%d) (%d+)$')
-        delay = tonumber(delay)
-        local job = parse(record)
-        if job.key ~= '' then holder = take_key(id, job.key, tonumber(timed), replaces == '1', cancelled_ttl) end
-        if job.key ~= '' and not holder then redis.call('HSET', JOBS, id, record) end -- what a later one may replace
+        delay, key = tonumber(delay), parse(record).key
+        if key ~= '' then holder = take_key(id, key, tonumber(timed), replaces == '1', cancelled_ttl) end
       end
+      local line, where = READY .. topic, place(string.byte(tail, 1) - 48, at)
+      if delay > 0 then line, where = LATER .. topic, at + delay end
       if holder then
-        conflicts[#conflicts + 1] = id
-        conflicts[#conflicts + 1] = holder
+        conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
+      elseif key ~= '' then
+        redis.call('HSET', JOBS, id, record)
+        redis.call('ZADD', line, where, id)
       else
-        records[#records + 1] = id
-        records[#records + 1] = record
-        local list = delay > 0 and later or lines
-        local places = list[topic]
-        if not places then
-          places = {}
-          list[topic] = places
-        end
-        if delay > 0 then
-          places[#places + 1] = now + n + delay
-        else
-          places[#places + 1] = place(string.byte(tail, 1) - 48, now + n)
-        end
-        places[#places + 1] = id
-        if extra ~= '' then -- keyed ones are put in line at once, for the same reason
-          redis.call('ZADD', (delay > 0 and LATER or READY) .. topic, places[#places - 1], id)
-        end
-        if delay < SOON then touched[topic] = 1 elseif not touched[topic] then touched[topic] = 0 end
+        records[#records + 1], records[#records + 2] = id, record
+        gather(delay > 0 and later or ready, topic, where, id)
       end
+      if not holder then touched[topic] = touched[topic] or delay < SOON end
     end
   end
   if #records > 0 then call_with('HSET', JOBS, records) end
-  for topic, places in pairs(lines) do call_with('ZADD', READY .. topic, places) end
+  for topic, places in pairs(ready) do call_with('ZADD', READY .. topic, places) end
   for topic, places in pairs(later) do call_with('ZADD', LATER .. topic, places) end
   for topic, soon in pairs(touched) do
     redis.call('SADD', TOPICS, topic)
-    if soon == 1 then wake(topic) end
+    if soon then wake(topic) end
   end
   return conflicts
 end
