@@ -3,57 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from jobs_core.backends.base import BackendOptions, Counts
-from jobs_core.testing.contract.machine import Machine
+from jobs_core.backends.memory import MemoryBackend
+from jobs_core.testing.contract import machine
 from jobs_core.testing.contract.rig import ManualClock, Rig
 from jobs_redis.backend import RedisBackend
-from jobs_redis.records import micro
 from jobs_redis.url import parse
 
-STEP = 10
-"""Microseconds by which the clock moves with every script: on the server's own none of two begins in the same one."""
+TICK = 4
+"""Microseconds by which the time moves with every call: on a server's own clock no two scripts begin in the same one."""
+
+STRIDE = 1 / 32
+"""Seconds by which every step of the clock is longer than asked: ticks then never decide what is due."""
 
 
-class _Ticking(RedisBackend):
-    """A backend on the rig's clock, which otherwise stands still."""
+class _Clock(ManualClock):
+    def __init__(self) -> None:
+        self._time = 1_800_000_000.0
+        self._ticks = 0
 
-    moments: dict[float, int] = {}  # noqa: RUF012 - shared by all connections, as a server's clock is
+    @property
+    def time(self) -> float:  # type: ignore[override]
+        return self._time
 
+    @time.setter
+    def time(self, value: float) -> None:
+        self._time, self._ticks = value + STRIDE, 0
+
+    def __call__(self) -> float:
+        """The time, later with every call."""
+        self._ticks += TICK
+        return self._time + self._ticks * 1e-6
+
+
+def _without_ticks(counted: dict[str, Counts]) -> dict[str, Counts]:
+    def age(exact: float | None) -> float | None:
+        return None if exact is None else round(exact / STRIDE) * STRIDE
+
+    return {topic: Counts(c.ready, c.scheduled, c.reserved, c.dead, age(c.oldest_age)) for topic, c in counted.items()}
+
+
+class _Model(MemoryBackend):
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        return _without_ticks(super().counts(topics))
+
+
+class _Redis(RedisBackend):
     def __init__(self, url: str, options: BackendOptions) -> None:
         super().__init__(parse(url), options)
-        clock = options.clock
-        assert clock is not None
-
-        def now() -> int:
-            moment = clock()
-            if moment not in self.moments:
-                self.moments.clear()
-            self.moments[moment] = self.moments.get(moment, 0) + STEP
-            return micro(moment) + self.moments[moment]
-
-        self._store.now = now  # type: ignore[method-assign]
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        """Ages without the ticks."""
-        return {
-            topic: Counts(
-                c.ready, c.scheduled, c.reserved, c.dead, None if c.oldest_age is None else float(round(c.oldest_age))
-            )
-            for topic, c in super().counts(topics).items()
-        }
+        return _without_ticks(super().counts(topics))
 
 
-class TestModel(Machine):
+class _Rig(Rig):
+    def options(self, **changes: Any) -> BackendOptions:
+        """Requests are remembered for good: Redis forgets them by its own clock, the model by the rig's."""
+        return super().options(**{"dedup_window": 1e8} | changes)
+
+
+class TestModel(machine.Machine):
     @pytest.fixture
     def backend_url(self, redis_url: str) -> str:
         return redis_url
 
     @pytest.fixture
-    def rig(self, backend_url: str) -> Iterator[Rig]:
-        rig = Rig(backend_url, ManualClock())
-        rig._factory = _Ticking
+    def rig(self, backend_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+        rig = _Rig(backend_url, _Clock())
+        rig._factory = _Redis
+        monkeypatch.setattr(machine, "MemoryBackend", _Model)
         yield rig
         rig.close()

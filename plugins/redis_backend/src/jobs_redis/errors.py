@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import redis.exceptions
+
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 
 _CODE = re.compile(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+from msgspec import Meta, Struct
+
 from jobs_core.backends.base import Outgoing
 from jobs_core.ids import new_id
 from jobs_core.message import UniqueKey
-from msgspec import Meta, Struct
 
 
 class _Envelope(Struct):

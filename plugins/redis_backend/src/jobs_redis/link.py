@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 import redis
 import redis.exceptions
-from jobs_core.errors import BackendUnavailable
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 from redis.sentinel import Sentinel
+
+from jobs_core.errors import BackendUnavailable
 
 from .errors import code, loses_connection, translated
 from .scripts import Script

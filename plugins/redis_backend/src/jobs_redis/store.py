@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+
 from jobs_core.backends.base import (
     Answer,
     BackendOptions,

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote
 
+from msgspec import Struct
+
 from jobs_core.errors import BackendError
 from jobs_core.urls import redact, scheme
-from msgspec import Struct
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
@@ -53,7 +54,7 @@ def parse(url: str) -> Target:
     unknown = sorted(set(parameters) - _PARAMETERS)
     if unknown:
         raise _wrong(url, f"unknown parameter {', '.join(unknown)}; there are {', '.join(sorted(_PARAMETERS))}")
-    credentials, at, hosts = rest.rpartition("@")
+    credentials, _, hosts = rest.rpartition("@")
     user, colon, password = credentials.partition(":")
     hosts, slash, path = hosts.partition("/")
     facts: dict[str, Any] = {
