@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.ids import new_token
-from jobs_core.testing.services.redis import RedisServer
+from jobs_core.testing.services.redis import RedisServer, cluster, urls
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,16 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def redis_directory(tmp_path: Path) -> Path:
     return tmp_path / "redis"
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    nodes = cluster(tmp_path_factory.mktemp("cluster"))
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: list[RedisServer]) -> str:
+    return f"redis+cluster://{urls(redis_cluster)}?prefix=test-{new_token()}"

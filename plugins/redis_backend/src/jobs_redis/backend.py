@@ -6,7 +6,17 @@ import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 
-from jobs_core.backends.base import FEATURES, Answer, BackendOptions, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from jobs_core.backends.base import (
+    FEATURES,
+    Answer,
+    BackendOptions,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    Outgoing,
+    Settlement,
+)
 from jobs_core.errors import BackendError
 from jobs_core.failpoints import failpoint
 from jobs_core.ids import new_token
@@ -37,6 +47,7 @@ class RedisBackend(RedisOperations):
         self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
         self._owner = ""
         self._tokens: set[str] = set()  # topics whose wake token we took and have not looked at since
+        self._seen: set[str] = set()  # topics we were asked about: whoever keeps house watches their inlets
         self._inlets: InletWatch | None = None
 
     def open(self, owner: str | None) -> None:
@@ -69,6 +80,7 @@ class RedisBackend(RedisOperations):
         deliveries, inlets = self._store.reserve(self._owner, topics, limit, request)
         failpoint("reserve.after_commit")
         self._tokens.difference_update(topics)
+        self._seen.update(topics)
         for topic in inlets:
             self._admit(topic)
         return deliveries
@@ -134,4 +146,23 @@ class RedisBackend(RedisOperations):
         return self._store.release(owner, started, report, crash=len(started) == 1)
 
     def housekeep(self, limit: int) -> Housekept:
-        return self._store.housekeep(limit)
+        kept = self._store.housekeep(limit)
+        if self._seen:
+            if self._inlets is None:
+                self._inlets = self._watch_inlets()
+            self._inlets.watch(self._seen)
+        return kept
+
+    def _watch_inlets(self) -> InletWatch:
+        commands = Link(self._connect, self._target.shown)
+        store = Store(self._store.keys.base, commands, self._store.options)
+        return InletWatch(
+            keys=lambda topic: store.keys,
+            link=lambda topic: Link(self._connect, self._target.shown),
+            admit=lambda topic: store.admit(topic, new_token()),
+            done=commands.disconnect,
+        )
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        self._seen.update(topics)
+        return super().counts(topics)

@@ -70,6 +70,10 @@ class Waiter:
         with contextlib.suppress(BlockingIOError):  # it is full of interrupts
             os.write(self._in, b"!")
 
+    def fileno(self) -> int:
+        """What becomes readable when somebody interrupts."""
+        return self._out
+
     def interrupted(self, timeout: float = 0.0) -> bool:
         """Whether somebody has interrupted, or does within `timeout` seconds; that is then used up."""
         if not select.select([self._out], [], [], max(0.0, timeout))[0]:
