@@ -36,5 +36,8 @@ class BackendContract(
     takes_clock = False
     """True if the backend honours `BackendOptions.clock`: time then passes when the test says so."""
 
+    hands_out_at_once = False
+    """True if a reserve finds at once what was pushed before, of a backend without `strict_order`: cases then wait less."""
+
 
 __all__ = ["BackendContract", "Rig"]

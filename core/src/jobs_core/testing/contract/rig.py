@@ -47,7 +47,7 @@ class ManualClock:
 class Rig:
     """One empty store, and the means to use it. Real clocks run with a lease of one second."""
 
-    def __init__(self, url: str, clock: ManualClock | None) -> None:
+    def __init__(self, url: str, clock: ManualClock | None, *, at_once: bool = False) -> None:
         self.url = url
         self.clock = clock
         self.lease = 30.0 if clock else 1.0
@@ -55,6 +55,7 @@ class Rig:
         self._opened: list[Backend] = []
         self._requests = itertools.count()
         self.features = self.unopened().features
+        self.hand_out_time = 0.0 if at_once or self.has("strict_order") else 1.0  # seconds a reserve may need to find all
 
     def has(self, *features: str) -> bool:
         """Whether the backend under test claims all of these."""
@@ -134,7 +135,7 @@ class Rig:
     def take(self, backend: Backend, limit: int = 100, topics: Sequence[str] = (T,)) -> list[Delivery]:
         """Reserve what can be reserved now; a backend that needs a moment to hand out gets it."""
         deliveries = backend.reserve(topics, limit, self.request())
-        deadline = time.monotonic() + (0.0 if self.has("strict_order") else 1.0)
+        deadline = time.monotonic() + self.hand_out_time
         while len(deliveries) < limit and time.monotonic() < deadline:
             backend.wait(topics, 0.05)
             deliveries += backend.reserve(topics, limit - len(deliveries), self.request())
@@ -176,6 +177,7 @@ class RigCase:
     """Base of all groups of cases: the fixtures."""
 
     takes_clock = False
+    hands_out_at_once = False
 
     @pytest.fixture
     def backend_url(self) -> str:
@@ -184,7 +186,7 @@ class RigCase:
 
     @pytest.fixture
     def rig(self, backend_url: str) -> Iterator[Rig]:
-        rig = Rig(backend_url, ManualClock() if self.takes_clock else None)
+        rig = Rig(backend_url, ManualClock() if self.takes_clock else None, at_once=self.hands_out_at_once)
         yield rig
         rig.close()
 

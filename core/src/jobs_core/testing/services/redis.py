@@ -1,0 +1,126 @@
+"""Private Redis servers: append-only file on, on free ports of loopback, in directories of their own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import PATIENCE, free_port, program, until
+
+
+class RedisServer:
+    """One `redis-server` process, or a sentinel. The same port and directory serve again after `start`."""
+
+    def __init__(self, directory: Path, *options: str, port: int = 0, sentinel: bool = False) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.log = directory / "redis.log"
+        self._sentinel = sentinel
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        assert self._process, "the server does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and come back when it serves."""
+        command = [program("redis-server", "redis-server")]
+        if self._sentinel:
+            command += [str(self.directory / "sentinel.conf"), "--sentinel"]
+        else:
+            command += ["--appendonly", "yes", "--save", "", "--dir", str(self.directory), "--enable-debug-command", "yes"]
+        command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        until(self.serves, self._process, self.log)
+
+    def serves(self) -> bool:
+        """Whether it answers, and has its data loaded."""
+        try:
+            return self.command("PING") in (b"+PONG", b"-NOAUTH Authentication required.")
+        except OSError:
+            return False
+
+    def command(self, *words: str, timeout: float = PATIENCE) -> bytes:
+        """Send one command without a client library; the first line of the answer."""
+        request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            connection.sendall(request)
+            answer = b""
+            while b"\r\n" not in answer:
+                received = connection.recv(4096)
+                if not received:
+                    raise ConnectionResetError("the server closed the connection")
+                answer += received
+        return answer.partition(b"\r\n")[0]
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def shutdown(self) -> None:
+        """End it politely."""
+        self.signal(signal.SIGTERM)
+        self.wait()
+
+    def signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def wait(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.wait(PATIENCE)
+
+
+def sentinels(root: Path, master: RedisServer, count: int = 3, *, service: str = "jobs") -> list[RedisServer]:
+    """Sentinels that watch a master and agree on its failure within a second or so; not yet started."""
+    made = []
+    for number in range(count):
+        directory = root / f"sentinel-{number}"
+        directory.mkdir(parents=True)
+        (directory / "sentinel.conf").write_text(
+            f"sentinel monitor {service} 127.0.0.1 {master.port} {count // 2 + 1}\n"
+            f"sentinel down-after-milliseconds {service} 500\n"
+            f"sentinel failover-timeout {service} 3000\n"
+        )
+        made.append(RedisServer(directory, sentinel=True))
+    return made
+
+
+def cluster(root: Path, masters: int = 3) -> list[RedisServer]:
+    """Masters of a cluster without replicas, started and joined."""
+    nodes = [
+        RedisServer(
+            root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
+            "--cluster-port", str(free_port()),
+        )
+        for number in range(masters)
+    ]  # fmt: skip
+    for node in nodes:
+        node.start()
+    addresses = [f"127.0.0.1:{node.port}" for node in nodes]
+    create = [program("redis-cli", "redis-tools"), "--cluster", "create", *addresses, "--cluster-yes"]
+    done = subprocess.run(create, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return nodes
+
+
+def urls(servers: Sequence[RedisServer]) -> str:
+    """The hosts' part of a URL."""
+    return ",".join(f"127.0.0.1:{server.port}" for server in servers)

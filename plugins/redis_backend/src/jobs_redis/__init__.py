@@ -1,0 +1,41 @@
+"""Redis (or Valkey) as the queue of `jobs`: `backend = "redis://localhost:6379/0"`.
+
+Every operation is one Lua script over the whole store (scripts/), and so happens entirely or not at all; each may be
+sent twice and is done once. How jobs are stored is told in keys.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jobs_core import hookimpl
+
+if TYPE_CHECKING:
+    from jobs_core.backends.base import Backend, BackendFactory, BackendOptions
+
+__version__ = "0.1.0"
+jobs_interface_version = 1
+
+SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
+
+
+def _create(url: str, options: BackendOptions) -> Backend:
+    from .url import parse
+
+    target = parse(url)
+    if target.kind == "cluster":
+        from .cluster import RedisClusterBackend
+
+        return RedisClusterBackend(target, options)
+    from .backend import RedisBackend
+
+    return RedisBackend(target, options)
+
+
+@hookimpl
+def jobs_queue_backends() -> Mapping[str, BackendFactory]:
+    return dict.fromkeys(SCHEMES, _create)
+
+
+__all__ = ["jobs_interface_version", "jobs_queue_backends"]

@@ -1,0 +1,86 @@
+"""What is risky about a server as it is set up, each with its mend."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from .link import Link
+from .url import Target
+
+OLDEST = (6, 2)
+
+
+def advice(target: Target, link: Link) -> list[str]:
+    """For `jobsctl check`. What the server does not let us see is left out."""
+    return [*_version(link), *_durability(link), *_memory(link), *_access(target, link)]
+
+
+def _version(link: Link) -> Iterator[str]:
+    facts = _ask(link, "INFO", "server")
+    if facts is None:
+        return
+    lines = dict(line.split(":", 1) for line in facts.decode().splitlines() if ":" in line)
+    if "valkey_version" in lines:
+        return
+    version = lines.get("redis_version", "")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers < OLDEST:
+        yield f"Redis {version} is older than {'.'.join(map(str, OLDEST))}, the oldest that is supported: upgrade it"
+
+
+def _durability(link: Link) -> Iterator[str]:
+    if _setting(link, "appendonly") == "no":
+        yield (
+            "appendonly is off: when Redis ends, jobs since its last snapshot are lost: "
+            "CONFIG SET appendonly yes, and write it into redis.conf"
+        )
+    elif _setting(link, "appendfsync") == "no":
+        yield "appendfsync is no: a power cut may lose half a minute of jobs: set everysec (a second), or always (none)"
+
+
+def _memory(link: Link) -> Iterator[str]:
+    policy = _setting(link, "maxmemory-policy")
+    if policy and policy != "noeviction":
+        yield (
+            f"maxmemory-policy is {policy}: a full Redis would delete jobs to make room: "
+            "CONFIG SET maxmemory-policy noeviction; enqueue then says QueueFull"
+        )
+
+
+def _access(target: Target, link: Link) -> Iterator[str]:
+    if target.kind == "unix" or all(_is_local(host) for host, _ in target.addresses):
+        return
+    user = _ask(link, "ACL", "WHOAMI")
+    if user == b"default":
+        yield (
+            "Redis is reached over the network as its default user: give jobs a user of its own that may touch its keys "
+            "alone (docs/backends.md has the ACL), redis://user:password@…"
+        )
+    if target.tls is None:
+        yield "Redis is reached over the network without TLS: passwords and jobs can be read on the way; rediss://…"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _setting(link: Link, name: str) -> str | None:
+    found = _ask(link, "CONFIG", "GET", name)
+    return found[1].decode() if found else None
+
+
+def _ask(link: Link, *command: str) -> Any:
+    """The answer, or None where the server does not tell us."""
+    try:
+        return link.call(*command)
+    except BackendUnavailable:
+        raise
+    except BackendError:
+        return None

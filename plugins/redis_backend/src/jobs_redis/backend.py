@@ -1,0 +1,168 @@
+"""The connection as the core sees it: one server, directly or behind sentinels."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+from jobs_core.backends.base import (
+    FEATURES,
+    Answer,
+    BackendOptions,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    Outgoing,
+    Settlement,
+)
+from jobs_core.errors import BackendError
+from jobs_core.failpoints import failpoint
+from jobs_core.ids import new_token
+
+from .inletwatch import InletWatch
+from .link import Link, connector
+from .operations import RedisOperations
+from .store import Store
+from .url import Target
+from .waiting import Line, Waiter
+
+LONGEST_LOOK = 5.0
+"""A waiting worker looks at the store this often, in case that a wake token was lost with its receiver, seconds."""
+
+
+class RedisBackend(RedisOperations):
+    """One store on one server. See the package."""
+
+    name = "redis"
+    features = FEATURES
+
+    def __init__(self, target: Target, options: BackendOptions) -> None:
+        self._target = target
+        self._connect = connector(target)
+        self._link = Link(self._connect, target.shown)
+        self._waiting = Link(self._connect, target.shown)
+        self._waiter = Waiter()
+        self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
+        self._owner = ""
+        self._tokens: set[str] = set()  # topics whose wake token we took and have not looked at since
+        self._seen: set[str] = set()  # topics we were asked about: whoever keeps house watches their inlets
+        self._inlets: InletWatch | None = None
+
+    def open(self, owner: str | None) -> None:
+        self._link.connect()
+        self._store.open(owner or "")
+        self._owner = owner or ""
+
+    def close(self) -> None:
+        inlets, self._inlets = self._inlets, None
+        if inlets:
+            inlets.stop()
+        owner, self._owner = self._owner, ""
+        if owner and self._link.connected:
+            with contextlib.suppress(BackendError):
+                self._store.release(owner, (), b"", crash=False)
+                self._hand_tokens_on()
+        self._waiting.disconnect()
+        self._link.disconnect()
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        if not messages:
+            return {}
+        failpoint("push.before_commit")
+        conflicts = self._store.push(messages, request)
+        failpoint("push.after_commit")
+        return conflicts
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        failpoint("reserve.before_commit")
+        deliveries, inlets = self._store.reserve(self._owner, topics, limit, request)
+        failpoint("reserve.after_commit")
+        self._tokens.difference_update(topics)
+        self._seen.update(topics)
+        for topic in inlets:
+            self._admit(topic)
+        return deliveries
+
+    def _admit(self, topic: str) -> None:
+        """Take in what foreign producers have pushed. Whether it comes off does not concern what was reserved."""
+        with contextlib.suppress(BackendError):
+            self._store.admit(topic, new_token())
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        if not topics:
+            self._hand_tokens_on()
+            self._waiter.interrupted(timeout)
+            return False
+        deadline = time.monotonic() + timeout
+        while not self._waiter.interrupted():
+            ready, due, inlets = self._store.look(topics)
+            for topic in inlets:
+                ready = self._store.admit(topic, new_token()) > 0 or ready
+            if ready or due <= 0:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            tokens, interrupted = self._sleep(topics, min(left, due, LONGEST_LOOK), exact=due < left)
+            if tokens:
+                self._tokens.update(tokens)
+                return True
+            if interrupted:
+                return False
+        return False
+
+    def _sleep(self, topics: Sequence[str], timeout: float, *, exact: bool) -> tuple[list[str], bool]:
+        """Wait for the wake tokens of topics; the topics whose tokens came, and whether it was interrupted."""
+        by_key = {self._store.keys.wake(topic): topic for topic in topics}
+        keys, interrupted = self._waiter.wait([Line(self._waiting, self._link, list(by_key))], timeout, exact=exact)
+        return [by_key[key] for key in keys], interrupted
+
+    def _hand_tokens_on(self) -> None:
+        """We were woken and cannot take work: let somebody else be."""
+        if self._tokens:
+            self._store.nudge(self._tokens)
+            self._tokens.clear()
+
+    def interrupt(self) -> None:
+        self._waiter.interrupt()
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        if not settlements:
+            return []
+        failpoint("settle.before_commit")
+        answers = self._store.settle(self._owner, settlements, request)
+        failpoint("settle.after_commit")
+        return answers
+
+    def heartbeat(self) -> Heartbeat:
+        failpoint("heartbeat.before_commit")
+        heartbeat = self._store.heartbeat(self._owner)
+        failpoint("heartbeat.after_commit")
+        return heartbeat
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        return self._store.release(owner, started, report, crash=len(started) == 1)
+
+    def housekeep(self, limit: int) -> Housekept:
+        kept = self._store.housekeep(limit)
+        if self._seen:
+            if self._inlets is None:
+                self._inlets = self._watch_inlets()
+            self._inlets.watch(self._seen)
+        return kept
+
+    def _watch_inlets(self) -> InletWatch:
+        commands = Link(self._connect, self._target.shown)
+        store = Store(self._store.keys.base, commands, self._store.options)
+        return InletWatch(
+            keys=lambda topic: store.keys,
+            link=lambda topic: Link(self._connect, self._target.shown),
+            admit=lambda topic: store.admit(topic, new_token()),
+            done=commands.disconnect,
+        )
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        self._seen.update(topics)
+        return super().counts(topics)

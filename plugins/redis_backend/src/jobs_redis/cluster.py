@@ -1,0 +1,334 @@
+"""Redis Cluster: a store a topic, each in a slot of its own, and a hub that knows the owners and the topics.
+
+Each topic's keys are tagged `{prefix:topic}`, so that one of its operations is one script on one node, as on a single
+server. What would concern two topics in one step is not: `atomic_followups` and `strict_order` are not among the
+features, and a unique key is unique in its topic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from jobs_core.backends.base import (
+    FEATURES,
+    Answer,
+    Backend,
+    BackendOptions,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    JobRecord,
+    Outgoing,
+    Settlement,
+    State,
+)
+from jobs_core.errors import BackendError
+from jobs_core.failpoints import failpoint
+from jobs_core.ids import new_token
+
+from . import advice
+from .backend import LONGEST_LOOK
+from .inletwatch import InletWatch
+from .link import Link
+from .operations import followed
+from .slots import Nodes
+from .store import Store
+from .url import Target
+from .waiting import Line, Waiter
+
+T = TypeVar("T")
+
+
+class RedisClusterBackend(Backend):
+    """See the module."""
+
+    name = "redis+cluster"
+    features = FEATURES - {"atomic_followups", "strict_order"}
+
+    def __init__(self, target: Target, options: BackendOptions) -> None:
+        self._target, self._options = target, options
+        self._prefix = target.prefix or options.prefix
+        self._nodes = Nodes(target)
+        self._waiter = Waiter()
+        self._hub = Store(f"{{{self._prefix}}}", self._nodes, options)
+        self._registry = f"{{{self._prefix}}}:cluster-topics"
+        self._stores: dict[str, Store] = {}
+        self._waiting: dict[str, Link] = {}
+        self._registered: set[str] = set()  # topics that the hub knows, as far as we know
+        self._joined: set[str] = set()  # topics whose store knows our owner
+        self._renewed: dict[str, float] = {}  # base of a store: when our lease there was last renewed
+        self._owner = ""
+        self._tokens: set[str] = set()
+        self._seen: set[str] = set()
+        self._inlets: InletWatch | None = None
+
+    # -- stores ----------------------------------------------------------------------------------
+
+    def _store(self, topic: str) -> Store:
+        store = self._stores.get(topic)
+        if store is None:
+            store = self._stores[topic] = Store(f"{{{self._prefix}:{topic}}}", self._nodes, self._options)
+        return store
+
+    def _register(self, topics: Iterable[str]) -> None:
+        """Tell the hub of topics, before anything is in them."""
+        new = set(topics) - self._registered
+        if new:
+            self._nodes.call("SADD", self._registry, *sorted(new))
+            self._registered |= new
+
+    def _known(self) -> list[str]:
+        return sorted(topic.decode() for topic in self._nodes.call("SMEMBERS", self._registry))
+
+    def _everywhere(self) -> Iterator[Store]:
+        for topic in self._known():
+            yield self._store(topic)
+
+    def _join(self, topic: str) -> Store:
+        """The store of a topic, which from now on knows our owner; raises OwnerLost if the hub no longer does."""
+        store = self._store(topic)
+        if topic not in self._joined:
+            self._beat(self._hub)
+            self._register([topic])
+            store.open(self._owner)
+            self._joined.add(topic)
+        return store
+
+    def _beat(self, store: Store) -> tuple[str, ...]:
+        """Renew our lease in one store; ids that somebody wants cancelled."""
+        self._renewed[store.keys.base] = time.monotonic()
+        return store.heartbeat(self._owner).cancelled
+
+    def _ours(self) -> list[Store]:
+        """The stores that know our owner."""
+        return [self._hub, *(self._store(topic) for topic in sorted(self._joined))]
+
+    def _renew(self) -> None:
+        """To reserve somewhere renews the lease everywhere, but not more often than a heartbeat would."""
+        for store in self._ours():
+            if time.monotonic() - self._renewed.get(store.keys.base, 0.0) >= self._options.lease / 6:
+                self._beat(store)
+
+    # -- opening and closing ---------------------------------------------------------------------
+
+    def open(self, owner: str | None) -> None:
+        self._joined.clear()
+        self._hub.open(owner or "")
+        self._owner = owner or ""
+
+    def close(self) -> None:
+        inlets, self._inlets = self._inlets, None
+        if inlets:
+            inlets.stop()
+        owner, self._owner = self._owner, ""
+        if owner and self._nodes.connected:
+            with contextlib.suppress(BackendError):
+                for topic in self._joined:
+                    self._store(topic).release(owner, (), b"", crash=False)
+                self._hub.release(owner, (), b"", crash=False)
+                self._hand_tokens_on()
+        for link in self._waiting.values():
+            link.disconnect()
+        self._waiting.clear()
+        self._nodes.disconnect()
+
+    # -- the way of a job ------------------------------------------------------------------------
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        by_topic: dict[str, list[Outgoing]] = {}
+        for message in messages:
+            by_topic.setdefault(message.topic, []).append(message)
+        failpoint("push.before_commit")
+        self._register(by_topic)
+        conflicts: dict[str, str] = {}
+        for topic, part in by_topic.items():
+            conflicts |= self._store(topic).push(part, request)
+        failpoint("push.after_commit")
+        return conflicts
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        failpoint("reserve.before_commit")
+        self._renew()
+        found: list[Delivery] = []
+        for topic in topics:
+            if len(found) >= limit:
+                break
+            deliveries, inlets = self._join(topic).reserve(self._owner, [topic], limit - len(found), request)
+            found += deliveries
+            self._tokens.discard(topic)
+            if inlets:
+                with contextlib.suppress(BackendError):
+                    self._store(topic).admit(topic, new_token())
+        failpoint("reserve.after_commit")
+        self._seen.update(topics)
+        return found
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        if not topics:
+            self._hand_tokens_on()
+            self._waiter.interrupted(timeout)
+            return False
+        deadline = time.monotonic() + timeout
+        while not self._waiter.interrupted():
+            ready, due = self._look(topics)
+            if ready or due <= 0:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            lines = {self._store(topic).keys.wake(topic): topic for topic in topics}
+            waiting = [self._line(topic) for topic in topics]
+            pause = min(left, due, LONGEST_LOOK)
+            tokens, interrupted = self._waiter.wait(waiting, pause, exact=due < left)
+            if tokens:
+                self._tokens.update(lines[key] for key in tokens)
+                return True
+            if interrupted:
+                return False
+        return False
+
+    def _look(self, topics: Sequence[str]) -> tuple[bool, float]:
+        any_ready, first_due = False, float("inf")
+        for topic in topics:
+            ready, due, inlets = self._store(topic).look([topic])
+            if inlets:
+                ready = self._store(topic).admit(topic, new_token()) > 0 or ready
+            any_ready, first_due = any_ready or ready, min(first_due, due)
+        return any_ready, first_due
+
+    def _line(self, topic: str) -> Line:
+        """A connection a topic: a command may block on the keys of one slot only."""
+        store = self._store(topic)
+        commands = self._nodes.link(store.keys.base)
+        waiting = self._waiting.get(topic)
+        if waiting is None or waiting.where != commands.where:
+            if waiting is not None:
+                waiting.disconnect()
+            waiting = self._waiting[topic] = self._nodes.new_link(store.keys.base)
+        return Line(waiting, commands, [store.keys.wake(topic)])
+
+    def _hand_tokens_on(self) -> None:
+        for topic in list(self._tokens):
+            self._store(topic).nudge([topic])
+            self._tokens.discard(topic)
+
+    def interrupt(self) -> None:
+        self._waiter.interrupt()
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        by_topic: dict[str, list[int]] = {}
+        for n, settlement in enumerate(settlements):
+            by_topic.setdefault(str(settlement.token).split(":", 2)[-1], []).append(n)
+        failpoint("settle.before_commit")
+        answers = [Answer.STALE] * len(settlements)
+        for topic, places in by_topic.items():
+            # Follow-ups the core has pushed before: they belong to topics of their own.
+            part = [msgspec.structs.replace(settlements[n], followups=()) for n in places]
+            for n, answer in zip(places, self._store(topic).settle(self._owner, part, request), strict=True):
+                answers[n] = answer
+        failpoint("settle.after_commit")
+        return answers
+
+    def heartbeat(self) -> Heartbeat:
+        failpoint("heartbeat.before_commit")
+        cancelled = tuple(job_id for store in self._ours() for job_id in self._beat(store))
+        failpoint("heartbeat.after_commit")
+        return Heartbeat(cancelled=cancelled)
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        crash = len(started) == 1
+        count = sum(store.release(owner, started, report, crash=crash) for store in self._everywhere())
+        self._hub.release(owner, (), b"", crash=False)
+        return count
+
+    def housekeep(self, limit: int) -> Housekept:
+        rounds = [store.housekeep(limit) for store in (self._hub, *self._everywhere())]
+        if self._seen:
+            if self._inlets is None:
+                self._inlets = self._watch_inlets()
+            self._inlets.watch(self._seen)
+        return Housekept(
+            sum(kept.readied for kept in rounds),
+            rounds[0].owners_released,
+            sum(kept.dropped for kept in rounds),
+            more=any(kept.more for kept in rounds),
+        )
+
+    def _watch_inlets(self) -> InletWatch:
+        nodes = Nodes(self._target)
+
+        def store(topic: str) -> Store:
+            return Store(f"{{{self._prefix}:{topic}}}", nodes, self._options)
+
+        return InletWatch(
+            keys=lambda topic: store(topic).keys,
+            link=lambda topic: nodes.new_link(store(topic).keys.base),
+            admit=lambda topic: store(topic).admit(topic, new_token()),
+            done=nodes.disconnect,
+        )
+
+    # -- operators -------------------------------------------------------------------------------
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        self._seen.update(topics)
+        return {topic: self._store(topic).counts([topic])[topic] for topic in topics}
+
+    def get(self, job_id: str) -> JobRecord | None:
+        return next((record for store in self._everywhere() if (record := store.get(job_id))), None)
+
+    def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self._store(topic).browse(topic, state, limit, offset)
+
+    def topics(self) -> list[str]:
+        return sorted(topic for store in self._everywhere() for topic in store.topics())
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        return sum(store.requeue(job_ids) for store in self._everywhere())
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        return sum(store.discard(job_ids, reason) for store in self._everywhere())
+
+    def purge(self, topic: str, state: State) -> int:
+        return self._store(topic).purge(topic, state)
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        return sum(store.drop(job_ids) for store in self._everywhere())
+
+    def pause(self, topic: str) -> None:
+        self._register([topic])
+        self._store(topic).pause(topic)
+
+    def resume(self, topic: str) -> None:
+        self._store(topic).resume(topic)
+
+    def paused(self) -> frozenset[str]:
+        return frozenset(topic for store in self._everywhere() for topic in store.paused())
+
+    def cancel(self, job_id: str) -> State:
+        return self._first(lambda store: store.cancel(job_id), State.UNKNOWN)
+
+    def _first(self, ask: Callable[[Store], T], nothing: T) -> T:
+        """The first answer that is something."""
+        return next((answer for store in self._everywhere() if (answer := ask(store)) != nothing), nothing)
+
+    def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        record = self.get(job_id)
+        if record is None:
+            return JobRecord(job_id, "", State.UNKNOWN)
+        store = self._store(record.topic)
+        waiting = self._nodes.new_link(store.keys.base)
+        try:
+            return followed(store, waiting, job_id, timeout)
+        finally:
+            waiting.disconnect()
+
+    def advice(self) -> list[str]:
+        """What is risky about any of the nodes, once."""
+        found = (line for link in self._nodes.masters() for line in advice.advice(self._target, link))
+        return list(dict.fromkeys(found))

@@ -1,0 +1,95 @@
+"""Taking in what foreign producers push, at once: see `InletWatch`."""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from jobs_core.errors import BackendError
+
+from .keys import Keys
+from .link import Link
+from .waiting import Waiter
+
+logger = logging.getLogger("jobs.redis")
+
+LONGEST_BLOCK = 30.0
+"""Seconds after which a blocked command is sent anew, in case that its connection is dead."""
+
+PAUSE = 1.0
+"""Seconds to let an outage, or a full server, be."""
+
+
+class InletWatch:
+    """A thread that holds a blocked command a topic: `BLMOVE inlet inlet LEFT LEFT`, which keeps the list as it is and
+    answers when something is in it. Then what is there is admitted, as pushes are, and a worker is woken.
+
+    Kept by whoever keeps house. Without one, workers find an inlet's messages when they next look.
+    """
+
+    def __init__(
+        self, keys: Callable[[str], Keys], link: Callable[[str], Link], admit: Callable[[str], int], done: Callable[[], None]
+    ) -> None:
+        self._keys, self._link, self._admit, self._done = keys, link, admit, done  # called by the thread alone
+        self._topics: set[str] = set()
+        self._links: dict[str, Link] = {}
+        self._sent: dict[str, float] = {}  # topics whose command is out, and until when it has to be answered
+        self._waiter = Waiter()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="jobs-redis-inlets", daemon=True)
+        self._thread.start()
+
+    def watch(self, topics: Iterable[str]) -> None:
+        """Watch these topics, too."""
+        if not self._topics.issuperset(topics):
+            self._topics = self._topics.union(topics)
+            self._waiter.interrupt()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._waiter.interrupt()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._turn()
+            except BackendError as error:
+                logger.debug("inlets are not watched for the moment: %s", error)
+                self._drop()
+                self._waiter.interrupted(PAUSE)
+        self._drop()
+        self._done()
+
+    def _drop(self) -> None:
+        for link in self._links.values():
+            link.disconnect()
+        self._links.clear()
+        self._sent.clear()
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        for topic in self._topics - self._sent.keys():
+            inlet = self._keys(topic).inlet(topic)
+            link = self._links.get(topic) or self._links.setdefault(topic, self._link(topic))
+            link.send("BLMOVE", inlet, inlet, "LEFT", "LEFT", f"{LONGEST_BLOCK:.3f}")
+            self._sent[topic] = now + LONGEST_BLOCK + 5.0
+        sockets = {self._links[topic].socket(): topic for topic in self._sent}
+        left = min(self._sent.values(), default=now + LONGEST_BLOCK) - now
+        readable = select.select([self._waiter.fileno(), *sockets], [], [], max(0.0, left))[0]
+        self._waiter.interrupted()
+        for socket, topic in sockets.items():
+            if socket in readable:
+                del self._sent[topic]
+                if self._links[topic].read() is not None:
+                    self._take_in(topic)
+            elif self._sent[topic] <= time.monotonic():
+                self._links[topic].disconnect()
+                del self._sent[topic]
+
+    def _take_in(self, topic: str) -> None:
+        while not self._stopping and self._admit(topic):
+            pass

@@ -1,0 +1,51 @@
+"""What is kept under which key. `{jobs}` is the prefix in braces: a hash tag, so that all keys share one slot.
+
+=====================  ======  =================================================================================
+key                    type    what
+=====================  ======  =================================================================================
+{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, and the message to the
+                               byte; a job stands here from push to end
+{jobs}:ready:TOPIC     zset    id → place in line: by priority, then by the microsecond it became ready
+{jobs}:later:TOPIC     zset    id → when it falls due, in microseconds
+{jobs}:dead:TOPIC      zset    id → when it died
+{jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; of the jobs that have any
+{jobs}:owners          zset    worker process → end of its lease
+{jobs}:held:OWNER      hash    id → token of what it has reserved
+{jobs}:owner:OWNER     hash    its last requests and their answers, for the case that a reply was lost
+{jobs}:reserved        hash    topic → how many of its jobs are reserved
+{jobs}:request:ID      string  a push of the last minute, and which of its messages were refused
+{jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id
+{jobs}:unique-until    zset    unique key → until when, of those held for a time
+{jobs}:cancel          set     reserved jobs that somebody wants cancelled
+{jobs}:ended:ID        string  a result, or a cancelled job; goes by itself after its time to live
+{jobs}:followers       zset    id → until when somebody waits for its end
+{jobs}:end:ID          list    holds something once a followed job has ended
+{jobs}:topics          set     topics that may hold jobs
+{jobs}:paused          set     paused topics
+{jobs}:wake:TOPIC      zset    one member while somebody idle should look: taken by the one who does
+{jobs}:in:TOPIC        list    the inlet: what producers in any language RPUSH
+{jobs}:meta            hash    schema version, number of the last reservation, time of the last housekeeping
+=====================  ======  =================================================================================
+
+The scripts make these names themselves, see scripts/common.lua; a command of ours uses the few below.
+"""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Names of keys under one base."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self.topics = f"{base}:topics"
+        self.paused = f"{base}:paused"
+
+    def wake(self, topic: str) -> str:
+        return f"{self.base}:wake:{topic}"
+
+    def inlet(self, topic: str) -> str:
+        return f"{self.base}:in:{topic}"
+
+    def end(self, job_id: str) -> str:
+        return f"{self.base}:end:{job_id}"

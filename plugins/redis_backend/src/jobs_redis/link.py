@@ -1,0 +1,173 @@
+"""One connection to one server: opened when first used, and again after it broke. No command is ever sent twice by itself."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import redis
+import redis.exceptions
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from jobs_core.errors import BackendUnavailable
+
+from .errors import code, loses_connection, translated
+from .scripts import Script
+from .url import Address, Target
+
+CONNECT_TIMEOUT = 2.0
+"""Longest time a connection may take, seconds."""
+
+COMMAND_TIMEOUT = 4.0
+"""Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
+
+Connect: TypeAlias = Callable[[], Connection]
+
+
+def connector(target: Target, address: Address | None = None) -> Connect:
+    """How to connect to a target, or to one node of a cluster."""
+    if target.kind == "sentinel":
+        return _to_master(target)
+    address = address or (target.addresses[0] if target.addresses else None)
+    return lambda: _connection(target, address)
+
+
+def _connection(target: Target, address: Address | None) -> Connection:
+    settings: dict[str, Any] = {
+        "db": target.db,
+        "username": target.username,
+        "password": target.password,
+        "socket_timeout": COMMAND_TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),  # a write that is silently repeated is a duplicate
+        "protocol": 2,
+        "client_name": "jobs",
+        "driver_info": None,
+    }
+    if address is None:
+        return UnixDomainSocketConnection(path=target.path, **settings)
+    settings |= {"host": address[0], "port": address[1], "socket_keepalive": True}
+    if target.tls is not None:
+        return SSLConnection(**settings, **target.tls)
+    return Connection(**settings)
+
+
+def _to_master(target: Target) -> Connect:
+    """Ask the sentinels for the master, each time anew, and make sure that it knows it is one."""
+    known: dict[str, Any] = {
+        "socket_timeout": CONNECT_TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "username": target.sentinel_username,
+        "password": target.sentinel_password,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    if target.tls is not None:
+        known |= {"ssl": True, **target.tls}
+    sentinel: list[Sentinel] = []
+
+    def connect() -> Connection:
+        if not sentinel:
+            sentinel.append(Sentinel(list(target.addresses), sentinel_kwargs=known))
+        connection = _connection(target, sentinel[0].discover_master(target.service))
+        connection.connect()
+        connection.send_command("ROLE")
+        if connection.read_response()[0] != b"master":
+            connection.disconnect()
+            raise redis.exceptions.ReadOnlyError("the sentinels' master is none yet")
+        return connection
+
+    return connect
+
+
+class Link:
+    """See the module. One thread at a time."""
+
+    def __init__(self, connect: Connect, where: str) -> None:
+        self.where = where
+        self._connect = connect
+        self._connection: Connection | None = None
+        self._client_id: int | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    def connect(self) -> None:
+        """Connect if it is not connected; raises BackendUnavailable or BackendError."""
+        if self._connection is None:
+            try:
+                connection = self._connect()
+                connection.connect()
+            except (redis.RedisError, OSError) as error:
+                raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
+            self._connection = connection
+
+    def disconnect(self) -> None:
+        connection, self._connection, self._client_id = self._connection, None, None
+        if connection is not None:
+            connection.disconnect()
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def call(self, *command: Any, timeout: float | None = None) -> Any:
+        """Send a command and read its reply; `timeout` for one that blocks on the server."""
+        self.send(*command)
+        return self.read(timeout)
+
+    def run(self, script: Script, base: str, *arguments: Any) -> Any:
+        """Run a script on the store at `base`; the server is taught it when it does not know it."""
+        self.connect()
+        assert self._connection is not None
+        try:
+            self._connection.send_command(b"EVALSHA", script.digest, 1, base, *arguments)
+            return self._connection.read_response()
+        except redis.exceptions.NoScriptError:  # it has not been run: nothing is sent twice
+            return self.call(b"EVAL", script.source, 1, base, *arguments)
+        except (redis.RedisError, OSError) as error:
+            raise self._failed(error) from None
+
+    def send(self, *command: Any) -> None:
+        """Send a command without waiting for its reply."""
+        self.connect()
+        assert self._connection is not None
+        try:
+            self._connection.send_command(*command)
+        except (redis.RedisError, OSError) as error:
+            raise self._failed(error) from None
+
+    def read(self, timeout: float | None = None) -> Any:
+        """Read the reply of a command that was sent."""
+        if self._connection is None:
+            raise BackendUnavailable(f"{self.where}: the connection broke")
+        try:
+            if timeout is None:
+                return self._connection.read_response()
+            return self._connection.read_response(timeout=timeout)
+        except (redis.RedisError, OSError) as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> Exception:
+        if loses_connection(error):
+            self.disconnect()
+        return error if code(error) in ("MOVED", "ASK") else translated(error, self.where)
+
+    # -- for waiting -----------------------------------------------------------------------------
+
+    def client_id(self) -> int:
+        """What CLIENT UNBLOCK knows this connection by."""
+        if self._connection is None or self._client_id is None:
+            self._client_id = int(self.call("CLIENT", "ID"))
+        return self._client_id
+
+    def socket(self) -> socket.socket:
+        """The socket, to be watched for the reply of a command that blocks."""
+        if self._connection is None:
+            raise BackendUnavailable(f"{self.where}: the connection broke")
+        found: socket.socket | None = self._connection._sock  # the one thing that the client does not give openly
+        assert found is not None
+        return found

@@ -1,0 +1,81 @@
+"""What operators ask of a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from jobs_core.backends.base import Backend, Counts, JobRecord, State
+
+from . import advice
+from .link import COMMAND_TIMEOUT, Link
+from .store import Store
+from .url import Target
+
+LONGEST_FOLLOW = 5.0
+"""Longest time that one command waits for a job's end, so that a dead connection is noticed; seconds."""
+
+
+class RedisOperations(Backend):
+    """The operators' half of the backend."""
+
+    _target: Target
+    _link: Link
+    _waiting: Link
+    _store: Store
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        return self._store.counts(topics)
+
+    def get(self, job_id: str) -> JobRecord | None:
+        return self._store.get(job_id)
+
+    def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self._store.browse(topic, state, limit, offset)
+
+    def topics(self) -> list[str]:
+        return sorted(self._store.topics())
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        return self._store.requeue(job_ids)
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        return self._store.discard(job_ids, reason)
+
+    def purge(self, topic: str, state: State) -> int:
+        return self._store.purge(topic, state)
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        return self._store.drop(job_ids)
+
+    def pause(self, topic: str) -> None:
+        self._store.pause(topic)
+
+    def resume(self, topic: str) -> None:
+        self._store.resume(topic)
+
+    def paused(self) -> frozenset[str]:
+        return self._store.paused()
+
+    def cancel(self, job_id: str) -> State:
+        return self._store.cancel(job_id)
+
+    def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        return followed(self._store, self._waiting, job_id, timeout)
+
+    def advice(self) -> list[str]:
+        return advice.advice(self._target, self._link)
+
+
+def followed(store: Store, waiting: Link, job_id: str, timeout: float) -> JobRecord | None:
+    """Wait for a job's end on a connection of its own; see `Operable.fetch_result`."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        pause = min(LONGEST_FOLLOW, max(0.0, left))
+        record = store.follow(job_id, pause + 1.0)
+        if record is not None or left <= 0:
+            return record
+        end = store.keys.end(job_id)
+        # The list keeps what is in it, so that everybody who waits for this job is told.
+        waiting.call("BLMOVE", end, end, "LEFT", "LEFT", f"{max(pause, 0.001):.3f}", timeout=pause + COMMAND_TIMEOUT)

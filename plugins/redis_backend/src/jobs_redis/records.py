@@ -1,0 +1,171 @@
+"""Messages and settlements as the scripts' arguments, and the scripts' answers as what the core knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jobs_core.backends.base import Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
+
+_MICRO = 1_000_000
+_DONE = Outcome.DONE
+_ANSWERS = {ord("s"): Answer.SETTLED, ord("a"): Answer.ALREADY}
+_PLAIN = (0, 0, 0, 0)
+
+
+def micro(seconds: float) -> int:
+    """Seconds as microseconds."""
+    return round(seconds * _MICRO)
+
+
+# -- in --------------------------------------------------------------------------------------------
+
+_heads: dict[tuple[int, str], bytes] = {}
+_FEW = 10_000  # topics of which the heads of records are kept
+
+
+def message(arguments: list[Any], outgoing: Outgoing) -> None:
+    """Append the four values of a message: see add in scripts/lines.lua."""
+    unique = outgoing.unique
+    if unique is None:
+        head = _heads.get((outgoing.priority, outgoing.topic)) or _head(outgoing)
+        extra: bytes | str = b"" if outgoing.delay <= 0 else f"{micro(outgoing.delay)} 0 0"
+        arguments += (outgoing.id, outgoing.topic, head + outgoing.payload, extra)
+        return
+    topic, key = outgoing.topic.encode(), unique.key.encode()
+    by_time = not isinstance(unique.scope, str)
+    scope = "t" if isinstance(unique.scope, float | int) else unique.scope[0]
+    record = f"{outgoing.priority} {len(topic)} {len(key)} {scope}|".encode() + topic + key + outgoing.payload
+    timed = micro(float(unique.scope)) if by_time else 0
+    extra = f"{micro(max(0.0, outgoing.delay))} {int(unique.conflict == 'replace')} {timed}"
+    arguments += (outgoing.id, outgoing.topic, record, extra)
+
+
+def _head(outgoing: Outgoing) -> bytes:
+    topic = outgoing.topic.encode()
+    if len(_heads) > _FEW:
+        _heads.clear()
+    head = _heads[outgoing.priority, outgoing.topic] = f"{outgoing.priority} {len(topic)} 0 n|".encode() + topic
+    return head
+
+
+def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retention]) -> tuple[list[Any], list[int]]:
+    """The arguments of settle.lua from the fifth on, and in which order its answers come."""
+    groups: dict[str, tuple[list[str], list[str], list[int]]] = {}
+    others: list[Any] = []
+    order: list[int] = []
+    for n, settlement in enumerate(batch):
+        token = str(settlement.token)
+        topic = token.split(":", 2)[-1]
+        if settlement.outcome is _DONE and settlement.result is None and not settlement.followups:
+            group = groups.get(topic)
+            if group is None:
+                group = groups[topic] = [], [], []
+            group[0].append(settlement.id)
+            group[1].append(token)
+            group[2].append(n)
+        else:
+            others += _settlement(settlement, token, topic, retention)
+            order.append(n)
+    arguments: list[Any] = [len(groups)]
+    answered: list[int] = []
+    for topic, (ids, tokens, places) in groups.items():
+        arguments += (topic, len(ids), *ids, *tokens)
+        answered += places
+    arguments.append(len(order))
+    arguments += others
+    return arguments, answered + order
+
+
+def _settlement(settlement: Settlement, token: str, topic: str, retention: Callable[[str], Retention]) -> list[Any]:
+    outcome = settlement.outcome
+    buries = outcome in (Outcome.DEAD, Outcome.EXPIRED)
+    values: list[Any] = [
+        settlement.id,
+        token,
+        topic,
+        outcome.value,
+        micro(max(0.0, settlement.after)),
+        int(settlement.counts),
+        settlement.reason or outcome.value,
+        settlement.error,
+        int(settlement.result is not None),
+        settlement.result or b"",
+        micro(max(0.0, settlement.result_ttl)),
+        retention(topic).dead_max if buries else 0,
+        len(settlement.followups) if outcome is _DONE else 0,
+    ]
+    if outcome is _DONE:
+        for followup in settlement.followups:
+            message(values, followup)
+    return values
+
+
+def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:
+    """The answers in the order of the settlements."""
+    found = [Answer.STALE] * len(order)
+    for letter, n in zip(letters, order, strict=True):
+        found[n] = _ANSWERS.get(letter, Answer.STALE)
+    return found
+
+
+# -- out -------------------------------------------------------------------------------------------
+
+_shapes: dict[bytes, tuple[int, int, int]] = {}
+
+
+def _unpacked(record: bytes) -> tuple[float, int, str, bytes]:
+    """Time of the push, priority, topic and payload."""
+    head, _, rest = record.partition(b"|")
+    pushed, _, shape = head.partition(b" ")
+    known = _shapes.get(shape)
+    if known is None:
+        priority, topic_length, key_length, _ = shape.split(b" ")
+        if len(_shapes) > _FEW:
+            _shapes.clear()
+        known = _shapes[shape] = int(priority), int(topic_length), int(topic_length) + int(key_length)
+    return int(pushed) / _MICRO, known[0], rest[: known[1]].decode(), rest[known[2] :]
+
+
+def deliveries(found: Sequence[Any]) -> list[Delivery]:
+    """What reserve.lua found, from its third value on; the first is the broker's time."""
+    now = int(found[0]) / _MICRO
+    made = []
+    for n in range(2, len(found), 4):
+        pushed, _, topic, payload = _unpacked(found[n + 2])
+        counted = found[n + 3] or _PLAIN
+        made.append(Delivery(found[n].decode(), topic, payload, found[n + 1].decode(), *counted, pushed, now))
+    return made
+
+
+def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
+    """What describe.lua found; None for an empty answer."""
+    if not found:
+        return None
+    broker_now = int(now) / _MICRO
+    state, job_id = State(found[0].decode()), found[1].decode()
+    if state in (State.DONE, State.CANCELLED):
+        _, _, topic, at, has_result, result = found
+        kept = bytes(result) if has_result else None
+        return JobRecord(job_id, topic.decode(), state, since=int(at) / _MICRO, result=kept, broker_now=broker_now)
+    _, _, record, since, due, owner, cancel, attempt, redeliveries, crashes, deferrals, reason, *errors = found
+    pushed_at, priority, topic, payload = _unpacked(record)
+    return JobRecord(
+        id=job_id,
+        topic=topic,
+        state=state,
+        payload=payload,
+        priority=priority,
+        attempt=attempt,
+        redeliveries=redeliveries,
+        crashes=crashes,
+        deferrals=deferrals,
+        pushed_at=pushed_at,
+        due=int(due) / _MICRO if due else None,
+        owner=owner.decode() or None,
+        since=int(since) / _MICRO if since else None,
+        cancel_requested=bool(cancel),
+        reason=reason.decode() if state is State.DEAD else "",
+        errors=tuple(errors),
+        broker_now=broker_now,
+    )

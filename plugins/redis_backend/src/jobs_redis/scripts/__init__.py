@@ -1,0 +1,55 @@
+"""The Lua scripts: one file an operation, and the parts that several share."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from importlib import resources
+
+
+class Script:
+    """One operation, ready to be sent by its digest."""
+
+    __slots__ = ("digest", "name", "source")
+
+    def __init__(self, name: str) -> None:
+        own = _read(name)
+        needs = re.search(r"Needs ([\w, ]+)\.$", own, re.MULTILINE)
+        assert needs, f"{name}.lua does not say what it needs"
+        self.name = name
+        # Comments would travel with every first use, and tell the server nothing.
+        parts = [_read(part) for part in needs[1].split(", ")]
+        self.source = "\n".join(_stripped(part) for part in [*parts, own]).encode()
+        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _stripped(source: str) -> str:
+    lines = (re.sub(r"(^|\s)--(?!\[).*$", "", line).strip() for line in source.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+BROWSE = Script("browse")
+CANCEL = Script("cancel")
+COUNTS = Script("counts")
+DISCARD = Script("discard")
+DROP = Script("drop")
+FOLLOW = Script("follow")
+GET = Script("get")
+HEARTBEAT = Script("heartbeat")
+HOUSEKEEP = Script("housekeep")
+LOOK = Script("look")
+NUDGE = Script("nudge")
+OPEN = Script("open")
+PAUSE = Script("pause")
+PURGE = Script("purge")
+PUSH = Script("push")
+RELEASE = Script("release")
+REQUEUE = Script("requeue")
+RESERVE = Script("reserve")
+RESUME = Script("resume")
+SETTLE = Script("settle")
+TOPICS = Script("topics")

@@ -1,0 +1,42 @@
+-- List jobs of a topic in one state, next to run first, dead letters newest first. Needs common, describe.
+--
+-- ARGV     2 topic   3 state   4 offset   5 limit
+-- Result   {now, what is known of each: see describe.lua ...}
+-- Cost     O(offset + limit); O(everything reserved) for reserved jobs
+
+local topic, state, offset, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local places = {} -- {id, time, owner}
+if state == 'ready' then
+  local line = redis.call('ZRANGE', READY .. topic, 0, -1 + offset + limit, 'WITHSCORES')
+  for n = 1, #line, 2 do places[#places + 1] = { line[n], place_time(line[n + 1]) } end
+  local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, offset + limit)
+  for n = 1, #due, 2 do places[#places + 1] = { due[n], tonumber(due[n + 1]) } end
+elseif state == 'scheduled' then
+  local from = '(' .. whole(now)
+  local later = redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', 0, offset + limit)
+  for n = 1, #later, 2 do places[#places + 1] = { later[n], tonumber(later[n + 1]) } end
+elseif state == 'dead' then
+  local dead = redis.call('ZREVRANGE', DEAD .. topic, 0, -1 + offset + limit, 'WITHSCORES')
+  for n = 1, #dead, 2 do places[#places + 1] = { dead[n], tonumber(dead[n + 1]) } end
+elseif state == 'reserved' then
+  for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
+    local held = redis.call('HGETALL', HELD .. owner)
+    for n = 1, #held, 2 do
+      local number, score, of = string.match(held[n + 1], '^(%d+):(%d+):(.*)$')
+      if of == topic then places[#places + 1] = { held[n], nil, owner, tonumber(number), tonumber(score) } end
+    end
+  end
+  table.sort(places, function(a, b) return a[4] < b[4] or (a[4] == b[4] and a[5] < b[5]) end)
+end
+
+local found = { whole(now) }
+for n = offset + 1, math.min(#places, offset + limit) do
+  local id, time, owner = unpack(places[n], 1, 3)
+  local record = redis.call('HGET', JOBS, id)
+  if record then
+    local since, due = time, nil
+    if state == 'scheduled' then since, due = nil, time end
+    found[#found + 1] = describe(id, record, state, since, due, owner)
+  end
+end
+return found

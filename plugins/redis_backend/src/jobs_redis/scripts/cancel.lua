@@ -1,0 +1,23 @@
+-- Cancel a waiting job at once, or have the owner of a reserved one told. Needs common, endings.
+--
+-- ARGV     2 id   3 time to live of a cancelled job in microseconds
+-- Result   the state it is in afterwards
+-- Cost     O(log of the line)
+
+local id = ARGV[2]
+local record = redis.call('HGET', JOBS, id)
+if not record then
+  local ended = redis.call('GET', base .. 'ended:' .. id)
+  if not ended then return 'unknown' end
+  ended = cmsgpack.unpack(ended)
+  return tonumber(ended[4]) > now and ended[1] or 'unknown'
+end
+local job = parse(record)
+although_full()
+if take_out(id, job) then
+  finish(id, job, 'cancelled', tonumber(ARGV[3]))
+  return 'cancelled'
+end
+if redis.call('ZSCORE', DEAD .. job.topic, id) then return 'dead' end
+redis.call('SADD', CANCEL, id)
+return 'reserved'

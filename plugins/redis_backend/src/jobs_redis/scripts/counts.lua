@@ -1,0 +1,33 @@
+-- Count jobs by state. Needs common.
+--
+-- ARGV     2 ... topics
+-- Result   a topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1}; what is due
+--          counts as ready, and so does what foreign producers have pushed
+-- Cost     O(topics x log of the lines)
+
+local found = {}
+for n = 2, #ARGV do
+  local topic = ARGV[n]
+  local due = redis.call('ZCOUNT', LATER .. topic, '-inf', now)
+  local ready, oldest = redis.call('ZCARD', READY .. topic), nil
+  if ready > 0 then
+    for priority = 0, 9 do
+      local from, to = place(priority, EPOCH), '(' .. whole(place(priority, EPOCH) + SPAN)
+      local first = redis.call('ZRANGEBYSCORE', READY .. topic, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
+      local at = first[2] and place_time(first[2])
+      if at and (not oldest or at < oldest) then oldest = at end
+    end
+  end
+  if due > 0 then
+    local at = tonumber(redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')[2])
+    if not oldest or at < oldest then oldest = at end
+  end
+  found[#found + 1] = {
+    ready + due + redis.call('LLEN', INLET .. topic),
+    redis.call('ZCARD', LATER .. topic) - due,
+    tonumber(redis.call('HGET', RESERVED, topic) or 0),
+    redis.call('ZCARD', DEAD .. topic),
+    oldest and math.max(0, now - oldest) or -1,
+  }
+end
+return found

@@ -1,0 +1,36 @@
+-- What is known of a job, for operators. Needs common.
+
+-- {state, id, record, since, due, owner, cancel, history ...}; numbers are microseconds, as text; empty if not so.
+local function describe(id, record, state, since, due, owner)
+  local cancel = redis.call('SISMEMBER', CANCEL, id)
+  local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }
+  for _, fact in ipairs(history_of(id)) do found[#found + 1] = fact end
+  return found
+end
+
+local function holder_of(id)
+  for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
+    if redis.call('HEXISTS', HELD .. owner, id) == 1 then return owner end
+  end
+  return ''
+end
+
+local function find(id)
+  local record = redis.call('HGET', JOBS, id)
+  if not record then
+    local ended = redis.call('GET', base .. 'ended:' .. id)
+    if not ended then return {} end
+    local state, topic, at, till, has, result = unpack(cmsgpack.unpack(ended))
+    if tonumber(till) <= now then return {} end
+    return { state, id, topic, at, has, result }
+  end
+  local topic = parse(record).topic
+  local ready = redis.call('ZSCORE', READY .. topic, id)
+  if ready then return describe(id, record, 'ready', place_time(ready)) end
+  local due = redis.call('ZSCORE', LATER .. topic, id)
+  if due and tonumber(due) <= now then return describe(id, record, 'ready', tonumber(due)) end
+  if due then return describe(id, record, 'scheduled', nil, tonumber(due)) end
+  local died = redis.call('ZSCORE', DEAD .. topic, id)
+  if died then return describe(id, record, 'dead', tonumber(died)) end
+  return describe(id, record, 'reserved', nil, nil, holder_of(id))
+end

@@ -1,0 +1,83 @@
+-- How jobs leave: done or cancelled, dead, or back into the line. Needs common.
+
+local function free_key(id, job)
+  if job.key == '' or job.scope == 't' then return end
+  local holder = redis.call('HGET', UNIQUE, job.key)
+  if holder and string.match(holder, '^%d+ (.*)$') == id then redis.call('HDEL', UNIQUE, job.key) end
+end
+
+local function tell_followers(id)
+  if redis.call('ZREM', FOLLOWERS, id) == 1 then
+    redis.call('RPUSH', base .. 'end:' .. id, 1)
+    redis.call('PEXPIRE', base .. 'end:' .. id, 60000)
+  end
+end
+
+-- A job that stands nowhere any more: forget it, keeping its end for ttl microseconds if there is something to keep.
+local function finish(id, job, state, ttl, result)
+  redis.call('HDEL', JOBS, id)
+  redis.call('HDEL', HISTORY, id)
+  redis.call('SREM', CANCEL, id)
+  free_key(id, job)
+  if ttl > 0 and (result or state == 'cancelled') then
+    local ended = cmsgpack.pack({ state, job.topic, whole(now), whole(now + ttl), result and 1 or 0, result or '' })
+    redis.call('SET', base .. 'ended:' .. id, ended, 'PX', whole(math.max(1, math.ceil(ttl / 1000))))
+  end
+  tell_followers(id)
+end
+
+local buried = 0
+-- A job that stands nowhere any more: to the dead letters of its topic, whose oldest make room.
+local function bury(id, job, history, reason, error, most)
+  free_key(id, job)
+  redis.call('SREM', CANCEL, id)
+  history[5] = reason
+  keep_history(id, history, error)
+  redis.call('ZADD', DEAD .. job.topic, now + buried, id)
+  buried = buried + 1
+  local surplus = redis.call('ZCARD', DEAD .. job.topic) - most
+  if surplus > 0 then
+    local oldest = redis.call('ZRANGE', DEAD .. job.topic, 0, math.min(surplus, 100) - 1)
+    redis.call('ZREM', DEAD .. job.topic, unpack(oldest))
+    redis.call('HDEL', JOBS, unpack(oldest))
+    redis.call('HDEL', HISTORY, unpack(oldest))
+  end
+  tell_followers(id)
+end
+
+-- Take a waiting job out of its line; false if it does not wait.
+local function take_out(id, job)
+  return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
+end
+
+-- Give back all that an owner holds, each to where it stood; charge the started ones; forget the owner.
+-- started is a set of ids, or nil for all; crash is 1 if it counts as one.
+local function release(owner, started, report, crash, cancelled_ttl)
+  local held = redis.call('HGETALL', HELD .. owner)
+  local topics = {}
+  for n = 1, #held, 2 do
+    local id, score = held[n], string.match(held[n + 1], ':(%d+)')
+    local record = redis.call('HGET', JOBS, id)
+    if record then
+      local job = parse(record)
+      topics[job.topic] = (topics[job.topic] or 0) + 1
+      if redis.call('SISMEMBER', CANCEL, id) == 1 then
+        finish(id, job, 'cancelled', cancelled_ttl)
+      else
+        if not started or started[id] then
+          local history = history_of(id)
+          history[2], history[3] = history[2] + 1, history[3] + crash
+          keep_history(id, history, report)
+        end
+        redis.call('ZADD', READY .. job.topic, score, id)
+      end
+    end
+  end
+  redis.call('DEL', HELD .. owner, OWNER .. owner)
+  redis.call('ZREM', OWNERS, owner)
+  for topic, count in pairs(topics) do
+    redis.call('HINCRBY', RESERVED, topic, -count)
+    wake(topic)
+  end
+  return #held / 2
+end

@@ -1,0 +1,61 @@
+-- What is done now and then; bounded, and may run on several machines. Needs common, endings, lines.
+--
+-- ARGV     2 lease   3 silence of housekeeping itself after which leases are extended   4 time to live of a cancelled job
+--          5 limit of each kind   6 ... topic, age at which its dead letters are dropped; all times in microseconds
+-- Result   {lined up, owners released, dropped, 1 if there may be more, {topics that are in use and were not among the arguments}}
+-- Cost     O(limit x log of the line) and O(topics); jobs of expired owners until the limit is passed
+
+local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
+although_full()
+
+local keep, new = {}, {}
+for n = 6, #ARGV, 2 do keep[ARGV[n]] = tonumber(ARGV[n + 1]) end
+local readied, dropped = 0, 0
+for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
+  local lined_up = readied < limit and line_up_due(topic, math.min(limit - readied, 2000)) or 0
+  readied = readied + lined_up
+  if lined_up > 0 or redis.call('EXISTS', READY .. topic) == 1 then wake(topic) end -- a lost token is put back, too
+  if not keep[topic] then
+    new[#new + 1] = topic
+  else
+    local old = redis.call('ZRANGEBYSCORE', DEAD .. topic, '-inf', now - keep[topic], 'LIMIT', 0, math.min(limit, 2000))
+    if #old > 0 then
+      redis.call('ZREM', DEAD .. topic, unpack(old))
+      redis.call('HDEL', JOBS, unpack(old))
+      redis.call('HDEL', HISTORY, unpack(old))
+      dropped = dropped + #old
+    end
+  end
+  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic) == 0
+    and tonumber(redis.call('HGET', RESERVED, topic) or 0) <= 0 then
+    redis.call('SREM', TOPICS, topic)
+    redis.call('HDEL', RESERVED, topic)
+  end
+end
+
+local last = tonumber(redis.call('HGET', META, 'housekept') or 0)
+redis.call('HSET', META, 'housekept', whole(now))
+if now - last > tonumber(ARGV[3]) then -- nobody kept house: that was an outage, which shall cost nobody the lease
+  for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now + lease)) do
+    redis.call('ZADD', OWNERS, now + lease, owner)
+  end
+end
+-- A clock that was set back must not keep a dead owner for ever.
+for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '(' .. whole(now + 2 * lease), '+inf')) do
+  redis.call('ZADD', OWNERS, now + 2 * lease, owner)
+end
+local released, jobs = 0, 0
+for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now, 'LIMIT', 0, limit)) do
+  if jobs < limit then
+    jobs = jobs + release(owner, nil, '', redis.call('HLEN', HELD .. owner) == 1 and 1 or 0, cancelled_ttl)
+    released = released + 1
+  end
+end
+
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, '-inf', now, 'LIMIT', 0, limit)) do
+  redis.call('ZREM', UNTIL, key)
+  redis.call('HDEL', UNIQUE, key)
+end
+redis.call('ZREMRANGEBYSCORE', FOLLOWERS, '-inf', now)
+local more = readied >= limit or released >= limit or dropped >= limit or jobs >= limit
+return { readied, released, dropped, more and 1 or 0, new }

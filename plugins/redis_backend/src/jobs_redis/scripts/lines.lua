@@ -1,0 +1,95 @@
+-- How jobs come in: stored, and put in line or scheduled. Needs common and endings.
+
+local SOON = 5000000 -- a job due within this wakes a waiting worker, which then waits for it; others look that often
+
+-- Put scheduled jobs that are due in line, where they would stand had they been put there in time.
+local function line_up_due(topic, most)
+  local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
+  if #due == 0 then return 0 end
+  local ids, places = {}, {}
+  for n = 1, #due, 2 do ids[#ids + 1] = due[n] end
+  local records = redis.call('HMGET', JOBS, unpack(ids))
+  for n = 1, #ids do
+    if records[n] then
+      places[#places + 1] = place(parse(records[n]).priority, tonumber(due[2 * n]))
+      places[#places + 1] = ids[n]
+    end
+  end
+  call_with('ZADD', READY .. topic, places)
+  redis.call('ZREM', LATER .. topic, unpack(ids))
+  return #ids
+end
+
+-- Give a message its unique key; who holds it instead, or nil.
+local function take_key(id, key, timed, replaces, cancelled_ttl)
+  local held = redis.call('HGET', UNIQUE, key)
+  if held then
+    local till, holder = string.match(held, '^(%d+) (.*)$')
+    till = tonumber(till)
+    if till == 0 or till > now then
+      local record = replaces and redis.call('HGET', JOBS, holder)
+      if not record then return holder end
+      local job = parse(record)
+      if not take_out(holder, job) then return holder end
+      finish(holder, job, 'cancelled', cancelled_ttl)
+    end
+  end
+  redis.call('HSET', UNIQUE, key, whole(timed > 0 and now + timed or 0) .. ' ' .. id)
+  if timed > 0 then redis.call('ZADD', UNTIL, now + timed, key) else redis.call('ZREM', UNTIL, key) end
+  return nil
+end
+
+-- Store messages from ARGV, four values each: id, topic, record without its time, and extra, which is empty or
+-- "delay replaces timed" (microseconds, 0 or 1, microseconds). Returns {id, holder, ...} of those refused by a key.
+-- Messages without a key are gathered and stored with few commands; one with a key is stored at once, for it may be
+-- refused or replaced by the next.
+local function add(first, count, cancelled_ttl)
+  local ids = {}
+  for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
+  local known = call_with('HMGET', JOBS, ids)
+  local seen, conflicts, records, ready, later, touched = {}, {}, {}, {}, {}, {}
+
+  local function gather(lines, topic, at, id)
+    local places = lines[topic]
+    if not places then
+      places = {}
+      lines[topic] = places
+    end
+    places[#places + 1], places[#places + 2] = at, id
+  end
+
+  for n = 0, count - 1 do
+    local id, at, from = ids[n + 1], now + n, first + 4 * n
+    local topic, tail, extra = ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
+    if not known[n + 1] and not seen[id] then
+      seen[id] = true
+      local record, delay, holder, key = whole(at) .. ' ' .. tail, 0, nil, ''
+      if extra ~= '' then
+        local replaces, timed
+        delay, replaces, timed = string.match(extra, '^(%d+) (%d) (%d+)$')
+        delay, key = tonumber(delay), parse(record).key
+        if key ~= '' then holder = take_key(id, key, tonumber(timed), replaces == '1', cancelled_ttl) end
+      end
+      local line, where = READY .. topic, place(string.byte(tail, 1) - 48, at)
+      if delay > 0 then line, where = LATER .. topic, at + delay end
+      if holder then
+        conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
+      elseif key ~= '' then
+        redis.call('HSET', JOBS, id, record)
+        redis.call('ZADD', line, where, id)
+      else
+        records[#records + 1], records[#records + 2] = id, record
+        gather(delay > 0 and later or ready, topic, where, id)
+      end
+      if not holder then touched[topic] = touched[topic] or delay < SOON end
+    end
+  end
+  if #records > 0 then call_with('HSET', JOBS, records) end
+  for topic, places in pairs(ready) do call_with('ZADD', READY .. topic, places) end
+  for topic, places in pairs(later) do call_with('ZADD', LATER .. topic, places) end
+  for topic, soon in pairs(touched) do
+    redis.call('SADD', TOPICS, topic)
+    if soon then wake(topic) end
+  end
+  return conflicts
+end

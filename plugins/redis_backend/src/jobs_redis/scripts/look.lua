@@ -1,0 +1,22 @@
+-- Is there work? Needs common.
+--
+-- ARGV     2 ... topics
+-- Result   {1 if a topic has a ready job, microseconds until the next scheduled one is due or -1,
+--          topics to which foreign producers have pushed ...}
+-- Cost     O(topics)
+
+local ready, due, found = 0, -1, {}
+local paused = redis.call('EXISTS', PAUSED) == 1
+for n = 2, #ARGV do
+  local topic = ARGV[n]
+  if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
+    if redis.call('EXISTS', READY .. topic) == 1 then ready = 1 end
+    local first = redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')
+    if first[2] then
+      local left = math.max(0, tonumber(first[2]) - now)
+      if due < 0 or left < due then due = left end
+    end
+    if redis.call('EXISTS', INLET .. topic) == 1 then found[#found + 1] = topic end
+  end
+end
+return { ready, due, unpack(found) }

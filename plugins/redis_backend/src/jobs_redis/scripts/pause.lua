@@ -1,0 +1,7 @@
+-- Hand out no more jobs of a topic. Needs common.
+--
+-- ARGV     2 topic
+-- Cost     constant
+
+redis.call('SADD', PAUSED, ARGV[2])
+redis.call('DEL', WAKE .. ARGV[2])

@@ -1,0 +1,90 @@
+-- Take ready jobs, topics in order, and renew the owner's lease. Needs common, endings, lines.
+--
+-- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
+-- Result   {} if the owner is lost; else {now, inlets, id, token, record, history, id, ...}; history is 0 or its
+--          first four numbers, inlets the topics to which foreign producers have pushed
+-- Cost     O(limit x log of the line), and at most 1000 due jobs a topic put in line
+--
+-- A token is "number:place:topic": which reservation it is, where the job stood, whose count it is in. The owner's last
+-- request, sent again, gets what it still holds of it.
+
+local owner, request = ARGV[2], ARGV[3]
+if not redis.call('ZSCORE', OWNERS, owner) then return {} end
+although_full()
+redis.call('ZADD', OWNERS, now + ARGV[4], owner)
+
+local found, inlets = { whole(now), 0 }, {}
+local histories = redis.call('EXISTS', HISTORY) == 1
+
+-- Add jobs to the result; returns their records. An id without a record (somebody deleted keys) is left out.
+local function hand_out(ids, tokens)
+  local records = redis.call('HMGET', JOBS, unpack(ids))
+  local packed = histories and redis.call('HMGET', HISTORY, unpack(ids))
+  local at = #found
+  for n = 1, #ids do
+    if records[n] then
+      found[at + 1], found[at + 2], found[at + 3], found[at + 4] = ids[n], tokens[n], records[n], 0
+      if packed and packed[n] then
+        local history = cmsgpack.unpack(packed[n])
+        found[at + 4] = { history[1], history[2], history[3], history[4] }
+      end
+      at = at + 4
+    end
+  end
+  return records
+end
+
+if redis.call('HGET', OWNER .. owner, 'reserve') == request then
+  local number, order, again = redis.call('HGET', OWNER .. owner, 'number'), {}, {}
+  for n = 6, #ARGV do order[ARGV[n]] = n end
+  local held = redis.call('HGETALL', HELD .. owner)
+  for n = 1, #held, 2 do
+    local reservation, score, topic = string.match(held[n + 1], '^(%d+):(%d+):(.*)$')
+    if reservation == number then
+      again[#again + 1] = { held[n], held[n + 1], order[topic] or 0, tonumber(score) }
+    end
+  end
+  table.sort(again, function(a, b) return a[3] < b[3] or (a[3] == b[3] and a[4] < b[4]) end)
+  for _, one in ipairs(again) do hand_out({ one[1] }, { one[2] }) end
+  found[2] = {}
+  return found
+end
+
+local number = redis.call('HINCRBY', META, 'reservations', 1)
+local left, paused = tonumber(ARGV[5]), redis.call('EXISTS', PAUSED) == 1
+for n = 6, #ARGV do
+  local topic = ARGV[n]
+  if left <= 0 then break end
+  if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
+    line_up_due(topic, 1000)
+    local taken = redis.call('ZPOPMIN', READY .. topic, left)
+    if #taken > 0 then
+      local ids, tokens, held = {}, {}, {}
+      local head, tail = whole(number) .. ':', ':' .. topic
+      for at = 1, #taken, 2 do
+        local id, token = taken[at], head .. taken[at + 1] .. tail
+        ids[#ids + 1], tokens[#tokens + 1] = id, token
+        held[at], held[at + 1] = id, token
+      end
+      local records = hand_out(ids, tokens)
+      redis.call('HSET', HELD .. owner, unpack(held))
+      redis.call('HINCRBY', RESERVED, topic, #ids)
+      left = left - #ids
+      if redis.call('EXISTS', UNIQUE) == 1 then
+        for at = 1, #ids do
+          local job = records[at] and parse(records[at])
+          if job and job.scope == 'q' then free_key(ids[at], job) end
+        end
+      end
+    end
+    if left > 0 then
+      redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake somebody in vain
+    elseif redis.call('EXISTS', READY .. topic) == 1 then
+      wake(topic) -- there is more: whoever is idle may look
+    end
+    if redis.call('EXISTS', INLET .. topic) == 1 then inlets[#inlets + 1] = topic end
+  end
+end
+redis.call('HSET', OWNER .. owner, 'reserve', request, 'number', number)
+found[2] = inlets
+return found

@@ -1,0 +1,114 @@
+-- End reservations. Needs common, endings, lines.
+--
+-- ARGV     2 owner   3 request   4 time to live of a cancelled job in microseconds
+--          5 number of groups of jobs that are simply done, each: topic, count n, n ids, n tokens
+--          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
+--          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
+--          number of follow-ups, and four values a follow-up: see add in lines.lua
+-- Result   a letter a settlement, groups first: s(ettled), a(lready, by an earlier sending of this request), - (stale)
+-- Cost     O(settlements)
+
+local owner, request, cancelled_ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local held = HELD .. owner
+local alive = redis.call('ZSCORE', OWNERS, owner)
+if alive then
+  local last = redis.call('HMGET', OWNER .. owner, 'settle', 'answers')
+  if last[1] == request then return (string.gsub(last[2], 's', 'a')) end
+end
+although_full()
+local answers = {}
+local function answer(letter) answers[#answers + 1] = letter end
+
+-- Simply done: compare tokens, delete. What else may be known of them is looked at only if there is any.
+local function done(topic, ids, tokens)
+  local current, gone = redis.call('HMGET', held, unpack(ids)), {}
+  for n = 1, #ids do
+    if current[n] and current[n] == tokens[n] then
+      gone[#gone + 1] = ids[n]
+      answer('s')
+    else
+      answer('-')
+    end
+  end
+  if #gone == 0 then return end
+  redis.call('HDEL', held, unpack(gone))
+  redis.call('HINCRBY', RESERVED, topic, -#gone)
+  if redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS) > 0 then
+    local records = redis.call('HMGET', JOBS, unpack(gone))
+    for n = 1, #gone do
+      if records[n] then finish(gone[n], parse(records[n]), 'done', 0) end
+    end
+  end
+  redis.call('HDEL', JOBS, unpack(gone))
+end
+
+local at = 6
+for _ = 1, tonumber(ARGV[5]) do
+  local topic, count = ARGV[at], tonumber(ARGV[at + 1])
+  at = at + 2
+  for first = 0, count - 1, CHUNK do
+    local ids, tokens = {}, {}
+    for n = first, math.min(first + CHUNK, count) - 1 do
+      ids[#ids + 1], tokens[#tokens + 1] = ARGV[at + n], ARGV[at + count + n]
+    end
+    done(topic, ids, tokens)
+  end
+  at = at + 2 * count
+end
+
+-- Release, retry or defer.
+local function send_back(id, job, token, outcome, after, error)
+  if outcome == 'release' then
+    redis.call('ZADD', READY .. job.topic, string.match(token, ':(%d+)'), id)
+  else
+    local history = history_of(id)
+    if outcome == 'retry' then history[1] = history[1] + 1 else history[4] = history[4] + 1 end
+    keep_history(id, history, outcome == 'retry' and error)
+    if after > 0 then
+      redis.call('ZADD', LATER .. job.topic, now + after, id)
+    else
+      redis.call('ZADD', READY .. job.topic, place(job.priority, now), id)
+    end
+  end
+  if after < SOON then wake(job.topic) end
+end
+
+local function settle(id, token, topic, from)
+  local outcome, after, counts = ARGV[from], tonumber(ARGV[from + 1]), tonumber(ARGV[from + 2])
+  local reason, error, ttl = ARGV[from + 3], ARGV[from + 4], tonumber(ARGV[from + 7])
+  redis.call('HDEL', held, id)
+  redis.call('HINCRBY', RESERVED, topic, -1)
+  local record = redis.call('HGET', JOBS, id)
+  if not record then return end
+  local job = parse(record)
+  if outcome == 'done' then
+    finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6])
+    local followups = tonumber(ARGV[from + 9])
+    if followups > 0 then add(from + 10, followups, cancelled_ttl) end
+  elseif outcome == 'cancelled' then
+    finish(id, job, 'cancelled', ttl)
+  elseif outcome == 'dead' or outcome == 'expired' then
+    local history = history_of(id)
+    if outcome == 'dead' then history[1] = history[1] + counts end
+    bury(id, job, history, reason, error, tonumber(ARGV[from + 8]))
+  elseif redis.call('SISMEMBER', CANCEL, id) == 1 then
+    finish(id, job, 'cancelled', cancelled_ttl)
+  else
+    send_back(id, job, token, outcome, after, error)
+  end
+end
+
+for _ = 1, tonumber(ARGV[at]) do
+  local id, token, topic = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  if redis.call('HGET', held, id) == token then
+    settle(id, token, topic, at + 4)
+    answer('s')
+  else
+    answer('-')
+  end
+  at = at + 13 + 4 * tonumber(ARGV[at + 13])
+end
+
+local letters = table.concat(answers)
+if alive then redis.call('HSET', OWNER .. owner, 'settle', request, 'answers', letters) end
+return letters

@@ -1,0 +1,13 @@
+-- Name the topics that hold jobs or are paused. Needs common.
+--
+-- Result   names
+-- Cost     O(topics)
+
+local found = redis.call('SMEMBERS', PAUSED)
+for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
+  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic) > 0
+    or tonumber(redis.call('HGET', RESERVED, topic) or 0) > 0 then
+    found[#found + 1] = topic
+  end
+end
+return found

@@ -1,0 +1,122 @@
+"""The nodes of a cluster, and which of them has a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import redis.exceptions
+from redis.crc import key_slot
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from .link import Link, connector
+from .scripts import Script
+from .url import Address, Target
+
+
+class Nodes:
+    """A connection to each node that is talked to; runs commands where their key lives. One thread at a time."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._links: dict[Address, Link] = {}
+        self._slots: list[tuple[int, int, Address]] = []
+        self._by_key: dict[str, Address] = {}
+
+    @property
+    def connected(self) -> bool:
+        return any(link.connected for link in self._links.values())
+
+    def disconnect(self) -> None:
+        for link in self._links.values():
+            link.disconnect()
+        self._links.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._slots.clear()
+        self._by_key.clear()
+
+    # -- where -----------------------------------------------------------------------------------
+
+    def link(self, key: str) -> Link:
+        """The connection to the node that has a key."""
+        return self._to(self._address(key))
+
+    def new_link(self, key: str) -> Link:
+        """A connection of one's own to the node that has a key."""
+        return self._make(self._address(key))
+
+    def masters(self) -> Iterator[Link]:
+        """A connection to every node that has slots."""
+        self._learn()
+        for address in sorted({address for _, _, address in self._slots}):
+            yield self._to(address)
+
+    def _to(self, address: Address) -> Link:
+        return self._links.get(address) or self._links.setdefault(address, self._make(address))
+
+    def _make(self, address: Address) -> Link:
+        return Link(connector(self._target, address), f"{self._target.shown} (node {address[0]}:{address[1]})")
+
+    def _address(self, key: str) -> Address:
+        address = self._by_key.get(key)
+        if address is None:
+            self._learn()
+            slot = key_slot(key.encode())
+            found = [address for first, last, address in self._slots if first <= slot <= last]
+            if not found:
+                self._forget()
+                raise BackendUnavailable(f"{self._target.shown}: nobody serves slot {slot} of the cluster")
+            address = self._by_key[key] = found[0]
+        return address
+
+    def _learn(self) -> None:
+        """Ask the nodes who has what, the first that answers."""
+        if self._slots:
+            return
+        failed: BackendError | None = None
+        for address in [*self._links, *self._target.addresses]:
+            try:
+                answer = self._to(address).call("CLUSTER", "SLOTS")
+            except BackendError as error:
+                failed = error
+                continue
+            self._slots = [(first, last, _address(master, address)) for first, last, master, *_ in answer]
+            return
+        raise failed or BackendUnavailable(f"{self._target.shown}: no node is named")
+
+    # -- what ------------------------------------------------------------------------------------
+
+    def run(self, script: Script, base: str, *arguments: Any) -> Any:
+        """Run a script on the store at `base`. A node that no longer has it has not run it: then the new one does."""
+        try:
+            return self.link(base).run(script, base, *arguments)
+        except redis.exceptions.AskError as error:
+            node = self._to((error.host, error.port))
+            node.call("ASKING")
+            return node.run(script, base, *arguments)
+        except redis.exceptions.MovedError as error:
+            self._forget()
+            return self._to((error.host, error.port)).run(script, base, *arguments)
+        except BackendUnavailable:
+            self._forget()  # it may have failed over: ask again next time
+            raise
+
+    def call(self, *command: Any) -> Any:
+        """Run a command whose first argument is a key."""
+        try:
+            return self.link(command[1]).call(*command)
+        except redis.exceptions.MovedError as error:
+            self._forget()
+            return self._to((error.host, error.port)).call(*command)
+        except BackendUnavailable:
+            self._forget()
+            raise
+
+
+def _address(master: Any, asked: Address) -> Address:
+    """A node that does not know its own address is the one that was asked."""
+    host = master[0].decode() if master[0] else ""
+    return host or asked[0], int(master[1])

@@ -1,0 +1,225 @@
+"""One store: all keys under one base, and every operation on them, each one script."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from jobs_core.backends.base import (
+    Answer,
+    BackendOptions,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    JobRecord,
+    Outgoing,
+    Settlement,
+    State,
+)
+from jobs_core.errors import BackendError, OwnerLost
+
+from . import records, scripts
+from .inlet import outgoing
+from .keys import Keys
+from .records import micro
+from .scripts import Script
+
+SCHEMA = 1
+LARGEST_RESERVE = 1000
+LARGEST_PUSH = 10_000
+"""Most messages that one script stores: about 50 ms of the server. A larger push is several, each all or nothing."""
+INLET_BATCH = 500
+PURGED_AT_ONCE = 1000
+
+
+class Runner(Protocol):
+    """Runs scripts and commands on the server that has a store: a `Link`, or a cluster's."""
+
+    def run(self, script: Script, base: str, *arguments: Any) -> Any: ...
+
+    def call(self, *command: Any) -> Any: ...
+
+
+class Store:
+    """See the module. What it knows of an owner it is told with every call."""
+
+    def __init__(self, base: str, runner: Runner, options: BackendOptions) -> None:
+        self.keys = Keys(base)
+        self.options = options
+        self._runner = runner
+        self._retention: dict[str, int] = {}  # topic: microseconds its dead letters are kept
+        self._lease = micro(options.lease)
+        self._cancelled_ttl = micro(options.cancelled_ttl)
+
+    def now(self) -> int | str:
+        """The time for a script: empty, for the server's own clock, but in tests."""
+        return micro(self.options.clock()) if self.options.clock else ""
+
+    def _run(self, script: Script, *arguments: Any) -> Any:
+        return self._runner.run(script, self.keys.base, self.now(), *arguments)
+
+    # -- owners ----------------------------------------------------------------------------------
+
+    def open(self, owner: str) -> None:
+        """Begin an owner's lease; empty for a producer. Raises BackendError if a later release wrote the store."""
+        schema = int(self._run(scripts.OPEN, owner, self._lease, SCHEMA))
+        if schema > SCHEMA:
+            raise BackendError(
+                f"the store {self.keys.base} is of schema version {schema}, this jobs-redis knows {SCHEMA}: upgrade it"
+            )
+
+    def heartbeat(self, owner: str) -> Heartbeat:
+        answer = self._run(scripts.HEARTBEAT, owner, self._lease)
+        if answer == 0:
+            raise lost(owner)
+        return Heartbeat(cancelled=tuple(job_id.decode() for job_id in answer))
+
+    def release(self, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
+        return int(self._run(scripts.RELEASE, owner, self._cancelled_ttl, int(crash), report, *started))
+
+    # -- the way of a job ------------------------------------------------------------------------
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        conflicts: dict[str, str] = {}
+        for first in range(0, len(messages), LARGEST_PUSH):
+            part = messages[first : first + LARGEST_PUSH]
+            conflicts |= self._push(part, f"{request}/{first}" if first else request)
+        return conflicts
+
+    def _push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        window = max(1, round(self.options.dedup_window * 1000))
+        arguments: list[Any] = [request, window, self._cancelled_ttl, len(messages), ""]
+        for message in messages:
+            records.message(arguments, message)
+        return _conflicts(self._run(scripts.PUSH, *arguments))
+
+    def admit(self, topic: str, request: str) -> int:
+        """Take the next messages from a topic's inlet into its line, in one step; how many."""
+        payloads: list[bytes] = self._runner.call("LRANGE", self.keys.inlet(topic), 0, INLET_BATCH - 1)
+        if not payloads:
+            return 0
+        window = max(1, round(self.options.dedup_window * 1000))
+        arguments: list[Any] = [request, window, self._cancelled_ttl, len(payloads), topic]
+        for payload in payloads:
+            records.message(arguments, outgoing(topic, payload))
+        answer = self._run(scripts.PUSH, *arguments, *payloads)
+        return 0 if answer is None else len(payloads)
+
+    def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str) -> tuple[list[Delivery], list[str]]:
+        """Jobs, and the topics whose inlet has something. Raises OwnerLost."""
+        found = self._run(scripts.RESERVE, owner, request, self._lease, min(limit, LARGEST_RESERVE), *topics)
+        if not found:
+            raise lost(owner)
+        return records.deliveries(found), [topic.decode() for topic in found[1]]
+
+    def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        arguments, order = records.settlements(settlements, self.options.retention)
+        letters = self._run(scripts.SETTLE, owner, request, self._cancelled_ttl, *arguments)
+        if len(letters) != len(order):  # another batch under a request that was answered: nothing was done for this one
+            raise BackendError("a settle request was sent again with other settlements")
+        return records.answers(letters, order)
+
+    def look(self, topics: Sequence[str]) -> tuple[bool, float, list[str]]:
+        """Whether there is a ready job, seconds until one falls due, and the topics whose inlet has something."""
+        ready, due, *inlets = self._run(scripts.LOOK, *topics)
+        return bool(ready), float("inf") if due < 0 else due / 1e6, [topic.decode() for topic in inlets]
+
+    def nudge(self, topics: Collection[str]) -> None:
+        """Put wake tokens back."""
+        self._run(scripts.NUDGE, *topics)
+
+    def housekeep(self, limit: int) -> Housekept:
+        lease, silence = self._lease, micro(self.options.outage_after)
+        limits = [item for pair in self._retention.items() for item in pair]
+        found = self._run(scripts.HOUSEKEEP, lease, silence, self._cancelled_ttl, limit, *limits)
+        kept = Housekept(found[0], found[1], found[2], more=bool(found[3]))
+        if not found[4]:
+            return kept
+        for topic in found[4]:  # topics met for the first time: once more, now knowing for how long to keep their dead
+            self._retention[topic.decode()] = micro(self.options.retention(topic.decode()).dead_keep)
+        again = self.housekeep(limit)
+        return Housekept(
+            kept.readied + again.readied,
+            kept.owners_released + again.owners_released,
+            kept.dropped + again.dropped,
+            more=kept.more or again.more,
+        )
+
+    # -- operators -------------------------------------------------------------------------------
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        found = self._run(scripts.COUNTS, *topics)
+        return {
+            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6)
+            for topic, (ready, scheduled, reserved, dead, age) in zip(topics, found, strict=True)
+        }
+
+    def get(self, job_id: str) -> JobRecord | None:
+        now, found = self._run(scripts.GET, job_id)
+        return records.job_record(found, now)
+
+    def browse(self, topic: str, state: State, limit: int, offset: int) -> list[JobRecord]:
+        now, *found = self._run(scripts.BROWSE, topic, state.value, offset, limit)
+        return [record for one in found if (record := records.job_record(one, now))]
+
+    def topics(self) -> set[str]:
+        return {topic.decode() for topic in self._run(scripts.TOPICS)}
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        return int(self._run(scripts.REQUEUE, *job_ids))
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        """The topics, and with them the limits on dead letters, are looked up first."""
+        arguments: list[Any] = []
+        for job_id in job_ids:
+            record = self.get(job_id)
+            if record:
+                arguments += (job_id, self.options.retention(record.topic).dead_max)
+        return int(self._run(scripts.DISCARD, reason, *arguments)) if arguments else 0
+
+    def purge(self, topic: str, state: State) -> int:
+        deleted = 0
+        while state in (State.READY, State.SCHEDULED, State.DEAD):
+            count = int(self._run(scripts.PURGE, topic, state.value, PURGED_AT_ONCE))
+            deleted += count
+            if count < PURGED_AT_ONCE:
+                break
+        return deleted
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        return int(self._run(scripts.DROP, *job_ids))
+
+    def pause(self, topic: str) -> None:
+        self._run(scripts.PAUSE, topic)
+
+    def resume(self, topic: str) -> None:
+        self._run(scripts.RESUME, topic)
+
+    def paused(self) -> frozenset[str]:
+        return frozenset(topic.decode() for topic in self._runner.call("SMEMBERS", self.keys.paused))
+
+    def cancel(self, job_id: str) -> State:
+        return State(self._run(scripts.CANCEL, job_id, self._cancelled_ttl).decode())
+
+    def follow(self, job_id: str, seconds: float) -> JobRecord | None:
+        """The record of a job that has ended, in state UNKNOWN if there is none; None while it has not, and its end is
+        then told through the list `keys.end(job_id)`."""
+        answer = self._run(scripts.FOLLOW, job_id, micro(seconds))
+        if answer is None:
+            return None
+        now, found = answer
+        return records.job_record(found, now) or JobRecord(job_id, "", State.UNKNOWN)
+
+
+def lost(owner: str) -> OwnerLost:
+    return OwnerLost(f"owner {owner} was released: its jobs went to other workers; open under a fresh owner id")
+
+
+def _conflicts(answer: bytes | None) -> Mapping[str, str]:
+    if not answer:
+        return {}
+    flat: list[str] = msgspec.msgpack.decode(answer, type=list[str])
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,0 +1,120 @@
+"""URLs: where the servers are and how to be let in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import parse_qsl, unquote
+
+from msgspec import Struct
+
+from jobs_core.errors import BackendError
+from jobs_core.urls import redact, scheme
+
+_PORT = 6379
+_SENTINEL_PORT = 26379
+_FORMS = (
+    "redis://[user:password@]host[:port][/db]  rediss://…  redis+unix:///path.sock[?db=0]  "
+    "redis+sentinel://[user:password@]host[:port],…/service[/db]  redis+cluster://[user:password@]host[:port],…"
+)
+_PARAMETERS = frozenset(
+    {"prefix", "db", "tls", "ca", "cert", "key", "sentinel_username", "sentinel_password"},
+)
+
+Address = tuple[str, int]
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """A URL, read."""
+
+    kind: Literal["server", "unix", "sentinel", "cluster"]
+    shown: str  # without its secrets
+    addresses: tuple[Address, ...] = ()
+    path: str = ""
+    service: str = ""
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
+    tls: Mapping[str, Any] | None = None  # keyword arguments of redis.SSLConnection
+    prefix: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Target {self.shown}>"
+
+    __str__ = __repr__
+
+
+def parse(url: str) -> Target:
+    """Read a URL; raises BackendError that shows the forms there are."""
+    name = scheme(url)
+    rest, _, query = url.partition("://")[2].partition("?")
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(parameters) - _PARAMETERS)
+    if unknown:
+        raise _wrong(url, f"unknown parameter {', '.join(unknown)}; there are {', '.join(sorted(_PARAMETERS))}")
+    credentials, _, hosts = rest.rpartition("@")
+    user, colon, password = credentials.partition(":")
+    hosts, slash, path = hosts.partition("/")
+    facts: dict[str, Any] = {
+        "shown": redact(url),
+        "username": unquote(user) or None,
+        "password": unquote(password) if colon else None,
+        "prefix": parameters.get("prefix"),
+        "sentinel_username": parameters.get("sentinel_username"),
+        "sentinel_password": parameters.get("sentinel_password"),
+        "tls": _tls(parameters) if name == "rediss" or parameters.get("tls") == "yes" else None,
+    }
+    database = parameters.get("db", "0")
+    if name == "redis+unix":
+        if not slash or not path:
+            raise _wrong(url, "the path of the socket is missing")
+        return Target(kind="unix", path="/" + unquote(path), db=_number(url, database), **facts)
+    if name == "redis+cluster":
+        if path or database != "0":
+            raise _wrong(url, "a cluster has one database")
+        return Target(kind="cluster", addresses=_addresses(url, hosts, _PORT), **facts)
+    if name == "redis+sentinel":
+        service, _, db = path.partition("/")
+        if not service:
+            raise _wrong(url, "the name of the service that the sentinels watch is missing")
+        addresses = _addresses(url, hosts, _SENTINEL_PORT)
+        return Target(kind="sentinel", addresses=addresses, service=unquote(service), db=_number(url, db or database), **facts)
+    (address, *more) = _addresses(url, hosts or "localhost", _PORT)
+    if more:
+        raise _wrong(url, "several hosts are for redis+sentinel:// and redis+cluster://")
+    return Target(kind="server", addresses=(address,), db=_number(url, path or database), **facts)
+
+
+def _tls(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Certificates are verified, always; against the system's authorities, or those in the file `ca`."""
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": parameters.get("ca"),
+        "ssl_certfile": parameters.get("cert"),
+        "ssl_keyfile": parameters.get("key"),
+    }
+
+
+def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
+    found = []
+    for part in hosts.split(","):
+        host, colon, number = part.rpartition(":") if not part.endswith("]") else (part, "", "")
+        if not colon:
+            host, number = part, str(port)
+        if not host:
+            raise _wrong(url, "the host is missing")
+        found.append((host.strip("[]"), _number(url, number)))
+    return tuple(found)
+
+
+def _number(url: str, text: str) -> int:
+    if not text.isdigit():
+        raise _wrong(url, f"{text!r} is no number")
+    return int(text)
+
+
+def _wrong(url: str, why: str) -> BackendError:
+    return BackendError(f"{redact(url)}: {why}. Forms: {_FORMS}")

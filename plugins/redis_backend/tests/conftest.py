@@ -1,0 +1,40 @@
+"""One server for the whole run, and a prefix of its own for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs_core.ids import new_token
+from jobs_core.testing.services.redis import RedisServer, cluster, urls
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return f"redis://127.0.0.1:{redis_server.port}/0?prefix=test-{new_token()}"
+
+
+@pytest.fixture
+def redis_directory(tmp_path: Path) -> Path:
+    return tmp_path / "redis"
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    nodes = cluster(tmp_path_factory.mktemp("cluster"))
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: list[RedisServer]) -> str:
+    return f"redis+cluster://{urls(redis_cluster)}?prefix=test-{new_token()}"
