@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format lint types imports unit contract faults bench docs pins clean
+.PHONY: help demo test test-all check format lint types imports unit contract faults cluster bench docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ contract: $(VENV)/ready
 
 faults: $(VENV)/ready ## the fault tests alone, one a promise
 	$(PYTEST) tests/faults -q
+
+cluster: $(VENV)/ready ## the contract on a Redis Cluster, not yet part of every change
+	$(PYTEST) plugins/redis_backend/tests/cluster_contract.py -q
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench

@@ -16,7 +16,9 @@ import pytest
 import jobs_core
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "core" / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "core" / "README.md", *(ROOT / "plugins").glob("*/README.md"), *(ROOT / "docs").glob("*.md")]
+)
 
 
 def page_id(path):
@@ -118,10 +120,14 @@ def test_the_table_of_backends_is_what_they_claim():
     from jobs_core.backends.base import FEATURES
     from jobs_core.backends.memory import MemoryBackend
     from jobs_core.backends.sqlite import SqliteBackend
+    from jobs_redis.backend import RedisBackend
+    from jobs_redis.cluster import RedisClusterBackend
 
-    rows = re.findall(r"^\| (\w+) \| (yes|no) \| (yes|no) \|$", (ROOT / "docs" / "backends.md").read_text(), re.MULTILINE)
-    claimed = {name: (memory == "yes", sqlite == "yes") for name, memory, sqlite in rows}
-    assert claimed == {name: (name in MemoryBackend.features, name in SqliteBackend.features) for name in FEATURES}
+    columns = (MemoryBackend, SqliteBackend, RedisBackend, RedisClusterBackend)
+    page = (ROOT / "docs" / "backends.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \w+ \| (yes|no) \|", line)]
+    claimed = {name: [cell == "yes" for cell in cells] for name, *cells in rows}
+    assert claimed == {name: [name in column.features for column in columns] for name in FEATURES}
 
 
 def test_no_file_names_a_machine_or_an_index():

@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from jobs_core.errors import BackendError
 
@@ -79,7 +80,8 @@ class InletWatch:
             self._sent[topic] = now + LONGEST_BLOCK + 5.0
         sockets = {self._links[topic].socket(): topic for topic in self._sent}
         left = min(self._sent.values(), default=now + LONGEST_BLOCK) - now
-        readable = select.select([self._waiter.fileno(), *sockets], [], [], max(0.0, left))[0]
+        sources: list[Any] = [self._waiter.fileno(), *sockets]
+        readable = select.select(sources, [], [], max(0.0, left))[0]
         self._waiter.interrupted()
         for socket, topic in sockets.items():
             if socket in readable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import redis
 import redis.exceptions
@@ -49,7 +49,8 @@ def _connection(target: Target, address: Address | None) -> Connection:
         "driver_info": None,
     }
     if address is None:
-        return UnixDomainSocketConnection(path=target.path, **settings)
+        local: Any = UnixDomainSocketConnection  # redis-py types it as another abstract class; it is used alike
+        return cast(Connection, local(path=target.path, **settings))
     settings |= {"host": address[0], "port": address[1], "socket_keepalive": True}
     if target.tls is not None:
         return SSLConnection(**settings, **target.tls)

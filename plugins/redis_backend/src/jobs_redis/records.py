@@ -133,8 +133,9 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
     made = []
     for n in range(2, len(found), 4):
         pushed, _, topic, payload = _unpacked(found[n + 2])
-        counted = found[n + 3] or _PLAIN
-        made.append(Delivery(found[n].decode(), topic, payload, found[n + 1].decode(), *counted, pushed, now))
+        attempt, redeliveries, crashes, deferrals = found[n + 3] or _PLAIN
+        token = found[n + 1].decode()
+        made.append(Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now))
     return made
 
 

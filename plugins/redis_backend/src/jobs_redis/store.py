@@ -94,7 +94,7 @@ class Store:
         arguments: list[Any] = [request, window, self._cancelled_ttl, len(messages), ""]
         for message in messages:
             records.message(arguments, message)
-        return _conflicts(self._run(scripts.PUSH, *arguments))
+        return dict(_conflicts(self._run(scripts.PUSH, *arguments)))
 
     def admit(self, topic: str, request: str) -> int:
         """Take the next messages from a topic's inlet into its line, in one step; how many."""

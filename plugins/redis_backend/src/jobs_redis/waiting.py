@@ -99,7 +99,8 @@ class Waiter:
         by_socket = {line.waiting.socket(): line for line in lines}
         server_ends = timeout >= SERVER_TIMES and not exact
         grace = COMMAND_TIMEOUT if server_ends else 0.0
-        readable: list[Any] = select.select([self._out, *by_socket], [], [], timeout + grace)[0]
+        sources: list[Any] = [self._out, *by_socket]
+        readable: list[Any] = select.select(sources, [], [], timeout + grace)[0]
         if not readable and server_ends:
             raise BackendUnavailable(f"{lines[0].waiting.where} does not answer in time")
         ended = [line.end() for line in lines]
