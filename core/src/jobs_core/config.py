@@ -111,7 +111,10 @@ class Broker(Section, frozen=True, kw_only=True):
     """The ZeroMQ broker of jobs-zeromq."""
 
     embedded: bool = False  # the supervisor starts it
-    store: str | None = None  # the SQLite URL that it keeps jobs in
+    store: str | None = None  # the SQLite URL that it keeps jobs in; none: broker.db in run_dir
+    listen: list[str] = []  # where, as zmq+tcp://127.0.0.1:7788 or zmq+ipc:///path; none: where `backend` points
+    keys: str | None = None  # the directory that `jobsctl broker keygen` made; none: no encryption, this machine only
+    min_free: Size = Size(32 * 10**6)  # of the disk; jobs are refused below, so that queued ones can still be settled
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ are guarded: an exception is logged with the plugin's name and the work goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import click
 
     from .backends.base import BackendFactory, Counts
+    from .config import Config
     from .loaders.base import AlertChannelFactory, BootstrapperFactory, LoaderFactory
     from .message import Message
     from .worker.context import JobContext, RunOutcome, WorkerInfo
@@ -76,6 +77,24 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-bo
     :return: name to click command.
 
     Called when the command line starts. Fatal: no.
+    """
+
+
+# -- In the supervisor ------------------------------------------------------------------------------
+
+
+@hookspec
+def jobs_broker_commands(config: Config) -> list[Sequence[str]]:  # type: ignore[empty-body]
+    """Name programs that the supervisor runs beside its workers, such as a broker of your own.
+
+    Each runs in the foreground, as one more child: it reads the configuration that JOBS_CONFIG names, writes a byte to
+    the descriptor in JOBS_READY_FD once it serves (workers are started after that), stops at TERM, and ends with its
+    parent. One that dies is started again.
+
+    :param config: the configuration.
+    :return: the command line of each; none where the configuration asks for none.
+
+    Called when the supervisor starts and reloads, once each. Fatal: no.
     """
 
 

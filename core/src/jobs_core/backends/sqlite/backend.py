@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,25 +11,12 @@ from urllib.parse import parse_qsl, unquote
 from ...errors import BackendError, BackendUnavailable
 from ...failpoints import failpoint
 from ..base import FEATURES, Answer, BackendOptions, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
-from . import endings, housekeeping, lines, owners
+from . import housekeeping, owners, requests, views
 from .connection import Connection
 from .operations import SqliteOperations
 
 LONGEST_WAIT = 1.0
 """A waiting worker looks at the tables this often, in case that a byte was lost with its reader, seconds."""
-
-_LOOK = """
-SELECT EXISTS (SELECT 1 FROM ready WHERE topic = ?1), (SELECT min(due) FROM job WHERE topic = ?1 AND due IS NOT NULL)
- WHERE NOT EXISTS (SELECT 1 FROM paused WHERE topic = ?1)
-"""
-_COUNT = """
-SELECT count(*), min(since),
-       (SELECT count(*) FROM job WHERE topic = :topic AND due <= :now),
-       (SELECT min(due) FROM job WHERE topic = :topic AND due <= :now),
-       (SELECT count(*) FROM job WHERE topic = :topic AND due > :now),
-       (SELECT count(*) FROM job WHERE topic = :topic AND dead_at IS NOT NULL)
-  FROM ready WHERE topic = :topic
-"""
 
 
 class SqliteBackend(SqliteOperations):
@@ -40,7 +26,7 @@ class SqliteBackend(SqliteOperations):
     features = FEATURES
 
     def __init__(self, url: str, options: BackendOptions) -> None:
-        path, durability = _parse(url, options.base_dir)
+        path, durability = parse_url(url, options.base_dir)
         super().__init__(Connection(path, options, durability=durability))
         self._owner = ""
 
@@ -65,22 +51,14 @@ class SqliteBackend(SqliteOperations):
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         failpoint("push.before_commit")
         with self._connection.transaction() as tx:
-            answered = tx.first("SELECT conflicts FROM push_request WHERE request = ?", (request,))
-            if answered is not None:
-                return dict(json.loads(answered))
-            conflicts = lines.add(tx, messages)
-            answer = json.dumps(conflicts) if conflicts else "{}"
-            tx.db.execute("INSERT INTO push_request (request, at, conflicts) VALUES (?, ?, ?)", (request, tx.now, answer))
+            conflicts = requests.push(tx, messages, request)
         failpoint("push.after_commit")
         return conflicts
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         failpoint("reserve.before_commit")
         with self._connection.transaction(durable=False) as tx:
-            if owners.renew(tx, self._owner, request):
-                deliveries = lines.deliveries(tx, self._owner, request)
-            else:
-                deliveries = lines.take(tx, self._owner, topics, limit, request)
+            deliveries = requests.reserve(tx, self._owner, topics, limit, request)
         failpoint("reserve.after_commit")
         return deliveries
 
@@ -95,7 +73,8 @@ class SqliteBackend(SqliteOperations):
         with self._connection.translated():
             wake_up.listen(topics)
         while True:
-            ready, due = self._look(topics)
+            with self._connection.reading() as db:
+                ready, due = views.look(db, topics, self._connection.options.now())
             if ready or due <= 0:
                 return True
             left = min(deadline - time.monotonic(), LONGEST_WAIT, due)
@@ -105,20 +84,6 @@ class SqliteBackend(SqliteOperations):
             if interrupted or time.monotonic() >= deadline:
                 return False
 
-    def _look(self, topics: Sequence[str]) -> tuple[bool, float]:
-        """Whether a topic that is not paused has ready jobs, and in how many seconds the next scheduled one is due."""
-        next_due = float("inf")
-        with self._connection.reading() as db:
-            for topic in topics:
-                row = db.execute(_LOOK, (topic,)).fetchone()
-                if row is None:
-                    continue
-                if row[0]:
-                    return True, 0.0
-                if row[1] is not None:
-                    next_due = min(row[1], next_due)
-        return False, next_due - self._connection.options.now()
-
     def interrupt(self) -> None:
         wake_up = self._connection.wake_up
         if wake_up is not None:
@@ -127,10 +92,7 @@ class SqliteBackend(SqliteOperations):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         failpoint("settle.before_commit")
         with self._connection.transaction(durable=False) as tx:
-            answers = owners.last_answers(tx, self._owner, request, len(settlements))
-            if answers is None:
-                answers = endings.settle(tx, self._owner, settlements)
-                owners.remember(tx, self._owner, request, answers)
+            answers = requests.settle(tx, self._owner, settlements, request)
         failpoint("settle.after_commit")
         return answers
 
@@ -153,19 +115,11 @@ class SqliteBackend(SqliteOperations):
         return kept
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        now = self._connection.options.now()
         with self._connection.reading() as db:
-            reserved = dict(db.execute("SELECT topic, count(*) FROM reserved JOIN job USING (seq) GROUP BY topic").fetchall())
-            found = {}
-            for topic in topics:
-                ready, since, due, due_since, later, dead = db.execute(_COUNT, {"topic": topic, "now": now}).fetchone()
-                oldest = min((time for time in (since, due_since) if time is not None), default=None)
-                age = None if oldest is None else max(0.0, now - oldest)
-                found[topic] = Counts(ready + due, later, reserved.get(topic, 0), dead, age)
-            return found
+            return views.counts(db, topics, self._connection.options.now())
 
 
-def _parse(url: str, base_dir: Path) -> tuple[Path, str]:
+def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
     """File and durability of sqlite:///relative, sqlite:////absolute?durability=process."""
     rest, _, query = url.partition("://")[2].partition("?")
     parameters = dict(parse_qsl(query, keep_blank_values=True))

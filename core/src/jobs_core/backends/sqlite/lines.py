@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from ..base import Delivery, Outgoing, State
-from . import leaving
+from . import leaving, views
 from .connection import Transaction
 
 READY_AT_ONCE = 1000
@@ -133,7 +133,7 @@ def take(tx: Transaction, owner: str, topics: Sequence[str], limit: int, request
     """Reserve up to `limit` jobs, topics in order."""
     ready_due(tx, topics, max(limit, READY_AT_ONCE))
     before = tx.first("SELECT max(token) FROM reserved") or 0
-    off = paused(tx)
+    off = views.paused(tx.db)
     left = limit
     for topic in topics:
         if left <= 0:
@@ -157,11 +157,6 @@ def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> li
     if keys:
         tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope = 'queued'", keys)
     return [Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now) for row in rows]
-
-
-def paused(tx: Transaction) -> frozenset[str]:
-    """The paused topics."""
-    return frozenset(row[0] for row in tx.db.execute("SELECT topic FROM paused"))
 
 
 def topics_of(tx: Transaction, table: str, condition: str = "1") -> list[str]:

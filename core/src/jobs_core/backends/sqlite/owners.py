@@ -91,5 +91,10 @@ def release_expired(tx: Transaction, limit: int) -> int:
     return len(expired)
 
 
+def begin_grace(tx: Transaction) -> None:
+    """Have the next round of housekeeping extend every lease: whoever stands before the store was away."""
+    tx.db.execute("UPDATE meta SET value = 0 WHERE key = 'last_housekeep'")
+
+
 def lost(owner: str) -> OwnerLost:
     return OwnerLost(f"owner {owner} was released: its jobs went to other workers; open under a fresh owner id")

@@ -1,0 +1,44 @@
+"""Jobs over ZeroMQ: a backend, and the small durable broker behind it (`jobs broker`).
+
+`zmq+tcp://host:port`, `zmq+ipc:///path/of/socket`. ZeroMQ stores nothing; the broker is the network front of the
+core's SQLite engine. What goes over the wire is in docs/zeromq-protocol.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from jobs_core import hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+    from jobs_core import Config
+    from jobs_core.backends.base import Backend, BackendFactory, BackendOptions
+
+__version__ = "0.1.0"
+
+
+def _backend(url: str, options: BackendOptions) -> Backend:
+    from .backend import ZeromqBackend
+
+    return ZeromqBackend(url, options)
+
+
+@hookimpl
+def jobs_queue_backends() -> Mapping[str, BackendFactory]:
+    return {"zmq+tcp": _backend, "zmq+ipc": _backend}
+
+
+@hookimpl
+def jobs_cli_commands() -> Mapping[str, click.Command]:
+    from .cli import broker_command
+
+    return {"broker": broker_command}
+
+
+@hookimpl
+def jobs_broker_commands(config: Config) -> list[Sequence[str]]:
+    return [[sys.executable, "-m", "jobs_zeromq.broker"]] if config.broker.embedded else []

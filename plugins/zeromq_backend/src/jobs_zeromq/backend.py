@@ -1,0 +1,146 @@
+"""The backend as the core sees it: each method a request to the broker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
+
+from jobs_core.backends.base import (
+    FEATURES,
+    Answer,
+    BackendOptions,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    Outgoing,
+    Settlement,
+)
+from jobs_core.errors import BackendError, BackendUnavailable
+from jobs_core.failpoints import failpoint
+from jobs_core.ids import new_token
+
+from . import protocol as p
+from .link import Link
+from .operations import ZeromqOperations
+from .url import parse
+
+
+class ZeromqBackend(ZeromqOperations):
+    """One connection to a broker."""
+
+    features = FEATURES
+
+    def __init__(self, url: str, options: BackendOptions) -> None:
+        self.name = url.partition("://")[0]
+        self._options = options
+        self._address = parse(url, options.base_dir)
+        self._owner = ""
+        self._retention: dict[str, tuple[float, int]] = {}  # what the broker was told
+        self._open_link: Link | None = None
+
+    @property
+    def _link(self) -> Link:
+        if self._open_link is None:
+            raise BackendUnavailable(f"{self._address.shown} is not open")
+        return self._open_link
+
+    def open(self, owner: str | None) -> None:
+        self.close()
+        link = Link(self._address, self._hello)
+        try:
+            if owner:
+                link.call(p.OPEN, p.Owner(owner=owner))
+            else:
+                link.call(p.COUNTS, p.OfTopics(topics=[]))  # that somebody is there
+        except BaseException:
+            link.close()
+            raise
+        self._open_link, self._owner = link, owner or ""
+
+    def _hello(self) -> p.Hello:
+        options = self._options
+        return p.Hello(
+            lease=options.lease,
+            cancelled_ttl=options.cancelled_ttl,
+            dedup_window=options.dedup_window,
+            retention=self._retention,
+        )
+
+    def close(self) -> None:
+        link, self._open_link = self._open_link, None
+        owner, self._owner = self._owner, ""
+        if link is None:
+            return
+        if owner:
+            with contextlib.suppress(BackendError):
+                link.call(p.CLOSE, p.Owner(owner=owner), reply=1.0, reconnect=0.5)
+        link.close()
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        failpoint("push.before_commit")
+        conflicts = self._link.call(p.PUSH, p.Push(request=request), messages)
+        failpoint("push.after_commit")
+        return conflicts
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        self._say_retention(topics)
+        failpoint("reserve.before_commit")
+        asked = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=limit)
+        deliveries = self._link.call(p.RESERVE, asked)
+        failpoint("reserve.after_commit")
+        return deliveries
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        if topics:
+            return self._link.wait(topics, timeout)
+        self._link.wait_no_longer()
+        self._link.doze(timeout)
+        return False
+
+    def interrupt(self) -> None:
+        link = self._open_link
+        if link is not None:
+            link.ring()
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        failpoint("settle.before_commit")
+        answers = self._link.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
+        failpoint("settle.after_commit")
+        return answers
+
+    # -- owners and housekeeping -----------------------------------------------------------------
+
+    def heartbeat(self) -> Heartbeat:
+        failpoint("heartbeat.before_commit")
+        heartbeat = self._link.call(p.HEARTBEAT_OF, p.Owner(owner=self._owner))
+        failpoint("heartbeat.after_commit")
+        return heartbeat
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        return self._link.call(p.RELEASE, p.Release(owner=owner, request=new_token(), started=list(started), report=report))
+
+    def housekeep(self, limit: int) -> Housekept:
+        answer = self._link.call(p.HOUSEKEEP, p.Housekeep(limit=limit))
+        self._say_retention(answer.unsaid)
+        return answer.kept
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        return self._link.call(p.COUNTS, p.OfTopics(topics=list(topics)))
+
+    def status(self) -> p.Status:
+        """What the broker says of itself."""
+        return self._link.call(p.STATUS, p.Nothing())
+
+    def _say_retention(self, topics: Sequence[str]) -> None:
+        """Tell the broker how long these topics' dead letters are kept, once."""
+        new = {}
+        for topic in topics:
+            if topic not in self._retention:
+                kept = self._options.retention(topic)
+                new[topic] = (kept.dead_keep, kept.dead_max)
+        if new:
+            self._retention.update(new)
+            self._link.tell(p.RETAIN, p.Retain(retention=new))

@@ -1,0 +1,237 @@
+"""What has come in, done in one transaction and answered after its commit (group commit).
+
+A request that fails takes nobody with it: its group is rolled back, and each of it is done alone. A request that is only
+refused (a lost owner, a full disk) is so before it has written anything, and its group goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from jobs_core.backends.base import Outgoing, State
+from jobs_core.backends.sqlite import housekeeping, orders, owners, requests, views
+from jobs_core.backends.sqlite.connection import Transaction
+from jobs_core.errors import BackendError
+from jobs_core.failpoints import failpoint
+
+from .. import protocol as p
+from .reading import Asked, Malformed, check_json
+from .store import Store
+
+logger = logging.getLogger("jobs.broker")
+
+T = TypeVar("T")
+
+
+class Answered(Struct):
+    """What goes back to whom."""
+
+    to: Asked
+    kind: bytes
+    body: bytes
+
+
+class Figures(Struct):
+    """What was done since the start."""
+
+    pushed: int = 0
+    reserved: int = 0
+    settled: int = 0
+    requests: int = 0
+    commits: int = 0
+    refused: int = 0
+
+
+class Desk:
+    """Serves requests on a store. One thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.figures = Figures()
+        self.news: set[str] = set()  # topics that may have work for who waits
+        self.touched: set[str] = set()  # jobs that may have ended
+
+    def serve(self, asked: Sequence[Asked]) -> list[Answered]:
+        """Do what is asked and return the answers, in order; they are true once this returns."""
+        if not asked:
+            return []
+        try:
+            return self._together(asked)
+        except Exception as error:
+            if len(asked) == 1:
+                return [refusal(asked[0], error)]
+            return [answer for one in asked for answer in self.serve([one])]
+
+    def _together(self, asked: Sequence[Asked]) -> list[Answered]:
+        if not any(one.verb.writes for one in asked):
+            with self._store.reading() as db:
+                now = self._store.now()
+                return [self._answer(one, partial(_READ[one.verb.name], db, now, one.request)) for one in asked]
+        durable = any(one.verb.durable for one in asked)
+        failpoint("broker.before_commit")
+        with self._store.transaction(durable=durable) as tx:
+            answers = [self._answer(one, partial(self._do, tx, one)) for one in asked]
+        failpoint("broker.after_commit")
+        self.figures.commits += 1
+        self.news |= tx.wake
+        for answer in answers:
+            self._account(answer)
+        return answers
+
+    def _answer(self, one: Asked, work: Callable[[], Any]) -> Answered:
+        try:
+            return Answered(one, p.OK, one.verb.encode(work()))
+        except BackendError as error:
+            return refusal(one, error)
+
+    def _do(self, tx: Transaction, one: Asked) -> Any:
+        tx.options = one.peer.options
+        if one.verb.writes:
+            return _WRITE[one.verb.name](self, tx, one)
+        return _READ[one.verb.name](tx.db, tx.now, one.request)
+
+    def _account(self, answer: Answered) -> None:
+        if answer.kind is not p.OK:
+            return
+        verb, request = answer.to.verb, answer.to.request
+        if verb is p.PUSH:
+            self.figures.pushed += len(request.messages)
+        elif verb is p.PUT:
+            self.figures.pushed += len(answer.to.payloads)
+        elif verb is p.SETTLE:
+            self.figures.settled += len(request.settlements)
+            self.touched.update([settlement.id for settlement in request.settlements])
+        elif isinstance(request, p.Change):
+            self.touched.update(request.ids)
+
+    # -- what each request does ------------------------------------------------------------------
+
+    def push(self, tx: Transaction, one: Asked) -> Any:
+        self._store.check_room()
+        return requests.push(tx, one.request.messages, one.request.request)
+
+    def put(self, tx: Transaction, one: Asked) -> p.Stored:
+        put: p.Put = one.request
+        ids = put.ids or [str(uuid.uuid5(uuid.NAMESPACE_URL, f"{put.request}/{n}")) for n in range(len(one.payloads))]
+        if len(ids) != len(one.payloads):
+            raise Malformed(f"put: {len(ids)} ids for {len(one.payloads)} payloads")
+        self._store.check_room()
+        messages = [
+            Outgoing(job_id, put.topic, payload, put.priority, put.delay)
+            for job_id, payload in zip(ids, one.payloads, strict=True)
+        ]
+        requests.push(tx, messages, f"put:{put.request}")
+        return p.Stored(ids=ids)
+
+    def open(self, tx: Transaction, one: Asked) -> None:
+        owners.register(tx, one.request.owner)
+
+    def close(self, tx: Transaction, one: Asked) -> None:
+        owners.release(tx, one.request.owner, (), b"", crash=False)
+
+    def reserve(self, tx: Transaction, one: Asked) -> Any:
+        asked: p.Reserve = one.request
+        deliveries = requests.reserve(tx, asked.owner, asked.topics, asked.limit, asked.request)
+        self.figures.reserved += len(deliveries)
+        return deliveries
+
+    def settle(self, tx: Transaction, one: Asked) -> Any:
+        return requests.settle(tx, one.request.owner, one.request.settlements, one.request.request)
+
+    def heartbeat(self, tx: Transaction, one: Asked) -> Any:
+        return owners.heartbeat(tx, one.request.owner)
+
+    def release(self, tx: Transaction, one: Asked) -> int:
+        asked: p.Release = one.request
+        if asked.report:
+            check_json("release: report", asked.report)
+        started = frozenset(asked.started)
+        return self._once(tx, one, lambda: owners.release(tx, asked.owner, started, asked.report, crash=len(started) == 1))
+
+    def housekeep(self, tx: Transaction, one: Asked) -> p.Kept:
+        kept = housekeeping.housekeep(tx, one.request.limit)
+        return p.Kept(kept=kept, unsaid=one.peer.take_unsaid())
+
+    def topics(self, tx: Transaction, one: Asked) -> list[str]:
+        return orders.topics(tx)
+
+    def requeue(self, tx: Transaction, one: Asked) -> int:
+        return self._once(tx, one, lambda: sum(orders.requeue(tx, job_id) for job_id in one.request.ids))
+
+    def discard(self, tx: Transaction, one: Asked) -> int:
+        return self._once(tx, one, lambda: sum(orders.discard(tx, job_id, one.request.reason) for job_id in one.request.ids))
+
+    def purge(self, tx: Transaction, one: Asked) -> int:
+        return self._once(tx, one, lambda: orders.purge_some(tx, one.request.topic, one.request.state))
+
+    def drop(self, tx: Transaction, one: Asked) -> int:
+        return self._once(tx, one, lambda: orders.drop(tx, one.request.ids))
+
+    def pause(self, tx: Transaction, one: Asked) -> None:
+        orders.pause(tx, one.request.topic)
+
+    def resume(self, tx: Transaction, one: Asked) -> None:
+        orders.resume(tx, one.request.topic)
+
+    def cancel(self, tx: Transaction, one: Asked) -> State:
+        if len(one.request.ids) != 1:
+            raise Malformed("cancel: one id at a time")
+        return State(self._once(tx, one, lambda: orders.cancel(tx, one.request.ids[0]).value))
+
+    def _once(self, tx: Transaction, one: Asked, work: Callable[[], T]) -> T:
+        """Do something that answers differently when it is done again, once a request id."""
+        request = f"{one.verb.name.decode()}:{one.request.request}"
+        kept = requests.recall(tx, request)
+        if kept is not None:
+            answer: T = json.loads(kept)
+            return answer
+        answer = work()
+        requests.remember(tx, request, json.dumps(answer))
+        return answer
+
+
+def refusal(one: Asked, error: Exception) -> Answered:
+    """The answer to a request that failed."""
+    if isinstance(error, Malformed):
+        return Answered(one, p.ERROR, one.verb.encode_error("malformed", str(error)))
+    if isinstance(error, BackendError):
+        return Answered(one, p.ERROR, one.verb.encode_error(p.code_of(error), str(error)))
+    logger.warning("%s failed: %s: %s", one.verb.name.decode(), type(error).__name__, error)
+    return Answered(one, p.ERROR, one.verb.encode_error("malformed", f"{one.verb.name.decode()}: {error}"))
+
+
+_WRITE: dict[bytes, Callable[[Desk, Transaction, Asked], Any]] = {
+    verb.name: getattr(Desk, verb.name.decode()) for verb in p.VERBS.values() if verb.writes
+}
+
+
+def _counts(db: sqlite3.Connection, now: float, request: p.OfTopics) -> Any:
+    return views.counts(db, request.topics, now)
+
+
+def _get(db: sqlite3.Connection, now: float, request: p.OfJob) -> Any:
+    return views.get(db, request.id, now)
+
+
+def _browse(db: sqlite3.Connection, now: float, request: p.Browse) -> Any:
+    return views.browse(db, request.topic, request.state, request.limit, request.offset, now)
+
+
+def _paused(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
+    return sorted(views.paused(db))
+
+
+_READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
+    b"counts": _counts,
+    b"get": _get,
+    b"browse": _browse,
+    b"paused": _paused,
+}

@@ -1,0 +1,48 @@
+"""A socket in the file system that only its owner can reach, and that only one broker listens at."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from jobs_core.errors import BackendError
+
+
+class PrivateSocket:
+    """The right to listen at a path. ZeroMQ takes a path away from whoever listens there: hence a lock beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        private_directory(path.parent)
+        lock = path.with_name(f"{path.name}.lock")
+        try:
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise BackendError(f"{lock}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise BackendError(f"{path}: another broker listens there: stop it first, or choose another path") from None
+
+    def close(self) -> None:
+        """Leave the path to others."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
+        os.close(self._lock)
+
+
+def private_directory(directory: Path) -> None:
+    """Make a directory that only this user may enter; raises BackendError if it is not."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat()
+    except OSError as error:
+        raise BackendError(f"{directory}: {error.strerror}") from None
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise BackendError(
+            f"{directory}: others may enter the directory of the broker's socket: give it one of its own, chmod 700 {directory}"
+        )

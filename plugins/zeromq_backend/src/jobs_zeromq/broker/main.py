@@ -1,0 +1,124 @@
+"""A broker as the configuration describes it, run to its end in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from urllib.parse import unquote, urlsplit
+
+from jobs_core import Config
+from jobs_core.errors import BackendError, ConfigError
+from jobs_core.urls import scheme
+
+from .. import url
+from .ipc import private_directory
+from .server import Server, Settings
+
+logger = logging.getLogger("jobs.broker")
+
+_PR_SET_PDEATHSIG = 1
+
+
+def settings(config: Config) -> Settings:
+    """What the configuration says to a broker; raises ConfigError naming key and mend."""
+    broker = config.broker
+    base = config.base_dir
+    keys = base / broker.keys if broker.keys else None
+    if keys is not None and not (keys / "broker.key_secret").exists():
+        raise ConfigError(f"broker.keys: there is no broker.key_secret in {keys}: `jobsctl broker keygen` makes it")
+    listen = broker.listen
+    if not listen:
+        if scheme(config.backend or "") not in ("zmq+tcp", "zmq+ipc"):
+            raise ConfigError('broker.listen: say where, or set backend = "zmq+tcp://127.0.0.1:7788", as its clients do')
+        listen = [str(config.backend).partition("?")[0]]
+    store = broker.store
+    if store is None:
+        run_dir = base / config.run_dir
+        try:
+            private_directory(run_dir) if not run_dir.exists() else None
+        except BackendError as error:
+            raise ConfigError(f"run_dir: {error}") from None
+        store = f"sqlite:///{run_dir / 'broker.db'}"
+    if scheme(store) != "sqlite":
+        raise ConfigError("broker.store: expected a SQLite URL, sqlite:///broker.db")
+    endpoints = [_endpoint(where, base, encrypted=keys is not None) for where in listen]
+    return Settings(store=store, listen=endpoints, keys=keys, base_dir=base, min_free=int(broker.min_free))
+
+
+def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
+    """A URL as what ZeroMQ binds; raises ConfigError, also for an open door to the network."""
+    kind = scheme(where)
+    if kind == "zmq+ipc":
+        parts = urlsplit(where)
+        try:
+            return url.ipc_endpoint(f"broker.listen: {where}", unquote(parts.netloc + parts.path), base)
+        except BackendError as error:
+            raise ConfigError(str(error)) from None
+    try:
+        parts = urlsplit(where)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"broker.listen: {where}: {error}") from None
+    if kind != "zmq+tcp" or not host:
+        raise ConfigError(f"broker.listen: {where}: expected zmq+tcp://127.0.0.1:7788, or zmq+ipc:///path of a socket")
+    if not encrypted and not url.is_loopback(host):
+        raise ConfigError(
+            f"broker.listen: {where} can be reached from other machines: that needs keys. "
+            'Make them with `jobsctl broker keygen`, and set broker.keys = "keys"'
+        )
+    if host == "localhost":
+        host = "127.0.0.1"
+    return url.tcp_endpoint(host, url.DEFAULT_PORT if port is None else port)
+
+
+def serve(config: Config, ready: Callable[[Server], None] = lambda server: None) -> None:
+    """Serve until TERM or INT; `ready` is called once clients are let in. Raises ConfigError and BackendError."""
+    server = Server(settings(config))
+    with _stopped_by_signals(server):
+        server.open()
+        try:
+            ready(server)
+            logger.info("broker %d serves at %s", os.getpid(), ", ".join(server.endpoints))
+            server.run()
+        finally:
+            server.close()
+    logger.info("broker %d stopped", os.getpid())
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def die_with_parent() -> None:
+    """Have the kernel ask us to stop when our parent ends, whichever way; nothing where it cannot (macOS)."""
+    parent = os.getppid()
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(0)  # it ended before we had asked
+
+
+def tell_ready() -> None:
+    """Write a byte to the descriptor that JOBS_READY_FD names, and close it."""
+    text = os.environ.pop("JOBS_READY_FD", "")
+    if text.isdigit():
+        with contextlib.suppress(OSError):
+            os.write(int(text), b"\n")
+            os.close(int(text))

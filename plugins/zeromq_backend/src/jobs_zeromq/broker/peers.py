@@ -1,0 +1,79 @@
+"""The clients of a broker: what each has said of its configuration, and when it was last heard of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from jobs_core.backends.base import BackendOptions, Retention
+
+from ..protocol import Hello
+
+FORGET_AFTER = 600.0
+"""A client silent for so long is forgotten, seconds; it says hello again when it has something to ask."""
+
+_KEEP_ALL = Retention(float("inf"), 2**53)
+
+
+class Peer:
+    """One connection's client."""
+
+    def __init__(self, hello: Hello, clock: Callable[[], float]) -> None:
+        self.seen = time.monotonic()
+        self.unsaid: set[str] = set()
+        self._retention = {topic: Retention(*kept) for topic, kept in hello.retention.items()}
+        self.options = BackendOptions(
+            lease=hello.lease,
+            cancelled_ttl=hello.cancelled_ttl,
+            dedup_window=hello.dedup_window,
+            retention=self._retained,
+            clock=clock,
+        )
+
+    def retain(self, retention: dict[str, tuple[float, int]]) -> None:
+        """Add what the client says of its topics."""
+        self._retention.update({topic: Retention(*kept) for topic, kept in retention.items()})
+
+    def _retained(self, topic: str) -> Retention:
+        """How long a topic's dead letters are kept: for ever until the client has said."""
+        kept = self._retention.get(topic)
+        if kept is None:
+            self.unsaid.add(topic)
+            return _KEEP_ALL
+        return kept
+
+    def take_unsaid(self) -> list[str]:
+        """The topics that were asked for and not known, once."""
+        unsaid, self.unsaid = self.unsaid, set()
+        return sorted(unsaid)
+
+
+class Peers:
+    """All of them, by the name that ZeroMQ gives a connection."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._peers: dict[bytes, Peer] = {}
+        self.stranger = Peer(Hello(), clock)
+
+    def greet(self, name: bytes, hello: Hello) -> None:
+        self._peers[name] = Peer(hello, self._clock)
+
+    def get(self, name: bytes) -> Peer | None:
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.seen = time.monotonic()
+        return peer
+
+    def forget(self, name: bytes) -> None:
+        self._peers.pop(name, None)
+
+    def forget_silent(self) -> None:
+        limit = time.monotonic() - FORGET_AFTER
+        for name in [name for name, peer in self._peers.items() if peer.seen < limit]:
+            del self._peers[name]
+
+    def heard_from(self, seconds: float) -> int:
+        """How many were heard from lately."""
+        limit = time.monotonic() - seconds
+        return sum(peer.seen >= limit for peer in self._peers.values())

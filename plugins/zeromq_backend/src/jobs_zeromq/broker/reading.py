@@ -1,0 +1,105 @@
+"""Requests from their frames, checked: what reaches the store is of the form that it expects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from jobs_core.backends.base import Outcome, Outgoing, Settlement
+from jobs_core.errors import BackendError
+
+from .. import protocol as p
+from .peers import Peer
+
+_LONGEST_ID = 200
+_LONGEST_KEY = 512
+_LARGEST = 2**62
+
+
+class Asked(Struct):
+    """One request, read."""
+
+    peer: Peer
+    sender: bytes
+    tag: bytes
+    verb: p.Verb[Any, Any]
+    request: Any
+    payloads: Sequence[bytes] = ()  # put's
+
+
+class Malformed(BackendError):
+    """Raised when a request is not of its form; the message says where."""
+
+
+def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: Sequence[bytes]) -> Asked:
+    """A request from the frames after its tag; raises Malformed."""
+    try:
+        request = verb.decode_request(frames[0])
+        if verb is p.PUT:
+            return Asked(peer, sender, tag, verb, request, frames[1:])
+        if verb is p.PUSH:
+            for frame in frames[1:]:
+                request.messages += p.ITEMS[verb.name](frame)
+            _check_messages(request.messages)
+        elif verb is p.SETTLE:
+            for frame in frames[1:]:
+                request.settlements += p.ITEMS[verb.name](frame)
+            _check_settlements(request.settlements)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError) as error:
+        raise Malformed(f"{verb.name.decode()}: {error}") from None
+    return Asked(peer, sender, tag, verb, request)
+
+
+@lru_cache(10_000)
+def _is_topic(name: str) -> bool:
+    try:
+        msgspec.convert(name, p.Topic)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _check_messages(messages: Sequence[Outgoing]) -> None:
+    for message in messages:
+        if not 0 < len(message.id) <= _LONGEST_ID:
+            raise Malformed(f"push: an id has 1 to {_LONGEST_ID} characters")
+        if not _is_topic(message.topic):
+            raise Malformed(f"push: {message.topic[:200]!r} is no topic name")
+        if not 0 <= message.priority <= 9:
+            raise Malformed("push: a priority is 0 to 9")
+        if not math.isfinite(message.delay):
+            raise Malformed("push: a delay is a number of seconds")
+        if message.unique is not None and not math.isfinite(_number(message.unique.scope)):
+            raise Malformed("push: a unique key's scope is queued, done, or a number of seconds")
+
+
+def _number(scope: object) -> float:
+    return float(scope) if isinstance(scope, (int, float)) else 0.0
+
+
+def _check_settlements(settlements: Sequence[Settlement]) -> None:
+    for one in settlements:
+        if one.outcome is Outcome.DONE and not one.followups and one.result is None:
+            if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:
+                raise Malformed("settle: a token is as it was handed out")
+            continue
+        if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:
+            raise Malformed("settle: a token is as it was handed out")
+        if not math.isfinite(one.after) or not math.isfinite(one.result_ttl):
+            raise Malformed("settle: after and result_ttl are numbers of seconds")
+        if one.error:
+            check_json("settle: error", one.error)
+        _check_messages(one.followups)
+
+
+def check_json(what: str, document: bytes) -> None:
+    """Raise Malformed unless it is one JSON document."""
+    try:
+        msgspec.json.decode(document)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Malformed(f"{what} has to be JSON: {error}") from None

@@ -1,0 +1,372 @@
+"""The loop: requests from the sockets to the desk, its answers back, and those who wait woken."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+from msgspec import Struct
+
+from jobs_core.backends.base import BackendOptions
+from jobs_core.backends.sqlite import housekeeping, views
+from jobs_core.errors import BackendError
+from jobs_core.ids import new_token
+
+from .. import keys, sockets
+from .. import protocol as p
+from .clock import Clock
+from .desk import Answered, Desk, refusal
+from .ipc import PrivateSocket
+from .peers import Peers
+from .reading import Asked, Malformed, read
+from .results import Results
+from .store import MIN_FREE, Store
+from .waiting import Waiter, Waiting
+from .zap import DOMAIN, Doorkeeper
+
+logger = logging.getLogger("jobs.broker")
+
+GROUP = 512
+"""Most requests in one commit."""
+
+GROUP_BYTES = 32 * 2**20
+"""And most bytes of them."""
+
+ROUND = 1.0
+"""Seconds after which waiting topics are looked at in any case: another process may have written to the store."""
+
+
+class Settings(Struct, kw_only=True):
+    """What a broker is told."""
+
+    store: str
+    listen: list[str]  # ZeroMQ endpoints
+    keys: Path | None = None  # the directory that `jobsctl broker keygen` made; none: no encryption
+    base_dir: Path = Path()
+    min_free: int = MIN_FREE
+    clock: Callable[[], float] | None = None  # for tests
+
+
+class Server:
+    """A broker. `run` serves in the calling thread until `stop`, which any thread or signal handler may call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        clock = settings.clock or Clock()
+        options = BackendOptions(base_dir=settings.base_dir, clock=clock)
+        self._store = Store(settings.store, options, min_free=settings.min_free)
+        self._desk = Desk(self._store)
+        self._peers = Peers(clock)
+        self._waiting = Waiting(self._wake)
+        self._results = Results()
+        self._doorkeeper: Doorkeeper | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._private: list[PrivateSocket] = []
+        self._began = time.monotonic()
+        self._next_round = self._next_sweep = 0.0
+        self._stopping = False
+        self._bell, self._rope = os.pipe()
+        os.set_blocking(self._rope, False)
+        self.epoch = new_token()
+
+    # -- beginning and end -----------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Lock the store and listen; raises BackendError."""
+        try:
+            self._store.open()
+            self._listen()
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self) -> None:
+        settings = self._settings
+        socket = self._socket = sockets.context().socket(zmq.ROUTER)
+        sockets.beat(socket)
+        for option, value in (
+            (zmq.LINGER, 200),
+            (zmq.ROUTER_MANDATORY, 1),  # an answer to who is gone is an error, not a silence
+            (zmq.MAXMSGSIZE, p.MAX_FRAME),
+            (zmq.HANDSHAKE_IVL, 5000),
+            (zmq.BACKLOG, 1024),
+            (zmq.SNDHWM, 10_000),  # never the flow control: a client asks for one thing at a time
+            (zmq.RCVHWM, 10_000),
+            (zmq.IPV6, int(any("[" in endpoint for endpoint in settings.listen))),
+        ):
+            socket.setsockopt(option, value)
+        if settings.keys is not None:
+            public, secret = keys.load_pair(settings.keys / f"{keys.BROKER}.key_secret")
+            self._doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(settings.keys / keys.CLIENTS))
+            socket.zap_domain = DOMAIN
+            socket.curve_server = True
+            socket.curve_publickey, socket.curve_secretkey = public, secret
+        for endpoint in settings.listen:
+            if endpoint.startswith("ipc://"):
+                self._private.append(PrivateSocket(Path(endpoint.removeprefix("ipc://"))))
+            try:
+                socket.bind(endpoint)
+            except zmq.ZMQError as error:
+                raise BackendError(f"cannot listen at {endpoint}: {error}") from None
+
+    def close(self) -> None:
+        """Stop listening and close the store; twice is fine."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close()
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
+            self._doorkeeper = None
+        for private in self._private:
+            private.close()
+        self._private.clear()
+        self._store.close()
+        for descriptor in (self._bell, self._rope):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._bell = self._rope = -1
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where it listens; with a port where a wildcard was asked for."""
+        assert self._socket is not None
+        if len(self._settings.listen) == 1:
+            return [self._socket.getsockopt_string(zmq.LAST_ENDPOINT)]
+        return self._settings.listen
+
+    def stop(self) -> None:
+        """Have `run` return when what is being done is answered."""
+        self._stopping = True
+        with contextlib.suppress(OSError):  # it knows already
+            os.write(self._rope, b"\0")
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until stopped. Raises BackendError when the store is gone from under it."""
+        assert self._socket is not None
+        watched: list[tuple[Any, int]] = [(self._socket, zmq.POLLIN), (self._bell, zmq.POLLIN)]
+        if self._doorkeeper is not None:
+            watched.append((self._doorkeeper.socket, zmq.POLLIN))
+        while not self._stopping:
+            pause = self._next_moment() - time.monotonic()
+            zmq.zmq_poll(watched, max(0, int(pause * 1000) + 1))
+            if self._doorkeeper is not None:
+                self._doorkeeper.answer()
+            self._serve(list(self._come_in()))
+            self._pass_time()
+
+    def _next_moment(self) -> float:
+        return min(self._waiting.next_moment(), self._results.next_moment(), self._next_round, self._next_sweep)
+
+    def _come_in(self) -> Iterator[Asked]:
+        """What lies in the sockets, read; what is malformed is answered, or dropped, here."""
+        assert self._socket is not None
+        size = 0
+        for _ in range(GROUP):
+            try:
+                sender, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._desk.figures.requests += 1
+            asked = self._read(sender, frames)
+            if asked is not None:
+                yield asked
+            size += sum(map(len, frames))
+            if size > GROUP_BYTES:
+                return
+
+    def _read(self, sender: bytes, frames: Sequence[bytes]) -> Asked | None:
+        if len(frames) < 4 or frames[0] != p.VERSION or len(frames[2]) > p.MAX_TAG:
+            self._desk.figures.refused += 1
+            return None  # whoever speaks another language would not understand an answer either
+        tag = frames[2]
+        verb = p.VERBS.get(frames[1])
+        peer = self._peers.get(sender)
+        if verb is None:
+            self._turn_away(sender, tag, p.STATUS, "malformed", "there is no such request")
+            return None
+        if peer is None:
+            if verb not in (p.HELLO, p.PUT, p.STATUS):
+                self._turn_away(sender, tag, verb, "hello", "say hello first", counts=False)
+                return None
+            peer = self._peers.stranger
+        try:
+            return read(peer, sender, tag, verb, frames[3:])
+        except Malformed as error:
+            self._turn_away(sender, tag, verb, "malformed", str(error))
+            return None
+
+    def _turn_away(
+        self, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], code: p.Code, why: str, *, counts: bool = True
+    ) -> None:
+        self._desk.figures.refused += counts
+        self._send([sender, p.VERSION, p.ERROR, tag, verb.encode_error(code, why)])
+
+    def _serve(self, asked: Sequence[Asked]) -> None:
+        """Do what was asked, answer, and wake whom it concerns."""
+        if not asked:
+            return
+        neglected: list[str] = []
+        for one in asked:
+            if one.verb is not p.RETAIN:
+                neglected += self._waiting.heard_of(one.sender, reserves=one.verb is p.RESERVE)
+        for one in asked:
+            if one.verb is p.HELLO or one.verb is p.RETAIN:
+                self._note(one)
+        work = [one for one in asked if one.verb.name not in _OURS]
+        if any(one.verb.durable for one in work) and not self._store.is_there():
+            raise BackendError(f"{self._store.path} was removed while the broker ran: jobs would be lost; it ends here")
+        for answer in self._desk.serve(work):
+            self._reply(answer)
+        for one in asked:
+            self._serve_later(one)
+        if any(one.verb is p.HOUSEKEEP for one in work):
+            self._give_back_space()
+        self._desk.news.update(self._with_work(neglected))
+        self._tell_news()
+
+    def _note(self, one: Asked) -> None:
+        if one.verb is p.RETAIN:
+            one.peer.retain(one.request.retention)
+            return
+        self._peers.greet(one.sender, one.request)
+        welcome = p.Welcome(epoch=self.epoch, pid=os.getpid())
+        self._reply(Answered(one, p.OK, p.HELLO.encode(welcome)))
+
+    def _serve_later(self, one: Asked) -> None:
+        """Requests that are answered when something happens."""
+        if one.verb is p.STATUS:
+            self._reply(Answered(one, p.OK, p.STATUS.encode(self._status())))
+        elif one.verb is p.WAIT and one.request.topics:
+            try:
+                with self._store.reading() as db:
+                    ready, due = views.look(db, one.request.topics, self._store.now())
+            except BackendError as error:
+                self._reply(refusal(one, error))
+                return
+            if ready or due <= 0:
+                self._send([one.sender, p.VERSION, p.WAKE, one.tag, b""])
+            else:
+                self._waiting.add(one.sender, one.tag, one.request.topics, one.request.timeout, due)
+        elif one.verb is p.RESULT:
+            self._results.add(one)
+            self._desk.touched.add(one.request.id)
+
+    def _give_back_space(self) -> None:
+        try:
+            with self._store.reading() as db:
+                housekeeping.give_back_space(db)
+        except BackendError as error:
+            logger.warning("%s", error)
+
+    # -- news ------------------------------------------------------------------------------------
+
+    def _tell_news(self) -> None:
+        """Wake who waits for topics with work, and answer who waits for jobs that have ended."""
+        news, self._desk.news = self._desk.news, set()
+        for topic in self._waiting.waited_for(news):
+            self._waiting.wake(topic)
+        touched, self._desk.touched = self._desk.touched, set()
+        if self._results:
+            self._tell_ends(self._results.to_look_at(touched))
+
+    def _tell_ends(self, job_ids: Sequence[str]) -> None:
+        if not job_ids:
+            return
+        try:
+            with self._store.reading() as db:
+                found = [(job_id, views.ended(db, job_id, self._store.now())) for job_id in job_ids]
+        except BackendError as error:
+            logger.warning("%s", error)
+            return
+        for job_id, record in found:
+            if record is not None:
+                body = p.RESULT.encode(record)
+                for one in self._results.take(job_id):
+                    self._reply(Answered(one, p.OK, body))
+
+    def _pass_time(self) -> None:
+        """What falls due by the clock."""
+        now = time.monotonic()
+        self._desk.news.update(self._with_work(self._waiting.pass_time()))
+        for one in self._results.overdue():
+            self._reply(Answered(one, p.OK, p.RESULT.encode(None)))
+        if now >= self._next_round:
+            self._next_round = now + ROUND
+            self._desk.news.update(self._with_work({topic for waiter in self._waiting for topic in waiter.topics}))
+        if now >= self._next_sweep:
+            self._next_sweep = now + p.HEARTBEAT
+            self._sweep()
+        if self._desk.news or self._results:
+            self._tell_news()
+
+    def _with_work(self, topics: Sequence[str] | set[str]) -> list[str]:
+        """Those topics that have ready jobs, or due ones, now."""
+        if not topics:
+            return []
+        try:
+            with self._store.reading() as db:
+                now = self._store.now()
+                looks = {topic: views.look(db, [topic], now) for topic in self._waiting.waited_for(set(topics))}
+        except BackendError as error:
+            logger.warning("%s", error)
+            return []
+        return [topic for topic, (ready, due) in looks.items() if ready or due <= 0]
+
+    def _sweep(self) -> None:
+        """Find the dead among those who wait: ZeroMQ has noticed that they do not answer its pings."""
+        for waiter in self._waiting:
+            if not self._send([waiter.peer, p.VERSION, p.BEAT, b"", b""]):
+                self._waiting.drop(waiter.peer)
+                self._peers.forget(waiter.peer)
+        self._peers.forget_silent()
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def _wake(self, waiter: Waiter) -> bool:
+        return self._send([waiter.peer, p.VERSION, p.WAKE, waiter.tag, b""])
+
+    def _reply(self, answer: Answered) -> None:
+        one = answer.to
+        if answer.kind is p.ERROR:
+            self._desk.figures.refused += 1
+        self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
+
+    def _send(self, frames: Sequence[bytes]) -> bool:
+        """Send; False if the client is gone, or does not read: it will ask again."""
+        assert self._socket is not None
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def _status(self) -> p.Status:
+        figures = self._desk.figures
+        refused = figures.refused + (self._doorkeeper.refused if self._doorkeeper else 0)
+        return p.Status(
+            pid=os.getpid(),
+            epoch=self.epoch,
+            uptime=time.monotonic() - self._began,
+            store=str(self._store.path),
+            listen=self.endpoints,
+            encrypted=self._settings.keys is not None,
+            clients=self._peers.heard_from(60.0),
+            waiting=len(self._waiting),
+            pushed=figures.pushed,
+            reserved=figures.reserved,
+            settled=figures.settled,
+            requests=figures.requests,
+            commits=figures.commits,
+            refused=refused,
+        )
+
+
+_OURS = frozenset(verb.name for verb in (p.HELLO, p.RETAIN, p.STATUS, p.WAIT, p.RESULT))

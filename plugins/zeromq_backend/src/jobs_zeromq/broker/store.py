@@ -1,0 +1,97 @@
+"""The broker's store: the core's SQLite engine, for one broker at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+
+from jobs_core.backends.base import BackendOptions
+from jobs_core.backends.sqlite import owners
+from jobs_core.backends.sqlite.backend import parse_url
+from jobs_core.backends.sqlite.connection import Connection, Transaction
+from jobs_core.errors import BackendError, QueueFull
+
+MIN_FREE = 32 * 2**20
+"""Bytes of the disk that pushes leave free, so that what is queued can still be settled."""
+
+
+class Store:
+    """A queue file, locked against a second broker."""
+
+    def __init__(self, url: str, options: BackendOptions, *, min_free: int = MIN_FREE) -> None:
+        self.path, durability = parse_url(url, options.base_dir)
+        self._connection = Connection(self.path, options, durability=durability)
+        self._min_free = min_free
+        self._lock = -1
+        self._inode: tuple[int, int] | None = None
+
+    def open(self) -> None:
+        """Lock and open; every lease begins anew. Raises BackendError."""
+        mark = self.path.with_name(f"{self.path.name}.broker")
+        existed = mark.exists()
+        try:
+            self._lock = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._lock, 20, 0).decode(errors="replace").strip()
+            self._unlock()
+            raise BackendError(f"{self.path}: another broker (process {pid}) serves this store: stop it first") from None
+        except OSError as error:
+            raise BackendError(f"{mark}: {error.strerror}: does the directory exist, and may this user write there?") from None
+        if existed and not self.path.exists():
+            self._unlock()
+            raise BackendError(
+                f"{self.path} is gone, though a broker kept jobs there: put it back, or remove {mark} to begin anew"
+            )
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            self._connection.open()
+            self._inode = self._identity()
+            with self._connection.transaction(durable=False) as tx:
+                owners.begin_grace(tx)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def transaction(self, *, durable: bool) -> Transaction:
+        """A write transaction."""
+        return self._connection.transaction(durable=durable)
+
+    def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """SQLite's connection, for looking."""
+        return self._connection.reading()
+
+    def now(self) -> float:
+        """The broker's time."""
+        return self._connection.options.now()
+
+    def check_room(self) -> None:
+        """Raise QueueFull if the disk is all but full: what is there must still be settled, which takes room too."""
+        free = os.statvfs(self.path.parent)
+        if free.f_bavail * free.f_frsize < self._min_free:
+            raise QueueFull(
+                f"{self.path.parent}: less than {self._min_free / 1e6:.0f} MB are free: make room; jobs already queued are safe"
+            )
+
+    def is_there(self) -> bool:
+        """Whether the file that we write to is the one that the next start would find."""
+        return self._identity() == self._inode
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino

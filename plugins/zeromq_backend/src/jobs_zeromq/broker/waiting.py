@@ -1,0 +1,121 @@
+"""Who waits for work: workers by topic, first come first woken; one is woken for one piece of news, not all.
+
+A woken worker is expected to reserve. If it does not, because its wait had just been interrupted or because it died, the
+next one is woken: `Waiting` remembers whom it woke until it is heard of, or a moment has passed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+PATIENCE = 0.25
+"""How long a woken worker has to come for the work before the next is woken, seconds."""
+
+NEVER = float("inf")
+
+
+class Waiter:
+    """One worker's wait."""
+
+    __slots__ = ("alive", "peer", "tag", "topics")
+
+    def __init__(self, peer: bytes, tag: bytes, topics: Sequence[str]) -> None:
+        self.peer, self.tag, self.topics = peer, tag, topics
+        self.alive = True
+
+
+class Waiting:
+    """All waits. `wake` sends one its answer and says whether it could be reached."""
+
+    def __init__(self, wake: Callable[[Waiter], bool]) -> None:
+        self._wake = wake
+        self._by_peer: dict[bytes, Waiter] = {}
+        self._by_topic: dict[str, dict[bytes, Waiter]] = {}
+        self._timers: list[tuple[float, int, Waiter, bool]] = []  # when, order, who, whether to wake it
+        self._order = itertools.count()
+        self._woken: dict[bytes, tuple[float, Sequence[str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_peer)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(list(self._by_peer.values()))
+
+    def add(self, peer: bytes, tag: bytes, topics: Sequence[str], timeout: float, due: float) -> None:
+        """Somebody waits for at most `timeout` seconds; a scheduled job of its topics falls due in `due` seconds."""
+        self.drop(peer)
+        waiter = Waiter(peer, tag, topics)
+        self._by_peer[peer] = waiter
+        for topic in topics:
+            self._by_topic.setdefault(topic, {})[peer] = waiter
+        now = time.monotonic()
+        wakes = due < timeout
+        heapq.heappush(self._timers, (now + min(due, timeout), next(self._order), waiter, wakes))
+
+    def drop(self, peer: bytes) -> None:
+        """Somebody waits no longer."""
+        waiter = self._by_peer.pop(peer, None)
+        if waiter is None:
+            return
+        waiter.alive = False
+        for topic in waiter.topics:
+            line = self._by_topic.get(topic)
+            if line is not None:
+                line.pop(peer, None)
+                if not line:
+                    del self._by_topic[topic]
+
+    def waited_for(self, topics: Iterable[str]) -> list[str]:
+        """Those topics that somebody waits for."""
+        return [topic for topic in topics if topic in self._by_topic]
+
+    def wake(self, topic: str) -> None:
+        """Wake whoever has waited longest for a topic."""
+        while line := self._by_topic.get(topic):
+            waiter = next(iter(line.values()))
+            if self.wake_one(waiter):
+                return
+
+    def wake_one(self, waiter: Waiter) -> bool:
+        """Wake this one; False if it is gone."""
+        self.drop(waiter.peer)
+        if not self._wake(waiter):
+            return False
+        self._woken[waiter.peer] = time.monotonic() + PATIENCE, waiter.topics
+        return True
+
+    def heard_of(self, peer: bytes, *, reserves: bool) -> Sequence[str]:
+        """A request has come in, which ends a wait; the topics that somebody else has to look after now."""
+        self.drop(peer)
+        woken = self._woken.pop(peer, None)
+        return () if woken is None or reserves else woken[1]
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def next_moment(self) -> float:
+        """When to call `pass_time` next, on the monotonic clock."""
+        first = self._timers[0][0] if self._timers else NEVER
+        return min(first, next(iter(self._woken.values()))[0] if self._woken else NEVER)
+
+    def pass_time(self) -> list[str]:
+        """Wake those whose jobs are due; the topics whose woken worker did not come."""
+        now = time.monotonic()
+        while self._timers and (self._timers[0][0] <= now or not self._timers[0][2].alive):
+            _, _, waiter, wakes = heapq.heappop(self._timers)
+            if not waiter.alive:
+                continue
+            if wakes:
+                self.wake_one(waiter)
+            else:
+                self.drop(waiter.peer)
+        neglected: list[str] = []
+        while self._woken:
+            peer, (until, topics) = next(iter(self._woken.items()))
+            if until > now:
+                break
+            del self._woken[peer]
+            neglected += topics
+        return neglected

@@ -1,0 +1,107 @@
+"""CURVE keys: files as pyzmq writes them, a directory of the clients that the broker lets in.
+
+keys/broker.key_secret      the broker's own, 0600
+keys/broker.key             its public half: every client needs it
+keys/clients/NAME.key       who may come in; remove one, and its next connection is refused
+keys/NAME.key_secret        a client's own, 0600: carry it to its machine, and delete it here
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import zmq
+import zmq.auth
+
+from jobs_core.errors import BackendError
+
+BROKER = "broker"
+CLIENTS = "clients"
+_SETTLED = 2 * 10**9
+"""A directory changed so recently may change again under the same time stamp, nanoseconds."""
+
+
+def make_broker(directory: Path) -> Path:
+    """Make the broker's pair, unless it is there; its public key's file."""
+    _private(directory)
+    _private(directory / CLIENTS)
+    public = directory / f"{BROKER}.key"
+    if not (directory / f"{BROKER}.key_secret").exists():
+        _make(directory, BROKER)
+    return public
+
+
+def make_client(directory: Path, name: str) -> Path:
+    """Make a client's pair and let it in; its secret key's file. Raises BackendError if the name is taken."""
+    if not name or not name.replace("-", "").replace("_", "").isalnum() or name == BROKER:
+        raise BackendError(f"{name!r} is no name for a client: use letters, digits, - and _")
+    public, secret = directory / CLIENTS / f"{name}.key", directory / f"{name}.key_secret"
+    if public.exists() or secret.exists():
+        raise BackendError(f"{public}: there is a client of that name already: remove its files first, or choose another")
+    _make(directory, name)
+    (directory / f"{name}.key").rename(public)
+    return secret
+
+
+def _make(directory: Path, name: str) -> None:
+    before = os.umask(0o077)
+    try:
+        zmq.auth.create_certificates(directory, name)
+    finally:
+        os.umask(before)
+
+
+def _private(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(f"{directory}: {error.strerror}") from None
+
+
+def load_public(path: Path) -> bytes:
+    """A public key; raises BackendError."""
+    return _load(path)[0]
+
+
+def load_pair(path: Path) -> tuple[bytes, bytes]:
+    """A public key and its secret; raises BackendError, also if others may read the file."""
+    public, secret = _load(path)
+    if secret is None:
+        raise BackendError(f"{path}: holds no secret key: name the file that ends in .key_secret")
+    if path.stat().st_mode & 0o077:
+        raise BackendError(f"{path}: others may read this secret key: chmod 600 {path}")
+    return public, secret
+
+
+def _load(path: Path) -> tuple[bytes, bytes | None]:
+    try:
+        return zmq.auth.load_certificate(path)
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{path}: is no key that `jobsctl broker keygen` made: {error}") from None
+
+
+class AllowList:
+    """The clients that are let in; read again whenever the directory has changed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stamp = -1
+        self._names: dict[bytes, str] = {}
+
+    def name(self, public: bytes) -> str | None:
+        """Whose key this is; None for a stranger's."""
+        try:
+            stamp = self._directory.stat().st_mtime_ns
+        except OSError:
+            return None
+        if stamp != self._stamp or time.time_ns() - stamp < _SETTLED:
+            self._names = {}
+            for path in sorted(self._directory.glob("*.key")):
+                try:
+                    self._names[load_public(path)] = path.stem
+                except BackendError:
+                    continue  # somebody's half-written file keeps nobody else out
+            self._stamp = stamp
+        return self._names.get(public)

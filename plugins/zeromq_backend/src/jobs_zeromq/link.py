@@ -1,0 +1,347 @@
+"""The client's connection: one request at a time, asked again over a new connection when the old one breaks.
+
+Every request that changes something carries a request id, under which the broker does it once however often it is
+asked. So a lost reply costs a repetition, here, and the core hears of an outage only when it lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from . import keys, sockets
+from .protocol import ERROR, HELLO, MAX_FRAME, VERSION, WAIT, WAKE, Hello, Refusal, Verb, Wait, decode_refusal
+from .url import Address
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+RECONNECT = 1.5
+"""How long a call goes on connecting before it says that the broker is away, seconds: a restart is not noticed."""
+
+REPLY = 10.0
+"""How long a broker that is there may take to answer, seconds."""
+
+_EVENTS = (
+    zmq.Event.HANDSHAKE_SUCCEEDED
+    | zmq.Event.DISCONNECTED
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+class _Gone(Exception):
+    """The connection broke; what was asked may or may not have been done."""
+
+
+class Link:
+    """A connection to the broker. One thread uses it at a time, but for the bell, which any thread may ring."""
+
+    def __init__(self, address: Address, hello: Callable[[], Hello]) -> None:
+        self.address = address
+        self.max_frame = MAX_FRAME
+        self._hello = hello
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._pid = 0
+        self._tags = 0
+        self._waiting = False  # the broker may think that we wait
+        self._bell, self._rope = os.pipe()
+        for descriptor in (self._bell, self._rope):
+            os.set_blocking(descriptor, False)
+
+    def close(self) -> None:
+        """Disconnect for good."""
+        self.drop()
+        for descriptor in (self._bell, self._rope):
+            os.close(descriptor)
+        self._bell = self._rope = -1
+
+    def drop(self) -> None:
+        """Close the socket; the next call makes another."""
+        socket, monitor = self._socket, self._monitor
+        self._socket = self._monitor = None
+        self._waiting = False
+        if socket is None:
+            return
+        if self._pid != os.getpid():
+            _inherited.append((socket, monitor))  # of the parent, who goes on using it
+            return
+        socket.disable_monitor()
+        if monitor is not None:
+            monitor.close(0)
+        socket.close(0)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def call(
+        self,
+        verb: Verb[Q, A],
+        request: Q,
+        *items: Sequence[Any],
+        reply: float = REPLY,
+        reconnect: float = RECONNECT,
+    ) -> A:
+        """Ask, and return the answer. `items` go in frames of their own after the body of a bulk request.
+
+        Raises the broker's refusals, and BackendUnavailable when it cannot be reached or takes longer than `reply`.
+        """
+        frames = [VERSION, verb.name, b"", verb.encode(request)]
+        for part in items:
+            frames += self._frames(verb, part)
+        begin = time.monotonic()
+        give_up = begin + reconnect
+        while True:
+            try:
+                self._connect(give_up)
+                return verb.decode_answer(self._ask(frames, reply))
+            except _Gone as gone:
+                self.drop()
+                give_up = self._go_on(gone, give_up, reconnect, begin + reply)
+                time.sleep(random.uniform(0.0, 0.02))  # not all of its clients at once
+
+    def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
+        """Until when to try connecting again; raises BackendUnavailable if that is enough."""
+        now = time.monotonic()
+        if not gone.args:  # it was connected: a fresh start for its successor
+            give_up = min(now + reconnect, at_last)
+        if now < give_up:
+            return give_up
+        raise BackendUnavailable(f"the broker at {self.address.shown} {gone.args[0] if gone.args else 'broke off'}") from None
+
+    def tell(self, verb: Verb[Q, A], request: Q) -> None:
+        """Say something that is not answered, if there is a connection; what is lost with one is said again in hello."""
+        if self._socket is not None and self._pid == os.getpid():
+            try:
+                self._socket.send_multipart([VERSION, verb.name, b"", verb.encode(request)], zmq.NOBLOCK)
+            except zmq.ZMQError:
+                self.drop()
+
+    def _frames(self, verb: Verb[Any, Any], items: Sequence[Any]) -> list[bytes]:
+        """Items in as many frames as their size asks for; an item that is too large for any is refused."""
+        if not items:
+            return []
+        frame = verb.encode(items)
+        if len(frame) <= self.max_frame:
+            return [frame]
+        if len(items) == 1:
+            raise BackendError(f"{len(frame):,} bytes are more than the {self.max_frame:,} that the broker takes at once")
+        middle = len(items) // 2
+        return self._frames(verb, items[:middle]) + self._frames(verb, items[middle:])
+
+    def _ask(self, frames: list[bytes], timeout: float) -> bytes:
+        self._tags += 1
+        tag = frames[2] = b"%x" % self._tags
+        self._waiting = False
+        self._send(frames)
+        kind, body = self._answer(tag, timeout)
+        if kind == ERROR:
+            refusal: Refusal = decode_refusal(body)
+            if refusal.code == "hello":
+                raise _Gone
+            raise refusal.error()
+        return body
+
+    def _send(self, frames: list[bytes]) -> None:
+        assert self._socket is not None
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            raise _Gone from None
+
+    def _answer(self, tag: bytes, timeout: float) -> tuple[bytes, bytes]:
+        """The answer to a tag; what else comes is an answer that nobody waits for any more."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for answer in self._received():
+                if answer[2] == tag:
+                    return answer[1], answer[3]
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.drop()
+                raise BackendUnavailable(f"the broker at {self.address.shown} has not answered for {timeout:g} s")
+            self._poll(left)
+
+    def _received(self) -> list[list[bytes]]:
+        """What has come in, of the right form."""
+        assert self._socket is not None
+        answers: list[list[bytes]] = []
+        while True:
+            try:
+                answer = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return answers
+            if len(answer) >= 4 and answer[0] == VERSION:
+                answers.append(answer)
+                if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                    return answers
+
+    def _poll(self, seconds: float, *bell: int) -> bool:
+        """Sleep until something comes in, or the bell rings (True); raises _Gone when the connection breaks."""
+        watched: list[tuple[Any, int]] = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
+        watched += [(descriptor, zmq.POLLIN) for descriptor in bell]
+        events = zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1))
+        for socket, _ in events:
+            if socket is self._monitor and self._event() != zmq.Event.HANDSHAKE_SUCCEEDED:
+                raise _Gone
+        return any(socket in bell for socket, _ in events if isinstance(socket, int))
+
+    # -- waiting ---------------------------------------------------------------------------------
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        """Sleep until the broker says that there may be work (True), the bell rings, or time is over (False)."""
+        begin = time.monotonic()
+        deadline, give_up = begin + timeout, begin + RECONNECT
+        while True:
+            try:
+                self._connect(give_up)
+                return self._wait(topics, deadline)
+            except _Gone as gone:
+                self.drop()
+                if self._rung():
+                    return False
+                give_up = self._go_on(gone, give_up, RECONNECT, max(deadline, begin) + REPLY)
+                self.doze(random.uniform(0.0, 0.02), keep_bell=True)
+
+    def _wait(self, topics: Sequence[str], deadline: float) -> bool:
+        self._tags += 1
+        tag = b"%x" % self._tags
+        self._send(
+            [VERSION, WAIT.name, tag, WAIT.encode(Wait(topics=list(topics), timeout=max(0.0, deadline - time.monotonic())))]
+        )
+        self._waiting = True
+        while True:
+            for answer in self._received():
+                if answer[2] != tag:
+                    continue
+                self._waiting = False
+                if answer[1] == WAKE:
+                    return True
+                refusal: Refusal = decode_refusal(answer[3])
+                if refusal.code == "hello":
+                    raise _Gone
+                raise refusal.error()
+            left = deadline - time.monotonic()
+            if self._poll(max(0.0, left), self._bell) and self._rung():
+                self.wait_no_longer()
+                return False
+            if left <= 0 and not self._readable():
+                return False
+
+    def _readable(self) -> bool:
+        assert self._socket is not None
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def wait_no_longer(self) -> None:
+        """Let the broker wake somebody else."""
+        if self._waiting:
+            self._waiting = False
+            self.tell(WAIT, Wait())
+
+    def doze(self, seconds: float, *, keep_bell: bool = False) -> None:
+        """Sleep until the bell rings or time is over; what comes in meanwhile is looked at by the next call."""
+        if zmq.zmq_poll([(self._bell, zmq.POLLIN)], max(0, int(seconds * 1000))) and not keep_bell:
+            self._rung()
+
+    def ring(self) -> None:
+        """End the current wait or doze, or the next. From any thread or signal handler."""
+        with contextlib.suppress(OSError):  # it rings already, or is closed
+            os.write(self._rope, b"\0")
+
+    def _rung(self) -> bool:
+        try:
+            return bool(os.read(self._bell, 4096))
+        except BlockingIOError:
+            return False
+
+    # -- connecting ------------------------------------------------------------------------------
+
+    def _connect(self, give_up: float) -> None:
+        """Have a connection on which hello was said; raises _Gone with the reason if there is none by then."""
+        if self._socket is not None and self._pid != os.getpid():
+            self.drop()
+        if self._socket is not None:
+            return
+        self._open_socket()
+        self._handshake(give_up)
+        tag = b"hello"
+        self._send([VERSION, HELLO.name, tag, HELLO.encode(self._hello())])
+        try:
+            kind, body = self._answer(tag, max(0.5, give_up - time.monotonic()))
+        except BackendUnavailable:
+            raise _Gone("does not answer") from None
+        if kind == ERROR:
+            refusal: Refusal = decode_refusal(body)
+            raise refusal.error()
+        self.max_frame = HELLO.decode_answer(body).max_frame
+
+    def _open_socket(self) -> None:
+        address = self.address
+        pair = keys.load_pair(address.key) if address.key else None
+        server = keys.load_public(address.broker) if address.broker else None
+        socket = sockets.context().socket(zmq.DEALER)
+        self._socket, self._pid = socket, os.getpid()
+        sockets.beat(socket)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.IMMEDIATE, 1),  # to a broker that is there, or not at all
+            (zmq.RECONNECT_IVL, 20),
+            (zmq.RECONNECT_IVL_MAX, 200),
+            (zmq.CONNECT_TIMEOUT, 2000),
+            (zmq.HANDSHAKE_IVL, 2000),
+            (zmq.SNDHWM, 10_000),
+            (zmq.RCVHWM, 10_000),
+        ):
+            socket.setsockopt(option, value)
+        if pair and server:
+            socket.curve_publickey, socket.curve_secretkey = pair
+            socket.curve_serverkey = server
+        if address.endpoint.startswith("tcp://["):
+            socket.setsockopt(zmq.IPV6, 1)
+        self._monitor = socket.get_monitor_socket(_EVENTS)
+        try:
+            socket.connect(address.endpoint)
+        except zmq.ZMQError as error:
+            self.drop()
+            raise BackendError(f"{address.shown}: {error}") from None
+
+    def _handshake(self, give_up: float) -> None:
+        """Wait until the connection is up."""
+        assert self._monitor is not None
+        while True:
+            left = give_up - time.monotonic()
+            if left <= 0 or not self._monitor.poll(int(left * 1000) + 1):
+                raise _Gone("cannot be reached")
+            event = self._event()
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                return
+            if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
+                self.drop()
+                raise BackendError(
+                    f"the broker at {self.address.shown} does not let this client in: "
+                    "its public key has to lie among the broker's clients (`jobsctl broker keygen`)"
+                )
+            if event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
+                self.drop()
+                raise BackendError(
+                    f"{self.address.shown}: one end encrypts and the other does not, or it is no broker of jobs: "
+                    "compare the keys in the URL with the broker's configuration"
+                )
+
+    def _event(self) -> int:
+        assert self._monitor is not None
+        event: int = parse_monitor_message(self._monitor.recv_multipart())["event"]
+        return event
+
+
+_inherited: list[Any] = []

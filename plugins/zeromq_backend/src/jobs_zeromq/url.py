@@ -1,0 +1,78 @@
+"""zmq+tcp://host:port?key=client.key_secret&broker=broker.key and zmq+ipc:///path, read into what ZeroMQ wants."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from msgspec import Struct
+
+from jobs_core.errors import BackendError
+from jobs_core.urls import redact
+
+DEFAULT_PORT = 7788
+LONGEST_IPC_PATH = 107
+
+
+class Address(Struct, frozen=True):
+    """Where a broker is, and the files that prove who we are and who it is."""
+
+    shown: str  # for messages
+    endpoint: str  # ZeroMQ's
+    key: Path | None = None  # our secret key
+    broker: Path | None = None  # its public key
+
+
+def parse(url: str, base_dir: Path) -> Address:
+    """Read a backend URL; raises BackendError naming what is wrong, and the mend."""
+    shown = redact(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise BackendError(f"{shown}: {error}") from None
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    files = {name: base_dir / parameters.pop(name) for name in ("key", "broker") if name in parameters}
+    if parameters or parts.username is not None or parts.password is not None:
+        raise BackendError(f"{shown}: the only parameters are key and broker, the files that `jobsctl broker keygen` makes")
+    if len(files) == 1:
+        raise BackendError(f"{shown}: key (ours) and broker (its public one) go together")
+    if parts.scheme == "zmq+ipc":
+        if files:
+            raise BackendError(f"{shown}: a socket in the file system needs no keys: its directory is private")
+        endpoint = ipc_endpoint(shown, unquote(parts.netloc + parts.path), base_dir)
+    else:
+        if parts.path not in ("", "/") or not parts.hostname:
+            raise BackendError(f"{shown}: expected zmq+tcp://host:port, or zmq+ipc:///path of a socket")
+        endpoint = tcp_endpoint(parts.hostname, port)
+        if not files and not is_loopback(parts.hostname):
+            raise BackendError(
+                f"{shown}: beyond this machine the connection has to be encrypted: "
+                "make keys with `jobsctl broker keygen` and name them, ?key=NAME.key_secret&broker=broker.key"
+            )
+    return Address(shown, endpoint, files.get("key"), files.get("broker"))
+
+
+def tcp_endpoint(host: str, port: int) -> str:
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def ipc_endpoint(shown: str, path: str, base_dir: Path) -> str:
+    """zmq+ipc://relative starts at `base_dir`, zmq+ipc:///absolute does not."""
+    if not path or path.endswith("/"):
+        raise BackendError(f"{shown}: expected the path of a socket, zmq+ipc:///run/jobs/broker.sock")
+    full = str((base_dir / path).absolute())
+    if len(full.encode()) > LONGEST_IPC_PATH:
+        raise BackendError(f"{shown}: {full} is longer than the {LONGEST_IPC_PATH} bytes that a socket's path may have")
+    return f"ipc://{full}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody beyond this machine can reach an address; a name other than localhost is not trusted."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
