@@ -17,7 +17,7 @@ from jobs_core.backends.base import (
     Outgoing,
     Settlement,
 )
-from jobs_core.errors import BackendError
+from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.failpoints import failpoint
 from jobs_core.ids import new_token
 
@@ -30,6 +30,10 @@ from .waiting import Line, Waiter
 
 LONGEST_LOOK = 5.0
 """A waiting worker looks at the store this often, in case that a wake token was lost with its receiver, seconds."""
+
+
+REPLICATION_TIMEOUT = 2.0
+"""How long a push waits for replicas, seconds; shorter than a command may take."""
 
 
 class RedisBackend(RedisOperations):
@@ -72,8 +76,20 @@ class RedisBackend(RedisOperations):
             return {}
         failpoint("push.before_commit")
         conflicts = self._store.push(messages, request)
+        if self._target.replicas:
+            self._until_replicated()
         failpoint("push.after_commit")
         return conflicts
+
+    def _until_replicated(self) -> None:
+        """Wait until as many replicas as asked for have what this connection wrote."""
+        wanted = self._target.replicas
+        reached = int(self._link.call("WAIT", wanted, round(REPLICATION_TIMEOUT * 1000)))
+        if reached < wanted:
+            raise BackendUnavailable(
+                f"{self._target.shown}: the push has reached {reached} replicas in {REPLICATION_TIMEOUT:g} s, "
+                f"replicas={wanted} are asked for"
+            )
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         failpoint("reserve.before_commit")

@@ -18,7 +18,7 @@ _FORMS = (
     "redis+sentinel://[user:password@]host[:port],…/service[/db]  redis+cluster://[user:password@]host[:port],…"
 )
 _PARAMETERS = frozenset(
-    {"prefix", "db", "tls", "ca", "cert", "key", "sentinel_username", "sentinel_password"},
+    {"prefix", "db", "tls", "ca", "cert", "key", "sentinel_username", "sentinel_password", "replicas"},
 )
 
 Address = tuple[str, int]
@@ -39,6 +39,7 @@ class Target(Struct, frozen=True, kw_only=True):
     sentinel_password: str | None = None
     tls: Mapping[str, Any] | None = None  # keyword arguments of redis.SSLConnection
     prefix: str | None = None
+    replicas: int = 0  # a push returns when so many replicas have it
 
     def __repr__(self) -> str:
         return f"<Target {self.shown}>"
@@ -62,6 +63,7 @@ def parse(url: str) -> Target:
         "username": unquote(user) or None,
         "password": unquote(password) if colon else None,
         "prefix": parameters.get("prefix"),
+        "replicas": _number(url, parameters.get("replicas", "0")),
         "sentinel_username": parameters.get("sentinel_username"),
         "sentinel_password": parameters.get("sentinel_password"),
         "tls": _tls(parameters) if name == "rediss" or parameters.get("tls") == "yes" else None,
@@ -74,6 +76,8 @@ def parse(url: str) -> Target:
     if name == "redis+cluster":
         if path or database != "0":
             raise _wrong(url, "a cluster has one database")
+        if facts["replicas"]:
+            raise _wrong(url, "replicas is for redis:// and redis+sentinel://")
         return Target(kind="cluster", addresses=_addresses(url, hosts, _PORT), **facts)
     if name == "redis+sentinel":
         service, _, db = path.partition("/")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from . import PATIENCE, free_port, program, until
 
@@ -55,16 +57,22 @@ class RedisServer:
 
     def command(self, *words: str, timeout: float = PATIENCE) -> bytes:
         """Send one command without a client library; the first line of the answer."""
+        with self._asked(words, timeout) as answer:
+            return answer.readline().rstrip(b"\r\n")
+
+    def text(self, *words: str, timeout: float = PATIENCE) -> str:
+        """Send a command that answers with a text, such as INFO; the text."""
+        with self._asked(words, timeout) as answer:
+            length = answer.readline()
+            return answer.read(int(length[1:])).decode() if length.startswith(b"$") else ""
+
+    @contextlib.contextmanager
+    def _asked(self, words: Sequence[str], timeout: float) -> Iterator[BinaryIO]:
         request = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
             connection.sendall(request)
-            answer = b""
-            while b"\r\n" not in answer:
-                received = connection.recv(4096)
-                if not received:
-                    raise ConnectionResetError("the server closed the connection")
-                answer += received
-        return answer.partition(b"\r\n")[0]
+            with connection.makefile("rb") as answer:
+                yield answer
 
     # -- ends ------------------------------------------------------------------------------------
 
@@ -103,12 +111,12 @@ def sentinels(root: Path, master: RedisServer, count: int = 3, *, service: str =
     return made
 
 
-def cluster(root: Path, masters: int = 3) -> list[RedisServer]:
+def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> list[RedisServer]:
     """Masters of a cluster without replicas, started and joined."""
     nodes = [
         RedisServer(
             root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
-            "--cluster-port", str(free_port()),
+            "--cluster-port", str(free_port()), *options,
         )
         for number in range(masters)
     ]  # fmt: skip

@@ -1,0 +1,10 @@
+"""Torture: many jobs through real workers while the broker is maltreated, counted with ledgers outside it.
+
+`make torture` runs every row of every backend with 100,000 jobs each (`python -m tests.torture --help`); `make test`
+runs the same rows with a few hundred. A backend adds a module beside redis.py with `ROWS`, and its name below.
+"""
+
+from __future__ import annotations
+
+BACKENDS = ["redis"]
+"""Modules of this package, each with `ROWS: dict[str, Row]`."""

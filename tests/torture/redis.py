@@ -1,0 +1,256 @@
+"""The rows for Redis: what its server, the way to it, and its neighbours may do to us."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from jobs_core.testing.services import free_port
+from jobs_core.testing.services.redis import RedisServer, cluster, sentinels, urls
+
+from ..support.project import until
+from ..support.proxy import Proxy
+from .stage import LEASE, Row, Stage
+
+ALWAYS = ("--appendfsync", "always")
+"""What is acknowledged is on the disk. With everysec a killed server may lose what it was about to write."""
+
+
+class RedisStage(Stage):
+    """A server of its own, reached through a proxy."""
+
+    server: RedisServer
+    proxy: Proxy
+
+
+Trouble = Callable[[RedisStage], None]
+
+
+def _row(act: Trouble, *options: str, times: int = 1) -> Row:
+    """A row whose trouble is an act, done so many times while jobs come."""
+    return lambda directory, count: _server(directory, in_turn(*[act] * times), options)
+
+
+def in_turn(*acts: Trouble) -> Trouble:
+    """Trouble of several acts, spread over the run."""
+
+    def trouble(stage: RedisStage) -> None:
+        for n, act in enumerate(acts, 1):
+            stage.under_load(n / (len(acts) + 1))
+            act(stage)
+            stage.progress()
+
+    return trouble
+
+
+@contextlib.contextmanager
+def _server(directory: Path, trouble: Trouble, options: tuple[str, ...]) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    with RedisServer(directory / "redis", *options) as server, Proxy(server.port) as proxy:
+        stage = RedisStage(directory / "project", f"redis://127.0.0.1:{proxy.port}/0")
+        stage.server, stage.proxy = server, proxy
+        with stage:
+            yield stage, trouble  # type: ignore[misc]  # the trouble is for this very kind of stage
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def kill_worker(stage: RedisStage) -> None:
+    victim = stage.workers[0]
+    victim.kill()
+    stage.replace(victim)
+
+
+def freeze_worker(stage: RedisStage) -> None:
+    """For longer than its lease: its jobs go to the other, and it may settle nothing."""
+    victim = stage.workers[0]
+    victim.signal(signal.SIGSTOP)
+    time.sleep(2 * LEASE)  # the silence itself
+    victim.signal(signal.SIGCONT)
+
+
+# -- the server ------------------------------------------------------------------------------------
+
+
+def kill_server(stage: RedisStage) -> None:
+    stage.server.kill()
+    stage.server.start()
+
+
+def restart_server(stage: RedisStage) -> None:
+    stage.server.shutdown()
+    stage.server.start()
+
+
+def long_outage(stage: RedisStage) -> None:
+    """Ten leases."""
+    stage.server.kill()
+    time.sleep(10 * LEASE)  # the outage itself
+    stage.server.start()
+
+
+def stall_server(stage: RedisStage) -> None:
+    """Busy for three leases: longer than any command is waited for."""
+    with contextlib.suppress(OSError):
+        stage.server.command("DEBUG", "SLEEP", str(3 * LEASE), timeout=0.2)
+    until(stage.server.serves)
+
+
+def flush_scripts(stage: RedisStage) -> None:
+    stage.server.command("SCRIPT", "FLUSH")
+
+
+def fill_memory(stage: RedisStage) -> None:
+    """Full, while jobs wait: producers are refused, workers go on; then there is room again."""
+    stage.server.command("CONFIG", "SET", "maxmemory", "1mb")
+    until(lambda: stage.producer.errors)
+    until(lambda: not stage.ledger.missing())
+    stage.server.command("CONFIG", "SET", "maxmemory", "0")
+
+
+def turn_read_only(stage: RedisStage) -> None:
+    """Its master has changed, and then it is the master again."""
+    told = [len(worker.lines) for worker in stage.workers]
+    stage.server.command("REPLICAOF", "127.0.0.1", str(free_port()))
+    until(lambda: any("replica" in line for n, worker in enumerate(stage.workers) for line in worker.lines[told[n] :]))
+    stage.server.command("REPLICAOF", "NO", "ONE")
+
+
+# -- the way to it ---------------------------------------------------------------------------------
+
+
+def kill_clients(stage: RedisStage) -> None:
+    stage.server.command("CLIENT", "KILL", "TYPE", "normal")
+
+
+def flap(stage: RedisStage) -> None:
+    """Twenty cuts in four seconds, or as long as there are jobs."""
+    for _ in range(20):
+        stage.proxy.cut()
+        time.sleep(0.2)  # the pace of the flapping
+        if stage.finished():
+            break
+
+
+def lose_reply(stage: RedisStage) -> None:
+    """The server does what it was asked, and nobody is told."""
+    stage.proxy.drop_reply(b"EVALSHA")
+    until(lambda: stage.proxy.dropped.is_set() or stage.finished())
+
+
+def lose_packets(stage: RedisStage) -> None:
+    """Nothing comes through for longer than a command is waited for, and nobody is told."""
+    stage.proxy.black_hole()
+    time.sleep(3 * LEASE)  # the silence itself
+    stage.proxy.heal()
+
+
+def slow_down(stage: RedisStage) -> None:
+    """A tenth of a second each way."""
+    stage.proxy.delay(0.1, jitter=0.05)
+    stage.progress(100)
+    stage.proxy.delay(0.0)
+
+
+# -- several servers -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    """A master, its replica and three sentinels; the master is killed. Pushes wait for the replica: nothing is lost."""
+    with contextlib.ExitStack() as stack:
+        master = stack.enter_context(RedisServer(directory / "master"))
+        replica = RedisServer(directory / "replica", "--replicaof", "127.0.0.1", str(master.port))
+        stack.enter_context(replica)
+        watchers = [stack.enter_context(one) for one in sentinels(directory, master)]
+        until(lambda: master.command("WAIT", "1", "100") == b":1")
+        until(lambda: _field(master, "INFO", "replication", "connected_slaves") == "1")
+        until(lambda: all(_knows_all(one) for one in watchers))
+        url = f"redis+sentinel://{urls(watchers)}/jobs?replicas=1"
+        stage = stack.enter_context(Stage(directory / "project", url))
+
+        def fail_over(stage: Stage) -> None:
+            stage.under_load()
+            master.kill()
+            until(lambda: replica.command("ROLE") == b"*3" and _field(replica, "INFO", "replication", "role") == "master")
+            # The new master has no replica of its own: start the old one as that.
+            master._options = ("--replicaof", "127.0.0.1", str(replica.port))
+            master.start()
+
+        yield stage, fail_over
+
+
+def _field(server: RedisServer, *command_and_name: str) -> str:
+    *command, name = command_and_name
+    for line in server.text(*command).splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return value
+    return ""
+
+
+def _knows_all(sentinel: RedisServer) -> bool:
+    return "slaves=1,sentinels=3" in sentinel.text("INFO", "sentinel")
+
+
+@contextlib.contextmanager
+def cluster_nodes_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    """Three masters; each is killed and comes back."""
+    nodes = cluster(directory, options=ALWAYS)
+    try:
+        with Stage(directory / "project", f"redis+cluster://{urls(nodes)}") as stage:
+
+            def kill_nodes(stage: Stage) -> None:
+                for share, node in zip((0.2, 0.5, 0.8), nodes, strict=True):
+                    stage.under_load(share)
+                    node.kill()
+                    node.start()
+                    until(lambda: _field(nodes[0], "CLUSTER", "INFO", "cluster_state") == "ok")
+                    stage.progress()
+
+            yield stage, kill_nodes
+    finally:
+        for node in nodes:
+            node.kill()
+
+
+ROWS: dict[str, Row] = {
+    "workers killed": _row(kill_worker, times=8),
+    "worker frozen for two leases": _row(freeze_worker),
+    "server killed": _row(kill_server, *ALWAYS, times=5),
+    "server restarted": _row(restart_server, times=3),
+    "outage of ten leases": _row(long_outage, *ALWAYS),
+    "server stalled for three leases": _row(stall_server),
+    "scripts flushed": _row(flush_scripts, times=10),
+    "memory full": _row(fill_memory),
+    "server read-only for a while": _row(turn_read_only),
+    "clients killed": _row(kill_clients, times=10),
+    "connections flapping": _row(flap),
+    "replies lost": _row(lose_reply, times=20),
+    "packets lost in silence": _row(lose_packets),
+    "100 ms and more each way": _row(slow_down),
+    "failover by sentinels": failover,
+    "cluster nodes killed": cluster_nodes_killed,
+}
+
+SHORT: tuple[Trouble, ...] = (
+    kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, restart_server, lose_reply,
+    kill_worker, slow_down, lose_reply, kill_server,
+)  # fmt: skip
+"""What is over soon: `make test` does it all in one run."""
+
+
+def everything_in_turn(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+    return _server(directory, in_turn(*SHORT), ALWAYS)
+
+
+def silence(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+    return _server(directory, in_turn(stall_server, lose_packets), ())
+
+
+def full(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+    return _server(directory, in_turn(fill_memory), ())

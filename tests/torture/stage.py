@@ -1,0 +1,90 @@
+"""The stage of a row: a project whose jobs keep a ledger, workers that serve it, a producer, and the trouble."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from jobs_core.backends.base import JobRecord, State
+from jobs_core.errors import BackendUnavailable
+
+from ..support.ledger import TASKS, Ledger, Producing, Tally, until_done
+from ..support.project import Process, Project, until
+
+WORKERS = 2
+LEASE = 2.0
+SHORTEST = 2.0
+"""Seconds over which the jobs of even the shortest run are enqueued, so that trouble finds some under way."""
+
+
+class Stage:
+    """One run. Trouble is a function of the stage; it waits for `under_load` and does its worst."""
+
+    def __init__(self, directory: Path, url: str, *, toml: str = "", workers: int = WORKERS) -> None:
+        self.project = Project(directory, TASKS)
+        self.project.configure(f'lease = "{LEASE:g}s"\nenqueue_timeout = "30s"\n{toml}', backend=f'backend = "{url}"')
+        self.ledger = Ledger(directory)
+        self._count = workers
+        self.workers: list[Process] = []
+        self.producer: Producing
+        self.recovered = 0.0
+        """Seconds from the end of the trouble to the next finished job."""
+
+    def __enter__(self) -> Stage:
+        self.workers = [self.project.worker() for _ in range(self._count)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.project.close()
+        self.ledger.close()
+
+    def run(self, trouble: Callable[[Stage], None], count: int, *, batch: int = 10, patience: float = 120.0) -> Tally:
+        """Enqueue `count` jobs, over two seconds at least, make trouble meanwhile, wait until all is done, and count."""
+        pause = SHORTEST / (count / batch)
+        with Producing(self.project.app(), self.ledger, count, batch=batch, pause=pause) as self.producer:
+            trouble(self)
+            before, begin = self.ledger.runs(), time.monotonic()
+            if self.ledger.missing() or self.producer.sent < count:
+                until(lambda: self.ledger.runs() > before or not self.ledger.missing(), patience)
+            self.recovered = time.monotonic() - begin
+            self.producer.join(patience)
+        until_done(self.ledger, self.dead(), patience)
+        for worker in self.workers:
+            worker.stop()
+        return self.ledger.tally(self.dead())
+
+    def under_load(self, share: float = 0.25) -> None:
+        """Wait until a share of the jobs has been sent, and some have run."""
+        wanted = share * self.producer._count
+        until(lambda: self.producer.sent >= wanted and self.ledger.runs() > 0, 120.0)
+
+    def progress(self, jobs: int = 1) -> None:
+        """Wait until so many more jobs have run, or none is left to run."""
+        before = self.ledger.runs()
+        until(lambda: self.ledger.runs() >= before + jobs or self.finished(), 60.0)
+
+    def finished(self) -> bool:
+        return self.producer.sent >= self.producer._count and not self.ledger.missing()
+
+    def dead(self) -> set[str]:
+        app = self.project.app()
+
+        def browse() -> list[JobRecord] | None:
+            try:
+                return app.operate(lambda backend: backend.browse("default", State.DEAD, 100_000))
+            except BackendUnavailable:  # trouble may take a while to pass
+                return None
+
+        until(lambda: browse() is not None)
+        return {record.id for record in browse() or ()}
+
+    def replace(self, worker: Process) -> None:
+        """Start a new worker for one that died."""
+        self.workers.remove(worker)
+        self.workers.append(self.project.worker())
+
+
+Row = Callable[[Path, int], AbstractContextManager["tuple[Stage, Callable[[Stage], None]]"]]
+"""A row: given a directory and a number of jobs, the stage that is set, and the trouble."""
