@@ -1,0 +1,72 @@
+"""The bytes of a worker's scoreboard file, `run_dir/workers/<owner>`. Little-endian, offsets fixed by VERSION.
+
+=========  =====  ==================================================================================
+offset     size   what
+=========  =====  ==================================================================================
+0          256    header: who the worker is, its state, beat and counters
+256        640·n  statistics, a row for each topic and job that ran here (n = ROWS)
+41,216     192·c  entries, one for each job that may run at once (c = concurrency), state byte first
+=========  =====  ==================================================================================
+
+An entry's state byte is written last when a job starts and first when it ends, so that a reader who sees it set
+sees the entry whole. The file is allocated before it is mapped: a sparse map on a full disk ends in SIGBUS.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+MAGIC = b"JOBSBRD1"
+
+HEADER = struct.Struct("<8sIIIBBBxddQQQQQ48s96s")
+"""magic, pid, generation, slots, phase, mode, charge, started_at (unix), beat (monotonic), done, failed, in_hand,
+process start time (clock ticks since boot), taken, pool, owner."""
+
+HEADER_SIZE = 256
+PID, PHASE, CHARGE = 8, 20, 22
+STARTED_AT, BEAT, COUNTERS, START_TICKS = 24, 32, 40, 64
+OWNER = 128
+
+ROWS = 64
+ROW_SIZE = 640
+ROW_NAMES = struct.Struct("<96s200s")
+OUTCOMES = ("done", "retry", "dead", "cancelled", "deferred", "stale")
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the histograms, seconds; one more bucket is beyond all."""
+ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}Q")
+"""runs by outcome, seconds run and seconds waited in all, then the histogram of each."""
+
+ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
+ENTRY_SIZE = 192
+ENTRY = struct.Struct("<7xdd40s64s64s")
+"""After the state byte: started (monotonic), deadline (monotonic, 0 for none), job id, job, topic."""
+
+MODES = ("sync", "threads", "async")
+
+
+class Phase(enum.IntEnum):
+    """What a worker is about."""
+
+    STARTING = 0
+    STANDBY = 1  # ready, waits for its predecessor's end
+    SERVING = 2
+    QUIET = 3
+    STOPPING = 4
+    OFFLINE = 5  # serving, but its backend does not answer
+
+
+def size(slots: int) -> int:
+    """Bytes of a file for so many jobs at once."""
+    return ENTRIES + slots * ENTRY_SIZE
+
+
+def clipped(text: str, limit: int) -> bytes:
+    """`text` as UTF-8 of at most `limit` bytes, cut between characters."""
+    encoded = text.encode()
+    return encoded if len(encoded) <= limit else encoded[:limit].decode(errors="ignore").encode()
+
+
+assert HEADER.size <= HEADER_SIZE
+assert ROW_NAMES.size + ROW_FIGURES.size <= ROW_SIZE
+assert ENTRY.size + 1 <= ENTRY_SIZE

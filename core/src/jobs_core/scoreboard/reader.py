@@ -1,0 +1,149 @@
+"""Reading scoreboard files: what each worker does, and what it has done so far."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from . import layout
+from .layout import BUCKETS, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, Phase
+from .writer import start_ticks
+
+
+class Entry(Struct, frozen=True):
+    """One job that runs. Times are this machine's monotonic seconds; `deadline` is 0 for none."""
+
+    slot: int
+    id: str
+    job: str
+    topic: str
+    started: float
+    deadline: float
+
+    def seconds(self, now: float | None = None) -> float:
+        """How long it has run."""
+        return (time.monotonic() if now is None else now) - self.started
+
+
+class Figures(Struct):
+    """Runs of one job in one topic: by outcome, seconds, and a histogram of each (not cumulative)."""
+
+    topic: str
+    job: str
+    outcomes: dict[str, int]
+    run_seconds: float
+    wait_seconds: float
+    run_buckets: list[int]
+    wait_buckets: list[int]
+
+    def add(self, other: Figures) -> None:
+        """Take another worker's figures of the same job in."""
+        for outcome, count in other.outcomes.items():
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        self.run_seconds += other.run_seconds
+        self.wait_seconds += other.wait_seconds
+        self.run_buckets = [mine + its for mine, its in zip(self.run_buckets, other.run_buckets, strict=True)]
+        self.wait_buckets = [mine + its for mine, its in zip(self.wait_buckets, other.wait_buckets, strict=True)]
+
+
+class Header(Struct, frozen=True):
+    """Who a worker is and how far it got."""
+
+    pid: int
+    generation: int
+    slots: int
+    phase: Phase
+    mode: str
+    charge: bool
+    started_at: float
+    beat: float
+    done: int
+    failed: int
+    in_hand: int
+    start_ticks: int
+    pool: str
+    owner: str
+
+
+class WorkerFile:
+    """One worker's file, mapped; reading costs no system call. Raises OSError, and ValueError for what is no such file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.fstat(descriptor).st_size < ENTRIES:
+                raise ValueError(f"{path} is no scoreboard, or not yet one")
+            self._map = mmap.mmap(descriptor, 0)
+        finally:
+            os.close(descriptor)
+        if self._map[: len(layout.MAGIC)] != layout.MAGIC:
+            self._map.close()
+            raise ValueError(f"{path} is no scoreboard, or of another version")
+
+    def header(self) -> Header:
+        fields = layout.HEADER.unpack_from(self._map)
+        _, pid, generation, slots, phase, mode, charge, started_at, beat, done, failed, in_hand, ticks, _, pool, owner = fields
+        return Header(
+            pid, generation, slots, Phase(phase), layout.MODES[mode], bool(charge), started_at, beat, done, failed, in_hand,
+            ticks, _text(pool), _text(owner),
+        )  # fmt: skip
+
+    def running(self) -> int:
+        """How many jobs run."""
+        return self._map[ENTRIES::ENTRY_SIZE].count(1)
+
+    def entries(self) -> Iterator[Entry]:
+        """The jobs that run."""
+        states = self._map[ENTRIES::ENTRY_SIZE]
+        slot = states.find(1)
+        while slot >= 0:
+            started, deadline, job_id, job, topic = ENTRY.unpack_from(self._map, ENTRIES + slot * ENTRY_SIZE + 1)
+            yield Entry(slot, _text(job_id), _text(job), _text(topic), started, deadline)
+            slot = states.find(1, slot + 1)
+
+    def figures(self) -> Iterator[Figures]:
+        """What has run here so far."""
+        count = len(BUCKETS) + 1
+        for number in range(ROWS):
+            offset = layout.HEADER_SIZE + number * ROW_SIZE
+            topic, job = ROW_NAMES.unpack_from(self._map, offset)
+            values = ROW_FIGURES.unpack_from(self._map, offset + ROW_NAMES.size)
+            outcomes = dict(zip(OUTCOMES, values, strict=False))
+            if not any(outcomes.values()):
+                continue
+            rest = values[len(OUTCOMES) :]
+            buckets = list(rest[2:])
+            yield Figures(_text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:])
+
+    def spare(self) -> None:
+        """Mark the worker as ended by us: what it ran is not charged for its death."""
+        self._map[layout.CHARGE] = 0
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def total(rows: Iterable[Figures]) -> dict[tuple[str, str], Figures]:
+    """Figures by topic and job, summed up. What is handed in is not kept."""
+    summed: dict[tuple[str, str], Figures] = {}
+    for row in rows:
+        key = (row.topic, row.job)
+        if key not in summed:
+            summed[key] = Figures(row.topic, row.job, {}, 0.0, 0.0, [0] * (len(BUCKETS) + 1), [0] * (len(BUCKETS) + 1))
+        summed[key].add(row)
+    return summed
+
+
+def alive(header: Header) -> bool:
+    """Whether the process that wrote the file is still there (and not another of its number)."""
+    return header.start_ticks != 0 and start_ticks(header.pid) == header.start_ticks
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,206 @@
+"""The small JSON files beside the workers' own: who writes what, and one reader for status, top, probes and metrics.
+
+=================  ==============================  =====================================================
+file               written by                      what
+=================  ==============================  =====================================================
+``state.json``     the supervisor, on a change     itself, its pools, its children, recent crashes
+``backlog.json``   the housekeeper, every second   each topic's counts, and whether the backend answers
+``totals.json``    the housekeeper                 figures of workers that are gone
+=================  ==============================  =====================================================
+
+Each is replaced as a whole: a reader sees the old one or the new one. Times are unix seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from .reader import Entry, Figures, Header, WorkerFile
+
+STATE, BACKLOG, TOTALS = "state.json", "backlog.json", "totals.json"
+WORKERS = "workers"
+STACKS = ".stacks"
+
+T = TypeVar("T")
+
+
+class ChildState(Struct):
+    """One worker as the supervisor sees it."""
+
+    owner: str
+    pid: int
+    pool: str
+    generation: int
+    state: str  # starting | standby | serving | quiet | retiring | stopping | releasing (dead, its jobs not yet handed back)
+    since: float
+    reason: str = ""  # why it goes: max_jobs, max_age, max_memory, reload, scale, shrink, stop
+    memory: int = 0  # resident bytes, as of the last look
+
+
+class PoolState(Struct):
+    """One pool as the supervisor sees it."""
+
+    name: str
+    topics: list[str]
+    mode: str
+    concurrency: int
+    min: int
+    max: int
+    wanted: int
+    scaled: bool = False  # an operator set its size by hand
+    restarts: dict[str, int] = {}  # why workers were replaced, and how often
+    failures: int = 0  # quick deaths in a row
+    next_start: float = 0.0  # back-off: no worker is started before
+    cannot_boot: bool = False  # its last worker never came to serve
+    last_error: str = ""
+
+
+class Crash(Struct):
+    """One worker that died of something other than its own or our decision."""
+
+    at: float
+    owner: str
+    pid: int
+    pool: str
+    reason: str  # a sentence: killed by SIGSEGV, exit code 3, cannot boot: …
+    signal: str = ""
+    exit_code: int | None = None
+    peak_memory: int = 0
+    jobs: list[str] = []  # "job id", the first few that had started
+
+
+class SupervisorState(Struct):
+    """The supervisor's own file."""
+
+    pid: int
+    host: str
+    version: str
+    started_at: float
+    generation: int
+    state: str  # starting | serving | quiet | reloading | stopping
+    written_at: float = 0.0
+    config_file: str = ""
+    backend: str = ""  # without secrets
+    start_ticks: int = 0
+    served: bool = False  # whether all pools came to serve once
+    quiet: bool = False
+    template_pid: int = 0
+    housekeeper_pid: int = 0
+    http_pid: int = 0
+    brokers: list[int] = []
+    pools: list[PoolState] = []
+    workers: list[ChildState] = []
+    crashes: list[Crash] = []
+    crashed: int = 0  # in all
+    reloads: dict[str, int] = {}  # done, refused
+    last_refusal: str = ""  # why the last reload was refused; empty after one that was done
+
+
+class TopicState(Struct):
+    """How many jobs of a topic are where."""
+
+    ready: int = 0
+    scheduled: int = 0
+    reserved: int = 0
+    dead: int = 0
+    oldest_age: float | None = None
+    paused: bool = False
+
+
+class Backlog(Struct):
+    """The housekeeper's file."""
+
+    at: float
+    pid: int
+    answers: bool = False  # whether the last round trip succeeded
+    answered_at: float = 0.0  # when one last did
+    round_trip: float = 0.0  # seconds it took
+    error: str = ""
+    topics: dict[str, TopicState] = {}
+    alerts: list[str] = []  # topics with an alert going on
+
+
+class Totals(Struct):
+    """Figures of workers that are gone."""
+
+    rows: list[Figures] = []
+    released: int = 0  # jobs handed back for dead workers
+    since: float = 0.0
+
+
+class WorkerView(Struct):
+    """A worker: its own file beside what the supervisor says of it."""
+
+    header: Header
+    running: list[Entry]
+    running_count: int
+    figures: list[Figures]
+    child: ChildState | None = None
+
+
+class Board(Struct):
+    """Everything at once. A missing file leaves its part None or empty."""
+
+    supervisor: SupervisorState | None = None
+    backlog: Backlog | None = None
+    totals: Totals = field(default_factory=Totals)
+    workers: list[WorkerView] = []
+
+    def figures(self) -> list[Figures]:
+        """Every row, of workers here and gone."""
+        return [*self.totals.rows, *(row for worker in self.workers for row in worker.figures)]
+
+
+def write(path: Path, document: Struct) -> None:
+    """Replace a file as a whole; raises OSError. Not synced: after a power cut nobody needs it."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, msgspec.json.encode(document))
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+
+
+def read(path: Path, kind: type[T]) -> T | None:
+    """A file's document; None if it is missing, or of another release."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
+    """Read everything; of each worker's running jobs the longest few."""
+    board = Board(read(run_dir / STATE, SupervisorState), read(run_dir / BACKLOG, Backlog))
+    board.totals = read(run_dir / TOTALS, Totals) or board.totals
+    children = {child.owner: child for child in board.supervisor.workers} if board.supervisor else {}
+    for path in worker_files(run_dir):
+        try:
+            file = WorkerFile(path)
+        except (OSError, ValueError):  # gone, or not yet written
+            continue
+        try:
+            running = sorted(file.entries(), key=lambda entry: entry.started)
+            view = WorkerView(
+                file.header(), running[:most_entries], len(running), list(file.figures()), children.get(path.name)
+            )
+        except ValueError:
+            continue
+        finally:
+            file.close()
+        board.workers.append(view)
+    return board
+
+
+def worker_files(run_dir: Path) -> list[Path]:
+    """The scoreboard files of workers, dead ones that are not yet repaired among them."""
+    try:
+        return sorted(path for path in (run_dir / WORKERS).iterdir() if path.suffix != STACKS)
+    except OSError:
+        return []

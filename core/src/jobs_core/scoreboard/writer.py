@@ -1,0 +1,158 @@
+"""A worker's own side of the scoreboard: memory writes, no system call a job.
+
+A lone worker has none, and `NOWHERE` takes its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import time
+from bisect import bisect_left
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import layout
+from .layout import BUCKETS, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, Phase
+
+if TYPE_CHECKING:
+    from ..worker.run import Run
+
+_COUNTERS = struct.Struct("<QQQ")
+_BEAT = struct.Struct("<d")
+_FIGURES = len(OUTCOMES) + 2 + 2 * (len(BUCKETS) + 1)
+_RUN_SUM, _WAIT_SUM = len(OUTCOMES), len(OUTCOMES) + 1
+_RUN_BUCKETS = len(OUTCOMES) + 2
+_WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
+
+
+class Scoreboard:
+    """What a worker shows of itself. `begin` and `end` belong to executors, a slot to one thread; the rest to the courier."""
+
+    def begin(self, slot: int, run: Run) -> None:
+        """A run starts in a slot; `run.started` is set."""
+
+    def end(self, slot: int) -> None:
+        """The run of a slot has ended: a death from here on is not charged to it."""
+
+    def beat(self, done: int, failed: int, in_hand: int) -> None:
+        """The courier has made a turn."""
+
+    def note(self, run: Run, outcome: str) -> None:
+        """Count a run that ended, and how; shown with the next `publish`."""
+
+    def publish(self) -> None:
+        """Show what was counted."""
+
+    def phase(self, phase: Phase) -> None:
+        """The worker enters another phase of its life."""
+
+    def owner(self, owner: str) -> None:
+        """The worker goes on under another owner id."""
+
+    def close(self) -> None:
+        """Unmap the file; it stays for who repairs."""
+
+
+NOWHERE = Scoreboard()
+"""For a worker that nobody looks after."""
+
+
+class FileScoreboard(Scoreboard):
+    """The real one. Raises OSError if the disk has no room for the file."""
+
+    def __init__(self, path: Path, *, owner: str, pool: str, generation: int, mode: str, slots: int) -> None:
+        size = layout.size(slots)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                os.unlink(path)
+                raise OSError(error.errno or errno.ENOSPC, f"no room for the scoreboard ({size:,} bytes)", str(path)) from None
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        self._rows: dict[tuple[str, str], tuple[int, list[float]]] = {}
+        self._changed: set[tuple[str, str]] = set()
+        layout.HEADER.pack_into(
+            self._map, 0, layout.MAGIC, os.getpid(), generation, slots, Phase.STARTING, layout.MODES.index(mode), 1,
+            time.time(), time.monotonic(), 0, 0, 0, start_ticks(os.getpid()), 0,
+            layout.clipped(pool, 48), layout.clipped(owner, 96),
+        )  # fmt: skip
+
+    def begin(self, slot: int, run: Run) -> None:
+        offset = ENTRIES + slot * ENTRY_SIZE
+        started = run.started
+        ENTRY.pack_into(
+            self._map,
+            offset + 1,
+            started,
+            started + run.timeout if run.timeout else 0.0,
+            run.delivery.id.encode()[:40],
+            run.job.name.encode()[:64],
+            run.delivery.topic.encode()[:64],
+        )
+        self._map[offset] = 1
+
+    def end(self, slot: int) -> None:
+        self._map[ENTRIES + slot * ENTRY_SIZE] = 0
+
+    def beat(self, done: int, failed: int, in_hand: int) -> None:
+        _BEAT.pack_into(self._map, layout.BEAT, time.monotonic())
+        _COUNTERS.pack_into(self._map, layout.COUNTERS, done, failed, in_hand)
+
+    def note(self, run: Run, outcome: str) -> None:
+        key = (run.delivery.topic, run.job.name)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._new_row(key)
+        figures = row[1]
+        figures[OUTCOMES.index(outcome)] += 1
+        if run.started:
+            seconds = run.ended - run.started
+            figures[_RUN_SUM] += seconds
+            figures[_RUN_BUCKETS + bisect_left(BUCKETS, seconds)] += 1
+            delivery = run.delivery
+            if not delivery.attempt and not delivery.redeliveries and not delivery.deferrals:
+                waited = max(0.0, delivery.broker_now - delivery.pushed_at - (run.message.delay or 0.0))
+                figures[_WAIT_SUM] += waited
+                figures[_WAIT_BUCKETS + bisect_left(BUCKETS, waited)] += 1
+        self._changed.add(key)
+
+    def _new_row(self, key: tuple[str, str]) -> tuple[int, list[float]]:
+        """A row for a topic and job; what is beyond the table shares the last one, without names."""
+        number = len(self._rows)
+        if number >= ROWS:
+            self._rows[key] = next(row for row in self._rows.values() if row[0] == ROWS - 1)
+            return self._rows[key]
+        names = ("", "") if number == ROWS - 1 else key
+        offset = layout.HEADER_SIZE + number * ROW_SIZE
+        ROW_NAMES.pack_into(self._map, offset, layout.clipped(names[0], 96), layout.clipped(names[1], 200))
+        row = self._rows[key] = number, [0] * _FIGURES
+        return row
+
+    def publish(self) -> None:
+        for key in self._changed:
+            number, figures = self._rows[key]
+            ROW_FIGURES.pack_into(self._map, layout.HEADER_SIZE + number * ROW_SIZE + ROW_NAMES.size, *figures)
+        self._changed.clear()
+
+    def phase(self, phase: Phase) -> None:
+        self._map[layout.PHASE] = phase
+
+    def owner(self, owner: str) -> None:
+        self._map[layout.OWNER : layout.OWNER + 96] = layout.clipped(owner, 96).ljust(96, b"\0")
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with its id it names a process for good. 0 if there is none."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0

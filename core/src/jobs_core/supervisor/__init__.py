@@ -1,0 +1,1 @@
+"""Starts worker processes and looks after them; a concern a file."""
