@@ -46,8 +46,8 @@ name another. Everything has a default: with no file there is SQLite in the run 
 
 Every key can be overridden by a variable: `JOBS_BACKEND=redis://…`, `__` for nesting (`JOBS_POOLS__MAIL__WORKERS__MAX=8`),
 lists as TOML or `a,b`. A value can come from a file: `JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints
-what is in force and where each value came from. Reserved names: `JOBS_CONFIG`, `JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`,
-`JOBS_TRACE_HOOKS`.
+what is in force and where each value came from. Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`,
+`JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`.
 
 Durations are seconds or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes are bytes or texts such as `"64KB"`,
 `"1MB"`, `"2GiB"`. Relative paths start at the configuration's directory. An unknown key is an error that names the nearest

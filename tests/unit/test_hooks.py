@@ -9,8 +9,8 @@ from typing import ClassVar
 import click
 import pytest
 
-from jobs_core import current_job, hookimpl, hookspecs, job
-from jobs_core.backends.base import Outcome
+from jobs_core import JobDefinitionError, current_job, hookimpl, hookspecs, job
+from jobs_core.backends.base import Outcome, State
 from jobs_core.cli import main as cli_main
 from jobs_core.config import Pool
 from jobs_core.loaders.base import Bootstrapper, JobLoader
@@ -182,6 +182,9 @@ class Framework(Bootstrapper):
     def setup(self):
         self.steps.append("setup")
 
+    def before_fork(self):
+        self.steps.append("before fork")
+
     def after_fork(self):
         self.steps.append("after fork")
 
@@ -230,7 +233,7 @@ def test_hook_jobs_framework_bootstrappers(app, plug, work, registry):
     bootstrapper = prepare(app)
     job(registry=registry, name="f")(lambda: None).enqueue()
     work(bootstrapper=bootstrapper)
-    assert Framework.steps == ["setup", "after fork", "around f"]
+    assert Framework.steps == ["setup", "before fork", "after fork", "around f"]
 
 
 def test_hook_jobs_job_loaders(app, plug, registry):
@@ -238,6 +241,67 @@ def test_hook_jobs_job_loaders(app, plug, registry):
     configured(app, loader="testing")
     prepare(app)
     assert registry.get("loaded")
+
+
+def test_the_loader_that_comes_with_a_framework_is_its_default(app, plug, registry):
+    plug(Provider(registry))
+    configured(app, framework="testing")
+    prepare(app)
+    assert registry.get("loaded")
+    configured(app, framework="testing", loader="modules")
+    registry.clear()
+    prepare(app)
+    assert registry.get("loaded") is None
+
+
+class Transaction:
+    """Holds back what is to wait for its commit."""
+
+    def __init__(self):
+        self.held = []
+        self.asked = []
+
+    @hookimpl
+    def jobs_hold_enqueue(self, config, on_commit, send):
+        self.asked.append(on_commit)
+        if on_commit:
+            self.held.append(send)
+        return True if on_commit else None
+
+    def commit(self):
+        for send in self.held:
+            send()
+
+
+def test_hook_jobs_hold_enqueue(app, plug, work, registry):
+    transaction = plug(Transaction())
+    ran = []
+    note = job(registry=registry, name="note")(lambda text: ran.append(text))
+    note.enqueue("at once")
+    held = note.using(on_commit=True).enqueue("later")
+    note.enqueue("later, said shortly", on_commit=True)
+    job(registry=registry, name="always", on_commit=True)(lambda: ran.append("always later")).enqueue()
+    work()
+    assert ran == ["at once"]
+    assert held.status() is State.UNKNOWN
+    transaction.commit()
+    work()
+    assert ran[1:] == ["later", "later, said shortly", "always later"]
+    assert transaction.asked == [None, True, True, True]
+
+
+def test_on_commit_without_anybody_who_knows_of_transactions_is_an_error(app, registry):
+    note = job(registry=registry, name="note")(lambda: None)
+    with pytest.raises(JobDefinitionError, match="note: on_commit: nothing here knows of transactions"):
+        note.enqueue(on_commit=True)
+    note.using(on_commit=False).enqueue()
+
+
+def test_a_function_with_a_parameter_called_on_commit_keeps_it(app, work, registry):
+    ran = []
+    job(registry=registry, name="odd")(lambda on_commit: ran.append(on_commit)).enqueue(on_commit=7)
+    work()
+    assert ran == [7]
 
 
 def test_hook_jobs_cli_commands(monkeypatch):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .app import App, current_app, set_current_app
+from .app import App, current_app, set_app_source, set_current_app
 from .backends.base import State
 from .config import Config
+from .embedding import load_config, run_command
 from .errors import (
     ArgumentError,
     BackendError,
@@ -61,6 +62,9 @@ __all__ = [
     # Plugins
     "Message",
     "hookimpl",
+    "load_config",
+    "run_command",
+    "set_app_source",
     # Errors
     "ArgumentError",
     "BackendError",

@@ -31,7 +31,7 @@ from .errors import (
 )
 from .handle import JobHandle
 from .job import Call, JobFunction
-from .message import Message, Signer, UniqueKey, encode, new_message
+from .message import Message, Signer, UniqueKey, decode, encode, new_message
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, policy, unique_key
 from .plugins import Implementation, Plugins
 from .producer import Producer
@@ -49,6 +49,9 @@ RESULT_SLICE = 5.0
 class App:
     """What one process knows and holds. Any thread may use it; a fork may happen at any time between calls."""
 
+    needs_transactions = True
+    """Whether `on_commit=True` is an error where no plugin knows of transactions; tests' applications send at once."""
+
     def __init__(
         self,
         config: Config | None = None,
@@ -61,6 +64,7 @@ class App:
         self.registry = default_registry if registry is None else registry
         self.signer = Signer(self.config.signing_keys)
         self._before_enqueue: list[Implementation] | None = None
+        self._hold_enqueue: list[Implementation] | None = None
         self._connect()
         _apps.add(self)
 
@@ -167,7 +171,7 @@ class App:
         if not calls:
             return []
         messages = [self.message(call) for call in calls]
-        conflicts = self._producer.push([self.outgoing(message) for message in messages], float(self.config.enqueue_timeout))
+        conflicts = self._deliver(calls, [self.outgoing(message) for message in messages])
         handles = [self.handle(call, message, conflicts) for call, message in zip(calls, messages, strict=True)]
         for message in messages if conflicts else ():
             if message.id in conflicts and message.unique and message.unique.conflict == "raise":
@@ -176,6 +180,38 @@ class App:
                     existing_id=conflicts[message.id],
                 )
         return handles
+
+    def _deliver(self, calls: list[Call[T]], outgoing: list[Outgoing]) -> Mapping[str, str]:
+        """Push, or leave it to a plugin to have it pushed when a transaction commits; conflicts known by now."""
+        timeout = float(self.config.enqueue_timeout)
+        if self._hold_enqueue is None:
+            self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
+        wanted = [_on_commit(call.job) for call in calls]
+        if not self._hold_enqueue:
+            if True in wanted and self.needs_transactions:
+                raise JobDefinitionError(
+                    f"{calls[wanted.index(True)].job.name}: on_commit: nothing here knows of transactions: "
+                    "install the plugin of your framework (pip install jobs-django)"
+                )
+            return self._producer.push(outgoing, timeout)
+        conflicts: dict[str, str] = {}
+        for wish in dict.fromkeys(wanted):
+            group = [item for item, other in zip(outgoing, wanted, strict=True) if other is wish]
+            self._hold(wish, functools.partial(self._push_into, conflicts, group, timeout))
+        return conflicts
+
+    def _push_into(self, conflicts: dict[str, str], group: list[Outgoing], timeout: float) -> None:
+        conflicts.update(self._producer.push(group, timeout))
+
+    def _hold(self, wish: bool | None, send: Callable[[], None]) -> None:
+        for implementation in self._hold_enqueue or ():
+            if implementation(config=self.config, on_commit=wish, send=send):
+                return
+        if wish:
+            raise JobDefinitionError(
+                "on_commit: no framework is set up in this process: it is Django's plugin that knows of transactions"
+            )
+        send()
 
     def message(self, call: Call[Any]) -> Message:
         """The envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
@@ -246,6 +282,15 @@ class App:
         record = self.operate(lambda backend: backend.get(job_id))
         return record.state if record else State.UNKNOWN
 
+    def find(self, job_id: str) -> JobRecord | None:
+        """Everything the backend knows about a job; None if it is unknown, or done without a result that is kept."""
+        return self.operate(lambda backend: backend.get(job_id))
+
+    def read(self, record: JobRecord) -> Message:
+        """The message of a record; raises MessageError."""
+        default_job = self.config.topic(record.topic).default_job
+        return decode(record.payload, signer=self.signer, topic=record.topic, default_job=default_job)
+
     def cancel(self, job_id: str) -> State:
         """Cancel a queued job, or ask a running one to end; its state afterwards."""
         return self.operate(lambda backend: backend.cancel(job_id))
@@ -312,6 +357,14 @@ class App:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
+def _on_commit(job: JobFunction[Any, Any, Any]) -> bool | None:
+    """What `using`, else `@job`, says."""
+    for options in (job.overrides, job.options):
+        if options.on_commit is not UNSET:
+            return options.on_commit
+    return None
+
+
 def _fetch(job_id: str, timeout: float, backend: Backend) -> JobRecord | None:
     return backend.fetch_result(job_id, timeout)
 
@@ -332,13 +385,17 @@ def private_directory(path: Path) -> Path:
 _apps: weakref.WeakSet[App] = weakref.WeakSet()
 _inherited: list[Any] = []
 _current: App | None = None
+_source: Callable[[], App | None] | None = None
 _current_lock = threading.Lock()
 
 
 def current_app() -> App:
-    """This process's application; made from the configuration when first asked for."""
+    """This process's application: the one that was set, else the framework's, else one made from the configuration."""
     global _current
     if _current is None:
+        found = _source() if _source is not None else None
+        if found is not None:
+            return found
         with _current_lock:
             if _current is None:
                 _current = App()
@@ -351,6 +408,12 @@ def set_current_app(app: App | None) -> None:
     _current = app
 
 
+def set_app_source(source: Callable[[], App | None] | None) -> None:
+    """Ask `source` for the application where none was set: a framework's plugin knows whose request this is."""
+    global _source
+    _source = source
+
+
 def _after_fork() -> None:
     global _current_lock
     _current_lock = threading.Lock()
@@ -361,4 +424,4 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 job_module.set_application_source(current_app)
 
-__all__ = ["App", "NotSupported", "current_app", "private_directory", "set_current_app"]
+__all__ = ["App", "NotSupported", "current_app", "private_directory", "set_app_source", "set_current_app"]

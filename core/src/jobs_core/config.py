@@ -122,7 +122,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     backend: str | None = None  # sqlite:///path  memory://  redis[s]://  amqp[s]://  zmq+tcp://; none: SQLite in run_dir
     modules: list[str] = []  # imported to define the jobs
-    loader: str = "modules"  # a job loader's name
+    loader: str | None = None  # a job loader's name; none: the framework's own if it has one, else "modules"
     framework: str | None = None  # a bootstrapper's name; its settings in [framework name]
     run_dir: str = ".jobs"  # pid file, scoreboard, sockets; 0700
     lease: Duration = Duration(30)  # how long the jobs of a silent worker stay reserved

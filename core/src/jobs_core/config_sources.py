@@ -11,6 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .topics import topic_error
 from .units import Duration, Size, seconds, size
 from .urls import redact
 
-RESERVED = {"JOBS_CONFIG", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
+RESERVED = {"JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
 SECRET = {"backend", "results.url", "signing_keys", "alerts.channels", "plugins"}
 
 
@@ -42,6 +43,33 @@ class Effective(msgspec.Struct, frozen=True):
         return self.sources.get(key) or next(inside, "default")
 
 
+class Settings(msgspec.Struct, frozen=True):
+    """What a framework's settings say, on its way to child processes."""
+
+    name: str
+    directory: str
+    values: dict[str, Any]
+
+    def encode(self) -> str:
+        """The value of JOBS_SETTINGS."""
+        return msgspec.json.encode(_plain(msgspec.structs.asdict(self)), enc_hook=str).decode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _handed_over(text: str) -> Settings:
+    try:
+        return msgspec.json.decode(text, type=Settings)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"JOBS_SETTINGS: not what a framework's command hands to its children: {error}") from None
+
+
 def load(
     file: str | Path | None = None,
     *,
@@ -53,10 +81,14 @@ def load(
     """Read and check the configuration.
 
     `file` (or JOBS_CONFIG) names it; otherwise jobs.toml, then [tool.jobs] of pyproject.toml, is looked for
-    in `cwd`. `settings` are values from an application, above the file and below the environment. Raises
-    ConfigError with one line for each thing that is wrong.
+    in `cwd`. `settings` are values from an application, above the file and below the environment; a command that
+    runs inside a framework hands them to its children in JOBS_SETTINGS. Raises ConfigError with one line for each
+    thing that is wrong.
     """
     environ = os.environ if environ is None else environ
+    if settings is None and environ.get("JOBS_SETTINGS"):
+        handed = _handed_over(environ["JOBS_SETTINGS"])
+        settings, settings_name, cwd = handed.values, handed.name, cwd or Path(handed.directory)
     cwd = Path.cwd() if cwd is None else cwd
     path = _find(file or environ.get("JOBS_CONFIG") or None, cwd)
     reader = _Reader()

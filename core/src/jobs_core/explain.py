@@ -11,7 +11,6 @@ import msgspec
 from .app import App
 from .backends.base import Backend, JobRecord, State
 from .errors import ArgumentError, JobsError, MessageError, UnknownJob
-from .message import Message, decode
 from .units import format_duration
 
 
@@ -77,7 +76,7 @@ def _ahead(backend: Backend, record: JobRecord) -> str:
 def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
     """What a worker with this code would say of the message."""
     try:
-        message = read(app, record)
+        message = app.read(record)
         job = app.registry.find(message.job or "")
         job.arguments.convert(list(message.args), dict(message.kwargs))
     except UnknownJob as error:
@@ -105,16 +104,10 @@ def _history(record: JobRecord) -> Iterator[str]:
         yield f"{_when(entry.get('at'))}{where}: {entry.get('type', '?')}: {entry.get('message', '')}"
 
 
-def read(app: App, record: JobRecord) -> Message:
-    """The message of a record; raises MessageError."""
-    default_job = app.config.topic(record.topic).default_job
-    return decode(record.payload, signer=app.signer, topic=record.topic, default_job=default_job)
-
-
 def misfit(app: App, record: JobRecord) -> str | None:
     """Why a queued message does not fit the code that is loaded here; None if it does."""
     try:
-        message = read(app, record)
+        message = app.read(record)
         app.registry.find(message.job or "").arguments.convert(list(message.args), dict(message.kwargs))
     except JobsError as error:
         return str(error)

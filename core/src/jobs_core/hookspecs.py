@@ -6,7 +6,7 @@ are guarded: an exception is logged with the plugin's name and the work goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,20 @@ def jobs_before_enqueue(message: Message) -> Message | None:
     :return: a message to send instead, or None.
 
     Called in the process that enqueues, in the enqueuing thread. Fatal: yes, the enqueue fails.
+    """
+
+
+@hookspec
+def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bool | None:
+    """Hold back what is about to be sent until the transaction that surrounds it commits.
+
+    :param config: the configuration.
+    :param on_commit: what `using` or `@job` says; None where neither says anything.
+    :param send: sends it; raises as an enqueue does.
+    :return: True if `send` was called or will be, None to leave it to others.
+
+    Called in the process that enqueues, in the enqueuing thread; not for follow-ups of `current_job()`, which commit
+    with its acknowledgement. Fatal: yes, the enqueue fails.
     """
 
 

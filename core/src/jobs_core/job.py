@@ -100,11 +100,22 @@ class JobFunction(Generic[P, R, T]):
         Raises ArgumentError for arguments that do not fit, MessageTooLarge, DuplicateJob (only with
         `conflict="raise"`), QueueFull, and BackendUnavailable after `enqueue_timeout`.
         """
+        if "on_commit" in kwargs:
+            return _application().enqueue(self._call_on_commit(args, kwargs))
         return _application().enqueue(Call(self, args, kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """`enqueue` without blocking the event loop. If cancelled, the job may have been enqueued all the same."""
+        if "on_commit" in kwargs:
+            return await _application().aenqueue(self._call_on_commit(args, kwargs))
         return await _application().aenqueue(Call(self, args, kwargs))
+
+    def _call_on_commit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[T]:
+        """`enqueue(..., on_commit=True)` is short for `using(on_commit=True)`, unless the function has such a parameter."""
+        parameters = inspect.signature(self.function).parameters
+        if "on_commit" in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+            return Call(self, args, kwargs)
+        return Call(self.using(on_commit=kwargs.pop("on_commit")), args, kwargs)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         """This function with arguments, for `enqueue_many`."""
@@ -132,15 +143,19 @@ class JobFunction(Generic[P, R, T]):
         key: str | UnsetType | None = UNSET,
         headers: Mapping[str, Any] | UnsetType = UNSET,
         id: str | UnsetType = UNSET,
+        on_commit: bool | UnsetType = UNSET,
     ) -> JobFunction[P, R, T]:
         """The same job function with other options for what is enqueued through it.
 
         Durations are seconds, a timedelta or text ("5m"). `id` chooses the job's id beforehand; an id that
-        is in the queue already adds nothing. Raises JobDefinitionError for a value out of range.
+        is in the queue already adds nothing. With `on_commit` it is sent when the database transaction around the
+        enqueue commits, and never if that is rolled back; a framework's plugin knows of transactions
+        (jobs-django). Raises JobDefinitionError for a value out of range.
         """
         given = {
             "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
             "expires": expires, "unique": unique, "store_result": store_result, "key": key, "headers": headers, "id": id,
+            "on_commit": on_commit,
         }  # fmt: skip
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)
@@ -197,6 +212,7 @@ def job(
     unique: Unique | bool | str | UnsetType | None = UNSET,
     acks: Acks | UnsetType = UNSET,
     store_result: bool | UnsetType = UNSET,
+    on_commit: bool | UnsetType = UNSET,
     cron: str | None = None,
     tz: str = "UTC",
     missed: Literal["skip", "once"] = "once",

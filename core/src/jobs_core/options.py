@@ -62,6 +62,7 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     key: str | UnsetType | None = UNSET
     headers: dict[str, Any] | UnsetType = UNSET
     id: str | UnsetType = UNSET
+    on_commit: bool | UnsetType = UNSET
 
     def over(self, other: JobOptions) -> JobOptions:
         """These options, with what they do not say taken from `other`."""
@@ -146,6 +147,12 @@ def _topic(value: Any) -> str:
     return str(value)
 
 
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected True or False, got {value!r}")
+    return value
+
+
 def _acks(value: Any) -> Acks:
     if value not in ("late", "early"):
         raise ValueError(f'expected "late" or "early", got {value!r}')
@@ -163,6 +170,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "unique": _unique,
     "acks": _acks,
     "id": _text,
+    "on_commit": _bool,
 }
 
 

@@ -15,7 +15,7 @@ from ..app import App, set_current_app
 from ..backends.base import Backend, JobRecord
 from ..config_sources import Effective
 from ..errors import BackendUnavailable, ConfigError, JobsError, LoadError, PluginError
-from ..loaders.modules import add_to_path
+from ..loaders.base import add_to_path
 from .exits import Exit
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import msgspec
 
 from ..backends.base import JobRecord, State
 from ..errors import JobsError, MessageError
-from ..explain import explain, read
+from ..explain import explain
 from ..units import format_duration
 from ..worker.main import prepare
 from . import output
@@ -145,7 +145,7 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
     data = {key: value for key, value in data.items() if value not in (None, "", False)}
     if record.payload:
         try:
-            data["message"] = msgspec.to_builtins(read(context.app, record))
+            data["message"] = msgspec.to_builtins(context.app.read(record))
         except MessageError as error:
             data["unreadable"] = str(error)
     data["errors"] = [msgspec.json.decode(error) for error in record.errors]
@@ -155,7 +155,7 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
 def name_of(context: Context, record: JobRecord) -> str:
     """The job a record's message names."""
     try:
-        return read(context.app, record).job or "?"
+        return context.app.read(record).job or "?"
     except MessageError:
         return "(unreadable)"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -115,10 +116,11 @@ def _called() -> str:
     return name if name in ("jobs", "jobsctl") else "python -m jobs_core"
 
 
-def main() -> None:
-    """Run the command line; ends the process with an exit code of `Exit`."""
-    try:
-        code = cli.main(prog_name=_called(), standalone_mode=False) or Exit.FINE  # an Exit raised inside comes back
+def run(arguments: Sequence[str] | None = None, called: str | None = None) -> int:
+    """Run the command line (of this process, or the one given) and return an exit code of `Exit`."""
+    try:  # an Exit raised inside comes back
+        given = None if arguments is None else list(arguments)
+        code = cli.main(given, prog_name=called or _called(), standalone_mode=False) or Exit.FINE
     except click.exceptions.Abort:
         click.echo("jobs: interrupted", err=True)
         code = Exit.FAILED
@@ -135,7 +137,12 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `jobsctl list | head` is no error
         code = Exit.FINE
-    sys.exit(code)
+    return int(code)
+
+
+def main() -> None:
+    """Run the command line; ends the process with an exit code of `Exit`."""
+    sys.exit(run())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .importing import add_to_path, import_module, load_error
+
 if TYPE_CHECKING:
     from ..config import Config
     from ..worker.context import JobContext
@@ -31,6 +33,12 @@ class Bootstrapper:
         """Build the application; leave no connection open that a fork would share.
 
         Called by: the template (or the worker without preload), once, before the jobs are loaded. Raises: LoadError.
+        """
+
+    def before_fork(self) -> None:
+        """Close what the imports may have opened and a fork would share: database connections, pools, threads.
+
+        Called by: the template (or the worker without preload), once, after the jobs are loaded. Raises: LoadError.
         """
 
     def after_fork(self) -> None:
@@ -68,3 +76,15 @@ class AlertChannel(abc.ABC):
 LoaderFactory: TypeAlias = "Callable[[Config], JobLoader]"
 BootstrapperFactory: TypeAlias = "Callable[[Config], Bootstrapper]"
 AlertChannelFactory: TypeAlias = "Callable[[dict[str, Any]], AlertChannel]"
+
+__all__ = [
+    "AlertChannel",
+    "AlertChannelFactory",
+    "Bootstrapper",
+    "BootstrapperFactory",
+    "JobLoader",
+    "LoaderFactory",
+    "add_to_path",
+    "import_module",
+    "load_error",
+]

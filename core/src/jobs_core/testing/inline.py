@@ -146,6 +146,8 @@ class InlineJobs(JobsQueue):
 class _TestApp(App):
     """An application with a clock of its own, that may run something after each enqueue."""
 
+    needs_transactions = False
+
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         super().__init__(config, plugins=Plugins())
         self._clock = clock

@@ -42,12 +42,22 @@ def prepare(app: App) -> Bootstrapper | None:
         bootstrapper = app.plugins.choose("jobs_framework_bootstrappers", config.framework, "framework")(config)
         assert bootstrapper is not None
         bootstrapper.setup()
-    loader: JobLoader = app.plugins.choose("jobs_job_loaders", config.loader, "loader")(config)
+    loader: JobLoader = app.plugins.choose("jobs_job_loaders", _loader(app), "loader")(config)
     loader.load()
+    if bootstrapper is not None:
+        bootstrapper.before_fork()
     problems = [str(problem) for job in app.registry for problem in job.arguments.problems]
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper
+
+
+def _loader(app: App) -> str:
+    """The configured loader, or the one that came with the framework, or the built-in."""
+    name, framework = app.config.loader, app.config.framework
+    if name is None and framework in app.plugins.provided("jobs_job_loaders"):
+        name = framework
+    return name or "modules"
 
 
 class Worker:

@@ -1,0 +1,48 @@
+"""Importing what a user named: from the right directory, and with the user's own line where it fails."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+
+from ..errors import LoadError
+
+
+def add_to_path(directory: Path) -> None:
+    """Let modules in `directory` be imported, first, once."""
+    text = str(directory.resolve())
+    if text not in sys.path:
+        sys.path.insert(0, text)
+
+
+def import_module(name: str, key: str) -> None:
+    """Import a module that the configuration names under `key`; raises LoadError with the user's own last line."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise LoadError(
+                f'{key}: there is no module "{name}": is it spelled as in an import statement, and is the '
+                "directory it lies in the one jobs.toml lies in, or on PYTHONPATH?"
+            ) from None
+        raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
+    except Exception as error:
+        raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
+
+
+def load_error(what: str, error: Exception) -> LoadError:
+    """What happened in the user's file: import machinery and our own frames are of no use to anybody."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in frame.filename and frame.filename != __file__ and not frame.filename.startswith("<")
+    ]
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    line = f"\n    {frames[-1].line}" if frames and frames[-1].line and not isinstance(error, SyntaxError) else ""
+    place = f"\n  {where}{line}" if where else ""
+    return LoadError(f"{what}:{place}\n  {type(error).__name__}: {error}", frame=where)
