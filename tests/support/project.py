@@ -139,7 +139,11 @@ class Project:
 
     def start(self, *arguments: str, **environment: str) -> Process:
         """Start the `jobs` command and leave it running until the test ends."""
-        process = Process([sys.executable, "-m", "jobs_core", *arguments], self.root, self.environment(**environment))
+        return self.start_python("-m", "jobs_core", *arguments, **environment)
+
+    def start_python(self, *arguments: str, **environment: str) -> Process:
+        """Likewise any Python program."""
+        process = Process([sys.executable, *arguments], self.root, self.environment(**environment))
         self._processes.append(process)
         return process
 

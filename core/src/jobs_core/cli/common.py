@@ -75,6 +75,12 @@ def exit_code(error: JobsError) -> Exit:
     return Exit.FAILED
 
 
+def run_dir(context: Context) -> Path:
+    """The run directory, without making the application: nothing is imported, no backend is asked."""
+    config = context.effective.config
+    return config.base_dir / config.run_dir
+
+
 def confirm(question: str, yes: bool) -> None:
     """Ask before something is destroyed; without a terminal `--yes` is needed."""
     if yes:

@@ -1,0 +1,40 @@
+"""Figures as a tired person reads them: `12 s`, `3 m`, `45 MB`, `12,000`."""
+
+from __future__ import annotations
+
+import itertools
+
+_STEPS = (("d", 86400), ("h", 3600), ("m", 60))
+
+
+def age(seconds: float) -> str:
+    """A stretch of time, in its two largest units: `12 s`, `3 m`, `2 h 5 m`, `3 d 4 h`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    for (unit, size), (lower, lower_size) in itertools.pairwise(_STEPS):
+        if whole >= size:
+            rest = whole % size // lower_size
+            return f"{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
+    return f"{whole // 60} m"
+
+
+def size(number: int) -> str:
+    """Bytes: `45 MB`, `1.2 GB`; nothing for zero, which is unknown."""
+    if not number:
+        return ""
+    if number >= 10**9:
+        return f"{number / 10**9:.1f} GB"
+    return f"{max(1, round(number / 10**6))} MB"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 worker`, `2 workers`, `12,000 jobs`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def rate(per_second: float) -> str:
+    """Events a second: `0`, `0.3`, `12`, `1,234`."""
+    if 0 < per_second < 9.95:
+        return f"{per_second:.1f}"
+    return f"{per_second:,.0f}"

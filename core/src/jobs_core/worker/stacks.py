@@ -1,0 +1,117 @@
+"""What a process is doing, for somebody outside to read: USR2 appends its stacks to a file, and so does a crash.
+
+First faulthandler's dump of all threads, which nothing in the process can hold up. Then, as soon as the main thread
+comes to run Python, the names of the threads and the asyncio tasks of its loop, those of one stack counted together, and
+a line `== end`. Jobs notice a pause of the main thread, no more: system calls go on, nothing is raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+END = "== end"
+THREAD = "== thread"
+TASKS = "== tasks"
+SIGNAL = signal.SIGUSR2
+
+_MOST_STACKS = 50  # different ones of tasks
+_MOST_FRAMES = 30
+_descriptor: int | None = None
+
+Place = tuple[CodeType, int]
+
+
+def arm(path: Path) -> None:
+    """Obey USR2, and note crashes, in this file from now on. Called in the main thread; raises OSError.
+
+    When the file is there, USR2 is harmless. What the process forks is not armed, nor what it executes.
+    """
+    global _descriptor
+    _disarm()
+    signal.signal(SIGNAL, _add_names_and_tasks)
+    _descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    faulthandler.enable(_descriptor)
+    faulthandler.register(SIGNAL, _descriptor, chain=True)
+    if _disarm not in _at_fork:
+        _at_fork.append(_disarm)
+        os.register_at_fork(after_in_child=_disarm)
+
+
+_at_fork: list[object] = []
+
+
+def _disarm() -> None:
+    """In a child: its crash is not its parent's, and USR2 means what it means everywhere."""
+    global _descriptor
+    if _descriptor is None:
+        return
+    faulthandler.unregister(SIGNAL)
+    faulthandler.disable()
+    os.close(_descriptor)
+    _descriptor = None
+    if signal.getsignal(SIGNAL) is _add_names_and_tasks:
+        signal.signal(SIGNAL, signal.SIG_DFL)
+
+
+def _add_names_and_tasks(signum: int, frame: FrameType | None) -> None:
+    """The Python side of USR2: whatever goes wrong here is nothing to the job that it interrupts."""
+    if _descriptor is None:
+        return
+    try:
+        text = "".join(f"{line}\n" for line in (*_threads(), *_tasks(), END))
+    except Exception as error:
+        text = f"{TASKS} cannot be told: {type(error).__name__}: {error}\n{END}\n"
+    with contextlib.suppress(OSError):  # the disk is full
+        left = text.encode(errors="replace")
+        while left:
+            left = left[os.write(_descriptor, left) :]
+
+
+def _threads() -> Iterator[str]:
+    for thread in threading.enumerate():
+        if thread.ident is not None:
+            yield f"{THREAD} 0x{thread.ident:0{_WORD}x} {thread.name}"
+
+
+_WORD = 16 if sys.maxsize > 2**32 else 8
+
+
+def _tasks() -> Iterator[str]:
+    asyncio = sys.modules.get("asyncio")
+    loop = asyncio._get_running_loop() if asyncio else None
+    if asyncio is None or loop is None:
+        return
+    tasks = asyncio.all_tasks(loop)
+    current = asyncio.current_task(loop)
+    stacks = Counter((task is current, tuple(_places(task.get_coro()))[::-1]) for task in tasks)
+    yield f"{TASKS} {len(tasks)} (most recent call first)"
+    for (running, places), count in stacks.most_common(_MOST_STACKS):
+        yield f"{count} {'task' if count == 1 else 'tasks'}{', running now' if running else ''}:"
+        for code, line in places:
+            yield f'  File "{code.co_filename}", line {line} in {code.co_name}'
+    left = len(stacks) - _MOST_STACKS
+    if left > 0:
+        yield f"and {left} more stacks"
+
+
+def _places(awaited: Any) -> Iterator[Place]:
+    """Where a coroutine stands, from the outermost to what it awaits in the end."""
+    for _ in range(_MOST_FRAMES):
+        for prefix in ("cr", "gi", "ag"):
+            frame = getattr(awaited, f"{prefix}_frame", None)
+            if frame is not None:
+                yield frame.f_code, frame.f_lineno or 0
+                awaited = getattr(awaited, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await")
+                break
+        else:
+            return
