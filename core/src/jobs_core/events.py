@@ -105,6 +105,48 @@ class JobOverdue(Event, frozen=True):
     timeout: float
 
 
+# -- the schedule ----------------------------------------------------------------------------------
+
+
+class TicksMissed(Event, frozen=True):
+    """Ticks of an entry have passed unhandled, from `first` to `last`; `runs` if the last is enqueued now."""
+
+    entry: str
+    job: str
+    first: float
+    last: float
+    runs: bool
+
+
+class TickRefused(Event, frozen=True):
+    """A tick's job cannot be enqueued, now or later."""
+
+    entry: str
+    job: str
+    error: str
+
+
+class ClockSetBack(Event, frozen=True):
+    """This machine's clock was ahead by days: an entry goes on from the present."""
+
+    entry: str
+    seconds: float
+
+
+class ScheduleForgotten(Event, frozen=True):
+    """The file of handled ticks cannot be read: what was missed is not known."""
+
+    path: str
+    error: str
+
+
+class ScheduleNotSaved(Event, frozen=True):
+    """The file of handled ticks cannot be written."""
+
+    path: str
+    error: str
+
+
 LEVELS: dict[type[Event], int] = {
     WorkerStarted: logging.INFO,
     WorkerStopping: logging.INFO,
@@ -116,6 +158,11 @@ LEVELS: dict[type[Event], int] = {
     JobFailed: logging.WARNING,
     JobDied: logging.ERROR,
     JobOverdue: logging.WARNING,
+    TicksMissed: logging.WARNING,
+    TickRefused: logging.ERROR,
+    ClockSetBack: logging.WARNING,
+    ScheduleForgotten: logging.WARNING,
+    ScheduleNotSaved: logging.ERROR,
 }
 
 

@@ -52,7 +52,22 @@ def sentence(event: Event) -> str:
             return f"{job} {job_id} of {topic} is dead after {attempt} attempts ({reason}): {error}"
         case events.JobOverdue(job_id, job, topic, timeout):
             return f"{job} {job_id} of {topic} runs longer than its timeout of {format_duration(timeout)}: interrupted"
+        case events.TicksMissed(entry, job, first, last, runs):
+            what = f"{job} of {_when(last)} is enqueued now" if runs else 'with missed = "skip" they are left out'
+            return f"schedule {entry} was not kept here since {_when(first)}: {what}"
+        case events.TickRefused(entry, job, error):
+            return f"schedule {entry} cannot enqueue {job}, this tick is lost: {error}"
+        case events.ClockSetBack(entry, seconds):
+            return f"the clock was {format_duration(round(seconds))} ahead: schedule {entry} goes on from the present time"
+        case events.ScheduleForgotten(path, error):
+            return f"{path} cannot be read: whether scheduled jobs were missed is not known, they go on from now: {error}"
+        case events.ScheduleNotSaved(path, error):
+            return f"{path} cannot be written: after a restart the last scheduled jobs may be taken for missed: {error}"
     return repr(event)
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 class TextFormatter(logging.Formatter):

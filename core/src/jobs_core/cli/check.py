@@ -11,6 +11,7 @@ from ..app import App
 from ..backends.base import Backend, State
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..explain import misfit
+from ..schedule import entries
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
@@ -72,8 +73,11 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
         app = context.app
         checks.run("plugins", lambda: _plugins(app))
         loaded = checks.run("application", lambda: _application(app))
-        if checks.run("backend", lambda: _backend(app)) and loaded:
+        reachable = checks.run("backend", lambda: _backend(app))
+        if reachable and loaded:
             checks.run("messages", lambda: _messages(app))
+        if loaded:
+            checks.run("schedule", lambda: _schedule(app, reachable))
     if as_json:
         output.json(checks.found)
     if checks.code:
@@ -118,6 +122,15 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
             app.registry.find(settings.default_job)  # raises UnknownJob with the nearest names
         if name not in served:
             yield output.GOOD, f"topic {name} is produce-only: no pool serves it"
+
+
+def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:
+    found = entries(app)
+    if not found:
+        return
+    yield output.GOOD, f"{len(found)} entries: {', '.join(f'{entry.name} ({entry.expression})' for entry in found)}"
+    if reachable and "unique" not in app.new_backend().features:
+        yield output.WARN, "this backend has no unique keys: on several machines a tick may be enqueued several times"
 
 
 def _backend(app: App) -> Iterator[tuple[str, str]]:

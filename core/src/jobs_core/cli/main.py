@@ -29,6 +29,7 @@ GROUPS = {
     "Run": {
         "worker": ("worker", "Run one worker in the foreground."),
         "stack": ("stack", "Print where every thread and asyncio task of a running worker is."),
+        "schedule": ("schedule", "Show what runs by the clock, and when next."),
     },
     "Jobs": {
         "push": ("push", "Enqueue jobs from the command line or from JSON lines."),

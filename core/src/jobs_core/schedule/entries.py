@@ -1,0 +1,111 @@
+"""What is scheduled: `@job(cron=...)` in the code, `[schedule]` in the configuration."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ..errors import ArgumentError, ConfigError, UnknownJob
+from ..topics import topic_error
+from ..units import format_duration
+from . import times
+
+if TYPE_CHECKING:
+    from ..app import App
+    from ..config import ScheduleEntry
+    from ..job import JobFunction
+
+
+class Entry(Struct, frozen=True, dict=True):  # dict: what is compiled is kept
+    """One job and when it is to be enqueued."""
+
+    name: str  # the job's, or the key in [schedule]
+    where: str  # what an error calls it
+    job: str
+    cron: str | None = None
+    every: float | None = None
+    tz: str = "UTC"
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = {}
+    topic: str | None = None
+    missed: str = "once"
+
+    @property
+    def expression(self) -> str:
+        """When, as a person wrote it."""
+        return self.cron or f"every {format_duration(self.every or 0)}"
+
+    @property
+    def identity(self) -> str:
+        """What makes it this entry and not another of its name: changed, it begins anew."""
+        return f"{self.job} {self.expression} {self.tz}"
+
+    @functools.cached_property
+    def after(self) -> times.Times:
+        """The first tick after a time, in milliseconds. Raises ValueError that says what is wrong."""
+        if self.every is not None:
+            return times.by_interval(self.every)
+        return times.by_cron(self.cron or "", times.zone(self.tz))
+
+
+def entries(app: App) -> list[Entry]:
+    """Every entry, checked, by name; the application's jobs have to be loaded.
+
+    Raises ConfigError with a line for each thing that is wrong, which names key or job and the mend.
+    """
+    found: dict[str, Entry] = {}
+    problems: list[str] = []
+    for entry in (*_of_jobs(app), *_of_configuration(app)):
+        problems += _problems(app, entry)
+        if entry.name in found:
+            problems.append(f"{entry.where}: {found[entry.name].where} is an entry of this name too: give this one another")
+        found[entry.name] = entry
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return [found[name] for name in sorted(found)]
+
+
+def _of_jobs(app: App) -> Iterator[Entry]:
+    for job in app.registry:
+        if job.cron is not None:
+            yield Entry(job.name, f"@job {job.name}: cron", job.name, cron=job.cron, tz=job.tz, missed=job.missed)
+
+
+def _of_configuration(app: App) -> Iterator[Entry]:
+    for name, said in app.config.schedule.items():
+        job = app.registry.get(said.job)
+        yield _entry(name, said, job.name if job else said.job)
+
+
+def _entry(name: str, said: ScheduleEntry, job: str) -> Entry:
+    every = None if said.every is None else float(said.every)
+    return Entry(name, f"schedule.{name}", job, said.cron, every, said.tz, said.args, said.kwargs, said.topic, said.missed)
+
+
+def _problems(app: App, entry: Entry) -> Iterator[str]:
+    try:
+        if entry.after(0) is None:
+            yield f"{entry.where}: {entry.expression} never comes: no such day is in the calendar"
+    except ValueError as error:
+        yield f"{entry.where}: {error}"
+    if entry.missed not in ("once", "skip"):
+        yield f'{entry.where}: missed: expected "once" or "skip", got {entry.missed!r}'
+    if entry.topic is not None and (reason := topic_error(entry.topic)):
+        yield f"{entry.where}: topic: {reason}"
+    try:
+        job = app.registry.find(entry.job)
+    except UnknownJob as error:
+        yield f"{entry.where}: job: {error}; `jobsctl check` lists the jobs of `modules`"
+    else:
+        yield from _misfits(entry, job)
+
+
+def _misfits(entry: Entry, job: JobFunction[Any, Any, Any]) -> Iterator[str]:
+    try:
+        job.arguments.check(tuple(entry.args), dict(entry.kwargs))
+    except ArgumentError as error:
+        mend = "give args or kwargs" if entry.where.startswith("schedule.") else "give it a default, or say it in [schedule]"
+        yield f"{entry.where}: {error}: {mend}"

@@ -1,0 +1,60 @@
+"""What one machine remembers of its schedule: up to when each entry is handled. A file that may be lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from .. import events
+
+
+class Handled(Struct, frozen=True):
+    """Every tick of an entry up to `until` (milliseconds) was enqueued, or missed for good."""
+
+    identity: str
+    until: int
+
+
+class _File(Struct, frozen=True):
+    v: int
+    entries: dict[str, Handled]
+
+
+class Memory:
+    """The file, replaced whole; what cannot be read or written is told once and does not stop the schedule."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._failing = False
+
+    def load(self) -> dict[str, Handled]:
+        """What was remembered; nothing if there is no file, or none that can be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_File).entries
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            events.emit(events.ScheduleForgotten(str(self._path), str(error).replace("`", "")))
+            return {}
+
+    def save(self, entries: dict[str, Handled]) -> None:
+        """Remember, over a crash of the machine too."""
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(msgspec.json.encode(_File(1, entries)))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if not self._failing:
+                events.emit(events.ScheduleNotSaved(str(self._path), error.strerror or str(error)))
+            self._failing = True
+        else:
+            self._failing = False

@@ -1,0 +1,206 @@
+"""One machine's watch over the schedule. Any number of machines may watch: each tick is enqueued once.
+
+A tick's job has an id, a push request and a unique key that follow from entry and tick alone. The key outlives the
+tick by far (see `Tick.held`), so that whoever comes late, or comes back, adds nothing. A backend without unique keys
+has only the request, which it remembers for a minute or so, or not at all: there one machine should watch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from .. import events
+from ..errors import BackendUnavailable, JobsError, QueueFull
+from ..failpoints import failpoint
+from ..job import Call
+from ..message import UniqueKey
+from . import times
+from .entries import Entry, entries
+from .memory import Handled, Memory
+
+if TYPE_CHECKING:
+    from ..app import App
+    from ..backends.base import Outgoing
+
+Push: TypeAlias = "Callable[[Sequence[Outgoing], str], Mapping[str, str]]"
+"""`Backend.push` of the caller's connection."""
+
+IN_TIME = 60_000
+"""Milliseconds after which a tick counts as missed: longer than a restart or a slow broker, shorter than an outage."""
+
+CLOCK_ERROR = 86_400_000
+"""Milliseconds. A clock set back by less waits until it is again where it was; by more, it was wrong before."""
+
+PAUSE = 1.0
+"""Seconds before a tick that could not be enqueued is tried again."""
+
+DAY, HOUR = 86_400_000, 3_600_000
+
+
+class Tick(Struct, frozen=True):
+    """One time at which an entry is due."""
+
+    entry: Entry
+    at: int  # milliseconds
+    missed_since: int | None = None  # it, or one before it, is late enough to be told
+
+    @property
+    def id(self) -> str:
+        """The job's id: a UUID of version 8 (RFC 9562), the tick and then a digest of entry and tick."""
+        digest = hashlib.sha256(f"{self.entry.job}\0{self.entry.name}\0{self.at}".encode()).hexdigest()
+        head, variant = f"{self.at & (1 << 48) - 1:012x}", "89ab"[int(digest[3], 16) % 4]
+        return f"{head[:8]}-{head[8:]}-8{digest[:3]}-{variant}{digest[4:7]}-{digest[7:19]}"
+
+    @property
+    def held(self) -> float:
+        """Seconds for which its unique key is held: over the next tick, which is when this one is missed by nobody any
+        more, and a day for late machines; where ticks are closer than a minute less, so that keys do not heap up."""
+        following = self.entry.after(self.at)
+        period = DAY if following is None else following - self.at
+        return (period + min(DAY, max(HOUR, 1440 * period))) / 1000
+
+
+class Ticker:
+    """Says what is due, enqueues it, and remembers. One thread uses it: the housekeeper's loop.
+
+    `now` is this machine's wall clock, `time.time()`. `state` is the file in the run directory. Raises ConfigError
+    as `entries` does.
+    """
+
+    def __init__(self, app: App, state: Path) -> None:
+        self._app = app
+        self._memory = Memory(state)
+        self.entries = entries(app)
+        self._handled = self._memory.load() if self.entries else {}
+        self._next: dict[str, int | None] = {}  # the first tick that is not handled
+        self._failed = False
+        self._unique: bool | None = None
+
+    def due(self, now: float) -> list[Tick]:
+        """The ticks to enqueue now: of each entry the latest, if any has come. Those before it are missed for good."""
+        at, before = int(now * 1000), dict(self._handled)
+        ticks = [tick for entry in self.entries if (tick := self._due(entry, at))]
+        if self._handled != before:
+            self._save()
+        return ticks
+
+    def next(self, now: float) -> float:
+        """Seconds until something is due; infinite if nothing will be."""
+        upcoming = [tick for entry in self.entries if (tick := self._upcoming(entry)) is not None]
+        if not upcoming:
+            return float("inf")
+        return max(PAUSE if self._failed else 0.0, min(upcoming) / 1000 - now)
+
+    def enqueue(self, ticks: Iterable[Tick], push: Push) -> None:
+        """Push each tick's job, and remember that it was; may be repeated at will.
+
+        What cannot be enqueued at all is told and left. Raises BackendUnavailable or QueueFull when trying again may
+        help: the tick stays due.
+        """
+        handled: list[Tick] = []
+        failure: QueueFull | None = None
+        self._failed = True
+        try:
+            for tick in ticks:
+                try:
+                    self._push(tick, push)
+                except QueueFull as error:  # one topic's trouble is not another's
+                    failure = error
+                else:
+                    handled.append(tick)
+                    _tell(tick, runs=True)
+            self._failed = failure is not None
+        finally:
+            failpoint("schedule.pushed")
+            self.done(handled)
+        if failure is not None:
+            raise failure
+
+    def done(self, ticks: Iterable[Tick]) -> None:
+        """Remember that these are handled; `enqueue` does."""
+        known = dict(self._handled)
+        for tick in ticks:
+            self._reset(tick.entry, max(tick.at, self._handled[tick.entry.name].until))
+        if self._handled != known:
+            self._save()
+
+    # -- one entry -------------------------------------------------------------------------------
+
+    def _due(self, entry: Entry, now: int) -> Tick | None:
+        known = self._handled.get(entry.name)
+        if known is None or known.identity != entry.identity:
+            self._reset(entry, now)  # seen for the first time: nothing was missed
+            return None
+        if known.until > now + CLOCK_ERROR:
+            events.emit(events.ClockSetBack(entry.name, (known.until - now) / 1000))
+            self._reset(entry, now)
+            return None
+        first = self._upcoming(entry)
+        if first is None or first > now:
+            return None
+        last = times.latest(entry.after, known.until, now)
+        assert last is not None  # `first` has come
+        tick = Tick(entry, last, first if now - first > IN_TIME else None)
+        if now - last <= IN_TIME or entry.missed == "once":
+            return tick
+        _tell(tick, runs=False)
+        self._reset(entry, last)
+        return None
+
+    def _reset(self, entry: Entry, until: int) -> None:
+        self._handled[entry.name] = Handled(entry.identity, until)
+        self._next.pop(entry.name, None)
+
+    def _upcoming(self, entry: Entry) -> int | None:
+        if entry.name not in self._next:
+            known = self._handled.get(entry.name)
+            if known is None:
+                return 0  # not looked at yet
+            self._next[entry.name] = entry.after(known.until)
+        return self._next[entry.name]
+
+    def _save(self) -> None:
+        names = {entry.name for entry in self.entries}
+        self._memory.save({name: handled for name, handled in self._handled.items() if name in names})
+
+    # -- one tick --------------------------------------------------------------------------------
+
+    def _push(self, tick: Tick, push: Push) -> None:
+        try:
+            push([self._outgoing(tick)], f"tick-{tick.id}")
+        except (BackendUnavailable, QueueFull):
+            raise
+        except JobsError as error:
+            events.emit(events.TickRefused(tick.entry.name, tick.entry.job, str(error)))
+
+    def _outgoing(self, tick: Tick) -> Outgoing:
+        entry = tick.entry
+        headers = {"schedule": entry.name, "tick": tick.at / 1000}
+        job = self._app.registry.find(entry.job).using(id=tick.id, headers=headers, unique=None)
+        if entry.topic is not None:
+            job = job.using(topic=entry.topic)
+        try:
+            message = self._app.message(Call(job, tuple(entry.args), dict(entry.kwargs)))
+        except JobsError:
+            raise
+        except Exception as error:  # a plugin's jobs_before_enqueue, which may refuse
+            raise JobsError(f"{type(error).__name__}: {error}") from error
+        key = UniqueKey(f"tick:{tick.id}", tick.held) if self._has_unique() else None
+        return self._app.outgoing(msgspec.structs.replace(message, id=tick.id, unique=key))
+
+    def _has_unique(self) -> bool:
+        if self._unique is None:
+            self._unique = "unique" in self._app.new_backend().features
+        return self._unique
+
+
+def _tell(tick: Tick, *, runs: bool) -> None:
+    if tick.missed_since is not None:
+        entry, first = tick.entry, tick.missed_since / 1000
+        events.emit(events.TicksMissed(entry.name, entry.job, first, tick.at / 1000, runs))

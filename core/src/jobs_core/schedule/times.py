@@ -1,0 +1,98 @@
+"""When an entry ticks: by a cron expression in a time zone, or every so often.
+
+Times are whole milliseconds since 1970, so that every machine computes the very same ticks.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Callable
+from datetime import datetime, timezone, tzinfo
+from typing import TypeAlias
+
+from cronsim import CronSim, CronSimError
+
+Times: TypeAlias = "Callable[[int], int | None]"
+"""The first tick after a time; None if there is none within 50 years. Never decreases as the time grows."""
+
+SHORTEST = 1000
+"""Milliseconds: a schedule is no timer."""
+
+_NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+
+def by_interval(every: float) -> Times:
+    """Ticks at the multiples of `every` seconds since 1970. Raises ValueError if it is too short."""
+    step = round(every * 1000)
+    if step < SHORTEST:
+        raise ValueError(f"every {every:g} s is too often, 1s is the shortest: let a job do several in a row")
+    return lambda at: (at // step + 1) * step
+
+
+def by_cron(expression: str, zone: tzinfo) -> Times:
+    """Ticks as Debian's cron has them, daylight-saving changes included. Raises ValueError that says what is wrong."""
+    text = _NICKNAMES.get(expression.strip().lower(), expression)
+    try:
+        CronSim(text, datetime.now(zone))
+    except CronSimError as error:
+        raise ValueError(
+            f'"{expression}" is no cron expression ({str(error).lower()}): write minute, hour, day of month, month and day of '
+            'week, such as "*/5 * * * *" or "30 2 * * MON-FRI"; with six fields, seconds come first'
+        ) from None
+
+    def after(at: int) -> int | None:
+        try:
+            # The loop: with fixed hours cronsim counts on the wall clock, which shows an hour twice in autumn, and may
+            # begin with a tick of the first of the two.
+            for moment in CronSim(text, datetime.fromtimestamp(at // 1000, zone)):
+                tick = round(moment.timestamp()) * 1000
+                if tick > at:
+                    return tick
+        except (OverflowError, ValueError, OSError):  # a clock beyond the calendar
+            pass
+        return None
+
+    return after
+
+
+def zone(name: str) -> tzinfo:
+    """The time zone of this name; raises ValueError that says how to mend it."""
+    if name.upper() == "UTC":
+        return timezone.utc  # needs no database
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+    if not known:
+        raise ValueError(
+            f'"{name}" cannot be looked up, this machine has no time zones: install its package tzdata, or `pip install tzdata`'
+        )
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else ", such as Europe/Berlin"
+    raise ValueError(f'"{name}" is no time zone: write a name of the IANA database{hint}')
+
+
+def latest(after: Times, since: int, now: int) -> int | None:
+    """The last tick of (since, now]; None if there is none."""
+    first = after(since)
+    if first is None or first > now:
+        return None
+    low, high = since, now  # the tick after `low` has come, the one after `high` has not
+    while high - low > 1:
+        middle = (low + high) // 2
+        tick = after(middle)
+        if tick is not None and tick <= now:
+            low = middle
+        else:
+            high = middle
+    return after(low)

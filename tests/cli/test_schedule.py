@@ -1,0 +1,73 @@
+"""`jobsctl schedule`, and what `jobsctl check` says of the schedule."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+
+import pytest
+
+from .test_commands import said
+
+SCHEDULE = """
+[schedule.nightly]
+job = "tasks.add"
+cron = "30 2 * * *"
+tz = "Europe/Berlin"
+args = [1]
+missed = "skip"
+[schedule.often]
+job = "tasks.note"
+every = "5m"
+"""
+
+
+def test_next_runs_are_shown_in_their_zone_and_in_utc(project):
+    project.configure(SCHEDULE)
+    rows = [line.split("\t") for line in said(project.run("schedule", "-n", "3")).splitlines()]
+    assert [row[:4] for row in rows] == [["nightly", "tasks.add", "30 2 * * *", "Europe/Berlin"]] * 3 + [
+        ["often", "tasks.note", "every 5m", "UTC"]
+    ] * 3
+    assert all("02:30:00 CE" in row[4] or "03:00:00 CEST" in row[4] for row in rows[:3])
+    assert all(row[4] == row[5] for row in rows[3:])
+
+
+def test_json_has_everything(project):
+    project.configure(SCHEDULE)
+    nightly, often = json.loads(said(project.run("schedule", "--json", "-n", "2")))
+    assert (nightly["job"], nightly["cron"], nightly["tz"], nightly["args"], nightly["missed"]) == (
+        "tasks.add", "30 2 * * *", "Europe/Berlin", [1], "skip",
+    )  # fmt: skip
+    for run in (*nightly["next"], *often["next"]):
+        assert datetime.fromisoformat(run["local"]) == datetime.fromisoformat(run["utc"])
+        assert datetime.fromisoformat(run["utc"]).timestamp() == run["at"] > time.time() - 60
+    assert often["next"][1]["at"] - often["next"][0]["at"] == often["every"] == 300
+
+
+def test_an_empty_schedule_says_nothing_in_a_pipe(project):
+    assert said(project.run("schedule")) == ""
+
+
+def test_check_names_what_is_scheduled(project):
+    project.configure(SCHEDULE)
+    assert "schedule      2 entries: nightly (30 2 * * *), often (every 5m)" in said(project.run("check"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ('cron = "x"', 'schedule.bad: "x" is no cron expression'),
+        ('cron = "0 0 * * *"\ntz = "Mars"', 'schedule.bad: "Mars" is no time zone'),
+        ('every = "1m"\nargs = [1, 2, 3]', "schedule.bad: "),
+    ],
+)
+def test_check_and_schedule_name_what_is_wrong(project, entry, says):
+    project.configure(f'[schedule.bad]\njob = "tasks.note"\n{entry}')
+    assert says in said(project.run("check"), 2)
+    assert says in said(project.run("schedule"), 2)
+
+
+def test_check_names_the_nearest_job(project):
+    project.configure('[schedule.bad]\njob = "tasks.noet"\nevery = "1m"')
+    assert "schedule.bad: job: no job is called 'tasks.noet' here; nearest are tasks.note" in said(project.run("check"), 2)
