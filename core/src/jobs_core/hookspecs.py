@@ -80,7 +80,7 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-bo
     """
 
 
-# -- In the supervisor ------------------------------------------------------------------------------
+# -- Beside the workers -------------------------------------------------------------------------------
 
 
 @hookspec
@@ -94,7 +94,8 @@ def jobs_broker_commands(config: Config) -> list[Sequence[str]]:  # type: ignore
     :param config: the configuration.
     :return: the command line of each; none where the configuration asks for none.
 
-    Called when the supervisor starts and reloads, once each. Fatal: no.
+    Called in the template, once a generation (at the start and at every reload); the supervisor starts what is named.
+    Fatal: no.
     """
 
 
