@@ -14,5 +14,5 @@ done
     comm -12 "$work/3.10.txt" "$work/3.13.txt"
     comm -23 "$work/3.10.txt" "$work/3.13.txt" | sed 's/$/; python_version < "3.11"/'
     comm -13 "$work/3.10.txt" "$work/3.13.txt" | sed 's/$/; python_version >= "3.11"/'
-} >constraints.txt
+} | sed 's/^\(Django==.*\)"3.11"/\1"3.12"/' >constraints.txt # the newest Django wants 3.12
 rm -rf "$work"

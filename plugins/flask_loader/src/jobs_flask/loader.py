@@ -1,0 +1,40 @@
+"""Finds jobs where a Flask application keeps them: whatever its factory imports, and `jobs.py` and `tasks.py` of it
+and of its blueprints' packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+from jobs_core.loaders.base import JobLoader, import_module
+
+from .application import application
+
+if TYPE_CHECKING:
+    from jobs_core import Config
+
+NAMES = ("jobs", "tasks")
+
+
+class FlaskLoader(JobLoader):
+    """Imports the application, then the modules of jobs beside it and its blueprints, then `modules`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def load(self) -> list[str]:
+        app = application(self._config)
+        packages = dict.fromkeys([app.import_name, *(blueprint.import_name for blueprint in app.blueprints.values())])
+        modules = [module for package in packages for module in _beside(package)]
+        for module in modules:
+            import_module(module, "flask.app")
+        for module in self._config.modules:
+            import_module(module, "modules")
+        return [*modules, *self._config.modules]
+
+
+def _beside(name: str) -> list[str]:
+    """The modules of jobs in a package, or in the package that a module lies in. Top-level modules have none."""
+    package = name if hasattr(sys.modules.get(name), "__path__") else name.rpartition(".")[0]
+    return [f"{package}.{each}" for each in NAMES if package and importlib.util.find_spec(f"{package}.{each}")]
