@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -44,6 +45,36 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
     for row in texts:
         made.add_row(*[Text(cell) for cell in row])  # Text: what a message says is no markup
     Console().print(made)
+
+
+def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rest: str = "") -> None:
+    """A table among others on a page: under its title everywhere, with aligned columns in a pipe too."""
+    styled(f"\n{title}", bold=True)
+    texts = [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
+    if on_terminal() and texts:
+        table(columns, texts, plain=False)
+    elif texts:
+        for line in aligned(columns, texts):
+            click.echo(line)
+    if rest:
+        click.echo(rest)
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Rows under their columns as plain lines; numbers to the right."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    right = [all(_is_number(row[number]) for row in rows) for number in range(len(columns))]
+    for row in (columns, *rows):
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def styled(text: str, **style: Any) -> None:
+    """A line that stands out on a terminal; NO_COLOR is respected."""
+    click.secho(text, **({} if "NO_COLOR" in os.environ else style))
 
 
 def facts(pairs: Mapping[str, Any]) -> None:

@@ -129,6 +129,7 @@ class Totals(Struct):
     """Figures of workers that are gone."""
 
     rows: list[Figures] = []
+    folded: list[str] = []  # files whose figures are in `rows`, though some may not have been removed yet
     released: int = 0  # jobs handed back for dead workers
     since: float = 0.0
 
@@ -136,6 +137,7 @@ class Totals(Struct):
 class WorkerView(Struct):
     """A worker: its own file beside what the supervisor says of it."""
 
+    file: str  # its name in run_dir/workers, the owner id it began with
     header: Header
     running: list[Entry]
     running_count: int
@@ -153,7 +155,9 @@ class Board(Struct):
 
     def figures(self) -> list[Figures]:
         """Every row, of workers here and gone."""
-        return [*self.totals.rows, *(row for worker in self.workers for row in worker.figures)]
+        folded = set(self.totals.folded)
+        living = (worker for worker in self.workers if worker.file not in folded)
+        return [*self.totals.rows, *(row for worker in living for row in worker.figures)]
 
 
 def write(path: Path, document: Struct) -> None:
@@ -178,7 +182,6 @@ def read(path: Path, kind: type[T]) -> T | None:
 def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
     """Read everything; of each worker's running jobs the longest few."""
     board = Board(read(run_dir / STATE, SupervisorState), read(run_dir / BACKLOG, Backlog))
-    board.totals = read(run_dir / TOTALS, Totals) or board.totals
     children = {child.owner: child for child in board.supervisor.workers} if board.supervisor else {}
     for path in worker_files(run_dir):
         try:
@@ -187,14 +190,15 @@ def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
             continue
         try:
             running = sorted(file.entries(), key=lambda entry: entry.started)
-            view = WorkerView(
-                file.header(), running[:most_entries], len(running), list(file.figures()), children.get(path.name)
-            )
+            header, figures = file.header(), list(file.figures())
         except ValueError:
             continue
         finally:
             file.close()
-        board.workers.append(view)
+        child = children.get(path.name)
+        board.workers.append(WorkerView(path.name, header, running[:most_entries], len(running), figures, child))
+    # Last: a worker that goes meanwhile is in the totals before its file is removed, and is not counted twice (`folded`).
+    board.totals = read(run_dir / TOTALS, Totals) or board.totals
     return board
 
 

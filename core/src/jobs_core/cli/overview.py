@@ -1,0 +1,330 @@
+"""What `status` and `top` show of an installation, as words and rows: computed from the scoreboard, printed elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from ..scoreboard.layout import Phase
+from ..scoreboard.reader import Entry
+from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
+from .figures import age, count, size
+
+STALE = 5.0
+"""Seconds after which the housekeeper's or the supervisor's last word is old."""
+
+
+MOST = 10
+"""Rows of a table that a page shows of many."""
+
+
+class Sheet(Struct):
+    """A table with its title, and what is said of the rows that are left out."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    rest: str = ""
+
+
+class Line(Struct):
+    """One worker as people see it: what the supervisor says of it, beside what it says itself."""
+
+    pid: int
+    pool: str
+    owner: str
+    state: str
+    since: float  # unix, of the state, or of its start
+    running: list[Entry]
+    running_count: int
+    done: int
+    failed: int
+    memory: int
+    generation: int
+    silent: float  # seconds since its last beat
+    reason: str
+
+    @property
+    def busy(self) -> bool:
+        return self.running_count > 0
+
+
+class Overview:
+    """A board at one moment. `lease` tells when a silent worker is one that hangs; `width` is how wide rows may be."""
+
+    def __init__(self, board: Board, *, lease: float = 30.0, width: int = 80, most: int | None = MOST) -> None:
+        self.board = board
+        self.now, self.monotonic = time.time(), time.monotonic()
+        self.width = width
+        self._most = most
+        self._silence = max(STALE + 1, lease / 2)
+        self.workers = list(self._lines())
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def _lines(self) -> Iterable[Line]:
+        supervisor = self.board.supervisor
+        children = {child.owner: child for child in supervisor.workers} if supervisor else {}
+        for view in self.board.workers:
+            child = children.pop(view.file, None)
+            yield self._line(view, child)
+        for child in children.values():  # forked, its file not yet written, or already gone
+            yield Line(
+                child.pid, child.pool, child.owner, child.state, child.since, [], 0, 0, 0, child.memory, child.generation,
+                0.0, child.reason,
+            )  # fmt: skip
+
+    def _line(self, view: WorkerView, child: ChildState | None) -> Line:
+        header = view.header
+        silent = max(0.0, self.monotonic - header.beat)
+        return Line(
+            header.pid, header.pool, header.owner, self._state(view, child, silent),
+            child.since if child else header.started_at, view.running, view.running_count, header.done, header.failed,
+            child.memory if child else 0, header.generation, silent, child.reason if child else "",
+        )  # fmt: skip
+
+    def _state(self, view: WorkerView, child: ChildState | None, silent: float) -> str:
+        if child is None:
+            return "lost"  # its supervisor does not know it: it is being cleaned up
+        if child.state not in ("serving", "quiet"):
+            return child.state
+        if silent > self._silence:
+            return "silent"
+        if view.header.phase in (Phase.OFFLINE, Phase.QUIET):
+            return view.header.phase.name.lower()
+        return "busy" if view.running_count else "idle"
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def headline(self) -> str:
+        """The first line: what it is and how it is."""
+        it = self._supervisor()
+        verb = {"serving": "serves", "starting": "starts", "stopping": "stops", "reloading": "reloads"}.get(it.state, it.state)
+        up = age(self.now - it.started_at)
+        return f"jobs {it.version} {verb}: up {up}, generation {it.generation}, process {it.pid} on {it.host}"
+
+    def summary(self) -> list[str]:
+        """The next lines: how much of everything."""
+        busy = sum(line.busy for line in self.workers)
+        running = sum(line.running_count for line in self.workers)
+        ended = self.ended()
+        failed = ended["retry"] + ended["dead"]
+        workers = f"{count(len(self.workers), 'worker')}, {busy:,} busy with {count(running, 'job')}"
+        lines = [f"{workers}; {ended['done']:,} done, {failed:,} failed so far"]
+        backlog = self.board.backlog
+        if backlog:
+            totals = {state: sum(getattr(topic, state) for topic in backlog.topics.values()) for state in _STATES}
+            lines.append("in the topics: " + ", ".join(f"{number:,} {state}" for state, number in totals.items()))
+        return lines
+
+    def ended(self) -> Counter[str]:
+        """Runs by outcome since the first start in this run directory."""
+        found: Counter[str] = Counter()
+        for row in self.board.figures():
+            found.update(row.outcomes)
+        return found
+
+    def troubles(self) -> list[str]:
+        """What needs a person, the worst first."""
+        return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers(), *self._of_topics()]
+
+    def _of_supervisor(self) -> Iterable[str]:
+        it = self._supervisor()
+        if self.now - it.written_at > 4 * STALE:
+            yield f"the supervisor has said nothing for {age(self.now - it.written_at)}: is process {it.pid} stopped?"
+        if it.state not in ("stopping", "starting"):
+            if not it.housekeeper_pid:
+                yield "the housekeeper does not run: no repair, no schedule, no counts; the supervisor starts it again"
+            if not it.template_pid and any(pool.wanted for pool in it.pools):
+                yield "the template does not run: no worker can be replaced; the supervisor starts it again"
+        if it.quiet:
+            yield "quiet: nothing new is taken until `jobsctl quiet --off`"
+        if it.last_refusal:
+            yield f"the last reload was refused, generation {it.generation} goes on: {it.last_refusal}"
+
+    def _of_backend(self) -> Iterable[str]:
+        backlog = self.board.backlog
+        if backlog is None:
+            return
+        since = f" for {age(self.now - backlog.answered_at)}" if backlog.answered_at else ""
+        if not backlog.answers:
+            yield f"the backend has not answered{since}: {backlog.error or 'no reason is known'}"
+        elif self.now - backlog.answered_at > STALE:
+            yield f"the backend has not answered{since}: the housekeeper (process {backlog.pid}) waits for it, or hangs"
+
+    def _of_pools(self) -> Iterable[str]:
+        for pool in self._supervisor().pools:
+            again = f"; next try in {age(pool.next_start - self.now)}" if pool.next_start > self.now else ""
+            error = f": {pool.last_error}" if pool.last_error else ""
+            if pool.cannot_boot:
+                yield f"pool {pool.name}: its workers cannot boot{again}{error}"
+            elif pool.failures > 1:
+                yield f"pool {pool.name}: {pool.failures} workers in a row crashed soon after their start{again}{error}"
+            elif pool.failures and again:
+                yield f"pool {pool.name}: a worker crashed soon after its start{again}{error}"
+
+    def _of_workers(self) -> Iterable[str]:
+        for line in self.workers:
+            if line.state == "silent":
+                yield (
+                    f"worker {line.pid} ({line.pool}) has been silent for {age(line.silent)}"
+                    f"; `jobsctl stack {line.pid}` shows why"
+                )
+        offline = [line for line in self.workers if line.state == "offline"]
+        if offline:
+            yield f"{count(len(offline), 'worker')} cannot reach the backend"
+
+    def _of_topics(self) -> Iterable[str]:
+        backlog = self.board.backlog
+        if backlog is None:
+            return
+        for name in backlog.alerts:
+            topic = backlog.topics.get(name, TopicState())
+            oldest = f", the oldest for {age(topic.oldest_age)}" if topic.oldest_age is not None else ""
+            yield f"topic {name}: alert, {topic.ready:,} jobs are ready{oldest}"
+        for name, topic in backlog.topics.items():
+            if topic.paused:
+                yield f"topic {name} is paused until `jobsctl resume {name}`"
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    def pools(self) -> Sheet:
+        rows = [self._pool(pool) for pool in self._supervisor().pools]
+        return Sheet("Pools", ["pool", "serving", "range", "mode", "running", "replaced", "topics"], rows)
+
+    def _pool(self, pool: PoolState) -> Sequence[Any]:
+        mine = [line for line in self.workers if line.pool == pool.name]
+        serving = sum(line.state in ("busy", "idle") for line in mine)
+        limits = f"{pool.min}" if pool.min == pool.max else f"{pool.min}–{pool.max}"
+        by_hand = " by hand" if pool.scaled else ""
+        mode = pool.mode if pool.concurrency == 1 else f"{pool.mode} {pool.concurrency:,}"
+        running = f"{sum(line.running_count for line in mine):,}"
+        topics = clip(", ".join(pool.topics), self.width - 60)
+        replaced = f"{sum(pool.restarts.values()):,}"
+        return (clip(pool.name, 12), f"{serving}/{pool.wanted}", limits + by_hand, mode, running, replaced, topics)
+
+    def worker_table(self) -> Sheet:
+        """Those that need a look first, then the longest busy; as many as are readable."""
+        ranked = sorted(self.workers, key=self._rank)
+        shown, rest = self._cut(ranked)
+        rows = [
+            (
+                line.pid,
+                clip(line.pool, 10),
+                line.state,
+                self._runs(line),
+                f"{line.done:,}",
+                f"{line.failed:,}",
+                size(line.memory),
+            )
+            for line in shown
+        ]
+        states = Counter(line.state for line in rest)
+        more = f"and {len(rest):,} more: " + ", ".join(f"{number:,} {state}" for state, number in states.most_common())
+        return Sheet("Workers", ["pid", "pool", "state", "runs", "done", "failed", "memory"], rows, more if rest else "")
+
+    def _rank(self, line: Line) -> tuple[bool, float, int]:
+        longest = line.running[0].seconds(self.monotonic) if line.running else -1.0
+        return line.state in ("busy", "idle"), -longest, line.pid
+
+    def _runs(self, line: Line) -> str:
+        if not line.running:
+            return line.reason
+        longest = line.running[0]
+        what = f"{line.running_count:,} jobs" if line.running_count > 1 else clip_name(longest.job, self.width - 68)
+        return f"{what} {age(longest.seconds(self.monotonic))}"
+
+    def running_table(self) -> Sheet:
+        """The jobs that have run longest."""
+        jobs = [(entry, line) for line in self.workers for entry in line.running]
+        jobs.sort(key=lambda each: each[0].started)
+        shown, _ = self._cut(jobs)
+        rows = [
+            (age(entry.seconds(self.monotonic)) + self._late(entry), clip_name(entry.job, self.width - 64), entry.id, line.pid)
+            for entry, line in shown
+        ]
+        left = sum(line.running_count for line in self.workers) - len(shown)
+        return Sheet("Running longest", ["for", "job", "id", "pid"], rows, f"and {left:,} more" if left > 0 else "")
+
+    def _late(self, entry: Entry) -> str:
+        return " overdue" if entry.deadline and entry.deadline < self.monotonic else ""
+
+    def topics(self) -> Sheet:
+        """Those in trouble and those with work first."""
+        backlog = self.board.backlog
+        if backlog is None:
+            return Sheet("Topics", [], [], "the housekeeper has not counted yet")
+        served = {topic for pool in self._supervisor().pools for topic in pool.topics}
+
+        def rank(each: tuple[str, TopicState]) -> tuple[bool, float, int, str]:
+            name, topic = each
+            return name not in backlog.alerts, -(topic.oldest_age or 0.0), -topic.ready, name
+
+        shown, rest = self._cut(sorted(backlog.topics.items(), key=rank))
+        rows = [
+            (
+                clip(name, 28),
+                *(f"{getattr(topic, state):,}" for state in _STATES),
+                "" if topic.oldest_age is None else age(topic.oldest_age),
+                ", ".join(
+                    word
+                    for word, holds in (
+                        ("alert", name in backlog.alerts),
+                        ("paused", topic.paused),
+                        ("nobody serves", name not in served),
+                    )
+                    if holds
+                ),
+            )
+            for name, topic in shown
+        ]
+        old = self.now - backlog.at
+        notes = [f"and {len(rest)} more"] if rest else []
+        notes += [f"counted {age(old)} ago"] if old > STALE else []
+        return Sheet("Topics", ["topic", *_STATES, "oldest", ""], rows, "; ".join(notes))
+
+    def crashes(self, most: int = 5) -> list[str]:
+        """The last few, newest first."""
+        it = self._supervisor()
+        lines = []
+        for crash in sorted(it.crashes, key=lambda crash: -crash.at)[:most]:
+            ran = f"; ran {', '.join(crash.jobs[:2])}" if crash.jobs else ""
+            ran += f" and {len(crash.jobs) - 2} more" if len(crash.jobs) > 2 else ""
+            peak = f", peak memory {size(crash.peak_memory)}" if crash.peak_memory else ""
+            lines.append(f"{age(self.now - crash.at)} ago: worker {crash.pid} ({crash.pool}) {crash.reason}{peak}{ran}")
+        return lines
+
+    def processes(self) -> str:
+        """The other processes, and where things are."""
+        it = self._supervisor()
+        names = (("template", it.template_pid), ("housekeeper", it.housekeeper_pid), ("http", it.http_pid))
+        parts = [f"{name} {pid}" for name, pid in names if pid]
+        parts += [f"broker {pid}" for pid in it.brokers]
+        return ", ".join(parts)
+
+    def _supervisor(self) -> SupervisorState:
+        assert self.board.supervisor is not None
+        return self.board.supervisor
+
+    def _cut(self, items: list[Any]) -> tuple[list[Any], list[Any]]:
+        """The first few, and the rest; one that is left out alone is shown after all."""
+        if self._most is None or len(items) <= self._most + 1:
+            return items, []
+        return items[: self._most], items[self._most :]
+
+
+_STATES = ("ready", "scheduled", "reserved", "dead")
+
+
+def clip(text: str, width: int) -> str:
+    """The beginning, if all of it is too wide."""
+    return text if len(text) <= max(width, 8) else text[: max(width, 8) - 1] + "…"
+
+
+def clip_name(name: str, width: int) -> str:
+    """A job's name where there is room; its function alone where there is not."""
+    return name if len(name) <= max(width, 8) else clip(name.rpartition(".")[2], width)

@@ -1,0 +1,127 @@
+"""`jobsctl status`: how it is, for a tired person and for a script."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ..logs import one_line
+from ..scoreboard.state import Board, read_board
+from ..supervisor import pidfile
+from . import output
+from .common import Context, json_option, pass_context, run_dir
+from .exits import Exit
+from .overview import MOST, Overview
+
+
+@click.command("status")
+@click.option(
+    "--all", "-a", "everything", is_flag=True, help="Every worker, topic and running job, not the notable ones alone."
+)
+@json_option
+@pass_context
+def status_command(context: Context, everything: bool, as_json: bool) -> None:
+    """Show what runs and how it is, what needs you first. Exit code 3 if nothing runs.
+
+    Asks neither the supervisor nor the backend, so it answers when they do not. Jobs are counted since the first start in
+    this run directory; `failed` are attempts that were retried or ended in the dead letters.
+    """
+    directory = run_dir(context)
+    board = here(directory, as_json, most_entries=10**6 if everything else 20)
+    view = Overview(
+        board,
+        lease=float(context.effective.config.lease),
+        width=shutil.get_terminal_size().columns if output.on_terminal() else 200,
+        most=None if everything else MOST,
+    )
+    if as_json:
+        output.json({"running": True, "run_dir": str(directory), **document(view)})
+        return
+    show(view)
+    click.echo(f"\nrun directory {directory}, backend {view.board.supervisor.backend}" if view.board.supervisor else "")
+
+
+def here(directory: Path, as_json: bool = False, *, most_entries: int = 20) -> Board:
+    """What runs in this run directory; ends the command if nothing does, or only just begins to."""
+    pid = pidfile.running(directory)
+    if pid is None:
+        click.echo('{"running": false}' if as_json else f"not running in {directory}; `jobsctl start` starts it")
+        raise click.exceptions.Exit(Exit.NOT_RUNNING)
+    board = read_board(directory, most_entries=most_entries)
+    if board.supervisor is None or board.supervisor.pid != pid:  # the file is of one that ran before
+        click.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starts up as process {pid}")
+        raise click.exceptions.Exit(Exit.FINE)
+    return board
+
+
+def show(view: Overview) -> None:
+    """Print everything, what matters most first."""
+    troubles = view.troubles()
+    output.styled(view.headline(), bold=True, fg="red" if troubles else "green")
+    for line in view.summary():
+        click.echo(line)
+    if troubles:
+        click.echo()
+    for trouble in troubles:
+        output.styled(f"{output.WARN} {one_line(trouble)}", fg="red", bold=True)
+    for sheet in (view.pools(), view.worker_table(), view.running_table(), view.topics()):
+        if sheet.rows or sheet.rest:
+            output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
+    crashes = view.crashes()
+    if crashes:
+        assert view.board.supervisor
+        output.styled(f"\nCrashes ({view.board.supervisor.crashed:,} in all)", bold=True)
+        for line in crashes:
+            click.echo(f"  {one_line(line)}")
+    if view.processes():
+        click.echo(f"\n{view.processes()}")
+
+
+def document(view: Overview) -> dict[str, Any]:
+    """Everything for a script. Times are unix seconds, stretches of time seconds, memory bytes."""
+    it, backlog = view.board.supervisor, view.board.backlog
+    assert it is not None
+    found: dict[str, Any] = msgspec.to_builtins(it)
+    found["uptime"] = round(view.now - it.started_at, 3)
+    found["troubles"] = view.troubles()
+    found["jobs"] = dict(view.ended())
+    found["workers"] = [
+        {
+            **{name: getattr(line, name) for name in _WORKER},
+            "beat_age": round(line.silent, 3),
+            "running": [
+                {
+                    "id": entry.id,
+                    "job": entry.job,
+                    "topic": entry.topic,
+                    "seconds": round(entry.seconds(view.monotonic), 3),
+                    "overdue": bool(entry.deadline) and entry.deadline < view.monotonic,
+                }
+                for entry in line.running
+            ],
+        }
+        for line in view.workers
+    ]
+    found["backend"] = {"url": it.backend, "answers": None}
+    found["topics"] = {}
+    if backlog:
+        found["backend"] |= {
+            "answers": backlog.answers and view.now - backlog.answered_at < 5.0,
+            "answered_at": backlog.answered_at,
+            "round_trip": backlog.round_trip,
+            "error": backlog.error,
+        }
+        found["topics"] = {
+            name: {**msgspec.to_builtins(topic), "alert": name in backlog.alerts} for name, topic in backlog.topics.items()
+        }
+        found["counted_at"] = backlog.at
+    return found
+
+
+_WORKER = (
+    "pid", "pool", "owner", "state", "since", "generation", "running_count", "done", "failed", "memory", "reason",
+)  # fmt: skip

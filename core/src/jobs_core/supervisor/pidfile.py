@@ -1,0 +1,77 @@
+"""Who runs in a run directory: a file that the supervisor holds a lock on for as long as it lives.
+
+The lock says that it runs, not the number in the file: numbers are given again. The file is never removed, so that
+two processes cannot hold locks on two files of one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from ..errors import JobsError
+
+NAME = "supervisor.pid"
+_PATIENCE = 0.3  # seconds: somebody who only looks holds the lock for an instant
+
+
+class AlreadyRunning(JobsError):
+    """Raised when a supervisor runs in this run directory; `pid` is its process."""
+
+    def __init__(self, run_dir: Path, pid: int) -> None:
+        super().__init__(f"a supervisor runs here already: process {pid}, run directory {run_dir}")
+        self.pid = pid
+
+
+class PidFile:
+    """The supervisor's hold on its run directory. The descriptor must not be kept by any child: it keeps the lock."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Raises AlreadyRunning, and OSError if the file cannot be used."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self.descriptor = os.open(run_dir / NAME, flags, 0o600)
+        deadline = time.monotonic() + _PATIENCE
+        while not _lock(self.descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                pid = _pid(self.descriptor)
+                os.close(self.descriptor)
+                raise AlreadyRunning(run_dir, pid)
+            time.sleep(0.01)
+        self.write()
+
+    def write(self) -> None:
+        """Say who holds it."""
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let go; the file says nobody."""
+        os.ftruncate(self.descriptor, 0)
+        os.close(self.descriptor)
+
+
+def running(run_dir: Path) -> int | None:
+    """The process id of the supervisor that runs in this run directory, or None."""
+    try:
+        descriptor = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        return None if _lock(descriptor, fcntl.LOCK_SH) else _pid(descriptor) or None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _pid(descriptor: int) -> int:
+    text = os.pread(descriptor, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
