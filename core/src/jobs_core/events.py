@@ -67,6 +67,7 @@ class SettledStale(Event, frozen=True):
     job_id: str
     job: str
     topic: str
+    attempt: int
 
 
 # -- a run -----------------------------------------------------------------------------------------
@@ -102,6 +103,7 @@ class JobOverdue(Event, frozen=True):
     job_id: str
     job: str
     topic: str
+    attempt: int
     timeout: float
 
 

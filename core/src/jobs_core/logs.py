@@ -1,10 +1,15 @@
-"""Log lines: events and records as text or JSON. Nothing a message carries can forge or break a line."""
+"""Log lines: events and records as text or JSON. Nothing a message carries can forge or break a line.
+
+The supervisor imports this module too: it may load nothing that a process without jobs does not need.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import msgspec
@@ -12,19 +17,29 @@ import msgspec
 from . import events
 from .events import Event
 from .units import format_duration
+from .worker.run import running
 
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    ord("\t"): "\\t",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
+OUTPUT = "jobs.output"
+"""The logger of what jobs print."""
+
+LONGEST_VALUE = 200
+"""Characters of a job's name, id or topic in the head of a line; they come from messages."""
+
+# Control characters, line and paragraph separators, marks that turn the direction of text, and halves of characters.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_PLAIN_VALUE = re.compile(r"[\w.:@/+<>-]+")
 
 
 def one_line(text: str) -> str:
     """`text` with control characters written out: no new lines, no terminal sequences."""
-    return text.translate(_CONTROL)
+    return text if text.isprintable() else _UNSAFE.sub(_written_out, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
 def sentence(event: Event) -> str:
@@ -43,15 +58,16 @@ def sentence(event: Event) -> str:
             return f"the backend answers again after {format_duration(round(seconds, 1))}"
         case events.OwnerReplaced(old, new, running):
             return f"the lease of {old} ran out and its jobs went to others ({running} still run here); going on as {new}"
-        case events.SettledStale(job_id, job, topic):
-            return f"{job} {job_id} of {topic} ended here after its lease had run out: it runs elsewhere too"
+        case events.SettledStale(job_id, job, topic, attempt):
+            return f"{job} {job_id} of {topic}, attempt {attempt}, ended after its lease had run out: it runs elsewhere too"
         case events.JobFailed(job_id, job, topic, attempt, retry_after, error, _):
             pause = format_duration(round(retry_after, 2))
             return f"{job} {job_id} of {topic} failed, attempt {attempt}; again in {pause}: {error}"
         case events.JobDied(job_id, job, topic, attempt, reason, error, _):
             return f"{job} {job_id} of {topic} is dead after {attempt} attempts ({reason}): {error}"
-        case events.JobOverdue(job_id, job, topic, timeout):
-            return f"{job} {job_id} of {topic} runs longer than its timeout of {format_duration(timeout)}: interrupted"
+        case events.JobOverdue(job_id, job, topic, attempt, timeout):
+            limit = format_duration(timeout)
+            return f"{job} {job_id} of {topic} runs longer than its timeout of {limit}: interrupted, attempt {attempt}"
         case events.TicksMissed(entry, job, first, last, runs):
             what = f"{job} of {_when(last)} is enqueued now" if runs else 'with missed = "skip" they are left out'
             return f"schedule {entry} was not kept here since {_when(first)}: {what}"
@@ -70,45 +86,159 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
+def job_context(run: Any) -> dict[str, object]:
+    """What a log line says of the run that it was written in."""
+    delivery = run.delivery
+    return {"job_id": delivery.id, "job": run.job.name, "topic": delivery.topic, "attempt": delivery.attempt + 1}
+
+
+def _context(record: logging.LogRecord) -> Mapping[str, object]:
+    """Looked up while a record is formatted, which is in the thread and task that made it; a run pays nothing for it."""
+    given: Mapping[str, object] | None = getattr(record, "job_context", None)
+    if given is not None:
+        return given
+    run = running.get()
+    return {} if run is None or getattr(record, "event", None) else job_context(run)
+
+
+def _message(record: logging.LogRecord) -> str:
+    event = getattr(record, "event", None)
+    if event:
+        return sentence(event)
+    try:
+        return record.getMessage()
+    except Exception as error:  # the caller's mistake; the line still says where
+        return f"{record.msg!r} cannot be filled in at {record.pathname}:{record.lineno}: {error!r}"
+
+
 class TextFormatter(logging.Formatter):
-    """`2026-11-23 12:00:00.123 WARNING jobs …`, one line a record; a traceback follows indented."""
+    """`2026-11-23 12:00:00.123 WARNING [web1-812-3f2a job_id=… job=shop.pay topic=money attempt=2] …`, a line a record.
+
+    What surrounds the message comes first, so that no message can pretend to be in another job. A traceback follows,
+    indented.
+    """
+
+    def __init__(self, worker: str = "") -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
-        event = getattr(record, "event", None)
-        text = sentence(event) if event else record.getMessage()
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        line = f"{stamp}.{int(record.msecs):03d} {record.levelname:<7} [{record.process}] {one_line(text)}"
-        context = getattr(record, "job_context", None)
-        if context:
-            line += " " + " ".join(f"{key}={one_line(str(value))}" for key, value in context.items())
-        trace = getattr(event, "traceback", "") or (self.formatException(record.exc_info) if record.exc_info else "")
-        return line + "".join(f"\n    | {one_line(part)}" for part in trace.splitlines())
+        where = getattr(record, "worker", None) or self._worker or record.process
+        context = "".join(f" {key}={_value(value)}" for key, value in _context(record).items())
+        text = one_line(_message(record))
+        line = f"{stamp}.{int(record.msecs):03d} {record.levelname:<7} [{where}{context}] {text}"
+        return line + "".join(f"\n    | {one_line(part)}" for part in _traceback(self, record).splitlines())
+
+
+def _value(value: object) -> str:
+    text = str(value)[:LONGEST_VALUE]
+    if _PLAIN_VALUE.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{one_line(escaped)}"'
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    trace: str = getattr(getattr(record, "event", None), "traceback", "")
+    if not trace and record.exc_info:
+        trace = formatter.formatException(record.exc_info)
+    return f"{trace}\n{record.stack_info}" if record.stack_info else trace
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line, of characters that are safe to print."""
+
+    def __init__(self, worker: str = "") -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
-        event = getattr(record, "event", None)
         entry: dict[str, Any] = {
             "time": record.created,
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
-            "message": sentence(event) if event else record.getMessage(),
         }
+        worker = getattr(record, "worker", None) or self._worker
+        if worker:
+            entry["worker"] = worker
+        entry |= _context(record)
+        entry["message"] = _message(record)
+        event = getattr(record, "event", None)
         if event:
             entry |= {"event": type(event).__name__, **msgspec.structs.asdict(event)}
-        entry |= getattr(record, "job_context", None) or {}
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(entry, enc_hook=str).decode()
+        trace = _traceback(self, record)
+        if trace:
+            entry["traceback"] = trace
+        return json_line(entry)
+
+
+def json_line(entry: dict[str, Any]) -> str:
+    """An object as one line of characters that are safe to print."""
+    try:
+        line = msgspec.json.encode(entry, enc_hook=str).decode()
+    except UnicodeEncodeError:  # halves of characters, as in undecodable file names
+        import json
+
+        return json.dumps(entry, default=str)
+    return line if line.isprintable() else _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def formatter(format_: str, worker: str = "") -> logging.Formatter:
+    """The formatter of `logs.format`; `worker` is said in every line, else the process id."""
+    return JsonFormatter(worker) if format_ == "json" else TextFormatter(worker)
+
+
+def for_raw_line(line: str, format_: str, *, worker: str, pid: int, context: Mapping[str, object] | None = None) -> bytes:
+    """A log line for what a child wrote past its logging: C code, a subprocess of a job.
+
+    Called by the supervisor for each line of `ChildOutput.read_raw`; `context` is the job's, where only one can have
+    written it (keys as in `job_context`).
+    """
+    return line_of(line, format_, logging.INFO, OUTPUT, process=pid, worker=worker, job_context=context or {})
+
+
+def line_of(text: str, format_: str, level: int = logging.WARNING, logger: str = "jobs", **attributes: Any) -> bytes:
+    """A log line that goes past the logging of this process."""
+    level_name = logging.getLevelName(level)
+    record = logging.makeLogRecord({"name": logger, "levelno": level, "levelname": level_name, "msg": text, **attributes})
+    return encoded(_FORMATTERS[format_].format(record))
+
+
+_FORMATTERS: dict[str, logging.Formatter] = {"text": TextFormatter(), "json": JsonFormatter()}
+
+
+def encoded(text: str) -> bytes:
+    """A formatted record as the bytes of whole lines."""
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def to_stream(level: str, format_: str, stream: TextIO | None = None) -> None:
     """Send this process's log records to a stream, standard error by default."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+    handler.setFormatter(formatter(format_))
+    install(handler, level)
+
+
+def to_function(level: str, format_: str, write: Callable[[bytes], object], *, worker: str = "") -> None:
+    """Send this process's log records to a function that takes whole lines, such as `LogWriter.write`."""
+    handler = _FunctionHandler(write)
+    handler.setFormatter(formatter(format_, worker))
+    install(handler, level)
+
+
+def install(handler: logging.Handler, level: str) -> None:
+    """Make a handler the only one of this process."""
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+
+
+class _FunctionHandler(logging.Handler):
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(encoded(self.format(record)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from msgspec import Struct
@@ -11,7 +10,7 @@ from ..backends.base import Outcome
 from ..errors import JobCancelled
 from ..handle import JobHandle
 from ..job import Call, JobFunction
-from .run import Run
+from .run import Run, running
 
 if TYPE_CHECKING:
     from ..app import App
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-running: ContextVar[Run | None] = ContextVar("jobs_running", default=None)
-"""The run that this thread or task is in; set by executors."""
 
 worker_app: App | None = None
 """The application of this worker process; set once, before the first run."""

@@ -226,7 +226,7 @@ class Courier:
             self._backend.push(followups, self._sending[0])
 
     def _tell_stale(self, run: Run) -> None:
-        events.emit(events.SettledStale(run.delivery.id, run.job.name, run.delivery.topic))
+        events.emit(events.SettledStale(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -374,7 +374,8 @@ class Courier:
         for run in self._deadlines.due(now):
             if self._in_hand.get(run.delivery.id) is not run:
                 continue
-            events.emit(events.JobOverdue(run.delivery.id, run.job.name, run.delivery.topic, run.timeout or 0.0))
+            delivery, attempt = run.delivery, run.delivery.attempt + 1
+            events.emit(events.JobOverdue(delivery.id, run.job.name, delivery.topic, attempt, run.timeout or 0.0))
             if not self._executor.can_interrupt(run):
                 self.replace = self._stopping = True
                 self._stop_at = min(self._stop_at, now + 86400.0 * 365)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,3 +51,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.job.name} {self.delivery.id}>"
+
+
+running: ContextVar[Run | None] = ContextVar("jobs_running", default=None)
+"""The run that this thread or task is in; set by executors."""
+
+INTERRUPT = signal.SIGURG
+"""Ends a run in a main thread: its handler raises there, out of system calls too. Ignored by default everywhere,
+so one that comes late harms nobody (the Go runtime preempts with it for that reason)."""

@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ...errors import JobInterrupted
-from ..context import running
 from ..handover import Handover
-from ..run import Run
+from ..run import Run, running
 from ..surroundings import Surroundings
 from .base import Executor, LoopRunner, conclude, run_in_thread
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import JobInterrupted, JobTimeout
-from ..context import running
 from ..handover import Handover
-from ..run import Run
+from ..output import end_lines, partial
+from ..run import Run, running
 from ..surroundings import Surroundings
 
 
@@ -97,6 +97,8 @@ def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], Loop
 def conclude(run: Run, surroundings: Surroundings) -> None:
     """Note the end of a run and tell listeners."""
     run.ended = time.monotonic()
+    if partial:
+        end_lines(run)
     if not surroundings.silent:
         surroundings.finished(run)
 

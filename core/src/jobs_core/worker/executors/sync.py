@@ -11,13 +11,9 @@ from types import FrameType
 
 from ...errors import JobInterrupted
 from ..handover import Handover
-from ..run import Run
+from ..run import INTERRUPT, Run
 from ..surroundings import Surroundings
 from .base import Executor, LoopRunner, conclude, run_in_thread
-
-INTERRUPT = signal.SIGURG
-"""Ends a run: its handler raises in the main thread, out of system calls too. Ignored by default everywhere,
-so one that comes late harms nobody (the Go runtime preempts with it for that reason)."""
 
 
 class SyncExecutor(Executor):

@@ -1,0 +1,158 @@
+"""Standard error as the log: written without ever waiting for whoever reads it.
+
+It is shared with other processes (the shell, a pager, journald), so that it may not be switched to non-blocking: they
+would fail. What it is decides how it is written: a socket with a flag for each call, a pipe or terminal through an open
+file description of our own, a file as it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+import time
+from collections import deque
+from collections.abc import Callable
+
+PIECE = 4096
+"""Most bytes of one write: what a pipe that says it is writable takes at once, and whole (PIPE_BUF)."""
+
+FULL = 1024 * 1024
+"""Bytes that may wait before children's output is left in their pipes. Twice as much is the end: lines are dropped."""
+
+LAST_PATIENCE = 1.0
+"""Seconds that `close` gives a slow reader."""
+
+
+class LogStream:
+    """Writes whole lines to a descriptor that is not ours alone."""
+
+    def __init__(self, fd: int, note: Callable[[str], bytes]) -> None:
+        self._note = note
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._dropped = 0
+        self._gone = False  # the reader left; there is nowhere to say so
+        self._fd = fd  # what is watched and written
+        self._own = -1  # what is closed in the end
+        self._socket: socket.socket | None = None
+        self._watched = False  # whether readiness means something: a file is always ready
+        self._write = self._writer(fd)
+
+    def _writer(self, fd: int) -> Callable[[bytes], int]:
+        """How to write to it without waiting: something that raises BlockingIOError where one would have to."""
+        try:
+            mode = os.fstat(fd).st_mode
+        except OSError:  # closed, as a daemon's standard error may be
+            self._gone = True
+            return len
+        if stat.S_ISSOCK(mode):
+            self._watched = True
+            connection = self._socket = socket.socket(fileno=os.dup(fd))
+            return lambda data: connection.send(data, socket.MSG_DONTWAIT)
+        if stat.S_ISFIFO(mode) or os.isatty(fd):
+            self._watched = True
+            try:
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self._fd = self._own = os.open(f"/proc/self/fd/{fd}", flags)
+            except OSError:  # another user's terminal, no /proc: look before each write
+                return self._write_if_writable
+        return lambda data: os.write(self._fd, data)
+
+    def _write_if_writable(self, data: bytes) -> int:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        if not poll.poll(0):
+            raise BlockingIOError
+        return os.write(self._fd, data)
+
+    def write(self, block: bytes) -> None:
+        if self._gone:
+            return
+        if self._size + len(block) > 2 * FULL:
+            self._dropped += block.count(b"\n")
+            return
+        for piece in pieces(block):
+            self._waiting.append(piece)
+        self._size += len(block)
+        self.flush()
+
+    def flush(self) -> None:
+        waiting = self._waiting
+        try:
+            while waiting:
+                piece = waiting[0]
+                written = self._write(piece)
+                self._size -= written
+                if written == len(piece):
+                    waiting.popleft()
+                else:
+                    waiting[0] = piece[written:]
+                if self._dropped and not self.full():
+                    dropped, self._dropped = self._dropped, 0
+                    note = self._note(f"{dropped} log lines were lost: standard error did not take them")
+                    waiting.append(note)
+                    self._size += len(note)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # a file on a full disk may take more later; a closed pipe will not
+                self._gone = True
+                waiting.clear()
+                self._size = 0
+
+    def waiting(self) -> bool:
+        return bool(self._waiting) and not self._watched
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def wants_write(self) -> bool:
+        return bool(self._waiting) and self._watched
+
+    def full(self) -> bool:
+        return self._size > FULL
+
+    def reopen(self) -> None:
+        """Nobody can move standard error away."""
+
+    def detach(self) -> None:
+        self._gone = True
+        self._waiting.clear()
+        self._size = 0
+        if self._socket is not None:
+            self._socket.close()
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+
+    def close(self) -> None:
+        deadline = time.monotonic() + LAST_PATIENCE
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        self.flush()
+        while self._waiting and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.flush()
+            if not self._watched:
+                break
+        self.detach()
+
+
+def pieces(block: bytes) -> list[bytes]:
+    """A block cut into pieces of at most PIECE bytes, at the ends of lines where there are some."""
+    if len(block) <= PIECE:
+        return [block]
+    found = []
+    start = 0
+    while start < len(block):
+        end = start + PIECE
+        if end < len(block):
+            line_end = block.rfind(b"\n", start, end)
+            if line_end >= 0:
+                end = line_end + 1
+        found.append(block[start:end])
+        start = end
+    return found

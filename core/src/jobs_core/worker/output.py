@@ -1,0 +1,282 @@
+"""What a child of the supervisor does with what it has to say: log records and prints go to the supervisor's pipes.
+
+Called in a child right after its fork. Every record is one write, whole even where a job is interrupted in the middle
+of it; a full pipe makes jobs wait for the supervisor, but not for long the courier, whose heartbeats keep their leases.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from .. import logs
+from .run import INTERRUPT, Run, running
+
+LONGEST_RECORD = 256 * 1024
+"""Bytes of one record; a longer one loses its middle."""
+
+LONGEST_LINE = 16 * 1024
+"""Characters of a printed line; a longer one is cut into several records."""
+
+MOST_PARTIAL = 10_000
+"""Lines without an end that are kept; beyond, the oldest are ended."""
+
+COURIER = "jobs-courier"
+"""The thread that may not wait for the log for longer than COURIER_PATIENCE seconds."""
+
+COURIER_PATIENCE = 2.0
+
+
+class PipeHandler(logging.Handler):
+    """Writes records into the log pipe, each followed by a NUL, which the supervisor takes away."""
+
+    def __init__(self, fd: int, format_: str, worker: str) -> None:
+        super().__init__()
+        self._fd = fd
+        self._json = format_ == "json"
+        self._rest = b""  # of a record that is in the pipe in part; comes before any other
+        self._dropped = 0
+        self.setFormatter(logs.formatter(format_, worker))
+        os.set_blocking(fd, False)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the handler's lock: it may not be held where a job can be interrupted, see `_put`."""
+        if not self.filter(record):
+            return False
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception as error:  # a record of the application that cannot be text may not cost the job
+            text = self.format(_unformattable(record, error))
+        self._send(self._clip(logs.encoded(text)) + b"\0")
+
+    def flush(self) -> None:
+        """Write what was begun, printed lines too; at the end of the process."""
+        for key in partial.copy():
+            _end_line(key)
+        self._send(b"")
+
+    def _clip(self, line: bytes) -> bytes:
+        if len(line) <= LONGEST_RECORD:
+            return line
+        if self._json:
+            entry = msgspec.json.decode(line)
+            shorter = {key: _middle_out(value, 20_000) if isinstance(value, str) else value for key, value in entry.items()}
+            line = logs.encoded(logs.json_line(shorter))
+            return line if len(line) <= LONGEST_RECORD else logs.line_of("a record longer than 256 KiB was left out", "json")
+        return logs.encoded(_middle_out(line.decode().rstrip("\n"), LONGEST_RECORD // 4, "\n    | "))
+
+    def _send(self, data: bytes) -> None:
+        """Write a record; wait while the pipe is full, outside the lock and where a job can be interrupted."""
+        deadline = None
+        while True:
+            data, finished = self._put(data)
+            if finished:
+                return
+            if deadline is None and threading.current_thread().name == COURIER:
+                deadline = time.monotonic() + COURIER_PATIENCE
+            if not _wait_until_writable(self._fd, deadline):
+                self._dropped += bool(data)
+                return
+
+    def _put(self, data: bytes) -> tuple[bytes, bool]:
+        """Write what goes; the record if it is still to be begun, and whether nothing is left.
+
+        An interruption may not strike between the write and the note of how much was written, nor while the lock
+        is held; it comes when the signal is let in again.
+        """
+        assert self.lock
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, (INTERRUPT,))
+            with self.lock:
+                if self._dropped and not self._rest and data:
+                    text = f"{self._dropped} log lines were left out: the log could not be written for a while"
+                    self._rest, self._dropped = logs.line_of(text, "json" if self._json else "text") + b"\0", 0
+                if self._rest:
+                    self._rest = self._rest[self._write(self._rest) :]
+                if data and not self._rest:
+                    written = self._write(data)
+                    if written:
+                        self._rest = data[written:]
+                        data = b""
+                return data, not data and not self._rest
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT,))
+
+    def _write(self, data: bytes) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the supervisor is gone, and this process will be soon
+            return len(data)
+
+
+def _middle_out(text: str, limit: int, line_end: str = "") -> str:
+    """`text` without its middle, if it is longer than `limit` characters (of up to four bytes)."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}{line_end} ... {len(text) - 2 * half} characters left out ... {line_end}{text[-half:]}"
+
+
+def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    text = f"a record of {record.pathname}:{record.lineno} cannot be formatted: {type(error).__name__}"
+    return logging.makeLogRecord({"name": record.name, "levelno": record.levelno, "levelname": record.levelname, "msg": text})
+
+
+def _wait_until_writable(fd: int, deadline: float | None) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
+
+
+_handler: logging.Handler | None = None
+
+
+def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
+    """Send this process's log records to the supervisor; `worker` is said in each. Replaces what a parent had set up."""
+    global _handler
+    _handler = PipeHandler(log_fd, format, worker)
+    logs.install(_handler, level)
+    partial.clear()
+
+
+def capture(raw_fd: int) -> None:
+    """Make log records of what is printed, and send what is written past Python to `raw_fd`. After `to_pipe`.
+
+    Descriptors 1 and 2 become the raw pipe: C code and subprocesses write there. `sys.stdout` and `sys.stderr` become
+    makers of records, at level info, which know the job that prints.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and not isinstance(stream, Printed):
+            stream.flush()
+    os.dup2(raw_fd, 1)
+    os.dup2(raw_fd, 2)
+    if not isinstance(sys.stdout, Printed):  # a template's may be held by what it imported
+        sys.stdout = Printed(1, "<stdout>")
+    if not isinstance(sys.stderr, Printed):
+        sys.stderr = Printed(2, "<stderr>")
+
+
+partial: dict[tuple[int, str | int], tuple[Run | None, str]] = {}
+"""Lines that have been begun, by stream and run (else thread): those of two jobs do not mix."""
+
+
+def end_lines(run: Run) -> None:
+    """Log what a run that has ended left without an end of line. Executors call it if `partial` is not empty."""
+    for fd in (1, 2):
+        if (fd, run.delivery.id) in partial:
+            _end_line((fd, run.delivery.id))
+
+
+def _end_line(key: tuple[int, str | int]) -> None:
+    run, text = partial.pop(key, (None, ""))
+    _log(run, [text])
+
+
+class Printed(io.TextIOBase):
+    """Stands for `sys.stdout` or `sys.stderr`: each line that is printed becomes a log record. Any thread may write."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self.name = name
+        self.mode = "w"
+        self.buffer = _PrintedBytes(self)
+
+    def write(self, text: str, /) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        run = running.get()
+        key = (self._fd, threading.get_ident() if run is None else run.delivery.id)
+        *lines, rest = (partial.pop(key)[1] + text if key in partial else text).split("\n")
+        while len(rest) > LONGEST_LINE:
+            lines.append(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        if rest:
+            partial[key] = (run, rest)
+            if len(partial) > MOST_PARTIAL:
+                _end_line(next(iter(partial.copy())))
+        if lines:
+            _log(run, lines)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        """The raw pipe's: a subprocess that is given this stream writes there."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        return False
+
+    def flush(self) -> None:
+        """A line is written when it is whole."""
+
+    def close(self) -> None:
+        """Code that closes its output does not close everybody's."""
+
+    def reconfigure(self, **options: Any) -> None:
+        """Taken and ignored: programs set an encoding or line buffering here."""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    @property
+    def line_buffering(self) -> bool:
+        return True
+
+
+class _PrintedBytes(io.RawIOBase):
+    """`sys.stdout.buffer`."""
+
+    def __init__(self, text: Printed) -> None:
+        self._text = text
+
+    def write(self, data: Any, /) -> int:
+        octets = bytes(data)
+        self._text.write(octets.decode("utf-8", "replace"))
+        return len(octets)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._text.fileno()
+
+    def close(self) -> None:
+        """As the stream itself."""
+
+
+def _log(run: Run | None, lines: Iterable[str]) -> None:
+    """Past the application's own logging: whatever it sets up, a print can neither be lost nor come round again."""
+    handler = _handler
+    if handler is None or not logging.getLogger().isEnabledFor(logging.INFO):
+        return
+    context = {} if run is None else logs.job_context(run)
+    for line in lines:
+        line = line.rstrip()
+        if not line:
+            continue
+        for start in range(0, len(line), LONGEST_LINE):
+            attributes = {"name": logs.OUTPUT, "levelno": logging.INFO, "levelname": "INFO", "job_context": context}
+            handler.handle(logging.makeLogRecord({**attributes, "msg": line[start : start + LONGEST_LINE]}))
