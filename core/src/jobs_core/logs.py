@@ -121,9 +121,14 @@ class TextFormatter(logging.Formatter):
     def __init__(self, worker: str = "") -> None:
         super().__init__()
         self._worker = worker
+        self._clock = (0, "")  # the last second and its text
 
     def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        second = int(record.created)
+        known, stamp = self._clock
+        if known != second:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            self._clock = second, stamp
         where = getattr(record, "worker", None) or self._worker or record.process
         context = "".join(f" {key}={_value(value)}" for key, value in _context(record).items())
         text = one_line(_message(record))
@@ -201,9 +206,13 @@ def for_raw_line(line: str, format_: str, *, worker: str, pid: int, context: Map
 
 def line_of(text: str, format_: str, level: int = logging.WARNING, logger: str = "jobs", **attributes: Any) -> bytes:
     """A log line that goes past the logging of this process."""
+    return encoded(_FORMATTERS[format_].format(record_of(text, level, logger, **attributes)))
+
+
+def record_of(text: str, level: int, logger: str, **attributes: Any) -> logging.LogRecord:
+    """A record that goes past the logging of this process; attributes may be `worker`, `process` and `job_context`."""
     level_name = logging.getLevelName(level)
-    record = logging.makeLogRecord({"name": logger, "levelno": level, "levelname": level_name, "msg": text, **attributes})
-    return encoded(_FORMATTERS[format_].format(record))
+    return logging.makeLogRecord({"name": logger, "levelno": level, "levelname": level_name, "msg": text, **attributes})
 
 
 _FORMATTERS: dict[str, logging.Formatter] = {"text": TextFormatter(), "json": JsonFormatter()}

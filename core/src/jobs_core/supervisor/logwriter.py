@@ -209,12 +209,17 @@ class LogFile:
         os.close(previous)
 
     def _shift(self) -> None:
-        names = [self._path, *(Path(f"{self._path}.{number}") for number in range(1, self._keep + 1))]
+        """Each older file takes the next number, as far as one is taken; the last is overwritten."""
         if self._keep == 0:
             self._path.unlink(missing_ok=True)
-        for older, newer in zip(reversed(names), reversed(names[:-1]), strict=False):
-            with contextlib.suppress(FileNotFoundError):
-                newer.replace(older)
+            return
+        free = 1
+        while free < self._keep and os.path.lexists(f"{self._path}.{free}"):
+            free += 1
+        for number in range(free, 1, -1):
+            os.replace(f"{self._path}.{number - 1}", f"{self._path}.{number}")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self._path, f"{self._path}.1")
 
     # -- the rest of what a sink is --------------------------------------------------------------
 

@@ -102,12 +102,13 @@ class PipeHandler(logging.Handler):
         try:
             signal.pthread_sigmask(signal.SIG_BLOCK, (INTERRUPT,))
             with self.lock:
-                if self._dropped and not self._rest and data:
-                    text = f"{self._dropped} log lines were left out: the log could not be written for a while"
-                    self._rest, self._dropped = logs.line_of(text, "json" if self._json else "text") + b"\0", 0
                 if self._rest:
                     self._rest = self._rest[self._write(self._rest) :]
-                if data and not self._rest:
+                if self._dropped and data and not self._rest:
+                    note = self._note(f"{self._dropped} log lines were left out: the log could not be written for a while")
+                    written = self._write(note)
+                    self._rest, self._dropped = (note[written:], 0) if written else (b"", self._dropped)
+                if data and not self._rest and not self._dropped:
                     written = self._write(data)
                     if written:
                         self._rest = data[written:]
@@ -115,6 +116,9 @@ class PipeHandler(logging.Handler):
                 return data, not data and not self._rest
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (INTERRUPT,))
+
+    def _note(self, text: str) -> bytes:
+        return logs.encoded(self.format(logs.record_of(text, logging.WARNING, "jobs"))) + b"\0"
 
     def _write(self, data: bytes) -> int:
         try:
@@ -135,7 +139,7 @@ def _middle_out(text: str, limit: int, line_end: str = "") -> str:
 
 def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
     text = f"a record of {record.pathname}:{record.lineno} cannot be formatted: {type(error).__name__}"
-    return logging.makeLogRecord({"name": record.name, "levelno": record.levelno, "levelname": record.levelname, "msg": text})
+    return logs.record_of(text, record.levelno, record.name)
 
 
 def _wait_until_writable(fd: int, deadline: float | None) -> bool:
@@ -278,5 +282,5 @@ def _log(run: Run | None, lines: Iterable[str]) -> None:
         if not line:
             continue
         for start in range(0, len(line), LONGEST_LINE):
-            attributes = {"name": logs.OUTPUT, "levelno": logging.INFO, "levelname": "INFO", "job_context": context}
-            handler.handle(logging.makeLogRecord({**attributes, "msg": line[start : start + LONGEST_LINE]}))
+            part = line[start : start + LONGEST_LINE]
+            handler.handle(logs.record_of(part, logging.INFO, logs.OUTPUT, job_context=context))
