@@ -158,7 +158,7 @@ def _command(name: str, command: click.Command) -> list[str]:
     pieces = [piece for parameter in command.params for piece in parameter.get_usage_pieces(context)]
     parts = [f"### {' '.join([name, *pieces])}\n", inspect.cleandoc(command.help or "").replace("\b\n", "") + "\n"]
     rows = [record for parameter in command.get_params(context) if (record := parameter.get_help_record(context))]
-    rows = [(option, text) for option, text in rows if option != "--help"]
+    rows = [(option, text) for option, text in rows if "--help" not in option]
     if rows:
         parts.append("| option | meaning |\n| --- | --- |")
         parts += [f"| `{option.replace('|', '/')}` | {text.replace('|', '/')} |" for option, text in rows]
