@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from ..scoreboard.layout import Phase
 from ..scoreboard.reader import Entry
 from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
+from ..scoreboard.view import TAKING, shown_state, silence
 from .figures import age, count, size
 
 STALE = 5.0
@@ -61,7 +61,7 @@ class Overview:
         self.now, self.monotonic = time.time(), time.monotonic()
         self.width = width
         self._most = most
-        self._silence = max(STALE + 1, lease / 2)
+        self._silence = silence(lease)
         self.workers = list(self._lines())
 
     # -- workers ---------------------------------------------------------------------------------
@@ -82,21 +82,11 @@ class Overview:
         header = view.header
         silent = max(0.0, self.monotonic - header.beat)
         return Line(
-            header.pid, header.pool, header.owner, self._state(view, child, silent),
+            header.pid, header.pool, header.owner,
+            shown_state(header, view.running_count, child, self.monotonic, self._silence),
             child.since if child else header.started_at, view.running, view.running_count, header.done, header.failed,
             child.memory if child else 0, header.generation, silent, child.reason if child else "",
         )  # fmt: skip
-
-    def _state(self, view: WorkerView, child: ChildState | None, silent: float) -> str:
-        if child is None:
-            return "lost"  # its supervisor does not know it: it is being cleaned up
-        if child.state not in ("serving", "quiet"):
-            return child.state
-        if silent > self._silence:
-            return "silent"
-        if view.header.phase in (Phase.OFFLINE, Phase.QUIET):
-            return view.header.phase.name.lower()
-        return "busy" if view.running_count else "idle"
 
     # -- words -----------------------------------------------------------------------------------
 
@@ -198,7 +188,7 @@ class Overview:
 
     def _pool(self, pool: PoolState) -> Sequence[Any]:
         mine = [line for line in self.workers if line.pool == pool.name]
-        serving = sum(line.state in ("busy", "idle") for line in mine)
+        serving = sum(line.state in TAKING for line in mine)
         limits = f"{pool.min}" if pool.min == pool.max else f"{pool.min}–{pool.max}"
         by_hand = " by hand" if pool.scaled else ""
         mode = pool.mode if pool.concurrency == 1 else f"{pool.mode} {pool.concurrency:,}"
@@ -229,7 +219,7 @@ class Overview:
 
     def _rank(self, line: Line) -> tuple[bool, float, int]:
         longest = line.running[0].seconds(self.monotonic) if line.running else -1.0
-        return line.state in ("busy", "idle"), -longest, line.pid
+        return line.state in TAKING, -longest, line.pid
 
     def _runs(self, line: Line) -> str:
         if not line.running:
