@@ -29,6 +29,7 @@ GROUPS = {
     "Run": {
         "worker": ("worker", "Run one worker in the foreground."),
         "status": ("status", "Show what runs and how it is, what needs you first."),
+        "top": ("top", "Show what runs and how fast it goes, live."),
         "stack": ("stack", "Print where every thread and asyncio task of a running worker is."),
         "schedule": ("schedule", "Show what runs by the clock, and when next."),
     },

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from ..logs import one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 GOOD, BAD, WARN = "✓", "✗", "!"
 
@@ -26,35 +29,46 @@ def on_terminal() -> bool:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing", plain: bool | None = None) -> None:
     """Rows under their columns on a terminal; tab-separated lines without a heading in a pipe (or as `plain` says)."""
-    texts = [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
+    cells = texts(rows)
     if plain or (plain is None and not on_terminal()):
-        for row in texts:
+        for row in cells:
             click.echo("\t".join(row))
         return
-    if not texts:
+    if not cells:
         click.echo(empty)
         return
     from rich.console import Console
+
+    Console().print(rich_table(columns, cells))
+
+
+def texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
+    """Cells as text, each a line."""
+    return [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
+
+
+def rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
+    """A table for a terminal; numbers to the right."""
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
-        numeric = all(_is_number(row[number]) for row in texts)
+        numeric = all(_is_number(row[number]) for row in cells)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in texts:
+    for row in cells:
         made.add_row(*[Text(cell) for cell in row])  # Text: what a message says is no markup
-    Console().print(made)
+    return made
 
 
 def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rest: str = "") -> None:
     """A table among others on a page: under its title everywhere, with aligned columns in a pipe too."""
     styled(f"\n{title}", bold=True)
-    texts = [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
-    if on_terminal() and texts:
-        table(columns, texts, plain=False)
-    elif texts:
-        for line in aligned(columns, texts):
+    cells = texts(rows)
+    if on_terminal() and cells:
+        table(columns, cells, plain=False)
+    elif cells:
+        for line in aligned(columns, cells):
             click.echo(line)
     if rest:
         click.echo(rest)

@@ -1,0 +1,100 @@
+"""How fast it goes: differences between looks at the board, and the last minute as a line of blocks."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ..scoreboard.state import Board
+
+WINDOW = 60.0
+"""Seconds that a graph spans."""
+
+_LITTLE = 1e-6
+
+OTHER = "(other)"
+"""The topic of what found no place in a worker's table."""
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+Counts = tuple[int, int]
+"""Runs done, and failed (retried or dead)."""
+
+
+class Rates(Struct):
+    """Per second, done and failed."""
+
+    topics: dict[str, tuple[float, float]] = {}
+    pools: dict[str, tuple[float, float]] = {}
+
+
+class Meter:
+    """Remembers the last look and the last minute."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._topics: dict[str, Counts] = {}
+        self._workers: dict[str, Counts] = {}
+        self._history: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)  # since, until, done a second
+
+    def look(self, board: Board, now: float | None = None) -> Rates:
+        """Rates since the last look; none at the first."""
+        now = time.monotonic() if now is None else now
+        topics: dict[str, Counts] = {}
+        for row in board.figures():
+            topic, ended = row.topic or OTHER, row.outcomes
+            done, failed = topics.get(topic, (0, 0))
+            topics[topic] = done + ended.get("done", 0), failed + ended.get("retry", 0) + ended.get("dead", 0)
+        workers = {view.file: (view.header.done, view.header.failed) for view in board.workers}
+        rates = Rates()
+        if self._at is not None and now > self._at:
+            seconds = now - self._at
+            rates.topics = {name: _per_second(counts, self._topics.get(name), seconds) for name, counts in topics.items()}
+            for view in board.workers:
+                mine = _per_second(workers[view.file], self._workers.get(view.file), seconds)
+                others = rates.pools.get(view.header.pool, (0.0, 0.0))
+                rates.pools[view.header.pool] = others[0] + mine[0], others[1] + mine[1]
+            self._remember(self._at, now, rates)
+        self._at, self._topics, self._workers = now, topics, workers
+        return rates
+
+    def _remember(self, since: float, now: float, rates: Rates) -> None:
+        for topic, (done, _) in rates.topics.items():
+            self._history[topic].append((since, now, done))
+        for history in self._history.values():
+            while history and history[0][1] <= now - WINDOW:
+                history.popleft()
+
+    def graph(self, topic: str, width: int) -> str:
+        """What a topic got done in the last minute, the newest to the right; the highest block is its peak."""
+        sums = [0.0] * width
+        begin, step = (self._at or 0.0) - WINDOW, WINDOW / width
+        for since, until, done in self._history.get(topic, ()):
+            position = max(0.0, (since - begin) / step)
+            end = min(float(width), (until - begin) / step)
+            while end - position > _LITTLE:  # looks and blocks do not begin and end together
+                slot = int(position + _LITTLE)
+                part = min(end, slot + 1.0) - position
+                sums[slot] += done * part
+                position += part
+        return blocks(sums)
+
+    def peak(self, topic: str) -> float:
+        """The most that a topic got done in a second of the last minute."""
+        return max((done for _, _, done in self._history.get(topic, ())), default=0.0)
+
+
+def _per_second(counts: Counts, before: Counts | None, seconds: float) -> tuple[float, float]:
+    done, failed = before or (0, 0)
+    return max(0, counts[0] - done) / seconds, max(0, counts[1] - failed) / seconds
+
+
+def blocks(values: Sequence[float]) -> str:
+    """Values as blocks of an eighth to a whole line; what is not zero is seen."""
+    highest = max(values, default=0.0)
+    if highest <= 0:
+        return BLOCKS[0] * len(values)
+    return "".join(BLOCKS[max(1, round(value / highest * 8))] if value > 0 else BLOCKS[0] for value in values)

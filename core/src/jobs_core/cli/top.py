@@ -1,0 +1,195 @@
+"""`jobsctl top`: the status, live, with how fast it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..logs import one_line
+from ..scoreboard.state import Board, TopicState, read_board
+from ..supervisor import pidfile
+from . import output
+from .common import Context, pass_context, run_dir
+from .figures import age, count, rate
+from .overview import Overview, Sheet, clip
+from .rates import Meter, Rates
+from .status import here
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+END_KEYS = ("q", "Q", "\x04")
+
+_FIXED_LINES = 15
+"""Lines of a page that are not rows of its three long tables."""
+
+
+@click.command("top")
+@click.option("--once", is_flag=True, help="Print one page after one interval, and end; so it is in a pipe too.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.05, max=60), default=1.0, show_default=True, help="Seconds between looks."
+)
+@pass_context
+def top_command(context: Context, once: bool, interval: float) -> None:
+    """Show what runs and how fast it goes, live; q or Ctrl-C ends it.
+
+    Rates are jobs done and failed attempts a second since the last look; the graph is the last minute of each topic. Looking
+    disturbs nobody: neither supervisor nor backend are asked.
+    """
+    directory = run_dir(context)
+    page = Page(float(context.effective.config.lease))
+    page.look(here(directory))
+    if once or not output.on_terminal() or not sys.stdin.isatty():
+        time.sleep(interval)
+        page.look(here(directory))
+        page.print()
+        return
+    _live(page, directory, interval)
+
+
+class Page:
+    """One screen after the other, from one look after the other."""
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._meter = Meter()
+        self._rates = Rates()
+        self._board = Board()
+
+    def look(self, board: Board) -> None:
+        """Take in what the board says now."""
+        self._board = board
+        if board.supervisor is not None:
+            self._rates = self._meter.look(board)
+
+    def view(self, width: int, height: int) -> tuple[Overview, list[Sheet]]:
+        """The words, and the tables that fit below them."""
+        words = Overview(self._board, lease=self._lease, width=width)
+        lines = _FIXED_LINES + len(words.troubles()) + len(words.pools().rows)
+        most = max(3, (height - lines) // 3)
+        view = Overview(self._board, lease=self._lease, width=width, most=most)
+        return view, [self._topics(view, width, most), self._pools(view), view.worker_table(), view.running_table()]
+
+    def print(self) -> None:
+        """The page as text, as `status` prints."""
+        view, sheets = self.view(100, 60)
+        output.styled(view.headline(), bold=True)
+        for line in (*view.summary(), *(f"{output.WARN} {trouble}" for trouble in view.troubles())):
+            click.echo(one_line(line))
+        for sheet in sheets:
+            if sheet.rows or sheet.rest:
+                output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
+
+    def rendered(self, width: int, height: int) -> RenderableType:
+        """The page for a terminal of that size."""
+        from rich.console import Group
+        from rich.text import Text
+
+        if self._board.supervisor is None:
+            return Text("nothing runs here; waiting for it (q ends this)")
+        view, sheets = self.view(width, height)
+        troubles = view.troubles()
+        parts: list[RenderableType] = [Text(view.headline(), "bold red" if troubles else "bold green")]
+        parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in view.summary()]
+        parts += [
+            Text(f"{output.WARN} {one_line(trouble)}", "bold red", no_wrap=True, overflow="ellipsis") for trouble in troubles
+        ]
+        for sheet in sheets:
+            if sheet.rows:
+                parts += [Text(""), output.rich_table(sheet.columns, output.texts(sheet.rows))]
+            if sheet.rest:
+                parts.append(Text(sheet.rest, "dim"))
+        return Group(*parts)
+
+    def _topics(self, view: Overview, width: int, most: int) -> Sheet:
+        backlog = self._board.backlog
+        known = dict(backlog.topics) if backlog else {}
+        known |= {name: TopicState() for name in self._rates.topics if name not in known}
+        graph = min(60, max(8, width - 60))
+        alerts = backlog.alerts if backlog else []
+        ranked = sorted(known.items(), key=lambda each: self._rank(each[0], each[1], alerts))
+        rows = [self._topic(name, topic, graph) for name, topic in ranked[:most]]
+        left = len(ranked) - len(rows)
+        columns = ["topic", "ready", "oldest", "done/s", "failed/s", "peak", "last minute".ljust(graph)]
+        return Sheet("Topics", columns, rows, f"and {count(left, 'more topic')}" if left > 0 else "")
+
+    def _topic(self, name: str, topic: TopicState, graph: int) -> Sequence[Any]:
+        done, failed = self._rates.topics.get(name, (0.0, 0.0))
+        oldest = "" if topic.oldest_age is None else age(topic.oldest_age)
+        shown = clip(name, 12) if not topic.paused else clip(name, 10) + " ⏸"
+        peak, last_minute = rate(self._meter.peak(name)), self._meter.graph(name, graph)
+        return shown, f"{topic.ready:,}", oldest, rate(done), rate(failed), peak, last_minute
+
+    def _rank(self, name: str, topic: TopicState, alerts: list[str]) -> tuple[bool, float, float, str]:
+        return name not in alerts, -(topic.oldest_age or 0.0), -sum(self._rates.topics.get(name, (0.0, 0.0))), name
+
+    def _pools(self, view: Overview) -> Sheet:
+        assert self._board.supervisor is not None
+        sheet = view.pools()
+        rows = []
+        for pool, row in zip(self._board.supervisor.pools, sheet.rows, strict=True):
+            done, failed = self._rates.pools.get(pool.name, (0.0, 0.0))
+            rows.append((*row[:5], rate(done), rate(failed), row[-1]))
+        return Sheet(sheet.title, [*sheet.columns[:5], "done/s", "failed/s", sheet.columns[-1]], rows)
+
+
+def _live(page: Page, directory: Path, interval: float) -> None:
+    """Draw until somebody has seen enough; a supervisor that ends and comes back is followed."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with (
+        _keys() as keys,
+        contextlib.suppress(KeyboardInterrupt),
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            width, height = console.size
+            live.update(page.rendered(width, height), refresh=True)
+            if _pressed(keys, interval) in END_KEYS:
+                return
+            page.look(read_board(directory) if pidfile.running(directory) else Board())
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[int]:
+    """Keys as they are pressed, unechoed; the terminal is as it was afterwards, whatever ends us."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    ends = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    tty.setcbreak(descriptor)
+    try:
+        yield descriptor
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        for number, handler in ends.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _pressed(descriptor: int, seconds: float) -> str:
+    """Wait that long, or until a key is pressed that ends it; which one."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([descriptor], [], [], left)
+        if ready:
+            key = os.read(descriptor, 1).decode(errors="replace") or END_KEYS[-1]  # the terminal went away
+            if key in END_KEYS:
+                return key
+    return ""
