@@ -130,7 +130,20 @@ class App:
             retention=retention,
             clock=clock,
             settings=self.config.plugins.get(scheme, {}),
+            topics=tuple(sorted({*self.config.topics, *self.config.served_topics(), *self._topics_of_jobs()})),
+            longest_run=self._longest_run,
         )
+
+    def _topics_of_jobs(self) -> Iterable[str]:
+        return (job.options.topic for job in self.registry if isinstance(job.options.topic, str))
+
+    def _longest_run(self) -> float | None:
+        """How long a job of this application may take, as far as it is loaded; None for without end."""
+        limits = []
+        for job in self.registry:
+            topic = job.options.topic
+            limits.append(policy(job.options, topic if isinstance(topic, str) else DEFAULT_TOPIC, self.config).timeout)
+        return None if not limits or None in limits else max(limit for limit in limits if limit is not None)
 
     def operate(self, action: Callable[[Backend], T]) -> T:
         """Run an operator's call on a connection of its own, kept for the next."""

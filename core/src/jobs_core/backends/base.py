@@ -201,6 +201,8 @@ class BackendOptions(Struct, frozen=True):
     dedup_window: float = 60.0  # how long a push request is remembered
     clock: Callable[[], float] | None = None  # tests: replaces the broker's clock where it is a Python one
     settings: Mapping[str, object] = {}  # the backend's own table in the configuration
+    topics: tuple[str, ...] = ()  # what the configuration names, sorted: for `setup`, and backends that cannot list topics
+    longest_run: Callable[[], float | None] = lambda: None  # seconds that a job may run; None: without end, or unknown
 
     @property
     def outage_after(self) -> float:

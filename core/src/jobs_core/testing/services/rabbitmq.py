@@ -1,0 +1,175 @@
+"""A private RabbitMQ node: one a test run, since it boots for seconds; every test gets a virtual host of its own.
+
+The node has its own name, ports, cookie and directory; its Erlang distribution and its port mapper listen on loopback.
+It is ended by its process group and leaves nothing behind but the port mapper's directory, which is the test's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+from ...ids import new_token
+from . import PATIENCE, free_port, program, until
+
+PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+"""Where Debian puts the programs themselves. What it puts into /usr/sbin changes to the system's user first."""
+
+_AMQP = b"AMQP\x00\x00\x09\x01"
+
+
+class RabbitMQNode:
+    """One node. The same ports and directory serve again after `start`."""
+
+    def __init__(self, directory: Path, *, config: str = "") -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.log = directory / "log" / "console.log"
+        self._name = f"jobs-{new_token(4)}@localhost"
+        self._distribution, self._mapper = free_port(), free_port()
+        self._config = config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> RabbitMQNode:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- its life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start it, and come back when it serves: 5 to 20 seconds."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._write_configuration()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [_program("rabbitmq-server")],
+                cwd=self.directory,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(self.serves, self._process, self.log)
+
+    def _write_configuration(self) -> None:
+        lines = [
+            "log.file = false",
+            "log.console = true",
+            "log.console.level = warning",
+            "vm_memory_high_watermark.absolute = 1GB",
+            "disk_free_limit.absolute = 20MB",
+            self._config,
+        ]
+        (self.directory / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
+        (self.directory / "enabled_plugins").write_text("[].\n")
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+        return {
+            **kept,
+            "HOME": str(self.directory),  # the cookie is made there
+            "RABBITMQ_NODENAME": self._name,
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._distribution),
+            "RABBITMQ_MNESIA_BASE": str(self.directory / "data"),
+            "RABBITMQ_LOG_BASE": str(self.directory / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._mapper),
+        }
+
+    def serves(self) -> bool:
+        """Whether it answers to the protocol's greeting."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
+                connection.sendall(_AMQP)
+                return connection.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the node's processes."""
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+
+    def close(self) -> None:
+        """End it, and its port mapper, which does so when asked once it has noticed that its node is gone."""
+        self.kill()
+        deadline = time.monotonic() + 5.0
+        while time.monotonic() < deadline:
+            try:
+                with socket.create_connection(("127.0.0.1", self._mapper), timeout=1.0) as mapper:
+                    mapper.sendall(struct.pack(">HB", 1, ord("k")))  # the mapper's own request to end
+                    mapper.recv(16)
+            except OSError:
+                return
+            time.sleep(0.02)  # it gives no other sign
+
+    # -- its operator --------------------------------------------------------------------------------
+
+    def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` on it; what it prints. A second or two, most of which is the program's start."""
+        done = subprocess.run(
+            [_program("rabbitmqctl"), "--node", self._name, "--quiet", *arguments],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def evaluate(self, expression: str) -> str:
+        """Evaluate Erlang in it; the value as text."""
+        return self.control("eval", expression).strip()
+
+    def make_vhost(self) -> str:
+        """A new, empty virtual host that its guest may use; the name."""
+        return self.make_vhosts(1)[0]
+
+    def make_vhosts(self, count: int) -> list[str]:
+        """Several at once: what costs is the start of the program that asks."""
+        names = [f"v{new_token(6)}" for _ in range(count)]
+        listed = ",".join(f'<<"{name}">>' for name in names)
+        self.evaluate(
+            f'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"tests">>), rabbit_auth_backend_internal:set_permissions('
+            f'<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end, [{listed}]).'
+        )
+        return names
+
+    def url(self, vhost: str, *, port: int = 0) -> str:
+        """The backend's URL of a virtual host, perhaps through a proxy."""
+        return f"amqp://guest:guest@127.0.0.1:{port or self.port}/{vhost}"
+
+
+def _program(name: str) -> str:
+    if (PROGRAMS / name).exists():
+        return str(PROGRAMS / name)
+    found = program(name, "rabbitmq-server")
+    return shutil.which(re.sub(r"\.sh$", "", found)) or found
+
+
+__all__ = ["RabbitMQNode"]

@@ -1,0 +1,35 @@
+"""RabbitMQ as the queue of `jobs`: `backend = "amqp://localhost"`.
+
+Pushes are confirmed, jobs are acknowledged after they ran, and what comes back later is a confirmed copy: nothing is
+lost, and what RabbitMQ itself cannot know is left out of `features`. Which queues there are is told in topology.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from jobs_core import hookimpl
+
+if TYPE_CHECKING:
+    from jobs_core.backends.base import Backend, BackendFactory, BackendOptions
+
+__version__ = "0.1.0"
+jobs_interface_version = 1
+
+SCHEMES = ("amqp", "amqps")
+
+
+def _create(url: str, options: BackendOptions) -> Backend:
+    from .backend import RabbitMQBackend
+    from .url import parse
+
+    return RabbitMQBackend(parse(url), options)
+
+
+@hookimpl
+def jobs_queue_backends() -> Mapping[str, BackendFactory]:
+    return dict.fromkeys(SCHEMES, _create)
+
+
+__all__ = ["jobs_interface_version", "jobs_queue_backends"]

@@ -1,0 +1,68 @@
+"""What is risky about a broker as it is set up, each with its mend."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from jobs_core.backends.base import BackendOptions
+
+from .topology import OWN_CONSUMER_TIMEOUT, version
+from .url import Target
+from .wire import Wire
+
+OLDEST = (3, 10)
+CONSUMER_TIMEOUT = 1800.0
+"""What brokers have since 3.8.17 if nothing is set, seconds."""
+
+
+def advice(target: Target, options: BackendOptions, wire: Wire) -> list[str]:
+    """For `jobsctl check`."""
+    return [*_version(wire), *_consumer_timeout(target, options, wire), *_queues(target), *_access(target)]
+
+
+def _version(wire: Wire) -> Iterator[str]:
+    found = version(wire)
+    if (0, 0) < found < OLDEST:
+        yield (
+            f"RabbitMQ {found[0]}.{found[1]} is older than 3.10, the first whose quorum queues have dead letters that are "
+            "not lost: upgrade it"
+        )
+
+
+def _consumer_timeout(target: Target, options: BackendOptions, wire: Wire) -> Iterator[str]:
+    """A client cannot ask a broker for its setting: it is the default, unless the URL says what it is."""
+    if version(wire) >= OWN_CONSUMER_TIMEOUT and target.queues == "quorum" and target.consumer_timeout is None:
+        return  # our queues say it themselves
+    limit = CONSUMER_TIMEOUT if target.consumer_timeout is None else target.consumer_timeout
+    longest = options.longest_run()
+    if longest is not None and longest < limit:
+        return
+    jobs = "jobs without a timeout may run for longer" if longest is None else f"the longest job may run for {longest:g} s"
+    wanted = 86_400 if longest is None else max(3600, round(2 * longest))
+    yield (
+        f"consumer_timeout is {limit:g} s{'' if target.consumer_timeout else ' unless it is set'}, and {jobs}: the broker "
+        f"would then close the connection's channel and run it again. Write `consumer_timeout = {wanted * 1000}` into "
+        f"rabbitmq.conf and say so with ?consumer_timeout={wanted} in the URL"
+    )
+
+
+def _queues(target: Target) -> Iterator[str]:
+    if target.queues == "classic":
+        yield "classic queues can lose delayed and dead jobs when a node dies, and are on one node only: quorum is the default"
+
+
+def _access(target: Target) -> Iterator[str]:
+    if all(_is_local(host) for host, _ in target.addresses):
+        return
+    if target.tls is None:
+        yield "RabbitMQ is reached over the network without TLS: passwords and jobs can be read on the way; amqps://…"
+    if target.username == "guest":
+        yield "RabbitMQ is reached over the network as guest: give jobs a user of its own, docs/rabbitmq.md says how"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,420 @@
+"""The connection as the core sees it: two of RabbitMQ's, one for what is delivered and one for what is published."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outgoing, Settlement
+from jobs_core.errors import BackendError, BackendUnavailable, NotSupported
+from jobs_core.failpoints import failpoint
+
+from .consumer import Consumer
+from .copies import Copies
+from .holding import Holding, delivery, suspects
+from .letters import LEFT, Letter, fresh, wishes
+from .loop import Loop
+from .operations import RabbitMQOperations
+from .publisher import Post, Publisher
+from .topology import Names, Topology, level_of
+from .url import Target
+from .wire import Wire, connect
+
+logger = logging.getLogger("jobs.rabbitmq")
+
+AHEAD = 0.050
+"""What was delivered ahead goes back when no job was asked for during this time, seconds."""
+
+IDLE = 60.0
+"""A producer's connection that nobody has looked at for so long is made anew, seconds."""
+
+RETRY_PAUSE = 1.0
+REMEMBERED_PUSHES = 64
+
+
+class RabbitMQBackend(RabbitMQOperations):
+    """One virtual host. See the package."""
+
+    name = "amqp"
+    features = frozenset({"delay", "priority", "multiprocess"})
+
+    def __init__(self, target: Target, options: BackendOptions) -> None:
+        self._target = target
+        self._options = options
+        self._names = Names(target.prefix or options.prefix)
+        self._loop = Loop()
+        self._owner = ""
+        self._publisher = Publisher(self._loop, self._connect_publisher)
+        self._topology = Topology(target, self._names, self._primary)
+        self._copies = Copies(self._names, options.retention)
+        self._holding = Holding()
+        self._consumer: Consumer | None = None
+        self._generation = 0
+        self._odd: list[Letter] = []  # arrived, and not simply to be handed out
+        self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
+        self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens it got
+        self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens it settled
+        self._asked_at = self._used_at = self._tried_at = 0.0
+
+    # -- connections ---------------------------------------------------------------------------------
+
+    def open(self, owner: str | None) -> None:
+        self._owner = owner or ""
+        self._used_at = time.monotonic()
+        self._primary()
+
+    def close(self) -> None:
+        if self._owner:
+            with contextlib.suppress(BackendError):
+                self._give_back(self._holding.forget())
+        self._holding.forget()
+        consumer, self._consumer = self._consumer, None
+        self._odd.clear()
+        self._owner = ""
+        if consumer is not None:
+            consumer.wire.shut()
+        self._publisher.close()
+        self._topology.forget()
+
+    def _connect_publisher(self) -> Wire:
+        # A producer looks at its connection when it pushes: nobody would answer heartbeats in between.
+        heartbeat = self._target.heartbeat if self._owner else 0
+        if not self._owner:
+            self._topology.forget()
+        return connect(self._target, self._loop, heartbeat=heartbeat, name=f"jobs push {self._owner}".rstrip())
+
+    def _primary(self) -> Wire:
+        """The connection for everything but publishing; a producer has but one."""
+        if self._owner:
+            return self._taking().wire
+        now = time.monotonic()
+        if now - self._used_at > IDLE:
+            self._publisher.close()
+        self._used_at = now
+        return self._publisher.open()
+
+    def _taking(self) -> Consumer:
+        """The consumer, on a connection that works."""
+        consumer = self._consumer
+        if consumer is not None and consumer.wire.failure is None:
+            return consumer
+        if consumer is not None:
+            self._lost()
+        self._topology.forget()
+        wire = connect(self._target, self._loop, heartbeat=self._target.heartbeat, name=f"jobs take {self._owner}")
+        self._generation += 1
+        self._consumer = Consumer(wire, self._topology, self._generation, self._arrived)
+        return self._consumer
+
+    def _lost(self) -> None:
+        """What this connection held is the broker's again."""
+        self._consumer = None
+        self._odd.clear()
+        self._holding.connection_lost()
+
+    # -- pushing -------------------------------------------------------------------------------------
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        if not messages:
+            return {}
+        for message in messages:
+            if message.unique:
+                raise self._lacks("unique")
+        self._primary()
+        self._topology.need({message.topic for message in messages})
+        if any(message.delay > 0 for message in messages):
+            self._topology.need_ladder()
+        failpoint("push.before_commit")
+        confirmed = self._pushes.setdefault(request, set())
+        while len(self._pushes) > REMEMBERED_PUSHES:
+            self._pushes.popitem(last=False)
+        self._publish([self._post(message) for message in messages if message.id not in confirmed], confirmed)
+        failpoint("push.after_commit")
+        return {}
+
+    def _post(self, message: Outgoing) -> Post:
+        queue = self._names.queue(message.topic, level_of(message.priority))
+        exchange, key, left = self._names.route(queue, message.delay)
+        properties = fresh(message)
+        if left:
+            properties.headers = {LEFT: left}
+        return Post(exchange, key, properties, message.payload)
+
+    def _publish(self, posts: Sequence[Post], confirmed: set[str] | None = None) -> None:
+        """Publish, making the queues anew that somebody has deleted."""
+        if not posts:
+            return
+        confirmed = set() if confirmed is None else confirmed
+        refused = self._publisher.publish(posts, confirmed)
+        if refused:
+            logger.warning("a queue of jobs is missing and is made anew: has somebody deleted it?")
+            self._topology.forget()
+            again = [post for post in posts if post.properties.message_id in refused]
+            self._topology.need({self._topic_of(post.key) for post in again})
+            refused = self._publisher.publish(again, confirmed)
+        if refused:
+            raise BackendError(
+                f"{self._target.shown}: no queue takes {len(refused)} messages: `jobsctl setup` makes the queues"
+            )
+
+    def _topic_of(self, key: str) -> str:
+        name = key[key.index(f"{self._names.prefix}.") + len(self._names.prefix) + 1 :]
+        return name.partition(":")[0]
+
+    # -- taking --------------------------------------------------------------------------------------
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        consumer = self._taking()
+        self._loop.look()
+        failpoint("reserve.before_commit")
+        again, tokens = self._reserved
+        if again == request:
+            return [delivery(self._holding.held[token]) for token in tokens if token in self._holding.held]
+        self._asked_at = time.monotonic()
+        wanted = limit + len(self._holding.held)
+        letters = consumer.take(topics, limit, wanted)
+        if self._odd:
+            self._sort_out()
+            letters += consumer.take(topics, limit - len(letters), wanted) if len(letters) < limit else []
+        deliveries = [self._holding.hand_out(letter) for letter in letters]
+        self._reserved = request, [letter.token for letter in letters]
+        if suspects(letters):
+            self._stand_back()  # should this one kill us, nothing else shall be suspected with it
+        failpoint("reserve.after_commit")
+        return deliveries
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not self._heard():
+            left = deadline - time.monotonic()
+            if topics:
+                if self._wait_for_work(topics, left):
+                    return True
+            else:
+                self._only_serve(left)
+            if left <= 0:
+                self._heard()
+                return False
+        return False
+
+    def _heard(self) -> bool:
+        heard, self._loop.interrupted = self._loop.interrupted, False
+        return heard
+
+    def _wait_for_work(self, topics: Sequence[str], timeout: float) -> bool:
+        consumer = self._taking()
+        self._asked_at = time.monotonic()
+        consumer.listen(topics)
+        if self._odd:
+            self._sort_out()
+
+        def something() -> bool:
+            fresh_odd = self._odd and self._may_sort()
+            return bool(
+                self._loop.interrupted
+                or consumer.wire.failure
+                or consumer.holds(topics)
+                or fresh_odd
+                or not consumer.covers(topics)
+            )
+
+        self._loop.until(something, max(0.0, timeout))
+        if consumer.wire.failure is not None:
+            raise consumer.wire.error()
+        return consumer.holds(topics)
+
+    def _only_serve(self, timeout: float) -> None:
+        """Answer heartbeats, and give back what is delivered ahead and not asked for."""
+        consumer = self._consumer
+        now = time.monotonic()
+        if consumer is None or consumer.wire.failure is not None:
+            if now - self._tried_at >= RETRY_PAUSE:  # what ran here may come back to us before it goes to another
+                self._tried_at = now
+                with contextlib.suppress(BackendError):
+                    self._taking()
+            self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
+            return
+        if consumer.subscribed or any(consumer.lines.values()) or self._odd:
+            give_back_at = max(self._asked_at + AHEAD, self._tried_at + RETRY_PAUSE if self._odd else 0.0)
+            if now >= give_back_at:
+                self._tried_at = now
+                with contextlib.suppress(BackendUnavailable):
+                    self._stand_back()
+                return
+            timeout = min(timeout, give_back_at - now)
+        ahead = consumer.lines
+        self._loop.until(
+            lambda: self._loop.interrupted or consumer.wire.failure or (not consumer.subscribed and any(ahead.values())),
+            max(0.0, timeout),
+        )
+
+    def interrupt(self) -> None:
+        self._loop.interrupt()
+
+    # -- what arrives --------------------------------------------------------------------------------
+
+    def _arrived(self, letter: Letter) -> None:
+        """Called while the loop turns: nothing here may wait."""
+        consumer = self._consumer
+        again = letter.properties.headers is not None or letter.again
+        if again and letter.again and self._holding.recognise(letter):
+            return
+        if letter.foreign or (again and self._is_odd(letter)):
+            self._odd.append(letter)
+        elif consumer is not None:
+            consumer.keep(letter)
+
+    def _is_odd(self, letter: Letter) -> bool:
+        if LEFT in letter.headers:
+            return True
+        if not letter.again:
+            return False
+        if self._holding.owes(letter):
+            return True
+        # The broker itself counts the first loss, in a quorum queue; what goes beyond is written into a copy.
+        return letter.redeliveries > 1 or letter.deliveries() != 1
+
+    def _may_sort(self) -> bool:
+        return time.monotonic() - self._tried_at >= RETRY_PAUSE
+
+    def _sort_out(self) -> None:
+        """Deal with what is not simply to be handed out; what cannot be dealt with now is kept for later."""
+        consumer = self._taking()
+        odd, self._odd = self._odd, []
+        posts: list[Post] = []
+        over: list[Letter] = []
+        for letter in odd:
+            settlement = self._holding.owed(letter) if letter.again else None
+            if settlement is not None:
+                post = self._copies.settled(letter, settlement)
+            elif LEFT in letter.headers:
+                post = self._copies.later(letter, _seconds(letter.headers[LEFT]))
+            elif letter.again and (letter.redeliveries > 1 or letter.deliveries() != 1):
+                letter.redeliveries = max(letter.redeliveries, min(letter.deliveries(), 2))
+                post = self._copies.charged(letter)
+            else:
+                post = self._foreign(consumer, letter)
+                if post is None:
+                    continue
+            if post is not None:
+                posts.append(post)
+            over.append(letter)
+        try:
+            if any(post.exchange for post in posts):
+                self._topology.need_ladder()
+            self._publish(posts)
+        except BackendUnavailable as error:
+            logger.warning("%s", error)
+            self._tried_at = time.monotonic()
+            self._odd += [letter for letter in over if letter.generation == self._generation]
+            return
+        consumer.acknowledge(over)
+
+    def _foreign(self, consumer: Consumer, letter: Letter) -> Post | None:
+        """What another producer's message asks for; None if it may simply be handed out."""
+        letter.id, priority, delay = wishes(letter)
+        if not letter.again and (delay > 0 or level_of(priority) != letter.level):
+            letter.properties.priority = letter.priority = priority
+            return self._copies.later(letter, delay)
+        consumer.keep(letter)
+        return None
+
+    # -- giving back ---------------------------------------------------------------------------------
+
+    def _stand_back(self) -> None:
+        """Have nothing more delivered, and give back what was delivered ahead."""
+        consumer = self._taking()
+        if consumer.subscribed:
+            consumer.unsubscribe()
+        if self._odd:
+            self._sort_out()
+        self._give_back([])
+
+    def _give_back(self, held: Iterable[Letter]) -> None:
+        """Give back what is held and what was delivered ahead, as copies: a rejected message would count as lost once more."""
+        consumer = self._consumer
+        if consumer is None or consumer.wire.failure is not None:
+            return
+        letters = [letter for letter in held if letter.generation == self._generation]
+        ahead = consumer.all_lines()
+        try:
+            self._publish([self._copies.front(letter) for letter in (*letters, *ahead)])
+        except BackendError:
+            for letter in ahead:
+                consumer.keep(letter)
+            raise
+        consumer.acknowledge([*letters, *ahead])
+
+    # -- settling ------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        if not settlements:
+            return []
+        consumer = self._taking()
+        failpoint("settle.before_commit")
+        if self._settled[0] != request:
+            self._settled = request, set()
+        done_before = set(self._settled[1])
+        answers: list[Answer] = []
+        over: list[Letter] = []
+        copied: list[tuple[Letter, Post]] = []
+        for settlement in settlements:
+            letter = self._holding.find(settlement)
+            if letter is None:
+                answers.append(Answer.ALREADY if settlement.token in done_before else Answer.STALE)
+            elif letter.generation != self._generation:
+                self._holding.owe(letter, settlement)
+                answers.append(Answer.STALE)
+            else:
+                answers.append(Answer.SETTLED)
+                post = self._copies.settled(letter, settlement)
+                if post is None:
+                    over.append(letter)
+                else:
+                    copied.append((letter, post))
+        self._acknowledge(consumer, over)
+        if copied:
+            if any(post.exchange for _, post in copied):
+                self._topology.need_ladder()
+            self._publish([post for _, post in copied])
+            self._acknowledge(consumer, [letter for letter, _ in copied])
+        failpoint("settle.after_commit")
+        return answers
+
+    def _acknowledge(self, consumer: Consumer, letters: list[Letter]) -> None:
+        if not letters:
+            return
+        consumer.acknowledge(letters)
+        self._holding.acknowledged(letters)
+        for letter in letters:
+            self._settled[1].add(letter.token)
+            self._holding.gone(letter)
+
+    # -- the lease, which is the connection ------------------------------------------------------------
+
+    def heartbeat(self) -> Heartbeat:
+        failpoint("heartbeat.before_commit")
+        self._taking()
+        self._loop.look()
+        failpoint("heartbeat.after_commit")
+        return Heartbeat()
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        """The end of a dead process's connection has released its jobs: there is nothing left to do."""
+        return 0
+
+    def _lacks(self, feature: str) -> NotSupported:
+        if feature in ("results", "cancel", "lookup", "unique"):
+            return NotSupported(
+                feature,
+                type(self).__name__,
+                'say [results] url = "sqlite:///results.db" (or a redis:// URL), which keeps it beside',
+            )
+        return super()._lacks(feature)
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

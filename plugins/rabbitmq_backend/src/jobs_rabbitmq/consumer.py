@@ -1,0 +1,253 @@
+"""Taking messages: from queues that deliver to us, or one by one.
+
+Short jobs are delivered ahead of time, several at once. Long ones are fetched one by one from the first queue that has
+any, so that topics and priorities keep their order and nothing waits here that another worker could run. Whoever has
+nothing to do subscribes to all queues, one message each, and is told at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pika import spec
+from pika.exceptions import AMQPError
+
+from .errors import translated
+from .letters import Letter
+from .topology import FRONT, Topology
+from .wire import OpenChannel, Wire
+
+logger = logging.getLogger("jobs.rabbitmq")
+
+ONE_BY_ONE = 4
+"""Workers that want no more jobs than this fetch them one by one."""
+
+ENOUGH = 64
+"""A batch of this size is not made larger by asking the broker for more."""
+
+Arrived = Callable[[Letter], None]
+
+
+class Consumer:
+    """One channel for everything that is delivered and acknowledged. It ends with its connection, and all it held with it."""
+
+    def __init__(self, wire: Wire, topology: Topology, generation: int, arrived: Arrived) -> None:
+        self.wire = wire
+        self.generation = generation
+        self.lines: dict[str, deque[Letter]] = {}  # queue → delivered, not handed out
+        self._topology = topology
+        self._names = topology.names
+        self._arrived = arrived
+        self._unacknowledged: dict[int, Letter] = {}
+        self._queues: dict[str, tuple[str, int]] = {}  # queue → topic, level
+        self._consumed: dict[str, str] = {}  # queue → consumer tag
+        self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
+        self._prefetch = 0
+        self._number = 0
+        self._empty = False
+        self._channel = self._open()
+
+    def _open(self) -> OpenChannel:
+        channel = self.wire.new_channel()
+        channel.on_delivery = self._on_delivery
+        channel.add_callback(self._on_empty, [spec.Basic.GetEmpty], one_shot=False)
+        channel.add_on_cancel_callback(self._on_cancelled)
+        channel.add_on_close_callback(self._on_closed)
+        return channel
+
+    # -- what has come -------------------------------------------------------------------------------
+
+    def queues(self, topics: Iterable[str]) -> list[str]:
+        """Queues in order of service."""
+        ordered = []
+        for topic in topics:
+            for level in range(FRONT, -1, -1):
+                queue = self._names.queue(topic, level)
+                self._queues[queue] = topic, level
+                ordered.append(queue)
+        return ordered
+
+    def holds(self, topics: Iterable[str]) -> bool:
+        """Whether something of these topics is here to be handed out."""
+        return any(self.lines.get(queue) for queue in self.queues(topics))
+
+    def all_lines(self) -> list[Letter]:
+        """Take everything that was delivered and not handed out."""
+        found = [letter for line in self.lines.values() for letter in line]
+        self.lines.clear()
+        return found
+
+    def keep(self, letter: Letter) -> None:
+        """Put a letter where it is handed out from."""
+        queue = self._names.queue(letter.topic, letter.level)
+        self.lines.setdefault(queue, deque()).append(letter)
+
+    def take(self, topics: Sequence[str], limit: int, wanted: int) -> list[Letter]:
+        """Up to `limit` letters, in order; what was pushed before is found. `wanted`: with those already in hand."""
+        queues = self.queues(topics)
+        found: list[Letter] = []
+        ahead = wanted > ONE_BY_ONE
+        if ahead:
+            for queue in queues:
+                self._shift(queue, found, limit)
+            if len(found) >= min(limit, ENOUGH):
+                self._adjust(topics, wanted)
+                return found
+        self._topology.need(topics)
+        if ahead:
+            self._adjust(topics, wanted)
+        for queue in queues:
+            self._shift(queue, found, limit)
+            while len(found) < limit and self._get(queue):
+                self._shift(queue, found, limit)
+                if ahead:
+                    break  # the rest is on its way
+            self._shift(queue, found, limit)
+        return found
+
+    def _shift(self, queue: str, found: list[Letter], limit: int) -> None:
+        line = self.lines.get(queue)
+        while line and len(found) < limit:
+            found.append(line.popleft())
+
+    # -- subscribing ---------------------------------------------------------------------------------
+
+    @property
+    def subscribed(self) -> bool:
+        return bool(self._consumed)
+
+    def _adjust(self, topics: Sequence[str], wanted: int) -> None:
+        """Have as much delivered ahead as suits jobs of this length."""
+        prefetch = 8
+        while prefetch < wanted * 3 // 2:
+            prefetch *= 2
+        if not self._prefetch // 8 < prefetch <= self._prefetch or not self.covers(topics):
+            self.subscribe(topics, prefetch)
+
+    def covers(self, topics: Iterable[str]) -> bool:
+        """Whether we are delivered from all queues of these topics."""
+        return all(queue in self._consumed for queue in self.queues(topics))
+
+    def listen(self, topics: Sequence[str]) -> None:
+        """Be told when something comes."""
+        if not self.covers(topics):
+            self.subscribe(topics, 1)
+
+    def subscribe(self, topics: Sequence[str], prefetch: int) -> None:
+        """Be delivered from these queues, and no others, up to `prefetch` unsettled messages each."""
+        self._topology.need(topics)
+        self.unsubscribe()
+        self._prefetch = prefetch
+        self._call(lambda done: self._channel.basic_qos(prefetch_count=prefetch, callback=done))
+        answers: list[Any] = []
+        queues = self.queues(topics)
+        try:
+            for queue in queues:
+                self._number += 1
+                tag = f"jobs-{self._number}"
+                self._consumed[queue], self._by_tag[tag] = tag, queue
+                self._channel.basic_consume(queue, _not_called, consumer_tag=tag, callback=answers.append)
+        except AMQPError as error:
+            raise translated(self.wire.failure or error, self.wire.where) from None
+        self.wire.wait_for(lambda: len(answers) == len(queues))
+
+    def unsubscribe(self) -> None:
+        """Have nothing more delivered; what is on its way still arrives."""
+        consumed, self._consumed, self._prefetch = self._consumed, {}, 0
+        if self.wire.failure is None:
+            for tag in consumed.values():
+                self._channel.basic_cancel(tag, callback=self._on_cancel_ok)
+
+    def _on_cancel_ok(self, answer: Any) -> None:
+        self._by_tag.pop(answer.method.consumer_tag, None)
+
+    def _on_cancelled(self, request: Any) -> None:
+        """The broker has ended a consumer: its queue was deleted."""
+        queue = self._by_tag.pop(request.method.consumer_tag, "")
+        if self._consumed.get(queue) == request.method.consumer_tag:
+            del self._consumed[queue]
+        if queue in self._queues:
+            logger.error("queue %s was deleted, and the jobs in it with it; it is made anew", queue)
+            self._topology.missing(self._queues[queue][0])
+
+    # -- one by one ----------------------------------------------------------------------------------
+
+    def _get(self, queue: str) -> bool:
+        """Fetch one message, if there is one; it is then at the end of the queue's line."""
+        found: list[bool] = []
+
+        def got(_: Any, method: Any, properties: Any, body: bytes) -> None:
+            found.append(True)
+            self._take_in(queue, method, properties, body)
+
+        self._empty = False
+        try:
+            self._channel.basic_get(queue, got)
+        except AMQPError as error:
+            raise translated(self.wire.failure or error, self.wire.where) from None
+        self.wire.wait_for(lambda: found or self._empty)
+        return bool(found)
+
+    def _on_empty(self, _: Any) -> None:
+        self._empty = True
+
+    # -- arrivals ------------------------------------------------------------------------------------
+
+    def _on_delivery(self, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes) -> None:
+        queue = self._by_tag.get(method.consumer_tag)
+        if queue is not None:
+            self._take_in(queue, method, properties, body)
+
+    def _take_in(self, queue: str, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+        topic, level = self._queues[queue]
+        letter = Letter(method.delivery_tag, self.generation, topic, level, method.redelivered, properties, body)
+        self._unacknowledged[letter.tag] = letter
+        self._arrived(letter)
+
+    # -- acknowledging -------------------------------------------------------------------------------
+
+    def acknowledge(self, letters: Iterable[Letter]) -> None:
+        """Settle letters of this connection for good; returns when the system has it."""
+        tags = {letter.tag for letter in letters if letter.generation == self.generation}
+        if not tags:
+            return
+        last = 0
+        for tag in self._unacknowledged:  # in the order in which they came
+            if tag not in tags:
+                break
+            last = tag
+        try:
+            if last:
+                self._channel.basic_ack(last, multiple=True)
+                for tag in [tag for tag in tags if tag <= last]:
+                    del self._unacknowledged[tag]
+                    tags.discard(tag)
+            for tag in tags:
+                if self._unacknowledged.pop(tag, None) is not None:
+                    self._channel.basic_ack(tag)
+        except AMQPError as error:
+            raise translated(self.wire.failure or error, self.wire.where) from None
+        self.wire.flush()
+
+    # -- ends ----------------------------------------------------------------------------------------
+
+    def _call(self, command: Callable[[Callable[[Any], None]], Any]) -> None:
+        answers: list[Any] = []
+        try:
+            command(answers.append)
+        except AMQPError as error:
+            raise translated(self.wire.failure or error, self.wire.where) from None
+        self.wire.wait_for(lambda: answers)
+
+    def _on_closed(self, _: Any, reason: BaseException) -> None:
+        """All that was delivered on it goes back; with one way to begin anew there is one to test."""
+        if self.wire.failure is None and not self.wire.closing:
+            logger.error("%s", translated(reason, self.wire.where))
+            self.wire.abort(reason)
+
+
+def _not_called(*_: Any) -> None:
+    """What pika wants to call with a delivery; ours go another way, see OpenChannel."""

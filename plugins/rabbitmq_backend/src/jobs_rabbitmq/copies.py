@@ -1,0 +1,72 @@
+"""What becomes of a letter, as the copy that is published before the letter itself is acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jobs_core.backends.base import Outcome, Retention, Settlement
+
+from .letters import ATTEMPT, DEFERRALS, LEFT, REASON, REDELIVERIES, Letter
+from .publisher import Post
+from .topology import FRONT, Names, level_of
+
+LONGEST_PAUSE = 64.0
+
+
+class Copies:
+    """Makes copies for one prefix."""
+
+    def __init__(self, names: Names, retention: Callable[[str], Retention]) -> None:
+        self._names = names
+        self._retention = retention
+
+    def settled(self, letter: Letter, settlement: Settlement) -> Post | None:
+        """The copy that a settlement asks for; None if the job is over."""
+        outcome = settlement.outcome
+        if outcome is Outcome.RETRY:
+            # It has ended by itself: whatever took its workers down before, it was not this run.
+            return self._again(letter, settlement.after, settlement.error, {ATTEMPT: letter.attempt + 1, REDELIVERIES: 0})
+        if outcome is Outcome.DEFER:
+            return self._again(
+                letter, settlement.after, b"", {DEFERRALS: letter.deferrals + 1, REDELIVERIES: letter.redeliveries}
+            )
+        if outcome is Outcome.RELEASE:
+            return self.front(letter)
+        if outcome is Outcome.DEAD:
+            counted = letter.attempt + (1 if settlement.counts else 0)
+            return self.dead(letter, settlement.reason, settlement.error, counted)
+        if outcome is Outcome.EXPIRED:
+            return self.dead(letter, "expired", settlement.error, letter.attempt)
+        return None
+
+    def front(self, letter: Letter) -> Post:
+        """Given back unstarted: to come first."""
+        properties = letter.copy({REDELIVERIES: letter.redeliveries})
+        return Post("", self._names.queue(letter.topic, FRONT), properties, letter.body)
+
+    def charged(self, letter: Letter) -> Post:
+        """Lost by a worker once more: written down, and put off for longer each time."""
+        losses = letter.redeliveries
+        pause = min(LONGEST_PAUSE, 2.0 ** (losses - 2)) if losses >= 2 else 0.0
+        return self._again(letter, pause, b"", {REDELIVERIES: losses})
+
+    def later(self, letter: Letter, delay: float) -> Post:
+        """Not yet due."""
+        return self._again(letter, delay, b"", {REDELIVERIES: letter.redeliveries})
+
+    def requeued(self, letter: Letter) -> Post:
+        """From the dead letters back, as if it were new."""
+        return self._again(letter, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, REDELIVERIES: 0, REASON: ""})
+
+    def dead(self, letter: Letter, reason: str, error: bytes, attempt: int) -> Post:
+        """To the dead letters, for as long as they are kept."""
+        properties = letter.copy({REASON: reason, ATTEMPT: attempt, REDELIVERIES: letter.redeliveries}, error)
+        properties.expiration = str(max(1, min(round(self._retention(letter.topic).dead_keep * 1000), (1 << 32) - 1)))
+        return Post("", self._names.dead(letter.topic), properties, letter.body)
+
+    def _again(self, letter: Letter, after: float, error: bytes, headers: dict[str, object]) -> Post:
+        queue = self._names.queue(letter.topic, level_of(letter.priority))
+        exchange, key, left = self._names.route(queue, after)
+        if left:
+            headers[LEFT] = left
+        return Post(exchange, key, letter.copy(headers, error), letter.body)

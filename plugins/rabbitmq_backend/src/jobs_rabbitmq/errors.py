@@ -1,0 +1,57 @@
+"""RabbitMQ's and pika's errors as the core's own, each with its mend; in this one place."""
+
+from __future__ import annotations
+
+import ssl
+
+from pika import exceptions
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+NOT_FOUND, ACCESS_REFUSED, PRECONDITION_FAILED, RESOURCE_LOCKED = 404, 403, 406, 405
+_TIMEOUT_MEND = "set consumer_timeout in rabbitmq.conf above the longest job, docs/rabbitmq.md says how"
+
+
+def reply_code(error: BaseException | None) -> int:
+    """The number that the broker gave with a channel's or connection's end; 0 where there is none."""
+    closed = isinstance(error, exceptions.ConnectionClosed | exceptions.ChannelClosed)
+    return int(error.reply_code) if closed else 0  # type: ignore[union-attr]  # narrowed on the line above
+
+
+def translated(error: BaseException, where: str) -> BackendError:
+    """The core's error for one of pika's; `where` names the broker without its secrets."""
+    if isinstance(error, BackendError):
+        return error
+    text = _text(error)
+    if isinstance(error, exceptions.ProbableAuthenticationError) or "ACCESS_REFUSED - Login" in text:
+        return BackendError(f"{where}: user or password are wrong: amqp://user:password@…")
+    if isinstance(error, exceptions.ProbableAccessDeniedError) or ("not found" in text and "vhost" in text):
+        return BackendError(
+            f"{where}: this virtual host is not there, or not for this user: rabbitmqctl add_vhost, set_permissions"
+        )
+    if isinstance(error, exceptions.IncompatibleProtocolError):
+        return BackendError(f"{where}: this is no AMQP broker, or the port is for TLS: amqps://…")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return BackendError(
+            f"{where}: its certificate cannot be trusted: {error.verify_message}; ?ca=FILE names your authority"
+        )
+    code = reply_code(error)
+    if code == ACCESS_REFUSED:
+        return BackendError(f"{where}: the user lacks a permission: {text}; docs/rabbitmq.md has what jobs needs")
+    if code == PRECONDITION_FAILED and "timed out" in text:
+        return BackendUnavailable(
+            f"{where}: a job ran for longer than the broker waits for its acknowledgement: {_TIMEOUT_MEND}"
+        )
+    if code == PRECONDITION_FAILED:
+        return BackendError(f"{where}: a queue of ours is there with other settings: {text}; docs/rabbitmq.md has the settings")
+    if isinstance(error, exceptions.AMQPHeartbeatTimeout):
+        return BackendUnavailable(f"{where} has fallen silent")
+    if isinstance(error, TimeoutError):
+        return BackendUnavailable(f"{where} does not answer in time")
+    return BackendUnavailable(f"{where} cannot be reached: {text}")
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, exceptions.ConnectionClosed | exceptions.ChannelClosed):
+        return " ".join(str(error.reply_text).split())
+    return " ".join(str(error).split()) or type(error).__name__

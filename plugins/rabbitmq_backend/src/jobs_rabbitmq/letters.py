@@ -1,0 +1,165 @@
+"""Messages as the broker carries them: the payload as it came, what we know of the job in properties and headers.
+
+A message that was never delivered has no headers of ours. What a worker sends back is a copy that says in headers what
+happened so far; the broker's own count of deliveries is looked at, and never relied on beyond "more than once".
+
+============  ==========================================================================================
+property      what
+============  ==========================================================================================
+message_id    the job's id
+timestamp     when it was pushed, rounded up to a second, by the producer's clock: RabbitMQ has none to ask
+priority      0 to 9
+headers       x-jobs-attempt, -redeliveries, -deferrals: counts so far
+              x-jobs-left: seconds that the ladder was too short for
+              x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is dead
+============  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+from pika.spec import BasicProperties
+
+from jobs_core.backends.base import KEPT_ERRORS, Outgoing
+from jobs_core.ids import new_id
+
+ATTEMPT, REDELIVERIES, DEFERRALS = "x-jobs-attempt", "x-jobs-redeliveries", "x-jobs-deferrals"
+LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"
+COUNT = "x-delivery-count"
+OURS = "jobs"
+PERSISTENT = 2
+
+ERRORS_SIZE = 90_000
+"""Most bytes of errors that a message carries: its headers have to fit into one frame."""
+
+_NONE: Mapping[str, Any] = {}
+
+
+def fresh(message: Outgoing) -> BasicProperties:
+    """The properties of a job on its way in."""
+    return BasicProperties(
+        content_type="application/json",
+        delivery_mode=PERSISTENT,
+        priority=message.priority or None,
+        message_id=message.id,
+        timestamp=math.ceil(time.time()),
+        app_id=OURS,
+    )
+
+
+class Letter:
+    """A delivery that is not settled: where it came from, and what it says about itself."""
+
+    __slots__ = (
+        "again", "attempt", "body", "deferrals", "generation", "headers", "id", "level", "priority", "properties", "pushed_at",
+        "redeliveries", "tag", "token", "topic",
+    )  # fmt: skip
+
+    def __init__(
+        self, tag: int, generation: int, topic: str, level: int, again: bool, properties: BasicProperties, body: bytes
+    ) -> None:
+        self.tag = tag
+        self.again = again
+        self.generation = generation
+        self.topic = topic
+        self.level = level
+        self.properties = properties
+        self.body = body
+        self.token = 0
+        self.id = properties.message_id or new_id()
+        self.priority = properties.priority or 0
+        stamp = properties.timestamp
+        self.pushed_at = float(stamp) if stamp else time.time()
+        headers = properties.headers
+        self.headers: Mapping[str, Any] = headers or _NONE
+        self.attempt = self.redeliveries = self.deferrals = 0
+        if headers:
+            self.attempt = _count(headers, ATTEMPT)
+            self.redeliveries = _count(headers, REDELIVERIES)
+            self.deferrals = _count(headers, DEFERRALS)
+        if again:
+            self.redeliveries += 1  # whoever had it is gone, with it or without
+
+    @property
+    def foreign(self) -> bool:
+        """Whether somebody else has published it."""
+        return bool(self.properties.app_id != OURS)
+
+    def deliveries(self) -> int:
+        """How often it came back unsettled, by the broker's count: of this copy, and whatever the reason."""
+        return _count(self.headers, COUNT)
+
+    def copy(self, headers: Mapping[str, Any], error: bytes = b"") -> BasicProperties:
+        """The properties of a copy: what it said, with these headers set, an error added, and the broker's marks left out."""
+        kept = {name: value for name, value in self.headers.items() if name not in (COUNT, LEFT, "x-death")}
+        kept.update(headers)
+        if error:
+            kept[ERRORS] = self._errors_with(error)
+        old = self.properties
+        return BasicProperties(
+            content_type=old.content_type,
+            content_encoding=old.content_encoding,
+            headers={name: value for name, value in kept.items() if value} or None,
+            delivery_mode=PERSISTENT,
+            priority=old.priority,
+            correlation_id=old.correlation_id,
+            message_id=self.id,
+            timestamp=old.timestamp or math.ceil(self.pushed_at),
+            type=old.type,
+            app_id=OURS,
+        )
+
+    def errors(self) -> tuple[bytes, ...]:
+        """JSON documents, oldest first."""
+        found = self.headers.get(ERRORS)
+        listed = found if isinstance(found, list) else []
+        return tuple(entry.encode() if isinstance(entry, str) else bytes(entry) for entry in listed)
+
+    def _errors_with(self, error: bytes) -> list[str]:
+        """The newest that fit."""
+        kept: list[str] = []
+        room = ERRORS_SIZE
+        for entry in reversed([*self.errors(), error][-KEPT_ERRORS:]):
+            room -= len(entry)
+            if room < 0:
+                break
+            kept.insert(0, entry.decode(errors="replace"))
+        return kept
+
+
+def _count(headers: Mapping[str, Any], name: str) -> int:
+    """A number that somebody else may have written."""
+    value = headers.get(name)
+    return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
+
+
+class _Envelope(Struct):
+    """What a queue acts on in a foreign producer's message; who runs the job reads, and checks, the whole of it."""
+
+    v: int
+    topic: str
+    id: Annotated[str, Meta(max_length=128)] = ""
+    priority: Annotated[int, Meta(ge=0, le=9)] = 0
+    delay: Annotated[float, Meta(ge=0)] | None = None
+
+
+_decode = msgspec.json.Decoder(_Envelope).decode
+
+
+def wishes(letter: Letter) -> tuple[str, int, float]:
+    """Id, priority and delay of a foreign message, as its properties or its envelope say."""
+    body = letter.body
+    if body.startswith(b"jobs1."):
+        body = body.partition(b"\n")[2]
+    try:
+        envelope = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return letter.id, letter.priority, 0.0
+    job_id = letter.properties.message_id or envelope.id or letter.id
+    return job_id, letter.priority or envelope.priority, envelope.delay or 0.0

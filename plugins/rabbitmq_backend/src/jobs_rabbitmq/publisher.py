@@ -1,0 +1,147 @@
+"""Publishing: many confirms in flight, and nothing counts as published before the broker has confirmed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pika import spec
+from pika.exceptions import AMQPError
+from pika.spec import BasicProperties
+
+from jobs_core.errors import BackendUnavailable, QueueFull
+
+from .errors import translated
+from .loop import Loop
+from .wire import COMMAND_TIMEOUT, OpenChannel, Wire
+
+WINDOW = 1000
+"""Most messages that wait for their confirms."""
+
+WINDOW_SIZE = 8_000_000
+"""Most bytes of them."""
+
+
+class Post(NamedTuple):
+    """A message to publish."""
+
+    exchange: str
+    key: str
+    properties: BasicProperties
+    body: bytes
+
+
+class Publisher:
+    """A connection for publishing alone: the broker stops reading one that publishes when its memory or disk runs low."""
+
+    def __init__(self, loop: Loop, connect: Callable[[], Wire]) -> None:
+        self._loop = loop
+        self._connect = connect
+        self.wire: Wire | None = None
+        self._channel: OpenChannel | None = None
+        self._next_tag = 1
+        self._waiting: dict[int, tuple[str, int]] = {}  # delivery tag → id, size
+        self._size = 0
+        self._confirmed: set[str] = set()
+        self._nacked: set[str] = set()
+        self._returned: set[str] = set()
+
+    def open(self) -> Wire:
+        """Connect if it is not connected; raises BackendUnavailable or BackendError."""
+        if self.wire is None or self.wire.failure is not None:
+            self.close()
+            self.wire = self._connect()
+        return self.wire
+
+    def close(self) -> None:
+        wire, self.wire, self._channel = self.wire, None, None
+        self._waiting.clear()
+        if wire is not None:
+            wire.shut()
+
+    def drop(self) -> None:
+        """Forget a connection that cannot be trusted any more."""
+        wire, self.wire, self._channel = self.wire, None, None
+        self._waiting.clear()
+        if wire is not None:
+            wire.abort(TimeoutError())
+
+    def publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
+        """Publish all, and wait for their confirms; ids go into `confirmed` as they come. Returns the ids that no queue took.
+
+        Raises QueueFull for messages that the broker would not take, BackendUnavailable if it is silent or blocks
+        publishers; what is in `confirmed` by then need not be published again.
+        """
+        wire = self.open()
+        self._until_unblocked(wire)
+        channel = self._confirming(wire)
+        self._nacked, self._returned = set(), set()
+        try:
+            for post in posts:
+                channel.basic_publish(post.exchange, post.key, post.body, post.properties, mandatory=True)
+                size = len(post.body)
+                self._waiting[self._next_tag] = post.properties.message_id, size
+                self._next_tag += 1
+                self._size += size
+                if len(self._waiting) >= WINDOW or self._size >= WINDOW_SIZE:
+                    self._until_confirmed(wire, confirmed, WINDOW // 2, WINDOW_SIZE // 2)
+        except AMQPError as error:
+            raise translated(wire.failure or error, wire.where) from None
+        self._until_confirmed(wire, confirmed, 0, 0)
+        confirmed -= self._returned
+        if self._nacked:
+            raise QueueFull(
+                f"{wire.where}: RabbitMQ would not take {len(self._nacked)} messages: a queue has reached its max-length, or "
+                "its node has no majority; look at the queues in the management page"
+            )
+        return self._returned
+
+    def _until_unblocked(self, wire: Wire) -> None:
+        if wire.blocked and not self._loop.until(lambda: not wire.blocked or wire.failure, COMMAND_TIMEOUT):
+            raise self._blocked(wire)
+
+    def _until_confirmed(self, wire: Wire, confirmed: set[str], most: int, size: int) -> None:
+        """Wait until at most so many messages and bytes are under way."""
+        self._confirmed = confirmed
+        while len(self._waiting) > most or self._size > size:
+            if not self._loop.until(self._fewer_than(len(self._waiting), wire), COMMAND_TIMEOUT):
+                error = self._blocked(wire) if wire.blocked else BackendUnavailable(f"{wire.where} does not confirm in time")
+                self.drop()
+                raise error
+            if wire.failure is not None:
+                raise wire.error()
+
+    def _fewer_than(self, number: int, wire: Wire) -> Callable[[], bool]:
+        return lambda: len(self._waiting) < number or wire.failure is not None
+
+    def _blocked(self, wire: Wire) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"{wire.where} takes no messages at present ({wire.blocked}): jobs that are queued go on; give it memory or disk"
+        )
+
+    def _confirming(self, wire: Wire) -> OpenChannel:
+        if self._channel is None or not self._channel.is_open:
+            channel = wire.new_channel()
+            selected: list[Any] = []
+            channel.confirm_delivery(self._on_confirm, selected.append)
+            channel.add_on_return_callback(self._on_return)
+            channel.add_on_close_callback(lambda _, reason: None if wire.closing else wire.abort(reason))
+            wire.wait_for(lambda: selected)
+            self._channel, self._next_tag, self._size = channel, 1, 0
+            self._waiting.clear()
+        return self._channel
+
+    def _on_confirm(self, answer: Any) -> None:
+        method = answer.method
+        if method.multiple:
+            tags = [tag for tag in self._waiting if tag <= method.delivery_tag]
+        else:
+            tags = [method.delivery_tag] if method.delivery_tag in self._waiting else []
+        taken = self._nacked if isinstance(method, spec.Basic.Nack) else self._confirmed
+        for tag in tags:
+            job_id, size = self._waiting.pop(tag)
+            self._size -= size
+            taken.add(job_id)
+
+    def _on_return(self, _channel: Any, _method: Any, properties: BasicProperties, _body: bytes) -> None:
+        self._returned.add(properties.message_id)

@@ -1,0 +1,261 @@
+"""Which queues and exchanges there are. `jobs` is the prefix, `email` a topic; everything is durable.
+
+====================  ===============  =============================================================================
+name                  kind             what
+====================  ===============  =============================================================================
+jobs.email            queue            jobs of priority 0, which is what jobs have that say nothing; a producer in
+                                       another language publishes here, through the default exchange
+jobs.email:1-3        queue            jobs of priority 1 to 3
+jobs.email:4-6        queue            jobs of priority 4 to 6
+jobs.email:7-9        queue            jobs of priority 7 to 9, and what workers gave back unstarted, to come first
+jobs.email:dead       queue            dead letters: each with its reason and errors in its headers
+jobs:delay.due        topic exchange   the foot of the ladder: bound to every queue by the queue's name
+jobs:delay.00 … 23    topic exchange   step n of the ladder, for 25 ms x 2^n
+jobs:delay.00 … 23    queue            what waits on step n; its time to live over, a message goes to step n - 1
+====================  ===============  =============================================================================
+
+Queues of jobs and of the ladder are quorum queues (or classic ones, `?queues=classic`). What a queue of jobs rejects,
+lets expire or has delivered a thousand times goes to the topic's dead letters, at least once.
+
+The routing key of a delayed message is a word for each step, 1 where it waits and 0 where it passes, from the highest
+step down, and then the queue's name: `0.0. … .1.0.1.jobs.email` waits on two steps. The broker alone moves it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pika.exceptions import AMQPError
+
+from jobs_core.errors import BackendError
+
+from .errors import ACCESS_REFUSED, NOT_FOUND, reply_code, translated
+from .url import Target
+from .wire import OpenChannel, Wire
+
+logger = logging.getLogger("jobs.rabbitmq")
+
+LEVELS = ("", ":1-3", ":4-6", ":7-9")
+FRONT = len(LEVELS) - 1
+"""The level that is served first."""
+
+STEP = 0.025
+STEPS = 24
+LONGEST = STEP * (2**STEPS - 1)
+"""Longest delay that the ladder knows, seconds: almost five days. A longer one passes it several times."""
+
+DELIVERIES = 1000
+"""Deliveries after which the broker itself puts a message aside; long before, the core has found it out."""
+
+OWN_CONSUMER_TIMEOUT = (3, 12)
+"""The first version in which a queue may say how long an acknowledgement may take."""
+
+LONGEST_RUN = 7 * 86400.0
+"""What our queues say there, seconds: it is the core that limits how long a job may take."""
+
+
+def level_of(priority: int) -> int:
+    """Which of the four queues a priority is kept in."""
+    return (max(0, min(priority, 9)) + 2) // 3
+
+
+class Names:
+    """Names under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.due = f"{prefix}:delay.due"
+
+    def queue(self, topic: str, level: int) -> str:
+        return f"{self.prefix}.{topic}{LEVELS[level]}"
+
+    def queues(self, topic: str) -> list[str]:
+        return [self.queue(topic, level) for level in range(len(LEVELS))]
+
+    def dead(self, topic: str) -> str:
+        return f"{self.prefix}.{topic}:dead"
+
+    def step(self, number: int) -> str:
+        return f"{self.prefix}:delay.{number:02}"
+
+    def route(self, queue: str, delay: float) -> tuple[str, str, float]:
+        """Exchange and routing key of a message for a queue after `delay` seconds, and what the ladder leaves of them."""
+        if delay <= 0:
+            return "", queue, 0.0
+        left = max(0.0, delay - LONGEST)
+        steps = math.ceil(min(delay, LONGEST) / STEP - 1e-9)
+        bits = f"{steps:0{STEPS}b}"
+        return self.step(steps.bit_length() - 1), f"{'.'.join(bits)}.{queue}", left
+
+
+class Topology:
+    """Makes what is missing, on a connection; what was seen once is not looked for again."""
+
+    def __init__(self, target: Target, names: Names, wire: Callable[[], Wire]) -> None:
+        self._target = target
+        self.names = names
+        self._wire = wire
+        self._channel: OpenChannel | None = None
+        self._topics: set[str] = set()
+        self._ladder = False
+        self._foot = False
+
+    def forget(self) -> None:
+        """Look again at everything: this is another connection, or something was found missing."""
+        self._topics.clear()
+        self._ladder = self._foot = False
+        self._channel = None
+
+    def missing(self, topic: str) -> None:
+        """A queue of this topic has gone."""
+        self._topics.discard(topic)
+
+    def need(self, topics: Iterable[str]) -> None:
+        """See to it that the queues of these topics are there."""
+        for topic in topics:
+            if topic not in self._topics:
+                if not self.exists(self.names.queue(topic, 0)):
+                    self._make_topic(topic)
+                self._topics.add(topic)
+
+    def need_ladder(self) -> None:
+        """See to it that the ladder is there."""
+        if not self._ladder:
+            top = self.names.step(STEPS - 1)
+            if not self._there(lambda channel, done: channel.exchange_declare(top, passive=True, callback=done)):
+                self._make_ladder()
+            self._ladder = True
+
+    def make(self, topics: Iterable[str]) -> None:
+        """Everything that workers and producers may need."""
+        self.forget()
+        for topic in topics:
+            self._make_topic(topic)
+            self._topics.add(topic)
+        self.need_ladder()
+
+    def exists(self, queue: str) -> bool:
+        return self._there(lambda channel, done: _look(channel, queue, done))
+
+    def length(self, queue: str) -> int:
+        """Messages that are ready in a queue; 0 where there is none. Right after a restart the broker may say too few."""
+        try:
+            answer = self._do(lambda channel, done: _look(channel, queue, done))
+        except Missing:
+            return 0
+        return int(answer.method.message_count)
+
+    def purge(self, queue: str) -> int:
+        """Delete what is ready in a queue; how many."""
+        if not self.exists(queue):
+            return 0
+        return int(self._do(lambda channel, done: channel.queue_purge(queue, callback=done)).method.message_count)
+
+    # -- what is made --------------------------------------------------------------------------------
+
+    def _make_topic(self, topic: str) -> None:
+        """The queue that is looked for comes last: while it is missing, the others may be, too."""
+        names, quorum = self.names, self._target.queues == "quorum"
+        if not self._foot:
+            self._exchange(names.due)
+            self._foot = True
+        self._queue(names.dead(topic), {"x-delivery-limit": 1_000_000} if quorum else {})
+        burial: dict[str, Any] = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": names.dead(topic)}
+        if quorum:
+            burial |= {
+                "x-dead-letter-strategy": "at-least-once",
+                "x-overflow": "reject-publish",
+                "x-delivery-limit": DELIVERIES,
+            }
+            if self.version() >= OWN_CONSUMER_TIMEOUT:
+                burial["x-consumer-timeout"] = round(LONGEST_RUN * 1000)
+        for level in reversed(range(len(LEVELS))):
+            queue = names.queue(topic, level)
+            self._queue(queue, burial)
+            self._bind(queue, names.due, "*." * STEPS + queue)
+
+    def _make_ladder(self) -> None:
+        names, quorum = self.names, self._target.queues == "quorum"
+        below = names.due
+        self._exchange(below)
+        for number in range(STEPS):
+            step = names.step(number)
+            arguments: dict[str, Any] = {"x-message-ttl": round(STEP * 2**number * 1000), "x-dead-letter-exchange": below}
+            if quorum:
+                arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+            self._queue(step, arguments)
+            self._exchange(step)
+            before = "*." * (STEPS - 1 - number)
+            self._bind(step, step, before + "1.#")
+            self._bind_exchange(below, step, before + "0.#")
+            below = step
+
+    def _queue(self, name: str, arguments: dict[str, Any]) -> None:
+        full = {"x-queue-type": self._target.queues, **arguments}
+        self._do(lambda channel, done: channel.queue_declare(name, durable=True, arguments=full, callback=done))
+
+    def _exchange(self, name: str) -> None:
+        self._do(lambda channel, done: channel.exchange_declare(name, "topic", durable=True, callback=done))
+
+    def _bind(self, queue: str, exchange: str, key: str) -> None:
+        self._do(lambda channel, done: channel.queue_bind(queue, exchange, key, callback=done))
+
+    def _bind_exchange(self, below: str, exchange: str, key: str) -> None:
+        self._do(lambda channel, done: channel.exchange_bind(below, exchange, key, callback=done))
+
+    def version(self) -> tuple[int, int]:
+        """The broker's."""
+        return version(self._wire())
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    def _there(self, command: Callable[[OpenChannel, Callable[[Any], None]], Any]) -> bool:
+        try:
+            self._do(command)
+        except Missing:
+            return False
+        return True
+
+    def _do(self, command: Callable[[OpenChannel, Callable[[Any], None]], Any]) -> Any:
+        """Give a command and wait for its answer; it has a channel to itself, since a refusal closes that."""
+        wire = self._wire()
+        if self._channel is None or not self._channel.is_open:
+            self._channel = wire.new_channel()
+        channel = self._channel
+        answers: list[Any] = []
+        ends: list[BaseException] = []
+        channel.add_on_close_callback(lambda _, reason: ends.append(reason))
+        try:
+            command(channel, answers.append)
+        except AMQPError as error:
+            raise translated(error, wire.where) from None
+        wire.wait_for(lambda: answers or ends)
+        if answers:
+            return answers[0]
+        self._channel = None
+        if reply_code(ends[0]) == NOT_FOUND:
+            raise Missing
+        if reply_code(ends[0]) == ACCESS_REFUSED:
+            raise BackendError(
+                f"{wire.where}: a queue of jobs is missing, and this user may not make it: `jobsctl setup` with one that may "
+                f"(configure permission) makes them all ({ends[0]})"
+            )
+        raise translated(ends[0], wire.where)
+
+
+class Missing(Exception):
+    """Raised when what was looked for is not there."""
+
+
+def _look(channel: OpenChannel, queue: str, done: Callable[[Any], None]) -> None:
+    channel.queue_declare(queue, passive=True, callback=done)
+
+
+def version(wire: Wire) -> tuple[int, int]:
+    """The version of the node behind a connection; (0, 0) where it does not say."""
+    text = str((wire.server_properties or {}).get("version", ""))
+    numbers = [int(part) for part in text.split(".")[:2] if part.isdigit()]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)

@@ -1,0 +1,240 @@
+"""One connection: pika's, with an adapter of ours that a single thread drives when it has the time.
+
+pika's own adapters either block inside each call or want to own the thread. This one reads and writes only in `Loop`,
+so that the courier, which sleeps nowhere else, answers heartbeats. And it delivers what was on its way while a consumer
+was being cancelled: pika would reject that, and the broker would count a redelivery that no crash has caused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from pika import exceptions, spec
+from pika.channel import Channel
+from pika.connection import Connection
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from .errors import translated
+from .loop import Loop, Timer
+from .url import CONNECT_TIMEOUT, Address, Target
+
+logger = logging.getLogger("jobs.rabbitmq")
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says as errors we raise, with the mend
+
+COMMAND_TIMEOUT = 4.0
+"""Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
+
+CHUNK, SLICE = 1 << 16, 1 << 12
+
+
+class OpenChannel(Channel):
+    """A channel that hands every delivery over, also those behind a cancel."""
+
+    on_delivery: Callable[[spec.Basic.Deliver, spec.BasicProperties, bytes], None] | None = None
+
+    def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
+        if self.on_delivery is not None:
+            self.on_delivery(method_frame.method, header_frame.properties, body)
+
+
+class Wire(Connection):
+    """A connection to one node. It belongs to the thread that turns its loop."""
+
+    def __init__(self, target: Target, address: Address, loop: Loop, *, heartbeat: int, name: str) -> None:
+        self.where = target.shown
+        self.failure: BaseException | None = None  # why it is closed
+        self.closing = False  # because we want it so
+        self.blocked = ""  # why the broker takes no messages at present
+        self._address = address
+        self._loop = loop
+        self._socket: socket.socket | None = None
+        self._unsent = bytearray()
+        super().__init__(
+            target.parameters(address, heartbeat, name),
+            on_open_error_callback=self._on_end,
+            on_close_callback=self._on_end,
+        )
+        self.add_on_connection_blocked_callback(self._on_blocked)
+        self.add_on_connection_unblocked_callback(self._on_unblocked)
+
+    # -- for its users -------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """Wait until it is open; raises BackendUnavailable or BackendError."""
+        self.wait_for(lambda: self.is_open, CONNECT_TIMEOUT)
+
+    def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
+        """Turn the loop until something holds; raises if the connection ends, or is silent for too long."""
+        held = self._loop.until(lambda: condition() or self.failure is not None, timeout)
+        if condition():
+            return
+        if not held:
+            self.abort(TimeoutError())
+        raise self.error()
+
+    def new_channel(self) -> OpenChannel:
+        """An open channel."""
+        opened: list[Channel] = []
+        channel = self.channel(on_open_callback=opened.append)
+        self.wait_for(lambda: opened)
+        assert isinstance(channel, OpenChannel)
+        return channel
+
+    def flush(self) -> None:
+        """Hand everything to the system, waiting for room where there is none."""
+        self.writable()
+        if self._unsent:
+            self.wait_for(lambda: not self._unsent)
+
+    def error(self) -> BackendError:
+        """Why it is closed, as the core's error."""
+        failure = self.failure or exceptions.ConnectionClosed(0, "the connection was closed")
+        return translated(failure, self.where)
+
+    def abort(self, reason: BaseException) -> None:
+        """Drop it without a word to the other end."""
+        if self.failure is None:
+            self._terminate_stream(reason if isinstance(reason, Exception) else None)
+            self.failure = reason
+
+    def shut(self) -> None:
+        """Close it politely, for a moment's patience."""
+        if self.failure is not None:
+            return
+        self.closing = True
+        with contextlib.suppress(exceptions.AMQPError, BackendError):
+            self.close()
+            self.wait_for(lambda: self.failure is not None, 1.0)
+        self.abort(exceptions.ConnectionClosedByClient(200, "closed"))
+
+    # -- what pika asks of an adapter ----------------------------------------------------------------
+
+    def _adapter_connect_stream(self) -> None:
+        host, port = self._address
+        try:
+            stream = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            options = self.params.ssl_options
+            if options is not None:
+                stream = options.context.wrap_socket(stream, server_hostname=options.server_hostname)
+        except OSError as error:
+            self.failure = error
+            return
+        stream.setblocking(False)
+        self._socket = stream
+        self._loop.add(self)
+        self._on_stream_connected()
+
+    def _adapter_disconnect_stream(self) -> None:
+        self._lose(None)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        self._unsent += data
+
+    def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> Timer:
+        return self._loop.call_later(delay, callback)
+
+    def _adapter_remove_timeout(self, timeout_id: object) -> None:
+        assert isinstance(timeout_id, Timer)
+        timeout_id.cancelled = True
+
+    def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
+        self._loop.call_later(0.0, callback)
+
+    def _create_channel(self, channel_number: int, on_open_callback: Any) -> OpenChannel:
+        return OpenChannel(self, channel_number, on_open_callback)
+
+    # -- what the loop asks of a stream --------------------------------------------------------------
+
+    def fileno(self) -> int:
+        assert self._socket is not None
+        return self._socket.fileno()
+
+    def wants_to_write(self) -> bool:
+        return bool(self._unsent)
+
+    def writable(self) -> None:
+        """Write as much as there is room for."""
+        while self._unsent and self._socket is not None:
+            try:
+                sent = self._socket.send(self._unsent[: 4 * CHUNK])
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            del self._unsent[:sent]
+
+    def readable(self) -> None:
+        """Read what has come, and have pika act on it."""
+        while self._socket is not None:
+            try:
+                data = self._socket.recv(CHUNK)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if not data:
+                self._lose(exceptions.StreamLostError("the other end has closed the connection"))
+                return
+            # In slices: pika copies what is left of its buffer with every frame that it takes off it.
+            for start in range(0, len(data), SLICE):
+                self._on_data_available(data[start : start + SLICE])
+            if len(data) < CHUNK and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
+                return
+
+    def _tls(self) -> ssl.SSLSocket | None:
+        return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+
+    # -- ends ----------------------------------------------------------------------------------------
+
+    def _lose(self, error: Exception | None) -> None:
+        stream, self._socket = self._socket, None
+        if stream is None:
+            return
+        self._loop.remove(stream.fileno())
+        self._unsent.clear()
+        stream.close()
+        self._on_stream_terminated(error)
+
+    def _on_end(self, _: Connection, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+
+    def _on_blocked(self, _: Connection, method: Any) -> None:
+        self.blocked = str(method.method.reason) or "resources are low"
+        logger.warning(
+            "%s takes no messages at present (%s): pushes and retries wait, jobs go on; give it memory or disk",
+            self.where, self.blocked,
+        )  # fmt: skip
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self.blocked = ""
+        logger.info("%s takes messages again", self.where)
+
+
+def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:
+    """A connection to the first node that lets us in; raises what the last one said."""
+    last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
+    for address in target.addresses:
+        wire = Wire(target, address, loop, heartbeat=heartbeat, name=name)
+        try:
+            wire.opened()
+            return wire
+        except BackendUnavailable as error:
+            last = error
+        finally:
+            if not wire.is_open:
+                wire.abort(exceptions.AMQPConnectionError("given up"))
+    raise last
+
+
+__all__ = ["COMMAND_TIMEOUT", "OpenChannel", "Wire", "connect"]
