@@ -110,7 +110,7 @@ def test_check_says_what_is_wrong_and_how_to_mend_it(project, toml, code, says):
 @pytest.mark.parametrize(
     ("backend", "code", "says"),
     [
-        ("amqp://localhost", 2, "pip install jobs-rabbitmq"),
+        ("kafka://localhost", 2, "there is no backend 'kafka'"),
         ("nonsense", 2, "expected a URL"),
         ("sqlite:////nowhere/at/all.db", 1, "does the directory exist"),
     ],

@@ -120,11 +120,12 @@ def test_the_table_of_backends_is_what_they_claim():
     from jobs_core.backends.base import FEATURES
     from jobs_core.backends.memory import MemoryBackend
     from jobs_core.backends.sqlite import SqliteBackend
+    from jobs_rabbitmq.backend import RabbitMQBackend
     from jobs_redis.backend import RedisBackend
     from jobs_redis.cluster import RedisClusterBackend
     from jobs_zeromq.backend import ZeromqBackend
 
-    columns = (MemoryBackend, SqliteBackend, RedisBackend, RedisClusterBackend, ZeromqBackend)
+    columns = (MemoryBackend, SqliteBackend, RedisBackend, RedisClusterBackend, ZeromqBackend, RabbitMQBackend)
     page = (ROOT / "docs" / "backends.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \w+ \| (yes|no) \|", line)]
     claimed = {name: [cell == "yes" for cell in cells] for name, *cells in rows}
