@@ -8,6 +8,7 @@ stops none of this: what was asked of the backend is asked again under the same 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from ..backends.base import Answer, Backend, Outcome, Settlement
 from ..errors import BackendError, BackendUnavailable, JobCancelled, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
+from ..scoreboard.layout import Phase
+from ..scoreboard.writer import NOWHERE, Scoreboard
 from .deadlines import Deadlines
 from .executors.base import Executor, overdue
 from .handover import SETTLE_INTERVAL, Handover
@@ -33,11 +36,24 @@ logger = logging.getLogger("jobs.worker")
 
 LONGEST_SLEEP = 5.0
 HOUSEKEEP_LIMIT = 500
+OUTCOME_NAMES = {
+    Outcome.DONE: "done",
+    Outcome.RETRY: "retry",
+    Outcome.DEAD: "dead",
+    Outcome.EXPIRED: "dead",
+    Outcome.CANCELLED: "cancelled",
+    Outcome.DEFER: "deferred",
+    Outcome.RELEASE: "deferred",
+}
+
+DUE_SHARE = 0.9
+"""Share of `max_jobs` after which a successor is asked for, so that it serves before the last job has run."""
+
 _NEVER = float("inf")
 
 
 class Courier:
-    """See the module. All methods belong to its own thread but `start`, `wake`, `stop`, `join`."""
+    """See the module. All methods belong to its own thread but `start`, `wake`, `stop`, `join`, `quiet`, `serve`."""
 
     def __init__(
         self,
@@ -51,6 +67,11 @@ class Courier:
         stop_timeout: float,
         keeps_house: bool,
         drain: bool = False,
+        max_jobs: int = 0,
+        quiet: bool = False,
+        board: Scoreboard = NOWHERE,
+        on_open: Callable[[], None] = lambda: None,
+        on_due: Callable[[], None] = lambda: None,
         on_abandon: Callable[[], None] = lambda: None,
     ) -> None:
         self.owner = owner
@@ -67,6 +88,11 @@ class Courier:
         self._stop_timeout = stop_timeout
         self._keeps_house = keeps_house
         self._drain = drain
+        self._left = max_jobs or sys.maxsize  # jobs that may still be taken
+        self._due_at = max_jobs - max(1, int(max_jobs * DUE_SHARE)) if max_jobs else -1  # asks for a successor at so few left
+        self._board = board
+        self._on_open = on_open
+        self._on_due = on_due
         self._on_abandon = on_abandon
         self._in_hand: dict[str, Run] = {}
         self._quarantine = Quarantine(executor.concurrency)
@@ -79,6 +105,7 @@ class Courier:
         self._deadlines = Deadlines()
         self._outage = Outage()
         self._may_have_work = True
+        self._quiet = quiet  # takes nothing new
         self._quiet_until = 0.0
         self._next_beat = self._next_housekeep = 0.0
         self._stopping = self._told_stopping = False
@@ -102,6 +129,17 @@ class Courier:
         self._stopping = True
         self.wake()
 
+    def quiet(self) -> None:
+        """Take no more jobs, but go on with those in hand, until `serve` or `stop`."""
+        self._quiet = True
+        self.wake()
+
+    def serve(self) -> None:
+        """Take jobs again, or begin to."""
+        self._quiet = False
+        self._may_have_work = True
+        self.wake()
+
     def join(self, timeout: float | None = None) -> None:
         self._thread.join(timeout)
 
@@ -110,6 +148,7 @@ class Courier:
     def _main(self) -> None:
         try:
             self._open()
+            self._on_open()
             while not self._finished():
                 self._turn()
         except BackendError as error:  # on opening: nothing that trying again would mend
@@ -142,9 +181,11 @@ class Courier:
     def _turn(self) -> None:
         now = time.monotonic()
         self._collect()
+        self._board.beat(self.done, self.failed, len(self._in_hand))
         if self._stopping:
             if not self._told_stopping:
                 self._told_stopping = True
+                self._board.phase(Phase.STOPPING)
                 events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
             self._wind_up(now)
         self._interrupt_overdue(now)
@@ -185,11 +226,13 @@ class Courier:
                 continue
             del self._in_hand[run.delivery.id]
             self._conclude(run)
+        self._board.publish()
         self._suspects_run = self._suspects_run and bool(self._in_hand)
         self._prefetch.learn(finished)
 
     def _conclude(self, run: Run) -> None:
         ending = settlement(run)
+        self._board.note(run, OUTCOME_NAMES[ending.outcome])
         if run.error is None:
             self.done += 1
         else:
@@ -232,17 +275,17 @@ class Courier:
 
     def _room(self) -> int:
         """How many more jobs may be reserved."""
-        return min(self._prefetch.target() - len(self._in_hand), LARGEST_BATCH)
+        return min(self._prefetch.target() - len(self._in_hand), LARGEST_BATCH, self._left)
 
     def _wants_jobs(self, now: float) -> bool:
         if self._reserve_request:
             return True
-        if self._stopping or not self._may_have_work or self._quarantine or self._early or self._suspects_run:
+        if self._stopping or self._quiet or not self._may_have_work or self._quarantine or self._early or self._suspects_run:
             return False
         room = self._room()
         if room <= 0 or self._stuck(now):
             return False
-        return not self._handover.pending or room >= min(self._prefetch.target(), LARGEST_BATCH) // 2
+        return not self._handover.pending or room >= min(self._prefetch.target(), LARGEST_BATCH, self._left) // 2
 
     def _stuck(self, now: float) -> bool:
         """Whether every slot has been busy with the same job for longer than we hold jobs for."""
@@ -273,8 +316,16 @@ class Courier:
                 ready.append(run)
         self._hand_over(ready, now)
         self._start_waiting()
+        self._use_up(len(deliveries))
         if not deliveries and self._drain and not self._in_hand:
             self._end_if_drained()
+
+    def _use_up(self, jobs: int) -> None:
+        """Count what was taken against `max_jobs`, and ask for a successor in time."""
+        self._left -= jobs
+        if self._left <= self._due_at:
+            self._due_at = -1
+            self._on_due()
 
     def _hand_over(self, runs: list[Run], now: float) -> None:
         if not runs:
@@ -324,6 +375,7 @@ class Courier:
 
     def _release(self, runs: Iterable[Run]) -> None:
         for run in runs:
+            self._left += 1
             self._in_hand.pop(run.delivery.id, None)
             self._unsettled.append((Settlement(run.delivery.id, run.delivery.token, Outcome.RELEASE), run))
 
@@ -408,6 +460,7 @@ class Courier:
         old = self.owner
         self.owner = f"{old.partition('+')[0]}+{self._generation}"
         self._forget_everything()
+        self._board.owner(self.owner)
         events.emit(events.OwnerReplaced(old, self.owner, len(self._executor.started())))
         logger.debug("%s", error)
         self._backend.close()
@@ -451,7 +504,7 @@ class Courier:
             self._wait(timeout, now)
 
     def _wait(self, timeout: float, now: float) -> None:
-        busy = self._stopping or bool(self._quarantine) or self._suspects_run or self._stuck(now)
+        busy = self._stopping or self._quiet or bool(self._quarantine) or self._suspects_run or self._stuck(now)
         hungry = not busy and self._room() > 0
         ending = self._drain and not self._in_hand
         try:

@@ -17,6 +17,7 @@ from ..errors import LoadError
 from ..ids import new_token
 from ..loaders.base import Bootstrapper, JobLoader
 from ..plugins import guarded
+from ..scoreboard.writer import NOWHERE, Scoreboard
 from . import context
 from .context import WorkerInfo
 from .courier import Courier
@@ -76,6 +77,11 @@ class Worker:
         owner: str | None = None,
         keeps_house: bool = True,
         drain: bool = False,
+        max_jobs: int = 0,
+        quiet: bool = False,
+        board: Scoreboard = NOWHERE,
+        on_open: Callable[[], None] = lambda: None,
+        on_due: Callable[[], None] = lambda: None,
         on_replace: Callable[[], None] | None = None,
     ) -> None:
         self.owner = owner or f"{os.uname().nodename}-{os.getpid()}-{new_token(4)}"
@@ -88,7 +94,7 @@ class Worker:
         backend = app.new_backend()
         handover = Handover(backend.interrupt)
         surroundings = Surroundings(app.plugins, bootstrapper)
-        self._executor = _executor(pool, handover, surroundings)
+        self._executor = _executor(pool, handover, surroundings, board)
         self.courier = Courier(
             backend,
             self.owner,
@@ -99,6 +105,11 @@ class Worker:
             stop_timeout=float(pool.stop_timeout),
             keeps_house=keeps_house,
             drain=drain,
+            max_jobs=max_jobs,
+            quiet=quiet,
+            board=board,
+            on_open=on_open,
+            on_due=on_due,
             on_abandon=self._end_at_once,
         )
 
@@ -155,18 +166,18 @@ def _fields(info: WorkerInfo) -> tuple[Any, ...]:
     return tuple(getattr(info, name) for name in info.__struct_fields__)
 
 
-def _executor(pool: Pool, handover: Handover, surroundings: Surroundings) -> Executor:
+def _executor(pool: Pool, handover: Handover, surroundings: Surroundings, board: Scoreboard) -> Executor:
     if pool.mode == "sync":
         from .executors.sync import SyncExecutor
 
-        return SyncExecutor(handover, surroundings)
+        return SyncExecutor(handover, surroundings, board=board)
     if pool.mode == "threads":
         from .executors.threads import ThreadsExecutor
 
-        return ThreadsExecutor(handover, surroundings, pool.concurrency)
+        return ThreadsExecutor(handover, surroundings, pool.concurrency, board)
     from .executors.asyncio import AsyncExecutor
 
-    return AsyncExecutor(handover, surroundings, pool.concurrency)
+    return AsyncExecutor(handover, surroundings, pool.concurrency, board)
 
 
 REPLACE = 75

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ...errors import JobInterrupted
+from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run, running
 from ..surroundings import Surroundings
@@ -23,8 +24,9 @@ PLAIN_THREADS = 32
 class AsyncExecutor(Executor):
     """Starts runs as tasks, `concurrency` at once. Plain functions run on a few threads of the loop."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int) -> None:
-        super().__init__(handover, surroundings, concurrency)
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
+        super().__init__(handover, surroundings, concurrency, board)
+        self._free = list(range(concurrency - 1, -1, -1))  # slots of the scoreboard
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._current: dict[str, Run] = {}
@@ -56,6 +58,8 @@ class AsyncExecutor(Executor):
                 self.handover.dry()
                 return
             run.started = now
+            run.slot = self._free.pop()
+            self.board.begin(run.slot, run)
             current[run.delivery.id] = run
             run.task = loop.create_task(self._run(run) if run.job.is_async else self._run_plain(run))
             run.task.add_done_callback(functools.partial(self._ended, run))
@@ -88,6 +92,8 @@ class AsyncExecutor(Executor):
         run.task = None  # a cycle with the exception's frames otherwise
         del self._current[run.delivery.id]
         conclude(run, self.surroundings)
+        self.board.end(run.slot)
+        self._free.append(run.slot)
         self.handover.finish(run)
         if self.handover.pending:
             self._start_pending()

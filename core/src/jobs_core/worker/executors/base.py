@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import JobInterrupted, JobTimeout
+from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..output import end_lines, partial
 from ..run import Run, running
@@ -18,7 +19,8 @@ from ..surroundings import Surroundings
 class Executor(abc.ABC):
     """Runs jobs. `main` occupies the worker's main thread until `stop`; the rest is called by the courier."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int) -> None:
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
+        self.board = board
         self.handover = handover
         self.surroundings = surroundings
         self.concurrency = concurrency

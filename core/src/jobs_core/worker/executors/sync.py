@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ...errors import JobInterrupted
+from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import INTERRUPT, Run
 from ..surroundings import Surroundings
@@ -19,8 +20,10 @@ from .base import Executor, LoopRunner, conclude, run_in_thread
 class SyncExecutor(Executor):
     """Runs jobs in the thread that calls `main`. A deadline or a cancel raises inside the job."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int = 1) -> None:
-        super().__init__(handover, surroundings, 1)
+    def __init__(
+        self, handover: Handover, surroundings: Surroundings, concurrency: int = 1, board: Scoreboard = NOWHERE
+    ) -> None:
+        super().__init__(handover, surroundings, 1, board)
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._current: Run | None = None
@@ -39,6 +42,7 @@ class SyncExecutor(Executor):
 
     def _serve(self) -> None:
         pending, finish, surroundings = self.handover.pending, self.handover.finish, self.surroundings
+        begin, end = self.board.begin, self.board.end
         while True:
             try:
                 run = pending.popleft()
@@ -50,9 +54,11 @@ class SyncExecutor(Executor):
                 continue
             self._current = run
             run.started = time.monotonic()
+            begin(0, run)
             self._run(run)
             self._current = None
             conclude(run, surroundings)
+            end(0)
             finish(run)
 
     def _run(self, run: Run) -> None:

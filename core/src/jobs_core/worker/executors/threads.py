@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ...errors import JobInterrupted
+from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
@@ -17,8 +18,8 @@ from .base import Executor, LoopRunner, conclude, run_in_thread
 class ThreadsExecutor(Executor):
     """A fixed number of threads that take runs from the handover. A thread cannot be interrupted: see `interrupt`."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int) -> None:
-        super().__init__(handover, surroundings, concurrency)
+    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
+        super().__init__(handover, surroundings, concurrency, board)
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._current: dict[int, Run] = {}
@@ -28,7 +29,7 @@ class ThreadsExecutor(Executor):
     def main(self) -> None:
         for number in range(self.concurrency):
             # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
-            thread = threading.Thread(target=self._serve, name=f"jobs-executor-{number}", daemon=True)
+            thread = threading.Thread(target=self._serve, args=(number,), name=f"jobs-executor-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._stopping.wait()
@@ -38,7 +39,7 @@ class ThreadsExecutor(Executor):
     def _unfinished(self) -> bool:
         return bool(self.handover.pending) or any(run.interrupted is None for run in list(self._current.values()))
 
-    def _serve(self) -> None:
+    def _serve(self, slot: int) -> None:
         pending, current, me = self.handover.pending, self._current, threading.get_ident()
         while True:
             try:
@@ -52,9 +53,11 @@ class ThreadsExecutor(Executor):
                 continue
             current[me] = run
             run.started = time.monotonic()
+            self.board.begin(slot, run)
             run_in_thread(run, self.surroundings, self._own_loop)
             del current[me]
             conclude(run, self.surroundings)
+            self.board.end(slot)
             self.handover.finish(run)
 
     def _own_loop(self) -> LoopRunner:
