@@ -42,6 +42,7 @@ class Pool(Section, frozen=True, kw_only=True):
     stop_timeout: Duration = Duration(30)  # how long stop waits for running jobs
     timeout_grace: Duration = Duration(10)  # what a job gets after its timeout before its worker is killed
     grow_age: Duration = Duration(3)  # the pool grows while its oldest ready job is older
+    shrink_after: Duration = Duration(10)  # and shrinks by workers that have been idle so long
     preload: bool = True  # import the application once and fork workers from it
     preload_allow_native: bool = False  # fork although native libraries run threads of their own
 

@@ -149,6 +149,151 @@ class ScheduleNotSaved(Event, frozen=True):
     error: str
 
 
+# -- the supervisor --------------------------------------------------------------------------------
+
+
+class SupervisorStarting(Event, frozen=True):
+    """A supervisor begins."""
+
+    pid: int
+    run_dir: str
+
+
+class SupervisorServes(Event, frozen=True):
+    """Every pool has its workers for the first time."""
+
+    workers: int
+    pools: int
+
+
+class SupervisorStopping(Event, frozen=True):
+    """The supervisor was asked to stop: gracefully ("stop"), or at once ("exit")."""
+
+    how: str
+
+
+class SupervisorStopped(Event, frozen=True):
+    """The supervisor ends; of so many dead workers the jobs are not handed back yet."""
+
+    unrepaired: int
+
+
+class CannotServe(Event, frozen=True):
+    """The application cannot be imported at the first start: the supervisor ends."""
+
+    error: str
+
+
+class CannotPreload(Event, frozen=True):
+    """Threads run in the template after the import: workers import the application themselves."""
+
+    threads: tuple[str, ...]
+
+
+class TemplateTrouble(Event, frozen=True):
+    """The template could not be made anew; it is tried again."""
+
+    error: str
+
+
+class HelperDied(Event, frozen=True):
+    """A template, housekeeper, HTTP child or broker ended; another is made."""
+
+    name: str
+    pid: int
+    reason: str
+    restart_in: float
+
+
+class WorkerDied(Event, frozen=True):
+    """A worker crashed, or could not boot; another is made."""
+
+    owner: str
+    pid: int
+    pool: str
+    reason: str
+    running: int
+    restart_in: float
+
+
+class CannotStart(Event, frozen=True):
+    """A worker could not even be forked; it is tried again."""
+
+    pool: str
+    error: str
+    restart_in: float
+
+
+class KillingWorker(Event, frozen=True):
+    """A worker hangs and is killed, its stacks written first."""
+
+    owner: str
+    pid: int
+    pool: str
+    reason: str
+
+
+class JobsHandedBack(Event, frozen=True):
+    """A dead worker's jobs are in their topics again."""
+
+    owner: str
+    released: int
+    charged: int
+
+
+class PoolGrows(Event, frozen=True):
+    """The backlog is more than a pool clears in time."""
+
+    pool: str
+    before: int
+    after: int
+
+
+class PoolShrinks(Event, frozen=True):
+    """Workers have been idle."""
+
+    pool: str
+    before: int
+    after: int
+
+
+class Reloading(Event, frozen=True):
+    """New code is imported, beside the old that serves."""
+
+    generation: int
+
+
+class Reloaded(Event, frozen=True):
+    """New code serves, and the old no more."""
+
+    generation: int
+
+
+class ReloadRefused(Event, frozen=True):
+    """New code cannot be had; the old goes on."""
+
+    error: str
+
+
+class Quiet(Event, frozen=True):
+    """Workers take nothing new, or take work again."""
+
+    on: bool
+
+
+class StacksWritten(Event, frozen=True):
+    """Every worker was asked for its stacks."""
+
+    directory: str
+
+
+class RunDirTrouble(Event, frozen=True):
+    """A file of the run directory cannot be written; jobs go on, what is shown gets old."""
+
+    file: str
+    error: str
+
+
 LEVELS: dict[type[Event], int] = {
     WorkerStarted: logging.INFO,
     WorkerStopping: logging.INFO,
@@ -160,6 +305,26 @@ LEVELS: dict[type[Event], int] = {
     JobFailed: logging.WARNING,
     JobDied: logging.ERROR,
     JobOverdue: logging.WARNING,
+    SupervisorStarting: logging.INFO,
+    SupervisorServes: logging.INFO,
+    SupervisorStopping: logging.INFO,
+    SupervisorStopped: logging.INFO,
+    CannotServe: logging.ERROR,
+    CannotPreload: logging.WARNING,
+    TemplateTrouble: logging.ERROR,
+    HelperDied: logging.ERROR,
+    WorkerDied: logging.ERROR,
+    CannotStart: logging.ERROR,
+    KillingWorker: logging.ERROR,
+    JobsHandedBack: logging.WARNING,
+    PoolGrows: logging.INFO,
+    PoolShrinks: logging.INFO,
+    Reloading: logging.INFO,
+    Reloaded: logging.INFO,
+    Quiet: logging.INFO,
+    StacksWritten: logging.INFO,
+    ReloadRefused: logging.ERROR,
+    RunDirTrouble: logging.ERROR,
     TicksMissed: logging.WARNING,
     TickRefused: logging.ERROR,
     ClockSetBack: logging.WARNING,

@@ -79,7 +79,62 @@ def sentence(event: Event) -> str:
             return f"{path} cannot be read: whether scheduled jobs were missed is not known, they go on from now: {error}"
         case events.ScheduleNotSaved(path, error):
             return f"{path} cannot be written: after a restart the last scheduled jobs may be taken for missed: {error}"
+        case events.SupervisorStarting(pid, run_dir):
+            return f"supervisor {pid} starts in {run_dir}"
+        case events.SupervisorServes(workers, pools):
+            return f"ready: {_count(workers, 'worker')} in {_count(pools, 'pool')}"
+        case events.SupervisorStopping(how):
+            if how == "exit":
+                return "ending at once: workers are killed, what they run goes back to its topics"
+            return "stopping: no more jobs are taken, those that run are waited for"
+        case events.SupervisorStopped(unrepaired):
+            left = f"; the jobs of {_count(unrepaired, 'dead worker')} go back with the next start" if unrepaired else ""
+            return f"stopped{left}"
+        case events.CannotServe(error):
+            return f"the application cannot be loaded, nothing is started: {error}"
+        case events.CannotPreload(threads):
+            return (
+                f"threads run after the import ({', '.join(threads)}): workers import the application themselves, slower to "
+                "start; start threads in the job or in after_fork, or set preload = false"
+            )
+        case events.TemplateTrouble(error):
+            return f"the template cannot be made again, trying on; workers that are there go on, new ones have to wait: {error}"
+        case events.HelperDied(name, pid, reason, restart_in):
+            return f"{name} {pid} died ({reason}); another is started {_soon(restart_in)}"
+        case events.WorkerDied(owner, pid, pool, reason, running, restart_in):
+            held = f" while {_count(running, 'job')} ran" if running else ""
+            return f"worker {owner} ({pid}) of pool {pool} died{held}: {reason}; another is started {_soon(restart_in)}"
+        case events.CannotStart(pool, error, restart_in):
+            return f"pool {pool} lacks a worker, trying again {_soon(restart_in)}: {error}"
+        case events.KillingWorker(owner, pid, pool, reason):
+            return f"worker {owner} ({pid}) of pool {pool} is killed, its stacks written before: {reason}"
+        case events.JobsHandedBack(owner, released, charged):
+            return f"{_count(released, 'job')} of dead worker {owner} went back, {charged} of them had started"
+        case events.PoolGrows(pool, before, after):
+            return f"pool {pool} grows from {before} to {after} workers: its backlog is more than they clear in time"
+        case events.PoolShrinks(pool, before, after):
+            return f"pool {pool} shrinks from {before} to {after} workers: they were idle"
+        case events.Reloading(generation):
+            return f"reload: generation {generation} is imported"
+        case events.Reloaded(generation):
+            return f"reload: generation {generation} serves"
+        case events.ReloadRefused(error):
+            return f"reload refused, the old code goes on: {error}"
+        case events.Quiet(on):
+            return "quiet: workers take nothing new" if on else "workers take jobs again"
+        case events.StacksWritten(directory):
+            return f"every worker's stacks are appended to its .stacks file in {directory}"
+        case events.RunDirTrouble(file, error):
+            return f"{file} cannot be written, status and metrics are out of date until it can: {error}"
     return repr(event)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _soon(seconds: float) -> str:
+    return f"in {format_duration(round(seconds, 1))}" if seconds > 0 else "at once"
 
 
 def _when(at: float) -> str:

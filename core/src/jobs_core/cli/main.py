@@ -27,6 +27,13 @@ GROUPS = {
         "demo": ("demo", "See it work: real jobs on files that ship with it."),
     },
     "Run": {
+        "start": ("start", "Start the supervisor and its workers."),
+        "stop": ("control", "Finish what runs, give back the rest, end."),
+        "exit": ("control", "End at once; jobs go back to their topics."),
+        "restart": ("control", "Stop, wait for the real end, start."),
+        "reload": ("control", "Load new code and configuration without a gap."),
+        "quiet": ("control", "Take nothing new on this machine."),
+        "scale": ("control", "Change a pool's number of workers."),
         "worker": ("worker", "Run one worker in the foreground."),
         "status": ("status", "Show what runs and how it is, what needs you first."),
         "top": ("top", "Show what runs and how fast it goes, live."),

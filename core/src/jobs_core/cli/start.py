@@ -1,0 +1,83 @@
+"""`jobsctl start`: check what a person may have got wrong, then turn into the supervisor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from ..app import private_directory
+from ..supervisor.pidfile import running
+from .common import Context, fail, pass_context
+from .exits import Exit
+
+DAEMON_LOG = "jobs.log"
+
+
+@click.command("start")
+@click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
+@pass_context
+def start_command(context: Context, daemon: bool) -> None:
+    """Start the supervisor and its workers: in the foreground, logging to standard error or to logs.file.
+
+    In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. Where one runs already,
+    nothing happens and the exit code is 0: a crontab line may say it every minute.
+    """
+    config = context.effective.config
+    run_dir = private_directory(context.app.run_dir)
+    pid = running(run_dir)
+    if pid is not None:
+        click.echo(f"jobs: a supervisor runs here already: process {pid}, run directory {run_dir}", err=True)
+        return
+    backend = context.app.new_backend()
+    if "multiprocess" not in backend.features:
+        fail(
+            f"backend: {backend.name}:// lives in one process, and start makes many: "
+            "choose another backend (sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`",
+            Exit.USAGE,
+        )
+    command = [sys.executable, "-m", "jobs_core.supervisor"]
+    if context.effective.file is not None:
+        command += ["--config", str(context.effective.file.resolve())]
+    if not daemon:
+        _become(command)
+    if config.logs.file is None:
+        os.environ["JOBS_LOGS__FILE"] = str(run_dir / DAEMON_LOG)
+    _in_the_background(command, run_dir)
+
+
+def _become(command: list[str]) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(command[0], command)
+
+
+def _in_the_background(command: list[str], run_dir: Path) -> None:
+    """Fork, detach, and wait for the word that it serves."""
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        os.close(reader)
+        os.set_inheritable(writer, True)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+        os.execv(command[0], [*command, "--ready-fd", str(writer)])
+    os.close(writer)
+    os.wait()
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read().decode()
+    if said == "ready":
+        click.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")
+    elif said:
+        for line in said.splitlines():
+            click.echo(f"jobs: {line}", err=True)
+        raise click.exceptions.Exit(Exit.USAGE)
+    else:
+        fail("the supervisor ended before it served; its log says why")

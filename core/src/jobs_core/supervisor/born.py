@@ -1,0 +1,76 @@
+"""The first steps of every child: a session of its own, no inherited signals, its output into pipes, a name, a parent to
+die with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from msgspec import Struct
+from setproctitle import setproctitle
+
+from ..config import Logs
+from ..worker import output
+from . import kernel
+from .loop import default_signals
+
+DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)
+"""What a service manager or a terminal may send to everybody: children go by their control channel alone."""
+
+
+class Ends(Struct, frozen=True):
+    """A child's descriptors: its control channel, and where its log lines and its bare output go."""
+
+    control: int
+    log: int
+    raw: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.control, self.log, self.raw))
+
+
+def settle_in(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, mortal: bool = True) -> None:
+    """Become a child of ours. `mortal`: the kernel kills it with the supervisor; the housekeeper has things to do first."""
+    os.setsid()
+    default_signals()
+    for number in DEAF_TO:
+        signal.signal(number, _deaf)
+    os.register_at_fork(after_in_child=_hear_again)
+    kernel.adopted_by(supervisor)
+    if mortal:
+        kernel.die_with(supervisor)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    output.to_pipe(ends.log, logs.level, logs.format, worker=name)
+    output.capture(ends.raw)
+    os.close(ends.raw)
+    title(role)
+
+
+def title(role: str) -> None:
+    """What `ps` shows; never a URL or an argument."""
+    setproctitle(f"jobs: {role}")
+
+
+def leave(code: int) -> None:
+    """End a child without running what its parent would have run at its end."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _deaf(signum: int, frame: FrameType | None) -> None:
+    """A handler, and not SIG_IGN: programs that a job starts would inherit that and ignore their own TERM."""
+
+
+def _hear_again() -> None:
+    """In what a job forks: signals do what they do everywhere."""
+    for number in DEAF_TO:
+        if signal.getsignal(number) is _deaf:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

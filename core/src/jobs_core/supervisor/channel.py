@@ -1,0 +1,75 @@
+"""A connection between two of our processes on one machine: whole JSON documents, with descriptors where needed.
+
+Sequenced packets over a unix socket pair: a message arrives whole or not at all, and the other side's death is read
+as the end.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+LARGEST = 128 * 1024
+"""Bytes of one message; senders clip what could be longer."""
+
+MOST_DESCRIPTORS = 8
+
+
+class Channel:
+    """One end. One thread reads, any thread may send."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """Both ends, closed in programs that a process of ours executes."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), cls(theirs)
+
+    @classmethod
+    def of(cls, descriptor: int) -> Channel:
+        """The end that a descriptor is."""
+        return cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=descriptor))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> bool:
+        """Send; False if the other side is gone, or has not read for so long that there is no room."""
+        payload = msgspec.json.encode(message)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            self._socket.sendmsg([payload], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def receive(self, *, wait: bool = True) -> tuple[dict[str, Any] | None, list[int]]:
+        """The next message and the descriptors that came with it; None at the end.
+
+        Raises BlockingIOError if there is none and `wait` is false.
+        """
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        try:
+            payload, ancillary, _, _ = self._socket.recvmsg(LARGEST, socket.CMSG_SPACE(4 * MOST_DESCRIPTORS), flags)
+        except ConnectionResetError:
+            return None, []
+        descriptors = array.array("i")
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        if not payload:
+            return None, list(descriptors)
+        return msgspec.json.decode(payload), list(descriptors)
+
+    def detach(self) -> int:
+        """The bare descriptor; this object is of no use after that."""
+        return self._socket.detach()
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,133 @@
+"""Commands to a running supervisor: a unix socket in the run directory, which only its owner can reach.
+
+One JSON document asks, one answers. The path of the socket may be longer than a socket address can be (107 bytes),
+so that it is reached by way of the opened directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import JobsError
+from .channel import Channel
+from .loop import Loop
+
+NAME = "control"
+
+
+class NotRunning(JobsError):
+    """Raised when no supervisor answers in a run directory."""
+
+
+class Request:
+    """One command; `answer` it once, now or later."""
+
+    def __init__(self, message: dict[str, Any], channel: Channel, close: Callable[[], None]) -> None:
+        self.message = message
+        self._channel = channel
+        self._close = close
+
+    def answer(self, **facts: Any) -> None:
+        self._channel.send(facts)
+        self._close()
+
+
+class ControlSocket:
+    """The supervisor's side. Raises OSError if the socket cannot be made."""
+
+    def __init__(self, loop: Loop, run_dir: Path, obey: Callable[[Request], None]) -> None:
+        self._loop = loop
+        self._obey = obey
+        self._path = run_dir / NAME
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()
+        with _address(run_dir) as address:
+            before = os.umask(0o177)
+            try:
+                self._socket.bind(address)
+            finally:
+                os.umask(before)
+        self._socket.listen(16)
+        self._socket.setblocking(False)
+        self._clients: set[Channel] = set()
+        loop.watch(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._socket.accept()
+            if _peer(connection) not in (0, os.geteuid()):
+                connection.close()
+                return
+            channel = Channel(connection)
+            self._clients.add(channel)
+            self._loop.watch(channel.fileno(), lambda: self._read(channel))
+
+    def _read(self, channel: Channel) -> None:
+        try:
+            message, descriptors = channel.receive(wait=False)
+        except BlockingIOError:
+            return
+        except ValueError:  # no JSON
+            message, descriptors = None, []
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message is None:
+            self._close(channel)
+        else:
+            self._obey(Request(message, channel, lambda: self._close(channel)))
+
+    def _close(self, channel: Channel) -> None:
+        if channel in self._clients:
+            self._clients.discard(channel)
+            self._loop.unwatch(channel.fileno())
+            channel.close()
+
+    def close(self) -> None:
+        for channel in list(self._clients):
+            self._close(channel)
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) -> dict[str, Any]:
+    """Send a command to the supervisor and wait for its answer; raises NotRunning, TimeoutError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.settimeout(timeout)
+        try:
+            with _address(run_dir) as address:
+                connection.connect(address)
+        except OSError:
+            raise NotRunning(f"no supervisor answers in {run_dir}") from None
+        channel = Channel(connection)
+        channel.send(message)
+        answer, _ = channel.receive()
+    finally:
+        connection.close()
+    if answer is None:
+        raise NotRunning(f"the supervisor in {run_dir} ended before it answered")
+    return answer
+
+
+@contextlib.contextmanager
+def _address(run_dir: Path) -> Iterator[str]:
+    descriptor = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{NAME}"
+    finally:
+        os.close(descriptor)
+
+
+def _peer(connection: socket.socket) -> int:
+    """The user at the other end."""
+    size = struct.calcsize("iII")
+    _, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(uid)

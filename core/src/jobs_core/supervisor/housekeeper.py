@@ -1,0 +1,227 @@
+"""The housekeeper: the one child of a supervisor that speaks to the backend on behalf of all.
+
+It hands a dead worker's jobs back, keeps house in the store, counts, ticks the schedule and raises alerts. It may hang with the
+backend, and nothing else does. Every machine may run one: all that it does may be done twice.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+from collections import deque
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .. import events
+from ..app import App, set_current_app
+from ..backends.base import Backend, Counts
+from ..config import Config
+from ..errors import BackendError, JobsError
+from ..failpoints import failpoint
+from ..plugins import guarded
+from ..schedule import Ticker
+from ..scoreboard import state
+from ..scoreboard.reader import WorkerFile
+from ..scoreboard.state import Backlog, TopicState
+from ..worker.courier import HOUSEKEEP_LIMIT
+from ..worker.outage import Outage
+from . import born, kernel, workerside
+from .alerts import Alerts
+from .born import Ends
+from .channel import Channel
+from .folding import Folding
+from .repair import Repair, describe
+from .workerside import Made, WorkerSpec
+
+COUNT_INTERVAL = 1.0
+"""Seconds between two looks at the topics."""
+
+SCHEDULE = "schedule.json"
+
+
+def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
+    """Be the housekeeper until told to stop, or until the supervisor is gone."""
+    code = 1
+    try:
+        born.settle_in("housekeeper", "housekeeper", ends, config.logs, supervisor, mortal=False)
+        channel = Channel.of(ends.control)
+        try:
+            made = made or workerside.load(config)
+            keeper = Housekeeper(made.app, channel, run_dir)
+        except JobsError as error:
+            channel.send({"is": "failed", "error": str(error)[:8000]})
+            raise
+        keeper.run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        born.leave(code)
+    raise AssertionError  # pragma: no cover - leave does not return
+
+
+class Housekeeper:
+    """See the module. The main thread works; another listens to the supervisor, and outlives it for a moment."""
+
+    def __init__(self, app: App, channel: Channel, run_dir: Path) -> None:
+        self._app = app
+        self._channel = channel
+        self._run_dir = run_dir
+        self._backend: Backend = app.new_backend()
+        self._open = False
+        self._outage = Outage()
+        self._orders: deque[dict[str, Any]] = deque()
+        self._stopping = False
+        self._folding = Folding(run_dir)
+        self._topics = sorted(app.config.served_topics() | set(app.config.topics))
+        self._paused: frozenset[str] = frozenset()
+        self._ticker = Ticker(app, run_dir / SCHEDULE)
+        self._alerts = Alerts(app.config, app.plugins)
+        self._backlog = Backlog(at=time.time(), pid=os.getpid())
+        self._next_kept = self._next_count = 0.0
+
+    def run(self) -> None:
+        set_current_app(self._app)
+        threading.Thread(target=self._listen, name="jobs-control", daemon=True).start()
+        self._channel.send({"is": "ready"})
+        while not (self._stopping and not self._orders):
+            self._turn()
+        self._alerts.close()
+        self._backend.close()
+        self._app.close()
+
+    # -- the supervisor --------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take orders; at the supervisor's end, end everything that it started."""
+        while True:
+            order, _ = self._channel.receive()
+            if order is None:
+                self._end_everybody()
+            elif order["do"] == "stop":
+                self._stopping = True
+            else:
+                self._orders.append(order)
+            self._backend.interrupt()
+
+    def _end_everybody(self) -> NoReturn:
+        """Nothing of ours outlives the supervisor, no subprocess of a job in its session either."""
+        for path in state.worker_files(self._run_dir):
+            try:
+                file = WorkerFile(path)
+            except (OSError, ValueError):
+                continue
+            header = file.header()
+            kernel.kill_session(header.pid, header.start_ticks)
+        os._exit(1)
+
+    # -- one turn --------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self._outage.may_try(now):
+            try:
+                self._work(now)
+                self._outage.over()
+            except BackendError as error:
+                self._outage.began(error)
+                self._show(error=str(error))
+                if self._stopping:
+                    self._orders.clear()  # the files stay: the next start hands back what they name
+        self._sleep()
+
+    def _work(self, now: float) -> None:
+        if not self._open:
+            self._backend.open(None)
+            self._open = True
+        while self._orders:
+            self._obey(self._orders[0])
+            self._orders.popleft()
+        if now >= self._next_kept:
+            kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
+            self._next_kept = now if kept.more else now + min(3.0, float(self._app.config.lease) / 10)
+        if now >= self._next_count:
+            self._count()
+            self._next_count = now + COUNT_INTERVAL
+        self._tick()
+
+    def _sleep(self) -> None:
+        now = time.monotonic()
+        pause = self._outage.left(now)
+        if pause > 0:
+            time.sleep(min(pause, 0.05))
+        elif not (self._orders or self._stopping):
+            until = min(self._next_kept, self._next_count) - now
+            until = min(until, self._ticker.next(time.time()))
+            if until > 0:
+                try:
+                    self._backend.wait((), until)
+                except BackendError as error:
+                    self._outage.began(error)
+
+    # -- orders ----------------------------------------------------------------------------------
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if order["do"] == "repair":
+            self._repair(Repair.of(order))
+        elif order["do"] == "tell":
+            self._tell(order["hook"], facts=order["facts"])
+
+    def _repair(self, repair: Repair) -> None:
+        """Hand a dead worker's jobs back, then remember its figures and forget its files."""
+        path = self._run_dir / state.WORKERS / repair.file
+        found = describe(path, repair)
+        failpoint("repair.before")
+        released = self._backend.release_owner(found.owner, found.started, found.document)
+        failpoint("repair.after")
+        if released or repair.crash:
+            events.emit(events.JobsHandedBack(found.owner, released, len(found.started)))
+        self._folding.fold(path, released)
+        self._channel.send({"is": "repaired", "file": repair.file, "released": released})
+        if repair.crash:
+            self._tell("jobs_worker_crashed", report=found.report)
+
+    def _tell(self, hook: str, **facts: Any) -> None:
+        for implementation in self._app.plugins.implementations(hook):
+            guarded(implementation, **facts)
+
+    # -- counting --------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        begin = time.monotonic()
+        counts = self._backend.counts(self._topics)
+        round_trip = time.monotonic() - begin
+        self._paused = self._backend.paused()
+        self._alerts.look(time.monotonic(), counts)
+        self._backlog.answered_at = time.time()
+        self._backlog.round_trip = round_trip
+        self._backlog.alerts = sorted(self._alerts.going_on())
+        self._show(counts=counts)
+        ages = {topic: [count.ready, count.oldest_age] for topic, count in counts.items() if topic not in self._paused}
+        self._channel.send({"is": "counts", "topics": ages})
+
+    def _show(self, *, counts: dict[str, Counts] | None = None, error: str = "") -> None:
+        """Write backlog.json."""
+        backlog = self._backlog
+        backlog.at = time.time()
+        backlog.answers, backlog.error = not error, error
+        if counts is not None:
+            backlog.topics = {
+                topic: TopicState(
+                    count.ready, count.scheduled, count.reserved, count.dead, count.oldest_age, topic in self._paused
+                )
+                for topic, count in counts.items()
+            }
+        try:
+            state.write(self._run_dir / state.BACKLOG, backlog)
+        except OSError as failed:
+            events.emit(events.RunDirTrouble(state.BACKLOG, str(failed)))
+
+    # -- the schedule ----------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        ticks = self._ticker.due(time.time())
+        if ticks:
+            self._ticker.enqueue(ticks, self._backend.push)

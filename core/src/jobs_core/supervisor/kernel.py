@@ -1,0 +1,99 @@
+"""What Linux does for a parent and its children that Python's library does not offer.
+
+`prctl` through ctypes: the child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) and the parent-death signal
+(PR_SET_PDEATHSIG). Where there is no prctl, `subreaper` says so and workers are made without a template.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def subreaper() -> bool:
+    """Make orphans below this process its own children; False where the system cannot."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the thread that made it ends; ends it at once if `parent` is gone already.
+
+    To be called after reparenting: armed in a child whose parent exits on purpose, it would fire.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def adopted_by(parent: int) -> None:
+    """Wait until this process, whose parent ends on purpose, is `parent`'s child; ends it if it falls to anybody else."""
+    first = os.getppid()
+    while (now := os.getppid()) == first != parent:
+        os.sched_yield()
+    if now != parent:
+        os._exit(1)
+
+
+def close_all_but(keep: Collection[int]) -> None:
+    """Close every descriptor of this process but those in `keep`."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        if descriptor not in keep:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(descriptor)
+
+
+def threads() -> list[str]:
+    """Names of the threads of this process besides the main one, native ones too."""
+    tasks = Path("/proc/self/task")
+    names = []
+    for task in tasks.iterdir() if tasks.is_dir() else ():
+        if int(task.name) != os.getpid():
+            try:
+                names.append((task / "comm").read_text().strip())
+            except OSError:  # it has just ended
+                continue
+    return sorted(names)
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def kill_session(leader: int, since: int) -> None:
+    """Kill what a worker left in its session: every process that `leader` led and that started at clock tick `since` or later.
+
+    By /proc and not by group alone: the leader may be gone, and its number given to somebody else.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        group, session, started = int(fields[2]), int(fields[3]), int(fields[19])
+        if leader in (group, session) and started >= since:
+            try:
+                os.kill(int(entry.name), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _prctl(option: int, value: int) -> bool:
+    return _libc is not None and _libc.prctl(option, value, 0, 0, 0) == 0
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")

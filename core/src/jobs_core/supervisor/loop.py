@@ -1,0 +1,120 @@
+"""The supervisor's event loop: descriptors, timers and signals, one thing at a time, and no clock that ticks for nothing."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+Callback = Callable[[], None]
+
+
+class Timer:
+    """Something to be done once at a time; `cancel` makes nothing of it."""
+
+    __slots__ = ("at", "callback")
+
+    def __init__(self, at: float, callback: Callback) -> None:
+        self.at = at
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Loop:
+    """Waits for what was asked for, and calls. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._stopped = False
+        self._signals: socket.socket | None = None
+        self._previous: dict[int, object] = {}
+
+    def watch(self, descriptor: int, callback: Callback, *, writing: bool = False) -> None:
+        """Call whenever a descriptor can be read (or written) without waiting."""
+        event = selectors.EVENT_WRITE if writing else selectors.EVENT_READ
+        self._selector.register(descriptor, event, callback)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Forget a descriptor; one that is not watched is fine."""
+        try:
+            self._selector.unregister(descriptor)
+        except (KeyError, ValueError):
+            return
+
+    def after(self, seconds: float, callback: Callback) -> Timer:
+        """Call once, in so many seconds."""
+        timer = Timer(time.monotonic() + max(0.0, seconds), callback)
+        heapq.heappush(self._timers, (timer.at, next(self._order), timer))
+        return timer
+
+    def on_signals(self, numbers: Iterable[int], callback: Callable[[int], None]) -> None:
+        """Call with the number of each signal that arrives, outside of any handler."""
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self._signals, self._writer = reader, writer
+        for number in numbers:
+            signal.signal(number, _noted)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def read() -> None:
+            for number in dict.fromkeys(reader.recv(4096)):
+                callback(number)
+
+        self.watch(reader.fileno(), read)
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while not self._stopped:
+            self._run_due()
+            if self._stopped:
+                return
+            for key, _ in self._selector.select(self._pause()):
+                if key.fd in self._selector.get_map() and self._selector.get_key(key.fd).data is key.data:
+                    key.data()  # not if an earlier callback closed it, or opened another of its number
+
+    def close(self) -> None:
+        self._selector.close()
+
+    def descriptors(self) -> list[int]:
+        """The loop's own, for who closes everything else."""
+        own = [self._selector.fileno()] if isinstance(self._selector, selectors.EpollSelector) else []
+        return [*own, *([self._signals.fileno()] if self._signals else [])]
+
+    def _run_due(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                timer.callback()
+
+    def _pause(self) -> float | None:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+
+
+def _noted(signum: int, frame: object) -> None:
+    """The wake-up descriptor has told the loop already."""
+
+
+def default_signals() -> None:
+    """In a child: forget the supervisor's handlers and its wake-up descriptor."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler) and handler is not signal.default_int_handler and number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,135 @@
+"""The template: imports the application once, and makes children of it by a double fork.
+
+A worker's own parent ends at once, so that the supervisor, the nearest subreaper above, becomes its parent: it hears
+of the worker's end from the kernel, and workers outlive the template.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from ..config import Config
+from ..errors import JobsError
+from ..plugins import Plugins, guarded
+from . import born, housekeeper, kernel, workerside
+from .born import Ends
+from .channel import Channel
+from .workerside import Made, WorkerSpec
+
+HOUSEKEEPER = ""
+"""The pool name under which the housekeeper is asked for."""
+
+
+def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn:
+    """Be a template until the control channel ends."""
+    code = 1
+    try:
+        born.settle_in("template", "template", ends, config.logs, supervisor)
+        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor).live()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        born.leave(code)
+    raise AssertionError  # pragma: no cover - leave does not return
+
+
+class Template:
+    """The template's side of its channel. One thread, and it stays so: a fork copies no other."""
+
+    def __init__(self, channel: Channel, log: int, config: Config, run_dir: Path, supervisor: int) -> None:
+        self._channel = channel
+        self._log = log
+        self._config = config
+        self._run_dir = run_dir
+        self._supervisor = supervisor
+        self._made: Made | None = None
+
+    def live(self) -> None:
+        try:
+            self._get_ready()
+        except JobsError as error:
+            self._channel.send({"is": "failed", "error": str(error)[:8000]})
+            return
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
+            self._channel.send({"is": "failed", "error": text[:8000]})
+            return
+        while True:
+            order, descriptors = self._channel.receive()
+            if order is None:
+                return
+            self._make(msgspec.convert(order["spec"], WorkerSpec), Ends(*descriptors))
+
+    def _get_ready(self) -> None:
+        """Import; then say whether this process may be forked, and what else the plugins want run."""
+        pools = self._config.pools.values()
+        preload = any(pool.preload for pool in pools)
+        plugins = None
+        if preload:
+            self._made = workerside.load(self._config)
+            plugins = self._made.app.plugins
+            self._made.app.close()  # no connection crosses a fork
+        found = kernel.threads()
+        python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        allowed = all(pool.preload_allow_native for pool in pools if pool.preload)
+        fit = not found or (allowed and not python)
+        brokers = _broker_commands(plugins or Plugins.discover(), self._config) if self._config.broker.embedded else []
+        gc.collect()
+        gc.freeze()  # the collector would write to every object, and so unshare every page
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        self._channel.send({"is": "ready", "preloaded": preload, "fit": fit, "threads": python or found, "brokers": brokers})
+
+    def _make(self, spec: WorkerSpec, ends: Ends) -> None:
+        try:
+            middle = os.fork()
+        except OSError as error:
+            self._stillborn(spec, error)
+        else:
+            if middle == 0:
+                self._in_between(spec, ends)
+            os.waitpid(middle, 0)
+        for descriptor in ends:
+            os.close(descriptor)
+
+    def _in_between(self, spec: WorkerSpec, ends: Ends) -> NoReturn:
+        """The process that is parent for an instant."""
+        try:
+            child = os.fork()
+        except OSError as error:
+            self._stillborn(spec, error)
+            os._exit(1)
+        if child:
+            self._channel.send({"is": "born", "owner": spec.owner, "pid": child})
+            os._exit(0)
+        try:
+            self._channel.close()
+            os.close(self._log)
+            role_of(spec)(spec, ends, self._config, self._run_dir, self._supervisor, self._made)
+        finally:
+            os._exit(1)
+
+    def _stillborn(self, spec: WorkerSpec, error: OSError) -> None:
+        self._channel.send({"is": "stillborn", "owner": spec.owner, "error": f"cannot fork: {error.strerror}"})
+
+
+def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:
+    """What the child of a specification does for a living."""
+    return housekeeper.main if spec.pool == HOUSEKEEPER else workerside.main
+
+
+def _broker_commands(plugins: Plugins, config: Config) -> list[list[str]]:
+    """What plugins want run beside the workers."""
+    commands: list[list[str]] = []
+    for implementation in plugins.implementations("jobs_broker_commands"):
+        commands += [[str(word) for word in command] for command in guarded(implementation, config=config) or ()]
+    return commands

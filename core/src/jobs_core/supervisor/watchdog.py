@@ -1,0 +1,114 @@
+"""What the supervisor looks at every second, in the workers' own memory: who hangs, who is too old or too large, who is idle.
+
+A worker whose courier is silent for 0.8 of its lease is killed before its jobs run elsewhere; so is one with a job
+that ignored its timeout for its grace. Both write their stacks first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .. import events
+from ..scoreboard.reader import Header, WorkerFile
+from . import kernel
+from .loop import Loop
+from .pool import Pool
+from .worker import Worker
+
+INTERVAL = 1.0
+MEMORY_EVERY = 5
+"""Looks between two readings of a worker's memory: they cost a system call each."""
+
+SILENCE = 0.8
+"""Share of the lease."""
+
+STACKS_PATIENCE = 0.3
+"""Seconds between asking for the stacks and killing."""
+
+
+class Watchdog:
+    """Looks, and acts through the pools. Belongs to the supervisor's loop."""
+
+    def __init__(self, loop: Loop, run_dir: Path, pools: Callable[[], Iterable[Pool]], lease: Callable[[], float]) -> None:
+        self._loop = loop
+        self._run_dir = run_dir
+        self._pools = pools
+        self._lease = lease
+        self._looks = 0
+        self._done: dict[str, tuple[float, int]] = {}  # by pool: when, and jobs done by then
+        self.rates: dict[str, float] = {}
+        self.busy: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Once over all workers."""
+        now = time.monotonic()
+        self._looks += 1
+        weigh = self._looks % MEMORY_EVERY == 1
+        for pool in self._pools():
+            done = busy = 0
+            for worker in list(pool.workers.values()):
+                if worker.state == "releasing":
+                    continue
+                if worker.stop_by is not None and now > worker.stop_by:
+                    self._kill(worker, "it did not stop in time", charge=False)
+                    continue
+                file = worker.file(self._run_dir)
+                if file is None or worker.ready_at is None:
+                    continue
+                header = file.header()
+                running = file.running()
+                busy += bool(running)
+                done += header.done + header.failed
+                idle = not running and not header.in_hand
+                worker.idle_since = (worker.idle_since or now) if idle else None
+                self._look_at(pool, worker, file, header, running, now)
+                if weigh:
+                    worker.memory = kernel.resident(worker.pid)
+                self._is_due(pool, worker, now)
+            self._measure(pool, done, busy, now)
+            pool.look(now)
+
+    def _look_at(self, pool: Pool, worker: Worker, file: WorkerFile, header: Header, running: int, now: float) -> None:
+        silent = now - header.beat
+        if silent > SILENCE * self._lease():
+            self._kill(worker, f"its courier was silent for {silent:.0f} s: a job held the interpreter, or it was stopped")
+            return
+        if not running:
+            return
+        grace = float(worker.settings.timeout_grace)
+        for entry in file.entries():
+            if entry.deadline and now > entry.deadline + grace:
+                late = f"{entry.job} {entry.id} ran {entry.seconds(now):.0f} s and ignored the end of its time"
+                self._kill(worker, late, culprit=entry.id)
+                return
+
+    def _is_due(self, pool: Pool, worker: Worker, now: float) -> None:
+        """Old or large: to be replaced, between jobs."""
+        if worker.leaving or worker.ready_at is None:
+            return
+        settings = worker.settings
+        if settings.max_age and now - worker.ready_at > worker.max_age:
+            pool.replace(worker, "max_age")
+        elif settings.max_memory and worker.memory > settings.max_memory:
+            pool.replace(worker, "max_memory")
+
+    def _kill(self, worker: Worker, why: str, *, culprit: str = "", charge: bool = True) -> None:
+        """Stacks first: they say what hung, and the next instant nobody could tell."""
+        if worker.killed_for or worker.doomed:
+            return
+        worker.doomed = True
+        events.emit(events.KillingWorker(worker.owner, worker.pid, worker.spec.pool, why))
+        worker.dump_stacks()
+        self._loop.after(
+            STACKS_PATIENCE, lambda: worker.kill(f"killed: {why}", culprit=culprit, charge=charge, run_dir=self._run_dir)
+        )
+
+    def _measure(self, pool: Pool, done: int, busy: int, now: float) -> None:
+        """Jobs a second of a pool, for scaling. Workers that left take their count along: then there is no rate this time."""
+        before = self._done.get(pool.name)
+        self._done[pool.name] = now, done
+        self.busy[pool.name] = busy
+        if before is not None and done >= before[1]:
+            self.rates[pool.name] = (done - before[1]) / max(now - before[0], 1e-3)

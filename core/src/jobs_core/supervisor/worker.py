@@ -1,0 +1,104 @@
+"""A worker as the supervisor sees it: from the order to make it until its jobs are handed back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ..config import Pool
+from ..scoreboard.reader import WorkerFile
+from ..scoreboard.state import STACKS, WORKERS, ChildState
+from .nursery import Offspring
+from .workerside import WorkerSpec
+
+State: TypeAlias = Literal["starting", "standby", "serving", "stopping", "releasing"]
+
+AGE_JITTER = 0.1
+"""Workers of one start do not all reach `max_age` or `max_jobs` together: up to this share of it is taken off, at random."""
+
+
+class Worker:
+    """One worker's record. Its pool moves it from state to state."""
+
+    def __init__(self, spec: WorkerSpec, settings: Pool) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.child: Offspring | None = None
+        self.state: State = "starting"
+        self.since = time.time()
+        self.ready_at: float | None = None  # monotonic
+        self.leaving = ""  # why a successor is wanted, or why it is told to stop; empty while it is to stay
+        self.heir_of: Worker | None = None  # waits for this one's end before it serves
+        self.error = ""  # why it could not boot
+        self.stop_by: float | None = None  # monotonic: then it is killed
+        self.killed_for = ""  # a sentence: why we killed it
+        self.doomed = False  # it is about to be killed
+        self.culprit = ""  # the job we killed it for
+        self.memory = 0
+        self.idle_since: float | None = None
+        self.max_age = float(settings.max_age) * random.uniform(1 - AGE_JITTER, 1)
+        self._file: WorkerFile | None = None
+
+    @property
+    def owner(self) -> str:
+        return self.spec.owner
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid if self.child else 0
+
+    def enter(self, state: State) -> None:
+        self.state = state
+        self.since = time.time()
+
+    def send(self, do: str, **facts: Any) -> bool:
+        return self.child is not None and self.child.send({"do": do, **facts})
+
+    def file(self, run_dir: Path) -> WorkerFile | None:
+        """Its scoreboard file, once it has made one."""
+        if self._file is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._file = WorkerFile(run_dir / WORKERS / self.owner)
+        return self._file
+
+    def close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def signal(self, number: int) -> None:
+        """Signal the process alone; it is our child and not reaped, so that the number is its own."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def dump_stacks(self) -> None:
+        """Have every thread's stack written to its file."""
+        self.signal(signal.SIGUSR2)
+
+    def stacks_size(self, run_dir: Path) -> int:
+        with contextlib.suppress(OSError):
+            return (run_dir / WORKERS / (self.owner + STACKS)).stat().st_size
+        return 0
+
+    def kill(self, why: str, *, culprit: str = "", charge: bool = True, run_dir: Path) -> None:
+        """End it now, with its process group. Not `charge`: its jobs are not to blame, and go back as if they had not run."""
+        if self.killed_for:
+            return
+        self.killed_for, self.culprit = why, culprit
+        file = self.file(run_dir)
+        if file is not None and not charge:
+            file.spare()
+        if self.child is not None:
+            self.child.kill()
+
+    def shown(self) -> ChildState:
+        state = "retiring" if self.leaving and self.state in ("serving", "standby") else self.state
+        return ChildState(
+            self.owner, self.pid, self.spec.pool, self.spec.generation, state, self.since, self.leaving, self.memory
+        )
