@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from .backends.base import Backend, BackendFactory, BackendOptions
     from .config import Config
-    from .loaders.base import JobLoader, LoaderFactory
+    from .loaders.base import AlertChannel, AlertChannelFactory, JobLoader, LoaderFactory
 
 
 def _memory(url: str, options: BackendOptions) -> Backend:
@@ -31,6 +31,24 @@ def _modules(config: Config) -> JobLoader:
     return ModulesLoader(config)
 
 
+def _webhook(settings: dict[str, Any]) -> AlertChannel:
+    from .alert_channels import WebhookChannel
+
+    return WebhookChannel(settings)
+
+
+def _slack(settings: dict[str, Any]) -> AlertChannel:
+    from .alert_channels import SlackChannel
+
+    return SlackChannel(settings)
+
+
+def _dingtalk(settings: dict[str, Any]) -> AlertChannel:
+    from .alert_channels import DingTalkChannel
+
+    return DingTalkChannel(settings)
+
+
 @hookimpl
 def jobs_queue_backends() -> Mapping[str, BackendFactory]:
     return {"sqlite": _sqlite, "memory": _memory}
@@ -39,3 +57,8 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:
 @hookimpl
 def jobs_job_loaders() -> Mapping[str, LoaderFactory]:
     return {"modules": _modules}
+
+
+@hookimpl
+def jobs_alert_channels() -> Mapping[str, AlertChannelFactory]:
+    return {"webhook": _webhook, "slack": _slack, "dingtalk": _dingtalk}

@@ -128,6 +128,14 @@ class TickRefused(Event, frozen=True):
     error: str
 
 
+class TickWaits(Event, frozen=True):
+    """A tick's job finds no room in the queue: it is tried until there is."""
+
+    entry: str
+    job: str
+    error: str
+
+
 class ClockSetBack(Event, frozen=True):
     """This machine's clock was ahead by days: an entry goes on from the present."""
 
@@ -294,6 +302,39 @@ class RunDirTrouble(Event, frozen=True):
     error: str
 
 
+# -- alerts ----------------------------------------------------------------------------------------
+
+
+class TopicBacklog(Event, frozen=True):
+    """A topic has been over its limit for `seconds`."""
+
+    topic: str
+    ready: int
+    oldest_age: float | None
+    seconds: float
+
+
+class TopicCaughtUp(Event, frozen=True):
+    """A topic of which people were told is within its limits again."""
+
+    topic: str
+    ready: int
+    seconds: float
+
+
+class AlertNotSent(Event, frozen=True):
+    """An alert channel does not work; told once until it does again."""
+
+    channel: str
+    error: str
+
+
+class AlertsSentAgain(Event, frozen=True):
+    """An alert channel works again."""
+
+    channel: str
+
+
 LEVELS: dict[type[Event], int] = {
     WorkerStarted: logging.INFO,
     WorkerStopping: logging.INFO,
@@ -327,9 +368,14 @@ LEVELS: dict[type[Event], int] = {
     RunDirTrouble: logging.ERROR,
     TicksMissed: logging.WARNING,
     TickRefused: logging.ERROR,
+    TickWaits: logging.ERROR,
     ClockSetBack: logging.WARNING,
     ScheduleForgotten: logging.WARNING,
     ScheduleNotSaved: logging.ERROR,
+    TopicBacklog: logging.WARNING,
+    TopicCaughtUp: logging.INFO,
+    AlertNotSent: logging.ERROR,
+    AlertsSentAgain: logging.INFO,
 }
 
 

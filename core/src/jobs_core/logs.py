@@ -73,6 +73,8 @@ def sentence(event: Event) -> str:
             return f"schedule {entry} was not kept here since {_when(first)}: {what}"
         case events.TickRefused(entry, job, error):
             return f"schedule {entry} cannot enqueue {job}, this tick is lost: {error}"
+        case events.TickWaits(entry, job, error):
+            return f"schedule {entry} cannot enqueue {job} yet, trying again until it can: {error}"
         case events.ClockSetBack(entry, seconds):
             return f"the clock was {format_duration(round(seconds))} ahead: schedule {entry} goes on from the present time"
         case events.ScheduleForgotten(path, error):
@@ -126,6 +128,15 @@ def sentence(event: Event) -> str:
             return f"every worker's stacks are appended to its .stacks file in {directory}"
         case events.RunDirTrouble(file, error):
             return f"{file} cannot be written, status and metrics are out of date until it can: {error}"
+        case events.TopicBacklog(topic, ready, oldest_age, seconds):
+            age = "" if oldest_age is None else f", the oldest for {format_duration(round(oldest_age))}"
+            return f"topic {topic} is behind for {format_duration(round(seconds))}: {ready:,} jobs are ready{age}"
+        case events.TopicCaughtUp(topic, ready, seconds):
+            return f"topic {topic} has caught up after {format_duration(round(seconds))}: {ready:,} jobs are ready"
+        case events.AlertNotSent(channel, error):
+            return f"alert channel {channel} does not work, alerts are in this log only until it does: {error}"
+        case events.AlertsSentAgain(channel):
+            return f"alert channel {channel} works again"
     return repr(event)
 
 

@@ -12,6 +12,7 @@ from ..backends.base import Backend, State
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..explain import misfit
 from ..schedule import entries
+from ..supervisor.alerts import channels, watched
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
@@ -72,6 +73,7 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
     if checks.run("configuration", lambda: _configuration(context)):
         app = context.app
         checks.run("plugins", lambda: _plugins(app))
+        checks.run("alerts", lambda: _alerts(app))
         loaded = checks.run("application", lambda: _application(app))
         reachable = checks.run("backend", lambda: _backend(app))
         if reachable and loaded:
@@ -103,6 +105,14 @@ def _plugins(app: App) -> Iterator[tuple[str, str]]:
             yield output.WARN, f"{info} is disabled by JOBS_DISABLE_PLUGINS"
         for problem in info.problems:  # fatal only where the configuration needs it, which the next checks tell
             yield output.WARN, f"{info} {problem}"
+
+
+def _alerts(app: App) -> Iterator[tuple[str, str]]:
+    names, topics = list(channels(app.config, app.plugins)), watched(app.config)
+    if names and not topics:
+        yield output.WARN, "there are alert channels, but no topic has a limit: topics.NAME.alert_above or alert_age"
+    elif topics:
+        yield output.GOOD, f"for {', '.join(topics)}, to {', '.join(names) or 'the log'}; `jobsctl alert test` tries them"
 
 
 def _application(app: App) -> Iterator[tuple[str, str]]:

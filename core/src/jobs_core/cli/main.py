@@ -39,6 +39,7 @@ GROUPS = {
         "top": ("top", "Show what runs and how fast it goes, live."),
         "stack": ("stack", "Print where every thread and asyncio task of a running worker is."),
         "schedule": ("schedule", "Show what runs by the clock, and when next."),
+        "alert": ("alert", "Try the alert channels."),
     },
     "Jobs": {
         "push": ("push", "Enqueue jobs from the command line or from JSON lines."),

@@ -80,6 +80,7 @@ class Ticker:
         self._handled = self._memory.load() if self.entries else {}
         self._next: dict[str, int | None] = {}  # the first tick that is not handled
         self._failed = False
+        self._full: set[str] = set()  # entries whose queue had no room
         self._unique: bool | None = None
 
     def due(self, now: float) -> list[Tick]:
@@ -100,27 +101,27 @@ class Ticker:
     def enqueue(self, ticks: Iterable[Tick], push: Push) -> None:
         """Push each tick's job, and remember that it was; may be repeated at will.
 
-        What cannot be enqueued at all is told and left. Raises BackendUnavailable or QueueFull when trying again may
-        help: the tick stays due.
+        A tick stays due where the queue is full, or, raising BackendUnavailable, when the backend is away. What cannot be
+        enqueued at all is told and left.
         """
         handled: list[Tick] = []
-        failure: QueueFull | None = None
+        full = False
         self._failed = True
         try:
             for tick in ticks:
                 try:
                     self._push(tick, push)
                 except QueueFull as error:  # one topic's trouble is not another's
-                    failure = error
+                    full = True
+                    self._tell_full(tick.entry, error)
                 else:
                     handled.append(tick)
+                    self._full.discard(tick.entry.name)
                     _tell(tick, runs=True)
-            self._failed = failure is not None
+            self._failed = full
         finally:
             failpoint("schedule.pushed")
             self.done(handled)
-        if failure is not None:
-            raise failure
 
     def done(self, ticks: Iterable[Tick]) -> None:
         """Remember that these are handled; `enqueue` does."""
@@ -193,6 +194,11 @@ class Ticker:
             raise JobsError(f"{type(error).__name__}: {error}") from error
         key = UniqueKey(f"tick:{tick.id}", tick.held) if self._has_unique() else None
         return self._app.outgoing(msgspec.structs.replace(message, id=tick.id, unique=key))
+
+    def _tell_full(self, entry: Entry, error: QueueFull) -> None:
+        if entry.name not in self._full:  # once, until it has room
+            events.emit(events.TickWaits(entry.name, entry.job, str(error)))
+        self._full.add(entry.name)
 
     def _has_unique(self) -> bool:
         if self._unique is None:

@@ -1,0 +1,45 @@
+"""`jobsctl alert test`: would people hear of it?"""
+
+from __future__ import annotations
+
+import click
+
+from ..backends.base import Counts
+from ..supervisor.alert_sender import PATIENCE, hide, secrets
+from ..supervisor.alerts import channels, message
+from . import output
+from .common import Context, fail, pass_context
+from .exits import Exit
+
+
+@click.group("alert")
+def alert_command() -> None:
+    """Try the alert channels."""
+
+
+@alert_command.command("test")
+@click.argument("names", metavar="[CHANNEL]...", nargs=-1)
+@pass_context
+def test_alert(context: Context, names: tuple[str, ...]) -> None:
+    """Send a test alert to every channel, or to those named, and say what came of it."""
+    app = context.app
+    found = channels(app.config, app.plugins)
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        fail(f"there is no alert channel {unknown[0]!r}: the configuration has {', '.join(found) or 'none'}", Exit.USAGE)
+    if not found:
+        fail('no alert channel is configured: [alerts.channels] webhook = { url = "https://…" }', Exit.USAGE)
+    alert = message(app.config, "test", "test", Counts(), 0.0)
+    bad = False
+    for name in names or found:
+        try:
+            found[name].send(alert.title, alert.text, alert.facts)
+        except Exception as error:  # a plugin's may raise anything
+            bad = True
+            text = str(error) if isinstance(error, ConnectionError) else f"{type(error).__name__}: {error}"
+            click.echo(f"{output.BAD} {name}: {hide(text, secrets(app.config.alerts.channels[name]))}")
+        else:
+            click.echo(f"{output.GOOD} {name}: sent")
+    if bad:
+        click.echo(f"Each has {PATIENCE:g} s. HTTPS_PROXY and NO_PROXY are obeyed, certificates are verified.", err=True)
+        raise click.exceptions.Exit(Exit.FAILED)

@@ -1,0 +1,89 @@
+"""A real HTTP server on loopback that keeps what it is sent and answers as it is told."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from .project import until
+
+
+class Receiver:
+    """Answers every POST with `status` and `answer`; `drip` sends the answer a byte at a time, `hang` none at all."""
+
+    def __init__(self, certificate: Path | None = None) -> None:
+        self.paths: list[str] = []
+        self.bodies: list[Any] = []
+        self.headers: list[dict[str, str]] = []
+        self.status, self.answer, self.location = 200, b"ok", ""
+        self.drip = 0.0
+        self.hang = threading.Event()
+        self.hang.set()  # set: does not hang
+        self._ended = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                receiver._receive(self)
+
+            def log_message(self, *args: Any) -> None: ...
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Clients that go away are what some tests are about."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+    def _receive(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        self.headers.append(dict(request.headers))
+        self.paths.append(request.path)
+        self.bodies.append(json.loads(body))
+        self.hang.wait()
+        head = f"HTTP/1.0 {self.status} Said\r\n" + (f"Location: {self.location}\r\n" if self.location else "")
+        answer = (head + f"Content-Length: {len(self.answer)}\r\n\r\n").encode() + self.answer
+        if not self.drip:
+            request.wfile.write(answer)
+            return
+        for byte in answer:
+            if self._ended.wait(self.drip):
+                return
+            request.wfile.write(bytes([byte]))
+
+    def until(self, number: int) -> list[Any]:
+        """The bodies, when there are so many."""
+        until(lambda: len(self.bodies) >= number)
+        return self.bodies
+
+    def close(self) -> None:
+        self.hang.set()
+        self._ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def seconds(action: Any) -> float:
+    """How long it took."""
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
