@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format lint types imports unit contract faults cluster bench docs pins clean
+.PHONY: help demo test test-all check format lint types imports unit contract faults torture bench docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,8 +48,8 @@ contract: $(VENV)/ready
 faults: $(VENV)/ready ## the fault tests alone, one a promise
 	$(PYTEST) tests/faults -q
 
-cluster: $(VENV)/ready ## the contract on a Redis Cluster, not yet part of every change
-	$(PYTEST) plugins/redis_backend/tests/cluster_contract.py -q
+torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a table of what became of them
+	$(BIN)/python -m tests.torture
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench

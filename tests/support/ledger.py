@@ -145,9 +145,10 @@ class Producing:
         job: str = "work",
         seconds: float = 0.0,
     ) -> None:
+        self.count = count
         self.sent = 0  # attempted so far
         self.errors: list[Exception] = []
-        self._app, self._ledger, self._count, self._batch, self._pause = app, ledger, count, batch, pause
+        self._app, self._ledger, self._batch, self._pause = app, ledger, batch, pause
         self._job, self._args = f"tasks.{job}", [seconds] if seconds else []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="producer")
@@ -162,8 +163,8 @@ class Producing:
     def _run(self) -> None:
         from jobs_core.message import new_message
 
-        while self.sent < self._count and not self._stop.is_set():
-            number = min(self._batch, self._count - self.sent)
+        while self.sent < self.count and not self._stop.is_set():
+            number = min(self._batch, self.count - self.sent)
             messages = [new_message(self._job, "default", self._args, {}) for _ in range(number)]
             ids = [message.id for message in messages]
             self._ledger.attempted(ids)

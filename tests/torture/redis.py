@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,11 +21,29 @@ ALWAYS = ("--appendfsync", "always")
 """What is acknowledged is on the disk. With everysec a killed server may lose what it was about to write."""
 
 
+SILENCE = 4.5
+"""Seconds: longer than any command is waited for, and three leases."""
+
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
+"""A master waits five seconds for more replicas before it sends the first its data."""
+
+
 class RedisStage(Stage):
-    """A server of its own, reached through a proxy."""
+    """A server of its own, reached through a proxy; in some rows, with a replica."""
 
     server: RedisServer
     proxy: Proxy
+    replica: RedisServer
+
+    def until_told(self, text: str) -> None:
+        """Wait until a worker says something that it had not said before, or nothing is left to do."""
+        told = [len(worker.lines) for worker in self.workers]
+        until(
+            lambda: (
+                any(text in line for n, worker in enumerate(self.workers) for line in worker.lines[told[n] :])
+                or self.finished()
+            )
+        )
 
 
 Trouble = Callable[[RedisStage], None]
@@ -94,9 +113,9 @@ def long_outage(stage: RedisStage) -> None:
 
 
 def stall_server(stage: RedisStage) -> None:
-    """Busy for three leases: longer than any command is waited for."""
+    """Busy, and deaf meanwhile."""
     with contextlib.suppress(OSError):
-        stage.server.command("DEBUG", "SLEEP", str(3 * LEASE), timeout=0.2)
+        stage.server.command("DEBUG", "SLEEP", str(SILENCE), timeout=0.2)
     until(stage.server.serves)
 
 
@@ -112,12 +131,28 @@ def fill_memory(stage: RedisStage) -> None:
     stage.server.command("CONFIG", "SET", "maxmemory", "0")
 
 
+def fill_disk(stage: RedisStage) -> None:
+    """Its append-only file may grow no more; then there is room again."""
+    log = max((stage.server.directory / "appendonlydir").glob("*.incr.aof"))
+    resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1, resource.RLIM_INFINITY))
+    stage.until_told("cannot save to its disk")
+    resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def turn_read_only(stage: RedisStage) -> None:
     """Its master has changed, and then it is the master again."""
-    told = [len(worker.lines) for worker in stage.workers]
     stage.server.command("REPLICAOF", "127.0.0.1", str(free_port()))
-    until(lambda: any("replica" in line for n, worker in enumerate(stage.workers) for line in worker.lines[told[n] :]))
+    stage.until_told("replica")
     stage.server.command("REPLICAOF", "NO", "ONE")
+
+
+def hand_over(stage: RedisStage) -> None:
+    """Master and replica change places; connections to the old one stay, and find that it may not be written to."""
+    until(lambda: stage.server.command("FAILOVER") == b"+OK")  # refused while the replica is not up to date
+    stage.until_told("replica")
+    stage.server, stage.replica = stage.replica, stage.server
+    stage.proxy.target = "127.0.0.1", stage.server.port
+    until(lambda: stage.server.fact("role", "INFO", "replication") == "master")
 
 
 # -- the way to it ---------------------------------------------------------------------------------
@@ -128,7 +163,7 @@ def kill_clients(stage: RedisStage) -> None:
 
 
 def flap(stage: RedisStage) -> None:
-    """Twenty cuts in four seconds, or as long as there are jobs."""
+    """Twenty cuts in four seconds, or for as long as there are jobs."""
     for _ in range(20):
         stage.proxy.cut()
         time.sleep(0.2)  # the pace of the flapping
@@ -145,14 +180,14 @@ def lose_reply(stage: RedisStage) -> None:
 def lose_packets(stage: RedisStage) -> None:
     """Nothing comes through for longer than a command is waited for, and nobody is told."""
     stage.proxy.black_hole()
-    time.sleep(3 * LEASE)  # the silence itself
+    time.sleep(SILENCE)  # the silence itself
     stage.proxy.heal()
 
 
 def slow_down(stage: RedisStage) -> None:
-    """A tenth of a second each way."""
+    """A tenth of a second each way, for one job in fifty."""
     stage.proxy.delay(0.1, jitter=0.05)
-    stage.progress(100)
+    stage.progress(stage.producer.count // 50)
     stage.proxy.delay(0.0)
 
 
@@ -160,15 +195,32 @@ def slow_down(stage: RedisStage) -> None:
 
 
 @contextlib.contextmanager
+def _replicated(directory: Path, *options: str) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A master and its replica, which has its data."""
+    with (
+        RedisServer(directory / "master", *AT_ONCE, *options) as master,
+        RedisServer(directory / "replica", *AT_ONCE, *options, "--replicaof", "127.0.0.1", str(master.port)) as replica,
+    ):
+        until(lambda: master.command("WAIT", "1", "100") == b":1")
+        yield master, replica
+
+
+@contextlib.contextmanager
+def handed_over(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    """Master and replica change places, twice: a planned failover."""
+    with _replicated(directory) as (master, replica), Proxy(master.port) as proxy:
+        stage = RedisStage(directory / "project", f"redis://127.0.0.1:{proxy.port}/0")
+        stage.server, stage.proxy, stage.replica = master, proxy, replica
+        with stage:
+            yield stage, in_turn(hand_over, hand_over)  # type: ignore[misc]  # the trouble is for this very kind of stage
+
+
+@contextlib.contextmanager
 def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
     """A master, its replica and three sentinels; the master is killed. Pushes wait for the replica: nothing is lost."""
     with contextlib.ExitStack() as stack:
-        master = stack.enter_context(RedisServer(directory / "master"))
-        replica = RedisServer(directory / "replica", "--replicaof", "127.0.0.1", str(master.port))
-        stack.enter_context(replica)
+        master, replica = stack.enter_context(_replicated(directory))
         watchers = [stack.enter_context(one) for one in sentinels(directory, master)]
-        until(lambda: master.command("WAIT", "1", "100") == b":1")
-        until(lambda: _field(master, "INFO", "replication", "connected_slaves") == "1")
         until(lambda: all(_knows_all(one) for one in watchers))
         url = f"redis+sentinel://{urls(watchers)}/jobs?replicas=1"
         stage = stack.enter_context(Stage(directory / "project", url))
@@ -176,46 +228,40 @@ def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Sta
         def fail_over(stage: Stage) -> None:
             stage.under_load()
             master.kill()
-            until(lambda: replica.command("ROLE") == b"*3" and _field(replica, "INFO", "replication", "role") == "master")
+            until(lambda: replica.fact("role", "INFO", "replication") == "master")
             # The new master has no replica of its own: start the old one as that.
-            master._options = ("--replicaof", "127.0.0.1", str(replica.port))
-            master.start()
+            master.start("--replicaof", "127.0.0.1", str(replica.port))
 
         yield stage, fail_over
-
-
-def _field(server: RedisServer, *command_and_name: str) -> str:
-    *command, name = command_and_name
-    for line in server.text(*command).splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return value
-    return ""
 
 
 def _knows_all(sentinel: RedisServer) -> bool:
     return "slaves=1,sentinels=3" in sentinel.text("INFO", "sentinel")
 
 
-@contextlib.contextmanager
-def cluster_nodes_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
-    """Three masters; each is killed and comes back."""
-    nodes = cluster(directory, options=ALWAYS)
-    try:
-        with Stage(directory / "project", f"redis+cluster://{urls(nodes)}") as stage:
+def _cluster(shares: Sequence[float]) -> Row:
+    """Three masters; so many of them are killed, at these shares of the jobs, and come back."""
 
-            def kill_nodes(stage: Stage) -> None:
-                for share, node in zip((0.2, 0.5, 0.8), nodes, strict=True):
-                    stage.under_load(share)
-                    node.kill()
-                    node.start()
-                    until(lambda: _field(nodes[0], "CLUSTER", "INFO", "cluster_state") == "ok")
-                    stage.progress()
+    @contextlib.contextmanager
+    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+        nodes = cluster(directory, options=ALWAYS)
+        try:
+            with Stage(directory / "project", f"redis+cluster://{urls(nodes)}") as stage:
 
-            yield stage, kill_nodes
-    finally:
-        for node in nodes:
-            node.kill()
+                def kill_nodes(stage: Stage) -> None:
+                    for share, node in zip(shares, nodes, strict=False):
+                        stage.under_load(share)
+                        node.kill()
+                        node.start()
+                        until(lambda: all(one.fact("cluster_state", "CLUSTER", "INFO") == "ok" for one in nodes))
+                        stage.progress()
+
+                yield stage, kill_nodes
+        finally:
+            for node in nodes:
+                node.kill()
+
+    return row
 
 
 ROWS: dict[str, Row] = {
@@ -227,30 +273,31 @@ ROWS: dict[str, Row] = {
     "server stalled for three leases": _row(stall_server),
     "scripts flushed": _row(flush_scripts, times=10),
     "memory full": _row(fill_memory),
+    "disk full": _row(fill_disk),
     "server read-only for a while": _row(turn_read_only),
     "clients killed": _row(kill_clients, times=10),
     "connections flapping": _row(flap),
     "replies lost": _row(lose_reply, times=20),
     "packets lost in silence": _row(lose_packets),
     "100 ms and more each way": _row(slow_down),
+    "failover to the replica": handed_over,
     "failover by sentinels": failover,
-    "cluster nodes killed": cluster_nodes_killed,
+    "cluster nodes killed": _cluster((0.2, 0.5, 0.8)),
 }
 
-SHORT: tuple[Trouble, ...] = (
-    kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, restart_server, lose_reply,
-    kill_worker, slow_down, lose_reply, kill_server,
+EVERYTHING: tuple[Trouble, ...] = (
+    kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, lose_packets,
+    restart_server, lose_reply, kill_worker, slow_down, stall_server, lose_reply, kill_server,
 )  # fmt: skip
-"""What is over soon: `make test` does it all in one run."""
+"""What one server may be put through in one run, for `make test`."""
 
 
 def everything_in_turn(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
-    return _server(directory, in_turn(*SHORT), ALWAYS)
-
-
-def silence(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
-    return _server(directory, in_turn(stall_server, lose_packets), ())
+    return _server(directory, in_turn(*EVERYTHING), ALWAYS)
 
 
 def full(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
-    return _server(directory, in_turn(fill_memory), ())
+    return _server(directory, in_turn(fill_disk, fill_memory), ())
+
+
+one_cluster_node_killed = _cluster((0.5,))

@@ -14,7 +14,7 @@ from ..support.ledger import TASKS, Ledger, Producing, Tally, until_done
 from ..support.project import Process, Project, until
 
 WORKERS = 2
-LEASE = 2.0
+LEASE = 1.5
 SHORTEST = 2.0
 """Seconds over which the jobs of even the shortest run are enqueued, so that trouble finds some under way."""
 
@@ -57,7 +57,7 @@ class Stage:
 
     def under_load(self, share: float = 0.25) -> None:
         """Wait until a share of the jobs has been sent, and some have run."""
-        wanted = share * self.producer._count
+        wanted = share * self.producer.count
         until(lambda: self.producer.sent >= wanted and self.ledger.runs() > 0, 120.0)
 
     def progress(self, jobs: int = 1) -> None:
@@ -66,7 +66,7 @@ class Stage:
         until(lambda: self.ledger.runs() >= before + jobs or self.finished(), 60.0)
 
     def finished(self) -> bool:
-        return self.producer.sent >= self.producer._count and not self.ledger.missing()
+        return self.producer.sent >= self.producer.count and not self.ledger.missing()
 
     def dead(self) -> set[str]:
         app = self.project.app()

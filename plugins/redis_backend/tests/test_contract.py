@@ -1,4 +1,4 @@
-"""Redis keeps the contract: on the server's clock unchanged, and against the model on one that is moved."""
+"""Redis keeps the contract, on one server and on a cluster, by the servers' own clocks."""
 
 import pytest
 
@@ -9,3 +9,13 @@ class TestRedis(BackendContract):
     @pytest.fixture
     def backend_url(self, redis_url):
         return redis_url
+
+
+class TestRedisCluster(BackendContract):
+    """On three masters, without the features that a cluster drops."""
+
+    hands_out_at_once = True
+
+    @pytest.fixture
+    def backend_url(self, redis_cluster_url):
+        return redis_cluster_url

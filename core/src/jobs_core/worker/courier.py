@@ -495,13 +495,14 @@ class Courier:
             timeout = min(timeout, self._quiet_until - now)
         else:
             self._handover.wake_me()
-        if self._handover.finished or self._unsettled or self._wants_jobs(now):
-            timeout = 0.0
+        busy = self._handover.finished or self._unsettled or self._wants_jobs(now)
         pause = self._outage.left(now)
         if pause > 0:
             time.sleep(min(pause, 0.05))  # nothing to sleep in; stops and finished jobs are looked at between
-        elif timeout > 0:
-            self._wait(timeout, now)
+        elif not busy:
+            # Also without time to sleep: where a round trip outlasts the pause between beats, there never is any, and
+            # it is a wait that tells of new jobs.
+            self._wait(max(timeout, 0.0), now)
 
     def _wait(self, timeout: float, now: float) -> None:
         busy = self._stopping or self._quiet or bool(self._quarantine) or self._suspects_run or self._stuck(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from jobs_core.backends.base import (
     FEATURES,
@@ -51,8 +52,9 @@ class RedisBackend(RedisOperations):
         self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
         self._owner = ""
         self._tokens: set[str] = set()  # topics whose wake token we took and have not looked at since
-        self._seen: set[str] = set()  # topics we were asked about: whoever keeps house watches their inlets
+        self._seen: set[str] = set()  # topics we were asked about
         self._inlets: InletWatch | None = None
+        self._keeps_house = False
 
     def open(self, owner: str | None) -> None:
         self._link.connect()
@@ -96,7 +98,7 @@ class RedisBackend(RedisOperations):
         deliveries, inlets = self._store.reserve(self._owner, topics, limit, request)
         failpoint("reserve.after_commit")
         self._tokens.difference_update(topics)
-        self._seen.update(topics)
+        self._see(topics)
         for topic in inlets:
             self._admit(topic)
         return deliveries
@@ -132,7 +134,9 @@ class RedisBackend(RedisOperations):
     def _sleep(self, topics: Sequence[str], timeout: float, *, exact: bool) -> tuple[list[str], bool]:
         """Wait for the wake tokens of topics; the topics whose tokens came, and whether it was interrupted."""
         by_key = {self._store.keys.wake(topic): topic for topic in topics}
-        keys, interrupted = self._waiter.wait([Line(self._waiting, self._link, list(by_key))], timeout, exact=exact)
+        bell = self._store.keys.bell(self._owner)
+        line = Line(self._waiting, list(by_key), bell, partial(self._store.ring, self._owner))
+        keys, interrupted = self._waiter.wait([line], timeout, exact=exact)
         return [by_key[key] for key in keys], interrupted
 
     def _hand_tokens_on(self) -> None:
@@ -163,11 +167,17 @@ class RedisBackend(RedisOperations):
 
     def housekeep(self, limit: int) -> Housekept:
         kept = self._store.housekeep(limit)
-        if self._seen:
+        self._keeps_house = True
+        self._see(())
+        return kept
+
+    def _see(self, topics: Collection[str]) -> None:
+        """Who keeps house watches the inlets of all topics it is asked about, from the first moment."""
+        self._seen.update(topics)
+        if self._keeps_house and self._seen:
             if self._inlets is None:
                 self._inlets = self._watch_inlets()
             self._inlets.watch(self._seen)
-        return kept
 
     def _watch_inlets(self) -> InletWatch:
         commands = Link(self._connect, self._target.shown)
@@ -180,5 +190,5 @@ class RedisBackend(RedisOperations):
         )
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        self._seen.update(topics)
+        self._see(topics)
         return super().counts(topics)

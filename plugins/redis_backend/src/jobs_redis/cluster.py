@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -67,6 +68,7 @@ class RedisClusterBackend(Backend):
         self._tokens: set[str] = set()
         self._seen: set[str] = set()
         self._inlets: InletWatch | None = None
+        self._keeps_house = False
 
     # -- stores ----------------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class RedisClusterBackend(Backend):
                 with contextlib.suppress(BackendError):
                     self._store(topic).admit(topic, new_token())
         failpoint("reserve.after_commit")
-        self._seen.update(topics)
+        self._see(topics)
         return found
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
@@ -205,13 +207,13 @@ class RedisClusterBackend(Backend):
     def _line(self, topic: str) -> Line:
         """A connection a topic: a command may block on the keys of one slot only."""
         store = self._store(topic)
-        commands = self._nodes.link(store.keys.base)
+        node = self._nodes.link(store.keys.base)
         waiting = self._waiting.get(topic)
-        if waiting is None or waiting.where != commands.where:
+        if waiting is None or waiting.where != node.where:
             if waiting is not None:
                 waiting.disconnect()
             waiting = self._waiting[topic] = self._nodes.new_link(store.keys.base)
-        return Line(waiting, commands, [store.keys.wake(topic)])
+        return Line(waiting, [store.keys.wake(topic)], store.keys.bell(self._owner), partial(store.ring, self._owner))
 
     def _hand_tokens_on(self) -> None:
         for topic in list(self._tokens):
@@ -249,16 +251,22 @@ class RedisClusterBackend(Backend):
 
     def housekeep(self, limit: int) -> Housekept:
         rounds = [store.housekeep(limit) for store in (self._hub, *self._everywhere())]
-        if self._seen:
-            if self._inlets is None:
-                self._inlets = self._watch_inlets()
-            self._inlets.watch(self._seen)
+        self._keeps_house = True
+        self._see(())
         return Housekept(
             sum(kept.readied for kept in rounds),
             rounds[0].owners_released,
             sum(kept.dropped for kept in rounds),
             more=any(kept.more for kept in rounds),
         )
+
+    def _see(self, topics: Collection[str]) -> None:
+        """Who keeps house watches the inlets of all topics it is asked about, from the first moment."""
+        self._seen.update(topics)
+        if self._keeps_house and self._seen:
+            if self._inlets is None:
+                self._inlets = self._watch_inlets()
+            self._inlets.watch(self._seen)
 
     def _watch_inlets(self) -> InletWatch:
         nodes = Nodes(self._target)
@@ -276,7 +284,7 @@ class RedisClusterBackend(Backend):
     # -- operators -------------------------------------------------------------------------------
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        self._seen.update(topics)
+        self._see(topics)
         return {topic: self._store(topic).counts([topic])[topic] for topic in topics}
 
     def get(self, job_id: str) -> JobRecord | None:

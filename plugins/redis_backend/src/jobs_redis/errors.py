@@ -9,11 +9,12 @@ import redis.exceptions
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 
 _CODE = re.compile(
-    r"\b(OOM|MISCONF|READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS|UNKILLABLE|"
+    r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS|UNKILLABLE|"
     r"NOPERM|NOAUTH|WRONGPASS|DENIED|WRONGTYPE|MOVED|ASK|NOSCRIPT)\b"
 )
 _PASSING = {
     "READONLY": "this server is a replica, its master has changed: waiting for the new one",
+    "UNBLOCKED": "this server has become a replica, its master has changed: waiting for the new one",
     "LOADING": "Redis is loading its data",
     "MASTERDOWN": "this replica has lost its master",
     "CLUSTERDOWN": "the cluster is down or misses slots",
@@ -25,7 +26,7 @@ _PASSING = {
     "NOREPLICAS": "too few replicas are connected (min-replicas-to-write)",
     "MISCONF": "Redis cannot save to its disk, and refuses to write: make room there, and look at its log",
 }
-_LOSES_CONNECTION = frozenset({"READONLY", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
+_LOSES_CONNECTION = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
 _LASTING = {
     "NOAUTH": "it wants a password: redis://user:password@…",
     "WRONGPASS": "user or password are wrong",
@@ -39,7 +40,7 @@ def code(error: Exception) -> str:
         return "NOSCRIPT"
     for kind, word in _BY_TYPE.items():
         if isinstance(error, kind):
-            return word
+            return "NOAUTH" if word == "WRONGPASS" and "required" in str(error) else word
     found = _CODE.search(str(error))
     return found[1] if found else ""
 

@@ -23,6 +23,7 @@ key                    type    what
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
 {jobs}:wake:TOPIC      zset    one member while somebody idle should look: taken by the one who does
+{jobs}:bell:OWNER      zset    one member when a worker has to end its own wait
 {jobs}:in:TOPIC        list    the inlet: what producers in any language RPUSH
 {jobs}:meta            hash    schema version, number of the last reservation, time of the last housekeeping
 =====================  ======  =================================================================================
@@ -43,6 +44,9 @@ class Keys:
 
     def wake(self, topic: str) -> str:
         return f"{self.base}:wake:{topic}"
+
+    def bell(self, owner: str) -> str:
+        return f"{self.base}:bell:{owner}"
 
     def inlet(self, topic: str) -> str:
         return f"{self.base}:in:{topic}"

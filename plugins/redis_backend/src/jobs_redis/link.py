@@ -92,7 +92,6 @@ class Link:
         self.where = where
         self._connect = connect
         self._connection: Connection | None = None
-        self._client_id: int | None = None
 
     @property
     def connected(self) -> bool:
@@ -109,7 +108,7 @@ class Link:
             self._connection = connection
 
     def disconnect(self) -> None:
-        connection, self._connection, self._client_id = self._connection, None, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
 
@@ -158,12 +157,6 @@ class Link:
         return error if code(error) in ("MOVED", "ASK") else translated(error, self.where)
 
     # -- for waiting -----------------------------------------------------------------------------
-
-    def client_id(self) -> int:
-        """What CLIENT UNBLOCK knows this connection by."""
-        if self._connection is None or self._client_id is None:
-            self._client_id = int(self.call("CLIENT", "ID"))
-        return self._client_id
 
     def socket(self) -> socket.socket:
         """The socket, to be watched for the reply of a command that blocks."""

@@ -131,6 +131,10 @@ class Store:
         """Put wake tokens back."""
         self._run(scripts.NUDGE, *topics)
 
+    def ring(self, owner: str) -> None:
+        """End the wait of this owner that watches its bell."""
+        self._run(scripts.RING, owner)
+
     def housekeep(self, limit: int) -> Housekept:
         lease, silence = self._lease, micro(self.options.outage_after)
         limits = [item for pair in self._retention.items() for item in pair]

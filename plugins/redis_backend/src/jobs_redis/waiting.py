@@ -1,8 +1,9 @@
 """Sleeping until there is work or somebody interrupts: without polling, without a thread.
 
 A wait is a blocking command on a connection of its own, and a pipe beside it. Who wants to end it writes a byte into
-the pipe, which any thread and a signal handler may do; the waiting thread itself then has the server unblock the
-command, through the connection for commands. A reply left behind would take somebody's wake token with it.
+the pipe, which any thread and a signal handler may do; the waiting thread itself then rings: the command waits for a
+bell of its owner, too, which is put there through the connection for commands. (CLIENT UNBLOCK is no bell: a Redis that
+is failing over, before 8.2, dies of it.) A reply left behind would take somebody's wake token with it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs_core.errors import BackendUnavailable
@@ -24,36 +24,25 @@ SERVER_TIMES = 0.5
 
 
 class Line:
-    """One server's part of a wait: keys on it, a connection to block on, and one to unblock that."""
+    """One server's part of a wait: a connection to block on, the keys to wait for, and the bell that ends it."""
 
-    def __init__(self, waiting: Link, commands: Link, keys: Sequence[str]) -> None:
-        self.waiting, self.commands, self.keys = waiting, commands, keys
+    def __init__(self, waiting: Link, keys: Sequence[str], bell: str, ring: Callable[[], None]) -> None:
+        self.waiting, self.keys, self.bell, self.ring = waiting, keys, bell, ring
 
     def begin(self, timeout: float, *, exact: bool) -> None:
-        self.waiting.connect()
-        self.waiting.client_id()
         server = timeout if timeout >= SERVER_TIMES and not exact else timeout + 1.0
-        self.waiting.send("BZPOPMIN", *self.keys, f"{max(server, 0.001):.3f}")
+        self.waiting.send("BZPOPMIN", *self.keys, self.bell, f"{max(server, 0.001):.3f}")
 
     def end(self) -> str | None:
-        """End the wait if it still goes on; the key whose token has come, or None."""
-        socket = self.waiting.socket()
-        deadline = time.monotonic() + COMMAND_TIMEOUT
-        pause = 0.0005
-        while not select.select([socket], [], [], 0)[0]:
-            # 0 means that the server has not got our command yet, or has answered it just now: then look again.
-            if self.commands.call("CLIENT", "UNBLOCK", self.waiting.client_id()):
-                break
-            select.select([socket], [], [], pause)
-            pause = min(2 * pause, 0.05)
-            if time.monotonic() > deadline:
-                self.waiting.disconnect()
-                raise BackendUnavailable(f"{self.waiting.where} does not answer in time")
-        return self.reply()
+        """End the wait if it still goes on; the key whose token has come, or None.
 
-    def reply(self) -> str | None:
+        Where a token comes before the bell, the bell ends the next wait, which is then begun again.
+        """
+        if not select.select([self.waiting.socket()], [], [], 0)[0]:
+            self.ring()
         token = self.waiting.read()
-        return token[0].decode() if token else None
+        key: str | None = token[0].decode() if token else None
+        return None if key == self.bell else key
 
 
 class Waiter:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,15 +40,21 @@ class RedisServer:
         assert self._process, "the server does not run"
         return self._process.pid
 
-    def start(self) -> None:
-        """Start it, and come back when it serves."""
+    def start(self, *more: str) -> None:
+        """Start it, and come back when it serves; `more` options are for this time."""
         command = [program("redis-server", "redis-server")]
         if self._sentinel:
             command += [str(self.directory / "sentinel.conf"), "--sentinel"]
         else:
             command += ["--appendonly", "yes", "--save", "", "--dir", str(self.directory), "--enable-debug-command", "yes"]
-        command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+        command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options, *more]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            restore_signals=False,  # SIGXFSZ stays ignored: a file size limit then is a full disk, not a death
+        )
         until(self.serves, self._process, self.log)
 
     def serves(self) -> bool:
@@ -65,6 +74,21 @@ class RedisServer:
         with self._asked(words, timeout) as answer:
             length = answer.readline()
             return answer.read(int(length[1:])).decode() if length.startswith(b"$") else ""
+
+    def fact(self, name: str, *words: str) -> str:
+        """What a text such as INFO's says of one thing; empty if it does not."""
+        return dict(line.split(":", 1) for line in self.text(*words).splitlines() if ":" in line).get(name, "")
+
+    def monitor(self, seconds: float) -> list[str]:
+        """What clients ask of it for so long; the calls that a script makes are not among them."""
+        heard = b""
+        deadline = time.monotonic() + seconds
+        with socket.create_connection(("127.0.0.1", self.port)) as connection:
+            connection.sendall(b"MONITOR\r\n")
+            while (left := deadline - time.monotonic()) > 0:
+                if select.select([connection], [], [], left)[0]:
+                    heard += connection.recv(1 << 16)
+        return [line for line in heard.decode(errors="replace").splitlines()[1:] if " lua] " not in line]
 
     @contextlib.contextmanager
     def _asked(self, words: Sequence[str], timeout: float) -> Iterator[BinaryIO]:
@@ -112,7 +136,7 @@ def sentinels(root: Path, master: RedisServer, count: int = 3, *, service: str =
 
 
 def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> list[RedisServer]:
-    """Masters of a cluster without replicas, started and joined."""
+    """Masters of a cluster without replicas, started, joined, and serving every slot."""
     nodes = [
         RedisServer(
             root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
@@ -126,7 +150,14 @@ def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> lis
     create = [program("redis-cli", "redis-tools"), "--cluster", "create", *addresses, "--cluster-yes"]
     done = subprocess.run(create, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
+    for node in nodes:  # a node that has just started takes part only after two seconds, whatever the others know by then
+        assert node._process is not None
+        until(partial(_takes_part, node), node._process, node.log)
     return nodes
+
+
+def _takes_part(node: RedisServer) -> bool:
+    return node.fact("cluster_state", "CLUSTER", "INFO") == "ok"
 
 
 def urls(servers: Sequence[RedisServer]) -> str:

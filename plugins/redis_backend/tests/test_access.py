@@ -1,0 +1,92 @@
+"""The user that docs/backends.md proposes may do all that is needed, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
+from jobs_core.errors import BackendError, BackendUnavailable
+from jobs_core.ids import new_token
+from jobs_core.plugins import Plugins
+from jobs_core.testing.services.redis import RedisServer
+from jobs_redis.link import Link, connector
+from jobs_redis.url import parse
+
+DOCS = Path(__file__).parents[3] / "docs" / "backends.md"
+
+
+@pytest.fixture
+def server(tmp_path):
+    with RedisServer(tmp_path / "redis") as server:
+        (line,) = re.findall(r"^ACL SETUSER jobs .*$", DOCS.read_text(), re.MULTILINE)
+        assert server.command(*line.replace("PASSWORD", "secret").split()) == b"+OK"
+        yield server
+
+
+@pytest.fixture
+def backend(server):
+    made = opened(server, "jobs:secret")
+    yield made
+    made.close()
+
+
+def opened(server, user, owner="worker"):
+    url = f"redis://{user}@127.0.0.1:{server.port}"
+    backend = Plugins.discover().choose("jobs_queue_backends", "redis", "backend")(url, BackendOptions())
+    backend.open(owner)
+    return backend
+
+
+def test_the_proposed_user_may_do_all_that_jobs_does(server, backend):
+    backend.push([Outgoing(name, "t", b"{}") for name in ("a", "b", "c", "d")], new_token())
+    assert backend.wait(["t"], 1.0)
+    done, retried, dead, _ = backend.reserve(["t"], 4, new_token())
+    settlements = [
+        Settlement(done.id, done.token, Outcome.DONE, result=b"1", result_ttl=60.0),
+        Settlement(retried.id, retried.token, Outcome.RETRY, after=60.0),
+        Settlement(dead.id, dead.token, Outcome.DEAD, reason="no", error=b"{}"),
+    ]
+    backend.settle(settlements, new_token())
+    backend.heartbeat()
+    backend.housekeep(100)
+    assert backend.fetch_result("a", 1.0).result == b"1"
+    assert backend.fetch_result("b", 0.01) is None
+    backend.pause("t")
+    backend.resume("t")
+    assert backend.paused() == frozenset()
+    assert backend.topics() == ["t"]
+    assert [record.id for record in backend.browse("t", State.DEAD, 10)] == ["c"]
+    backend.cancel("b")
+    backend.requeue(["c"])
+    backend.purge("t", State.READY)
+    backend.wait(["t"], 0.01)
+    assert backend.counts(["t"])["t"].reserved == 1
+    server.command("RPUSH", "{jobs}:in:t", "{}")
+    assert backend.wait(["t"], 1.0)
+    assert backend.release_owner("worker", ["d"], b"") == 1
+    assert backend.advice() == []
+
+
+@pytest.mark.parametrize("command", [("FLUSHALL",), ("CONFIG", "SET", "dir", "/"), ("GET", "others"), ("KEYS", "*")])
+def test_the_proposed_user_may_do_nothing_else(server, command):
+    link = Link(connector(parse(f"redis://jobs:secret@127.0.0.1:{server.port}")), "here")
+    with pytest.raises(BackendError, match="lacks a permission"):
+        link.call(*command)
+    link.disconnect()
+
+
+def test_a_wrong_password_and_a_missing_permission_say_what_to_do(server):
+    with pytest.raises(BackendError, match="user or password are wrong"):
+        opened(server, "jobs:wrong")
+    server.command("CONFIG", "SET", "requirepass", "x")
+    with pytest.raises(BackendError, match="it wants a password"):
+        opened(server, "")
+
+
+def test_an_unreachable_server_is_an_outage(server, backend):
+    server.kill()
+    with pytest.raises(BackendUnavailable, match="cannot be reached"):
+        backend.counts(["t"])
