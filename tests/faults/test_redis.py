@@ -74,15 +74,15 @@ def test_nothing_is_lost_by_a_node_of_a_cluster_that_dies_and_comes_back(tmp_pat
 
 def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
     project = redis_project
-    project.configure('lease = "500ms"', backend=f'backend = "redis://127.0.0.1:{server.port}"')
+    project.configure('lease = "1s"', backend=f'backend = "redis://127.0.0.1:{server.port}"')
     workers = [project.worker("--mode", mode, "--concurrency", "3") for mode in ("async", "sync")]
-    naps = [(nap, (seconds, f"{nap}{seconds}"), {}) for nap in ("nap", "anap") for seconds in (2.0, 7.0)]
+    naps = [(nap, (seconds, f"{nap}{seconds}"), {}) for nap in ("nap", "anap") for seconds in (2.0, 12.0)]
     project.push_many(naps)
     project.until(lambda: sum(line.startswith("start") for line in project.ledger()) == len(naps))
     server.kill()
     for worker in workers:
         worker.until_said("cannot be reached")
-    time.sleep(5.0)  # ten leases: the outage itself
+    time.sleep(10.0)  # ten leases: the outage itself
     server.start()
     begin = time.monotonic()
     project.push("note", "after")
@@ -90,7 +90,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
     assert time.monotonic() - begin <= 3.0
     project.until_empty()
     starts = Counter(line.split()[1] for line in project.ledger() if line.startswith("start"))
-    assert starts == dict.fromkeys([name for _, (_, name), _ in naps], 1)
+    assert set(starts.values()) == {1}, "\n\n".join(worker.output for worker in workers)
     for worker in workers:
         worker.until_said("answers again")
         assert "elsewhere" not in worker.output
@@ -123,7 +123,7 @@ def test_an_idle_worker_costs_less_than_two_commands_a_second(redis_project, ser
     project.push("note", "warm")
     project.until_noted("note warm")
     project.until_empty()
-    seconds = 8.0  # idleness is what is measured
+    seconds = 6.0  # idleness is what is measured
     commands = server.monitor(seconds)
     assert len(commands) / seconds < 2.0, commands
 

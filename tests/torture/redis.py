@@ -112,11 +112,16 @@ def long_outage(stage: RedisStage) -> None:
     stage.server.start()
 
 
-def stall_server(stage: RedisStage) -> None:
+def stall_server(stage: RedisStage, seconds: float = SILENCE) -> None:
     """Busy, and deaf meanwhile."""
     with contextlib.suppress(OSError):
-        stage.server.command("DEBUG", "SLEEP", str(SILENCE), timeout=0.2)
+        stage.server.command("DEBUG", "SLEEP", str(seconds), timeout=0.2)
     until(stage.server.serves)
+
+
+def stall_server_briefly(stage: RedisStage) -> None:
+    """For a lease."""
+    stall_server(stage, LEASE)
 
 
 def flush_scripts(stage: RedisStage) -> None:
@@ -287,7 +292,7 @@ ROWS: dict[str, Row] = {
 
 EVERYTHING: tuple[Trouble, ...] = (
     kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, lose_packets,
-    restart_server, lose_reply, kill_worker, slow_down, stall_server, lose_reply, kill_server,
+    restart_server, lose_reply, kill_worker, slow_down, stall_server_briefly, lose_reply, kill_server,
 )  # fmt: skip
 """What one server may be put through in one run, for `make test`."""
 

@@ -103,7 +103,7 @@ class Courier:
         self._reserve_request: tuple[str, int] | None = None
         self._prefetch = Prefetch(executor.concurrency)
         self._deadlines = Deadlines()
-        self._outage = Outage()
+        self._outage = Outage(lease)
         self._may_have_work = True
         self._quiet = quiet  # takes nothing new
         self._quiet_until = 0.0

@@ -11,9 +11,13 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 
 class Outage:
-    """Whether the backend answers, and when to try again. Used by the courier alone."""
+    """Whether the backend answers, and when to try again. Used by the courier alone.
 
-    def __init__(self) -> None:
+    Who is back first keeps house, and gives all others one more lease: within it they have to be back, too.
+    """
+
+    def __init__(self, lease: float = 30.0) -> None:
+        self._longest = min(LONGEST_PAUSE, lease / 4)
         self._since: float | None = None
         self._tries = 0
         self._next_try = 0.0
@@ -24,7 +28,7 @@ class Outage:
         if self._since is None:
             self._since = now
             events.emit(events.BackendLost(str(error)))
-        ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._tries, 16))
+        ceiling = min(self._longest, FIRST_PAUSE * 2.0 ** min(self._tries, 16))
         self._tries += 1
         self._next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
 
