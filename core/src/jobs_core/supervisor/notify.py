@@ -1,14 +1,106 @@
-"""stub"""
+"""Telling systemd (or what speaks like it) how it goes: ready, reloading, stopping, alive. `man sd_notify` has the words.
+
+Without NOTIFY_SOCKET in the environment nothing is said, and nothing costs.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
+import time
+from collections.abc import Mapping, MutableMapping
+
+from ..logs import one_line
+
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+def address_of(environ: Mapping[str, str]) -> str | None:
+    """Where to say it: a path, or a name that begins with NUL for one that is in no file system ("@" in the variable).
+
+    None if nobody listens, or in a way this system does not know (vsock, between virtual machines).
+    """
+    address = environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):
+        return "\0" + address[1:]
+    return address if address.startswith("/") else None
+
+
+def watchdog_of(environ: Mapping[str, str], pid: int) -> float | None:
+    """After how many seconds of silence the service is killed; None if it is not watched, or not in this process."""
+    microseconds, watched = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not microseconds.isascii() or not microseconds.isdigit() or int(microseconds) == 0:
+        return None
+    return int(microseconds) / 1e6 if watched in ("", str(pid)) else None
+
 
 class Notifier:
-    @classmethod
-    def from_environment(cls) -> Notifier:
-        return cls()
+    """Says how the service goes. Never blocks and never raises: a service manager that is deaf stops no jobs."""
 
-    def ready(self, status: str = "") -> None: ...
-    def reloading(self) -> None: ...
-    def stopping(self, status: str, extend: float) -> None: ...
-    def beat(self) -> None: ...
+    def __init__(self, address: str | None, watchdog: float | None = None) -> None:
+        self.watchdog = watchdog
+        """Seconds of silence after which systemd kills the service; None: never."""
+        self._beat_at = 0.0
+        self._socket: socket.socket | None = None
+        if address is not None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket.setblocking(False)
+            self._address = address
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str] = os.environ, pid: int | None = None) -> Notifier:
+        """The notifier of this process; takes its variables out of the environment, which jobs inherit."""
+        made = cls(address_of(environ), watchdog_of(environ, pid or os.getpid()))
+        for name in VARIABLES:
+            environ.pop(name, None)
+        return made
+
+    def ready(self, status: str = "") -> None:
+        """It serves: after the start, and again after each reload."""
+        self._say("READY=1", *_status(status))
+
+    def reloading(self) -> None:
+        """It takes up a new configuration; `ready` follows."""
+        self._say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, status: str = "", extend: float = 0.0) -> None:
+        """It stops, and may take `extend` seconds from now, whatever TimeoutStopSec says."""
+        self._say("STOPPING=1", *_extension(extend), *_status(status))
+
+    def extend(self, seconds: float) -> None:
+        """Starting, reloading or stopping may take so long from now."""
+        self._say(*_extension(seconds))
+
+    def status(self, text: str) -> None:
+        """A line for `systemctl status`."""
+        self._say(*_status(text))
+
+    def beat(self) -> None:
+        """It is alive; call it as often as you like, it is said three times in the time that the watchdog allows."""
+        if self.watchdog is None or time.monotonic() < self._beat_at:
+            return
+        if self._say("WATCHDOG=1"):
+            self._beat_at = time.monotonic() + self.watchdog / 3
+
+    def close(self) -> None:
+        """Say nothing more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _say(self, *assignments: str) -> bool:
+        if self._socket is None or not assignments:
+            return False
+        try:
+            self._socket.sendto("\n".join(assignments).encode("utf-8", "backslashreplace"), self._address)
+        except OSError:  # the manager is restarting, or its queue is full
+            return False
+        return True
+
+
+def _status(text: str) -> tuple[str, ...]:
+    return (f"STATUS={one_line(text)}",) if text else ()
+
+
+def _extension(seconds: float) -> tuple[str, ...]:
+    return (f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}",) if seconds > 0 else ()
