@@ -40,6 +40,7 @@ GROUPS = {
         "stack": ("stack", "Print where every thread and asyncio task of a running worker is."),
         "schedule": ("schedule", "Show what runs by the clock, and when next."),
         "alert": ("alert", "Try the alert channels."),
+        "systemd": ("systemd", "Print a systemd unit for this configuration."),
     },
     "Jobs": {
         "push": ("push", "Enqueue jobs from the command line or from JSON lines."),

@@ -1,0 +1,207 @@
+"""`jobsctl systemd`: a unit for this configuration."""
+
+from __future__ import annotations
+
+import grp
+import math
+import os
+import pwd
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from .. import urls
+from ..app import App
+from ..backends.sqlite.backend import parse_url
+from .common import Context, fail, pass_context
+from .exits import Exit
+
+STOP_RESERVE = 15
+"""Seconds that systemd waits beyond the longest stop_timeout, for what follows the jobs: giving back, the last lines."""
+
+MANAGED = {"/run": "RuntimeDirectory", "/var/lib": "StateDirectory", "/var/log": "LogsDirectory"}
+"""Where systemd makes a service's directories and gives them to its user."""
+
+UNIT = """\
+# {name}.service, made by `jobsctl systemd`. To install it:
+#   jobsctl systemd | sudo tee /etc/systemd/system/{name}.service
+#   sudo systemctl daemon-reload && sudo systemctl enable --now {name}
+# `jobsctl systemd --help` has options for what is to be different; `systemctl edit {name}` keeps changes of your own.
+{remarks}
+[Unit]
+Description=Background jobs of {directory}
+Wants=network-online.target
+After=network-online.target
+# Never given up, however often it had to be restarted; a configuration that is wrong (exit code 2) is.
+StartLimitIntervalSec=0
+
+[Service]
+# Ready once workers serve; a reload is done once the new code serves, and fails with the reason if it does not import.
+Type=notify
+NotifyAccess=main
+{identity}
+WorkingDirectory={directory}
+# Variables such as JOBS_BACKEND, one NAME=value a line.
+EnvironmentFile=-/etc/default/{name}
+{prepare}ExecStart={command} start
+ExecReload={command} reload
+TimeoutStartSec=5min
+# TERM to the supervisor, which lets running jobs finish for stop_timeout (the longest is {longest} s), then KILL to all.
+KillMode=mixed
+TimeoutStopSec={stop}
+Restart=on-failure
+RestartSec=2
+RestartPreventExitStatus=2
+WatchdogSec=30
+# A job that takes its worker out of memory is found and put aside; the service goes on.
+OOMPolicy=continue
+LimitNOFILE=65536
+SyslogIdentifier={name}
+
+# Directories. Jobs may write here and to /tmp alone: `jobsctl systemd --write DIR` adds what yours write to.
+{places}ProtectSystem=strict
+ProtectHome={home}
+PrivateTmp={tmp}
+
+# What jobs have no business with. Left out, since some jobs need it: PrivateDevices= and ProtectClock= (GPUs),
+# RestrictNamespaces= (browsers), MemoryDenyWriteExecute= (compilers at run time), UMask= (files for a web server).
+NoNewPrivileges=yes
+{capabilities}LockPersonality=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@click.command("systemd")
+@click.option("--user", metavar="NAME", help="Whom it runs as (default: the owner of the configuration's directory).")
+@click.option("--name", metavar="NAME", help="The unit's name (default: the directory's, with -jobs).")
+@click.option("--write", multiple=True, metavar="DIR", help="A directory that jobs write to; repeat for more.")
+@pass_context
+def systemd_command(context: Context, user: str | None, name: str | None, write: tuple[str, ...]) -> None:
+    """Print a systemd unit for this configuration, with its paths, its user and its times.
+
+    It restarts what fails, reloads without a gap, waits as long as stop_timeout says, and lets jobs write to the
+    run directory, the log's and the database's, and to what --write names.
+    """
+    click.echo(unit(context, user, name, [Path(directory).absolute() for directory in write]), nl=False)
+
+
+def unit(context: Context, user: str | None, name: str | None, more: list[Path]) -> str:
+    """The unit's text; raises ConfigError for a configuration that is wrong."""
+    effective, app = context.effective, context.app
+    base = effective.config.base_dir.absolute()
+    user, group = _identity(user, base)
+    name = name or re.sub(r"[^A-Za-z0-9:_.-]", "-", f"{base.name or 'root'}-jobs")
+    directories = list(dict.fromkeys([*_own_directories(app), *more]))
+    command = [sys.executable, "-m", "jobs_core"]
+    if effective.file is not None:
+        command += ["-c", str(effective.file.absolute())]
+    longest = max(math.ceil(pool.stop_timeout) for pool in effective.config.pools.values())
+    seen = [base, *directories, Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)]
+    return UNIT.format(
+        name=name,
+        remarks="".join(f"# NOTE: {line}\n" for line in dict.fromkeys(_remarks(context, user))),
+        directory=_escaped(base),
+        identity=f"User={user}\nGroup={group}",
+        prepare="".join(_preparations(app, base, directories, user, group)),
+        command=" ".join(_word(part).replace("$", "$$") for part in command),
+        longest=longest,
+        stop=longest + STOP_RESERVE,
+        places="".join(_places(directories)),
+        home="read-only" if any(_inside(path, ("/home", "/root", "/run/user")) for path in seen) else "yes",
+        tmp="no" if any(_inside(path, ("/tmp", "/var/tmp")) for path in seen) else "yes",
+        capabilities="" if user == "root" else "CapabilityBoundingSet=\n",
+    )
+
+
+def _identity(user: str | None, base: Path) -> tuple[str, str]:
+    try:
+        if user is None:
+            user = pwd.getpwuid(base.stat().st_uid).pw_name
+        return user, grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+    except (KeyError, OSError):
+        return user or "nobody", user or "nogroup"  # a user of the machine that the unit is for
+
+
+def _own_directories(app: App) -> Iterator[Path]:
+    yield app.run_dir.absolute()
+    yield from _lasting_directories(app)
+
+
+def _lasting_directories(app: App) -> Iterator[Path]:
+    """Where what should outlive everything lies: jobs and log lines."""
+    if app.config.logs.file is not None:
+        yield (app.config.base_dir / app.config.logs.file).absolute().parent
+    if urls.scheme(app.backend_url) == "sqlite":
+        yield parse_url(app.backend_url, app.config.base_dir)[0].absolute().parent
+
+
+def _remarks(context: Context, user: str) -> Iterator[str]:
+    if user == "root":
+        yield "Jobs run as root here: better give them a user of their own, `jobsctl systemd --user NAME`."
+    variables = sorted(source for source in set(context.effective.sources.values()) if source.startswith("JOBS_"))
+    if variables:
+        yield f"Set here and not part of the unit, put it into the environment file below: {', '.join(variables)}"
+    for directory in _lasting_directories(context.app):
+        if _inside(directory, ("/run", "/tmp")):
+            yield f"{directory} does not outlive a restart of the machine, nor do the jobs or log lines in it."
+
+
+def _preparations(app: App, base: Path, directories: list[Path], user: str, group: str) -> Iterator[str]:
+    """The directories have to be there before anything of the service runs: a sandbox is built of what exists."""
+    for directory in directories:
+        if _managed(directory) or base.is_relative_to(directory):
+            continue
+        private = directory == app.run_dir.absolute()
+        if private or not directory.exists():
+            mode = "0700" if private else "0750"
+            yield f"ExecStartPre=+/usr/bin/install -d -m {mode} -o {user} -g {group} {_word(str(directory))}\n"
+
+
+def _places(directories: list[Path]) -> Iterator[str]:
+    free = [directory for directory in directories if not _managed(directory)]
+    for key in MANAGED.values():
+        names = [managed[1] for directory in directories if (managed := _managed(directory)) and managed[0] == key]
+        if names:
+            yield f"{key}={' '.join(_word(name) for name in names)}\n{key}Mode=0700\n"
+            if key == "RuntimeDirectory":
+                yield "RuntimeDirectoryPreserve=restart\n"
+    outer = [path for path in free if not any(path != other and path.is_relative_to(other) for other in free)]
+    if outer:
+        yield f"ReadWritePaths={' '.join(_word(str(path)) for path in outer)}\n"
+
+
+def _managed(directory: Path) -> tuple[str, str] | None:
+    for root, key in MANAGED.items():
+        if directory != Path(root) and directory.is_relative_to(root):
+            return key, str(directory.relative_to(root))
+    return None
+
+
+def _inside(path: Path, roots: Iterable[str]) -> bool:
+    return any(place.is_relative_to(root) for place in (path, Path(os.path.realpath(path))) for root in roots)
+
+
+def _word(text: str) -> str:
+    """A word of a unit's line, quoted if it has to be."""
+    escaped = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"' if re.search(r"[\s\"'\\;]", text) else escaped
+
+
+def _escaped(text: str | Path) -> str:
+    if re.search(r"[\x00-\x1f\x7f]", str(text)):
+        fail(f"{str(text)!r} has a control character, which no unit can name", Exit.USAGE)
+    return str(text).replace("%", "%%")

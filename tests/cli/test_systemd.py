@@ -1,0 +1,126 @@
+"""The unit that `jobsctl systemd` prints, as systemd reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from jobs_core.testing import services
+
+from ..support.project import Project
+
+
+@pytest.fixture(scope="module")
+def analyze():
+    """systemd's own reading of a unit: what it says of one, nothing if it accepts all of it."""
+    program = services.program("systemd-analyze", "systemd")
+
+    def analyze(text, directory):
+        file = directory / "checked.service"
+        file.write_text(text)
+        done = subprocess.run([program, "verify", "--man=no", file], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    return analyze
+
+
+def printed(project, *arguments, **environment):
+    done = project.run("systemd", *arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def values(text, key):
+    return re.findall(rf"^{key}=(.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        "",
+        'run_dir = "/run/shop"\nlogs.file = "/var/log/shop/jobs.log"',
+        'run_dir = "/var/lib/shop/run"\nlogs.file = "logs/jobs.log"\npools.a.stop_timeout = "1h30m"',
+    ],
+)
+def test_systemd_accepts_the_unit(project, tmp_path, analyze, configuration):
+    project.configure(configuration)
+    assert analyze(printed(project), tmp_path) == (0, "")
+    assert analyze(printed(project, "--user", "www-data", "--write", "/srv/media", "--name", "x"), tmp_path) == (0, "")
+
+
+def test_systemd_would_tell_of_a_mistake(project, tmp_path, analyze):
+    _, said = analyze(printed(project).replace("WatchdogSec", "WatchdogSek"), tmp_path)
+    assert "WatchdogSek" in said
+
+
+def test_systemd_accepts_paths_that_need_quoting(tmp_path, analyze):
+    awkward = Project(tmp_path / 'my "shop" 100%n $HOME; \\x')
+    text = printed(awkward)
+    assert analyze(text, tmp_path) == (0, "")
+    escaped = str(awkward.root).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    assert f'-c "{escaped}/jobs.toml" start'.replace("$", "$$") in text
+    assert values(text, "ReadWritePaths") == [f'"{escaped}"']
+    awkward.close()
+
+
+def test_the_unit_says_what_the_configuration_says(project):
+    project.configure(
+        '[pools.default]\nstop_timeout = "2m"\n[pools.slow]\nstop_timeout = "10.5s"\n[logs]\nfile = "/var/log/shop/a.log"'
+    )
+    text = printed(project, "--user", "nobody")
+    command = f"{sys.executable} -m jobs_core -c {project.root}/jobs.toml"
+    expected = {
+        "Type": "notify",
+        "User": "nobody",
+        "WorkingDirectory": str(project.root),
+        "ExecStart": f"{command} start",
+        "ExecReload": f"{command} reload",
+        "KillMode": "mixed",
+        "TimeoutStopSec": "135",
+        "Restart": "on-failure",
+        "WatchdogSec": "30",
+        "OOMPolicy": "continue",
+        "LogsDirectory": "shop",
+        "ReadWritePaths": str(project.root),  # the database lies beside the configuration
+        "CapabilityBoundingSet": "",
+    }
+    assert {key: values(text, key) for key in expected} == {key: [value] for key, value in expected.items()}
+    [prepare] = values(text, "ExecStartPre")
+    assert prepare.startswith("+/usr/bin/install -d -m 0700 -o nobody -g ")
+    assert prepare.endswith(f" {project.root}/.jobs")
+
+
+def test_directories_that_systemd_makes_are_named_to_it(project):
+    project.configure('run_dir = "/run/shop"', backend='backend = "sqlite:////var/lib/shop/queue/jobs.db"')
+    text = printed(project)
+    assert values(text, "RuntimeDirectory") == ["shop"]
+    assert values(text, "StateDirectory") == ["shop/queue"]
+    assert values(text, "ReadWritePaths") == values(text, "ExecStartPre") == []
+    assert "/run/shop does not outlive" not in text
+
+
+def test_what_is_about_to_go_wrong_is_noted(project):
+    project.configure('run_dir = "/run/shop"', backend="")
+    text = printed(project, "--user", "root", JOBS_LEASE="20s")
+    assert "NOTE: /run/shop does not outlive a restart of the machine" in text
+    assert "NOTE: Jobs run as root here" in text
+    assert "NOTE: Set here and not part of the unit, put it into the environment file below: JOBS_LEASE\n" in text
+
+
+def test_whoever_owns_the_configuration_runs_it(project):
+    if os.geteuid() != 0:
+        pytest.skip("only root may give a directory away")
+    os.chown(project.root, 65534, 65534)
+    assert values(printed(project), "User") == ["nobody"]
+
+
+def test_a_path_that_no_unit_can_name_is_refused(tmp_path):
+    broken = Project(tmp_path / "two\nlines")
+    done = broken.run("systemd")
+    assert done.returncode == 2
+    assert "control character" in done.stderr
+    broken.close()
