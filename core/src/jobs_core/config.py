@@ -75,7 +75,7 @@ class Logs(Section, frozen=True, kw_only=True):
     """Where log lines go and how they look."""
 
     file: str | None = None  # no file: standard error
-    max_size: Size = Size(100 * 10**6)  # then the file is rotated
+    max_size: Size = Size(100 * 10**6)  # then the file is rotated; 0: never, something else does it
     keep: NonNegativeInt = 5  # rotated files kept
     format: Literal["text", "json"] = "text"  # a sentence or a JSON object a line
     level: Literal["debug", "info", "warning", "error"] = "info"  # what is said at least

@@ -289,28 +289,31 @@ def encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
+class OwnHandler(logging.Handler):
+    """A handler of this package's, which a child of the process takes off."""
+
+
 def to_stream(level: str, format_: str, stream: TextIO | None = None) -> None:
     """Send this process's log records to a stream, standard error by default."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatter(format_))
-    install(handler, level)
+    _install(handler, level)
 
 
 def to_function(level: str, format_: str, write: Callable[[bytes], object], *, worker: str = "") -> None:
     """Send this process's log records to a function that takes whole lines, such as `LogWriter.write`."""
     handler = _FunctionHandler(write)
     handler.setFormatter(formatter(format_, worker))
-    install(handler, level)
+    _install(handler, level)
 
 
-def install(handler: logging.Handler, level: str) -> None:
-    """Make a handler the only one of this process."""
+def _install(handler: logging.Handler, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
 
 
-class _FunctionHandler(logging.Handler):
+class _FunctionHandler(OwnHandler):
     def __init__(self, write: Callable[[bytes], object]) -> None:
         super().__init__()
         self._write = write

@@ -91,6 +91,14 @@ def test_keeping_none_begins_the_file_anew(open_log, path):
     assert len(list(path.parent.iterdir())) == 1
 
 
+def test_a_size_of_zero_leaves_rotation_to_something_else(open_log, path):
+    writer = open_log(max_size=Size(0))
+    for _ in range(3):
+        writer.write(b"x" * 1000 + b"\n")
+    assert path.stat().st_size == 3003
+    assert len(list(path.parent.iterdir())) == 1
+
+
 def test_a_block_larger_than_a_file_stays_whole(open_log, path):
     writer = open_log(max_size=Size(10))
     writer.write(b"a\n")

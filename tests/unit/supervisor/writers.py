@@ -25,6 +25,7 @@ def child(act: Callable[[], None], format_: str = "text", worker: str = "w") -> 
         code = 1
         try:
             pipes.close()
+            logging.getLogger().handlers.clear()  # the test runner's
             output.to_pipe(log_fd, "info", format_, worker=worker)
             output.capture(raw_fd)
             act()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import logging.config
 import os
 import select
 import signal
@@ -212,6 +213,32 @@ def test_an_application_that_sets_up_logging_of_its_own_makes_no_circle():
 
     lines, _ = said(act)
     assert [line.partition("] ")[2] for line in lines] == ["own logged", "printed"]
+
+
+def test_each_record_takes_one_way_and_handlers_for_elsewhere_stay(tmp_path):
+    def act():
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": {
+                    "console": {"class": "logging.StreamHandler"},
+                    "file": {"class": "logging.FileHandler", "filename": tmp_path / "own.log"},
+                },
+                "root": {"handlers": ["console", "file"], "level": "INFO"},
+                "loggers": {"shop": {"handlers": ["console"]}, "alone": {"handlers": ["console"], "propagate": False}},
+            }
+        )
+        output.take_over()
+        logging.getLogger("shop.cart").info("once")
+        logging.getLogger("alone").info("by itself")
+
+    lines, _ = said(act, "json")
+    assert [(entry["logger"], entry["message"]) for entry in map(json.loads, lines)] == [
+        ("shop.cart", "once"),
+        ("jobs.output", "by itself"),
+    ]
+    assert (tmp_path / "own.log").read_text() == "once\n"
 
 
 def test_programs_may_treat_standard_output_as_they_are_used_to():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,7 @@ class LogWriter:
         if settings.file is None:
             self._sink = LogStream(2, note)
         else:
-            self._sink = LogFile(base_dir / settings.file, int(settings.max_size), settings.keep, note)
+            self._sink = LogFile(base_dir / settings.file, int(settings.max_size) or sys.maxsize, settings.keep, note)
 
     def write(self, block: bytes) -> None:
         """Write whole lines. Blocks: never. Raises: nothing."""

@@ -37,7 +37,7 @@ COURIER = "jobs-courier"
 COURIER_PATIENCE = 2.0
 
 
-class PipeHandler(logging.Handler):
+class PipeHandler(logs.OwnHandler):
     """Writes records into the log pipe, each followed by a NUL, which the supervisor takes away."""
 
     def __init__(self, fd: int, format_: str, worker: str) -> None:
@@ -148,15 +148,44 @@ def _wait_until_writable(fd: int, deadline: float | None) -> bool:
     return bool(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
 
 
-_handler: logging.Handler | None = None
+_handler: PipeHandler | None = None
 
 
 def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
     """Send this process's log records to the supervisor; `worker` is said in each. Replaces what a parent had set up."""
     global _handler
     _handler = PipeHandler(log_fd, format, worker)
-    logs.install(_handler, level)
     partial.clear()
+    logging.getLogger().setLevel(level.upper())
+    take_over()
+
+
+def take_over() -> None:
+    """Make sure that each record takes one way, ours. Called again after the application was imported.
+
+    Handlers that the application wants elsewhere, in files or on the network, stay. Those that write to standard output
+    or error go, on loggers whose records reach the root too: their lines would come a second time, as prints.
+    """
+    root = logging.getLogger()
+    assert _handler
+    loggers = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    for logger in (root, *loggers):
+        if _reaches_root(logger):
+            logger.handlers[:] = [handler for handler in logger.handlers if not _prints(handler)]
+    root.addHandler(_handler)
+
+
+def _reaches_root(logger: logging.Logger) -> bool:
+    return logger.parent is None or (logger.propagate and _reaches_root(logger.parent))
+
+
+def _prints(handler: logging.Handler) -> bool:
+    if isinstance(handler, logs.OwnHandler):
+        return True
+    stream = getattr(handler, "stream", None)
+    return stream is not None and (
+        isinstance(stream, Printed) or stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    )
 
 
 def capture(raw_fd: int) -> None:
