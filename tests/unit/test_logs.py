@@ -67,4 +67,4 @@ def test_every_event_has_a_sentence_and_a_level():
 
 
 def _example(annotation):
-    return {"int": 1, "float": 1.0, "tuple[str, ...]": ("a",)}.get(str(annotation), "text")
+    return {"int": 1, "float": 1.0, "float | None": 1.0, "tuple[str, ...]": ("a",)}.get(str(annotation), "text")

@@ -242,14 +242,16 @@ def test_a_failing_channel_is_told_once_an_outage_without_its_secrets(receiver, 
 
 
 def test_a_channel_that_never_comes_back_is_told_once(caplog):
-    released = threading.Event()
+    taken, released = threading.Event(), threading.Event()
 
     class Stuck(AlertChannel):
         def send(self, title, text, facts):
+            taken.set()
             released.wait()
 
     sender = Sender("stuck", Stuck(), {})
     sender.send("email", "a", "b", {})
+    assert taken.wait(10)
     sender.check()
     assert caplog.records == []
     sender._began -= 10  # six seconds later
