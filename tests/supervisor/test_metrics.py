@@ -15,6 +15,7 @@ from jobs_core.scoreboard.layout import BUCKETS, ROWS, Phase
 from jobs_core.scoreboard.reader import WorkerFile, total
 from jobs_core.scoreboard.state import PoolState, TopicState, Totals, read_board
 from jobs_core.supervisor import metrics
+from jobs_core.supervisor.folding import Folding
 
 from ..support.board import FakeBoard, run
 
@@ -216,6 +217,28 @@ def test_a_worker_that_goes_while_it_is_read_is_counted_once(board, monkeypatch)
     assert done(board) == 2
     monkeypatch.undo()
     assert done(board) == 2
+
+
+def test_many_workers_that_go_while_they_are_read_are_counted_once(board, monkeypatch):
+    """A reload of a large pool: all old workers are read, then folded as the housekeeper does, then the totals are read."""
+    owners = [f"h-{number}" for number in range(50)]
+    for owner in owners:
+        board.worker(owner)
+        ended(board, owner)
+    folding = Folding(board.run_dir)
+    read = state.read
+
+    def between(path: Path, kind):
+        if kind is Totals:
+            for owner in owners:
+                folding.fold(board.run_dir / state.WORKERS / owner, 1)
+        return read(path, kind)
+
+    monkeypatch.setattr(state, "read", between)
+    assert done(board) == 50
+    monkeypatch.undo()
+    assert done(board) == 50
+    assert not state.worker_files(board.run_dir)
 
 
 # -- the documentation ---------------------------------------------------------------------------

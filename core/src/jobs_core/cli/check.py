@@ -12,6 +12,7 @@ from ..backends.base import Backend, State
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..explain import misfit
 from ..schedule import entries
+from ..supervisor import httpd
 from ..supervisor.alerts import channels, watched
 from ..urls import redact
 from ..worker.main import prepare
@@ -93,6 +94,8 @@ def _configuration(context: Context) -> Iterator[tuple[str, str]]:
     for hider in (effective.config.base_dir / "jobs_core.py", effective.config.base_dir / "jobs_core"):
         if hider.exists() and not (hider / "hookspecs.py").exists():
             raise ConfigError(f"{hider} hides the installed package jobs_core: rename it")
+    if effective.config.http.listen is not None:
+        httpd.parse(effective.config.http.listen)
     if os.environ.get("JOBS_FAILPOINT"):
         yield output.WARN, "JOBS_FAILPOINT is set: this process dies or stalls where it says; it is for tests only"
 

@@ -131,6 +131,8 @@ class Overview:
                 yield "the housekeeper does not run: no repair, no schedule, no counts; the supervisor starts it again"
             if not it.template_pid and any(pool.wanted for pool in it.pools):
                 yield "the template does not run: no worker can be replaced; the supervisor starts it again"
+        for name, error in it.helper_errors.items():
+            yield f"{_HELPERS.get(name, name)}: {error}"
         if it.quiet:
             yield "quiet: nothing new is taken until `jobsctl quiet --off`"
         if it.last_refusal:
@@ -306,6 +308,8 @@ class Overview:
             return items, []
         return items[: self._most], items[self._most :]
 
+
+_HELPERS = {"http": "probes and metrics are not served"}
 
 _STATES = ("ready", "scheduled", "reserved", "dead")
 

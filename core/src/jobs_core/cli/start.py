@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from ..app import private_directory
+from ..supervisor.httpd import parse
 from ..supervisor.pidfile import running
 from .common import Context, fail, pass_context
 from .exits import Exit
@@ -27,6 +28,8 @@ def start_command(context: Context, daemon: bool) -> None:
     nothing happens and the exit code is 0: a crontab line may say it every minute.
     """
     config = context.effective.config
+    if config.http.listen is not None:
+        parse(config.http.listen)
     run_dir = private_directory(context.app.run_dir)
     pid = running(run_dir)
     if pid is not None:

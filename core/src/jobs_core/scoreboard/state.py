@@ -92,6 +92,7 @@ class SupervisorState(Struct):
     template_pid: int = 0
     housekeeper_pid: int = 0
     http_pid: int = 0
+    helper_errors: dict[str, str] = {}  # why the housekeeper or the HTTP child does not serve
     brokers: list[int] = []
     pools: list[PoolState] = []
     workers: list[ChildState] = []

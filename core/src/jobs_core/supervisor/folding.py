@@ -1,7 +1,8 @@
 """Figures outlive the worker that made them: they are added to `totals.json` before its file goes.
 
 The order is what keeps counters from ever going back or counting twice: first the totals with the file's name in
-`folded`, then the file, and the name goes with the next writing.
+`folded`, then the file. The name stays for long enough: somebody may be just reading who has seen the file, and then
+reads the totals.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from .. import events
 from ..scoreboard import state
 from ..scoreboard.reader import WorkerFile, total
 from ..scoreboard.state import STACKS, TOTALS, Totals
+
+REMEMBERED = 500
+"""Files whose names are kept: more than can go while somebody reads all of them."""
 
 
 class Folding:
@@ -33,8 +37,7 @@ class Folding:
                 rows = list(file.figures())
                 file.close()
                 totals.rows = list(total([*totals.rows, *rows]).values())
-                totals.folded = [name for name in totals.folded if (path.parent / name).exists()]
-                totals.folded.append(path.name)
+                totals.folded = [*totals.folded, path.name][-REMEMBERED:]
         try:
             state.write(self._path, totals)
         except OSError as error:

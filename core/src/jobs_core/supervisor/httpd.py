@@ -61,14 +61,14 @@ class Response(Struct):
 Handler = Callable[[Request], Response]
 
 
-def listener(listen: str) -> socket.socket:
-    """A listening socket for `HOST:PORT`, `[IPv6]:PORT` or `unix:PATH`; raises ListenError.
+def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
+    """A listening socket for `HOST:PORT`, `[IPv6]:PORT` or `unix:PATH` (relative to `base_dir`); raises ListenError.
 
     A unix socket is for its user alone, and takes the place of one that nobody listens on any more.
     """
     address = parse(listen)
     try:
-        made = _unix(address) if isinstance(address, Path) else _tcp(*address)
+        made = _unix(base_dir / address) if isinstance(address, Path) else _tcp(*address)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ListenError(f"http.listen: {listen} cannot be used: {reason}: choose another, or free this one") from None

@@ -529,6 +529,7 @@ class Supervisor:
             "template_pid": self._generation.pid if self._generation else 0,
             "housekeeper_pid": self._keeper.pid,
             "http_pid": self._http.pid,
+            "helper_errors": {helper.name: helper.error for helper in (self._keeper, self._http) if helper.error},
             "brokers": [broker.pid for broker in self._brokers],
             "pools": [pool.shown() for pool in self._pools.values()],
             "workers": [worker.shown() for pool in self._pools.values() for worker in pool.workers.values()],

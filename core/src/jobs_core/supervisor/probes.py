@@ -5,6 +5,7 @@ A broker that hangs makes it not ready, never not alive: a restart would not hel
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,9 +27,12 @@ Check = tuple[str, str]
 """What was looked at, and what is wrong with it; nothing if it is well."""
 
 
-def serve(run_dir: Path, listen: str, *, lease: float, ready: Callable[[], None] | None = None) -> NoReturn:
-    """Answer for ever; `ready` is called when it listens. Raises ListenError before."""
-    listening = httpd.listener(listen)
+def serve(
+    run_dir: Path, listen: str, *, lease: float, ready: Callable[[], None] | None = None, base_dir: Path = Path()
+) -> NoReturn:
+    """Answer until TERM; `ready` is called when it listens. Raises ListenError before."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    listening = httpd.listener(listen, base_dir)
     server = httpd.Server(listening, handlers(run_dir, lease))
     if ready is not None:
         ready()

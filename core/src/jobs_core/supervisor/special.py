@@ -40,7 +40,12 @@ def http(loop: Loop, nursery: Nursery, run_dir: Path, config: Callable[[], Confi
 
             born.settle_in("http", "http", ends, now.logs, supervisor)
             channel = Channel.of(ends.control)
-            probes.serve(run_dir, listen, lease=float(now.lease), ready=lambda: tell_ready(channel))
+            lease, ready = float(now.lease), lambda: tell_ready(channel)
+            try:
+                probes.serve(run_dir, listen, lease=lease, ready=ready, base_dir=now.base_dir)
+            except Exception as error:
+                channel.send({"is": "failed", "error": str(error)})
+                raise
 
         return nursery.fork("http", entry, helper.hear, helper.ended)
 
