@@ -473,8 +473,8 @@ class Supervisor:
         if self._stopping == how or self._stopping == "exit":
             return
         first, self._stopping = not self._stopping, how
+        events.emit(events.SupervisorStopping(how))
         if first:
-            events.emit(events.SupervisorStopping(how))
             self._tell("jobs_supervisor_stopping")
             patience = max((float(pool.settings.stop_timeout) for pool in self._pools.values()), default=0.0)
             self._notifier.stopping(f"waiting up to {format_duration(patience)} for jobs that run", patience + 10.0)

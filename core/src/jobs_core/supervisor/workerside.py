@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from msgspec import Struct
 from ..app import App
 from ..config import Config
 from ..loaders.base import Bootstrapper, add_to_path
-from ..scoreboard.layout import Phase
+from ..scoreboard.layout import MODES, Phase
 from ..scoreboard.state import STACKS, WORKERS
 from ..scoreboard.writer import FileScoreboard
 from ..worker import stacks
@@ -24,6 +25,9 @@ from . import born
 from .born import Ends
 from .channel import Channel
 from .exits import WorkerExit
+
+
+EXECUTORS = {mode: f"jobs_core.worker.executors.{mode.replace('async', 'asyncio')}" for mode in MODES}
 
 
 class WorkerSpec(Struct, frozen=True):
@@ -44,10 +48,17 @@ class Made(Struct, frozen=True):
 
 
 def load(config: Config) -> Made:
-    """Find the plugins and import the application; raises PluginError, LoadError."""
+    """Find the plugins and import the application; raises PluginError, LoadError.
+
+    Also what every worker would import by itself otherwise: what is loaded before the fork is shared, and loaded once.
+    """
     add_to_path(config.base_dir)
     app = App(config)
-    return Made(app, prepare(app))
+    made = Made(app, prepare(app))
+    app.new_backend()
+    for pool in config.pools.values():
+        importlib.import_module(EXECUTORS[pool.mode])
+    return made
 
 
 def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
