@@ -1,0 +1,200 @@
+"""What becomes of workers that die, of their jobs, and of everybody when the supervisor dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import msgspec
+import pytest
+
+from jobs_core.scoreboard.writer import start_ticks
+
+from ..support.project import TASKS, Project, until
+from ..support.supervised import Supervised, gone, kill, seconds_until
+
+MORE = '''
+import signal, subprocess
+
+@job
+def segfault():
+    print("about to fall")
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+@job
+async def poison():
+    record("poison", os.getpid())
+    os._exit(42)
+
+@job(timeout=0.2, retries=0)
+def stubborn():
+    record("start", "stubborn", os.getpid())
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+@job
+def with_child():
+    child = subprocess.Popen(["sleep", "600"])
+    record("child", child.pid)
+    time.sleep(600)
+
+class Slow:
+    pass
+'''
+
+
+@pytest.fixture
+def tasks(project: Project) -> Project:
+    (project.root / "tasks.py").write_text(TASKS + MORE)
+    return project
+
+
+def test_a_killed_worker_is_back_and_its_job_runs_again(tasks: Project):
+    tasks.configure("pools.default.workers = 2")
+    supervised = Supervised(tasks)
+    job_id = tasks.push("nap", 0.8, "long")
+    until(lambda: any(line.startswith("start long") for line in tasks.ledger()))
+    first = supervised.worker_of("long")
+    before = supervised.pids()
+    kill(first)
+    again = seconds_until(lambda: sum(line.startswith("start long") for line in tasks.ledger()) == 2)
+    assert again < 5.0, "handed out at once, not when a lease runs out"
+    supervised.until_serving(2)
+    assert supervised.pids() != before
+    tasks.until_noted("end long")
+    crashes = supervised.board().supervisor.crashes  # type: ignore[union-attr]
+    assert [(crash.pid, crash.signal) for crash in crashes] == [(first, "SIGKILL")]
+    assert job_id in crashes[0].jobs[0]
+    supervised.stop()
+
+
+def test_a_job_that_kills_its_workers_ends_dead_with_all_that_is_known(tasks: Project):
+    supervised = Supervised(tasks)
+    tasks.push("segfault")
+    until(lambda: tasks.dead())
+    (letter,) = tasks.dead()
+    assert letter.reason == "crashed"
+    history = [msgspec.json.decode(error) for error in letter.errors]
+    falls = [entry for entry in history if entry["type"] == "WorkerDied"]
+    assert len(falls) == 3
+    assert falls[0]["signal"] == "SIGSEGV"
+    assert falls[0]["peak_memory"] > 5_000_000
+    assert "in segfault" in falls[0]["traceback"], "faulthandler's stacks"
+    assert any("about to fall" in line for line in falls[0]["log"])
+    tasks.push("note", "after")
+    tasks.until_noted("note after")
+    supervised.stop()
+
+
+def test_the_culprit_is_found_among_its_neighbours_and_they_are_all_done(tasks: Project):
+    tasks.configure('[pools.default]\nmode = "async"\nconcurrency = 300\nworkers = 2')
+    supervised = Supervised(tasks)
+    calls = [("anap", (0.2, f"n{number}"), {}) for number in range(300)]
+    calls.insert(150, ("poison", (), {}))
+    tasks.push_many(calls)
+    until(lambda: tasks.dead(), 60.0)
+    (letter,) = tasks.dead()
+    assert letter.reason == "crashed"
+    assert msgspec.json.decode(letter.payload)["job"] == "tasks.poison"
+    ended = {f"end n{number}" for number in range(300)}
+    until(lambda: ended <= set(tasks.ledger()), 60.0)
+    supervised.stop()
+
+
+def test_a_job_that_ignores_its_timeout_gets_its_worker_killed_with_its_stack(tasks: Project):
+    tasks.configure('max_redeliveries = 1\npools.default.timeout_grace = "200ms"')
+    supervised = Supervised(tasks)
+    tasks.push("stubborn")
+    until(lambda: tasks.dead())
+    (letter,) = tasks.dead()
+    error = msgspec.json.decode(letter.errors[0])
+    assert "ignored the end of its time" in error["message"]
+    assert "in stubborn" in error["traceback"]
+    supervised.stop()
+
+
+def test_a_stopped_worker_is_killed_before_its_lease_runs_out(tasks: Project):
+    tasks.configure('lease = "2s"')
+    supervised = Supervised(tasks)
+    tasks.push("nap", 0.5, "held")
+    until(lambda: any(line.startswith("start held") for line in tasks.ledger()))
+    os.kill(supervised.worker_of("held"), signal.SIGSTOP)
+    supervised.process.until_said("was silent for")
+    tasks.until_noted("end held")
+    supervised.stop()
+
+
+def test_nothing_outlives_a_killed_supervisor_and_the_next_start_works(tasks: Project):
+    tasks.configure("pools.default.workers = 2")
+    supervised = Supervised(tasks)
+    tasks.push("with_child")
+    tasks.push("nap", 1.0, "long")
+    until(lambda: any(line.startswith("child") for line in tasks.ledger()))
+    until(lambda: any(line.startswith("start long") for line in tasks.ledger()))
+    child = int(next(line for line in tasks.ledger() if line.startswith("child")).split()[1])
+    everybody = [(pid, start_ticks(pid)) for pid in [*supervised.children(), child]]
+    begin = time.monotonic()
+    supervised.kill()
+    until(lambda: all(gone(pid, ticks) for pid, ticks in everybody))
+    assert time.monotonic() - begin < 2.0
+    again = Supervised(tasks)
+    tasks.until_noted("end long")
+    until(lambda: sum(line.startswith("child") for line in tasks.ledger()) == 2)
+    again.process.signal(signal.SIGQUIT)
+    again.process.wait()
+
+
+@pytest.mark.parametrize("who", ["template", "housekeeper"])
+def test_a_killed_helper_is_back_and_jobs_in_progress_do_not_notice(tasks: Project, who: str):
+    tasks.configure("pools.default.workers = 2")
+    supervised = Supervised(tasks)
+    tasks.push("nap", 1.5, "long")
+    until(lambda: any(line.startswith("start long") for line in tasks.ledger()))
+    worker = supervised.worker_of("long")
+
+    def pid() -> int:
+        state = supervised.board().supervisor
+        assert state is not None
+        return state.template_pid if who == "template" else state.housekeeper_pid
+
+    before = pid()
+    kill(before)
+    until(lambda: pid() not in (0, before))
+    kill(next(iter(supervised.pids() - {worker})))  # a new worker can be made, and jobs handed back
+    supervised.until_serving(2)
+    tasks.until_noted("end long")
+    assert sum(line.startswith("start long") for line in tasks.ledger()) == 1
+    supervised.stop()
+
+
+def test_workers_that_cannot_boot_back_off_and_say_why(tasks: Project):
+    (tasks.root / "tasks.py").write_text(TASKS)
+    tasks.configure("pools.default.preload = false")
+    supervised = Supervised(tasks)
+    (tasks.root / "tasks.py").write_text("raise RuntimeError('no licence')\n")
+    kill(next(iter(supervised.pids())))
+    supervised.until(lambda board: board.supervisor and board.supervisor.pools[0].failures >= 3)
+    pool = supervised.board().supervisor.pools[0]  # type: ignore[union-attr]
+    assert pool.cannot_boot
+    assert "no licence" in pool.last_error
+    assert pool.next_start > 0
+    (tasks.root / "tasks.py").write_text(TASKS)
+    supervised.until_serving(1)
+    tasks.push("note", "well")
+    tasks.until_noted("note well")
+    supervised.stop()
+
+
+def test_threads_at_import_turn_preload_off_by_name(tasks: Project):
+    (tasks.root / "tasks.py").write_text(
+        TASKS + "\nimport threading\nthreading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()\n"
+    )
+    supervised = Supervised(tasks)
+    supervised.process.until_said("threads run after the import (poller)")
+    tasks.push("note", "one")
+    tasks.until_noted("note one")
+    supervised.stop()
