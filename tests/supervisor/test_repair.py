@@ -14,7 +14,7 @@ from jobs_core.scoreboard.writer import start_ticks
 from ..support.project import TASKS, Project, until
 from ..support.supervised import Supervised, gone, kill, seconds_until
 
-MORE = '''
+MORE = """
 import signal, subprocess
 
 @job
@@ -44,7 +44,7 @@ def with_child():
 
 class Slow:
     pass
-'''
+"""
 
 
 @pytest.fixture

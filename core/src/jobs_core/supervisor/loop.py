@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import selectors
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+
+logger = logging.getLogger("jobs.supervisor")
 
 Callback = Callable[[], None]
 
@@ -83,7 +86,7 @@ class Loop:
                 return
             for key, _ in self._selector.select(self._pause()):
                 if key.fd in self._selector.get_map() and self._selector.get_key(key.fd).data is key.data:
-                    key.data()  # not if an earlier callback closed it, or opened another of its number
+                    _guarded(key.data)  # not if an earlier callback closed it, or opened another of its number
 
     def close(self) -> None:
         self._selector.close()
@@ -98,12 +101,20 @@ class Loop:
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:
-                timer.callback()
+                _guarded(timer.callback)
 
     def _pause(self) -> float | None:
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+
+
+def _guarded(callback: Callback) -> None:
+    """An error of ours costs what it was about, not everybody's service."""
+    try:
+        callback()
+    except Exception:
+        logger.exception("the supervisor failed at something and goes on; please report this")
 
 
 def _noted(signum: int, frame: object) -> None:

@@ -269,7 +269,7 @@ class Supervisor:
         self._notifier.reloading()
         new = self._begin_generation(config)
         if new is not None:
-            self._reload = Reload(self._generation, new, lambda: self._pools.values())
+            self._reload = Reload(self._generation, new, self._kept_pools)
         self._changed()
 
     def _adopt(self, generation: Generation) -> None:
@@ -281,6 +281,10 @@ class Supervisor:
                 self._pools[name].reconfigure(settings)
             else:
                 self._pools[name] = self._new_pool(name, settings)
+
+    def _kept_pools(self) -> list[Pool]:
+        """Pools that the newest configuration has; others go when a reload is done."""
+        return [pool for name, pool in self._pools.items() if name in self._config.pools]
 
     def _advance_reload(self) -> None:
         if self._reload is None or self._reload.step == "importing":

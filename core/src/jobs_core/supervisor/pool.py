@@ -147,8 +147,8 @@ class Pool:
         if left > 0:
             self._wake_after(left)
             return
-        if generation is None or not generation.ready:
-            return  # it says when it is
+        if generation is None or not generation.ready or self.name not in generation.config.pools:
+            return  # it says when it is; a pool that a reload takes away is not filled up
         booting = sum(worker.state == "starting" for worker in self.workers.values())
         for _ in range(min(number, MOST_AT_ONCE - booting)):
             if not self._start_one(generation):

@@ -26,7 +26,6 @@ from .born import Ends
 from .channel import Channel
 from .exits import WorkerExit
 
-
 EXECUTORS = {mode: f"jobs_core.worker.executors.{mode.replace('async', 'asyncio')}" for mode in MODES}
 
 

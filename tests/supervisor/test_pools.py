@@ -1,0 +1,106 @@
+"""How many workers there are, how they are replaced, and what they serve first."""
+
+from __future__ import annotations
+
+from ..support.project import TASKS, Project, until
+from ..support.supervised import Supervised, kill, seconds_until
+
+COUNTED = (
+    TASKS
+    + """
+@job
+def counted(text: str):
+    record("counted", text, os.getpid())
+"""
+)
+
+
+def test_no_worker_runs_more_than_max_jobs_and_none_is_missed(project: Project):
+    (project.root / "tasks.py").write_text(COUNTED)
+    project.configure("pools.default.workers = 2\npools.default.max_jobs = 25")
+    supervised = Supervised(project)
+    project.push_many([("counted", (f"n{number}",), {}) for number in range(500)])
+    project.until_empty()
+    lines = [line.split() for line in project.ledger()]
+    assert sorted(text for _, text, _ in lines) == sorted(f"n{number}" for number in range(500))
+    runs: dict[str, int] = {}
+    for _, _, pid in lines:
+        runs[pid] = runs.get(pid, 0) + 1
+    assert max(runs.values()) <= 25
+    state = supervised.board().supervisor
+    assert state is not None
+    assert state.crashed == 0
+    supervised.stop()
+
+
+def test_max_jobs_of_one_is_a_process_for_every_job(project: Project):
+    (project.root / "tasks.py").write_text(COUNTED)
+    project.configure("pools.default.max_jobs = 1")
+    supervised = Supervised(project)
+    project.push_many([("counted", (f"n{number}",), {}) for number in range(20)])
+    project.until_empty()
+    pids = [line.split()[2] for line in project.ledger()]
+    assert len(pids) == len(set(pids)) == 20, project.ledger() + [supervised.process.output]
+    supervised.stop()
+
+
+def test_a_pool_of_one_never_runs_two_jobs_at_once_while_its_worker_is_replaced(project: Project):
+    project.configure('pools.default.max_age = "400ms"')
+    supervised = Supervised(project)
+    project.push_many([("nap", (0.3, f"n{number}"), {}) for number in range(10)])
+    project.until_noted(*[f"end n{number}" for number in range(10)])
+    running = 0
+    for line in project.ledger():
+        running += 1 if line.startswith("start") else -1
+        assert running in (0, 1), project.ledger()
+    state = supervised.board().supervisor
+    assert state is not None
+    assert state.pools[0].restarts["max_age"] >= 2
+    supervised.stop()
+
+
+def test_a_worker_that_grew_too_large_is_replaced_between_jobs(project: Project):
+    (project.root / "tasks.py").write_text(COUNTED + "\nheld = []\n@job\ndef grow():\n    held.append(bytearray(80_000_000))\n")
+    project.configure('pools.default.max_memory = "100MB"')
+    supervised = Supervised(project)
+    (before,) = supervised.pids()
+    project.push("grow")
+    until(lambda: before not in supervised.pids())
+    state = supervised.board().supervisor
+    assert state is not None
+    assert state.pools[0].restarts == {"max_memory": 1}
+    assert state.crashed == 0
+    supervised.stop()
+
+
+def test_topics_are_served_in_the_order_of_the_pool(project: Project):
+    project.configure('pools.default.topics = ["first", "second", "third"]')
+    for topic in ("third", "second", "first"):
+        project.push_many([("note", (f"{topic}{number}",), {"topic": topic}) for number in range(20)])
+    supervised = Supervised(project)
+    project.until_empty("first", "second", "third")
+    order = [line.split()[1].rstrip("0123456789") for line in project.ledger()]
+    assert order == ["first"] * 20 + ["second"] * 20 + ["third"] * 20
+    supervised.stop()
+
+
+def test_pools_do_not_starve_each_other(project: Project):
+    project.configure('pools.slow.topics = ["slow"]\npools.quick.topics = ["quick"]')
+    supervised = Supervised(project)
+    project.push_many([("nap", (0.5, f"s{number}"), {"topic": "slow"}) for number in range(20)])
+    project.push_many([("note", (f"q{number}",), {"topic": "quick"}) for number in range(50)])
+    project.until_noted(*[f"note q{number}" for number in range(50)])
+    assert sum(line.startswith("end s") for line in project.ledger()) < 20
+    supervised.process.stop()
+
+
+def test_a_preloaded_worker_does_not_import_again_and_one_that_died_is_back_soon(project: Project):
+    (project.root / "tasks.py").write_text(TASKS + "\nrecord('import', os.getpid())\ntime.sleep(1.0)\n")
+    project.configure("pools.default.workers = 2")
+    supervised = Supervised(project)
+    assert sum(line.startswith("import") for line in project.ledger()) == 1
+    victim = min(supervised.pids())
+    kill(victim)
+    assert seconds_until(lambda: len(supervised.pids() - {victim}) == 2) < 1.0, "less than an import takes"
+    assert sum(line.startswith("import") for line in project.ledger()) == 1
+    supervised.stop()

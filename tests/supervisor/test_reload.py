@@ -1,0 +1,86 @@
+"""New code without a gap, refused if it cannot be had."""
+
+from __future__ import annotations
+
+import signal
+
+from ..support.project import TASKS, Project, until
+from ..support.supervised import Supervised
+
+
+def test_twenty_reloads_under_load_run_every_job_once(project: Project):
+    project.configure("pools.default.workers = 2")
+    supervised = Supervised(project)
+    names = [f"n{number}" for number in range(2000)]
+    for reload in range(20):
+        project.push_many([("note", (name,), {}) for name in names[reload * 100 : (reload + 1) * 100]])
+        assert project.run("reload").returncode == 0
+    project.until_empty()
+    assert sorted(project.ledger()) == sorted(f"note {name}" for name in names)
+    assert not project.dead()
+    state = supervised.board().supervisor
+    assert state is not None
+    assert (state.reloads["done"], state.crashed) == (20, 0)
+    supervised.stop()
+
+
+def test_new_code_serves_and_the_old_finishes_what_it_runs(project: Project):
+    supervised = Supervised(project)
+    project.push("nap", 1.5, "old")
+    until(lambda: any(line.startswith("start old") for line in project.ledger()))
+    (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("new note", text)'))
+    supervised.process.signal(signal.SIGHUP)
+    supervised.process.until_said("generation 2 serves")
+    project.push("note", "x")
+    project.until_noted("new note x", "end old")
+    ledger = project.ledger()
+    assert ledger.index("new note x") < ledger.index("end old"), "new code serves beside the old"
+    assert sum(line.startswith("start old") for line in ledger) == 1
+    supervised.stop()
+
+
+def test_code_that_cannot_be_imported_is_refused_with_the_users_line(project: Project):
+    supervised = Supervised(project)
+    before = supervised.pids()
+    (project.root / "tasks.py").write_text("def broken(:\n")
+    refused = project.run("reload")
+    assert refused.returncode == 1
+    assert "tasks.py" in refused.stderr
+    assert "SyntaxError" in refused.stderr
+    assert supervised.pids() == before
+    (project.root / "tasks.py").write_text(TASKS)
+    assert project.run("reload").returncode == 0
+    project.push("note", "x")
+    project.until_noted("note x")
+    supervised.stop()
+
+
+def test_code_whose_workers_cannot_boot_is_refused(project: Project):
+    project.configure("pools.default = {workers = 2, preload = false}")
+    supervised = Supervised(project)
+    before = supervised.pids()
+    (project.root / "tasks.py").write_text("raise RuntimeError('no licence')\n")
+    refused = project.run("reload")
+    assert refused.returncode == 1
+    assert "no licence" in refused.stderr
+    supervised.until_serving(2)
+    assert supervised.pids() == before
+    supervised.stop()
+
+
+def test_a_broken_configuration_is_refused_and_a_good_one_taken_over(project: Project):
+    supervised = Supervised(project)
+    project.configure("pools.default.wrokers = 2")
+    refused = project.run("reload")
+    assert refused.returncode != 0
+    assert "wrokers" in refused.stderr
+    project.configure('pools.default.workers = 2\npools.other.topics = ["other"]')
+    done = project.run("reload")
+    assert done.returncode == 0, done.stderr
+    supervised.until_serving(3)
+    project.push("note", "x", topic="other")
+    project.until_noted("note x")
+    project.configure('pools.other.topics = ["other"]')
+    assert project.run("reload").returncode == 0
+    supervised.until_serving(1)
+    supervised.stop()
