@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format lint types imports unit contract faults torture bench docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture bench docs pins clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	@tools/bootstrap.sh $(VENV) $(PYTHON)
@@ -22,6 +22,9 @@ test: $(VENV)/ready ## all tests that belong to every change; installs the serve
 
 test-all: ## all tests on every Python from 3.10 to 3.13 that is on the machine
 	@tools/every-python.sh
+
+django-matrix: ## jobs-django on every Python and Django it supports, and Django's own tests of its task framework
+	@tools/django-matrix.sh
 
 check: lint types imports unit contract ## format, lint, types, import rules, unit tests, contract
 

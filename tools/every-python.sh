@@ -3,8 +3,7 @@
 set -u
 status=0
 for version in 3.10 3.11 3.12 3.13; do
-    found=$(command -v "python$version" || ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python 2>/dev/null | head -n 1)
-    if [ -z "$found" ] || ! "$found" -c 'import sys' 2>/dev/null; then
+    if ! found=$(tools/find-python.sh "$version"); then
         echo "python $version: not on this machine"
         continue
     fi

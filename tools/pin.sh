@@ -4,7 +4,7 @@ set -eu
 work=$(mktemp -d)
 cp constraints.txt "$work/before"
 for version in 3.10 3.13; do
-    python=$(command -v "python$version" || ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python | head -n 1)
+    python=$(tools/find-python.sh "$version")
     : >constraints.txt
     tools/bootstrap.sh "$work/$version" "$python" || { cp "$work/before" constraints.txt; exit 1; }
     "$work/$version/bin/pip" freeze --exclude-editable | grep '==' | sort -f >"$work/$version.txt"

@@ -77,3 +77,12 @@ def test_flask_shop(example):
     shop.start("-m", "flask", "--app", "shop", "jobs", "worker")
     order = shop.call("/orders", {"email": "ada@example.com"})
     shop.until(f"/orders/{order['id']}", state="confirmed")
+
+
+def test_django_shop(example):
+    shop = example("django_shop")
+    assert shop.start("manage.py", "migrate", "--verbosity", "0").wait() == 0
+    shop.serve("manage.py", "runserver", "--noreload", "127.0.0.1:0")
+    shop.start("manage.py", "jobs", "worker")
+    order = shop.call("/orders", {"email": "ada@example.com"})
+    shop.until(f"/orders/{order['id']}", state="confirmed")

@@ -22,8 +22,8 @@ INSERT INTO reserved (seq, at, owner, request)
 SELECT seq, ?, ?, ? FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT ?
 """
 _TAKEN = """
-DELETE FROM ready WHERE topic = ?1 AND (rank, since, seq) <=
-       (SELECT rank, since, seq FROM ready WHERE topic = ?1 ORDER BY rank, since, seq LIMIT 1 OFFSET ?2)
+DELETE FROM ready WHERE topic = :topic AND (rank, since, seq) <=
+       (SELECT rank, since, seq FROM ready WHERE topic = :topic ORDER BY rank, since, seq LIMIT 1 OFFSET :last)
 """
 
 
@@ -142,7 +142,7 @@ def take(tx: Transaction, owner: str, topics: Sequence[str], limit: int, request
             continue
         taken = tx.db.execute(_TAKE, (tx.now, owner, request, topic, left)).rowcount
         if taken:
-            tx.db.execute(_TAKEN, (topic, taken - 1))
+            tx.db.execute(_TAKEN, {"topic": topic, "last": taken - 1})
             left -= taken
             if left <= 0:
                 tx.wake.add(topic)  # there may be more: whoever is idle may look

@@ -83,7 +83,7 @@ def release_expired(tx: Transaction, limit: int) -> int:
     if tx.now - last > tx.options.outage_after:
         tx.db.execute("UPDATE owner SET lease_until = max(lease_until, ?)", (tx.now + lease,))
     # A clock that was set back must not keep a dead owner for ever.
-    tx.db.execute("UPDATE owner SET lease_until = ?1 WHERE lease_until > ?1", (tx.now + 2 * lease,))
+    tx.db.execute("UPDATE owner SET lease_until = :latest WHERE lease_until > :latest", {"latest": tx.now + 2 * lease})
     expired = tx.db.execute("SELECT id FROM owner WHERE lease_until <= ? LIMIT ?", (tx.now, limit)).fetchall()
     for (owner,) in expired:
         held = {row[0] for row in tx.db.execute("SELECT id FROM reserved JOIN job USING (seq) WHERE owner = ?", (owner,))}

@@ -25,8 +25,8 @@ _BROWSE = {
     State.DEAD: "SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL ORDER BY dead_at DESC, seq DESC",
 }
 _LOOK = """
-SELECT EXISTS (SELECT 1 FROM ready WHERE topic = ?1), (SELECT min(due) FROM job WHERE topic = ?1 AND due IS NOT NULL)
- WHERE NOT EXISTS (SELECT 1 FROM paused WHERE topic = ?1)
+SELECT EXISTS (SELECT 1 FROM ready WHERE topic = :topic), (SELECT min(due) FROM job WHERE topic = :topic AND due IS NOT NULL)
+ WHERE NOT EXISTS (SELECT 1 FROM paused WHERE topic = :topic)
 """
 _COUNT = """
 SELECT count(*), min(since),
@@ -42,7 +42,7 @@ def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[boo
     """Whether a topic that is not paused has ready jobs, and in how many seconds the next scheduled one is due."""
     next_due = float("inf")
     for topic in topics:
-        row = db.execute(_LOOK, (topic,)).fetchone()
+        row = db.execute(_LOOK, {"topic": topic}).fetchone()
         if row is None:
             continue
         if row[0]:

@@ -1,0 +1,127 @@
+"""A Django project in a worker: set up once, database connections looked after as round a request."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from jobs_core.errors import ConfigError, LoadError
+from jobs_core.loaders.base import Bootstrapper, add_to_path, import_module, load_error
+
+if TYPE_CHECKING:
+    from jobs_core import Config, JobContext
+
+KEYS = ("settings", "on_commit")
+
+
+class DjangoBootstrapper(Bootstrapper):
+    """Sets Django up; closes connections that are old or broken round every run, and all before the fork."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        add_to_path(self._config.base_dir)
+        _name_settings(self._config)
+        import django
+        from django.apps import apps
+
+        try:
+            if not apps.ready:
+                django.setup()
+        except Exception as error:
+            raise load_error("django.setup() failed", error) from error
+        _compare(self._config)
+
+    def before_fork(self) -> None:
+        """Disconnect from databases and caches: two processes on one connection read each other's rows."""
+        from django.core.cache import close_caches
+        from django.db import connections
+
+        for connection in connections.all(initialized_only=True):
+            connection.close()
+            if hasattr(connection, "close_pool"):  # PostgreSQL's, from Django 5.1 on, with threads of its own
+                connection.close_pool()
+        close_caches()
+
+    def around(self, run: JobContext) -> AbstractContextManager[object]:
+        return _connections()
+
+    def aaround(self, run: JobContext) -> AbstractAsyncContextManager[object]:
+        return _aconnections()
+
+
+def _name_settings(config: Config) -> None:
+    """DJANGO_SETTINGS_MODULE, as the environment or `[django] settings` says."""
+    from django.conf import ENVIRONMENT_VARIABLE, settings
+
+    table = config.plugins.get("django", {})
+    for key in table:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, 1)
+            raise ConfigError(f"django.{key}: unknown key" + (f'; did you mean "{near[0]}"?' if near else ""))
+    if settings.configured:
+        return
+    module = os.environ.get(ENVIRONMENT_VARIABLE) or table.get("settings")
+    if not isinstance(module, str) or not module:
+        raise ConfigError(
+            'django.settings: which settings? Set DJANGO_SETTINGS_MODULE, or [django] settings = "shop.settings", '
+            "or start through `manage.py jobs …`, which knows"
+        )
+    import_module(module, "django.settings")
+    os.environ[ENVIRONMENT_VARIABLE] = module
+
+
+def _compare(config: Config) -> None:
+    """A worker that listens elsewhere than views send would leave their jobs lying, silently."""
+    from . import settings
+
+    values = settings.given()
+    wanted = settings.load(settings.complete())
+    for key in values:
+        if hasattr(config, key) and getattr(wanted, key) != getattr(config, key):
+            raise LoadError(
+                f"{settings.name()} sets {key!r}, which this process was started without: start it through "
+                "`manage.py jobs …`, which reads both, or move the setting to jobs.toml"
+            )
+
+
+@contextmanager
+def _connections() -> Iterator[None]:
+    """What Django does round a request."""
+    from django.db import close_old_connections, reset_queries
+
+    reset_queries()
+    close_old_connections()
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Close what is old or broken, and what a run left inside a transaction when it was interrupted."""
+    from django.db import close_old_connections, connections
+
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block:
+            connection.close()
+            del connections[connection.alias]
+    close_old_connections()
+
+
+@asynccontextmanager
+async def _aconnections() -> AsyncIterator[None]:
+    """The same for an async job: what it does with `sync_to_async` has a thread, and so connections, of its own."""
+    from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+    from django.db import connections
+
+    async with ThreadSensitiveContext() as context:
+        try:
+            yield
+        finally:
+            if context in SyncToAsync.context_to_thread_executor:  # a thread was needed: its connections end with it
+                await sync_to_async(connections.close_all)()

@@ -1,0 +1,73 @@
+"""`JOBS = {…}` in Django's settings, and the application that web processes enqueue with."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs_core import App, Config, load_config
+from jobs_core.errors import ConfigError
+
+
+def given() -> dict[str, Any]:
+    """What JOBS says, with the keys of jobs.toml; raises ConfigError."""
+    from django.conf import settings
+
+    values = getattr(settings, "JOBS", None)
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name()}: expected a dict with the keys of jobs.toml, got {type(values).__name__}")
+    return dict(values)
+
+
+def complete() -> dict[str, Any]:
+    """JOBS, and what follows from being Django's: the framework, and the settings a child process will need."""
+    values = given()
+    values.setdefault("framework", "django")
+    module = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if module:
+        values["django"] = {"settings": module, **values.get("django", {})}
+    return values
+
+
+def name() -> str:
+    """What messages call these settings."""
+    return f"{os.environ.get('DJANGO_SETTINGS_MODULE', 'settings')}.JOBS"
+
+
+def directory() -> Path:
+    """Where jobs.toml is looked for and relative paths start: BASE_DIR, else the current directory."""
+    from django.conf import settings
+
+    return Path(getattr(settings, "BASE_DIR", None) or Path.cwd())
+
+
+def load(values: Mapping[str, Any]) -> Config:
+    """The configuration with these settings; raises ConfigError."""
+    return load_config(settings=values, settings_name=name(), directory=directory())
+
+
+_lock = threading.Lock()
+_app: App | None = None
+
+
+def application() -> App:
+    """What enqueues for this project; made at the first enqueue."""
+    global _app
+    with _lock:
+        if _app is None:
+            _app = App(load(complete()))
+        return _app
+
+
+def forget() -> None:
+    """Read the settings anew at the next enqueue; for tests that override JOBS."""
+    global _app
+    with _lock:
+        app, _app = _app, None
+    if app is not None:
+        app.close()

@@ -1,0 +1,125 @@
+"""How a worker runs a task: with its context, its signals, and a record of the run as its result."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import datetime, timezone
+from inspect import iscoroutinefunction
+from traceback import format_exception
+from typing import Any
+
+from django.tasks import Task, TaskContext, TaskResult, TaskResultStatus
+from django.tasks.base import TaskError
+from django.tasks.signals import task_finished, task_started
+from django.utils.json import normalize_json
+
+from jobs_core import Discard, JobCancelled, JobContext, Snooze, current_job
+
+from .record import Stored, described, header
+
+
+def worker_id() -> str:
+    """This process, as the history of a job names it."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def runner(task: Task) -> Callable[..., Any]:
+    """The function of the job behind a task. Its arguments are JSON, as Django's are, and are not converted."""
+    run = _coroutine(task) if iscoroutinefunction(task.func) else _plain(task)
+    run.__module__, run.__name__, run.__qualname__ = task.func.__module__, task.func.__name__, task.func.__qualname__
+    return run
+
+
+def _plain(task: Task) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        running = Running(task, args, kwargs)
+        task_started.send(running.sender, task_result=running.result)
+        try:
+            value = normalize_json(task.func(*running.context, *args, **kwargs))
+        except BaseException as error:
+            if running.failed(error):
+                task_finished.send(running.sender, task_result=running.result)
+            raise
+        stored = running.succeeded(value)
+        task_finished.send(running.sender, task_result=running.result)
+        return stored
+
+    return run
+
+
+def _coroutine(task: Task) -> Callable[..., Any]:
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        running = Running(task, args, kwargs)
+        await task_started.asend(running.sender, task_result=running.result)
+        try:
+            value = normalize_json(await task.func(*running.context, *args, **kwargs))
+        except BaseException as error:
+            if running.failed(error):
+                await task_finished.asend(running.sender, task_result=running.result)
+            raise
+        stored = running.succeeded(value)
+        await task_finished.asend(running.sender, task_result=running.result)
+        return stored
+
+    return run
+
+
+class Running:
+    """One run of a task: what its context and its signals show, and in the end what is stored."""
+
+    def __init__(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        job: JobContext = current_job()
+        head = header(job.message)
+        self._job = job
+        self._head = head
+        self._started = datetime.now(timezone.utc)
+        self.result = TaskResult(
+            task=described(task, head),
+            id=job.id,
+            status=TaskResultStatus.RUNNING,
+            enqueued_at=head.enqueued_at(),
+            started_at=self._started,
+            finished_at=None,
+            last_attempted_at=self._started,
+            args=list(args),
+            kwargs=kwargs,
+            backend=head.backend,
+            errors=[],
+            worker_ids=["an earlier attempt"] * (job.attempt - 1) + [worker_id()],
+        )
+        self.sender = type(self.result.task.get_backend())
+        self.context = (TaskContext(task_result=self.result),) if task.takes_context else ()
+
+    def succeeded(self, value: Any) -> dict[str, Any]:
+        """Note the end; the result as it is stored."""
+        now = datetime.now(timezone.utc)
+        self._end(TaskResultStatus.SUCCESSFUL, now, _return_value=value)
+        return Stored(
+            value=value,
+            path=self.result.task.module_path,
+            header=self._head.values(),
+            args=self.result.args,
+            kwargs=self.result.kwargs,
+            started_at=self._started.timestamp(),
+            finished_at=now.timestamp(),
+            workers=self.result.worker_ids,
+        ).values()
+
+    def failed(self, error: BaseException) -> bool:
+        """Note a failure, if it is the task's end; whether it is. A retry is to come back, not to have finished."""
+        given_up = isinstance(error, (Discard, JobCancelled)) or self._job.attempt > self._job.retries
+        if isinstance(error, Snooze) or not given_up:
+            return False
+        kind = type(error)
+        entry = TaskError(
+            exception_class_path=f"{kind.__module__}.{kind.__qualname__}", traceback="".join(format_exception(error))
+        )
+        self.result.errors.append(entry)
+        self._end(TaskResultStatus.FAILED, datetime.now(timezone.utc))
+        return True
+
+    def _end(self, status: TaskResultStatus, at: datetime, **more: Any) -> None:
+        for name, value in {"status": status, "finished_at": at, **more}.items():
+            object.__setattr__(self.result, name, value)  # frozen to others, as in Django's own backends

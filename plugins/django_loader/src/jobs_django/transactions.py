@@ -1,0 +1,42 @@
+"""Enqueues that wait for the commit of the transaction they are made in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobs_core import Config
+
+
+def hold(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bool | None:
+    """Send when the innermost transaction commits, if the enqueue or `[django] on_commit` says so; else leave it alone.
+
+    Outside of `atomic` it is sent at once. A rollback forgets it. Like all that Django runs on commit, a failure (an
+    outage of the queue) is raised where the block ends, after the commit.
+    """
+    if "django.db" not in sys.modules:
+        return None
+    wanted = config.plugins.get("django", {}).get("on_commit", False) if on_commit is None else on_commit
+    alias = _in_transaction() if wanted else None
+    if not wanted:
+        return None
+    if alias is None:
+        send()
+        return True
+    from django.db import transaction
+
+    transaction.on_commit(send, using=alias)
+    return True
+
+
+def _in_transaction() -> str | None:
+    """The database whose transaction this thread is in, the default one first. Opens no connection."""
+    from django.conf import settings
+    from django.db import DEFAULT_DB_ALIAS, connections
+
+    if not settings.configured:
+        return None
+    found = [connection.alias for connection in connections.all(initialized_only=True) if connection.in_atomic_block]
+    return DEFAULT_DB_ALIAS if DEFAULT_DB_ALIAS in found else next(iter(found), None)

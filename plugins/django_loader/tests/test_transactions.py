@@ -1,0 +1,101 @@
+"""Enqueues wait for the commit where they are told to, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+
+HEAD = """
+from django.db import transaction
+from jobs_core import current_app
+from shop.jobs import note
+from shop.models import Row
+
+def waiting():
+    return current_app().operate(lambda backend: backend.counts(["default"]))["default"].ready
+
+seen = []
+"""
+
+
+@pytest.fixture
+def tell(on_database):
+    def tell(code, settings=""):
+        site = on_database(settings=settings)
+        return site.script(f"{HEAD}{code}\nprint(json.dumps(seen))")
+
+    return tell
+
+
+def test_on_commit_waits_for_the_commit_and_forgets_what_is_rolled_back(tell):
+    assert tell(
+        """
+with transaction.atomic():
+    Row.objects.create(text="a")
+    handle = note.using(on_commit=True).enqueue("kept")
+    note.enqueue("at once")
+    seen += [waiting(), handle.status().value]
+seen += [waiting(), handle.status().value]
+try:
+    with transaction.atomic():
+        note.enqueue("forgotten", on_commit=True)
+        1 / 0
+except ZeroDivisionError:
+    seen.append(waiting())
+with transaction.atomic():
+    try:
+        with transaction.atomic():
+            note.enqueue("forgotten with its savepoint", on_commit=True)
+            1 / 0
+    except ZeroDivisionError:
+        note.enqueue("kept too", on_commit=True)
+    seen.append(waiting())
+seen.append(waiting())
+"""
+    ) == [1, "unknown", 2, "ready", 2, 2, 3]
+
+
+def test_a_setting_makes_it_the_default_inside_atomic_blocks(tell):
+    assert tell(
+        """
+note.enqueue("outside of any")
+seen.append(waiting())
+with transaction.atomic():
+    note.enqueue("waits")
+    note.using(on_commit=False).enqueue("does not")
+    note.enqueue_many([("two",), ("more",)])
+    seen.append(waiting())
+seen.append(waiting())
+""",
+        settings='JOBS["django"] = {"on_commit": True}',
+    ) == [1, 2, 5]
+
+
+def test_the_transaction_of_another_database_counts_too(tell):
+    assert tell(
+        """
+with transaction.atomic(using="other"):
+    note.enqueue("x", on_commit=True)
+    seen.append(waiting())
+seen.append(waiting())
+"""
+    ) == [0, 1]
+
+
+def test_outside_of_a_transaction_it_is_sent_at_once_and_no_connection_is_opened(tell):
+    assert tell(
+        """
+from django.db import connection
+import asyncio
+note.enqueue("x", on_commit=True)
+asyncio.run(note.aenqueue("y", on_commit=True))
+seen += [waiting(), connection.connection is None]
+"""
+    ) == [2, True]
+
+
+def test_a_transaction_inside_a_job_holds_back_too(on_database):
+    site = on_database()
+    for fail in (False, True):
+        site.enqueue({"job": "shop.jobs.enqueue_in_transaction", "args": [fail]})
+    site.drain()
+    assert [line for line in site.ledger() if "waiting" in line or "note" in line].count("note in a job") == 1
