@@ -383,7 +383,8 @@ class Supervisor:
             staying = pool.staying()
             change = pool.scaler.decide(
                 now,
-                workers=len(staying),
+                workers=pool.wanted,
+                starting=pool.wanted - sum(worker.state in ("serving", "standby") for worker in staying),
                 busy=self._watchdog.busy.get(pool.name, 0),
                 idle_since=[worker.idle_since for worker in staying if worker.idle_since is not None],
                 ready=sum(ready for ready, _ in counts),

@@ -1,19 +1,98 @@
-"""stub"""
+"""How many workers a pool is to have: a policy without clock, process or memory of anything but what it was told.
+
+It grows while jobs wait for too long, or while there are more than the workers clear in that time, and none of the
+workers has nothing to do. It shrinks by workers that have been idle for long, to what was in use at most of late and some
+to spare: what it took away it would otherwise want back, and then take away again.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Sequence
+
+STEP_INTERVAL = 0.9
+"""Seconds between two steps, which come with the supervisor's looks, one a second."""
+
+REALLY_IDLE = 1.5
+"""Seconds. Between two short jobs every worker is idle for a moment; two looks that find it so are no accident."""
+
+SPARE = 1.2
+"""How many workers are kept for each that is busy on average. At full use a queue grows without end."""
+
 
 class PoolScaler:
-    def __init__(self, least: int, most: int, grow_age: float, shrink_after: float = 10.0) -> None: ...
+    """Decides for one pool; pools share nothing, so that none can starve another. Call `decide` about once a second."""
+
+    def __init__(self, least: int, most: int, grow_age: float, shrink_after: float = 10.0) -> None:
+        self._least = least
+        self._most = most
+        self._grow_age = grow_age
+        self._shrink_after = shrink_after
+        self._busy: deque[tuple[float, int]] = deque()  # when, and how many were
+        self._rates: deque[tuple[float, float]] = deque()
+        self._deep_since: float | None = None  # the backlog is deeper than is cleared in time
+        self._stepped = -math.inf
+
     def decide(
         self,
         now: float,
         *,
         workers: int,
         busy: int,
-        idle_since: list[float],
+        idle_since: Sequence[float],
         ready: int,
         oldest_age: float | None,
         done_rate: float,
+        starting: int = 0,
     ) -> int:
-        return 0
+        """How many workers to add, or (negative) to ask to leave.
+
+        `workers` are those that serve or are to, `starting` the ones among them that do not serve yet, `busy` those that run
+        something; `idle_since` has the time of each that does not. `ready` and `oldest_age` are of the pool's topics together,
+        `done_rate` is in jobs a second. Times are those of `now`, a clock that only grows.
+        """
+        _note(self._busy, now, busy, self._shrink_after)
+        _note(self._rates, now, done_rate, self._grow_age)
+        pressed = self._is_pressed(now, ready, oldest_age)
+        if now - self._stepped < STEP_INTERVAL:
+            return 0
+        change = self._growth(now, workers, starting, idle_since) if pressed else -self._surplus(now, workers, idle_since)
+        if change:
+            self._stepped = now
+        return change
+
+    def _is_pressed(self, now: float, ready: int, oldest_age: float | None) -> bool:
+        """Whether jobs wait for too long, or soon will."""
+        rates = [rate for _, rate in self._rates]
+        cleared = max(rates[-1], sum(rates) / len(rates)) * self._grow_age
+        if ready <= cleared:
+            self._deep_since = None
+        elif self._deep_since is None:
+            self._deep_since = now
+        if oldest_age is not None and oldest_age > self._grow_age:
+            return True
+        # Seen twice: what came just now may be cleared in a moment, the rate does not know of it yet.
+        return self._deep_since is not None and now - self._deep_since >= STEP_INTERVAL
+
+    def _growth(self, now: float, workers: int, starting: int, idle_since: Sequence[float]) -> int:
+        if starting > 0 or any(now - since >= REALLY_IDLE for since in idle_since):
+            return 0
+        return max(0, min(max(1, workers // 2), self._most - workers))
+
+    def _surplus(self, now: float, workers: int, idle_since: Sequence[float]) -> int:
+        if now - self._busy[0][0] < self._shrink_after:
+            return 0  # not watched for long enough
+        idle = sum(now - since >= self._shrink_after for since in idle_since)
+        counts = [count for _, count in self._busy]
+        used = max(*counts, math.ceil(SPARE * sum(counts) / len(counts)))
+        return max(0, min(idle, workers - max(self._least, used), max(1, workers // 3)))
+
+
+def _note(
+    samples: deque[tuple[float, float]] | deque[tuple[float, int]], now: float, value: int | float, window: float
+) -> None:
+    """Add a sample; keep those of the window, and the one before it."""
+    samples.append((now, value))  # type: ignore[arg-type]  # the one or the other
+    while len(samples) > 1 and samples[1][0] <= now - window:
+        samples.popleft()
