@@ -40,7 +40,7 @@ def test_max_jobs_of_one_is_a_process_for_every_job(project: Project):
     project.push_many([("counted", (f"n{number}",), {}) for number in range(20)])
     project.until_empty()
     pids = [line.split()[2] for line in project.ledger()]
-    assert len(pids) == len(set(pids)) == 20, project.ledger() + [supervised.process.output]
+    assert len(pids) == len(set(pids)) == 20, [*project.ledger(), supervised.process.output]
     supervised.stop()
 
 
