@@ -25,6 +25,7 @@ class Example:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = ""
+        self._at_end: Callable[[], None] = lambda: None
         self._processes: list[Process] = []
 
     def start(self, *command: str) -> Process:
@@ -41,6 +42,19 @@ class Example:
         assert found
         self.url = found[0]
 
+    def supervise(self, *jobs: str) -> None:
+        """`start` of a framework's `jobs` command, `status`, and `stop` when the test ends."""
+        supervisor = self.start(*jobs, "start")
+        supervisor.until_said("ready: ")
+        assert self.start(*jobs, "status").wait() == 0
+
+        def stop() -> None:
+            assert self.start(*jobs, "stop").wait() == 0
+            assert supervisor.wait() == 0
+            assert self.start(*jobs, "status").wait() == 3
+
+        self._at_end = stop
+
     def call(self, path: str, data: dict[str, Any] | None = None) -> Any:
         """One request, a POST if there is data; the JSON of the answer."""
         body = None if data is None else json.dumps(data).encode()
@@ -51,6 +65,10 @@ class Example:
     def until(self, path: str, **expected: Any) -> None:
         """Ask until the answer holds what is expected."""
         until(lambda: expected.items() <= self.call(path).items())
+
+    def end(self) -> None:
+        """What a test does last, if it got there."""
+        self._at_end()
 
     def close(self) -> None:
         for process in self._processes:
@@ -74,15 +92,17 @@ def example(tmp_path: Path) -> Iterator[Callable[[str], Example]]:
 def test_flask_shop(example):
     shop = example("flask_shop")
     shop.serve("-m", "flask", "--app", "shop", "run", "--port", "0")
-    shop.start("-m", "flask", "--app", "shop", "jobs", "worker")
+    shop.supervise("-m", "flask", "--app", "shop", "jobs")
     order = shop.call("/orders", {"email": "ada@example.com"})
     shop.until(f"/orders/{order['id']}", state="confirmed")
+    shop.end()
 
 
 def test_django_shop(example):
     shop = example("django_shop")
     assert shop.start("manage.py", "migrate", "--verbosity", "0").wait() == 0
     shop.serve("manage.py", "runserver", "--noreload", "127.0.0.1:0")
-    shop.start("manage.py", "jobs", "worker")
+    shop.supervise("manage.py", "jobs")
     order = shop.call("/orders", {"email": "ada@example.com"})
     shop.until(f"/orders/{order['id']}", state="confirmed")
+    shop.end()

@@ -13,6 +13,7 @@ INSTALLED_APPS = ["jobs_django", "orders"]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "shop.db"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
+TIME_ZONE = "UTC"
 
 # The keys of jobs.toml; the environment (JOBS_BACKEND=redis://…) stands above them.
 JOBS = {

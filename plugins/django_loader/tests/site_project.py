@@ -20,6 +20,7 @@ SECRET_KEY = "x"
 INSTALLED_APPS = ["jobs_django", "shop", "crm"]
 DATABASES = {"default": DATABASE, "other": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "other.db"}}
 USE_TZ = True
+TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 JOBS = {"backend": "sqlite:///queue.db"}
 """
@@ -116,11 +117,11 @@ class Site(Project):
             command, cwd=self.root, env=self.environment(**environment), input=input, text=True, capture_output=True, timeout=60
         )
 
-    def start_manage(self, *arguments: str, **environment: str) -> Process:
+    def start_manage(self, *arguments: str, serves: str = " serves ", **environment: str) -> Process:
         """Start manage.py and leave it running until the test ends; comes back when it serves."""
         process = Process([sys.executable, "manage.py", *arguments], self.root, self.environment(**environment))
         self._processes.append(process)
-        process.until_said(" serves ")
+        process.until_said(serves)
         return process
 
     def script(self, text: str, **environment: str) -> Any:

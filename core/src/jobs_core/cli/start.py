@@ -20,14 +20,17 @@ DAEMON_LOG = "jobs.log"
 
 @click.command("start")
 @click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
+@click.option("--reload", is_flag=True, help="For development: reload when a .py or .toml file of the project changes.")
 @pass_context
-def start_command(context: Context, daemon: bool) -> None:
+def start_command(context: Context, daemon: bool, reload: bool) -> None:
     """Start the supervisor and its workers: in the foreground, logging to standard error or to logs.file.
 
     In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. Where one runs already,
     nothing happens and the exit code is 0: a crontab line may say it every minute.
     """
     config = context.effective.config
+    if daemon and reload:
+        fail("--reload is for development and runs in the foreground: leave out --daemon", Exit.USAGE)
     if config.http.listen is not None:
         parse(config.http.listen)
     run_dir = private_directory(context.app.run_dir)
@@ -45,6 +48,10 @@ def start_command(context: Context, daemon: bool) -> None:
     command = [sys.executable, "-m", "jobs_core.supervisor"]
     if context.effective.file is not None:
         command += ["--config", str(context.effective.file.resolve())]
+    if reload:
+        from .reloading import watch  # late: watchfiles is there for development only
+
+        watch(config.base_dir, run_dir)
     if not daemon:
         _become(command)
     if config.logs.file is None:

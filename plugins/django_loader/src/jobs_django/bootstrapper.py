@@ -84,8 +84,8 @@ def _compare(config: Config) -> None:
     for key in values:
         if hasattr(config, key) and getattr(wanted, key) != getattr(config, key):
             raise LoadError(
-                f"{settings.name()} sets {key!r}, which this process was started without: start it through "
-                "`manage.py jobs …`, which reads both, or move the setting to jobs.toml"
+                f"{settings.name()} sets {key!r}, which this process was started without: start it anew, "
+                "through `manage.py jobs …`, which reads both, or move the setting to jobs.toml"
             )
 
 

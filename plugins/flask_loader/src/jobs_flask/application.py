@@ -63,6 +63,6 @@ def _compare(app: Flask, config: Config) -> None:
     for key in given:
         if getattr(wanted, key) != getattr(config, key):
             raise LoadError(
-                f"{NAME} sets JOBS_{key.upper()}, which this process was started without: start it as "
-                "`flask --app … jobs worker` (or start), which reads both, or move the setting to jobs.toml"
+                f"{NAME} sets JOBS_{key.upper()}, which this process was started without: start it anew, "
+                "as `flask --app … jobs start` (or worker), which reads both, or move the setting to jobs.toml"
             )

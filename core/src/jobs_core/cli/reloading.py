@@ -1,0 +1,61 @@
+"""`jobsctl start --reload`: a process beside the supervisor that has it reload when the project's files change."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+from .common import fail
+from .exits import Exit
+
+
+def watch(directory: Path, run_dir: Path) -> None:
+    """Leave a process behind that watches `directory` until this process ends, which is about to be the supervisor.
+
+    It is nobody's child, so that the supervisor knows all of its own. Ends the command where watchfiles is missing.
+    """
+    try:
+        import watchfiles  # noqa: F401 - it is the other process that uses it
+    except ImportError:
+        fail("--reload needs watchfiles: pip install 'jobs-core[reload]'", Exit.USAGE)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # over the exec: until the supervisor listens, a change may come
+    supervisor = os.pidfd_open(os.getpid())
+    child = os.fork()
+    if child:
+        os.close(supervisor)
+        os.waitpid(child, 0)
+        return
+    if os.fork():
+        os._exit(0)
+    try:
+        _watch(directory, run_dir, supervisor)
+    finally:
+        os._exit(1)
+
+
+def _watch(directory: Path, run_dir: Path, supervisor: int) -> NoReturn:
+    from watchfiles import PythonFilter
+    from watchfiles import watch as changes_in
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole terminal; the supervisor decides when it ends
+    ended = threading.Event()
+    threading.Thread(target=_tell_of_the_end, args=(supervisor, ended), daemon=True).start()
+    wanted = PythonFilter(extra_extensions=(".toml",), ignore_paths=[run_dir])
+    for changes in changes_in(directory, watch_filter=wanted, stop_event=ended):
+        names = sorted({os.path.relpath(path, directory) for _, path in changes})
+        print(f"jobs: {', '.join(names)} changed: reloading", file=sys.stderr, flush=True)
+        try:
+            signal.pidfd_send_signal(supervisor, signal.SIGHUP)
+        except ProcessLookupError:
+            break
+    os._exit(0)
+
+
+def _tell_of_the_end(process: int, ended: threading.Event) -> None:
+    select.select([process], [], [])
+    ended.set()

@@ -1,0 +1,65 @@
+"""`jobsctl start --reload`: development, with the code that is on the screen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ..support.project import TASKS, until
+
+
+def watchers(directory: Path) -> list[int]:
+    """Processes of `jobsctl start` that still run from this directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"--reload" in words and os.readlink(process / "cwd") == str(directory):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_changed_file_is_in_force_for_the_next_job(project):
+    supervisor = project.start("start", "--reload")
+    supervisor.until_said("ready: ")
+    (watcher,) = watchers(project.root)
+    assert watcher != supervisor.pid
+    project.push("note", "before")
+    project.until_noted("note before")
+
+    (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("noted", text)'))
+    supervisor.until_said("tasks.py changed: reloading")
+    supervisor.until_said("reload: generation 2 serves")
+    project.push("note", "after")
+    project.until_noted("noted after")
+
+    (project.root / "tasks.py").write_text("this is no Python")
+    supervisor.until_said("refused")
+    project.push("note", "still")
+    project.until_noted("noted still")
+
+    (project.root / "tasks.py").write_text(TASKS)
+    supervisor.until_said("tasks.py changed: reloading", times=3)
+    (project.root / "jobs.toml").write_text((project.root / "jobs.toml").read_text() + "[pools.default]\nworkers = 2\n")
+    supervisor.until_said("jobs.toml changed: reloading")
+    assert supervisor.stop() == 0
+    until(lambda: watchers(project.root) == [])
+
+
+def test_the_watcher_ends_with_a_supervisor_that_is_killed(project):
+    supervisor = project.start("start", "--reload")
+    supervisor.until_said("ready: ")
+    supervisor.kill()
+    until(lambda: watchers(project.root) == [])
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["--daemon"], "leave out --daemon"), ([], "pip install 'jobs-core[reload]'")])
+def test_what_does_not_go_is_said(project, arguments, said):
+    (project.root / "watchfiles.py").write_text("raise ImportError")
+    done = project.run("start", "--reload", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
