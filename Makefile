@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture bench docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture bench bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a t
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench
+
+bench-peers: $(VENV)/ready ## Celery, RQ, Dramatiq and others beside ours; writes docs/benchmarks.md
+	$(BIN)/python -m bench.peers
 
 docs: $(VENV)/ready ## write the reference pages from the code
 	$(BIN)/python tools/write_docs.py

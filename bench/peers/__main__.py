@@ -1,0 +1,46 @@
+"""`python -m bench.peers [MEASURE ...] [--only TEXT] [--rounds N]`, or `table`; see the package."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import results, table
+from .measures import MEASURES, ROUNDS
+from .peers import PEERS
+from .venvs import environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)}, table (default: all)")
+    parser.add_argument("--only", action="append", default=[], help="peers whose name contains this; may be repeated")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each, interleaved (default 3)")
+    options = parser.parse_args()
+    wanted = options.measures or [*MEASURES, "table"]
+    for name in wanted:
+        if name == "table":
+            table.write()
+            continue
+        if name not in MEASURES:
+            parser.error(f"{name!r} is none of {', '.join(MEASURES)}, table")
+        peers = [
+            peer
+            for peer in PEERS
+            if name in peer.measures and (not options.only or any(text in peer.name for text in options.only))
+        ]
+        for peer in peers:
+            environment(peer)
+        results.begin(name, peers)
+        for _ in range(min(options.rounds, ROUNDS.get(name, options.rounds))):
+            for peer in peers:
+                try:
+                    figures = MEASURES[name](peer)
+                except Exception as error:  # one peer's trouble is its own; the table shows a gap
+                    print(f"{name}, {peer.name}: {error}", flush=True)
+                    continue
+                results.add(name, peer, figures)
+                print(f"{name}, {peer.name}:", *(f"{what} {value:,.2f}" for what, value in figures.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Celery."""
+
+import os
+import time
+
+import common
+from celery import Celery, group
+
+app = Celery("celery_app", broker=common.BROKER)
+app.conf.update(
+    task_ignore_result=True,
+    broker_connection_retry_on_startup=True,
+    worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
+    task_acks_late=os.environ.get("LATE") == "1",
+)
+
+noop = app.task(name="noop")(common.noop)
+stamp = app.task(name="stamp")(common.stamp)
+work = app.task(name="work")(common.work)
+
+
+@app.task(name="nap")
+def nap(n):
+    time.sleep(1.0)  # gevent patches it
+    common.record(n)
+
+
+JOBS = {"noop": noop, "stamp": stamp, "work": work, "nap": nap}
+
+
+def send(name, argument):
+    JOBS[name].apply_async((argument,))
+
+
+def send_many(name, arguments):
+    group(JOBS[name].s(argument) for argument in arguments).apply_async()

@@ -1,0 +1,15 @@
+"""Huey."""
+
+import common
+from huey import RedisHuey
+
+huey = RedisHuey("bench", results=False, url=common.BROKER)
+
+noop = huey.task(name="noop")(common.noop)
+stamp = huey.task(name="stamp")(common.stamp)
+work = huey.task(name="work")(common.work)
+JOBS = {"noop": noop, "stamp": stamp, "work": work}
+
+
+def send(name, argument):
+    JOBS[name](argument)

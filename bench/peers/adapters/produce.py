@@ -1,0 +1,83 @@
+"""The producer, alike for all: python -m produce ADAPTER WHAT COUNT, which prints the seconds it took.
+
+    push       so many no-op jobs one by one
+    bulk       the same with the peer's bulk call, a thousand a call
+    threads    the same one by one from eight threads that share the producer
+    stamp      jobs that note how long ago they were enqueued, one every 10 ms
+    work       jobs of 5 ms
+    nap        jobs of a second
+
+An adapter has `send(job, argument)`, and may have `send_many(job, arguments)`; both are async or neither, and
+`connected()` is then the context they need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import sys
+import threading
+import time
+
+BATCH = 1000
+
+
+def batches(count):
+    return [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+
+
+def produce(adapter, what, count):
+    send, job = adapter.send, "noop" if what in ("push", "bulk", "threads") else what
+    send("noop", -1)  # connects
+    begin = time.perf_counter()
+    if what == "threads":
+        threads = [threading.Thread(target=_push, args=(send, count // 8)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    elif what == "stamp":
+        for _ in range(count):
+            time.sleep(0.01)
+            send(job, time.time())
+    elif what != "push" and hasattr(adapter, "send_many"):
+        for batch in batches(count):
+            adapter.send_many(job, batch)
+    else:
+        for n in range(count):
+            send(job, n)
+    return time.perf_counter() - begin
+
+
+def _push(send, count):
+    for n in range(count):
+        send("noop", n)
+
+
+async def aproduce(adapter, what, count):
+    send, job = adapter.send, "noop" if what in ("push", "bulk") else what
+    async with adapter.connected():
+        await send("noop", -1)
+        begin = time.perf_counter()
+        if what == "stamp":
+            for _ in range(count):
+                await asyncio.sleep(0.01)
+                await send(job, time.time())
+        elif what != "push" and hasattr(adapter, "send_many"):
+            for batch in batches(count):
+                await adapter.send_many(job, batch)
+        else:
+            for n in range(count):
+                await send(job, n)
+        return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    adapter, what, count = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    with contextlib.suppress(KeyboardInterrupt):
+        if inspect.iscoroutinefunction(adapter.send):
+            print(asyncio.run(aproduce(adapter, what, count)))
+        else:
+            print(produce(adapter, what, count))

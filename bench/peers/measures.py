@@ -1,0 +1,95 @@
+"""What is measured, of each peer alike. Each returns figures by name."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from ..support import percentile
+from .peers import Peer
+from .run import Measure, Run, run
+
+START = 30.0
+"""Longest time a worker set may take to its first job, seconds."""
+
+
+def drain(peer: Peer) -> dict[str, float]:
+    """No-op jobs, enqueued before the workers start; counted from the first job to the last, without the start-up."""
+    with run(peer) as made:
+        made.produce("bulk", peer.drain)
+        made.start()
+        _until(made, 1, START)
+        first, already = time.perf_counter(), made.count()
+        _until(made, peer.drain + 1, 10.0)  # and the one that connected the producer
+        return {"jobs/s": (peer.drain + 1 - already) / (time.perf_counter() - first)}
+
+
+def enqueue(peer: Peer) -> dict[str, float]:
+    """No-op jobs from one process, no worker beside it."""
+    with run(peer) as made:
+        figures = {"one by one, jobs/s": peer.enqueue / made.produce("push", peer.enqueue)}
+        if peer.bulk:
+            figures["bulk, jobs/s"] = peer.bulk / made.produce("bulk", peer.bulk)
+        if not peer.packages:
+            figures["8 threads, jobs/s"] = 4 * peer.enqueue / made.produce("threads", 4 * peer.enqueue)
+        return figures
+
+
+def latency(peer: Peer) -> dict[str, float]:
+    """From the call that enqueues to the job's first line, workers idle; and what idleness costs."""
+    count = 300
+    with run(peer) as made:
+        made.start()
+        made.produce("push", 20)  # what is lazy has happened
+        _until(made, 21, START)
+        made.produce("stamp", count)
+        _until(made, 21 + 1 + count, 10.0)
+        delays = [float(delay) * 1e3 for delay in made.records()[-count:] if "." in delay]
+        return {
+            "p50, ms": percentile(delays, 0.50),
+            "p99, ms": percentile(delays, 0.99),
+            "idle memory, MB": made.memory(),
+        }
+
+
+def many(peer: Peer) -> dict[str, float]:
+    """Ten thousand jobs of a second that only wait: from the first start to the last end, and the peak of memory."""
+    count = 10_000
+    with run(peer) as made:
+        made.produce("nap", count)
+        made.start()
+        _until(made, 2, START)  # the connecting no-op is one
+        first_start, peak = time.perf_counter() - 1.0, 0.0
+        while not made.until(count + 1, 0.2, 0.05):
+            peak = max(peak, made.memory())
+            if time.perf_counter() - first_start > 40.0:
+                break
+        return {"seconds": time.perf_counter() - first_start, "peak memory, MB": peak, "done": made.count() - 1}
+
+
+def kill(peer: Peer) -> dict[str, float]:
+    """2,000 jobs of 5 ms; three times the whole worker set is killed with SIGKILL, and started again at once."""
+    count, patience = 2000, 40.0
+    with run(peer) as made:
+        made.produce("work", count)
+        made.start()
+        for share in (0.2, 0.4, 0.6):
+            _until(made, round(share * count), START)
+            made.kill()
+            made.start()
+        made.until(count + 1, patience, 0.01)
+        begin = made.count()
+        time.sleep(1.0)  # what runs twice may come last
+        times = Counter(record for record in made.records() if record != "-1")
+        del begin
+        return {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
+
+
+def _until(made: Run, count: int, patience: float) -> None:
+    if not made.until(count, patience):
+        raise RuntimeError(f"{made.peer.name} stopped at {made.count()} of {count}:\n{made.log()}")
+
+
+MEASURES: dict[str, Measure] = {"drain": drain, "enqueue": enqueue, "latency": latency, "many": many, "kill": kill}
+ROUNDS = {"many": 1, "kill": 1}
+"""Of those that take long; the others have three."""

@@ -1,0 +1,109 @@
+"""Who is measured, with which settings: a peer's recommended ones, acknowledging late where there is a choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row of the tables."""
+
+    name: str
+    adapter: str  # a module of adapters/
+    workers: tuple[str, ...]  # commands, in the peer's environment; all of them together are the worker set
+    settings: str = ""  # what the table says of them, if the commands do not say it
+    packages: tuple[str, ...] = ()  # of its virtual environment; none: this one
+    broker: str = "redis"
+    environment: dict[str, str] = field(default_factory=dict)
+    drain: int = 3000  # jobs
+    enqueue: int = 2000
+    bulk: int = 0  # jobs of the bulk call; 0: there is none
+    measures: tuple[str, ...] = ("drain", "enqueue", "latency", "kill")
+
+
+CELERY = ("celery[redis]", "hiredis", "gevent")
+RQ = ("rq", "hiredis")
+DRAMATIQ = ("dramatiq[redis]", "hiredis")
+HUEY = ("huey", "redis", "hiredis")
+ARQ = ("arq", "hiredis")
+TASKIQ = ("taskiq", "taskiq-redis", "hiredis")
+SAQ = ("saq[redis,hiredis]", "uvloop", "typing_extensions")
+STREAQ = ("streaq", "hiredis")
+
+_JOBS = "python -m jobs_core worker"
+_CELERY = "python -m celery -A celery_app worker --without-gossip --without-mingle --without-heartbeat -l WARNING"
+_DRAIN = ("drain",)
+_MANY = ("many",)
+
+PEERS = [
+    Peer("jobs", "jobs_app", (_JOBS, _JOBS), "2 x jobsctl worker, sync", drain=100_000, enqueue=4000, bulk=100_000),
+    Peer(
+        "celery", "celery_app",
+        (f"{_CELERY} -P prefork -c 1 -n a@%h", f"{_CELERY} -P prefork -c 1 -n b@%h"),
+        "2 x celery worker -P prefork -c 1, acks_late, prefetch 64", CELERY,
+        environment={"PREFETCH": "64", "LATE": "1"}, drain=2000, enqueue=1000, bulk=1000,
+    ),
+    Peer(
+        "celery, one worker", "celery_app", (f"{_CELERY} -P prefork -c 2",),
+        "celery worker -P prefork -c 2, acks_late, prefetch 64", CELERY,
+        environment={"PREFETCH": "64", "LATE": "1"}, drain=1500, measures=_DRAIN,
+    ),
+    Peer(
+        "rq", "rq_app", ("rq worker-pool -q -n 2 -u {broker}",), "rq worker-pool -n 2, default worker (forks a job)", RQ,
+        drain=300, enqueue=1500, bulk=3000,
+    ),
+    Peer(
+        "rq, SimpleWorker", "rq_app", ("rq worker-pool -q -n 2 -w rq.worker.SimpleWorker -u {broker}",),
+        "rq worker-pool -n 2 -w rq.worker.SimpleWorker", RQ, drain=1000, measures=("drain", "latency", "kill"),
+    ),
+    Peer("dramatiq", "dramatiq_app", ("dramatiq -p 2 -t 8 dramatiq_app",), "", DRAMATIQ, drain=8000),
+    Peer(
+        "huey", "huey_app", ("python -m huey.bin.huey_consumer huey_app.huey -k process -w 2",),
+        "huey_consumer -k process -w 2, results=False", HUEY, drain=8000,
+    ),
+    Peer(
+        "arq", "arq_app", ("arq arq_app.WorkerSettings",) * 2, "2 x arq, max_jobs=10, keep_result=0", ARQ,
+        drain=1000, enqueue=1500,
+    ),
+    Peer(
+        "arq, tuned", "arq_app", ("arq arq_app.WorkerSettings",) * 2, "2 x arq, max_jobs=100, poll_delay=0.01, keep_result=0",
+        ARQ,
+        environment={"MAX_JOBS": "100", "POLL_DELAY": "0.01"}, drain=2000, measures=("drain", "latency"),
+    ),
+    Peer(
+        "taskiq, stream", "taskiq_app", ("taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker",), "", TASKIQ,
+        environment={"KIND": "stream"}, drain=8000,
+    ),
+    Peer(
+        "taskiq, list", "taskiq_app", ("taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker",), "", TASKIQ,
+        environment={"KIND": "list"}, drain=8000,
+    ),
+    Peer("saq", "saq_app", ("saq saq_app.settings",) * 2, "2 x saq, concurrency=10, ttl=-1", SAQ, drain=4000),
+    Peer(
+        "streaq", "streaq_app", ("streaq run streaq_app:worker",) * 2, "2 x streaq run, concurrency=16, ttl=0", STREAQ,
+        drain=3000, bulk=5000,
+    ),
+    # Ten thousand jobs of a second at once.
+    Peer(
+        "jobs, async", "jobs_app", (f"{_JOBS} --mode async --concurrency 5000",) * 2,
+        "2 x jobsctl worker --mode async --concurrency 5000", measures=_MANY,
+    ),
+    Peer(
+        "taskiq, stream", "taskiq_app", ("taskiq worker --workers 2 --max-async-tasks 5000 taskiq_app:broker",), "", TASKIQ,
+        environment={"KIND": "stream"}, measures=_MANY,
+    ),
+    Peer(
+        "taskiq, list", "taskiq_app", ("taskiq worker --workers 2 --max-async-tasks 5000 taskiq_app:broker",), "", TASKIQ,
+        environment={"KIND": "list"}, measures=_MANY,
+    ),
+    Peer(
+        "arq", "arq_app", ("arq arq_app.WorkerSettings",) * 2, "2 x arq, max_jobs=5000, keep_result=0", ARQ,
+        environment={"MAX_JOBS": "5000"}, measures=_MANY,
+    ),
+    Peer(
+        "celery, gevent", "celery_app",
+        (f"{_CELERY} -P gevent -c 5000 -n a@%h", f"{_CELERY} -P gevent -c 5000 -n b@%h"),
+        "2 x celery worker -P gevent -c 5000", CELERY, environment={"PREFETCH": "1"}, measures=_MANY,
+    ),
+]  # fmt: skip

@@ -1,0 +1,40 @@
+"""What was measured, kept in bench/results/peers.json, so that a long run may be done in pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .peers import Peer
+from .venvs import versions
+
+FILE = Path(__file__).parents[1] / "results" / "peers.json"
+
+
+def load() -> dict[str, Any]:
+    return json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+def _save(kept: dict[str, Any]) -> None:
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def begin(measure: str, peers: Sequence[Peer]) -> None:
+    """Forget what an earlier run found for these."""
+    kept = load()
+    for peer in peers:
+        kept.setdefault(measure, {}).pop(peer.name, None)
+        kept.setdefault("versions", {})[peer.packages[0] if peer.packages else "jobs"] = versions(peer)
+    _save(kept)
+
+
+def add(measure: str, peer: Peer, figures: dict[str, float]) -> None:
+    """Keep one round's figures."""
+    kept = load()
+    row = kept.setdefault(measure, {}).setdefault(peer.name, {"settings": peer.settings or peer.workers[0], "figures": {}})
+    for what, value in figures.items():
+        row["figures"].setdefault(what, []).append(value)
+    _save(kept)

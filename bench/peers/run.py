@@ -1,0 +1,141 @@
+"""One measurement's surroundings: a broker, a directory, a ledger, and processes of a peer in its own environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .brokers import BROKERS
+from .peers import Peer
+from .venvs import environment
+
+RECORD = 24
+ADAPTERS = Path(__file__).parent / "adapters"
+
+
+class Run:
+    """See the module. Processes lead sessions of their own, so that a whole worker set can be killed."""
+
+    def __init__(self, peer: Peer, directory: Path, broker: str) -> None:
+        self.peer, self.directory, self.broker = peer, directory, broker
+        self.ledger = directory / "ledger"
+        self.programs = environment(peer)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        (directory / "jobs.toml").write_text(f'backend = "{broker}"\nmodules = ["jobs_app"]\n')
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ADAPTERS),
+            "BENCH_BROKER": self.broker,
+            "BENCH_LEDGER": str(self.ledger),
+            **self.peer.environment,
+        }
+
+    # -- producers -------------------------------------------------------------------------------
+
+    def produce(self, what: str, count: int, timeout: float = 120.0) -> float:
+        """Enqueue; the seconds it took, without the start of the process."""
+        command = [self.programs / "python", "-m", "produce", self.peer.adapter, what, str(count)]
+        done = subprocess.run(
+            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.peer.name} cannot {what}:\n{done.stderr[-3000:]}")
+        return float(done.stdout.split()[-1])
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the worker set."""
+        with (self.directory / "workers.log").open("ab") as log:
+            for command in self.peer.workers:
+                words = shlex.split(command.format(broker=self.broker))
+                self.workers.append(
+                    subprocess.Popen(
+                        words, cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                        start_new_session=True,
+                    )
+                )  # fmt: skip
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the worker set at once."""
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for worker in self.workers:
+            worker.wait()
+        self.workers.clear()
+
+    def processes(self) -> list[int]:
+        """All processes of the worker set, whatever sessions they have made: those with our ledger in their environment."""
+        marked = f"BENCH_LEDGER={self.ledger}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if marked in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
+
+    def memory(self) -> float:
+        """Proportional memory of the worker set, MB: shared pages are counted once."""
+        total = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError, IndexError):
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                total += int(text.partition("\nPss:")[2].split()[0])
+        return total / 1024
+
+    # -- what the jobs have left ------------------------------------------------------------------
+
+    def count(self) -> int:
+        return self.ledger.stat().st_size // RECORD if self.ledger.exists() else 0
+
+    def records(self) -> list[str]:
+        return self.ledger.read_text().split() if self.ledger.exists() else []
+
+    def until(self, count: int, patience: float, pause: float = 0.001) -> bool:
+        """Wait until so many records are there; False after `patience` seconds without a new one."""
+        last, since = self.count(), time.monotonic()
+        while (now := self.count()) < count:
+            if now != last:
+                last, since = now, time.monotonic()
+            elif time.monotonic() - since > patience:
+                return False
+            time.sleep(pause)
+        return True
+
+    def log(self) -> str:
+        path = self.directory / "workers.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+
+@contextlib.contextmanager
+def run(peer: Peer) -> Iterator[Run]:
+    """A run of a peer on an empty broker, its files in memory where the machine has that."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="jobs-peers-", dir=parent) as files,
+        tempfile.TemporaryDirectory() as data,
+        BROKERS[peer.broker](Path(data)) as broker,
+    ):
+        made = Run(peer, Path(files), broker)
+        try:
+            yield made
+        finally:
+            made.kill()
+
+
+Measure = Callable[[Peer], dict[str, float]]

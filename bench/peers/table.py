@@ -1,0 +1,52 @@
+"""What is kept, as tables in docs/benchmarks.md between two marks."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+from ..support import median
+from .results import load
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- peers: begin -->\n", "<!-- peers: end -->\n"
+TITLES = {
+    "drain": "No-op jobs, drained by two worker processes",
+    "enqueue": "Enqueue, from one process",
+    "latency": "From enqueue to start, workers idle",
+    "many": "10,000 jobs that wait for a second",
+    "kill": "2,000 jobs of 5 ms, the whole worker set killed with SIGKILL three times",
+}
+
+
+def write() -> None:
+    """Write the tables."""
+    kept = load()
+    parts = [_table(TITLES[measure], kept[measure]) for measure in TITLES if kept.get(measure)]
+    packages = sorted({line for lines in kept.get("versions", {}).values() for line in lines})
+    parts.append(f"Python {platform.python_version()}; {', '.join(packages)}.\n")
+    page = PAGE.read_text()
+    block = BEGIN + "\n" + "\n".join(parts) + "\n" + END
+    PAGE.write_text(re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: block, page, flags=re.DOTALL))
+    print(f"written into {PAGE}")
+
+
+def _table(title: str, rows: dict[str, dict[str, object]]) -> str:
+    columns = list(dict.fromkeys(what for row in rows.values() for what in row["figures"]))  # type: ignore[attr-defined]
+    lines = [f"### {title}\n", f"| | {' | '.join(columns)} | settings |", f"| --- |{' ---: |' * len(columns)} --- |"]
+    for name, row in rows.items():
+        cells = [_cell(row["figures"].get(what)) for what in columns]  # type: ignore[attr-defined]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['settings']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float] | None) -> str:
+    if not values:
+        return "–"
+    middle = _number(median(values))
+    return middle if len(values) == 1 else f"{middle} ({_number(min(values))}–{_number(max(values))})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.2f}" if value < 10 else f"{value:.1f}"

@@ -1,0 +1,33 @@
+"""A virtual environment for each set of packages, made once, with the newest releases of the day."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from .peers import Peer
+
+CACHE = Path(__file__).parents[1] / ".peers"
+
+
+def environment(peer: Peer) -> Path:
+    """The directory of the peer's programs."""
+    if not peer.packages:
+        return Path(sys.executable).parent
+    directory = CACHE / peer.packages[0].partition("[")[0]
+    if not (directory / "ready").exists():
+        print(f"making an environment for {', '.join(peer.packages)}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        install = [directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.packages]
+        subprocess.run(install, check=True)
+        (directory / "ready").touch()
+    return directory / "bin"
+
+
+def versions(peer: Peer) -> list[str]:
+    """What is installed of the packages that a peer names, as `name version`."""
+    names = [package.partition("[")[0] for package in peer.packages] or ["jobs-core", "jobs-redis", "redis", "hiredis"]
+    code = "import sys; from importlib.metadata import version; print(*[f'{n} {version(n)}' for n in sys.argv[1:]], sep='\\n')"
+    done = subprocess.run([environment(peer) / "python", "-c", code, *names], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
