@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture bench bench-peers docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture contract-rabbitmq bench bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ faults: $(VENV)/ready ## the fault tests alone, one a promise
 
 torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a table of what became of them
 	$(BIN)/python -m tests.torture
+
+contract-rabbitmq: $(VENV)/ready ## the whole contract on RabbitMQ's classic queues, and with results beside it
+	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from . import config_sources, urls
 from . import job as job_module
+from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .config import Config
 from .errors import (
@@ -113,7 +115,18 @@ class App:
         backend = factory(url, self.backend_options(clock))
         if not isinstance(backend, Backend):
             raise ConfigError(f"backend: the factory for {scheme}:// made no Backend, but {type(backend).__name__}")
+        if self.config.results.url and "results" not in backend.features:
+            return composed(backend, self._results_store(self.config.results.url, clock))
         return backend
+
+    def _results_store(self, url: str, clock: Callable[[], float] | None) -> Backend:
+        """What `[results] url` names, unopened; its records have a prefix of their own."""
+        scheme = urls.scheme(url)
+        factory = self.plugins.choose("jobs_queue_backends", scheme, "results.url")
+        options = self.backend_options(clock)
+        settings = self.config.plugins.get(scheme, {})
+        store: Backend = factory(url, replace(options, prefix=f"{options.prefix}.results", settings=settings))
+        return store
 
     def backend_options(self, clock: Callable[[], float] | None = None) -> BackendOptions:
         """What the configuration says to a backend."""

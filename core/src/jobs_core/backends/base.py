@@ -317,6 +317,16 @@ class Operable:
         """
         raise self._lacks("results")
 
+    def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        """Reserve these very jobs, due or not, and from whoever holds them; those that are dead or unknown are left out.
+
+        For a store that keeps the records of jobs which another queue carries: who got one there says so here. It renews
+        the owner's lease; the owner's last request, repeated, returns the same jobs. A store without it cannot be `[results]`.
+        Called by: `AuxStore`, for couriers. Atomicity: one step. Blocks: for a round trip.
+        Raises: NotSupported (claim), OwnerLost, BackendUnavailable.
+        """
+        raise self._lacks("claim")
+
     def advice(self) -> list[str]:
         """Say what is risky about the broker as it is set up, each with its mend; empty if nothing is.
 

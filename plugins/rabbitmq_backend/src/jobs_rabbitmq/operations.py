@@ -53,7 +53,7 @@ class RabbitMQOperations(Backend):
     def housekeep(self, limit: int) -> Housekept:
         """Dead letters expire by themselves; the oldest beyond the number to keep are dropped here."""
         dropped = 0
-        for topic in self._options.topics:
+        for topic in self._topics():
             surplus = self._topology.length(self._names.dead(topic)) - self._options.retention(topic).dead_max
             if surplus > 0:
                 with self._dead(topic) as (letters, acknowledge):
@@ -70,9 +70,13 @@ class RabbitMQOperations(Backend):
         return records[::-1][offset : offset + limit]
 
     def topics(self) -> list[str]:
-        """The configured ones that have queues: a client cannot list queues."""
+        """Those we know that have queues: a client cannot list queues."""
         self._primary()
-        return sorted(topic for topic in self._options.topics if self._topology.exists(self._names.queue(topic, 0)))
+        return sorted(topic for topic in self._topics() if self._topology.exists(self._names.queue(topic, 0)))
+
+    def _topics(self) -> set[str]:
+        """The configured ones, and those that we have met."""
+        return {*self._options.topics, *self._topology.known()}
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return self._pick(job_ids, lambda letter: self._publish([self._copies.requeued(letter)]))
@@ -97,9 +101,9 @@ class RabbitMQOperations(Backend):
     # -- dead letters --------------------------------------------------------------------------------
 
     def _pick(self, job_ids: Sequence[str], act: Callable[[Letter], None]) -> int:
-        """Act on these dead letters of the configured topics, and take them out."""
+        """Act on these dead letters of the topics we know, and take them out."""
         wanted, found = set(job_ids), 0
-        for topic in self._options.topics:
+        for topic in self._topics():
             if not wanted:
                 break
             with self._dead(topic) as (letters, acknowledge):

@@ -109,6 +109,10 @@ class Topology:
         self._ladder = self._foot = False
         self._channel = None
 
+    def known(self) -> frozenset[str]:
+        """Topics whose queues were seen, or made, on this connection."""
+        return frozenset(self._topics)
+
     def missing(self, topic: str) -> None:
         """A queue of this topic has gone."""
         self._topics.discard(topic)

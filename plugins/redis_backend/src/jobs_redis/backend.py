@@ -103,6 +103,9 @@ class RedisBackend(RedisOperations):
             self._admit(topic)
         return deliveries
 
+    def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        return self._store.claim(self._owner, job_ids, request)
+
     def _admit(self, topic: str) -> None:
         """Take in what foreign producers have pushed. Whether it comes off does not concern what was reserved."""
         with contextlib.suppress(BackendError):

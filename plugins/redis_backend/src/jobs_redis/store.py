@@ -115,6 +115,12 @@ class Store:
             raise lost(owner)
         return records.deliveries(found), [topic.decode() for topic in found[1]]
 
+    def claim(self, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        found = self._run(scripts.CLAIM, owner, request, self._lease, *job_ids)
+        if not found:
+            raise lost(owner)
+        return records.deliveries(found)
+
     def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         arguments, order = records.settlements(settlements, self.options.retention)
         letters = self._run(scripts.SETTLE, owner, request, self._cancelled_ttl, *arguments)

@@ -65,6 +65,10 @@ class MemoryBackend(MemoryOperations):
         failpoint("reserve.after_commit")
         return deliveries
 
+    def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        with self.store.lock:
+            return self.store.claim(self._moment(), self._owner, job_ids, request)
+
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         with self.store.lock:

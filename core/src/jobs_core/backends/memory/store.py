@@ -135,10 +135,24 @@ class MemoryStore:
                 taken += self._take(topic, limit - len(taken))
             for job in taken:
                 self._reserve(job, owner_id, owner, request, at.now)
-        return [
-            Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, at.now)
-            for j in taken
-        ]
+        return _deliveries(taken, at.now)
+
+    def claim(self, at: Moment, owner_id: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        owner = self._owner(owner_id)
+        owner.lease_until = at.now + at.options.lease
+        if request == owner.reserve_request:
+            taken = [job for job in owner.held.values() if job.request == request]
+        else:
+            owner.reserve_request = request
+            jobs = [self.jobs.get(job_id) for job_id in job_ids]
+            taken = [job for job in jobs if job is not None and job.state is not _DEAD]
+            for job in taken:
+                if job.state is _READY:
+                    self._ready_count[job.topic] -= 1
+                elif job.state is _RESERVED:
+                    self.owners[job.owner].held.pop(job.id, None)
+                self._reserve(job, owner_id, owner, request, at.now)
+        return _deliveries(taken, at.now)
 
     def _take(self, topic: str, limit: int) -> list[Job]:
         taken: list[Job] = []
@@ -318,6 +332,13 @@ class MemoryStore:
                 return False
             self.changed.wait(left)
         return True
+
+
+def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
+    return [
+        Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, now)
+        for j in jobs
+    ]
 
 
 def _drop(entries: dict[str, E], old: Callable[[E], bool], limit: int) -> int:

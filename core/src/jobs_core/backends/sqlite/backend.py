@@ -62,6 +62,10 @@ class SqliteBackend(SqliteOperations):
         failpoint("reserve.after_commit")
         return deliveries
 
+    def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        with self._connection.transaction(durable=False) as tx:
+            return requests.claim(tx, self._owner, job_ids, request)
+
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         wake_up = self._connection.wake_up
         if wake_up is None:

@@ -149,6 +149,25 @@ def take(tx: Transaction, owner: str, topics: Sequence[str], limit: int, request
     return deliveries(tx, owner, request, before)
 
 
+def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
+    """Reserve these jobs, wherever they stand but among the dead."""
+    before = tx.first("SELECT max(token) FROM reserved") or 0
+    sql = "SELECT seq FROM job WHERE id IN (SELECT value FROM json_each(?)) AND dead_at IS NULL"
+    these = json.dumps([row[0] for row in tx.db.execute(sql, (json.dumps(list(job_ids)),))])
+    seqs = "SELECT value FROM json_each(?)"
+    tx.db.execute(
+        "DELETE FROM ready WHERE (topic, rank, since, seq) IN "
+        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE seq IN ({seqs}))",
+        (these,),
+    )
+    tx.db.execute(f"DELETE FROM reserved WHERE seq IN ({seqs})", (these,))
+    tx.db.execute(f"UPDATE job SET due = NULL, ready_at = ? WHERE due IS NOT NULL AND seq IN ({seqs})", (tx.now, these))
+    tx.db.execute(
+        f"INSERT INTO reserved (seq, at, owner, request) SELECT value, ?, ?, ? FROM ({seqs})", (tx.now, owner, request, these)
+    )
+    return deliveries(tx, owner, request, before)
+
+
 def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> list[Delivery]:
     """What a request holds of the reservations after token `before`; keys held while queued are freed."""
     now = tx.now

@@ -42,6 +42,13 @@ def reserve(tx: Transaction, owner: str, topics: Sequence[str], limit: int, requ
     return lines.take(tx, owner, topics, limit, request)
 
 
+def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
+    """Reserve these very jobs for an owner and renew its lease; its last request, repeated, gets the same. Raises OwnerLost."""
+    if owners.renew(tx, owner, request):
+        return lines.deliveries(tx, owner, request)
+    return lines.take_these(tx, owner, job_ids, request)
+
+
 def settle(tx: Transaction, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
     """End an owner's reservations; its last request, repeated, is answered and not done again."""
     answers = owners.last_answers(tx, owner, request, len(settlements))

@@ -6,15 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-from ...backends.base import Answer, Backend, BackendOptions, Outcome, Outgoing, Settlement
+from ...backends.auxstore import composed
+from ...backends.base import Answer, Backend, BackendFactory, BackendOptions, Outcome, Outgoing, Settlement
 from ...ids import new_id, new_token
 from ...plugins import Plugins
 from ...urls import scheme
 
 
 def main(url: str, lease: str, topic: str, verb: str, argument: str) -> None:
-    factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "url")
-    backend: Backend = factory(url, BackendOptions(lease=float(lease), base_dir=Path.cwd()))
+    options = BackendOptions(lease=float(lease), base_dir=Path.cwd())
+    backend: Backend = _factory(url)(url, options)
+    results = os.environ.get("JOBS_CONTRACT_RESULTS")
+    if results:
+        backend = composed(backend, _factory(results)(results, options))
     backend.open(None if verb == "push" else argument if verb == "victim" else new_token())
     if verb == "push":
         for _ in range(int(argument)):
@@ -24,6 +28,11 @@ def main(url: str, lease: str, topic: str, verb: str, argument: str) -> None:
     elif verb == "victim":
         victim(backend, topic)
     backend.close()
+
+
+def _factory(url: str) -> BackendFactory:
+    factory: BackendFactory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "url")
+    return factory
 
 
 def drain(backend: Backend, topic: str, ledger: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ...backends.base import Answer, Delivery, Outcome
-from ...errors import OwnerLost
+from ...backends.base import Answer, Backend, Delivery, Outcome
+from ...errors import NotSupported, OwnerLost
 from ...ids import new_token
 from .rig import ERROR, Rig, RigCase, T
 
@@ -234,6 +234,29 @@ class Leases(RigCase):
         first, second = worker.reserve([T], 2, "the-request")
         rig.done(worker, first)
         assert [d.token for d in worker.reserve([T], 2, "the-request")] == [second.token]
+
+    def test_a_claim_takes_these_jobs_from_wherever_they_stand(self, rig: Rig) -> None:
+        claims = type(rig.unopened()).claim is not Backend.claim
+        worker, other, producer = rig.worker(), rig.worker(), rig.producer()
+        if not claims:
+            with pytest.raises(NotSupported, match="claim"):
+                worker.claim(["x"], rig.request())
+            return
+        (held,) = rig.push_many(producer, 1)
+        stale = rig.take_one(other)
+        (dead,) = rig.push_many(producer, 1)
+        rig.settle(other, rig.take_one(other), Outcome.DEAD, reason="failed")
+        waits, free = rig.push_many(producer, 2)
+        (later,) = rig.push_many(producer, 1, delay=1000.0)
+        claimed = worker.claim([later, "nobody", held, dead, waits], "the-request")
+        assert {delivery.id for delivery in claimed} == {later, held, waits}
+        again = worker.claim([later, "nobody", held, dead, waits], "the-request")
+        assert {(d.id, d.token) for d in again} == {(d.id, d.token) for d in claimed}
+        assert rig.settle(other, stale, Outcome.DONE) is Answer.STALE
+        assert rig.take_ids(other) == [free]
+        rig.done(worker, *claimed)
+        counts = producer.counts([T])[T]
+        assert (counts.ready, counts.scheduled, counts.reserved, counts.dead) == (0, 0, 1, 1)
 
     def test_housekeeping_is_bounded_and_says_so(self, rig: Rig) -> None:
         if not rig.has("delay", "strict_order") or not rig.clock:

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from ...backends.auxstore import composed
 from ...backends.base import (
     Answer,
     Backend,
+    BackendFactory,
     BackendOptions,
     Delivery,
     JobRecord,
@@ -21,8 +23,11 @@ from ...backends.base import (
     Outgoing,
     Retention,
     Settlement,
+    State,
 )
+from ...errors import NotSupported
 from ...ids import new_id, new_token
+from ...message import UniqueKey
 from ...plugins import Plugins
 from ...urls import scheme
 
@@ -47,15 +52,23 @@ class ManualClock:
 class Rig:
     """One empty store, and the means to use it. Real clocks run with a lease of one second."""
 
-    def __init__(self, url: str, clock: ManualClock | None, *, at_once: bool = False) -> None:
+    def __init__(self, url: str, clock: ManualClock | None, *, at_once: bool = False, results_url: str = "") -> None:
         self.url = url
+        self.results_url = results_url
         self.clock = clock
         self.lease = 30.0 if clock else 1.0
-        self._factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "backend_url")
+        plugins = Plugins.discover()
+        self._factory = self._queue_factory(plugins)
+        if results_url:
+            self._results = plugins.choose("jobs_queue_backends", scheme(results_url), "results_url")
         self._opened: list[Backend] = []
         self._requests = itertools.count()
         self.features = self.unopened().features
         self.hand_out_time = 0.0 if at_once or self.has("strict_order") else 1.0  # seconds a reserve may need to find all
+
+    def _queue_factory(self, plugins: Plugins) -> BackendFactory:
+        factory: BackendFactory = plugins.choose("jobs_queue_backends", scheme(self.url), "backend_url")
+        return factory
 
     def has(self, *features: str) -> bool:
         """Whether the backend under test claims all of these."""
@@ -67,7 +80,7 @@ class Rig:
 
     def unopened(self, **options: Any) -> Backend:
         backend: Backend = self._factory(self.url, self.options(**options))
-        return backend
+        return composed(backend, self._results(self.results_url, self.options(**options))) if self.results_url else backend
 
     def producer(self, **options: Any) -> Backend:
         """A connection without an owner, closed when the case ends."""
@@ -84,6 +97,23 @@ class Rig:
         """Close every connection made so far."""
         while self._opened:
             self._opened.pop().close()
+
+    def lacks(self, backend: Backend, *features: str) -> bool:
+        """Whether a feature is missing; what would need it is then refused by name, before anything is done."""
+        missing = [feature for feature in features if not self.has(feature)]
+        calls: dict[str, Callable[[], object]] = {
+            "lookup": lambda: backend.get("x"),
+            "browse": lambda: backend.browse(T, State.READY, 1),
+            "pause": lambda: backend.pause("some.other.topic"),
+            "cancel": lambda: backend.cancel("x"),
+            "results": lambda: backend.fetch_result("x", 0.0),
+            "unique": lambda: backend.push([self.job(unique=UniqueKey("the-key"))], self.request()),
+        }
+        for feature in missing:
+            if feature in calls:
+                with pytest.raises(NotSupported, match=feature):
+                    calls[feature]()
+        return bool(missing)
 
     def request(self) -> str:
         return f"request-{next(self._requests)}-{new_token(4)}"
@@ -185,8 +215,14 @@ class RigCase:
         raise pytest.UsageError(f"{type(self).__name__} has to define the fixture backend_url")
 
     @pytest.fixture
-    def rig(self, backend_url: str) -> Iterator[Rig]:
-        rig = Rig(backend_url, ManualClock() if self.takes_clock else None, at_once=self.hands_out_at_once)
+    def results_url(self) -> str:
+        """The URL of the store beside the queue, as `[results] url`; none unless a subclass says so."""
+        return ""
+
+    @pytest.fixture
+    def rig(self, backend_url: str, results_url: str) -> Iterator[Rig]:
+        clock = ManualClock() if self.takes_clock else None
+        rig = Rig(backend_url, clock, at_once=self.hands_out_at_once, results_url=results_url)
         yield rig
         rig.close()
 

@@ -37,6 +37,7 @@ class RabbitMQNode:
         self._distribution, self._mapper = free_port(), free_port()
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
+        self._vhosts: list[str] = []
 
     def __enter__(self) -> RabbitMQNode:
         self.start()
@@ -151,18 +152,23 @@ class RabbitMQNode:
         return self.make_vhosts(1)[0]
 
     def make_vhosts(self, count: int) -> list[str]:
-        """Several at once: what costs is the start of the program that asks."""
+        """Several at once, since what costs is the start of the program that asks. Those made before are deleted."""
         names = [f"v{new_token(6)}" for _ in range(count)]
-        listed = ",".join(f'<<"{name}">>' for name in names)
+        old, self._vhosts = self._vhosts, names
         self.evaluate(
             f'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"tests">>), rabbit_auth_backend_internal:set_permissions('
-            f'<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end, [{listed}]).'
+            f'<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end, [{_binaries(names)}]),'
+            f'spawn(fun() -> lists:foreach(fun(V) -> rabbit_vhost:delete(V, <<"tests">>) end, [{_binaries(old)}]) end), ok.'
         )
         return names
 
     def url(self, vhost: str, *, port: int = 0) -> str:
         """The backend's URL of a virtual host, perhaps through a proxy."""
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}/{vhost}"
+
+
+def _binaries(names: list[str]) -> str:
+    return ",".join(f'<<"{name}">>' for name in names)
 
 
 def _program(name: str) -> str:

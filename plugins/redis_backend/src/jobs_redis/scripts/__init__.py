@@ -34,6 +34,7 @@ def _stripped(source: str) -> str:
 
 BROWSE = Script("browse")
 CANCEL = Script("cancel")
+CLAIM = Script("claim")
 COUNTS = Script("counts")
 DISCARD = Script("discard")
 DROP = Script("drop")

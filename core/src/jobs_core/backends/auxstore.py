@@ -1,0 +1,252 @@
+"""A queue that keeps no results, and a store beside it that does: two backends as one.
+
+The queue carries the jobs and decides who runs them. The store keeps a record of each, with the very states and keys of
+a queue of its own, but nobody reserves from it: whoever gets a job from the queue claims its record, and settles both.
+So results, status, cancelling and unique keys work as they do in the store, with two differences, since two stores
+cannot be changed in one step: a key or a status may outlast an enqueue that failed half-way, until somebody cancels
+that job; and a job that is cancelled stays in the queue until a worker meets it there and drops it.
+
+What was ended in the store and comes back from the queue (its worker died between the two) is not run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from ..errors import ConfigError, OwnerLost
+from ..ids import new_token
+from .base import (
+    Answer,
+    Backend,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    JobRecord,
+    Outcome,
+    Outgoing,
+    Settlement,
+    State,
+    Token,
+)
+
+SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
+"""What the store supplies where the queue lacks it."""
+
+_ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
+
+
+def composed(queue: Backend, store: Backend) -> AuxStore:
+    """The pair; raises ConfigError if the store cannot be one."""
+    missing = SUPPLIED - store.features
+    if missing or type(store).claim is Backend.claim:
+        what = ", ".join(sorted(missing)) or "records that another queue's workers can claim"
+        raise ConfigError(f"results.url: {store.name}:// has no {what}: sqlite:///results.db and redis:// have them")
+    return AuxStore(queue, store)
+
+
+class AuxStore(Backend):
+    """See the module. Made by `App.new_backend` where `[results] url` is set and the queue has no results."""
+
+    def __init__(self, queue: Backend, store: Backend) -> None:
+        self.queue = queue
+        self.store = store
+        self.name = queue.name
+        self.features = queue.features | (store.features & SUPPLIED)
+        self._owner: str | None = None
+        self._generation = 0
+        self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → id, and the store's token
+
+    def __repr__(self) -> str:
+        return f"<AuxStore {self.queue.name} {self.store.name}>"
+
+    def open(self, owner: str | None) -> None:
+        self.queue.open(owner)
+        try:
+            self.store.open(owner)
+        except BaseException:
+            self.queue.close()
+            raise
+        self._owner = owner
+
+    def close(self) -> None:
+        self.queue.close()
+        self.store.close()
+        self._claims.clear()
+
+    # -- the way of a job ------------------------------------------------------------------------
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        """Keys are taken first: what they refuse does not reach the queue."""
+        conflicts = self.store.push(messages, request)
+        accepted = [_without_key(message) for message in messages if message.id not in conflicts]
+        self.queue.push(accepted, request)
+        return conflicts
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        deliveries = self.queue.reserve(topics, limit, request)
+        if not deliveries:
+            return []
+        tokens = self._claim([delivery.id for delivery in deliveries], request)
+        kept = []
+        for delivery in deliveries:
+            token = tokens.get(delivery.id)
+            if token is not None:
+                self._claims[delivery.token] = delivery.id, token
+            elif self._ended_before(delivery):
+                continue
+            kept.append(delivery)
+        return kept
+
+    def _claim(self, job_ids: Sequence[str], request: str) -> dict[str, Token]:
+        try:
+            claimed = self.store.claim(job_ids, request)
+        except OwnerLost:
+            self._open_store_anew()
+            claimed = self.store.claim(job_ids, request)
+        return {delivery.id: delivery.token for delivery in claimed}
+
+    def _ended_before(self, delivery: Delivery) -> bool:
+        """Whether the store knows that it is over; the queue is then told. It knows nothing of foreign producers' jobs."""
+        record = self.store.get(delivery.id)
+        outcome = _ENDED.get(record.state) if record else None
+        if record is None or outcome is None:
+            return False
+        error = record.errors[-1] if record.errors else b""
+        ending = Settlement(delivery.id, delivery.token, outcome, counts=False, reason=record.reason, error=error)
+        self.queue.settle([ending], new_token())
+        return True
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        """In the store first: what has ended there is not run again, should we die before the queue hears of it."""
+        known = [settlement for settlement in settlements if settlement.token in self._claims]
+        recorded = dict(zip((s.token for s in known), self._record(known, request), strict=True))
+        answers = self.queue.settle([_without_result(settlement) for settlement in settlements], request)
+        ours = [
+            settlement
+            for settlement, answer in zip(settlements, answers, strict=True)
+            if answer is Answer.SETTLED and recorded.get(settlement.token) is Answer.STALE
+        ]
+        if ours:  # the queue says that they are ours: the store had taken us for dead
+            self._record_as_ours(ours)
+        for settlement in known:
+            self._claims.pop(settlement.token, None)
+        return answers
+
+    def _record(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        if not settlements:
+            return []
+        return self.store.settle([replace(s, token=self._claims[s.token][1], followups=()) for s in settlements], request)
+
+    def _record_as_ours(self, settlements: Sequence[Settlement]) -> None:
+        tokens = self._claim([settlement.id for settlement in settlements], new_token())
+        for settlement in settlements:
+            if settlement.id in tokens:
+                self._claims[settlement.token] = settlement.id, tokens[settlement.id]
+        self._record([settlement for settlement in settlements if settlement.id in tokens], new_token())
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        return self.queue.wait(topics, timeout)
+
+    def interrupt(self) -> None:
+        self.queue.interrupt()
+
+    # -- owners ----------------------------------------------------------------------------------
+
+    def heartbeat(self) -> Heartbeat:
+        heartbeat = self.queue.heartbeat()
+        try:
+            cancelled = self.store.heartbeat().cancelled
+        except OwnerLost:
+            self._open_store_anew()
+            self._reclaim()
+            return heartbeat
+        return replace(heartbeat, cancelled=tuple({*heartbeat.cancelled, *cancelled}))
+
+    def _open_store_anew(self) -> None:
+        """Go on in the store under another name; in the queue we are who we were."""
+        self._generation += 1
+        self.store.close()
+        self.store.open(f"{self._owner}~{self._generation}")
+
+    def _reclaim(self) -> None:
+        held = {job_id: token for token, (job_id, _) in self._claims.items()}
+        for job_id, token in self._claim(list(held), new_token()).items():
+            self._claims[held[job_id]] = job_id, token
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+        released = self.queue.release_owner(owner, started, report)
+        self.store.release_owner(owner, started, report)
+        return released
+
+    def housekeep(self, limit: int) -> Housekept:
+        kept, also = self.queue.housekeep(limit), self.store.housekeep(limit)
+        return Housekept(kept.readied, kept.owners_released, kept.dropped + also.dropped, kept.more or also.more)
+
+    def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
+        return self.queue.counts(topics)
+
+    # -- operators: of records in the store, of what waits in the queue ------------------------------
+
+    def get(self, job_id: str) -> JobRecord | None:
+        return self.store.get(job_id)
+
+    def cancel(self, job_id: str) -> State:
+        return self.store.cancel(job_id)
+
+    def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        return self.store.fetch_result(job_id, timeout)
+
+    def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self.queue.browse(topic, state, limit, offset)
+
+    def topics(self) -> list[str]:
+        return self.queue.topics()
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        self.store.requeue(job_ids)
+        return self.queue.requeue(job_ids)
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        discarded = self.queue.discard(job_ids, reason)
+        self.store.discard(job_ids, reason)
+        return discarded
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        dropped = self.queue.drop(job_ids)
+        self.store.drop(job_ids)
+        return dropped
+
+    def purge(self, topic: str, state: State) -> int:
+        purged = self.queue.purge(topic, state)
+        self.store.purge(topic, state)
+        return purged
+
+    def pause(self, topic: str) -> None:
+        self.queue.pause(topic)
+
+    def resume(self, topic: str) -> None:
+        self.queue.resume(topic)
+
+    def paused(self) -> frozenset[str]:
+        return self.queue.paused()
+
+    def advice(self) -> list[str]:
+        return [*self.queue.advice(), *(f"results: {line}" for line in self.store.advice())]
+
+    def setup(self) -> None:
+        self.queue.setup()
+        self.store.setup()
+
+
+def _without_key(message: Outgoing) -> Outgoing:
+    return replace(message, unique=None) if message.unique else message
+
+
+def _without_result(settlement: Settlement) -> Settlement:
+    return settlement if settlement.result is None else replace(settlement, result=None)
+
+
+__all__ = ["SUPPLIED", "AuxStore", "composed"]
