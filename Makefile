@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture contract-rabbitmq bench bench-peers docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture contract-rabbitmq contract-zeromq bench bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a t
 
 contract-rabbitmq: $(VENV)/ready ## the whole contract on RabbitMQ's classic queues, and with results beside it
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
+
+contract-zeromq: $(VENV)/ready ## the contract on ZeroMQ brokers of every kind, killed between commit and confirm
+	$(PYTEST) plugins/zeromq_backend/tests/broker_contract.py -q
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench

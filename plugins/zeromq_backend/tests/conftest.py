@@ -1,28 +1,63 @@
-"""Fixtures: brokers of every kind, for the contract."""
+"""Fixtures: brokers of every kind."""
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs_core.backends.sqlite import owners
+from jobs_core.errors import BackendError
+from jobs_core.testing.services import free_port
+from jobs_core.testing.services.broker import BrokerService
+from jobs_zeromq.broker import desk
 from jobs_zeromq.broker.server import Server, Settings
 
 
-class InProcess:
-    """A broker on a thread of the test's process, whose clock the test may set."""
+class Died(BaseException):
+    """Raised where a broker of the test's own process "dies"."""
 
-    def __init__(self, directory: Path, endpoint: str, clock: Any = None) -> None:
-        self.server = Server(
-            Settings(store="sqlite:///broker.db", listen=[endpoint], base_dir=directory, clock=clock, min_free=0)
+
+class InProcess:
+    """A broker on a thread of the test's process, whose clock the test may set. Where it dies, another takes over."""
+
+    def __init__(self, directory: Path, clock: Any = None, **settings: Any) -> None:
+        endpoint = f"tcp://127.0.0.1:{free_port()}"
+        self._settings = Settings(
+            store="sqlite:///broker.db", listen=[endpoint], base_dir=directory, clock=clock, min_free=0, **settings
         )
-        self.server.open()
-        self.url = "zmq+" + self.server.endpoints[0]
-        self._thread = threading.Thread(target=self.server.run)
+        self.url = "zmq+" + endpoint
+        self.deaths = 0
+        self.server = self._opened()
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
+
+    def _opened(self) -> Server:
+        deadline = time.monotonic() + 30
+        while True:
+            server = Server(self._settings)
+            try:
+                server.open()
+                return server
+            except BackendError as error:
+                if "in use" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.002)  # ZeroMQ lets go of the dead one's port on a thread of its own
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.server.run()
+                return
+            except Died:
+                self.deaths += 1
+                self.server.close()
+                self.server = self._opened()
 
     def close(self) -> None:
         self.server.stop()
@@ -47,6 +82,42 @@ def borrowed_clock() -> BorrowedClock:
 
 @pytest.fixture
 def in_process(tmp_path: Path, borrowed_clock: BorrowedClock) -> Iterator[InProcess]:
-    broker = InProcess(tmp_path, "tcp://127.0.0.1:*", borrowed_clock)
+    broker = InProcess(tmp_path, borrowed_clock)
     yield broker
     broker.close()
+
+
+@pytest.fixture
+def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In-process brokers die after every tenth commit, before they confirm it. The grace that a restart gives to leases
+    is left out: a model that knows of no restart is to behave alike."""
+    commits = itertools.count(1)
+
+    def visit(name: str) -> None:
+        if name == "broker.after_commit" and next(commits) % 10 == 0:
+            raise Died
+
+    monkeypatch.setattr(desk, "failpoint", visit)
+    monkeypatch.setattr(owners, "begin_grace", lambda tx: None)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[BrokerService]:
+    """A broker as a process, not yet started."""
+    made = BrokerService(tmp_path / "broker")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def start_in_process(tmp_path: Path) -> Iterator[Callable[..., InProcess]]:
+    """Starts brokers in this process with settings of the test's."""
+    started: list[InProcess] = []
+
+    def start(**settings: Any) -> InProcess:
+        started.append(InProcess(tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for broker in started:
+        broker.close()

@@ -36,6 +36,7 @@ class ZeromqBackend(ZeromqOperations):
         self._options = options
         self._address = parse(url, options.base_dir)
         self._owner = ""
+        self._settle_request = ""  # the last one
         self._retention: dict[str, tuple[float, int]] = {}  # what the broker was told
         self._open_link: Link | None = None
 
@@ -107,8 +108,12 @@ class ZeromqBackend(ZeromqOperations):
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         failpoint("settle.before_commit")
-        answers = self._link.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
+        first, self._settle_request = request != self._settle_request, request
+        link = self._link
+        answers = link.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
         failpoint("settle.after_commit")
+        if first and link.sendings > 1:  # it was we who repeated it: our caller has asked once
+            return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
 
     # -- owners and housekeeping -----------------------------------------------------------------

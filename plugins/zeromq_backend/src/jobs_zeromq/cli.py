@@ -27,7 +27,7 @@ def broker_command(context: click.Context) -> None:
         from .broker.main import serve, tell_ready
 
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-        serve(_config(context), lambda server: tell_ready())
+        serve(_config(context), tell_ready)
 
 
 @broker_command.command("status")

@@ -54,6 +54,8 @@ class Link:
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._pid = 0
+        self.sendings = 0
+        """How often the last request was sent."""
         self._tags = 0
         self._waiting = False  # the broker may think that we wait
         self._bell, self._rope = os.pipe()
@@ -101,9 +103,11 @@ class Link:
             frames += self._frames(verb, part)
         begin = time.monotonic()
         give_up = begin + reconnect
+        self.sendings = 0
         while True:
             try:
                 self._connect(give_up)
+                self.sendings += 1
                 return verb.decode_answer(self._ask(frames, reply))
             except _Gone as gone:
                 self.drop()
@@ -295,8 +299,7 @@ class Link:
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.IMMEDIATE, 1),  # to a broker that is there, or not at all
-            (zmq.RECONNECT_IVL, 20),
-            (zmq.RECONNECT_IVL_MAX, 200),
+            (zmq.RECONNECT_IVL, 20),  # for RECONNECT seconds: no reason to slow down
             (zmq.CONNECT_TIMEOUT, 2000),
             (zmq.HANDSHAKE_IVL, 2000),
             (zmq.SNDHWM, 10_000),

@@ -31,11 +31,15 @@ ERROR: Final = b"error"
 WAKE: Final = b"wake"
 BEAT: Final = b"beat"
 
-HEARTBEAT: Final = 2.0
+HEARTBEAT: Final = 1.5
 """Seconds between ZMTP pings, both ways; a peer that answers none within as long again is dead."""
 
 MAX_FRAME: Final = 8 * 2**20
-"""Largest frame that the broker takes, bytes; a larger connection is closed. Bulk goes in several frames."""
+"""Largest frame that the broker takes, bytes; who sends a larger one is disconnected. Bulk goes in several frames.
+
+And the most that a reserve hands out at once, one job excepted: an answer that takes longer than a heartbeat to come
+through would break the connection, be asked for again, and never arrive.
+"""
 
 MAX_TAG: Final = 64
 
@@ -45,6 +49,8 @@ Topic = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z")]
 Topics = Annotated[list[Topic], Meta(max_length=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 Natural = Annotated[int, Meta(ge=0, le=2**53)]
+Retentions = Annotated[dict[Topic, tuple[Seconds, Natural]], Meta(max_length=10_000)]
+"""Topic: dead_keep in seconds, dead_max."""
 
 
 class Hello(Struct, kw_only=True):
@@ -53,7 +59,7 @@ class Hello(Struct, kw_only=True):
     lease: Annotated[float, Meta(gt=0, le=1e7)] = 30.0
     cancelled_ttl: Seconds = 86400.0
     dedup_window: Seconds = 60.0
-    retention: dict[Topic, tuple[Seconds, Natural]] = {}  # topic: dead_keep in seconds, dead_max
+    retention: Retentions = {}
 
 
 class Welcome(Struct, kw_only=True):
@@ -92,7 +98,7 @@ class Stored(Struct, kw_only=True):
 
 
 class Reserve(Struct, kw_only=True):
-    """The limit is the credit: the broker never hands out more than was asked for."""
+    """The limit is the credit: the broker never hands out more jobs than were asked for, nor more than MAX_FRAME bytes."""
 
     owner: Id
     request: Request
@@ -129,7 +135,7 @@ class Kept(Struct, kw_only=True):
 class Retain(Struct, kw_only=True):
     """No answer."""
 
-    retention: dict[Topic, tuple[Seconds, Natural]]
+    retention: Retentions
 
 
 class Wait(Struct, kw_only=True):
@@ -214,6 +220,7 @@ class Verb(Generic[Q, A]):
 
     def __init__(self, name: str, request: type[Q], answer: Any, *, writes: bool = True, durable: bool = False) -> None:
         self.name = name.encode()
+        self.confirmed = f"broker.{name}.after_commit"  # a fail point of the broker
         self.request, self.answer = request, answer
         self.writes = writes  # needs a transaction
         self.durable = durable  # which is synced to the disk before it is answered

@@ -25,5 +25,5 @@ def beat(socket: zmq.Socket[bytes]) -> None:
     """Ping the other end when it is silent, and drop a connection that does not answer: within two heartbeats."""
     milliseconds = int(HEARTBEAT * 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(0.9 * milliseconds))  # the rest is for what follows from it
     socket.setsockopt(zmq.HEARTBEAT_TTL, 2 * milliseconds)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..base import Delivery, Outgoing, State
 from . import leaving, views
@@ -129,8 +131,10 @@ def put_back(tx: Transaction, seqs: str) -> None:
 # -- out -------------------------------------------------------------------------------------------
 
 
-def take(tx: Transaction, owner: str, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-    """Reserve up to `limit` jobs, topics in order."""
+def take(
+    tx: Transaction, owner: str, topics: Sequence[str], limit: int, request: str, most_bytes: int | None = None
+) -> list[Delivery]:
+    """Reserve up to `limit` jobs, topics in order; see `requests.reserve`."""
     ready_due(tx, topics, max(limit, READY_AT_ONCE))
     before = tx.first("SELECT max(token) FROM reserved") or 0
     off = views.paused(tx.db)
@@ -146,7 +150,7 @@ def take(tx: Transaction, owner: str, topics: Sequence[str], limit: int, request
             left -= taken
             if left <= 0:
                 tx.wake.add(topic)  # there may be more: whoever is idle may look
-    return deliveries(tx, owner, request, before)
+    return deliveries(tx, owner, request, before, most_bytes)
 
 
 def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
@@ -168,14 +172,28 @@ def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str
     return deliveries(tx, owner, request, before)
 
 
-def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> list[Delivery]:
+def deliveries(tx: Transaction, owner: str, request: str, before: int = 0, most_bytes: int | None = None) -> list[Delivery]:
     """What a request holds of the reservations after token `before`; keys held while queued are freed."""
     now = tx.now
     rows = tx.db.execute(_DELIVERY, (before, owner, request)).fetchall()
+    if most_bytes is not None:
+        rows = _keep_within(tx, rows, most_bytes)
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
     if keys:
         tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope = 'queued'", keys)
     return [Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now) for row in rows]
+
+
+def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) -> list[tuple[Any, ...]]:
+    """The first reservations whose payloads are not too large together; the rest goes back to where it stood."""
+    sizes = itertools.accumulate(len(row[2]) for row in rows)
+    count = max(1, sum(size <= most_bytes for size in sizes))
+    if count < len(rows):
+        tokens = json.dumps([row[3] for row in rows[count:]])
+        sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq"
+        put_back(tx, json.dumps([seq for (seq,) in tx.db.execute(sql, (tokens,)).fetchall()]))
+        tx.wake.update(row[1] for row in rows[count:])
+    return rows[:count]
 
 
 def topics_of(tx: Transaction, table: str, condition: str = "1") -> list[str]:

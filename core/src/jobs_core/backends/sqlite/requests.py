@@ -35,11 +35,16 @@ def remember(tx: Transaction, request: str, answer: str) -> None:
     tx.db.execute("INSERT INTO push_request (request, at, conflicts) VALUES (?, ?, ?)", (request, tx.now, answer))
 
 
-def reserve(tx: Transaction, owner: str, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-    """Reserve jobs for an owner and renew its lease; its last request, repeated, gets the same. Raises OwnerLost."""
+def reserve(
+    tx: Transaction, owner: str, topics: Sequence[str], limit: int, request: str, most_bytes: int | None = None
+) -> list[Delivery]:
+    """Reserve jobs for an owner and renew its lease; its last request, repeated, gets the same. Raises OwnerLost.
+
+    With `most_bytes`, no more jobs than have payloads of so many bytes together, but one in any case.
+    """
     if owners.renew(tx, owner, request):
         return lines.deliveries(tx, owner, request)
-    return lines.take(tx, owner, topics, limit, request)
+    return lines.take(tx, owner, topics, limit, request, most_bytes)
 
 
 def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:

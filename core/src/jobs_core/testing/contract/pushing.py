@@ -99,7 +99,7 @@ class Pushing(RigCase):
         if not rig.has("delay"):
             return
         producer, worker = rig.producer(), rig.worker()
-        delay = rig.lease / 2
+        delay = 2 * rig.lease  # a broker that starts anew meanwhile has the time
         (late,) = rig.push(producer, rig.job(delay=delay))
         (soon,) = rig.push(producer, rig.job())
         assert rig.take_ids(worker) == [soon]

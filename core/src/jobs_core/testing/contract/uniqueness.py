@@ -86,7 +86,7 @@ class Uniqueness(RigCase):
         if rig.lacks(producer, "unique"):
             return
         worker = rig.worker()
-        seconds = rig.lease / 2
+        seconds = 3 * rig.lease  # a broker that starts anew meanwhile has the time
         first, second, third = (self.keyed(rig, scope=seconds) for _ in range(3))
         producer.push([first], rig.request())
         rig.drain(worker)

@@ -1,4 +1,4 @@
-"""The ZeroMQ broker of jobs-zeromq as a program of its own, on a free port, in a directory of its own."""
+"""The ZeroMQ broker of jobs-zeromq as a process of its own, on a free port, in a directory of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import PATIENCE, free_port
@@ -18,48 +19,51 @@ class BrokerService:
     def __init__(self, directory: Path, *, backend: str = "", toml: str = "") -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.url = backend or f"zmq+tcp://127.0.0.1:{free_port()}"
+        self.port = free_port()
+        self.url = backend or f"zmq+tcp://127.0.0.1:{self.port}"
         (directory / "jobs.toml").write_text(f'backend = "{self.url}"\n{toml}\n')
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._reviver: threading.Thread | None = None
         self._closing = False
+        self._turn = threading.Lock()
 
     def start(self, **environment: str) -> None:
         """Start it, and come back when it serves; fails with its log if it ends instead."""
-        self._start(environment)
-
-    def _start(self, environment: dict[str, str]) -> None:
-        read, write = os.pipe()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+        ready, told = os.pipe()
         with (self.directory / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jobs_zeromq.broker"],
                 cwd=self.directory,
-                env={**kept, **environment, "JOBS_READY_FD": str(write)},
+                env={**kept, **environment, "JOBS_READY_FD": str(told)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[write],
+                pass_fds=[told],
             )
-        os.close(write)
+        os.close(told)
         self.starts += 1
-        with os.fdopen(read, "rb") as ready:
-            serves = ready.read(1) == b"\n"
-        if not serves and not environment.get("JOBS_FAILPOINT"):
-            raise AssertionError(f"the broker did not start:\n{self.log}")
+        with os.fdopen(ready, "rb") as reader:
+            if reader.read(1) != b"\n" and not environment.get("JOBS_FAILPOINT"):
+                raise AssertionError(f"the broker did not start:\n{self.log}")
 
-    def revive(self, **environment: str) -> None:
-        """Start it, and again whenever it dies, until `stop`."""
-        self._start(environment)
+    def revive(self, failpoints: Sequence[str] = (), *, ever_after: str = "") -> None:
+        """Start it, and again whenever it dies, until `stop`: each time with the next fail points, then `ever_after`."""
+
+        def next_start() -> None:
+            points = failpoints[self.starts] if self.starts < len(failpoints) else ever_after
+            self.start(**({"JOBS_FAILPOINT": points} if points else {}))
 
         def look_after() -> None:
-            while not self._closing:
-                assert self._process is not None
-                self._process.wait()
-                if not self._closing:
-                    self._start(environment)
+            while True:
+                self.wait(None)
+                with self._turn:
+                    if self._closing:
+                        return
+                    next_start()
 
+        next_start()
         self._reviver = threading.Thread(target=look_after, daemon=True)
         self._reviver.start()
 
@@ -81,22 +85,23 @@ class BrokerService:
         self.signal(signal.SIGKILL)
         self.wait()
 
-    def wait(self) -> int:
+    def wait(self, timeout: float | None = PATIENCE) -> int:
+        """Its exit code."""
         assert self._process is not None
-        return self._process.wait(PATIENCE)
+        return self._process.wait(timeout)
 
     def stop(self) -> int:
         """Ask it to stop, kill it if it will not; its exit code."""
-        self._closing = True
+        with self._turn:  # not while it is started anew
+            self._closing = True
         if self._process is None:
             return 0
-        if self._process.poll() is None:
-            self.signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         try:
-            code = self._process.wait(10)
+            code = self.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait(PATIENCE)
+            self.signal(signal.SIGKILL)
+            code = self.wait()
         if self._reviver is not None:
             self._reviver.join(PATIENCE)
         return code

@@ -22,7 +22,7 @@ def main() -> int:
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        serve(App().config, lambda server: tell_ready())
+        serve(App().config, tell_ready)
     except (ConfigError, PluginError) as error:
         logging.getLogger("jobs.broker").error("%s", error)
         return USAGE

@@ -1,7 +1,7 @@
 """What has come in, done in one transaction and answered after its commit (group commit).
 
-A request that fails takes nobody with it: its group is rolled back, and each of it is done alone. A request that is only
-refused (a lost owner, a full disk) is so before it has written anything, and its group goes on.
+A request that fails takes nobody with it: its group is rolled back and done again in halves, until it stands alone. A
+request that is only refused (a lost owner, a full disk) is so before it has written anything, and its group goes on.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Desk:
         except Exception as error:
             if len(asked) == 1:
                 return [refusal(asked[0], error)]
-            return [answer for one in asked for answer in self.serve([one])]
+            middle = len(asked) // 2
+            return self.serve(asked[:middle]) + self.serve(asked[middle:])
 
     def _together(self, asked: Sequence[Asked]) -> list[Answered]:
         if not any(one.verb.writes for one in asked):
@@ -83,6 +84,7 @@ class Desk:
         self.figures.commits += 1
         self.news |= tx.wake
         for answer in answers:
+            failpoint(answer.to.verb.confirmed)
             self._account(answer)
         return answers
 
@@ -139,7 +141,7 @@ class Desk:
 
     def reserve(self, tx: Transaction, one: Asked) -> Any:
         asked: p.Reserve = one.request
-        deliveries = requests.reserve(tx, asked.owner, asked.topics, asked.limit, asked.request)
+        deliveries = requests.reserve(tx, asked.owner, asked.topics, asked.limit, asked.request, p.MAX_FRAME)
         self.figures.reserved += len(deliveries)
         return deliveries
 

@@ -115,10 +115,14 @@ def die_with_parent() -> None:
         sys.exit(0)  # it ended before we had asked
 
 
-def tell_ready() -> None:
-    """Write a byte to the descriptor that JOBS_READY_FD names, and close it."""
+def tell_ready(server: Server) -> None:
+    """Write a byte to the descriptor that JOBS_READY_FD names, and close it; stop if nobody is there to read it."""
     text = os.environ.pop("JOBS_READY_FD", "")
     if text.isdigit():
-        with contextlib.suppress(OSError):
+        try:
             os.write(int(text), b"\n")
             os.close(int(text))
+        except BrokenPipeError:
+            server.stop()  # our parent ended before we could ask to be told
+        except OSError as error:
+            raise ConfigError(f"JOBS_READY_FD: {text}: {error.strerror}") from None

@@ -12,6 +12,9 @@ from ..protocol import Hello
 FORGET_AFTER = 600.0
 """A client silent for so long is forgotten, seconds; it says hello again when it has something to ask."""
 
+MOST = 20_000
+"""Clients that are remembered; the one that said hello first is forgotten for one more."""
+
 _KEEP_ALL = Retention(float("inf"), 2**53)
 
 
@@ -57,6 +60,9 @@ class Peers:
         self.stranger = Peer(Hello(), clock)
 
     def greet(self, name: bytes, hello: Hello) -> None:
+        self._peers.pop(name, None)
+        if len(self._peers) >= MOST:
+            del self._peers[next(iter(self._peers))]
         self._peers[name] = Peer(hello, self._clock)
 
     def get(self, name: bytes) -> Peer | None:

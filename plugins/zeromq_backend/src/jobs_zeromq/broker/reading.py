@@ -17,8 +17,8 @@ from .. import protocol as p
 from .peers import Peer
 
 _LONGEST_ID = 200
-_LONGEST_KEY = 512
 _LARGEST = 2**62
+_DONE = Outcome.DONE
 
 
 class Asked(Struct):
@@ -84,12 +84,10 @@ def _number(scope: object) -> float:
 
 def _check_settlements(settlements: Sequence[Settlement]) -> None:
     for one in settlements:
-        if one.outcome is Outcome.DONE and not one.followups and one.result is None:
-            if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:
-                raise Malformed("settle: a token is as it was handed out")
-            continue
         if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:
             raise Malformed("settle: a token is as it was handed out")
+        if one.outcome is _DONE and not one.followups and one.result is None:
+            continue
         if not math.isfinite(one.after) or not math.isfinite(one.result_ttl):
             raise Malformed("settle: after and result_ttl are numbers of seconds")
         if one.error:

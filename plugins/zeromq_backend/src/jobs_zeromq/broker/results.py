@@ -12,26 +12,36 @@ from .reading import Asked
 LOOK_AGAIN = 1.0
 """Every so often all are looked at, seconds: a result may also end by its time to live, or in another process."""
 
+NEVER = float("inf")
+
 
 class Results:
     """All waits for results, by job."""
 
     def __init__(self) -> None:
-        self._by_job: dict[str, list[Asked]] = {}
-        self._timers: list[tuple[float, int, Asked]] = []
+        self._by_job: dict[str, dict[int, Asked]] = {}
+        self._count = 0
+        self._timers: list[tuple[float, int, str]] = []  # when, which wait, for which job; also of waits that are over
         self._order = itertools.count()
         self._next_look = 0.0
 
-    def __bool__(self) -> bool:
-        return bool(self._by_job)
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, asked: Asked) -> None:
-        self._by_job.setdefault(asked.request.id, []).append(asked)
-        heapq.heappush(self._timers, (time.monotonic() + asked.request.timeout, next(self._order), asked))
+        number, job_id = next(self._order), asked.request.id
+        self._by_job.setdefault(job_id, {})[number] = asked
+        self._count += 1
+        if len(self._timers) > 2 * self._count + 1000:
+            self._timers = [timer for timer in self._timers if timer[1] in self._by_job.get(timer[2], ())]
+            heapq.heapify(self._timers)
+        heapq.heappush(self._timers, (time.monotonic() + asked.request.timeout, number, job_id))
 
-    def take(self, job_id: str) -> list[Asked]:
+    def take(self, job_id: str) -> Collection[Asked]:
         """Who waits for a job that has ended; they wait no longer."""
-        return self._by_job.pop(job_id, [])
+        taken = self._by_job.pop(job_id, {}).values()
+        self._count -= len(taken)
+        return taken
 
     def to_look_at(self, touched: Collection[str]) -> list[str]:
         """The jobs that somebody waits for, of those touched; now and then all of them."""
@@ -46,17 +56,17 @@ class Results:
         now = time.monotonic()
         found = []
         while self._timers and self._timers[0][0] <= now:
-            asked = heapq.heappop(self._timers)[2]
-            others = self._by_job.get(asked.request.id, [])
-            if any(one is asked for one in others):
-                found.append(asked)
-                self._by_job[asked.request.id] = left = [one for one in others if one is not asked]
-                if not left:
-                    del self._by_job[asked.request.id]
+            _, number, job_id = heapq.heappop(self._timers)
+            others = self._by_job.get(job_id, {})
+            if number in others:
+                found.append(others.pop(number))
+                self._count -= 1
+                if not others:
+                    del self._by_job[job_id]
         return found
 
     def next_moment(self) -> float:
         """When to come back, on the monotonic clock."""
         if not self._by_job:
-            return float("inf")
-        return min(self._timers[0][0] if self._timers else float("inf"), self._next_look)
+            return NEVER
+        return min(self._timers[0][0] if self._timers else NEVER, self._next_look)

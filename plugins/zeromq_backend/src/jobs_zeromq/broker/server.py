@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.sqlite import housekeeping, views
-from jobs_core.errors import BackendError
+from jobs_core.errors import BackendError, QueueFull
 from jobs_core.ids import new_token
 
 from .. import keys, sockets
@@ -40,6 +40,16 @@ GROUP_BYTES = 32 * 2**20
 
 ROUND = 1.0
 """Seconds after which waiting topics are looked at in any case: another process may have written to the store."""
+
+SWEEP = 10.0
+"""Seconds after which the dead are looked for in any case."""
+
+SETTLING = 0.05
+"""ZeroMQ says that a connection has ended a moment before its socket knows, seconds."""
+
+
+MOST_RESULTS = 100_000
+"""Most results that may be waited for at once."""
 
 
 class Settings(Struct, kw_only=True):
@@ -67,6 +77,7 @@ class Server:
         self._results = Results()
         self._doorkeeper: Doorkeeper | None = None
         self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
         self._private: list[PrivateSocket] = []
         self._began = time.monotonic()
         self._next_round = self._next_sweep = 0.0
@@ -107,6 +118,7 @@ class Server:
             socket.zap_domain = DOMAIN
             socket.curve_server = True
             socket.curve_publickey, socket.curve_secretkey = public, secret
+        self._monitor = socket.get_monitor_socket(zmq.Event.DISCONNECTED)
         for endpoint in settings.listen:
             if endpoint.startswith("ipc://"):
                 self._private.append(PrivateSocket(Path(endpoint.removeprefix("ipc://"))))
@@ -117,9 +129,13 @@ class Server:
 
     def close(self) -> None:
         """Stop listening and close the store; twice is fine."""
-        socket, self._socket = self._socket, None
+        socket, monitor = self._socket, self._monitor
+        self._socket = self._monitor = None
         if socket is not None:
+            socket.disable_monitor()
             socket.close()
+        if monitor is not None:
+            monitor.close(0)
         if self._doorkeeper is not None:
             self._doorkeeper.close()
             self._doorkeeper = None
@@ -151,7 +167,7 @@ class Server:
     def run(self) -> None:
         """Serve until stopped. Raises BackendError when the store is gone from under it."""
         assert self._socket is not None
-        watched: list[tuple[Any, int]] = [(self._socket, zmq.POLLIN), (self._bell, zmq.POLLIN)]
+        watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (self._socket, self._monitor, self._bell)]
         if self._doorkeeper is not None:
             watched.append((self._doorkeeper.socket, zmq.POLLIN))
         while not self._stopping:
@@ -160,10 +176,18 @@ class Server:
             if self._doorkeeper is not None:
                 self._doorkeeper.answer()
             self._serve(list(self._come_in()))
+            self._notice_the_gone()
             self._pass_time()
 
     def _next_moment(self) -> float:
         return min(self._waiting.next_moment(), self._results.next_moment(), self._next_round, self._next_sweep)
+
+    def _notice_the_gone(self) -> None:
+        """Have the dead looked for soon if a connection has ended: closed, or its other end silent for two heartbeats."""
+        assert self._monitor is not None
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._monitor.recv_multipart(zmq.NOBLOCK)
+            self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)
 
     def _come_in(self) -> Iterator[Asked]:
         """What lies in the sockets, read; what is malformed is answered, or dropped, here."""
@@ -256,6 +280,9 @@ class Server:
             else:
                 self._waiting.add(one.sender, one.tag, one.request.topics, one.request.timeout, due)
         elif one.verb is p.RESULT:
+            if len(self._results) >= MOST_RESULTS:
+                self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are waited for already: ask again later")))
+                return
             self._results.add(one)
             self._desk.touched.add(one.request.id)
 
@@ -302,7 +329,7 @@ class Server:
             self._next_round = now + ROUND
             self._desk.news.update(self._with_work({topic for waiter in self._waiting for topic in waiter.topics}))
         if now >= self._next_sweep:
-            self._next_sweep = now + p.HEARTBEAT
+            self._next_sweep = now + SWEEP
             self._sweep()
         if self._desk.news or self._results:
             self._tell_news()
@@ -321,7 +348,7 @@ class Server:
         return [topic for topic, (ready, due) in looks.items() if ready or due <= 0]
 
     def _sweep(self) -> None:
-        """Find the dead among those who wait: ZeroMQ has noticed that they do not answer its pings."""
+        """Find the dead among those who wait: nothing can be sent to them any more."""
         for waiter in self._waiting:
             if not self._send([waiter.peer, p.VERSION, p.BEAT, b"", b""]):
                 self._waiting.drop(waiter.peer)

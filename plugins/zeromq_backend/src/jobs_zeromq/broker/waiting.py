@@ -53,6 +53,9 @@ class Waiting:
             self._by_topic.setdefault(topic, {})[peer] = waiter
         now = time.monotonic()
         wakes = due < timeout
+        if len(self._timers) > 2 * len(self._by_peer) + 1000:  # most are of waits that are over
+            self._timers = [timer for timer in self._timers if timer[2].alive]
+            heapq.heapify(self._timers)
         heapq.heappush(self._timers, (now + min(due, timeout), next(self._order), waiter, wakes))
 
     def drop(self, peer: bytes) -> None:

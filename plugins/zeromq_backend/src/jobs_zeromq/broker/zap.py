@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import zmq
 
@@ -11,6 +12,9 @@ from ..keys import AllowList
 logger = logging.getLogger("jobs.broker")
 
 DOMAIN = b"jobs"
+SAY_EVERY = 5.0
+"""Seconds between log lines about refused clients."""
+
 _ENDPOINT = "inproc://zeromq.zap.01"
 
 
@@ -23,6 +27,7 @@ class Doorkeeper:
         self.socket.bind(_ENDPOINT)
         self._allowed = allowed
         self.refused = 0
+        self._said = 0.0
 
     def close(self) -> None:
         self.socket.close()
@@ -43,6 +48,13 @@ class Doorkeeper:
             name = self._allowed.name(zmq.utils.z85.encode(frames[6]))
         if name is None:
             self.refused += 1
-            logger.warning("a client at %s was not let in: its key is not on the list", address.decode(errors="replace"))
+            self._say(address.decode(errors="replace"))
             return [version, request, b"400", b"not on the list", b"", b""]
         return [version, request, b"200", b"", name.encode(), b""]
+
+    def _say(self, address: str) -> None:
+        """Log a refusal, once in a while: strangers must not fill the log."""
+        now = time.monotonic()
+        if now - self._said >= SAY_EVERY:
+            self._said = now
+            logger.warning("a client at %s was not let in: its key is not on the list (%d so far)", address, self.refused)
