@@ -238,9 +238,11 @@ class Server:
         if not asked:
             return
         neglected: list[str] = []
+        last: dict[bytes, Asked] = {}
         for one in asked:
             if one.verb is not p.RETAIN:
                 neglected += self._waiting.heard_of(one.sender, reserves=one.verb is p.RESERVE)
+                last[one.sender] = one
         for one in asked:
             if one.verb is p.HELLO or one.verb is p.RETAIN:
                 self._note(one)
@@ -250,7 +252,7 @@ class Server:
         for answer in self._desk.serve(work):
             self._reply(answer)
         for one in asked:
-            self._serve_later(one)
+            self._serve_later(one, is_last=last.get(one.sender) is one)
         if any(one.verb is p.HOUSEKEEP for one in work):
             self._give_back_space()
         self._desk.news.update(self._with_work(neglected))
@@ -264,11 +266,11 @@ class Server:
         welcome = p.Welcome(epoch=self.epoch, pid=os.getpid())
         self._reply(Answered(one, p.OK, p.HELLO.encode(welcome)))
 
-    def _serve_later(self, one: Asked) -> None:
-        """Requests that are answered when something happens."""
+    def _serve_later(self, one: Asked, *, is_last: bool) -> None:
+        """Requests that are answered when something happens; a wait that another request has followed is over."""
         if one.verb is p.STATUS:
             self._reply(Answered(one, p.OK, p.STATUS.encode(self._status())))
-        elif one.verb is p.WAIT and one.request.topics:
+        elif one.verb is p.WAIT and one.request.topics and is_last:
             try:
                 with self._store.reading() as db:
                     ready, due = views.look(db, one.request.topics, self._store.now())
