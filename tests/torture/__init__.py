@@ -6,5 +6,5 @@ runs the same rows with a few hundred. A backend adds a module beside redis.py w
 
 from __future__ import annotations
 
-BACKENDS = ["redis"]
+BACKENDS = ["redis", "zeromq"]
 """Modules of this package, each with `ROWS: dict[str, Row]`."""

@@ -6,7 +6,6 @@ The whole contract with a broker by SIGKILL, separate and embedded, is broker_co
 import pytest
 
 from jobs_core.testing import BackendContract
-from jobs_core.testing.contract.pushing import Pushing
 from jobs_core.testing.contract.rig import ManualClock, Rig
 from jobs_core.testing.contract.settling import Settling
 
@@ -39,7 +38,7 @@ class TestOnAClockThatIsMoved(BackendContract):
         rig.close()
 
 
-class TestBrokerThatIsKilled(Pushing, Settling):
+class TestBrokerThatIsKilled(Settling):
     """A broker of its own, over TCP, and SIGKILL between commit and confirm. Nobody but the broker's log can tell."""
 
     @pytest.fixture

@@ -22,7 +22,7 @@ from jobs_zeromq.backend import ZeromqBackend
 from .raw import Raw
 
 CODES = {"unavailable", "full", "owner_lost", "refused", "malformed", "hello"}
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=20),

@@ -1,0 +1,186 @@
+"""The rows for the ZeroMQ broker: what may happen to it, the way to it, its workers and its disk."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from jobs_core.testing.services.broker import BrokerService
+
+from ..support.project import until
+from ..support.proxy import Proxy
+from .stage import LEASE, Row, Stage
+
+
+class BrokerStage(Stage):
+    """A broker of its own, reached through a proxy."""
+
+    broker: BrokerService
+    proxy: Proxy
+
+
+Trouble = Callable[[BrokerStage], None]
+
+
+@contextlib.contextmanager
+def _broker(
+    directory: Path, trouble: Trouble, failpoints: str = "", toml: str = ""
+) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    """With `failpoints`, each broker dies of them, and is started again."""
+    broker = BrokerService(directory / "broker", toml=toml)
+    broker.revive(ever_after=failpoints) if failpoints else broker.start()
+    try:
+        with Proxy(broker.port) as proxy:
+            stage = BrokerStage(directory / "project", f"zmq+tcp://127.0.0.1:{proxy.port}")
+            stage.broker, stage.proxy = broker, proxy
+            with stage:
+                yield stage, trouble  # type: ignore[misc]  # the trouble is for this very kind of stage
+    finally:
+        broker.stop()
+
+
+def _row(act: Trouble, *, times: int = 1) -> Row:
+    """A row whose trouble is an act, done so many times while jobs come."""
+    return lambda directory, count: _broker(directory, in_turn(*[act] * times))
+
+
+def in_turn(*acts: Trouble) -> Trouble:
+    """Trouble of several acts, spread over the run."""
+
+    def trouble(stage: BrokerStage) -> None:
+        for n, act in enumerate(acts, 1):
+            stage.under_load(n / (len(acts) + 1))
+            act(stage)
+            stage.progress()
+
+    return trouble
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def kill_worker(stage: BrokerStage) -> None:
+    victim = stage.workers[0]
+    victim.kill()
+    stage.replace(victim)
+
+
+def freeze_worker(stage: BrokerStage) -> None:
+    """For longer than its lease: its jobs go to the other, and it may settle nothing."""
+    victim = stage.workers[0]
+    victim.signal(signal.SIGSTOP)
+    time.sleep(2 * LEASE)  # the silence itself
+    victim.signal(signal.SIGCONT)
+
+
+# -- the broker ------------------------------------------------------------------------------------
+
+
+def kill_broker(stage: BrokerStage) -> None:
+    stage.broker.kill()
+    stage.broker.start()
+
+
+def restart_broker(stage: BrokerStage) -> None:
+    assert stage.broker.stop() == 0
+    stage.broker.start()
+
+
+def long_outage(stage: BrokerStage) -> None:
+    """Ten leases."""
+    stage.broker.kill()
+    time.sleep(10 * LEASE)  # the outage itself
+    stage.broker.start()
+
+
+def stall_broker(stage: BrokerStage) -> None:
+    """Stopped for two leases: it neither answers nor goes away."""
+    stage.broker.signal(signal.SIGSTOP)
+    time.sleep(2 * LEASE)  # the silence itself
+    stage.broker.signal(signal.SIGCONT)
+
+
+def endure_deaths(stage: BrokerStage) -> None:
+    """Wait: the broker dies by itself, between commit and confirm."""
+    before = stage.broker.starts
+    until(lambda: stage.broker.starts >= before + 3 or stage.finished(), 60.0)
+
+
+# -- the way to it ---------------------------------------------------------------------------------
+
+
+def cut(stage: BrokerStage) -> None:
+    stage.proxy.cut()
+
+
+def flap(stage: BrokerStage) -> None:
+    """Twenty cuts in four seconds, or as long as there are jobs."""
+    for _ in range(20):
+        stage.proxy.cut()
+        time.sleep(0.2)  # the pace of the flapping
+        if stage.finished():
+            break
+
+
+def lose_reply(verb: bytes) -> Trouble:
+    """The broker does what it was asked, and nobody is told."""
+
+    def act(stage: BrokerStage) -> None:
+        stage.proxy.drop_reply(b"\x05" + b"jobs1" + b"\x01" + bytes([len(verb)]) + verb)
+        until(lambda: stage.proxy.dropped.is_set() or stage.finished(), 60.0)
+
+    return act
+
+
+def lose_packets(stage: BrokerStage) -> None:
+    """Nothing comes through for longer than two heartbeats, and nobody is told."""
+    stage.proxy.black_hole()
+    time.sleep(3 * LEASE)  # the silence itself
+    stage.proxy.heal()
+
+
+def slow_down(stage: BrokerStage) -> None:
+    """A tenth of a second each way."""
+    stage.proxy.delay(0.1, jitter=0.05)
+    stage.progress(100)
+    stage.proxy.delay(0.0)
+
+
+ROWS: dict[str, Row] = {
+    "workers killed": _row(kill_worker, times=8),
+    "worker frozen for two leases": _row(freeze_worker),
+    "broker killed": _row(kill_broker, times=5),
+    "broker killed between commit and confirm, over and over": lambda directory, count: _broker(
+        directory, in_turn(*[endure_deaths] * 3), "broker.after_commit=kill@300"
+    ),
+    "broker restarted": _row(restart_broker, times=5),
+    "outage of ten leases": _row(long_outage),
+    "broker stalled for two leases": _row(stall_broker),
+    "connections cut": _row(cut, times=10),
+    "connections flapping": _row(flap),
+    "replies to pushes lost": _row(lose_reply(b"push"), times=10),
+    "replies to reserves lost": _row(lose_reply(b"reserve"), times=10),
+    "replies to settlements lost": _row(lose_reply(b"settle"), times=10),
+    "packets lost in silence": _row(lose_packets),
+    "100 ms and more each way": _row(slow_down),
+}
+
+SHORT: tuple[Trouble, ...] = (
+    kill_worker, lose_reply(b"push"), kill_broker, lose_reply(b"reserve"), cut, lose_reply(b"settle"), restart_broker,
+    kill_worker, slow_down, kill_broker,
+)  # fmt: skip
+"""What is over soon: `make test` does it all in one run."""
+
+
+def everything_in_turn(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+    return _broker(directory, in_turn(*SHORT))
+
+
+def broker_only(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+    """Nothing happens to workers: nothing may run twice."""
+    replies = (lose_reply(b"push"), lose_reply(b"reserve"), lose_reply(b"settle"))
+    return _broker(directory, in_turn(kill_broker, *replies, restart_broker, cut, kill_broker))
