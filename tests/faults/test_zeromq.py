@@ -125,6 +125,17 @@ def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, broker
         assert worker.stop() == 0
 
 
+def test_a_wake_up_that_is_slower_than_a_wait_is_not_lost(broker, connect):
+    with Proxy(broker.port) as proxy:
+        worker = connect(f"zmq+tcp://127.0.0.1:{proxy.port}", new_token())
+        connect(broker.url).push([Outgoing(new_id(), "t", b"{}")], new_token())
+        proxy.delay(0.2)
+        assert not worker.wait(["t"], 0.05)
+        worker.heartbeat()
+        assert worker.wait(["t"], 0.05)
+        assert len(worker.reserve(["t"], 1, new_token())) == 1
+
+
 def test_a_client_sees_a_dead_broker_within_two_heartbeats(broker, connect):
     """And then tries for a moment to reach a successor, before it says so."""
     from jobs_zeromq.link import RECONNECT
@@ -194,7 +205,7 @@ def test_a_full_disk_refuses_pushes_by_name_and_settles_what_is_queued(tmp_path,
     broker.start()
     try:
         project.configure(backend=f'backend = "{broker.url}"')
-        project.push_many([("note", (n,), {}) for n in range(50)])
+        project.push_many([("note", (str(n),), {}) for n in range(50)])
         assert broker.stop() == 0
         free = os.statvfs(tmp_path)
         broker.start(JOBS_BROKER__MIN_FREE=f"{free.f_blocks * free.f_frsize // 10**9 + 1}GB")

@@ -208,7 +208,8 @@ class Courier:
             self._beat(now)
         if self._keeps_house and now >= self._next_housekeep:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
-            self._next_housekeep = now if kept.more else now + min(3.0, self._lease / 10)
+            # From its end: where a round trip is slow, there has to be time left to wait for work.
+            self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
         self._start_waiting()
         if self._wants_jobs(now):
             self._reserve(now)

@@ -58,6 +58,7 @@ class Link:
         """How often the last request was sent."""
         self._tags = 0
         self._waiting = False  # the broker may think that we wait
+        self._woken = False  # it woke us, and our wait had ended: on a slow line each wait may
         self._bell, self._rope = os.pipe()
         for descriptor in (self._bell, self._rope):
             os.set_blocking(descriptor, False)
@@ -73,7 +74,7 @@ class Link:
         """Close the socket; the next call makes another."""
         socket, monitor = self._socket, self._monitor
         self._socket = self._monitor = None
-        self._waiting = False
+        self._waiting = self._woken = False
         if socket is None:
             return
         if self._pid != os.getpid():
@@ -164,10 +165,12 @@ class Link:
             raise _Gone from None
 
     def _answer(self, tag: bytes, timeout: float) -> tuple[bytes, bytes]:
-        """The answer to a tag; what else comes is an answer that nobody waits for any more."""
+        """The answer to a tag; what else comes is an answer that nobody waits for any more, or a late wake-up."""
         deadline = time.monotonic() + timeout
         while True:
-            for answer in self._received():
+            answers = self._received()
+            self._woken = self._woken or any(answer[1] == WAKE for answer in answers)
+            for answer in answers:
                 if answer[2] == tag:
                     return answer[1], answer[3]
             left = deadline - time.monotonic()
@@ -218,6 +221,9 @@ class Link:
                 self.doze(random.uniform(0.0, 0.02), keep_bell=True)
 
     def _wait(self, topics: Sequence[str], deadline: float) -> bool:
+        if self._woken:
+            self._woken = False
+            return True
         self._tags += 1
         tag = b"%x" % self._tags
         self._send(
@@ -226,11 +232,12 @@ class Link:
         self._waiting = True
         while True:
             for answer in self._received():
+                if answer[1] == WAKE:
+                    self._waiting = answer[2] != tag
+                    return True
                 if answer[2] != tag:
                     continue
                 self._waiting = False
-                if answer[1] == WAKE:
-                    return True
                 refusal: Refusal = decode_refusal(answer[3])
                 if refusal.code == "hello":
                     raise _Gone
