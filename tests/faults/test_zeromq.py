@@ -1,6 +1,6 @@
 """What may happen to a ZeroMQ broker, the way to it, its disk and its workers, while jobs run through it.
 
-The same rows with 100,000 jobs each are `make torture`; the contract with brokers that are killed is `make broker`.
+The same rows with 100,000 jobs each are `make torture`; the contract with brokers that are killed is `make contract-zeromq`.
 """
 
 from __future__ import annotations

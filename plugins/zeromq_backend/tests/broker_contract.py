@@ -1,4 +1,4 @@
-"""The whole contract again with brokers as processes of their own: `make broker`."""
+"""The whole contract again with brokers as processes of their own: `make contract-zeromq`."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """The ZeroMQ backend keeps the contract, also when its broker dies between commit and confirm.
 
-The whole contract with a broker by SIGKILL, separate and embedded, is broker_contract.py: `make broker`.
+The whole contract with a broker by SIGKILL, separate and embedded, is broker_contract.py: `make contract-zeromq`.
 """
 
 import pytest

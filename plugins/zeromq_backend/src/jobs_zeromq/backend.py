@@ -94,6 +94,9 @@ class ZeromqBackend(ZeromqOperations):
         failpoint("reserve.after_commit")
         return deliveries
 
+    def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        return self._link.call(p.CLAIM, p.Claim(owner=self._owner, request=request, ids=list(job_ids)))
+
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         if topics:
             return self._link.wait(topics, timeout)

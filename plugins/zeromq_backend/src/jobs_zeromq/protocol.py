@@ -106,6 +106,14 @@ class Reserve(Struct, kw_only=True):
     limit: Annotated[int, Meta(ge=0, le=100_000)]
 
 
+class Claim(Struct, kw_only=True):
+    """These very jobs, whoever holds them."""
+
+    owner: Id
+    request: Request
+    ids: Annotated[list[str], Meta(max_length=100_000)]
+
+
 class Settle(Struct, kw_only=True):
     """More settlements may follow, a list a frame."""
 
@@ -249,6 +257,7 @@ CLOSE: Verb[Owner, None] = Verb("close", Owner, None)
 PUSH: Verb[Push, dict[str, str]] = Verb("push", Push, dict[str, str], durable=True)
 PUT: Verb[Put, Stored] = Verb("put", Put, Stored, durable=True)
 RESERVE: Verb[Reserve, list[Delivery]] = Verb("reserve", Reserve, list[Delivery])
+CLAIM: Verb[Claim, list[Delivery]] = Verb("claim", Claim, list[Delivery])
 WAIT: Verb[Wait, None] = Verb("wait", Wait, None, writes=False)
 SETTLE: Verb[Settle, list[Answer]] = Verb("settle", Settle, list[Answer])
 HEARTBEAT_OF: Verb[Owner, Heartbeat] = Verb("heartbeat", Owner, Heartbeat)

@@ -145,6 +145,9 @@ class Desk:
         self.figures.reserved += len(deliveries)
         return deliveries
 
+    def claim(self, tx: Transaction, one: Asked) -> Any:
+        return requests.claim(tx, one.request.owner, one.request.ids, one.request.request)
+
     def settle(self, tx: Transaction, one: Asked) -> Any:
         return requests.settle(tx, one.request.owner, one.request.settlements, one.request.request)
 
