@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults torture contract-rabbitmq contract-zeromq bench bench-peers docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults chaos torture contract-rabbitmq contract-zeromq bench bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ unit: $(VENV)/ready
 
 contract: $(VENV)/ready
 	$(PYTEST) tests/contract -q
+
+chaos: $(VENV)/ready ## random kills of everybody for a minute under 20,000 jobs
+	JOBS_CHAOS_JOBS=20000 JOBS_CHAOS_SECONDS=60 $(PYTEST) tests/supervisor/test_chaos.py -q -s
 
 faults: $(VENV)/ready ## the fault tests alone, one a promise
 	$(PYTEST) tests/faults -q

@@ -12,11 +12,11 @@ from pathlib import Path
 from jobs_core import __version__
 from jobs_core.cli import output
 
-from . import one_worker, zeromq
+from . import one_worker, supervisor, zeromq
 from .support import median
 
-SCENARIOS = {**one_worker.SCENARIOS, **zeromq.SCENARIOS}
-GOALS = {**one_worker.GOALS, **zeromq.GOALS}
+SCENARIOS = {**one_worker.SCENARIOS, **supervisor.SCENARIOS, **zeromq.SCENARIOS}
+GOALS = {**one_worker.GOALS, **supervisor.GOALS, **zeromq.GOALS}
 RESULTS = Path(__file__).parent / "results"
 
 

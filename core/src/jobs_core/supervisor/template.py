@@ -17,10 +17,11 @@ from typing import NoReturn
 
 import msgspec
 
+from .. import schedule
 from ..config import Config
 from ..errors import JobsError
 from ..plugins import Plugins, guarded
-from . import born, housekeeper, kernel, workerside
+from . import alerts, born, housekeeper, kernel, workerside
 from .born import Ends
 from .channel import Channel
 from .workerside import Made, WorkerSpec
@@ -78,6 +79,8 @@ class Template:
         if preload:
             self._made = workerside.load(self._config)
             plugins = self._made.app.plugins
+            schedule.entries(self._made.app)  # what is wrong with it is told before anything starts
+            alerts.channels(self._config, plugins)
             self._made.app.close()  # no connection crosses a fork
         found = kernel.threads()
         python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
