@@ -159,7 +159,7 @@ def memory() -> dict[str, float]:
 def smaps(pid: int, *names: str) -> float:
     """Megabytes of a process, as /proc says."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.M) if name in names) / 1000
+    return sum(int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE) if name in names) / 1000
 
 
 def many_workers() -> dict[str, float]:
@@ -170,7 +170,8 @@ def many_workers() -> dict[str, float]:
         before, begin = cpu(run.process.pid), time.monotonic()
         time.sleep(10.0)
         idle = (cpu(run.process.pid) - before) / (time.monotonic() - begin) * 100
-        return {"200 workers: start, s": served, "200 workers: idle supervisor, % CPU": idle, "200 workers: stop, s": run.stop()}
+        stopped = run.stop()
+    return {"200 workers: start, s": served, "200 workers: idle supervisor, % CPU": idle, "200 workers: stop, s": stopped}
 
 
 def cpu(pid: int) -> float:
