@@ -3,6 +3,7 @@ die with."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -59,6 +60,7 @@ def title(role: str) -> None:
 def leave(code: int) -> None:
     """End a child without running what its parent would have run at its end."""
     try:
+        logging.shutdown()  # lines that were begun
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

@@ -19,7 +19,7 @@ from ..loaders.base import Bootstrapper, add_to_path
 from ..scoreboard.layout import MODES, Phase
 from ..scoreboard.state import STACKS, WORKERS
 from ..scoreboard.writer import FileScoreboard
-from ..worker import stacks
+from ..worker import output, stacks
 from ..worker.main import Worker, prepare
 from . import born
 from .born import Ends
@@ -57,6 +57,7 @@ def load(config: Config) -> Made:
     app.new_backend()
     for pool in config.pools.values():
         importlib.import_module(EXECUTORS[pool.mode])
+    output.take_over()  # the application may have set up logging of its own
     return made
 
 

@@ -67,7 +67,7 @@ class PipeHandler(logs.OwnHandler):
         """Write what was begun, printed lines too; at the end of the process."""
         for key in partial.copy():
             _end_line(key)
-        self._send(b"")
+        self._send(b"", time.monotonic() + COURIER_PATIENCE)
 
     def _clip(self, line: bytes) -> bytes:
         if len(line) <= LONGEST_RECORD:
@@ -79,9 +79,8 @@ class PipeHandler(logs.OwnHandler):
             return line if len(line) <= LONGEST_RECORD else logs.line_of("a record longer than 256 KiB was left out", "json")
         return logs.encoded(_middle_out(line.decode().rstrip("\n"), LONGEST_RECORD // 4, "\n    | "))
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, deadline: float | None = None) -> None:
         """Write a record; wait while the pipe is full, outside the lock and where a job can be interrupted."""
-        deadline = None
         while True:
             data, finished = self._put(data)
             if finished:
@@ -166,8 +165,9 @@ def take_over() -> None:
     Handlers that the application wants elsewhere, in files or on the network, stay. Those that write to standard output
     or error go, on loggers whose records reach the root too: their lines would come a second time, as prints.
     """
+    if _handler is None:
+        return
     root = logging.getLogger()
-    assert _handler
     loggers = [logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     for logger in (root, *loggers):
         if _reaches_root(logger):
