@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
+from .. import schedule
 from ..app import App
 from ..config import Config
 from ..loaders.base import Bootstrapper, add_to_path
@@ -21,7 +22,7 @@ from ..scoreboard.state import STACKS, WORKERS
 from ..scoreboard.writer import FileScoreboard
 from ..worker import output, stacks
 from ..worker.main import Worker, prepare
-from . import born
+from . import alerts, born
 from .born import Ends
 from .channel import Channel
 from .exits import WorkerExit
@@ -47,7 +48,8 @@ class Made(Struct, frozen=True):
 
 
 def load(config: Config) -> Made:
-    """Find the plugins and import the application; raises PluginError, LoadError.
+    """Find the plugins and import the application; raises PluginError, LoadError, and ConfigError for a schedule or an
+    alert channel that cannot be: a start or a reload ends with it, not the housekeeper again and again.
 
     Also what every worker would import by itself otherwise: what is loaded before the fork is shared, and loaded once.
     """
@@ -55,6 +57,8 @@ def load(config: Config) -> Made:
     app = App(config)
     made = Made(app, prepare(app))
     app.new_backend()
+    schedule.entries(app)
+    alerts.channels(config, app.plugins)
     for pool in config.pools.values():
         importlib.import_module(EXECUTORS[pool.mode])
     output.take_over()  # the application may have set up logging of its own
