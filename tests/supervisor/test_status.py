@@ -183,13 +183,13 @@ def test_a_silent_worker_is_told_with_how_to_look_into_it(project, board):
 def test_crashes_are_told_newest_first_with_what_ran(project, board):
     now = time.time()
     board.supervisor.crashes = [
-        Crash(now - 3000, "h-1", 11, "default", "was killed by SIGKILL", "SIGKILL", None, 0, []),
-        Crash(now - 200, "h-2", 12, "default", "was killed by SIGSEGV", "SIGSEGV", None, 10**9, ["a 1", "b 2", "c 3"]),
+        Crash(now - 3000, "h-1", 11, "default", "killed by SIGKILL", "SIGKILL", None, 0, []),
+        Crash(now - 200, "h-2", 12, "default", "killed by SIGSEGV", "SIGSEGV", None, 10**9, ["a 1", "b 2", "c 3"]),
     ]
     board.write(crashed=17)
     with board.held():
         text = status(project)
-    assert "Crashes (17 in all)\n  3 m ago: worker 12 (default) was killed by SIGSEGV, peak memory 1.0 GB; ran a 1, b 2" in text
+    assert "Crashes (17 in all)\n  3 m ago: worker 12 (default): killed by SIGSEGV, peak memory 1.0 GB; ran a 1, b 2" in text
     assert "b 2 and 1 more\n" in text
     assert text.index("worker 12") < text.index("worker 11")
 

@@ -287,7 +287,7 @@ class Overview:
             ran = f"; ran {', '.join(crash.jobs[:2])}" if crash.jobs else ""
             ran += f" and {len(crash.jobs) - 2} more" if len(crash.jobs) > 2 else ""
             peak = f", peak memory {size(crash.peak_memory)}" if crash.peak_memory else ""
-            lines.append(f"{age(self.now - crash.at)} ago: worker {crash.pid} ({crash.pool}) {crash.reason}{peak}{ran}")
+            lines.append(f"{age(self.now - crash.at)} ago: worker {crash.pid} ({crash.pool}): {crash.reason}{peak}{ran}")
         return lines
 
     def processes(self) -> str:

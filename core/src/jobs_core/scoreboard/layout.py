@@ -32,6 +32,9 @@ ROWS = 64
 ROW_SIZE = 640
 ROW_NAMES = struct.Struct("<96s200s")
 OUTCOMES = ("done", "retry", "dead", "cancelled", "deferred", "stale")
+UNRUN = "(not run)"
+"""Stands for the job in the row of those that ended without a run."""
+
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histograms, seconds; one more bucket is beyond all."""
 ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}Q")

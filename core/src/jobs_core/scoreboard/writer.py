@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import layout
-from .layout import BUCKETS, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, Phase
+from .layout import BUCKETS, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, UNRUN, Phase
 
 if TYPE_CHECKING:
     from ..worker.run import Run
@@ -42,6 +42,9 @@ class Scoreboard:
 
     def note(self, run: Run, outcome: str) -> None:
         """Count a run that ended, and how; shown with the next `publish`."""
+
+    def note_unrun(self, topic: str, outcome: str) -> None:
+        """Count a job that ended without a run: unreadable, expired, or the death of too many workers; shown likewise."""
 
     def publish(self) -> None:
         """Show what was counted."""
@@ -105,12 +108,7 @@ class FileScoreboard(Scoreboard):
         _COUNTERS.pack_into(self._map, layout.COUNTERS, done, failed, in_hand)
 
     def note(self, run: Run, outcome: str) -> None:
-        key = (run.delivery.topic, run.job.name)
-        row = self._rows.get(key)
-        if row is None:
-            row = self._new_row(key)
-        figures = row[1]
-        figures[OUTCOMES.index(outcome)] += 1
+        figures = self._count(run.delivery.topic, run.job.name, outcome)
         if run.started:
             seconds = run.ended - run.started
             figures[_RUN_SUM] += seconds
@@ -120,7 +118,19 @@ class FileScoreboard(Scoreboard):
                 waited = max(0.0, delivery.broker_now - delivery.pushed_at - (run.message.delay or 0.0))
                 figures[_WAIT_SUM] += waited
                 figures[_WAIT_BUCKETS + bisect_left(BUCKETS, waited)] += 1
+
+    def note_unrun(self, topic: str, outcome: str) -> None:
+        self._count(topic, UNRUN, outcome)
+
+    def _count(self, topic: str, job: str, outcome: str) -> list[float]:
+        """One more in the row of a topic and job; the row's figures."""
+        key = (topic, job)
+        row = self._rows.get(key)
+        if row is None:
+            row = self._new_row(key)
+        row[1][OUTCOMES.index(outcome)] += 1
         self._changed.add(key)
+        return row[1]
 
     def _new_row(self, key: tuple[str, str]) -> tuple[int, list[float]]:
         """A row for a topic and job; what is beyond the table shares the last one, without names."""

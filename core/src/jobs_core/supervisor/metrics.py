@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ..scoreboard.layout import BUCKETS, OUTCOMES
+from ..scoreboard.layout import BUCKETS, OUTCOMES, UNRUN
 from ..scoreboard.reader import Figures, total
 from ..scoreboard.state import Board, SupervisorState
 from ..scoreboard.view import SHOWN, shown_state, silence
@@ -82,6 +82,8 @@ def _of_jobs(rows: Iterable[Figures]) -> Iterator[Family]:
     for row in rows:
         labels = (("topic", row.topic or REST), ("job", row.job or REST))
         finished += [("_total", (*labels, ("outcome", name)), row.outcomes.get(name, 0)) for name in OUTCOMES]
+        if row.job == UNRUN:
+            continue
         run += _histogram(labels, row.run_buckets, row.run_seconds)
         wait += _histogram(labels, row.wait_buckets, row.wait_seconds)
     yield Family("jobs_finished", "counter", "Runs that ended, by how they ended.", finished)

@@ -223,6 +223,7 @@ class Courier:
             return
         for run in finished:
             if self._in_hand.get(run.delivery.id) is not run:
+                self._board.note(run, "stale")
                 self._tell_stale(run)
                 continue
             del self._in_hand[run.delivery.id]
@@ -308,6 +309,8 @@ class Courier:
             run = self._intake.accept(delivery)
             if isinstance(run, Settlement):
                 self._unsettled.append((run, None))
+                if run.outcome is not Outcome.DEFER:
+                    self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
                 continue
             if self._quarantine.concerns(run):
                 self._quarantine.add(run)
@@ -315,6 +318,7 @@ class Courier:
                 self._early.append(run)
             else:
                 ready.append(run)
+        self._board.publish()
         self._hand_over(ready, now)
         self._start_waiting()
         self._use_up(len(deliveries))
