@@ -12,11 +12,12 @@ from pathlib import Path
 from jobs_core import __version__
 from jobs_core.cli import output
 
-from . import one_worker, supervisor, zeromq
+from . import one_worker, redis, supervisor, zeromq
 from .support import median
 
-SCENARIOS = {**one_worker.SCENARIOS, **supervisor.SCENARIOS, **zeromq.SCENARIOS}
-GOALS = {**one_worker.GOALS, **supervisor.GOALS, **zeromq.GOALS}
+MODULES = [one_worker, redis, supervisor, zeromq]
+SCENARIOS = {name: scenario for module in MODULES for name, scenario in module.SCENARIOS.items()}
+GOALS = {what: goal for module in MODULES for what, goal in module.GOALS.items()}
 RESULTS = Path(__file__).parent / "results"
 
 

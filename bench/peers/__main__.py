@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)}, table (default: all)")
     parser.add_argument("--only", action="append", default=[], help="peers whose name contains this; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each, interleaved (default 3)")
+    parser.add_argument("--more", action="store_true", help="keep what earlier runs found, and add to it")
     options = parser.parse_args()
     wanted = options.measures or [*MEASURES, "table"]
     for name in wanted:
@@ -30,7 +31,7 @@ def main() -> None:
         ]
         for peer in peers:
             environment(peer)
-        results.begin(name, peers)
+        results.begin(name, peers, forget=not options.more)
         for _ in range(min(options.rounds, ROUNDS.get(name, options.rounds))):
             for peer in peers:
                 try:

@@ -78,10 +78,8 @@ def kill(peer: Peer) -> dict[str, float]:
             made.kill()
             made.start()
         made.until(count + 1, patience, 0.01)
-        begin = made.count()
         time.sleep(1.0)  # what runs twice may come last
         times = Counter(record for record in made.records() if record != "-1")
-        del begin
         return {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
 
 

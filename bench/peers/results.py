@@ -22,11 +22,12 @@ def _save(kept: dict[str, Any]) -> None:
     FILE.write_text(json.dumps(kept, indent=1) + "\n")
 
 
-def begin(measure: str, peers: Sequence[Peer]) -> None:
-    """Forget what an earlier run found for these."""
+def begin(measure: str, peers: Sequence[Peer], *, forget: bool) -> None:
+    """Note the versions, and forget what an earlier run found for these."""
     kept = load()
     for peer in peers:
-        kept.setdefault(measure, {}).pop(peer.name, None)
+        if forget:
+            kept.setdefault(measure, {}).pop(peer.name, None)
         kept.setdefault("versions", {})[peer.packages[0] if peer.packages else "jobs"] = versions(peer)
     _save(kept)
 

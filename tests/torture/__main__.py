@@ -7,34 +7,54 @@ import importlib
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from . import BACKENDS
+from .stage import Row
+
+PATIENCE = 240.0
+"""Longest time that a row waits for its jobs, seconds."""
+
+COUNTS = ["attempted", "acknowledged", "ok", "lost", "duplicated", "recovered", "unexpected"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"of {', '.join(BACKENDS)} (default: all)")
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs a row (default 100,000)")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", action="append", default=[], help="rows whose name contains this; may be repeated")
     options = parser.parse_args()
     failed = []
+    _show("backend, trouble", [*COUNTS, "s to the next", "s in all"])
     for backend in options.backends or BACKENDS:
-        rows = importlib.import_module(f"{__package__}.{backend}").ROWS
+        rows: dict[str, Row] = importlib.import_module(f"{__package__}.{backend}").ROWS
         for name, row in rows.items():
-            if options.only not in name:
+            if options.only and not any(text in name for text in options.only):
                 continue
-            begin = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="jobs-torture-") as directory, row(Path(directory), options.jobs) as set_up:
-                stage, trouble = set_up
-                tally = stage.run(trouble, options.jobs, batch=100, patience=600.0)
-            seconds, again = time.monotonic() - begin, stage.recovered
-            print(f"{backend}, {name}: {tally}  (again after {again:.2f} s, {seconds:.0f} s in all)", flush=True)
-            if tally.lost or tally.unexpected:
-                failed.append(f"{backend}, {name}")
-    for name in failed:
-        print(f"FAILED: {name}")
+            try:
+                counts, again, seconds = endure(row, options.jobs)
+            except AssertionError as error:
+                failed.append(f"{backend}, {name}: {error}")
+                continue
+            _show(f"{backend}, {name}", [*(f"{counts[count]:,}" for count in COUNTS), f"{again:.2f}", f"{seconds:.0f}"])
+            if counts["lost"] or counts["unexpected"] or counts["attempted"] != options.jobs:
+                failed.append(f"{backend}, {name}: {counts}")
+    for line in failed:
+        print(f"FAILED: {line}")
     return 1 if failed else 0
+
+
+def _show(name: str, cells: list[str]) -> None:
+    print(f"{name:<42}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+
+
+def endure(row: Row, count: int) -> tuple[dict[str, int], float, float]:
+    """Run a row; its counts, the seconds from the end of the trouble to the next finished job, and the seconds in all."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="jobs-torture-") as directory, row(Path(directory), count) as (stage, trouble):
+        tally = stage.run(trouble, count, batch=100, patience=PATIENCE)
+        return asdict(tally), stage.recovered, time.monotonic() - begin
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from .errors import (
 from .handle import JobHandle
 from .job import Call, JobFunction
 from .message import Message, Signer, UniqueKey, decode, encode, new_message
-from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, policy, unique_key
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins
 from .producer import Producer
 from .registry import Registry, default_registry
@@ -298,7 +298,7 @@ class App:
         job_id = conflicts.get(message.id) if conflicts else None
         stores = message.store_result
         if stores is None:
-            stores = policy(call.job.options, message.topic, self.config).store_result
+            stores = stores_result(call.job.options, message.topic, self.config)
         return JobHandle(self, job_id or message.id, call.job, message.topic, stores_result=stores, created=job_id is None)
 
     # -- following -------------------------------------------------------------------------------

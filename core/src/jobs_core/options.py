@@ -212,5 +212,12 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
     )
 
 
+def stores_result(options: JobOptions, topic: str, config: Config) -> bool:
+    """That alone, of what `policy` says: asked for every enqueue."""
+    if options.store_result is not UNSET and options.store_result is not None:
+        return bool(options.store_result)
+    return bool(config.topic(topic).store_result)
+
+
 NO_OVERRIDES = JobOptions()
 """What a job function has that nobody called `using` on; compared by identity on the way of every enqueue."""

@@ -1,0 +1,203 @@
+"""Scenarios of jobs-redis: two workers on a server of their own, beside bare loops of the same Lua calls."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jobs_core import App
+from jobs_core.backends.base import State
+from jobs_core.testing.services.redis import RedisServer
+
+from .support import application, percentile, workers
+
+JOBS = 100_000
+ONE_BY_ONE = 4_000
+Rows = dict[str, float]
+
+BARE_DRAIN = """
+import sys
+from jobs_core.backends.base import BackendOptions, Outcome, Settlement
+from jobs_core.ids import new_token
+from jobs_redis.backend import RedisBackend
+from jobs_redis.url import parse
+backend = RedisBackend(parse(sys.argv[1]), BackendOptions())
+backend.open(new_token())
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    deliveries = backend.reserve(["default"], 500, new_token())
+    if not deliveries:
+        break
+    backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+backend.close()
+"""
+
+
+@contextlib.contextmanager
+def redis_application() -> Iterator[tuple[App, RedisServer]]:
+    """An application on a server with its append-only file synced every second."""
+    with (
+        tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory,
+        RedisServer(Path(directory), "--appendfsync", "everysec") as server,
+        application(f"redis://127.0.0.1:{server.port}/0") as app,
+    ):
+        yield app, server
+
+
+def enqueue(count: int) -> float:
+    """Enqueue no-op jobs in bulk; seconds."""
+    from . import jobs_to_run
+
+    begin = time.perf_counter()
+    for _ in range(count // 1000):
+        jobs_to_run.noop.enqueue_many([()] * 1000)
+    return time.perf_counter() - begin
+
+
+def drain() -> Rows:
+    """No-op jobs through two workers, and through two bare loops of the same calls with the same payloads."""
+    with redis_application() as (app, server):
+        pushed = enqueue(JOBS)
+        app.operate(lambda backend: backend.pause("default"))
+        with workers(app, 2):
+            begin = time.perf_counter()
+            app.operate(lambda backend: backend.resume("default"))
+            drained = _until_empty(server) - begin
+        enqueue(JOBS)
+        bare = _bare_loops(server, app.backend_url, 2)
+        return {
+            "redis: bulk push, jobs/s": JOBS / pushed,
+            "redis, 2 workers: no-op jobs/s": JOBS / drained,
+            "redis, 2 bare loops: jobs/s": JOBS / bare,
+            "redis: workers to bare loops, ratio": bare / drained,
+        }
+
+
+def _until_empty(server: RedisServer) -> float:
+    """The moment at which no job is left."""
+    while server.command("EXISTS", "{jobs}:job") != b":0":
+        time.sleep(0.002)
+    return time.perf_counter()
+
+
+def _bare_loops(server: RedisServer, url: str, count: int) -> float:
+    loops = [
+        subprocess.Popen([sys.executable, "-c", BARE_DRAIN, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
+    ]
+    for loop in loops:
+        assert loop.stdout
+        loop.stdout.readline()
+    begin = time.perf_counter()
+    for loop in loops:
+        assert loop.stdin
+        loop.stdin.write("go\n")
+        loop.stdin.flush()
+    seconds = _until_empty(server) - begin
+    for loop in loops:
+        loop.communicate()
+    return seconds
+
+
+def one_by_one() -> Rows:
+    """Enqueues one at a time, beside bare loops of EVALSHA with the same script and the same payload: by the client as one
+    uses it, and on its naked connection."""
+    import redis
+
+    from jobs_redis import scripts
+    from jobs_redis.link import Link, connector
+    from jobs_redis.url import parse
+
+    from . import jobs_to_run
+
+    with redis_application() as (app, _):
+        link, client = Link(connector(parse(app.backend_url)), "bare"), redis.Redis.from_url(app.backend_url)
+        jobs_to_run.noop.enqueue()
+        (waiting,) = app.operate(lambda backend: backend.browse("default", State.READY, 1))
+        digest = scripts.PUSH.digest.decode()
+        record = b"0 7 0 n|default" + waiting.payload
+
+        def bare() -> None:
+            for n in range(ONE_BY_ONE):
+                client.evalsha(digest, 1, "{bare}", "", f"c{n}", 60_000, 0, 1, "", f"cd{n}", "default", record, "")
+
+        def naked() -> None:
+            for n in range(ONE_BY_ONE):
+                link.run(scripts.PUSH, "{bare}", "", f"r{n}", 60_000, 0, 1, "", f"id{n}", "default", record, "")
+
+        def ours() -> None:
+            for _ in range(ONE_BY_ONE):
+                jobs_to_run.noop.enqueue()
+
+        def eight_threads() -> None:
+            threads = [threading.Thread(target=ours) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        rates: dict[str, list[float]] = {name: [] for name in ("naked", "bare", "ours", "threads")}
+        naked()
+        for _ in range(3):
+            rates["naked"].append(ONE_BY_ONE / _seconds(naked))
+            rates["bare"].append(ONE_BY_ONE / _seconds(bare))
+            rates["ours"].append(ONE_BY_ONE / _seconds(ours))
+            rates["threads"].append(8 * ONE_BY_ONE / _seconds(eight_threads))
+        link.disconnect()
+        client.close()
+        naked_rate, bare_rate, rate, shared = (sorted(values)[1] for values in rates.values())
+        return {
+            "redis: enqueue one by one, jobs/s": rate,
+            "redis: bare EVALSHA loop, jobs/s": bare_rate,
+            "redis: EVALSHA loop on a naked connection, jobs/s": naked_rate,
+            "redis: enqueue to bare loop, ratio": rate / bare_rate,
+            "redis: 8 threads on one producer, jobs/s": shared,
+            "redis: 8 threads to one, ratio": shared / rate,
+        }
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def latency() -> Rows:
+    """From enqueue to start, with two idle workers."""
+    from . import jobs_to_run
+
+    with redis_application() as (app, _), workers(app, 2):
+        ledger = app.config.base_dir / "ledger"
+        count = 300
+        for _ in range(count):
+            jobs_to_run.stamp.enqueue(time.time())
+            time.sleep(0.01)
+        while len(delays := ledger.read_text().split()) < count:
+            time.sleep(0.01)
+        milliseconds = [float(delay) * 1e3 for delay in delays]
+    return {
+        "redis: enqueue to start, p50, ms": percentile(milliseconds, 0.50),
+        "redis: enqueue to start, p99, ms": percentile(milliseconds, 0.99),
+    }
+
+
+SCENARIOS: dict[str, Callable[[], Rows]] = {
+    "redis-drain": drain,
+    "redis-enqueue": one_by_one,
+    "redis-latency": latency,
+}
+
+GOALS: dict[str, tuple[str, float]] = {
+    "redis: workers to bare loops, ratio": ("≥", 0.5),
+    "redis: enqueue to bare loop, ratio": ("≥", 0.9),
+    "redis: 8 threads to one, ratio": ("≥", 3.0),
+    "redis: enqueue to start, p50, ms": ("≤", 1.2),
+    "redis: enqueue to start, p99, ms": ("≤", 2.9),
+}
