@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 LONGEST_TEXT = 20_000
-_PLUMBING = (str(Path(__file__).resolve().parent), str(Path(asyncio.__file__).parent), contextlib.__file__)
+_PLUMBING = (str(Path(__file__).resolve().parent), str(Path(contextlib.__file__).with_name("asyncio")), contextlib.__file__)
 _HOST = socket.gethostname()
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import JobInterrupted, JobTimeout
 from ...scoreboard.writer import NOWHERE, Scoreboard
@@ -14,6 +13,9 @@ from ..handover import Handover
 from ..output import end_lines, partial
 from ..run import Run, running
 from ..surroundings import Surroundings
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Executor(abc.ABC):
@@ -61,6 +63,8 @@ class LoopRunner:
 
     def run(self, surroundings: Surroundings, run: Run) -> Any:
         """The value of the run's coroutine; an interruption cancels it first and lets it clean up."""
+        import asyncio  # late: what the supervisor and plain jobs can do without
+
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
         task = self._loop.create_task(surroundings.acall(run))
