@@ -132,6 +132,23 @@ def test_an_address_in_use_is_told_and_the_jobs_run(project):
         project.until_noted("note runs")
 
 
+def test_an_address_that_cannot_be_stops_a_start_and_a_reload(project):
+    project.configure('[http]\nlisten = ":9000"')
+    refused = project.run("start")
+    assert refused.returncode == 2
+    assert 'names no host: write "127.0.0.1:9000"' in refused.stderr
+    watched = Watched(project)
+    watched.until_answers("/readyz", 200)
+    project.configure('[http]\nlisten = ":9000"')
+    refused = project.run("reload")
+    assert refused.returncode == 1
+    assert "names no host" in refused.stderr
+    assert watched.get("/readyz")[0] == 200
+    assert re.search(
+        "^! the last reload was refused, generation 1 goes on: .*names no host", project.run("status").stdout, re.MULTILINE
+    )
+
+
 # -- metrics -------------------------------------------------------------------------------------
 
 

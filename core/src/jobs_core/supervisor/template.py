@@ -21,7 +21,7 @@ from .. import schedule
 from ..config import Config
 from ..errors import JobsError
 from ..plugins import Plugins, guarded
-from . import alerts, born, housekeeper, kernel, workerside
+from . import alerts, born, housekeeper, httpd, kernel, workerside
 from .born import Ends
 from .channel import Channel
 from .workerside import Made, WorkerSpec
@@ -73,6 +73,8 @@ class Template:
 
     def _get_ready(self) -> None:
         """Import; then say whether this process may be forked, and what else the plugins want run."""
+        if self._config.http.listen is not None:
+            httpd.parse(self._config.http.listen)
         pools = self._config.pools.values()
         preload = any(pool.preload for pool in pools)
         plugins = None
