@@ -98,6 +98,11 @@ class Ledger:
         """How many runs have ended; cheaper than `ended` to look at often."""
         return self._runs.read_bytes().count(b"end ") if self._runs.exists() else 0
 
+    def running(self) -> int:
+        """How many runs have begun and not ended: those that a kill ended are among them."""
+        text = self._runs.read_bytes() if self._runs.exists() else b""
+        return text.count(b"start ") - text.count(b"end ")
+
     def missing(self, dead: Collection[str] = ()) -> set[str]:
         """Acknowledged jobs that have not yet run to their end and are no dead letters."""
         acknowledged = {job_id for what, job_id in _records(self._enqueues) if what == "ack"}

@@ -92,6 +92,29 @@ def freeze_worker(stage: RedisStage) -> None:
     victim.signal(signal.SIGCONT)
 
 
+AT_ONCE_IN_A_WORKER = 5000
+
+
+@contextlib.contextmanager
+def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    """Workers with thousands of async jobs under way are killed."""
+    some = min(AT_ONCE_IN_A_WORKER, count // 4)
+    options = ("--mode", "async", "--concurrency", str(AT_ONCE_IN_A_WORKER))
+    with RedisServer(directory / "redis") as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        with Stage(directory / "project", url, options=options, job="awork", seconds=1.0) as stage:
+
+            def kill_both(stage: Stage) -> None:
+                for _ in range(2):
+                    before = stage.ledger.running()  # what kills have ended counts as running for ever
+                    stage.until_running(before + some)
+                    victim = stage.workers[0]
+                    victim.kill()
+                    stage.replace(victim)
+
+            yield stage, kill_both
+
+
 # -- the server ------------------------------------------------------------------------------------
 
 
@@ -271,6 +294,7 @@ def _cluster(shares: Sequence[float]) -> Row:
 
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
+    "workers killed, each with 5,000 jobs": many_at_once_killed,
     "worker frozen for two leases": _row(freeze_worker),
     "server killed": _row(kill_server, *ALWAYS, times=5),
     "server restarted": _row(restart_server, times=3),

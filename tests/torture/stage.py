@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,18 +22,29 @@ SHORTEST = 2.0
 class Stage:
     """One run. Trouble is a function of the stage; it waits for `under_load` and does its worst."""
 
-    def __init__(self, directory: Path, url: str, *, toml: str = "", workers: int = WORKERS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        *,
+        toml: str = "",
+        workers: int = WORKERS,
+        options: Sequence[str] = (),
+        job: str = "work",
+        seconds: float = 0.0,
+    ) -> None:
         self.project = Project(directory, TASKS)
         self.project.configure(f'lease = "{LEASE:g}s"\nenqueue_timeout = "30s"\n{toml}', backend=f'backend = "{url}"')
         self.ledger = Ledger(directory)
-        self._count = workers
+        self._count, self._options = workers, options  # of `jobsctl worker`
+        self._job, self._seconds = job, seconds
         self.workers: list[Process] = []
         self.producer: Producing
         self.recovered = 0.0
         """Seconds from the end of the trouble to the next finished job."""
 
     def __enter__(self) -> Stage:
-        self.workers = [self.project.worker() for _ in range(self._count)]
+        self.workers = [self.project.worker(*self._options) for _ in range(self._count)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,7 +54,8 @@ class Stage:
     def run(self, trouble: Callable[[Stage], None], count: int, *, batch: int = 10, patience: float = 120.0) -> Tally:
         """Enqueue `count` jobs, over two seconds at least, make trouble meanwhile, wait until all is done, and count."""
         pause = SHORTEST / (count / batch)
-        with Producing(self.project.app(), self.ledger, count, batch=batch, pause=pause) as self.producer:
+        kind = {"job": self._job, "seconds": self._seconds}
+        with Producing(self.project.app(), self.ledger, count, batch=batch, pause=pause, **kind) as self.producer:  # type: ignore[arg-type]
             trouble(self)
             before, begin = self.ledger.runs(), time.monotonic()
             if self.ledger.missing() or self.producer.sent < count:
@@ -59,6 +71,10 @@ class Stage:
         """Wait until a share of the jobs has been sent, and some have run."""
         wanted = share * self.producer.count
         until(lambda: self.producer.sent >= wanted and self.ledger.runs() > 0, 120.0)
+
+    def until_running(self, jobs: int) -> None:
+        """Wait until so many jobs run at once, or all have run."""
+        until(lambda: self.ledger.running() >= jobs or self.finished(), 120.0)
 
     def progress(self, jobs: int = 1) -> None:
         """Wait until so many more jobs have run, or none is left to run."""
@@ -83,7 +99,7 @@ class Stage:
     def replace(self, worker: Process) -> None:
         """Start a new worker for one that died."""
         self.workers.remove(worker)
-        self.workers.append(self.project.worker())
+        self.workers.append(self.project.worker(*self._options))
 
 
 Row = Callable[[Path, int], AbstractContextManager["tuple[Stage, Callable[[Stage], None]]"]]
