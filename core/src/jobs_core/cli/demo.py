@@ -22,6 +22,8 @@ from ..app import App, set_current_app
 from ..backends.base import Backend, JobRecord, State
 from ..config_sources import load
 from ..job import Call
+from ..scoreboard.reader import alive
+from ..scoreboard.state import read_board
 from ..units import format_duration
 from . import output
 
@@ -34,10 +36,14 @@ modules = ["jobs_core.demo.shop"]
 
 [pools.default]
 topics = ["mails", "texts", "photos"]
+workers = {workers}
 
 [logs]
+file = "jobs.log"
 format = "json"
 """
+KILL_AT = 0.3
+"""Share of the jobs after which a worker is killed."""
 
 
 @click.command("demo")
@@ -46,7 +52,7 @@ format = "json"
 def demo_command(directory: str | None, workers: int) -> None:
     """Enqueue and run real jobs on files that ship with it: thumbnails, word counts, mails.
 
-    Some fail and are retried, one dies. On SQLite, with real worker processes.
+    Some fail and are retried, one dies; a worker is killed on the way. On SQLite, with a real supervisor.
     """
     raise click.exceptions.Exit(run(workers=workers, directory=directory))
 
@@ -56,22 +62,20 @@ def run(*, workers: int, directory: str | None = None) -> int:
     place = Path(directory or tempfile.mkdtemp(prefix="jobs-demo-")).resolve()
     for name in ("outbox", "thumbnails"):
         (place / name).mkdir(parents=True, exist_ok=True)
-    (place / "jobs.toml").write_text(CONFIG, encoding="utf-8")
+    (place / "jobs.toml").write_text(CONFIG.format(workers=workers), encoding="utf-8")
     app = App(load(place / "jobs.toml", environ={}).config)
     set_current_app(app)
     calls = _calls(place)
     handles = app.enqueue_many(calls)
     click.echo(f"{len(calls)} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
     begin = time.monotonic()
-    processes = [_start_worker(place, number) for number in range(workers)]
+    supervisor = _start(place)
     try:
-        _watch(app, len(handles), processes)
+        _watch(app, len(handles), supervisor)
         seconds = time.monotonic() - begin
     finally:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            process.wait(timeout=30)
+        supervisor.send_signal(signal.SIGTERM)
+        supervisor.wait(timeout=30)
     dead = app.operate(_dead)
     _report(place, len(handles), dead, seconds)
     finished = app.operate(_unfinished) == 0
@@ -99,24 +103,51 @@ def _calls(place: Path) -> list[Call[Any]]:
     return calls
 
 
-def _start_worker(place: Path, number: int) -> subprocess.Popen[bytes]:
+def _start(place: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
-    command = [sys.executable, "-m", "jobs_core", "-c", str(place / "jobs.toml"), "worker"]
-    with (place / f"worker-{number}.log").open("wb") as log:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=place)
+    command = [sys.executable, "-m", "jobs_core", "-c", str(place / "jobs.toml"), "start"]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, cwd=place)
 
 
-def _watch(app: App, total: int, processes: list[subprocess.Popen[bytes]]) -> None:
-    """Show progress until nothing is left to do."""
+def _watch(app: App, total: int, supervisor: subprocess.Popen[bytes]) -> None:
+    """Show progress until nothing is left to do; kill a worker on the way, to see what becomes of it."""
+    killed = False
     with _progress(total) as update:
         while True:
             left = app.operate(_unfinished)
             update(total - left)
             if left == 0:
                 return
-            if all(process.poll() is not None for process in processes):
-                raise click.ClickException("every worker has ended: their logs lie beside jobs.toml")
-            time.sleep(0.05)
+            if not killed and total - left > total * KILL_AT:
+                killed = _kill_busy_worker(app.run_dir)
+            if supervisor.poll() is not None:
+                raise click.ClickException("the supervisor has ended: its log, jobs.log, lies beside jobs.toml")
+            time.sleep(0.01)
+
+
+def _kill_busy_worker(run_dir: Path) -> bool:
+    for view in read_board(run_dir).workers:
+        if view.running and alive(view.header):
+            os.kill(view.header.pid, signal.SIGKILL)
+            return True
+    return False
+
+
+def _report_kill(events: list[dict[str, Any]]) -> None:
+    """What became of the worker that was killed."""
+    died = next((event for event in events if event.get("event") == "WorkerDied"), None)
+    if died is None:
+        return
+    after = [event for event in events if event["time"] >= died["time"]]
+    back = next((event for event in after if event.get("event") == "WorkerStarted"), None)
+    handed = next((event for event in after if event.get("event") == "JobsHandedBack"), None)
+    text = f"Worker {died['pid']} was killed (kill -9)"
+    if back is not None:
+        text += f"; another served {1000 * (back['time'] - died['time']):.0f} ms later"
+    if handed is not None:
+        count = handed["released"]
+        text += f", and the {'job' if count == 1 else f'{count} jobs'} it held went back to be run by the others"
+    click.echo(f"{text}.\n")
 
 
 def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -152,14 +183,10 @@ def _dead(backend: Backend) -> list[JobRecord]:
 
 def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> None:
     """The summary, and where to look next."""
-    failures = [
-        event["job_id"]
-        for log in place.glob("worker-*.log")
-        for event in map(msgspec.json.decode, log.read_bytes().splitlines())
-        if event.get("event") == "JobFailed"
-    ]
-    retried = len(set(failures))
+    events = [msgspec.json.decode(line) for line in (place / "jobs.log").read_bytes().splitlines()]
+    retried = len({event["job_id"] for event in events if event.get("event") == "JobFailed"})
     click.echo()
+    _report_kill(events)
     output.table(
         ["done", "retried", "dead", "time", "jobs/s"],
         [(total - len(dead), retried, len(dead), format_duration(round(seconds, 2)), f"{total / seconds:,.0f}")],
@@ -171,7 +198,7 @@ def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> N
     commands += [
         (f"{config} dead list", "all dead letters"),
         (f"{config} topics", "every topic by state"),
-        (f"ls {place}", "outbox, thumbnails, logs"),
+        (f"ls {place}", "outbox, thumbnails, jobs.log"),
     ]
     for command, what in commands:
         click.echo(f"  {command}\n      {what}")
