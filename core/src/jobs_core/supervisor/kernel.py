@@ -11,8 +11,12 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
+
+_ADOPTION = 1.0
+"""Longest time from the end of a parent to the adoption by the next, seconds."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -34,12 +38,15 @@ def die_with(parent: int) -> None:
 
 
 def adopted_by(parent: int) -> None:
-    """Wait until this process, whose parent ends on purpose, is `parent`'s child; ends it if it falls to anybody else."""
-    first = os.getppid()
-    while (now := os.getppid()) == first != parent:
-        os.sched_yield()
-    if now != parent:
-        os._exit(1)
+    """Wait until this process, whose own parent ends on purpose, is `parent`'s child.
+
+    Ends it if that does not come about: then `parent` is gone, and whoever adopts orphans has got it.
+    """
+    deadline = time.monotonic() + _ADOPTION
+    while os.getppid() != parent:
+        if time.monotonic() > deadline:
+            os._exit(1)
+        time.sleep(0.0002)
 
 
 def close_all_but(keep: Collection[int]) -> None:
