@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
         logs.to_function(config.logs.level, config.logs.format, outlet.write, worker="supervisor")
         return outlet
 
+    if effective.file:
+        os.environ["JOBS_CONFIG"] = str(effective.file.resolve())  # what plugins have run beside the workers reads it too
     supervisor = Supervisor(
         config,
         lambda: config_sources.load(file).config,

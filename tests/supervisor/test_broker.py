@@ -1,0 +1,96 @@
+"""`[broker] embedded = true`: `jobsctl start` is all there is to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.testing.services import free_port
+
+from ..support.project import Project, until
+from ..support.supervised import Supervised, gone
+
+
+@pytest.fixture
+def embedding(project: Project) -> Project:
+    project.configure(
+        'lease = "2s"\nbroker.embedded = true\npools.default.workers = 2',
+        backend=f'backend = "zmq+tcp://127.0.0.1:{free_port()}"',
+    )
+    return project
+
+
+def broker_pid(project: Project) -> int:
+    done = project.run("broker", "status", "--json")
+    assert done.returncode == 0, done.stderr
+    pid: int = json.loads(done.stdout)["pid"]
+    return pid
+
+
+def test_start_starts_the_broker_and_stop_ends_it_last(embedding: Project):
+    supervised = Supervised(embedding)
+    embedding.push("note", "one")
+    embedding.until_noted("note one")
+    pid = broker_pid(embedding)
+    assert pid in supervised.children()
+    ticks = start_ticks(pid)
+    embedding.push("nap", 0.5, "through")
+    until(lambda: any(line.startswith("start through") for line in embedding.ledger()))
+    assert supervised.stop() == 0
+    assert "end through" in embedding.ledger()
+    assert gone(pid, ticks)
+    done = embedding.run("broker", "status")
+    assert done.returncode == 3
+    assert "cannot be reached" in done.stderr
+    supervised = Supervised(embedding)  # what ran was settled: it does not run again
+    embedding.push("note", "two")
+    embedding.until_noted("note two")
+    assert supervised.stop() == 0
+    assert sum(line.startswith("start through") for line in embedding.ledger()) == 1
+
+
+def test_a_killed_broker_is_back_and_nothing_is_lost_or_runs_twice(embedding: Project):
+    supervised = Supervised(embedding)
+    for number in range(3):
+        calls = [("nap", (0.02, f"{number}.{n}"), {}) for n in range(50)]
+        embedding.push_many(calls)
+        until(lambda: any(line.startswith(f"start {number}.5 ") for line in embedding.ledger()))
+        before = broker_pid(embedding)
+        os.kill(before, signal.SIGKILL)
+        embedding.until_noted(*[f"end {number}.{n}" for n in range(50)])
+        assert broker_pid(embedding) != before
+    starts = [line.split()[1] for line in embedding.ledger() if line.startswith("start")]
+    assert len(starts) == len(set(starts)) == 150
+    assert supervised.stop() == 0
+
+
+def test_a_broker_killed_between_commit_and_confirm_is_nobody_s_business(embedding: Project):
+    """Each broker dies of its own 40th commit; the supervisor starts the next."""
+    supervised = Supervised(embedding, JOBS_FAILPOINT="broker.after_commit=kill@40")
+    for number in range(30):
+        embedding.push_many([("note", (f"{number}.{n}",), {}) for n in range(10)])
+    embedding.until_noted(*[f"note {number}.{n}" for number in range(30) for n in range(10)])
+    embedding.until_empty()
+    assert len(embedding.ledger()) == len(set(embedding.ledger())) == 300
+    assert "broker" in supervised.process.output  # that it died was said
+    supervised.process.kill()
+
+
+def test_the_broker_ends_with_a_supervisor_that_is_killed(embedding: Project):
+    supervised = Supervised(embedding)
+    pid = broker_pid(embedding)
+    ticks = start_ticks(pid)
+    supervised.process.signal(signal.SIGKILL)
+    until(lambda: gone(pid, ticks), 5.0)
+
+
+def test_the_broker_reads_the_configuration_that_the_supervisor_was_given(embedding: Project):
+    (embedding.root / "jobs.toml").rename(embedding.root / "other.toml")
+    process = embedding.start("-c", "other.toml", "start")
+    process.until_said(" ready: ")
+    assert embedding.run("-c", "other.toml", "broker", "status").returncode == 0
+    assert process.stop() == 0
