@@ -12,6 +12,9 @@ from pathlib import Path
 
 from . import PATIENCE, free_port
 
+PROGRAM = "import sys; from jobs_zeromq.broker.__main__ import main; sys.exit(sys.stdin.readline() and main())"
+"""`python -m jobs_zeromq.broker`, which imports, and waits for a line before it begins."""
+
 
 class BrokerService:
     """A broker to start, kill and start again at the same place; with `revive`, it is started again whenever it dies."""
@@ -23,48 +26,46 @@ class BrokerService:
         self.url = backend or f"zmq+tcp://127.0.0.1:{self.port}"
         (directory / "jobs.toml").write_text(f'backend = "{self.url}"\n{toml}\n')
         self.starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Broker | None = None
         self._reviver: threading.Thread | None = None
         self._closing = False
         self._turn = threading.Lock()
 
     def start(self, **environment: str) -> None:
         """Start it, and come back when it serves; fails with its log if it ends instead."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
-        ready, told = os.pipe()
-        with (self.directory / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "jobs_zeromq.broker"],
-                cwd=self.directory,
-                env={**kept, **environment, "JOBS_READY_FD": str(told)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=[told],
-            )
-        os.close(told)
+        self._begin(_Broker(self.directory, environment))
+
+    def _begin(self, broker: _Broker) -> None:
+        self._process = broker
         self.starts += 1
-        with os.fdopen(ready, "rb") as reader:
-            if reader.read(1) != b"\n" and not environment.get("JOBS_FAILPOINT"):
-                raise AssertionError(f"the broker did not start:\n{self.log}")
+        if not broker.begin():
+            broker.process.wait(PATIENCE)
+            raise AssertionError(f"the broker did not start:\n{self.log}")
 
     def revive(self, failpoints: Sequence[str] = (), *, ever_after: str = "") -> None:
-        """Start it, and again whenever it dies, until `stop`: each time with the next fail points, then `ever_after`."""
+        """Start it, and again whenever it dies, until `stop`: each time with the next fail points, then `ever_after`.
 
-        def next_start() -> None:
-            points = failpoints[self.starts] if self.starts < len(failpoints) else ever_after
-            self.start(**({"JOBS_FAILPOINT": points} if points else {}))
+        Its successor waits, ready to begin: on a busy machine Python starts slower than a client gives up.
+        """
 
-        def look_after() -> None:
+        def successor(number: int) -> _Broker:
+            points = failpoints[number] if number < len(failpoints) else ever_after
+            return _Broker(self.directory, {"JOBS_FAILPOINT": points} if points else {})
+
+        self._begin(successor(0))
+        spare = successor(1)
+
+        def look_after(spare: _Broker) -> None:
             while True:
                 self.wait(None)
                 with self._turn:
                     if self._closing:
+                        spare.discard()
                         return
-                    next_start()
+                    self._begin(spare)
+                spare = successor(self.starts)
 
-        next_start()
-        self._reviver = threading.Thread(target=look_after, daemon=True)
+        self._reviver = threading.Thread(target=look_after, args=(spare,), daemon=True)
         self._reviver.start()
 
     @property
@@ -74,11 +75,11 @@ class BrokerService:
     @property
     def pid(self) -> int:
         assert self._process is not None
-        return self._process.pid
+        return self._process.process.pid
 
     def signal(self, number: int) -> None:
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL, and wait for its end."""
@@ -88,7 +89,7 @@ class BrokerService:
     def wait(self, timeout: float | None = PATIENCE) -> int:
         """Its exit code."""
         assert self._process is not None
-        return self._process.wait(timeout)
+        return self._process.process.wait(timeout)
 
     def stop(self) -> int:
         """Ask it to stop, kill it if it will not; its exit code."""
@@ -105,3 +106,38 @@ class BrokerService:
         if self._reviver is not None:
             self._reviver.join(PATIENCE)
         return code
+
+
+class _Broker:
+    """One process, which begins to serve when it is told to."""
+
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+        self._may_die = "JOBS_FAILPOINT" in environment
+        self._ready, told = os.pipe()
+        with (directory / "broker.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM],
+                cwd=directory,
+                env={**kept, **environment, "JOBS_READY_FD": str(told)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[told],
+            )
+        os.close(told)
+
+    def begin(self) -> bool:
+        """Have it serve; False if it ends instead and no fail point asked it to."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.close()
+        with os.fdopen(self._ready, "rb") as ready:
+            return ready.read(1) == b"\n" or self._may_die
+
+    def discard(self) -> None:
+        """End it before it has begun."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        os.close(self._ready)
+        self.process.wait()
