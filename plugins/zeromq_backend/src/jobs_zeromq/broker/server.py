@@ -255,7 +255,7 @@ class Server:
             self._serve_later(one, is_last=last.get(one.sender) is one)
         if any(one.verb is p.HOUSEKEEP for one in work):
             self._give_back_space()
-        self._desk.news.update(self._with_work(neglected))
+        self._desk.news.update(neglected)
         self._tell_news()
 
     def _note(self, one: Asked) -> None:
@@ -300,7 +300,7 @@ class Server:
     def _tell_news(self) -> None:
         """Wake who waits for topics with work, and answer who waits for jobs that have ended."""
         news, self._desk.news = self._desk.news, set()
-        for topic in self._waiting.waited_for(news):
+        for topic in self._with_work(self._waiting.waited_for(news)):
             self._waiting.wake(topic)
         touched, self._desk.touched = self._desk.touched, set()
         if self._results:
@@ -324,26 +324,26 @@ class Server:
     def _pass_time(self) -> None:
         """What falls due by the clock."""
         now = time.monotonic()
-        self._desk.news.update(self._with_work(self._waiting.pass_time()))
+        self._desk.news.update(self._waiting.pass_time())
         for one in self._results.overdue():
             self._reply(Answered(one, p.OK, p.RESULT.encode(None)))
         if now >= self._next_round:
             self._next_round = now + ROUND
-            self._desk.news.update(self._with_work({topic for waiter in self._waiting for topic in waiter.topics}))
+            self._desk.news.update(topic for waiter in self._waiting for topic in waiter.topics)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP
             self._sweep()
         if self._desk.news or self._results:
             self._tell_news()
 
-    def _with_work(self, topics: Sequence[str] | set[str]) -> list[str]:
-        """Those topics that have ready jobs, or due ones, now."""
+    def _with_work(self, topics: Sequence[str]) -> list[str]:
+        """Those topics that have ready jobs, or due ones, now: who took the last one says that there may be more."""
         if not topics:
             return []
         try:
             with self._store.reading() as db:
                 now = self._store.now()
-                looks = {topic: views.look(db, [topic], now) for topic in self._waiting.waited_for(set(topics))}
+                looks = {topic: views.look(db, [topic], now) for topic in topics}
         except BackendError as error:
             logger.warning("%s", error)
             return []

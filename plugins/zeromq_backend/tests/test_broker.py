@@ -1,0 +1,203 @@
+"""The broker by itself: one commit for many, credit, its life as somebody's child."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import pytest
+
+from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.ids import new_id, new_token
+from jobs_zeromq import protocol as p
+from jobs_zeromq.backend import ZeromqBackend
+from jobs_zeromq.broker import desk as desk_module
+from jobs_zeromq.broker.desk import Desk
+from jobs_zeromq.broker.peers import Peers
+from jobs_zeromq.broker.reading import read
+from jobs_zeromq.broker.results import Results
+from jobs_zeromq.broker.store import Store
+from jobs_zeromq.broker.waiting import Waiting
+
+
+@pytest.fixture
+def desk(tmp_path):
+    store = Store("sqlite:///broker.db", BackendOptions(base_dir=tmp_path), min_free=0)
+    store.open()
+    yield Desk(store)
+    store.close()
+
+
+def asked(verb, **body):
+    peer = Peers(time.time).stranger
+    return read(peer, b"somebody", b"tag", verb, [msgspec.msgpack.encode(body)])
+
+
+def push(job_id, request=None):
+    return asked(p.PUSH, request=request or new_token(), messages=[{"id": job_id, "topic": "t", "payload": b"x"}])
+
+
+def kinds(answers):
+    return [answer.kind for answer in answers]
+
+
+# -- group commit ----------------------------------------------------------------------------------
+
+
+def test_what_comes_together_is_one_commit_and_confirmed_after_it(desk, monkeypatch):
+    at_commit = []
+    monkeypatch.setattr(desk_module, "failpoint", lambda name: at_commit.append((name, desk._store.is_there())))
+    answers = desk.serve([push(f"job-{n}") for n in range(200)])
+    assert kinds(answers) == [p.OK] * 200
+    assert desk.figures.commits == 1
+    assert [name for name, _ in at_commit[:2]] == ["broker.before_commit", "broker.after_commit"]
+
+
+def test_a_request_that_is_refused_takes_nobody_with_it(desk):
+    lost = asked(p.RESERVE, owner="nobody", request="r", topics=["t"], limit=1)
+    answers = desk.serve([push("a"), lost, push("b")])
+    assert kinds(answers) == [p.OK, p.ERROR, p.OK]
+    assert p.decode_refusal(answers[1].body).code == "owner_lost"
+    assert desk.figures.commits == 1
+
+
+def test_a_request_that_fails_is_rolled_back_alone_and_the_others_are_done(desk, monkeypatch):
+    add = desk_module.requests.push
+
+    def fails(tx, messages, request):
+        conflicts = add(tx, messages, request)
+        if messages[0].id == "bad":
+            raise RuntimeError("no")
+        return conflicts
+
+    monkeypatch.setattr(desk_module.requests, "push", fails)
+    answers = desk.serve([push("a"), push("b"), push("bad"), push("c")])
+    assert kinds(answers) == [p.OK, p.OK, p.ERROR, p.OK]
+    assert desk.figures.pushed == 3
+    (counts,) = desk.serve([asked(p.COUNTS, topics=["t"])])
+    assert p.COUNTS.decode_answer(counts.body)["t"].ready == 3
+
+
+def test_a_request_that_comes_twice_in_one_group_is_done_once(desk):
+    first, again = desk.serve([push("a", "r"), push("b", "r")])
+    assert (first.kind, again.kind) == (p.OK, p.OK)
+    (counts,) = desk.serve([asked(p.COUNTS, topics=["t"])])
+    assert p.COUNTS.decode_answer(counts.body)["t"].ready == 1
+
+
+# -- credit ----------------------------------------------------------------------------------------
+
+
+def test_no_more_is_handed_out_than_was_asked_for_nor_than_goes_through_in_time(start_in_process):
+    backend = ZeromqBackend(start_in_process().url, BackendOptions())
+    backend.open("worker")
+    try:
+        large = [Outgoing(f"large-{n}", "t", bytes(3 * 2**20)) for n in range(4)]
+        backend.push([*large, Outgoing("giant", "t", bytes(p.MAX_FRAME - 1000)), Outgoing("small", "t", b"x")], new_token())
+        assert len(backend.reserve(["t"], 1, "one")) == 1
+        assert [one.id for one in backend.reserve(["t"], 100, "two")] == ["large-1", "large-2"]
+        assert [one.id for one in backend.reserve(["t"], 100, "two")] == ["large-1", "large-2"]  # the same again
+        assert [one.id for one in backend.reserve(["t"], 100, "three")] == ["large-3"]
+        assert [one.id for one in backend.reserve(["t"], 100, "four")] == ["giant", "small"]
+        assert backend.counts(["t"])["t"].reserved == 6
+    finally:
+        backend.close()
+
+
+def test_only_one_of_those_who_wait_is_woken_for_one_job(start_in_process):
+    broker = start_in_process()
+    waiting = [ZeromqBackend(broker.url, BackendOptions()) for _ in range(2)]
+    producer = ZeromqBackend(broker.url, BackendOptions())
+    producer.open(None)
+    for backend in waiting:
+        backend.open(new_token())
+    try:
+        woken = []
+        threads = [threading.Thread(target=lambda one=one: woken.append((one, one.wait(["t"], 20.0)))) for one in waiting]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while producer.status().waiting < number:
+                time.sleep(0.001)  # until the broker knows
+        producer.push([Outgoing(new_id(), "t", b"x")], new_token())
+        while not woken:
+            time.sleep(0.001)
+        first, found = woken[0]
+        assert found
+        assert len(first.reserve(["t"], 1, new_token())) == 1  # and so the other need not come
+        assert producer.status().waiting == 1
+        waiting[1 - waiting.index(first)].interrupt()
+        for thread in threads:
+            thread.join(30)
+        assert [found for _, found in woken] == [True, False]
+    finally:
+        for backend in (*waiting, producer):
+            backend.close()
+
+
+def test_waits_that_are_over_are_not_remembered():
+    waits, ends = Waiting(lambda waiter: True), Results()
+    for number in range(10_000):
+        waits.add(b"peer", b"%d" % number, ["t"], 1000.0, float("inf"))
+        ends.add(asked(p.RESULT, id=f"job-{number}", timeout=1000.0))
+        ends.take(f"job-{number}")
+    assert (len(waits), len(ends)) == (1, 0)
+    assert len(waits._timers) < 2000
+    assert len(ends._timers) < 2000
+
+
+# -- as a child ------------------------------------------------------------------------------------
+
+PARENT = """
+import os, subprocess, sys, time
+read, write = os.pipe()
+environment = {**os.environ, "JOBS_READY_FD": str(write)}
+child = subprocess.Popen([sys.executable, "-m", "jobs_zeromq.broker"], env=environment, pass_fds=[write])
+assert os.read(read, 1) == b"\\n"
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_ends_with_its_parent_however_that_dies(service):
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=service.directory, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        assert parent.stdout
+        watch = os.pidfd_open(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+    try:
+        assert select.select([watch], [], [], 30)[0], "it outlived its parent"
+    finally:
+        os.close(watch)
+
+
+def test_it_ends_when_nobody_is_there_to_hear_that_it_serves(service):
+    ready, told = os.pipe()
+    os.close(ready)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs_zeromq.broker"],
+        cwd=service.directory,
+        env={**environment, "JOBS_READY_FD": str(told)},
+        pass_fds=[told],
+        capture_output=True,
+        timeout=60,
+    )
+    os.close(told)
+    assert done.returncode == 0
+
+
+def test_term_answers_what_is_asked_and_ends_with_0(service):
+    service.start()
+    backend = ZeromqBackend(service.url, BackendOptions())
+    backend.open(None)
+    backend.push([Outgoing(new_id(), "t", b"x")], new_token())
+    backend.close()
+    assert service.stop() == 0
+    assert "stopped" in service.log
