@@ -99,7 +99,6 @@ def test_check_says_what_is_good(project):
         ("x = ", 2, "jobs.toml: not valid TOML"),
         ("[pools.mail.workers]\nmax = 'eight'", 2, 'jobs.toml: pools.mail.workers.max: expected int, got "eight"'),
         ('framework = "djangoo"', 2, "framework: there is no framework 'djangoo'"),
-        ('framework = "django"', 2, "pip install jobs-django"),
         ('[topics.x]\ndefault_job = "tasks.ad"', 1, "nearest are tasks.add"),
     ],
 )
