@@ -13,21 +13,28 @@ START = 30.0
 """Longest time a worker set may take to its first job, seconds."""
 
 
+CPU = "processor time a job, µs"
+"""Of workers and broker, or of producer and broker: a machine that has other work to do changes it little."""
+
+
 def drain(peer: Peer) -> dict[str, float]:
     """No-op jobs, enqueued before the workers start; counted from the first job to the last, without the start-up."""
     with run(peer) as made:
         made.produce("bulk", peer.drain)
         made.start()
         _until(made, 1, START)
-        first, already = time.perf_counter(), made.count()
+        first, cpu, already = time.perf_counter(), made.cpu(), made.count()
         _until(made, peer.drain + 1, 10.0)  # and the one that connected the producer
-        return {"jobs/s": (peer.drain + 1 - already) / (time.perf_counter() - first)}
+        jobs, seconds = peer.drain + 1 - already, time.perf_counter() - first
+        return {"jobs/s": jobs / seconds, CPU: (made.cpu() - cpu) / jobs * 1e6}
 
 
 def enqueue(peer: Peer) -> dict[str, float]:
     """No-op jobs from one process, no worker beside it."""
     with run(peer) as made:
+        begin = made.cpu(workers=False)
         figures = {"one by one, jobs/s": peer.enqueue / made.produce("push", peer.enqueue)}
+        figures[CPU] = (made.cpu(workers=False) - begin + made.producer_cpu) / peer.enqueue * 1e6
         if peer.bulk:
             figures["bulk, jobs/s"] = peer.bulk / made.produce("bulk", peer.bulk)
         if not peer.packages:

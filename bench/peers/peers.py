@@ -51,7 +51,7 @@ PEERS = [
     ),
     Peer(
         "rq", "rq_app", ("rq worker-pool -q -n 2 -u {broker}",), "rq worker-pool -n 2, default worker (forks a job)", RQ,
-        drain=300, enqueue=1500, bulk=3000,
+        drain=100, enqueue=1500, bulk=3000, measures=("drain", "enqueue", "kill"),
     ),
     Peer(
         "rq, SimpleWorker", "rq_app", ("rq worker-pool -q -n 2 -w rq.worker.SimpleWorker -u {broker}",),

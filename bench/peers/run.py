@@ -23,8 +23,10 @@ ADAPTERS = Path(__file__).parent / "adapters"
 class Run:
     """See the module. Processes lead sessions of their own, so that a whole worker set can be killed."""
 
-    def __init__(self, peer: Peer, directory: Path, broker: str) -> None:
-        self.peer, self.directory, self.broker = peer, directory, broker
+    def __init__(self, peer: Peer, directory: Path, broker: str, broker_directory: Path) -> None:
+        self.peer, self.directory, self.broker, self.broker_directory = peer, directory, broker, broker_directory
+        self.producer_cpu = 0.0
+        """Processor seconds of the last producer, without the start of its process."""
         self.ledger = directory / "ledger"
         self.programs = environment(peer)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -51,7 +53,9 @@ class Run:
         )
         if done.returncode:
             raise RuntimeError(f"{self.peer.name} cannot {what}:\n{done.stderr[-3000:]}")
-        return float(done.stdout.split()[-1])
+        cpu, seconds = done.stdout.split()[-2:]
+        self.producer_cpu = float(cpu)
+        return float(seconds)
 
     # -- workers ---------------------------------------------------------------------------------
 
@@ -88,6 +92,21 @@ class Run:
                 if marked in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
         return found
+
+    def cpu(self, *, workers: bool = True) -> float:
+        """Processor seconds that the broker, and the worker set, have used so far: what a busy machine does not change."""
+        mark = str(self.broker_directory).encode()
+        found = self.processes() if workers else []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes():
+                    found.append(int(path.parent.name))
+        total = 0
+        for pid in found:
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                total += sum(map(int, fields[11:15]))  # its own, and of its children that have ended
+        return total / os.sysconf("SC_CLK_TCK")
 
     def memory(self) -> float:
         """Proportional memory of the worker set, MB: shared pages are counted once."""
@@ -128,10 +147,10 @@ def run(peer: Peer) -> Iterator[Run]:
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with (
         tempfile.TemporaryDirectory(prefix="jobs-peers-", dir=parent) as files,
-        tempfile.TemporaryDirectory() as data,
+        tempfile.TemporaryDirectory(prefix="jobs-broker-") as data,
         BROKERS[peer.broker](Path(data)) as broker,
     ):
-        made = Run(peer, Path(files), broker)
+        made = Run(peer, Path(files), broker, Path(data))
         try:
             yield made
         finally:

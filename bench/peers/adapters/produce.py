@@ -1,4 +1,5 @@
-"""The producer, alike for all: python -m produce ADAPTER WHAT COUNT, which prints the seconds it took.
+"""The producer, alike for all: python -m produce ADAPTER WHAT COUNT, which prints its processor time
+and the seconds it took.
 
     push       so many no-op jobs one by one
     bulk       the same with the peer's bulk call, a thousand a call
@@ -31,7 +32,7 @@ def batches(count):
 def produce(adapter, what, count):
     send, job = adapter.send, "noop" if what in ("push", "bulk", "threads") else what
     send("noop", -1)  # connects
-    begin = time.perf_counter()
+    cpu, begin = time.process_time(), time.perf_counter()
     if what == "threads":
         threads = [threading.Thread(target=_push, args=(send, count // 8)) for _ in range(8)]
         for thread in threads:
@@ -48,7 +49,7 @@ def produce(adapter, what, count):
     else:
         for n in range(count):
             send(job, n)
-    return time.perf_counter() - begin
+    return time.process_time() - cpu, time.perf_counter() - begin
 
 
 def _push(send, count):
@@ -60,7 +61,7 @@ async def aproduce(adapter, what, count):
     send, job = adapter.send, "noop" if what in ("push", "bulk") else what
     async with adapter.connected():
         await send("noop", -1)
-        begin = time.perf_counter()
+        cpu, begin = time.process_time(), time.perf_counter()
         if what == "stamp":
             for _ in range(count):
                 await asyncio.sleep(0.01)
@@ -71,13 +72,13 @@ async def aproduce(adapter, what, count):
         else:
             for n in range(count):
                 await send(job, n)
-        return time.perf_counter() - begin
+        return time.process_time() - cpu, time.perf_counter() - begin
 
 
 if __name__ == "__main__":
     adapter, what, count = importlib.import_module(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     with contextlib.suppress(KeyboardInterrupt):
         if inspect.iscoroutinefunction(adapter.send):
-            print(asyncio.run(aproduce(adapter, what, count)))
+            print(*asyncio.run(aproduce(adapter, what, count)))
         else:
-            print(produce(adapter, what, count))
+            print(*produce(adapter, what, count))
