@@ -9,7 +9,7 @@ from .run import Run
 AHEAD = 0.050
 """Seconds of work a worker may hold that it has not started (promise 6)."""
 
-LARGEST_BATCH = 500
+LARGEST_BATCH = 1000
 _WEIGHT = 0.3
 
 
