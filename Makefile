@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-$(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml)
+$(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml examples/plugin_*/pyproject.toml)
 	@tools/bootstrap.sh $(VENV) $(PYTHON)
 
 demo: $(VENV)/ready ## see it work: real jobs on files that ship with it

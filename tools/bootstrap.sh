@@ -19,7 +19,7 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 members=""
-for member in core plugins/*/; do
+for member in core plugins/*/ examples/plugin_*/; do
     [ -f "$member/pyproject.toml" ] && members="$members -e ./${member%/}"
 done
 # shellcheck disable=SC2086 # a list of words is meant

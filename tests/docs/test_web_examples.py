@@ -106,3 +106,22 @@ def test_django_shop(example):
     order = shop.call("/orders", {"email": "ada@example.com"})
     shop.until(f"/orders/{order['id']}", state="confirmed")
     shop.end()
+
+
+def test_fastapi_app(example):
+    web = example("fastapi_app")
+    web.serve("main.py")
+    web.supervise("-m", "jobs_core")
+    picture = web.call("/pictures", {"name": "dunes", "width": 100})
+    web.until(f"/pictures/{picture['id']}", state="done", result="dunes-100.jpg")
+    web.end()
+
+
+def test_plain_script(example):
+    script = example("plain_script")
+    script.supervise("-m", "jobs_core")
+    (script.folder / "notes.txt").write_text("one two three")
+    report = script.start("report.py", str(script.folder / "notes.txt"))
+    assert report.wait() == 0, report.output
+    assert "3 words in" in report.output
+    script.end()

@@ -427,3 +427,14 @@ def test_without_a_backend_it_is_sqlite_in_the_run_directory(registry, tmp_path,
     assert (tmp_path / ".jobs").stat().st_mode & 0o777 == 0o700
     set_current_app(None)
     app.close()
+
+
+def test_a_job_can_be_followed_by_its_id_alone(app, registry):
+    add = job(registry=registry, name="add", store_result=True)(lambda a: a + 1)
+    made = add.enqueue(1)
+    again = add.handle(made.id)
+    assert (again.id, again.status()) == (made.id, State.READY)
+    assert again.cancel() is State.CANCELLED
+    assert add.handle("nobody").status() is State.UNKNOWN
+    with pytest.raises(ResultNotStored, match="unknown"):
+        add.handle("nobody").result(timeout=1)

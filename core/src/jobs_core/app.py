@@ -301,6 +301,11 @@ class App:
             stores = stores_result(call.job.options, message.topic, self.config)
         return JobHandle(self, job_id or message.id, call.job, message.topic, stores_result=stores, created=job_id is None)
 
+    def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]:
+        """A handle for an id; see `JobFunction.handle`. Whether a result is kept is found out when it is asked for."""
+        topic = DEFAULT_TOPIC if job.options.topic is UNSET else job.options.topic
+        return JobHandle(self, job_id, job, topic, stores_result=True, created=False)
+
     # -- following -------------------------------------------------------------------------------
 
     def status(self, job_id: str) -> State:

@@ -45,6 +45,8 @@ class Enqueuer(Protocol):
 
     async def aenqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]: ...
 
+    def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]: ...
+
 
 class JobFunction(Generic[P, R, T]):
     """A registered function. Calling it calls the function; `enqueue` has a worker call it.
@@ -116,6 +118,10 @@ class JobFunction(Generic[P, R, T]):
         if "on_commit" in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
             return Call(self, args, kwargs)
         return Call(self.using(on_commit=kwargs.pop("on_commit")), args, kwargs)
+
+    def handle(self, job_id: str) -> JobHandle[T]:
+        """The handle of a job of this function that was enqueued before, maybe by another process. Asks nothing."""
+        return _application().find_handle(self, job_id)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         """This function with arguments, for `enqueue_many`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -100,9 +102,21 @@ def follow():
 '''
 
 
+class Shop(Project):
+    """A project whose code can also be run by a process that is no worker."""
+
+    def script(self, source):
+        """What a program prints, as JSON."""
+        done = subprocess.run(
+            [sys.executable, "-c", source], cwd=self.root, env=self.environment(), text=True, capture_output=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
 @pytest.fixture
 def shop(tmp_path):
-    project = Project(tmp_path / "project", tasks="")
+    project = Shop(tmp_path / "project", tasks="")
     (project.root / "shop.py").write_text(SHOP)
     (project.root / "jobs.toml").write_text('backend = "sqlite:///queue.db"\nframework = "flask"\n[flask]\napp = "shop"\n')
     yield project
@@ -139,3 +153,33 @@ def test_a_job_enqueues_with_the_workers_application(shop):
     shop.run("push", "--json", "-", input=lines)
     done = shop.run("worker", "--drain")
     assert shop.times("in good shop") == 1, done.stderr
+
+
+def test_no_connection_of_flask_sqlalchemy_is_carried_over_the_fork(shop):
+    """The factory makes the tables, and so connects, before the workers are forked."""
+    said = shop.script(
+        """
+import json, os
+from jobs_core import App, load_config
+from jobs_core.worker.main import prepare
+bootstrapper = prepare(App(load_config()))
+import shop
+app = bootstrapper._app
+with app.app_context():
+    pool = shop.db.engine.pool
+    seen = [pool.checkedin(), pool.checkedout()]
+    shop.db.session.scalars(shop.db.select(shop.Row)).all()
+    shop.db.session.remove()
+    kept = pool.checkedin()
+read, write = os.pipe()
+if os.fork() == 0:
+    bootstrapper.after_fork()
+    with app.app_context():
+        fresh = shop.db.engine.pool
+        os.write(write, json.dumps([fresh is not pool, fresh.checkedin()]).encode())
+    os._exit(0)
+os.wait()
+print(json.dumps([*seen, kept, *json.loads(os.read(read, 100)), pool.checkedin()]))
+"""
+    )
+    assert said == [0, 0, 1, True, 0, 1]

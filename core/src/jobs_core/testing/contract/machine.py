@@ -1,6 +1,6 @@
 """A state machine that drives the backend with whatever Hypothesis thinks of, beside the memory model.
 
-With a clock that can be moved and strict order, every answer must equal the model's. Without, the machine keeps
+With a clock that can be moved and all of the model's features, every answer must equal the model's. Without, the machine keeps
 account of ids: everything pushed and not ended comes out in the end, and nothing else.
 """
 
@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from ...backends.base import Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
+from ...backends.base import FEATURES, Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
 from ...backends.memory import MemoryBackend, forget
 from ...errors import OwnerLost
 from ...ids import new_token
@@ -40,7 +40,7 @@ class Machine(RigCase):
     """The machine as one case."""
 
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
-        exact = rig.clock is not None and rig.has("strict_order", "exact_redelivery", "exact_counts", "dedup", "fencing")
+        exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess"})
         machine = _exact(rig) if exact else _account(rig)
         run_state_machine_as_test(
             machine,

@@ -65,7 +65,7 @@ class Operators(RigCase):
         assert worker.counts([T])[T].oldest_age == pytest.approx(3.0)
 
     def test_states_are_told(self, rig: Rig, producer: Backend) -> None:
-        if rig.lacks(producer, "lookup", "delay"):
+        if rig.lacks(producer, "lookup", "delay", "browse"):
             return
         worker = rig.worker("the-worker")
         assert producer.get("nobody") is None
