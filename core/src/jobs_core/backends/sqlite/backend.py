@@ -119,7 +119,7 @@ class SqliteBackend(SqliteOperations):
         return kept
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        with self._connection.reading() as db:
+        with self._connection.snapshot() as db:
             return views.counts(db, topics, self._connection.options.now())
 
 

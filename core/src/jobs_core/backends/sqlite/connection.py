@@ -172,6 +172,16 @@ class Connection:
         with self.translated(), self.lock:
             yield self.db
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """SQLite's connection for several reads of one moment: a job that moves meanwhile is seen once."""
+        with self.reading() as db:
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                db.execute("ROLLBACK")
+
     def _prepare(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):
             raise BackendError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")

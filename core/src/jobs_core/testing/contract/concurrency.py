@@ -8,7 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ...backends.base import Backend
+from ...backends.base import Backend, Outcome
 from .rig import PATIENCE, Rig, RigCase, T
 
 PROCESSES = 8
@@ -53,6 +53,26 @@ class Concurrency(RigCase):
             workers = [rig.worker() for _ in range(3)]
             consumed = [job_id for part in pool.map(lambda worker: _drain(rig, worker), workers) for job_id in part]
         assert sorted(consumed) == sorted(produced)
+
+    def test_a_job_on_its_way_is_counted_once(self, rig: Rig) -> None:
+        watcher = rig.producer()
+        if rig.lacks(watcher, "exact_counts"):
+            return
+        worker = rig.worker()
+        rig.push_many(watcher, 1)
+
+        def move() -> None:
+            for _ in range(100):
+                rig.settle(worker, rig.take_one(worker), Outcome.RELEASE)
+
+        seen: set[int] = set()
+        with ThreadPoolExecutor(1) as pool:
+            moving = pool.submit(move)
+            while not (moving.done() and seen):
+                counts = watcher.counts([T])[T]
+                seen.add(counts.ready + counts.scheduled + counts.reserved)
+            moving.result()
+        assert seen == {1}, "who waits for the last job to end believes it when nothing is counted"
 
 
 def _drain(rig: Rig, worker: Backend) -> list[str]:
