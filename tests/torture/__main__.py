@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _show(name: str, cells: list[str]) -> None:
-    print(f"{name:<42}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+    print(f"{name:<46}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
 
 
 def endure(row: Row, count: int) -> tuple[dict[str, int], float, float]:
