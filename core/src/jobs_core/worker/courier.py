@@ -204,9 +204,10 @@ class Courier:
         """Everything this turn has to say to the backend."""
         if self._unsettled or self._sending:
             self._settle()
-        if now >= self._next_beat:
+        keep_house = self._keeps_house and now >= self._next_housekeep
+        if now >= self._next_beat - (self._lease / 12 if keep_house else 0.0):  # not woken twice for what can be done at once
             self._beat(now)
-        if self._keeps_house and now >= self._next_housekeep:
+        if keep_house:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # From its end: where a round trip is slow, there has to be time left to wait for work.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)

@@ -130,7 +130,7 @@ class RedisBackend(RedisOperations):
             if tokens:
                 self._tokens.update(tokens)
                 return True
-            if interrupted:
+            if interrupted or (due >= left and time.monotonic() >= deadline):  # what came meanwhile would have woken us
                 return False
         return False
 

@@ -191,7 +191,7 @@ class RedisClusterBackend(Backend):
             if tokens:
                 self._tokens.update(lines[key] for key in tokens)
                 return True
-            if interrupted:
+            if interrupted or (due >= left and time.monotonic() >= deadline):  # what came meanwhile would have woken us
                 return False
         return False
 
