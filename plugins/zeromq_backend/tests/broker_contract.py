@@ -1,8 +1,16 @@
 """The whole contract again with brokers as processes of their own: `make contract-zeromq`."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from jobs_core.testing import BackendContract
+from jobs_core.testing.contract.rig import Rig
+from jobs_core.testing.services import PATIENCE, free_port, until
+from jobs_core.testing.services.broker import BrokerService
 
 from .test_contract import DEATHS
 
@@ -22,8 +30,6 @@ class TestBrokerOverASocket(BackendContract):
 
     @pytest.fixture
     def backend_url(self, tmp_path):
-        from jobs_core.testing.services.broker import BrokerService
-
         service = BrokerService(tmp_path / "b", backend=f"zmq+ipc://{tmp_path}/b/s/broker.sock")
         service.start()
         yield service.url
@@ -37,3 +43,37 @@ class TestBrokerThatIsKilled(BackendContract):
     def backend_url(self, service):
         service.revive(DEATHS)
         return service.url
+
+
+class TestEmbeddedBrokerThatIsKilled(BackendContract):
+    """`jobsctl start` with `[broker] embedded = true`: every broker dies of its 100th commit, before it confirms it, and the
+    supervisor starts the next. Its own workers serve a topic that no case uses."""
+
+    @pytest.fixture
+    def backend_url(self, tmp_path):
+        directory = tmp_path / "embedding"
+        directory.mkdir()
+        url = f"zmq+tcp://127.0.0.1:{free_port()}"
+        toml = f'backend = "{url}"\nbroker.embedded = true\npools.default.topics = ["nobody.s"]\n'
+        (directory / "jobs.toml").write_text(toml)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+        log = directory / "log"
+        with log.open("wb") as output:
+            supervisor = subprocess.Popen(
+                [sys.executable, "-m", "jobs_core", "start"],
+                cwd=directory,
+                env={**kept, "JOBS_FAILPOINT": "broker.after_commit=kill@100"},
+                stdout=output,
+                stderr=output,
+            )
+        until(lambda: " ready: " in log.read_text(), supervisor, log)
+        yield url
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(PATIENCE) == 0
+
+    @pytest.fixture
+    def rig(self, backend_url):
+        rig = Rig(backend_url, None)
+        rig.lease = 5.0  # the supervisor keeps house too: a case may not be silent for longer
+        yield rig
+        rig.close()

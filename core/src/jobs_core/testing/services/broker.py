@@ -12,8 +12,13 @@ from pathlib import Path
 
 from . import PATIENCE, free_port
 
-PROGRAM = "import sys; from jobs_zeromq.broker.__main__ import main; sys.exit(sys.stdin.readline() and main())"
-"""`python -m jobs_zeromq.broker`, which imports, and waits for a line before it begins."""
+PROGRAM = """
+import os, sys
+from jobs_zeromq.broker.__main__ import main
+os.write(int(os.environ["JOBS_READY_FD"]), b"i")
+sys.exit(sys.stdin.readline() and main())
+"""
+"""`python -m jobs_zeromq.broker`, which says that it has imported, and waits for a line before it begins."""
 
 
 class BrokerService:
@@ -45,27 +50,30 @@ class BrokerService:
     def revive(self, failpoints: Sequence[str] = (), *, ever_after: str = "") -> None:
         """Start it, and again whenever it dies, until `stop`: each time with the next fail points, then `ever_after`.
 
-        Its successor waits, ready to begin: on a busy machine Python starts slower than a client gives up.
+        Successors wait, ready to begin: on a busy machine Python starts slower than a client gives up.
         """
 
         def successor(number: int) -> _Broker:
             points = failpoints[number] if number < len(failpoints) else ever_after
             return _Broker(self.directory, {"JOBS_FAILPOINT": points} if points else {})
 
-        self._begin(successor(0))
-        spare = successor(1)
+        spares = [successor(number) for number in range(len(failpoints) + 1)]
+        for spare in spares:
+            spare.until_imported()
 
-        def look_after(spare: _Broker) -> None:
+        def look_after() -> None:
             while True:
+                spares.append(successor(self.starts + len(spares)))
                 self.wait(None)
                 with self._turn:
                     if self._closing:
-                        spare.discard()
+                        for spare in spares:
+                            spare.discard()
                         return
-                    self._begin(spare)
-                spare = successor(self.starts)
+                    self._begin(spares.pop(0))
 
-        self._reviver = threading.Thread(target=look_after, args=(spare,), daemon=True)
+        self._begin(spares.pop(0))
+        self._reviver = threading.Thread(target=look_after, daemon=True)
         self._reviver.start()
 
     @property
@@ -114,7 +122,9 @@ class _Broker:
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
         self._may_die = "JOBS_FAILPOINT" in environment
-        self._ready, told = os.pipe()
+        ready, told = os.pipe()
+        self._ready = os.fdopen(ready, "rb", buffering=0)
+        self._imported = False
         with (directory / "broker.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM],
@@ -127,17 +137,22 @@ class _Broker:
             )
         os.close(told)
 
+    def until_imported(self) -> None:
+        """Wait until it could begin at once."""
+        self._imported = self._imported or self._ready.read(1) == b"i"
+
     def begin(self) -> bool:
         """Have it serve; False if it ends instead and no fail point asked it to."""
+        self.until_imported()
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.close()
-        with os.fdopen(self._ready, "rb") as ready:
+        with self._ready as ready:
             return ready.read(1) == b"\n" or self._may_die
 
     def discard(self) -> None:
         """End it before it has begun."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        os.close(self._ready)
+        self._ready.close()
         self.process.wait()
