@@ -135,3 +135,14 @@ with override_settings(JOBS={"backend": "memory://x", "prefix": "other"}):
 print(json.dumps([before, inside, current_app().config.prefix]))
 """
     ) == ["jobs", "other", "jobs"]
+
+
+def test_in_development_the_code_on_the_screen_is_what_runs(site):
+    supervisor = site.start_manage("jobs", "start", "--reload", serves="ready: ")
+    jobs = site.root / "shop" / "jobs.py"
+    jobs.write_text(jobs.read_text().replace('record("note", text)', 'record("noted", text)'))
+    supervisor.until_said("shop/jobs.py changed: reloading")
+    supervisor.until_said("generation 2 serves")
+    site.enqueue({"job": "shop.jobs.note"})
+    site.until_noted("noted x")
+    assert supervisor.stop() == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +69,7 @@ def slow():
     while True:
         pass
 """
+EXAMPLE = Path(__file__).parents[3] / "examples" / "django_shop"
 WITH_OPTIONS = django.VERSION >= (6, 1)  # @task takes other backends' options from then on
 SETTINGS = """
 TASKS = {
@@ -233,6 +237,24 @@ def heard(sender, task_result, **more):
     crm.drain()
     for line in ("RUNNING add", "SUCCESSFUL add", "RUNNING fail", "FAILED fail", "RUNNING aadd", "SUCCESSFUL aadd"):
         assert crm.times(f"TasksBackend {line}") == 1
+
+
+def test_the_newsletter_of_the_example_is_sent(make_site):
+    site = make_site()
+    shop = shutil.copytree(EXAMPLE, site.root / "example", ignore=shutil.ignore_patterns(".jobs", "*.db", "__pycache__"))
+
+    def shell(code):
+        done = subprocess.run(
+            [sys.executable, "manage.py", *code], cwd=shop, text=True, capture_output=True, timeout=60, env=site.environment()
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    send = "from newsletter.tasks import send; print(send.enqueue('New pears', to=['ada@x', 'bob@x']).id)"
+    job_id = shell(["shell", "-v", "0", "-c", send]).split()[-1]
+    shell(["jobs", "worker", "--drain"])
+    ask = f"from newsletter.tasks import send; print(send.get_result('{job_id}').return_value)"
+    assert shell(["shell", "-v", "0", "-c", ask]).split()[-1] == "2"
 
 
 if WITH_OPTIONS:

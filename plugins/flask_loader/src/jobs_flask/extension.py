@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -41,14 +41,19 @@ class Tie:
 
     def __init__(self, app: Flask) -> None:
         self._flask = weakref.ref(app)
+        self._lock = threading.Lock()
+        self._app: App | None = None
 
-    @functools.cached_property
+    @property
     def app(self) -> App:
-        """What enqueues for this Flask application; threads that ask at once for the first time may each make one."""
-        app = self._flask()
-        assert app is not None
-        file = app.config.get("JOBS_CONFIG")
-        return App(load_config(file, settings=settings(app), settings_name=NAME))
+        """What enqueues for this Flask application; one, whichever thread asks first."""
+        with self._lock:
+            if self._app is None:
+                flask = self._flask()
+                assert flask is not None
+                file = flask.config.get("JOBS_CONFIG")
+                self._app = App(load_config(file, settings=settings(flask), settings_name=NAME))
+            return self._app
 
 
 _latest: weakref.ref[Flask] | None = None
