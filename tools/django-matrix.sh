@@ -16,7 +16,7 @@ for pair in $pairs; do
     [ -x "$venv/bin/python" ] || "$found" -m venv "$venv"
     grep -iv '^django==' constraints.txt >"$venv/constraints.txt"
     if ! "$venv/bin/python" -m pip install -q --disable-pip-version-check -c "$venv/constraints.txt" \
-        "django~=$django.0" 'psycopg[binary]' pytest-timeout hypothesis -e ./core -e ./plugins/django_loader -e ./plugins/redis_backend >"$log" 2>&1; then
+        "django~=$django.0" 'psycopg[binary]' pytest-timeout hypothesis -e "./core[reload]" -e ./plugins/django_loader -e ./plugins/redis_backend >"$log" 2>&1; then
         echo "python $python, django $django: cannot be installed, see $log"
         status=1
         continue
