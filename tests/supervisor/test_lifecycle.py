@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,21 @@ def test_in_the_background_it_comes_back_when_it_serves(project: Project):
     assert other not in (None, pid)
     assert project.run("stop").returncode == 0
     assert " stopped" in (project.root / ".jobs" / "jobs.log").read_text()
+
+
+@pytest.mark.parametrize("more", [["--daemon"], []])
+def test_it_starts_from_where_standard_descriptors_and_the_environment_are_missing(project: Project, more: list[str]):
+    project.configure('logs.file = "log"')
+    command = [sys.executable, "-m", "jobs_core", "start", *more]
+    script = shlex.join(["exec", "env", "-i", *command]) + " <&- >&- 2>&-"
+    shell = project.start_program("/bin/sh", "-c", script)
+    until(lambda: " ready: " in ((project.root / "log").read_text() if (project.root / "log").exists() else ""))
+    if more:
+        assert shell.wait() == 0
+    project.push("note", "one")
+    project.until_noted("note one")
+    assert project.run("stop").returncode == 0
+    assert running(project.root / ".jobs") is None
 
 
 def test_what_cannot_be_imported_is_not_started(project: Project):

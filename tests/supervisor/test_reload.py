@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
+
+from jobs_core.supervisor.channel import Channel
+from jobs_core.supervisor.control import _address, ask
 
 from ..support.project import TASKS, Project, until
 from ..support.supervised import Supervised
@@ -66,6 +70,38 @@ def test_code_whose_workers_cannot_boot_is_refused(project: Project):
     supervised.until_serving(2)
     assert supervised.pids() == before
     supervised.stop()
+
+
+def test_a_reload_asked_for_during_another_is_answered_for_itself(project: Project):
+    held = "\nrecord('import')\nwhile (Path(__file__).parent / 'hold').exists(): time.sleep(0.01)\n"
+    (project.root / "tasks.py").write_text(TASKS + held)
+    supervised = Supervised(project)
+    hold = project.root / "hold"
+    hold.touch()
+    first = asked_to_reload(supervised)
+    until(lambda: project.times("import") == 2)
+    second = asked_to_reload(supervised)
+    ask(supervised.run_dir, {"do": "quiet", "on": False})  # answered, and so the second was heard
+    (project.root / "tasks.py").write_text("def broken(:\n")
+    hold.unlink()
+    assert first.receive()[0] == {"done": True, "error": "", "generation": 2}
+    refused, _ = second.receive()
+    assert refused is not None
+    assert not refused["done"]
+    assert "SyntaxError" in refused["error"]
+    first.close()
+    second.close()
+    supervised.stop()
+
+
+def asked_to_reload(supervised: Supervised) -> Channel:
+    """The connection on which the answer will come."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with _address(supervised.run_dir) as address:
+        connection.connect(address)
+    channel = Channel(connection)
+    channel.send({"do": "reload"})
+    return channel
 
 
 def test_a_broken_configuration_is_refused_and_a_good_one_taken_over(project: Project):

@@ -143,7 +143,11 @@ class Project:
 
     def start_python(self, *arguments: str, **environment: str) -> Process:
         """Likewise any Python program."""
-        process = Process([sys.executable, *arguments], self.root, self.environment(**environment))
+        return self.start_program(sys.executable, *arguments, **environment)
+
+    def start_program(self, *command: str, **environment: str) -> Process:
+        """Likewise any program."""
+        process = Process([*command], self.root, self.environment(**environment))
         self._processes.append(process)
         return process
 

@@ -28,6 +28,7 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. Where one runs already,
     nothing happens and the exit code is 0: a crontab line may say it every minute.
     """
+    _open_what_is_closed()
     config = context.effective.config
     if daemon and reload:
         fail("--reload is for development and runs in the foreground: leave out --daemon", Exit.USAGE)
@@ -59,9 +60,17 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     _in_the_background(command, run_dir)
 
 
+def _open_what_is_closed() -> None:
+    """Some who start services close their standard descriptors: the next files opened here would be taken for them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def _become(command: list[str]) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it was closed
+            stream.flush()
     os.execv(command[0], command)
 
 

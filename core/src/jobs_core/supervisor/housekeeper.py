@@ -81,6 +81,7 @@ class Housekeeper:
         self._alerts = Alerts(app.config, app.plugins)
         self._backlog = Backlog(at=time.time(), pid=os.getpid())
         self._next_kept = self._next_count = 0.0
+        self._unwritten = ""  # why backlog.json could not be written the last time
 
     def run(self) -> None:
         set_current_app(self._app)
@@ -216,8 +217,11 @@ class Housekeeper:
             }
         try:
             state.write(self._run_dir / state.BACKLOG, backlog)
+            self._unwritten = ""
         except OSError as failed:
-            events.emit(events.RunDirTrouble(state.BACKLOG, str(failed)))
+            if str(failed) != self._unwritten:  # a full disk is told once, not every second
+                self._unwritten = str(failed)
+                events.emit(events.RunDirTrouble(state.BACKLOG, str(failed)))
 
     # -- the schedule ----------------------------------------------------------------------------
 

@@ -45,9 +45,14 @@ class ChildOutput:
 
     @classmethod
     def create(cls) -> tuple[ChildOutput, int, int]:
-        """New pipes: the supervisor's side, and the child's log and raw descriptors."""
+        """New pipes: the supervisor's side, and the child's log and raw descriptors. Raises OSError."""
         log_read, log_write = os.pipe()
-        raw_read, raw_write = os.pipe()
+        try:
+            raw_read, raw_write = os.pipe()
+        except OSError:
+            os.close(log_read)
+            os.close(log_write)
+            raise
         return cls(log_read, raw_read), log_write, raw_write
 
     def read_log(self) -> bytes:

@@ -75,6 +75,7 @@ class Supervisor:
         self._generation: Generation | None = None
         self._reload: Reload | None = None
         self._reload_requests: list[Request] = []
+        self._next_requests: list[Request] = []
         self._reload_again = False
         self._numbers = 0
         self._repairs = Repairs(self._repaired)
@@ -111,7 +112,7 @@ class Supervisor:
         events.emit(events.SupervisorStarting(os.getpid(), str(self._run_dir)))
         self._snapshot.changed()
         self._http.start()
-        self._begin_generation(self._config)
+        self._begin()
         self._loop.after(INTERVAL, self._tick)
         self._loop.run()
         return self._exit_code
@@ -176,21 +177,20 @@ class Supervisor:
 
     # -- generations -----------------------------------------------------------------------------
 
-    def _begin_generation(self, config: Config) -> Generation | None:
-        """Have a template made."""
+    def _begin(self) -> None:
+        """The first generation; without it there is no service."""
+        self._generation = self._new_generation(self._config)
+        try:
+            self._generation.begin()
+        except OSError as error:
+            self._template_failed(self._generation, f"cannot make a process: {error.strerror}")
+
+    def _new_generation(self, config: Config) -> Generation:
         self._numbers += 1
-        generation = Generation(
+        return Generation(
             self._numbers, config, self._nursery, self._run_dir, os.getpid(),
             on_ready=self._template_ready, on_failed=self._template_failed, on_lost=self._template_lost,
         )  # fmt: skip
-        if self._generation is None:
-            self._generation = generation
-        try:
-            generation.begin()
-        except OSError as error:
-            self._template_failed(generation, f"cannot fork: {error.strerror}")
-            return None
-        return generation
 
     def _template_ready(self, generation: Generation) -> None:
         if self._stopping:
@@ -251,11 +251,11 @@ class Supervisor:
 
     def reload(self, request: Request | None = None) -> None:
         """Begin a reload; one that is asked for during another follows it."""
-        if request is not None:
-            self._reload_requests.append(request)
         if self._reload is not None:
             self._reload_again = True
+            self._next_requests += [request] if request else []
             return
+        self._reload_requests += [request] if request else []
         assert self._generation is not None
         if not self._served or self._stopping:
             self._finish_reload("the supervisor is starting or stopping", refused=True)
@@ -267,9 +267,13 @@ class Supervisor:
             return
         events.emit(events.Reloading(self._numbers + 1))
         self._notifier.reloading()
-        new = self._begin_generation(config)
-        if new is not None:
-            self._reload = Reload(self._generation, new, self._kept_pools)
+        new = self._new_generation(config)
+        try:
+            new.begin()
+        except OSError as error:
+            self._refuse(f"cannot make a process: {error.strerror}")
+            return
+        self._reload = Reload(self._generation, new, self._kept_pools)
         self._changed()
 
     def _adopt(self, generation: Generation) -> None:
@@ -332,6 +336,7 @@ class Supervisor:
             request.answer(done=not refused, error=error, generation=number)
         self._notifier.ready(self._status_line())
         again, self._reload_again = self._reload_again, False
+        self._reload_requests, self._next_requests = self._next_requests, []
         self._changed()
         if again and not self._stopping:
             self.reload()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 from collections.abc import Callable
@@ -27,6 +28,13 @@ KILL_AFTER = 2.0
 
 MOST_AT_ONCE = 32
 """Workers that are being made at the same time: each takes a moment of its template, and all want the processor."""
+
+MENDS = {
+    errno.EMFILE: " (raise the limit: ulimit -n, or LimitNOFILE= in the unit)",
+    errno.EAGAIN: " (raise the limit of processes: ulimit -u, TasksMax= in the unit, or pids.max of the container)",
+    errno.ENOMEM: " (the machine or the container has no memory left: fewer workers, or a larger limit)",
+}
+"""What to do about the commonest reasons."""
 
 
 class Pool:
@@ -174,7 +182,7 @@ class Pool:
                 lambda error: self._stillborn(worker, error),
             )
         except OSError as error:
-            self._failed_to_start(f"cannot start a worker: {error.strerror or error}")
+            self._failed_to_start(f"cannot start a worker: {error.strerror or error}{MENDS.get(error.errno or 0, '')}")
             return False
         self.workers[spec.owner] = worker
         self._on_change()

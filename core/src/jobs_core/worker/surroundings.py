@@ -5,6 +5,7 @@ When nobody asked for any of it, a run is the bare call of its function.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from typing import Any
@@ -39,6 +40,8 @@ class Surroundings:
         """Whether a run is nothing but its function's call."""
         self.silent = not self._started and not self._finished
         """Whether nobody listens to runs."""
+        self.process = os.getpid()
+        """Whose runs these are: what a job forks is to end with its job."""
 
     def call(self, run: Run) -> Any:
         """Run a plain function to its value."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run, running
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, run_in_thread
+from .base import Executor, LoopRunner, conclude, end_fork, run_in_thread
 
 PLAIN_THREADS = 32
 """Most threads for plain functions among async ones."""
@@ -76,6 +78,10 @@ class AsyncExecutor(Executor):
                 run.value = await surroundings.acall(run)
         except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the loop, and with it everybody's jobs
             run.error = error
+        finally:
+            if os.getpid() != surroundings.process:
+                run.error = run.error or sys.exc_info()[1]
+                end_fork(run)
 
     async def _run_plain(self, run: Run) -> None:
         if self._threads is None:

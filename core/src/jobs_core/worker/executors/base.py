@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
+import os
+import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import JobInterrupted, JobTimeout
 from ...scoreboard.writer import NOWHERE, Scoreboard
@@ -98,6 +101,24 @@ def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], Loop
         run.error = error
     finally:
         running.reset(token)
+    if os.getpid() != surroundings.process:
+        end_fork(run)
+
+
+def end_fork(run: Run) -> NoReturn:
+    """End a process that a job forked and that came back out of the job: the queue, and who waits, are its parent's.
+
+    It would run the jobs that wait here a second time.
+    """
+    code: object = 0
+    if isinstance(run.error, SystemExit):
+        code = run.error.code
+    elif run.error is not None:
+        traceback.print_exception(run.error)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def conclude(run: Run, surroundings: Surroundings) -> None:

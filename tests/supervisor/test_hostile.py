@@ -1,0 +1,78 @@
+"""Jobs and machines that do what nobody should: it costs what it was about, not the neighbours."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from ..support.project import TASKS, Project, until
+from ..support.supervised import Supervised
+
+FORKING = (
+    TASKS
+    + """
+@job(retries=0)
+def fork(text):
+    record(text, "child" if os.fork() == 0 else "parent")
+
+@job(retries=0)
+async def afork(text):
+    if os.fork() == 0:
+        record(text, "child")
+        raise ValueError("the child failed")
+    record(text, "parent")
+"""
+)
+
+
+@pytest.mark.parametrize(("mode", "job"), [("sync", "fork"), ("threads", "fork"), ("async", "fork"), ("async", "afork")])
+def test_what_a_job_forks_ends_with_the_job_and_runs_no_other(project: Project, mode: str, job: str):
+    (project.root / "tasks.py").write_text(FORKING)
+    project.configure(f'pools.default.mode = "{mode}"\npools.default.concurrency = 1')
+    names = [f"n{number}" for number in range(400)]
+    calls: list[tuple[str, tuple[str, ...], dict[str, object]]] = [("note", (name,), {}) for name in names]
+    project.push_many([*calls[:200], (job, ("forked",), {}), *calls[200:]])
+    supervised = Supervised(project)
+    project.until_noted("forked child", "forked parent", *[f"note {name}" for name in names])
+    project.until_empty()
+    (worker,) = supervised.pids()
+    until(lambda: not children_of(worker))
+    assert sorted(project.ledger()) == sorted(["forked child", "forked parent", *[f"note {name}" for name in names]])
+    assert not project.dead()
+    supervised.stop()
+
+
+def children_of(pid: int) -> list[str]:
+    """Processes that a process has made and that still run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            found.append(entry.parent.name)
+    return found
+
+
+def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is_said(project: Project):
+    (project.root / "start.py").write_text(
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'jobs_core', 'start'])\n"
+    )
+    process = project.start_python("start.py")
+    process.until_said(" ready: ")
+    assert project.run("scale", "default", "30").returncode == 0
+    process.until_said("Too many open files (raise the limit: ulimit -n", times=3)
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    before = len(list(descriptors.iterdir()))
+    process.until_said("Too many open files", times=4)
+    assert len(list(descriptors.iterdir())) <= before, "what a failed attempt opened is closed"
+    process.signal(signal.SIGHUP)
+    process.until_said("refused")
+    project.push("note")
+    project.until_noted("note x")
+    assert process.stop() == 0
