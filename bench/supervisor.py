@@ -192,7 +192,12 @@ def ten_thousand() -> dict[str, float]:
     return {"10,000 x 1 s: from the enqueue, s": ended - begin, "10,000 x 1 s: after the enqueue, s": ended - pushed}
 
 
-SCENARIOS = {"respawn": respawn, "memory": memory, "many_workers": many_workers, "ten_thousand": ten_thousand}
+SCENARIOS = {
+    "respawn": respawn,
+    "processes": memory,
+    "many-workers": many_workers,
+    "ten-thousand": ten_thousand,
+}
 GOALS = {
     "respawn, ms": ("≤", 100.0),
     "a killed worker's job runs again, ms": ("≤", 1000.0),
