@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ..support.project import TASKS, Project, until
-from ..support.supervised import Supervised
+from ..support.supervised import Supervised, kill, seconds_until
 
 FORKING = (
     TASKS
@@ -76,3 +76,17 @@ def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is
     project.push("note")
     project.until_noted("note x")
     assert process.stop() == 0
+
+
+def test_what_ran_on_a_machine_that_is_gone_runs_on_another_after_one_lease(project: Project):
+    project.configure('lease = "3s"')
+    gone = Supervised(project)
+    project.push("nap", 60, "job")
+    until(lambda: len(project.ledger()) == 1)
+    other = project.start("start", JOBS_RUN_DIR=str(project.root / "other"))
+    other.until_said(" ready: ")
+    for pid in [gone.pid, *gone.children()]:
+        kill(pid)
+    assert seconds_until(lambda: len(project.ledger()) == 2) < 3.0 + 5.0, "35 s at the default lease of 30 s"
+    other.signal(signal.SIGQUIT)
+    assert other.wait() == 0
