@@ -6,5 +6,5 @@ runs some of them with 5,000. A backend adds a module beside redis.py with `ROWS
 
 from __future__ import annotations
 
-BACKENDS = ["redis", "zeromq"]
+BACKENDS = ["redis", "rabbitmq", "zeromq"]
 """Modules of this package, each with `ROWS: dict[str, Row]`."""

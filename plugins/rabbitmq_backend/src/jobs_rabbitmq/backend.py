@@ -9,16 +9,17 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outgoing, Settlement
-from jobs_core.errors import BackendError, BackendUnavailable, NotSupported
+from jobs_core.errors import BackendError, NotSupported
 from jobs_core.failpoints import failpoint
 
 from .consumer import Consumer
 from .copies import Copies
-from .holding import Holding, delivery, suspects
+from .holding import Holding, delivery
 from .letters import LEFT, Letter, fresh, wishes
 from .loop import Loop
 from .operations import RabbitMQOperations
 from .publisher import Post, Publisher
+from .suspects import Suspects
 from .topology import Names, Topology, level_of
 from .url import Target
 from .wire import Wire, connect
@@ -30,6 +31,9 @@ AHEAD = 0.050
 
 IDLE = 60.0
 """A producer's connection that nobody has looked at for so long is made anew, seconds."""
+
+CALM = 0.2
+"""Seconds after which a worker that has nothing to do is told of suspects, too."""
 
 RETRY_PAUSE = 1.0
 REMEMBERED_PUSHES = 64
@@ -51,13 +55,14 @@ class RabbitMQBackend(RabbitMQOperations):
         self._topology = Topology(target, self._names, self._primary)
         self._copies = Copies(self._names, options.retention)
         self._holding = Holding()
+        self._suspects = Suspects(self._holding)
         self._consumer: Consumer | None = None
         self._generation = 0
         self._odd: list[Letter] = []  # arrived, and not simply to be handed out
         self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
         self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens it got
         self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens it settled
-        self._asked_at = self._used_at = self._tried_at = 0.0
+        self._asked_at = self._worked_at = self._used_at = self._tried_at = 0.0
 
     # -- connections ---------------------------------------------------------------------------------
 
@@ -174,17 +179,32 @@ class RabbitMQBackend(RabbitMQOperations):
         if again == request:
             return [delivery(self._holding.held[token]) for token in tokens if token in self._holding.held]
         self._asked_at = time.monotonic()
-        wanted = limit + len(self._holding.held)
-        letters = consumer.take(topics, limit, wanted)
-        if self._odd:
-            self._sort_out()
-            letters += consumer.take(topics, limit - len(letters), wanted) if len(letters) < limit else []
+        letters = self._suspects.before(consumer, topics, limit)
+        try:
+            if not letters and not self._suspects.drying:
+                letters = self._take(consumer, topics, limit) or self._suspects.when_idle(consumer, topics, limit)
+            if letters and letters[0].suspect:
+                self._stand_back()  # should this one kill us, nothing else shall be suspected with it
+            elif letters:
+                self._give_back(consumer.leave_suspects(topics), ahead=False)
+        except BackendError:
+            consumer.put_back(letters)
+            raise
+        if letters:
+            self._worked_at = time.monotonic()
         deliveries = [self._holding.hand_out(letter) for letter in letters]
         self._reserved = request, [letter.token for letter in letters]
-        if suspects(letters):
-            self._stand_back()  # should this one kill us, nothing else shall be suspected with it
         failpoint("reserve.after_commit")
         return deliveries
+
+    def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
+        wanted = limit + len(self._holding.held)
+        letters = consumer.take(topics, limit, wanted)
+        if not self._odd:
+            return letters
+        consumer.put_back(letters)
+        self._sort_out()
+        return consumer.take(topics, limit, wanted)
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -207,9 +227,22 @@ class RabbitMQBackend(RabbitMQOperations):
     def _wait_for_work(self, topics: Sequence[str], timeout: float) -> bool:
         consumer = self._taking()
         self._asked_at = time.monotonic()
+        if self._suspects.drying:
+            self._loop.until(lambda: self._loop.interrupted or consumer.wire.failure, min(max(0.0, timeout), AHEAD))
+            return not self._holding.held
+        if consumer.holds(topics):
+            return True
         consumer.listen(topics)
         if self._odd:
             self._sort_out()
+        calm = self._asked_at - self._worked_at >= CALM
+        if calm and not self._holding.held:
+            consumer.listen_for_suspects(topics)
+        self._until_something(consumer, topics, timeout if calm else min(timeout, CALM))
+        return consumer.holds(topics)
+
+    def _until_something(self, consumer: Consumer, topics: Sequence[str], timeout: float) -> None:
+        """Wait."""
 
         def something() -> bool:
             fresh_odd = self._odd and self._may_sort()
@@ -224,7 +257,6 @@ class RabbitMQBackend(RabbitMQOperations):
         self._loop.until(something, max(0.0, timeout))
         if consumer.wire.failure is not None:
             raise consumer.wire.error()
-        return consumer.holds(topics)
 
     def _only_serve(self, timeout: float) -> None:
         """Answer heartbeats, and give back what is delivered ahead and not asked for."""
@@ -241,7 +273,7 @@ class RabbitMQBackend(RabbitMQOperations):
             give_back_at = max(self._asked_at + AHEAD, self._tried_at + RETRY_PAUSE if self._odd else 0.0)
             if now >= give_back_at:
                 self._tried_at = now
-                with contextlib.suppress(BackendUnavailable):
+                with contextlib.suppress(BackendError):
                     self._stand_back()
                 return
             timeout = min(timeout, give_back_at - now)
@@ -274,8 +306,11 @@ class RabbitMQBackend(RabbitMQOperations):
             return False
         if self._holding.owes(letter):
             return True
-        # The broker itself counts the first loss, in a quorum queue; what goes beyond is written into a copy.
-        return letter.redeliveries > 1 or letter.deliveries() != 1
+        return self._to_be_charged(letter)
+
+    def _to_be_charged(self, letter: Letter) -> bool:
+        """The broker itself counts the first loss, in a quorum queue; what goes beyond is written into a copy."""
+        return letter.again and (letter.suspect or letter.deliveries() != 1)
 
     def _may_sort(self) -> bool:
         return time.monotonic() - self._tried_at >= RETRY_PAUSE
@@ -292,8 +327,7 @@ class RabbitMQBackend(RabbitMQOperations):
                 post = self._copies.settled(letter, settlement)
             elif LEFT in letter.headers:
                 post = self._copies.later(letter, _seconds(letter.headers[LEFT]))
-            elif letter.again and (letter.redeliveries > 1 or letter.deliveries() != 1):
-                letter.redeliveries = max(letter.redeliveries, min(letter.deliveries(), 2))
+            elif self._to_be_charged(letter):
                 post = self._copies.charged(letter)
             else:
                 post = self._foreign(consumer, letter)
@@ -306,7 +340,7 @@ class RabbitMQBackend(RabbitMQOperations):
             if any(post.exchange for post in posts):
                 self._topology.need_ladder()
             self._publish(posts)
-        except BackendUnavailable as error:
+        except BackendError as error:
             logger.warning("%s", error)
             self._tried_at = time.monotonic()
             self._odd += [letter for letter in over if letter.generation == self._generation]
@@ -333,20 +367,21 @@ class RabbitMQBackend(RabbitMQOperations):
             self._sort_out()
         self._give_back([])
 
-    def _give_back(self, held: Iterable[Letter]) -> None:
-        """Give back what is held and what was delivered ahead, as copies: a rejected message would count as lost once more."""
+    def _give_back(self, held: Iterable[Letter], *, ahead: bool = True) -> None:
+        """Give back these, and what was delivered ahead, as copies: a rejected message would count as lost."""
         consumer = self._consumer
         if consumer is None or consumer.wire.failure is not None:
             return
         letters = [letter for letter in held if letter.generation == self._generation]
-        ahead = consumer.all_lines()
+        waiting = consumer.all_lines() if ahead else []
+        if not letters and not waiting:
+            return
         try:
-            self._publish([self._copies.front(letter) for letter in (*letters, *ahead)])
+            self._publish([self._copies.front(letter) for letter in (*letters, *waiting)])
         except BackendError:
-            for letter in ahead:
-                consumer.keep(letter)
+            consumer.put_back([letter for letter in (*letters, *waiting) if not letter.token])
             raise
-        consumer.acknowledge([*letters, *ahead])
+        consumer.acknowledge([*letters, *waiting])
 
     # -- settling ------------------------------------------------------------------------------------
 
@@ -371,11 +406,14 @@ class RabbitMQBackend(RabbitMQOperations):
             else:
                 answers.append(Answer.SETTLED)
                 post = self._copies.settled(letter, settlement)
+                if letter.suspect:
+                    self._suspects.settled(settlement)
                 if post is None:
                     over.append(letter)
                 else:
                     copied.append((letter, post))
         self._acknowledge(consumer, over)
+        self._holding.acknowledged(over)
         if copied:
             if any(post.exchange for _, post in copied):
                 self._topology.need_ladder()
@@ -388,7 +426,6 @@ class RabbitMQBackend(RabbitMQOperations):
         if not letters:
             return
         consumer.acknowledge(letters)
-        self._holding.acknowledged(letters)
         for letter in letters:
             self._settled[1].add(letter.token)
             self._holding.gone(letter)

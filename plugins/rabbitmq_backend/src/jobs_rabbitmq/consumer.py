@@ -16,14 +16,17 @@ from pika import spec
 from pika.exceptions import AMQPError
 
 from .errors import translated
-from .letters import Letter
-from .topology import FRONT, Topology
+from .letters import SUSPECT, Letter
+from .topology import FRONT, SUSPECTS, Topology
 from .wire import OpenChannel, Wire
 
 logger = logging.getLogger("jobs.rabbitmq")
 
 ONE_BY_ONE = 4
 """Workers that want no more jobs than this fetch them one by one."""
+
+_NORMAL = tuple(range(FRONT, -1, -1))
+_ALL = (*_NORMAL, SUSPECTS)
 
 ENOUGH = 64
 """A batch of this size is not made larger by asking the broker for more."""
@@ -45,6 +48,7 @@ class Consumer:
         self._queues: dict[str, tuple[str, int]] = {}  # queue → topic, level
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
+        self._under_way: dict[str, int] = {}  # consumer tag → delivered, not acknowledged
         self._prefetch = 0
         self._number = 0
         self._empty = False
@@ -60,11 +64,11 @@ class Consumer:
 
     # -- what has come -------------------------------------------------------------------------------
 
-    def queues(self, topics: Iterable[str]) -> list[str]:
+    def queues(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> list[str]:
         """Queues in order of service."""
         ordered = []
         for topic in topics:
-            for level in range(FRONT, -1, -1):
+            for level in levels:
                 queue = self._names.queue(topic, level)
                 self._queues[queue] = topic, level
                 ordered.append(queue)
@@ -72,7 +76,7 @@ class Consumer:
 
     def holds(self, topics: Iterable[str]) -> bool:
         """Whether something of these topics is here to be handed out."""
-        return any(self.lines.get(queue) for queue in self.queues(topics))
+        return any(self.lines.get(queue) for queue in self.queues(topics, _ALL))
 
     def all_lines(self) -> list[Letter]:
         """Take everything that was delivered and not handed out."""
@@ -85,8 +89,15 @@ class Consumer:
         queue = self._names.queue(letter.topic, letter.level)
         self.lines.setdefault(queue, deque()).append(letter)
 
+    def put_back(self, letters: Sequence[Letter]) -> None:
+        """Put letters to the heads of the lines that they were taken from."""
+        for letter in reversed(letters):
+            if letter.generation == self.generation:
+                self.lines.setdefault(self._names.queue(letter.topic, letter.level), deque()).appendleft(letter)
+
     def take(self, topics: Sequence[str], limit: int, wanted: int) -> list[Letter]:
         """Up to `limit` letters, in order; what was pushed before is found. `wanted`: with those already in hand."""
+        self._topology.need(topics)
         queues = self.queues(topics)
         found: list[Letter] = []
         ahead = wanted > ONE_BY_ONE
@@ -96,7 +107,6 @@ class Consumer:
             if len(found) >= min(limit, ENOUGH):
                 self._adjust(topics, wanted)
                 return found
-        self._topology.need(topics)
         if ahead:
             self._adjust(topics, wanted)
         for queue in queues:
@@ -106,6 +116,27 @@ class Consumer:
                 if ahead:
                     break  # the rest is on its way
             self._shift(queue, found, limit)
+        return found
+
+    def suspects_wait(self, topics: Sequence[str]) -> bool:
+        """Whether there are jobs to be run apart."""
+        return any(self.lines.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
+
+    def take_suspects(self, topics: Sequence[str], limit: int) -> list[Letter]:
+        """Jobs to be run apart from others: of one that was lost three times or more, that one alone."""
+        self._topology.need(topics)
+        found: list[Letter] = []
+        for queue in self.queues(topics, [SUSPECTS]):
+            while len(found) < limit:
+                if not self.lines.get(queue) and not self._get(queue):
+                    break
+                line = self.lines.get(queue)
+                if line:
+                    if found and (line[0].losses > SUSPECT or found[0].losses > SUSPECT):
+                        return found
+                    found.append(line.popleft())
+            if found:
+                return found
         return found
 
     def _shift(self, queue: str, found: list[Letter], limit: int) -> None:
@@ -127,14 +158,32 @@ class Consumer:
         if not self._prefetch // 8 < prefetch <= self._prefetch or not self.covers(topics):
             self.subscribe(topics, prefetch)
 
-    def covers(self, topics: Iterable[str]) -> bool:
+    def covers(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> bool:
         """Whether we are delivered from all queues of these topics."""
-        return all(queue in self._consumed for queue in self.queues(topics))
+        return all(queue in self._consumed for queue in self.queues(topics, levels))
 
     def listen(self, topics: Sequence[str]) -> None:
         """Be told when something comes."""
         if not self.covers(topics):
             self.subscribe(topics, 1)
+        full = [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self._prefetch]
+        if full:  # what we hold of these is all that their consumers may be delivered: begin anew
+            self._cancel([self._consumed.pop(queue) for queue in full])
+            self._call(lambda done: self._channel.basic_qos(prefetch_count=self._prefetch, callback=done))
+            self._consume(full)
+
+    def listen_for_suspects(self, topics: Sequence[str]) -> None:
+        """Be told of suspects as well: for a worker that holds nothing."""
+        missing = [queue for queue in self.queues(topics, [SUSPECTS]) if queue not in self._consumed]
+        if missing:
+            self._call(lambda done: self._channel.basic_qos(prefetch_count=1, callback=done))
+            self._consume(missing)
+
+    def leave_suspects(self, topics: Sequence[str]) -> list[Letter]:
+        """Be told of them no more; returns those that have come."""
+        queues = self.queues(topics, [SUSPECTS])
+        self._cancel([self._consumed.pop(queue) for queue in queues if queue in self._consumed])
+        return [letter for queue in queues for letter in self.lines.pop(queue, ())]
 
     def subscribe(self, topics: Sequence[str], prefetch: int) -> None:
         """Be delivered from these queues, and no others, up to `prefetch` unsettled messages each."""
@@ -142,8 +191,10 @@ class Consumer:
         self.unsubscribe()
         self._prefetch = prefetch
         self._call(lambda done: self._channel.basic_qos(prefetch_count=prefetch, callback=done))
+        self._consume(self.queues(topics))
+
+    def _consume(self, queues: Sequence[str]) -> None:
         answers: list[Any] = []
-        queues = self.queues(topics)
         try:
             for queue in queues:
                 self._number += 1
@@ -157,12 +208,18 @@ class Consumer:
     def unsubscribe(self) -> None:
         """Have nothing more delivered; what is on its way still arrives."""
         consumed, self._consumed, self._prefetch = self._consumed, {}, 0
+        self._cancel(consumed.values())
+
+    def _cancel(self, tags: Iterable[str]) -> None:
         if self.wire.failure is None:
-            for tag in consumed.values():
+            for tag in tags:
                 self._channel.basic_cancel(tag, callback=self._on_cancel_ok)
 
     def _on_cancel_ok(self, answer: Any) -> None:
-        self._by_tag.pop(answer.method.consumer_tag, None)
+        tag = answer.method.consumer_tag
+        self._by_tag.pop(tag, None)
+        if not self._under_way.get(tag):
+            self._under_way.pop(tag, None)
 
     def _on_cancelled(self, request: Any) -> None:
         """The broker has ended a consumer: its queue was deleted."""
@@ -199,11 +256,13 @@ class Consumer:
     def _on_delivery(self, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes) -> None:
         queue = self._by_tag.get(method.consumer_tag)
         if queue is not None:
-            self._take_in(queue, method, properties, body)
+            self._under_way[method.consumer_tag] = self._under_way.get(method.consumer_tag, 0) + 1
+            self._take_in(queue, method, properties, body, method.consumer_tag)
 
-    def _take_in(self, queue: str, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+    def _take_in(self, queue: str, method: Any, properties: spec.BasicProperties, body: bytes, consumer: str = "") -> None:
         topic, level = self._queues[queue]
         letter = Letter(method.delivery_tag, self.generation, topic, level, method.redelivered, properties, body)
+        letter.consumer = consumer
         self._unacknowledged[letter.tag] = letter
         self._arrived(letter)
 
@@ -223,14 +282,20 @@ class Consumer:
             if last:
                 self._channel.basic_ack(last, multiple=True)
                 for tag in [tag for tag in tags if tag <= last]:
-                    del self._unacknowledged[tag]
+                    self._settled(tag)
                     tags.discard(tag)
             for tag in tags:
-                if self._unacknowledged.pop(tag, None) is not None:
+                if self._settled(tag):
                     self._channel.basic_ack(tag)
         except AMQPError as error:
             raise translated(self.wire.failure or error, self.wire.where) from None
         self.wire.flush()
+
+    def _settled(self, tag: int) -> bool:
+        letter = self._unacknowledged.pop(tag, None)
+        if letter is not None and letter.consumer:
+            self._under_way[letter.consumer] = self._under_way.get(letter.consumer, 1) - 1
+        return letter is not None
 
     # -- ends ----------------------------------------------------------------------------------------
 

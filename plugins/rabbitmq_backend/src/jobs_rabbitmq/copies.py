@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from jobs_core.backends.base import Outcome, Retention, Settlement
 
-from .letters import ATTEMPT, DEFERRALS, LEFT, REASON, REDELIVERIES, Letter
+from .letters import ATTEMPT, DEFERRALS, LEFT, LOSSES, REASON, SUSPECT, Letter
 from .publisher import Post
-from .topology import FRONT, Names, level_of
+from .topology import FRONT, SUSPECTS, Names, level_of
 
 LONGEST_PAUSE = 64.0
 
@@ -25,11 +25,9 @@ class Copies:
         outcome = settlement.outcome
         if outcome is Outcome.RETRY:
             # It has ended by itself: whatever took its workers down before, it was not this run.
-            return self._again(letter, settlement.after, settlement.error, {ATTEMPT: letter.attempt + 1, REDELIVERIES: 0})
+            return self._again(letter, settlement.after, settlement.error, {ATTEMPT: letter.attempt + 1, LOSSES: 0})
         if outcome is Outcome.DEFER:
-            return self._again(
-                letter, settlement.after, b"", {DEFERRALS: letter.deferrals + 1, REDELIVERIES: letter.redeliveries}
-            )
+            return self._again(letter, settlement.after, b"", {DEFERRALS: letter.deferrals + 1, LOSSES: letter.losses})
         if outcome is Outcome.RELEASE:
             return self.front(letter)
         if outcome is Outcome.DEAD:
@@ -40,32 +38,33 @@ class Copies:
         return None
 
     def front(self, letter: Letter) -> Post:
-        """Given back unstarted: to come first."""
-        properties = letter.copy({REDELIVERIES: letter.redeliveries})
-        return Post("", self._names.queue(letter.topic, FRONT), properties, letter.body)
+        """Given back unstarted: to come first, or to where suspects wait."""
+        level = SUSPECTS if letter.suspect else FRONT
+        return Post("", self._names.queue(letter.topic, level), letter.copy({LOSSES: letter.losses}), letter.body)
 
     def charged(self, letter: Letter) -> Post:
-        """Lost by a worker once more: written down, and put off for longer each time."""
-        losses = letter.redeliveries
-        pause = min(LONGEST_PAUSE, 2.0 ** (losses - 2)) if losses >= 2 else 0.0
-        return self._again(letter, pause, b"", {REDELIVERIES: losses})
+        """Lost once more: written down, and put off for longer each time."""
+        losses = letter.losses
+        pause = min(LONGEST_PAUSE, 2.0 ** (losses - 3)) if losses >= 3 else 0.0
+        return self._again(letter, pause, b"", {LOSSES: losses})
 
     def later(self, letter: Letter, delay: float) -> Post:
         """Not yet due."""
-        return self._again(letter, delay, b"", {REDELIVERIES: letter.redeliveries})
+        return self._again(letter, delay, b"", {LOSSES: letter.losses})
 
     def requeued(self, letter: Letter) -> Post:
         """From the dead letters back, as if it were new."""
-        return self._again(letter, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, REDELIVERIES: 0, REASON: ""})
+        return self._again(letter, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: ""})
 
     def dead(self, letter: Letter, reason: str, error: bytes, attempt: int) -> Post:
         """To the dead letters, for as long as they are kept."""
-        properties = letter.copy({REASON: reason, ATTEMPT: attempt, REDELIVERIES: letter.redeliveries}, error)
+        properties = letter.copy({REASON: reason, ATTEMPT: attempt, LOSSES: letter.losses}, error)
         properties.expiration = str(max(1, min(round(self._retention(letter.topic).dead_keep * 1000), (1 << 32) - 1)))
         return Post("", self._names.dead(letter.topic), properties, letter.body)
 
     def _again(self, letter: Letter, after: float, error: bytes, headers: dict[str, object]) -> Post:
-        queue = self._names.queue(letter.topic, level_of(letter.priority))
+        suspect = int(str(headers.get(LOSSES, 0))) >= SUSPECT
+        queue = self._names.queue(letter.topic, SUSPECTS if suspect else level_of(letter.priority))
         exchange, key, left = self._names.route(queue, after)
         if left:
             headers[LEFT] = left

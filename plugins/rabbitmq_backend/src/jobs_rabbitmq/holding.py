@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable
 
 from jobs_core.backends.base import Delivery, Outcome, Settlement
 
-from .letters import Letter
+from .letters import SUSPECT, Letter
 
 REMEMBERED = 60.0
 """How long a finished run is remembered that could not be acknowledged, seconds."""
@@ -21,8 +20,8 @@ REMEMBERED = 60.0
 DOUBTFUL = 2.0
 """Acknowledgements of so many seconds before a connection broke may not have arrived."""
 
-NOT_ALONE = 3
-"""Losses that are no sign of a job that kills its worker: the first may be a neighbour's doing, and connections break."""
+PARDONED = 3
+"""Losses that are no sign of a job that kills its worker: it was not alone in the first two, and connections break."""
 
 _Key = tuple[str, float, int, int]
 
@@ -117,17 +116,12 @@ def delivery(letter: Letter) -> Delivery:
         letter.body,
         letter.token,
         letter.attempt,
-        letter.redeliveries,
-        max(0, letter.redeliveries - NOT_ALONE),
+        max(0, letter.losses + 1 - SUSPECT),
+        max(0, letter.losses - PARDONED),
         letter.deferrals,
         letter.pushed_at,
         time.time(),
     )
-
-
-def suspects(letters: Iterable[Letter]) -> bool:
-    """Whether one of them was lost with its worker before, or with its connection."""
-    return any(letter.redeliveries for letter in letters)
 
 
 def _key(letter: Letter) -> _Key:

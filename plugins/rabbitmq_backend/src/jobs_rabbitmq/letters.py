@@ -1,7 +1,8 @@
 """Messages as the broker carries them: the payload as it came, what we know of the job in properties and headers.
 
 A message that was never delivered has no headers of ours. What a worker sends back is a copy that says in headers what
-happened so far; the broker's own count of deliveries is looked at, and never relied on beyond "more than once".
+happened so far. Nothing of ours is ever rejected, so that the broker's own count of deliveries (which classic queues lack)
+tells losses alone; it is looked at for the first one, and what goes beyond is written into a copy.
 
 ============  ==========================================================================================
 property      what
@@ -9,7 +10,7 @@ property      what
 message_id    the job's id
 timestamp     when it was pushed, rounded up to a second, by the producer's clock: RabbitMQ has none to ask
 priority      0 to 9
-headers       x-jobs-attempt, -redeliveries, -deferrals: counts so far
+headers       x-jobs-attempt, -deferrals: counts so far; -losses: workers or connections it was lost with
               x-jobs-left: seconds that the ladder was too short for
               x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is dead
 ============  ==========================================================================================
@@ -29,9 +30,12 @@ from pika.spec import BasicProperties
 from jobs_core.backends.base import KEPT_ERRORS, Outgoing
 from jobs_core.ids import new_id
 
-ATTEMPT, REDELIVERIES, DEFERRALS = "x-jobs-attempt", "x-jobs-redeliveries", "x-jobs-deferrals"
+ATTEMPT, LOSSES, DEFERRALS = "x-jobs-attempt", "x-jobs-losses", "x-jobs-deferrals"
 LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"
 COUNT = "x-delivery-count"
+SUSPECT = 2
+"""Losses from which on a job is run apart from others. The first is forgiven: it may be a neighbour's doing."""
+
 OURS = "jobs"
 PERSISTENT = 2
 
@@ -57,8 +61,8 @@ class Letter:
     """A delivery that is not settled: where it came from, and what it says about itself."""
 
     __slots__ = (
-        "again", "attempt", "body", "deferrals", "generation", "headers", "id", "level", "priority", "properties", "pushed_at",
-        "redeliveries", "tag", "token", "topic",
+        "again", "attempt", "body", "consumer", "deferrals", "generation", "headers", "id", "level", "losses", "priority",
+        "properties", "pushed_at", "tag", "token", "topic",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +70,7 @@ class Letter:
     ) -> None:
         self.tag = tag
         self.again = again
+        self.consumer = ""  # whose delivery it was; none, if it was fetched
         self.generation = generation
         self.topic = topic
         self.level = level
@@ -78,13 +83,18 @@ class Letter:
         self.pushed_at = float(stamp) if stamp else time.time()
         headers = properties.headers
         self.headers: Mapping[str, Any] = headers or _NONE
-        self.attempt = self.redeliveries = self.deferrals = 0
+        self.attempt = self.losses = self.deferrals = 0
         if headers:
             self.attempt = _count(headers, ATTEMPT)
-            self.redeliveries = _count(headers, REDELIVERIES)
+            self.losses = _count(headers, LOSSES)
             self.deferrals = _count(headers, DEFERRALS)
-        if again:
-            self.redeliveries += 1  # whoever had it is gone, with it or without
+        if again:  # whoever had it is gone, with it or without
+            self.losses = 2 if self.losses == 0 and self.deliveries() > 1 else self.losses + 1
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it is to be run apart from others."""
+        return self.losses >= SUSPECT
 
     @property
     def foreign(self) -> bool:

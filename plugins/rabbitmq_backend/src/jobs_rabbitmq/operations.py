@@ -166,7 +166,7 @@ def _record(letter: Letter) -> JobRecord:
         letter.body,
         letter.priority,
         letter.attempt,
-        letter.redeliveries,
+        seen.redeliveries,
         seen.crashes,
         letter.deferrals,
         letter.pushed_at,

@@ -8,6 +8,7 @@ jobs.email            queue            jobs of priority 0, which is what jobs ha
 jobs.email:1-3        queue            jobs of priority 1 to 3
 jobs.email:4-6        queue            jobs of priority 4 to 6
 jobs.email:7-9        queue            jobs of priority 7 to 9, and what workers gave back unstarted, to come first
+jobs.email:suspects   queue            jobs that were lost with two workers or connections: each is run alone
 jobs.email:dead       queue            dead letters: each with its reason and errors in its headers
 jobs:delay.due        topic exchange   the foot of the ladder: bound to every queue by the queue's name
 jobs:delay.00 … 23    topic exchange   step n of the ladder, for 25 ms x 2^n
@@ -38,9 +39,13 @@ from .wire import OpenChannel, Wire
 
 logger = logging.getLogger("jobs.rabbitmq")
 
-LEVELS = ("", ":1-3", ":4-6", ":7-9")
-FRONT = len(LEVELS) - 1
+LEVELS = ("", ":1-3", ":4-6", ":7-9", ":suspects")
+"""What is added to a queue's name: four levels of priority, and what is apart from them."""
+
+FRONT = 3
 """The level that is served first."""
+
+SUSPECTS = 4
 
 STEP = 0.025
 STEPS = 24

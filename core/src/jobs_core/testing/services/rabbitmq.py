@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...ids import new_token
@@ -37,7 +38,6 @@ class RabbitMQNode:
         self._distribution, self._mapper = free_port(), free_port()
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
-        self._vhosts: list[str] = []
 
     def __enter__(self) -> RabbitMQNode:
         self.start()
@@ -151,14 +151,14 @@ class RabbitMQNode:
         """A new, empty virtual host that its guest may use; the name."""
         return self.make_vhosts(1)[0]
 
-    def make_vhosts(self, count: int) -> list[str]:
-        """Several at once, since what costs is the start of the program that asks. Those made before are deleted."""
+    def make_vhosts(self, count: int, instead_of: Sequence[str] = ()) -> list[str]:
+        """Several at once, since what costs is the start of the program that asks; others are deleted meanwhile."""
         names = [f"v{new_token(6)}" for _ in range(count)]
-        old, self._vhosts = self._vhosts, names
         self.evaluate(
             f'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"tests">>), rabbit_auth_backend_internal:set_permissions('
             f'<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end, [{_binaries(names)}]),'
-            f'spawn(fun() -> lists:foreach(fun(V) -> rabbit_vhost:delete(V, <<"tests">>) end, [{_binaries(old)}]) end), ok.'
+            'spawn(fun() -> lists:foreach(fun(V) -> rabbit_vhost:delete(V, <<"tests">>) end, '
+            f"[{_binaries(instead_of)}]) end), ok."
         )
         return names
 
@@ -167,7 +167,7 @@ class RabbitMQNode:
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}/{vhost}"
 
 
-def _binaries(names: list[str]) -> str:
+def _binaries(names: Sequence[str]) -> str:
     return ",".join(f'<<"{name}">>' for name in names)
 
 

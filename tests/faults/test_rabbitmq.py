@@ -1,0 +1,256 @@
+"""What may happen to a RabbitMQ node, the way to it and its workers, while jobs run through it.
+
+The same rows with 100,000 jobs each, and those that take their time, are `make torture`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pika
+import pytest
+
+from jobs_core.backends.base import State
+from jobs_core.errors import BackendUnavailable
+from jobs_core.message import new_message
+
+from ..support.proxy import Proxy
+from ..torture import rabbitmq as rows
+
+
+@pytest.fixture
+def node(rabbitmq_node):
+    yield rabbitmq_node
+    assert rabbitmq_node.serves()
+
+
+@pytest.fixture
+def rabbit_project(project, rabbitmq_url):
+    project.configure(backend=f'backend = "{rabbitmq_url}"')
+    return project
+
+
+@pytest.fixture
+def channel(rabbitmq_url):
+    """A bare client of pika's own, on the project's virtual host."""
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        yield channel
+
+
+def dead(project):
+    return project.app().operate(lambda backend: backend.browse("default", State.DEAD, 100))
+
+
+# -- counted ---------------------------------------------------------------------------------------
+
+
+def endure(node, tmp_path, trouble, count):
+    """Nothing may be lost, and nothing run that nobody sent. Returns the stage and its tally."""
+    with rows.on_node(node, tmp_path, trouble) as (stage, _):
+        tally = stage.run(trouble, count, patience=60.0)
+        print(tally, *(worker.output for worker in stage.workers), sep="\n")  # for who reads why it failed
+        assert tally.attempted >= count
+        assert (tally.lost, tally.unexpected) == (0, 0), str(tally)
+        return stage, tally
+
+
+def test_nothing_is_lost_by_whatever_happens_to_node_connections_and_workers(node, tmp_path):
+    _, tally = endure(node, tmp_path, rows.in_turn(*rows.SHORT), 3000)
+    assert tally.acknowledged == 3000
+
+
+def test_nothing_is_lost_by_a_network_that_swallows(node, tmp_path):
+    _, tally = endure(node, tmp_path, rows.in_turn(rows.lose_packets), 400)
+    assert tally.acknowledged == 400
+
+
+def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rabbit_project, node):
+    project = rabbit_project
+    project.configure('enqueue_timeout = "1s"', backend=project_backend(project))
+    worker = project.worker()
+    app = project.app()
+
+    def enqueue(text):
+        message = new_message("tasks.note", "default", [text], {})
+        app._producer.push([app.outgoing(message)], 1.0)
+
+    enqueue("before")
+    project.push_many([("nap", (0.02, f"n{n}"), {}) for n in range(200)])
+    node.control("set_vm_memory_high_watermark", "absolute", "1")
+    try:
+        with pytest.raises(BackendUnavailable, match="takes no messages at present.*memory"):
+            for _ in range(3):
+                enqueue("into the alarm")
+        project.until_noted(*[f"end n{n}" for n in range(200)])
+    finally:
+        node.control("set_vm_memory_high_watermark", "absolute", "1GB")
+    project.until(lambda: _enqueued(lambda: enqueue("after")))
+    project.until_noted("note after")
+    assert worker.stop() == 0
+
+
+def project_backend(project):
+    return (project.root / "jobs.toml").read_text().splitlines()[0]
+
+
+def _enqueued(enqueue):
+    try:
+        enqueue()
+    except BackendUnavailable:
+        return False
+    return True
+
+
+# -- one by one ------------------------------------------------------------------------------------
+
+
+def test_jobs_that_wait_or_hold_the_interpreter_cost_no_connection_at_a_heartbeat_of_2_s(node, tmp_path):
+    endure(node, tmp_path, rows.long_jobs(10.0), 20)
+
+
+def test_what_ran_through_an_outage_is_not_run_again_by_a_worker_that_lives(project, node, rabbitmq_url):
+    with Proxy(node.port) as proxy:
+        url = rabbitmq_url.replace(str(node.port), str(proxy.port))
+        project.configure(backend=f'backend = "{url}"')
+        worker = project.worker("--mode", "threads", "--concurrency", "3")
+        project.push_many([("nap", (1.0, "ends-within"), {}), ("nap", (4.0, "outlasts"), {})])
+        project.until(lambda: sum(line.startswith("start") for line in project.ledger()) == 2)
+        proxy.refuse()
+        worker.until_said("cannot be reached")
+        project.until_noted("end ends-within")
+        proxy.accept()
+        begin = time.monotonic()
+        project.push("note", "after")
+        project.until_noted("note after")
+        assert time.monotonic() - begin <= 3.0
+        project.until_noted("end outlasts")
+        project.until_empty()
+        assert worker.stop() == 0
+    starts = [line for line in project.ledger() if line.startswith("start")]
+    assert len(starts) == 2, starts
+
+
+def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, rabbitmq_url):
+    with Proxy(node.port) as proxy:
+        project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}"')
+        worker = project.worker()
+        project.push("note", "before")
+        project.until_noted("note before")
+        for _ in range(20):
+            proxy.cut()
+            time.sleep(0.05)  # the pace of the flapping
+        begin = time.monotonic()
+        project.push("note", "after")
+        project.until_noted("note after")
+        assert time.monotonic() - begin <= 3.0
+        assert worker.stop() == 0
+
+
+def test_a_queue_that_is_deleted_under_a_worker_is_made_anew_and_told(rabbit_project, channel):
+    project = rabbit_project
+    worker = project.worker()
+    project.push("note", "before")
+    project.until_noted("note before")
+    project.until_empty()
+    channel.queue_delete("jobs.default")
+    worker.until_said("jobs.default was deleted")
+    project.push("note", "after")
+    project.until_noted("note after")
+    assert worker.stop() == 0
+
+
+def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_is_idle(rabbit_project):
+    project = rabbit_project
+    workers = [project.worker() for _ in range(2)]
+    project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have short jobs delivered ahead
+    project.until_noted(*[f"note warm{n}" for n in range(200)])
+    project.push("nap", 30.0, "long")
+    project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
+    begin = time.monotonic()
+    project.push_many([("note", (f"short{n}",), {}) for n in range(100)])
+    project.until_noted(*[f"note short{n}" for n in range(100)])
+    assert time.monotonic() - begin <= 1.0
+    for worker in workers:
+        worker.kill()
+
+
+def test_an_idle_worker_uses_no_processor_time(rabbit_project):
+    worker = rabbit_project.worker()
+    rabbit_project.push("note", "warm")
+    rabbit_project.until_noted("note warm")
+    before = worker.cpu_seconds()
+    time.sleep(3.0)  # idleness is what is measured
+    assert worker.cpu_seconds() - before <= 0.06
+
+
+def test_any_language_is_a_producer_by_plain_amqp(rabbit_project, channel):
+    project = rabbit_project
+    project.configure('[topics.default]\ndefault_job = "tasks.note"', backend=project_backend(project))
+    worker = project.worker()
+    project.push("note", "warm")
+    project.until_noted("note warm")
+    persistent = pika.BasicProperties(delivery_mode=2)
+
+    def publish(body, queue="jobs.default", properties=persistent):
+        channel.basic_publish("", queue, body, properties, mandatory=True)
+
+    envelope = {"v": 1, "topic": "default", "job": "tasks.note"}
+    publish(json.dumps(envelope | {"args": ["from afar"]}))
+    publish('"plain"')
+    publish("{ not JSON")
+    publish(json.dumps(envelope | {"args": ["urgent"]}), queue="jobs.default:7-9")
+    publish(json.dumps(envelope | {"args": ["late"], "delay": 1.5, "priority": 5}))
+    project.until_noted("note from afar", "note plain", "note urgent")
+    assert "note late" not in project.ledger()
+    project.until_noted("note late")
+    project.until(lambda: [record.payload for record in dead(project)] == [b"{ not JSON"])
+    assert worker.stop() == 0
+
+
+def test_dead_letters_are_listed_requeued_and_dropped(rabbit_project):
+    project = rabbit_project
+    project.push("fail", "first")
+    project.push("fail", "second")
+    worker = project.worker()
+    project.until(lambda: len(dead(project)) == 2)
+    record = dead(project)[0]
+    assert (record.reason, record.attempt, len(record.errors)) == ("failed", 3, 3)
+    ids = [record.id for record in dead(project)]
+    assert project.run("dead", "retry", ids[0], "--yes").returncode in (0, 2)
+    worker.stop()
+
+
+def test_after_setup_workers_need_no_right_to_configure(project, node, rabbitmq_url):
+    vhost = rabbitmq_url.rpartition("/")[2]
+    node.control("add_user", f"plain-{vhost}", "secret")
+    node.control("set_permissions", "-p", vhost, f"plain-{vhost}", "^$", r"^(amq\.default|jobs[.:].*)$", r"^jobs[.:].*$")
+    plain = rabbitmq_url.replace("guest:guest", f"plain-{vhost}:secret")
+    project.configure(backend=f'backend = "{plain}"')
+    refused = project.run("push", "tasks.note", "early")
+    assert "jobsctl setup" in refused.stdout + refused.stderr
+    project.configure(backend=f'backend = "{rabbitmq_url}"')
+    assert project.run("setup").returncode == 0
+    project.configure(backend=f'backend = "{plain}"')
+    worker = project.worker()
+    project.push("note", "now")
+    project.push("note", "later", delay=0.3)
+    project.push("fail_twice")
+    project.until_noted("note now", "note later", "attempt 3")
+    assert worker.stop() == 0
+
+
+def test_check_says_that_the_broker_would_not_wait_for_the_longest_job(rabbit_project, rabbitmq_url):
+    project = rabbit_project
+    said = project.run("check").stdout
+    assert "consumer_timeout = 86400000" in said
+    project.configure("[topics.default]\ntimeout = '20m'", backend=f'backend = "{rabbitmq_url}"')
+    assert "consumer_timeout is" not in project.run("check").stdout
+    project.configure("[topics.default]\ntimeout = '2h'", backend=f'backend = "{rabbitmq_url}"')
+    said = project.run("check").stdout
+    assert "7200 s" in said
+    assert "consumer_timeout = 14400000" in said
+    project.configure("[topics.default]\ntimeout = '2h'", backend=f'backend = "{rabbitmq_url}?consumer_timeout=14400"')
+    assert "consumer_timeout is" not in project.run("check").stdout

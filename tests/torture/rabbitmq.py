@@ -1,0 +1,280 @@
+"""The rows for RabbitMQ: what its node, the way to it, and its neighbours may do to us."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from jobs_core.testing.services.rabbitmq import RabbitMQNode
+
+from ..support.project import Process, until
+from ..support.proxy import Proxy
+from .stage import Row, Stage
+
+HEARTBEAT = 2
+"""Seconds; pika notices silence after five more."""
+
+TASKS = '''
+"""Jobs that keep a ledger; some of them are a burden."""
+import os, time
+from pathlib import Path
+from jobs_core import current_job, job
+
+RUNS = os.open(Path(__file__).parent / "runs", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def record(what):
+    os.write(RUNS, f"{what} {current_job().id}\\n".encode())
+
+@job
+def work(seconds: float = 0.0):
+    record("start")
+    time.sleep(seconds)
+    record("end")
+
+@job
+def hold(seconds: float):
+    """Hold the interpreter for about a second at a time."""
+    record("start")
+    number, end = 1_000_000, time.monotonic() + seconds
+    while time.monotonic() < end:
+        begin = time.monotonic()
+        sum(range(number))
+        number = int(number / max(0.01, time.monotonic() - begin))
+    record("end")
+
+@job
+def poison():
+    record("start")
+    os.abort()
+'''
+
+
+class RabbitMQStage(Stage):
+    """A virtual host of its own, reached through a proxy."""
+
+    node: RabbitMQNode
+    proxy: Proxy
+
+
+Trouble = Callable[[RabbitMQStage], None]
+SetUp = AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]
+
+
+@contextlib.contextmanager
+def on_node(
+    node: RabbitMQNode, directory: Path, trouble: Trouble, options: str = ""
+) -> Iterator[tuple[RabbitMQStage, Trouble]]:
+    """A stage on a node that runs."""
+    with Proxy(node.port) as proxy:
+        url = node.url(node.make_vhost(), port=proxy.port)
+        stage = RabbitMQStage(directory / "project", f"{url}?heartbeat={HEARTBEAT}{options}")
+        (stage.project.root / "tasks.py").write_text(TASKS)
+        stage.node, stage.proxy = node, proxy
+        with stage:
+            yield stage, trouble
+
+
+def _row(act: Trouble, *, times: int = 1, options: str = "") -> Row:
+    """A row on a node of its own whose trouble is an act, done so many times while jobs come."""
+
+    @contextlib.contextmanager
+    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+        with (
+            RabbitMQNode(directory / "rabbitmq") as node,
+            on_node(node, directory, in_turn(*[act] * times), options) as set_up,
+        ):
+            yield set_up  # type: ignore[misc]  # the trouble is for this very kind of stage
+
+    return row
+
+
+def in_turn(*acts: Trouble) -> Trouble:
+    """Trouble of several acts, spread over the run."""
+
+    def trouble(stage: RabbitMQStage) -> None:
+        for n, act in enumerate(acts, 1):
+            stage.under_load(n / (len(acts) + 1))
+            act(stage)
+            stage.progress()
+
+    return trouble
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def kill_worker(stage: RabbitMQStage) -> None:
+    victim = stage.workers[0]
+    victim.kill()
+    stage.replace(victim)
+
+
+def freeze_worker(stage: RabbitMQStage) -> None:
+    """Until the broker has given it up: its jobs go to the other, and it may settle nothing."""
+    victim = stage.workers[0]
+    victim.signal(signal.SIGSTOP)
+    time.sleep(4 * HEARTBEAT)  # the silence itself
+    victim.signal(signal.SIGCONT)
+
+
+def poison(stage: RabbitMQStage) -> None:
+    """A job that kills every worker that runs it: found, put aside, and its neighbours done."""
+    from jobs_core.message import new_message
+
+    app = stage.project.app()
+    message = new_message("tasks.poison", "default", [], {})
+    stage.ledger.attempted([message.id])
+    app._producer.push([app.outgoing(message)], 30.0)
+
+    def found() -> bool:
+        for worker in list(stage.workers):
+            if not worker.alive():
+                stage.replace(worker)
+        return message.id in stage.dead()
+
+    until(found, 120.0)
+    record = next(record for record in app.operate(lambda b: b.browse("default", _dead(), 100)) if record.id == message.id)
+    assert record.reason == "crashed", record.reason
+
+
+def _dead() -> object:
+    from jobs_core.backends.base import State
+
+    return State.DEAD
+
+
+# -- the node --------------------------------------------------------------------------------------
+
+
+def kill_node(stage: RabbitMQStage) -> None:
+    stage.node.kill()
+    stage.node.start()
+
+
+def restart_application(stage: RabbitMQStage) -> None:
+    stage.node.control("stop_app")
+    stage.node.control("start_app")
+
+
+def long_outage(stage: RabbitMQStage) -> None:
+    stage.node.kill()
+    time.sleep(15.0)  # the outage itself
+    stage.node.start()
+
+
+def stall_node(stage: RabbitMQStage) -> None:
+    """It does not answer, and says nothing."""
+    stage.node.signal(signal.SIGSTOP)
+    time.sleep(5 * HEARTBEAT)  # the stall itself
+    stage.node.signal(signal.SIGCONT)
+
+
+def memory_alarm(stage: RabbitMQStage) -> None:
+    """Producers wait or are refused, workers go on; then there is room again."""
+    stage.node.control("set_vm_memory_high_watermark", "absolute", "1")
+    until(lambda: stage.producer.errors or stage.producer.sent >= stage.producer.count, 60.0)
+    stage.node.control("set_vm_memory_high_watermark", "absolute", "1GB")
+
+
+def disk_alarm(stage: RabbitMQStage) -> None:
+    stage.node.control("set_disk_free_limit", "1000TB")
+    until(lambda: stage.producer.errors or stage.producer.sent >= stage.producer.count, 60.0)
+    stage.node.control("set_disk_free_limit", "20MB")
+
+
+# -- the way to it ---------------------------------------------------------------------------------
+
+
+def close_connections(stage: RabbitMQStage) -> None:
+    stage.node.control("close_all_connections", "test")
+
+
+def cut(stage: RabbitMQStage) -> None:
+    stage.proxy.cut()
+
+
+def flap(stage: RabbitMQStage) -> None:
+    """Twenty cuts in four seconds, or as long as there are jobs."""
+    for _ in range(20):
+        stage.proxy.cut()
+        time.sleep(0.2)  # the pace of the flapping
+        if stage.finished():
+            break
+
+
+def lose_confirm(stage: RabbitMQStage) -> None:
+    """The node has the message, and nobody is told: it is sent again."""
+    stage.proxy.drop_reply(b"jobs.default")
+    until(lambda: stage.proxy.dropped.is_set() or stage.finished(), 60.0)
+
+
+def lose_packets(stage: RabbitMQStage) -> None:
+    """Nothing comes through for longer than a heartbeat is waited for, and nobody is told."""
+    stage.proxy.black_hole()
+    time.sleep(5 * HEARTBEAT)  # the silence itself
+    stage.proxy.heal()
+
+
+def slow_down(stage: RabbitMQStage) -> None:
+    """A tenth of a second each way."""
+    stage.proxy.delay(0.1, jitter=0.05)
+    stage.progress(100)
+    stage.proxy.delay(0.0)
+
+
+# -- long jobs -------------------------------------------------------------------------------------
+
+
+def long_jobs(seconds: float) -> Trouble:
+    """One job that waits and one that holds the interpreter, for so long each: nobody's connection is lost."""
+
+    def trouble(stage: RabbitMQStage) -> None:
+        from jobs_core.message import new_message
+
+        app = stage.project.app()
+        long = [new_message(f"tasks.{job}", "default", [seconds], {}) for job in ("work", "hold")]
+        stage.ledger.attempted([message.id for message in long])
+        app._producer.push([app.outgoing(message) for message in long], 30.0)
+        extra = stage.project.worker()
+        stage.workers.append(extra)
+        until(lambda: {message.id for message in long} <= stage.ledger.ended(), seconds + 60.0)
+        runs = (stage.project.root / "runs").read_text().split()
+        assert all(runs.count(message.id) == 2 for message in long), "a long job ran twice"
+        for worker in stage.workers:
+            assert not lost(worker), worker.output
+
+    return trouble
+
+
+def lost(worker: Process) -> bool:
+    """Whether a worker has said that it lost the broker."""
+    return any(word in worker.output for word in ("cannot be reached", "fallen silent", "does not answer"))
+
+
+ROWS: dict[str, Row] = {
+    "workers killed": _row(kill_worker, times=8),
+    "worker frozen until given up": _row(freeze_worker),
+    "a job that kills its workers": _row(poison),
+    "node killed": _row(kill_node, times=3),
+    "node killed, classic queues": _row(kill_node, times=3, options="&queues=classic"),
+    "node's application restarted": _row(restart_application, times=2),
+    "outage of 15 s and a boot": _row(long_outage),
+    "node stalled": _row(stall_node),
+    "memory alarm": _row(memory_alarm),
+    "disk alarm": _row(disk_alarm),
+    "connections closed by the operator": _row(close_connections, times=5),
+    "connections flapping": _row(flap),
+    "confirms lost": _row(lose_confirm, times=20),
+    "packets lost in silence": _row(lose_packets),
+    "100 ms and more each way": _row(slow_down),
+    "jobs of 60 s at a heartbeat of 2 s, one holding the interpreter": _row(long_jobs(60.0)),
+}
+
+SHORT: tuple[Trouble, ...] = (kill_worker, cut, lose_confirm, close_connections, kill_worker, kill_node, lose_confirm, cut)
+"""What is over soon: `make test` does it all in one run."""
+
+__all__ = ["ROWS", "SHORT", "in_turn", "on_node"]
