@@ -192,8 +192,8 @@ class RabbitMQBackend(RabbitMQOperations):
             raise
         if letters:
             self._worked_at = time.monotonic()
-        deliveries = [self._holding.hand_out(letter) for letter in letters]
-        self._reserved = request, [letter.token for letter in letters]
+        deliveries = self._holding.hand_out(letters)
+        self._reserved = request, [letter.token for letter in letters if letter.token]
         failpoint("reserve.after_commit")
         return deliveries
 
@@ -230,7 +230,7 @@ class RabbitMQBackend(RabbitMQOperations):
         if self._suspects.drying:
             self._loop.until(lambda: self._loop.interrupted or consumer.wire.failure, min(max(0.0, timeout), AHEAD))
             return not self._holding.held
-        if consumer.holds(topics):
+        if self._holds(consumer, topics):
             return True
         consumer.listen(topics)
         if self._odd:
@@ -239,7 +239,7 @@ class RabbitMQBackend(RabbitMQOperations):
         if calm and not self._holding.held:
             consumer.listen_for_suspects(topics)
         self._until_something(consumer, topics, timeout if calm else min(timeout, CALM))
-        return consumer.holds(topics)
+        return self._holds(consumer, topics)
 
     def _until_something(self, consumer: Consumer, topics: Sequence[str], timeout: float) -> None:
         """Wait."""
@@ -249,7 +249,7 @@ class RabbitMQBackend(RabbitMQOperations):
             return bool(
                 self._loop.interrupted
                 or consumer.wire.failure
-                or consumer.holds(topics)
+                or self._holds(consumer, topics)
                 or fresh_odd
                 or not consumer.covers(topics)
             )
@@ -282,6 +282,10 @@ class RabbitMQBackend(RabbitMQOperations):
             lambda: self._loop.interrupted or consumer.wire.failure or (not consumer.subscribed and any(ahead.values())),
             max(0.0, timeout),
         )
+
+    def _holds(self, consumer: Consumer, topics: Sequence[str]) -> bool:
+        """Whether a reserve would find something here: suspects only if nothing else is held."""
+        return consumer.holds(topics, suspects=not self._holding.held)
 
     def interrupt(self) -> None:
         self._loop.interrupt()
@@ -402,6 +406,7 @@ class RabbitMQBackend(RabbitMQOperations):
                 answers.append(Answer.ALREADY if settlement.token in done_before else Answer.STALE)
             elif letter.generation != self._generation:
                 self._holding.owe(letter, settlement)
+                consumer.put_back(self._holding.twins(letter))
                 answers.append(Answer.STALE)
             else:
                 answers.append(Answer.SETTLED)
@@ -414,11 +419,14 @@ class RabbitMQBackend(RabbitMQOperations):
                     copied.append((letter, post))
         self._acknowledge(consumer, over)
         self._holding.acknowledged(over)
+        consumer.acknowledge([twin for letter in over for twin in self._holding.twins(letter)])  # that job is done
         if copied:
             if any(post.exchange for _, post in copied):
                 self._topology.need_ladder()
             self._publish([post for _, post in copied])
             self._acknowledge(consumer, [letter for letter, _ in copied])
+            for letter, _ in copied:
+                consumer.put_back(self._holding.twins(letter))
         failpoint("settle.after_commit")
         return answers
 

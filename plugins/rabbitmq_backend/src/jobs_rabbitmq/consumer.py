@@ -74,9 +74,9 @@ class Consumer:
                 ordered.append(queue)
         return ordered
 
-    def holds(self, topics: Iterable[str]) -> bool:
+    def holds(self, topics: Iterable[str], *, suspects: bool) -> bool:
         """Whether something of these topics is here to be handed out."""
-        return any(self.lines.get(queue) for queue in self.queues(topics, _ALL))
+        return any(self.lines.get(queue) for queue in self.queues(topics, _ALL if suspects else _NORMAL))
 
     def all_lines(self) -> list[Letter]:
         """Take everything that was delivered and not handed out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from jobs_core.backends.base import Delivery, Outcome, Settlement
 
@@ -32,16 +33,28 @@ class Holding:
     def __init__(self) -> None:
         self.held: dict[int, Letter] = {}
         self._tokens = 0
+        self._ids: dict[str, int] = {}  # job id → token
+        self._twins: dict[str, list[Letter]] = {}  # job id → further messages of a job that is held
         self._strays: dict[_Key, int] = {}  # held when the connection broke → token
         self._owed: OrderedDict[_Key, tuple[float, Settlement]] = OrderedDict()
         self._recent: deque[tuple[float, list[Letter]]] = deque()
 
-    def hand_out(self, letter: Letter) -> Delivery:
-        """Reserve a letter."""
-        self._tokens += 1
-        letter.token = self._tokens
-        self.held[letter.token] = letter
-        return delivery(letter)
+    def hand_out(self, letters: Iterable[Letter]) -> list[Delivery]:
+        """Reserve letters, but one at a time of each job: one that was published twice is not run twice at once."""
+        deliveries = []
+        for letter in letters:
+            if letter.id in self._ids:
+                self._twins.setdefault(letter.id, []).append(letter)
+                continue
+            self._tokens += 1
+            letter.token = self._ids[letter.id] = self._tokens
+            self.held[letter.token] = letter
+            deliveries.append(delivery(letter))
+        return deliveries
+
+    def twins(self, letter: Letter) -> list[Letter]:
+        """Further messages of a job that is held no more."""
+        return self._twins.pop(letter.id, [])
 
     def find(self, settlement: Settlement) -> Letter | None:
         """The letter that a settlement is for, if it is held under that token."""
@@ -51,6 +64,8 @@ class Holding:
     def gone(self, letter: Letter) -> None:
         """A letter is settled."""
         self.held.pop(letter.token, None)
+        if self._ids.get(letter.id) == letter.token:
+            del self._ids[letter.id]
         self._strays.pop(_key(letter), None)
 
     def acknowledged(self, letters: list[Letter]) -> None:
@@ -73,6 +88,7 @@ class Holding:
 
     def connection_lost(self) -> None:
         """Everything held is given back by the broker; what was acknowledged last perhaps, too."""
+        self._twins.clear()
         self._strays = {_key(letter): token for token, letter in self.held.items()}
         oldest = time.monotonic() - DOUBTFUL
         for at, letters in self._recent:
@@ -102,6 +118,8 @@ class Holding:
     def forget(self) -> list[Letter]:
         """Hold nothing any more; returns what was held."""
         held, self.held = list(self.held.values()), {}
+        self._ids.clear()
+        self._twins.clear()
         self._strays.clear()
         self._owed.clear()
         self._recent.clear()
