@@ -73,18 +73,18 @@ def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rab
     worker = project.worker()
     app = project.app()
 
-    def enqueue(text):
+    def enqueue(text, patience=5.0):
         message = new_message("tasks.note", "default", [text], {})
-        app._producer.push([app.outgoing(message)], 1.0)
+        app._producer.push([app.outgoing(message)], patience)
 
     enqueue("before")
-    project.push_many([("nap", (0.02, f"n{n}"), {}) for n in range(200)])
+    project.push_many([("nap", (0.02, f"n{n}"), {}) for n in range(50)])
     node.control("set_vm_memory_high_watermark", "absolute", "1")
     try:
         with pytest.raises(BackendUnavailable, match="takes no messages at present.*memory"):
             for _ in range(3):
-                enqueue("into the alarm")
-        project.until_noted(*[f"end n{n}" for n in range(200)])
+                enqueue("into the alarm", patience=1.0)
+        project.until_noted(*[f"end n{n}" for n in range(50)])
     finally:
         node.control("set_vm_memory_high_watermark", "absolute", "1GB")
     project.until(lambda: _enqueued(lambda: enqueue("after")))
@@ -166,7 +166,7 @@ def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_is_idle(rabbit_
     project = rabbit_project
     workers = [project.worker() for _ in range(2)]
     project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have short jobs delivered ahead
-    project.until_noted(*[f"note warm{n}" for n in range(200)])
+    project.until_noted(*[f"note warm{n}" for n in range(50)])
     project.push("nap", 30.0, "long")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     begin = time.monotonic()
