@@ -166,7 +166,7 @@ def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_is_idle(rabbit_
     project = rabbit_project
     workers = [project.worker() for _ in range(2)]
     project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have short jobs delivered ahead
-    project.until_noted(*[f"note warm{n}" for n in range(50)])
+    project.until_noted(*[f"note warm{n}" for n in range(200)])
     project.push("nap", 30.0, "long")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     begin = time.monotonic()

@@ -1,0 +1,94 @@
+"""Several hosts, TLS, and what is said where something cannot work."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.errors import BackendError, BackendUnavailable, NotSupported
+from jobs_core.ids import new_id, new_token
+from jobs_core.message import UniqueKey
+from jobs_core.testing.services import free_port
+from jobs_core.testing.services.rabbitmq import RabbitMQNode
+from jobs_rabbitmq import _create
+from jobs_rabbitmq.topology import LONGEST, STEP, Names, level_of
+from jobs_rabbitmq.url import parse
+
+
+def opened(url):
+    backend = _create(url, BackendOptions())
+    backend.open(None)
+    return backend
+
+
+def test_the_next_host_is_tried_where_one_does_not_answer(rabbitmq_url):
+    before, _, rest = rabbitmq_url.partition("127.0.0.1")
+    backend = opened(f"{before}127.0.0.1:{free_port()},127.0.0.1{rest}")
+    assert backend.push([Outgoing(new_id(), "a", b"x")], new_token()) == {}
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (("guest:guest", "guest:wrong"), BackendError, "user or password are wrong"),
+        (("127.0.0.1", "127.0.0.1:1,127.0.0.1:2/x?"), BackendError, "unknown parameter"),
+        (("/v", "/nowhere-v"), BackendError, "virtual host is not there"),
+        (("amqp://", "amqps://"), BackendUnavailable, "cannot be reached"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_mend(rabbitmq_url, change, error, says):
+    with pytest.raises(error, match=says):
+        opened(rabbitmq_url.replace(*change))
+
+
+def test_a_call_that_cannot_work_says_what_would_make_it(rabbitmq_url):
+    backend = opened(rabbitmq_url)
+    keyed = Outgoing(new_id(), "a", b"x", unique=UniqueKey("key"))
+    for call in (lambda: backend.get("x"), lambda: backend.cancel("x"), lambda: backend.push([keyed], new_token())):
+        with pytest.raises(NotSupported, match=r"\[results\] url = "):
+            call()
+    backend.close()
+
+
+def test_tls_is_verified(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed: apt-get install openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request, *names], check=True, capture_output=True)
+    port = free_port()
+    config = (
+        f"listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n"
+        f"ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
+    )
+    with RabbitMQNode(tmp_path / "node", config=config) as node:
+        url = node.url(node.make_vhost(), port=port).replace("amqp://", "amqps://")
+        backend = opened(f"{url}?ca={certificate}")
+        assert backend.push([Outgoing(new_id(), "a", bytes(300_000))], new_token()) == {}
+        backend.close()
+        with pytest.raises(BackendError, match="certificate cannot be trusted"):
+            opened(url)
+
+
+def test_priorities_are_kept_on_four_levels():
+    assert [level_of(priority) for priority in range(10)] == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("delay", [0.001, STEP, 1.0, 3600.0, LONGEST, LONGEST + 5])
+def test_the_ladder_never_ends_before_a_delay_and_hardly_after(delay):
+    exchange, key, left = Names("jobs").route("jobs.a", delay)
+    bits = key.removesuffix(".jobs.a").split(".")
+    ladder = sum(STEP * 2**step for step, bit in enumerate(reversed(bits)) if bit == "1")
+    assert 0 <= ladder + left - delay < STEP + 1e-6
+    assert exchange == f"jobs:delay.{len(bits) - 1 - bits.index('1'):02}"
+
+
+def test_a_url_is_shown_without_its_password():
+    target = parse("amqp://user:secret@a:1,b/vhost?queues=classic")
+    assert "secret" not in repr(target)
+    assert (target.addresses, target.vhost, target.queues) == ((("a", 1), ("b", 5672)), "vhost", "classic")
