@@ -6,6 +6,8 @@ The same rows with 100,000 jobs each, and those that take their time, are `make 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import time
 
 import pika
@@ -207,6 +209,30 @@ def test_any_language_is_a_producer_by_plain_amqp(rabbit_project, channel):
     assert "note late" not in project.ledger()
     project.until_noted("note late")
     project.until(lambda: [record.payload for record in dead(project)] == [b"{ not JSON"])
+    assert worker.stop() == 0
+
+
+PHP = """
+$connection = new AMQPConnection(['host' => '127.0.0.1', 'port' => $argv[1], 'vhost' => $argv[2]]);
+$connection->connect();
+$exchange = new AMQPExchange(new AMQPChannel($connection));
+$body = json_encode(['v' => 1, 'topic' => 'default', 'job' => 'tasks.note', 'args' => ['from PHP']]);
+$exchange->publish($body, 'jobs.default', AMQP_MANDATORY, ['delivery_mode' => 2, 'content_type' => 'application/json']);
+$connection->disconnect();
+"""
+
+
+def test_php_is_a_producer(rabbit_project, node, rabbitmq_url):
+    php = shutil.which("php")
+    if php is None or "amqp" not in subprocess.run([php, "-m"], capture_output=True, text=True).stdout:
+        pytest.skip("php-amqp is not installed: apt-get install php-cli php-amqp")
+    project = rabbit_project
+    worker = project.worker()
+    project.push("note", "warm")
+    project.until_noted("note warm")
+    vhost = rabbitmq_url.rpartition("/")[2]
+    subprocess.run([php, "-r", PHP, str(node.port), vhost], check=True, timeout=30)
+    project.until_noted("note from PHP")
     assert worker.stop() == 0
 
 
