@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 
 from . import results, table
 from .measures import MEASURES, ROUNDS
@@ -17,6 +19,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each, interleaved (default 3)")
     parser.add_argument("--more", action="store_true", help="keep what earlier runs found, and add to it")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended with us
     wanted = options.measures or [*MEASURES, "table"]
     for name in wanted:
         if name == "table":

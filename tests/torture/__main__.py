@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs a row (default 100,000)")
     parser.add_argument("--only", action="append", default=[], help="rows whose name contains this; may be repeated")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended with us
     failed = []
     _show("backend, trouble", [*COUNTS, "s to the next", "s in all"])
     for backend in options.backends or BACKENDS:
