@@ -29,6 +29,9 @@ logger = logging.getLogger("jobs.rabbitmq")
 AHEAD = 0.050
 """What was delivered ahead goes back when no job was asked for during this time, seconds."""
 
+FEW, LONGER = 8, 0.25
+"""The same where more than a few are delivered ahead, since jobs are short: beginning anew costs more than they do."""
+
 IDLE = 60.0
 """A producer's connection that nobody has looked at for so long is made anew, seconds."""
 
@@ -270,7 +273,8 @@ class RabbitMQBackend(RabbitMQOperations):
             self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
             return
         if consumer.subscribed or any(consumer.lines.values()) or self._odd:
-            give_back_at = max(self._asked_at + AHEAD, self._tried_at + RETRY_PAUSE if self._odd else 0.0)
+            patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine short jobs pause, too
+            give_back_at = max(self._asked_at + patience, self._tried_at + RETRY_PAUSE if self._odd else 0.0)
             if now >= give_back_at:
                 self._tried_at = now
                 with contextlib.suppress(BackendError):

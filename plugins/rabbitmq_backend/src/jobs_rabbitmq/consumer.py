@@ -49,7 +49,7 @@ class Consumer:
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
         self._under_way: dict[str, int] = {}  # consumer tag → delivered, not acknowledged
-        self._prefetch = 0
+        self.prefetch = 0
         self._number = 0
         self._empty = False
         self._channel = self._open()
@@ -155,7 +155,7 @@ class Consumer:
         prefetch = 8
         while prefetch < wanted * 3 // 2:
             prefetch *= 2
-        if not self._prefetch // 8 < prefetch <= self._prefetch or not self.covers(topics):
+        if not self.prefetch // 8 < prefetch <= self.prefetch or not self.covers(topics):
             self.subscribe(topics, prefetch)
 
     def covers(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> bool:
@@ -166,10 +166,10 @@ class Consumer:
         """Be told when something comes."""
         if not self.covers(topics):
             self.subscribe(topics, 1)
-        full = [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self._prefetch]
+        full = [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self.prefetch]
         if full:  # what we hold of these is all that their consumers may be delivered: begin anew
             self._cancel([self._consumed.pop(queue) for queue in full])
-            self._call(lambda done: self._channel.basic_qos(prefetch_count=self._prefetch, callback=done))
+            self._call(lambda done: self._channel.basic_qos(prefetch_count=self.prefetch, callback=done))
             self._consume(full)
 
     def listen_for_suspects(self, topics: Sequence[str]) -> None:
@@ -189,7 +189,7 @@ class Consumer:
         """Be delivered from these queues, and no others, up to `prefetch` unsettled messages each."""
         self._topology.need(topics)
         self.unsubscribe()
-        self._prefetch = prefetch
+        self.prefetch = prefetch
         self._call(lambda done: self._channel.basic_qos(prefetch_count=prefetch, callback=done))
         self._consume(self.queues(topics))
 
@@ -207,7 +207,7 @@ class Consumer:
 
     def unsubscribe(self) -> None:
         """Have nothing more delivered; what is on its way still arrives."""
-        consumed, self._consumed, self._prefetch = self._consumed, {}, 0
+        consumed, self._consumed, self.prefetch = self._consumed, {}, 0
         self._cancel(consumed.values())
 
     def _cancel(self, tags: Iterable[str]) -> None:
