@@ -13,8 +13,17 @@ import pytest
 from jobs_core.scoreboard.writer import start_ticks
 from jobs_core.supervisor.pidfile import running
 
-from ..support.project import Project, until
+from ..support.project import TASKS, Project, until
 from ..support.supervised import Supervised, gone
+
+HELD = """
+@job
+def held(text: str):
+    record("held", text)
+    while not (Path(__file__).parent / "go").exists():
+        time.sleep(0.01)
+    record("end", text)
+"""
 
 
 def test_start_runs_jobs_and_stop_ends_everything(project: Project):
@@ -34,17 +43,19 @@ def test_start_runs_jobs_and_stop_ends_everything(project: Project):
 
 
 def test_stop_waits_for_running_jobs_says_what_for_and_gives_back_the_rest(project: Project):
+    (project.root / "tasks.py").write_text(TASKS + HELD)
     supervised = Supervised(project)
-    project.push_many([("nap", (1.5, f"n{number}"), {}) for number in range(3)])
-    until(lambda: any(line.startswith("start n0") for line in project.ledger()))
-    done = project.run("stop")
-    assert done.returncode == 0, done.stderr
-    assert "waiting for 1 worker busy: tasks.nap" in done.stdout
+    project.push_many([("held", (f"n{number}",), {}) for number in range(3)])
+    project.until_noted("held n0")
+    stop = project.start("stop")
+    stop.until_said("waiting for 1 worker busy: tasks.held")
+    (project.root / "go").touch()
+    assert stop.wait() == 0
     assert supervised.process.wait() == 0
-    assert [line for line in project.ledger() if line.startswith("end")] == ["end n0"]
+    assert project.ledger() == ["held n0", "end n0"]
     supervised = Supervised(project)
     project.until_noted("end n1", "end n2")
-    assert len([line for line in project.ledger() if line.startswith("start")]) == 3, "nothing ran twice"
+    assert len(project.ledger()) == 6, "nothing ran twice"
     supervised.stop()
 
 
@@ -207,3 +218,12 @@ def test_a_run_directory_with_a_long_path_works(tmp_path: Path):
         supervised.stop()
     finally:
         project.close()
+
+
+def test_a_supervisor_whose_run_directory_is_gone_stops(project: Project):
+    supervised = Supervised(project)
+    everybody = [(pid, start_ticks(pid)) for pid in supervised.children()]
+    supervised.run_dir.rename(project.root / "elsewhere")
+    supervised.process.until_said("was removed or replaced")
+    assert supervised.process.wait() == 0
+    assert all(gone(pid, ticks) for pid, ticks in everybody)

@@ -295,6 +295,12 @@ class StacksWritten(Event, frozen=True):
     directory: str
 
 
+class RunDirGone(Event, frozen=True):
+    """The run directory was removed or replaced: the supervisor stops, since nobody could find it there."""
+
+    run_dir: str
+
+
 class RunDirTrouble(Event, frozen=True):
     """A file of the run directory cannot be written; jobs go on, what is shown gets old."""
 
@@ -365,6 +371,7 @@ LEVELS: dict[type[Event], int] = {
     Quiet: logging.INFO,
     StacksWritten: logging.INFO,
     ReloadRefused: logging.ERROR,
+    RunDirGone: logging.ERROR,
     RunDirTrouble: logging.ERROR,
     TicksMissed: logging.WARNING,
     TickRefused: logging.ERROR,

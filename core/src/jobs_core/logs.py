@@ -126,6 +126,8 @@ def sentence(event: Event) -> str:
             return "quiet: workers take nothing new" if on else "workers take jobs again"
         case events.StacksWritten(directory):
             return f"every worker's stacks are appended to its .stacks file in {directory}"
+        case events.RunDirGone(run_dir):
+            return f"{run_dir} was removed or replaced: stopping, since no command would find this supervisor any more"
         case events.RunDirTrouble(file, error):
             return f"{file} cannot be written, status and metrics are out of date until it can: {error}"
         case events.TopicBacklog(topic, ready, oldest_age, seconds):

@@ -60,8 +60,13 @@ class ControlSocket:
         loop.watch(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             connection, _ = self._socket.accept()
+        except OSError:  # no descriptors left, say: not again and again while somebody waits
+            self._loop.unwatch(self._socket.fileno())
+            self._loop.after(1.0, lambda: self._loop.watch(self._socket.fileno(), self._accept))
+            return
+        with contextlib.suppress(OSError):
             if _peer(connection) not in (0, os.geteuid()):
                 connection.close()
                 return

@@ -377,6 +377,10 @@ class Supervisor:
             self._scale()
         self._snapshot.keep()
         self._notifier.beat()
+        if not self._stopping and not self._pid_file.is_ours(self._run_dir):
+            # Nobody could find this supervisor again, and a second one would start beside it.
+            events.emit(events.RunDirGone(str(self._run_dir)))
+            self._stop("stop")
 
     def _scale(self) -> None:
         now = time.monotonic()

@@ -47,6 +47,13 @@ class PidFile:
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
 
+    def is_ours(self, run_dir: Path) -> bool:
+        """Whether the file of that name is still the one that is held: somebody may have removed the run directory."""
+        try:
+            return os.path.samestat((run_dir / NAME).stat(), os.fstat(self.descriptor))
+        except OSError:
+            return False
+
     def close(self) -> None:
         """Let go; the file says nobody."""
         os.ftruncate(self.descriptor, 0)
