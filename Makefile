@@ -18,7 +18,7 @@ demo: $(VENV)/ready ## see it work: real jobs on files that ship with it
 
 test: $(VENV)/ready ## all tests that belong to every change; installs the servers they need where it may
 	@tools/services.sh
-	$(PYTEST)
+	$(PYTEST) -n 4 --dist loadfile
 
 test-all: ## all tests on every Python from 3.10 to 3.13 that is on the machine
 	@tools/every-python.sh
