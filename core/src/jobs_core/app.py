@@ -105,6 +105,10 @@ class App:
 
     def new_backend(self, *, clock: Callable[[], float] | None = None) -> Backend:
         """An unopened backend as configured; raises ConfigError or PluginError."""
+        with _making:
+            return self._make_backend(clock)
+
+    def _make_backend(self, clock: Callable[[], float] | None) -> Backend:
         url = self.backend_url
         scheme = urls.scheme(url)
         if not scheme:
@@ -417,7 +421,9 @@ _apps: weakref.WeakSet[App] = weakref.WeakSet()
 _inherited: list[Any] = []
 _current: App | None = None
 _source: Callable[[], App | None] | None = None
-_current_lock = threading.Lock()
+_making = threading.RLock()
+"""Held while an application or a backend is made, which may import modules. A fork waits for it: in its child an import
+that another thread had begun would never end, and nobody could import that module."""
 
 
 def current_app() -> App:
@@ -427,7 +433,7 @@ def current_app() -> App:
         found = _source() if _source is not None else None
         if found is not None:
             return found
-        with _current_lock:
+        with _making:
             if _current is None:
                 _current = App()
     return _current
@@ -446,13 +452,12 @@ def set_app_source(source: Callable[[], App | None] | None) -> None:
 
 
 def _after_fork() -> None:
-    global _current_lock
-    _current_lock = threading.Lock()
+    _making.release()
     for app in list(_apps):
         app._connect()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork)
 job_module.set_application_source(current_app)
 
 __all__ = ["App", "NotSupported", "current_app", "private_directory", "set_app_source", "set_current_app"]
