@@ -258,6 +258,7 @@ def test_while_it_stops_it_says_what_it_waits_for(project):
     watched = Watched(project)
     project.push("nap", 600, "long")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
+    watched.until_answers("/readyz", 200)
     watched.process.signal(signal.SIGTERM)
     watched.until_answers("/readyz", 503)
     assert "taking: it stops\n" in watched.get("/readyz")[1]
