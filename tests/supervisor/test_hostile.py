@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is
     process = project.start_python("start.py")
     process.until_said(" ready: ")
     descriptors = Path(f"/proc/{process.pid}/fd")
+    until(lambda: any("/workers/" in target for target in _targets(descriptors)))  # it has had its first look
     before = len(list(descriptors.iterdir()))
     assert project.run("scale", "default", "30").returncode == 0
     process.until_said("Too many open files (raise the limit: ulimit -n", times=4)
@@ -78,6 +80,15 @@ def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is
     project.push("note")
     project.until_noted("note x")
     assert process.stop() == 0
+
+
+def _targets(descriptors: Path) -> list[str]:
+    """What a process has open, but for what it closes meanwhile."""
+    targets = []
+    for descriptor in descriptors.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            targets.append(str(descriptor.readlink()))
+    return targets
 
 
 def test_what_ran_on_a_machine_that_is_gone_runs_on_another_after_one_lease(project: Project):

@@ -120,3 +120,20 @@ def test_a_broken_configuration_is_refused_and_a_good_one_taken_over(project: Pr
     assert project.run("reload").returncode == 0
     supervised.until_serving(1)
     supervised.stop()
+
+
+def test_a_pool_that_went_is_forgotten_and_can_come_back(project: Project):
+    with_other = 'pools.other.topics = ["other"]\npools.default.workers = 1'
+    project.configure(with_other)
+    supervised = Supervised(project)
+    project.push("nap", 2.0, "meanwhile", topic="other")
+    project.until(lambda: "start meanwhile" in " ".join(project.ledger()))
+    for configuration in ("pools.default.workers = 1", with_other):  # the second while the first one's worker still runs
+        project.configure(configuration)
+        assert project.run("reload").returncode == 0
+    project.push("note", "again", topic="other")
+    project.until_noted("note again")
+    project.configure("pools.default.workers = 1")
+    assert project.run("reload").returncode == 0
+    supervised.until(lambda board: board.supervisor and [pool.name for pool in board.supervisor.pools] == ["default"])
+    supervised.stop()

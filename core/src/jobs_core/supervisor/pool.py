@@ -87,8 +87,10 @@ class Pool:
         self.wanted = self.least
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take new settings over; workers that are there keep the old ones until they are replaced."""
+        """Take new settings over; workers that are there keep the old ones until they are replaced. A pool that was to end
+        and is wanted again goes on."""
         wanted = self.wanted
+        self.closing = False
         self._configure(settings)
         self._scaled = None
         self.wanted = max(self.least, min(wanted, self.most))

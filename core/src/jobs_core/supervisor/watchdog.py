@@ -31,7 +31,7 @@ STACKS_PATIENCE = 0.3
 class Watchdog:
     """Looks, and acts through the pools. Belongs to the supervisor's loop."""
 
-    def __init__(self, loop: Loop, run_dir: Path, pools: Callable[[], Iterable[Pool]], lease: Callable[[], float]) -> None:
+    def __init__(self, loop: Loop, run_dir: Path, pools: Iterable[Pool], lease: Callable[[], float]) -> None:
         self._loop = loop
         self._run_dir = run_dir
         self._pools = pools
@@ -46,7 +46,7 @@ class Watchdog:
         now = time.monotonic()
         self._looks += 1
         weigh = self._looks % MEMORY_EVERY == 1
-        for pool in self._pools():
+        for pool in self._pools:
             done = busy = 0
             for worker in list(pool.workers.values()):
                 if worker.state == "releasing":

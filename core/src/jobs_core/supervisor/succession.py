@@ -1,0 +1,218 @@
+"""Which code and which configuration new processes are of: the generation that serves, and the reload that replaces it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import events
+from ..config import Config
+from ..errors import ConfigError
+from .control import Request
+from .generation import Generation
+from .loop import Loop
+from .nursery import Ended, Nursery
+from .pools import Pools
+from .reload import Reload
+
+REVIVE_AFTER = 5.0
+"""Seconds until code that could not be imported again, although it was once, is tried anew."""
+
+
+class Succession:
+    """Begins generations, revives a lost template, and conducts reloads. Belongs to the supervisor's loop.
+
+    `on_ready` is called when the serving generation's template is ready, `on_hopeless` when the first one never will be,
+    `on_replaced` when a reload is done, `on_settled` when one has ended in either way.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        read_config: Callable[[], Config],
+        loop: Loop,
+        nursery: Nursery,
+        run_dir: Path,
+        pools: Pools,
+        *,
+        on_ready: Callable[[Generation], None],
+        on_hopeless: Callable[[str], None],
+        on_reloading: Callable[[], None],
+        on_replaced: Callable[[], None],
+        on_settled: Callable[[], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.generation: Generation | None = None
+        self.proved = False  # the first generation has served: from now on a failure is not the end
+        self.closing = False
+        self.counts = {"done": 0, "refused": 0}
+        self.refusal = ""
+        self._read_config = read_config
+        self._loop = loop
+        self._nursery = nursery
+        self._run_dir = run_dir
+        self._pools = pools
+        self._on_ready = on_ready
+        self._on_hopeless = on_hopeless
+        self._on_reloading = on_reloading
+        self._on_replaced = on_replaced
+        self._on_settled = on_settled
+        self._on_change = on_change
+        self._numbers = 0
+        self._reload: Reload | None = None
+        self._requests: list[Request] = []
+        self._next_requests: list[Request] = []
+        self._again = False
+
+    @property
+    def number(self) -> int:
+        """Of the serving generation, or 0."""
+        return self.generation.number if self.generation else 0
+
+    @property
+    def reloading(self) -> bool:
+        return self._reload is not None
+
+    def begin(self) -> None:
+        """The first generation; without it there is no service."""
+        self.generation = self._new(self.config)
+        try:
+            self.generation.begin()
+        except OSError as error:
+            self._failed(self.generation, f"cannot make a process: {error.strerror}")
+
+    def retire(self) -> None:
+        """Let all templates go."""
+        if self.generation is not None:
+            self.generation.retire()
+        if self._reload is not None:
+            self._reload.new.retire()
+
+    # -- templates -------------------------------------------------------------------------------
+
+    def _new(self, config: Config) -> Generation:
+        self._numbers += 1
+        return Generation(
+            self._numbers, config, self._nursery, self._run_dir, os.getpid(),
+            on_ready=self._ready, on_failed=self._failed, on_lost=self._lost,
+        )  # fmt: skip
+
+    def _ready(self, generation: Generation) -> None:
+        if self.closing:
+            return
+        if self._reload is not None and generation is self._reload.new:
+            self._reload.imported(lambda: self._adopt(generation))
+        elif generation is self.generation:
+            self._on_ready(generation)
+        self._on_change()
+
+    def _failed(self, generation: Generation, error: str) -> None:
+        """The code cannot be imported: at the first start that is the end, at a reload the old code goes on."""
+        if self._reload is not None and generation is self._reload.new:
+            self._refuse(error)
+        elif not self.proved:
+            self._on_hopeless(error)
+        else:
+            events.emit(events.TemplateTrouble(error))
+            self._loop.after(REVIVE_AFTER, functools.partial(self._revive, generation))
+
+    def _lost(self, generation: Generation, ended: Ended) -> None:
+        events.emit(events.HelperDied("template", ended.pid, str(ended), 0.0))
+        if self._reload is not None and generation is self._reload.new and self._reload.step == "importing":
+            self._refuse(f"the template died while it imported the new code: {ended}")
+        else:
+            self._revive(generation)
+
+    def _revive(self, generation: Generation) -> None:
+        """Import the same generation's code anew; workers in progress do not notice."""
+        if self.closing or generation not in (self.generation, self._reload and self._reload.old):
+            return
+        try:
+            generation.begin()
+        except OSError as error:
+            events.emit(events.TemplateTrouble(f"cannot fork: {error.strerror}"))
+            self._loop.after(1.0, functools.partial(self._revive, generation))
+        self._on_change()
+
+    # -- reloads ---------------------------------------------------------------------------------
+
+    def reload(self, request: Request | None = None) -> None:
+        """Begin a reload; one that is asked for during another follows it."""
+        if self._reload is not None:
+            self._again = True
+            self._next_requests += [request] if request else []
+            return
+        self._requests += [request] if request else []
+        if not self.proved or self.closing or self.generation is None:
+            self._settle("the supervisor is starting or stopping")
+            return
+        try:
+            config = self._read_config()
+        except ConfigError as error:
+            self._refuse(str(error))
+            return
+        events.emit(events.Reloading(self._numbers + 1))
+        self._on_reloading()
+        new = self._new(config)
+        try:
+            new.begin()
+        except OSError as error:
+            self._refuse(f"cannot make a process: {error.strerror}")
+            return
+        self._reload = Reload(self.generation, new, lambda: self._pools.wanted(self.config))
+        self._on_change()
+
+    def advance(self) -> None:
+        """Go on with the reload that is under way, if there is one; called whenever something has changed."""
+        if self._reload is None or self._reload.step == "importing":
+            return
+        result = self._reload.advance()
+        if result == "done":
+            self._complete(self._reload)
+        elif result is not None:
+            self._refuse(result)
+
+    def _adopt(self, generation: Generation) -> None:
+        """From now on everything new is of this generation."""
+        self.generation, self.config = generation, generation.config
+        self._pools.adopt(generation.config)
+
+    def _complete(self, reload: Reload) -> None:
+        """The new generation serves alone."""
+        self._reload = None
+        reload.old.retire()
+        self._pools.end_others(self.config, "reload")
+        self._on_replaced()
+        self.counts["done"] += 1
+        self.refusal = ""
+        events.emit(events.Reloaded(reload.new.number))
+        self._settle("")
+
+    def _refuse(self, error: str) -> None:
+        """The old code goes on."""
+        reload, self._reload = self._reload, None
+        if reload is not None:
+            self.generation, self.config = reload.old, reload.old.config
+            self._pools.end_others(self.config, "refused")
+            self._pools.adopt(self.config)
+            reload.take_back()
+            reload.new.retire()
+        self.counts["refused"] += 1
+        self.refusal = error
+        events.emit(events.ReloadRefused(error))
+        self._settle(error)
+
+    def _settle(self, error: str) -> None:
+        """Answer who asked, and begin the reload that was asked for meanwhile."""
+        requests, self._requests = self._requests, []
+        for request in requests:
+            request.answer(done=not error, error=error, generation=self.number)
+        self._on_settled()
+        again, self._again = self._again, False
+        self._requests, self._next_requests = self._next_requests, []
+        self._on_change()
+        if again and not self.closing:
+            self.reload()
