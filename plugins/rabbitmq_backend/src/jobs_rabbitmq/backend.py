@@ -15,8 +15,9 @@ from jobs_core.failpoints import failpoint
 from .consumer import Consumer
 from .copies import Copies
 from .holding import Holding, delivery
-from .letters import LEFT, Letter, fresh, wishes
+from .letters import LEFT, Letter, fresh
 from .loop import Loop
+from .oddments import RETRY_PAUSE, Oddments
 from .operations import RabbitMQOperations
 from .publisher import Post, Publisher
 from .suspects import Suspects
@@ -38,7 +39,6 @@ IDLE = 60.0
 CALM = 0.2
 """Seconds after which a worker that has nothing to do is told of suspects, too."""
 
-RETRY_PAUSE = 1.0
 REMEMBERED_PUSHES = 64
 
 
@@ -61,7 +61,7 @@ class RabbitMQBackend(RabbitMQOperations):
         self._suspects = Suspects(self._holding)
         self._consumer: Consumer | None = None
         self._generation = 0
-        self._odd: list[Letter] = []  # arrived, and not simply to be handed out
+        self._odd = Oddments(self._holding, self._copies, self._topology, self._publish)
         self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
         self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens it got
         self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens it settled
@@ -114,7 +114,7 @@ class RabbitMQBackend(RabbitMQOperations):
         self._topology.forget()
         wire = connect(self._target, self._loop, heartbeat=self._target.heartbeat, name=f"jobs take {self._owner}")
         self._generation += 1
-        self._consumer = Consumer(wire, self._topology, self._generation, self._arrived)
+        self._consumer = Consumer(wire, self._topology, self._generation, self._odd.arrived)
         return self._consumer
 
     def _lost(self) -> None:
@@ -203,10 +203,10 @@ class RabbitMQBackend(RabbitMQOperations):
     def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
         wanted = limit + len(self._holding.held)
         letters = consumer.take(topics, limit, wanted)
-        if not self._odd:
+        if not self._odd.due:
             return letters
         consumer.put_back(letters)
-        self._sort_out()
+        self._odd.sort_out(consumer)
         return consumer.take(topics, limit, wanted)
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
@@ -236,8 +236,8 @@ class RabbitMQBackend(RabbitMQOperations):
         if self._holds(consumer, topics):
             return True
         consumer.listen(topics)
-        if self._odd:
-            self._sort_out()
+        if self._odd.due:
+            self._odd.sort_out(consumer)
         calm = self._asked_at - self._worked_at >= CALM
         if calm and not self._holding.held:
             consumer.listen_for_suspects(topics)
@@ -248,15 +248,16 @@ class RabbitMQBackend(RabbitMQOperations):
         """Wait."""
 
         def something() -> bool:
-            fresh_odd = self._odd and self._may_sort()
             return bool(
                 self._loop.interrupted
                 or consumer.wire.failure
                 or self._holds(consumer, topics)
-                or fresh_odd
+                or self._odd.due
                 or not consumer.covers(topics)
             )
 
+        if self._odd:
+            timeout = min(timeout, self._odd.due_at - time.monotonic())
         self._loop.until(something, max(0.0, timeout))
         if consumer.wire.failure is not None:
             raise consumer.wire.error()
@@ -274,11 +275,12 @@ class RabbitMQBackend(RabbitMQOperations):
             return
         if consumer.subscribed or any(consumer.lines.values()) or self._odd:
             patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine short jobs pause, too
-            give_back_at = max(self._asked_at + patience, self._tried_at + RETRY_PAUSE if self._odd else 0.0)
+            give_back_at = max(self._asked_at + patience, self._tried_at + RETRY_PAUSE, self._odd.due_at)
             if now >= give_back_at:
-                self._tried_at = now
-                with contextlib.suppress(BackendError):
+                try:
                     self._stand_back()
+                except BackendError:
+                    self._tried_at = time.monotonic()
                 return
             timeout = min(timeout, give_back_at - now)
         ahead = consumer.lines
@@ -294,76 +296,6 @@ class RabbitMQBackend(RabbitMQOperations):
     def interrupt(self) -> None:
         self._loop.interrupt()
 
-    # -- what arrives --------------------------------------------------------------------------------
-
-    def _arrived(self, letter: Letter) -> None:
-        """Called while the loop turns: nothing here may wait."""
-        consumer = self._consumer
-        again = letter.properties.headers is not None or letter.again
-        if again and letter.again and self._holding.recognise(letter):
-            return
-        if letter.foreign or (again and self._is_odd(letter)):
-            self._odd.append(letter)
-        elif consumer is not None:
-            consumer.keep(letter)
-
-    def _is_odd(self, letter: Letter) -> bool:
-        if LEFT in letter.headers:
-            return True
-        if not letter.again:
-            return False
-        if self._holding.owes(letter):
-            return True
-        return self._to_be_charged(letter)
-
-    def _to_be_charged(self, letter: Letter) -> bool:
-        """The broker itself counts the first loss, in a quorum queue; what goes beyond is written into a copy."""
-        return letter.again and (letter.suspect or letter.deliveries() != 1)
-
-    def _may_sort(self) -> bool:
-        return time.monotonic() - self._tried_at >= RETRY_PAUSE
-
-    def _sort_out(self) -> None:
-        """Deal with what is not simply to be handed out; what cannot be dealt with now is kept for later."""
-        consumer = self._taking()
-        odd, self._odd = self._odd, []
-        posts: list[Post] = []
-        over: list[Letter] = []
-        for letter in odd:
-            settlement = self._holding.owed(letter) if letter.again else None
-            if settlement is not None:
-                post = self._copies.settled(letter, settlement)
-            elif LEFT in letter.headers:
-                post = self._copies.later(letter, _seconds(letter.headers[LEFT]))
-            elif self._to_be_charged(letter):
-                post = self._copies.charged(letter)
-            else:
-                post = self._foreign(consumer, letter)
-                if post is None:
-                    continue
-            if post is not None:
-                posts.append(post)
-            over.append(letter)
-        try:
-            if any(post.exchange for post in posts):
-                self._topology.need_ladder()
-            self._publish(posts)
-        except BackendError as error:
-            logger.warning("%s", error)
-            self._tried_at = time.monotonic()
-            self._odd += [letter for letter in over if letter.generation == self._generation]
-            return
-        consumer.acknowledge(over)
-
-    def _foreign(self, consumer: Consumer, letter: Letter) -> Post | None:
-        """What another producer's message asks for; None if it may simply be handed out."""
-        letter.id, priority, delay = wishes(letter)
-        if not letter.again and (delay > 0 or level_of(priority) != letter.level):
-            letter.properties.priority = letter.priority = priority
-            return self._copies.later(letter, delay)
-        consumer.keep(letter)
-        return None
-
     # -- giving back ---------------------------------------------------------------------------------
 
     def _stand_back(self) -> None:
@@ -371,8 +303,8 @@ class RabbitMQBackend(RabbitMQOperations):
         consumer = self._taking()
         if consumer.subscribed:
             consumer.unsubscribe()
-        if self._odd:
-            self._sort_out()
+        if self._odd.due:
+            self._odd.sort_out(consumer)
         self._give_back([])
 
     def _give_back(self, held: Iterable[Letter], *, ahead: bool = True) -> None:
@@ -463,7 +395,3 @@ class RabbitMQBackend(RabbitMQOperations):
                 'say [results] url = "sqlite:///results.db" (or a redis:// URL), which keeps it beside',
             )
         return super()._lacks(feature)
-
-
-def _seconds(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0

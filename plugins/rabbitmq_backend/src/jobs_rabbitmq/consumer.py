@@ -31,7 +31,7 @@ _ALL = (*_NORMAL, SUSPECTS)
 ENOUGH = 64
 """A batch of this size is not made larger by asking the broker for more."""
 
-Arrived = Callable[[Letter], None]
+Arrived = Callable[["Consumer", Letter], None]
 
 
 class Consumer:
@@ -264,7 +264,7 @@ class Consumer:
         letter = Letter(method.delivery_tag, self.generation, topic, level, method.redelivered, properties, body)
         letter.consumer = consumer
         self._unacknowledged[letter.tag] = letter
-        self._arrived(letter)
+        self._arrived(self, letter)
 
     # -- acknowledging -------------------------------------------------------------------------------
 

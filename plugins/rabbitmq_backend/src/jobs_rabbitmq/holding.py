@@ -112,8 +112,13 @@ class Holding:
 
     def owed(self, letter: Letter) -> Settlement | None:
         """How this ended here before it came back."""
-        found = self._owed.pop(_key(letter), None)
+        found = self._owed.get(_key(letter))
         return found[1] if found and found[0] >= time.monotonic() else None
+
+    def paid(self, letters: Iterable[Letter]) -> None:
+        """They are settled: should one come back now, it is another loss."""
+        for letter in letters:
+            self._owed.pop(_key(letter), None)
 
     def forget(self) -> list[Letter]:
         """Hold nothing any more; returns what was held."""
