@@ -19,6 +19,7 @@ from jobs_core.message import new_message
 
 from ..support.proxy import Proxy
 from ..torture import rabbitmq as rows
+from ..torture.stage import endure
 
 
 @pytest.fixture
@@ -49,23 +50,13 @@ def dead(project):
 # -- counted ---------------------------------------------------------------------------------------
 
 
-def endure(node, tmp_path, trouble, count):
-    """Nothing may be lost, and nothing run that nobody sent. Returns the stage and its tally."""
-    with rows.on_node(node, tmp_path, trouble) as (stage, _):
-        tally = stage.run(trouble, count, patience=60.0)
-        print(tally, *(worker.output for worker in stage.workers), sep="\n")  # for who reads why it failed
-        assert tally.attempted == count
-        assert (tally.lost, tally.unexpected) == (0, 0), str(tally)
-        return stage, tally
-
-
 def test_nothing_is_lost_by_whatever_happens_to_node_connections_and_workers(node, tmp_path):
-    _, tally = endure(node, tmp_path, rows.in_turn(*rows.SHORT), 3000)
+    _, tally = endure(rows.on(node, rows.in_turn(*rows.SHORT)), tmp_path, 3000)
     assert tally.acknowledged == 3000
 
 
 def test_nothing_is_lost_by_a_network_that_swallows(node, tmp_path):
-    _, tally = endure(node, tmp_path, rows.in_turn(rows.lose_packets), 400)
+    _, tally = endure(rows.on(node, rows.in_turn(rows.lose_packets(5 * rows.HEARTBEAT))), tmp_path, 400)
     assert tally.acknowledged == 400
 
 
@@ -110,7 +101,7 @@ def _enqueued(enqueue):
 
 
 def test_jobs_that_wait_or_hold_the_interpreter_cost_no_connection_at_a_heartbeat_of_2_s(node, tmp_path):
-    endure(node, tmp_path, rows.long_jobs(10.0), 20)
+    endure(rows.on(node, rows.long_jobs(10.0)), tmp_path, 20)
 
 
 def test_what_ran_through_an_outage_is_not_run_again_by_a_worker_that_lives(project, node, rabbitmq_url):

@@ -17,18 +17,9 @@ from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer
 
 from ..torture import redis as rows
+from ..torture.stage import endure
 
 JOBS = 5000
-
-
-def endure(row, tmp_path):
-    """Run a row; nothing may be lost, and nothing run that nobody sent. Returns the stage and its tally."""
-    with row(tmp_path, JOBS) as (stage, trouble):
-        tally = stage.run(trouble, JOBS)
-        print(tally)
-        assert tally.attempted == JOBS
-        assert (tally.lost, tally.unexpected) == (0, 0), str(tally)
-        return stage, tally
 
 
 @pytest.fixture
@@ -47,26 +38,26 @@ def redis_project(project, server):
 
 
 def test_nothing_is_lost_by_whatever_happens_to_server_connections_and_workers(tmp_path):
-    _, tally = endure(rows.everything_in_turn, tmp_path)
+    _, tally = endure(rows.everything_in_turn, tmp_path, JOBS)
     assert tally.acknowledged == JOBS
 
 
 def test_a_full_server_refuses_producers_by_name_while_workers_go_on(tmp_path):
-    stage, _ = endure(rows.full, tmp_path)
+    stage, _ = endure(rows.full, tmp_path, JOBS)
     assert {type(error) for error in stage.producer.errors} == {QueueFull}
     assert "maxmemory" in str(stage.producer.errors[0])
 
 
 def test_nothing_is_lost_when_master_and_replica_change_places(tmp_path):
-    endure(rows.handed_over, tmp_path)
+    endure(rows.handed_over, tmp_path, JOBS)
 
 
 def test_nothing_is_lost_by_a_failover_of_sentinels(tmp_path):
-    endure(rows.failover, tmp_path)
+    endure(rows.failover, tmp_path, JOBS)
 
 
 def test_nothing_is_lost_by_a_node_of_a_cluster_that_dies_and_comes_back(tmp_path):
-    endure(rows.one_cluster_node_killed, tmp_path)
+    endure(rows.one_cluster_node_killed, tmp_path, JOBS)
 
 
 # -- one by one ------------------------------------------------------------------------------------

@@ -21,20 +21,11 @@ from jobs_zeromq.protocol import HEARTBEAT
 
 from ..support.proxy import Proxy
 from ..torture import zeromq as rows
+from ..torture.stage import endure
 
 TWO_HEARTBEATS = 2 * HEARTBEAT
 SLACK = 1.0
 """What a busy machine may add to a time that is measured, seconds."""
-
-
-def endure(row, tmp_path, count):
-    """Run a row; nothing may be lost, and nothing run that nobody sent. Returns its tally."""
-    with row(tmp_path, count) as (stage, trouble):
-        tally = stage.run(trouble, count)
-        print(tally)
-        assert (tally.attempted, tally.acknowledged) == (count, count)
-        assert (tally.lost, tally.unexpected) == (0, 0), str(tally)
-        return tally
 
 
 @pytest.fixture
@@ -70,16 +61,19 @@ def connect():
 
 
 def test_nothing_is_lost_by_whatever_happens_to_broker_connections_and_workers(tmp_path):
-    endure(rows.everything_in_turn, tmp_path, 2000)
+    _, tally = endure(rows.everything_in_turn, tmp_path, 2000)
+    assert tally.acknowledged == 2000
 
 
 def test_a_broker_that_is_killed_or_restarted_and_replies_that_are_lost_run_nothing_twice(tmp_path):
-    tally = endure(rows.broker_only, tmp_path, 1000)
+    _, tally = endure(rows.broker_only, tmp_path, 1000)
+    assert tally.acknowledged == 1000
     assert tally.duplicated == 0
 
 
 def test_nothing_is_lost_by_a_broker_killed_between_commit_and_confirm_over_and_over(tmp_path):
-    tally = endure(rows.ROWS["broker killed between commit and confirm, over and over"], tmp_path, 1500)
+    _, tally = endure(rows.ROWS["broker killed between commit and confirm, over and over"], tmp_path, 1500)
+    assert tally.acknowledged == 1500
     assert tally.duplicated == 0
 
 

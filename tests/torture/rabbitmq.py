@@ -6,7 +6,6 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
@@ -14,6 +13,7 @@ from jobs_core.testing.services.rabbitmq import RabbitMQNode
 from ..support.project import Process, until
 from ..support.proxy import Proxy
 from .stage import Row, Stage
+from .troubles import cut, flap, freeze_worker, in_turn, kill_worker, lose_packets, lose_reply_to, slow_down
 
 HEARTBEAT = 2
 """Seconds; pika notices silence after five more."""
@@ -64,15 +64,13 @@ class RabbitMQStage(Stage):
     """A virtual host of its own, reached through a proxy."""
 
     node: RabbitMQNode
-    proxy: Proxy
 
 
 Trouble = Callable[[RabbitMQStage], None]
-SetUp = AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]
 
 
 @contextlib.contextmanager
-def on_node(
+def _on_node(
     node: RabbitMQNode, directory: Path, trouble: Trouble, options: str = ""
 ) -> Iterator[tuple[RabbitMQStage, Trouble]]:
     """A stage on a node that runs."""
@@ -85,47 +83,26 @@ def on_node(
             yield stage, trouble
 
 
+def on(node: RabbitMQNode, trouble: Trouble) -> Row:
+    """A row on a node that is there already."""
+    return lambda directory, count: _on_node(node, directory, trouble)
+
+
 def _row(act: Trouble, *, times: int = 1, options: str = "") -> Row:
     """A row on a node of its own whose trouble is an act, done so many times while jobs come."""
 
     @contextlib.contextmanager
-    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
         with (
             RabbitMQNode(directory / "rabbitmq") as node,
-            on_node(node, directory, in_turn(*[act] * times), options) as set_up,
+            _on_node(node, directory, in_turn(*[act] * times), options) as set_up,
         ):
-            yield set_up  # type: ignore[misc]  # the trouble is for this very kind of stage
+            yield set_up
 
     return row
 
 
-def in_turn(*acts: Trouble) -> Trouble:
-    """Trouble of several acts, spread over the run."""
-
-    def trouble(stage: RabbitMQStage) -> None:
-        for n, act in enumerate(acts, 1):
-            stage.under_load(n / (len(acts) + 1))
-            act(stage)
-            stage.progress()
-
-    return trouble
-
-
 # -- workers ---------------------------------------------------------------------------------------
-
-
-def kill_worker(stage: RabbitMQStage) -> None:
-    victim = stage.workers[0]
-    victim.kill()
-    stage.replace(victim)
-
-
-def freeze_worker(stage: RabbitMQStage) -> None:
-    """Until the broker has given it up: its jobs go to the other, and it may settle nothing."""
-    victim = stage.workers[0]
-    victim.signal(signal.SIGSTOP)
-    time.sleep(4 * HEARTBEAT)  # the silence itself
-    victim.signal(signal.SIGCONT)
 
 
 def poison(stage: RabbitMQStage) -> None:
@@ -199,37 +176,8 @@ def close_connections(stage: RabbitMQStage) -> None:
     stage.node.control("close_all_connections", "test")
 
 
-def cut(stage: RabbitMQStage) -> None:
-    stage.proxy.cut()
-
-
-def flap(stage: RabbitMQStage) -> None:
-    """Twenty cuts in four seconds, or as long as there are jobs."""
-    for _ in range(20):
-        stage.proxy.cut()
-        time.sleep(0.2)  # the pace of the flapping
-        if stage.finished():
-            break
-
-
-def lose_confirm(stage: RabbitMQStage) -> None:
-    """The node has the message, and nobody is told: it is sent again."""
-    stage.proxy.drop_reply(b"jobs.default")
-    until(lambda: stage.proxy.dropped.is_set() or stage.finished(), 60.0)
-
-
-def lose_packets(stage: RabbitMQStage) -> None:
-    """Nothing comes through for longer than a heartbeat is waited for, and nobody is told."""
-    stage.proxy.black_hole()
-    time.sleep(5 * HEARTBEAT)  # the silence itself
-    stage.proxy.heal()
-
-
-def slow_down(stage: RabbitMQStage) -> None:
-    """A tenth of a second each way."""
-    stage.proxy.delay(0.1, jitter=0.05)
-    stage.progress(100)
-    stage.proxy.delay(0.0)
+lose_confirm = lose_reply_to(b"jobs.default")
+"""The node has the message, and nobody is told: it is sent again."""
 
 
 # -- long jobs -------------------------------------------------------------------------------------
@@ -262,7 +210,7 @@ def lost(worker: Process) -> bool:
 
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
-    "worker frozen until given up": _row(freeze_worker),
+    "worker frozen until given up": _row(freeze_worker(4 * HEARTBEAT)),
     "a job that kills its workers": _row(poison),
     "node killed": _row(kill_node, times=3),
     "node killed, classic queues": _row(kill_node, times=3, options="&queues=classic"),
@@ -274,7 +222,7 @@ ROWS: dict[str, Row] = {
     "connections closed by the operator": _row(close_connections, times=5),
     "connections flapping": _row(flap),
     "confirms lost": _row(lose_confirm, times=20),
-    "packets lost in silence": _row(lose_packets),
+    "packets lost in silence": _row(lose_packets(5 * HEARTBEAT)),
     "100 ms and more each way": _row(slow_down),
     "jobs of 60 s at a heartbeat of 2 s, one holding the interpreter": _row(long_jobs(60.0)),
 }
@@ -282,4 +230,4 @@ ROWS: dict[str, Row] = {
 SHORT: tuple[Trouble, ...] = (kill_worker, cut, lose_confirm, close_connections, kill_worker, kill_node, lose_confirm, cut)
 """What is over soon: `make test` does it all in one run."""
 
-__all__ = ["ROWS", "SHORT", "in_turn", "on_node"]
+__all__ = ["HEARTBEAT", "ROWS", "SHORT", "in_turn", "long_jobs", "lose_packets", "on"]

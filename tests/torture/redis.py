@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from jobs_core.testing.services import free_port
@@ -15,7 +13,8 @@ from jobs_core.testing.services.redis import RedisServer, cluster, sentinels, ur
 
 from ..support.project import until
 from ..support.proxy import Proxy
-from .stage import LEASE, Row, Stage
+from .stage import LEASE, Row, SetUp, Stage
+from .troubles import flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
 
 ALWAYS = ("--appendfsync", "always")
 """What is acknowledged is on the disk. With everysec a killed server may lose what it was about to write."""
@@ -32,7 +31,6 @@ class RedisStage(Stage):
     """A server of its own, reached through a proxy; in some rows, with a replica."""
 
     server: RedisServer
-    proxy: Proxy
     replica: RedisServer
 
     def until_told(self, text: str) -> None:
@@ -54,65 +52,27 @@ def _row(act: Trouble, *options: str, times: int = 1) -> Row:
     return lambda directory, count: _server(directory, in_turn(*[act] * times), options)
 
 
-def in_turn(*acts: Trouble) -> Trouble:
-    """Trouble of several acts, spread over the run."""
-
-    def trouble(stage: RedisStage) -> None:
-        for n, act in enumerate(acts, 1):
-            stage.under_load(n / (len(acts) + 1))
-            act(stage)
-            stage.progress()
-
-    return trouble
-
-
 @contextlib.contextmanager
-def _server(directory: Path, trouble: Trouble, options: tuple[str, ...]) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+def _server(directory: Path, trouble: Trouble, options: tuple[str, ...]) -> Iterator[tuple[Stage, Trouble]]:
     with RedisServer(directory / "redis", *options) as server, Proxy(server.port) as proxy:
         stage = RedisStage(directory / "project", f"redis://127.0.0.1:{proxy.port}/0")
         stage.server, stage.proxy = server, proxy
         with stage:
-            yield stage, trouble  # type: ignore[misc]  # the trouble is for this very kind of stage
-
-
-# -- workers ---------------------------------------------------------------------------------------
-
-
-def kill_worker(stage: RedisStage) -> None:
-    victim = stage.workers[0]
-    victim.kill()
-    stage.replace(victim)
-
-
-def freeze_worker(stage: RedisStage) -> None:
-    """For longer than its lease: its jobs go to the other, and it may settle nothing."""
-    victim = stage.workers[0]
-    victim.signal(signal.SIGSTOP)
-    time.sleep(2 * LEASE)  # the silence itself
-    victim.signal(signal.SIGCONT)
+            yield stage, trouble
 
 
 AT_ONCE_IN_A_WORKER = 5000
 
 
 @contextlib.contextmanager
-def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
     """Workers with thousands of async jobs under way are killed."""
     some = min(AT_ONCE_IN_A_WORKER, count // 4)
     options = ("--mode", "async", "--concurrency", str(AT_ONCE_IN_A_WORKER))
     with RedisServer(directory / "redis") as server:
         url = f"redis://127.0.0.1:{server.port}/0"
         with Stage(directory / "project", url, options=options, job="awork", seconds=1.0) as stage:
-
-            def kill_both(stage: Stage) -> None:
-                for _ in range(2):
-                    before = stage.ledger.running()  # what kills have ended counts as running for ever
-                    stage.until_running(before + some)
-                    victim = stage.workers[0]
-                    victim.kill()
-                    stage.replace(victim)
-
-            yield stage, kill_both
+            yield stage, kill_busy_workers(some)
 
 
 # -- the server ------------------------------------------------------------------------------------
@@ -190,33 +150,7 @@ def kill_clients(stage: RedisStage) -> None:
     stage.server.command("CLIENT", "KILL", "TYPE", "normal")
 
 
-def flap(stage: RedisStage) -> None:
-    """Twenty cuts in four seconds, or for as long as there are jobs."""
-    for _ in range(20):
-        stage.proxy.cut()
-        time.sleep(0.2)  # the pace of the flapping
-        if stage.finished():
-            break
-
-
-def lose_reply(stage: RedisStage) -> None:
-    """The server does what it was asked, and nobody is told."""
-    stage.proxy.drop_reply(b"EVALSHA")
-    until(lambda: stage.proxy.dropped.is_set() or stage.finished())
-
-
-def lose_packets(stage: RedisStage) -> None:
-    """Nothing comes through for longer than a command is waited for, and nobody is told."""
-    stage.proxy.black_hole()
-    time.sleep(SILENCE)  # the silence itself
-    stage.proxy.heal()
-
-
-def slow_down(stage: RedisStage) -> None:
-    """A tenth of a second each way, for one job in fifty."""
-    stage.proxy.delay(0.1, jitter=0.05)
-    stage.progress(stage.producer.count // 50)
-    stage.proxy.delay(0.0)
+lose_reply = lose_reply_to(b"EVALSHA")
 
 
 # -- several servers -------------------------------------------------------------------------------
@@ -234,17 +168,17 @@ def _replicated(directory: Path, *options: str) -> Iterator[tuple[RedisServer, R
 
 
 @contextlib.contextmanager
-def handed_over(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+def handed_over(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
     """Master and replica change places, twice: a planned failover."""
     with _replicated(directory) as (master, replica), Proxy(master.port) as proxy:
         stage = RedisStage(directory / "project", f"redis://127.0.0.1:{proxy.port}/0")
         stage.server, stage.proxy, stage.replica = master, proxy, replica
         with stage:
-            yield stage, in_turn(hand_over, hand_over)  # type: ignore[misc]  # the trouble is for this very kind of stage
+            yield stage, in_turn(hand_over, hand_over)
 
 
 @contextlib.contextmanager
-def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
     """A master, its replica and three sentinels; the master is killed. Pushes wait for the replica: nothing is lost."""
     with contextlib.ExitStack() as stack:
         master, replica = stack.enter_context(_replicated(directory))
@@ -279,7 +213,7 @@ def _cluster(shares: Sequence[float]) -> Row:
     """Three masters; so many of them are killed, at these shares of the jobs, and come back."""
 
     @contextlib.contextmanager
-    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
         nodes = cluster(directory, options=ALWAYS)
         try:
             with Stage(directory / "project", f"redis+cluster://{urls(nodes)}") as stage:
@@ -303,7 +237,7 @@ def _cluster(shares: Sequence[float]) -> Row:
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
     "workers killed, each with 5,000 jobs": many_at_once_killed,
-    "worker frozen for two leases": _row(freeze_worker),
+    "worker frozen for two leases": _row(freeze_worker(2 * LEASE)),
     "server killed": _row(kill_server, *ALWAYS, times=5),
     "server restarted": _row(restart_server, times=3),
     "outage of ten leases": _row(long_outage, *ALWAYS),
@@ -315,7 +249,7 @@ ROWS: dict[str, Row] = {
     "clients killed": _row(kill_clients, times=10),
     "connections flapping": _row(flap),
     "replies lost": _row(lose_reply, times=20),
-    "packets lost in silence": _row(lose_packets),
+    "packets lost in silence": _row(lose_packets(SILENCE)),
     "100 ms and more each way": _row(slow_down),
     "failover to the replica": handed_over,
     "failover by sentinels": failover,
@@ -323,17 +257,17 @@ ROWS: dict[str, Row] = {
 }
 
 EVERYTHING: tuple[Trouble, ...] = (
-    kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, lose_packets,
+    kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, lose_packets(SILENCE),
     restart_server, lose_reply, kill_worker, slow_down, stall_server_briefly, lose_reply, kill_server,
 )  # fmt: skip
 """What one server may be put through in one run, for `make test`."""
 
 
-def everything_in_turn(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+def everything_in_turn(directory: Path, count: int) -> SetUp:
     return _server(directory, in_turn(*EVERYTHING), ALWAYS)
 
 
-def full(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+def full(directory: Path, count: int) -> SetUp:
     return _server(directory, in_turn(fill_disk, fill_memory), ())
 
 

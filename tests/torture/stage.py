@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from jobs_core.backends.base import JobRecord, State
 from jobs_core.errors import BackendUnavailable
 
 from ..support.ledger import TASKS, Ledger, Producing, Tally, until_done
 from ..support.project import Process, Project, until
+from ..support.proxy import Proxy
 
 WORKERS = 2
 LEASE = 1.5
@@ -21,6 +23,9 @@ SHORTEST = 2.0
 
 class Stage:
     """One run. Trouble is a function of the stage; it waits for `under_load` and does its worst."""
+
+    proxy: Proxy
+    """On the way to the broker, in rows that have one."""
 
     def __init__(
         self,
@@ -102,5 +107,18 @@ class Stage:
         self.workers.append(self.project.worker(*self._options))
 
 
-Row = Callable[[Path, int], AbstractContextManager["tuple[Stage, Callable[[Stage], None]]"]]
-"""A row: given a directory and a number of jobs, the stage that is set, and the trouble."""
+SetUp = AbstractContextManager[tuple[Any, Callable[[Any], None]]]
+"""A stage that is set, and the trouble that suits this kind of stage."""
+
+Row = Callable[[Path, int], SetUp]
+"""A row: set up in a directory, for a number of jobs."""
+
+
+def endure(row: Row, directory: Path, count: int, *, patience: float = 120.0) -> tuple[Any, Tally]:
+    """For tests: nothing may be lost, and nothing run that nobody sent. Returns the stage and its tally."""
+    with row(directory, count) as (stage, trouble):
+        tally = stage.run(trouble, count, patience=patience)
+        print(tally, *(worker.output for worker in stage.workers), sep="\n")  # for who reads why it failed
+        assert tally.attempted == count
+        assert (tally.lost, tally.unexpected) == (0, 0), str(tally)
+        return stage, tally

@@ -6,30 +6,27 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from jobs_core.testing.services.broker import BrokerService
 
 from ..support.project import until
 from ..support.proxy import Proxy
-from .stage import LEASE, Row, Stage
+from .stage import LEASE, Row, SetUp, Stage
+from .troubles import cut, flap, freeze_worker, in_turn, kill_worker, lose_packets, lose_reply_to, slow_down
 
 
 class BrokerStage(Stage):
     """A broker of its own, reached through a proxy."""
 
     broker: BrokerService
-    proxy: Proxy
 
 
 Trouble = Callable[[BrokerStage], None]
 
 
 @contextlib.contextmanager
-def _broker(
-    directory: Path, trouble: Trouble, failpoints: str = "", toml: str = ""
-) -> Iterator[tuple[Stage, Callable[[Stage], None]]]:
+def _broker(directory: Path, trouble: Trouble, failpoints: str = "", toml: str = "") -> Iterator[tuple[Stage, Trouble]]:
     """With `failpoints`, each broker dies of them, and is started again."""
     broker = BrokerService(directory / "broker", toml=toml)
     broker.revive(ever_after=failpoints) if failpoints else broker.start()
@@ -38,7 +35,7 @@ def _broker(
             stage = BrokerStage(directory / "project", f"zmq+tcp://127.0.0.1:{proxy.port}")
             stage.broker, stage.proxy = broker, proxy
             with stage:
-                yield stage, trouble  # type: ignore[misc]  # the trouble is for this very kind of stage
+                yield stage, trouble
     finally:
         broker.stop()
 
@@ -46,35 +43,6 @@ def _broker(
 def _row(act: Trouble, *, times: int = 1) -> Row:
     """A row whose trouble is an act, done so many times while jobs come."""
     return lambda directory, count: _broker(directory, in_turn(*[act] * times))
-
-
-def in_turn(*acts: Trouble) -> Trouble:
-    """Trouble of several acts, spread over the run."""
-
-    def trouble(stage: BrokerStage) -> None:
-        for n, act in enumerate(acts, 1):
-            stage.under_load(n / (len(acts) + 1))
-            act(stage)
-            stage.progress()
-
-    return trouble
-
-
-# -- workers ---------------------------------------------------------------------------------------
-
-
-def kill_worker(stage: BrokerStage) -> None:
-    victim = stage.workers[0]
-    victim.kill()
-    stage.replace(victim)
-
-
-def freeze_worker(stage: BrokerStage) -> None:
-    """For longer than its lease: its jobs go to the other, and it may settle nothing."""
-    victim = stage.workers[0]
-    victim.signal(signal.SIGSTOP)
-    time.sleep(2 * LEASE)  # the silence itself
-    victim.signal(signal.SIGCONT)
 
 
 # -- the broker ------------------------------------------------------------------------------------
@@ -113,46 +81,14 @@ def endure_deaths(stage: BrokerStage) -> None:
 # -- the way to it ---------------------------------------------------------------------------------
 
 
-def cut(stage: BrokerStage) -> None:
-    stage.proxy.cut()
-
-
-def flap(stage: BrokerStage) -> None:
-    """Twenty cuts in four seconds, or as long as there are jobs."""
-    for _ in range(20):
-        stage.proxy.cut()
-        time.sleep(0.2)  # the pace of the flapping
-        if stage.finished():
-            break
-
-
 def lose_reply(verb: bytes) -> Trouble:
     """The broker does what it was asked, and nobody is told."""
-
-    def act(stage: BrokerStage) -> None:
-        stage.proxy.drop_reply(b"\x05" + b"jobs1" + b"\x01" + bytes([len(verb)]) + verb)
-        until(lambda: stage.proxy.dropped.is_set() or stage.finished(), 60.0)
-
-    return act
-
-
-def lose_packets(stage: BrokerStage) -> None:
-    """Nothing comes through for longer than two heartbeats, and nobody is told."""
-    stage.proxy.black_hole()
-    time.sleep(3 * LEASE)  # the silence itself
-    stage.proxy.heal()
-
-
-def slow_down(stage: BrokerStage) -> None:
-    """A tenth of a second each way."""
-    stage.proxy.delay(0.1, jitter=0.05)
-    stage.progress(100)
-    stage.proxy.delay(0.0)
+    return lose_reply_to(b"\x05" + b"jobs1" + b"\x01" + bytes([len(verb)]) + verb)
 
 
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
-    "worker frozen for two leases": _row(freeze_worker),
+    "worker frozen for two leases": _row(freeze_worker(2 * LEASE)),
     "broker killed": _row(kill_broker, times=5),
     "broker killed between commit and confirm, over and over": lambda directory, count: _broker(
         directory, in_turn(*[endure_deaths] * 3), "broker.after_commit=kill@300"
@@ -165,7 +101,7 @@ ROWS: dict[str, Row] = {
     "replies to pushes lost": _row(lose_reply(b"push"), times=10),
     "replies to reserves lost": _row(lose_reply(b"reserve"), times=10),
     "replies to settlements lost": _row(lose_reply(b"settle"), times=10),
-    "packets lost in silence": _row(lose_packets),
+    "packets lost in silence": _row(lose_packets(3 * LEASE)),
     "100 ms and more each way": _row(slow_down),
 }
 
@@ -176,11 +112,11 @@ SHORT: tuple[Trouble, ...] = (
 """What is over soon: `make test` does it all in one run."""
 
 
-def everything_in_turn(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+def everything_in_turn(directory: Path, count: int) -> SetUp:
     return _broker(directory, in_turn(*SHORT))
 
 
-def broker_only(directory: Path, count: int) -> AbstractContextManager[tuple[Stage, Callable[[Stage], None]]]:
+def broker_only(directory: Path, count: int) -> SetUp:
     """Nothing happens to workers: nothing may run twice."""
     replies = (lose_reply(b"push"), lose_reply(b"reserve"), lose_reply(b"settle"))
     return _broker(directory, in_turn(kill_broker, *replies, restart_broker, cut, kill_broker))
