@@ -5,6 +5,7 @@ jobs, and how they are enqueued. A broker is an entry in brokers.py. Everything 
 
     python -m bench.peers drain enqueue          measure, and keep what came out in bench/results/peers.json
     python -m bench.peers kill --only celery     of some peers alone
+    python -m bench.peers --broker rabbitmq      of those on one broker alone
     python -m bench.peers table                  write what is kept into docs/benchmarks.md
 
 Every job, of every peer, ours too, appends one record of 24 bytes to a file; what is reported was counted there.

@@ -1,4 +1,4 @@
-"""`python -m bench.peers [MEASURE ...] [--only TEXT] [--rounds N]`, or `table`; see the package."""
+"""`python -m bench.peers [MEASURE ...] [--broker NAME] [--only TEXT] [--rounds N]`, or `table`; see the package."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 
 from . import results, table
+from .brokers import BROKERS
 from .measures import MEASURES, ROUNDS
 from .peers import PEERS
 from .venvs import environment
@@ -15,6 +16,7 @@ from .venvs import environment
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)}, table (default: all)")
+    parser.add_argument("--broker", choices=BROKERS, help="peers on this broker alone")
     parser.add_argument("--only", action="append", default=[], help="peers whose name contains this; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each, interleaved (default 3)")
     parser.add_argument("--more", action="store_true", help="keep what earlier runs found, and add to it")
@@ -30,7 +32,9 @@ def main() -> None:
         peers = [
             peer
             for peer in PEERS
-            if name in peer.measures and (not options.only or any(text in peer.name for text in options.only))
+            if name in peer.measures
+            and options.broker in (None, peer.broker)
+            and (not options.only or any(text in peer.name for text in options.only))
         ]
         for peer in peers:
             environment(peer)
@@ -40,10 +44,11 @@ def main() -> None:
                 try:
                     figures = MEASURES[name](peer)
                 except Exception as error:  # one peer's trouble is its own; the table shows a gap
-                    print(f"{name}, {peer.name}: {error}", flush=True)
+                    print(f"{name} on {peer.broker}, {peer.name}: {error}", flush=True)
                     continue
                 results.add(name, peer, figures)
-                print(f"{name}, {peer.name}:", *(f"{what} {value:,.2f}" for what, value in figures.items()), flush=True)
+                told = (f"{what} {value:,.2f}" for what, value in figures.items())
+                print(f"{name} on {peer.broker}, {peer.name}:", *told, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from jobs_core.testing.services.rabbitmq import RabbitMQNode
 from jobs_core.testing.services.redis import RedisServer
 
 Broker = Callable[[Path], AbstractContextManager[str]]
@@ -20,4 +21,11 @@ def redis(directory: Path) -> Iterator[str]:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 
-BROKERS: dict[str, Broker] = {"redis": redis}
+@contextlib.contextmanager
+def rabbitmq(directory: Path) -> Iterator[str]:
+    """A node as it comes; it boots for five seconds, which nobody is charged for."""
+    with RabbitMQNode(directory) as node:
+        yield node.url("%2F")
+
+
+BROKERS: dict[str, Broker] = {"redis": redis, "rabbitmq": rabbitmq}

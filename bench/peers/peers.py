@@ -22,26 +22,27 @@ class Peer:
     measures: tuple[str, ...] = ("drain", "enqueue", "latency", "kill")
 
 
-CELERY = ("celery[redis]", "hiredis", "gevent")
+CELERY = ("celery[redis]", "hiredis", "gevent", "amqp")
 RQ = ("rq", "hiredis")
-DRAMATIQ = ("dramatiq[redis]", "hiredis")
+DRAMATIQ = ("dramatiq[redis,rabbitmq]", "hiredis", "pika")
 HUEY = ("huey", "redis", "hiredis")
 ARQ = ("arq", "hiredis")
-TASKIQ = ("taskiq", "taskiq-redis", "hiredis")
+TASKIQ = ("taskiq", "taskiq-redis", "hiredis", "taskiq-aio-pika", "aio-pika")
 SAQ = ("saq[redis,hiredis]", "uvloop", "typing_extensions")
 STREAQ = ("streaq", "hiredis")
 
 _JOBS = "python -m jobs_core worker"
 _CELERY = "python -m celery -A celery_app worker --without-gossip --without-mingle --without-heartbeat -l WARNING"
+_CELERIES = (f"{_CELERY} -P prefork -c 1 -n a@%h", f"{_CELERY} -P prefork -c 1 -n b@%h")
+_DRAMATIQ = "dramatiq -p 2 -t 8 dramatiq_app"
+_TASKIQ = "taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker"
 _DRAIN = ("drain",)
 _MANY = ("many",)
 
 PEERS = [
     Peer("jobs", "jobs_app", (_JOBS, _JOBS), "2 x jobsctl worker, sync", drain=100_000, enqueue=4000, bulk=100_000),
     Peer(
-        "celery", "celery_app",
-        (f"{_CELERY} -P prefork -c 1 -n a@%h", f"{_CELERY} -P prefork -c 1 -n b@%h"),
-        "2 x celery worker -P prefork -c 1, acks_late, prefetch 64", CELERY,
+        "celery", "celery_app", _CELERIES, "2 x celery worker -P prefork -c 1, acks_late, prefetch 64", CELERY,
         environment={"PREFETCH": "64", "LATE": "1"}, drain=2000, enqueue=1000, bulk=1000,
     ),
     Peer(
@@ -57,7 +58,7 @@ PEERS = [
         "rq, SimpleWorker", "rq_app", ("rq worker-pool -q -n 2 -w rq.worker.SimpleWorker -u {broker}",),
         "rq worker-pool -n 2 -w rq.worker.SimpleWorker", RQ, drain=1000, measures=("drain", "latency", "kill"),
     ),
-    Peer("dramatiq", "dramatiq_app", ("dramatiq -p 2 -t 8 dramatiq_app",), "", DRAMATIQ, drain=8000),
+    Peer("dramatiq", "dramatiq_app", (_DRAMATIQ,), "", DRAMATIQ, drain=8000),
     Peer(
         "huey", "huey_app", ("python -m huey.bin.huey_consumer huey_app.huey -k process -w 2",),
         "huey_consumer -k process -w 2, results=False", HUEY, drain=8000,
@@ -72,17 +73,48 @@ PEERS = [
         environment={"MAX_JOBS": "100", "POLL_DELAY": "0.01"}, drain=2000, measures=("drain", "latency"),
     ),
     Peer(
-        "taskiq, stream", "taskiq_app", ("taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker",), "", TASKIQ,
+        "taskiq, stream", "taskiq_app", (_TASKIQ,), "", TASKIQ,
         environment={"KIND": "stream"}, drain=8000,
     ),
     Peer(
-        "taskiq, list", "taskiq_app", ("taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker",), "", TASKIQ,
+        "taskiq, list", "taskiq_app", (_TASKIQ,), "", TASKIQ,
         environment={"KIND": "list"}, drain=8000,
     ),
     Peer("saq", "saq_app", ("saq saq_app.settings",) * 2, "2 x saq, concurrency=10, ttl=-1", SAQ, drain=4000),
     Peer(
         "streaq", "streaq_app", ("streaq run streaq_app:worker",) * 2, "2 x streaq run, concurrency=16, ttl=0", STREAQ,
         drain=3000, bulk=5000,
+    ),
+    # On RabbitMQ. All acknowledge late and wait for the broker's confirms.
+    Peer(
+        "jobs", "jobs_app", (_JOBS, _JOBS), "quorum queues; 2 x jobsctl worker, sync", broker="rabbitmq",
+        drain=40_000, bulk=40_000,
+    ),
+    Peer(
+        "jobs, classic", "jobs_app", (_JOBS, _JOBS), "classic queues; 2 x jobsctl worker, sync", broker="rabbitmq",
+        environment={"JOBS_BACKEND": "{broker}?queues=classic"}, drain=40_000, bulk=40_000,
+    ),
+    Peer(
+        "celery", "celery_app", _CELERIES, "quorum queue; 2 x celery worker -P prefork -c 1, acks_late, prefetch 64", CELERY,
+        broker="rabbitmq", environment={"PREFETCH": "64", "LATE": "1", "QUEUES": "quorum"},
+        drain=2000, enqueue=1000, bulk=1000,
+    ),
+    Peer(
+        "celery, classic", "celery_app", _CELERIES,
+        "classic queue; 2 x celery worker -P prefork -c 1, acks_late, prefetch 64", CELERY,
+        broker="rabbitmq", environment={"PREFETCH": "64", "LATE": "1"}, drain=2000, enqueue=1000, bulk=1000,
+    ),
+    Peer(
+        "dramatiq, classic", "dramatiq_app", (_DRAMATIQ,), f"classic queues, it has no others; {_DRAMATIQ}", DRAMATIQ,
+        broker="rabbitmq", drain=8000,
+    ),
+    Peer(
+        "taskiq", "taskiq_app", (_TASKIQ,), f"quorum queue, qos=200; {_TASKIQ}", TASKIQ,
+        broker="rabbitmq", environment={"KIND": "quorum"}, drain=4000, enqueue=1000,
+    ),
+    Peer(
+        "taskiq, classic", "taskiq_app", (_TASKIQ,), f"classic queue, qos=200; {_TASKIQ}", TASKIQ,
+        broker="rabbitmq", environment={"KIND": "classic"}, drain=4000, enqueue=1000,
     ),
     # Ten thousand jobs of a second at once.
     Peer(

@@ -1,4 +1,4 @@
-"""What was measured, kept in bench/results/peers.json, so that a long run may be done in pieces."""
+"""What was measured, kept by broker and measure in bench/results/peers.json, so that a long run may be done in pieces."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ def begin(measure: str, peers: Sequence[Peer], *, forget: bool) -> None:
     """Note the versions, and forget what an earlier run found for these."""
     kept = load()
     for peer in peers:
+        of_broker = kept.setdefault(peer.broker, {})
         if forget:
-            kept.setdefault(measure, {}).pop(peer.name, None)
-        kept.setdefault("versions", {})[peer.packages[0] if peer.packages else "jobs"] = versions(peer)
+            of_broker.setdefault(measure, {}).pop(peer.name, None)
+        of_broker.setdefault("versions", {})[peer.packages[0] if peer.packages else "jobs"] = versions(peer)
     _save(kept)
 
 
 def add(measure: str, peer: Peer, figures: dict[str, float]) -> None:
     """Keep one round's figures."""
     kept = load()
-    row = kept.setdefault(measure, {}).setdefault(peer.name, {"settings": peer.settings or peer.workers[0], "figures": {}})
+    rows = kept.setdefault(peer.broker, {}).setdefault(measure, {})
+    row = rows.setdefault(peer.name, {"settings": peer.settings or peer.workers[0], "figures": {}})
     for what, value in figures.items():
         row["figures"].setdefault(what, []).append(value)
     _save(kept)

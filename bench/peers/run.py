@@ -40,7 +40,7 @@ class Run:
             "PYTHONPATH": str(ADAPTERS),
             "BENCH_BROKER": self.broker,
             "BENCH_LEDGER": str(self.ledger),
-            **self.peer.environment,
+            **{name: value.format(broker=self.broker) for name, value in self.peer.environment.items()},
         }
 
     # -- producers -------------------------------------------------------------------------------
@@ -95,18 +95,23 @@ class Run:
 
     def cpu(self, *, workers: bool = True) -> float:
         """Processor seconds that the broker, and the worker set, have used so far: what a busy machine does not change."""
-        mark = str(self.broker_directory).encode()
-        found = self.processes() if workers else []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if mark in path.read_bytes():
-                    found.append(int(path.parent.name))
+        found = self._broker_processes() | set(self.processes() if workers else ())
         total = 0
         for pid in found:
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 total += sum(map(int, fields[11:15]))  # its own, and of its children that have ended
         return total / os.sysconf("SC_CLK_TCK")
+
+    def _broker_processes(self) -> set[int]:
+        """All processes of the broker: those that name its directory, in their command or, RabbitMQ's, in their environment."""
+        mark = str(self.broker_directory).encode()
+        found = set()
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (path / "cmdline").read_bytes() or mark in (path / "environ").read_bytes():
+                    found.add(int(path.name))
+        return found
 
     def memory(self) -> float:
         """Proportional memory of the worker set, MB: shared pages are counted once."""

@@ -1,16 +1,17 @@
-"""What is kept, as tables in docs/benchmarks.md between two marks."""
+"""What is kept, as tables in docs/benchmarks.md: those of a broker between two marks of its own."""
 
 from __future__ import annotations
 
 import platform
 import re
 from pathlib import Path
+from typing import Any
 
 from ..support import median
 from .results import load
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- peers: begin -->\n", "<!-- peers: end -->\n"
+BEGIN, END = "<!-- peers on {}: begin -->\n", "<!-- peers on {}: end -->\n"
 TITLES = {
     "drain": "No-op jobs, drained by two worker processes",
     "enqueue": "Enqueue, from one process",
@@ -21,20 +22,27 @@ TITLES = {
 
 
 def write() -> None:
-    """Write the tables."""
-    kept = load()
+    """Write the tables; those of a broker of which nothing is kept stay as they are."""
+    page = PAGE.read_text()
+    for broker, kept in load().items():
+        page = written(page, broker, kept)
+    PAGE.write_text(page)
+    print(f"written into {PAGE}")
+
+
+def written(page: str, broker: str, kept: dict[str, Any]) -> str:
+    """The page with a broker's tables."""
     parts = [_table(TITLES[measure], kept[measure]) for measure in TITLES if kept.get(measure)]
     packages = sorted({line for lines in kept.get("versions", {}).values() for line in lines})
     parts.append(f"Python {platform.python_version()}; {', '.join(packages)}.\n")
-    page = PAGE.read_text()
-    block = BEGIN + "\n" + "\n".join(parts) + "\n" + END
-    PAGE.write_text(re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: block, page, flags=re.DOTALL))
-    print(f"written into {PAGE}")
+    begin, end = BEGIN.format(broker), END.format(broker)
+    block = begin + "\n" + "\n".join(parts) + "\n" + end
+    return re.sub(re.escape(begin) + ".*?" + re.escape(end), lambda _: block, page, flags=re.DOTALL)
 
 
 def _table(title: str, rows: dict[str, dict[str, object]]) -> str:
     columns = list(dict.fromkeys(what for row in rows.values() for what in row["figures"]))  # type: ignore[attr-defined]
-    lines = [f"### {title}\n", f"| | {' | '.join(columns)} | settings |", f"| --- |{' ---: |' * len(columns)} --- |"]
+    lines = [f"#### {title}\n", f"| | {' | '.join(columns)} | settings |", f"| --- |{' ---: |' * len(columns)} --- |"]
     for name, row in rows.items():
         cells = [_cell(row["figures"].get(what)) for what in columns]  # type: ignore[attr-defined]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['settings']} |")

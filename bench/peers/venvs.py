@@ -9,6 +9,7 @@ from pathlib import Path
 from .peers import Peer
 
 CACHE = Path(__file__).parents[1] / ".peers"
+OURS = {"redis": ("jobs-redis", "redis", "hiredis"), "rabbitmq": ("jobs-rabbitmq", "pika")}
 
 
 def environment(peer: Peer) -> Path:
@@ -16,18 +17,19 @@ def environment(peer: Peer) -> Path:
     if not peer.packages:
         return Path(sys.executable).parent
     directory = CACHE / peer.packages[0].partition("[")[0]
-    if not (directory / "ready").exists():
+    ready, wanted = directory / "ready", "\n".join(peer.packages)
+    if not ready.exists() or ready.read_text() != wanted:
         print(f"making an environment for {', '.join(peer.packages)}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
         install = [directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.packages]
         subprocess.run(install, check=True)
-        (directory / "ready").touch()
+        ready.write_text(wanted)
     return directory / "bin"
 
 
 def versions(peer: Peer) -> list[str]:
     """What is installed of the packages that a peer names, as `name version`."""
-    names = [package.partition("[")[0] for package in peer.packages] or ["jobs-core", "jobs-redis", "redis", "hiredis"]
+    names = [package.partition("[")[0] for package in peer.packages] or ["jobs-core", *OURS[peer.broker]]
     code = "import sys; from importlib.metadata import version; print(*[f'{n} {version(n)}' for n in sys.argv[1:]], sep='\\n')"
     done = subprocess.run([environment(peer) / "python", "-c", code, *names], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

@@ -8,6 +8,8 @@ from celery import Celery, group
 
 app = Celery("celery_app", broker=common.BROKER)
 app.conf.update(
+    broker_transport_options={"confirm_publish": True} if common.BROKER.startswith("amqp") else {},
+    task_default_queue_type=os.environ.get("QUEUES", "classic"),
     task_ignore_result=True,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),

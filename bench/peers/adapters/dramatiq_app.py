@@ -1,10 +1,12 @@
-"""Dramatiq."""
+"""Dramatiq, on Redis or RabbitMQ."""
 
 import common
 import dramatiq
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 
-dramatiq.set_broker(RedisBroker(url=common.BROKER))
+amqp = common.BROKER.startswith("amqp")
+dramatiq.set_broker(RabbitmqBroker(url=common.BROKER, confirm_delivery=True) if amqp else RedisBroker(url=common.BROKER))
 
 noop = dramatiq.actor(actor_name="noop")(common.noop)
 stamp = dramatiq.actor(actor_name="stamp")(common.stamp)

@@ -1,13 +1,20 @@
-"""taskiq, on a list or a stream."""
+"""taskiq, on a list or a stream of Redis, or a queue of RabbitMQ."""
 
 import asyncio
 import contextlib
 import os
 
 import common
+from taskiq_aio_pika import AioPikaBroker, Queue, QueueType
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
-broker = (RedisStreamBroker if os.environ.get("KIND") == "stream" else ListQueueBroker)(common.BROKER)
+KINDS = {
+    "list": ListQueueBroker,
+    "stream": RedisStreamBroker,
+    "quorum": lambda url: AioPikaBroker(url, qos=200, task_queues=[Queue(type=QueueType.QUORUM)]),
+    "classic": lambda url: AioPikaBroker(url, qos=200, task_queues=[Queue(type=QueueType.CLASSIC)]),
+}
+broker = KINDS[os.environ["KIND"]](common.BROKER)
 
 
 @broker.task(task_name="noop")
