@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults chaos torture contract-rabbitmq contract-zeromq bench bench-peers docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -56,6 +56,11 @@ faults: $(VENV)/ready ## the fault tests alone, one a promise
 
 torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a table of what became of them
 	$(BIN)/python -m tests.torture
+
+redis-versions: $(VENV)/ready ## contract and faults on other servers: SERVERS="/path/valkey-server /path/redis-server"
+	@for server in $(SERVERS); do \
+	    $$server --version && JOBS_TEST_REDIS_SERVER=$$server $(PYTEST) -q plugins/redis_backend/tests tests/faults/test_redis.py || exit 1; \
+	done
 
 contract-rabbitmq: $(VENV)/ready ## the whole contract on RabbitMQ's classic queues, and with results beside it
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q

@@ -121,7 +121,7 @@ def fill_memory(stage: RedisStage) -> None:
 
 def fill_disk(stage: RedisStage) -> None:
     """Its append-only file may grow no more; then there is room again."""
-    log = max((stage.server.directory / "appendonlydir").glob("*.incr.aof"))
+    log = max(stage.server.append_only_files())
     resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1, resource.RLIM_INFINITY))
     stage.until_told("cannot save to its disk")
     resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

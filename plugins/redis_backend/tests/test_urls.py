@@ -11,7 +11,7 @@ from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
 from jobs_core.testing.services import program
-from jobs_core.testing.services.redis import RedisServer
+from jobs_core.testing.services.redis import RedisServer, server_program
 from jobs_core.urls import scheme
 from jobs_redis.url import parse
 
@@ -121,6 +121,16 @@ def certificate(tmp_path):
     return certificate, key
 
 
+@pytest.fixture
+def tls_server(tmp_path):
+    """The way to a server's program that speaks TLS; some builds of other versions do not."""
+    without_certificate = [server_program(), "--port", "0", "--tls-port", "1"]  # which ends it at once, in any build
+    refused = subprocess.run(without_certificate, capture_output=True, text=True, timeout=60)
+    if "Failed to configure TLS" not in refused.stdout + refused.stderr:
+        pytest.skip(f"{server_program()} was built without TLS")
+
+
+@pytest.mark.usefixtures("tls_server")
 def test_jobs_pass_over_tls_if_the_certificate_is_trusted_and_not_otherwise(tmp_path, certificate):
     file, key = certificate
     port = RedisServer(tmp_path / "unused").port

@@ -1,8 +1,14 @@
-"""Private Redis servers: append-only file on, on free ports of loopback, in directories of their own."""
+"""Private Redis servers: append-only file on, on free ports of loopback, in directories of their own.
+
+JOBS_TEST_REDIS_SERVER names another program than the `redis-server` that is installed: another version, or Valkey.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import re
 import select
 import signal
 import socket
@@ -14,6 +20,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import PATIENCE, free_port, program, until
+
+SERVER = "JOBS_TEST_REDIS_SERVER"
+BUS_OFFSET = 10_000
+"""Nodes of a cluster talk at this distance from their port; only Redis 7 can be told another."""
+
+
+@functools.cache
+def server_version(path: str) -> tuple[int, int]:
+    """The version of Redis whose options and commands a server's program knows; Valkey began with those of 7.2."""
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
+    found = re.search(r" v=(\d+)\.(\d+)", said)
+    assert found, f"{path} --version says {said!r}"
+    return int(found[1]), int(found[2])
+
+
+def server_program() -> str:
+    """The program under test; without one the test is skipped, and fails in CI."""
+    return program(os.environ.get(SERVER) or "redis-server", "redis-server")
 
 
 class RedisServer:
@@ -42,11 +66,13 @@ class RedisServer:
 
     def start(self, *more: str) -> None:
         """Start it, and come back when it serves; `more` options are for this time."""
-        command = [program("redis-server", "redis-server")]
+        command = [server_program()]
         if self._sentinel:
             command += [str(self.directory / "sentinel.conf"), "--sentinel"]
         else:
-            command += ["--appendonly", "yes", "--save", "", "--dir", str(self.directory), "--enable-debug-command", "yes"]
+            command += ["--appendonly", "yes", "--save", "", "--dir", str(self.directory)]
+            if server_version(command[0]) >= (7, 0):  # before, it needs no leave
+                command += ["--enable-debug-command", "yes"]
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options, *more]
         self._process = subprocess.Popen(
             command,
@@ -98,6 +124,10 @@ class RedisServer:
             with connection.makefile("rb") as answer:
                 yield answer
 
+    def append_only_files(self) -> list[Path]:
+        """The files that it appends its writes to now; before Redis 7 it is one, and in no directory of its own."""
+        return [*self.directory.glob("appendonlydir/*.incr.aof"), *self.directory.glob("appendonly.aof")]
+
     # -- ends ------------------------------------------------------------------------------------
 
     def kill(self) -> None:
@@ -139,8 +169,8 @@ def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> lis
     """Masters of a cluster without replicas, started, joined, and serving every slot."""
     nodes = [
         RedisServer(
-            root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000",
-            "--cluster-port", str(free_port()), *options,
+            root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options,
+            port=_port_with_bus(),
         )
         for number in range(masters)
     ]  # fmt: skip
@@ -154,6 +184,15 @@ def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> lis
         assert node._process is not None
         until(partial(_takes_part, node), node._process, node.log)
     return nodes
+
+
+def _port_with_bus() -> int:
+    """A free port whose bus has a free one, too."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError, OverflowError), socket.socket() as bus:
+            bus.bind(("127.0.0.1", port + BUS_OFFSET))
+            return port
 
 
 def _takes_part(node: RedisServer) -> bool:
