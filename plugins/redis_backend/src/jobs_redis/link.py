@@ -18,6 +18,7 @@ from jobs_core.errors import BackendUnavailable
 from .errors import code, loses_connection, translated
 from .scripts import Script
 from .url import Address, Target
+from .wire import Wire
 
 CONNECT_TIMEOUT = 2.0
 """Longest time a connection may take, seconds."""
@@ -92,23 +93,29 @@ class Link:
         self.where = where
         self._connect = connect
         self._connection: Connection | None = None
+        self._wire: Wire | None = None
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None
+        return self._wire is not None
 
-    def connect(self) -> None:
+    def connect(self) -> Wire:
         """Connect if it is not connected; raises BackendUnavailable or BackendError."""
-        if self._connection is None:
+        wire = self._wire
+        if wire is None:
             try:
                 connection = self._connect()
                 connection.connect()
+                found: socket.socket | None = connection._sock  # the one thing that the client does not give openly
+                assert found is not None
+                wire = Wire(found, COMMAND_TIMEOUT)
             except (redis.RedisError, OSError) as error:
                 raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
-            self._connection = connection
+            self._connection, self._wire = connection, wire
+        return wire
 
     def disconnect(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._wire = self._connection, None, None
         if connection is not None:
             connection.disconnect()
 
@@ -121,11 +128,10 @@ class Link:
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
         """Run a script on the store at `base`; the server is taught it when it does not know it."""
-        self.connect()
-        assert self._connection is not None
+        wire = self._wire or self.connect()
         try:
-            self._connection.send_command(b"EVALSHA", script.digest, 1, base, *arguments)
-            return self._connection.read_response()
+            wire.send((b"EVALSHA", script.digest, 1, base, *arguments))
+            return wire.read()
         except redis.exceptions.NoScriptError:  # it has not been run: nothing is sent twice
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
@@ -133,23 +139,26 @@ class Link:
 
     def send(self, *command: Any) -> None:
         """Send a command without waiting for its reply."""
-        self.connect()
-        assert self._connection is not None
+        wire = self._wire or self.connect()
         try:
-            self._connection.send_command(*command)
+            wire.send(command)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
 
     def read(self, timeout: float | None = None) -> Any:
         """Read the reply of a command that was sent."""
-        if self._connection is None:
-            raise BackendUnavailable(f"{self.where}: the connection broke")
+        wire = self._connected()
         try:
-            if timeout is None:
-                return self._connection.read_response()
-            return self._connection.read_response(timeout=timeout)
+            if timeout is not None and not wire.readable(timeout):
+                raise redis.exceptions.TimeoutError("no reply")
+            return wire.read()
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
+
+    def _connected(self) -> Wire:
+        if self._wire is None:
+            raise BackendUnavailable(f"{self.where}: the connection broke")
+        return self._wire
 
     def _failed(self, error: Exception) -> Exception:
         if loses_connection(error):
@@ -160,8 +169,4 @@ class Link:
 
     def socket(self) -> socket.socket:
         """The socket, to be watched for the reply of a command that blocks."""
-        if self._connection is None:
-            raise BackendUnavailable(f"{self.where}: the connection broke")
-        found: socket.socket | None = self._connection._sock  # the one thing that the client does not give openly
-        assert found is not None
-        return found
+        return self._connected().socket

@@ -1,0 +1,77 @@
+"""The wire: replies in pieces, silence, and what the server refuses, on a pair of sockets."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import redis.exceptions
+
+from jobs_redis.wire import Wire
+
+
+@pytest.fixture
+def ends():
+    ours, theirs = socket.socketpair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_a_command_goes_out_as_redis_wants_it(ends):
+    ours, theirs = ends
+    Wire(ours, 1.0).send((b"SET", "key", 1))
+    assert theirs.recv(100) == b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$1\r\n1\r\n"
+
+
+def test_a_reply_may_come_in_pieces_and_two_at_once(ends):
+    ours, theirs = ends
+    wire = Wire(ours, 1.0)
+    theirs.sendall(b"*2\r\n:1\r\n$2\r\n")
+    assert wire.readable(1.0)
+    theirs.sendall(b"ab\r\n+OK\r\n")
+    assert wire.read() == [1, b"ab"]
+    assert wire.read() == b"OK"
+
+
+def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
+    ours, _theirs = ends
+    wire = Wire(ours, 0.05)
+    assert ours.gettimeout() is None
+    with pytest.raises(redis.exceptions.TimeoutError):
+        wire.read()
+    with pytest.raises(redis.exceptions.TimeoutError):
+        wire.send((b"SET", "key", bytes(10_000_000)))  # nobody takes it
+    assert not wire.readable(0.0)
+
+
+def test_a_closed_connection_is_told_from_silence(ends):
+    ours, theirs = ends
+    wire = Wire(ours, 1.0)
+    theirs.close()
+    with pytest.raises(redis.exceptions.ConnectionError):
+        wire.read()
+    with pytest.raises(OSError):
+        wire.send((b"PING",))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"-NOSCRIPT No matching script\r\n", redis.exceptions.NoScriptError),
+        (b"-MOVED 3999 127.0.0.1:6381\r\n", redis.exceptions.MovedError),
+        (b"-ASK 3999 127.0.0.1:6381\r\n", redis.exceptions.AskError),
+        (b"-OOM command not allowed\r\n", redis.exceptions.ResponseError),
+    ],
+)
+def test_a_refusal_is_raised_as_what_it_is(ends, answer, kind):
+    ours, theirs = ends
+    wire = Wire(ours, 1.0)
+    theirs.sendall(answer)
+    with pytest.raises(kind) as raised:
+        wire.read()
+    if kind in (redis.exceptions.MovedError, redis.exceptions.AskError):
+        assert (raised.value.host, raised.value.port) == ("127.0.0.1", 6381)
+    theirs.sendall(b"!nonsense\r\n")
+    with pytest.raises(redis.exceptions.RedisError):
+        wire.read()
