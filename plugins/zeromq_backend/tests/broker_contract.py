@@ -20,7 +20,7 @@ class TestBrokerOfItsOwn(BackendContract):
 
     @pytest.fixture
     def backend_url(self, service):
-        service.start()
+        service.revive()
         yield service.url
         assert service.stop() == 0
 
@@ -31,7 +31,7 @@ class TestBrokerOverASocket(BackendContract):
     @pytest.fixture
     def backend_url(self, tmp_path):
         service = BrokerService(tmp_path / "b", backend=f"zmq+ipc://{tmp_path}/b/s/broker.sock")
-        service.start()
+        service.revive()
         yield service.url
         assert service.stop() == 0
 
@@ -40,7 +40,7 @@ class TestBrokerThatIsKilled(BackendContract):
     """SIGKILL between commit and confirm."""
 
     @pytest.fixture
-    def backend_url(self, service):
+    def backend_url(self, service, patient):
         service.revive(DEATHS)
         return service.url
 
@@ -50,7 +50,7 @@ class TestEmbeddedBrokerThatIsKilled(BackendContract):
     supervisor starts the next. Its own workers serve a topic that no case uses."""
 
     @pytest.fixture
-    def backend_url(self, tmp_path):
+    def backend_url(self, tmp_path, patient):
         directory = tmp_path / "embedding"
         directory.mkdir()
         url = f"zmq+tcp://127.0.0.1:{free_port()}"

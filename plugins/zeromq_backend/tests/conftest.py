@@ -13,8 +13,9 @@ import pytest
 
 from jobs_core.backends.sqlite import owners
 from jobs_core.errors import BackendError
-from jobs_core.testing.services import free_port
+from jobs_core.testing.services import PATIENCE, free_port
 from jobs_core.testing.services.broker import BrokerService
+from jobs_zeromq import link
 from jobs_zeromq.broker import desk
 from jobs_zeromq.broker.server import Server, Settings
 
@@ -99,6 +100,13 @@ def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(desk, "failpoint", visit)
     monkeypatch.setattr(owners, "begin_grace", lambda tx: None)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait for a broker's successor for as long as a busy machine takes to start it. In earnest the core asks again."""
+    monkeypatch.setattr(link, "RECONNECT", PATIENCE)
+    monkeypatch.setitem(link.Link.call.__kwdefaults__, "reconnect", PATIENCE)
 
 
 @pytest.fixture

@@ -42,6 +42,6 @@ class TestBrokerThatIsKilled(Settling):
     """A broker of its own, over TCP, and SIGKILL between commit and confirm. Nobody but the broker's log can tell."""
 
     @pytest.fixture
-    def backend_url(self, service):
+    def backend_url(self, service, patient):
         service.revive(DEATHS)
         return service.url

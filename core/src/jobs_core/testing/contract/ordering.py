@@ -55,9 +55,7 @@ class Ordering(RigCase):
             return
         producer, worker = rig.producer(), rig.worker()
         step = rig.lease / 5
-        (third,) = rig.push(producer, rig.job(delay=3 * step))
-        (first,) = rig.push(producer, rig.job(delay=step))
-        (second,) = rig.push(producer, rig.job(delay=2 * step))
+        third, first, second = rig.push(producer, *[rig.job(delay=steps * step) for steps in (3, 1, 2)])
         assert [rig.take_one(worker).id for _ in range(3)] == [first, second, third]
 
     def test_a_retried_job_keeps_its_priority(self, rig: Rig) -> None:
