@@ -376,6 +376,7 @@ def test_why_tells_what_runs_and_what_comes_before(project):
     running = project.push("nap", 60.0, topic="high")
     project.until(lambda: any(line.startswith("start") for line in project.ledger()))
     assert "it is reserved by worker" in why(project, running)
+    worker.signal(signal.SIGSTOP)  # or it is told before we look
     project.run("cancel", running)
     assert "somebody asked for its cancellation" in why(project, running)
     worker.kill()

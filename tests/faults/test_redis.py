@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from jobs_core.errors import QueueFull
 from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer
 
+from ..support.supervised import Supervised
 from ..torture import redis as rows
 from ..torture.stage import endure
 
@@ -56,8 +58,8 @@ def test_nothing_is_lost_by_a_failover_of_sentinels(tmp_path):
     endure(rows.failover, tmp_path, JOBS)
 
 
-def test_nothing_is_lost_by_a_node_of_a_cluster_that_dies_and_comes_back(tmp_path):
-    endure(rows.one_cluster_node_killed, tmp_path, JOBS)
+def test_nothing_is_lost_when_slots_of_a_cluster_move_and_a_node_dies_and_comes_back(tmp_path):
+    endure(rows.cluster_in_trouble, tmp_path, JOBS)
 
 
 # -- one by one ------------------------------------------------------------------------------------
@@ -164,3 +166,33 @@ def test_a_job_by_rpush_starts_at_once(redis_project, server):
     server.command("RPUSH", "{jobs}:in:default", envelope)
     project.until_noted("note now")
     assert time.monotonic() - begin < 1.0
+
+
+def test_a_password_stands_in_no_log_no_list_of_processes_and_no_file_of_ours(project, server):
+    secret, shown = "ge!heim", "ge%21heim"
+
+    def let_in():
+        assert server.command("ACL", "SETUSER", "jobs", "on", f">{secret}", "~*", "+@all") == b"+OK"
+
+    let_in()
+    url = f"redis://jobs:{shown}@127.0.0.1:{server.port}"
+    project.configure('lease = "1s"\nenqueue_timeout = "0.1s"', backend=f'backend = "{url}"')
+    supervised = Supervised(project)
+    project.push("note", "before")
+    project.until_noted("note before")
+    seen = [Path(f"/proc/{pid}/cmdline").read_text() for pid in (supervised.pid, *supervised.children())]
+    server.kill()
+    supervised.process.until_said("cannot be reached")
+    for words in ("check", "check --show", "check --show --json", "status", "status --json", "topics", "push tasks.note"):
+        said = project.run(*words.split())
+        seen += [said.stdout, said.stderr]
+    server.start()  # which has forgotten the user
+    supervised.process.until_said("user or password are wrong")
+    let_in()
+    project.push("note", "after")
+    project.until_noted("note after")
+    assert supervised.stop() == 0
+    seen += [file.read_bytes().decode(errors="replace") for file in supervised.run_dir.rglob("*") if file.is_file()]
+    seen.append(supervised.process.output)
+    assert "127.0.0.1" in "".join(seen)
+    assert [text for text in seen if secret in text or shown in text] == []

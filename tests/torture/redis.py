@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import redis
+from redis.crc import key_slot
 
 from jobs_core.testing.services import free_port
 from jobs_core.testing.services.redis import RedisServer, cluster, sentinels, urls
@@ -209,29 +212,60 @@ def _knows_all(sentinel: RedisServer) -> bool:
     return "slaves=1,sentinels=3" in sentinel.text("INFO", "sentinel")
 
 
-def _cluster(shares: Sequence[float]) -> Row:
-    """Three masters; so many of them are killed, at these shares of the jobs, and come back."""
+class ClusterStage(RedisStage):
+    """Three masters."""
 
+    nodes: list[RedisServer]
+
+    def until_whole(self) -> None:
+        until(lambda: all(node.fact("cluster_state", "CLUSTER", "INFO") == "ok" for node in self.nodes))
+
+
+def _cluster(*acts: Callable[[ClusterStage], None]) -> Row:
     @contextlib.contextmanager
     def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
         nodes = cluster(directory, options=ALWAYS)
         try:
-            with Stage(directory / "project", f"redis+cluster://{urls(nodes)}") as stage:
-
-                def kill_nodes(stage: Stage) -> None:
-                    for share, node in zip(shares, nodes, strict=False):
-                        stage.under_load(share)
-                        node.kill()
-                        node.start()
-                        until(lambda: all(one.fact("cluster_state", "CLUSTER", "INFO") == "ok" for one in nodes))
-                        stage.progress()
-
-                yield stage, kill_nodes
+            stage = ClusterStage(directory / "project", f"redis+cluster://{urls(nodes)}")
+            stage.nodes = nodes
+            with stage:
+                yield stage, in_turn(*acts)  # type: ignore[misc]  # the trouble is for this very kind of stage
         finally:
             for node in nodes:
                 node.kill()
 
     return row
+
+
+def kill_node(number: int) -> Callable[[ClusterStage], None]:
+    def act(stage: ClusterStage) -> None:
+        stage.nodes[number].kill()
+        stage.nodes[number].start()
+        stage.until_whole()
+
+    return act
+
+
+def move_slot(tag: str) -> Callable[[ClusterStage], None]:
+    """All keys with a hash tag go to another node; half way, neither has them all."""
+
+    def act(stage: ClusterStage) -> None:
+        slot = key_slot(tag.encode())
+        clients = [redis.Redis(port=node.port, decode_responses=True) for node in stage.nodes]
+        ids = [client.execute_command("CLUSTER MYID") for client in clients]
+        (source,) = (n for n, client in enumerate(clients) if client.execute_command("CLUSTER COUNTKEYSINSLOT", slot))
+        target = (source + 1) % len(clients)
+        clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+        clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+        stage.until_told("on its way to another node")
+        while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1):
+            clients[source].execute_command("MIGRATE", "127.0.0.1", stage.nodes[target].port, keys[0], 0, 60_000)
+        for client in (clients[target], clients[source], *clients):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+        for client in clients:
+            client.close()
+
+    return act
 
 
 ROWS: dict[str, Row] = {
@@ -253,7 +287,8 @@ ROWS: dict[str, Row] = {
     "100 ms and more each way": _row(slow_down),
     "failover to the replica": handed_over,
     "failover by sentinels": failover,
-    "cluster nodes killed": _cluster((0.2, 0.5, 0.8)),
+    "cluster nodes killed": _cluster(*map(kill_node, range(3))),
+    "cluster slots moved": _cluster(*map(move_slot, ("jobs:default", "jobs") * 3)),
 }
 
 EVERYTHING: tuple[Trouble, ...] = (
@@ -271,4 +306,4 @@ def full(directory: Path, count: int) -> SetUp:
     return _server(directory, in_turn(fill_disk, fill_memory), ())
 
 
-one_cluster_node_killed = _cluster((0.5,))
+cluster_in_trouble = _cluster(move_slot("jobs:default"), kill_node(0), move_slot("jobs"))

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from jobs_core.errors import BackendError
+from jobs_core.testing.services import free_port
 from jobs_core.testing.services.redis import RedisServer
 from jobs_redis.advice import advice
 from jobs_redis.link import Link, connector
@@ -42,6 +43,15 @@ def test_no_append_only_file_and_an_evicting_policy_are_told_with_their_mends(ow
     assert "CONFIG SET appendonly yes" in appendonly
     assert "allkeys-lru" in policy
     assert "noeviction" in policy
+
+
+def test_a_replica_and_a_memory_that_is_nearly_full_are_told(own_server):
+    used = int(own_server.fact("used_memory", "INFO", "memory"))
+    own_server.command("CONFIG", "SET", "maxmemory", str(round(used * 1.02)))
+    own_server.command("REPLICAOF", "127.0.0.1", str(free_port()))
+    role, memory = advised(own_server)
+    assert "a replica of 127.0.0.1:" in role
+    assert "QueueFull" in memory
 
 
 def test_an_append_only_file_that_is_never_synced_is_told(own_server):

@@ -11,7 +11,7 @@ from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
 from jobs_core.testing.services import program
-from jobs_core.testing.services.redis import RedisServer, server_program
+from jobs_core.testing.services.redis import RedisServer, sentinels, server_program
 from jobs_core.urls import scheme
 from jobs_redis.url import parse
 
@@ -91,6 +91,23 @@ def test_jobs_pass_with_a_password_and_not_without(tmp_path):
         pass_a_job(f"redis://:s3cret@127.0.0.1:{server.port}/0")
         with pytest.raises(BackendError, match="it wants a password"):
             pass_a_job(f"redis://127.0.0.1:{server.port}/0")
+
+
+def test_jobs_pass_through_sentinels_that_have_a_password_of_their_own(tmp_path):
+    settings = ["requirepass of-sentinels", "sentinel auth-pass jobs of-redis"]
+    with (
+        RedisServer(tmp_path / "redis", "--requirepass", "of-redis") as master,
+        sentinels(tmp_path, master, 1, settings=settings)[0] as watcher,
+    ):
+        url, let_in = f"redis+sentinel://:of-redis@127.0.0.1:{watcher.port}", "?sentinel_password=of-sentinels"
+        pass_a_job(f"{url}/jobs{let_in}")
+        with pytest.raises(BackendError, match="wants its own password") as refused:
+            pass_a_job(f"{url}/jobs")
+        assert "of-redis" not in str(refused.value)
+        with pytest.raises(BackendUnavailable, match="watches no service 'shop'"):
+            pass_a_job(f"{url}/shop{let_in}")
+        with pytest.raises(BackendError, match="user or password are wrong"):
+            pass_a_job(f"redis+sentinel://:x@127.0.0.1:{watcher.port}/jobs{let_in}")
 
 
 def test_prefixes_keep_installations_apart(redis_server):

@@ -1,10 +1,12 @@
-"""Prefetch, deadlines, quarantine, handover: the small parts of a worker."""
+"""Prefetch, deadlines, quarantine, handover, outage: the small parts of a worker."""
 
+from jobs_core import events
 from jobs_core.backends.base import Delivery
 from jobs_core.message import Message
 from jobs_core.options import Backoff, Policy
 from jobs_core.worker.deadlines import Deadlines
 from jobs_core.worker.handover import Handover
+from jobs_core.worker.outage import MOST_REASONS, Outage
 from jobs_core.worker.prefetch import AHEAD, LARGEST_BATCH, Prefetch
 from jobs_core.worker.quarantine import Quarantine
 from jobs_core.worker.run import Run
@@ -130,3 +132,22 @@ def test_what_has_not_started_can_be_taken_back():
     handover.pending.popleft()
     assert handover.take_back() == [runs[2], runs[1]]
     assert handover.take_back() == []
+
+
+# -- outage ----------------------------------------------------------------------------------------
+
+
+def test_each_reason_of_an_outage_is_told_once_but_not_without_end(monkeypatch):
+    told = []
+    monkeypatch.setattr(events, "emit", told.append)
+    outage = Outage()
+    for reason in ("refused", "refused", "wrong password", "refused"):
+        outage.began(ConnectionError(reason))
+    assert told == [events.BackendLost("refused"), events.BackendLost("wrong password")]
+    for number in range(100):
+        outage.began(ConnectionError(f"{number} s"))
+    assert len(told) == MOST_REASONS
+    outage.over()
+    assert isinstance(told.pop(), events.BackendBack)
+    outage.began(ConnectionError("refused"))
+    assert told[-1] == events.BackendLost("refused")

@@ -155,7 +155,8 @@ def _backend(app: App) -> Iterator[tuple[str, str]]:
         for line in backend.advice():
             yield output.WARN, line
     except BackendUnavailable as error:
-        raise BackendUnavailable(f"{redact(app.backend_url)}: {error}") from None
+        shown = redact(app.backend_url)
+        raise BackendUnavailable(str(error) if shown in str(error) else f"{shown}: {error}") from None
     finally:
         backend.close()
 

@@ -1,4 +1,4 @@
-"""An outage of the backend: told once, tried again with full jitter, over when a call succeeds."""
+"""An outage of the backend: each reason for it told once, tried again with full jitter, over when a call succeeds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from .. import events
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+MOST_REASONS = 10
+"""Told in one outage: a reason that carries a number could be another one every time."""
 
 
 class Outage:
@@ -19,6 +21,7 @@ class Outage:
     def __init__(self, lease: float = 30.0) -> None:
         self._longest = min(LONGEST_PAUSE, lease / 4)
         self._since: float | None = None
+        self._told: set[str] = set()  # reasons: what begins as a dead server may go on as a wrong password
         self._tries = 0
         self._next_try = 0.0
 
@@ -27,7 +30,10 @@ class Outage:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-            events.emit(events.BackendLost(str(error)))
+        reason = str(error)
+        if reason not in self._told and len(self._told) < MOST_REASONS:
+            self._told.add(reason)
+            events.emit(events.BackendLost(reason))
         ceiling = min(self._longest, FIRST_PAUSE * 2.0 ** min(self._tries, 16))
         self._tries += 1
         self._next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
@@ -37,6 +43,7 @@ class Outage:
         if self._since is not None:
             events.emit(events.BackendBack(time.monotonic() - self._since))
             self._since, self._tries, self._next_try = None, 0, 0.0
+            self._told.clear()
 
     def may_try(self, now: float) -> bool:
         return now >= self._next_try

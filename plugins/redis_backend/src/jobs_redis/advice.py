@@ -12,24 +12,29 @@ from .link import Link
 from .url import Target
 
 OLDEST = (6, 2)
+NEARLY_FULL = 0.9
 
 
 def advice(target: Target, link: Link) -> list[str]:
     """For `jobsctl check`. What the server does not let us see is left out."""
-    return [*_version(link), *_durability(link), *_memory(link), *_access(target, link)]
+    return [*_version(link), *_role(link), *_durability(link), *_memory(link), *_access(target, link)]
 
 
 def _version(link: Link) -> Iterator[str]:
-    facts = _ask(link, "INFO", "server")
-    if facts is None:
+    facts = _info(link, "server")
+    if not facts or "valkey_version" in facts:
         return
-    lines = dict(line.split(":", 1) for line in facts.decode().splitlines() if ":" in line)
-    if "valkey_version" in lines:
-        return
-    version = lines.get("redis_version", "")
+    version = facts.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
         yield f"Redis {version} is older than {'.'.join(map(str, OLDEST))}, the oldest that is supported: upgrade it"
+
+
+def _role(link: Link) -> Iterator[str]:
+    role = _ask(link, "ROLE")
+    if role and role[0] == b"slave":
+        master = f"{role[1].decode()}:{role[2]}"
+        yield f"this server is a replica of {master}, which alone can be written to: name that, or sentinels (redis+sentinel://)"
 
 
 def _durability(link: Link) -> Iterator[str]:
@@ -48,6 +53,13 @@ def _memory(link: Link) -> Iterator[str]:
         yield (
             f"maxmemory-policy is {policy}: a full Redis would delete jobs to make room: "
             "CONFIG SET maxmemory-policy noeviction; enqueue then says QueueFull"
+        )
+    facts = _info(link, "memory")
+    used, most = (int(facts.get(name, "0")) for name in ("used_memory", "maxmemory"))
+    if most and used >= NEARLY_FULL * most:
+        yield (
+            f"Redis uses {used / most:.0%} of its maxmemory, and refuses new jobs when it is full (QueueFull): "
+            "raise maxmemory, or start more workers"
         )
 
 
@@ -69,6 +81,11 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _info(link: Link, section: str) -> dict[str, str]:
+    facts = _ask(link, "INFO", section)
+    return dict(line.split(":", 1) for line in facts.decode().splitlines() if ":" in line) if facts else {}
 
 
 def _setting(link: Link, name: str) -> str | None:

@@ -189,7 +189,7 @@ class RedisBackend(RedisOperations):
             keys=lambda topic: store.keys,
             link=lambda topic: Link(self._connect, self._target.shown),
             admit=lambda topic: store.admit(topic, new_token()),
-            done=commands.disconnect,
+            let_go=commands.disconnect,
         )
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:

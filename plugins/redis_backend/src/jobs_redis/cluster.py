@@ -35,6 +35,7 @@ from jobs_core.ids import new_token
 
 from . import advice
 from .backend import LONGEST_LOOK
+from .errors import Moved
 from .inletwatch import InletWatch
 from .link import Link
 from .operations import followed
@@ -187,7 +188,11 @@ class RedisClusterBackend(Backend):
             lines = {self._store(topic).keys.wake(topic): topic for topic in topics}
             waiting = [self._line(topic) for topic in topics]
             pause = min(left, due, LONGEST_LOOK)
-            tokens, interrupted = self._waiter.wait(waiting, pause, exact=due < left)
+            try:
+                tokens, interrupted = self._waiter.wait(waiting, pause, exact=due < left)
+            except Moved:  # while we waited; the next look follows it
+                self._nodes.forget()
+                continue
             if tokens:
                 self._tokens.update(lines[key] for key in tokens)
                 return True
@@ -278,7 +283,7 @@ class RedisClusterBackend(Backend):
             keys=lambda topic: store(topic).keys,
             link=lambda topic: nodes.new_link(store(topic).keys.base),
             admit=lambda topic: store(topic).admit(topic, new_token()),
-            done=nodes.disconnect,
+            let_go=nodes.disconnect,
         )
 
     # -- operators -------------------------------------------------------------------------------
@@ -326,15 +331,19 @@ class RedisClusterBackend(Backend):
         return next((answer for store in self._everywhere() if (answer := ask(store)) != nothing), nothing)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
-        record = self.get(job_id)
-        if record is None:
-            return JobRecord(job_id, "", State.UNKNOWN)
-        store = self._store(record.topic)
-        waiting = self._nodes.new_link(store.keys.base)
-        try:
-            return followed(store, waiting, job_id, timeout)
-        finally:
-            waiting.disconnect()
+        deadline = time.monotonic() + timeout
+        while True:
+            record = self.get(job_id)
+            if record is None:
+                return JobRecord(job_id, "", State.UNKNOWN)
+            store = self._store(record.topic)
+            waiting = self._nodes.new_link(store.keys.base)
+            try:
+                return followed(store, waiting, job_id, max(0.0, deadline - time.monotonic()))
+            except Moved:  # while we waited
+                self._nodes.forget()
+            finally:
+                waiting.disconnect()
 
     def advice(self) -> list[str]:
         """What is risky about any of the nodes, once."""

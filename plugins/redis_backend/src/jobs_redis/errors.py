@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 
 import redis.exceptions
 
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
+
+from .url import Address
 
 _CODE = re.compile(
     r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS|UNKILLABLE|"
     r"NOPERM|NOAUTH|WRONGPASS|DENIED|WRONGTYPE|MOVED|ASK|NOSCRIPT)\b"
 )
 _PASSING = {
-    "READONLY": "this server is a replica, its master has changed: waiting for the new one",
+    "READONLY": "this server is a replica: its master has changed, which we wait for, or the URL names the wrong server",
     "UNBLOCKED": "this server has become a replica, its master has changed: waiting for the new one",
     "LOADING": "Redis is loading its data",
     "MASTERDOWN": "this replica has lost its master",
     "CLUSTERDOWN": "the cluster is down or misses slots",
     "TRYAGAIN": "a slot of the cluster is on its way to another node",
-    "MOVED": "a slot of the cluster is with another node now",
+    # Not followed: on the way, a slot's keys are with either node. Our scripts name none that exists, so that neither
+    # node runs one before all keys have arrived.
     "ASK": "a slot of the cluster is on its way to another node",
     "BUSY": "Redis is busy with a script",
     "UNKILLABLE": "Redis is busy with a script",
@@ -32,6 +37,28 @@ _LASTING = {
     "WRONGPASS": "user or password are wrong",
     "DENIED": "it is in protected mode: give it a password, or bind it to loopback",
 }
+_BY_TEXT = {
+    "without any password configured": "it wants no password, and was given one: leave it out of the URL, or set it there",
+    "DB index is out of range": "it has no database of that number: see `databases` in redis.conf",
+    "cluster support disabled": "it is no node of a cluster: redis://host names a single server",
+    "unknown command 'SENTINEL'": "it is no sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
+}
+_DENIED_TO_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
+_OF_SCRIPT = re.compile(r"^Error running script.*?user_script: ?\d+: |,? script: [0-9a-f]{40}.*$")
+_UNREACHABLE = {
+    errno.ECONNREFUSED: "connection refused: does Redis run, and does it listen there?",
+    errno.ENOENT: "there is no such socket: does Redis run, and is this its unixsocket?",
+    errno.EACCES: "no permission to use the socket: see unixsocketperm and the groups of this user",
+    socket.EAI_NONAME: "no host has this name",
+}
+
+
+class Moved(BackendError):
+    """Raised for a command that the node of a cluster at `address` has to be sent instead; it was not done."""
+
+    def __init__(self, message: str, address: Address) -> None:
+        super().__init__(message)
+        self.address = address
 
 
 def code(error: Exception) -> str:
@@ -42,10 +69,14 @@ def code(error: Exception) -> str:
         if isinstance(error, kind):
             return "NOAUTH" if word == "WRONGPASS" and "required" in str(error) else word
     found = _CODE.search(str(error))
-    return found[1] if found else ""
+    if found:
+        return found[1]
+    return "NOPERM" if _DENIED_TO_SCRIPT.search(str(error)) else ""
 
 
 _BY_TYPE: dict[type[Exception], str] = {
+    redis.exceptions.MovedError: "MOVED",  # before ASK, whose child it is
+    redis.exceptions.AskError: "ASK",
     redis.exceptions.BusyLoadingError: "LOADING",
     redis.exceptions.ReadOnlyError: "READONLY",
     redis.exceptions.OutOfMemoryError: "OOM",
@@ -60,7 +91,12 @@ _BY_TYPE: dict[type[Exception], str] = {
 def translated(error: Exception, where: str) -> BackendError:
     """The core's error for one of the client's; `where` names the server without its secrets."""
     word = code(error)
-    text = " ".join(str(error).split())
+    text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
+    if isinstance(error, redis.exceptions.MovedError):
+        return Moved(f"{where}: it is a node of a cluster, whose jobs redis+cluster:// finds", (error.host, error.port))
+    for part, mend in _BY_TEXT.items():
+        if part in text:
+            return BackendError(f"{where}: {mend}")
     if word in _PASSING:
         return BackendUnavailable(f"{where}: {_PASSING[word]} ({word})")
     if word == "OOM":
@@ -71,11 +107,20 @@ def translated(error: Exception, where: str) -> BackendError:
         return BackendError(f"{where}: Redis refuses us: {_LASTING[word]}")
     if word == "WRONGTYPE":
         return BackendError(f"{where}: a key of ours holds something else: is the prefix used by another program? ({text})")
+    if isinstance(error, redis.exceptions.InvalidResponse):
+        return BackendError(f"{where}: what answers there is no Redis, or wants TLS ({text})")
     if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
-        return BackendUnavailable(f"{where} does not answer in time")
+        doubt = ": does it speak TLS?" if where.startswith("rediss:") and "connecting" in text else ""
+        return BackendUnavailable(f"{where} does not answer in time{doubt}")
     if isinstance(error, redis.exceptions.ConnectionError | OSError):
-        return BackendUnavailable(f"{where} cannot be reached: {text}")
+        return BackendUnavailable(f"{where} cannot be reached: {_unreachable(error) or text}")
     return BackendError(f"{where}: {text}")
+
+
+def _unreachable(error: BaseException) -> str:
+    """What is known of the operating system's error behind the client's."""
+    cause = error if isinstance(error, OSError) else error.__context__
+    return _UNREACHABLE.get(cause.errno or 0, "") if isinstance(cause, OSError) else ""
 
 
 def loses_connection(error: Exception) -> bool:

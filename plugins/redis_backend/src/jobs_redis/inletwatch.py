@@ -32,9 +32,9 @@ class InletWatch:
     """
 
     def __init__(
-        self, keys: Callable[[str], Keys], link: Callable[[str], Link], admit: Callable[[str], int], done: Callable[[], None]
+        self, keys: Callable[[str], Keys], link: Callable[[str], Link], admit: Callable[[str], int], let_go: Callable[[], None]
     ) -> None:
-        self._keys, self._link, self._admit, self._done = keys, link, admit, done  # called by the thread alone
+        self._keys, self._link, self._admit, self._let_go = keys, link, admit, let_go  # called by the thread alone
         self._topics: set[str] = set()
         self._links: dict[str, Link] = {}
         self._sent: dict[str, float] = {}  # topics whose command is out, and until when it has to be answered
@@ -63,13 +63,14 @@ class InletWatch:
                 self._drop()
                 self._waiter.interrupted(PAUSE)
         self._drop()
-        self._done()
 
     def _drop(self) -> None:
+        """Let go of every connection, and of what was known of nodes."""
         for link in self._links.values():
             link.disconnect()
         self._links.clear()
         self._sent.clear()
+        self._let_go()
 
     def _turn(self) -> None:
         now = time.monotonic()

@@ -11,12 +11,12 @@ import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from jobs_core.errors import BackendUnavailable
 
-from .errors import code, loses_connection, translated
+from .errors import loses_connection, translated
 from .scripts import Script
+from .sentinels import Sentinels
 from .url import Address, Target
 from .wire import Wire
 
@@ -60,22 +60,25 @@ def _connection(target: Target, address: Address | None) -> Connection:
 
 def _to_master(target: Target) -> Connect:
     """Ask the sentinels for the master, each time anew, and make sure that it knows it is one."""
-    known: dict[str, Any] = {
-        "socket_timeout": CONNECT_TIMEOUT,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "username": target.sentinel_username,
-        "password": target.sentinel_password,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-    }
-    if target.tls is not None:
-        known |= {"ssl": True, **target.tls}
-    sentinel: list[Sentinel] = []
+
+    def to_sentinel(address: Address) -> Connection:
+        settings: dict[str, Any] = {
+            "host": address[0],
+            "port": address[1],
+            "socket_timeout": CONNECT_TIMEOUT,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "username": target.sentinel_username,
+            "password": target.sentinel_password,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            "driver_info": None,
+        }
+        return Connection(**settings) if target.tls is None else SSLConnection(**settings, **target.tls)
+
+    sentinels = Sentinels(target.addresses, target.service, target.shown, to_sentinel)
 
     def connect() -> Connection:
-        if not sentinel:
-            sentinel.append(Sentinel(list(target.addresses), sentinel_kwargs=known))
-        connection = _connection(target, sentinel[0].discover_master(target.service))
+        connection = _connection(target, sentinels.master())
         connection.connect()
         connection.send_command("ROLE")
         if connection.read_response()[0] != b"master":
@@ -163,7 +166,7 @@ class Link:
     def _failed(self, error: Exception) -> Exception:
         if loses_connection(error):
             self.disconnect()
-        return error if code(error) in ("MOVED", "ASK") else translated(error, self.where)
+        return translated(error, self.where)
 
     # -- for waiting -----------------------------------------------------------------------------
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import redis.exceptions
 from redis.crc import key_slot
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
+from .errors import Moved
 from .link import Link, connector
 from .scripts import Script
 from .url import Address, Target
@@ -32,9 +32,10 @@ class Nodes:
         for link in self._links.values():
             link.disconnect()
         self._links.clear()
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Have the nodes asked anew who has what."""
         self._slots.clear()
         self._by_key.clear()
 
@@ -67,7 +68,7 @@ class Nodes:
             slot = key_slot(key.encode())
             found = [address for first, last, address in self._slots if first <= slot <= last]
             if not found:
-                self._forget()
+                self.forget()
                 raise BackendUnavailable(f"{self._target.shown}: nobody serves slot {slot} of the cluster")
             address = self._by_key[key] = found[0]
         return address
@@ -91,28 +92,23 @@ class Nodes:
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
         """Run a script on the store at `base`. A node that no longer has it has not run it: then the new one does."""
-        try:
-            return self.link(base).run(script, base, *arguments)
-        except redis.exceptions.AskError as error:
-            node = self._to((error.host, error.port))
-            node.call("ASKING")
-            return node.run(script, base, *arguments)
-        except redis.exceptions.MovedError as error:
-            self._forget()
-            return self._to((error.host, error.port)).run(script, base, *arguments)
-        except BackendUnavailable:
-            self._forget()  # it may have failed over: ask again next time
-            raise
+        return self._follow(base, lambda link: link.run(script, base, *arguments))
 
     def call(self, *command: Any) -> Any:
         """Run a command whose first argument is a key."""
+        return self._follow(command[1], lambda link: link.call(*command))
+
+    def _follow(self, key: str, ask: Callable[[Link], Any]) -> Any:
         try:
-            return self.link(command[1]).call(*command)
-        except redis.exceptions.MovedError as error:
-            self._forget()
-            return self._to((error.host, error.port)).call(*command)
+            try:
+                return ask(self.link(key))
+            except Moved as moved:
+                self.forget()
+                return ask(self._to(moved.address))
+        except Moved as moved:
+            raise BackendUnavailable(f"{self._target.shown}: the nodes do not agree on who has a slot: {moved}") from None
         except BackendUnavailable:
-            self._forget()
+            self.forget()  # it may have failed over: ask again next time
             raise
 
 

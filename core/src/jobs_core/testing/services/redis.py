@@ -150,7 +150,9 @@ class RedisServer:
             process.wait(PATIENCE)
 
 
-def sentinels(root: Path, master: RedisServer, count: int = 3, *, service: str = "jobs") -> list[RedisServer]:
+def sentinels(
+    root: Path, master: RedisServer, count: int = 3, *, service: str = "jobs", settings: Sequence[str] = ()
+) -> list[RedisServer]:
     """Sentinels that watch a master and agree on its failure within a second or so; not yet started."""
     made = []
     for number in range(count):
@@ -159,7 +161,7 @@ def sentinels(root: Path, master: RedisServer, count: int = 3, *, service: str =
         (directory / "sentinel.conf").write_text(
             f"sentinel monitor {service} 127.0.0.1 {master.port} {count // 2 + 1}\n"
             f"sentinel down-after-milliseconds {service} 500\n"
-            f"sentinel failover-timeout {service} 3000\n"
+            f"sentinel failover-timeout {service} 3000\n" + "".join(f"{line}\n" for line in settings)
         )
         made.append(RedisServer(directory, sentinel=True))
     return made

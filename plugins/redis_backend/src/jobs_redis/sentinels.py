@@ -1,0 +1,55 @@
+"""Sentinels: who the master is, asked each time anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import redis
+from redis.connection import Connection
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from .errors import code, translated
+from .url import Address
+
+
+class Sentinels:
+    """The sentinels of a service; `connection` makes one to a sentinel. One thread at a time."""
+
+    def __init__(self, addresses: Sequence[Address], service: str, where: str, connection: Callable[[Address], Connection]):
+        self._addresses = list(addresses)
+        self._service, self._where, self._connection = service, where, connection
+
+    def master(self) -> Address:
+        """Where the master is, by the first sentinel that knows; raises what each said if none does."""
+        failures: list[BackendError] = []
+        for address in list(self._addresses):
+            try:
+                found = self._ask(address)
+            except BackendError as error:
+                failures.append(error)
+                continue
+            self._addresses.remove(address)
+            self._addresses.insert(0, address)  # who answered is asked first next time
+            return found
+        said = "; ".join(str(error) for error in failures)
+        passing = any(isinstance(error, BackendUnavailable) for error in failures)
+        raise (BackendUnavailable if passing else BackendError)(f"{self._where}: no sentinel names the master: {said}")
+
+    def _ask(self, address: Address) -> Address:
+        where = f"{address[0]}:{address[1]}"
+        connection = self._connection(address)
+        try:
+            connection.connect()
+            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+            found = connection.read_response()
+        except (redis.RedisError, OSError) as error:
+            if code(error) in ("NOAUTH", "WRONGPASS") and "without any password" not in str(error):
+                mend = "?sentinel_username=…&sentinel_password=…"
+                raise BackendError(f"{where} wants its own password, or another one than was given: {mend}") from None
+            raise translated(error, where) from None
+        finally:
+            connection.disconnect()
+        if not found:
+            raise BackendUnavailable(f"{where} watches no service {self._service!r}: is its name right?")
+        return found[0].decode(), int(found[1])

@@ -1,0 +1,154 @@
+"""What is said when a server cannot be used, as somebody reads it at night: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import traceback
+
+import pytest
+from redis.crc import key_slot
+
+from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
+from jobs_core.ids import new_token
+from jobs_core.plugins import Plugins
+from jobs_core.testing.services import free_port
+from jobs_core.testing.services.redis import RedisServer
+from jobs_core.urls import scheme
+
+SECRET = "geheim"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A server whose settings the test may change."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+def refused(url):
+    """What is raised for somebody who wants to enqueue there."""
+    backend = Plugins.discover().choose("jobs_queue_backends", scheme(url), "backend")(url, BackendOptions())
+    with pytest.raises(BackendError) as raised:
+        try:
+            backend.open(None)
+            backend.push([Outgoing("one", "t", b"{}")], new_token())
+        finally:
+            backend.close()
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    return raised.value
+
+
+def is_an_outage(error):
+    return isinstance(error, BackendUnavailable)
+
+
+@pytest.mark.parametrize("form", ["redis://127.0.0.1:{}", "redis+cluster://127.0.0.1:{}", "redis+sentinel://127.0.0.1:{}/jobs"])
+def test_nothing_listens_there(form):
+    error = refused(form.format(free_port()))
+    assert is_an_outage(error)
+    assert "connection refused: does Redis run" in str(error)
+
+
+def test_there_is_no_such_socket(tmp_path):
+    error = refused(f"redis+unix://{tmp_path}/redis.sock")
+    assert is_an_outage(error)
+    assert "no such socket" in str(error)
+
+
+def test_a_host_that_nobody_knows():
+    error = refused("redis://nobody.invalid")
+    assert is_an_outage(error)
+    assert "cannot be reached: no host has this name" in str(error)
+
+
+@contextlib.contextmanager
+def speaking(answer):
+    """A server that says the same to everybody."""
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client:
+                    client.recv(1 << 16)
+                    client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_what_listens_there_is_no_redis():
+    with speaking(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        assert "is no Redis" in str(refused(f"redis://127.0.0.1:{port}"))
+
+
+def test_a_server_that_loads_its_data_is_waited_for():
+    with speaking(b"-LOADING Redis is loading the dataset in memory\r\n") as port:
+        error = refused(f"redis://127.0.0.1:{port}")
+    assert is_an_outage(error)
+    assert "is loading its data (LOADING)" in str(error)
+
+
+def test_a_password_that_is_wrong_missing_or_not_wanted(server):
+    where = f"127.0.0.1:{server.port}"
+    assert "it wants no password" in str(refused(f"redis://:{SECRET}@{where}"))
+    server.command("CONFIG", "SET", "requirepass", "x")
+    assert "it wants a password" in str(refused(f"redis://{where}"))
+    assert "user or password are wrong" in str(refused(f"redis://:{SECRET}@{where}"))
+
+
+@pytest.mark.parametrize("missing", ["-evalsha", "-zadd", "resetkeys"])
+def test_a_permission_that_is_missing_is_named_with_the_page_that_has_them_all(server, missing):
+    server.command("ACL", "SETUSER", "jobs", "on", f">{SECRET}", "~*", "+@all", missing)
+    error = refused(f"redis://jobs:{SECRET}@127.0.0.1:{server.port}")
+    assert not is_an_outage(error)
+    assert "the user lacks a permission" in str(error)
+    assert "docs/backends.md" in str(error)
+    assert "script:" not in str(error)
+
+
+def test_a_database_that_is_not_there(server):
+    assert "no database of that number" in str(refused(f"redis://127.0.0.1:{server.port}/99"))
+
+
+def test_a_replica_is_told_from_a_master_that_changes(server):
+    server.command("REPLICAOF", "127.0.0.1", str(free_port()))
+    error = refused(f"redis://127.0.0.1:{server.port}")
+    assert is_an_outage(error)
+    assert "replica" in str(error)
+    assert "the URL names the wrong server" in str(error)
+
+
+def test_a_full_memory_is_no_outage(server):
+    server.command("CONFIG", "SET", "maxmemory", "1mb")
+    error = refused(f"redis://127.0.0.1:{server.port}")
+    assert isinstance(error, QueueFull)
+    assert "maxmemory" in str(error)
+
+
+def test_too_few_replicas_are_an_outage(server):
+    server.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    error = refused(f"redis://127.0.0.1:{server.port}")
+    assert is_an_outage(error)
+    assert "min-replicas-to-write" in str(error)
+
+
+def test_keys_of_another_program_are_told(server):
+    server.command("SET", "{jobs}:topics", "mine")
+    assert "is the prefix used by another program" in str(refused(f"redis://127.0.0.1:{server.port}"))
+
+
+def test_a_url_of_another_kind_of_server_names_the_right_one(server, redis_cluster):
+    where = f"127.0.0.1:{server.port}"
+    assert "redis://host names a single server" in str(refused(f"redis+cluster://{where}"))
+    assert "it is no sentinel" in str(refused(f"redis+sentinel://{where}/jobs"))
+    elsewhere = next(prefix for prefix in map(str, range(100)) if key_slot(prefix.encode()) > 16384 / len(redis_cluster))
+    error = refused(f"redis://127.0.0.1:{redis_cluster[0].port}?prefix={elsewhere}")
+    assert "redis+cluster:// finds" in str(error)
