@@ -111,7 +111,7 @@ def test_a_permission_that_is_missing_is_named_with_the_page_that_has_them_all(s
     assert not is_an_outage(error)
     assert "the user lacks a permission" in str(error)
     assert "docs/backends.md" in str(error)
-    assert "script:" not in str(error)
+    assert "user_script" not in str(error)
 
 
 def test_a_database_that_is_not_there(server):
@@ -127,7 +127,7 @@ def test_a_replica_is_told_from_a_master_that_changes(server):
 
 
 def test_a_full_memory_is_no_outage(server):
-    server.command("CONFIG", "SET", "maxmemory", "1mb")
+    server.command("CONFIG", "SET", "maxmemory", "1")
     error = refused(f"redis://127.0.0.1:{server.port}")
     assert isinstance(error, QueueFull)
     assert "maxmemory" in str(error)
