@@ -142,17 +142,58 @@ def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, 
         assert worker.stop() == 0
 
 
-def test_a_queue_that_is_deleted_under_a_worker_is_made_anew_and_told(rabbit_project, channel):
+@pytest.mark.parametrize("queue", ["jobs.default", "jobs.default:7-9"])
+def test_a_queue_that_is_deleted_under_a_worker_is_made_anew_and_told(rabbit_project, channel, queue):
     project = rabbit_project
     worker = project.worker()
     project.push("note", "before")
     project.until_noted("note before")
     project.until_empty()
-    channel.queue_delete("jobs.default")
-    worker.until_said("jobs.default was deleted")
+    channel.queue_delete(queue)
+    worker.until_said(f"{queue} was deleted")
     project.push("note", "after")
-    project.until_noted("note after")
+    project.push("note", "urgent", priority=9)
+    project.until_noted("note after", "note urgent")
     assert worker.stop() == 0
+
+
+def test_everything_deleted_while_a_worker_is_away_is_made_anew_when_it_is_back(project, node, rabbitmq_url, channel):
+    with Proxy(node.port) as proxy:
+        project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}"')
+        worker = project.worker()
+        project.push("fail_twice")
+        project.until_noted("attempt 3")
+        proxy.refuse()
+        worker.until_said("cannot be reached")
+        for level in ("", ":1-3", ":7-9", ":suspects", ":dead"):
+            channel.queue_delete(f"jobs.default{level}")
+        for step in (0, 1, 2):
+            channel.exchange_delete(f"jobs:delay.{step:02}")
+            channel.queue_delete(f"jobs:delay.{step:02}")
+        proxy.accept()
+        worker.until_said("answers again")
+        project.push("fail_twice")
+        project.until(lambda: project.times("attempt 3") == 2)
+        project.push("fail")
+        project.until(lambda: [record.reason for record in dead(project)] == ["failed"])
+        assert worker.stop() == 0
+
+
+def test_an_outage_is_told_once_by_a_worker_that_has_nothing_to_do(project, node, rabbitmq_url):
+    with Proxy(node.port) as proxy:
+        project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}"')
+        worker = project.worker()
+        project.push("note", "before")
+        project.until_noted("note before")
+        project.until_empty()
+        proxy.refuse()
+        worker.until_said("cannot be reached")
+        time.sleep(3.0)  # several tries: the outage itself
+        proxy.accept()
+        worker.until_said("answers again")
+        assert worker.stop() == 0
+        told = [line for line in worker.lines if "cannot be reached" in line or "answers again" in line]
+        assert len(told) == 2, told
 
 
 def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_is_idle(rabbit_project):

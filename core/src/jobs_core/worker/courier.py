@@ -205,7 +205,8 @@ class Courier:
         if self._unsettled or self._sending:
             self._settle()
         keep_house = self._keeps_house and now >= self._next_housekeep
-        if now >= self._next_beat - (self._lease / 12 if keep_house else 0.0):  # not woken twice for what can be done at once
+        # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
+        if self._outage.lasts or now >= self._next_beat - (self._lease / 12 if keep_house else 0.0):
             self._beat(now)
         if keep_house:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)

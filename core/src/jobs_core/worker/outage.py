@@ -25,6 +25,11 @@ class Outage:
         self._tries = 0
         self._next_try = 0.0
 
+    @property
+    def lasts(self) -> bool:
+        """Whether the last call failed."""
+        return self._since is not None
+
     def began(self, error: Exception) -> None:
         """A call failed: wait before the next, longer every time, at random so that workers do not come together."""
         now = time.monotonic()

@@ -14,6 +14,7 @@ from jobs_core.failpoints import failpoint
 
 from .consumer import Consumer
 from .copies import Copies
+from .errors import NOT_FOUND, reply_code
 from .holding import Holding, delivery
 from .letters import LEFT, Letter, fresh
 from .loop import Loop
@@ -156,12 +157,19 @@ class RabbitMQBackend(RabbitMQOperations):
         if not posts:
             return
         confirmed = set() if confirmed is None else confirmed
-        refused = self._publisher.publish(posts, confirmed)
+        try:
+            refused = self._publisher.publish(posts, confirmed)
+        except BackendError:
+            if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange; the next try finds it again
+                self._topology.doubt()
+            raise
         if refused:
             logger.warning("a queue of jobs is missing and is made anew: has somebody deleted it?")
-            self._topology.forget()
+            self._topology.doubt()
             again = [post for post in posts if post.properties.message_id in refused]
             self._topology.need({self._topic_of(post.key) for post in again})
+            if any(post.exchange for post in again):
+                self._topology.need_ladder()
             refused = self._publisher.publish(again, confirmed)
         if refused:
             raise BackendError(
@@ -233,7 +241,7 @@ class RabbitMQBackend(RabbitMQOperations):
         if self._suspects.drying:
             self._loop.until(lambda: self._loop.interrupted or consumer.wire.failure, min(max(0.0, timeout), AHEAD))
             return not self._holding.held
-        if self._holds(consumer, topics):
+        if self._holds(consumer, topics) or self._suspects.more:
             return True
         consumer.listen(topics)
         if self._odd.due:

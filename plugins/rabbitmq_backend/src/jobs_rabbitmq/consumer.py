@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pika import spec
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelClosed
 
-from .errors import translated
+from .errors import NOT_FOUND, reply_code, translated
 from .letters import SUSPECT, Letter
 from .topology import FRONT, SUSPECTS, Topology
 from .wire import OpenChannel, Wire
@@ -228,7 +228,7 @@ class Consumer:
             del self._consumed[queue]
         if queue in self._queues:
             logger.error("queue %s was deleted, and the jobs in it with it; it is made anew", queue)
-            self._topology.missing(self._queues[queue][0])
+            self._topology.doubt()
 
     # -- one by one ----------------------------------------------------------------------------------
 
@@ -310,7 +310,10 @@ class Consumer:
     def _on_closed(self, _: Any, reason: BaseException) -> None:
         """All that was delivered on it goes back; with one way to begin anew there is one to test."""
         if self.wire.failure is None and not self.wire.closing:
-            logger.error("%s", translated(reason, self.wire.where))
+            if isinstance(reason, ChannelClosed):  # else it is the connection's end, which is told by whoever asks next
+                logger.error("%s", translated(reason, self.wire.where))
+            if reply_code(reason) == NOT_FOUND:
+                self._topology.doubt()
             self.wire.abort(reason)
 
 

@@ -38,6 +38,8 @@ def translated(error: BaseException, where: str) -> BackendError:
     code = reply_code(error)
     if code == ACCESS_REFUSED:
         return BackendError(f"{where}: the user lacks a permission: {text}; docs/rabbitmq.md has what jobs needs")
+    if code == NOT_FOUND:
+        return BackendUnavailable(f"{where}: has somebody deleted what belongs to jobs? It is made anew: {text}")
     if code == PRECONDITION_FAILED and "timed out" in text:
         return BackendUnavailable(
             f"{where}: a job ran for longer than the broker waits for its acknowledgement: {_TIMEOUT_MEND}"

@@ -46,6 +46,11 @@ class Publisher:
         self._nacked: set[str] = set()
         self._returned: set[str] = set()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the connection is closed, if it is."""
+        return self.wire.failure if self.wire is not None else None
+
     def open(self) -> Wire:
         """Connect if it is not connected; raises BackendUnavailable or BackendError."""
         if self.wire is None or self.wire.failure is not None:

@@ -2,8 +2,8 @@
 
 They wait in a queue of their own and are fetched only by a worker that holds nothing else; should it die, nothing else is
 suspected with them. One at first; where that goes well, twice as many each time, of those that were lost no more than
-twice; one that was lost three times runs alone. A busy worker looks for them now and then, and lets itself run dry for a
-moment if there are any.
+twice; one that was lost three times runs alone. A busy worker looks for them now and then, lets itself run dry if there
+are any, and then runs one after the other for a moment: there may be hundreds, since a worker that dies loses all it had.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ EVERY = 1.0
 DRY = 1.0
 """How long it waits to run dry, seconds."""
 
+SPELL = 0.25
+"""How long it then runs suspects before anything else, seconds."""
+
 MOST = 256
 
 
@@ -33,6 +36,8 @@ class Suspects:
         self._holding = holding
         self._next_look = 0.0
         self._dry_until = 0.0
+        self._spell_until = 0.0
+        self._more = False  # there were some, and they went well: there may be more
         self._batch = 1
         self._most = MOST
         self._went_well = 0
@@ -42,15 +47,25 @@ class Suspects:
         """Whether nothing else is taken at present."""
         return self._dry_until > 0
 
+    @property
+    def more(self) -> bool:
+        """Whether to look for more at once, those that were taken having ended."""
+        return self._more and not self._holding.held
+
     def before(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
         """Suspects, if it is time for some and nothing else is held."""
         now = time.monotonic()
-        if now < self._next_look and not self.drying:
+        due = self.drying or now >= self._next_look
+        if not due and now >= self._spell_until:
             return []
         if not self._holding.held:
-            self._dry_until = 0.0
-            self._next_look = now + EVERY
+            if due:
+                self._dry_until = 0.0
+                self._spell_until = now + SPELL
+                self._next_look = now + EVERY
             return self._take(consumer, topics, limit)
+        if not due:
+            return []
         if not self.drying:
             self._next_look = now + EVERY
             if consumer.suspects_wait(topics):
@@ -68,7 +83,11 @@ class Suspects:
         if self._went_well >= self._batch:
             self._batch = min(2 * self._batch, self._most)
         self._went_well = 0
-        return consumer.take_suspects(topics, min(limit, self._batch))
+        found = consumer.take_suspects(topics, min(limit, self._batch))
+        self._more = bool(found)
+        if not found:
+            self._spell_until = 0.0
+        return found
 
     def settled(self, settlement: Settlement) -> None:
         """Learn from how one has ended: what is given back was more than the worker runs at once."""

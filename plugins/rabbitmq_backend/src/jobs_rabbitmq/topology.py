@@ -107,36 +107,47 @@ class Topology:
         self._topics: set[str] = set()
         self._ladder = False
         self._foot = False
+        self._doubted = False  # somebody deletes things: that one is there says nothing of the others
 
     def forget(self) -> None:
-        """Look again at everything: this is another connection, or something was found missing."""
+        """Look again: this is another connection."""
         self._topics.clear()
         self._ladder = self._foot = False
         self._channel = None
+
+    def doubt(self) -> None:
+        """Look again, and from now on at everything: something was deleted."""
+        self._topics.clear()
+        self._ladder = self._foot = False
+        self._doubted = True
 
     def known(self) -> frozenset[str]:
         """Topics whose queues were seen, or made, on this connection."""
         return frozenset(self._topics)
 
-    def missing(self, topic: str) -> None:
-        """A queue of this topic has gone."""
-        self._topics.discard(topic)
-
     def need(self, topics: Iterable[str]) -> None:
         """See to it that the queues of these topics are there."""
         for topic in topics:
             if topic not in self._topics:
-                if not self.exists(self.names.queue(topic, 0)):
+                queues = [self.names.dead(topic), *self.names.queues(topic)]
+                if not all(self.exists(queue) for queue in (queues if self._doubted else [self.names.queue(topic, 0)])):
                     self._make_topic(topic)
                 self._topics.add(topic)
 
     def need_ladder(self) -> None:
         """See to it that the ladder is there."""
         if not self._ladder:
-            top = self.names.step(STEPS - 1)
-            if not self._there(lambda channel, done: channel.exchange_declare(top, passive=True, callback=done)):
+            steps = [self.names.step(number) for number in range(STEPS)]
+            if self._doubted:
+                there = all(map(self._is_exchange, [self.names.due, *steps])) and all(map(self.exists, steps))
+            else:
+                there = self._is_exchange(steps[-1])
+            if not there:
                 self._make_ladder()
             self._ladder = True
+
+    def _is_exchange(self, name: str) -> bool:
+        return self._there(lambda channel, done: channel.exchange_declare(name, passive=True, callback=done))
 
     def make(self, topics: Iterable[str]) -> None:
         """Everything that workers and producers may need."""
@@ -144,7 +155,8 @@ class Topology:
         for topic in topics:
             self._make_topic(topic)
             self._topics.add(topic)
-        self.need_ladder()
+        self._make_ladder()
+        self._ladder = True
 
     def exists(self, queue: str) -> bool:
         return self._there(lambda channel, done: _look(channel, queue, done))

@@ -1,0 +1,164 @@
+"""A publish that no queue takes, or that the broker refuses, is an error; and what was deleted is made anew."""
+
+from __future__ import annotations
+
+import time
+
+import pika
+import pytest
+
+from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement
+from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
+from jobs_core.ids import new_id, new_token
+from jobs_rabbitmq import _create
+from jobs_rabbitmq.topology import STEPS
+
+TOPIC = "t"
+
+
+@pytest.fixture
+def connect(rabbitmq_url):
+    opened = []
+
+    def connected(owner=None, url=rabbitmq_url):
+        backend = _create(url, BackendOptions(topics=(TOPIC,)))
+        backend.open(owner)
+        opened.append(backend)
+        return backend
+
+    yield connected
+    for backend in opened:
+        backend.close()
+
+
+@pytest.fixture
+def channel(rabbitmq_url):
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
+        yield connection.channel()
+
+
+@pytest.fixture
+def full(rabbitmq_node, rabbitmq_url, channel):
+    """Fill a queue to a limit, beyond which the broker refuses what is published."""
+    vhost = rabbitmq_url.rpartition("/")[2]
+    channel.confirm_delivery()
+
+    def filled(queue):
+        pattern, definition = f"^{queue}$".replace(".", "[.]"), '{"max-length": 1, "overflow": "reject-publish"}'
+        rabbitmq_node.control("set_policy", "-p", vhost, "--apply-to", "queues", "limit", pattern, definition)
+        with pytest.raises(pika.exceptions.NackError):
+            for _ in range(1000):  # a quorum queue says that it is full a moment after it was filled
+                channel.basic_publish("", queue, "{}", pika.BasicProperties(delivery_mode=2))
+
+    return filled
+
+
+def jobs(count=1, **options):
+    return [Outgoing(new_id(), TOPIC, b"{}", **options) for _ in range(count)]
+
+
+def drained(backend):
+    """Ids, in the order in which they came; until there is nothing, which a wait for a moment says."""
+    ids = []
+    while True:
+        deliveries = backend.reserve([TOPIC], 100, new_token())
+        if not deliveries and not backend.wait([TOPIC], 0.5):
+            return ids
+        ids += [delivery.id for delivery in deliveries]
+        backend.settle([Settlement(delivery.id, delivery.token, Outcome.DONE) for delivery in deliveries], new_token())
+
+
+# -- returned --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("priority", "queue"), [(0, "jobs.t"), (5, "jobs.t:4-6"), (9, "jobs.t:7-9")])
+def test_a_queue_deleted_under_a_producer_is_made_anew_and_the_job_is_in_it(connect, channel, caplog, priority, queue):
+    producer = connect()
+    producer.push(jobs(), new_token())
+    channel.queue_delete(queue)
+    lone = jobs(priority=priority)
+    assert producer.push(lone, new_token()) == {}
+    assert "is missing and is made anew" in caplog.text
+    assert lone[0].id in drained(connect("w"))
+
+
+def test_what_no_queue_takes_is_an_error_that_says_the_mend_and_the_same_push_goes_through_after_it(connect, channel):
+    producer = connect()
+    producer.setup()
+    channel.queue_unbind("jobs:delay.02", "jobs:delay.02", "*." * (STEPS - 3) + "1.#")
+    late, at_once = jobs(delay=0.1)[0], jobs()[0]
+    request = new_token()
+    with pytest.raises(BackendError, match=r"no queue takes 1 messages: `jobsctl setup`"):
+        producer.push([late, at_once], request)
+    producer.setup()
+    assert producer.push([late, at_once], request) == {}
+    assert drained(connect("w")) == [at_once.id, late.id]  # what was confirmed the first time was not published again
+
+
+@pytest.mark.parametrize("step", ["jobs:delay.02", "jobs:delay.due"])
+def test_an_exchange_deleted_under_a_producer_is_told_and_made_anew_by_the_next_try(connect, channel, step):
+    producer = connect()
+    producer.push(jobs(delay=0.1), new_token())
+    channel.exchange_delete(step)
+    late = jobs(delay=0.1)
+    request = new_token()
+    if step != "jobs:delay.due":  # what hangs above the foot is taken at the top, and waits for it
+        with pytest.raises(BackendUnavailable, match="deleted"):
+            producer.push(late, request)
+    assert producer.push(late, request) == {}
+
+
+def test_a_producer_that_may_make_no_queue_says_who_can(connect, channel, rabbitmq_node, rabbitmq_url):
+    vhost = rabbitmq_url.rpartition("/")[2]
+    rabbitmq_node.control("add_user", f"plain-{vhost}", "secret")
+    allowed = ("^$", r"^(amq\.default|jobs[.:].*)$", r"^jobs[.:].*$")
+    rabbitmq_node.control("set_permissions", "-p", vhost, f"plain-{vhost}", *allowed)
+    connect().setup()
+    producer = connect(url=rabbitmq_url.replace("guest:guest", f"plain-{vhost}:secret"))
+    producer.push(jobs(), new_token())
+    channel.queue_delete("jobs.t")
+    with pytest.raises(BackendError, match="jobsctl setup"):
+        producer.push(jobs(), new_token())
+    connect().setup()
+    assert producer.push(jobs(), new_token()) == {}
+
+
+# -- refused ---------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_refuses_by_name_and_the_same_push_goes_through_when_there_is_room(connect, channel, full):
+    producer = connect()
+    producer.setup()
+    full("jobs.t")
+    many, request = jobs(50), new_token()
+    with pytest.raises(QueueFull, match="would not take 50 messages: a queue has reached its max-length"):
+        producer.push(many, request)
+    channel.queue_purge("jobs.t")
+    deadline = time.monotonic() + 20.0
+    while not pushed(producer, many, request):  # it says that there is room when it has noticed
+        assert time.monotonic() < deadline
+    assert sorted(drained(connect("w"))) == sorted(one.id for one in many)  # each once, though it was tried in parts
+
+
+def pushed(producer, messages, request):
+    try:
+        return producer.push(messages, request) == {}
+    except QueueFull:
+        return False
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.RELEASE, Outcome.DEAD])
+def test_a_copy_that_is_refused_leaves_the_job_where_it_was(connect, channel, full, outcome):
+    queue = {Outcome.RETRY: "jobs.t", Outcome.RELEASE: "jobs.t:7-9", Outcome.DEAD: "jobs.t:dead"}[outcome]
+    worker = connect("w")
+    worker.push(lone := jobs(), new_token())
+    (delivery,) = worker.reserve([TOPIC], 1, new_token())
+    full(queue)
+    with pytest.raises(QueueFull):
+        worker.settle([Settlement(delivery.id, delivery.token, outcome, reason="no")], new_token())
+    channel.queue_purge(queue)
+    worker.close()
+    other = connect("o")
+    assert other.wait([TOPIC], 20.0)
+    (again,) = other.reserve([TOPIC], 1, new_token())
+    assert (again.id, again.attempt) == (lone[0].id, 0)
