@@ -6,7 +6,6 @@ The same rows with 100,000 jobs each, and those that take their time, are `make 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 
@@ -16,6 +15,7 @@ import pytest
 from jobs_core.backends.base import State
 from jobs_core.errors import BackendUnavailable
 from jobs_core.message import new_message
+from jobs_core.testing.services import program
 
 from ..support.proxy import Proxy
 from ..torture import rabbitmq as rows
@@ -255,9 +255,9 @@ $connection->disconnect();
 
 
 def test_php_is_a_producer(rabbit_project, node, rabbitmq_url):
-    php = shutil.which("php")
-    if php is None or "amqp" not in subprocess.run([php, "-m"], capture_output=True, text=True).stdout:
-        pytest.skip("php-amqp is not installed: apt-get install php-cli php-amqp")
+    php = program("php", "php-cli php-amqp")
+    if "amqp" not in subprocess.run([php, "-m"], capture_output=True, text=True).stdout:
+        program("php-amqp", "php-amqp")  # no program: says what is missing
     project = rabbit_project
     worker = project.worker()
     project.push("note", "warm")
