@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -78,6 +79,34 @@ def test_a_broker_killed_between_commit_and_confirm_is_nobody_s_business(embeddi
     assert len(embedding.ledger()) == len(set(embedding.ledger())) == 300
     assert "broker" in supervised.process.output  # that it died was said
     supervised.process.kill()
+
+
+def test_everybody_killed_at_once_costs_no_job(embedding: Project):
+    """Supervisor, template, housekeeper, workers and broker: what ran runs again after a lease, what waited runs once."""
+    supervised = Supervised(embedding)
+    embedding.push_many([("nap", (1.0, f"{n}"), {}) for n in range(6)])
+    until(lambda: sum(line.startswith("start") for line in embedding.ledger()) == 2)
+    for pid in (supervised.pid, *supervised.children()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    supervised.process.wait()
+    supervised = Supervised(embedding)
+    embedding.until_noted(*[f"end {n}" for n in range(6)])
+    embedding.until_empty()
+    assert sum(line.startswith("start") for line in embedding.ledger()) == 8
+    assert supervised.stop() == 0
+
+
+def test_reloads_leave_the_broker_alone_and_run_nothing_twice(embedding: Project):
+    supervised = Supervised(embedding)
+    pid = broker_pid(embedding)
+    for number in range(1, 4):
+        embedding.push_many([("nap", (0.02, f"{number}.{n}"), {}) for n in range(50)])
+        assert embedding.run("reload").returncode == 0
+    embedding.until_noted(*[f"end {number}.{n}" for number in range(1, 4) for n in range(50)])
+    assert broker_pid(embedding) == pid
+    assert sum(line.startswith("start") for line in embedding.ledger()) == 150
+    assert supervised.stop() == 0
 
 
 def test_the_broker_ends_with_a_supervisor_that_is_killed(embedding: Project):

@@ -36,16 +36,6 @@ class RedisStage(Stage):
     server: RedisServer
     replica: RedisServer
 
-    def until_told(self, text: str) -> None:
-        """Wait until a worker says something that it had not said before, or nothing is left to do."""
-        told = [len(worker.lines) for worker in self.workers]
-        until(
-            lambda: (
-                any(text in line for n, worker in enumerate(self.workers) for line in worker.lines[told[n] :])
-                or self.finished()
-            )
-        )
-
 
 Trouble = Callable[[RedisStage], None]
 

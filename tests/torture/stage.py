@@ -81,6 +81,16 @@ class Stage:
         """Wait until so many jobs run at once, or all have run."""
         until(lambda: self.ledger.running() >= jobs or self.finished(), 120.0)
 
+    def until_told(self, text: str) -> None:
+        """Wait until a worker says something that it had not said before, or nothing is left to do."""
+        told = [len(worker.lines) for worker in self.workers]
+        until(
+            lambda: (
+                any(text in line for n, worker in enumerate(self.workers) for line in worker.lines[told[n] :])
+                or self.finished()
+            )
+        )
+
     def progress(self, jobs: int = 1) -> None:
         """Wait until so many more jobs have run, or none is left to run."""
         before = self.ledger.runs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,19 @@ from jobs_core.testing.services.broker import BrokerService
 from ..support.project import until
 from ..support.proxy import Proxy
 from .stage import LEASE, Row, SetUp, Stage
-from .troubles import cut, flap, freeze_worker, in_turn, kill_worker, lose_packets, lose_reply_to, slow_down
+from .troubles import (
+    cut,
+    flap,
+    freeze_worker,
+    in_turn,
+    kill_busy_workers,
+    kill_worker,
+    lose_packets,
+    lose_reply_to,
+    slow_down,
+)
+
+AT_ONCE_IN_A_WORKER = 5000
 
 
 class BrokerStage(Stage):
@@ -36,6 +49,20 @@ def _broker(directory: Path, trouble: Trouble, failpoints: str = "", toml: str =
             stage.broker, stage.proxy = broker, proxy
             with stage:
                 yield stage, trouble
+    finally:
+        broker.stop()
+
+
+@contextlib.contextmanager
+def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
+    """Workers with thousands of async jobs under way are killed."""
+    some = min(AT_ONCE_IN_A_WORKER, count // 4)
+    options = ("--mode", "async", "--concurrency", str(AT_ONCE_IN_A_WORKER))
+    broker = BrokerService(directory / "broker")
+    broker.start()
+    try:
+        with Stage(directory / "project", broker.url, options=options, job="awork", seconds=1.0) as stage:
+            yield stage, kill_busy_workers(some)
     finally:
         broker.stop()
 
@@ -78,6 +105,22 @@ def endure_deaths(stage: BrokerStage) -> None:
     until(lambda: stage.broker.starts >= before + 3 or stage.finished(), 60.0)
 
 
+def fill_disk(stage: BrokerStage) -> None:
+    """No file of its may grow, and what it would write to them fails; then there is room again."""
+    resource.prlimit(stage.broker.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    stage.until_told("disk I/O error")
+    resource.prlimit(stage.broker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def exhaust_descriptors(stage: BrokerStage) -> None:
+    """Its clients lose their connections, and it has no descriptor for a new one, for two leases."""
+    _, most = resource.prlimit(stage.broker.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(stage.broker.pid, resource.RLIMIT_NOFILE, (8, most))  # it has more open already
+    stage.proxy.cut()
+    time.sleep(2 * LEASE)  # the want itself
+    resource.prlimit(stage.broker.pid, resource.RLIMIT_NOFILE, (most, most))
+
+
 # -- the way to it ---------------------------------------------------------------------------------
 
 
@@ -88,6 +131,7 @@ def lose_reply(verb: bytes) -> Trouble:
 
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
+    "workers killed, each with 5,000 jobs": many_at_once_killed,
     "worker frozen for two leases": _row(freeze_worker(2 * LEASE)),
     "broker killed": _row(kill_broker, times=5),
     "broker killed between commit and confirm, over and over": lambda directory, count: _broker(
@@ -96,6 +140,8 @@ ROWS: dict[str, Row] = {
     "broker restarted": _row(restart_broker, times=5),
     "outage of ten leases": _row(long_outage),
     "broker stalled for two leases": _row(stall_broker),
+    "disk full": _row(fill_disk, times=3),
+    "broker out of descriptors": _row(exhaust_descriptors),
     "connections cut": _row(cut, times=10),
     "connections flapping": _row(flap),
     "replies to pushes lost": _row(lose_reply(b"push"), times=10),

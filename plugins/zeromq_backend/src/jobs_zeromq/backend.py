@@ -48,7 +48,10 @@ class ZeromqBackend(ZeromqOperations):
 
     def open(self, owner: str | None) -> None:
         self.close()
-        link = Link(self._address, self._hello)
+        try:
+            link = Link(self._address, self._hello)
+        except OSError as error:  # for want of descriptors
+            raise BackendUnavailable(f"the broker at {self._address.shown} cannot be reached: {error.strerror}") from None
         try:
             if owner:
                 link.call(p.OPEN, p.Owner(owner=owner))

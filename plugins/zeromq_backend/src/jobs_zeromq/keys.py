@@ -8,6 +8,7 @@ keys/NAME.key_secret        a client's own, 0600: carry it to its machine, and d
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from jobs_core.errors import BackendError
 
 BROKER = "broker"
 CLIENTS = "clients"
+_WANT = (errno.EMFILE, errno.ENFILE)
 _SETTLED = 2 * 10**9
 """A directory changed so recently may change again under the same time stamp, nanoseconds."""
 
@@ -94,14 +96,23 @@ class AllowList:
         """Whose key this is; None for a stranger's."""
         try:
             stamp = self._directory.stat().st_mtime_ns
-        except OSError:
-            return None
-        if stamp != self._stamp or time.time_ns() - stamp < _SETTLED:
-            self._names = {}
-            for path in sorted(self._directory.glob("*.key")):
-                try:
-                    self._names[load_public(path)] = path.stem
-                except BackendError:
-                    continue  # somebody's half-written file keeps nobody else out
-            self._stamp = stamp
-        return self._names.get(public)
+            if stamp != self._stamp or time.time_ns() - stamp < _SETTLED:
+                self._names = self._read()
+                self._stamp = stamp
+        except OSError as error:
+            if error.errno not in _WANT:
+                return None
+        return self._names.get(public)  # out of descriptors: as it was read last
+
+    def _read(self) -> dict[bytes, str]:
+        names = {}
+        for entry in sorted(os.listdir(self._directory)):
+            path = self._directory / entry
+            if path.suffix != ".key":
+                continue
+            try:
+                names[zmq.auth.load_certificate(path)[0]] = path.stem
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno in _WANT:
+                    raise  # somebody's half-written file keeps nobody else out; this would keep out everybody
+        return names

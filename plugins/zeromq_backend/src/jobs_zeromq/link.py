@@ -300,8 +300,12 @@ class Link:
         address = self.address
         pair = keys.load_pair(address.key) if address.key else None
         server = keys.load_public(address.broker) if address.broker else None
-        socket = sockets.context().socket(zmq.DEALER)
-        self._socket, self._pid = socket, os.getpid()
+        try:
+            socket = sockets.context().socket(zmq.DEALER)
+            self._socket, self._pid = socket, os.getpid()
+            self._monitor = socket.get_monitor_socket(_EVENTS)
+        except zmq.ZMQError as error:  # for want of descriptors
+            raise _Gone(f"cannot be reached: {error}") from None
         sockets.beat(socket)
         for option, value in (
             (zmq.LINGER, 0),
@@ -318,7 +322,6 @@ class Link:
             socket.curve_serverkey = server
         if address.endpoint.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
-        self._monitor = socket.get_monitor_socket(_EVENTS)
         try:
             socket.connect(address.endpoint)
         except zmq.ZMQError as error:

@@ -18,6 +18,16 @@ from pathlib import Path
 _READABLE = select.POLLIN
 _EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
 
+_NO_MATTER = {
+    errno.ENOENT: "nobody ever waited",
+    errno.ENXIO: "nobody does",
+    errno.EPIPE: "likewise",
+    errno.EAGAIN: "bytes enough lie there",
+    errno.EMFILE: "out of descriptors: who waits looks again by itself, and what is stored is stored",
+    errno.ENFILE: "likewise",
+}
+"""Why nobody may be woken, and nobody told."""
+
 
 class WakeUp:
     """The pipes in one directory. One thread uses it, but for `interrupt`, which any thread may call."""
@@ -51,8 +61,7 @@ class WakeUp:
             try:
                 os.write(self._writer(topic), b"\0")
             except OSError as error:
-                # ENOENT: nobody ever waited; ENXIO, EPIPE: nobody does; EAGAIN: bytes enough lie there.
-                if error.errno not in (errno.ENOENT, errno.ENXIO, errno.EPIPE, errno.EAGAIN):
+                if error.errno not in _NO_MATTER:
                     raise
 
     def _writer(self, topic: str) -> int:

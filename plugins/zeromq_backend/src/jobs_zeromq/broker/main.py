@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -81,15 +82,23 @@ def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
 def serve(config: Config, ready: Callable[[Server], None] = lambda server: None) -> None:
     """Serve until TERM or INT; `ready` is called once clients are let in. Raises ConfigError and BackendError."""
     server = Server(settings(config))
+    _allow_many_clients()
     with _stopped_by_signals(server):
         server.open()
         try:
             ready(server)
-            logger.info("broker %d serves at %s", os.getpid(), ", ".join(server.endpoints))
+            logger.info("broker %d serves at %s", os.getpid(), ", ".join(server.door.endpoints))
             server.run()
         finally:
             server.close()
     logger.info("broker %d stopped", os.getpid())
+
+
+def _allow_many_clients() -> None:
+    """Take as many descriptors as we may have: each client needs one, and the usual 1,024 are for programs that use select."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited", and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

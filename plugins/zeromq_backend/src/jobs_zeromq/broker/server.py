@@ -18,17 +18,15 @@ from jobs_core.backends.sqlite import housekeeping, views
 from jobs_core.errors import BackendError, QueueFull
 from jobs_core.ids import new_token
 
-from .. import keys, sockets
 from .. import protocol as p
 from .clock import Clock
 from .desk import Answered, Desk, refusal
-from .ipc import PrivateSocket
+from .door import Door
 from .peers import Peers
 from .reading import Asked, Malformed, read
 from .results import Results
 from .store import MIN_FREE, Store
 from .waiting import Waiter, Waiting
-from .zap import DOMAIN, Doorkeeper
 
 logger = logging.getLogger("jobs.broker")
 
@@ -75,10 +73,7 @@ class Server:
         self._peers = Peers(clock)
         self._waiting = Waiting(self._wake)
         self._results = Results()
-        self._doorkeeper: Doorkeeper | None = None
-        self._socket: zmq.Socket[bytes] | None = None
-        self._monitor: zmq.Socket[bytes] | None = None
-        self._private: list[PrivateSocket] = []
+        self._door: Door | None = None
         self._began = time.monotonic()
         self._next_round = self._next_sweep = 0.0
         self._stopping = False
@@ -92,56 +87,16 @@ class Server:
         """Lock the store and listen; raises BackendError."""
         try:
             self._store.open()
-            self._listen()
+            self._door = Door(self._settings.listen, self._settings.keys)
         except BaseException:
             self.close()
             raise
 
-    def _listen(self) -> None:
-        settings = self._settings
-        socket = self._socket = sockets.context().socket(zmq.ROUTER)
-        sockets.beat(socket)
-        for option, value in (
-            (zmq.LINGER, 200),
-            (zmq.ROUTER_MANDATORY, 1),  # an answer to who is gone is an error, not a silence
-            (zmq.MAXMSGSIZE, p.MAX_FRAME),
-            (zmq.HANDSHAKE_IVL, 5000),
-            (zmq.BACKLOG, 1024),
-            (zmq.SNDHWM, 10_000),  # never the flow control: a client asks for one thing at a time
-            (zmq.RCVHWM, 10_000),
-            (zmq.IPV6, int(any("[" in endpoint for endpoint in settings.listen))),
-        ):
-            socket.setsockopt(option, value)
-        if settings.keys is not None:
-            public, secret = keys.load_pair(settings.keys / f"{keys.BROKER}.key_secret")
-            self._doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(settings.keys / keys.CLIENTS))
-            socket.zap_domain = DOMAIN
-            socket.curve_server = True
-            socket.curve_publickey, socket.curve_secretkey = public, secret
-        self._monitor = socket.get_monitor_socket(zmq.Event.DISCONNECTED)
-        for endpoint in settings.listen:
-            if endpoint.startswith("ipc://"):
-                self._private.append(PrivateSocket(Path(endpoint.removeprefix("ipc://"))))
-            try:
-                socket.bind(endpoint)
-            except zmq.ZMQError as error:
-                raise BackendError(f"cannot listen at {endpoint}: {error}") from None
-
     def close(self) -> None:
         """Stop listening and close the store; twice is fine."""
-        socket, monitor = self._socket, self._monitor
-        self._socket = self._monitor = None
-        if socket is not None:
-            socket.disable_monitor()
-            socket.close()
-        if monitor is not None:
-            monitor.close(0)
-        if self._doorkeeper is not None:
-            self._doorkeeper.close()
-            self._doorkeeper = None
-        for private in self._private:
-            private.close()
-        self._private.clear()
+        door, self._door = self._door, None
+        if door is not None:
+            door.close()
         self._store.close()
         for descriptor in (self._bell, self._rope):
             if descriptor >= 0:
@@ -149,12 +104,9 @@ class Server:
         self._bell = self._rope = -1
 
     @property
-    def endpoints(self) -> list[str]:
-        """Where it listens; with a port where a wildcard was asked for."""
-        assert self._socket is not None
-        if len(self._settings.listen) == 1:
-            return [self._socket.getsockopt_string(zmq.LAST_ENDPOINT)]
-        return self._settings.listen
+    def door(self) -> Door:
+        assert self._door is not None, "it is closed"
+        return self._door
 
     def stop(self) -> None:
         """Have `run` return when what is being done is answered."""
@@ -166,36 +118,34 @@ class Server:
 
     def run(self) -> None:
         """Serve until stopped. Raises BackendError when the store is gone from under it."""
-        assert self._socket is not None
-        watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (self._socket, self._monitor, self._bell)]
-        if self._doorkeeper is not None:
-            watched.append((self._doorkeeper.socket, zmq.POLLIN))
+        door = self.door
+        watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (door.socket, door.monitor, self._bell)]
+        if door.doorkeeper is not None:
+            watched.append((door.doorkeeper.socket, zmq.POLLIN))
         while not self._stopping:
             pause = self._next_moment() - time.monotonic()
             zmq.zmq_poll(watched, max(0, int(pause * 1000) + 1))
-            if self._doorkeeper is not None:
-                self._doorkeeper.answer()
+            if door.doorkeeper is not None:
+                door.doorkeeper.answer()
             self._serve(list(self._come_in()))
-            self._notice_the_gone()
+            if door.has_news():
+                self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # have the dead looked for
             self._pass_time()
 
     def _next_moment(self) -> float:
-        return min(self._waiting.next_moment(), self._results.next_moment(), self._next_round, self._next_sweep)
-
-    def _notice_the_gone(self) -> None:
-        """Have the dead looked for soon if a connection has ended: closed, or its other end silent for two heartbeats."""
-        assert self._monitor is not None
-        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._monitor.recv_multipart(zmq.NOBLOCK)
-            self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)
+        return min(
+            self._waiting.next_moment(),
+            self._results.next_moment(),
+            self._next_round,
+            self._next_sweep,
+        )
 
     def _come_in(self) -> Iterator[Asked]:
         """What lies in the sockets, read; what is malformed is answered, or dropped, here."""
-        assert self._socket is not None
-        size = 0
+        socket, size = self.door.socket, 0
         for _ in range(GROUP):
             try:
-                sender, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                sender, *frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             self._desk.figures.requests += 1
@@ -333,6 +283,7 @@ class Server:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP
             self._sweep()
+            self.door.check_room()
         if self._desk.news or self._results:
             self._tell_news()
 
@@ -370,22 +321,21 @@ class Server:
 
     def _send(self, frames: Sequence[bytes]) -> bool:
         """Send; False if the client is gone, or does not read: it will ask again."""
-        assert self._socket is not None
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            self.door.socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError:
             return False
         return True
 
     def _status(self) -> p.Status:
         figures = self._desk.figures
-        refused = figures.refused + (self._doorkeeper.refused if self._doorkeeper else 0)
+        refused = figures.refused + (self.door.doorkeeper.refused if self.door.doorkeeper else 0)
         return p.Status(
             pid=os.getpid(),
             epoch=self.epoch,
             uptime=time.monotonic() - self._began,
             store=str(self._store.path),
-            listen=self.endpoints,
+            listen=self.door.endpoints,
             encrypted=self._settings.keys is not None,
             clients=self._peers.heard_from(60.0),
             waiting=len(self._waiting),

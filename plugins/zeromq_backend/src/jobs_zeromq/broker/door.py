@@ -1,0 +1,114 @@
+"""Where clients come in: the socket that listens, who guards it, and what ZeroMQ tells of connections that end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+
+from jobs_core.errors import BackendError
+
+from .. import keys, sockets
+from .. import protocol as p
+from .ipc import PrivateSocket
+from .zap import DOMAIN, Doorkeeper
+
+logger = logging.getLogger("jobs.broker")
+
+SAY_EVERY = 60.0
+"""Seconds between log lines that say that nobody else can come in."""
+
+
+class Door:
+    """Open from the start; raises BackendError if it cannot listen where it is told to."""
+
+    def __init__(self, endpoints: Sequence[str], keys_directory: Path | None) -> None:
+        self.doorkeeper: Doorkeeper | None = None
+        self.endpoints: list[str] = []
+        """Where it listens; with a port where a wildcard was asked for."""
+        self._private: list[PrivateSocket] = []
+        self._said = -SAY_EVERY
+        self.socket = sockets.context().socket(zmq.ROUTER)
+        self.monitor = self.socket.get_monitor_socket(zmq.Event.DISCONNECTED)
+        try:
+            self._set_options(any("[" in endpoint for endpoint in endpoints))
+            if keys_directory is not None:
+                self._lock(keys_directory)
+            for endpoint in endpoints:
+                if endpoint.startswith("ipc://"):
+                    self._private.append(PrivateSocket(Path(endpoint.removeprefix("ipc://"))))
+                self._bind(endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_options(self, ipv6: bool) -> None:
+        sockets.beat(self.socket)
+        for option, value in (
+            (zmq.LINGER, 200),
+            (zmq.ROUTER_MANDATORY, 1),  # an answer to who is gone is an error, not a silence
+            (zmq.MAXMSGSIZE, p.MAX_FRAME),
+            (zmq.HANDSHAKE_IVL, 5000),
+            (zmq.BACKLOG, 1024),
+            (zmq.SNDHWM, 10_000),  # never the flow control: a client asks for one thing at a time
+            (zmq.RCVHWM, 10_000),
+            (zmq.IPV6, int(ipv6)),
+        ):
+            self.socket.setsockopt(option, value)
+
+    def _lock(self, directory: Path) -> None:
+        """Let in who is on the list, and encrypt."""
+        public, secret = keys.load_pair(directory / f"{keys.BROKER}.key_secret")
+        self.doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(directory / keys.CLIENTS))
+        self.socket.zap_domain = DOMAIN
+        self.socket.curve_server = True
+        self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
+
+    def _bind(self, endpoint: str) -> None:
+        try:
+            self.socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise BackendError(f"cannot listen at {endpoint}: {error}") from None
+        self.endpoints.append(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+    def close(self) -> None:
+        """Listen no more; what has been answered still goes out."""
+        self.socket.disable_monitor()
+        self.socket.close()
+        self.monitor.close(0)
+        if self.doorkeeper is not None:
+            self.doorkeeper.close()
+        for private in self._private:
+            private.close()
+
+    def has_news(self) -> bool:
+        """Whether a connection has ended since it was last asked: closed, or its other end silent for two heartbeats."""
+        ended = False
+        while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self.monitor.recv_multipart(zmq.NOBLOCK)
+            ended = True
+        return ended
+
+    def check_room(self) -> None:
+        """Say so, once in a while, if no descriptor is left for another connection.
+
+        ZeroMQ then asks for who stands at the door over and over: that takes a processor, and from nobody inside anything else.
+        """
+        try:
+            os.close(os.dup(int(self.monitor.FD)))
+        except OSError as error:
+            now = time.monotonic()
+            if error.errno in (errno.EMFILE, errno.ENFILE) and now - self._said >= SAY_EVERY:
+                self._said = now
+                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+                logger.warning(
+                    "no descriptor is left (the limit is %d): no more clients can connect until some leave; "
+                    "allow more: `ulimit -n`, or LimitNOFILE= in a systemd unit",
+                    limit,
+                )

@@ -1,0 +1,34 @@
+"""A wall clock that a test moves, for the processes that are started with its environment: see clock.c.
+
+    clock = Clock(tmp_path)
+    project.worker(**clock.environment)
+    clock.move(3600)                 # an hour fast, from the next look at it; monotonic clocks go on as they were
+
+libfaketime cannot do it: where jemalloc is linked, as in Debian's redis-server, each waits for the other to begin.
+"""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+from jobs_core.testing.services import program
+
+
+class Clock:
+    """See the module. Without a C compiler the test is skipped, and fails in CI."""
+
+    def __init__(self, directory: Path, seconds: int = 0) -> None:
+        self._file = directory / "clock"
+        self._file.write_bytes(bytes(8))
+        library = directory / "clock.so"
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run([program("cc", "gcc"), "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+        self.environment = {"LD_PRELOAD": str(library), "WRONG_CLOCK": str(self._file)}
+        self.move(seconds)
+
+    def move(self, seconds: int) -> None:
+        """Set it so many seconds before the real one, or behind it if negative."""
+        with self._file.open("r+b") as file:  # the same file: it is mapped
+            file.write(struct.pack("=q", seconds))
