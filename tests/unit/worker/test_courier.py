@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from jobs_core import App, job, set_current_app
+from jobs_core import App, events, job, set_current_app
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config import Config, Pool
+from jobs_core.errors import BackendUnavailable
 from jobs_core.plugins import Plugins
 from jobs_core.units import Duration
 from jobs_core.worker.main import Worker
@@ -65,3 +66,65 @@ def test_a_worker_whose_round_trips_outlast_its_beats_still_takes_jobs(far_app, 
     worker.run()
     pushing.join()
     assert done == ["a", "b", "c"]
+
+
+class Away(MemoryBackend):
+    """Out of reach while `away` is set, and it knows how often it was called in vain."""
+
+    away = threading.Event()
+    waits = refused = 0
+
+    def _reach(self):
+        if self.away.is_set():
+            type(self).refused += 1
+            raise BackendUnavailable("away")
+
+    def heartbeat(self):
+        self._reach()
+        return super().heartbeat()
+
+    def wait(self, topics, timeout):
+        self._reach()
+        type(self).waits += 1
+        answer = super().wait(topics, timeout)
+        self._reach()
+        return answer
+
+
+def test_an_idle_worker_tells_an_outage_once_and_its_end_once(registry, monkeypatch, caplog):
+    url = "memory://away"
+    app = App(Config(backend=url), plugins=Plugins(), registry=registry)
+    set_current_app(app)
+    made = app.new_backend
+    monkeypatch.setattr(app, "new_backend", lambda: Away(url, made()._options))
+    worker = Worker(app, "p", Pool(), None, keeps_house=False)
+
+    def told(kind):
+        return sum(isinstance(getattr(record, "event", None), kind) for record in caplog.records)
+
+    def trouble():
+        try:
+            until(lambda: Away.waits, 10.0)
+            Away.away.set()
+            worker.courier.wake()
+            until(lambda: Away.refused >= 5, 10.0)
+            assert (told(events.BackendLost), told(events.BackendBack)) == (1, 0)
+            Away.away.clear()
+            until(lambda: told(events.BackendBack), 10.0)
+            assert (told(events.BackendLost), told(events.BackendBack)) == (1, 1)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            Away.away.clear()
+            worker.courier.stop()
+
+    failures = []
+    troubling = threading.Thread(target=trouble)
+    with caplog.at_level("INFO", logger="jobs"):
+        troubling.start()
+        worker.run()
+        troubling.join()
+    set_current_app(None)
+    app.close()
+    forget(url)
+    assert not failures

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from .. import events
-from ..backends.base import Answer, Backend, Outcome, Settlement
+from ..backends.base import Answer, Backend, Delivery, Outcome, Settlement
 from ..errors import BackendError, BackendUnavailable, JobCancelled, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
@@ -191,30 +191,41 @@ class Courier:
         self._interrupt_overdue(now)
         self._give_back(now)
         if self._outage.may_try(now):
-            try:
-                self._talk(now)
-                self._outage.over()
-            except OwnerLost as error:
-                self._go_on_as_another(error)
-            except BackendError as error:
-                self._outage.began(error)
+            self._ask(self._talk, now)
         self._sleep()
 
-    def _talk(self, now: float) -> None:
-        """Everything this turn has to say to the backend."""
+    def _ask(self, what: Callable[[float], bool], value: float) -> None:
+        """Have the backend asked; whether it was is what `what` tells. An answer ends an outage, and none begins one."""
+        try:
+            if what(value):
+                self._outage.over()
+        except OwnerLost as error:
+            self._go_on_as_another(error)
+        except BackendError as error:
+            self._next_beat = 0.0  # there is something to ask, then, whose answer tells that it is over
+            self._outage.began(error)
+
+    def _talk(self, now: float) -> bool:
+        """Everything this turn has to say to the backend; whether that was anything."""
+        asked = False
         if self._unsettled or self._sending:
             self._settle()
+            asked = True
         keep_house = self._keeps_house and now >= self._next_housekeep
         # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
         if self._outage.lasts or now >= self._next_beat - (self._lease / 12 if keep_house else 0.0):
             self._beat(now)
+            asked = True
         if keep_house:
+            asked = True
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # From its end: where a round trip is slow, there has to be time left to wait for work.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
         self._start_waiting()
         if self._wants_jobs(now):
             self._reserve(now)
+            asked = True
+        return asked
 
     # -- finished runs ---------------------------------------------------------------------------
 
@@ -284,12 +295,15 @@ class Courier:
     def _wants_jobs(self, now: float) -> bool:
         if self._reserve_request:
             return True
-        if self._stopping or self._quiet or not self._may_have_work or self._quarantine or self._early or self._suspects_run:
+        if not self._may_have_work or not self._can_take(now):
             return False
-        room = self._room()
-        if room <= 0 or self._stuck(now):
+        return not self._handover.pending or self._room() >= min(self._prefetch.target(), LARGEST_BATCH, self._left) // 2
+
+    def _can_take(self, now: float) -> bool:
+        """Whether one more job could be taken."""
+        if self._stopping or self._quiet or self._quarantine or self._early or self._suspects_run:
             return False
-        return not self._handover.pending or room >= min(self._prefetch.target(), LARGEST_BATCH, self._left) // 2
+        return self._room() > 0 and not self._stuck(now)
 
     def _stuck(self, now: float) -> bool:
         """Whether every slot has been busy with the same job for longer than we hold jobs for."""
@@ -303,6 +317,23 @@ class Courier:
         failpoint("reserve.before")
         deliveries = self._backend.reserve(self._topics, limit, request)
         failpoint("reserve.after")
+        self._take_in(deliveries, limit, now)
+        if not deliveries and self._drain and not self._in_hand:
+            self._end_if_drained()
+
+    def _reserve_next(self, timeout: float) -> bool:
+        """Sleep until there is something to reserve. Whatever the request took is asked for again after an outage."""
+        request, limit = self._reserve_request = new_token(), self._room()
+        failpoint("reserve.before")
+        deliveries = self._backend.reserve_next(self._topics, limit, request, timeout)
+        failpoint("reserve.after")
+        if deliveries:
+            self._take_in(deliveries, limit, time.monotonic())
+        self._reserve_request = None
+        return bool(deliveries)
+
+    def _take_in(self, deliveries: list[Delivery], limit: int, now: float) -> None:
+        """Start what a reserve has taken, or settle what cannot run."""
         self._reserve_request = None
         self._may_have_work = len(deliveries) >= limit or (self._drain and bool(deliveries))
         self._next_beat = now + self._lease / 6
@@ -320,12 +351,10 @@ class Courier:
                 self._early.append(run)
             else:
                 ready.append(run)
-        self._board.publish()
         self._hand_over(ready, now)
         self._start_waiting()
         self._use_up(len(deliveries))
-        if not deliveries and self._drain and not self._in_hand:
-            self._end_if_drained()
+        self._board.publish()
 
     def _use_up(self, jobs: int) -> None:
         """Count what was taken against `max_jobs`, and ask for a successor in time."""
@@ -496,6 +525,8 @@ class Courier:
             timeout = min(timeout, self._next_housekeep - now)
         if self._handover.pending or self._quarantine or self._early:
             timeout = min(timeout, AHEAD)
+        if self._may_have_work and self._handover.pending:
+            timeout = min(timeout, max(0.001, self._prefetch.lasts(len(self._handover.pending)) / 2))
         if self._stopping:
             timeout = min(timeout, self._stop_at - now, 0.0 if not self._in_hand else LONGEST_SLEEP)
         if self._in_hand and now < self._quiet_until:
@@ -509,14 +540,20 @@ class Courier:
         elif not busy:
             # Also without time to sleep: where a round trip outlasts the pause between beats, there never is any, and
             # it is a wait that tells of new jobs.
-            self._wait(max(timeout, 0.0), now)
+            self._ask(self._wait, max(timeout, 0.0))
 
-    def _wait(self, timeout: float, now: float) -> None:
-        busy = self._stopping or self._quiet or bool(self._quarantine) or self._suspects_run or self._stuck(now)
-        hungry = not busy and self._room() > 0
-        ending = self._drain and not self._in_hand
-        try:
-            if self._backend.wait(self._topics if hungry else (), min(timeout, 0.5) if ending else timeout) or ending:
-                self._may_have_work = True
-        except BackendError as error:
-            self._outage.began(error)
+    def _wait(self, timeout: float) -> bool:
+        """Sleep for so long, or until new jobs have been reserved; whether they have."""
+        now = time.monotonic()
+        if self._may_have_work or not self._can_take(now) or self._soon_free(now):
+            self._backend.wait((), timeout)
+            return False
+        if not self._drain or self._in_hand:
+            return self._reserve_next(timeout)
+        found = self._reserve_next(min(timeout, 0.5))
+        self._may_have_work = True  # or there is nothing left, which a reserve will tell
+        return found
+
+    def _soon_free(self, now: float) -> bool:
+        """Whether every slot has just been given a job: most are short, and one that comes meanwhile is another worker's."""
+        return now < self._quiet_until and len(self._in_hand) >= self._executor.concurrency

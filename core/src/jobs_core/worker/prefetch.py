@@ -26,6 +26,10 @@ class Prefetch:
             mean = sum(run.ended - run.started for run in runs) / len(runs)
             self._mean = mean if self._mean is None else self._mean + _WEIGHT * (mean - self._mean)
 
+    def lasts(self, jobs: int) -> float:
+        """Seconds that so many jobs are likely to take."""
+        return jobs * (self._mean or 0.0) / self._slots
+
     def target(self) -> int:
         """How many jobs make about AHEAD seconds of work; before anything is known, one a slot."""
         if self._mean is None:

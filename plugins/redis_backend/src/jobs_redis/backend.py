@@ -25,13 +25,11 @@ from jobs_core.ids import new_token
 from .inletwatch import InletWatch
 from .link import Link, connector
 from .operations import RedisOperations
-from .store import Store
+from .outlook import LONGEST_LOOK, UNKNOWN, Outlook
+from .scripts import ScriptCall
+from .store import Reserved, Store
 from .url import Target
 from .waiting import Line, Waiter
-
-LONGEST_LOOK = 5.0
-"""A waiting worker looks at the store this often, in case that a wake token was lost with its receiver, seconds."""
-
 
 REPLICATION_TIMEOUT = 2.0
 """How long a push waits for replicas, seconds; shorter than a command may take."""
@@ -52,6 +50,7 @@ class RedisBackend(RedisOperations):
         self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
         self._owner = ""
         self._tokens: set[str] = set()  # topics whose wake token we took and have not looked at since
+        self._outlook = UNKNOWN
         self._seen: set[str] = set()  # topics we were asked about
         self._inlets: InletWatch | None = None
         self._keeps_house = False
@@ -60,6 +59,7 @@ class RedisBackend(RedisOperations):
         self._link.connect()
         self._store.open(owner or "")
         self._owner = owner or ""
+        self._outlook = UNKNOWN
 
     def close(self) -> None:
         inlets, self._inlets = self._inlets, None
@@ -95,11 +95,24 @@ class RedisBackend(RedisOperations):
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         failpoint("reserve.before_commit")
-        deliveries, inlets = self._store.reserve(self._owner, topics, limit, request)
+        reserved = self._store.reserve(self._owner, topics, limit, request)
         failpoint("reserve.after_commit")
-        self._tokens.difference_update(topics)
+        return self._taken(topics, limit, reserved)
+
+    def _taken(self, topics: Sequence[str], limit: int, reserved: Reserved) -> list[Delivery]:
+        """What a reserve has taken; and keep in mind what it saw."""
+        deliveries = reserved.deliveries
+        if len(deliveries) < limit:
+            self._outlook = Outlook.now(topics, reserved.due)
+            self._tokens.difference_update(topics)
+        else:  # it has not looked into the topics behind that of the last job
+            self._outlook = UNKNOWN
+            for topic in topics:
+                self._tokens.discard(topic)
+                if topic == deliveries[-1].topic:
+                    break
         self._see(topics)
-        for topic in inlets:
+        for topic in reserved.inlets:
             self._admit(topic)
         return deliveries
 
@@ -126,21 +139,47 @@ class RedisBackend(RedisOperations):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            tokens, interrupted = self._sleep(topics, min(left, due, LONGEST_LOOK), exact=due < left)
-            if tokens:
-                self._tokens.update(tokens)
+            woken, interrupted = self._sleep(self._line(topics), min(left, due, LONGEST_LOOK), exact=due < left)
+            if woken:
                 return True
             if interrupted or (due >= left and time.monotonic() >= deadline):  # what came meanwhile would have woken us
                 return False
         return False
 
-    def _sleep(self, topics: Sequence[str], timeout: float, *, exact: bool) -> tuple[list[str], bool]:
-        """Wait for the wake tokens of topics; the topics whose tokens came, and whether it was interrupted."""
-        by_key = {self._store.keys.wake(topic): topic for topic in topics}
-        bell = self._store.keys.bell(self._owner)
-        line = Line(self._waiting, list(by_key), bell, partial(self._store.ring, self._owner))
-        keys, interrupted = self._waiter.wait([line], timeout, exact=exact)
-        return [by_key[key] for key in keys], interrupted
+    def _line(self, topics: Sequence[str], then: ScriptCall | None = None) -> Line:
+        keys = self._store.keys
+        tokens = [keys.wake(topic) for topic in topics]
+        return Line(self._waiting, tokens, keys.bell(self._owner), partial(self._store.ring, self._owner), then)
+
+    def _sleep(self, line: Line, timeout: float, *, exact: bool) -> tuple[bool, bool]:
+        """Wait for the wake tokens of topics, and keep those that come; whether any came, and whether it was interrupted."""
+        tokens, interrupted = self._waiter.wait([line], timeout, exact=exact)
+        self._tokens.update(map(self._store.keys.woken, tokens))
+        return bool(tokens), interrupted
+
+    def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
+        """The reserve is sent right behind the wait, so that the server answers both at once.
+
+        What the last reserve saw holds on: whatever becomes ready leaves a wake token. It is the scheduled jobs, and tokens
+        lost with their receivers, for which one has to look.
+        """
+        if self._waiter.interrupted():
+            return []
+        if timeout <= 0 or not self._outlook.calm(topics) or not self._tokens.isdisjoint(topics):
+            ready, due, inlets = self._store.look(topics)
+            if ready or due <= 0 or inlets:
+                return self.reserve(topics, limit, request)
+            self._outlook = Outlook.now(topics, due)
+            self._tokens.difference_update(topics)
+        if timeout <= 0:
+            return []
+        failpoint("reserve.before_commit")
+        line = self._line(topics, self._store.reserving(self._owner, topics, limit, request))
+        pause = min(timeout, self._outlook.calm(topics))
+        self._sleep(line, pause, exact=self._outlook.until_due() <= pause)
+        reserved = self._store.reserved(self._owner, line.answer)
+        failpoint("reserve.after_commit")
+        return self._taken(topics, limit, reserved)
 
     def _hand_tokens_on(self) -> None:
         """We were woken and cannot take work: let somebody else be."""

@@ -34,11 +34,11 @@ from jobs_core.failpoints import failpoint
 from jobs_core.ids import new_token
 
 from . import advice
-from .backend import LONGEST_LOOK
 from .errors import Moved
 from .inletwatch import InletWatch
 from .link import Link
 from .operations import followed
+from .outlook import LONGEST_LOOK
 from .slots import Nodes
 from .store import Store
 from .url import Target
@@ -162,10 +162,10 @@ class RedisClusterBackend(Backend):
         for topic in topics:
             if len(found) >= limit:
                 break
-            deliveries, inlets = self._join(topic).reserve(self._owner, [topic], limit - len(found), request)
-            found += deliveries
+            reserved = self._join(topic).reserve(self._owner, [topic], limit - len(found), request)
+            found += reserved.deliveries
             self._tokens.discard(topic)
-            if inlets:
+            if reserved.inlets:
                 with contextlib.suppress(BackendError):
                     self._store(topic).admit(topic, new_token())
         failpoint("reserve.after_commit")

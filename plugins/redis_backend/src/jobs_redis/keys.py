@@ -45,6 +45,10 @@ class Keys:
     def wake(self, topic: str) -> str:
         return f"{self.base}:wake:{topic}"
 
+    def woken(self, wake: str) -> str:
+        """The topic of such a key."""
+        return wake[len(self.base) + len(":wake:") :]
+
     def bell(self, owner: str) -> str:
         return f"{self.base}:bell:{owner}"
 

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from jobs_core.errors import BackendUnavailable
 
 from .errors import loses_connection, translated
-from .scripts import Script
+from .scripts import Script, ScriptCall
 from .sentinels import Sentinels
 from .url import Address, Target
 from .wire import Wire
@@ -140,11 +140,15 @@ class Link:
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
 
-    def send(self, *command: Any) -> None:
-        """Send a command without waiting for its reply."""
+    def send(self, *command: Any, then: ScriptCall | None = None) -> None:
+        """Send a command, and a script right behind it, without waiting for the replies: `read` and `read_script` do."""
         wire = self._wire or self.connect()
         try:
-            wire.send(command)
+            if then is None:
+                wire.send(command)
+            else:
+                script, *arguments = then
+                wire.send(command, (b"EVALSHA", script.digest, 1, *arguments))
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
 
@@ -155,6 +159,16 @@ class Link:
             if timeout is not None and not wire.readable(timeout):
                 raise redis.exceptions.TimeoutError("no reply")
             return wire.read()
+        except (redis.RedisError, OSError) as error:
+            raise self._failed(error) from None
+
+    def read_script(self, script: Script, base: str, *arguments: Any) -> Any:
+        """Read the reply of a script that was sent."""
+        wire = self._connected()
+        try:
+            return wire.read()
+        except redis.exceptions.NoScriptError:  # it has not been run: nothing is sent twice
+            return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
 

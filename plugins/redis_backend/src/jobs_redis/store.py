@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,7 +25,7 @@ from . import records, scripts
 from .inlet import outgoing
 from .keys import Keys
 from .records import micro
-from .scripts import Script
+from .scripts import Script, ScriptCall
 
 SCHEMA = 1
 LARGEST_RESERVE = 1000
@@ -33,6 +33,14 @@ LARGEST_PUSH = 10_000
 """Most messages that one script stores: about 50 ms of the server. A larger push is several, each all or nothing."""
 INLET_BATCH = 500
 PURGED_AT_ONCE = 1000
+
+
+class Reserved(NamedTuple):
+    """What a reserve took, and saw."""
+
+    deliveries: list[Delivery]
+    due: float  # seconds until the next scheduled job falls due, infinite if there is none; if the limit was not reached
+    inlets: list[str]  # topics to which foreign producers have pushed
 
 
 class Runner(Protocol):
@@ -108,12 +116,22 @@ class Store:
         answer = self._run(scripts.PUSH, *arguments, *payloads)
         return 0 if answer is None else len(payloads)
 
-    def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str) -> tuple[list[Delivery], list[str]]:
-        """Jobs, and the topics whose inlet has something. Raises OwnerLost."""
-        found = self._run(scripts.RESERVE, owner, request, self._lease, min(limit, LARGEST_RESERVE), *topics)
+    def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str) -> Reserved:
+        """Take jobs. Raises OwnerLost."""
+        call = self.reserving(owner, topics, limit, request)
+        return self.reserved(owner, self._runner.run(*call))
+
+    def reserving(self, owner: str, topics: Sequence[str], limit: int, request: str) -> ScriptCall:
+        """What to send to take jobs; `reserved` reads its answer."""
+        arguments = (owner, request, self._lease, min(limit, LARGEST_RESERVE), *topics)
+        return scripts.RESERVE, self.keys.base, self.now(), *arguments
+
+    def reserved(self, owner: str, found: Any) -> Reserved:
+        """What was taken, from the script's answer. Raises OwnerLost."""
         if not found:
             raise lost(owner)
-        return records.deliveries(found), [topic.decode() for topic in found[1]]
+        due, *inlets = found[1]
+        return Reserved(records.deliveries(found), _seconds(due), [topic.decode() for topic in inlets])
 
     def claim(self, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
         found = self._run(scripts.CLAIM, owner, request, self._lease, *job_ids)
@@ -131,7 +149,7 @@ class Store:
     def look(self, topics: Sequence[str]) -> tuple[bool, float, list[str]]:
         """Whether there is a ready job, seconds until one falls due, and the topics whose inlet has something."""
         ready, due, *inlets = self._run(scripts.LOOK, *topics)
-        return bool(ready), float("inf") if due < 0 else due / 1e6, [topic.decode() for topic in inlets]
+        return bool(ready), _seconds(due), [topic.decode() for topic in inlets]
 
     def nudge(self, topics: Collection[str]) -> None:
         """Put wake tokens back."""
@@ -222,6 +240,11 @@ class Store:
             return None
         now, found = answer
         return records.job_record(found, now) or JobRecord(job_id, "", State.UNKNOWN)
+
+
+def _seconds(due: int) -> float:
+    """A script's microseconds until something falls due; less than none if nothing will."""
+    return float("inf") if due < 0 else due / 1e6
 
 
 def lost(owner: str) -> OwnerLost:

@@ -4,6 +4,9 @@ A wait is a blocking command on a connection of its own, and a pipe beside it. W
 the pipe, which any thread and a signal handler may do; the waiting thread itself then rings: the command waits for a
 bell of its owner, too, which is put there through the connection for commands. (CLIENT UNBLOCK is no bell: a Redis that
 is failing over, before 8.2, dies of it.) A reply left behind would take somebody's wake token with it.
+
+A script may be sent right behind the blocking command. The server runs it as soon as the wait has ended, whatever ended
+it, so that who waits for work has it with the same answer; who died meanwhile has no connection, and nothing is run.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any
 from jobs_core.errors import BackendUnavailable
 
 from .link import COMMAND_TIMEOUT, Link
+from .scripts import ScriptCall
 
 SERVER_TIMES = 0.5
 """Waits of this length and more are ended by the server, which is up to 0.1 s late, shorter ones by us; seconds."""
@@ -26,12 +30,15 @@ SERVER_TIMES = 0.5
 class Line:
     """One server's part of a wait: a connection to block on, the keys to wait for, and the bell that ends it."""
 
-    def __init__(self, waiting: Link, keys: Sequence[str], bell: str, ring: Callable[[], None]) -> None:
-        self.waiting, self.keys, self.bell, self.ring = waiting, keys, bell, ring
+    def __init__(
+        self, waiting: Link, keys: Sequence[str], bell: str, ring: Callable[[], None], then: ScriptCall | None = None
+    ) -> None:
+        self.waiting, self.keys, self.bell, self.ring, self.then = waiting, keys, bell, ring, then
+        self.answer: Any = None  # of the script that was to be run then
 
     def begin(self, timeout: float, *, exact: bool) -> None:
         server = timeout if timeout >= SERVER_TIMES and not exact else timeout + 1.0
-        self.waiting.send("BZPOPMIN", *self.keys, self.bell, f"{max(server, 0.001):.3f}")
+        self.waiting.send("BZPOPMIN", *self.keys, self.bell, f"{max(server, 0.001):.3f}", then=self.then)
 
     def end(self) -> str | None:
         """End the wait if it still goes on; the key whose token has come, or None.
@@ -41,6 +48,8 @@ class Line:
         if not select.select([self.waiting.socket()], [], [], 0)[0]:
             self.ring()
         token = self.waiting.read()
+        if self.then:
+            self.answer = self.waiting.read_script(*self.then)
         key: str | None = token[0].decode() if token else None
         return None if key == self.bell else key
 

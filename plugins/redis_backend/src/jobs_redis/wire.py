@@ -40,10 +40,10 @@ class Wire:
         self._send, self._receive = connected.sendall, connected.recv_into
         self._buffer = bytearray(_BUFFER)
 
-    def send(self, command: tuple[Any, ...]) -> None:
-        """Send one command; raises OSError or a RedisError."""
+    def send(self, *commands: tuple[Any, ...]) -> None:
+        """Send commands together; raises OSError or a RedisError."""
         try:
-            self._send(hiredis.pack_command(command))
+            self._send(b"".join(map(hiredis.pack_command, commands)))
         except BlockingIOError:
             raise redis.exceptions.TimeoutError("the server takes nothing") from None
 

@@ -134,3 +134,66 @@ class Waiting(RigCase):
             rig.settle(worker, delivery, Outcome.RELEASE)
             assert future.result(PATIENCE + 5) is True
         assert rig.take_one(other).id == delivery.id
+
+    # -- and reserving in the same breath ----------------------------------------------------------
+
+    def test_who_waits_to_reserve_gets_what_is_pushed(self, rig: Rig) -> None:
+        producer, worker = rig.producer(), rig.worker()
+        rig.take(worker)
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(self.next_of, rig, worker, 5)
+            (job_id,) = rig.push_many(producer, 1)
+            assert [delivery.id for delivery in future.result(PATIENCE + 5)] == [job_id]
+
+    def next_of(self, rig: Rig, worker: Backend, limit: int) -> list[Delivery]:
+        """What it reserves next; it may come back with nothing before its time."""
+        found: list[Delivery] = rig.until(lambda: worker.reserve_next([T], limit, rig.request(), PATIENCE))
+        return found
+
+    def test_who_waits_to_reserve_gets_no_more_than_it_asked_for(self, rig: Rig) -> None:
+        worker = rig.worker()
+        ids = rig.push_many(rig.producer(), 5)
+        taken: list[str] = []
+        while len(taken) < 5:
+            deliveries = self.next_of(rig, worker, 2)
+            assert len(deliveries) <= 2
+            taken += [delivery.id for delivery in deliveries]
+        assert sorted(taken) == sorted(ids)
+
+    def test_what_was_reserved_while_waiting_is_returned_to_the_same_request(self, rig: Rig) -> None:
+        if not rig.has("strict_order"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        rig.take(worker)
+        requests: list[str] = []
+
+        def reserve() -> list[Delivery]:
+            requests.append(rig.request())
+            return worker.reserve_next([T], 2, requests[-1], PATIENCE)
+
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(rig.until, reserve)
+            rig.push_many(producer, 4)
+            first: list[Delivery] = future.result(PATIENCE + 5)
+        again = worker.reserve([T], 2, requests[-1])
+        assert [(d.id, d.token) for d in again] == [(d.id, d.token) for d in first]
+        assert len(first) + len(rig.take(rig.worker())) == 4
+
+    def test_who_waits_to_reserve_comes_back_with_nothing_in_time_and_when_interrupted(self, rig: Rig) -> None:
+        worker = rig.worker()
+        assert worker.reserve_next([T], 1, rig.request(), 0.2) == []
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(worker.reserve_next, [T], 1, rig.request(), PATIENCE * 3)
+            time.sleep(0.05)  # for a wait that is well under way; one that is not is ended all the same
+            worker.interrupt()
+            assert future.result(PATIENCE) == []
+        rig.push_many(rig.producer(), 1)
+        assert len(self.next_of(rig, worker, 1)) == 1  # and that end has swallowed nothing
+
+    def test_who_waits_to_reserve_gets_a_scheduled_job_when_it_falls_due(self, rig: Rig) -> None:
+        if not rig.has("delay") or rig.clock:
+            return  # with a clock that stands still nothing falls due during a wait
+        worker = rig.worker()
+        rig.take(worker)
+        (job_id,) = rig.push(rig.producer(), rig.job(delay=0.5))
+        assert [delivery.id for delivery in self.next_of(rig, worker, 1)] == [job_id]

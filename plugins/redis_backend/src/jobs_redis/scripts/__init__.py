@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
+from typing import Any, TypeAlias
 
 
 class Script:
@@ -21,6 +22,10 @@ class Script:
         parts = [_read(part) for part in needs[1].split(", ")]
         self.source = "\n".join(_stripped(part) for part in [*parts, own]).encode()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+
+ScriptCall: TypeAlias = tuple[Any, ...]
+"""A script, the base of the store it works on, and its arguments: what `Link.run` takes."""
 
 
 def _read(name: str) -> str:

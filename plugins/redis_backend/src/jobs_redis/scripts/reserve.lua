@@ -1,8 +1,9 @@
 -- Take ready jobs, topics in order, and renew the owner's lease. Needs common, endings, lines.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
--- Result   {} if the owner is lost; else {now, inlets, id, token, record, history, id, ...}; history is 0 or its
---          first four numbers, inlets the topics to which foreign producers have pushed
+-- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
+--          first four numbers; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
+--          producers have pushed ...}; when the limit was reached it may have seen only part
 -- Cost     O(limit x log of the line), and at most 1000 due jobs a topic put in line
 --
 -- A token is "number:place:topic": which reservation it is, where the job stood, whose count it is in. The owner's last
@@ -13,7 +14,7 @@ if not redis.call('ZSCORE', OWNERS, owner) then return {} end
 although_full()
 redis.call('ZADD', OWNERS, now + ARGV[4], owner)
 
-local found, inlets = { whole(now), 0 }, {}
+local found, seen = { whole(now), 0 }, { -1 }
 local histories = redis.call('EXISTS', HISTORY) == 1
 
 -- Add jobs to the result; returns their records. An id without a record (somebody deleted keys) is left out.
@@ -46,7 +47,7 @@ if redis.call('HGET', OWNER .. owner, 'reserve') == request then
   end
   table.sort(again, function(a, b) return a[3] < b[3] or (a[3] == b[3] and a[4] < b[4]) end)
   for _, one in ipairs(again) do hand_out({ one[1] }, { one[2] }) end
-  found[2] = {}
+  found[2] = { 0 } -- it has not looked: there may be more
   return found
 end
 
@@ -79,12 +80,15 @@ for n = 6, #ARGV do
     end
     if left > 0 then
       redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake somebody in vain
+      local first = redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')
+      local due = first[2] and math.max(0, first[2] - now)
+      if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
     elseif redis.call('EXISTS', READY .. topic) == 1 then
       wake(topic) -- there is more: whoever is idle may look
     end
-    if redis.call('EXISTS', INLET .. topic) == 1 then inlets[#inlets + 1] = topic end
+    if redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
   end
 end
 redis.call('HSET', OWNER .. owner, 'reserve', request, 'number', number)
-found[2] = inlets
+found[2] = seen
 return found

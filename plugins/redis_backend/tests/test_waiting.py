@@ -1,0 +1,144 @@
+"""Waiting and reserving in one exchange: what it costs, and what becomes of jobs when it breaks in between."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.support.project import until
+from tests.support.proxy import Proxy
+
+from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement
+from jobs_core.errors import BackendUnavailable, OwnerLost
+from jobs_core.plugins import Plugins
+from jobs_core.testing.services import PATIENCE
+from jobs_core.testing.services.redis import RedisServer
+
+T = "t"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """One of our own: its clients are counted."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def opened(server):
+    made = []
+
+    def opened(owner, port=server.port):
+        url = f"redis://127.0.0.1:{port}"
+        backend = Plugins.discover().choose("jobs_queue_backends", "redis", "backend")(url, BackendOptions())
+        backend.open(owner)
+        made.append(backend)
+        return backend
+
+    yield opened
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def push(producer, topic, *ids):
+    producer.push([Outgoing(job_id, topic, b"{}") for job_id in ids], f"push {ids}")
+
+
+def waiting(pool, server, worker, request, *, topics=(T,), limit=5):
+    """A worker that waits to reserve, and is known to."""
+    before = blocked(server)
+    future = pool.submit(worker.reserve_next, topics, limit, request, PATIENCE)
+    until(lambda: blocked(server) > before)
+    return future
+
+
+def blocked(server):
+    return int(server.fact("blocked_clients", "INFO", "clients"))
+
+
+def calls(server):
+    """How often each command was called by clients and scripts so far."""
+    lines = [line.partition(":calls=") for line in server.text("INFO", "commandstats").splitlines()]
+    return {name.removeprefix("cmdstat_"): int(rest.split(",")[0]) for name, _, rest in lines if rest}
+
+
+def test_a_job_costs_an_idle_worker_one_wait_and_two_scripts(pool, server, opened):
+    producer, worker = opened(None), opened("worker")
+    for n in range(3):  # what is done for the first time has been done before the last
+        before = calls(server)
+        future = waiting(pool, server, worker, f"request {n}")
+        push(producer, T, f"job {n}")
+        (delivery,) = future.result(PATIENCE)
+        worker.settle([Settlement(delivery.id, delivery.token, Outcome.DONE)], f"settle {n}")
+        after = calls(server)
+    assert after["bzpopmin"] - before["bzpopmin"] == 1
+    assert after["evalsha"] - before["evalsha"] == 3  # the producer's is the third
+
+
+def test_a_job_whose_way_to_the_waiting_worker_was_cut_is_had_by_asking_again(pool, server, opened):
+    with Proxy(server.port) as proxy:
+        producer, worker = opened(None), opened("worker", proxy.port)
+        worker.reserve([T], 5, "so that the server knows the script")
+        future = waiting(pool, server, worker, "the-request")
+        proxy.black_hole()  # the server answers, and nobody hears
+        push(producer, T, "a", "b")
+        until(lambda: producer.counts([T])[T].reserved == 2)
+        proxy.heal()
+        with pytest.raises(BackendUnavailable):
+            future.result(PATIENCE)
+
+        def again():
+            with contextlib.suppress(BackendUnavailable):  # its other connection was reset, too
+                return worker.reserve([T], 5, "the-request")
+
+        assert [delivery.id for delivery in until(again)] == ["a", "b"]
+
+
+def test_nothing_is_reserved_for_a_worker_whose_connection_is_gone(pool, server, opened):
+    with Proxy(server.port) as proxy:
+        producer, worker = opened(None), opened("worker", proxy.port)
+        future = waiting(pool, server, worker, "the-request")
+        proxy.refuse()
+        with pytest.raises(BackendUnavailable):
+            future.result(PATIENCE)
+        until(lambda: blocked(server) == 0)
+        push(producer, T, "a")
+        assert producer.counts([T])[T].ready == 1
+        assert [delivery.id for delivery in opened("another").reserve_next([T], 5, "request", PATIENCE)] == ["a"]
+
+
+def test_a_server_that_has_forgotten_the_script_meanwhile_is_taught_it(pool, server, opened):
+    producer, worker = opened(None), opened("worker")
+    future = waiting(pool, server, worker, "the-request")
+    server.command("SCRIPT", "FLUSH")
+    push(producer, T, "a")
+    assert [delivery.id for delivery in future.result(PATIENCE)] == ["a"]
+
+
+def test_an_owner_that_was_released_while_it_waited_is_told(pool, server, opened):
+    producer, worker = opened(None), opened("worker")
+    future = waiting(pool, server, worker, "the-request")
+    producer.release_owner("worker", (), b"")
+    push(producer, T, "a")
+    with pytest.raises(OwnerLost):
+        future.result(PATIENCE)
+    assert producer.counts([T])[T].ready == 1
+
+
+def test_a_wake_token_for_a_topic_that_it_had_no_room_for_is_handed_on(pool, server, opened):
+    producer, full, idle = opened(None), opened("full"), opened("idle")
+    future = waiting(pool, server, full, "one", topics=("first", "second"), limit=1)
+    other = waiting(pool, server, idle, "two", topics=("second",))
+    server.command("ZADD", "{jobs}:ready:first", "0", "a")  # without a token: as if its receiver had died with it
+    server.command("HSET", "{jobs}:job", "a", "1 0 5 0 n|first{}")
+    push(producer, "second", "b")
+    assert [delivery.id for delivery in future.result(PATIENCE)] == ["a"]
+    full.wait((), 0.01)
+    assert [delivery.id for delivery in other.result(PATIENCE)] == ["b"]
