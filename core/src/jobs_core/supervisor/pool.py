@@ -331,6 +331,7 @@ class Pool:
             self.last_error = reason
         if not worker.leaving:
             self._backoff.died(lived)
+        jobs = self._started(worker)  # before its file is folded into the totals, and gone
         self._repair(
             Repair(
                 worker.owner, time.time(), reason, crash, worker.culprit, ended.signal_name, ended.exit_code,
@@ -338,7 +339,6 @@ class Pool:
             )
         )  # fmt: skip
         if crash or (self.cannot_boot and lived is None):
-            jobs = self._started(worker)
             self._on_crash(
                 Crash(
                     time.time(), worker.owner, ended.pid, self.name, reason, ended.signal_name, ended.exit_code,
