@@ -12,7 +12,7 @@ from jobs_core.testing.contract.rig import Rig
 from jobs_core.testing.services import PATIENCE, free_port, until
 from jobs_core.testing.services.broker import BrokerService
 
-from .test_contract import DEATHS
+from .test_killed import DEATHS
 
 
 class TestBrokerOfItsOwn(BackendContract):

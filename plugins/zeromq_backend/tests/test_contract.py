@@ -1,24 +1,12 @@
-"""The ZeroMQ backend keeps the contract, also when its broker dies between commit and confirm.
+"""The ZeroMQ backend keeps the contract, also when its broker dies between commit and confirm: here in the test's own process.
 
-The whole contract with a broker by SIGKILL, separate and embedded, is broker_contract.py: `make contract-zeromq`.
+With real brokers and SIGKILL: test_killed.py, and the whole contract with brokers of every kind, `make contract-zeromq`.
 """
 
 import pytest
 
 from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.rig import ManualClock, Rig
-from jobs_core.testing.contract.settling import Settling
-
-CHANGES = ("cancel", "discard", "drop", "pause", "purge", "release", "requeue", "resume")
-
-
-def killed_after(*requests):
-    """Fail points at which a broker dies: the first of each of these requests is committed, and not confirmed."""
-    return ",".join(f"broker.{name}.after_commit=kill" for name in requests)
-
-
-DEATHS = [killed_after("push"), killed_after("reserve", *CHANGES), killed_after("settle", "close")]
-"""After a case's first push, after its first reserve or change, after its first settlement; the next broker stays."""
 
 
 class TestOnAClockThatIsMoved(BackendContract):
@@ -36,12 +24,3 @@ class TestOnAClockThatIsMoved(BackendContract):
         rig = Rig(backend_url, borrowed_clock.clock)
         yield rig
         rig.close()
-
-
-class TestBrokerThatIsKilled(Settling):
-    """A broker of its own, over TCP, and SIGKILL between commit and confirm. Nobody but the broker's log can tell."""
-
-    @pytest.fixture
-    def backend_url(self, service, patient):
-        service.revive(DEATHS)
-        return service.url

@@ -250,15 +250,14 @@ class Operators(RigCase):
         if rig.lacks(producer, "results"):
             return
         worker = rig.worker()
-        ttl = rig.lease / 2
+        ttl = 2 * rig.lease  # a broker that starts anew meanwhile has the time
         (job_id,) = rig.push_many(producer, 1)
         assert producer.fetch_result(job_id, 0.0) is None
         rig.settle(worker, rig.take_one(worker), Outcome.DONE, result=b'{"value":"\xc3\xa9"}', result_ttl=ttl)
         record = producer.fetch_result(job_id, 0.0)
         assert record is not None
         assert (record.state, record.result) == (State.DONE, b'{"value":"\xc3\xa9"}')
-        rig.advance(ttl)
-        worker.heartbeat()
+        rig.live_through(ttl, worker)
         worker.housekeep(100)
         record = producer.fetch_result(job_id, 0.0)
         assert record is not None

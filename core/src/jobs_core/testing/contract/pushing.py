@@ -105,7 +105,5 @@ class Pushing(RigCase):
         assert rig.take_ids(worker) == [soon]
         first = worker.reserve([T], 1, rig.request())
         assert first == []
-        for _ in range(4):
-            rig.advance(delay / 4)
-            worker.heartbeat()  # somebody may keep house here
+        rig.live_through(delay, worker)
         assert rig.take_one(worker).id == late

@@ -1,0 +1,30 @@
+"""SIGKILL of the broker between commit and confirm: the cases of the contract that change what is stored, as they are.
+
+All other cases, and a broker embedded in a supervisor, are in broker_contract.py: `make contract-zeromq`.
+"""
+
+import pytest
+
+from jobs_core.testing.contract.operators import Operators
+from jobs_core.testing.contract.settling import Settling
+from jobs_core.testing.contract.uniqueness import Uniqueness
+
+CHANGES = ("cancel", "discard", "drop", "pause", "purge", "release", "requeue", "resume")
+
+
+def killed_after(*requests):
+    """Fail points at which a broker dies: the first of each of these requests is committed, and not confirmed."""
+    return ",".join(f"broker.{name}.after_commit=kill" for name in requests)
+
+
+DEATHS = [killed_after("push"), killed_after("reserve", *CHANGES), killed_after("settle", "close")]
+"""After a case's first push, after its first reserve or change, after its first settlement; the next broker stays."""
+
+
+class TestBrokerThatIsKilled(Settling, Uniqueness, Operators):
+    """A broker of its own, over TCP. Nobody but the broker's log can tell."""
+
+    @pytest.fixture
+    def backend_url(self, service, patient):
+        service.revive(DEATHS)
+        return service.url
