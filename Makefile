@@ -56,10 +56,11 @@ faults: $(VENV)/ready ## the fault tests alone, one a promise
 
 torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a table of what became of them
 	$(BIN)/python -m tests.torture
+	JOBS_MEMORY_JOBS=100000 $(PYTEST) plugins/redis_backend/tests/test_memory.py -q
 
 redis-versions: $(VENV)/ready ## contract and faults on other servers: SERVERS="/path/valkey-server /path/redis-server"
 	@for server in $(SERVERS); do \
-	    $$server --version && JOBS_TEST_REDIS_SERVER=$$server $(PYTEST) -q plugins/redis_backend/tests tests/faults/test_redis.py || exit 1; \
+	    $$server --version && JOBS_TEST_REDIS_SERVER=$$server $(PYTEST) -q plugins/redis_backend/tests tests/faults/test_redis.py tests/faults/test_redis_clocks.py || exit 1; \
 	done
 
 contract-rabbitmq: $(VENV)/ready ## the whole contract on RabbitMQ's classic queues, and with results beside it

@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -43,12 +43,20 @@ def server_program() -> str:
 class RedisServer:
     """One `redis-server` process, or a sentinel. The same port and directory serve again after `start`."""
 
-    def __init__(self, directory: Path, *options: str, port: int = 0, sentinel: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        port: int = 0,
+        sentinel: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.port = port or free_port()
         self.log = directory / "redis.log"
         self._sentinel = sentinel
         self._options = options
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -76,6 +84,7 @@ class RedisServer:
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options, *more]
         self._process = subprocess.Popen(
             command,
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
