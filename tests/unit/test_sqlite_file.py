@@ -49,6 +49,26 @@ def push(backend, count=1, payload=b"payload"):
     return [job.id for job in jobs]
 
 
+# -- cost ----------------------------------------------------------------------------------------
+
+
+def test_taking_from_a_long_line_costs_what_taking_from_a_short_one_does(open_):
+    backend = open_("worker")
+    steps = []
+    with backend._connection.reading() as db:
+        db.set_progress_handler(lambda: steps.append(1), 10)
+
+    def cost():
+        steps.clear()
+        assert len(backend.reserve(["t"], 10, new_id())) == 10
+        return len(steps)
+
+    push(backend, 20)
+    short = cost()
+    push(backend, 5000)
+    assert cost() < 2 * short
+
+
 # -- URLs ------------------------------------------------------------------------------------------
 
 

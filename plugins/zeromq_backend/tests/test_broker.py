@@ -70,9 +70,9 @@ def test_a_request_that_is_refused_takes_nobody_with_it(desk):
 def test_a_request_that_fails_is_rolled_back_alone_and_the_others_are_done(desk, monkeypatch):
     add = desk_module.requests.push
 
-    def fails(tx, messages, request):
-        conflicts = add(tx, messages, request)
-        if messages[0].id == "bad":
+    def fails(tx, pushes):
+        conflicts = add(tx, pushes)
+        if any(push.messages[0].id == "bad" for push in pushes):
             raise RuntimeError("no")
         return conflicts
 

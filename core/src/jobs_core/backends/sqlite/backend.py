@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from ...errors import BackendError, BackendUnavailable
+from ...errors import BackendError, BackendUnavailable, OwnerLost
 from ...failpoints import failpoint
 from ..base import FEATURES, Answer, BackendOptions, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from . import housekeeping, owners, requests, views
@@ -51,14 +51,16 @@ class SqliteBackend(SqliteOperations):
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         failpoint("push.before_commit")
         with self._connection.transaction() as tx:
-            conflicts = requests.push(tx, messages, request)
+            (conflicts,) = requests.push(tx, [requests.Push(messages, request)])
         failpoint("push.after_commit")
         return conflicts
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         failpoint("reserve.before_commit")
         with self._connection.transaction(durable=False) as tx:
-            deliveries = requests.reserve(tx, self._owner, topics, limit, request)
+            (deliveries,) = requests.reserve(tx, [requests.Reserve(self._owner, topics, limit, request)])
+            if isinstance(deliveries, OwnerLost):
+                raise deliveries
         failpoint("reserve.after_commit")
         return deliveries
 
@@ -96,7 +98,7 @@ class SqliteBackend(SqliteOperations):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         failpoint("settle.before_commit")
         with self._connection.transaction(durable=False) as tx:
-            answers = requests.settle(tx, self._owner, settlements, request)
+            (answers,) = requests.settle(tx, [requests.Settle(self._owner, settlements, request)])
         failpoint("settle.after_commit")
         return answers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import sqlite3
@@ -97,6 +98,7 @@ class Connection:
         self.options = options
         self._durable = "FULL" if durability == "power" else "NORMAL"
         self._synchronous = ""
+        self._patient = True  # SQLite itself waits for locks
         self._db: sqlite3.Connection | None = None
         self._is_open = False
         self.lock = threading.RLock()  # held while SQLite is at work; a fork waits for it
@@ -129,7 +131,7 @@ class Connection:
         db = sqlite3.connect(
             self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
         )
-        self._db, self._synchronous = db, ""
+        self._db, self._synchronous, self._patient = db, "", True
         try:
             self._prepare()
         except BaseException:
@@ -170,7 +172,9 @@ class Connection:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """SQLite's connection for reads outside a transaction."""
         with self.translated(), self.lock:
-            yield self.db
+            db = self.db
+            self._be_patient(db, True)
+            yield db
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -247,18 +251,21 @@ class Connection:
         sleeps up to 100 ms, and the lock is held for one (with 8 writers the longest wait was 18 ms instead of 700)."""
         deadline = time.monotonic() + BUSY_TIMEOUT
         db = self.db
-        db.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    db.execute(sql)
-                    return
-                except sqlite3.OperationalError as error:
-                    if not _is_busy(error) or time.monotonic() >= deadline:
-                        raise
-                time.sleep(random.uniform(0.0001, 0.0006))
-        finally:
-            db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+        self._be_patient(db, False)
+        while True:
+            try:
+                db.execute(sql)
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(random.uniform(0.0001, 0.0006))
+
+    def _be_patient(self, db: sqlite3.Connection, patient: bool) -> None:
+        """Whether SQLite itself waits for locks: not while we do. Who holds the write lock waits for none."""
+        if patient is not self._patient:
+            db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000) if patient else 0}")
+            self._patient = patient
 
     def poke(self, topics: set[str]) -> None:
         """Wake a worker that waits for each of these topics."""
@@ -318,6 +325,13 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def among(values: Sequence[str]) -> tuple[str, str]:
+    """What a column is compared with to be one of these, and the parameter for it. One is asked for directly: twice as fast."""
+    if len(values) == 1:
+        return "= ?", values[0]
+    return "IN (SELECT value FROM json_each(?))", json.dumps(values)
 
 
 def statements(script: str) -> list[str]:

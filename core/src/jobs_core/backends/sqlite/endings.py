@@ -9,34 +9,53 @@ from ..base import Answer, Outcome, Settlement, State
 from . import leaving, lines
 from .connection import Transaction
 
-_TOKENS = "SELECT value FROM json_each(?)"
+_AMONG = f"IN ({leaving.THESE})"
 _HELD = """
 SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq)
   FROM reserved JOIN job USING (seq) WHERE token = ? AND owner = ?
 """
 
 
-def settle(tx: Transaction, owner: str, settlements: Sequence[Settlement]) -> list[Answer]:
-    """Settle a batch; answers in order."""
-    plain = [s.token for s in settlements if s.outcome is Outcome.DONE and s.result is None and not s.followups]
-    bulk = len(plain) > 1 and _delete_done(tx, owner, plain)
-    if bulk and len(plain) == len(settlements):
-        return [Answer.SETTLED] * len(settlements)
-    gone = frozenset(plain) if bulk else frozenset()
-    return [Answer.SETTLED if s.token in gone else _settle_one(tx, owner, s) for s in settlements]
+def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]]) -> list[list[Answer]]:
+    """Settle owners' batches; the answers of each in order."""
+    plain = [
+        (owner, [s.token for s in settlements if s.outcome is Outcome.DONE and s.result is None and not s.followups])
+        for owner, settlements in settles
+    ]
+    answers = []
+    for (owner, settlements), (_, tokens), gone in zip(settles, plain, _delete_done(tx, plain), strict=True):
+        if gone and len(tokens) == len(settlements):
+            answers.append([Answer.SETTLED] * len(tokens))
+        else:
+            done = frozenset(tokens) if gone else frozenset()
+            answers.append([Answer.SETTLED if s.token in done else _settle_one(tx, owner, s) for s in settlements])
+    return answers
 
 
-def _delete_done(tx: Transaction, owner: str, tokens: list[int | str]) -> bool:
-    """Delete done jobs by their reservations; does nothing and says False unless all are the owner's."""
+def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) -> list[bool]:
+    """Delete done jobs by their reservations, of those batches that are their owners' from first to last; which those are."""
+    tokens = [token for _, batch in plain for token in batch]
+    if len(tokens) < 2:
+        return [False] * len(plain)
     these = json.dumps(tokens)
-    ours = tx.first(f"SELECT count(*) FROM reserved WHERE owner = ? AND token IN ({_TOKENS})", (owner, these))
-    if ours != len(tokens):
-        return False
-    seqs = f"SELECT seq FROM reserved WHERE token IN ({_TOKENS})"
+    whole = _are_theirs(tx, plain, these)
+    if not all(whole):
+        these = json.dumps([token for (_, batch), ours in zip(plain, whole, strict=True) if ours for token in batch])
+    seqs = f"SELECT seq FROM reserved WHERE token {_AMONG}"
     leaving.forget_marks(tx, seqs, these)
     tx.db.execute(f"DELETE FROM job WHERE seq IN ({seqs})", (these,))
-    tx.db.execute(f"DELETE FROM reserved WHERE token IN ({_TOKENS})", (these,))
-    return True
+    tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG}", (these,))
+    return whole
+
+
+def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> list[bool]:
+    """Whether all tokens of a batch, each named once, are reservations of its owner. `these` are all tokens, as JSON."""
+    if len(plain) == 1:
+        owner, tokens = plain[0]
+        sql = f"SELECT count(*) FROM reserved WHERE owner = ? AND token {_AMONG}"
+        return [bool(tx.first(sql, (owner, these)) == len(tokens))]
+    held: dict[int | str, str] = dict(tx.db.execute(f"SELECT token, owner FROM reserved WHERE token {_AMONG}", (these,)))
+    return [[held.pop(token, None) for token in tokens].count(owner) == len(tokens) for owner, tokens in plain]
 
 
 def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
@@ -49,7 +68,7 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     if outcome is Outcome.DONE:
         leaving.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
         if settlement.followups:
-            lines.add(tx, settlement.followups)
+            lines.add(tx, [settlement.followups])
     elif outcome is Outcome.CANCELLED:
         leaving.end(tx, [job_id], State.CANCELLED, settlement.result_ttl)
     elif outcome in (Outcome.DEAD, Outcome.EXPIRED):

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from ..base import KEPT_ERRORS, State
 from .connection import Transaction
 
-_IDS = "SELECT value FROM json_each(?)"
+THESE = "SELECT value FROM json_each(?)"
+_MARKS = "SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time'), EXISTS (SELECT 1 FROM cancel)"
 
 
 def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None) -> None:
@@ -16,21 +17,21 @@ def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, resul
     these = json.dumps(list(job_ids))
     if ttl > 0 and (result is not None or state is State.CANCELLED):
         tx.db.execute(
-            f"INSERT OR REPLACE INTO ended SELECT id, topic, ?, ?, ?, ? FROM job WHERE id IN ({_IDS})",
+            f"INSERT OR REPLACE INTO ended SELECT id, topic, ?, ?, ?, ? FROM job WHERE id IN ({THESE})",
             (state.value, tx.now, tx.now + ttl, result, these),
         )
-    forget_marks(tx, f"SELECT seq FROM job WHERE id IN ({_IDS})", these)
+    forget_marks(tx, f"SELECT seq FROM job WHERE id IN ({THESE})", these)
     tx.db.execute(
         "DELETE FROM ready WHERE (topic, rank, since, seq) IN "
-        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE id IN ({_IDS}))",
+        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE id IN ({THESE}))",
         (these,),
     )
-    tx.db.execute(f"DELETE FROM job WHERE id IN ({_IDS})", (these,))
+    tx.db.execute(f"DELETE FROM job WHERE id IN ({THESE})", (these,))
 
 
 def bury(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
     """To the dead letters, whose oldest make room."""
-    forget_marks(tx, _IDS, json.dumps([seq]))
+    forget_marks(tx, THESE, json.dumps([seq]))
     topic = tx.first(
         "UPDATE job SET dead_at = ?, due = NULL, reason = ?, errors = ?, attempt = attempt + ? WHERE seq = ? RETURNING topic",
         (tx.now, reason, errors, counted, seq),
@@ -44,13 +45,14 @@ def bury(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: 
 
 def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
     """Free the unique keys and cancel marks of jobs that end; skipped when there are none at all."""
-    if tx.first("SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time')"):
+    keys, cancels = tx.db.execute(_MARKS).fetchone()
+    if keys:
         tx.db.execute(
             "DELETE FROM unique_key WHERE scope <> 'time' AND (key, job_id) IN "
             f"(SELECT unique_key, id FROM job WHERE seq IN ({seqs}) AND unique_key IS NOT NULL)",
             (these,),
         )
-    if tx.first("SELECT EXISTS (SELECT 1 FROM cancel)"):
+    if cancels:
         tx.db.execute(f"DELETE FROM cancel WHERE seq IN ({seqs})", (these,))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..base import Delivery, Outgoing, State
 from . import leaving, views
@@ -15,45 +15,49 @@ READY_AT_ONCE = 1000
 """Most scheduled jobs of a topic that one reserve puts in line: the bound on how long it holds the lock. When more
 fall due together, the order among them is exact only within that number."""
 
-_DELIVERY = """
-SELECT id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key
-  FROM reserved CROSS JOIN job USING (seq) WHERE token > ? AND owner = ? AND request = ? ORDER BY token
-"""
+_ROW = "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key"
+_TAKEN_NOW = f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? ORDER BY token"
+_DELIVERY = (
+    f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? AND owner = ? AND request = ? ORDER BY token"
+)
 _TAKE = """
 INSERT INTO reserved (seq, at, owner, request)
 SELECT seq, ?, ?, ? FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT ?
 """
-_TAKEN = """
-DELETE FROM ready WHERE topic = :topic AND (rank, since, seq) <=
-       (SELECT rank, since, seq FROM ready WHERE topic = :topic ORDER BY rank, since, seq LIMIT 1 OFFSET :last)
-"""
+_PLACE = "SELECT topic, rank, since, seq FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT 1 OFFSET ?"
+_LEAVE = "DELETE FROM ready WHERE topic = ? AND (rank, since, seq) <= (?, ?, ?)"
+"""The place is fetched, not a subquery of this: SQLite makes a range of all three only of values that it knows, and would walk
+through the whole line of that rank."""
 
 
 # -- in --------------------------------------------------------------------------------------------
 
 
-def add(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
-    """Store messages; return, for each refused by a unique key, its id and the id that holds the key."""
-    conflicts: dict[str, str] = {}
-    seq = _numbers(tx, len(messages))
+def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]]) -> list[dict[str, str]]:
+    """Store messages; return, for each batch, the id of each refused by a unique key, and the id that holds the key."""
+    seq = _numbers(tx, sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
-    for message in messages:
-        if message.unique:
-            _insert(tx, rows)  # what it may be a duplicate of, or replace, has to be there
-            rows = []
-            if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
-                continue
-            holder = _take_key(tx, message)
-            if holder:
-                conflicts[message.id] = holder
-                continue
-        seq += 1
-        due = tx.now + message.delay if message.delay > 0 else None
-        key = message.unique.key if message.unique else None
-        rows.append((seq, message.id, message.topic, -message.priority, due, tx.now, key, message.payload))
-        tx.wake.add(message.topic)
+    refused = []
+    for messages in batches:
+        conflicts: dict[str, str] = {}
+        for message in messages:
+            if message.unique:
+                _insert(tx, rows)  # what it may be a duplicate of, or replace, has to be there
+                rows = []
+                if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
+                    continue
+                holder = _take_key(tx, message)
+                if holder:
+                    conflicts[message.id] = holder
+                    continue
+            seq += 1
+            due = tx.now + message.delay if message.delay > 0 else None
+            key = message.unique.key if message.unique else None
+            rows.append((seq, message.id, message.topic, -message.priority, due, tx.now, key, message.payload))
+            tx.wake.add(message.topic)
+        refused.append(conflicts)
     _insert(tx, rows)
-    return conflicts
+    return refused
 
 
 def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
@@ -131,26 +135,45 @@ def put_back(tx: Transaction, seqs: str) -> None:
 # -- out -------------------------------------------------------------------------------------------
 
 
-def take(
-    tx: Transaction, owner: str, topics: Sequence[str], limit: int, request: str, most_bytes: int | None = None
-) -> list[Delivery]:
-    """Reserve up to `limit` jobs, topics in order; see `requests.reserve`."""
-    ready_due(tx, topics, max(limit, READY_AT_ONCE))
-    before = tx.first("SELECT max(token) FROM reserved") or 0
-    off = views.paused(tx.db)
-    left = limit
+Taking: TypeAlias = tuple[str, Sequence[str], int, str]
+"""Owner, topics, limit and request."""
+
+
+def take(tx: Transaction, takings: Sequence[Taking], most_bytes: int | None = None) -> list[list[Delivery]]:
+    """Reserve jobs, topics in order, for one after the other; see `requests.reserve`."""
+    topics = list(dict.fromkeys([topic for _, wanted, _, _ in takings for topic in wanted]))
+    ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, _ in takings])))
+    empty = set(views.paused(tx.db))
+    taken = [_take(tx, taking, empty) for taking in takings]
+    count, last_token = sum([count for count, _ in taken]), max([token for _, token in taken])
+    rows = tx.db.execute(_TAKEN_NOW, (last_token - count,)).fetchall() if count else []
+    if len(taken) == 1:
+        return [_deliveries(tx, rows, most_bytes)]
+    each = iter(rows)
+    return [_deliveries(tx, list(itertools.islice(each, count)), most_bytes) for count, _ in taken]
+
+
+def _take(tx: Transaction, taking: Taking, empty: set[str]) -> tuple[int, int]:
+    """Move jobs from ready to reserved; how many, and the last one's token. Topics in `empty` are passed over, and those
+    found so are added."""
+    owner, topics, limit, request = taking
+    left, last_token = limit, 0
     for topic in topics:
         if left <= 0:
             break
-        if topic in off:
+        if topic in empty:
             continue
-        taken = tx.db.execute(_TAKE, (tx.now, owner, request, topic, left)).rowcount
+        cursor = tx.db.execute(_TAKE, (tx.now, owner, request, topic, left))
+        taken = cursor.rowcount
         if taken:
-            tx.db.execute(_TAKEN, {"topic": topic, "last": taken - 1})
+            last_token = cursor.lastrowid or 0
+            tx.db.execute(_LEAVE, tx.db.execute(_PLACE, (topic, taken - 1)).fetchone())
             left -= taken
-            if left <= 0:
-                tx.wake.add(topic)  # there may be more: whoever is idle may look
-    return deliveries(tx, owner, request, before, most_bytes)
+        if left > 0:
+            empty.add(topic)
+        else:
+            tx.wake.add(topic)  # there may be more: whoever is idle may look
+    return limit - left, last_token
 
 
 def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
@@ -172,15 +195,19 @@ def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str
     return deliveries(tx, owner, request, before)
 
 
-def deliveries(tx: Transaction, owner: str, request: str, before: int = 0, most_bytes: int | None = None) -> list[Delivery]:
-    """What a request holds of the reservations after token `before`; keys held while queued are freed."""
-    now = tx.now
-    rows = tx.db.execute(_DELIVERY, (before, owner, request)).fetchall()
+def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> list[Delivery]:
+    """What a request holds of the reservations after token `before`."""
+    return _deliveries(tx, tx.db.execute(_DELIVERY, (before, owner, request)).fetchall())
+
+
+def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | None = None) -> list[Delivery]:
+    """Reservations as deliveries; keys held while queued are freed."""
     if most_bytes is not None:
         rows = _keep_within(tx, rows, most_bytes)
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
     if keys:
         tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope = 'queued'", keys)
+    now = tx.now
     return [Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now) for row in rows]
 
 

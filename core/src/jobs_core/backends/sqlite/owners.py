@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from ...errors import OwnerLost
 from ..base import Answer, Heartbeat, State
 from . import leaving, lines
-from .connection import Transaction
+from .connection import Transaction, among
 
 _HELD = """
 SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq)
   FROM reserved JOIN job USING (seq) WHERE owner = ?
 """
-_SETTLED = ord("s")
+_SETTLED, _NOT = b"s-"
 
 
 def register(tx: Transaction, owner: str) -> None:
@@ -22,16 +22,16 @@ def register(tx: Transaction, owner: str) -> None:
     tx.db.execute("INSERT OR REPLACE INTO owner (id, lease_until) VALUES (?, ?)", (owner, tx.now + tx.options.lease))
 
 
-def renew(tx: Transaction, owner: str, reserve_request: str) -> bool:
-    """Renew the lease with a reserve request; True if that is the last one, repeated. Raises OwnerLost."""
-    last = tx.first("SELECT reserve_request FROM owner WHERE id = ?", (owner,))
-    if last is None:
-        raise lost(owner)
-    tx.db.execute(
+def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
+    """Renew leases, each with a reserve request; the owners that there are, with the last request that each had made before."""
+    condition, these = among(list(requests))
+    last = dict(tx.db.execute(f"SELECT id, reserve_request FROM owner WHERE id {condition}", (these,)).fetchall())
+    until = tx.now + tx.options.lease
+    tx.db.executemany(
         "UPDATE owner SET lease_until = ?, reserve_request = ? WHERE id = ?",
-        (tx.now + tx.options.lease, reserve_request, owner),
+        [(until, requests[owner], owner) for owner in last],
     )
-    return bool(last == reserve_request)
+    return last
 
 
 def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
@@ -42,20 +42,31 @@ def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
     return Heartbeat(cancelled=tuple(row[0] for row in tx.db.execute(sql, (owner,))))
 
 
-def last_answers(tx: Transaction, owner: str, request: str, count: int) -> list[Answer] | None:
-    """The answers to a settle request that need no settling: a lost owner's, or a repeated one's."""
-    row = tx.db.execute("SELECT settle_request, settle_answers FROM owner WHERE id = ?", (owner,)).fetchone()
-    if row is None:
-        return [Answer.STALE] * count
-    if row[0] != request:
-        return None
-    return [Answer.ALREADY if code == _SETTLED else Answer.STALE for code in row[1]]
+def last_answers(tx: Transaction, settles: Sequence[tuple[str, Sequence[object], str]]) -> dict[str, list[Answer]]:
+    """By owner, the answers to settle requests that need no settling: those of lost owners, and repeated ones."""
+    condition, these = among([owner for owner, _, _ in settles])
+    sql = f"SELECT id, settle_request, settle_answers FROM owner WHERE id {condition}"
+    last = {owner: (request, codes) for owner, request, codes in tx.db.execute(sql, (these,))}
+    answered = {}
+    for owner, settlements, request in settles:
+        known = last.get(owner)
+        if known is None:
+            answered[owner] = [Answer.STALE] * len(settlements)
+        elif known[0] == request:
+            answered[owner] = [Answer.ALREADY if code == _SETTLED else Answer.STALE for code in known[1]]
+    return answered
 
 
-def remember(tx: Transaction, owner: str, request: str, answers: list[Answer]) -> None:
-    """Keep the answers to a settle request, in case that it is repeated."""
-    codes = bytes(_SETTLED if answer is Answer.SETTLED else ord("-") for answer in answers)
-    tx.db.execute("UPDATE owner SET settle_request = ?, settle_answers = ? WHERE id = ?", (request, codes, owner))
+def remember(tx: Transaction, settled: Sequence[tuple[str, str, list[Answer]]]) -> None:
+    """Keep the answers to settle requests, owner, request and answers, in case that they are repeated."""
+    tx.db.executemany(
+        "UPDATE owner SET settle_request = ?, settle_answers = ? WHERE id = ?",
+        [(request, _codes(answers), owner) for owner, request, answers in settled],
+    )
+
+
+def _codes(answers: list[Answer]) -> bytes:
+    return bytes([_SETTLED if answer is Answer.SETTLED else _NOT for answer in answers])
 
 
 def release(tx: Transaction, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:

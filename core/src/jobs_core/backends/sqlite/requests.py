@@ -1,27 +1,57 @@
-"""What a worker or a producer asks, each inside a transaction that somebody else began.
+"""What workers and producers ask, inside a transaction that somebody else began.
 
 `SqliteBackend` begins one a call. A server that stands before a store for many clients puts many requests of many
-owners into one, and confirms them together.
+owners into one, and confirms them together. Therefore each of the three that every job meets takes any number of requests: they
+are done as if each had come alone, in the order given, with little more than the statements of one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from ...errors import OwnerLost
 from ..base import Answer, Delivery, Outgoing, Settlement
 from . import endings, lines, owners
-from .connection import Transaction
+from .connection import Transaction, among
 
 
-def push(tx: Transaction, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-    """Store messages; a repeated request is answered as it was. Conflicts by id."""
-    answered = recall(tx, request)
-    if answered is not None:
-        return dict(json.loads(answered))
-    conflicts = lines.add(tx, messages)
-    remember(tx, request, json.dumps(conflicts) if conflicts else "{}")
-    return conflicts
+class Push(NamedTuple):
+    messages: Sequence[Outgoing]
+    request: str
+
+
+class Reserve(NamedTuple):
+    owner: str
+    topics: Sequence[str]
+    limit: int
+    request: str
+
+
+class Settle(NamedTuple):
+    owner: str
+    settlements: Sequence[Settlement]
+    request: str
+
+
+def push(tx: Transaction, pushes: Sequence[Push]) -> list[Mapping[str, str]]:
+    """Store messages; a repeated request is answered as it was. For each its conflicts by id."""
+    condition, these = among([push.request for push in pushes])
+    rows = tx.db.execute(f"SELECT request, conflicts FROM push_request WHERE request {condition}", (these,)).fetchall()
+    answers: dict[str, Mapping[str, str]] = {request: json.loads(conflicts) for request, conflicts in rows}
+    new: dict[str, Sequence[Outgoing]] = {}
+    for messages, request in pushes:
+        if request not in answers:
+            new.setdefault(request, messages)
+    if new:
+        answers.update(zip(new, lines.add(tx, list(new.values())), strict=True))
+        kept = [(request, tx.now, json.dumps(answers[request]) if answers[request] else "{}") for request in new]
+        tx.db.executemany(_REMEMBER, kept)
+    return [answers[request] for _, request in pushes]
+
+
+_REMEMBER = "INSERT INTO push_request (request, at, conflicts) VALUES (?, ?, ?)"
 
 
 def recall(tx: Transaction, request: str) -> str | None:
@@ -32,32 +62,44 @@ def recall(tx: Transaction, request: str) -> str | None:
 
 def remember(tx: Transaction, request: str, answer: str) -> None:
     """Keep the answer to a request for the dedup window."""
-    tx.db.execute("INSERT INTO push_request (request, at, conflicts) VALUES (?, ?, ?)", (request, tx.now, answer))
+    tx.db.execute(_REMEMBER, (request, tx.now, answer))
 
 
-def reserve(
-    tx: Transaction, owner: str, topics: Sequence[str], limit: int, request: str, most_bytes: int | None = None
-) -> list[Delivery]:
-    """Reserve jobs for an owner and renew its lease; its last request, repeated, gets the same. Raises OwnerLost.
+def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None = None) -> list[list[Delivery] | OwnerLost]:
+    """Reserve jobs for owners and renew their leases; for each its deliveries, or the error if the owner is gone.
 
-    With `most_bytes`, no more jobs than have payloads of so many bytes together, but one in any case.
+    An owner asks once among these. Its last request, repeated, gets the same. With `most_bytes`, a request gets no more
+    jobs than have payloads of so many bytes together, but one in any case.
     """
-    if owners.renew(tx, owner, request):
-        return lines.deliveries(tx, owner, request)
-    return lines.take(tx, owner, topics, limit, request, most_bytes)
+    last = owners.renew(tx, {reserve.owner: reserve.request for reserve in reserves})
+    new = [reserve for reserve in reserves if last.get(reserve.owner, reserve.request) != reserve.request]
+    answers: dict[str, list[Delivery] | OwnerLost] = {}
+    if new:
+        answers.update(zip((reserve.owner for reserve in new), lines.take(tx, new, most_bytes), strict=True))
+    for owner, _, _, request in reserves:
+        if owner not in last:
+            answers[owner] = owners.lost(owner)
+        elif owner not in answers:
+            answers[owner] = lines.deliveries(tx, owner, request)
+    return [answers[reserve.owner] for reserve in reserves]
 
 
 def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
     """Reserve these very jobs for an owner and renew its lease; its last request, repeated, gets the same. Raises OwnerLost."""
-    if owners.renew(tx, owner, request):
+    last = owners.renew(tx, {owner: request})
+    if owner not in last:
+        raise owners.lost(owner)
+    if last[owner] == request:
         return lines.deliveries(tx, owner, request)
     return lines.take_these(tx, owner, job_ids, request)
 
 
-def settle(tx: Transaction, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-    """End an owner's reservations; its last request, repeated, is answered and not done again."""
-    answers = owners.last_answers(tx, owner, request, len(settlements))
-    if answers is None:
-        answers = endings.settle(tx, owner, settlements)
-        owners.remember(tx, owner, request, answers)
-    return answers
+def settle(tx: Transaction, settles: Sequence[Settle]) -> list[list[Answer]]:
+    """End owners' reservations, each owner's once among these; its last request, repeated, is answered and not done again."""
+    answered = owners.last_answers(tx, settles)
+    new = [settle for settle in settles if settle.owner not in answered]
+    if new:
+        answers = endings.settle(tx, [(owner, settlements) for owner, settlements, _ in new])
+        owners.remember(tx, [(owner, request, those) for (owner, _, request), those in zip(new, answers, strict=True)])
+        answered.update((settle.owner, those) for settle, those in zip(new, answers, strict=True))
+    return [answered[settle.owner] for settle in settles]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from jobs_core.failpoints import failpoint
 
 from .. import protocol as p
 from .reading import Asked, Malformed, check_json
+from .steps import steps
 from .store import Store
 
 logger = logging.getLogger("jobs.broker")
@@ -77,12 +77,16 @@ class Desk:
                 now = self._store.now()
                 return [self._answer(one, partial(_READ[one.verb.name], db, now, one.request)) for one in asked]
         durable = any(one.verb.durable for one in asked)
+        done: dict[int, Answered] = {}
         failpoint("broker.before_commit")
         with self._store.transaction(durable=durable) as tx:
-            answers = [self._answer(one, partial(self._do, tx, one)) for one in asked]
+            for step in steps(asked):
+                tx.options = step[0].peer.options
+                done.update(zip(map(id, step), self._do(tx, step), strict=True))
         failpoint("broker.after_commit")
         self.figures.commits += 1
         self.news |= tx.wake
+        answers = [done[id(one)] for one in asked]
         for answer in answers:
             failpoint(answer.to.verb.confirmed)
             self._account(answer)
@@ -90,15 +94,18 @@ class Desk:
 
     def _answer(self, one: Asked, work: Callable[[], Any]) -> Answered:
         try:
-            return Answered(one, p.OK, one.verb.encode(work()))
+            return _ok(one, work())
         except BackendError as error:
             return refusal(one, error)
 
-    def _do(self, tx: Transaction, one: Asked) -> Any:
-        tx.options = one.peer.options
+    def _do(self, tx: Transaction, step: Sequence[Asked]) -> Sequence[Answered]:
+        one = step[0]
+        together = _TOGETHER.get(one.verb.name)
+        if together is not None:
+            return together(self, tx, step)
         if one.verb.writes:
-            return _WRITE[one.verb.name](self, tx, one)
-        return _READ[one.verb.name](tx.db, tx.now, one.request)
+            return [self._answer(one, partial(_WRITE[one.verb.name], self, tx, one))]
+        return [self._answer(one, partial(_READ[one.verb.name], tx.db, tx.now, one.request))]
 
     def _account(self, answer: Answered) -> None:
         if answer.kind is not p.OK:
@@ -116,22 +123,33 @@ class Desk:
 
     # -- what each request does ------------------------------------------------------------------
 
-    def push(self, tx: Transaction, one: Asked) -> Any:
-        self._store.check_room()
-        return requests.push(tx, one.request.messages, one.request.request)
-
-    def put(self, tx: Transaction, one: Asked) -> p.Stored:
-        put: p.Put = one.request
-        ids = put.ids or [str(uuid.uuid5(uuid.NAMESPACE_URL, f"{put.request}/{n}")) for n in range(len(one.payloads))]
-        if len(ids) != len(one.payloads):
-            raise Malformed(f"put: {len(ids)} ids for {len(one.payloads)} payloads")
-        self._store.check_room()
-        messages = [
-            Outgoing(job_id, put.topic, payload, put.priority, put.delay)
-            for job_id, payload in zip(ids, one.payloads, strict=True)
+    def push(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
+        try:
+            self._store.check_room()
+        except BackendError as error:
+            return [refusal(one, error) for one in step]
+        conflicts = requests.push(tx, [_as_push(one) for one in step])
+        return [
+            _ok(one, p.Stored(ids=one.request.ids) if one.verb is p.PUT else refused)
+            for one, refused in zip(step, conflicts, strict=True)
         ]
-        requests.push(tx, messages, f"put:{put.request}")
-        return p.Stored(ids=ids)
+
+    def reserve(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
+        reserves = [
+            requests.Reserve(one.request.owner, one.request.topics, one.request.limit, one.request.request) for one in step
+        ]
+        answers = []
+        for one, deliveries in zip(step, requests.reserve(tx, reserves, p.MAX_FRAME), strict=True):
+            if isinstance(deliveries, BackendError):
+                answers.append(refusal(one, deliveries))
+            else:
+                self.figures.reserved += len(deliveries)
+                answers.append(_ok(one, deliveries))
+        return answers
+
+    def settle(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
+        settles = [requests.Settle(one.request.owner, one.request.settlements, one.request.request) for one in step]
+        return [_ok(one, answers) for one, answers in zip(step, requests.settle(tx, settles), strict=True)]
 
     def open(self, tx: Transaction, one: Asked) -> None:
         owners.register(tx, one.request.owner)
@@ -139,17 +157,8 @@ class Desk:
     def close(self, tx: Transaction, one: Asked) -> None:
         owners.release(tx, one.request.owner, (), b"", crash=False)
 
-    def reserve(self, tx: Transaction, one: Asked) -> Any:
-        asked: p.Reserve = one.request
-        deliveries = requests.reserve(tx, asked.owner, asked.topics, asked.limit, asked.request, p.MAX_FRAME)
-        self.figures.reserved += len(deliveries)
-        return deliveries
-
     def claim(self, tx: Transaction, one: Asked) -> Any:
         return requests.claim(tx, one.request.owner, one.request.ids, one.request.request)
-
-    def settle(self, tx: Transaction, one: Asked) -> Any:
-        return requests.settle(tx, one.request.owner, one.request.settlements, one.request.request)
 
     def heartbeat(self, tx: Transaction, one: Asked) -> Any:
         return owners.heartbeat(tx, one.request.owner)
@@ -203,6 +212,21 @@ class Desk:
         return answer
 
 
+def _as_push(one: Asked) -> requests.Push:
+    if one.verb is p.PUSH:
+        return requests.Push(one.request.messages, one.request.request)
+    put: p.Put = one.request
+    messages = [
+        Outgoing(job_id, put.topic, payload, put.priority, put.delay)
+        for job_id, payload in zip(put.ids, one.payloads, strict=True)
+    ]
+    return requests.Push(messages, f"put:{put.request}")
+
+
+def _ok(one: Asked, answer: Any) -> Answered:
+    return Answered(one, p.OK, one.verb.encode(answer))
+
+
 def refusal(one: Asked, error: Exception) -> Answered:
     """The answer to a request that failed."""
     if isinstance(error, Malformed):
@@ -213,8 +237,14 @@ def refusal(one: Asked, error: Exception) -> Answered:
     return Answered(one, p.ERROR, one.verb.encode_error("malformed", f"{one.verb.name.decode()}: {error}"))
 
 
+_TOGETHER: dict[bytes, Callable[[Desk, Transaction, Sequence[Asked]], list[Answered]]] = {
+    b"push": Desk.push,
+    b"put": Desk.push,
+    b"reserve": Desk.reserve,
+    b"settle": Desk.settle,
+}
 _WRITE: dict[bytes, Callable[[Desk, Transaction, Asked], Any]] = {
-    verb.name: getattr(Desk, verb.name.decode()) for verb in p.VERBS.values() if verb.writes
+    verb.name: getattr(Desk, verb.name.decode()) for verb in p.VERBS.values() if verb.writes and verb.name not in _TOGETHER
 }
 
 

@@ -24,6 +24,7 @@ class Peer:
     def __init__(self, hello: Hello, clock: Callable[[], float]) -> None:
         self.seen = time.monotonic()
         self.unsaid: set[str] = set()
+        self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
         self._retention = {topic: Retention(*kept) for topic, kept in hello.retention.items()}
         self.options = BackendOptions(
             lease=hello.lease,

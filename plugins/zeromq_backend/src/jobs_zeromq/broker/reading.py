@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,7 @@ class Asked(Struct):
     verb: p.Verb[Any, Any]
     request: Any
     payloads: Sequence[bytes] = ()  # put's
+    plain: bool = True  # no settlement asks for more than that a job is done
 
 
 class Malformed(BackendError):
@@ -41,7 +43,7 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
     try:
         request = verb.decode_request(frames[0])
         if verb is p.PUT:
-            return Asked(peer, sender, tag, verb, request, frames[1:])
+            return _put(peer, sender, tag, request, frames[1:])
         if verb is p.PUSH:
             for frame in frames[1:]:
                 request.messages += p.ITEMS[verb.name](frame)
@@ -49,10 +51,18 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
         elif verb is p.SETTLE:
             for frame in frames[1:]:
                 request.settlements += p.ITEMS[verb.name](frame)
-            _check_settlements(request.settlements)
+            return Asked(peer, sender, tag, verb, request, plain=_check_settlements(request.settlements))
     except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError) as error:
         raise Malformed(f"{verb.name.decode()}: {error}") from None
     return Asked(peer, sender, tag, verb, request)
+
+
+def _put(peer: Peer, sender: bytes, tag: bytes, put: p.Put, payloads: Sequence[bytes]) -> Asked:
+    if not put.ids:
+        put.ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, f"{put.request}/{n}")) for n in range(len(payloads))]
+    if len(put.ids) != len(payloads):
+        raise Malformed(f"put: {len(put.ids)} ids for {len(payloads)} payloads")
+    return Asked(peer, sender, tag, p.PUT, put, payloads)
 
 
 @lru_cache(10_000)
@@ -82,17 +92,21 @@ def _number(scope: object) -> float:
     return float(scope) if isinstance(scope, (int, float)) else 0.0
 
 
-def _check_settlements(settlements: Sequence[Settlement]) -> None:
+def _check_settlements(settlements: Sequence[Settlement]) -> bool:
+    """Raise Malformed unless all are of the right form; whether they say no more than that jobs are done."""
+    plain = True
     for one in settlements:
         if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:
             raise Malformed("settle: a token is as it was handed out")
         if one.outcome is _DONE and not one.followups and one.result is None:
             continue
+        plain = False
         if not math.isfinite(one.after) or not math.isfinite(one.result_ttl):
             raise Malformed("settle: after and result_ttl are numbers of seconds")
         if one.error:
             check_json("settle: error", one.error)
         _check_messages(one.followups)
+    return plain
 
 
 def check_json(what: str, document: bytes) -> None:
