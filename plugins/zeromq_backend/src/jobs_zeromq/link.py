@@ -128,7 +128,7 @@ class Link:
         """Say something that is not answered, if there is a connection; what is lost with one is said again in hello."""
         if self._socket is not None and self._pid == os.getpid():
             try:
-                self._socket.send_multipart([VERSION, verb.name, b"", verb.encode(request)], zmq.NOBLOCK)
+                sockets.send(self._socket, [VERSION, verb.name, b"", verb.encode(request)])
             except zmq.ZMQError:
                 self.drop()
 
@@ -160,7 +160,7 @@ class Link:
     def _send(self, frames: list[bytes]) -> None:
         assert self._socket is not None
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            sockets.send(self._socket, frames)
         except zmq.Again:
             raise _Gone from None
 
@@ -185,7 +185,7 @@ class Link:
         answers: list[list[bytes]] = []
         while True:
             try:
-                answer = self._socket.recv_multipart(zmq.NOBLOCK)
+                answer = sockets.receive(self._socket)
             except zmq.Again:
                 return answers
             if len(answer) >= 4 and answer[0] == VERSION:

@@ -19,6 +19,7 @@ from jobs_core.errors import BackendError, QueueFull
 from jobs_core.ids import new_token
 
 from .. import protocol as p
+from .. import sockets
 from .clock import Clock
 from .desk import Answered, Desk, refusal
 from .door import Door
@@ -145,7 +146,7 @@ class Server:
         socket, size = self.door.socket, 0
         for _ in range(GROUP):
             try:
-                sender, *frames = socket.recv_multipart(zmq.NOBLOCK)
+                sender, *frames = sockets.receive(socket)
             except zmq.Again:
                 return
             self._desk.figures.requests += 1
@@ -322,7 +323,7 @@ class Server:
     def _send(self, frames: Sequence[bytes]) -> bool:
         """Send; False if the client is gone, or does not read: it will ask again."""
         try:
-            self.door.socket.send_multipart(frames, zmq.NOBLOCK)
+            sockets.send(self.door.socket, frames)
         except zmq.ZMQError:
             return False
         return True
