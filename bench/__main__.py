@@ -12,10 +12,10 @@ from pathlib import Path
 from jobs_core import __version__
 from jobs_core.cli import output
 
-from . import one_worker, redis, supervisor, zeromq
+from . import one_worker, rabbitmq, redis, supervisor, zeromq
 from .support import median
 
-MODULES = [one_worker, redis, supervisor, zeromq]
+MODULES = [one_worker, rabbitmq, redis, supervisor, zeromq]
 SCENARIOS = {name: scenario for module in MODULES for name, scenario in module.SCENARIOS.items()}
 GOALS = {what: goal for module in MODULES for what, goal in module.GOALS.items()}
 RESULTS = Path(__file__).parent / "results"

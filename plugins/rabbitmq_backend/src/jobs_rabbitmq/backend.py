@@ -29,7 +29,7 @@ from .wire import Wire, connect
 logger = logging.getLogger("jobs.rabbitmq")
 
 AHEAD = 0.050
-"""What was delivered ahead goes back when no job was asked for during this time, seconds."""
+"""What was delivered ahead goes back when a worker had nothing to do but wait for its jobs during this time, seconds."""
 
 FEW, LONGER = 8, 0.25
 """The same where more than a few are delivered ahead, since jobs are short: beginning anew costs more than they do."""
@@ -66,7 +66,7 @@ class RabbitMQBackend(RabbitMQOperations):
         self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
         self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens it got
         self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens it settled
-        self._asked_at = self._worked_at = self._used_at = self._tried_at = 0.0
+        self._asked_at = self._worked_at = self._idle_since = self._used_at = self._tried_at = 0.0
 
     # -- connections ---------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class RabbitMQBackend(RabbitMQOperations):
         again, tokens = self._reserved
         if again == request:
             return [delivery(self._holding.held[token]) for token in tokens if token in self._holding.held]
-        self._asked_at = time.monotonic()
+        self._asked_at, self._idle_since = time.monotonic(), 0.0
         letters = self._suspects.before(consumer, topics, limit)
         try:
             if not letters and not self._suspects.drying:
@@ -237,7 +237,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _wait_for_work(self, topics: Sequence[str], timeout: float) -> bool:
         consumer = self._taking()
-        self._asked_at = time.monotonic()
+        self._asked_at, self._idle_since = time.monotonic(), 0.0
         if self._suspects.drying:
             self._loop.until(lambda: self._loop.interrupted or consumer.wire.failure, min(max(0.0, timeout), AHEAD))
             return not self._holding.held
@@ -282,8 +282,10 @@ class RabbitMQBackend(RabbitMQOperations):
             self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
             return
         if consumer.subscribed or any(consumer.lines.values()) or self._odd:
+            # Counted from the first wait after something was asked for or has ended, without the time that this took.
+            self._idle_since = self._idle_since or now
             patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine short jobs pause, too
-            give_back_at = max(self._asked_at + patience, self._tried_at + RETRY_PAUSE, self._odd.due_at)
+            give_back_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._odd.due_at)
             if now >= give_back_at:
                 try:
                     self._stand_back()
@@ -362,6 +364,8 @@ class RabbitMQBackend(RabbitMQOperations):
                 else:
                     copied.append((letter, post))
         self._acknowledge(consumer, over)
+        if over:
+            self._idle_since = 0.0
         self._holding.acknowledged(over)
         consumer.acknowledge([twin for letter in over for twin in self._holding.twins(letter)])  # that job is done
         if copied:

@@ -1,0 +1,193 @@
+"""Scenarios of jobs-rabbitmq: two workers on a node of their own, beside bare loops of pika on queues of the same kind."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pika
+
+from jobs_core import App
+from jobs_core.testing.services.rabbitmq import RabbitMQNode
+
+from .support import application, percentile, workers
+
+JOBS = 40_000
+ONE_BY_ONE = 500
+Rows = dict[str, float]
+
+BARE_DRAIN = """
+import os, sys
+import pika
+url, queue, ledger, every = sys.argv[1:]
+ledger, every, count = os.open(ledger, os.O_WRONLY | os.O_APPEND), int(every), 0
+connection = pika.BlockingConnection(pika.URLParameters(url))
+channel = connection.channel()
+channel.basic_qos(prefetch_count=3 * 100)
+print("ready", flush=True)
+sys.stdin.readline()
+def take(channel, method, properties, body):
+    global count
+    count += 1
+    if count % every == 0:
+        channel.basic_ack(method.delivery_tag, multiple=True)
+        os.write(ledger, b"." * every)
+channel.basic_consume(queue, take)
+channel.start_consuming()
+"""
+"""It counts what it has acknowledged."""
+
+
+@contextlib.contextmanager
+def rabbitmq_application(queues: str = "quorum") -> Iterator[App]:
+    """An application on a node of its own, as it comes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory,
+        RabbitMQNode(Path(directory)) as node,
+        application(f"{node.url('%2F')}?queues={queues}") as app,
+    ):
+        yield app
+
+
+def bare_url(app: App) -> str:
+    """What pika understands of the URL."""
+    return app.backend_url.partition("?")[0]
+
+
+def enqueue(count: int) -> float:
+    """Enqueue jobs that leave a mark, in bulk; seconds."""
+    from . import jobs_to_run
+
+    begin = time.perf_counter()
+    for _ in range(count // 1000):
+        jobs_to_run.mark.enqueue_many([()] * 1000)
+    return time.perf_counter() - begin
+
+
+def drain() -> Rows:
+    """Jobs through two workers, and the same messages through two bare loops: one that acknowledges a hundred at once, as
+    a clever one does, and one that acknowledges each, as pika's examples do."""
+    with rabbitmq_application() as app:
+        ledger = app.config.base_dir / "ledger"
+        with workers(app, 2) as started:
+            for worker in started:
+                worker.send_signal(signal.SIGSTOP)  # RabbitMQ knows no pause; the broker waits for it as for a busy one
+            pushed = enqueue(JOBS)
+            begin = time.perf_counter()
+            for worker in started:
+                worker.send_signal(signal.SIGCONT)
+            drained = _until_marked(ledger, JOBS) - begin
+        enqueue(JOBS)
+        clever = _bare_loops(app, 100, JOBS)
+        enqueue(JOBS // 4)
+        plain = 4 * _bare_loops(app, 1, JOBS // 4)
+    return {
+        "rabbitmq: bulk push, jobs/s": JOBS / pushed,
+        "rabbitmq, 2 workers: jobs/s": JOBS / drained,
+        "rabbitmq, 2 bare loops that acknowledge a hundred at once: jobs/s": JOBS / clever,
+        "rabbitmq, 2 bare loops that acknowledge each: jobs/s": JOBS / plain,
+        "rabbitmq: workers to the faster bare loops, ratio": clever / drained,
+    }
+
+
+def _until_marked(ledger: Path, count: int) -> float:
+    """The moment at which so many marks are there."""
+    while not ledger.exists() or ledger.stat().st_size < count:
+        time.sleep(0.002)
+    return time.perf_counter()
+
+
+def _bare_loops(app: App, every: int, jobs: int) -> float:
+    ledger = app.config.base_dir / "bare"
+    ledger.write_bytes(b"")
+    command = [sys.executable, "-c", BARE_DRAIN, bare_url(app), "jobs.default", str(ledger), str(every)]
+    loops = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for loop in loops:
+            assert loop.stdout
+            loop.stdout.readline()
+        begin = time.perf_counter()
+        for loop in loops:
+            assert loop.stdin
+            loop.stdin.write("go\n")
+            loop.stdin.flush()
+        return _until_marked(ledger, jobs - 2 * (every - 1)) - begin
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.communicate()
+
+
+def one_by_one() -> Rows:
+    """Enqueues one at a time, each confirmed, beside a bare loop of pika's confirmed publish with the same payload."""
+    from . import jobs_to_run
+
+    with rabbitmq_application() as app:
+        jobs_to_run.mark.enqueue()
+        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(bare_url(app)))) as connection:
+            channel = connection.channel()
+            _, properties, body = channel.basic_get("jobs.default", auto_ack=True)
+            channel.confirm_delivery()
+
+            def bare() -> None:
+                for _ in range(ONE_BY_ONE):
+                    channel.basic_publish("", "jobs.default", body, properties, mandatory=True)
+
+            def ours() -> None:
+                for _ in range(ONE_BY_ONE):
+                    jobs_to_run.mark.enqueue()
+
+            bare()
+            rates: dict[str, list[float]] = {"bare": [], "ours": []}
+            for _ in range(3):
+                rates["bare"].append(ONE_BY_ONE / _seconds(bare))
+                rates["ours"].append(ONE_BY_ONE / _seconds(ours))
+        bare_rate, rate = (sorted(values)[1] for values in rates.values())
+    return {
+        "rabbitmq: enqueue one by one, jobs/s": rate,
+        "rabbitmq: bare confirmed publish loop, jobs/s": bare_rate,
+        "rabbitmq: enqueue to bare loop, ratio": rate / bare_rate,
+    }
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def latency() -> Rows:
+    """From enqueue to start, with two idle workers."""
+    from . import jobs_to_run
+
+    with rabbitmq_application() as app, workers(app, 2):
+        ledger = app.config.base_dir / "ledger"
+        count = 300
+        for _ in range(count):
+            jobs_to_run.stamp.enqueue(time.time())
+            time.sleep(0.01)
+        while len(delays := ledger.read_text().split()) < count:
+            time.sleep(0.01)
+        milliseconds = [float(delay) * 1e3 for delay in delays]
+    return {
+        "rabbitmq: enqueue to start, p50, ms": percentile(milliseconds, 0.50),
+        "rabbitmq: enqueue to start, p99, ms": percentile(milliseconds, 0.99),
+    }
+
+
+SCENARIOS: dict[str, Callable[[], Rows]] = {
+    "rabbitmq-drain": drain,
+    "rabbitmq-enqueue": one_by_one,
+    "rabbitmq-latency": latency,
+}
+
+GOALS: dict[str, tuple[str, float]] = {
+    "rabbitmq: bulk push, jobs/s": ("≥", 10_000),
+    "rabbitmq: workers to the faster bare loops, ratio": ("≥", 0.6),
+}
