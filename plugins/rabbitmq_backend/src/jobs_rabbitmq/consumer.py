@@ -238,7 +238,7 @@ class Consumer:
 
         def got(_: Any, method: Any, properties: Any, body: bytes) -> None:
             found.append(True)
-            self._take_in(queue, method, properties, body)
+            self._take_in(queue, method.delivery_tag, method.redelivered, properties, body)
 
         self._empty = False
         try:
@@ -253,17 +253,19 @@ class Consumer:
 
     # -- arrivals ------------------------------------------------------------------------------------
 
-    def _on_delivery(self, method: spec.Basic.Deliver, properties: spec.BasicProperties, body: bytes) -> None:
-        queue = self._by_tag.get(method.consumer_tag)
+    def _on_delivery(self, tag: int, again: bool, consumer: str, properties: spec.BasicProperties, body: bytes) -> None:
+        queue = self._by_tag.get(consumer)
         if queue is not None:
-            self._under_way[method.consumer_tag] = self._under_way.get(method.consumer_tag, 0) + 1
-            self._take_in(queue, method, properties, body, method.consumer_tag)
+            self._under_way[consumer] = self._under_way.get(consumer, 0) + 1
+            self._take_in(queue, tag, again, properties, body, consumer)
 
-    def _take_in(self, queue: str, method: Any, properties: spec.BasicProperties, body: bytes, consumer: str = "") -> None:
+    def _take_in(
+        self, queue: str, tag: int, again: bool, properties: spec.BasicProperties, body: bytes, consumer: str = ""
+    ) -> None:
         topic, level = self._queues[queue]
-        letter = Letter(method.delivery_tag, self.generation, topic, level, method.redelivered, properties, body)
+        letter = Letter(tag, self.generation, topic, level, again, properties, body)
         letter.consumer = consumer
-        self._unacknowledged[letter.tag] = letter
+        self._unacknowledged[tag] = letter
         self._arrived(self, letter)
 
     # -- acknowledging -------------------------------------------------------------------------------

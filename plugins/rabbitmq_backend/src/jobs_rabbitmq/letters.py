@@ -30,14 +30,14 @@ from pika.spec import BasicProperties
 from jobs_core.backends.base import KEPT_ERRORS, Outgoing
 from jobs_core.ids import new_id
 
+from .frames import OURS, PERSISTENT, Plain
+
 ATTEMPT, LOSSES, DEFERRALS = "x-jobs-attempt", "x-jobs-losses", "x-jobs-deferrals"
 LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"
 COUNT = "x-delivery-count"
 SUSPECT = 2
 """Losses from which on a job is run apart from others. The first is forgiven: it may be a neighbour's doing."""
 
-OURS = "jobs"
-PERSISTENT = 2
 
 ERRORS_SIZE = 90_000
 """Most bytes of errors that a message carries: its headers have to fit into one frame."""
@@ -47,14 +47,10 @@ _NONE: Mapping[str, Any] = {}
 
 def fresh(message: Outgoing) -> BasicProperties:
     """The properties of a job on its way in."""
-    return BasicProperties(
-        content_type="application/json",
-        delivery_mode=PERSISTENT,
-        priority=message.priority or None,
-        message_id=message.id,
-        timestamp=math.ceil(time.time()),
-        app_id=OURS,
-    )
+    properties: BasicProperties = Plain(message.id, math.ceil(time.time()))
+    if message.priority:
+        properties.priority = message.priority
+    return properties
 
 
 class Letter:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pika import spec
 from pika.exceptions import AMQPError
 from pika.spec import BasicProperties
 
@@ -83,7 +83,7 @@ class Publisher:
         self._nacked, self._returned = set(), set()
         try:
             for post in posts:
-                channel.basic_publish(post.exchange, post.key, post.body, post.properties, mandatory=True)
+                channel.publish(post.exchange, post.key, post.properties, post.body)
                 size = len(post.body)
                 self._waiting[self._next_tag] = post.properties.message_id, size
                 self._next_tag += 1
@@ -108,6 +108,7 @@ class Publisher:
     def _until_confirmed(self, wire: Wire, confirmed: set[str], most: int, size: int) -> None:
         """Wait until at most so many messages and bytes are under way."""
         self._confirmed = confirmed
+        wire.writable()
         while len(self._waiting) > most or self._size > size:
             if not self._loop.until(self._fewer_than(len(self._waiting), wire), COMMAND_TIMEOUT):
                 error = self._blocked(wire) if wire.blocked else BackendUnavailable(f"{wire.where} does not confirm in time")
@@ -128,7 +129,8 @@ class Publisher:
         if self._channel is None or not self._channel.is_open:
             channel = wire.new_channel()
             selected: list[Any] = []
-            channel.confirm_delivery(self._on_confirm, selected.append)
+            channel.confirm_delivery(self._on_refused, selected.append)
+            channel.on_confirm = self._on_confirm
             channel.add_on_return_callback(self._on_return)
             channel.add_on_close_callback(lambda _, reason: None if wire.closing else wire.abort(reason))
             wire.wait_for(lambda: selected)
@@ -136,17 +138,22 @@ class Publisher:
             self._waiting.clear()
         return self._channel
 
-    def _on_confirm(self, answer: Any) -> None:
-        method = answer.method
-        if method.multiple:
-            tags = [tag for tag in self._waiting if tag <= method.delivery_tag]
+    def _on_confirm(self, tag: int, multiple: bool) -> None:
+        self._no_longer_waiting(tag, multiple, self._confirmed)
+
+    def _on_refused(self, answer: Any) -> None:
+        """What pika reads itself: a nack."""
+        self._no_longer_waiting(answer.method.delivery_tag, answer.method.multiple, self._nacked)
+
+    def _no_longer_waiting(self, tag: int, multiple: bool, now: set[str]) -> None:
+        if multiple:
+            tags = list(itertools.takewhile(lambda waiting: waiting <= tag, self._waiting))
         else:
-            tags = [method.delivery_tag] if method.delivery_tag in self._waiting else []
-        taken = self._nacked if isinstance(method, spec.Basic.Nack) else self._confirmed
-        for tag in tags:
-            job_id, size = self._waiting.pop(tag)
+            tags = [tag] if tag in self._waiting else []
+        for each in tags:
+            job_id, size = self._waiting.pop(each)
             self._size -= size
-            taken.add(job_id)
+            now.add(job_id)
 
     def _on_return(self, _channel: Any, _method: Any, properties: BasicProperties, _body: bytes) -> None:
         self._returned.add(properties.message_id)

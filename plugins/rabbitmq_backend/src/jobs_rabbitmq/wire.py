@@ -14,13 +14,15 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from pika import exceptions, spec
+from pika import exceptions
 from pika.channel import Channel
 from pika.connection import Connection
+from pika.spec import BasicProperties
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from .errors import translated
+from .frames import Reader, content, publish_method
 from .loop import Loop, Timer
 from .url import CONNECT_TIMEOUT, Address, Target
 
@@ -30,17 +32,32 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says as errors w
 COMMAND_TIMEOUT = 4.0
 """Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
 
-CHUNK, SLICE = 1 << 16, 1 << 12
+CHUNK = 1 << 16
+
+_END_AND_HEAD = 8
+"""What a frame has beside its payload."""
 
 
 class OpenChannel(Channel):
-    """A channel that hands every delivery over, also those behind a cancel."""
+    """A channel that hands every delivery over, also those behind a cancel, and publishes without pika's objects."""
 
-    on_delivery: Callable[[spec.Basic.Deliver, spec.BasicProperties, bytes], None] | None = None
+    on_delivery: Callable[[int, bool, str, BasicProperties, bytes], None] | None = None
+    """Called with the delivery's tag, whether it was delivered before, and its consumer."""
 
-    def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
-        if self.on_delivery is not None:
-            self.on_delivery(method_frame.method, header_frame.properties, body)
+    on_confirm: Callable[[int, bool], None] | None = None
+    """Called with the tag of what was confirmed, and whether all before it are, too."""
+
+    _route: tuple[str, str] | None = None
+    _method = b""
+
+    def publish(self, exchange: str, key: str, properties: BasicProperties, body: bytes) -> None:
+        """Publish a message that is to come back if no queue takes it."""
+        if not self.is_open:
+            raise exceptions.ChannelWrongStateError("the channel is closed")
+        if self._route != (exchange, key):  # seldom another one than before
+            self._route, self._method = (exchange, key), publish_method(self.channel_number, exchange, key)
+        largest = self.connection.params.frame_max - _END_AND_HEAD
+        self.connection.send(self._method, content(self.channel_number, properties, body, largest))
 
 
 class Wire(Connection):
@@ -55,6 +72,8 @@ class Wire(Connection):
         self._loop = loop
         self._socket: socket.socket | None = None
         self._unsent = bytearray()
+        self._reader = Reader(self, self._for_pika)
+        self._channels_by_number: dict[int, OpenChannel] = {}
         super().__init__(
             target.parameters(address, heartbeat, name),
             on_open_error_callback=self._on_end,
@@ -85,6 +104,14 @@ class Wire(Connection):
         self.wait_for(lambda: opened)
         assert isinstance(channel, OpenChannel)
         return channel
+
+    def send(self, *frames: bytes) -> None:
+        """Send frames of ours; they leave at once where there are many, else with the next turn of the loop or flush."""
+        for frame in frames:
+            self._unsent += frame
+            self.bytes_sent += len(frame)  # pika looks at this to know when a heartbeat is due
+        if len(self._unsent) > CHUNK:
+            self.writable()
 
     def flush(self) -> None:
         """Hand everything to the system, waiting for room where there is none."""
@@ -149,7 +176,8 @@ class Wire(Connection):
         self._loop.call_later(0.0, callback)
 
     def _create_channel(self, channel_number: int, on_open_callback: Any) -> OpenChannel:
-        return OpenChannel(self, channel_number, on_open_callback)
+        channel = self._channels_by_number[channel_number] = OpenChannel(self, channel_number, on_open_callback)
+        return channel
 
     # -- what the loop asks of a stream --------------------------------------------------------------
 
@@ -185,11 +213,27 @@ class Wire(Connection):
             if not data:
                 self._lose(exceptions.StreamLostError("the other end has closed the connection"))
                 return
-            # In slices: pika copies what is left of its buffer with every frame that it takes off it.
-            for start in range(0, len(data), SLICE):
-                self._on_data_available(data[start : start + SLICE])
+            self.bytes_received += self._reader.feed(data)  # pika looks at this to know whether the broker is alive
             if len(data) < CHUNK and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
                 return
+
+    # -- what the reader has -------------------------------------------------------------------------
+
+    def delivered(self, channel: int, tag: int, again: bool, consumer: str, properties: BasicProperties, body: bytes) -> None:
+        receive = self._channels_by_number[channel].on_delivery
+        if receive is not None:
+            receive(tag, again, consumer, properties, body)
+
+    def confirmed(self, channel: int, tag: int, multiple: bool) -> bool:
+        confirm = self._channels_by_number[channel].on_confirm
+        if confirm is None:
+            return False
+        confirm(tag, multiple)
+        return True
+
+    def _for_pika(self, frame: bytes) -> bool:
+        self._on_data_available(frame)
+        return self._socket is not None
 
     def _tls(self) -> ssl.SSLSocket | None:
         return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
