@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pika import exceptions, frame, spec
 from pika.spec import BasicProperties
@@ -62,7 +62,6 @@ def written(channel, properties, body):
 
 
 @given(properties, bodies)
-@settings(deadline=None)
 def test_a_message_is_written_as_pika_writes_it(properties, body):
     assert content(1, properties, body, LARGEST) == written(1, properties, body)
 
@@ -98,7 +97,6 @@ def streams(draw):
 
 
 @given(streams(), st.lists(st.integers(1, 60), max_size=40))
-@settings(max_examples=100, deadline=None)
 def test_a_stream_is_read_the_same_however_it_is_cut(stream, cuts):
     data, events = stream
     receiver = Receiver()
