@@ -75,6 +75,7 @@ class JobFunction(Generic[P, R, T]):
         self.missed: Final = missed
         self.is_async: Final = inspect.iscoroutinefunction(function)
         self.overrides = NO_OVERRIDES
+        self.stamp: Any = None  # an application's: what its envelopes of this job have in common
 
     @functools.cached_property
     def arguments(self) -> Arguments:
@@ -166,6 +167,7 @@ class JobFunction(Generic[P, R, T]):
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)
         twin.overrides = parse(f"{self.name}.using", given).over(self.overrides)
+        twin.stamp = None
         return twin
 
     def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:

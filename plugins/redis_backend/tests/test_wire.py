@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import pytest
 import redis.exceptions
 
+from jobs_redis.link import Link
 from jobs_redis.wire import Wire
 
 
@@ -75,3 +77,43 @@ def test_a_refusal_is_raised_as_what_it_is(ends, answer, kind):
     theirs.sendall(b"!nonsense\r\n")
     with pytest.raises(redis.exceptions.RedisError):
         wire.read()
+
+
+class Connection:
+    """All that a link needs of the client's."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self._sock = ours
+
+    def connect(self) -> None: ...
+
+    def disconnect(self) -> None:
+        self._sock.close()
+
+
+class Interrupted(BaseException):
+    """As a job's timeout is."""
+
+
+def test_an_answer_that_nobody_waited_for_is_nobody_elses():
+    pairs = [socket.socketpair() for _ in range(2)]
+    free = iter(pairs)
+    link = Link(lambda: Connection(next(free)[0]), "here")
+
+    def interrupt(*_):
+        pairs[0][1].sendall(b"+late\r\n")
+        pairs[1][1].sendall(b"+right\r\n")
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            link.call("PING")
+        assert link.call("PING") == b"right"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        link.disconnect()
+        for pair in pairs:
+            for end in pair:
+                end.close()

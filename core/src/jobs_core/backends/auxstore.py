@@ -79,8 +79,11 @@ class AuxStore(Backend):
     # -- the way of a job ------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        """Keys are taken first: what they refuse does not reach the queue."""
-        conflicts = self.store.push(messages, request)
+        """Keys are taken first: what they refuse does not reach the queue.
+
+        A request that the queue has refused may come again with a part of its messages: to the store, that is another.
+        """
+        conflicts = self.store.push(messages, f"{request}/{messages[0].id}") if messages else {}
         accepted = [_without_key(message) for message in messages if message.id not in conflicts]
         self.queue.push(accepted, request)
         return conflicts

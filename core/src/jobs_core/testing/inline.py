@@ -158,9 +158,15 @@ class _TestApp(App):
         options: BackendOptions = self.backend_options(clock or self._clock)
         return MemoryBackend(self.backend_url, options)
 
-    def _enqueue(self, calls: list[Call[T]]) -> list[JobHandle[T]]:
-        handles = super()._enqueue(calls)
+    def enqueue(self, call: Call[T]) -> JobHandle[T]:
+        handle = super().enqueue(call)
         if self.after_enqueue is not None:
+            self.after_enqueue()
+        return handle
+
+    def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
+        handles = super().enqueue_many(calls)
+        if handles and self.after_enqueue is not None:
             self.after_enqueue()
         return handles
 

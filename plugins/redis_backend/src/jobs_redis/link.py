@@ -139,6 +139,9 @@ class Link:
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
+        except BaseException:  # such as a job's timeout: whoever asked next would read this answer
+            self.disconnect()
+            raise
 
     def send(self, *command: Any, then: ScriptCall | None = None) -> None:
         """Send a command, and a script right behind it, without waiting for the replies: `read` and `read_script` do."""
@@ -151,6 +154,9 @@ class Link:
                 wire.send(command, (b"EVALSHA", script.digest, 1, *arguments))
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
+        except BaseException:
+            self.disconnect()
+            raise
 
     def read(self, timeout: float | None = None) -> Any:
         """Read the reply of a command that was sent."""
@@ -161,6 +167,9 @@ class Link:
             return wire.read()
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
+        except BaseException:
+            self.disconnect()
+            raise
 
     def read_script(self, script: Script, base: str, *arguments: Any) -> Any:
         """Read the reply of a script that was sent."""

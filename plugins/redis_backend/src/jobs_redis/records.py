@@ -24,13 +24,38 @@ _heads: dict[tuple[int, str], bytes] = {}
 _FEW = 10_000  # topics of which the heads of records are kept
 
 
+def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
+    """The arguments of put.lua from the fourth on; None if it cannot store these messages."""
+    if len(messages) == 1:
+        (one,) = messages
+        if one.unique is not None or one.delay > 0:
+            return None
+        return [one.topic, one.priority, 1, one.id, _record(one)]
+    groups: dict[tuple[int, str], list[Any]] = {}
+    ids = set()
+    for one in messages:
+        if one.unique is not None or one.delay > 0:
+            return None
+        priority, topic = kind = one.priority, one.topic
+        head = _heads.get(kind) or _head(priority, topic)
+        group = groups.get(kind)
+        if group is None:
+            group = groups[kind] = [topic, priority, 0]
+        group += (one.id, head + one.payload)
+        ids.add(one.id)
+    if len(ids) < len(messages):
+        return None
+    for group in groups.values():
+        group[2] = len(group) // 2 - 1
+    return [value for group in groups.values() for value in group]
+
+
 def message(arguments: list[Any], outgoing: Outgoing) -> None:
     """Append the four values of a message: see add in scripts/lines.lua."""
     unique = outgoing.unique
     if unique is None:
-        head = _heads.get((outgoing.priority, outgoing.topic)) or _head(outgoing)
         extra: bytes | str = b"" if outgoing.delay <= 0 else f"{micro(outgoing.delay)} 0 0"
-        arguments += (outgoing.id, outgoing.topic, head + outgoing.payload, extra)
+        arguments += (outgoing.id, outgoing.topic, _record(outgoing), extra)
         return
     topic, key = outgoing.topic.encode(), unique.key.encode()
     by_time = not isinstance(unique.scope, str)
@@ -41,11 +66,17 @@ def message(arguments: list[Any], outgoing: Outgoing) -> None:
     arguments += (outgoing.id, outgoing.topic, record, extra)
 
 
-def _head(outgoing: Outgoing) -> bytes:
-    topic = outgoing.topic.encode()
+def _record(outgoing: Outgoing) -> bytes:
+    """The record of a message without a unique key, but for its time."""
+    priority, topic = outgoing.priority, outgoing.topic
+    return (_heads.get((priority, topic)) or _head(priority, topic)) + outgoing.payload
+
+
+def _head(priority: int, topic: str) -> bytes:
+    name = topic.encode()
     if len(_heads) > _FEW:
         _heads.clear()
-    head = _heads[outgoing.priority, outgoing.topic] = f"{outgoing.priority} {len(topic)} 0 n|".encode() + topic
+    head = _heads[priority, topic] = f"{priority} {len(name)} 0 n|".encode() + name
     return head
 
 

@@ -61,6 +61,7 @@ class Store:
         self._retention: dict[str, int] = {}  # topic: microseconds its dead letters are kept
         self._lease = micro(options.lease)
         self._cancelled_ttl = micro(options.cancelled_ttl)
+        self._window = max(1, round(options.dedup_window * 1000))
 
     def now(self) -> int | str:
         """The time for a script: empty, for the server's own clock, but in tests."""
@@ -91,6 +92,8 @@ class Store:
     # -- the way of a job ------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        if len(messages) <= LARGEST_PUSH:
+            return self._push(messages, request)
         conflicts: dict[str, str] = {}
         for first in range(0, len(messages), LARGEST_PUSH):
             part = messages[first : first + LARGEST_PUSH]
@@ -98,8 +101,11 @@ class Store:
         return conflicts
 
     def _push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
-        window = max(1, round(self.options.dedup_window * 1000))
-        arguments: list[Any] = [request, window, self._cancelled_ttl, len(messages), ""]
+        plain = records.plain(messages)
+        if plain is not None:
+            answer = self._run(scripts.PUT, request, self._window, *plain)
+            return dict(_conflicts(answer)) if answer else {}
+        arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(messages), ""]
         for message in messages:
             records.message(arguments, message)
         return dict(_conflicts(self._run(scripts.PUSH, *arguments)))
@@ -109,8 +115,7 @@ class Store:
         payloads: list[bytes] = self._runner.call("LRANGE", self.keys.inlet(topic), 0, INLET_BATCH - 1)
         if not payloads:
             return 0
-        window = max(1, round(self.options.dedup_window * 1000))
-        arguments: list[Any] = [request, window, self._cancelled_ttl, len(payloads), topic]
+        arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(payloads), topic]
         for payload in payloads:
             records.message(arguments, outgoing(topic, payload))
         answer = self._run(scripts.PUSH, *arguments, *payloads)

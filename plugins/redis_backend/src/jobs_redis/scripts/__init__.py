@@ -14,18 +14,26 @@ class Script:
     __slots__ = ("digest", "name", "source")
 
     def __init__(self, name: str) -> None:
-        own = _read(name)
-        needs = re.search(r"Needs ([\w, ]+)\.$", own, re.MULTILINE)
-        assert needs, f"{name}.lua does not say what it needs"
+        parts: dict[str, str] = {}
+        _gather(name, parts)
         self.name = name
         # Comments would travel with every first use, and tell the server nothing.
-        parts = [_read(part) for part in needs[1].split(", ")]
-        self.source = "\n".join(_stripped(part) for part in [*parts, own]).encode()
+        self.source = "\n".join(map(_stripped, parts.values())).encode()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
 ScriptCall: TypeAlias = tuple[Any, ...]
 """A script, the base of the store it works on, and its arguments: what `Link.run` takes."""
+
+
+def _gather(name: str, parts: dict[str, str]) -> None:
+    """A file, behind those that it says it needs."""
+    own = _read(name)
+    needs = re.search(r"Needs (\w+(?:(?:, | and )\w+)*)\.", own)
+    for part in re.split(r", | and ", needs[1]) if needs else ():
+        if part not in parts:
+            _gather(part, parts)
+    parts[name] = own
 
 
 def _read(name: str) -> str:
@@ -53,6 +61,7 @@ OPEN = Script("open")
 PAUSE = Script("pause")
 PURGE = Script("purge")
 PUSH = Script("push")
+PUT = Script("put")
 RELEASE = Script("release")
 REQUEUE = Script("requeue")
 RESERVE = Script("reserve")

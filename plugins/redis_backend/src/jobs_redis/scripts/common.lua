@@ -1,10 +1,5 @@
--- What every script begins with: names of keys, the clock, records.
---
--- KEYS[1] is the base of all keys, "{prefix}"; every other key is made from it and lies in its slot.
--- ARGV[1] is the time in microseconds, or empty for the server's own clock.
--- Lua writes large numbers as 1e+15: numbers go to redis.call as they are, and into strings through whole().
+-- What every other script begins with: names of keys, records. Needs order.
 
-local base = KEYS[1] .. ':'
 local JOBS, HISTORY, OWNERS, RESERVED = base .. 'job', base .. 'history', base .. 'owners', base .. 'reserved'
 local TOPICS, PAUSED, CANCEL = base .. 'topics', base .. 'paused', base .. 'cancel'
 local UNIQUE, UNTIL, FOLLOWERS, META = base .. 'unique', base .. 'unique-until', base .. 'followers', base .. 'meta'
@@ -12,24 +7,10 @@ local READY, LATER, DEAD, INLET, WAKE = base .. 'ready:', base .. 'later:', base
 local HELD, OWNER = base .. 'held:', base .. 'owner:'
 local CHUNK = 4000 -- most values that one unpack() may put on Lua's stack; even, for pairs
 
-local function clock()
-  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
-  local time = redis.call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-local now = clock()
-
-local function whole(number) return string.format('%.0f', number) end
-
 -- A full Redis refuses what needs memory, unless the script has written before: settling and beating must go on.
 -- (A flag of Redis 7 says the same; this works on 6.2 too.)
 local function although_full() redis.call('DEL', base .. 'nothing') end
 
--- Where a job stands in its topic's line: by priority, then by the microsecond in which it became ready. Jobs of one
--- push follow each other by one microsecond, which is less than it takes to store one. 28 years a priority, from 2025,
--- so that no sum exceeds 2^53, up to which a double counts by ones.
-local SPAN, EPOCH = 900000000000000, 1735689600000000
-local function place(priority, at) return (9 - priority) * SPAN + (at - EPOCH) end
 local function place_time(score) return tonumber(score) % SPAN + EPOCH end
 
 -- A record is "pushed priority topic-length key-length scope|" .. topic .. unique key .. payload; scope is n(one),

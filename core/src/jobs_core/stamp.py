@@ -1,0 +1,65 @@
+"""What all envelopes of one job function have in common: worked out once, not for every enqueue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, Struct
+
+from .config import Config
+from .errors import JobDefinitionError
+from .job import JobFunction
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_result
+
+
+class Stamp(Struct, frozen=True):
+    """The options of a job function, or of its twin by `using`, resolved under one configuration."""
+
+    config: Config
+    job: str
+    topic: str
+    id: str | None  # chosen beforehand
+    unique: Unique | None
+    fields: dict[str, Any]  # of the envelope, beside those above
+    stores_result: bool
+    on_commit: bool | None  # what `using`, else `@job`, says
+
+
+def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
+    """Resolve the options of a job function; raises JobDefinitionError for one that no worker could find."""
+    if job.name.startswith("__main__."):
+        raise JobDefinitionError(
+            f"{job.name} is defined in the program that was started, which a worker imports under another name: "
+            "move it to a module of its own, or name it, @job(name=...)"
+        )
+    overrides = job.overrides
+    options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)
+    topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
+    return Stamp(
+        config=config,
+        job=job.name,
+        topic=topic,
+        id=None if overrides.id is UNSET else overrides.id,
+        unique=None if options.unique is UNSET else options.unique,
+        fields=_fields(options, overrides, config.topics.get(topic)),
+        stores_result=stores_result(job.options, topic, config),
+        on_commit=None if options.on_commit is UNSET else options.on_commit,
+    )
+
+
+def _fields(options: JobOptions, overrides: JobOptions, settings: Any) -> dict[str, Any]:
+    """What the envelope says beyond name and arguments: only `using` writes what the worker resolves itself."""
+    fields: dict[str, Any] = {}
+    for name in ("retries", "timeout", "store_result"):
+        if getattr(overrides, name) is not UNSET:
+            fields[name] = getattr(overrides, name)
+    for name in ("delay", "key", "headers"):
+        if getattr(options, name) is not UNSET:
+            fields[name] = getattr(options, name)
+    for name, field in (("priority", "priority"), ("expires", "expires_in")):
+        value = getattr(options, name)
+        if value is UNSET and settings is not None:
+            value = getattr(settings, name)
+        if value is not UNSET and value is not None:
+            fields[field] = value if name == "priority" else float(value)
+    return fields

@@ -1,0 +1,292 @@
+"""Many threads, one connection: what they enqueue at once is one push, and each hears of its own alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jobs_core.backends.base import FEATURES, Outgoing
+from jobs_core.errors import BackendUnavailable, QueueFull
+from jobs_core.producer import Producer
+
+PATIENCE = 20.0
+
+
+class Gated:
+    """A backend that holds its first push until it is told to go on, and follows a script of what pushes come to."""
+
+    def __init__(self, *script: Any, features: frozenset[str] = FEATURES) -> None:
+        self.features = features
+        self.script: Iterator[Any] = iter(script)
+        self.pushes: list[tuple[list[str], str]] = []
+        self.entered, self.gate = threading.Event(), threading.Event()
+        self.closed = False
+
+    def open(self, owner: str | None) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        self.pushes.append(([message.id for message in messages], request))
+        if len(self.pushes) == 1:
+            self.entered.set()
+            assert self.gate.wait(PATIENCE)
+        step = next(self.script, {})
+        step = step(messages) if callable(step) else step
+        if isinstance(step, BaseException):
+            raise step
+        return step
+
+    @property
+    def sent(self) -> list[list[str]]:
+        return [ids for ids, _ in self.pushes]
+
+
+class Caller(threading.Thread):
+    def __init__(self, producer: Producer, *ids: str, timeout: float = PATIENCE) -> None:
+        super().__init__(daemon=True)
+        self.outcome: Any = None
+        self._call: Callable[[], Any] = lambda: producer.push([Outgoing(name, "t", b"") for name in ids], timeout)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._call()
+        except BaseException as error:
+            self.outcome = error
+
+    def end(self) -> Any:
+        self.join(PATIENCE)
+        assert not self.is_alive()
+        return self.outcome
+
+
+def crowd(backend: Gated, count: int = 7, **options: Any) -> tuple[Producer, Caller, list[Caller]]:
+    """One caller who sends and is held, and others who have laid down theirs behind it, in order."""
+    producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]  # all that a producer needs
+    first = Caller(producer, "first")
+    assert backend.entered.wait(PATIENCE)
+    others = []
+    for n in range(count):
+        others.append(Caller(producer, f"j{n}", **options))
+        until(lambda n=n: len(producer._waiting) == n + 1)
+    return producer, first, others
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+NAMES = [f"j{n}" for n in range(7)]
+
+
+def test_what_comes_while_one_is_sending_is_one_push():
+    backend = Gated()
+    _, first, others = crowd(backend)
+    backend.gate.set()
+    assert [caller.end() for caller in (first, *others)] == [{}] * 8
+    assert backend.sent == [["first"], NAMES]
+
+
+def test_everybody_hears_of_conflicts():
+    backend = Gated({}, {"j3": "holder"})
+    _, _, others = crowd(backend)
+    backend.gate.set()
+    assert others[3].end() == {"j3": "holder"}
+    assert "j2" not in others[2].end()
+
+
+def test_a_refusal_meets_its_own_caller_alone():
+    def full(messages: Sequence[Outgoing]) -> Any:
+        return QueueFull("no room for j3") if any(message.id == "j3" for message in messages) else {}
+
+    backend = Gated(*[full] * 20)
+    _, first, others = crowd(backend)
+    backend.gate.set()
+    assert first.end() == {}
+    assert [type(caller.end()) for caller in others] == [QueueFull if n == 3 else dict for n in range(7)]
+    assert backend.sent == [["first"], NAMES, *[[name] for name in NAMES]]
+    assert len({request for _, request in backend.pushes}) == 9  # a remembered answer is nobody else's
+
+
+def test_without_dedup_a_refused_push_is_parted_under_its_own_request():
+    """Such a backend may know by the request which messages it has: what it has is not sent twice."""
+    backend = Gated({}, QueueFull("one of them"), features=FEATURES - {"dedup"})
+    _, _, others = crowd(backend)
+    backend.gate.set()
+    assert [caller.end() for caller in others] == [{}] * 7
+    assert len({request for _, request in backend.pushes[1:]}) == 1
+
+
+def test_an_outage_is_outlasted_under_the_same_request():
+    backend = Gated({}, BackendUnavailable("gone"), BackendUnavailable("gone"))
+    _, _, others = crowd(backend)
+    backend.gate.set()
+    assert [caller.end() for caller in others] == [{}] * 7
+    assert backend.sent[1:] == [NAMES] * 3
+    assert len({request for _, request in backend.pushes[1:]}) == 1
+
+
+def test_after_an_outage_a_refusal_is_parted_too():
+    backend = Gated({}, BackendUnavailable("gone"), QueueFull("full"), QueueFull("j0"))
+    _, _, others = crowd(backend)
+    backend.gate.set()
+    assert [type(caller.end()) for caller in others] == [QueueFull, *[dict] * 6]
+
+
+def test_who_waits_too_long_gives_up_and_nothing_of_it_is_sent():
+    backend = Gated()
+    _, first, others = crowd(backend, 1, timeout=0.05)
+    error = others[0].end()
+    assert isinstance(error, BackendUnavailable)
+    assert "still waiting" in str(error)
+    backend.gate.set()
+    assert first.end() == {}
+    assert backend.sent == [["first"]]
+
+
+def test_an_outage_ends_for_each_at_its_own_time():
+    backend = Gated(*[BackendUnavailable("gone")] * 1000)
+    producer, first, others = crowd(backend, 3, timeout=0.3)
+    backend.gate.set()
+    assert all(isinstance(caller.end(), BackendUnavailable) for caller in others)
+    assert first.is_alive()  # it has the patience of a test, and goes on
+    backend.script = iter(())
+    assert first.end() == {}
+    assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
+
+
+class Interrupted(BaseException):
+    """As a job's timeout is, that a signal raises anywhere."""
+
+
+def test_who_is_interrupted_while_it_sends_for_others_sees_to_theirs():
+    backend = Gated({}, Interrupted())
+    producer, _, others = crowd(backend)
+    backend.gate.set()
+    assert isinstance(others[0].end(), Interrupted)
+    assert [caller.end() for caller in others[1:]] == [{}] * 6
+    assert backend.sent[1:] == [NAMES, NAMES[1:]]
+    assert backend.pushes[1][1] == backend.pushes[2][1]  # the same request: what has arrived is not added again
+    assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
+
+
+def test_who_is_interrupted_alone_leaves_the_way_free():
+    backend = Gated(Interrupted())
+    producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]
+    caller = Caller(producer, "one")
+    backend.gate.set()
+    assert isinstance(caller.end(), Interrupted)
+    assert producer.push([Outgoing("two", "t", b"")], 1.0) == {}
+
+
+def test_one_callers_messages_are_never_parted_and_many_are_not_all_combined(monkeypatch):
+    monkeypatch.setattr("jobs_core.producer.MOST_COMBINED", 3)
+    backend = Gated()
+    producer, _, _ = crowd(backend, 2)
+    big = Caller(producer, "b1", "b2", "b3", "b4")
+    until(lambda: len(producer._waiting) == 3)
+    last = Caller(producer, "last")
+    until(lambda: len(producer._waiting) == 4)
+    backend.gate.set()
+    assert big.end() == last.end() == {}
+    assert backend.sent == [["first"], ["j0", "j1"], ["b1", "b2", "b3", "b4"], ["last"]]
+
+
+def test_closing_waits_for_its_turn_and_the_next_push_opens_again():
+    backend = Gated()
+    producer, _, others = crowd(backend, 2)
+    closing = threading.Thread(target=producer.close, daemon=True)
+    closing.start()
+    until(lambda: len(producer._waiting) == 3)
+    after = Caller(producer, "after")
+    until(lambda: len(producer._waiting) == 4)
+    backend.gate.set()
+    closing.join(PATIENCE)
+    assert backend.closed
+    assert [caller.end() for caller in (*others, after)] == [{}] * 3
+    assert backend.sent == [["first"], ["j0", "j1"], ["after"]]
+
+
+def test_eight_threads_of_an_application_lose_and_double_nothing(tmp_path):
+    from jobs_core import App, job
+    from jobs_core.backends.base import State
+    from jobs_core.config import Config
+    from jobs_core.registry import Registry
+
+    app = App(Config(backend=f"sqlite:///{tmp_path}/q.db", run_dir=str(tmp_path)), registry=Registry())
+
+    @job(name="count", unique="{n}", registry=app.registry)
+    def count(n: int) -> None: ...
+
+    handles: list[list[Any]] = [[] for _ in range(8)]
+
+    def enqueue(mine: list[Any]) -> None:
+        for n in range(50):
+            mine.append(app.enqueue(count.call(n)))
+
+    threads = [threading.Thread(target=enqueue, args=(mine,)) for mine in handles]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    made = [handle for mine in handles for handle in mine if handle.created]
+    assert len(made) == 50  # one of eight each time; the others hold its handle
+    for n in range(50):
+        assert len({mine[n].id for mine in handles}) == 1
+    found = app.operate(lambda backend: backend.browse("default", State.READY, 1000))
+    assert {record.id for record in found} == {handle.id for handle in made}
+    app.close()
+
+
+def test_a_child_forked_while_a_thread_sends_has_a_way_of_its_own(tmp_path):
+    from jobs_core import App, job
+    from jobs_core.config import Config
+    from jobs_core.registry import Registry
+
+    app = App(Config(backend="memory://", run_dir=str(tmp_path)), registry=Registry())
+
+    @job(name="count", registry=app.registry)
+    def count(n: int) -> None: ...
+
+    backend = Gated()
+    app._producer._make_backend = lambda: backend  # type: ignore[assignment,return-value]
+    sender = threading.Thread(target=lambda: app.enqueue(count.call(1)), daemon=True)
+    sender.start()
+    assert backend.entered.wait(PATIENCE)
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if app.enqueue(count.call(2)).created else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    backend.gate.set()
+    sender.join(PATIENCE)
+    assert len(backend.pushes) == 1
+    app.close()
+
+
+def test_ids_sort_by_time_and_a_child_makes_others():
+    from jobs_core.ids import new_id
+
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert sorted(ids, key=lambda text: text[:13]) == ids
+    assert all(len(text) == 36 and text[14] == "7" and text[19] in "89ab" for text in ids)
+    out, into = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(into, new_id().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(out, 36).decode()[14:] != new_id()[14:]
+    os.close(out)
+    os.close(into)
