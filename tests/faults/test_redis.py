@@ -17,6 +17,7 @@ from jobs_core.errors import QueueFull
 from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer
 
+from ..support.proxy import Proxy
 from ..support.supervised import Supervised
 from ..torture import redis as rows
 from ..torture.stage import endure
@@ -90,9 +91,23 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
         assert "going on as" not in worker.output
 
 
-def test_consumption_goes_on_within_3_s_of_a_flapping_connection(redis_project, server):
-    from ..support.proxy import Proxy
+def test_a_connection_that_fell_silent_is_noticed_within_10_s(project, server):
+    with Proxy(server.port) as proxy:
+        project.configure(backend=f'backend = "redis://127.0.0.1:{proxy.port}"')  # the lease of everyday use
+        worker = project.worker()
+        project.push("note", "before")
+        project.until_noted("note before")
+        project.until_empty()
+        proxy.black_hole()
+        begin = time.monotonic()
+        worker.until_said("does not answer in time")
+        assert time.monotonic() - begin <= 10.0
+        proxy.heal()
+        project.push("note", "after")
+        project.until_noted("note after")
 
+
+def test_consumption_goes_on_within_3_s_of_a_flapping_connection(redis_project, server):
     project = redis_project
     with Proxy(server.port) as proxy:
         project.configure(backend=f'backend = "redis://127.0.0.1:{proxy.port}"')

@@ -53,6 +53,12 @@ class BackendBack(Event, frozen=True):
     seconds: float
 
 
+class BackendRisk(Event, frozen=True):
+    """The backend works, and is set up in a way that may cost jobs or lets anybody in; told once a start."""
+
+    advice: str
+
+
 class OwnerReplaced(Event, frozen=True):
     """The worker's lease had run out: its jobs went to others, it goes on under a new owner id."""
 
@@ -347,6 +353,7 @@ LEVELS: dict[type[Event], int] = {
     WorkerStopped: logging.INFO,
     BackendLost: logging.ERROR,
     BackendBack: logging.INFO,
+    BackendRisk: logging.WARNING,
     OwnerReplaced: logging.ERROR,
     SettledStale: logging.WARNING,
     JobFailed: logging.WARNING,

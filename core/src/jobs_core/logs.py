@@ -56,6 +56,8 @@ def sentence(event: Event) -> str:
             return f"the backend cannot be reached, trying again until it can: {error}"
         case events.BackendBack(seconds):
             return f"the backend answers again after {format_duration(round(seconds, 1))}"
+        case events.BackendRisk(advice):
+            return f"the backend works, but {advice}"
         case events.OwnerReplaced(old, new, running):
             return f"the lease of {old} ran out and its jobs went to others ({running} still run here); going on as {new}"
         case events.SettledStale(job_id, job, topic, attempt):

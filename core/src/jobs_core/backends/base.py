@@ -330,7 +330,8 @@ class Operable:
     def advice(self) -> list[str]:
         """Say what is risky about the broker as it is set up, each with its mend; empty if nothing is.
 
-        Called by: `jobsctl check`. Atomicity: none needed. Blocks: for a few round trips. Raises: BackendUnavailable.
+        Called by: `jobsctl check`, and once by the housekeeper. Atomicity: none needed. Blocks: for a few round trips.
+        Raises: BackendUnavailable.
         """
         return []
 

@@ -6,6 +6,7 @@ backend, and nothing else does. Every machine may run one: all that it does may 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -137,6 +138,7 @@ class Housekeeper:
         if not self._open:
             self._backend.open(None)
             self._open = True
+            self._tell_risks()
         while self._orders:
             self._obey(self._orders[0])
             self._orders.popleft()
@@ -147,6 +149,11 @@ class Housekeeper:
             self._count()
             self._next_count = now + COUNT_INTERVAL
         self._tick()
+
+    def _tell_risks(self) -> None:
+        with contextlib.suppress(BackendError):  # what cannot be told keeps nobody from work
+            for advice in self._backend.advice():
+                events.emit(events.BackendRisk(advice))
 
     def _sleep(self) -> None:
         now = time.monotonic()
