@@ -22,27 +22,6 @@ from ..torture import rabbitmq as rows
 from ..torture.stage import endure
 
 
-@pytest.fixture
-def node(rabbitmq_node):
-    yield rabbitmq_node
-    assert rabbitmq_node.serves()
-
-
-@pytest.fixture
-def rabbit_project(project, rabbitmq_url):
-    project.configure(backend=f'backend = "{rabbitmq_url}"')
-    return project
-
-
-@pytest.fixture
-def channel(rabbitmq_url):
-    """A bare client of pika's own, on the project's virtual host."""
-    with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        yield channel
-
-
 def dead(project):
     return project.app().operate(lambda backend: backend.browse("default", State.DEAD, 100))
 
@@ -60,7 +39,15 @@ def test_nothing_is_lost_by_a_network_that_swallows(node, tmp_path):
     assert tally.acknowledged == 400
 
 
-def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rabbit_project, node):
+@pytest.mark.parametrize(
+    ("alarm", "end"),
+    [
+        (("set_vm_memory_high_watermark", "absolute", "1"), ("set_vm_memory_high_watermark", "absolute", "1GB")),
+        (("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "20MB")),
+    ],
+    ids=["memory", "disk"],
+)
+def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rabbit_project, node, alarm, end):
     project = rabbit_project
     project.configure('enqueue_timeout = "1s"', backend=project_backend(project))
     worker = project.worker()
@@ -71,17 +58,21 @@ def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rab
         app._producer.push([app.outgoing(message)], patience)
 
     enqueue("before")
-    project.push_many([("nap", (0.02, f"n{n}"), {}) for n in range(50)])
-    node.control("set_vm_memory_high_watermark", "absolute", "1")
+    project.push_many([*[("nap", (0.02, f"n{n}"), {}) for n in range(50)], ("nap", (3.0, "long"), {}), ("fail_twice", (), {})])
+    node.control(*alarm)
     try:
-        with pytest.raises(BackendUnavailable, match="takes no messages at present.*memory"):
+        with pytest.raises(
+            BackendUnavailable, match=f"takes no messages at present.*low on {'memory' if 'vm' in alarm[0] else 'disk'}"
+        ):
             for _ in range(3):
                 enqueue("into the alarm", patience=1.0)
-        project.until_noted(*[f"end n{n}" for n in range(50)])
+        project.until_noted(*[f"end n{n}" for n in range(50)], "end long", "attempt 1")
+        worker.until_said("takes no messages at present")  # its retry waits
+        assert "attempt 2" not in project.ledger()
     finally:
-        node.control("set_vm_memory_high_watermark", "absolute", "1GB")
+        node.control(*end)
     project.until(lambda: _enqueued(lambda: enqueue("after")))
-    project.until_noted("note after")
+    project.until_noted("note after", "attempt 3")
     assert worker.stop() == 0
 
 
@@ -139,6 +130,23 @@ def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, 
         project.push("note", "after")
         project.until_noted("note after")
         assert time.monotonic() - begin <= 3.0
+        assert worker.stop() == 0
+
+
+def test_silence_is_noticed_within_two_heartbeats(project, node, rabbitmq_url):
+    with Proxy(node.port) as proxy:
+        url = rabbitmq_url.replace(str(node.port), str(proxy.port))
+        project.configure(backend=f'backend = "{url}?heartbeat=5"')
+        worker = project.worker()
+        project.push("note", "before")
+        project.until_noted("note before")
+        project.until_empty()
+        begin = time.monotonic()
+        proxy.black_hole()
+        worker.until_said("cannot be reached")
+        assert time.monotonic() - begin <= 2 * 5 + 2.0  # and what a busy machine adds
+        proxy.heal()
+        worker.until_said("answers again")
         assert worker.stop() == 0
 
 

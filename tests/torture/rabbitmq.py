@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
 
 from ..support.project import Process, until
 from ..support.proxy import Proxy
 from .stage import Row, Stage
-from .troubles import cut, flap, freeze_worker, in_turn, kill_worker, lose_packets, lose_reply_to, slow_down
+from .troubles import cut, flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
 
 HEARTBEAT = 2
 """Seconds; pika notices silence after five more."""
 
 TASKS = '''
 """Jobs that keep a ledger; some of them are a burden."""
-import os, time
+import asyncio, os, time
 from pathlib import Path
 from jobs_core import current_job, job
 
@@ -35,6 +36,19 @@ def record(what, file=RUNS):
 def work(seconds: float = 0.0):
     record("start")
     time.sleep(seconds)
+    record("end")
+
+@job
+async def awork(seconds: float = 0.0):
+    record("start")
+    await asyncio.sleep(seconds)
+    record("end")
+
+@job(retries=3, backoff=1.0)
+def stumble():
+    record("start")
+    if not current_job().attempt > 1:
+        raise ConnectionError("come back")
     record("end")
 
 @job
@@ -71,35 +85,41 @@ Trouble = Callable[[RabbitMQStage], None]
 
 @contextlib.contextmanager
 def _on_node(
-    node: RabbitMQNode, directory: Path, trouble: Trouble, options: str = ""
+    node: RabbitMQNode, directory: Path, trouble: Trouble, url_options: str, stage_options: Mapping[str, Any]
 ) -> Iterator[tuple[RabbitMQStage, Trouble]]:
     """A stage on a node that runs."""
     with Proxy(node.port) as proxy:
         url = node.url(node.make_vhost(), port=proxy.port)
-        stage = RabbitMQStage(directory / "project", f"{url}?heartbeat={HEARTBEAT}{options}")
+        stage = RabbitMQStage(directory / "project", f"{url}?heartbeat={HEARTBEAT}{url_options}", **stage_options)
         (stage.project.root / "tasks.py").write_text(TASKS)
         stage.node, stage.proxy = node, proxy
         with stage:
             yield stage, trouble
 
 
-def on(node: RabbitMQNode, trouble: Trouble) -> Row:
+def on(node: RabbitMQNode, trouble: Trouble, **stage_options: Any) -> Row:
     """A row on a node that is there already."""
-    return lambda directory, count: _on_node(node, directory, trouble)
+    return lambda directory, count: _on_node(node, directory, trouble, "", stage_options)
 
 
-def _row(act: Trouble, *, times: int = 1, options: str = "") -> Row:
+def _row(act: Trouble, *, times: int = 1, options: str = "", **stage_options: Any) -> Row:
     """A row on a node of its own whose trouble is an act, done so many times while jobs come."""
 
     @contextlib.contextmanager
     def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
+        trouble = in_turn(*[act] * times)
         with (
             RabbitMQNode(directory / "rabbitmq") as node,
-            _on_node(node, directory, in_turn(*[act] * times), options) as set_up,
+            _on_node(node, directory, trouble, options, stage_options) as set_up,
         ):
             yield set_up
 
     return row
+
+
+def at_once(jobs: int) -> dict[str, Any]:
+    """Options of a stage whose workers run so many jobs at once, for a second each."""
+    return {"options": ("--mode", "async", "--concurrency", str(jobs)), "job": "awork", "seconds": 1.0}
 
 
 # -- workers ---------------------------------------------------------------------------------------
@@ -164,7 +184,7 @@ def memory_alarm(stage: RabbitMQStage) -> None:
 
 
 def disk_alarm(stage: RabbitMQStage) -> None:
-    stage.node.control("set_disk_free_limit", "1000TB")
+    stage.node.control("set_disk_free_limit", "1000000GB")
     until(lambda: stage.producer.errors or stage.producer.sent >= stage.producer.count, 60.0)
     stage.node.control("set_disk_free_limit", "20MB")
 
@@ -178,6 +198,10 @@ def close_connections(stage: RabbitMQStage) -> None:
 
 lose_confirm = lose_reply_to(b"jobs.default")
 """The node has the message, and nobody is told: it is sent again."""
+
+
+def nothing(stage: RabbitMQStage) -> None:
+    """The jobs are trouble enough."""
 
 
 # -- long jobs -------------------------------------------------------------------------------------
@@ -210,6 +234,7 @@ def lost(worker: Process) -> bool:
 
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
+    "workers killed, each with 5,000 jobs": _row(kill_busy_workers(5000), **at_once(5000)),
     "worker frozen until given up": _row(freeze_worker(4 * HEARTBEAT)),
     "a job that kills its workers": _row(poison),
     "node killed": _row(kill_node, times=3),
@@ -224,10 +249,11 @@ ROWS: dict[str, Row] = {
     "confirms lost": _row(lose_confirm, times=20),
     "packets lost in silence": _row(lose_packets(5 * HEARTBEAT)),
     "100 ms and more each way": _row(slow_down),
+    "every job fails once": _row(nothing, job="stumble"),
     "jobs of 60 s at a heartbeat of 2 s, one holding the interpreter": _row(long_jobs(60.0)),
 }
 
 SHORT: tuple[Trouble, ...] = (kill_worker, cut, lose_confirm, close_connections, kill_worker, kill_node, lose_confirm, cut)
 """What is over soon: `make test` does it all in one run."""
 
-__all__ = ["HEARTBEAT", "ROWS", "SHORT", "in_turn", "long_jobs", "lose_packets", "on"]
+__all__ = ["HEARTBEAT", "ROWS", "SHORT", "at_once", "in_turn", "kill_busy_workers", "long_jobs", "lose_packets", "on", "poison"]

@@ -54,25 +54,37 @@ def test_a_call_that_cannot_work_says_what_would_make_it(rabbitmq_url):
     backend.close()
 
 
-def test_tls_is_verified(tmp_path):
+def certify(directory):
+    """An authority, and a certificate of it for this machine, which server and client may both show."""
+    (directory / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out request.pem",
+        "x509 -req -days 2 -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -extfile names -out certificate.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
+
+
+def test_tls_is_verified_on_both_sides(tmp_path):
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed: apt-get install openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*request, *names], check=True, capture_output=True)
+    certify(tmp_path)
+    ca, key, certificate = (tmp_path / name for name in ("ca.pem", "key.pem", "certificate.pem"))
     port = free_port()
     config = (
-        f"listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {certificate}\n"
+        f"listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {ca}\n"
         f"ssl_options.certfile = {certificate}\nssl_options.keyfile = {key}\n"
+        "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
     )
     with RabbitMQNode(tmp_path / "node", config=config) as node:
         url = node.url(node.make_vhost(), port=port).replace("amqp://", "amqps://")
-        backend = opened(f"{url}?ca={certificate}")
+        backend = opened(f"{url}?ca={ca}&cert={certificate}&key={key}")
         assert backend.push([Outgoing(new_id(), "a", bytes(300_000))], new_token()) == {}
         backend.close()
         with pytest.raises(BackendError, match="certificate cannot be trusted"):
             opened(url)
+        with pytest.raises(BackendUnavailable):
+            opened(f"{url}?ca={ca}")  # the node wants to know who comes
 
 
 def test_priorities_are_kept_on_four_levels():

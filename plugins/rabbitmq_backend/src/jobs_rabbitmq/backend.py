@@ -338,6 +338,7 @@ class RabbitMQBackend(RabbitMQOperations):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         if not settlements:
             return []
+        self._loop.look()  # nobody confirms an acknowledgement: whether the connection has ended is found out before
         consumer = self._taking()
         failpoint("settle.before_commit")
         if self._settled[0] != request:
