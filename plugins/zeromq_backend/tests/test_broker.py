@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -24,6 +25,7 @@ from jobs_zeromq.broker.reading import read
 from jobs_zeromq.broker.results import Results
 from jobs_zeromq.broker.store import Store
 from jobs_zeromq.broker.waiting import Waiting
+from jobs_zeromq.link import Link
 
 
 @pytest.fixture
@@ -137,6 +139,46 @@ def test_only_one_of_those_who_wait_is_woken_for_one_job(start_in_process):
         assert [found for _, found in woken] == [True, False]
     finally:
         for backend in (*waiting, producer):
+            backend.close()
+
+
+def test_what_was_handed_out_to_a_wait_that_had_ended_is_returned_by_its_request(start_in_process, monkeypatch):
+    broker = start_in_process()
+    worker, producer = (ZeromqBackend(broker.url, BackendOptions()) for _ in range(2))
+    worker.open("worker")
+    producer.open(None)
+    answered = Link.call_later
+    monkeypatch.setattr(Link, "call_later", lambda *args: answered(*args) and None)  # as if the bell had rung a moment sooner
+    try:
+        producer.push([Outgoing(str(n), "t", b"x") for n in range(3)], new_token())
+        assert [one.id for one in worker.reserve_next(["t"], 2, "request", 20.0)] == ["0", "1"]
+        assert producer.counts(["t"])["t"].reserved == 2
+    finally:
+        worker.close()
+        producer.close()
+
+
+def test_a_burst_is_handed_out_to_all_who_wait_and_not_again_to_nobody(start_in_process):
+    broker = start_in_process()
+    workers = [ZeromqBackend(broker.url, BackendOptions()) for _ in range(5)]
+    producer = ZeromqBackend(broker.url, BackendOptions())
+    producer.open(None)
+    for backend in workers:
+        backend.open(new_token())
+    try:
+        with ThreadPoolExecutor(5) as pool:
+            taken = [pool.submit(one.reserve_next, ["t"], 2, new_token(), 30.0) for one in workers]
+            while producer.status().waiting < 5:
+                time.sleep(0.001)  # until the broker knows
+            producer.push([Outgoing(str(n), "t", b"x") for n in range(7)], new_token())
+            while sum(one.done() for one in taken) < 4:
+                time.sleep(0.001)
+            assert producer.status().waiting == 1  # for whom nothing is left
+            for backend in workers:
+                backend.interrupt()
+            assert sorted(one.id for future in taken for one in future.result(30)) == [str(n) for n in range(7)]
+    finally:
+        for backend in (*workers, producer):
             backend.close()
 
 

@@ -107,6 +107,17 @@ class ZeromqBackend(ZeromqOperations):
         self._link.doze(timeout)
         return False
 
+    def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
+        self._say_retention(topics)
+        failpoint("reserve.before_commit")
+        asked = p.Next(owner=self._owner, request=request, topics=list(topics), limit=limit, timeout=timeout)
+        deliveries = self._link.call_later(p.NEXT, asked, timeout)
+        if deliveries is None:  # the same request for no more than it may have got: then it is over, and we know
+            ending = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0)
+            deliveries = self._link.call(p.RESERVE, ending)
+        failpoint("reserve.after_commit")
+        return deliveries
+
     def interrupt(self) -> None:
         link = self._open_link
         if link is not None:

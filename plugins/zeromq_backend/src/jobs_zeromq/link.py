@@ -149,7 +149,10 @@ class Link:
         tag = frames[2] = b"%x" % self._tags
         self._waiting = False
         self._send(frames)
-        kind, body = self._answer(tag, timeout)
+        return self._body(*self._answer(tag, timeout))
+
+    def _body(self, kind: bytes, body: bytes) -> bytes:
+        """What an answer holds; raises what it says if it is an error."""
         if kind == ERROR:
             refusal: Refusal = decode_refusal(body)
             if refusal.code == "hello":
@@ -238,16 +241,39 @@ class Link:
                 if answer[2] != tag:
                     continue
                 self._waiting = False
-                refusal: Refusal = decode_refusal(answer[3])
-                if refusal.code == "hello":
-                    raise _Gone
-                raise refusal.error()
+                self._body(answer[1], answer[3])
             left = deadline - time.monotonic()
             if self._poll(max(0.0, left), self._bell) and self._rung():
                 self.wait_no_longer()
                 return False
             if left <= 0 and not self._readable():
                 return False
+
+    def call_later(self, verb: Verb[Q, A], request: Q, timeout: float) -> A | None:
+        """Ask what may take as long as that to be answered; None if it is not, the bell rings, or the connection breaks.
+
+        Whether it was done is for another request to find out then, which also ends it.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            self._connect(time.monotonic() + RECONNECT)
+            self._tags += 1
+            tag = b"%x" % self._tags
+            self._send([VERSION, verb.name, tag, verb.encode(request)])
+            self._waiting = True
+            while True:
+                for answer in self._received():
+                    if answer[2] == tag:
+                        self._waiting = False
+                        return verb.decode_answer(self._body(answer[1], answer[3]))
+                left = deadline - time.monotonic()
+                if self._poll(max(0.0, left), self._bell) and self._rung():
+                    return None
+                if left <= 0 and not self._readable():
+                    return None
+        except _Gone:
+            self.drop()
+            return None
 
     def _readable(self) -> bool:
         assert self._socket is not None

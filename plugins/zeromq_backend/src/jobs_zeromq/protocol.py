@@ -106,6 +106,14 @@ class Reserve(Struct, kw_only=True):
     limit: Annotated[int, Meta(ge=0, le=100_000)]
 
 
+class Next(Reserve, kw_only=True):
+    """A reserve that is answered when it has taken something. Any other request ends it: a reserve of the same request id and
+    limit 0 returns what it may have taken."""
+
+    limit: Annotated[int, Meta(ge=1, le=100_000)]
+    timeout: Seconds = 0.0
+
+
 class Claim(Struct, kw_only=True):
     """These very jobs, whoever holds them."""
 
@@ -257,6 +265,7 @@ CLOSE: Verb[Owner, None] = Verb("close", Owner, None)
 PUSH: Verb[Push, dict[str, str]] = Verb("push", Push, dict[str, str], durable=True)
 PUT: Verb[Put, Stored] = Verb("put", Put, Stored, durable=True)
 RESERVE: Verb[Reserve, list[Delivery]] = Verb("reserve", Reserve, list[Delivery])
+NEXT: Verb[Next, list[Delivery]] = Verb("next", Next, list[Delivery], writes=False)
 CLAIM: Verb[Claim, list[Delivery]] = Verb("claim", Claim, list[Delivery])
 WAIT: Verb[Wait, None] = Verb("wait", Wait, None, writes=False)
 SETTLE: Verb[Settle, list[Answer]] = Verb("settle", Settle, list[Answer])

@@ -44,7 +44,7 @@ SWEEP = 10.0
 """Seconds after which the dead are looked for in any case."""
 
 SETTLING = 0.05
-"""ZeroMQ says that a connection has ended a moment before its socket knows, seconds."""
+"""ZeroMQ says that a connection has ended a moment before its socket knows, seconds. And as long waits who found work gone."""
 
 
 MOST_RESULTS = 100_000
@@ -73,6 +73,7 @@ class Server:
         self._desk = Desk(self._store)
         self._peers = Peers(clock)
         self._waiting = Waiting(self._wake)
+        self._takers: list[Asked] = []  # who waited to reserve, and is to now
         self._results = Results()
         self._door: Door | None = None
         self._began = time.monotonic()
@@ -192,7 +193,7 @@ class Server:
         last: dict[bytes, Asked] = {}
         for one in asked:
             if one.verb is not p.RETAIN:
-                neglected += self._waiting.heard_of(one.sender, reserves=one.verb is p.RESERVE)
+                neglected += self._waiting.heard_of(one.sender, reserves=one.verb in (p.RESERVE, p.NEXT))
                 last[one.sender] = one
         for one in asked:
             if one.verb is p.HELLO or one.verb is p.RETAIN:
@@ -221,23 +222,42 @@ class Server:
         """Requests that are answered when something happens; a wait that another request has followed is over."""
         if one.verb is p.STATUS:
             self._reply(Answered(one, p.OK, p.STATUS.encode(self._status())))
-        elif one.verb is p.WAIT and one.request.topics and is_last:
-            try:
-                with self._store.reading() as db:
-                    ready, due = views.look(db, one.request.topics, self._store.now())
-            except BackendError as error:
-                self._reply(refusal(one, error))
-                return
-            if ready or due <= 0:
-                self._send([one.sender, p.VERSION, p.WAKE, one.tag, b""])
-            else:
-                self._waiting.add(one.sender, one.tag, one.request.topics, one.request.timeout, due)
+        elif (one.verb is p.WAIT or one.verb is p.NEXT) and one.request.topics and is_last:
+            self._wait(one)
         elif one.verb is p.RESULT:
             if len(self._results) >= MOST_RESULTS:
                 self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are waited for already: ask again later")))
                 return
             self._results.add(one)
             self._desk.touched.add(one.request.id)
+
+    def _wait(self, one: Asked, *, got_nothing: bool = False) -> None:
+        """Have it wait, unless there is work; for a moment even then if it has just got nothing."""
+        try:
+            with self._store.reading() as db:
+                ready, due = views.look(db, one.request.topics, self._store.now())
+        except BackendError as error:
+            self._reply(refusal(one, error))
+            return
+        takes = one.verb is p.NEXT
+        if got_nothing and (ready or due <= 0):
+            ready, due = False, SETTLING
+        if not ready and due > 0:
+            self._waiting.add(one.sender, one.tag, one.request.topics, one.request.timeout, due, one if takes else None)
+        elif takes:
+            self._takers.append(one)
+        else:
+            self._send([one.sender, p.VERSION, p.WAKE, one.tag, b""])
+
+    def _hand_out(self) -> None:
+        """Reserve for those who waited for something to reserve; who gets nothing waits on."""
+        takers, self._takers = self._takers, []
+        reserves = [Asked(one.peer, one.sender, one.tag, p.RESERVE, one.request) for one in takers]
+        for one, answer in zip(takers, self._desk.serve(reserves), strict=True):
+            if answer.body == _NOTHING and answer.kind is p.OK:
+                self._wait(one, got_nothing=True)
+            else:
+                self._reply(answer)
 
     def _give_back_space(self) -> None:
         try:
@@ -250,9 +270,14 @@ class Server:
 
     def _tell_news(self) -> None:
         """Wake who waits for topics with work, and answer who waits for jobs that have ended."""
-        news, self._desk.news = self._desk.news, set()
-        for topic in self._with_work(self._waiting.waited_for(news)):
-            self._waiting.wake(topic)
+        share = 1
+        while self._desk.news or self._takers:
+            news, self._desk.news = self._desk.news, set()
+            for topic in self._with_work(self._waiting.waited_for(news)):
+                for _ in range(share):
+                    self._waiting.wake(topic)
+            self._hand_out()
+            share *= 2  # one took all that it could, so that there may be more, for more
         touched, self._desk.touched = self._desk.touched, set()
         if self._results:
             self._tell_ends(self._results.to_look_at(touched))
@@ -285,7 +310,7 @@ class Server:
             self._next_sweep = now + SWEEP
             self._sweep()
             self.door.check_room()
-        if self._desk.news or self._results:
+        if self._desk.news or self._takers or self._results:
             self._tell_news()
 
     def _with_work(self, topics: Sequence[str]) -> list[str]:
@@ -312,6 +337,9 @@ class Server:
     # -- out -------------------------------------------------------------------------------------
 
     def _wake(self, waiter: Waiter) -> bool:
+        if waiter.asked is not None:
+            self._takers.append(waiter.asked)
+            return True
         return self._send([waiter.peer, p.VERSION, p.WAKE, waiter.tag, b""])
 
     def _reply(self, answer: Answered) -> None:
@@ -349,4 +377,5 @@ class Server:
         )
 
 
-_OURS = frozenset(verb.name for verb in (p.HELLO, p.RETAIN, p.STATUS, p.WAIT, p.RESULT))
+_OURS = frozenset(verb.name for verb in (p.HELLO, p.RETAIN, p.STATUS, p.WAIT, p.NEXT, p.RESULT))
+_NOTHING = p.RESERVE.encode([])

@@ -11,6 +11,8 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from .reading import Asked
+
 PATIENCE = 0.25
 """How long a woken worker has to come for the work before the next is woken, seconds."""
 
@@ -18,17 +20,17 @@ NEVER = float("inf")
 
 
 class Waiter:
-    """One worker's wait."""
+    """One worker's wait: to be woken, or to have reserved what it asked for."""
 
-    __slots__ = ("alive", "peer", "tag", "topics")
+    __slots__ = ("alive", "asked", "peer", "tag", "topics")
 
-    def __init__(self, peer: bytes, tag: bytes, topics: Sequence[str]) -> None:
-        self.peer, self.tag, self.topics = peer, tag, topics
+    def __init__(self, peer: bytes, tag: bytes, topics: Sequence[str], asked: Asked | None) -> None:
+        self.peer, self.tag, self.topics, self.asked = peer, tag, topics, asked
         self.alive = True
 
 
 class Waiting:
-    """All waits. `wake` sends one its answer and says whether it could be reached."""
+    """All waits. `wake` gives one what it waits for, and says whether it could be reached."""
 
     def __init__(self, wake: Callable[[Waiter], bool]) -> None:
         self._wake = wake
@@ -44,10 +46,12 @@ class Waiting:
     def __iter__(self) -> Iterator[Waiter]:
         return iter(list(self._by_peer.values()))
 
-    def add(self, peer: bytes, tag: bytes, topics: Sequence[str], timeout: float, due: float) -> None:
+    def add(
+        self, peer: bytes, tag: bytes, topics: Sequence[str], timeout: float, due: float, asked: Asked | None = None
+    ) -> None:
         """Somebody waits for at most `timeout` seconds; a scheduled job of its topics falls due in `due` seconds."""
         self.drop(peer)
-        waiter = Waiter(peer, tag, topics)
+        waiter = Waiter(peer, tag, topics, asked)
         self._by_peer[peer] = waiter
         for topic in topics:
             self._by_topic.setdefault(topic, {})[peer] = waiter
@@ -87,7 +91,8 @@ class Waiting:
         self.drop(waiter.peer)
         if not self._wake(waiter):
             return False
-        self._woken[waiter.peer] = time.monotonic() + PATIENCE, waiter.topics
+        if waiter.asked is None:
+            self._woken[waiter.peer] = time.monotonic() + PATIENCE, waiter.topics
         return True
 
     def heard_of(self, peer: bytes, *, reserves: bool) -> Sequence[str]:
