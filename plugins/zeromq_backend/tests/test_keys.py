@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -90,7 +93,7 @@ def test_a_client_on_the_list_gets_in_and_nobody_else(locked, tmp_path):
     with pytest.raises(BackendError):  # without any key
         connect(tmp_path, locked.url.partition("?")[0])
     wrong = locked.url.replace("broker=keys/broker.key", "broker=others/broker.key")
-    with pytest.raises(BackendError):  # who expects another broker talks to none
+    with pytest.raises(BackendUnavailable, match="is .*/others/broker.key its public key"):  # who expects another talks to none
         connect(tmp_path, wrong)
     assert connect(tmp_path, locked.url).refused >= 1
 
@@ -109,6 +112,32 @@ def test_plain_clients_cannot_ask_a_broker_with_keys_anything(locked):
     with Raw(locked.url.partition("?")[0], hello=False) as raw:
         raw.send(b"jobs1", b"status", b"t", b"\x80")
         assert not raw.socket.poll(500)
+
+
+def test_what_is_missing_is_named_with_where_it_comes_from(locked, tmp_path):
+    with pytest.raises(BackendError, match="nobody.key_secret: there is no such file: `jobsctl broker keygen`"):
+        connect(tmp_path, locked.url.replace("web1", "nobody"))
+    with pytest.raises(BackendUnavailable, match="does `jobsctl broker` run there"):
+        connect(tmp_path, f"zmq+tcp://127.0.0.1:{free_port()}")
+
+
+def test_the_list_of_clients_is_kept_when_it_cannot_be_read_for_want_of_descriptors(tmp_path):
+    keys.make_broker(tmp_path / "keys")
+    keys.make_client(tmp_path / "keys", "web1")
+    listed = tmp_path / "keys" / "clients"
+    public = keys.load_public(listed / "web1.key")
+    allowed, fresh = keys.AllowList(listed), keys.AllowList(listed)
+    assert allowed.name(public) == "web1"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert allowed.name(public) == "web1"
+        assert fresh.name(public) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert fresh.name(public) == "web1"
+    (listed / "web1.key").unlink()
+    assert allowed.name(public) is None
 
 
 def test_a_secret_that_others_may_read_is_not_used(locked, tmp_path):
@@ -198,6 +227,17 @@ def test_one_store_has_one_broker(service, tmp_path):
     other = BrokerService(tmp_path / "other", toml=f'broker.store = "sqlite:///{store}"')
     with pytest.raises(AssertionError, match=f"another broker \\(process {service.pid}\\)"):
         other.start()
+
+
+def test_a_store_of_a_later_release_is_left_alone(service):
+    service.start()
+    assert service.stop() == 0
+    with contextlib.closing(sqlite3.connect(service.directory / ".jobs" / "broker.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+        db.execute("UPDATE meta SET value = 99 WHERE key = 'readable_by'")
+        db.commit()
+    with pytest.raises(AssertionError, match="was written by a later jobs-core .* upgrade jobs-core here"):
+        service.start()
 
 
 def test_a_port_that_is_taken_is_named(service, tmp_path):

@@ -78,6 +78,8 @@ def load_pair(path: Path) -> tuple[bytes, bytes]:
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:
+    if not path.exists():
+        raise BackendError(f"{path}: there is no such file: `jobsctl broker keygen` makes it, on the broker's machine")
     try:
         return zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:

@@ -357,11 +357,14 @@ class Link:
     def _handshake(self, give_up: float) -> None:
         """Wait until the connection is up."""
         assert self._monitor is not None
+        reason = "cannot be reached: does `jobsctl broker` run there?"
         while True:
             left = give_up - time.monotonic()
             if left <= 0 or not self._monitor.poll(int(left * 1000) + 1):
-                raise _Gone("cannot be reached")
+                raise _Gone(reason)
             event = self._event()
+            if event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL and self.address.broker:
+                reason = f"cannot be reached: who listens there hangs up: is {self.address.broker} its public key?"
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 return
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
