@@ -128,3 +128,43 @@ def test_an_idle_worker_tells_an_outage_once_and_its_end_once(registry, monkeypa
     app.close()
     forget(url)
     assert not failures
+
+
+class Counted(MemoryBackend):
+    """It knows how many jobs it handed out."""
+
+    handed_out = 0
+
+    def reserve(self, topics, limit, request):
+        deliveries = super().reserve(topics, limit, request)
+        type(self).handed_out += len(deliveries)
+        return deliveries
+
+
+def test_what_a_dead_worker_held_is_run_one_by_one_and_not_reserved_over_and_over(registry, monkeypatch):
+    url = "memory://counted"
+    app = App(Config(backend=url), plugins=Plugins(), registry=registry)
+    set_current_app(app)
+    made = app.new_backend
+    monkeypatch.setattr(app, "new_backend", lambda: Counted(url, made()._options))
+    done = []
+
+    @job(registry=registry, name="note")
+    def note(number: int) -> None:
+        done.append(number)
+
+    note.enqueue_many([(number,) for number in range(200)])
+    dead = app.new_backend()
+    dead.open("dead")
+    held = {delivery.id for delivery in dead.reserve(["default"], 200, "r")}
+    dead.release_owner("dead", held, b"")
+    Counted.handed_out = 0
+    try:
+        Worker(app, "p", Pool(), None, drain=True).run()
+        assert done == list(range(200))
+        assert Counted.handed_out < 400
+    finally:
+        dead.close()
+        set_current_app(None)
+        app.close()
+        forget(url)

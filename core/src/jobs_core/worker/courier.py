@@ -97,6 +97,7 @@ class Courier:
         self._in_hand: dict[str, Run] = {}
         self._quarantine = Quarantine(executor.concurrency)
         self._suspects_run = False  # only suspects run: nothing else is reserved beside them
+        self._one_by_one = False  # the last reserve found a suspect that was run alone: the next asks for no more than one
         self._early: deque[Run] = deque()  # acknowledged before they run: wait here for a free slot
         self._unsettled: list[tuple[Settlement, Run | None]] = []
         self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
@@ -290,7 +291,8 @@ class Courier:
 
     def _room(self) -> int:
         """How many more jobs may be reserved."""
-        return min(self._prefetch.target() - len(self._in_hand), LARGEST_BATCH, self._left)
+        most = 1 if self._one_by_one else LARGEST_BATCH  # or hundreds would be reserved to be given back, for each of hundreds
+        return min(self._prefetch.target() - len(self._in_hand), most, self._left)
 
     def _wants_jobs(self, now: float) -> bool:
         if self._reserve_request:
@@ -335,6 +337,7 @@ class Courier:
     def _take_in(self, deliveries: list[Delivery], limit: int, now: float) -> None:
         """Start what a reserve has taken, or settle what cannot run."""
         self._reserve_request = None
+        self._one_by_one = False
         self._may_have_work = len(deliveries) >= limit or (self._drain and bool(deliveries))
         self._next_beat = now + self._lease / 6
         ready: list[Run] = []
@@ -380,6 +383,7 @@ class Courier:
         if self._quarantine and not self._stopping:
             group = self._quarantine.admit(len(self._in_hand))
             if len(group) == 1:
+                self._one_by_one = True
                 self._release(self._quarantine.take_back())
                 self._settle()
             self._suspects_run = bool(group) or self._suspects_run
