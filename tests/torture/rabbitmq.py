@@ -85,12 +85,12 @@ Trouble = Callable[[RabbitMQStage], None]
 
 @contextlib.contextmanager
 def _on_node(
-    node: RabbitMQNode, directory: Path, trouble: Trouble, url_options: str, stage_options: Mapping[str, Any]
+    node: RabbitMQNode, directory: Path, trouble: Trouble, query: str, stage_options: Mapping[str, Any]
 ) -> Iterator[tuple[RabbitMQStage, Trouble]]:
     """A stage on a node that runs."""
     with Proxy(node.port) as proxy:
         url = node.url(node.make_vhost(), port=proxy.port)
-        stage = RabbitMQStage(directory / "project", f"{url}?heartbeat={HEARTBEAT}{url_options}", **stage_options)
+        stage = RabbitMQStage(directory / "project", f"{url}?heartbeat={HEARTBEAT}{query}", **stage_options)
         (stage.project.root / "tasks.py").write_text(TASKS)
         stage.node, stage.proxy = node, proxy
         with stage:
@@ -102,7 +102,7 @@ def on(node: RabbitMQNode, trouble: Trouble, **stage_options: Any) -> Row:
     return lambda directory, count: _on_node(node, directory, trouble, "", stage_options)
 
 
-def _row(act: Trouble, *, times: int = 1, options: str = "", **stage_options: Any) -> Row:
+def _row(act: Trouble, *, times: int = 1, query: str = "", **stage_options: Any) -> Row:
     """A row on a node of its own whose trouble is an act, done so many times while jobs come."""
 
     @contextlib.contextmanager
@@ -110,7 +110,7 @@ def _row(act: Trouble, *, times: int = 1, options: str = "", **stage_options: An
         trouble = in_turn(*[act] * times)
         with (
             RabbitMQNode(directory / "rabbitmq") as node,
-            _on_node(node, directory, trouble, options, stage_options) as set_up,
+            _on_node(node, directory, trouble, query, stage_options) as set_up,
         ):
             yield set_up
 
@@ -238,7 +238,7 @@ ROWS: dict[str, Row] = {
     "worker frozen until given up": _row(freeze_worker(4 * HEARTBEAT)),
     "a job that kills its workers": _row(poison),
     "node killed": _row(kill_node, times=3),
-    "node killed, classic queues": _row(kill_node, times=3, options="&queues=classic"),
+    "node killed, classic queues": _row(kill_node, times=3, query="&queues=classic"),
     "node's application restarted": _row(restart_application, times=2),
     "outage of 15 s and a boot": _row(long_outage),
     "node stalled": _row(stall_node),
