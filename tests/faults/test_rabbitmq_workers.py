@@ -12,7 +12,7 @@ from collections import Counter
 import pika
 import pytest
 
-from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement
+from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.ids import new_id, new_token
 from jobs_rabbitmq import _create
 
@@ -226,4 +226,26 @@ def test_unsigned_messages_are_not_run_where_keys_are_set(rabbit_project, channe
     channel.basic_publish("", "jobs.default", body, PERSISTENT, mandatory=True)
     project.until(lambda: [record.payload for record in project.dead()] == [body])
     assert project.ledger() == ["note signed"]
+    assert worker.stop() == 0
+
+
+# -- results beside --------------------------------------------------------------------------------
+
+
+def test_results_status_and_cancelling_come_from_the_store_beside(rabbit_project, rabbitmq_url):
+    project = rabbit_project
+    project.configure('[results]\nurl = "sqlite:///results.db"', backend=f'backend = "{rabbitmq_url}"')
+    worker = project.worker()
+    app = project.app()
+    added = project.push("add", 3, 4, store_result=True)
+    cancelled = project.push("note", "never", delay=1.0)
+    assert app.cancel(cancelled) is State.CANCELLED
+    until(lambda: app.status(added) is State.DONE)
+    record = app.find(added)
+    assert record is not None
+    assert json.loads(record.result) == {"value": 7}
+    project.push("note", "later", delay=1.5)
+    project.until_noted("note later")
+    assert "note never" not in project.ledger()
+    assert app.status(cancelled) is State.CANCELLED
     assert worker.stop() == 0

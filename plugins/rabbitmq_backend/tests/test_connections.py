@@ -87,6 +87,17 @@ def test_tls_is_verified_on_both_sides(tmp_path):
             opened(f"{url}?ca={ca}")  # the node wants to know who comes
 
 
+def test_installations_with_prefixes_of_their_own_share_a_virtual_host(rabbitmq_url):
+    shop, office = opened(f"{rabbitmq_url}?prefix=shop"), _create(f"{rabbitmq_url}?prefix=office", BackendOptions())
+    office.open("w")
+    shop.push([Outgoing(new_id(), "a", b"theirs"), Outgoing(new_id(), "a", b"theirs, later", delay=0.05)], new_token())
+    office.push([Outgoing(new_id(), "a", b"ours", delay=0.2)], new_token())
+    assert office.wait(["a"], 20.0)
+    assert [delivery.payload for delivery in office.reserve(["a"], 10, new_token())] == [b"ours"]
+    shop.close()
+    office.close()
+
+
 def test_priorities_are_kept_on_four_levels():
     assert [level_of(priority) for priority in range(10)] == [0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
 
