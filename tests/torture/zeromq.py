@@ -61,7 +61,7 @@ def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Tr
     broker = BrokerService(directory / "broker")
     broker.start()
     try:
-        with Stage(directory / "project", broker.url, options=options, job="awork", seconds=1.0) as stage:
+        with Stage(directory / "project", broker.url, options=options, job="awork", seconds=3.0) as stage:
             yield stage, kill_busy_workers(some)
     finally:
         broker.stop()
