@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from ...backends.auxstore import composed
 from ...backends.base import Answer, Backend, BackendFactory, BackendOptions, Outcome, Outgoing, Settlement
+from ...errors import BackendUnavailable
 from ...ids import new_id, new_token
 from ...plugins import Plugins
 from ...urls import scheme
+
+P = ParamSpec("P")
+T = TypeVar("T")
+PATIENCE = 20.0
+"""Longest time that a broker may be away, seconds."""
 
 
 def main(url: str, lease: str, topic: str, verb: str, argument: str) -> None:
@@ -19,10 +28,10 @@ def main(url: str, lease: str, topic: str, verb: str, argument: str) -> None:
     results = os.environ.get("JOBS_CONTRACT_RESULTS")
     if results:
         backend = composed(backend, _factory(results)(results, options))
-    backend.open(None if verb == "push" else argument if verb == "victim" else new_token())
+    persist(backend.open, None if verb == "push" else argument if verb == "victim" else new_token())
     if verb == "push":
         for _ in range(int(argument)):
-            backend.push([Outgoing(new_id(), topic, b"pushed")], new_token())
+            persist(backend.push, [Outgoing(new_id(), topic, b"pushed")], new_token())
     elif verb == "drain":
         drain(backend, topic, Path(argument))
     elif verb == "victim":
@@ -35,20 +44,31 @@ def _factory(url: str) -> BackendFactory:
     return factory
 
 
+def persist(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Ask again until it is answered, as the core does when a broker is away: the same, under the same request id."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask(*arguments, **options)
+        except BackendUnavailable:
+            if time.monotonic() > deadline:
+                raise
+
+
 def drain(backend: Backend, topic: str, ledger: Path) -> None:
     """Take and settle jobs until there are none for a while; their ids go to the ledger first."""
     record = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     idle = 0
     while idle < 3:
-        deliveries = backend.reserve([topic], 10, new_token())
+        deliveries = persist(backend.reserve, [topic], 10, new_token())
         if not deliveries:
             idle += 1
-            backend.wait([topic], 0.2)
+            persist(backend.wait, [topic], 0.2)
             continue
         idle = 0
         os.write(record, "".join(f"{delivery.id}\n" for delivery in deliveries).encode())
-        answers = backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
-        assert all(answer is Answer.SETTLED for answer in answers), answers
+        answers = persist(backend.settle, [Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+        assert Answer.STALE not in answers, answers
 
 
 def victim(backend: Backend, topic: str) -> None:
