@@ -1,8 +1,10 @@
-"""The user that docs/backends.md proposes may do all that is needed, and nothing else."""
+"""The users that docs/backends.md proposes may do all that is needed, and nothing else."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -11,18 +13,20 @@ from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlemen
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
+from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer
 from jobs_redis.link import Link, connector
 from jobs_redis.url import parse
 
 DOCS = Path(__file__).parents[3] / "docs" / "backends.md"
+PROPOSED = re.findall(r"^ACL SETUSER .*$", DOCS.read_text(), re.MULTILINE)
 
 
 @pytest.fixture
 def server(tmp_path):
     with RedisServer(tmp_path / "redis") as server:
-        (line,) = re.findall(r"^ACL SETUSER jobs .*$", DOCS.read_text(), re.MULTILINE)
-        assert server.command(*line.replace("PASSWORD", "secret").split()) == b"+OK"
+        for line in PROPOSED:
+            assert server.command(*line.replace("PASSWORD", "secret").split()) == b"+OK"
         yield server
 
 
@@ -70,12 +74,41 @@ def test_the_proposed_user_may_do_all_that_jobs_does(server, backend):
     assert backend.advice() == []
 
 
-@pytest.mark.parametrize("command", [("FLUSHALL",), ("CONFIG", "SET", "dir", "/"), ("GET", "others"), ("KEYS", "*")])
-def test_the_proposed_user_may_do_nothing_else(server, command):
+def test_the_proposed_user_may_do_all_that_scripts_do():
+    scripts = [file.read_text() for file in resources.files("jobs_redis.scripts").iterdir() if file.name.endswith(".lua")]
+    used = set(re.findall(r"(?:redis\.p?call|call_with)\('([A-Z]+)'", "".join(scripts)))
+    assert len(used) > 20
+    assert used <= set(re.findall(r"\+(\w+)", " ".join(PROPOSED).upper()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["FLUSHALL", "CONFIG SET dir /", "GET others", "KEYS *", "SCAN 0", "SCRIPT FLUSH", "CLIENT LIST", "RENAME {jobs}:meta x"],
+)
+def test_the_proposed_user_may_do_nothing_else(server, words):
     link = Link(connector(parse(f"redis://jobs:secret@127.0.0.1:{server.port}")), "here")
     with pytest.raises(BackendError, match="lacks a permission"):
-        link.call(*command)
+        link.call(*words.split())
     link.disconnect()
+
+
+def test_the_proposed_user_for_other_languages_may_push_into_inlets_and_nothing_else(server):
+    def said(*words):
+        client = [
+            program("redis-cli", "redis-tools"),
+            "-p",
+            str(server.port),
+            "--user",
+            "feeder",
+            "--pass",
+            "secret",
+            "--no-auth-warning",
+        ]
+        return subprocess.run([*client, *words], capture_output=True, text=True, timeout=60).stdout.strip()
+
+    assert said("RPUSH", "{jobs}:in:t", "{}") == "1"
+    for words in (["RPUSH", "{jobs}:end:x", "1"], ["LRANGE", "{jobs}:in:t", "0", "-1"], ["EVAL", "return 1", "0"]):
+        assert "NOPERM" in said(*words)
 
 
 def test_a_wrong_password_and_a_missing_permission_say_what_to_do(server):

@@ -14,6 +14,8 @@ from jobs_core.testing.contract.rig import ManualClock, Rig
 from jobs_redis.backend import RedisBackend
 from jobs_redis.url import parse
 
+pytestmark = pytest.mark.timeout(300)  # tens of thousands of round trips: on a busy machine they take their time
+
 TICK = 4
 """Microseconds by which the time moves with every call: on a server's own clock no two scripts begin in the same one."""
 

@@ -41,10 +41,11 @@ _BY_TEXT = {
     "without any password configured": "it wants no password, and was given one: leave it out of the URL, or set it there",
     "DB index is out of range": "it has no database of that number: see `databases` in redis.conf",
     "cluster support disabled": "it is no node of a cluster: redis://host names a single server",
-    "unknown command 'SENTINEL'": "it is no sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
+    "command SENTINEL": "it is no sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
 }
+_QUOTES = dict.fromkeys(map(ord, "'`"))  # before Redis 7 there were others
 _DENIED_TO_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
-_OF_SCRIPT = re.compile(r"^Error running script.*?user_script: ?\d+: |,? script: [0-9a-f]{40}.*$")
+_OF_SCRIPT = re.compile(r"^(ERR )?(Error running script.*user_script: ?\d+: )?|,? script: .*$")
 _UNREACHABLE = {
     errno.ECONNREFUSED: "connection refused: does Redis run, and does it listen there?",
     errno.ENOENT: "there is no such socket: does Redis run, and is this its unixsocket?",
@@ -95,7 +96,7 @@ def translated(error: Exception, where: str) -> BackendError:
     if isinstance(error, redis.exceptions.MovedError):
         return Moved(f"{where}: it is a node of a cluster, whose jobs redis+cluster:// finds", (error.host, error.port))
     for part, mend in _BY_TEXT.items():
-        if part in text:
+        if part in text.translate(_QUOTES):
             return BackendError(f"{where}: {mend}")
     if word in _PASSING:
         return BackendUnavailable(f"{where}: {_PASSING[word]} ({word})")
