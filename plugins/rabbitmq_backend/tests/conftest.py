@@ -1,4 +1,4 @@
-"""A Redis for results, beside the RabbitMQ node of the run."""
+"""Backends on the RabbitMQ node of the run, and a Redis for results beside it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobs_core.backends.base import BackendOptions
 from jobs_core.ids import new_token
 from jobs_core.testing.services.redis import RedisServer
+from jobs_rabbitmq import _create
+
+from .helpers import TOPIC
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,18 @@ def results_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 @pytest.fixture
 def redis_url(results_redis: RedisServer) -> str:
     return f"redis://127.0.0.1:{results_redis.port}/0?prefix=test-{new_token()}"
+
+
+@pytest.fixture
+def connect(rabbitmq_url):
+    opened = []
+
+    def connected(owner=None, url=rabbitmq_url):
+        backend = _create(url, BackendOptions(topics=(TOPIC,)))
+        backend.open(owner)
+        opened.append(backend)
+        return backend
+
+    yield connected
+    for backend in opened:
+        backend.close()

@@ -7,28 +7,12 @@ import time
 import pika
 import pytest
 
-from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement
+from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
-from jobs_core.ids import new_id, new_token
-from jobs_rabbitmq import _create
+from jobs_core.ids import new_token
 from jobs_rabbitmq.topology import STEPS
 
-TOPIC = "t"
-
-
-@pytest.fixture
-def connect(rabbitmq_url):
-    opened = []
-
-    def connected(owner=None, url=rabbitmq_url):
-        backend = _create(url, BackendOptions(topics=(TOPIC,)))
-        backend.open(owner)
-        opened.append(backend)
-        return backend
-
-    yield connected
-    for backend in opened:
-        backend.close()
+from .helpers import TOPIC, drained, jobs
 
 
 @pytest.fixture
@@ -51,21 +35,6 @@ def full(rabbitmq_node, rabbitmq_url, channel):
                 channel.basic_publish("", queue, "{}", pika.BasicProperties(delivery_mode=2))
 
     return filled
-
-
-def jobs(count=1, **options):
-    return [Outgoing(new_id(), TOPIC, b"{}", **options) for _ in range(count)]
-
-
-def drained(backend):
-    """Ids, in the order in which they came; until there is nothing, which a wait for a moment says."""
-    ids = []
-    while True:
-        deliveries = backend.reserve([TOPIC], 100, new_token())
-        if not deliveries and not backend.wait([TOPIC], 0.5):
-            return ids
-        ids += [delivery.id for delivery in deliveries]
-        backend.settle([Settlement(delivery.id, delivery.token, Outcome.DONE) for delivery in deliveries], new_token())
 
 
 # -- returned --------------------------------------------------------------------------------------

@@ -210,6 +210,8 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
         wanted = limit + len(self._holding.held)
+        if consumer.hoards(wanted):
+            self._stand_back()
         letters = consumer.take(topics, limit, wanted)
         if not self._odd.due:
             return letters

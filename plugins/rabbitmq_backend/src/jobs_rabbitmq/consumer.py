@@ -31,7 +31,15 @@ _ALL = (*_NORMAL, SUSPECTS)
 ENOUGH = 64
 """A batch of this size is not made larger by asking the broker for more."""
 
+HOARD = 16
+"""How many times as much as suits the jobs may be here before it goes back."""
+
 Arrived = Callable[["Consumer", Letter], None]
+
+
+def suitable(wanted: int) -> int:
+    """How much is to be delivered ahead, of each queue, to a worker that wants so many jobs."""
+    return max(8, 1 << (wanted * 3 // 2 - 1).bit_length())
 
 
 class Consumer:
@@ -104,11 +112,9 @@ class Consumer:
         if ahead:
             for queue in queues:
                 self._shift(queue, found, limit)
-            if len(found) >= min(limit, ENOUGH):
-                self._adjust(topics, wanted)
-                return found
-        if ahead:
-            self._adjust(topics, wanted)
+            as_before = not self._adjust(topics, wanted)
+            if len(found) >= min(limit, ENOUGH) or (found and as_before):
+                return found  # what else there is comes by itself
         for queue in queues:
             self._shift(queue, found, limit)
             while len(found) < limit and self._get(queue):
@@ -150,13 +156,23 @@ class Consumer:
     def subscribed(self) -> bool:
         return bool(self._consumed)
 
-    def _adjust(self, topics: Sequence[str], wanted: int) -> None:
-        """Have as much delivered ahead as suits jobs of this length."""
-        prefetch = 8
-        while prefetch < wanted * 3 // 2:
-            prefetch *= 2
-        if not self.prefetch // 8 < prefetch <= self.prefetch or not self.covers(topics):
-            self.subscribe(topics, prefetch)
+    def _adjust(self, topics: Sequence[str], wanted: int) -> bool:
+        """Have more delivered ahead, if that suits jobs of this length and there is more; whether that is a change.
+
+        Less is not worth a change: how long jobs take is known roughly, and what is too much goes back, see `hoards`.
+        """
+        if self.covers(topics) and (suitable(wanted) <= self.prefetch or not self._full(topics)):
+            return False
+        self.subscribe(topics, suitable(wanted))
+        return True
+
+    def hoards(self, wanted: int) -> bool:
+        """Whether far more is here than suits jobs of this length: they take longer than those did for which it came."""
+        return sum(map(len, self.lines.values())) > HOARD * suitable(wanted)
+
+    def _full(self, topics: Sequence[str]) -> list[str]:
+        """Queues of which we hold all that their consumers may be delivered."""
+        return [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self.prefetch]
 
     def covers(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> bool:
         """Whether we are delivered from all queues of these topics."""
@@ -166,8 +182,8 @@ class Consumer:
         """Be told when something comes."""
         if not self.covers(topics):
             self.subscribe(topics, 1)
-        full = [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self.prefetch]
-        if full:  # what we hold of these is all that their consumers may be delivered: begin anew
+        full = self._full(topics)
+        if full:  # begin anew
             self._cancel([self._consumed.pop(queue) for queue in full])
             self._call(lambda done: self._channel.basic_qos(prefetch_count=self.prefetch, callback=done))
             self._consume(full)

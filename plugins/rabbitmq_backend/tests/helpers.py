@@ -1,0 +1,23 @@
+"""What tests of the backend alone share."""
+
+from __future__ import annotations
+
+from jobs_core.backends.base import Outcome, Outgoing, Settlement
+from jobs_core.ids import new_id, new_token
+
+TOPIC = "t"
+
+
+def jobs(count=1, **options):
+    return [Outgoing(new_id(), TOPIC, b"{}", **options) for _ in range(count)]
+
+
+def drained(backend):
+    """Ids, in the order in which they came; until there is nothing, which a wait for a moment says."""
+    ids = []
+    while True:
+        deliveries = backend.reserve([TOPIC], 100, new_token())
+        if not deliveries and not backend.wait([TOPIC], 0.5):
+            return ids
+        ids += [delivery.id for delivery in deliveries]
+        backend.settle([Settlement(delivery.id, delivery.token, Outcome.DONE) for delivery in deliveries], new_token())

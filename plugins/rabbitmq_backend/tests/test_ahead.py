@@ -1,0 +1,41 @@
+"""What is delivered ahead of time: much of short jobs, and back when they turn out long."""
+
+from __future__ import annotations
+
+from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.ids import new_token
+
+from .helpers import TOPIC, drained, jobs
+
+
+def done(deliveries):
+    return [Settlement(delivery.id, delivery.token, Outcome.DONE) for delivery in deliveries]
+
+
+def test_what_came_ahead_for_short_jobs_goes_back_when_they_turn_out_long(connect):
+    here, there = connect("here"), connect("there")
+    connect().push(jobs(1000), new_token())
+    first = here.reserve([TOPIC], 300, new_token())
+    here.settle(done(first), new_token())
+    ran_there = drained(there)  # meanwhile much has been delivered to the one that takes short jobs
+    left = 1000 - len(first) - len(ran_there)
+    assert left > 200
+    here.heartbeat()  # it sees what has come
+    long = here.reserve([TOPIC], 2, new_token())
+    assert len(long) == 2
+    assert len(drained(there)) == left - 2
+
+
+def test_what_has_come_is_handed_out_without_asking_for_more(connect):
+    """The broker sends what there is by itself; to ask for it would cost a job that has come some round trips."""
+    here, producer = connect("here"), connect()
+    producer.push(jobs(100), new_token())
+    here.settle(done(here.reserve([TOPIC], 100, new_token())), new_token())
+    drained(here)
+    producer.push(jobs(1), new_token())
+    assert here.wait([TOPIC], 10.0)
+    asked = []
+    get = here._consumer._get
+    here._consumer._get = lambda queue: asked.append(queue) or get(queue)
+    assert len(here.reserve([TOPIC], 100, new_token())) == 1
+    assert asked == []
