@@ -14,6 +14,10 @@ from typing import Protocol
 
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR
 LONGEST_TURN = 60.0
+"""Longest time that it sleeps at a stretch, seconds."""
+
+SHORT_TURN = 0.25
+"""The same while an answer is waited for, seconds."""
 
 
 class Stream(Protocol):
@@ -91,6 +95,18 @@ class Loop:
                 return True
             if left <= 0:
                 return False
+
+    def answered(self, condition: Callable[[], object], timeout: float) -> bool:
+        """Like `until`, for the broker's answers: while a job holds the interpreter nobody can ask it or hear it, and it is not
+        to blame. Of the time that such a turn takes, only what was meant to be waited counts."""
+        left = timeout
+        while not condition():
+            if left <= 0:
+                return False
+            meant, begin = min(left, SHORT_TURN), time.monotonic()
+            self._turn(meant)
+            left -= min(meant, time.monotonic() - begin)
+        return True
 
     def look(self) -> None:
         """Do what can be done without waiting."""

@@ -110,7 +110,7 @@ class Publisher:
         self._confirmed = confirmed
         wire.writable()
         while len(self._waiting) > most or self._size > size:
-            if not self._loop.until(self._fewer_than(len(self._waiting), wire), COMMAND_TIMEOUT):
+            if not self._loop.answered(self._fewer_than(len(self._waiting), wire), COMMAND_TIMEOUT):
                 error = self._blocked(wire) if wire.blocked else BackendUnavailable(f"{wire.where} does not confirm in time")
                 self.drop()
                 raise error

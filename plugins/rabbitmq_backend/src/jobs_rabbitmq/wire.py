@@ -90,7 +90,7 @@ class Wire(Connection):
 
     def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
         """Turn the loop until something holds; raises if the connection ends, or is silent for too long."""
-        held = self._loop.until(lambda: condition() or self.failure is not None, timeout)
+        held = self._loop.answered(lambda: condition() or self.failure is not None, timeout)
         if condition():
             return
         if not held:
