@@ -213,7 +213,8 @@ class Wire(Connection):
             if not data:
                 self._lose(exceptions.StreamLostError("the other end has closed the connection"))
                 return
-            self.bytes_received += self._reader.feed(data)  # pika looks at this to know whether the broker is alive
+            read = self._reader.feed(data)  # pika counts what it is given of this itself, so that this comes first
+            self.bytes_received += read  # and looks at it to know whether the broker is alive
             if len(data) < CHUNK and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
                 return
 
