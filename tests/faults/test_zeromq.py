@@ -171,21 +171,23 @@ def test_a_broker_sees_a_dead_worker_within_two_heartbeats(broker_project, broke
     project.until_noted("note woken")
 
 
-def test_work_goes_to_another_worker_at_once_when_the_one_that_was_woken_does_not_come(broker_project, broker, connect):
+def test_a_worker_that_is_frozen_while_it_waits_holds_one_job_for_a_lease_and_no_other(broker_project, broker, connect):
     project = broker_project
-    project.configure('lease = "30s"', backend=f'backend = "{broker.url}"')
+    project.configure('lease = "3s"', backend=f'backend = "{broker.url}"')
     operator = connect(broker.url)
     frozen = project.worker()
-    project.until(lambda: operator.status().waiting == 1)  # it has waited longest: it is woken first
+    project.until(lambda: operator.status().waiting == 1)  # it has waited longest: it is handed the first job
     other = project.worker()
     project.until(lambda: operator.status().waiting == 2)
     frozen.signal(signal.SIGSTOP)
+    project.push("note", "first")
     begin = time.monotonic()
-    project.push("note", "taken")
-    project.until_noted("note taken")
+    project.push("note", "second")
+    project.until_noted("note second")
     assert time.monotonic() - begin <= SLACK
+    project.until_noted("note first")
     frozen.signal(signal.SIGCONT)
-    assert other.stop() == 0
+    assert [other.stop(), frozen.stop()] == [0, 0]
 
 
 def test_a_frozen_worker_s_jobs_run_elsewhere_and_it_can_settle_none_of_them(broker_project):
@@ -349,14 +351,13 @@ def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, br
     assert worker.stop() == 0
 
 
-def test_an_idle_worker_asks_its_broker_less_than_once_a_second(broker_project, broker, connect):
+def test_an_idle_worker_that_keeps_house_asks_its_broker_three_things_every_three_seconds(broker_project, broker, connect):
     project = broker_project
     project.configure('lease = "30s"', backend=f'backend = "{broker.url}"')
     project.worker()
     project.push("note", "warm")
     project.until_noted("note warm")
     operator = connect(broker.url)
-    before, begin = operator.status().requests, time.monotonic()
-    time.sleep(5.0)  # idleness is what is measured
-    asked = operator.status().requests - before - 1
-    assert asked / (time.monotonic() - begin) < 1.0
+    before = operator.status().requests
+    time.sleep(7.5)  # idleness is what is measured: two or three times three seconds end in it
+    assert operator.status().requests - before - 1 <= 3 * 3

@@ -28,6 +28,9 @@ A = TypeVar("A")
 RECONNECT = 1.5
 """How long a call goes on connecting before it says that the broker is away, seconds: a restart is not noticed."""
 
+LATE = 0.5
+"""How much later than asked for may come what is to be answered in the end, seconds."""
+
 REPLY = 10.0
 """How long a broker that is there may take to answer, seconds."""
 
@@ -250,11 +253,11 @@ class Link:
                 return False
 
     def call_later(self, verb: Verb[Q, A], request: Q, timeout: float) -> A | None:
-        """Ask what may take as long as that to be answered; None if it is not, the bell rings, or the connection breaks.
+        """Ask what is answered within so long; None if it is not, the bell rings, or the connection breaks.
 
         Whether it was done is for another request to find out then, which also ends it.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout + LATE
         try:
             self._connect(time.monotonic() + RECONNECT)
             self._tags += 1

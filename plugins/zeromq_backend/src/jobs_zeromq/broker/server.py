@@ -301,6 +301,8 @@ class Server:
         """What falls due by the clock."""
         now = time.monotonic()
         self._desk.news.update(self._waiting.pass_time())
+        for one in self._waiting.over():
+            self._reply(Answered(one, p.OK, _NOTHING))
         for one in self._results.overdue():
             self._reply(Answered(one, p.OK, p.RESULT.encode(None)))
         if now >= self._next_round:

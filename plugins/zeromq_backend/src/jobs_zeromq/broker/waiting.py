@@ -38,6 +38,7 @@ class Waiting:
         self._by_topic: dict[str, dict[bytes, Waiter]] = {}
         self._timers: list[tuple[float, int, Waiter, bool]] = []  # when, order, who, whether to wake it
         self._order = itertools.count()
+        self._over: list[Asked] = []
         self._woken: dict[bytes, tuple[float, Sequence[str]]] = {}
 
     def __len__(self) -> int:
@@ -117,8 +118,10 @@ class Waiting:
                 continue
             if wakes:
                 self.wake_one(waiter)
-            else:
-                self.drop(waiter.peer)
+                continue
+            self.drop(waiter.peer)
+            if waiter.asked is not None:
+                self._over.append(waiter.asked)
         neglected: list[str] = []
         while self._woken:
             peer, (until, topics) = next(iter(self._woken.items()))
@@ -127,3 +130,8 @@ class Waiting:
             del self._woken[peer]
             neglected += topics
         return neglected
+
+    def over(self) -> list[Asked]:
+        """Who waited to reserve for as long as it wanted, and is to be told so; each once."""
+        over, self._over = self._over, []
+        return over
