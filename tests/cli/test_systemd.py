@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,19 @@ def test_a_path_that_no_unit_can_name_is_refused(tmp_path):
     assert done.returncode == 2
     assert "control character" in done.stderr
     broken.close()
+
+
+def test_what_an_embedded_broker_writes_to_is_open_to_it(project):
+    broker = 'broker.embedded = true\nbroker.store = "sqlite:////srv/queue/broker.db"'
+    project.configure(broker, backend='backend = "zmq+ipc:///run/shop-broker/socket"')
+    text = printed(project)
+    assert "/srv/queue" in values(text, "ReadWritePaths")[0].split()
+    assert values(text, "RuntimeDirectory") == ["shop-broker"]
+    project.configure('broker.embedded = true\nrun_dir = "/run/shop"', backend='backend = "zmq+tcp://127.0.0.1"')
+    assert "/run/shop does not outlive a restart of the machine, nor do the jobs" in printed(project)
+
+
+def test_systemd_accepts_the_unit_of_a_broker_that_the_docs_show(tmp_path, analyze):
+    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+    (unit,) = re.findall(r"```ini\n(.*?jobsctl broker.*?)```", page, re.DOTALL)
+    assert analyze(unit.replace("/srv/shop/.venv/bin/jobsctl", sys.executable), tmp_path) == (0, "")

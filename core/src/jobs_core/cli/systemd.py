@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -139,14 +140,24 @@ def _identity(user: str | None, base: Path) -> tuple[str, str]:
 def _own_directories(app: App) -> Iterator[Path]:
     yield app.run_dir.absolute()
     yield from _lasting_directories(app)
+    broker = app.config.broker
+    if broker.embedded:
+        for where in broker.listen or [app.backend_url]:
+            if urls.scheme(where) == "zmq+ipc":
+                parts = urlsplit(where)
+                yield (app.config.base_dir / unquote(parts.netloc + parts.path)).absolute().parent
 
 
 def _lasting_directories(app: App) -> Iterator[Path]:
     """Where what should outlive everything lies: jobs and log lines."""
     if app.config.logs.file is not None:
         yield (app.config.base_dir / app.config.logs.file).absolute().parent
-    if urls.scheme(app.backend_url) == "sqlite":
-        yield parse_url(app.backend_url, app.config.base_dir)[0].absolute().parent
+    stores = [app.backend_url]
+    if app.config.broker.embedded:
+        stores.append(app.config.broker.store or f"sqlite:///{app.run_dir.absolute() / 'broker.db'}")
+    for store in stores:
+        if urls.scheme(store) == "sqlite":
+            yield parse_url(store, app.config.base_dir)[0].absolute().parent
 
 
 def _remarks(context: Context, user: str) -> Iterator[str]:
