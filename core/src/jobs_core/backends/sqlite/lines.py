@@ -15,6 +15,11 @@ READY_AT_ONCE = 1000
 """Most scheduled jobs of a topic that one reserve puts in line: the bound on how long it holds the lock. When more
 fall due together, the order among them is exact only within that number."""
 
+_AT_ONCE = 16
+"""Rows in one statement, where there are so many: that saves a tenth."""
+
+_INSERT = "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)"
+_INSERT_SOME = _INSERT + ",(?,?,?,?,?,?,?,?)" * (_AT_ONCE - 1)
 _ROW = "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key"
 _TAKEN_NOW = f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? ORDER BY token"
 _DELIVERY = (
@@ -64,9 +69,10 @@ def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
     """Insert new jobs, in ascending order of seq, and line up those that are not scheduled."""
     if not rows:
         return
-    tx.db.executemany(
-        "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)", rows
-    )
+    whole = len(rows) - len(rows) % _AT_ONCE
+    for n in range(0, whole, _AT_ONCE):
+        tx.db.execute(_INSERT_SOME, [*itertools.chain.from_iterable(rows[n : n + _AT_ONCE])])
+    tx.db.executemany(_INSERT, rows[whole:])
     tx.db.execute("INSERT INTO ready SELECT topic, rank, pushed_at, seq FROM job WHERE seq >= ? AND due IS NULL", (rows[0][0],))
 
 

@@ -57,7 +57,8 @@ class Desk:
         self._store = store
         self.figures = Figures()
         self.news: set[str] = set()  # topics that may have work for who waits
-        self.touched: set[str] = set()  # jobs that may have ended
+        self.heeds_ends = False  # whether somebody waits for the end of a job
+        self.touched: set[str] = set()  # jobs that may have ended, if so
 
     def serve(self, asked: Sequence[Asked]) -> list[Answered]:
         """Do what is asked and return the answers, in order; they are true once this returns."""
@@ -117,7 +118,8 @@ class Desk:
             self.figures.pushed += len(answer.to.payloads)
         elif verb is p.SETTLE:
             self.figures.settled += len(request.settlements)
-            self.touched.update([settlement.id for settlement in request.settlements])
+            if self.heeds_ends:
+                self.touched.update([settlement.id for settlement in request.settlements])
         elif isinstance(request, p.Change):
             self.touched.update(request.ids)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -85,6 +86,7 @@ def serve(config: Config, ready: Callable[[Server], None] = lambda server: None)
     _allow_many_clients()
     with _stopped_by_signals(server):
         server.open()
+        _collect_less_garbage()
         try:
             ready(server)
             logger.info("broker %d serves at %s", os.getpid(), ", ".join(server.door.endpoints))
@@ -99,6 +101,13 @@ def _allow_many_clients() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited", and means less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _collect_less_garbage() -> None:
+    """What stands now stands to the end, and a group of requests is no garbage before it is answered: worth 3 % of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @contextlib.contextmanager

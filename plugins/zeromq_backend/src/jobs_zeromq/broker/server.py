@@ -201,6 +201,7 @@ class Server:
         work = [one for one in asked if one.verb.name not in _OURS]
         if any(one.verb.durable for one in work) and not self._store.is_there():
             raise BackendError(f"{self._store.path} was removed while the broker ran: jobs would be lost; it ends here")
+        self._desk.heeds_ends = bool(self._results)
         for answer in self._desk.serve(work):
             self._reply(answer)
         for one in asked:
