@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BackendUnavailable
 from .failpoints import failpoint
-from .ids import new_request
+from .ids import new_id
 
 if TYPE_CHECKING:
     from .backends.base import Backend, Outgoing
@@ -81,7 +81,7 @@ class Producer:
                     self._waiting.append(batch)
             if not leads:
                 return self._wait(batch)
-            request = new_request()
+            request = new_id()
             try:
                 return self._send(messages, request)
             except BackendUnavailable as error:
@@ -170,7 +170,7 @@ class Producer:
 
     def _send_together(self, batches: list[_Batch]) -> None:
         """Send the batches of several callers as one push, and tell each what became of its own."""
-        request = new_request()
+        request = new_id()
         try:
             conflicts = self._send(_messages(batches), request)
         except BackendUnavailable as error:
