@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from collections import Counter
 
 import pytest
 
+from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer
 
 from ..support.supervised import Supervised
@@ -37,6 +39,18 @@ def test_a_start_says_that_jobs_live_only_as_long_as_the_server_and_so_they_do(r
     redis_project.push("note", "after")
     redis_project.until_noted("note after")
     assert server.command("HEXISTS", "{jobs}:job", lost) == b":0"
+    assert supervised.stop() == 0
+
+
+def test_a_wrong_password_is_told_in_one_line_and_mended_without_a_restart(redis_project, server):
+    server.command("CONFIG", "SET", "requirepass", "another")
+    supervised = Supervised(redis_project, ready=False)
+    supervised.process.until_said("died: it cannot boot: redis://127.0.0.1")
+    assert "it wants a password" in supervised.process.output
+    assert "Traceback" not in supervised.process.output
+    client = [program("redis-cli", "redis-tools"), "-p", str(server.port), "-a", "another", "--no-auth-warning"]
+    assert subprocess.run([*client, "CONFIG", "SET", "requirepass", ""], capture_output=True, timeout=60).stdout == b"OK\n"
+    supervised.until_serving(2)
     assert supervised.stop() == 0
 
 

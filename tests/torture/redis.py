@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,13 @@ def long_outage(stage: RedisStage) -> None:
     stage.server.kill()
     time.sleep(10 * LEASE)  # the outage itself
     stage.server.start()
+
+
+def freeze_server(stage: RedisStage) -> None:
+    """Stopped for ten leases, its connections open; then everybody's clock has gone on but its own."""
+    stage.server.signal(signal.SIGSTOP)
+    time.sleep(10 * LEASE)  # the silence itself
+    stage.server.signal(signal.SIGCONT)
 
 
 def stall_server(stage: RedisStage, seconds: float = SILENCE) -> None:
@@ -265,6 +273,7 @@ ROWS: dict[str, Row] = {
     "server killed": _row(kill_server, *ALWAYS, times=5),
     "server restarted": _row(restart_server, times=3),
     "outage of ten leases": _row(long_outage, *ALWAYS),
+    "server frozen for ten leases": _row(freeze_server),
     "server stalled for three leases": _row(stall_server),
     "scripts flushed": _row(flush_scripts, times=10),
     "memory full": _row(fill_memory),

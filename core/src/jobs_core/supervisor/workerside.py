@@ -16,6 +16,7 @@ from msgspec import Struct
 from .. import schedule
 from ..app import App
 from ..config import Config
+from ..errors import BackendError, ConfigError
 from ..loaders.base import Bootstrapper, add_to_path
 from ..scoreboard.layout import MODES, Phase
 from ..scoreboard.state import STACKS, WORKERS
@@ -121,8 +122,11 @@ class _Life:
         except Exception as error:
             if self._opened:
                 raise
-            self._tell("failed", error=f"{type(error).__name__}: {error}"[:4000])
-            traceback.print_exc()
+            if isinstance(error, BackendError | ConfigError):  # a sentence with its mend: where it was raised helps nobody
+                self._tell("failed", error=str(error)[:4000])
+            else:
+                self._tell("failed", error=f"{type(error).__name__}: {error}"[:4000])
+                traceback.print_exc()
             return WorkerExit.CANNOT_BOOT
         return WorkerExit.FINE
 

@@ -45,7 +45,7 @@ _BY_TEXT = {
 }
 _QUOTES = dict.fromkeys(map(ord, "'`"))  # before Redis 7 there were others
 _DENIED_TO_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
-_OF_SCRIPT = re.compile(r"^(ERR )?(Error running script.*user_script: ?\d+: )?|,? script: .*$")
+_OF_SCRIPT = re.compile(r"^((?:ERR|NOPERM|WRONGTYPE) )?(Error running script.*user_script: ?\d+: )?|,? script: .*$")
 _UNREACHABLE = {
     errno.ECONNREFUSED: "connection refused: does Redis run, and does it listen there?",
     errno.ENOENT: "there is no such socket: does Redis run, and is this its unixsocket?",
