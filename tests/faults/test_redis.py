@@ -10,12 +10,13 @@ import re
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from jobs_core.errors import QueueFull
-from jobs_core.testing.services import program
+from jobs_core.testing.services import free_port, program
 from jobs_core.testing.services.redis import RedisServer
 
 from ..support.proxy import Proxy
@@ -138,6 +139,26 @@ def test_an_idle_worker_costs_less_than_two_commands_a_second(redis_project, ser
     seconds = 6.0  # idleness is what is measured
     commands = server.monitor(seconds)
     assert len(commands) / seconds < 2.0, commands
+
+
+def test_a_hanging_script_of_others_and_a_master_that_is_lost_are_waited_out(redis_project, server):
+    project = redis_project
+    worker = project.worker()
+    server.command("CONFIG", "SET", "lua-time-limit", "50")
+    with ThreadPoolExecutor() as other:
+        hangs = other.submit(server.command, "EVAL", "while true do end", "0")
+        worker.until_said("(BUSY)")
+        assert server.command("SCRIPT", "KILL") == b"+OK"
+        assert b"killed" in hangs.result()
+    project.push("note", "after a script")
+    project.until_noted("note after a script")
+    server.command("CONFIG", "SET", "replica-serve-stale-data", "no")
+    server.command("REPLICAOF", "127.0.0.1", str(free_port()))
+    worker.until_said("(MASTERDOWN)")
+    server.command("REPLICAOF", "NO", "ONE")
+    project.push("note", "after a failover")
+    project.until_noted("note after a failover")
+    assert worker.stop() == 0
 
 
 def test_a_worker_serves_on_after_somebody_has_deleted_everything(redis_project, server):

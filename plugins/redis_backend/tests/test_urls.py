@@ -10,7 +10,7 @@ from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
-from jobs_core.testing.services import program
+from jobs_core.testing.services import free_port, program
 from jobs_core.testing.services.redis import RedisServer, sentinels, server_program
 from jobs_core.urls import scheme
 from jobs_redis.url import parse
@@ -158,3 +158,23 @@ def test_jobs_pass_over_tls_if_the_certificate_is_trusted_and_not_otherwise(tmp_
             pass_a_job(f"rediss://127.0.0.1:{port}")
         with pytest.raises(BackendUnavailable, match=r"certificate|match|mismatch"):
             pass_a_job(f"rediss://localhost:{port}?ca={file}")
+
+
+@pytest.mark.usefixtures("tls_server")
+def test_a_server_that_asks_for_a_certificate_of_ours_gets_it(tmp_path, certificate):
+    file, key = certificate
+    port = free_port()
+    options = [
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        str(file),
+        "--tls-key-file",
+        str(key),
+        "--tls-ca-cert-file",
+        str(file),
+    ]
+    with RedisServer(tmp_path / "redis", *options):
+        pass_a_job(f"rediss://127.0.0.1:{port}?ca={file}&cert={file}&key={key}")
+        with pytest.raises(BackendUnavailable):
+            pass_a_job(f"rediss://127.0.0.1:{port}?ca={file}")
