@@ -131,11 +131,11 @@ def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, 
 
 
 def test_a_connection_that_carries_only_heartbeats_lives(project, node, rabbitmq_url):
-    """For longer than pika waits for a sign of the broker, which is 5 s more than the heartbeat."""
+    """For twice as long as pika waits for a sign of the broker, which is 5 s more than the heartbeat."""
     with Proxy(node.port) as proxy:
         project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}?heartbeat=1"')
         worker = project.worker()
-        project.push("nap", 8.0, "long")
+        project.push("nap", 13.0, "long")
         project.until(lambda: project.ledger())
         before = proxy.connections
         project.until_noted("end long")
