@@ -34,7 +34,7 @@ from .errors import (
 from .handle import JobHandle
 from .ids import new_id
 from .job import Call, JobFunction
-from .message import VERSION, Message, Signer, UniqueKey, decode, encode
+from .message import Message, Signer, UniqueKey, decode, encode
 from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins
 from .producer import Producer
@@ -258,19 +258,16 @@ class App:
         stamp: Stamp = job.stamp
         if stamp is None or stamp.config is not self.config:
             stamp = job.stamp = stamp_of(job, self.config)
-        job.arguments.check(call.args, call.kwargs)
-        fields = stamp.fields
-        if stamp.unique is not None:
-            fields = fields | {"unique": self._unique_key(job, call, stamp.unique)}
-        message = Message(
-            v=VERSION,
-            id=stamp.id or new_id(),
-            job=stamp.job,
-            topic=stamp.topic,
-            args=list(call.args),
-            kwargs=dict(call.kwargs),
-            enqueued_at=int(time.time() * 1e6) / 1e6,  # a third of the price of round()
-            **fields,
+        args, kwargs = call.args, call.kwargs
+        job.arguments.check(args, kwargs)
+        unique, now = stamp.unique, time.time()
+        message = replace(
+            stamp.envelope,
+            id=stamp.id or new_id(now),
+            args=list(args),
+            kwargs=dict(kwargs) if kwargs else {},
+            enqueued_at=int(now * 1e6) / 1e6,  # a third of the price of round()
+            unique=None if unique is None else self._unique_key(job, call, unique),
         )
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
@@ -284,7 +281,7 @@ class App:
 
     def outgoing(self, message: Message) -> Outgoing:
         """The message as a backend takes it; raises MessageError or MessageTooLarge."""
-        payload = encode(message, signer=self.signer, limit=self.config.max_message)
+        payload = encode(message, signer=self.signer or None, limit=self.config.max_message)
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique)
 
     def handle(self, call: Call[T], message: Message, conflicts: Mapping[str, str] | None = None) -> JobHandle[T]:
@@ -292,7 +289,7 @@ class App:
         job_id = conflicts.get(message.id) if conflicts else None
         stores, stamp = message.store_result, call.job.stamp
         if stores is None:  # a hook may have sent it to another topic
-            here = message.topic is stamp.topic
+            here = message.topic is stamp.envelope.topic
             stores = stamp.stores_result if here else stores_result(call.job.options, message.topic, self.config)
         return JobHandle(self, job_id or message.id, call.job, message.topic, stores_result=stores, created=job_id is None)
 

@@ -95,7 +95,10 @@ class Arguments:
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """For producers: raise ArgumentError unless the call fits, and its values fit the annotations."""
-        self.bind(args, kwargs)
+        try:
+            self._bind(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{self._job}: {error}") from None
         if self.problems:
             raise self.problems[0]
         positional = self._positional
@@ -103,6 +106,8 @@ class Arguments:
             parameter = positional[index] if index < len(positional) else self._rest
             if type(value) not in parameter.as_is:
                 parameter.check(value, self._job)
+        if not kwargs:
+            return
         for name, value in kwargs.items():
             parameter = self._by_name.get(name, self._named_rest)
             if type(value) not in parameter.as_is:

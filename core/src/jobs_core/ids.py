@@ -13,30 +13,32 @@ _tails: list[str] = []  # random ends of identifiers, made many at a time
 _head = 0, ""  # the millisecond of the last identifier, and how those of that millisecond begin
 
 
-def new_id() -> str:
+def new_id(now: float | None = None) -> str:
     """A UUIDv7 as text, for jobs and pushes. Safe from any thread, and after a fork.
 
     It sorts by the millisecond of its making, so that a store appends to its index: SQLite writes half as much as for
     random ones.
     """
     global _head
-    head, now = _head, int(time.time() * 1000)
-    if head[0] != now:
-        text = f"{now & 0xFFFFFFFFFFFF:012x}"
-        head = _head = now, f"{text[:8]}-{text[8:]}-"
-    return head[1] + _tail()
-
-
-def _tail() -> str:
-    """74 random bits, as they stand in a UUIDv7."""
+    milliseconds = int((now or time.time()) * 1000)
+    known, text = _head
+    if known != milliseconds:
+        text = f"{milliseconds & 0xFFFFFFFFFFFF:012x}"
+        text = f"{text[:8]}-{text[8:]}-"
+        _head = milliseconds, text
     try:
-        return _tails.pop()
+        return text + _tails.pop()
     except IndexError:
-        made = _random.randbytes(10 * _AT_ONCE).hex()
-        parts = (made[start : start + 20] for start in range(0, len(made), 20))
-        tails = [f"7{part[:3]}-{_VARIANTS[part[3]]}{part[4:7]}-{part[7:19]}" for part in parts]
-        _tails.extend(tails[1:])
-        return tails[0]
+        return text + _more()
+
+
+def _more() -> str:
+    """A random end, 74 bits as they stand in a UUIDv7, and more of them in store."""
+    made = _random.randbytes(10 * _AT_ONCE).hex()
+    parts = (made[start : start + 20] for start in range(0, len(made), 20))
+    first, *others = [f"7{part[:3]}-{_VARIANTS[part[3]]}{part[4:7]}-{part[7:19]}" for part in parts]
+    _tails.extend(others)
+    return first
 
 
 def new_token(bytes_: int = 8) -> str:

@@ -73,6 +73,7 @@ class _Marks(Struct):
     topic: str
 
 
+_encode = json_encoder.encode
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_version = msgspec.json.Decoder(_VersionOnly).decode
 _decode_marks = msgspec.json.Decoder(_Marks).decode
@@ -145,10 +146,10 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
     Raises MessageTooLarge above `limit` bytes and MessageError for NaN, infinity and what JSON cannot hold.
     """
     try:
-        payload = json_encoder.encode(message)
+        payload = _encode(message)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(f"{message.job}: the arguments cannot be written as JSON: {error}") from None
-    if may_hide_non_finite(payload):
+    if not _finite(message) and may_hide_non_finite(payload):
         _refuse_non_finite(message)
     if limit is not None and len(payload) > limit:
         raise MessageTooLarge(
@@ -212,6 +213,16 @@ def _looks_like_envelope(payload: bytes) -> bool:
 
 def _unknown_version(version: int) -> UnknownVersion:
     return UnknownVersion(f"the envelope is of version {version}, this worker reads up to {VERSION}: upgrade jobs-core")
+
+
+_FINITE = frozenset({str, int, bool, type(None)})
+
+
+def _finite(message: Message) -> bool:
+    """Whether the types of the arguments alone say that there is no NaN and no infinity."""
+    if message.kwargs and not _FINITE.issuperset(map(type, message.kwargs.values())):
+        return False
+    return not message.headers and _FINITE.issuperset(map(type, message.args))
 
 
 def _refuse_non_finite(message: Message) -> None:

@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct
 from .config import Config
 from .errors import JobDefinitionError
 from .job import JobFunction
+from .message import VERSION, Message
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_result
 
 
@@ -16,11 +17,9 @@ class Stamp(Struct, frozen=True):
     """The options of a job function, or of its twin by `using`, resolved under one configuration."""
 
     config: Config
-    job: str
-    topic: str
+    envelope: Message  # all but id, arguments and time
     id: str | None  # chosen beforehand
     unique: Unique | None
-    fields: dict[str, Any]  # of the envelope, beside those above
     stores_result: bool
     on_commit: bool | None  # what `using`, else `@job`, says
 
@@ -37,11 +36,9 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
     return Stamp(
         config=config,
-        job=job.name,
-        topic=topic,
+        envelope=Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topics.get(topic))),
         id=None if overrides.id is UNSET else overrides.id,
         unique=None if options.unique is UNSET else options.unique,
-        fields=_fields(options, overrides, config.topics.get(topic)),
         stores_result=stores_result(job.options, topic, config),
         on_commit=None if options.on_commit is UNSET else options.on_commit,
     )
