@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -121,16 +122,17 @@ def one_by_one() -> Rows:
         link, client = Link(connector(parse(app.backend_url)), "bare"), redis.Redis.from_url(app.backend_url)
         jobs_to_run.noop.enqueue()
         (waiting,) = app.operate(lambda backend: backend.browse("default", State.READY, 1))
-        digest = scripts.PUSH.digest.decode()
+        digest = scripts.PUT.digest.decode()
         record = b"0 7 0 n|default" + waiting.payload
+        number = map(str, itertools.count())  # a request that is known would store nothing
 
         def bare() -> None:
-            for n in range(ONE_BY_ONE):
-                client.evalsha(digest, 1, "{bare}", "", f"c{n}", 60_000, 0, 1, "", f"cd{n}", "default", record, "")
+            for _ in range(ONE_BY_ONE):
+                client.evalsha(digest, 1, "{bare}", "", next(number), 60_000, "default", 0, 1, next(number), record)
 
         def naked() -> None:
-            for n in range(ONE_BY_ONE):
-                link.run(scripts.PUSH, "{bare}", "", f"r{n}", 60_000, 0, 1, "", f"id{n}", "default", record, "")
+            for _ in range(ONE_BY_ONE):
+                link.run(scripts.PUT, "{bare}", "", next(number), 60_000, "default", 0, 1, next(number), record)
 
         def ours() -> None:
             for _ in range(ONE_BY_ONE):

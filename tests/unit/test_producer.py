@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from jobs_core.backends.base import FEATURES, Outgoing
 from jobs_core.errors import BackendUnavailable, QueueFull
 from jobs_core.producer import Producer
@@ -246,6 +248,7 @@ def test_eight_threads_of_an_application_lose_and_double_nothing(tmp_path):
     app.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_child_forked_while_a_thread_sends_has_a_way_of_its_own(tmp_path):
     from jobs_core import App, job
     from jobs_core.config import Config
