@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +125,37 @@ def test_the_broker_reads_the_configuration_that_the_supervisor_was_given(embedd
     process.until_said(" ready: ")
     assert embedding.run("-c", "other.toml", "broker", "status").returncode == 0
     assert process.stop() == 0
+
+
+def test_machines_with_keys_of_their_own_share_a_broker(project: Project, tmp_path: Path):
+    """One embeds it and runs no jobs, one runs them, one enqueues; a fourth, whose key is not on the list, is not let in."""
+    port = free_port()
+    assert project.run("broker", "keygen", "keys", "--client", "own", "--client", "runs", "--client", "sends").returncode == 0
+    keys = project.root / "keys"
+    project.configure(
+        f'broker = {{ embedded = true, keys = "keys", listen = ["zmq+tcp://127.0.0.1:{port}"] }}\n'
+        'pools.default.topics = ["none"]',
+        backend=f'backend = "zmq+tcp://127.0.0.1:{port}?key=keys/own.key_secret&broker=keys/broker.key"',
+    )
+    supervised = Supervised(project)
+    machines = {name: Project(tmp_path / name) for name in ("runs", "sends", "stranger")}
+    try:
+        for name, machine in machines.items():
+            if name == "stranger":
+                machine.run("broker", "keygen", ".", "--client", name)
+            else:
+                shutil.move(keys / f"{name}.key_secret", machine.root)
+            shutil.copy(keys / "broker.key", machine.root)
+            url = f"zmq+tcp://127.0.0.1:{port}?key={name}.key_secret&broker=broker.key"
+            machine.configure(backend=f'backend = "{url}"')
+        machines["runs"].worker()
+        assert machines["sends"].run("push", "tasks.note", "from afar").returncode == 0
+        machines["runs"].until_noted("note from afar")
+        refused = machines["stranger"].run("push", "tasks.note", "no")
+        assert refused.returncode != 0
+        assert "does not let this client in" in refused.stderr
+        assert project.ledger() == []
+    finally:
+        for machine in machines.values():
+            machine.close()
+    assert supervised.stop() == 0
