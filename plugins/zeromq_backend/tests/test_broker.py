@@ -27,6 +27,8 @@ from jobs_zeromq.broker.store import Store
 from jobs_zeromq.broker.waiting import Waiting
 from jobs_zeromq.link import Link
 
+from .raw import Raw
+
 
 @pytest.fixture
 def desk(tmp_path):
@@ -243,3 +245,24 @@ def test_term_answers_what_is_asked_and_ends_with_0(service):
     backend.close()
     assert service.stop() == 0
     assert "stopped" in service.log
+
+
+def test_nothing_is_handed_out_over_a_connection_that_its_owner_has_left(start_in_process):
+    """A client whose connection breaks says hello over another; what it had asked before may still lie there, or come late."""
+    url = start_in_process().url
+    with Raw(url) as old, Raw(url) as new:
+        new.ask(b"open", {"owner": "w"})
+        asked = {"owner": "w", "topics": ["t"], "limit": 9}
+        waits = msgspec.msgpack.encode({**asked, "request": "r1", "timeout": 60.0})
+        old.send(p.VERSION, b"next", b"1", waits)
+        assert old.ask(b"counts", {"topics": ["t"]})[0] == p.OK  # it has come
+        old.send(p.VERSION, b"next", b"1", waits)
+        assert new.ask(b"reserve", {**asked, "request": "r1", "limit": 0}) == (p.OK, [])
+        new.send(p.VERSION, b"next", b"2", msgspec.msgpack.encode({**asked, "request": "r2", "timeout": 60.0}))
+        late = old.ask(b"reserve", {**asked, "request": "r0"}, tag=b"late")
+        assert (late[0], late[1]["code"]) == (p.ERROR, "hello")
+        with Raw(url) as producer:
+            for job_id in ("a", "b"):
+                producer.ask(b"push", {"request": job_id, "messages": [{"id": job_id, "topic": "t", "payload": b"x"}]})
+        assert [one["id"] for one in msgspec.msgpack.decode(new.receive()[3])] == ["a"]
+        assert [one["id"] for one in new.ask(b"reserve", {**asked, "request": "r3"})[1]] == ["b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -21,7 +22,8 @@ _KEEP_ALL = Retention(float("inf"), 2**53)
 class Peer:
     """One connection's client."""
 
-    def __init__(self, hello: Hello, clock: Callable[[], float]) -> None:
+    def __init__(self, hello: Hello, clock: Callable[[], float], number: int = 0) -> None:
+        self.number = number  # later ones have higher ones
         self.seen = time.monotonic()
         self.unsaid: set[str] = set()
         self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
@@ -58,19 +60,38 @@ class Peers:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._peers: dict[bytes, Peer] = {}
+        self._numbers = itertools.count(1)
+        self._owners: dict[str, tuple[int, bytes]] = {}  # the latest connection over which each asked
         self.stranger = Peer(Hello(), clock)
 
     def greet(self, name: bytes, hello: Hello) -> None:
         self._peers.pop(name, None)
         if len(self._peers) >= MOST:
             del self._peers[next(iter(self._peers))]
-        self._peers[name] = Peer(hello, self._clock)
+        self._peers[name] = Peer(hello, self._clock, next(self._numbers))
 
     def get(self, name: bytes) -> Peer | None:
         peer = self._peers.get(name)
         if peer is not None:
             peer.seen = time.monotonic()
         return peer
+
+    def follow(self, owner: str, name: bytes, peer: Peer) -> bytes | None:
+        """Note that an owner asks over this connection; the one that it has left for it, if any.
+
+        What was sent over a connection that broke may come after what was sent over the next: `is_at` tells.
+        """
+        known = self._owners.get(owner)
+        if known is None or known[0] < peer.number:
+            if known is None and len(self._owners) >= MOST:
+                del self._owners[next(iter(self._owners))]
+            self._owners[owner] = peer.number, name
+        return known[1] if known is not None and known[1] != name else None
+
+    def is_at(self, owner: str, name: bytes) -> bool:
+        """Whether this is the latest connection over which an owner asked."""
+        known = self._owners.get(owner)
+        return known is None or known[1] == name
 
     def forget(self, name: bytes) -> None:
         self._peers.pop(name, None)

@@ -174,10 +174,22 @@ class Server:
                 return None
             peer = self._peers.stranger
         try:
-            return read(peer, sender, tag, verb, frames[3:])
+            asked = read(peer, sender, tag, verb, frames[3:])
         except Malformed as error:
             self._turn_away(sender, tag, verb, "malformed", str(error))
             return None
+        if (verb is p.RESERVE or verb is p.NEXT) and not self._comes_from_owner(asked):
+            self._turn_away(sender, tag, verb, "hello", "this owner has asked over a later connection", counts=False)
+            return None
+        return asked
+
+    def _comes_from_owner(self, one: Asked) -> bool:
+        """Whether what is to be handed out would reach its owner: over a connection that broke it would be nobody's."""
+        owner = one.request.owner
+        left = self._peers.follow(owner, one.sender, one.peer)
+        if left is not None and self._peers.is_at(owner, one.sender):
+            self._waiting.drop(left)
+        return self._peers.is_at(owner, one.sender)
 
     def _turn_away(
         self, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], code: p.Code, why: str, *, counts: bool = True
@@ -224,7 +236,8 @@ class Server:
         if one.verb is p.STATUS:
             self._reply(Answered(one, p.OK, p.STATUS.encode(self._status())))
         elif (one.verb is p.WAIT or one.verb is p.NEXT) and one.request.topics and is_last:
-            self._wait(one)
+            if one.verb is p.WAIT or self._peers.is_at(one.request.owner, one.sender):
+                self._wait(one)
         elif one.verb is p.RESULT:
             if len(self._results) >= MOST_RESULTS:
                 self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are waited for already: ask again later")))
