@@ -15,6 +15,8 @@ from jobs_redis.backend import RedisBackend
 from jobs_redis.link import Link, connector
 from jobs_redis.url import parse
 
+pytestmark = pytest.mark.timeout(300)
+
 JOBS = int(os.environ.get("JOBS_MEMORY_JOBS", "20000"))  # `make torture` passes 100,000
 BATCH = 1000
 PAYLOAD = b'{"v":1,"topic":"email","job":"shop.send_email","args":["a@example.com"],"kwargs":{"subject":"hello"}}' * 2
