@@ -191,42 +191,36 @@ class Courier:
             self._wind_up(now)
         self._interrupt_overdue(now)
         self._give_back(now)
-        if self._outage.may_try(now):
-            self._ask(self._talk, now)
+        if self._outage.may_try(now) and self._ask(self._talk, now):
+            self._outage.over()
         self._sleep()
 
-    def _ask(self, what: Callable[[float], bool], value: float) -> None:
-        """Have the backend asked; whether it was is what `what` tells. An answer ends an outage, and none begins one."""
+    def _ask(self, what: Callable[[float], None], value: float) -> bool:
+        """Do something with the backend; False if it failed, and what follows is seen to."""
         try:
-            if what(value):
-                self._outage.over()
+            what(value)
+            return True
         except OwnerLost as error:
             self._go_on_as_another(error)
         except BackendError as error:
-            self._next_beat = 0.0  # there is something to ask, then, whose answer tells that it is over
             self._outage.began(error)
+        return False
 
-    def _talk(self, now: float) -> bool:
-        """Everything this turn has to say to the backend; whether that was anything."""
-        asked = False
+    def _talk(self, now: float) -> None:
+        """Everything this turn has to say to the backend."""
         if self._unsettled or self._sending:
             self._settle()
-            asked = True
         keep_house = self._keeps_house and now >= self._next_housekeep
         # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
         if self._outage.lasts or now >= self._next_beat - (self._lease / 12 if keep_house else 0.0):
             self._beat(now)
-            asked = True
         if keep_house:
-            asked = True
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # From its end: where a round trip is slow, there has to be time left to wait for work.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
         self._start_waiting()
         if self._wants_jobs(now):
             self._reserve(now)
-            asked = True
-        return asked
 
     # -- finished runs ---------------------------------------------------------------------------
 
@@ -324,7 +318,7 @@ class Courier:
             self._end_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
-        """Sleep until there is something to reserve. Whatever the request took is asked for again after an outage."""
+        """Sleep until something could be reserved; whether it was. What it took in an outage is asked for again afterwards."""
         request, limit = self._reserve_request = new_token(), self._room()
         failpoint("reserve.before")
         deliveries = self._backend.reserve_next(self._topics, limit, request, timeout)
@@ -546,17 +540,17 @@ class Courier:
             # it is a wait that tells of new jobs.
             self._ask(self._wait, max(timeout, 0.0))
 
-    def _wait(self, timeout: float) -> bool:
-        """Sleep for so long, or until new jobs have been reserved; whether they have."""
+    def _wait(self, timeout: float) -> None:
+        """Sleep for so long, or until new jobs have been reserved."""
         now = time.monotonic()
         if self._may_have_work or not self._can_take(now) or self._soon_free(now):
             self._backend.wait((), timeout)
-            return False
-        if not self._drain or self._in_hand:
-            return self._reserve_next(timeout)
-        found = self._reserve_next(min(timeout, 0.5))
-        self._may_have_work = True  # or there is nothing left, which a reserve will tell
-        return found
+        elif self._drain and not self._in_hand:
+            self._reserve_next(min(timeout, 0.5))
+            self._may_have_work = True  # or there is nothing left, which a reserve will tell
+        elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._unsettled:
+            # Out of the executor's way at once: what else there is to do can wait until it has begun.
+            self._backend.wait((), SETTLE_INTERVAL)
 
     def _soon_free(self, now: float) -> bool:
         """Whether every slot has just been given a job: most are short, and one that comes meanwhile is another worker's."""

@@ -40,12 +40,12 @@ class Line:
         server = timeout if timeout >= SERVER_TIMES and not exact else timeout + 1.0
         self.waiting.send("BZPOPMIN", *self.keys, self.bell, f"{max(server, 0.001):.3f}", then=self.then)
 
-    def end(self) -> str | None:
+    def end(self, answered: bool) -> str | None:
         """End the wait if it still goes on; the key whose token has come, or None.
 
         Where a token comes before the bell, the bell ends the next wait, which is then begun again.
         """
-        if not select.select([self.waiting.socket()], [], [], 0)[0]:
+        if not answered and not select.select([self.waiting.socket()], [], [], 0)[0]:
             self.ring()
         token = self.waiting.read()
         if self.then:
@@ -101,7 +101,7 @@ class Waiter:
         readable: list[Any] = select.select(sources, [], [], timeout + grace)[0]
         if not readable and server_ends:
             raise BackendUnavailable(f"{lines[0].waiting.where} does not answer in time")
-        ended = [line.end() for line in lines]
+        ended = [line.end(socket in readable) for socket, line in by_socket.items()]
         return [key for key in ended if key], self._out in readable and self.interrupted()
 
 

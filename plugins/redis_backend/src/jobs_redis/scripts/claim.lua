@@ -1,4 +1,4 @@
--- Take these very jobs, wherever they stand but among the dead, and renew the owner's lease. Needs common, endings, lines.
+-- Take these very jobs, wherever they stand but among the dead, and renew the owner's lease. Needs common and unique.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 ... ids
 -- Result   {} if the owner is lost; else {now, 0, id, token, record, history, id, ...} as reserve's

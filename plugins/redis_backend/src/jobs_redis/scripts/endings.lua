@@ -1,10 +1,4 @@
--- How jobs leave: done or cancelled, dead, or back into the line. Needs common.
-
-local function free_key(id, job)
-  if job.key == '' or job.scope == 't' then return end
-  local holder = redis.call('HGET', UNIQUE, job.key)
-  if holder and string.match(holder, '^%d+ (.*)$') == id then redis.call('HDEL', UNIQUE, job.key) end
-end
+-- How jobs leave: done or cancelled, dead, or back into the line. Needs common and unique.
 
 local function tell_followers(id)
   if redis.call('ZREM', FOLLOWERS, id) == 1 then

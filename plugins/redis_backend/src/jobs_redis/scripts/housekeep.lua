@@ -1,4 +1,4 @@
--- What is done now and then; bounded, and may run on several machines. Needs common, endings, lines.
+-- What is done now and then; bounded, and may run on several machines. Needs common, endings, due.
 --
 -- ARGV     2 lease   3 silence of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped; all times in microseconds

@@ -1,4 +1,4 @@
--- Take ready jobs, topics in order, and renew the owner's lease. Needs common, endings, lines.
+-- Take ready jobs, topics in order, and renew the owner's lease. Needs common, unique, due.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
@@ -10,12 +10,17 @@
 -- request, sent again, gets what it still holds of it.
 
 local owner, request = ARGV[2], ARGV[3]
-if not redis.call('ZSCORE', OWNERS, owner) then return {} end
 although_full()
-redis.call('ZADD', OWNERS, now + ARGV[4], owner)
+if redis.call('ZADD', OWNERS, 'XX', 'CH', now + ARGV[4], owner) == 0 and not redis.call('ZSCORE', OWNERS, owner) then
+  return {}
+end
 
 local found, seen = { whole(now), 0 }, { -1 }
-local histories = redis.call('EXISTS', HISTORY) == 1
+-- Most stores have none of these: one look for all three.
+local rare = redis.call('EXISTS', HISTORY, PAUSED, UNIQUE) > 0
+local histories = rare and redis.call('EXISTS', HISTORY) == 1
+local paused = rare and redis.call('EXISTS', PAUSED) == 1
+local keyed = rare and redis.call('EXISTS', UNIQUE) == 1
 
 -- Add jobs to the result; returns their records. An id without a record (somebody deleted keys) is left out.
 local function hand_out(ids, tokens)
@@ -52,12 +57,13 @@ if redis.call('HGET', OWNER .. owner, 'reserve') == request then
 end
 
 local number = redis.call('HINCRBY', META, 'reservations', 1)
-local left, paused = tonumber(ARGV[5]), redis.call('EXISTS', PAUSED) == 1
+local left = tonumber(ARGV[5])
 for n = 6, #ARGV do
   local topic = ARGV[n]
   if left <= 0 then break end
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
-    line_up_due(topic, 1000)
+    local aside = redis.call('EXISTS', LATER .. topic, INLET .. topic) > 0 -- something that is not in line
+    if aside then line_up_due(topic, 1000) end
     local taken = redis.call('ZPOPMIN', READY .. topic, left)
     if #taken > 0 then
       local ids, tokens, held = {}, {}, {}
@@ -71,7 +77,7 @@ for n = 6, #ARGV do
       redis.call('HSET', HELD .. owner, unpack(held))
       redis.call('HINCRBY', RESERVED, topic, #ids)
       left = left - #ids
-      if redis.call('EXISTS', UNIQUE) == 1 then
+      if keyed then
         for at = 1, #ids do
           local job = records[at] and parse(records[at])
           if job and job.scope == 'q' then free_key(ids[at], job) end
@@ -80,13 +86,13 @@ for n = 6, #ARGV do
     end
     if left > 0 then
       redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake somebody in vain
-      local first = redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')
-      local due = first[2] and math.max(0, first[2] - now)
+      local first = aside and redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')[2]
+      local due = first and math.max(0, first - now)
       if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
     elseif redis.call('EXISTS', READY .. topic) == 1 then
       wake(topic) -- there is more: whoever is idle may look
     end
-    if redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
+    if aside and redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
   end
 end
 redis.call('HSET', OWNER .. owner, 'reserve', request, 'number', number)
