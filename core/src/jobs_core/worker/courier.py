@@ -1,7 +1,7 @@
 """The courier: the one thread of a worker that talks to the backend.
 
 It reserves jobs for the executor, settles what the executor finished, renews the lease, interrupts what runs
-too long, gives back what waits too long, and sleeps in the backend's `wait` the rest of the time. An outage
+too long, gives back what waits too long, and sleeps in the backend the rest of the time. An outage
 stops none of this: what was asked of the backend is asked again under the same request id.
 """
 
@@ -11,23 +11,22 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from .. import events
-from ..backends.base import Answer, Backend, Delivery, Outcome, Settlement
+from ..backends.base import Backend, Delivery, Outcome
 from ..errors import BackendError, BackendUnavailable, JobCancelled, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
-from .deadlines import Deadlines
 from .executors.base import Executor, overdue
+from .hand import Hand
 from .handover import SETTLE_INTERVAL, Handover
 from .intake import Intake
 from .outage import Outage
-from .prefetch import AHEAD, LARGEST_BATCH, Prefetch
-from .quarantine import HOLD_AFTER, Quarantine
+from .outbox import Outbox, tell_stale
+from .prefetch import AHEAD
 from .report import report
 from .retry import settlement
 from .run import Run
@@ -88,26 +87,19 @@ class Courier:
         self._stop_timeout = stop_timeout
         self._keeps_house = keeps_house
         self._drain = drain
-        self._left = max_jobs or sys.maxsize  # jobs that may still be taken
+        self._most = max_jobs or sys.maxsize  # jobs that may be taken
+        self._taken = 0
         self._due_at = max_jobs - max(1, int(max_jobs * DUE_SHARE)) if max_jobs else -1  # asks for a successor at so few left
         self._board = board
         self._on_open = on_open
         self._on_due = on_due
         self._on_abandon = on_abandon
-        self._in_hand: dict[str, Run] = {}
-        self._quarantine = Quarantine(executor.concurrency)
-        self._suspects_run = False  # only suspects run: nothing else is reserved beside them
-        self._one_by_one = False  # the last reserve found a suspect that was run alone: the next asks for no more than one
-        self._early: deque[Run] = deque()  # acknowledged before they run: wait here for a free slot
-        self._unsettled: list[tuple[Settlement, Run | None]] = []
-        self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
+        self._outbox = Outbox(backend)
+        self._hand = Hand(executor, self._outbox)
         self._reserve_request: tuple[str, int] | None = None
-        self._prefetch = Prefetch(executor.concurrency)
-        self._deadlines = Deadlines()
         self._outage = Outage(lease)
         self._may_have_work = True
         self._quiet = quiet  # takes nothing new
-        self._quiet_until = 0.0
         self._next_beat = self._next_housekeep = 0.0
         self._stopping = self._told_stopping = False
         self._stop_at = _NEVER
@@ -175,14 +167,14 @@ class Courier:
                 time.sleep(self._outage.pause())
 
     def _finished(self) -> bool:
-        if self._unsettled or self._sending:
+        if self._outbox:
             return self.abandoned and time.monotonic() > self._stop_at + 1.0
-        return self._stopping and not self._in_hand
+        return self._stopping and not self._hand
 
     def _turn(self) -> None:
         now = time.monotonic()
         self._collect()
-        self._board.beat(self.done, self.failed, len(self._in_hand))
+        self._board.beat(self.done, self.failed, len(self._hand))
         if self._stopping:
             if not self._told_stopping:
                 self._told_stopping = True
@@ -190,7 +182,7 @@ class Courier:
                 events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
             self._wind_up(now)
         self._interrupt_overdue(now)
-        self._give_back(now)
+        self._hand.give_back_what_waits_long(now)
         if self._outage.may_try(now) and self._ask(self._talk, now):
             self._outage.over()
         self._sleep()
@@ -208,7 +200,7 @@ class Courier:
 
     def _talk(self, now: float) -> None:
         """Everything this turn has to say to the backend."""
-        if self._unsettled or self._sending:
+        if self._outbox:
             self._settle()
         keep_house = self._keeps_house and now >= self._next_housekeep
         # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
@@ -218,7 +210,8 @@ class Courier:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # From its end: where a round trip is slow, there has to be time left to wait for work.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
-        self._start_waiting()
+        if not self._stopping:
+            self._hand.start_waiting(now)
         if self._wants_jobs(now):
             self._reserve(now)
 
@@ -226,19 +219,14 @@ class Courier:
 
     def _collect(self) -> None:
         """Turn finished runs into settlements."""
-        finished = self._handover.collect()
-        if not finished:
-            return
-        for run in finished:
-            if self._in_hand.get(run.delivery.id) is not run:
-                self._board.note(run, "stale")
-                self._tell_stale(run)
-                continue
-            del self._in_hand[run.delivery.id]
+        ours, stale = self._hand.collect()
+        for run in stale:
+            self._board.note(run, "stale")
+            tell_stale(run)
+        for run in ours:
             self._conclude(run)
-        self._board.publish()
-        self._suspects_run = self._suspects_run and bool(self._in_hand)
-        self._prefetch.learn(finished)
+        if ours or stale:
+            self._board.publish()
 
     def _conclude(self, run: Run) -> None:
         ending = settlement(run)
@@ -249,62 +237,34 @@ class Courier:
             self.failed += 1
             report(run, ending)
         if run.policy.acks == "late":
-            self._unsettled.append((ending, run))
+            self._outbox.add(ending, run)
 
     def _settle(self) -> None:
-        """Send settlements; a batch whose reply was lost is sent again as it was, before any other."""
-        while self._sending or self._unsettled:
-            if self._sending is None:
-                self._sending = new_token(), self._unsettled
-                self._unsettled = []
-            request, batch = self._sending
-            failpoint("settle.before")
-            self._push_followups(batch)
-            answers = self._backend.settle([ending for ending, _ in batch], request)
-            failpoint("settle.after")
-            self._sending = None
-            for answer, (_, run) in zip(answers, batch, strict=True):
-                if answer is Answer.STALE and run is not None:
-                    self._tell_stale(run)
-        self._quiet_until = time.monotonic() + SETTLE_INTERVAL
-        self._handover.be_quiet(self._quiet_until)
-
-    def _push_followups(self, batch: list[tuple[Settlement, Run | None]]) -> None:
-        """Where the backend cannot commit follow-ups with the acknowledgement, push them before it."""
-        if "atomic_followups" in self._backend.features:
-            return
-        followups = [message for ending, _ in batch for message in ending.followups]
-        if followups:
-            assert self._sending is not None
-            self._backend.push(followups, self._sending[0])
-
-    def _tell_stale(self, run: Run) -> None:
-        events.emit(events.SettledStale(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))
+        """Send settlements; those that come within the next moment are waited for, to be sent together."""
+        self._outbox.send()
+        self._handover.be_quiet(time.monotonic() + SETTLE_INTERVAL)
 
     # -- reserving -------------------------------------------------------------------------------
 
     def _room(self) -> int:
         """How many more jobs may be reserved."""
-        most = 1 if self._one_by_one else LARGEST_BATCH  # or hundreds would be reserved to be given back, for each of hundreds
-        return min(self._prefetch.target() - len(self._in_hand), most, self._left)
+        return min(self._hand.room(), self._left)
+
+    @property
+    def _left(self) -> int:
+        """How many jobs may still be taken."""
+        return self._most - self._taken + self._hand.given_back
 
     def _wants_jobs(self, now: float) -> bool:
         if self._reserve_request:
             return True
         if not self._may_have_work or not self._can_take(now):
             return False
-        return not self._handover.pending or self._room() >= min(self._prefetch.target(), LARGEST_BATCH, self._left) // 2
+        return not self._handover.pending or self._room() >= min(self._hand.batch(), self._left) // 2
 
     def _can_take(self, now: float) -> bool:
         """Whether one more job could be taken."""
-        if self._stopping or self._quiet or self._quarantine or self._early or self._suspects_run:
-            return False
-        return self._room() > 0 and not self._stuck(now)
-
-    def _stuck(self, now: float) -> bool:
-        """Whether every slot has been busy with the same job for longer than we hold jobs for."""
-        running = self._executor.started()
-        return len(running) >= self._executor.concurrency and all(now - run.started > AHEAD for run in running)
+        return not self._stopping and not self._quiet and self._room() > 0 and not self._hand.closed(now)
 
     def _reserve(self, now: float) -> None:
         if self._reserve_request is None:
@@ -314,7 +274,7 @@ class Courier:
         deliveries = self._backend.reserve(self._topics, limit, request)
         failpoint("reserve.after")
         self._take_in(deliveries, limit, now)
-        if not deliveries and self._drain and not self._in_hand:
+        if not deliveries and self._drain and not self._hand:
             self._end_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
@@ -331,97 +291,35 @@ class Courier:
     def _take_in(self, deliveries: list[Delivery], limit: int, now: float) -> None:
         """Start what a reserve has taken, or settle what cannot run."""
         self._reserve_request = None
-        self._one_by_one = False
         self._may_have_work = len(deliveries) >= limit or (self._drain and bool(deliveries))
         self._next_beat = now + self._lease / 6
-        ready: list[Run] = []
+        runs: list[Run] = []
         for delivery in deliveries:
             run = self._intake.accept(delivery)
-            if isinstance(run, Settlement):
-                self._unsettled.append((run, None))
-                if run.outcome is not Outcome.DEFER:
-                    self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
+            if isinstance(run, Run):
+                runs.append(run)
                 continue
-            if self._quarantine.concerns(run):
-                self._quarantine.add(run)
-            elif run.policy.acks == "early":
-                self._early.append(run)
-            else:
-                ready.append(run)
-        self._hand_over(ready, now)
-        self._start_waiting()
+            self._outbox.add(run)
+            if run.outcome is not Outcome.DEFER:
+                self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
+        self._hand.take(runs, now)
+        if not self._stopping:
+            self._hand.start_waiting(now)
         self._use_up(len(deliveries))
         self._board.publish()
 
     def _use_up(self, jobs: int) -> None:
         """Count what was taken against `max_jobs`, and ask for a successor in time."""
-        self._left -= jobs
+        self._taken += jobs
         if self._left <= self._due_at:
             self._due_at = -1
             self._on_due()
-
-    def _hand_over(self, runs: list[Run], now: float) -> None:
-        if not runs:
-            return
-        for run in runs:
-            self._in_hand[run.delivery.id] = run
-            if run.timeout:
-                self._deadlines.add(run, now)
-        self._quiet_until = now + SETTLE_INTERVAL
-        self._handover.be_quiet(self._quiet_until)
-        self._executor.submit(runs)
-
-    def _start_waiting(self) -> None:
-        """Start suspects and early acknowledged jobs whose turn has come."""
-        now = time.monotonic()
-        if self._quarantine and not self._stopping:
-            group = self._quarantine.admit(len(self._in_hand))
-            if len(group) == 1:
-                self._one_by_one = True
-                self._release(self._quarantine.take_back())
-                self._settle()
-            self._suspects_run = bool(group) or self._suspects_run
-            self._hand_over(group, now)
-        free = self._executor.concurrency - len(self._in_hand)
-        if self._early and free > 0 and not self._stopping:
-            batch = [self._early.popleft() for _ in range(min(free, len(self._early)))]
-            self._unsettled += [(Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), None) for run in batch]
-            self._settle()
-            self._hand_over(batch, now)
 
     def _end_if_drained(self) -> None:
         counts = self._backend.counts(self._topics).values()
         if not any(count.ready or count.scheduled or count.reserved for count in counts):
             self._stopping = True
             self._stop_at = time.monotonic() + self._stop_timeout
-
-    # -- giving back -----------------------------------------------------------------------------
-
-    def _give_back(self, now: float) -> None:
-        """Return what waits behind jobs that turned out long: an idle worker may run it (promise 6)."""
-        if self._handover.pending and self._stuck(now):
-            self._release(self._handover.take_back())
-        if (self._quarantine or self._early) and self._in_hand and self._stuck(now):
-            self._release(self._early)
-            self._early.clear()
-        if self._quarantine and self._in_hand:
-            self._put_off_suspects()
-
-    def _release(self, runs: Iterable[Run]) -> None:
-        for run in runs:
-            self._left += 1
-            self._in_hand.pop(run.delivery.id, None)
-            self._unsettled.append((Settlement(run.delivery.id, run.delivery.token, Outcome.RELEASE), run))
-
-    def _put_off_suspects(self) -> None:
-        """Leave suspects to a worker that is idle; one that nobody took for a while gets this one to run dry."""
-        if self._suspects_run:
-            return
-        for run in self._quarantine.take_back():
-            if run.delivery.deferrals >= HOLD_AFTER:
-                self._quarantine.add(run)
-            else:
-                self._unsettled.append((Settlement(run.delivery.id, run.delivery.token, Outcome.DEFER, after=0.5), run))
 
     # -- lease, deadlines, cancels ---------------------------------------------------------------
 
@@ -431,34 +329,23 @@ class Courier:
         failpoint("heartbeat.after")
         self._next_beat = now + self._lease / 6
         for job_id in heartbeat.lost:
-            run = self._in_hand.pop(job_id, None)
-            if run is not None and not run.started:
-                self._forget(run)
+            self._hand.lose(job_id)
         for job_id in heartbeat.cancelled:
             self._cancel(job_id)
 
     def _cancel(self, job_id: str) -> None:
-        run = self._in_hand.get(job_id)
+        run = self._hand.get(job_id)
         if run is None or run.interrupted is not None:
             return
-        if self._forget(run):
+        if self._hand.withdraw(run):
             run.error = JobCancelled("cancelled before it started")
-            del self._in_hand[job_id]
             self._conclude(run)
         else:
             self._executor.interrupt(run, JobCancelled("cancelled while it ran"))
 
-    def _forget(self, run: Run) -> bool:
-        """Take a run out of the pending ones; False if an executor has it."""
-        try:
-            self._handover.pending.remove(run)
-        except ValueError:
-            return False
-        return True
-
     def _interrupt_overdue(self, now: float) -> None:
-        for run in self._deadlines.due(now):
-            if self._in_hand.get(run.delivery.id) is not run:
+        for run in self._hand.deadlines.due(now):
+            if self._hand.get(run.delivery.id) is not run:
                 continue
             delivery, attempt = run.delivery, run.delivery.attempt + 1
             events.emit(events.JobOverdue(delivery.id, run.job.name, delivery.topic, attempt, run.timeout or 0.0))
@@ -472,18 +359,13 @@ class Courier:
     def _wind_up(self, now: float) -> None:
         """Stopping: give back what has not started; at the end of patience, or behind a job that cannot be
         interrupted, give up what still runs."""
-        self._release(self._handover.take_back())
-        self._release(self._early)
-        self._release(self._quarantine.take_back())
-        self._early.clear()
-        left = list(self._in_hand.values())
-        if left and now >= self._stop_at:
-            self._release(left)
+        self._hand.give_back_unstarted()
+        if self._hand and now >= self._stop_at:
+            self._hand.give_up()
             self.abandoned = True
-        elif left and self.replace and all(run.interrupted is not None for run in left):
-            for run in left:
+        elif self.replace and self._hand.all_interrupted():
+            for run in self._hand.end_all():
                 run.error, run.ended = run.interrupted, now
-                del self._in_hand[run.delivery.id]
                 self._conclude(run)
             self.abandoned = True
             self._stop_at = now
@@ -504,13 +386,9 @@ class Courier:
             self._outage.began(unavailable)
 
     def _forget_everything(self) -> None:
-        self._handover.take_back()
-        self._quarantine.take_back()
-        self._early.clear()
-        self._suspects_run = False
-        self._unsettled.clear()
-        self._sending = self._reserve_request = None
-        self._in_hand.clear()
+        self._hand.forget()
+        self._outbox.clear()
+        self._reserve_request = None
         self._may_have_work = True
 
     # -- sleep -----------------------------------------------------------------------------------
@@ -518,20 +396,20 @@ class Courier:
     def _sleep(self) -> None:
         """Sleep in the backend until something is to do; without one, doze."""
         now = time.monotonic()
-        timeout = min(LONGEST_SLEEP, self._next_beat - now, self._deadlines.next() - now)
+        timeout = min(LONGEST_SLEEP, self._next_beat - now, self._hand.deadlines.next() - now)
         if self._keeps_house:
             timeout = min(timeout, self._next_housekeep - now)
-        if self._handover.pending or self._quarantine or self._early:
+        if self._handover.pending or self._hand.some_wait:
             timeout = min(timeout, AHEAD)
         if self._may_have_work and self._handover.pending:
-            timeout = min(timeout, max(0.001, self._prefetch.lasts(len(self._handover.pending)) / 2))
+            timeout = min(timeout, self._hand.half_through())
         if self._stopping:
-            timeout = min(timeout, self._stop_at - now, 0.0 if not self._in_hand else LONGEST_SLEEP)
-        if self._in_hand and now < self._quiet_until:
-            timeout = min(timeout, self._quiet_until - now)
+            timeout = min(timeout, self._stop_at - now, 0.0 if not self._hand else LONGEST_SLEEP)
+        if self._hand and now < self._handover.looks_at:
+            timeout = min(timeout, self._handover.looks_at - now)
         else:
             self._handover.wake_me()
-        busy = self._handover.finished or self._unsettled or self._wants_jobs(now)
+        busy = self._handover.finished or self._outbox or self._wants_jobs(now)
         pause = self._outage.left(now)
         if pause > 0:
             time.sleep(min(pause, 0.05))  # nothing to sleep in; stops and finished jobs are looked at between
@@ -545,13 +423,13 @@ class Courier:
         now = time.monotonic()
         if self._may_have_work or not self._can_take(now) or self._soon_free(now):
             self._backend.wait((), timeout)
-        elif self._drain and not self._in_hand:
+        elif self._drain and not self._hand:
             self._reserve_next(min(timeout, 0.5))
             self._may_have_work = True  # or there is nothing left, which a reserve will tell
-        elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._unsettled:
+        elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._outbox:
             # Out of the executor's way at once: what else there is to do can wait until it has begun.
             self._backend.wait((), SETTLE_INTERVAL)
 
     def _soon_free(self, now: float) -> bool:
         """Whether every slot has just been given a job: most are short, and one that comes meanwhile is another worker's."""
-        return now < self._quiet_until and len(self._in_hand) >= self._executor.concurrency
+        return now < self._handover.looks_at and self._hand.full

@@ -24,6 +24,7 @@ class Handover:
         self.pending: deque[Run] = deque()
         self.finished: deque[Run] = deque()
         self._wake = wake
+        self.looks_at = 0.0  # when the courier will look by itself next, if it has said so
         self._quiet_until = 0.0  # before that the courier looks by itself; after, the next finish wakes it once
 
     # -- executors, any thread -------------------------------------------------------------------
@@ -43,7 +44,7 @@ class Handover:
 
     def be_quiet(self, until: float) -> None:
         """The courier will look at `finished` by itself at `until` (monotonic)."""
-        self._quiet_until = until
+        self.looks_at = self._quiet_until = until
 
     def wake_me(self) -> None:
         """The courier goes to sleep without a time of its own: the next finish shall wake it."""

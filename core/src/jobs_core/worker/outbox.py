@@ -1,0 +1,67 @@
+"""Settlements on their way to the backend: a batch is sent again as it was until it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .. import events
+from ..backends.base import Answer, Backend, Outcome, Settlement
+from ..failpoints import failpoint
+from ..ids import new_token
+from .run import Run
+
+
+class Outbox:
+    """What the courier has to settle, in the order in which it came. Used by the courier alone."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._waiting: list[tuple[Settlement, Run | None]] = []
+        self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._waiting or self._sending)
+
+    def add(self, ending: Settlement, run: Run | None = None) -> None:
+        """Settle this with the next batch; of a run it is told if its reservation was no longer ours."""
+        self._waiting.append((ending, run))
+
+    def give_back(self, run: Run, *, after: float = 0.0) -> None:
+        """Have a job that has not been started run elsewhere: at once, or after a while."""
+        outcome = Outcome.DEFER if after else Outcome.RELEASE
+        self.add(Settlement(run.delivery.id, run.delivery.token, outcome, after=after), run)
+
+    def send(self) -> None:
+        """Send all there is; a batch whose reply was lost as it was, before any other. Raises what the backend raises."""
+        while self:
+            if self._sending is None:
+                self._sending = new_token(), self._waiting
+                self._waiting = []
+            request, batch = self._sending
+            failpoint("settle.before")
+            self._push_followups([ending for ending, _ in batch], request)
+            answers = self._backend.settle([ending for ending, _ in batch], request)
+            failpoint("settle.after")
+            self._sending = None
+            for answer, (_, run) in zip(answers, batch, strict=True):
+                if answer is Answer.STALE and run is not None:
+                    tell_stale(run)
+
+    def _push_followups(self, endings: Sequence[Settlement], request: str) -> None:
+        """Where the backend cannot commit follow-ups with the acknowledgement, push them before it."""
+        if "atomic_followups" in self._backend.features:
+            return
+        followups = [message for ending in endings for message in ending.followups]
+        if followups:
+            self._backend.push(followups, request)
+
+    def clear(self) -> None:
+        """Forget everything: the owner is lost, and its reservations are others' now."""
+        self._waiting.clear()
+        self._sending = None
+
+
+def tell_stale(run: Run) -> None:
+    """A run has ended that was no longer ours."""
+    events.emit(events.SettledStale(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))
