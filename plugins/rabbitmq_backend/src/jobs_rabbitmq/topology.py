@@ -64,7 +64,7 @@ LONGEST_RUN = 7 * 86400.0
 
 def level_of(priority: int) -> int:
     """Which of the four queues a priority is kept in."""
-    return (max(0, min(priority, 9)) + 2) // 3
+    return (max(0, min(priority, 9)) + 2) // 3 if priority else 0
 
 
 class Names:
