@@ -1,14 +1,18 @@
-"""Fixtures for the fault tests of RabbitMQ."""
+"""Fixtures for the fault tests of RabbitMQ and of ZeroMQ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from jobs_core.backends.base import BackendOptions
+from jobs_core.testing.services.broker import BrokerService
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
+from jobs_zeromq.backend import ZeromqBackend
 
 from ..support.project import Project
 
@@ -34,3 +38,35 @@ def channel(rabbitmq_url: str) -> Iterator[BlockingChannel]:
         channel = connection.channel()
         channel.confirm_delivery()
         yield channel
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[BrokerService]:
+    """A ZeroMQ broker of its own."""
+    service = BrokerService(tmp_path / "broker")
+    service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def broker_project(project: Project, broker: BrokerService) -> Project:
+    """A project whose jobs wait at that broker, for a lease of a second."""
+    project.configure('lease = "1s"', backend=f'backend = "{broker.url}"')
+    return project
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., ZeromqBackend]]:
+    """Opens bare connections: `connect(url, owner=None)`."""
+    opened: list[ZeromqBackend] = []
+
+    def connected(url: str, owner: str | None = None) -> ZeromqBackend:
+        backend = ZeromqBackend(url, BackendOptions())
+        backend.open(owner)
+        opened.append(backend)
+        return backend
+
+    yield connected
+    for backend in opened:
+        backend.close()
