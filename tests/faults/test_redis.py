@@ -198,6 +198,19 @@ def test_any_language_is_a_producer_by_a_plain_rpush(redis_project, server):
     assert worker.stop() == 0
 
 
+def test_what_another_program_wrote_over_a_job_is_buried_as_it_is_and_harms_no_other(redis_project, server):
+    project = redis_project
+    jobs = [project.push("note", f"{n}") for n in range(5)]
+    for number, record in ((1, "garbage"), (2, "17 0 7 0 n|default{"), (3, "")):
+        server.command("HSET", "{jobs}:job", jobs[number], record)
+    worker = project.worker()
+    project.until_noted("note 0", "note 4")
+    project.until_empty()
+    dead = {record.id: record.payload for record in project.dead()}
+    assert dead == {jobs[1]: b"garbage", jobs[2]: b"{", jobs[3]: b""}
+    assert worker.stop() == 0
+
+
 def test_a_job_by_rpush_starts_at_once(redis_project, server):
     project = redis_project
     project.worker()

@@ -146,7 +146,7 @@ _shapes: dict[bytes, tuple[int, int, int]] = {}
 
 
 def _unpacked(record: bytes) -> tuple[float, int, str, bytes]:
-    """Time of the push, priority, topic and payload."""
+    """Time of the push, priority, topic and payload; raises ValueError for what is no record: somebody else wrote it."""
     head, _, rest = record.partition(b"|")
     pushed, _, shape = head.partition(b" ")
     known = _shapes.get(shape)
@@ -163,9 +163,12 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
     now = int(found[0]) / _MICRO
     made = []
     for n in range(2, len(found), 4):
-        pushed, _, topic, payload = _unpacked(found[n + 2])
         attempt, redeliveries, crashes, deferrals = found[n + 3] or _PLAIN
         token = found[n + 1].decode()
+        try:
+            pushed, _, topic, payload = _unpacked(found[n + 2])
+        except ValueError:  # whoever gets it finds that it is no message either, and buries it
+            pushed, topic, payload = now, token.split(":", 2)[-1], found[n + 2]
         made.append(Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now))
     return made
 
@@ -181,7 +184,10 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         kept = bytes(result) if has_result else None
         return JobRecord(job_id, topic.decode(), state, since=int(at) / _MICRO, result=kept, broker_now=broker_now)
     _, _, record, since, due, owner, cancel, attempt, redeliveries, crashes, deferrals, reason, *errors = found
-    pushed_at, priority, topic, payload = _unpacked(record)
+    try:
+        pushed_at, priority, topic, payload = _unpacked(record)
+    except ValueError:
+        pushed_at, priority, topic, payload = 0.0, 0, "", record
     return JobRecord(
         id=job_id,
         topic=topic,

@@ -14,9 +14,10 @@ local function although_full() redis.call('DEL', base .. 'nothing') end
 local function place_time(score) return tonumber(score) % SPAN + EPOCH end
 
 -- A record is "pushed priority topic-length key-length scope|" .. topic .. unique key .. payload; scope is n(one),
--- q(ueued), d(one) or t(ime).
-local function parse(record)
+-- q(ueued), d(one) or t(ime). What is none (somebody else wrote it) counts as a payload, of the topic if that is known.
+local function parse(record, topic)
   local pushed, priority, topic_length, key_length, scope, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a)|()')
+  if not start then return { pushed = 0, priority = 0, scope = 'n', topic = topic or '', key = '', broken = true } end
   local key_start = start + topic_length
   return {
     pushed = tonumber(pushed), priority = tonumber(priority), scope = scope,

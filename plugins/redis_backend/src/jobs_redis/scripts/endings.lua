@@ -53,7 +53,7 @@ local function release(owner, started, report, crash, cancelled_ttl)
     local id, score = held[n], string.match(held[n + 1], ':(%d+)')
     local record = redis.call('HGET', JOBS, id)
     if record then
-      local job = parse(record)
+      local job = parse(record, string.match(held[n + 1], ':%d+:(.*)$'))
       topics[job.topic] = (topics[job.topic] or 0) + 1
       if redis.call('SISMEMBER', CANCEL, id) == 1 then
         finish(id, job, 'cancelled', cancelled_ttl)

@@ -80,7 +80,10 @@ local function settle(id, token, topic, from)
   redis.call('HINCRBY', RESERVED, topic, -1)
   local record = redis.call('HGET', JOBS, id)
   if not record then return end
-  local job = parse(record)
+  local job = parse(record, topic)
+  if job.broken then
+    redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record) -- so that it can be browsed
+  end
   if outcome == 'done' then
     finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6])
     local followups = tonumber(ARGV[from + 9])
