@@ -38,7 +38,7 @@ from .message import Message, Signer, UniqueKey, decode, encode
 from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins
 from .producer import Producer
-from .registry import Registry, default_registry
+from .registry import AnyJob, Registry, default_registry
 from .stamp import Stamp, stamp_of
 
 if TYPE_CHECKING:
@@ -182,10 +182,10 @@ class App:
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         """Store one call durably; see `JobFunction.enqueue`."""
         message = self.message(call)
-        conflicts = self._deliver((call,), [self.outgoing(message)])
+        conflicts = self._deliver((call.job,), [self.outgoing(message)])
         handle = self.handle(call, message, conflicts)
         if conflicts:
-            _refuse_duplicates((message,), conflicts)
+            _refuse_duplicates((handle,), (message,))
         return handle
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
@@ -193,14 +193,22 @@ class App:
 
         With `conflict="raise"` a duplicate is told after the others were stored.
         """
-        calls = list(calls)
-        if not calls:
+        jobs: list[JobFunction[Any, Any, T]] = []
+        handles: list[JobHandle[T]] = []
+        outgoing: list[Outgoing] = []
+        for call in calls:  # one after the other: what lives on costs the garbage collector time
+            message = self.message(call)
+            jobs.append(call.job)
+            outgoing.append(self.outgoing(message))
+            handles.append(self.handle(call, message))
+        if not jobs:
             return []
-        messages = list(map(self.message, calls))
-        conflicts = self._deliver(calls, list(map(self.outgoing, messages)))
-        handles = [self.handle(call, message, conflicts) for call, message in zip(calls, messages, strict=True)]
+        conflicts = self._deliver(jobs, outgoing)
         if conflicts:
-            _refuse_duplicates(messages, conflicts)
+            for handle in handles:
+                if handle.id in conflicts:
+                    handle.id, handle.created = conflicts[handle.id], False
+            _refuse_duplicates(handles, outgoing)
         return handles
 
     async def aenqueue(self, call: Call[T]) -> JobHandle[T]:
@@ -212,19 +220,19 @@ class App:
         given = list(calls)
         return await self._in_thread(lambda: self.enqueue_many(given))
 
-    def _deliver(self, calls: Sequence[Call[T]], outgoing: list[Outgoing]) -> Mapping[str, str]:
+    def _deliver(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing]) -> Mapping[str, str]:
         """Push, or leave it to a plugin to have it pushed when a transaction commits; conflicts known by now."""
         if self._hold_enqueue is None:
             self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
-        wish = calls[0].job.stamp.on_commit
-        if len(calls) > 1:
-            wanted = [call.job.stamp.on_commit for call in calls]
+        wish = jobs[0].stamp.on_commit
+        if len(jobs) > 1:
+            wanted = [job.stamp.on_commit for job in jobs]
             if wanted.count(wish) < len(wanted):
                 if self._hold_enqueue:
-                    return self._deliver_apart(calls, outgoing, wanted)
+                    return self._deliver_apart(jobs, outgoing, wanted)
                 wish = True in wanted
         if wish and not self._hold_enqueue and self.needs_transactions:
-            name = next(call.job.name for call in calls if call.job.stamp.on_commit)
+            name = next(job.name for job in jobs if job.stamp.on_commit)
             raise JobDefinitionError(
                 f"{name}: on_commit: nothing here knows of transactions: "
                 "install the plugin of your framework (pip install jobs-django)"
@@ -239,14 +247,12 @@ class App:
             )
         return self._producer.push(outgoing, self.config.enqueue_timeout)
 
-    def _deliver_apart(
-        self, calls: Sequence[Call[T]], outgoing: list[Outgoing], wanted: list[bool | None]
-    ) -> Mapping[str, str]:
+    def _deliver_apart(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
         """Calls that want one thing and calls that want another, each group in its order."""
         conflicts: dict[str, str] = {}
         for wish in dict.fromkeys(wanted):
             places = [n for n, other in enumerate(wanted) if other is wish]
-            conflicts.update(self._deliver([calls[n] for n in places], [outgoing[n] for n in places]))
+            conflicts.update(self._deliver([jobs[n] for n in places], [outgoing[n] for n in places]))
         return conflicts
 
     def _push_into(self, conflicts: dict[str, str], group: list[Outgoing]) -> None:
@@ -380,13 +386,13 @@ class App:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
-def _refuse_duplicates(messages: Sequence[Message], conflicts: Mapping[str, str]) -> None:
+def _refuse_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Message | Outgoing]) -> None:
     """Raise DuplicateJob for the first that wanted it."""
-    for message in messages:
-        if message.id in conflicts and message.unique and message.unique.conflict == "raise":
+    for handle, message in zip(handles, sent, strict=True):
+        if not handle.created and message.unique and message.unique.conflict == "raise":
             raise DuplicateJob(
-                f"{message.job} with the unique key {message.unique.key!r} is enqueued already, as {conflicts[message.id]}",
-                existing_id=conflicts[message.id],
+                f"{handle.job.name} with the unique key {message.unique.key!r} is enqueued already, as {handle.id}",
+                existing_id=handle.id,
             )
 
 

@@ -130,7 +130,7 @@ class JobFunction(Generic[P, R, T]):
 
     def enqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
         """Enqueue many in one round trip; each item is a `call(...)`, a tuple of arguments or a dict of them."""
-        return _application().enqueue_many([self._as_call(item) for item in calls])
+        return _application().enqueue_many(map(self._as_call, calls))
 
     async def aenqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
         """`enqueue_many` without blocking the event loop."""
