@@ -67,7 +67,7 @@ contract-rabbitmq: $(VENV)/ready ## the whole contract on RabbitMQ's classic que
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
 
 contract-zeromq: $(VENV)/ready ## the contract on ZeroMQ brokers of every kind, killed between commit and confirm
-	$(PYTEST) plugins/zeromq_backend/tests/broker_contract.py -q
+	$(PYTEST) -n 2 plugins/zeromq_backend/tests/broker_contract.py -q
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench
