@@ -163,6 +163,28 @@ def test_the_group_of_many_clients_takes_hardly_more_statements_than_that_of_one
     assert of_all - of_one <= 2 * 31  # each reserve looks where its share ends, and takes it
 
 
+def test_who_waits_to_reserve_is_handed_what_a_push_brings_in_its_transaction(desks):
+    def takers(topics):
+        return [asked(p.RESERVE, owner=owner, request="r", topics=[*topics], limit=2) for owner in ("worker", "nobody")]
+
+    desk = Desk(desks[0]._store, takers)
+    desk.serve([asked(p.OPEN, owner="worker")])
+    (pushed,) = desk.serve([asked(p.PUSH, request="1", messages=[{"id": n, "topic": "a", "payload": b"x"} for n in "xyz"])])
+    assert (pushed.kind, desk.figures.commits) == (p.OK, 2)
+    handed, lost = desk.handed_out
+    assert [one.id for one in p.RESERVE.decode_answer(handed.body)] == ["x", "y"]
+    assert p.decode_refusal(lost.body).code == "owner_lost"
+
+
+def test_who_waits_cannot_fail_what_others_push(desks):
+    def takers(topics):
+        raise RuntimeError("no")
+
+    desk = Desk(desks[0]._store, takers)
+    (pushed,) = desk.serve([asked(p.PUSH, request="1", messages=[{"id": "x", "topic": "a", "payload": b"x"}])])
+    assert (pushed.kind, desk.figures.pushed, desk.handed_out) == (p.OK, 1, [])
+
+
 def test_what_one_owner_asks_and_one_connection_pushes_keeps_its_order():
     def settle(owner):
         return asked(p.SETTLE, owner=owner, request="s", settlements=[])

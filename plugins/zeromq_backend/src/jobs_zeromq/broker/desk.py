@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -51,28 +51,38 @@ class Figures(Struct):
 
 
 class Desk:
-    """Serves requests on a store. One thread."""
+    """Serves requests on a store. One thread.
 
-    def __init__(self, store: Store) -> None:
+    `takers` names those who wait to reserve of some topics: what a group brings is handed out to them in its transaction.
+    """
+
+    def __init__(self, store: Store, takers: Callable[[Collection[str]], Sequence[Asked]] = lambda topics: ()) -> None:
         self._store = store
+        self._takers = takers
+        self.handed_out: list[Answered] = []  # to takers, by what was served
         self.figures = Figures()
         self.news: set[str] = set()  # topics that may have work for who waits
         self.heeds_ends = False  # whether somebody waits for the end of a job
         self.touched: set[str] = set()  # jobs that may have ended, if so
 
-    def serve(self, asked: Sequence[Asked]) -> list[Answered]:
-        """Do what is asked and return the answers, in order; they are true once this returns."""
+    def serve(self, asked: Sequence[Asked], *, hands_out: bool = True) -> list[Answered]:
+        """Do what is asked and return the answers, in order; they are true once this returns, as is what was handed out.
+
+        Who only waits takes part in no second try.
+        """
         if not asked:
             return []
         try:
-            return self._together(asked)
+            return self._together(asked, hands_out)
         except Exception as error:
+            if hands_out:
+                return self.serve(asked, hands_out=False)
             if len(asked) == 1:
                 return [refusal(asked[0], error)]
             middle = len(asked) // 2
-            return self.serve(asked[:middle]) + self.serve(asked[middle:])
+            return self.serve(asked[:middle], hands_out=False) + self.serve(asked[middle:], hands_out=False)
 
-    def _together(self, asked: Sequence[Asked]) -> list[Answered]:
+    def _together(self, asked: Sequence[Asked], hands_out: bool) -> list[Answered]:
         if not any(one.verb.writes for one in asked):
             with self._store.reading() as db:
                 now = self._store.now()
@@ -81,17 +91,23 @@ class Desk:
         done: dict[int, Answered] = {}
         failpoint("broker.before_commit")
         with self._store.transaction(durable=durable) as tx:
-            for step in steps(asked):
-                tx.options = step[0].peer.options
-                done.update(zip(map(id, step), self._do(tx, step), strict=True))
+            self._do_all(tx, asked, done)
+            takers = self._takers(tx.wake) if hands_out and tx.wake else ()
+            self._do_all(tx, takers, done)
         failpoint("broker.after_commit")
         self.figures.commits += 1
         self.news |= tx.wake
-        answers = [done[id(one)] for one in asked]
-        for answer in answers:
+        for answer in done.values():
             failpoint(answer.to.verb.confirmed)
             self._account(answer)
-        return answers
+        self.handed_out += [done[id(one)] for one in takers]
+        return [done[id(one)] for one in asked]
+
+    def _do_all(self, tx: Transaction, asked: Sequence[Asked], done: dict[int, Answered]) -> None:
+        """Note the answer to each, by its identity."""
+        for step in steps(asked):
+            tx.options = step[0].peer.options
+            done.update(zip(map(id, step), self._do(tx, step), strict=True))
 
     def _answer(self, one: Asked, work: Callable[[], Any]) -> Answered:
         try:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Server:
         clock = settings.clock or Clock()
         options = BackendOptions(base_dir=settings.base_dir, clock=clock)
         self._store = Store(settings.store, options, min_free=settings.min_free)
-        self._desk = Desk(self._store)
+        self._desk = Desk(self._store, self._next_takers)
         self._peers = Peers(clock)
         self._waiting = Waiting(self._wake)
         self._takers: list[Asked] = []  # who waited to reserve, and is to now
@@ -214,7 +214,9 @@ class Server:
         if any(one.verb.durable for one in work) and not self._store.is_there():
             raise BackendError(f"{self._store.path} was removed while the broker ran: jobs would be lost; it ends here")
         self._desk.heeds_ends = bool(self._results)
-        for answer in self._desk.serve(work):
+        answers = self._desk.serve(work)
+        self._reply_takers()
+        for answer in answers:
             self._reply(answer)
         for one in asked:
             self._serve_later(one, is_last=last.get(one.sender) is one)
@@ -263,12 +265,22 @@ class Server:
         else:
             self._send([one.sender, p.VERSION, p.WAKE, one.tag, b""])
 
+    def _next_takers(self, topics: Collection[str]) -> list[Asked]:
+        return [_as_reserve(one) for one in self._waiting.takers(topics)]
+
+    def _reply_takers(self) -> None:
+        """Answer those to whom something was handed out while they waited; who got nothing waits on."""
+        answers, self._desk.handed_out = self._desk.handed_out, []
+        for answer in answers:
+            if not _is_nothing(answer):
+                self._waiting.drop(answer.to.sender)
+                self._reply(answer)
+
     def _hand_out(self) -> None:
         """Reserve for those who waited for something to reserve; who gets nothing waits on."""
         takers, self._takers = self._takers, []
-        reserves = [Asked(one.peer, one.sender, one.tag, p.RESERVE, one.request) for one in takers]
-        for one, answer in zip(takers, self._desk.serve(reserves), strict=True):
-            if answer.body == _NOTHING and answer.kind is p.OK:
+        for one, answer in zip(takers, self._desk.serve([*map(_as_reserve, takers)], hands_out=False), strict=True):
+            if _is_nothing(answer):
                 self._wait(one, got_nothing=True)
             else:
                 self._reply(answer)
@@ -395,3 +407,11 @@ class Server:
 
 _OURS = frozenset(verb.name for verb in (p.HELLO, p.RETAIN, p.STATUS, p.WAIT, p.NEXT, p.RESULT))
 _NOTHING = p.RESERVE.encode([])
+
+
+def _as_reserve(one: Asked) -> Asked:
+    return Asked(one.peer, one.sender, one.tag, p.RESERVE, one.request)
+
+
+def _is_nothing(answer: Answered) -> bool:
+    return answer.kind is p.OK and answer.body == _NOTHING

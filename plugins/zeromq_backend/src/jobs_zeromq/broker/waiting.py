@@ -80,6 +80,11 @@ class Waiting:
         """Those topics that somebody waits for."""
         return [topic for topic in topics if topic in self._by_topic]
 
+    def takers(self, topics: Iterable[str]) -> list[Asked]:
+        """Who has waited longest for each of these topics, of those who wait to reserve; they wait on."""
+        first = [next(iter(self._by_topic[topic].values())) for topic in topics if topic in self._by_topic]
+        return [waiter.asked for waiter in dict.fromkeys(first) if waiter.asked is not None]
+
     def wake(self, topic: str) -> None:
         """Wake whoever has waited longest for a topic."""
         while line := self._by_topic.get(topic):
