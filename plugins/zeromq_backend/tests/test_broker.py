@@ -160,6 +160,40 @@ def test_what_was_handed_out_to_a_wait_that_had_ended_is_returned_by_its_request
         producer.close()
 
 
+def test_a_wait_on_an_old_connection_gets_nothing_once_its_owner_has_asked_on_a_new_one(start_in_process):
+    broker = start_in_process()
+    old, new, producer = (ZeromqBackend(broker.url, BackendOptions()) for _ in range(3))
+    for backend, owner in ((old, "worker"), (new, "worker"), (producer, None)):
+        backend.open(owner)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(old.reserve_next, ["t"], 1, "one", 30.0)
+            while producer.status().waiting < 1:
+                time.sleep(0.001)  # until the broker knows
+            assert new.reserve(["t"], 1, "two") == []
+            assert producer.status().waiting == 0
+            producer.push([Outgoing("a", "t", b"x")], new_token())
+            assert [one.id for one in new.reserve(["t"], 1, "three")] == ["a"]
+            old.interrupt()
+            assert waits.result(30) == []
+    finally:
+        for backend in (old, new, producer):
+            backend.close()
+
+
+def test_what_was_handed_out_to_who_is_gone_goes_back_at_once(desk):
+    desk.serve([asked(p.OPEN, owner="gone"), push("a")])
+    (handed,) = desk.serve([asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1)])
+    desk.news.clear()
+    desk.give_back(handed)
+    assert desk.news == {"t"}
+    again, counts = desk.serve(
+        [asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1), asked(p.COUNTS, topics=["t"])]
+    )
+    assert p.RESERVE.decode_answer(again.body) == []
+    assert p.COUNTS.decode_answer(counts.body)["t"].ready == 1
+
+
 def test_a_burst_is_handed_out_to_all_who_wait_and_not_again_to_nobody(start_in_process):
     broker = start_in_process()
     workers = [ZeromqBackend(broker.url, BackendOptions()) for _ in range(5)]

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from jobs_core.backends.base import Outgoing, State
-from jobs_core.backends.sqlite import housekeeping, orders, owners, requests, views
+from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
+from jobs_core.backends.sqlite import endings, housekeeping, orders, owners, requests, views
 from jobs_core.backends.sqlite.connection import Transaction
 from jobs_core.errors import BackendError
 from jobs_core.failpoints import failpoint
@@ -81,6 +81,19 @@ class Desk:
                 return [refusal(asked[0], error)]
             middle = len(asked) // 2
             return self.serve(asked[:middle], hands_out=False) + self.serve(asked[middle:], hands_out=False)
+
+    def give_back(self, answer: Answered) -> None:
+        """Release what a reserve took for somebody who is gone."""
+        one = answer.to
+        jobs = p.RESERVE.decode_answer(answer.body)
+        try:
+            with self._store.transaction(durable=False) as tx:
+                tx.options = one.peer.options
+                endings.settle(tx, [(one.request.owner, [Settlement(job.id, job.token, Outcome.RELEASE) for job in jobs])])
+        except BackendError as error:
+            logger.warning("%d jobs stay with a worker that is gone until its lease runs out: %s", len(jobs), error)
+        else:
+            self.news |= tx.wake
 
     def _together(self, asked: Sequence[Asked], hands_out: bool) -> list[Answered]:
         if not any(one.verb.writes for one in asked):

@@ -207,6 +207,8 @@ class Server:
             if one.verb is not p.RETAIN:
                 neglected += self._waiting.heard_of(one.sender, reserves=one.verb in (p.RESERVE, p.NEXT))
                 last[one.sender] = one
+            if one.verb in (p.RESERVE, p.NEXT):
+                self._waiting.drop_owner(one.request.owner)
         for one in asked:
             if one.verb is p.HELLO or one.verb is p.RETAIN:
                 self._note(one)
@@ -274,7 +276,7 @@ class Server:
         for answer in answers:
             if not _is_nothing(answer):
                 self._waiting.drop(answer.to.sender)
-                self._reply(answer)
+                self._give(answer)
 
     def _hand_out(self) -> None:
         """Reserve for those who waited for something to reserve; who gets nothing waits on."""
@@ -283,7 +285,12 @@ class Server:
             if _is_nothing(answer):
                 self._wait(one, got_nothing=True)
             else:
-                self._reply(answer)
+                self._give(answer)
+
+    def _give(self, answer: Answered) -> None:
+        """Send what was handed out; if its worker is gone, it goes back at once: whoever asks again gets nothing for it."""
+        if not self._reply(answer) and answer.kind is p.OK:
+            self._desk.give_back(answer)
 
     def _give_back_space(self) -> None:
         try:
@@ -370,11 +377,11 @@ class Server:
             return True
         return self._send([waiter.peer, p.VERSION, p.WAKE, waiter.tag, b""])
 
-    def _reply(self, answer: Answered) -> None:
+    def _reply(self, answer: Answered) -> bool:
         one = answer.to
         if answer.kind is p.ERROR:
             self._desk.figures.refused += 1
-        self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
+        return self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
 
     def _send(self, frames: Sequence[bytes]) -> bool:
         """Send; False if the client is gone, or does not read: it will ask again."""

@@ -36,6 +36,7 @@ class Waiting:
         self._wake = wake
         self._by_peer: dict[bytes, Waiter] = {}
         self._by_topic: dict[str, dict[bytes, Waiter]] = {}
+        self._by_owner: dict[str, Waiter] = {}  # of those who wait to reserve
         self._timers: list[tuple[float, int, Waiter, bool]] = []  # when, order, who, whether to wake it
         self._order = itertools.count()
         self._over: list[Asked] = []
@@ -54,6 +55,9 @@ class Waiting:
         self.drop(peer)
         waiter = Waiter(peer, tag, topics, asked)
         self._by_peer[peer] = waiter
+        if asked is not None:
+            self.drop_owner(asked.request.owner)
+            self._by_owner[asked.request.owner] = waiter
         for topic in topics:
             self._by_topic.setdefault(topic, {})[peer] = waiter
         now = time.monotonic()
@@ -69,12 +73,20 @@ class Waiting:
         if waiter is None:
             return
         waiter.alive = False
+        if waiter.asked is not None:
+            del self._by_owner[waiter.asked.request.owner]
         for topic in waiter.topics:
             line = self._by_topic.get(topic)
             if line is not None:
                 line.pop(peer, None)
                 if not line:
                     del self._by_topic[topic]
+
+    def drop_owner(self, owner: str) -> None:
+        """An owner asks anew, perhaps on another connection: what it got on the old one it would not hear of."""
+        waiter = self._by_owner.get(owner)
+        if waiter is not None:
+            self.drop(waiter.peer)
 
     def waited_for(self, topics: Iterable[str]) -> list[str]:
         """Those topics that somebody waits for."""
