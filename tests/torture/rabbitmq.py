@@ -61,11 +61,13 @@ def rest(seconds: float):
 def hold(seconds: float):
     """Hold the interpreter for about a second at a time."""
     record("start", BURDENS)
-    number, end = 1_000_000, time.monotonic() + seconds
+    number, longest, end = 1_000_000, 0.0, time.monotonic() + seconds
     while time.monotonic() < end:
         begin = time.monotonic()
         sum(range(number))
-        number = int(number / max(0.01, time.monotonic() - begin))
+        held = time.monotonic() - begin
+        number, longest = int(number / max(0.01, held)), max(longest, held)
+    os.write(BURDENS, f"longest {longest:.1f} s\\n".encode())
     record("end", BURDENS)
 
 @job
@@ -220,7 +222,8 @@ def long_jobs(seconds: float) -> Trouble:
         stage.workers.append(extra)
         burdens = stage.project.root / "burdens"
         until(lambda: burdens.read_text().count("end ") >= len(long), seconds + 60.0)
-        assert all(burdens.read_text().count(message.id) == 2 for message in long), "a long job ran twice"
+        said = burdens.read_text()  # with the longest stretch: on a machine with too much to do a second becomes several
+        assert all(said.count(message.id) == 2 for message in long), f"a long job ran twice: {said}"
         for worker in stage.workers:
             assert not lost(worker), worker.output
 

@@ -34,6 +34,10 @@ AHEAD = 0.050
 FEW, LONGER = 8, 0.25
 """The same where more than a few are delivered ahead, since jobs are short: beginning anew costs more than they do."""
 
+PUBLISHERS_HEARTBEAT = 60
+"""Seconds. A worker's connection for publishing holds no jobs, and its next use finds out whether it lives. Beside a job that
+holds the interpreter there is time for few beats: they are for the connection that holds jobs."""
+
 IDLE = 60.0
 """A producer's connection that nobody has looked at for so long is made anew, seconds."""
 
@@ -90,7 +94,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _connect_publisher(self) -> Wire:
         # A producer looks at its connection when it pushes: nobody would answer heartbeats in between.
-        heartbeat = self._target.heartbeat if self._owner else 0
+        heartbeat = max(self._target.heartbeat, PUBLISHERS_HEARTBEAT) if self._owner else 0
         if not self._owner:
             self._topology.forget()
         return connect(self._target, self._loop, heartbeat=heartbeat, name=f"jobs push {self._owner}".rstrip())

@@ -126,11 +126,16 @@ class Loop:
                 stream.writable()
             if event & _READ and self._streams.get(descriptor) is stream is not None:
                 stream.readable()
-        now = time.monotonic()
+        now, called = time.monotonic(), False
         while self._timers and (self._timers[0][0] <= now or self._timers[0][2].cancelled):
             _, _, timer = heapq.heappop(self._timers)
             if not timer.cancelled:
                 timer.callback()
+                called = True
+        if called:  # a heartbeat leaves at once: beside a job that holds the interpreter each system call waits for it once
+            for stream in list(self._streams.values()):
+                if stream.wants_to_write():
+                    stream.writable()
 
     def _mark_writers(self) -> None:
         """Watch for room where something waits to be written."""
