@@ -24,18 +24,3 @@ def test_what_came_ahead_for_short_jobs_goes_back_when_they_turn_out_long(connec
     long = here.reserve([TOPIC], 2, new_token())
     assert len(long) == 2
     assert len(drained(there)) == left - 2
-
-
-def test_what_has_come_is_handed_out_without_asking_for_more(connect):
-    """The broker sends what there is by itself; to ask for it would cost a job that has come some round trips."""
-    here, producer = connect("here"), connect()
-    producer.push(jobs(100), new_token())
-    here.settle(done(here.reserve([TOPIC], 100, new_token())), new_token())
-    drained(here)
-    producer.push(jobs(1), new_token())
-    assert here.wait([TOPIC], 10.0)
-    asked = []
-    get = here._consumer._get
-    here._consumer._get = lambda queue: asked.append(queue) or get(queue)
-    assert len(here.reserve([TOPIC], 100, new_token())) == 1
-    assert asked == []

@@ -112,9 +112,9 @@ class Consumer:
         if ahead:
             for queue in queues:
                 self._shift(queue, found, limit)
-            as_before = not self._adjust(topics, wanted)
-            if len(found) >= min(limit, ENOUGH) or (found and as_before):
-                return found  # what else there is comes by itself
+            self._adjust(topics, wanted)
+            if len(found) >= min(limit, ENOUGH):
+                return found
         for queue in queues:
             self._shift(queue, found, limit)
             while len(found) < limit and self._get(queue):
@@ -156,15 +156,14 @@ class Consumer:
     def subscribed(self) -> bool:
         return bool(self._consumed)
 
-    def _adjust(self, topics: Sequence[str], wanted: int) -> bool:
-        """Have more delivered ahead, if that suits jobs of this length and there is more; whether that is a change.
+    def _adjust(self, topics: Sequence[str], wanted: int) -> None:
+        """Have more delivered ahead, if that suits jobs of this length and there is more.
 
         Less is not worth a change: how long jobs take is known roughly, and what is too much goes back, see `hoards`.
         """
         if self.covers(topics) and (suitable(wanted) <= self.prefetch or not self._full(topics)):
-            return False
+            return
         self.subscribe(topics, suitable(wanted))
-        return True
 
     def hoards(self, wanted: int) -> bool:
         """Whether far more is here than suits jobs of this length: they take longer than those did for which it came."""
