@@ -40,6 +40,7 @@ class Proxy:
         self._pairs: set[_Pair] = set()
         self._hole = False
         self._server: asyncio.Server | None = None
+        self._refuses = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
@@ -94,10 +95,12 @@ class Proxy:
 
     async def _accept(self) -> None:
         if self._server is None:
+            self._refuses = False
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _refuse(self) -> None:
+        self._refuses = True
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -115,6 +118,9 @@ class Proxy:
         await asyncio.wait(tasks, timeout=5) if tasks else None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:  # accepted in the moment before: nobody else would end it
+            writer.transport.abort()
+            return
         self.connections += 1
         pair = _Pair(writer)
         self._pairs.add(pair)

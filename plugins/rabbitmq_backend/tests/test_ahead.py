@@ -24,3 +24,16 @@ def test_what_came_ahead_for_short_jobs_goes_back_when_they_turn_out_long(connec
     long = here.reserve([TOPIC], 2, new_token())
     assert len(long) == 2
     assert len(drained(there)) == left - 2
+
+
+def test_who_waits_for_one_job_is_delivered_one(connect):
+    for _ in range(5):  # it depends on what comes in one piece with what
+        first, second = connect("first"), connect("second")
+        connect().push(jobs(2), new_token())
+        assert first.wait([TOPIC], 20.0)
+        ran_here = first.reserve([TOPIC], 1, new_token())
+        ran_there = drained(second)
+        assert [len(ran_here), len(ran_there)] == [1, 1]
+        first.settle(done(ran_here), new_token())
+        first.close()
+        second.close()

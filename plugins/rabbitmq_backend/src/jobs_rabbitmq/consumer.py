@@ -180,9 +180,10 @@ class Consumer:
     def listen(self, topics: Sequence[str]) -> None:
         """Be told when something comes."""
         if not self.covers(topics):
-            self.subscribe(topics, 1)
+            self.subscribe(topics, 1)  # what comes with the answer makes it full, and is not handed out yet
+            return
         full = self._full(topics)
-        if full:  # begin anew
+        if full:  # of what runs: begin anew
             self._cancel([self._consumed.pop(queue) for queue in full])
             self._call(lambda done: self._channel.basic_qos(prefetch_count=self.prefetch, callback=done))
             self._consume(full)
