@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +10,10 @@ from pathlib import Path
 from jobs_core.config import Pool
 from jobs_core.worker.main import Worker, prepare
 
-from .support import application, percentile, run_python, workers
+from .scenes import Rows, enqueue, latency, race
+from .support import application, run_python, workers
 
 JOBS = 60_000
-Rows = dict[str, float]
 
 BARE = """
 import sys
@@ -36,21 +34,13 @@ backend.close()
 """
 
 
-def enqueue(count: int) -> float:
-    """Enqueue no-op jobs in bulk; seconds."""
-    from . import jobs_to_run
-
-    begin = time.perf_counter()
-    for _ in range(count // 1000):
-        jobs_to_run.noop.enqueue_many([()] * 1000)
-    return time.perf_counter() - begin
-
-
 def memory_cpu() -> Rows:
     """Processor time a no-op job in one sync worker on memory: decode, bookkeeping, settle and all."""
+    from . import jobs_to_run
+
     with application("memory://") as app:
         prepare(app)
-        enqueue(JOBS)
+        enqueue(jobs_to_run.noop, JOBS)
         worker = Worker(app, "bench", Pool(), None, drain=True)
         cpu, begin = time.process_time(), time.perf_counter()
         worker.run()
@@ -62,16 +52,18 @@ def memory_cpu() -> Rows:
 
 def sqlite_drain() -> Rows:
     """No-op jobs through two workers, and through two bare loops of the same storage calls."""
+    from . import jobs_to_run
+
     with application("sqlite:///queue.db") as app:
         queue = app.config.base_dir / "queue.db"
-        pushed = enqueue(JOBS)
+        pushed = enqueue(jobs_to_run.noop, JOBS)
         app.operate(lambda backend: backend.pause("default"))
         with workers(app, 2):
             begin = time.perf_counter()
             app.operate(lambda backend: backend.resume("default"))
             drained = _until_empty(queue) - begin
-        enqueue(JOBS)
-        bare = _bare_loops(queue, 2)
+        enqueue(jobs_to_run.noop, JOBS)
+        bare = race(BARE, [f"sqlite:///{queue}"], lambda: _until_empty(queue))
         return {
             "sqlite: bulk push, jobs/s": JOBS / pushed,
             "sqlite, 2 workers: no-op jobs/s": JOBS / drained,
@@ -91,40 +83,10 @@ def _until_empty(queue: Path) -> float:
         db.close()
 
 
-def _bare_loops(queue: Path, count: int) -> float:
-    command = [sys.executable, "-c", BARE, f"sqlite:///{queue}"]
-    loops = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    for loop in loops:
-        assert loop.stdout
-        loop.stdout.readline()
-    begin = time.perf_counter()
-    for loop in loops:
-        assert loop.stdin
-        loop.stdin.write("go\n")
-        loop.stdin.flush()
-    seconds = _until_empty(queue) - begin
-    for loop in loops:
-        loop.communicate()
-    return seconds
-
-
 def sqlite_latency() -> Rows:
     """From enqueue to start, with one idle worker."""
-    from . import jobs_to_run
-
     with application("sqlite:///queue.db") as app, workers(app, 1):
-        ledger = app.config.base_dir / "ledger"
-        count = 300
-        for _ in range(count):
-            jobs_to_run.stamp.enqueue(time.time())
-            time.sleep(0.005)
-        while len(delays := ledger.read_text().split()) < count:
-            time.sleep(0.01)
-        milliseconds = [float(delay) * 1e3 for delay in delays]
-    return {
-        "sqlite: enqueue to start, p50, ms": percentile(milliseconds, 0.50),
-        "sqlite: enqueue to start, p99, ms": percentile(milliseconds, 0.99),
-    }
+        return latency(app, "sqlite", 0.005)
 
 
 MANY = """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +14,11 @@ import pika
 from jobs_core import App
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
 
-from .support import application, percentile, workers
+from .scenes import Rows, enqueue, latency, race, seconds
+from .support import application, workers
 
 JOBS = 40_000
 ONE_BY_ONE = 500
-Rows = dict[str, float]
 
 BARE_DRAIN = """
 import os, sys
@@ -60,32 +58,24 @@ def bare_url(app: App) -> str:
     return app.backend_url.partition("?")[0]
 
 
-def enqueue(count: int) -> float:
-    """Enqueue jobs that leave a mark, in bulk; seconds."""
-    from . import jobs_to_run
-
-    begin = time.perf_counter()
-    for _ in range(count // 1000):
-        jobs_to_run.mark.enqueue_many([()] * 1000)
-    return time.perf_counter() - begin
-
-
 def drain() -> Rows:
     """Jobs through two workers, and the same messages through two bare loops: one that acknowledges a hundred at once, as
     a clever one does, and one that acknowledges each, as pika's examples do."""
+    from . import jobs_to_run
+
     with rabbitmq_application() as app:
         ledger = app.config.base_dir / "ledger"
         with workers(app, 2) as started:
             for worker in started:
                 worker.send_signal(signal.SIGSTOP)  # RabbitMQ knows no pause; the broker waits for it as for a busy one
-            pushed = enqueue(JOBS)
+            pushed = enqueue(jobs_to_run.mark, JOBS)
             begin = time.perf_counter()
             for worker in started:
                 worker.send_signal(signal.SIGCONT)
             drained = _until_marked(ledger, JOBS) - begin
-        enqueue(JOBS)
+        enqueue(jobs_to_run.mark, JOBS)
         clever = _bare_loops(app, 100, JOBS)
-        enqueue(JOBS // 4)
+        enqueue(jobs_to_run.mark, JOBS // 4)
         plain = 4 * _bare_loops(app, 1, JOBS // 4)
     return {
         "rabbitmq: bulk push, jobs/s": JOBS / pushed,
@@ -106,22 +96,8 @@ def _until_marked(ledger: Path, count: int) -> float:
 def _bare_loops(app: App, every: int, jobs: int) -> float:
     ledger = app.config.base_dir / "bare"
     ledger.write_bytes(b"")
-    command = [sys.executable, "-c", BARE_DRAIN, bare_url(app), "jobs.default", str(ledger), str(every)]
-    loops = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        for loop in loops:
-            assert loop.stdout
-            loop.stdout.readline()
-        begin = time.perf_counter()
-        for loop in loops:
-            assert loop.stdin
-            loop.stdin.write("go\n")
-            loop.stdin.flush()
-        return _until_marked(ledger, jobs - 2 * (every - 1)) - begin
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.communicate()
+    arguments = [bare_url(app), "jobs.default", str(ledger), str(every)]
+    return race(BARE_DRAIN, arguments, lambda: _until_marked(ledger, jobs - 2 * (every - 1)))
 
 
 def one_by_one() -> Rows:
@@ -146,8 +122,8 @@ def one_by_one() -> Rows:
             bare()
             rates: dict[str, list[float]] = {"bare": [], "ours": []}
             for _ in range(3):
-                rates["bare"].append(ONE_BY_ONE / _seconds(bare))
-                rates["ours"].append(ONE_BY_ONE / _seconds(ours))
+                rates["bare"].append(ONE_BY_ONE / seconds(bare))
+                rates["ours"].append(ONE_BY_ONE / seconds(ours))
         bare_rate, rate = (sorted(values)[1] for values in rates.values())
     return {
         "rabbitmq: enqueue one by one, jobs/s": rate,
@@ -156,35 +132,16 @@ def one_by_one() -> Rows:
     }
 
 
-def _seconds(call: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def latency() -> Rows:
-    """From enqueue to start, with two idle workers."""
-    from . import jobs_to_run
-
+def from_enqueue_to_start() -> Rows:
+    """With two idle workers."""
     with rabbitmq_application() as app, workers(app, 2):
-        ledger = app.config.base_dir / "ledger"
-        count = 300
-        for _ in range(count):
-            jobs_to_run.stamp.enqueue(time.time())
-            time.sleep(0.01)
-        while len(delays := ledger.read_text().split()) < count:
-            time.sleep(0.01)
-        milliseconds = [float(delay) * 1e3 for delay in delays]
-    return {
-        "rabbitmq: enqueue to start, p50, ms": percentile(milliseconds, 0.50),
-        "rabbitmq: enqueue to start, p99, ms": percentile(milliseconds, 0.99),
-    }
+        return latency(app, "rabbitmq", 0.01)
 
 
 SCENARIOS: dict[str, Callable[[], Rows]] = {
     "rabbitmq-drain": drain,
     "rabbitmq-enqueue": one_by_one,
-    "rabbitmq-latency": latency,
+    "rabbitmq-latency": from_enqueue_to_start,
 }
 
 GOALS: dict[str, tuple[str, float]] = {

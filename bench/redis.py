@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,11 +14,11 @@ from jobs_core import App
 from jobs_core.backends.base import State
 from jobs_core.testing.services.redis import RedisServer
 
-from .support import application, percentile, workers
+from .scenes import Rows, enqueue, latency, race, seconds
+from .support import application, workers
 
 JOBS = 100_000
 ONE_BY_ONE = 4_000
-Rows = dict[str, float]
 
 BARE_DRAIN = """
 import sys
@@ -52,27 +50,19 @@ def redis_application() -> Iterator[tuple[App, RedisServer]]:
         yield app, server
 
 
-def enqueue(count: int) -> float:
-    """Enqueue no-op jobs in bulk; seconds."""
-    from . import jobs_to_run
-
-    begin = time.perf_counter()
-    for _ in range(count // 1000):
-        jobs_to_run.noop.enqueue_many([()] * 1000)
-    return time.perf_counter() - begin
-
-
 def drain() -> Rows:
     """No-op jobs through two workers, and through two bare loops of the same calls with the same payloads."""
+    from . import jobs_to_run
+
     with redis_application() as (app, server):
-        pushed = enqueue(JOBS)
+        pushed = enqueue(jobs_to_run.noop, JOBS)
         app.operate(lambda backend: backend.pause("default"))
         with workers(app, 2):
             begin = time.perf_counter()
             app.operate(lambda backend: backend.resume("default"))
             drained = _until_empty(server) - begin
-        enqueue(JOBS)
-        bare = _bare_loops(server, app.backend_url, 2)
+        enqueue(jobs_to_run.noop, JOBS)
+        bare = race(BARE_DRAIN, [app.backend_url], lambda: _until_empty(server))
         return {
             "redis: bulk push, jobs/s": JOBS / pushed,
             "redis, 2 workers: no-op jobs/s": JOBS / drained,
@@ -86,25 +76,6 @@ def _until_empty(server: RedisServer) -> float:
     while server.command("EXISTS", "{jobs}:job") != b":0":
         time.sleep(0.002)
     return time.perf_counter()
-
-
-def _bare_loops(server: RedisServer, url: str, count: int) -> float:
-    loops = [
-        subprocess.Popen([sys.executable, "-c", BARE_DRAIN, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
-    for loop in loops:
-        assert loop.stdout
-        loop.stdout.readline()
-    begin = time.perf_counter()
-    for loop in loops:
-        assert loop.stdin
-        loop.stdin.write("go\n")
-        loop.stdin.flush()
-    seconds = _until_empty(server) - begin
-    for loop in loops:
-        loop.communicate()
-    return seconds
 
 
 def one_by_one() -> Rows:
@@ -148,10 +119,10 @@ def one_by_one() -> Rows:
         rates: dict[str, list[float]] = {name: [] for name in ("naked", "bare", "ours", "threads")}
         naked()
         for _ in range(3):
-            rates["naked"].append(ONE_BY_ONE / _seconds(naked))
-            rates["bare"].append(ONE_BY_ONE / _seconds(bare))
-            rates["ours"].append(ONE_BY_ONE / _seconds(ours))
-            rates["threads"].append(8 * ONE_BY_ONE / _seconds(eight_threads))
+            rates["naked"].append(ONE_BY_ONE / seconds(naked))
+            rates["bare"].append(ONE_BY_ONE / seconds(bare))
+            rates["ours"].append(ONE_BY_ONE / seconds(ours))
+            rates["threads"].append(8 * ONE_BY_ONE / seconds(eight_threads))
         link.disconnect()
         client.close()
         naked_rate, bare_rate, rate, shared = (sorted(values)[1] for values in rates.values())
@@ -165,35 +136,16 @@ def one_by_one() -> Rows:
         }
 
 
-def _seconds(call: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def latency() -> Rows:
-    """From enqueue to start, with two idle workers."""
-    from . import jobs_to_run
-
+def from_enqueue_to_start() -> Rows:
+    """With two idle workers."""
     with redis_application() as (app, _), workers(app, 2):
-        ledger = app.config.base_dir / "ledger"
-        count = 300
-        for _ in range(count):
-            jobs_to_run.stamp.enqueue(time.time())
-            time.sleep(0.01)
-        while len(delays := ledger.read_text().split()) < count:
-            time.sleep(0.01)
-        milliseconds = [float(delay) * 1e3 for delay in delays]
-    return {
-        "redis: enqueue to start, p50, ms": percentile(milliseconds, 0.50),
-        "redis: enqueue to start, p99, ms": percentile(milliseconds, 0.99),
-    }
+        return latency(app, "redis", 0.01)
 
 
 SCENARIOS: dict[str, Callable[[], Rows]] = {
     "redis-drain": drain,
     "redis-enqueue": one_by_one,
-    "redis-latency": latency,
+    "redis-latency": from_enqueue_to_start,
 }
 
 GOALS: dict[str, tuple[str, float]] = {

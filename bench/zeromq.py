@@ -16,10 +16,9 @@ from jobs_core.ids import new_id, new_token
 from jobs_core.testing.services.broker import BrokerService
 from jobs_zeromq.backend import ZeromqBackend
 
-from .support import ROOT, application, percentile, workers
+from .scenes import Rows, latency
+from .support import ROOT, application, workers
 from .zeromq_clients import PAYLOAD, TOPIC
-
-Rows = dict[str, float]
 
 CLIENTS = "zeromq, 2 producers and 2 workers"
 SIZES = {10: (100_000, 64), 100: (200_000, 8), 500: (200_000, 2)}
@@ -112,26 +111,13 @@ def _broker() -> Iterator[BrokerService]:
         service.stop()
 
 
-def latency() -> Rows:
-    """From enqueue to start, with one idle worker."""
-    from . import jobs_to_run
-
+def from_enqueue_to_start() -> Rows:
+    """With one idle worker, which gathers for 10 ms what it settles."""
     with _broker() as service, application(service.url) as app, workers(app, 1):
-        ledger = app.config.base_dir / "ledger"
-        count = 300
-        for _ in range(count):
-            jobs_to_run.stamp.enqueue(time.time())
-            time.sleep(0.02)  # until the worker is idle: it gathers for 10 ms what it settles
-        while len(delays := ledger.read_text().split()) < count:
-            time.sleep(0.01)
-    milliseconds = [float(delay) * 1e3 for delay in delays]
-    return {
-        "zeromq: enqueue to start, p50, ms": percentile(milliseconds, 0.50),
-        "zeromq: enqueue to start, p99, ms": percentile(milliseconds, 0.99),
-    }
+        return latency(app, "zeromq", 0.02)
 
 
-SCENARIOS = {"zeromq": throughput, "zeromq-latency": latency}
+SCENARIOS = {"zeromq": throughput, "zeromq-latency": from_enqueue_to_start}
 
 GOALS: dict[str, tuple[str, float]] = {
     **{f"{CLIENTS}, {batch} at a time: jobs/s": ("≥", 50_000) for batch in SIZES},
