@@ -1,4 +1,4 @@
-"""Fixtures for the fault tests of RabbitMQ and of ZeroMQ."""
+"""Fixtures for the fault tests of the brokers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from pika.adapters.blocking_connection import BlockingChannel
 from jobs_core.backends.base import BackendOptions
 from jobs_core.testing.services.broker import BrokerService
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
+from jobs_core.testing.services.redis import RedisServer
 from jobs_zeromq.backend import ZeromqBackend
 
 from ..support.project import Project
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis server of its own."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import pytest
 
 from jobs_core.errors import QueueFull
 from jobs_core.testing.services import free_port, program
-from jobs_core.testing.services.redis import RedisServer
 
 from ..support.proxy import Proxy
 from ..support.supervised import Supervised
@@ -28,12 +27,6 @@ pytestmark = pytest.mark.timeout(300)  # thousands of jobs through trouble: on a
 
 JOBS = 5000
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-@pytest.fixture
-def server(tmp_path):
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
 
 
 @pytest.fixture

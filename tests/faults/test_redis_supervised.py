@@ -11,15 +11,8 @@ from collections import Counter
 import pytest
 
 from jobs_core.testing.services import program
-from jobs_core.testing.services.redis import RedisServer
 
 from ..support.supervised import Supervised
-
-
-@pytest.fixture
-def server(tmp_path):
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
 
 
 @pytest.fixture

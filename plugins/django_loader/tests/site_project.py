@@ -68,7 +68,7 @@ def interrupted():
         Row.objects.create(text="half done")
         record("inside")
         while True:
-            time.sleep(0.01)
+            time.sleep(0.01)  # it is the job under test: busy until it is interrupted
 
 @job(retries=0)
 async def alook(name: str, other: str):

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jobs_core.backends.base import Outcome, Outgoing, Settlement
 from jobs_core.ids import new_id, new_token
 
 TOPIC = "t"
+
+
+class OnRabbitMQ:
+    """For contract classes: the run's node, on quorum queues."""
+
+    hands_out_at_once = True
+
+    @pytest.fixture
+    def backend_url(self, rabbitmq_url):
+        return rabbitmq_url
 
 
 def jobs(count=1, **options):

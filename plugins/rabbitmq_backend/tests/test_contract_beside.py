@@ -9,26 +9,16 @@ from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.operators import Operators
 from jobs_core.testing.contract.uniqueness import Uniqueness
 
+from .helpers import OnRabbitMQ
 
-class TestSqliteBeside(BackendContract):
-    hands_out_at_once = True
 
-    @pytest.fixture
-    def backend_url(self, rabbitmq_url):
-        return rabbitmq_url
-
+class TestSqliteBeside(OnRabbitMQ, BackendContract):
     @pytest.fixture
     def results_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/results.db"
 
 
-class TestRedisBeside(Operators, Uniqueness):
-    hands_out_at_once = True
-
-    @pytest.fixture
-    def backend_url(self, rabbitmq_url):
-        return rabbitmq_url
-
+class TestRedisBeside(OnRabbitMQ, Operators, Uniqueness):
     @pytest.fixture
     def results_url(self, redis_url):
         return redis_url

@@ -93,7 +93,7 @@ def _wake_ups(producer: Backend, worker: Backend, count: int) -> list[float]:
     for _ in range(count):
         waiting.wait()
         waiting.clear()
-        time.sleep(0.005)
+        time.sleep(0.005)  # the worker is to be inside its wait, of which nothing tells from outside
         pushed[0] = time.perf_counter()
         producer.push([Outgoing(new_id(), TOPIC, PAYLOAD)], new_token())
         done.wait()

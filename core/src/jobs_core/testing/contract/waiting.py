@@ -105,7 +105,7 @@ class Waiting(RigCase):
 
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(courier)
-            time.sleep(0.05)
+            time.sleep(0.05)  # for a wait that is well under way; one that is not is ended all the same
             asked = time.monotonic()
             worker.interrupt()
             future.result(PATIENCE)

@@ -92,7 +92,7 @@ class TasksBackend(BaseTaskBackend):
         try:
             record = current_app().find(str(result_id))
         except NotSupported as error:
-            raise NotImplementedError(str(error)) from None
+            raise NotImplementedError(str(error)) from None  # what Django's interface wants of a backend without results
         if record is None or record.state in (State.CANCELLED, State.UNKNOWN):
             raise TaskResultDoesNotExist(result_id)
         if record.state is State.DONE:
