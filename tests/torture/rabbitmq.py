@@ -223,7 +223,8 @@ def long_jobs(seconds: float) -> Trouble:
         burdens = stage.project.root / "burdens"
         until(lambda: burdens.read_text().count("end ") >= len(long), seconds + 60.0)
         said = burdens.read_text()  # with the longest stretch: on a machine with too much to do a second becomes several
-        assert all(said.count(message.id) == 2 for message in long), f"a long job ran twice: {said}"
+        told = "\n".join(worker.output for worker in stage.workers)
+        assert all(said.count(message.id) == 2 for message in long), f"a long job ran twice: {said}\n{told}"
         for worker in stage.workers:
             assert not lost(worker), worker.output
 
