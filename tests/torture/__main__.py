@@ -30,7 +30,8 @@ def main() -> int:
     failed = []
     _show("backend, trouble", [*COUNTS, "s to the next", "s in all"])
     for backend in options.backends or BACKENDS:
-        rows: dict[str, Row] = importlib.import_module(f"{__package__}.{backend}").ROWS
+        module = importlib.import_module(f"{__package__}.{backend}")
+        rows: dict[str, Row] = module.ROWS | (getattr(module, "ASIDE", {}) if options.only else {})
         for name, row in rows.items():
             if options.only and not any(text in name for text in options.only):
                 continue

@@ -58,15 +58,19 @@ def rest(seconds: float):
     record("end", BURDENS)
 
 @job
-def hold(seconds: float):
-    """Hold the interpreter for about a second at a time."""
+def hold(seconds: float, pause: float = 0.0):
+    """Hold the interpreter for about a second at a time, for ten seconds between pauses."""
     record("start", BURDENS)
     number, longest, end = 1_000_000, 0.0, time.monotonic() + seconds
+    rests = time.monotonic() + 10.0
     while time.monotonic() < end:
         begin = time.monotonic()
         sum(range(number))
         held = time.monotonic() - begin
         number, longest = int(number / max(0.01, held)), max(longest, held)
+        if begin > rests:
+            time.sleep(pause)
+            rests = time.monotonic() + 10.0
     os.write(BURDENS, f"longest {longest:.1f} s\\n".encode())
     record("end", BURDENS)
 
@@ -104,14 +108,14 @@ def on(node: RabbitMQNode, trouble: Trouble, **stage_options: Any) -> Row:
     return lambda directory, count: _on_node(node, directory, trouble, "", stage_options)
 
 
-def _row(act: Trouble, *, times: int = 1, query: str = "", **stage_options: Any) -> Row:
+def _row(act: Trouble, *, times: int = 1, query: str = "", config: str = "", **stage_options: Any) -> Row:
     """A row on a node of its own whose trouble is an act, done so many times while jobs come."""
 
     @contextlib.contextmanager
     def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
         trouble = in_turn(*[act] * times)
         with (
-            RabbitMQNode(directory / "rabbitmq") as node,
+            RabbitMQNode(directory / "rabbitmq", config=config) as node,
             _on_node(node, directory, trouble, query, stage_options) as set_up,
         ):
             yield set_up
@@ -209,14 +213,15 @@ def nothing(stage: RabbitMQStage) -> None:
 # -- long jobs -------------------------------------------------------------------------------------
 
 
-def long_jobs(seconds: float) -> Trouble:
-    """One job that waits and one that holds the interpreter, for so long each: nobody's connection is lost."""
+def long_jobs(seconds: float, pause: float = 0.0) -> Trouble:
+    """One job that waits and one that holds the interpreter, for so long each: nobody's connection is lost. `pause` is between
+    ten seconds and ten seconds of holding."""
 
     def trouble(stage: RabbitMQStage) -> None:
         from jobs_core.message import new_message
 
         app = stage.project.app()
-        long = [new_message(f"tasks.{job}", "default", [seconds], {}) for job in ("rest", "hold")]
+        long = [new_message("tasks.rest", "default", [seconds], {}), new_message("tasks.hold", "default", [seconds, pause], {})]
         app._producer.push([app.outgoing(message) for message in long], 30.0)
         extra = stage.project.worker()
         stage.workers.append(extra)
@@ -256,6 +261,13 @@ ROWS: dict[str, Row] = {
     "every job fails once": _row(nothing, job="stumble"),
     "jobs of 60 s at a heartbeat of 2 s, one holding the interpreter": _row(long_jobs(60.0)),
 }
+
+ASIDE: dict[str, Row] = {
+    "jobs of two hours at a heartbeat of 2 s, one holding the interpreter": _row(
+        long_jobs(7200.0, pause=50.0), config=f"consumer_timeout = {3 * 3600 * 1000}\n"
+    ),
+}
+"""Rows that take too long to be run without being asked for."""
 
 SHORT: tuple[Trouble, ...] = (kill_worker, cut, lose_confirm, close_connections, kill_worker, kill_node, lose_confirm, cut)
 """What is over soon: `make test` does it all in one run."""

@@ -91,6 +91,7 @@ class RabbitMQBackend(RabbitMQOperations):
             consumer.wire.shut()
         self._publisher.close()
         self._topology.forget()
+        self._loop.rest()
 
     def _connect_publisher(self) -> Wire:
         # A producer looks at its connection when it pushes: nobody would answer heartbeats in between.
@@ -333,7 +334,7 @@ class RabbitMQBackend(RabbitMQOperations):
         if not letters and not waiting:
             return
         try:
-            self._publish([self._copies.front(letter) for letter in (*letters, *waiting)])
+            self._publish([self._copies.front(letter) for letter in self._loop.attending([*letters, *waiting])])
         except BackendError:
             consumer.put_back([letter for letter in (*letters, *waiting) if not letter.token])
             raise

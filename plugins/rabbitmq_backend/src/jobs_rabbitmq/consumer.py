@@ -296,15 +296,9 @@ class Consumer:
             if tag not in tags:
                 break
             last = tag
+        settled = [tag for tag in tags if self._settled(tag)]
         try:
-            if last:
-                self._channel.basic_ack(last, multiple=True)
-                for tag in [tag for tag in tags if tag <= last]:
-                    self._settled(tag)
-                    tags.discard(tag)
-            for tag in tags:
-                if self._settled(tag):
-                    self._channel.basic_ack(tag)
+            self._channel.acknowledge((tag for tag in settled if tag > last), up_to=last)
         except AMQPError as error:
             raise translated(self.wire.failure or error, self.wire.where) from None
         self.wire.flush()

@@ -27,6 +27,7 @@ _MANDATORY = 1
 _frame = struct.Struct(">BHI")
 _number = struct.Struct(">I")
 _delivered = struct.Struct(">Q?")
+_ack = struct.Struct(">BHIIQ?B")  # a whole frame: method, tag, whether all before it are meant
 _content = struct.Struct(">BHIHHQ")  # a header's frame up to its properties: class 60, weight 0, size of the body
 _CONTENT_SIZE = _content.size - _frame.size
 
@@ -80,6 +81,11 @@ def publish_method(channel: int, exchange: str, key: str) -> bytes:
     to, by = exchange.encode(), key.encode()
     payload = b"%b\0\0%c%b%c%b%c" % (_number.pack(_PUBLISH), len(to), to, len(by), by, _MANDATORY)
     return _frame.pack(_METHOD, channel, len(payload)) + payload + bytes([_END])
+
+
+def ack(channel: int, tag: int, multiple: bool = False) -> bytes:
+    """A delivery is settled; with `multiple` all before it are, too."""
+    return _ack.pack(_METHOD, channel, _number.size + _delivered.size, _ACK, tag, multiple, _END)
 
 
 def content(channel: int, properties: BasicProperties, body: bytes, largest: int) -> bytes:

@@ -21,6 +21,9 @@ REMEMBERED = 60.0
 DOUBTFUL = 2.0
 """Acknowledgements of so many seconds before a connection broke may not have arrived."""
 
+FORGOTTEN_AT_ONCE = 4
+"""Older ones are forgotten so many batches at a time: to free ten thousand letters takes a while."""
+
 PARDONED = 3
 """Losses that are no sign of a job that kills its worker: it was not alone in the first two, and connections break."""
 
@@ -72,8 +75,9 @@ class Holding:
         """Their acknowledgement is on its way."""
         now = time.monotonic()
         self._recent.append((now, letters))
-        while self._recent and self._recent[0][0] < now - DOUBTFUL:
-            self._recent.popleft()
+        for _ in range(FORGOTTEN_AT_ONCE):
+            if self._recent[0][0] < now - DOUBTFUL:
+                self._recent.popleft()
 
     def owe(self, letter: Letter, settlement: Settlement) -> None:
         """It has ended, and could not be settled: the broker has given it back."""

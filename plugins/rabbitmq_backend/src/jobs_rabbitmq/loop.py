@@ -9,8 +9,13 @@ import os
 import select
 import time
 import weakref
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from . import calls
+from .stretches import Stretches
+
+T = TypeVar("T")
 
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR
 LONGEST_TURN = 60.0
@@ -18,6 +23,9 @@ LONGEST_TURN = 60.0
 
 SHORT_TURN = 0.25
 """The same while an answer is waited for, seconds."""
+
+FEW = 64
+"""So many messages are seen to in a millisecond or less."""
 
 
 class Stream(Protocol):
@@ -30,6 +38,9 @@ class Stream(Protocol):
     def readable(self) -> None: ...
 
     def writable(self) -> None: ...
+
+    def pulse(self) -> None:
+        """Write what there is room for; if it is time to, a sign of life."""
 
 
 class Timer:
@@ -58,6 +69,7 @@ class Loop:
         self._writing: set[int] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
+        self._stretches = Stretches()
 
     # -- who takes part ------------------------------------------------------------------------------
 
@@ -80,6 +92,10 @@ class Loop:
         """End the current wait, or the next."""
         with contextlib.suppress(BlockingIOError):  # it is full of interrupts
             os.write(self._in, b"!")
+
+    def rest(self) -> None:
+        """Nobody turns it for a while, or any more."""
+        self._stretches.over()
 
     # -- turning -------------------------------------------------------------------------------------
 
@@ -109,15 +125,36 @@ class Loop:
         return True
 
     def look(self) -> None:
-        """Do what can be done without waiting."""
-        self._turn(0.0)
+        """Do what can be done without waiting, not even for the interpreter."""
+        self.pulse()
+        for descriptor, stream in list(self._streams.items()):
+            if self._streams.get(descriptor) is stream:
+                stream.readable()
+        self._call_what_is_due()
+
+    def pulse(self) -> None:
+        """To be called before what may wait for the interpreter, where a job holds it."""
+        for stream in list(self._streams.values()):
+            stream.pulse()
+
+    def attending(self, items: Iterable[T]) -> Iterator[T]:
+        """Go through many, with a pulse now and then: a thread that computes for 5 ms gives the interpreter away, too."""
+        for number, item in enumerate(items):
+            if number % FEW == 0:
+                self.pulse()
+            yield item
 
     def _turn(self, longest: float) -> None:
+        self.pulse()
         self._mark_writers()
+        begin = time.monotonic()
         if self._timers:
-            longest = min(longest, max(0.0, self._timers[0][0] - time.monotonic()))
+            longest = min(longest, max(0.0, self._timers[0][0] - begin))
+        longest = min(longest, LONGEST_TURN)
+        events = self._poll.poll(longest * 1000)
+        self._stretches.waited(begin + longest, time.monotonic())
         # Sockets come before timers: what arrived while a job held the interpreter is no silence of the broker's.
-        for descriptor, event in self._poll.poll(min(longest, LONGEST_TURN) * 1000):
+        for descriptor, event in events:
             if descriptor == self._out:
                 self._hear()
                 continue
@@ -126,16 +163,14 @@ class Loop:
                 stream.writable()
             if event & _READ and self._streams.get(descriptor) is stream is not None:
                 stream.readable()
-        now, called = time.monotonic(), False
+        self._call_what_is_due()
+
+    def _call_what_is_due(self) -> None:
+        now = time.monotonic()
         while self._timers and (self._timers[0][0] <= now or self._timers[0][2].cancelled):
             _, _, timer = heapq.heappop(self._timers)
             if not timer.cancelled:
                 timer.callback()
-                called = True
-        if called:  # a heartbeat leaves at once: beside a job that holds the interpreter each system call waits for it once
-            for stream in list(self._streams.values()):
-                if stream.wants_to_write():
-                    stream.writable()
 
     def _mark_writers(self) -> None:
         """Watch for room where something waits to be written."""
@@ -148,7 +183,7 @@ class Loop:
     def _hear(self) -> None:
         self.interrupted = True
         with contextlib.suppress(BlockingIOError):
-            os.read(self._out, 4096)
+            calls.read(self._out, 4096)
 
 
 def _close(*ends: int) -> None:

@@ -82,7 +82,7 @@ class Publisher:
         channel = self._confirming(wire)
         self._nacked, self._returned = set(), set()
         try:
-            for post in posts:
+            for post in self._loop.attending(posts):
                 channel.publish(post.exchange, post.key, post.properties, post.body)
                 size = len(post.body)
                 self._waiting[self._next_tag] = post.properties.message_id, size

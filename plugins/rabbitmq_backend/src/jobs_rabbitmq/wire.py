@@ -11,18 +11,22 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pika import exceptions
 from pika.channel import Channel
 from pika.connection import Connection
+from pika.frame import Heartbeat
 from pika.spec import BasicProperties
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
+from . import calls
+from .dialling import dial
 from .errors import translated
-from .frames import Reader, content, publish_method
+from .frames import Reader, ack, content, publish_method
 from .loop import Loop, Timer
 from .url import CONNECT_TIMEOUT, Address, Target
 
@@ -33,13 +37,21 @@ COMMAND_TIMEOUT = 4.0
 """Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
 
 CHUNK = 1 << 16
+"""So much is written without waiting for more, bytes."""
+
+SIP = 1 << 14
+"""So much is read at once, bytes. To see to it takes a millisecond or less, and then there is a pulse."""
+
+PULSE = 1 / 16
+"""After this share of the heartbeat without a word a turn of the loop begins with one: it may end late. The broker gives a
+connection up after twice the heartbeat."""
 
 _END_AND_HEAD = 8
 """What a frame has beside its payload."""
 
 
 class OpenChannel(Channel):
-    """A channel that hands every delivery over, also those behind a cancel, and publishes without pika's objects."""
+    """A channel that hands every delivery over, also those behind a cancel, and does without pika's objects."""
 
     on_delivery: Callable[[int, bool, str, BasicProperties, bytes], None] | None = None
     """Called with the delivery's tag, whether it was delivered before, and its consumer."""
@@ -59,6 +71,15 @@ class OpenChannel(Channel):
         largest = self.connection.params.frame_max - _END_AND_HEAD
         self.connection.send(self._method, content(self.channel_number, properties, body, largest))
 
+    def acknowledge(self, tags: Iterable[int], up_to: int = 0) -> None:
+        """Settle deliveries: all up to a tag, and these."""
+        if not self.is_open:
+            raise exceptions.ChannelWrongStateError("the channel is closed")
+        if up_to:
+            self.connection.send(ack(self.channel_number, up_to, multiple=True))
+        for tag in tags:
+            self.connection.send(ack(self.channel_number, tag))
+
 
 class Wire(Connection):
     """A connection to one node. It belongs to the thread that turns its loop."""
@@ -72,6 +93,8 @@ class Wire(Connection):
         self._loop = loop
         self._socket: socket.socket | None = None
         self._unsent = bytearray()
+        self._sent_at = 0.0
+        self._pause = 0.0  # between signs of life, seconds; 0 while it is not open, and where none are wanted
         self._reader = Reader(self, self._for_pika)
         self._channels_by_number: dict[int, OpenChannel] = {}
         super().__init__(
@@ -87,6 +110,7 @@ class Wire(Connection):
     def opened(self) -> None:
         """Wait until it is open; raises BackendUnavailable or BackendError."""
         self.wait_for(lambda: self.is_open, CONNECT_TIMEOUT)
+        self._pause = self.params.heartbeat * PULSE
 
     def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
         """Turn the loop until something holds; raises if the connection ends, or is silent for too long."""
@@ -143,19 +167,12 @@ class Wire(Connection):
     # -- what pika asks of an adapter ----------------------------------------------------------------
 
     def _adapter_connect_stream(self) -> None:
-        host, port = self._address
+        options = self.params.ssl_options
         try:
-            stream = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT)
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            options = self.params.ssl_options
-            if options is not None:
-                stream = options.context.wrap_socket(stream, server_hostname=options.server_hostname)
+            self._socket = dial(self._address, self._loop, CONNECT_TIMEOUT, options.context if options is not None else None)
         except OSError as error:
             self.failure = error
             return
-        stream.setblocking(False)
-        self._socket = stream
         self._loop.add(self)
         self._on_stream_connected()
 
@@ -192,19 +209,20 @@ class Wire(Connection):
         """Write as much as there is room for."""
         while self._unsent and self._socket is not None:
             try:
-                sent = self._socket.send(self._unsent[: 4 * CHUNK])
+                sent = self._send(self._unsent[: 4 * CHUNK])
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 return
             except OSError as error:
                 self._lose(error)
                 return
+            self._sent_at = time.monotonic()
             del self._unsent[:sent]
 
     def readable(self) -> None:
         """Read what has come, and have pika act on it."""
         while self._socket is not None:
             try:
-                data = self._socket.recv(CHUNK)
+                data = self._receive()
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as error:
@@ -215,8 +233,23 @@ class Wire(Connection):
                 return
             read = self._reader.feed(data)  # pika counts what it is given of this itself, so that this comes first
             self.bytes_received += read  # and looks at it to know whether the broker is alive
-            if len(data) < CHUNK and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
+            self._loop.pulse()
+            if len(data) < SIP and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
                 return
+
+    def pulse(self) -> None:
+        if not self._unsent and self._pause and self.is_open and time.monotonic() - self._sent_at > self._pause:
+            self._send_frame(Heartbeat())
+        self.writable()
+
+    def _send(self, data: bytearray) -> int:
+        """TLS has no way around giving the interpreter away."""
+        secured = self._tls()
+        return secured.send(data) if secured is not None else calls.send(self.fileno(), bytes(data))
+
+    def _receive(self) -> bytes:
+        secured = self._tls()
+        return secured.recv(SIP) if secured is not None else calls.receive(self.fileno(), SIP)
 
     # -- what the reader has -------------------------------------------------------------------------
 
