@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,13 @@ WINDOW = 1000
 
 WINDOW_SIZE = 8_000_000
 """Most bytes of them."""
+
+LEADERLESS = 2.0
+"""A queue refuses when it is full, and while it has no leader: after it was made, or when its node has gone. A leader is found
+within so long, seconds."""
+
+PAUSE = 0.05
+"""Before it is asked again, seconds."""
 
 
 class Post(NamedTuple):
@@ -79,8 +87,24 @@ class Publisher:
         """
         wire = self.open()
         self._until_unblocked(wire)
+        self._returned = set()
+        self._send(wire, posts, confirmed)
+        until = time.monotonic() + LEADERLESS
+        while self._nacked and time.monotonic() < until:
+            self._loop.until(lambda: wire.failure is not None, PAUSE)
+            self._send(wire, [post for post in posts if post.properties.message_id in self._nacked], confirmed)
+        confirmed -= self._returned
+        if self._nacked:
+            raise QueueFull(
+                f"{wire.where}: RabbitMQ would not take {len(self._nacked)} messages: a queue has reached its max-length, or "
+                "its node has no majority; look at the queues in the management page"
+            )
+        return self._returned
+
+    def _send(self, wire: Wire, posts: Sequence[Post], confirmed: set[str]) -> None:
+        """Publish all, and wait until each is confirmed, returned or refused."""
         channel = self._confirming(wire)
-        self._nacked, self._returned = set(), set()
+        self._nacked = set()
         try:
             for post in self._loop.attending(posts):
                 channel.publish(post.exchange, post.key, post.properties, post.body)
@@ -93,13 +117,6 @@ class Publisher:
         except AMQPError as error:
             raise translated(wire.failure or error, wire.where) from None
         self._until_confirmed(wire, confirmed, 0, 0)
-        confirmed -= self._returned
-        if self._nacked:
-            raise QueueFull(
-                f"{wire.where}: RabbitMQ would not take {len(self._nacked)} messages: a queue has reached its max-length, or "
-                "its node has no majority; look at the queues in the management page"
-            )
-        return self._returned
 
     def _until_unblocked(self, wire: Wire) -> None:
         if wire.blocked and not self._loop.until(lambda: not wire.blocked or wire.failure, COMMAND_TIMEOUT):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from ...backends.base import Backend, Outcome
@@ -22,10 +24,7 @@ class Concurrency(RigCase):
         ids = rig.push_many(rig.producer(), JOBS)
         if rig.has("multiprocess"):
             ledgers = [tmp_path / f"ledger-{n}" for n in range(PROCESSES)]
-            children = [_child(rig, "drain", str(ledger)) for ledger in ledgers]
-            for child in children:
-                output, _ = child.communicate(timeout=PATIENCE * 3)
-                assert child.returncode == 0, output
+            _run_at_once(rig, [("drain", str(ledger)) for ledger in ledgers])
             seen = [line for ledger in ledgers if ledger.exists() for line in ledger.read_text().split()]
         else:
             workers = [rig.worker() for _ in range(PROCESSES)]
@@ -37,10 +36,7 @@ class Concurrency(RigCase):
     def test_processes_that_push_at_once_lose_nothing(self, rig: Rig) -> None:
         if not rig.has("multiprocess"):
             return
-        children = [_child(rig, "push", "50") for _ in range(4)]
-        for child in children:
-            output, _ = child.communicate(timeout=PATIENCE * 3)
-            assert child.returncode == 0, output
+        _run_at_once(rig, [("push", "50")] * 4)
         assert len(rig.drain(rig.worker())) == 4 * 50
 
     def test_connections_on_threads_do_not_disturb_each_other(self, rig: Rig) -> None:
@@ -83,6 +79,15 @@ def _drain(rig: Rig, worker: Backend) -> list[str]:
             return seen
         seen += [delivery.id for delivery in deliveries]
         rig.done(worker, *deliveries)
+
+
+def _run_at_once(rig: Rig, all_arguments: Sequence[Sequence[str]]) -> None:
+    """Children that all have to do well; none is left when one has not."""
+    with ExitStack() as stack:
+        children = [stack.enter_context(_child(rig, *arguments)) for arguments in all_arguments]
+        for child in children:
+            output, _ = child.communicate(timeout=PATIENCE * 3)
+            assert child.returncode == 0, output
 
 
 def _child(rig: Rig, *arguments: str, failpoint: str = "") -> subprocess.Popen[str]:
