@@ -93,17 +93,16 @@ def one_by_one() -> Rows:
         link, client = Link(connector(parse(app.backend_url)), "bare"), redis.Redis.from_url(app.backend_url)
         jobs_to_run.noop.enqueue()
         (waiting,) = app.operate(lambda backend: backend.browse("default", State.READY, 1))
-        digest = scripts.PUT.digest.decode()
-        record = b"0 7 0 n|default" + waiting.payload
+        digest, payload = scripts.ONE.digest.decode(), waiting.payload
         number = map(str, itertools.count())  # a request that is known would store nothing
 
         def bare() -> None:
             for _ in range(ONE_BY_ONE):
-                client.evalsha(digest, 1, "{bare}", "", next(number), 60_000, "default", 0, 1, next(number), record)
+                client.evalsha(digest, 1, "{bare}", "", next(number), 60_000, "default", 0, next(number), payload)
 
         def naked() -> None:
             for _ in range(ONE_BY_ONE):
-                link.run(scripts.PUT, "{bare}", "", next(number), 60_000, "default", 0, 1, next(number), record)
+                link.run(scripts.ONE, "{bare}", "", next(number), 60_000, "default", 0, next(number), payload)
 
         def ours() -> None:
             for _ in range(ONE_BY_ONE):

@@ -113,9 +113,10 @@ class Proxy:
         return len(pairs)
 
     async def _settle(self) -> None:
-        """Let the tasks of connections that were cut come to their ends."""
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.wait(tasks, timeout=5) if tasks else None
+        """Let the tasks of connections that were cut come to their ends, and those of the last that were accepted."""
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks)
+        await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuses:  # accepted in the moment before: nobody else would end it

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs_core.errors import ConfigError, MessageError, MessageTooLarge, SignatureError, UnknownVersion
-from jobs_core.message import Message, Signer, decode, encode, json_schema, new_message
+from jobs_core.message import Form, Message, Signer, decode, encode, json_schema, new_message
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "envelope.schema.json").read_text())
 KEY = "k1:" + "s" * 32
@@ -32,6 +32,41 @@ def test_what_is_encoded_is_decoded(args, kwargs):
 def test_what_is_encoded_is_what_the_schema_says(args):
     message = new_message("shop.pay", "money", args, {}, retries=2, timeout=1.0)
     jsonschema.validate(json.loads(encode(message)), SCHEMA)
+
+
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "delay": st.floats(0.001, 1e6),
+        "expires_in": st.floats(0.001, 1e6),
+        "priority": st.integers(0, 9),
+        "retries": st.integers(0, 9),
+        "timeout": st.floats(0.001, 1e6),
+        "store_result": st.booleans(),
+        "key": st.text(),
+    },
+)
+
+
+@given(
+    options, st.text(max_size=40), st.lists(plain, max_size=3), st.dictionaries(st.text(), plain, max_size=3), st.floats(1, 2e9)
+)
+def test_a_form_that_is_filled_in_is_to_the_byte_what_is_encoded(options, job_id, args, kwargs, at):
+    envelope = Message(v=1, job="shop.pay", topic="money", **options)
+    message = Message(v=1, id=job_id or "x", job="shop.pay", topic="money", args=args, kwargs=kwargs, enqueued_at=at, **options)
+    assert Form(envelope).fill(job_id or "x", tuple(args), kwargs, at) == encode(message)
+
+
+def test_a_form_signs_and_refuses_as_encode_does():
+    form, signer = Form(Message(v=1, job="shop.pay", topic="money")), Signer([KEY])
+    assert decode(form.fill("x", (1,), {}, 1.0, signer=signer), signer=signer, topic="money").args == [1]
+    with pytest.raises(MessageTooLarge, match="shop.pay"):
+        form.fill("x", ("long" * 10,), {}, 1.0, limit=100)
+    for args, kwargs in (((float("nan"),), {}), ((), {"a": [float("inf")]}), (({float("nan"): 1},), {})):
+        with pytest.raises(MessageError, match=r"shop.pay: argument .* holds NaN or infinity"):
+            form.fill("x", args, kwargs, 1.0)
+    with pytest.raises(MessageError, match=r"shop.pay: the arguments cannot be written as JSON"):
+        form.fill("x", (object(),), {}, 1.0)
 
 
 def test_the_documented_schema_is_the_real_one():

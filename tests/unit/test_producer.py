@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -284,6 +285,9 @@ def test_ids_sort_by_time_and_a_child_makes_others():
     assert len(set(ids)) == 1000
     assert sorted(ids, key=lambda text: text[:13]) == ids
     assert all(len(text) == 36 and text[14] == "7" and text[19] in "89ab" for text in ids)
+    same = [new_id(1.5) for _ in range(1000)]
+    assert len(set(same)) == 1000
+    assert sum(later < earlier for earlier, later in itertools.pairwise(same)) <= 4  # they are counted, 256 at a time
     out, into = os.pipe()
     child = os.fork()
     if not child:

@@ -181,11 +181,10 @@ class App:
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         """Store one call durably; see `JobFunction.enqueue`."""
-        message = self.message(call)
-        conflicts = self._deliver((call.job,), [self.outgoing(message)])
-        handle = self.handle(call, message, conflicts)
+        outgoing, handle = self._made(call)
+        conflicts = self._deliver((call.job,), [outgoing])
         if conflicts:
-            _refuse_duplicates((handle,), (message,))
+            _note_duplicates((handle,), (outgoing,), conflicts)
         return handle
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
@@ -197,18 +196,15 @@ class App:
         handles: list[JobHandle[T]] = []
         outgoing: list[Outgoing] = []
         for call in calls:  # one after the other: what lives on costs the garbage collector time
-            message = self.message(call)
+            one, handle = self._made(call)
             jobs.append(call.job)
-            outgoing.append(self.outgoing(message))
-            handles.append(self.handle(call, message))
+            outgoing.append(one)
+            handles.append(handle)
         if not jobs:
             return []
         conflicts = self._deliver(jobs, outgoing)
         if conflicts:
-            for handle in handles:
-                if handle.id in conflicts:
-                    handle.id, handle.created = conflicts[handle.id], False
-            _refuse_duplicates(handles, outgoing)
+            _note_duplicates(handles, outgoing, conflicts)
         return handles
 
     async def aenqueue(self, call: Call[T]) -> JobHandle[T]:
@@ -258,12 +254,34 @@ class App:
     def _push_into(self, conflicts: dict[str, str], group: list[Outgoing]) -> None:
         conflicts.update(self._producer.push(group, self.config.enqueue_timeout))
 
-    def message(self, call: Call[Any]) -> Message:
-        """The envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
-        job = call.job
+    def _made(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
+        """A call as the backend takes it, and its handle; raises what `message` and `outgoing` do."""
+        job, args, kwargs = call.job, call.args, call.kwargs
+        stamp = self._stamp(job)
+        form = stamp.form
+        if form is None or self._before_enqueue is None or self._before_enqueue:
+            message = self.message(call)
+            return self.outgoing(message), self.handle(call, message)
+        job.arguments.check(args, kwargs)
+        envelope, now = stamp.envelope, time.time()
+        job_id, topic, at = stamp.id or new_id(now), envelope.topic, int(now * 1e6) / 1e6
+        payload = form.fill(job_id, args, kwargs, at, signer=self.signer or None, limit=self.config.max_message)
+        stores = envelope.store_result
+        return (
+            Outgoing(job_id, topic, payload, envelope.priority, envelope.delay or 0.0),
+            JobHandle(self, job_id, job, topic, stamp.stores_result if stores is None else stores),
+        )
+
+    def _stamp(self, job: AnyJob) -> Stamp:
         stamp: Stamp = job.stamp
         if stamp is None or stamp.config is not self.config:
             stamp = job.stamp = stamp_of(job, self.config)
+        return stamp
+
+    def message(self, call: Call[Any]) -> Message:
+        """The envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
+        job = call.job
+        stamp = self._stamp(job)
         args, kwargs = call.args, call.kwargs
         job.arguments.check(args, kwargs)
         unique, now = stamp.unique, time.time()
@@ -290,14 +308,13 @@ class App:
         payload = encode(message, signer=self.signer or None, limit=self.config.max_message)
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique)
 
-    def handle(self, call: Call[T], message: Message, conflicts: Mapping[str, str] | None = None) -> JobHandle[T]:
-        """The handle of a message, or of the job that holds its unique key."""
-        job_id = conflicts.get(message.id) if conflicts else None
+    def handle(self, call: Call[T], message: Message) -> JobHandle[T]:
+        """The handle of a message."""
         stores, stamp = message.store_result, call.job.stamp
         if stores is None:  # a hook may have sent it to another topic
             here = message.topic is stamp.envelope.topic
             stores = stamp.stores_result if here else stores_result(call.job.options, message.topic, self.config)
-        return JobHandle(self, job_id or message.id, call.job, message.topic, stores_result=stores, created=job_id is None)
+        return JobHandle(self, message.id, call.job, message.topic, stores)
 
     def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]:
         """A handle for an id; see `JobFunction.handle`. Whether a result is kept is found out when it is asked for."""
@@ -386,8 +403,11 @@ class App:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
-def _refuse_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Message | Outgoing]) -> None:
-    """Raise DuplicateJob for the first that wanted it."""
+def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:
+    """Make handles those of the jobs that hold their unique keys; raise DuplicateJob for the first that wanted it."""
+    for handle in handles:
+        if handle.id in conflicts:
+            handle.id, handle.created = conflicts[handle.id], False
     for handle, message in zip(handles, sent, strict=True):
         if not handle.created and message.unique and message.unique.conflict == "raise":
             raise DuplicateJob(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 from .backends.base import State
 
 T = TypeVar("T")
@@ -21,21 +23,16 @@ class Follower(Protocol):
     async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T: ...
 
 
-class JobHandle(Generic[T]):
+class JobHandle(Struct, Generic[T], eq=False):
     """A job that was enqueued. Any thread may use it; it holds no connection."""
 
-    __slots__ = ("_follower", "created", "id", "job", "stores_result", "topic")
-
-    def __init__(
-        self, follower: Follower, job_id: str, job: Any, topic: str, *, stores_result: bool, created: bool = True
-    ) -> None:
-        self._follower = follower
-        self.id = job_id
-        self.job = job
-        self.topic = topic
-        self.stores_result = stores_result
-        self.created = created
-        """False if a job with the same unique key was there before: this is its handle."""
+    _follower: Follower
+    id: str
+    job: Any
+    topic: str
+    stores_result: bool
+    created: bool = True
+    """False if a job with the same unique key was there before: this is its handle."""
 
     def status(self) -> State:
         """Where the job is now; UNKNOWN also for one that is done and kept no result."""

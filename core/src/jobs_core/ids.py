@@ -9,7 +9,8 @@ import time
 _random = random.Random()  # identifiers name, they do not authorise: no system call for each
 _AT_ONCE = 256
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-_tails: list[str] = []  # random ends of identifiers, made many at a time
+_COUNTED = [f"{n:02x}" for n in reversed(range(_AT_ONCE))]
+_tails: list[str] = []  # ends of identifiers, made many at a time, the next one last
 _head = 0, ""  # the millisecond of the last identifier, and how those of that millisecond begin
 
 
@@ -33,10 +34,11 @@ def new_id(now: float | None = None) -> str:
 
 
 def _more() -> str:
-    """A random end, 74 bits as they stand in a UUIDv7, and more of them in store."""
-    made = _random.randbytes(10 * _AT_ONCE).hex()
-    parts = (made[start : start + 20] for start in range(0, len(made), 20))
-    first, *others = [f"7{part[:3]}-{_VARIANTS[part[3]]}{part[4:7]}-{part[7:19]}" for part in parts]
+    """An end, 74 bits as they stand in a UUIDv7, and more of them in store: 66 random ones, and a count that makes those of
+    one millisecond sort as they were made."""
+    made = f"{_random.getrandbits(68):017x}"
+    begin = f"7{made[:3]}-{_VARIANTS[made[3]]}{made[4:7]}-{made[7:]}"
+    *others, first = [begin + count for count in _COUNTED]
     _tails.extend(others)
     return first
 

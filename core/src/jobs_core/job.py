@@ -23,15 +23,12 @@ R = TypeVar("R")  # what calling the function returns
 T = TypeVar("T")  # what the job results in: for async functions, what awaiting returns
 
 
-class Call(Generic[T]):
+class Call(msgspec.Struct, Generic[T], eq=False):
     """A job function with its arguments, for enqueuing many at once."""
 
-    __slots__ = ("args", "job", "kwargs")
-
-    def __init__(self, job: JobFunction[Any, Any, T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.job = job
-        self.args = args
-        self.kwargs = kwargs
+    job: JobFunction[Any, Any, T]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class Enqueuer(Protocol):

@@ -147,16 +147,68 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
     """
     try:
         payload = _encode(message)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise MessageError(f"{message.job}: the arguments cannot be written as JSON: {error}") from None
+    except _UNWRITABLE as error:
+        raise _unwritable(message.job, error) from None
     if not _finite(message) and may_hide_non_finite(payload):
-        _refuse_non_finite(message)
+        _refuse_non_finite(message.job, message.args, message.kwargs, message.headers)
+    return _sealed(payload, message.job, signer, limit)
+
+
+class Form:
+    """The envelopes of one job function, written but for what differs: to fill it in costs half of what a Message does.
+
+    What comes out is to the byte what `encode` makes of such a Message.
+    """
+
+    __slots__ = ("_job", "_named", "_tail", "_version")
+
+    def __init__(self, envelope: Message) -> None:
+        """`envelope` has all but id, arguments and time, and neither unique key nor headers."""
+        whole, version = _encode(envelope), b'{"v":%d,' % envelope.v
+        named = _encode(Message(v=envelope.v, job=envelope.job, topic=envelope.topic))[:-1]
+        self._job = envelope.job
+        self._version = version + b'"id":'
+        self._named = b"," + named[len(version) :]
+        self._tail = whole[len(named) :]
+
+    def fill(
+        self,
+        job_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        enqueued_at: float,
+        *,
+        signer: Signer | None = None,
+        limit: int | None = None,
+    ) -> bytes:
+        """The bytes of one envelope; raises as `encode` does."""
+        try:
+            given = b',"args":' + _encode(args) if args else b""
+            if kwargs:
+                given += b',"kwargs":' + _encode(kwargs)
+        except _UNWRITABLE as error:
+            raise _unwritable(self._job, error) from None
+        if b"n" in given and may_hide_non_finite(given):  # the letter is in all that gives one away
+            _refuse_non_finite(self._job, args, kwargs, {})
+        parts = (self._version, _encode(job_id), self._named, given, b',"enqueued_at":', _encode(enqueued_at), self._tail)
+        return _sealed(b"".join(parts), self._job, signer, limit)
+
+
+def _sealed(payload: bytes, job: str | None, signer: Signer | None, limit: int | None) -> bytes:
+    """A payload that is not too large, signed if there is a key."""
     if limit is not None and len(payload) > limit:
         raise MessageTooLarge(
-            f"{message.job}: the message is {len(payload):,} bytes, the limit is {limit:,}: "
+            f"{job}: the message is {len(payload):,} bytes, the limit is {limit:,}: "
             "pass a reference (a path, a key) instead of the data, or raise max_message"
         )
     return signer.sign(payload) if signer else payload
+
+
+_UNWRITABLE = TypeError, ValueError, OverflowError, RecursionError
+
+
+def _unwritable(job: str | None, error: Exception) -> MessageError:
+    return MessageError(f"{job}: the arguments cannot be written as JSON: {error}")
 
 
 def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_job: str | None = None) -> Message:
@@ -225,10 +277,10 @@ def _finite(message: Message) -> bool:
     return not message.headers and _FINITE.issuperset(map(type, message.args))
 
 
-def _refuse_non_finite(message: Message) -> None:
-    for where, value in (*enumerate(message.args), *message.kwargs.items(), ("headers", message.headers)):
+def _refuse_non_finite(job: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
+    for where, value in (*enumerate(args), *kwargs.items(), ("headers", headers)):
         if non_finite(value):
-            raise MessageError(f"{message.job}: argument {where!r} holds NaN or infinity, which JSON cannot carry")
+            raise MessageError(f"{job}: argument {where!r} holds NaN or infinity, which JSON cannot carry")
 
 
 def json_schema() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 from .config import Config
 from .errors import JobDefinitionError
 from .job import JobFunction
-from .message import VERSION, Message
+from .message import VERSION, Form, Message
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_result
 
 
@@ -18,6 +18,7 @@ class Stamp(Struct, frozen=True):
 
     config: Config
     envelope: Message  # all but id, arguments and time
+    form: Form | None  # the same as bytes; None if there is more that differs
     id: str | None  # chosen beforehand
     unique: Unique | None
     stores_result: bool
@@ -34,11 +35,14 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     overrides = job.overrides
     options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
+    envelope = Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topics.get(topic)))
+    unique = None if options.unique is UNSET else options.unique
     return Stamp(
         config=config,
-        envelope=Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topics.get(topic))),
+        envelope=envelope,
+        form=None if unique or envelope.headers else Form(envelope),
         id=None if overrides.id is UNSET else overrides.id,
-        unique=None if options.unique is UNSET else options.unique,
+        unique=unique,
         stores_result=stores_result(job.options, topic, config),
         on_commit=None if options.on_commit is UNSET else options.on_commit,
     )

@@ -9,7 +9,7 @@ import pytest
 from tests.support.project import until
 from tests.support.proxy import Proxy
 
-from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement
+from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.errors import BackendUnavailable, OwnerLost
 from jobs_core.plugins import Plugins
 from jobs_core.testing.services import PATIENCE
@@ -142,3 +142,40 @@ def test_a_wake_token_for_a_topic_that_it_had_no_room_for_is_handed_on(pool, ser
     assert [delivery.id for delivery in future.result(PATIENCE)] == ["a"]
     full.wait((), 0.01)
     assert [delivery.id for delivery in other.result(PATIENCE)] == ["b"]
+
+
+def test_what_is_pushed_one_by_one_is_what_is_pushed_together(opened):
+    producer = opened(None)
+    one, other = (Outgoing(f"job {n}", "tøpic", b'{"v":1}', priority=7) for n in range(2))
+    producer.push([one], "one")
+    producer.push([other, Outgoing("job 2", "another", b"{}")], "two")
+    first, second = producer.browse("tøpic", State.READY, 5)
+    assert (first.id, first.topic, first.priority, first.payload) == ("job 0", "tøpic", 7, b'{"v":1}')
+    assert (second.id, second.topic, second.priority, second.payload) == ("job 1", "tøpic", 7, b'{"v":1}')
+    assert 0 < first.pushed_at <= second.pushed_at
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_topic_is_known_from_its_first_push_on_and_from_the_first_after_it_was_forgotten(server, opened, together):
+    producer, worker = opened(None), opened("worker")
+    producer.resume(T)  # leaves a wake token
+    for name in "ab":
+        push(producer, T, *(f"{name}{n}" for n in range(together)))
+        assert worker.topics() == [T]
+        for delivery in worker.reserve([T], together, name):  # nothing is left, but that is not seen: the token stays
+            worker.settle([Settlement(delivery.id, delivery.token, Outcome.DONE)], delivery.id)
+        worker.housekeep(10)
+        worker.housekeep(10)
+        assert worker.topics() == []
+        assert server.command("EXISTS", f"{{jobs}}:wake:{T}") == b":0"
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_paused_topic_has_no_wake_token(server, opened, together):
+    producer = opened(None)
+    producer.pause(T)
+    push(producer, T, *map(str, range(together)))
+    assert server.command("EXISTS", f"{{jobs}}:wake:{T}") == b":0"
+    assert T in producer.topics()
+    producer.resume(T)
+    assert server.command("EXISTS", f"{{jobs}}:wake:{T}") == b":1"

@@ -22,7 +22,8 @@ key                    type    what
 {jobs}:end:ID          list    holds something once a followed job has ended
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
-{jobs}:wake:TOPIC      zset    one member while somebody idle should look: taken by the one who does
+{jobs}:wake:TOPIC      zset    one member while somebody idle should look: taken by the one who does; there is none for
+                               a topic that is paused or not in {jobs}:topics
 {jobs}:bell:OWNER      zset    one member when a worker has to end its own wait
 {jobs}:in:TOPIC        list    the inlet: what producers in any language RPUSH
 {jobs}:meta            hash    schema version, number of the last reservation, time of the last housekeeping

@@ -26,28 +26,24 @@ _FEW = 10_000  # topics of which the heads of records are kept
 
 def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
     """The arguments of put.lua from the fourth on; None if it cannot store these messages."""
-    if len(messages) == 1:
-        (one,) = messages
-        if one.unique is not None or one.delay > 0:
-            return None
-        return [one.topic, one.priority, 1, one.id, _record(one)]
-    groups: dict[tuple[int, str], list[Any]] = {}
-    ids = set()
+    first = messages[0]
+    topic, priority = first.topic, first.priority
+    group: list[Any] = [topic, priority, 0]
+    groups = {(topic, priority): group}
     for one in messages:
         if one.unique is not None or one.delay > 0:
             return None
-        priority, topic = kind = one.priority, one.topic
-        head = _heads.get(kind) or _head(priority, topic)
-        group = groups.get(kind)
-        if group is None:
-            group = groups[kind] = [topic, priority, 0]
-        group += (one.id, head + one.payload)
-        ids.add(one.id)
+        if one.topic != topic or one.priority != priority:
+            topic, priority = one.topic, one.priority
+            group = groups.setdefault((topic, priority), [topic, priority, 0])
+        group += (one.id, one.payload)
+    ids: set[str] = set()
+    for group in groups.values():
+        ids.update(group[3::2])
+        group[2] = len(group) // 2 - 1
     if len(ids) < len(messages):
         return None
-    for group in groups.values():
-        group[2] = len(group) // 2 - 1
-    return [value for group in groups.values() for value in group]
+    return group if len(groups) == 1 else [value for group in groups.values() for value in group]
 
 
 def message(arguments: list[Any], outgoing: Outgoing) -> None:

@@ -101,6 +101,11 @@ class Store:
         return conflicts
 
     def _push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        if len(messages) == 1:
+            (one,) = messages
+            if one.unique is None and one.delay <= 0:
+                answer = self._run(scripts.ONE, request, self._window, one.topic, one.priority, one.id, one.payload)
+                return dict(_conflicts(answer)) if answer else {}
         plain = records.plain(messages)
         if plain is not None:
             answer = self._run(scripts.PUT, request, self._window, *plain)

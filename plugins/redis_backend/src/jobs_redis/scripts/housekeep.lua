@@ -29,6 +29,7 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic) == 0
     and tonumber(redis.call('HGET', RESERVED, topic) or 0) <= 0 then
     redis.call('SREM', TOPICS, topic)
+    redis.call('DEL', WAKE .. topic)
     redis.call('HDEL', RESERVED, topic)
   end
 end

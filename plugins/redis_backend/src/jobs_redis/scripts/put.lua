@@ -1,7 +1,7 @@
--- Store messages without unique keys and delays, once a request: what nearly every push is, in the fewest steps. Needs order.
+-- Store messages without unique keys and delays, once a request: what nearly every push of several is. Needs order.
 --
 -- ARGV     2 request   3 milliseconds for which it is remembered   then groups, each: topic, priority, count n, and n times
---          id and record without its time; no id twice
+--          id and payload; no id twice
 -- Result   empty, or what push.lua has answered this request
 -- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
 -- Cost     O(messages x log of the line)
@@ -13,7 +13,7 @@ local MOST = 2000 -- messages whose values unpack() may put on Lua's stack at on
 local JOBS, pushed, at = base .. 'job', whole(now) .. ' ', now
 
 -- Store messages whose first is ARGV[first] and stands in line at `stands`; those whose id is known are left out.
-local function put(topic, first, count, stands)
+local function put(ready, head, first, count, stands)
   local ids = {}
   for n = 1, count do ids[n] = ARGV[first + 2 * n - 2] end
   local known = redis.call('HMGET', JOBS, unpack(ids))
@@ -21,27 +21,27 @@ local function put(topic, first, count, stands)
   for n = 1, count do
     if not known[n] then
       local id = ids[n]
-      records[filled + 1], records[filled + 2] = id, pushed .. ARGV[first + 2 * n - 1]
+      records[filled + 1], records[filled + 2] = id, head .. ARGV[first + 2 * n - 1]
       places[filled + 1], places[filled + 2] = stands + n - 1, id
       filled = filled + 2
     end
   end
   if filled == 0 then return end
   redis.call('HSET', JOBS, unpack(records))
-  redis.call('ZADD', base .. 'ready:' .. topic, unpack(places))
+  redis.call('ZADD', ready, unpack(places))
 end
 
 local from = 4
 while ARGV[from] do
-  local topic, stands, count = ARGV[from], place(ARGV[from + 1], at), tonumber(ARGV[from + 2])
+  local topic, priority, count = ARGV[from], ARGV[from + 1], tonumber(ARGV[from + 2])
+  local stands, ready, wake = place(priority, at), base .. 'ready:' .. topic, base .. 'wake:' .. topic
+  local head = pushed .. priority .. ' ' .. #topic .. ' 0 n|' .. topic -- of a record: see parse in common.lua
   from = from + 3
-  if count > 1 then
-    for first = 0, count - 1, MOST do put(topic, from + 2 * first, math.min(MOST, count - first), stands + first) end
-  elseif redis.call('HSETNX', JOBS, ARGV[from], pushed .. ARGV[from + 1]) == 1 then
-    redis.call('ZADD', base .. 'ready:' .. topic, stands, ARGV[from])
-  end
+  for first = 0, count - 1, MOST do put(ready, head, from + 2 * first, math.min(MOST, count - first), stands + first) end
   from, at = from + 2 * count, at + count
-  redis.call('SADD', base .. 'topics', topic)
-  if redis.call('SISMEMBER', base .. 'paused', topic) == 0 then redis.call('ZADD', base .. 'wake:' .. topic, 0, 1) end
+  if redis.call('ZADD', wake, '0', '1') == 1 then -- where there was a token, the topic is known and not paused
+    redis.call('SADD', base .. 'topics', topic)
+    if redis.call('SISMEMBER', base .. 'paused', topic) == 1 then redis.call('DEL', wake) end
+  end
 end
 return ''

@@ -4,4 +4,5 @@
 -- Cost     constant
 
 redis.call('SREM', PAUSED, ARGV[2])
+redis.call('SADD', TOPICS, ARGV[2])
 wake(ARGV[2])

@@ -1,0 +1,29 @@
+-- Store one message without unique key and delay, once a request: what an enqueue is, and who enqueues waits for it. So
+-- it stands by itself, and says everything once: what order.lua and put.lua do for many, in the fewest steps of Lua.
+--
+-- ARGV     1 time in microseconds, or empty for the server's own clock   2 request   3 milliseconds for which it is
+--          remembered   4 topic   5 priority   6 id   7 payload
+-- Result   empty, or what push.lua has answered this request
+-- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
+-- Cost     O(log of the line)
+
+local base, topic, id = KEYS[1], ARGV[4], ARGV[6]
+local remembered = base .. ':request:' .. ARGV[2]
+if not redis.call('SET', remembered, '', 'NX', 'PX', ARGV[3]) then return redis.call('GET', remembered) end
+
+local now = ARGV[1]
+if now == '' then
+  local time = redis.call('TIME')
+  now = time[1] .. string.format('%06d', time[2])
+end
+local record = now .. ' ' .. ARGV[5] .. ' ' .. #topic .. ' 0 n|' .. topic .. ARGV[7] -- see parse in common.lua
+if redis.call('HSETNX', base .. ':job', id, record) == 1 then
+  local place = (9 - ARGV[5]) * 900000000000000 + (now - 1735689600000000) -- see place in order.lua
+  redis.call('ZADD', base .. ':ready:' .. topic, place, id)
+end
+local wake = base .. ':wake:' .. topic
+if redis.call('ZADD', wake, '0', '1') == 1 then -- where there was a token, the topic is known and not paused
+  redis.call('SADD', base .. ':topics', topic)
+  if redis.call('SISMEMBER', base .. ':paused', topic) == 1 then redis.call('DEL', wake) end
+end
+return ''
