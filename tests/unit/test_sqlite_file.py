@@ -14,7 +14,8 @@ import pytest
 
 from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.sqlite import SqliteBackend
-from jobs_core.backends.sqlite.connection import MIGRATIONS, SCHEMA_VERSION
+from jobs_core.backends.sqlite import connection as connection_module
+from jobs_core.backends.sqlite.connection import MIGRATIONS, SCHEMA_VERSION, Connection
 from jobs_core.backends.sqlite.netfs import network_type
 from jobs_core.backends.sqlite.wakeup import WakeUp
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
@@ -337,3 +338,102 @@ def test_a_waiting_worker_uses_no_processor_time(open_):
     before = time.process_time()
     worker.wait(["t"], 2.0)
     assert time.process_time() - before < 0.1
+
+
+# -- committed first, synced later -------------------------------------------------------------------
+
+
+@pytest.fixture
+def connect(path):
+    connected = []
+
+    def connect(durability="power"):
+        connection = Connection(path, BackendOptions(), durability=durability)
+        connection.open()
+        connected.append(connection)
+        return connection
+
+    yield connect
+    for connection in connected:
+        connection.close()
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """The paths that were synced; each is refused for which there is an error in `failures`."""
+    paths, failures = [], []
+
+    def sync(descriptor):
+        paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(connection_module, "_sync_data", sync)
+    sync.paths, sync.failures = paths, failures
+    return sync
+
+
+def note(connection, topic):
+    with connection.transaction(durable=False) as tx:
+        tx.db.execute("INSERT INTO paused VALUES (?)", (topic,))
+
+
+def in_the_file_itself(path, copy):
+    """The paused topics that a machine would find whose log was lost."""
+    subprocess.run(["cp", path, copy], check=True)  # to open it here and close it would end SQLite's locks
+    with contextlib.closing(sqlite3.connect(copy)) as db:
+        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return []
+        return [topic for (topic,) in db.execute("SELECT topic FROM paused ORDER BY topic")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks /proc which file a descriptor is of")
+def test_what_was_committed_is_synced_when_asked_for(path, connect, synced):
+    connection = connect()
+    note(connection, "a")
+    assert synced.paths == []
+    connection.sync()
+    connection.disconnect()  # as before a fork: the log may be another file afterwards
+    note(connection, "b")
+    connection.sync()
+    assert synced.paths == [f"{path}-wal"] * 2
+
+
+def test_a_store_that_need_not_survive_the_machine_is_not_synced(connect, synced):
+    connection = connect("process")
+    note(connection, "a")
+    connection.sync()
+    assert synced.paths == []
+
+
+def test_what_could_not_be_synced_is_written_to_the_file_itself(path, tmp_path, connect, synced):
+    connection = connect()
+    note(connection, "a")
+    assert in_the_file_itself(path, tmp_path / "before.db") == []
+    synced.failures.append(OSError(5, "Input/output error"))
+    connection.sync()
+    assert in_the_file_itself(path, tmp_path / "after.db") == ["a"]
+    connection.sync()
+    assert len(synced.paths) == 2
+
+
+def test_a_sync_that_failed_is_not_made_good_by_one_of_the_log_that_says_all_is_well(
+    path, tmp_path, connect, synced, monkeypatch
+):
+    """The kernel tells of a page that it could not write once, and has forgotten it then."""
+    connection = connect()
+    note(connection, "a")
+    synced.failures.append(OSError(5, "Input/output error"))
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM paused").fetchone()
+        note(connection, "b")  # which the reader keeps out of the file
+        monkeypatch.setattr(connection_module, "BUSY_TIMEOUT", 0.05)
+        with pytest.raises(BackendUnavailable, match="cannot be synced"):
+            connection.sync()
+        with pytest.raises(BackendUnavailable, match="cannot be synced"):
+            connection.sync()
+        reader.execute("ROLLBACK")
+    connection.sync()
+    assert in_the_file_itself(path, tmp_path / "after.db") == ["a", "b"]
+    assert len(synced.paths) == 1

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.errors import BackendUnavailable
 from jobs_core.ids import new_id, new_token
 from jobs_zeromq import protocol as p
 from jobs_zeromq.backend import ZeromqBackend
@@ -23,6 +24,7 @@ from jobs_zeromq.broker.desk import Desk
 from jobs_zeromq.broker.peers import Peers
 from jobs_zeromq.broker.reading import read
 from jobs_zeromq.broker.results import Results
+from jobs_zeromq.broker.server import Server, Settings
 from jobs_zeromq.broker.store import Store
 from jobs_zeromq.broker.waiting import Waiting
 from jobs_zeromq.link import Link
@@ -38,13 +40,17 @@ def desk(tmp_path):
     store.close()
 
 
-def asked(verb, **body):
+def asked(verb, tag=b"tag", **body):
     peer = Peers(time.time).stranger
-    return read(peer, b"somebody", b"tag", verb, [msgspec.msgpack.encode(body)])
+    return read(peer, b"somebody", tag, verb, [msgspec.msgpack.encode(body)])
 
 
-def push(job_id, request=None):
-    return asked(p.PUSH, request=request or new_token(), messages=[{"id": job_id, "topic": "t", "payload": b"x"}])
+def message(job_id):
+    return {"id": job_id, "topic": "t", "payload": b"x"}
+
+
+def push(job_id, request=None, tag=b"tag"):
+    return asked(p.PUSH, tag, request=request or new_token(), messages=[message(job_id)])
 
 
 def kinds(answers):
@@ -93,6 +99,75 @@ def test_a_request_that_comes_twice_in_one_group_is_done_once(desk):
     assert (first.kind, again.kind) == (p.OK, p.OK)
     (counts,) = desk.serve([asked(p.COUNTS, topics=["t"])])
     assert p.COUNTS.decode_answer(counts.body)["t"].ready == 1
+
+
+# -- on the disk -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """The broker's disk, which syncs when it is let, and fails if it is told to."""
+
+    class Disk:
+        def __init__(self):
+            self.asked, self.let, self.error = threading.Event(), threading.Event(), None
+
+        def sync(self):
+            self.asked.set()
+            assert self.let.wait(30)
+            if self.error:
+                raise self.error
+
+    made = Disk()
+    monkeypatch.setattr(Store, "sync", made.sync)
+    return made
+
+
+def test_a_job_is_handed_out_before_the_disk_has_it_and_its_push_confirmed_after(start_in_process, disk):
+    broker = start_in_process()
+    with Raw(broker.url) as worker, Raw(broker.url) as producer:
+        worker.ask(b"open", {"owner": "w"})
+        wait = {"owner": "w", "request": "r", "topics": ["t"], "limit": 1, "timeout": 60.0}
+        worker.send(p.VERSION, b"next", b"n", msgspec.msgpack.encode(wait))
+        while not producer.ask(b"status", {})[1]["waiting"]:
+            pass
+        producer.send(p.VERSION, b"push", b"p", msgspec.msgpack.encode({"request": "1", "messages": [message("a")]}))
+        _, kind, _, body = worker.receive()
+        (handed,) = p.NEXT.decode_answer(body)
+        assert (kind, handed.id) == (p.OK, "a")
+        assert disk.asked.wait(30)
+        assert not producer.socket.poll(50), "it is confirmed, and not on the disk"
+        disk.let.set()
+        assert producer.receive()[1:3] == [p.OK, b"p"]
+        settled = {"owner": "w", "request": "s", "settlements": [{"id": "a", "token": handed.token, "outcome": "done"}]}
+        assert worker.ask(b"settle", settled) == (p.OK, ["settled"])
+
+
+def test_who_need_not_wait_for_the_disk_is_answered_first(tmp_path, monkeypatch):
+    done = []
+    server = Server(Settings(store="sqlite:///broker.db", listen=["tcp://127.0.0.1:*"], base_dir=tmp_path, min_free=0))
+    monkeypatch.setattr(server, "_send", lambda frames: done.append(frames[3]) or True)
+    monkeypatch.setattr(Store, "sync", lambda store: done.append("synced"))
+    server.open()
+    try:
+        server._serve([push("a", tag=b"push"), asked(p.OPEN, owner="w", tag=b"open"), push("b", tag=b"another")])
+        server._serve([asked(p.COUNTS, topics=["t"], tag=b"counts")])
+    finally:
+        server.close()
+    assert done == [b"open", "synced", b"push", b"another", b"counts"]
+
+
+def test_a_push_that_cannot_be_synced_is_not_confirmed_and_its_repetition_is_done_once(start_in_process, disk):
+    disk.let.set()
+    disk.error = BackendUnavailable("no")
+    broker = start_in_process()
+    with Raw(broker.url) as client:
+        push = {"request": "1", "messages": [message("a")]}
+        kind, refusal = client.ask(b"push", push)
+        assert (kind, refusal["code"]) == (p.ERROR, "unavailable")
+        disk.error = None
+        assert client.ask(b"push", push) == (p.OK, {})
+        assert client.ask(b"counts", {"topics": ["t"]})[1]["t"]["ready"] == 1
 
 
 # -- credit ----------------------------------------------------------------------------------------

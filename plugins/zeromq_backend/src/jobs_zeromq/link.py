@@ -10,7 +10,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import zmq
@@ -174,9 +174,8 @@ class Link:
         """The answer to a tag; what else comes is an answer that nobody waits for any more, or a late wake-up."""
         deadline = time.monotonic() + timeout
         while True:
-            answers = self._received()
-            self._woken = self._woken or any(answer[1] == WAKE for answer in answers)
-            for answer in answers:
+            for answer in self._received():
+                self._woken = self._woken or answer[1] == WAKE
                 if answer[2] == tag:
                     return answer[1], answer[3]
             left = deadline - time.monotonic()
@@ -185,19 +184,13 @@ class Link:
                 raise BackendUnavailable(f"the broker at {self.address.shown} has not answered for {timeout:g} s")
             self._poll(left)
 
-    def _received(self) -> list[list[bytes]]:
-        """What has come in, of the right form."""
+    def _received(self) -> Iterator[list[bytes]]:
+        """What has come in, of the right form; what is not taken is there the next time."""
         assert self._socket is not None
-        answers: list[list[bytes]] = []
-        while True:
-            try:
-                answer = sockets.receive(self._socket)
-            except zmq.Again:
-                return answers
+        while self._readable():
+            answer = sockets.receive(self._socket)
             if len(answer) >= 4 and answer[0] == VERSION:
-                answers.append(answer)
-                if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                    return answers
+                yield answer
 
     def _poll(self, seconds: float, *bell: int) -> bool:
         """Sleep until something comes in, or the bell rings (True); raises _Gone when the connection breaks."""
@@ -280,7 +273,7 @@ class Link:
 
     def _readable(self) -> bool:
         assert self._socket is not None
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return sockets.readable(self._socket)
 
     def wait_no_longer(self) -> None:
         """Let the broker wake somebody else."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import zmq
+from zmq.backend import Socket as _Bare
 
 from .protocol import HEARTBEAT
 
 _NOW = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_send: Any = _Bare.send
+_receive: Any = _Bare.recv
+_get: Any = _Bare.get
 _MOST_SOCKETS = 16_000
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
@@ -33,17 +39,22 @@ def beat(socket: zmq.Socket[bytes]) -> None:
 
 
 def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
-    """Send a message, or raise Again: in a quarter of the time of `send_multipart`, which checks every frame."""
+    """Send a message, or raise Again: in a tenth of the time of `send_multipart`, which checks every frame, twice."""
     for frame in frames[:-1]:
-        socket.send(frame, _MORE)
-    socket.send(frames[-1], _NOW)
+        _send(socket, frame, _MORE)
+    _send(socket, frames[-1], _NOW)
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
     """Receive a message, or raise Again. A frame knows whether it is the last one, so that the socket need not be asked."""
-    frame = socket.recv(_NOW, copy=False)
+    frame = _receive(socket, _NOW, False)
     frames = [frame.bytes]
     while frame.more:
-        frame = socket.recv(_NOW, copy=False)
+        frame = _receive(socket, _NOW, False)
         frames.append(frame.bytes)
     return frames
+
+
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether there is something to be received."""
+    return bool(_get(socket, _EVENTS) & _POLLIN)

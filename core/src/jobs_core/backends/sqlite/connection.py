@@ -25,6 +25,8 @@ SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
 """From schema version N to N+1: only additions, so that processes of the last release go on beside it."""
 
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has the latter alone
+
 BUSY_TIMEOUT = 2.0
 """How long an operation tries for the write lock before it raises BackendUnavailable, seconds."""
 
@@ -32,16 +34,17 @@ BUSY_TIMEOUT = 2.0
 class Transaction:
     """One write transaction: what the modules beside this one work with.
 
-    Topics put into `wake` have a waiting worker woken after the commit.
+    Topics put into `wake` have a waiting worker woken after the commit, unless whoever began it will see to that.
     """
 
-    __slots__ = ("_connection", "_durable", "db", "now", "options", "wake")
+    __slots__ = ("_connection", "_durable", "_pokes", "db", "now", "options", "wake")
 
     db: sqlite3.Connection
 
-    def __init__(self, connection: Connection, durable: bool = True) -> None:
+    def __init__(self, connection: Connection, durable: bool = True, pokes: bool = True) -> None:
         self._connection = connection
         self._durable = durable
+        self._pokes = pokes
         self.options = connection.options
         self.now = 0.0
         self.wake: set[str] = set()
@@ -63,7 +66,7 @@ class Transaction:
             self._finish(error)
         finally:
             self._connection.lock.release()
-        if error is None and self.wake:
+        if error is None and self._pokes and self.wake:
             self._connection.poke(self.wake)
 
     def _finish(self, error: BaseException | None) -> None:
@@ -99,6 +102,8 @@ class Connection:
         self._durable = "FULL" if durability == "power" else "NORMAL"
         self._synchronous = ""
         self._patient = True  # SQLite itself waits for locks
+        self._log = -1  # SQLite's write-ahead log, to be synced by us
+        self._log_failed = False
         self._db: sqlite3.Connection | None = None
         self._is_open = False
         self.lock = threading.RLock()  # held while SQLite is at work; a fork waits for it
@@ -141,6 +146,9 @@ class Connection:
     def disconnect(self) -> None:
         """Close SQLite's side; it is opened again when next used."""
         db, self._db = self._db, None
+        log, self._log = self._log, -1
+        if log >= 0:
+            os.close(log)
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
                 db.close()
@@ -230,13 +238,13 @@ class Connection:
 
     # -- transactions ----------------------------------------------------------------------------
 
-    def transaction(self, *, durable: bool = True) -> Transaction:
+    def transaction(self, *, durable: bool = True, pokes: bool = True) -> Transaction:
         """A write transaction; takes the lock at its beginning, so that it never has to be given up midway.
 
         Not `durable`: survives the process but perhaps not the machine. A worker's reserve and settle are
         worth no fsync: losing them with the machine means that jobs run again, never that one is lost.
         """
-        return Transaction(self, durable)
+        return Transaction(self, durable, pokes)
 
     def begin(self, durable: bool) -> None:
         """Begin a transaction."""
@@ -245,6 +253,41 @@ class Connection:
             db.execute(f"PRAGMA synchronous = {level}")
             self._synchronous = level
         self.take_lock("BEGIN IMMEDIATE")
+
+    def sync(self) -> None:
+        """Have on the disk what was committed without `durable`: for who has something to do between commit and sync.
+
+        Raises BackendUnavailable if the disk fails; what was committed stands, and the next sync is for it too.
+        """
+        if self._durable == "FULL":
+            with self.translated(), self.lock:
+                if self._log_failed or not self._sync_log():
+                    self._checkpoint()
+
+    def _sync_log(self) -> bool:
+        """Sync the log, as SQLite does on a commit; False if that failed: asked again, the kernel may say that all is well."""
+        try:
+            if self._log < 0:
+                self._log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            _sync_data(self._log)
+        except OSError:
+            self._log_failed = True
+        return not self._log_failed
+
+    def _checkpoint(self) -> None:
+        """Write what the log holds to the file itself, and sync that."""
+        db = self.db
+        self._be_patient(db, True)
+        busy = db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]
+        if busy:
+            raise BackendUnavailable(f"{self.path}: its log cannot be synced to the disk, nor written to the file itself yet")
+        self._log_failed = False
+
+    def get_ready(self) -> None:
+        """Do now what the next transaction would begin with; what it would say of an error, it will."""
+        if self._db is not None:
+            with contextlib.suppress(sqlite3.Error), self.lock:
+                self._be_patient(self._db, False)
 
     def take_lock(self, sql: str) -> None:
         """Run a statement that takes the write lock, trying every fraction of a millisecond: SQLite's own handler

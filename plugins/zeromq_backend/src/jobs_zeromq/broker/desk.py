@@ -1,5 +1,7 @@
 """What has come in, done in one transaction and answered after its commit (group commit).
 
+What has to be on the disk before it is answered is synced after the commit, once what was handed out is on its way.
+
 A request that fails takes nobody with it: its group is rolled back and done again in halves, until it stands alone. A
 request that is only refused (a lost owner, a full disk) is so before it has written anything, and its group goes on.
 """
@@ -66,7 +68,8 @@ class Desk:
         self.touched: set[str] = set()  # jobs that may have ended, if so
 
     def serve(self, asked: Sequence[Asked], *, hands_out: bool = True) -> list[Answered]:
-        """Do what is asked and return the answers, in order; they are true once this returns, as is what was handed out.
+        """Do what is asked and return the answers, in order. It is committed then, as is what was handed out; answers of
+        durable requests are true after `synced`.
 
         Who only waits takes part in no second try.
         """
@@ -82,12 +85,21 @@ class Desk:
             middle = len(asked) // 2
             return self.serve(asked[:middle], hands_out=False) + self.serve(asked[middle:], hands_out=False)
 
+    def synced(self, answers: Sequence[Answered]) -> Sequence[Answered]:
+        """Have on the disk what these answers say; where that fails, they say so instead."""
+        try:
+            self._store.sync()
+        except BackendError as error:
+            logger.warning("%s", error)
+            return [refusal(answer.to, error) for answer in answers]
+        return answers
+
     def give_back(self, answer: Answered) -> None:
         """Release what a reserve took for somebody who is gone."""
         one = answer.to
         jobs = p.RESERVE.decode_answer(answer.body)
         try:
-            with self._store.transaction(durable=False) as tx:
+            with self._store.transaction() as tx:
                 tx.options = one.peer.options
                 endings.settle(tx, [(one.request.owner, [Settlement(job.id, job.token, Outcome.RELEASE) for job in jobs])])
         except BackendError as error:
@@ -100,10 +112,9 @@ class Desk:
             with self._store.reading() as db:
                 now = self._store.now()
                 return [self._answer(one, partial(_READ[one.verb.name], db, now, one.request)) for one in asked]
-        durable = any(one.verb.durable for one in asked)
         done: dict[int, Answered] = {}
         failpoint("broker.before_commit")
-        with self._store.transaction(durable=durable) as tx:
+        with self._store.transaction() as tx:
             self._do_all(tx, asked, done)
             takers = self._takers(tx.wake) if hands_out and tx.wake else ()
             self._do_all(tx, takers, done)

@@ -90,7 +90,7 @@ class Door:
     def has_news(self) -> bool:
         """Whether a connection has ended since it was last asked: closed, or its other end silent for two heartbeats."""
         ended = False
-        while int(self.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while sockets.readable(self.monitor):
             self.monitor.recv_multipart(zmq.NOBLOCK)
             ended = True
         return ended

@@ -125,6 +125,7 @@ class Server:
         if door.doorkeeper is not None:
             watched.append((door.doorkeeper.socket, zmq.POLLIN))
         while not self._stopping:
+            self._store.get_ready()
             pause = self._next_moment() - time.monotonic()
             zmq.zmq_poll(watched, max(0, int(pause * 1000) + 1))
             if door.doorkeeper is not None:
@@ -145,7 +146,7 @@ class Server:
     def _come_in(self) -> Iterator[Asked]:
         """What lies in the sockets, read; what is malformed is answered, or dropped, here."""
         socket, size = self.door.socket, 0
-        for _ in range(GROUP):
+        for n in range(GROUP):
             try:
                 sender, *frames = sockets.receive(socket)
             except zmq.Again:
@@ -155,7 +156,7 @@ class Server:
             if asked is not None:
                 yield asked
             size += sum(map(len, frames))
-            if size > GROUP_BYTES:
+            if size > GROUP_BYTES or (n == 0 and not sockets.readable(socket)):
                 return
 
     def _read(self, sender: bytes, frames: Sequence[bytes]) -> Asked | None:
@@ -213,19 +214,28 @@ class Server:
             if one.verb is p.HELLO or one.verb is p.RETAIN:
                 self._note(one)
         work = [one for one in asked if one.verb.name not in _OURS]
-        if any(one.verb.durable for one in work) and not self._store.is_there():
-            raise BackendError(f"{self._store.path} was removed while the broker ran: jobs would be lost; it ends here")
         self._desk.heeds_ends = bool(self._results)
         answers = self._desk.serve(work)
         self._reply_takers()
+        lasting = [answer for answer in answers if answer.to.verb.durable]
         for answer in answers:
-            self._reply(answer)
+            if not answer.to.verb.durable:
+                self._reply(answer)
+        if lasting:
+            self._confirm(lasting)
         for one in asked:
             self._serve_later(one, is_last=last.get(one.sender) is one)
         if any(one.verb is p.HOUSEKEEP for one in work):
             self._give_back_space()
         self._desk.news.update(neglected)
         self._tell_news()
+
+    def _confirm(self, answers: Sequence[Answered]) -> None:
+        """Reply what is true once it is on the disk."""
+        if not self._store.is_there():
+            raise BackendError(f"{self._store.path} was removed while the broker ran: jobs would be lost; it ends here")
+        for answer in self._desk.synced(answers):
+            self._reply(answer)
 
     def _note(self, one: Asked) -> None:
         if one.verb is p.RETAIN:
@@ -306,6 +316,7 @@ class Server:
         share = 1
         while self._desk.news or self._takers:
             news, self._desk.news = self._desk.news, set()
+            self._store.poke(news)
             for topic in self._with_work(self._waiting.waited_for(news)):
                 for _ in range(share):
                     self._waiting.wake(topic)

@@ -24,6 +24,7 @@ class Store:
         self.path, durability = parse_url(url, options.base_dir)
         self._connection = Connection(self.path, options, durability=durability)
         self._min_free = min_free
+        self._free: int | None = None  # bytes, when the broker last had nothing to do: a second ago at most
         self._lock = -1
         self._inode: tuple[int, int] | None = None
 
@@ -50,7 +51,7 @@ class Store:
         try:
             self._connection.open()
             self._inode = self._identity()
-            with self._connection.transaction(durable=False) as tx:
+            with self.transaction() as tx:
                 owners.begin_grace(tx)
         except BaseException:
             self.close()
@@ -65,9 +66,26 @@ class Store:
             os.close(self._lock)
             self._lock = -1
 
-    def transaction(self, *, durable: bool) -> Transaction:
-        """A write transaction."""
-        return self._connection.transaction(durable=durable)
+    def transaction(self) -> Transaction:
+        """A write transaction, which survives this process; and the machine, once `sync` has returned.
+
+        The topics that it has news of are for `poke`.
+        """
+        return self._connection.transaction(durable=False, pokes=False)
+
+    def sync(self) -> None:
+        """Have on the disk what was committed; raises BackendUnavailable."""
+        self._connection.sync()
+
+    def poke(self, topics: set[str]) -> None:
+        """Wake whoever waits for these topics beside the broker's clients, on the file itself."""
+        self._connection.poke(topics)
+
+    def get_ready(self) -> None:
+        """Before the broker sleeps: do what the next requests would have to wait for."""
+        self._connection.get_ready()
+        with contextlib.suppress(OSError):  # whoever has to know will meet it
+            self._free = self._free_bytes()
 
     def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """SQLite's connection, for looking."""
@@ -79,11 +97,16 @@ class Store:
 
     def check_room(self) -> None:
         """Raise QueueFull if the disk is all but full: what is there must still be settled, which takes room too."""
-        free = os.statvfs(self.path.parent)
-        if free.f_bavail * free.f_frsize < self._min_free:
+        if self._free is None:
+            self._free = self._free_bytes()
+        if self._free < self._min_free:
             raise QueueFull(
                 f"{self.path.parent}: less than {self._min_free / 1e6:.0f} MB are free: make room; jobs already queued are safe"
             )
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self.path.parent)
+        return disk.f_bavail * disk.f_frsize
 
     def is_there(self) -> bool:
         """Whether the file that we write to is the one that the next start would find."""
