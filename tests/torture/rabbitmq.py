@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ class RabbitMQStage(Stage):
     """A virtual host of its own, reached through a proxy."""
 
     node: RabbitMQNode
+    nodes: Sequence[RabbitMQNode]
+    """Of rows on a cluster."""
 
 
 Trouble = Callable[[RabbitMQStage], None]
@@ -119,6 +121,25 @@ def _row(act: Trouble, *, times: int = 1, query: str = "", config: str = "", **s
             _on_node(node, directory, trouble, query, stage_options) as set_up,
         ):
             yield set_up
+
+    return row
+
+
+def _three_nodes(trouble: Trouble) -> Row:
+    """A row on a cluster of three, each of which is named in the URL."""
+
+    @contextlib.contextmanager
+    def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
+        with contextlib.ExitStack() as stack:
+            nodes = [stack.enter_context(RabbitMQNode(directory / "rabbitmq-1"))]
+            nodes += [stack.enter_context(RabbitMQNode(directory / f"rabbitmq-{n}", joins=nodes[0])) for n in (2, 3)]
+            hosts = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+            url = f"amqp://guest:guest@{hosts}/{nodes[0].make_vhost()}?heartbeat={HEARTBEAT}"
+            stage = RabbitMQStage(directory / "project", url)
+            (stage.project.root / "tasks.py").write_text(TASKS)
+            stage.nodes = nodes
+            with stage:
+                yield stage, trouble
 
     return row
 
@@ -195,6 +216,15 @@ def disk_alarm(stage: RabbitMQStage) -> None:
     stage.node.control("set_disk_free_limit", "20MB")
 
 
+def kill_nodes_in_turn(stage: RabbitMQStage) -> None:
+    """Each once, the leader of the queues and everybody's connections among them; two of three are always there."""
+    for number, node in enumerate(stage.nodes):
+        stage.under_load(0.2 * (number + 1))
+        node.kill()
+        stage.progress(100)
+        node.start()
+
+
 # -- the way to it ---------------------------------------------------------------------------------
 
 
@@ -249,6 +279,7 @@ ROWS: dict[str, Row] = {
     "node killed": _row(kill_node, times=3),
     "node killed, classic queues": _row(kill_node, times=3, query="&queues=classic"),
     "node's application restarted": _row(restart_application, times=2),
+    "each of three nodes killed": _three_nodes(kill_nodes_in_turn),
     "outage of 15 s and a boot": _row(long_outage),
     "node stalled": _row(stall_node),
     "memory alarm": _row(memory_alarm),

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outgoing, Settlement
-from jobs_core.errors import BackendError, NotSupported
+from jobs_core.errors import BackendError, BackendUnavailable, NotSupported, QueueFull
 from jobs_core.failpoints import failpoint
 
 from .consumer import Consumer
@@ -40,6 +40,9 @@ holds the interpreter there is time for few beats: they are for the connection t
 
 IDLE = 60.0
 """A producer's connection that nobody has looked at for so long is made anew, seconds."""
+
+FULL = 2.0
+"""A queue that refuses what is published for so long is full, seconds."""
 
 CALM = 0.2
 """Seconds after which a worker that has nothing to do is told of suspects, too."""
@@ -162,12 +165,7 @@ class RabbitMQBackend(RabbitMQOperations):
         if not posts:
             return
         confirmed = set() if confirmed is None else confirmed
-        try:
-            refused = self._publisher.publish(posts, confirmed)
-        except BackendError:
-            if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange; the next try finds it again
-                self._topology.doubt()
-            raise
+        refused = self._try_to_publish(posts, confirmed)
         if refused:
             logger.warning("a queue of jobs is missing and is made anew: has somebody deleted it?")
             self._topology.doubt()
@@ -175,11 +173,36 @@ class RabbitMQBackend(RabbitMQOperations):
             self._topology.need({self._topic_of(post.key) for post in again})
             if any(post.exchange for post in again):
                 self._topology.need_ladder()
-            refused = self._publisher.publish(again, confirmed)
+            refused = self._try_to_publish(again, confirmed)
         if refused:
             raise BackendError(
                 f"{self._target.shown}: no queue takes {len(refused)} messages: `jobsctl setup` makes the queues"
             )
+
+    def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
+        """Publish; ids of what no queue takes. One that refuses for a while is full."""
+        until = time.monotonic() + FULL
+        while True:
+            try:
+                return self._publisher.publish(posts, confirmed)
+            except QueueFull:
+                if time.monotonic() > until:
+                    raise
+                posts = [post for post in posts if post.properties.message_id not in confirmed]
+                refused = (post for post in posts if post.properties.message_id in self._publisher.nacked)
+                self._need_leaders({post.exchange or post.key for post in refused})
+                self._loop.until(lambda: self._publisher.failure is not None, AHEAD)
+            except BackendError:
+                if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange; the next try finds it again
+                    self._topology.doubt()
+                raise
+
+    def _need_leaders(self, queues: Iterable[str]) -> None:
+        """A queue refuses while it has no leader, too: just made by somebody else, or its node is gone. It is said to be empty
+        then, but for a moment on either side."""
+        for queue in queues:
+            if not self._topology.length(queue):
+                raise BackendUnavailable(f"{self._target.shown}: queue {queue} has no leader at present: is a node down?")
 
     def _topic_of(self, key: str) -> str:
         name = key[key.index(f"{self._names.prefix}.") + len(self._names.prefix) + 1 :]

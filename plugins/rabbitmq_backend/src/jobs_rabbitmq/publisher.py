@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,13 +20,6 @@ WINDOW = 1000
 
 WINDOW_SIZE = 8_000_000
 """Most bytes of them."""
-
-LEADERLESS = 2.0
-"""A queue refuses when it is full, and while it has no leader: after it was made, or when its node has gone. A leader is found
-within so long, seconds."""
-
-PAUSE = 0.05
-"""Before it is asked again, seconds."""
 
 
 class Post(NamedTuple):
@@ -51,7 +43,7 @@ class Publisher:
         self._waiting: dict[int, tuple[str, int]] = {}  # delivery tag → id, size
         self._size = 0
         self._confirmed: set[str] = set()
-        self._nacked: set[str] = set()
+        self.nacked: set[str] = set()  # ids that were refused by the last publish
         self._returned: set[str] = set()
 
     @property
@@ -87,24 +79,8 @@ class Publisher:
         """
         wire = self.open()
         self._until_unblocked(wire)
-        self._returned = set()
-        self._send(wire, posts, confirmed)
-        until = time.monotonic() + LEADERLESS
-        while self._nacked and time.monotonic() < until:
-            self._loop.until(lambda: wire.failure is not None, PAUSE)
-            self._send(wire, [post for post in posts if post.properties.message_id in self._nacked], confirmed)
-        confirmed -= self._returned
-        if self._nacked:
-            raise QueueFull(
-                f"{wire.where}: RabbitMQ would not take {len(self._nacked)} messages: a queue has reached its max-length, or "
-                "its node has no majority; look at the queues in the management page"
-            )
-        return self._returned
-
-    def _send(self, wire: Wire, posts: Sequence[Post], confirmed: set[str]) -> None:
-        """Publish all, and wait until each is confirmed, returned or refused."""
         channel = self._confirming(wire)
-        self._nacked = set()
+        self.nacked, self._returned = set(), set()
         try:
             for post in self._loop.attending(posts):
                 channel.publish(post.exchange, post.key, post.properties, post.body)
@@ -117,6 +93,13 @@ class Publisher:
         except AMQPError as error:
             raise translated(wire.failure or error, wire.where) from None
         self._until_confirmed(wire, confirmed, 0, 0)
+        confirmed -= self._returned
+        if self.nacked:
+            raise QueueFull(
+                f"{wire.where}: RabbitMQ would not take {len(self.nacked)} messages: a queue has reached its max-length; "
+                "look at the queues in the management page"
+            )
+        return self._returned
 
     def _until_unblocked(self, wire: Wire) -> None:
         if wire.blocked and not self._loop.until(lambda: not wire.blocked or wire.failure, COMMAND_TIMEOUT):
@@ -160,7 +143,7 @@ class Publisher:
 
     def _on_refused(self, answer: Any) -> None:
         """What pika reads itself: a nack."""
-        self._no_longer_waiting(answer.method.delivery_tag, answer.method.multiple, self._nacked)
+        self._no_longer_waiting(answer.method.delivery_tag, answer.method.multiple, self.nacked)
 
     def _no_longer_waiting(self, tag: int, multiple: bool, now: set[str]) -> None:
         if multiple:

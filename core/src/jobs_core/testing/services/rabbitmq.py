@@ -24,18 +24,23 @@ from . import PATIENCE, free_port, program, until
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 """Where Debian puts the programs themselves. What it puts into /usr/sbin changes to the system's user first."""
 
+COOKIE = ".erlang.cookie"
+"""What nodes of a cluster have in common."""
+
 _AMQP = b"AMQP\x00\x00\x09\x01"
 
 
 class RabbitMQNode:
-    """One node. The same ports and directory serve again after `start`."""
+    """One node. The same ports and directory serve again after `start`. `joins` is one that runs, whose cluster it joins."""
 
-    def __init__(self, directory: Path, *, config: str = "") -> None:
+    def __init__(self, directory: Path, *, config: str = "", joins: RabbitMQNode | None = None) -> None:
         self.directory = directory
         self.port = free_port()
         self.log = directory / "log" / "console.log"
         self._name = f"jobs-{new_token(4)}@localhost"
-        self._distribution, self._mapper = free_port(), free_port()
+        self._distribution = free_port()
+        self._mapper: int = joins._mapper if joins is not None else free_port()
+        self._joins = joins
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,6 +56,9 @@ class RabbitMQNode:
     def start(self) -> None:
         """Start it, and come back when it serves: 5 to 20 seconds."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        first, cookie = self._joins, self.directory / COOKIE
+        if first is not None and not cookie.exists():
+            shutil.copy2(first.directory / COOKIE, cookie)
         self._write_configuration()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -63,6 +71,11 @@ class RabbitMQNode:
                 start_new_session=True,
             )
         until(self.serves, self._process, self.log)
+        if first is not None:
+            self._joins = None  # it is a member from now on
+            self.control("stop_app")
+            self.control("join_cluster", first._name)
+            self.control("start_app")
 
     def _write_configuration(self) -> None:
         lines = [
