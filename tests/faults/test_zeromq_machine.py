@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,38 @@ def test_a_broker_without_descriptors_serves_whom_it_has_and_lets_others_in_late
     until(lambda: "no descriptor is left (the limit is 8)" in broker.log)
     resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (most, most))
     assert connect(broker.url).counts(["t"])["t"].reserved == 1
+
+
+def test_a_broker_that_is_full_turns_others_away_without_spinning_and_lets_them_in_when_somebody_leaves(broker, connect):
+    _, most = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (64, most))  # eight of which are spared
+    inside = [connect(broker.url)]
+    with pytest.raises(BackendUnavailable, match="lets nobody else in"):
+        while len(inside) < 64:
+            inside.append(connect(broker.url))
+    assert len(list(Path(f"/proc/{broker.pid}/fd").iterdir())) <= 64 - 8 + 1  # ZeroMQ may not have closed the last one yet
+    inside[0].push([Outgoing(new_id(), "t", b"{}")], new_token())
+    used = _cpu_seconds(broker.pid)
+    for _ in range(20):  # who was turned away comes back now and then
+        with pytest.raises(BackendUnavailable, match="lets nobody else in"):
+            connect(broker.url)
+        time.sleep(0.05)
+    assert _cpu_seconds(broker.pid) - used < 0.5
+    inside.pop().close()
+
+    def is_let_in() -> bool:
+        try:
+            return bool(connect(broker.url).counts(["t"])["t"].ready)
+        except BackendUnavailable:
+            return False
+
+    until(is_let_in)
+    assert broker.log.count("no descriptor is left (the limit is 64)") == 1
+
+
+def _cpu_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, broker):

@@ -104,27 +104,23 @@ def test_a_request_that_comes_twice_in_one_group_is_done_once(desk):
 # -- on the disk -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def disk(monkeypatch):
-    """The broker's disk, which syncs when it is let, and fails if it is told to."""
+class Disk:
+    """A broker's disk, which syncs when it is let, and fails if it is told to."""
 
-    class Disk:
-        def __init__(self):
-            self.asked, self.let, self.error = threading.Event(), threading.Event(), None
+    def __init__(self, monkeypatch):
+        self.asked, self.let, self.error = threading.Event(), threading.Event(), None
+        monkeypatch.setattr(Store, "sync", lambda store: self.sync())
 
-        def sync(self):
-            self.asked.set()
-            assert self.let.wait(30)
-            if self.error:
-                raise self.error
-
-    made = Disk()
-    monkeypatch.setattr(Store, "sync", made.sync)
-    return made
+    def sync(self):
+        self.asked.set()
+        assert self.let.wait(30)
+        if self.error:
+            raise self.error
 
 
-def test_a_job_is_handed_out_before_the_disk_has_it_and_its_push_confirmed_after(start_in_process, disk):
+def test_a_job_is_handed_out_before_the_disk_has_it_and_its_push_confirmed_after(start_in_process, monkeypatch):
     broker = start_in_process()
+    disk = Disk(monkeypatch)
     with Raw(broker.url) as worker, Raw(broker.url) as producer:
         worker.ask(b"open", {"owner": "w"})
         wait = {"owner": "w", "request": "r", "topics": ["t"], "limit": 1, "timeout": 60.0}
@@ -147,8 +143,8 @@ def test_who_need_not_wait_for_the_disk_is_answered_first(tmp_path, monkeypatch)
     done = []
     server = Server(Settings(store="sqlite:///broker.db", listen=["tcp://127.0.0.1:*"], base_dir=tmp_path, min_free=0))
     monkeypatch.setattr(server, "_send", lambda frames: done.append(frames[3]) or True)
-    monkeypatch.setattr(Store, "sync", lambda store: done.append("synced"))
     server.open()
+    monkeypatch.setattr(Store, "sync", lambda store: done.append("synced"))
     try:
         server._serve([push("a", tag=b"push"), asked(p.OPEN, owner="w", tag=b"open"), push("b", tag=b"another")])
         server._serve([asked(p.COUNTS, topics=["t"], tag=b"counts")])
@@ -157,10 +153,11 @@ def test_who_need_not_wait_for_the_disk_is_answered_first(tmp_path, monkeypatch)
     assert done == [b"open", "synced", b"push", b"another", b"counts"]
 
 
-def test_a_push_that_cannot_be_synced_is_not_confirmed_and_its_repetition_is_done_once(start_in_process, disk):
+def test_a_push_that_cannot_be_synced_is_not_confirmed_and_its_repetition_is_done_once(start_in_process, monkeypatch):
+    broker = start_in_process()
+    disk = Disk(monkeypatch)
     disk.let.set()
     disk.error = BackendUnavailable("no")
-    broker = start_in_process()
     with Raw(broker.url) as client:
         push = {"request": "1", "messages": [message("a")]}
         kind, refusal = client.ask(b"push", push)

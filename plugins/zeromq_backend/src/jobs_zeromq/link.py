@@ -19,7 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import keys, sockets
-from .protocol import ERROR, HELLO, MAX_FRAME, VERSION, WAIT, WAKE, Hello, Refusal, Verb, Wait, decode_refusal
+from .protocol import ERROR, HELLO, MAX_FRAME, NO_ROOM, VERSION, WAIT, WAKE, Hello, Refusal, Verb, Wait, decode_refusal
 from .url import Address
 
 Q = TypeVar("Q")
@@ -198,7 +198,7 @@ class Link:
         watched += [(descriptor, zmq.POLLIN) for descriptor in bell]
         events = zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1))
         for socket, _ in events:
-            if socket is self._monitor and self._event() != zmq.Event.HANDSHAKE_SUCCEEDED:
+            if socket is self._monitor and self._event()[0] != zmq.Event.HANDSHAKE_SUCCEEDED:
                 raise _Gone
         return any(socket in bell for socket, _ in events if isinstance(socket, int))
 
@@ -358,13 +358,17 @@ class Link:
             left = give_up - time.monotonic()
             if left <= 0 or not self._monitor.poll(int(left * 1000) + 1):
                 raise _Gone(reason)
-            event = self._event()
+            event, status = self._event()
             if event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL and self.address.broker:
                 reason = f"cannot be reached: who listens there hangs up: is {self.address.broker} its public key?"
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 return
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self.drop()
+                if status == NO_ROOM:  # at once: to knock again and again is no use, and a burden
+                    raise BackendUnavailable(
+                        f"the broker at {self.address.shown} lets nobody else in: it has no descriptor left for another client"
+                    )
                 raise BackendError(
                     f"the broker at {self.address.shown} does not let this client in: "
                     "its public key has to lie among the broker's clients (`jobsctl broker keygen`)"
@@ -376,10 +380,11 @@ class Link:
                     "compare the keys in the URL with the broker's configuration"
                 )
 
-    def _event(self) -> int:
+    def _event(self) -> tuple[int, int]:
+        """What has happened to the connection, and the status that goes with it."""
         assert self._monitor is not None
-        event: int = parse_monitor_message(self._monitor.recv_multipart())["event"]
-        return event
+        event = parse_monitor_message(self._monitor.recv_multipart())
+        return event["event"], event["value"]
 
 
 _inherited: list[Any] = []

@@ -43,6 +43,9 @@ through would break the connection, be asked for again, and never arrive.
 
 MAX_TAG: Final = 64
 
+NO_ROOM: Final = 500
+"""The status with which ZeroMQ turns a client away for whom the broker has no descriptor."""
+
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Request = Annotated[str, Meta(min_length=1, max_length=200)]
 Topic = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z")]

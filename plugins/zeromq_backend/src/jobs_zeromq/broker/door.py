@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -24,6 +25,9 @@ logger = logging.getLogger("jobs.broker")
 SAY_EVERY = 60.0
 """Seconds between log lines that say that nobody else can come in."""
 
+SPARE = 32
+"""Descriptors that clients leave to the broker, and to others while they are turned away; an eighth where there are few."""
+
 
 class Door:
     """Open from the start; raises BackendError if it cannot listen where it is told to."""
@@ -40,6 +44,8 @@ class Door:
             self._set_options(any("[" in endpoint for endpoint in endpoints))
             if keys_directory is not None:
                 self._lock(keys_directory)
+            else:
+                self._count()
             for endpoint in endpoints:
                 if endpoint.startswith("ipc://"):
                     self._private.append(PrivateSocket(Path(endpoint.removeprefix("ipc://"))))
@@ -65,10 +71,16 @@ class Door:
     def _lock(self, directory: Path) -> None:
         """Let in who is on the list, and encrypt."""
         public, secret = keys.load_pair(directory / f"{keys.BROKER}.key_secret")
-        self.doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(directory / keys.CLIENTS))
+        self.doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(directory / keys.CLIENTS), self.has_room)
         self.socket.zap_domain = DOMAIN
         self.socket.curve_server = True
         self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
+
+    def _count(self) -> None:
+        """Let in who comes, for as long as there is room."""
+        with contextlib.suppress(zmq.ZMQError):  # tests have many brokers in a process, of which one can have it
+            self.doorkeeper = Doorkeeper(sockets.context(), None, self.has_room)
+            self.socket.zap_domain = DOMAIN
 
     def _bind(self, endpoint: str) -> None:
         try:
@@ -95,20 +107,26 @@ class Door:
             ended = True
         return ended
 
-    def check_room(self) -> None:
-        """Say so, once in a while, if no descriptor is left for another connection.
+    def has_room(self) -> bool:
+        """Whether descriptors are left for more clients; says so, once in a while, if there are none."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit == resource.RLIM_INFINITY or self._lowest_free() < limit - min(SPARE, limit // 8):
+            return True
+        now = time.monotonic()
+        if now - self._said >= SAY_EVERY:
+            self._said = now
+            logger.warning(
+                "no descriptor is left (the limit is %d): no more clients can connect until some leave; "
+                "allow more: `ulimit -n`, or LimitNOFILE= in a systemd unit",
+                limit,
+            )
+        return False
 
-        ZeroMQ then asks for who stands at the door over and over: that takes a processor, and from nobody inside anything else.
-        """
+    def _lowest_free(self) -> float:
+        """The number that the next descriptor will have: how many are in use, or fewer."""
         try:
-            os.close(os.dup(int(self.monitor.FD)))
+            free = os.dup(int(self.monitor.FD))
         except OSError as error:
-            now = time.monotonic()
-            if error.errno in (errno.EMFILE, errno.ENFILE) and now - self._said >= SAY_EVERY:
-                self._said = now
-                limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-                logger.warning(
-                    "no descriptor is left (the limit is %d): no more clients can connect until some leave; "
-                    "allow more: `ulimit -n`, or LimitNOFILE= in a systemd unit",
-                    limit,
-                )
+            return float("inf") if error.errno in (errno.EMFILE, errno.ENFILE) else 0.0
+        os.close(free)
+        return free

@@ -355,7 +355,7 @@ class Server:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP
             self._sweep()
-            self.door.check_room()
+            self.door.has_room()
         if self._desk.news or self._takers or self._results:
             self._tell_news()
 

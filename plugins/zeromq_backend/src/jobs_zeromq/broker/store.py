@@ -53,6 +53,7 @@ class Store:
             self._inode = self._identity()
             with self.transaction() as tx:
                 owners.begin_grace(tx)
+            self.sync()  # with the descriptor that this takes, while there is one
         except BaseException:
             self.close()
             raise

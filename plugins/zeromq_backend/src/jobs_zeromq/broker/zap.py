@@ -1,13 +1,19 @@
-"""Who may come in: ZeroMQ asks here (ZAP, RFC 27) before a client's connection with CURVE is made."""
+"""Who may come in: ZeroMQ asks here (ZAP, RFC 27) before a client's connection is made.
+
+With keys, who is on the list; and nobody while there is no room. Were all descriptors in use, ZeroMQ could not even accept
+whom it is to turn away, and would try again and again, which takes a processor.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import zmq
 
 from ..keys import AllowList
+from ..protocol import NO_ROOM
 
 logger = logging.getLogger("jobs.broker")
 
@@ -21,11 +27,19 @@ _ENDPOINT = "inproc://zeromq.zap.01"
 class Doorkeeper:
     """Answers ZeroMQ's questions, from the broker's own loop. One a context."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList | None, has_room: Callable[[], bool]
+    ) -> None:
+        """Without a list everybody is let in for whom there is room. Raises ZMQError if the context has another."""
         self.socket = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind(_ENDPOINT)
+        try:
+            self.socket.bind(_ENDPOINT)
+        except zmq.ZMQError:
+            self.socket.close()
+            raise
         self._allowed = allowed
+        self._has_room = has_room
         self.refused = 0
         self._said = 0.0
 
@@ -43,9 +57,14 @@ class Doorkeeper:
 
     def _judge(self, frames: list[bytes]) -> list[bytes]:
         version, request, domain, address, _, mechanism = (*frames[:6], *[b""] * 6)[:6]
+        if not self._has_room():
+            return [version, request, b"%d" % NO_ROOM, b"no room", b"", b""]
         name = None
-        if domain == DOMAIN and mechanism == b"CURVE" and len(frames) == 7:
-            name = self._allowed.name(zmq.utils.z85.encode(frames[6]))
+        if domain == DOMAIN:
+            if self._allowed is None:
+                name = "anybody" if mechanism == b"NULL" else None
+            elif mechanism == b"CURVE" and len(frames) == 7:
+                name = self._allowed.name(zmq.utils.z85.encode(frames[6]))
         if name is None:
             self.refused += 1
             self._say(address.decode(errors="replace"))
