@@ -186,6 +186,7 @@ class RabbitMQBackend(RabbitMQOperations):
             try:
                 return self._publisher.publish(posts, confirmed)
             except QueueFull:
+                self._publisher.change_channel()
                 if time.monotonic() > until:
                     raise
                 posts = [post for post in posts if post.properties.message_id not in confirmed]
@@ -199,7 +200,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _need_leaders(self, queues: Iterable[str]) -> None:
         """A queue refuses while it has no leader, too: just made by somebody else, or its node is gone. It is said to be empty
-        then, but for a moment on either side."""
+        then, but for a moment on either side, and a full one never is."""
         for queue in queues:
             if not self._topology.length(queue):
                 raise BackendUnavailable(f"{self._target.shown}: queue {queue} has no leader at present: is a node down?")

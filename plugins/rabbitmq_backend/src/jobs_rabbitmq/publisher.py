@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pika.exceptions import AMQPError
+from pika.exceptions import AMQPError, ChannelClosedByClient
 from pika.spec import BasicProperties
 
 from jobs_core.errors import BackendUnavailable, QueueFull
@@ -132,11 +132,21 @@ class Publisher:
             channel.confirm_delivery(self._on_refused, selected.append)
             channel.on_confirm = self._on_confirm
             channel.add_on_return_callback(self._on_return)
-            channel.add_on_close_callback(lambda _, reason: None if wire.closing else wire.abort(reason))
+            channel.add_on_close_callback(lambda _, reason: self._on_closed(wire, reason))
             wire.wait_for(lambda: selected)
             self._channel, self._next_tag, self._size = channel, 1, 0
             self._waiting.clear()
         return self._channel
+
+    def change_channel(self) -> None:
+        """Publish on another one from now on: on a channel to which a queue was without a leader once it may stay so."""
+        channel, self._channel = self._channel, None
+        if channel is not None and channel.is_open:
+            channel.close()
+
+    def _on_closed(self, wire: Wire, reason: BaseException) -> None:
+        if not wire.closing and not isinstance(reason, ChannelClosedByClient):
+            wire.abort(reason)
 
     def _on_confirm(self, tag: int, multiple: bool) -> None:
         self._no_longer_waiting(tag, multiple, self._confirmed)
