@@ -400,8 +400,26 @@ def test_an_outage_longer_than_enqueue_timeout_is_an_error(registry, greet, monk
         raise BackendUnavailable("nobody there")
 
     monkeypatch.setattr(type(app.new_backend()), "push", failing)
-    with pytest.raises(BackendUnavailable, match="may or may not have been enqueued: nobody there"):
+    with pytest.raises(BackendUnavailable, match="may or may not have been enqueued: nobody there") as told:
         greet.enqueue("a")
+    assert not told.value.nothing_sent
+    set_current_app(None)
+
+
+def test_where_no_connection_came_about_an_enqueue_says_that_nothing_was_enqueued(registry, greet, monkeypatch):
+    app = App(Config(backend="memory://nowhere", enqueue_timeout=0.2), plugins=Plugins(), registry=registry)
+    set_current_app(app)
+
+    def failing(self, owner):
+        raise BackendUnavailable("nobody there")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(type(app.new_backend()), "open", failing)
+        with pytest.raises(BackendUnavailable, match="the job was not enqueued: nobody there") as told:
+            greet.enqueue("a")
+    assert told.value.nothing_sent
+    assert waiting(app) == []
+    greet.enqueue("b")
     set_current_app(None)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs_core.backends.base import FEATURES, Outgoing
 from jobs_core.errors import BackendUnavailable, QueueFull
-from jobs_core.producer import Producer
+from jobs_core.producer import SHORTEST_CROWD, Producer
 
 PATIENCE = 20.0
 
@@ -149,10 +149,65 @@ def test_who_waits_too_long_gives_up_and_nothing_of_it_is_sent():
     _, first, others = crowd(backend, 1, timeout=0.05)
     error = others[0].end()
     assert isinstance(error, BackendUnavailable)
-    assert "still waiting" in str(error)
+    assert "the job was not enqueued: another thread's push is still waiting" in str(error)
     backend.gate.set()
     assert first.end() == {}
     assert backend.sent == [["first"]]
+
+
+def test_who_gives_up_while_it_is_sent_keeps_nobody_from_waking():
+    """Callers wake one another in a chain, from which this one is missing."""
+    sending, answer = threading.Event(), threading.Event()
+
+    def held(messages: Sequence[Outgoing]) -> Any:
+        sending.set()
+        assert answer.wait(PATIENCE)
+        return {}
+
+    backend = Gated({}, held)
+    producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]
+    callers = [Caller(producer, "first")]
+    assert backend.entered.wait(PATIENCE)
+    for n in range(5):
+        callers.append(Caller(producer, f"j{n}"))
+        until(lambda n=n: len(producer._waiting) == n + 1)
+    batches = list(producer._waiting)
+    backend.gate.set()
+    assert sending.wait(PATIENCE)
+    for n in (1, 2, 4):
+        batches[n].bell.release()  # as if their time were over
+    assert all(isinstance(callers[1 + n].end(), BackendUnavailable) for n in (1, 2, 4))
+    after = Caller(producer, "after")
+    until(lambda: len(producer._waiting) == 1)
+    answer.set()
+    assert [callers[n].end() for n in (0, 1, 4)] == [{}] * 3
+    assert after.end() == {}
+    assert backend.sent == [["first"], NAMES[:5], ["after"]]
+
+
+@pytest.mark.parametrize("crowded", [0.0, float("inf")])
+def test_all_wake_in_a_chain_or_where_the_interpreter_is_crowded_at_once(crowded):
+    backend = Gated()
+    producer, first, others = crowd(backend)
+    producer._crowded = crowded
+    backend.gate.set()
+    assert [caller.end() for caller in (first, *others)] == [{}] * 8
+    assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
+    assert backend.sent == [["first"], NAMES, ["next"]]
+
+
+def test_who_wakes_late_has_no_chain_begun_for_a_while():
+    backend = Gated()
+    producer, _, others = crowd(backend, 2)
+    now = time.monotonic()
+    batch = producer._waiting[0]
+    batch.links, producer._woken_at = True, now - 1.0
+    producer._look_for_crowd(batch)
+    assert producer._crowded > now
+    assert producer._crowd > SHORTEST_CROWD
+    batch.links = False
+    backend.gate.set()
+    assert [caller.end() for caller in others] == [{}] * 2
 
 
 def test_an_outage_ends_for_each_at_its_own_time():

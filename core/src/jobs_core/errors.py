@@ -89,7 +89,12 @@ class BackendError(JobsError):
 
 
 class BackendUnavailable(BackendError):
-    """Raised when the backend cannot be reached or is too busy; the same request may be sent again."""
+    """Raised when the backend cannot be reached or is too busy; the same request may be sent again.
+
+    `nothing_sent` is known where no connection came about: then nothing of the request can have arrived.
+    """
+
+    nothing_sent = False
 
 
 class QueueFull(BackendError):

@@ -4,11 +4,17 @@ Concurrent pushes are combined (group commit, as databases do). A thread that fi
 Others meanwhile lay their messages down and sleep; when the leader has its answer, the first of them leads, and sends what
 all of them have laid down as one push. A thread that is alone meets one lock and nothing else. A fork leaves parent and
 child with a connection each.
+
+Those who were sent together wake one another in a chain, and the last hands the lead over. All of them woken at once would
+only queue for the interpreter's lock, which costs more than the push, and would come too late for the next one: in the chain
+they are just in time for it. Where threads that compute hold the interpreter, each link of a chain would wait for them: who
+wakes late has all the others woken at once, for a while.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -26,27 +32,47 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 MOST_COMBINED = 1000
 """Messages of several callers that go into one push; one caller's own are never parted."""
+SHORTEST_CROWD, LONGEST_CROWD = 0.002, 0.256
+"""For how long nobody is woken by a chain after one was held up: doubled at each link that is, a quarter less at each that
+is not; seconds."""
 
 
 class _Batch:
     """One caller's messages, and what became of them."""
 
-    __slots__ = ("bell", "conflicts", "deadline", "done", "error", "leads", "messages")
+    __slots__ = (
+        "awake",
+        "bell",
+        "conflicts",
+        "deadline",
+        "done",
+        "error",
+        "following",
+        "leads",
+        "left",
+        "links",
+        "messages",
+        "sent",
+    )
 
     def __init__(self, messages: Sequence[Outgoing], deadline: float) -> None:
         self.messages = messages
         self.deadline = deadline
         self.done = False
         self.leads = False  # it is its caller's turn to send
+        self.links = False  # its caller is to wake the following one's
+        self.following: _Batch | None = None  # of those that are sent together
         self.conflicts: Mapping[str, str] = {}
         self.error: Exception | None = None
+        self.awake = self.left = False  # its caller was woken; needs nothing any more
+        self.sent = False  # it may have arrived
         self.bell = threading.Lock()  # held until there is news: the cheapest way to wake one thread
         self.bell.acquire()
 
-    def end(self, conflicts: Mapping[str, str], error: Exception | None = None) -> None:
-        """Tell the caller, who sleeps unless it leads."""
-        self.conflicts, self.error, self.done = conflicts, error, True
-        if not self.leads:
+    def wake(self) -> None:
+        """Wake the caller, once; under the guard."""
+        if not self.awake:
+            self.awake = True
             self.bell.release()
 
     def outcome(self) -> Mapping[str, str]:
@@ -61,15 +87,18 @@ class Producer:
     def __init__(self, make_backend: Callable[[], Backend]) -> None:
         self._make_backend = make_backend
         self._backend: Backend | None = None
-        self._guard = threading.Lock()  # of the two below; nobody waits while holding it
+        self._guard = threading.Lock()  # of what is below, and of who wakes whom; nobody waits while holding it
         self._led = False
         self._waiting: deque[_Batch] = deque()
+        self._woken_at = 0.0  # when somebody was woken whose turn it is to send, or to wake the next
+        self._crowded = 0.0  # until when other threads are taken to hold the interpreter
+        self._crowd = SHORTEST_CROWD  # for how long, the next time
 
     def push(self, messages: Sequence[Outgoing], timeout: float) -> Mapping[str, str]:
         """Store messages durably, together with what other threads push meanwhile; return conflicts by id.
 
         Tries for `timeout` seconds, then raises BackendUnavailable: the messages may have arrived all the
-        same, if the broker went away after it had them.
+        same, if the broker went away after it had them. The error says so unless no connection came about.
         """
         begin, leads = time.monotonic(), False
         try:
@@ -91,7 +120,8 @@ class Producer:
                 return batch.outcome()
         finally:
             if leads:
-                self._hand_over()
+                with self._guard:
+                    self._hand_over()
 
     def close(self) -> None:
         """Disconnect, once nobody is sending; the next push connects again."""
@@ -108,8 +138,7 @@ class Producer:
             if backend:
                 backend.close()
         finally:
-            if self._leave(turn):
-                self._hand_over()
+            self._leave(turn)
 
     # -- whose turn it is ------------------------------------------------------------------------
 
@@ -117,13 +146,14 @@ class Producer:
         """Sleep until somebody has sent the batch, or it is its caller's turn to."""
         try:
             batch.bell.acquire(timeout=max(0.0, batch.deadline - time.monotonic()))
+            if batch.leads or batch.links:
+                self._look_for_crowd(batch)
             if batch.leads:
                 self._send_together(self._laid_down())
         finally:
-            if self._leave(batch):
-                self._hand_over()
+            withdrawn = self._leave(batch)
         if not batch.done:
-            raise _gave_up(BackendUnavailable("another thread's push is still waiting for the backend"))
+            raise _gave_up(BackendUnavailable("another thread's push is still waiting for the backend"), not withdrawn)
         return batch.outcome()
 
     def _laid_down(self) -> list[_Batch]:
@@ -134,24 +164,57 @@ class Producer:
             while waiting and (not batches or 0 < len(waiting[0].messages) <= MOST_COMBINED - size):
                 batches.append(waiting.popleft())
                 size += len(batches[-1].messages)
+                if len(batches) > 1:
+                    batches[-2].following = batches[-1]
         return batches
 
     def _leave(self, batch: _Batch) -> bool:
-        """Wait no longer, if nobody has taken the batch by now; whether it is our turn, to be handed over."""
-        if not batch.done:
-            with self._guard:
-                if batch in self._waiting:
-                    self._waiting.remove(batch)
-        return batch.leads
+        """Wait no longer, whatever has come of it, and if others wait for us, see to them; whether nobody has taken it."""
+        with self._guard:
+            batch.left = True
+            withdrawn = not batch.done and batch in self._waiting
+            if withdrawn:
+                self._waiting.remove(batch)
+            if batch.leads or batch.links:
+                self._wake_next(batch.following)
+        return withdrawn
+
+    def _wake_next(self, batch: _Batch | None) -> None:
+        """Wake who was sent with us, this one or the first behind it that sleeps; behind the last the turn is handed over."""
+        now = time.monotonic()
+        while batch:
+            if not batch.left and not batch.awake:
+                batch.links = now > self._crowded
+                self._woken_at = now
+                batch.wake()
+                if batch.links:
+                    return
+            batch = batch.following
+        self._hand_over()
 
     def _hand_over(self) -> None:
         """End our turn: it is that of the first who waits."""
-        with self._guard:
-            if self._waiting:
-                self._waiting[0].leads = True
-                self._waiting[0].bell.release()
-            else:
-                self._led = False
+        if self._waiting:
+            first = self._waiting[0]
+            first.leads, self._woken_at = True, time.monotonic()
+            first.wake()
+        else:
+            self._led = False
+
+    def _look_for_crowd(self, batch: _Batch) -> None:
+        """We were woken: if only after the interpreter's switch interval, somebody did not let go of it before."""
+        now = time.monotonic()
+        if now - self._woken_at > sys.getswitchinterval():
+            self._crowded, self._crowd = now + self._crowd, min(2 * self._crowd, LONGEST_CROWD)
+        elif batch.links:
+            self._crowd = max(0.75 * self._crowd, SHORTEST_CROWD)
+
+    def _end(self, batch: _Batch, conflicts: Mapping[str, str], error: Exception | None = None) -> None:
+        """Tell one caller what became of its batch, before others hear of theirs."""
+        batch.conflicts, batch.error, batch.done = conflicts, error, True
+        if not batch.leads:
+            with self._guard:
+                batch.wake()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -164,7 +227,11 @@ class Producer:
 
     def _connected(self) -> Backend:
         backend = self._make_backend()
-        backend.open(None)
+        try:
+            backend.open(None)
+        except BackendUnavailable as error:
+            error.nothing_sent = True
+            raise
         self._backend = backend
         return backend
 
@@ -182,7 +249,7 @@ class Producer:
             raise
         else:
             for batch in batches:
-                batch.end(conflicts)
+                batch.conflicts, batch.done = conflicts, True
 
     def _persist(self, batches: list[_Batch], request: str, error: BackendUnavailable) -> None:
         """Send again, under the same request id, until it is answered or everybody's time is over."""
@@ -190,8 +257,9 @@ class Producer:
         while True:
             now = time.monotonic()
             for batch in batches:
+                batch.sent = batch.sent or not error.nothing_sent
                 if batch.deadline <= now:
-                    batch.end({}, _gave_up(error))
+                    self._end(batch, {}, _gave_up(error, batch.sent))
             batches = [batch for batch in batches if not batch.done]
             if not batches:
                 return
@@ -210,7 +278,7 @@ class Producer:
                 raise
             else:
                 for batch in batches:
-                    batch.end(conflicts)
+                    self._end(batch, conflicts)
                 return
 
     def _send_apart(self, batches: list[_Batch], request: str, error: Exception) -> None:
@@ -221,17 +289,17 @@ class Producer:
         """
         if len(batches) == 1 or self._backend is None:
             for batch in batches:
-                batch.end({}, error)
+                self._end(batch, {}, error)
             return
         parted = "dedup" in self._backend.features
         for n, batch in enumerate(batches):
             own = f"{request}/{n}" if parted else request
             try:
-                batch.end(self._send(batch.messages, own))
+                self._end(batch, self._send(batch.messages, own))
             except BackendUnavailable as unavailable:
                 self._persist([batch], own, unavailable)
             except Exception as refusal:
-                batch.end({}, refusal)
+                self._end(batch, {}, refusal)
             except BaseException:
                 self._send_once_more([other for other in batches[n:] if not other.leads], request)
                 raise
@@ -245,16 +313,19 @@ class Producer:
             error = failed
         else:
             for batch in batches:
-                batch.end(conflicts)
+                self._end(batch, conflicts)
         finally:
             for batch in batches:
                 if not batch.done:
-                    batch.end({}, _gave_up(error))
+                    self._end(batch, {}, _gave_up(error, True))
 
 
 def _messages(batches: Sequence[_Batch]) -> list[Outgoing]:
     return [message for batch in batches for message in batch.messages]
 
 
-def _gave_up(error: Exception) -> BackendUnavailable:
-    return BackendUnavailable(f"gave up after enqueue_timeout; the job may or may not have been enqueued: {error}")
+def _gave_up(error: Exception, sent: bool) -> BackendUnavailable:
+    outcome = "may or may not have been" if sent else "was not"
+    told = BackendUnavailable(f"gave up after enqueue_timeout; the job {outcome} enqueued: {error}")
+    told.nothing_sent = not sent
+    return told

@@ -17,6 +17,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.testing.services import free_port
 from jobs_core.testing.services.redis import RedisServer, server_program, server_version
 from jobs_core.urls import scheme
+from jobs_redis import store
 
 SECRET = "geheim"
 
@@ -49,6 +50,7 @@ def is_an_outage(error):
 def test_nothing_listens_there(form):
     error = refused(form.format(free_port()))
     assert is_an_outage(error)
+    assert error.nothing_sent
     assert "connection refused: does Redis run" in str(error)
 
 
@@ -140,6 +142,27 @@ def test_too_few_replicas_are_an_outage(server):
     error = refused(f"redis://127.0.0.1:{server.port}")
     assert is_an_outage(error)
     assert "min-replicas-to-write" in str(error)
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+def test_where_a_part_of_a_push_was_sent_it_is_not_said_that_nothing_was(monkeypatch, sent):
+    monkeypatch.setattr(store, "LARGEST_PUSH", 1)
+
+    class Breaking:
+        parts = 0
+
+        def run(self, *_):
+            self.parts += 1
+            if self.parts > sent:
+                error = BackendUnavailable("no connection")
+                error.nothing_sent = True
+                raise error
+            return b""
+
+    breaking = store.Store("{jobs}", Breaking(), BackendOptions())
+    with pytest.raises(BackendUnavailable) as raised:
+        breaking.push([Outgoing(name, "t", b"{}") for name in "abc"], new_token())
+    assert raised.value.nothing_sent == (sent == 0)
 
 
 def test_keys_of_another_program_are_told(server):

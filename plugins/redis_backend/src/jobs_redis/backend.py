@@ -27,7 +27,7 @@ from .link import Link, connector
 from .operations import RedisOperations
 from .outlook import LONGEST_LOOK, UNKNOWN, Outlook
 from .scripts import ScriptCall
-from .store import Reserved, Store
+from .store import Reserved, Store, in_parts
 from .url import Target
 from .waiting import Line, Waiter
 
@@ -79,7 +79,8 @@ class RedisBackend(RedisOperations):
         failpoint("push.before_commit")
         conflicts = self._store.push(messages, request)
         if self._target.replicas:
-            self._until_replicated()
+            with in_parts(True):
+                self._until_replicated()
         failpoint("push.after_commit")
         return conflicts
 

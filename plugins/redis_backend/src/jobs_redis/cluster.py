@@ -40,7 +40,7 @@ from .link import Link
 from .operations import followed
 from .outlook import LONGEST_LOOK
 from .slots import Nodes
-from .store import Store
+from .store import Store, in_parts
 from .url import Target
 from .waiting import Line, Waiter
 
@@ -150,8 +150,9 @@ class RedisClusterBackend(Backend):
         failpoint("push.before_commit")
         self._register(by_topic)
         conflicts: dict[str, str] = {}
-        for topic, part in by_topic.items():
-            conflicts |= self._store(topic).push(part, request)
+        for n, (topic, part) in enumerate(by_topic.items()):
+            with in_parts(n > 0):
+                conflicts |= self._store(topic).push(part, request)
         failpoint("push.after_commit")
         return conflicts
 

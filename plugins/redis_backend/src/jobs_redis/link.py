@@ -107,14 +107,22 @@ class Link:
         wire = self._wire
         if wire is None:
             try:
-                connection = self._connect()
-                connection.connect()
-                found: socket.socket | None = connection._sock  # the one thing that the client does not give openly
-                assert found is not None
-                wire = Wire(found, COMMAND_TIMEOUT)
-            except (redis.RedisError, OSError) as error:
-                raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
-            self._connection, self._wire = connection, wire
+                wire = self._connected_anew()
+            except BackendUnavailable as error:
+                error.nothing_sent = True
+                raise
+        return wire
+
+    def _connected_anew(self) -> Wire:
+        try:
+            connection = self._connect()
+            connection.connect()
+            found: socket.socket | None = connection._sock  # the one thing that the client does not give openly
+            assert found is not None
+            wire = Wire(found, COMMAND_TIMEOUT)
+        except (redis.RedisError, OSError) as error:
+            raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
+        self._connection, self._wire = connection, wire
         return wire
 
     def disconnect(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -19,7 +20,7 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
-from jobs_core.errors import BackendError, OwnerLost
+from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
 
 from . import records, scripts
 from .inlet import outgoing
@@ -97,7 +98,8 @@ class Store:
         conflicts: dict[str, str] = {}
         for first in range(0, len(messages), LARGEST_PUSH):
             part = messages[first : first + LARGEST_PUSH]
-            conflicts |= self._push(part, f"{request}/{first}" if first else request)
+            with in_parts(first > 0):
+                conflicts |= self._push(part, f"{request}/{first}" if first else request)
         return conflicts
 
     def _push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
@@ -250,6 +252,16 @@ class Store:
             return None
         now, found = answer
         return records.job_record(found, now) or JobRecord(job_id, "", State.UNKNOWN)
+
+
+@contextlib.contextmanager
+def in_parts(others: bool) -> Iterator[None]:
+    """Where another part of a push was sent, one that was not does not mean that nothing was."""
+    try:
+        yield
+    except BackendUnavailable as error:
+        error.nothing_sent = error.nothing_sent and not others
+        raise
 
 
 def _seconds(due: int) -> float:
