@@ -127,11 +127,12 @@ class Server:
         while not self._stopping:
             self._store.get_ready()
             pause = self._next_moment() - time.monotonic()
-            zmq.zmq_poll(watched, max(0, int(pause * 1000) + 1))
-            if door.doorkeeper is not None:
+            ready = [socket for socket, _ in zmq.zmq_poll(watched, max(0, int(pause * 1000) + 1))]
+            if door.socket in ready:
+                self._serve(list(self._come_in()))
+            if door.doorkeeper is not None and door.doorkeeper.socket in ready:
                 door.doorkeeper.answer()
-            self._serve(list(self._come_in()))
-            if door.has_news():
+            if door.monitor in ready and door.has_news():
                 self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # have the dead looked for
             self._pass_time()
 
