@@ -15,6 +15,7 @@ from jobs_core.backends.base import State
 from jobs_core.testing.services.redis import RedisServer
 
 from .scenes import Rows, enqueue, latency, race, seconds
+from .sharing import Sharing
 from .support import application, workers
 
 JOBS = 100_000
@@ -80,7 +81,7 @@ def _until_empty(server: RedisServer) -> float:
 
 def one_by_one() -> Rows:
     """Enqueues one at a time, beside bare loops of EVALSHA with the same script and the same payload: by the client as one
-    uses it, and on its naked connection."""
+    uses it, and on its naked connection, where eight threads share the round trips, too."""
     import redis
 
     from jobs_redis import scripts
@@ -108,23 +109,36 @@ def one_by_one() -> Rows:
             for _ in range(ONE_BY_ONE):
                 jobs_to_run.noop.enqueue()
 
-        def eight_threads() -> None:
-            threads = [threading.Thread(target=ours) for _ in range(8)]
+        def together(count: int) -> None:
+            messages = [value for _ in range(count) for value in (next(number), payload)]
+            link.run(scripts.PUT, "{bare}", "", next(number), 60_000, "default", 0, count, *messages)
+
+        sharing = Sharing(together)
+
+        def shared_naked() -> None:
+            for _ in range(ONE_BY_ONE):
+                sharing.push()
+
+        def eight(work: Callable[[], None]) -> float:
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            begin = time.perf_counter()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
+            return time.perf_counter() - begin
 
-        rates: dict[str, list[float]] = {name: [] for name in ("naked", "bare", "ours", "threads")}
+        rates: dict[str, list[float]] = {name: [] for name in ("naked", "bare", "ours", "threads", "naked threads")}
         naked()
         for _ in range(3):
             rates["naked"].append(ONE_BY_ONE / seconds(naked))
             rates["bare"].append(ONE_BY_ONE / seconds(bare))
             rates["ours"].append(ONE_BY_ONE / seconds(ours))
-            rates["threads"].append(8 * ONE_BY_ONE / seconds(eight_threads))
+            rates["threads"].append(8 * ONE_BY_ONE / eight(ours))
+            rates["naked threads"].append(8 * ONE_BY_ONE / eight(shared_naked))
         link.disconnect()
         client.close()
-        naked_rate, bare_rate, rate, shared = (sorted(values)[1] for values in rates.values())
+        naked_rate, bare_rate, rate, shared, shared_naked_rate = (sorted(values)[1] for values in rates.values())
         return {
             "redis: enqueue one by one, jobs/s": rate,
             "redis: bare EVALSHA loop, jobs/s": bare_rate,
@@ -132,6 +146,8 @@ def one_by_one() -> Rows:
             "redis: enqueue to bare loop, ratio": rate / bare_rate,
             "redis: 8 threads on one producer, jobs/s": shared,
             "redis: 8 threads to one, ratio": shared / rate,
+            "redis: 8 threads on a naked connection, jobs/s": shared_naked_rate,
+            "redis: 8 threads to one on a naked connection, ratio": shared_naked_rate / naked_rate,
         }
 
 

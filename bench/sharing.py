@@ -1,0 +1,65 @@
+"""How fast threads can share round trips at all: what is left of a producer if one takes away all that it is for."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable
+
+
+class _Turn:
+    """One thread's wish, which another may have sent with its own."""
+
+    __slots__ = ("bell", "following", "sent")
+
+    def __init__(self) -> None:
+        self.sent = False
+        self.following: _Turn | None = None
+        self.bell = threading.Lock()
+        self.bell.acquire()
+
+
+class Sharing:
+    """Threads lay down wishes and sleep; one of them makes a round trip for all. They wake one another in a chain, as those of
+    `jobs_core.producer` do. Nothing is checked, encoded, timed or answered, and nobody may be interrupted."""
+
+    def __init__(self, round_trip: Callable[[int], object]) -> None:
+        self._round_trip = round_trip
+        self._guard = threading.Lock()
+        self._led = False
+        self._waiting: deque[_Turn] = deque()
+
+    def push(self) -> None:
+        with self._guard:
+            if self._led:
+                turn = _Turn()
+                self._waiting.append(turn)
+            else:
+                self._led, turn = True, None
+        if turn is None:
+            self._round_trip(1)
+            self._hand_over()
+            return
+        turn.bell.acquire()
+        if not turn.sent:
+            self._send(turn)
+        if turn.following:
+            turn.following.bell.release()
+        else:
+            self._hand_over()
+
+    def _send(self, turn: _Turn) -> None:
+        with self._guard:
+            turns = [*self._waiting]
+            self._waiting.clear()
+        self._round_trip(len(turns))
+        for one, other in itertools.pairwise(turns):
+            one.following, other.sent = other, True
+
+    def _hand_over(self) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting[0].bell.release()
+            else:
+                self._led = False
