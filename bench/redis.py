@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs_core import App
 from jobs_core.backends.base import State
-from jobs_core.testing.services.redis import RedisServer
+from jobs_core.testing.services.redis import RedisServer, cluster, urls
 
 from .scenes import Rows, enqueue, latency, race, seconds
 from .sharing import Sharing
@@ -157,10 +157,23 @@ def from_enqueue_to_start() -> Rows:
         return latency(app, "redis", 0.01)
 
 
+def from_enqueue_to_start_on_a_cluster() -> Rows:
+    """The same on three masters, where a wait and its reserve are two round trips."""
+    with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
+        nodes = cluster(Path(directory))
+        try:
+            with application(f"redis+cluster://{urls(nodes)}") as app, workers(app, 2):
+                return latency(app, "redis cluster", 0.01)
+        finally:
+            for node in nodes:
+                node.kill()
+
+
 SCENARIOS: dict[str, Callable[[], Rows]] = {
     "redis-drain": drain,
     "redis-enqueue": one_by_one,
     "redis-latency": from_enqueue_to_start,
+    "redis-cluster-latency": from_enqueue_to_start_on_a_cluster,
 }
 
 GOALS: dict[str, tuple[str, float]] = {

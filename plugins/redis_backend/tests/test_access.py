@@ -14,7 +14,8 @@ from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
 from jobs_core.testing.services import program
-from jobs_core.testing.services.redis import RedisServer
+from jobs_core.testing.services.redis import RedisServer, urls
+from jobs_core.urls import scheme
 from jobs_redis.link import Link, connector
 from jobs_redis.url import parse
 
@@ -38,13 +39,34 @@ def backend(server):
 
 
 def opened(server, user, owner="worker"):
-    url = f"redis://{user}@127.0.0.1:{server.port}"
-    backend = Plugins.discover().choose("jobs_queue_backends", "redis", "backend")(url, BackendOptions())
+    return opened_at(f"redis://{user}@127.0.0.1:{server.port}", owner)
+
+
+def opened_at(url, owner):
+    backend = Plugins.discover().choose("jobs_queue_backends", scheme(url), "backend")(url, BackendOptions())
     backend.open(owner)
     return backend
 
 
 def test_the_proposed_user_may_do_all_that_jobs_does(server, backend):
+    do_all_that_jobs_does(backend, lambda: server.command("RPUSH", "{jobs}:in:t", "{}"))
+
+
+def test_the_proposed_user_may_do_all_that_jobs_does_on_a_cluster(redis_cluster):
+    for node in redis_cluster:
+        for line in PROPOSED:
+            assert node.command(*line.replace("PASSWORD", "secret").split()) == b"+OK"
+    backend = opened_at(f"redis+cluster://jobs:secret@{urls(redis_cluster)}", "worker")
+    try:
+        do_all_that_jobs_does(backend, lambda: [node.command("RPUSH", "{jobs:t}:in:t", "{}") for node in redis_cluster])
+    finally:
+        backend.close()
+        for node in redis_cluster:
+            node.command("ACL", "DELUSER", "jobs", "feeder")
+
+
+def do_all_that_jobs_does(backend, feed):
+    """`feed` pushes as a program in another language does."""
     backend.push([Outgoing(name, "t", b"{}") for name in ("a", "b", "c", "d")], new_token())
     assert backend.wait(["t"], 1.0)
     done, retried, dead, _ = backend.reserve(["t"], 4, new_token())
@@ -68,7 +90,7 @@ def test_the_proposed_user_may_do_all_that_jobs_does(server, backend):
     backend.purge("t", State.READY)
     backend.wait(["t"], 0.01)
     assert backend.counts(["t"])["t"].reserved == 1
-    server.command("RPUSH", "{jobs}:in:t", "{}")
+    feed()
     assert backend.wait(["t"], 1.0)
     assert backend.release_owner("worker", ["d"], b"") == 1
     assert backend.advice() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,3 +179,26 @@ def test_a_server_that_asks_for_a_certificate_of_ours_gets_it(tmp_path, certific
         pass_a_job(f"rediss://127.0.0.1:{port}?ca={file}&cert={file}&key={key}")
         with pytest.raises(BackendUnavailable):
             pass_a_job(f"rediss://127.0.0.1:{port}?ca={file}")
+
+
+@pytest.mark.usefixtures("tls_server")
+def test_jobs_pass_through_sentinels_and_their_master_over_tls(tmp_path, certificate):
+    file, key = certificate
+    options = {
+        "tls-port": str(free_port()),
+        "tls-cert-file": str(file),
+        "tls-key-file": str(key),
+        "tls-ca-cert-file": str(file),
+        "tls-auth-clients": "no",
+    }
+    watched = SimpleNamespace(port=int(options["tls-port"]))
+    port = free_port()
+    settings = [f"{name} {value}" for name, value in {**options, "tls-port": port, "tls-replication": "yes"}.items()]
+    with (
+        RedisServer(tmp_path / "redis", *(word for name, value in options.items() for word in (f"--{name}", value))),
+        sentinels(tmp_path, watched, 1, settings=settings)[0],
+    ):
+        url = f"redis+sentinel://127.0.0.1:{port}/jobs?tls=yes"
+        pass_a_job(f"{url}&ca={file}")
+        with pytest.raises(BackendUnavailable, match="certificate"):
+            pass_a_job(url)
