@@ -34,6 +34,7 @@ def test_a_changed_file_is_in_force_for_the_next_job(project):
     (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("noted", text)'))
     supervisor.until_said("tasks.py changed: reloading")
     supervisor.until_said("reload: generation 2 serves")
+    supervisor.until_said("stopped after")  # until it has heard that it is to go, the old worker may take one more
     project.push("note", "after")
     project.until_noted("noted after")
 
