@@ -88,8 +88,17 @@ def test_a_thread_that_waits_for_the_interpreter_keeps_it_for_longer_while_stret
     assert sys.getswitchinterval() == before
 
 
+def test_a_producer_leaves_the_interval_of_its_process_alone(held, connect):
+    """Nobody turns its loop between two pushes: who would change it back?"""
+    before, producer = sys.getswitchinterval(), connect()
+    while len(held) < 4:
+        producer.push(jobs(), new_token())
+        assert sys.getswitchinterval() == before
+
+
 def test_who_rests_changes_the_interval_back(held):
     before, loop = sys.getswitchinterval(), Loop()
+    loop.beside_jobs = True
     while sys.getswitchinterval() == before:
         loop.until(lambda: False, 0.1)
     loop.rest()

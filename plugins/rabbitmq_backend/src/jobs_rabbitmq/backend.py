@@ -44,6 +44,9 @@ IDLE = 60.0
 FULL = 2.0
 """A queue that refuses what is published for so long is full, seconds."""
 
+FIRST_PAUSE = 0.05
+"""Before it is asked for the second time, seconds; doubled each time."""
+
 CALM = 0.2
 """Seconds after which a worker that has nothing to do is told of suspects, too."""
 
@@ -79,6 +82,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def open(self, owner: str | None) -> None:
         self._owner = owner or ""
+        self._loop.beside_jobs = bool(owner)
         self._used_at = time.monotonic()
         self._primary()
 
@@ -181,7 +185,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
         """Publish; ids of what no queue takes. One that refuses for a while is full."""
-        until = time.monotonic() + FULL
+        until, pause = time.monotonic() + FULL, FIRST_PAUSE
         while True:
             try:
                 return self._publisher.publish(posts, confirmed)
@@ -190,9 +194,10 @@ class RabbitMQBackend(RabbitMQOperations):
                 if time.monotonic() > until:
                     raise
                 posts = [post for post in posts if post.properties.message_id not in confirmed]
-                refused = (post for post in posts if post.properties.message_id in self._publisher.nacked)
-                self._need_leaders({post.exchange or post.key for post in refused})
-                self._loop.until(lambda: self._publisher.failure is not None, AHEAD)
+                nacked = (post for post in posts if post.properties.message_id in self._publisher.nacked)
+                self._need_leaders({post.exchange or post.key for post in nacked})
+                self._loop.until(lambda: self._publisher.failure is not None, pause)
+                pause *= 2
             except BackendError:
                 if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange; the next try finds it again
                     self._topology.doubt()

@@ -58,6 +58,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.interrupted = False
+        self.beside_jobs = False  # it is a worker's, whose jobs may hold the interpreter; only that process is ours to tune
         self._out, self._in = os.pipe()
         for end in (self._out, self._in):
             os.set_blocking(end, False)
@@ -152,7 +153,8 @@ class Loop:
             longest = min(longest, max(0.0, self._timers[0][0] - begin))
         longest = min(longest, LONGEST_TURN)
         events = self._poll.poll(longest * 1000)
-        self._stretches.waited(begin + longest, time.monotonic())
+        if self.beside_jobs:
+            self._stretches.waited(begin + longest, time.monotonic())
         # Sockets come before timers: what arrived while a job held the interpreter is no silence of the broker's.
         for descriptor, event in events:
             if descriptor == self._out:
