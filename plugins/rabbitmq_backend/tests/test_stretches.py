@@ -88,12 +88,14 @@ def test_a_thread_that_waits_for_the_interpreter_keeps_it_for_longer_while_stret
     assert sys.getswitchinterval() == before
 
 
-def test_a_producer_leaves_the_interval_of_its_process_alone(held, connect):
-    """Nobody turns its loop between two pushes: who would change it back?"""
-    before, producer = sys.getswitchinterval(), connect()
-    while len(held) < 4:
-        producer.push(jobs(), new_token())
-        assert sys.getswitchinterval() == before
+def test_only_workers_look_for_long_stretches(connect, monkeypatch):
+    """Nobody turns a producer's loop between two pushes: who would change the interval of its process back?"""
+    waits = []
+    monkeypatch.setattr(Stretches, "waited", lambda *_, **__: waits.append(1))
+    connect().push(jobs(), new_token())
+    assert not waits
+    assert connect("w").wait([TOPIC], 20.0)
+    assert waits
 
 
 def test_who_rests_changes_the_interval_back(held):
