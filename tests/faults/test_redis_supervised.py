@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 from collections import Counter
 
@@ -12,7 +10,7 @@ import pytest
 
 from jobs_core.testing.services import program
 
-from ..support.supervised import Supervised
+from ..support.supervised import Supervised, kill
 
 
 @pytest.fixture
@@ -54,7 +52,7 @@ def test_everybody_killed_at_once_costs_no_job_and_runs_again_what_ran(redis_pro
     redis_project.until(lambda: sum(line.startswith("start") for line in redis_project.ledger()) == 2)
     for pid in (supervised.pid, *supervised.children()):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
     supervised.process.wait()
     supervised = Supervised(redis_project)
     redis_project.until_noted(*[f"end {name}" for name in names])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -15,7 +14,7 @@ from jobs_core.scoreboard.writer import start_ticks
 from jobs_core.testing.services import free_port
 
 from ..support.project import Project, until
-from ..support.supervised import Supervised, gone
+from ..support.supervised import Supervised, gone, kill
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_a_killed_broker_is_back_and_nothing_is_lost_or_runs_twice(embedding: Pr
         embedding.push_many(calls)
         until(lambda: any(line.startswith(f"start {number}.5 ") for line in embedding.ledger()))
         before = broker_pid(embedding)
-        os.kill(before, signal.SIGKILL)
+        kill(before)
         embedding.until_noted(*[f"end {number}.{n}" for n in range(50)])
         assert broker_pid(embedding) != before
     starts = [line.split()[1] for line in embedding.ledger() if line.startswith("start")]
@@ -90,7 +89,7 @@ def test_everybody_killed_at_once_costs_no_job(embedding: Project):
     until(lambda: sum(line.startswith("start") for line in embedding.ledger()) == 2)
     for pid in (supervised.pid, *supervised.children()):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
     supervised.process.wait()
     supervised = Supervised(embedding)
     embedding.until_noted(*[f"end {n}" for n in range(6)])

@@ -15,7 +15,7 @@ from jobs_core.scoreboard.writer import start_ticks
 from jobs_core.testing.services.redis import RedisServer
 
 from ..support.project import PATIENCE
-from ..support.supervised import Supervised, gone
+from ..support.supervised import Supervised, gone, kill
 
 OPENMETRICS = "application/openmetrics-text"
 
@@ -101,7 +101,7 @@ def test_ready_follows_what_an_operator_says_and_alive_does_not(project):
 def test_probes_end_with_a_killed_supervisor(project):
     watched = Watched(project)
     watched.until_answers("/livez", 200)
-    http = watched.board().supervisor.http_pid
+    http = watched.until(lambda board: board.supervisor.http_pid)
     ticks = start_ticks(http)
     watched.kill()
     project.until(lambda: gone(http, ticks))
@@ -111,8 +111,8 @@ def test_probes_end_with_a_killed_supervisor(project):
 def test_a_killed_http_child_is_back_and_ends_with_the_rest(project):
     watched = Watched(project)
     watched.until_answers("/readyz", 200)
-    first = watched.board().supervisor.http_pid
-    os.kill(first, signal.SIGKILL)
+    first = watched.until(lambda board: board.supervisor.http_pid)
+    kill(first)
     watched.until(lambda board: board.supervisor.http_pid not in (0, first))
     watched.until_answers("/readyz", 200)
     assert watched.stop() == 0
@@ -242,7 +242,7 @@ def test_a_worker_that_cannot_boot_is_told_apart_from_one_that_crashes(project):
     (project.root / "tasks.py").write_text(tasks + "\nif Path('broken').exists():\n    raise RuntimeError('no database')\n")
     watched = Watched(project, "[pools.default]\npreload = false")
     (project.root / "broken").touch()
-    os.kill(next(iter(watched.pids())), signal.SIGKILL)
+    kill(next(iter(watched.pids())))
     watched.until(lambda board: board.supervisor.pools[0].cannot_boot)
     text = project.run("status").stdout
     assert re.search(r"^! pool default: its workers cannot boot(; next try in .*)?: .*no database", text, re.MULTILINE), text

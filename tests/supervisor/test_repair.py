@@ -161,7 +161,7 @@ def test_a_killed_helper_is_back_and_jobs_in_progress_do_not_notice(tasks: Proje
         assert state is not None
         return state.template_pid if who == "template" else state.housekeeper_pid
 
-    before = pid()
+    before: int = until(pid)  # the housekeeper comes when workers serve already
     kill(before)
     until(lambda: pid() not in (0, before))
     kill(next(iter(supervised.pids() - {worker})))  # a new worker can be made, and jobs handed back

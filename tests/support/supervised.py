@@ -105,4 +105,6 @@ def seconds_until(condition: Callable[[], Any], patience: float = PATIENCE) -> f
 
 
 def kill(pid: int) -> None:
+    """End one process as a crash would."""
+    assert pid > 0, f"{pid} would be the process group of the tests"
     os.kill(pid, signal.SIGKILL)
