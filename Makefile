@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-peers docs pins clean
+.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ contract-zeromq: $(VENV)/ready ## the contract on ZeroMQ brokers of every kind, 
 
 bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
 	$(BIN)/python -m bench
+
+bench-turns: $(VENV)/ready ## another checkout and this one in turn, no-op jobs on every backend: BEFORE=../before
+	$(BIN)/python -m bench.turns $(BEFORE)
 
 bench-peers: $(VENV)/ready ## Celery, RQ, Dramatiq and others beside ours; writes docs/benchmarks.md
 	$(BIN)/python -m bench.peers

@@ -1,0 +1,1 @@
+"""Two checkouts in turn: what a change costs or gains."""
