@@ -151,6 +151,8 @@ class App:
             settings=self.config.plugins.get(scheme, {}),
             topics=tuple(sorted({*self.config.topics, *self.config.served_topics(), *self._topics_of_jobs()})),
             longest_run=self._longest_run,
+            max_message=int(self.config.max_message),
+            verify=self.signer.verify if self.signer else None,
         )
 
     def _topics_of_jobs(self) -> Iterable[str]:

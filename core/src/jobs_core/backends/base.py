@@ -55,6 +55,9 @@ FEATURES: Final = frozenset(
 )
 """Everything a backend can claim in `Backend.features`."""
 
+SIGNATURE_LINE: Final = 200
+"""Bytes that a signature may add to an envelope."""
+
 KEPT_ERRORS: Final = 10
 """How many entries of a job's history are kept, the newest; in every backend."""
 
@@ -203,6 +206,14 @@ class BackendOptions(Struct, frozen=True):
     settings: Mapping[str, object] = {}  # the backend's own table in the configuration
     topics: tuple[str, ...] = ()  # what the configuration names, sorted: for `setup`, and backends that cannot list topics
     longest_run: Callable[[], float | None] = lambda: None  # seconds that a job may run; None: without end, or unknown
+    # For backends that take in what foreign producers wrote, before anything is done on its account:
+    max_message: int = 1_000_000  # bytes of an envelope
+    verify: Callable[[bytes], bytes] | None = None  # the body of a signed payload, or SignatureError; None: nothing is signed
+
+    @property
+    def largest_payload(self) -> int:
+        """Most bytes of a payload: a signature line comes on top of the envelope."""
+        return self.max_message + SIGNATURE_LINE
 
     @property
     def outage_after(self) -> float:
@@ -268,6 +279,14 @@ class Operable:
         Raises: NotSupported (browse), BackendUnavailable.
         """
         raise self._lacks("browse")
+
+    def purge_inlet(self, topic: str) -> int:
+        """Delete what foreign producers have pushed and nobody has taken in yet; return how many.
+
+        Called by: `jobsctl purge --inlet`. Atomicity: one step. Blocks: for a round trip.
+        Raises: NotSupported (inlet), BackendUnavailable.
+        """
+        raise self._lacks("inlet")
 
     def drop(self, job_ids: Sequence[str]) -> int:
         """Delete dead letters for good; return how many.

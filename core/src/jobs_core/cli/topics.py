@@ -74,10 +74,15 @@ def resume_command(context: Context, topic: str) -> None:
     show_default=True,
     help="Which jobs: waiting are ready and scheduled ones. Dead letters: `jobsctl dead purge`.",
 )
+@click.option("--inlet", is_flag=True, help="What foreign producers have pushed and nobody has taken in yet, instead.")
 @yes_option
 @pass_context
-def purge_command(context: Context, topic: str, state: str, yes: bool) -> None:
+def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bool) -> None:
     """Delete the waiting jobs of TOPIC for good. Running ones are left alone."""
+    if inlet:
+        confirm(f"Delete all that stands in the inlet of {topic} for good?", yes)
+        click.echo(f"{context.operate(lambda backend: backend.purge_inlet(topic))} entries deleted")
+        return
     states = [State.READY, State.SCHEDULED] if state == "waiting" else [State(state)]
     confirm(f"Delete all {state} jobs of {topic} for good?", yes)
     deleted = context.operate(lambda backend: sum(backend.purge(topic, state) for state in states))

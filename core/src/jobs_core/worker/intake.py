@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from ..app import App
-from ..backends.base import Delivery, Outcome, Settlement
+from ..backends.base import SIGNATURE_LINE, Delivery, Outcome, Settlement
 from ..config import Config
 from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
 from ..message import Message, decode
@@ -27,7 +27,7 @@ class Intake:
         self._registry = app.registry
         self._signer = app.signer
         self._config: Config = app.config
-        self._limit = app.config.max_message + 200  # a signature line comes on top
+        self._limit = app.config.max_message + SIGNATURE_LINE
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
 
     def accept(self, delivery: Delivery) -> Run | Settlement:

@@ -311,6 +311,9 @@ class RedisClusterBackend(Backend):
     def purge(self, topic: str, state: State) -> int:
         return self._store(topic).purge(topic, state)
 
+    def purge_inlet(self, topic: str) -> int:
+        return self._store(topic).purge_inlet(topic)
+
     def drop(self, job_ids: Sequence[str]) -> int:
         return sum(store.drop(job_ids) for store in self._everywhere())
 

@@ -1,7 +1,13 @@
-"""The inlet: JSON that a producer in any language has put into a plain list, made into messages."""
+"""The inlet: what a producer in any language has put into a plain list, made into messages.
+
+Nothing in an entry is trusted. Whatever is not an envelope within its limits, or not signed where signatures are asked for,
+is carried as it came, under an id of its own and without any effect on other jobs; the worker that gets it buries it with
+the reason. What is larger than any message may be is buried where it lies, see `Store.admit`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -9,7 +15,9 @@ from msgspec import Meta, Struct
 
 from jobs_core.backends.base import Outgoing
 from jobs_core.ids import new_id
-from jobs_core.message import UniqueKey
+from jobs_core.message import NonNegative, Priority, UniqueKey
+
+Verify = Callable[[bytes], bytes]
 
 
 class _Envelope(Struct):
@@ -18,19 +26,41 @@ class _Envelope(Struct):
     v: int
     topic: str
     id: Annotated[str, Meta(max_length=128)] = ""
-    priority: Annotated[int, Meta(ge=0, le=9)] = 0
-    delay: Annotated[float, Meta(ge=0)] | None = None
+    priority: Priority = 0
+    delay: NonNegative | None = None
     unique: UniqueKey | None = None
 
 
 _decode = msgspec.json.Decoder(_Envelope).decode
 
 
-def outgoing(topic: str, payload: bytes) -> Outgoing:
-    """The message for an entry of a topic's inlet. What is no envelope is carried as it came, under an id of its own."""
-    body = payload.partition(b"\n")[2] if payload.startswith(b"jobs1.") else payload
+def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoing:
+    """The message for an entry of a topic's inlet; never raises."""
     try:
-        envelope = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        envelope = _envelope(topic, payload, verify)
+    except Exception:  # who wrote it is unknown, and it must not stay at the inlet's head, whatever is wrong with it
         return Outgoing(new_id(), topic, payload)
-    return Outgoing(envelope.id or new_id(), topic, payload, envelope.priority, envelope.delay or 0.0, envelope.unique)
+    unique = envelope.unique
+    if unique is not None:
+        unique = msgspec.structs.replace(unique, key=own_key(topic, unique.key))
+    return Outgoing(envelope.id or new_id(), topic, payload, envelope.priority, envelope.delay or 0.0, unique)
+
+
+def _envelope(topic: str, payload: bytes, verify: Verify | None) -> _Envelope:
+    """The envelope in an entry; raises for all that is none, or that the worker will refuse."""
+    if verify is not None:
+        body = verify(payload)
+    else:
+        body = payload.partition(b"\n")[2] if payload.startswith(b"jobs1.") else payload
+    envelope = _decode(body)
+    if verify is not None and envelope.topic != topic:
+        raise ValueError("signed for another topic")
+    return envelope
+
+
+def own_key(topic: str, key: str) -> str:
+    """A foreign producer's unique key, in the space of its inlet: it must not hold, or replace, what the application's does.
+
+    The application's own begin with the name of a job, in which there is no space.
+    """
+    return f"inlet {topic} {key}"

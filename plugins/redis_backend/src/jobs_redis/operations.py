@@ -45,6 +45,9 @@ class RedisOperations(Backend):
     def purge(self, topic: str, state: State) -> int:
         return self._store.purge(topic, state)
 
+    def purge_inlet(self, topic: str) -> int:
+        return self._store.purge_inlet(topic)
+
     def drop(self, job_ids: Sequence[str]) -> int:
         return self._store.drop(job_ids)
 

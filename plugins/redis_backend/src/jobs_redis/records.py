@@ -13,9 +13,12 @@ _ANSWERS = {ord("s"): Answer.SETTLED, ord("a"): Answer.ALREADY}
 _PLAIN = (0, 0, 0, 0)
 
 
+_LONGEST = 1e9  # seconds, 31 years: what a place in line, and the core, can express
+
+
 def micro(seconds: float) -> int:
-    """Seconds as microseconds."""
-    return round(seconds * _MICRO)
+    """Seconds as microseconds; at most 31 years of them, whatever was asked for."""
+    return round(min(_LONGEST, seconds) * _MICRO)
 
 
 # -- in --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
+from jobs_core.ids import new_id
 
 from . import records, scripts
 from .inlet import outgoing
@@ -28,11 +30,15 @@ from .keys import Keys
 from .records import micro
 from .scripts import Script, ScriptCall
 
+logger = logging.getLogger("jobs.redis")
+
 SCHEMA = 1
 LARGEST_RESERVE = 1000
 LARGEST_PUSH = 10_000
 """Most messages that one script stores: about 50 ms of the server. A larger push is several, each all or nothing."""
 INLET_BATCH = 500
+INLET_BYTES = 4_000_000
+"""Most entries, and about how many bytes of them, that are taken from an inlet at once."""
 PURGED_AT_ONCE = 1000
 
 
@@ -118,15 +124,35 @@ class Store:
         return dict(_conflicts(self._run(scripts.PUSH, *arguments)))
 
     def admit(self, topic: str, request: str) -> int:
-        """Take the next messages from a topic's inlet into its line, in one step; how many."""
-        payloads: list[bytes] = self._runner.call("LRANGE", self.keys.inlet(topic), 0, INLET_BATCH - 1)
+        """Take the next entries from a topic's inlet into its line, in one step; how many.
+
+        One that is larger than a message may be goes to the dead letters, and never through this process.
+        """
+        found = self._run(scripts.PEEK, topic, INLET_BATCH, self.options.largest_payload, INLET_BYTES)
+        if isinstance(found, int):
+            return self._bury(topic, found)
+        payloads: list[bytes] = found
         if not payloads:
             return 0
         arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(payloads), topic]
         for payload in payloads:
-            records.message(arguments, outgoing(topic, payload))
+            records.message(arguments, outgoing(topic, payload, self.options.verify))
         answer = self._run(scripts.PUSH, *arguments, *payloads)
         return 0 if answer is None else len(payloads)
+
+    def _bury(self, topic: str, length: int) -> int:
+        """Bury the first entry of an inlet, of which no more than its length is known; how many were."""
+        reason = "bad message"
+        text = f"an entry of the inlet is {length:,} bytes, max_message is {self.options.max_message:,}"
+        error = msgspec.json.encode({"at": self.options.now(), "attempt": 0, "type": reason, "message": text, "traceback": ""})
+        job_id, most = new_id(), self.options.retention(topic).dead_max
+        buried = int(self._run(scripts.BURY, topic, length, job_id, reason, error, most))
+        if buried:
+            logger.error("job %s of topic %s goes to the dead letters (%s): %s", job_id, topic, reason, text)
+        return buried
+
+    def purge_inlet(self, topic: str) -> int:
+        return int(self._run(scripts.EMPTY, topic))
 
     def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str) -> Reserved:
         """Take jobs. Raises OwnerLost."""
