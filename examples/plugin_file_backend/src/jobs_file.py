@@ -51,7 +51,7 @@ class Queue(msgspec.Struct):
 
 class FileBackend(base.Backend):
     name = "file"
-    features = base.FEATURES - {"unique", "results", "cancel", "browse", "pause", "atomic_followups"}
+    features = base.FEATURES - {"unique", "results", "cancel", "browse", "pause", "atomic_followups", "claim", "prefix"}
 
     def __init__(self, url: str, options: base.BackendOptions) -> None:
         self._directory, self._options, self._lock = options.base_dir / url.removeprefix("file://"), options, -1
@@ -71,8 +71,9 @@ class FileBackend(base.Backend):
         if self._lock >= 0:
             with suppress(BackendUnavailable):
                 self.release_owner(self._owner, (), b"")
-            self._pipe.unlink(missing_ok=True)
-            os.close(self._bell)
+            if self._bell >= 0:
+                self._pipe.unlink(missing_ok=True)
+                os.close(self._bell)
             os.close(self._lock)
             self._lock = self._bell = -1
 

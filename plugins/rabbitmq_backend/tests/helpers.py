@@ -6,6 +6,7 @@ import pytest
 
 from jobs_core.backends.base import Outcome, Outgoing, Settlement
 from jobs_core.ids import new_id, new_token
+from jobs_core.testing.services import free_port
 
 TOPIC = "t"
 
@@ -18,6 +19,10 @@ class OnRabbitMQ:
     @pytest.fixture
     def backend_url(self, rabbitmq_url):
         return rabbitmq_url
+
+    @pytest.fixture
+    def unreachable_url(self):
+        return f"amqp://guest:guest@127.0.0.1:{free_port()}/"
 
 
 def jobs(count=1, **options):

@@ -17,6 +17,13 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         yield server
 
 
+@pytest.fixture(scope="session")
+def small_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server whose memory is full after a few thousand jobs."""
+    with RedisServer(tmp_path_factory.mktemp("small"), "--maxmemory", "6mb", "--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     return f"redis://127.0.0.1:{redis_server.port}/0?prefix=test-{new_token()}"

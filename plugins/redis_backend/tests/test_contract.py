@@ -2,13 +2,27 @@
 
 import pytest
 
+from jobs_core.ids import new_token
 from jobs_core.testing import BackendContract
+from jobs_core.testing.services import free_port
 
 
 class TestRedis(BackendContract):
     @pytest.fixture
     def backend_url(self, redis_url):
         return redis_url
+
+    @pytest.fixture
+    def shared_url(self, redis_url):
+        return redis_url.partition("?")[0]
+
+    @pytest.fixture
+    def small_url(self, small_redis_server):
+        return f"redis://127.0.0.1:{small_redis_server.port}/0?prefix=test-{new_token()}"
+
+    @pytest.fixture
+    def unreachable_url(self):
+        return f"redis://127.0.0.1:{free_port()}/0"
 
 
 class TestRedisCluster(BackendContract):
@@ -19,3 +33,7 @@ class TestRedisCluster(BackendContract):
     @pytest.fixture
     def backend_url(self, redis_cluster_url):
         return redis_cluster_url
+
+    @pytest.fixture
+    def shared_url(self, redis_cluster_url):
+        return redis_cluster_url.partition("?")[0]

@@ -41,7 +41,8 @@ _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DE
 def composed(queue: Backend, store: Backend) -> AuxStore:
     """The pair; raises ConfigError if the store cannot be one."""
     missing = SUPPLIED - store.features
-    if missing or type(store).claim is Backend.claim:
+    claims = "claim" in store.features or type(store).claim is not Backend.claim  # the flag is younger than the method
+    if missing or not claims:
         what = ", ".join(sorted(missing)) or "records that another queue's workers can claim"
         raise ConfigError(f"results.url: {store.name}:// has no {what}: sqlite:///results.db and redis:// have them")
     return AuxStore(queue, store)
@@ -54,7 +55,7 @@ class AuxStore(Backend):
         self.queue = queue
         self.store = store
         self.name = queue.name
-        self.features = queue.features | (store.features & SUPPLIED)
+        self.features = (queue.features - {"claim"}) | (store.features & SUPPLIED)
         self._owner: str | None = None
         self._generation = 0
         self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → id, and the store's token

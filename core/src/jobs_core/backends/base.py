@@ -51,6 +51,8 @@ FEATURES: Final = frozenset(
         "exact_counts",  # counts are exact, not estimates
         "strict_order",  # topics in strict order, priority and first-in-first-out within
         "multiprocess",  # several processes share the queue
+        "claim",  # jobs can be reserved by id: what a store beside another queue needs
+        "prefix",  # BackendOptions.prefix keeps applications apart that share one broker
     }
 )
 """Everything a backend can claim in `Backend.features`."""
@@ -197,7 +199,7 @@ class BackendOptions(Struct, frozen=True):
     """What the core tells a backend besides its URL."""
 
     lease: float = 30.0  # seconds an owner may be silent
-    prefix: str = "jobs"
+    prefix: str = "jobs"  # keeps applications on one broker apart; a store of its own (a file) need not look at it
     base_dir: Path = Path()  # relative paths in the URL start here
     retention: Callable[[str], Retention] = lambda topic: Retention()
     cancelled_ttl: float = 86400.0  # how long a cancelled job's status is kept

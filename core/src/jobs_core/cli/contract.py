@@ -22,6 +22,9 @@ class TestContract(BackendContract):
         return fresh(os.environ["JOBS_CONTRACT_URL"])
 """
 
+CASE_TIMEOUT = 180
+"""Seconds that one case may take; then the stacks of all threads are shown and it has failed."""
+
 
 @click.command("contract")
 @click.argument("url")
@@ -46,6 +49,7 @@ def contract_command(context: Context, url: str, bench: bool, expression: str | 
     try:
         import hypothesis  # noqa: F401  # named here to say what is missing
         import pytest
+        import pytest_timeout  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         fail(f'{error.name} is not installed: pip install "jobs-core[testing]"', Exit.USAGE)
     import os
@@ -57,5 +61,6 @@ def contract_command(context: Context, url: str, bench: bool, expression: str | 
         file = Path(directory) / "test_contract.py"
         file.write_text(_CASES)
         arguments = [str(file), "-q", "-p", "no:cacheprovider", "--rootdir", directory, "--import-mode=importlib"]
+        arguments += [f"--timeout={CASE_TIMEOUT}", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
         code = pytest.main([*arguments, *(["-k", expression] if expression else [])])
     sys.exit(Exit.FINE if code == 0 else Exit.FAILED)

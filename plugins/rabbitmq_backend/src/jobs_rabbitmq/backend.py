@@ -57,7 +57,7 @@ class RabbitMQBackend(RabbitMQOperations):
     """One virtual host. See the package."""
 
     name = "amqp"
-    features = frozenset({"delay", "priority", "multiprocess"})
+    features = frozenset({"delay", "priority", "multiprocess", "prefix"})
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target

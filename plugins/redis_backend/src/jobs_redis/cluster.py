@@ -51,7 +51,7 @@ class RedisClusterBackend(Backend):
     """See the module."""
 
     name = "redis+cluster"
-    features = FEATURES - {"atomic_followups", "strict_order"}
+    features = FEATURES - {"atomic_followups", "strict_order", "claim"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target, self._options = target, options

@@ -29,7 +29,7 @@ from .url import parse
 class ZeromqBackend(ZeromqOperations):
     """One connection to a broker."""
 
-    features = FEATURES
+    features = FEATURES - {"prefix"}  # a broker's store belongs to one application
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         self.name = url.partition("://")[0]

@@ -12,14 +12,15 @@ from ..base import FEATURES, Answer, BackendOptions, Delivery, Heartbeat, Housek
 from .operations import MemoryOperations
 from .store import MemoryStore
 
-_stores: dict[str, MemoryStore] = defaultdict(MemoryStore)
+_stores: dict[tuple[str, str], MemoryStore] = defaultdict(MemoryStore)  # by name and prefix
 _stores_lock = threading.Lock()
 
 
 def forget(url: str) -> None:
     """Drop the store of a URL: the next backend there starts empty. For tests."""
     with _stores_lock:
-        _stores.pop(_name(url), None)
+        for key in [key for key in _stores if key[0] == _name(url)]:
+            del _stores[key]
 
 
 def _name(url: str) -> str:
@@ -34,7 +35,7 @@ class MemoryBackend(MemoryOperations):
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         with _stores_lock:
-            store = _stores[_name(url)]
+            store = _stores[_name(url), options.prefix]
         super().__init__(store, options)
         self._owner = ""
         self._interrupted = False

@@ -23,7 +23,7 @@ class SqliteBackend(SqliteOperations):
     """One connection to a queue file."""
 
     name = "sqlite"
-    features = FEATURES
+    features = FEATURES - {"prefix"}  # a file belongs to one application
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         path, durability = parse_url(url, options.base_dir)

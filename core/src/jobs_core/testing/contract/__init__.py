@@ -24,12 +24,26 @@ from .ordering import Ordering
 from .pushing import Pushing
 from .rig import Rig
 from .settling import Settling
+from .trouble import Trouble
 from .uniqueness import Uniqueness
 from .waiting import Waiting
+from .waking import Waking
 
 
 class BackendContract(
-    Pushing, Ordering, Settling, Uniqueness, Waiting, Leases, Operators, Concurrency, Crashes, Machine, Completeness
+    Pushing,
+    Ordering,
+    Settling,
+    Uniqueness,
+    Waiting,
+    Waking,
+    Leases,
+    Operators,
+    Concurrency,
+    Crashes,
+    Trouble,
+    Machine,
+    Completeness,
 ):
     """Subclass it, give it the fixture `backend_url`, and run pytest. See the module."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from ...backends.base import FEATURES, Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
@@ -25,6 +25,9 @@ TOPICS = ["a", "b", "c"]
 OWNERS = ["one", "two", "three"]
 STEPS = int(os.environ.get("JOBS_CONTRACT_STEPS", "40"))
 EXAMPLES = int(os.environ.get("JOBS_CONTRACT_EXAMPLES", "60"))
+SHRINKS = bool(os.environ.get("JOBS_CONTRACT_SHRINK"))
+"""Whether a failure is made as short as can be before it is shown. Each try replays a whole example on a real broker, so this
+takes minutes (Hypothesis stops after five): without it, the failure is shown as it was found."""
 
 topics_in_order = st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True)
 uniques = st.none() | st.builds(
@@ -40,7 +43,11 @@ class Machine(RigCase):
     """The machine as one case."""
 
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
-        exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess"})
+        if not SHRINKS:
+            print(
+                "If this fails: the steps below are as they were found; JOBS_CONTRACT_SHRINK=1 takes minutes to shorten them."
+            )
+        exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess", "prefix"})
         machine = _exact(rig) if exact else _account(rig)
         run_state_machine_as_test(
             machine,
@@ -51,6 +58,7 @@ class Machine(RigCase):
                 suppress_health_check=list(HealthCheck),
                 database=None,
                 print_blob=True,
+                phases=[Phase.generate, Phase.shrink] if SHRINKS else [Phase.generate],
             ),
         )
 

@@ -57,8 +57,9 @@ class Pushing(RigCase):
     def test_a_repeated_push_request_adds_nothing(self, rig: Rig) -> None:
         producer, worker = rig.producer(), rig.worker()
         jobs = [rig.job() for _ in range(3)]
-        first = producer.push(jobs, "the-request")
-        again = producer.push(jobs, "the-request")
+        request = rig.request()
+        first = producer.push(jobs, request)
+        again = producer.push(jobs, request)
         assert first == again == {}
         seen = rig.drain(worker)
         assert set(seen) == {job.id for job in jobs}
@@ -68,17 +69,19 @@ class Pushing(RigCase):
     def test_a_push_request_repeated_after_its_jobs_are_done_adds_nothing(self, rig: Rig) -> None:
         producer, worker = rig.producer(), rig.worker()
         jobs = [rig.job() for _ in range(3)]
-        producer.push(jobs, "the-request")
+        request = rig.request()
+        producer.push(jobs, request)
         assert len(rig.drain(worker)) == 3
-        producer.push(jobs, "the-request")
+        producer.push(jobs, request)
         if rig.has("dedup"):
             assert rig.drain(worker) == []
 
     def test_a_push_request_repeated_on_another_connection_adds_nothing(self, rig: Rig) -> None:
         worker = rig.worker()
         jobs = [rig.job() for _ in range(3)]
-        rig.producer().push(jobs, "the-request")
-        rig.producer().push(jobs, "the-request")
+        request = rig.request()
+        rig.producer().push(jobs, request)
+        rig.producer().push(jobs, request)
         seen = rig.drain(worker)
         assert set(seen) == {job.id for job in jobs}
         if rig.has("dedup"):

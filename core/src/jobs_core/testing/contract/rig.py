@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ T = "contract.topic"
 """The topic of cases that need just one."""
 
 ERROR = msgspec.json.encode({"type": "ValueError", "message": "no", "traceback": ""})
-PATIENCE = 20.0
+PATIENCE = float(os.environ.get("JOBS_CONTRACT_PATIENCE", "20"))
 """Longest time, in seconds, that a case waits for something that has to happen."""
 
 
@@ -56,6 +57,8 @@ class Rig:
         self.url = url
         self.results_url = results_url
         self.clock = clock
+        self.name = new_token(4)
+        """Tells this case from others on the same store: a store that a person gives may remember the last case's names."""
         self.lease = 30.0 if clock else 1.0
         plugins = Plugins.discover()
         self._factory = self._queue_factory(plugins)
@@ -216,6 +219,21 @@ class RigCase:
 
     takes_clock = False
     hands_out_at_once = False
+
+    @pytest.fixture
+    def small_url(self) -> str:
+        """The URL of an empty store that holds fewer than 20,000 jobs of 1,000 bytes; none unless a subclass says so."""
+        return ""
+
+    @pytest.fixture
+    def shared_url(self, backend_url: str) -> str:
+        """The same store by a URL that names no prefix, which would hold in place of the option."""
+        return backend_url
+
+    @pytest.fixture
+    def unreachable_url(self) -> str:
+        """A URL of this backend where nothing answers; none unless a subclass says so."""
+        return ""
 
     @pytest.fixture
     def backend_url(self) -> str:

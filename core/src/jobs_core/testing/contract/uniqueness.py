@@ -19,7 +19,7 @@ class Uniqueness(RigCase):
         return rig.producer()
 
     def keyed(self, rig: Rig, **fields: Any) -> Outgoing:
-        return rig.job(unique=UniqueKey("the-key", **fields))
+        return rig.job(unique=UniqueKey(f"the-key-{rig.name}", **fields))
 
     def test_a_second_job_under_a_held_key_is_refused(self, rig: Rig, producer: Backend) -> None:
         if rig.lacks(producer, "unique"):
@@ -41,16 +41,18 @@ class Uniqueness(RigCase):
             return
         first, second = self.keyed(rig), self.keyed(rig)
         producer.push([first], rig.request())
-        assert producer.push([second], "the-request") == {second.id: first.id}
+        request = rig.request()
+        assert producer.push([second], request) == {second.id: first.id}
         rig.drain(rig.worker())
-        assert producer.push([second], "the-request") == {second.id: first.id}
+        assert producer.push([second], request) == {second.id: first.id}
 
     def test_a_repeated_push_does_not_conflict_with_itself(self, rig: Rig, producer: Backend) -> None:
         if rig.lacks(producer, "unique"):
             return
         first = self.keyed(rig)
-        assert producer.push([first], "the-request") == {}
-        assert producer.push([first], "the-request") == {}
+        request = rig.request()
+        assert producer.push([first], request) == {}
+        assert producer.push([first], request) == {}
 
     def test_scope_done_holds_until_the_job_is_done(self, rig: Rig, producer: Backend) -> None:
         if rig.lacks(producer, "unique"):
@@ -136,6 +138,6 @@ class Uniqueness(RigCase):
     def test_other_keys_are_not_concerned(self, rig: Rig, producer: Backend) -> None:
         if rig.lacks(producer, "unique"):
             return
-        jobs = [rig.job(unique=UniqueKey(f"key-{n}")) for n in range(5)]
+        jobs = [rig.job(unique=UniqueKey(f"key-{n}-{rig.name}")) for n in range(5)]
         assert producer.push(jobs, rig.request()) == {}
         assert len(rig.drain(rig.worker())) == 5

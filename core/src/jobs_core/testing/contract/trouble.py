@@ -1,0 +1,123 @@
+"""A store that is full, a broker that is away, a process that forks, and connections that end with their block."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ...errors import BackendError, BackendUnavailable, QueueFull
+from ...ids import new_token
+from .rig import PATIENCE, Rig, RigCase, T
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+class Trouble(RigCase):
+    """What goes wrong outside of the queue's own state is told in the core's errors, and costs nobody else anything."""
+
+    def test_a_full_store_refuses_a_push_with_queue_full(self, rig: Rig, small_url: str) -> None:
+        if not small_url:
+            return
+        small = Rig(small_url, None)
+        try:
+            producer, worker = small.producer(), small.worker()
+            payload = b"x" * 1000
+            with pytest.raises(QueueFull):  # noqa: PT012  # which of the pushes is refused is the store's affair
+                for _ in range(200):
+                    small.push(producer, *[small.job(payload) for _ in range(100)])
+            taken = small.take(worker, 10)
+            assert taken, "a full store hands out no job: it can never be emptied"
+            small.done(worker, *taken)
+        finally:
+            small.close()
+
+    def test_a_broker_that_is_away_is_told_as_backend_unavailable(self, rig: Rig, unreachable_url: str) -> None:
+        if not unreachable_url:
+            return
+        away = Rig(unreachable_url, None)
+        try:
+            with pytest.raises(BackendUnavailable):
+                away.push(away.producer(), away.job())
+            with pytest.raises(BackendUnavailable):
+                away.worker().reserve([T], 1, away.request())
+        finally:
+            away.close()
+
+    def test_what_the_client_library_raises_is_never_seen(self, rig: Rig) -> None:
+        worker = rig.worker()
+        rig.push_many(rig.producer(), 1)
+        worker.close()
+        for call in (
+            lambda: worker.reserve([T], 1, rig.request()),
+            lambda: worker.push([rig.job(topic="other")], rig.request()),
+            lambda: worker.heartbeat(),
+        ):
+            with contextlib.suppress(BackendError):  # a closed connection refuses, in the core's words, or opens again
+                call()
+        worker.close()
+        assert rig.take_one(rig.worker())
+
+    def test_prefixes_keep_applications_apart(self, rig: Rig, shared_url: str) -> None:
+        if not rig.has("prefix"):
+            return
+        rig.url = shared_url
+        one, two = f"one-{rig.name}", f"two-{rig.name}"
+        rig.push_many(rig.producer(prefix=one), 2)
+        assert rig.take(rig.worker(prefix=two), 1) == []
+        assert len(rig.take(rig.worker(prefix=one), 2)) == 2
+
+    def test_a_process_may_fork_while_a_connection_is_open(self, rig: Rig) -> None:
+        if not rig.has("multiprocess"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        (before,) = rig.push_many(producer, 1)
+        held = rig.take_one(worker)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads, which client libraries have
+            child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                mine = rig.unopened()
+                mine.open(None)
+                rig.push(mine, rig.job(b"of the child"))
+                mine.close()
+                del producer, worker  # what was carried over the fork is the parent's: its end here harms nobody
+                gc.collect()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert held.id == before
+        rig.push(producer, rig.job(b"of the parent"))
+        rig.done(worker, held)
+        payloads = {rig.take_one(worker).payload for _ in range(2)}
+        assert payloads == {b"of the child", b"of the parent"}
+
+    def test_close_leaves_no_descriptor_and_no_thread(self, rig: Rig) -> None:
+        if not _DESCRIPTORS.exists():
+            return
+
+        def open_and_close() -> None:
+            for owner in (None, new_token()):
+                backend = rig.unopened()
+                backend.open(owner)
+                rig.push(backend, rig.job(topic="other"))
+                backend.close()
+
+        open_and_close()  # what a process has once and keeps is there now
+        before = len(list(_DESCRIPTORS.iterdir())), threading.active_count()
+        for _ in range(3):
+            open_and_close()
+        deadline = time.monotonic() + PATIENCE
+        while (left := (len(list(_DESCRIPTORS.iterdir())), threading.active_count())) > before:
+            assert time.monotonic() < deadline, f"descriptors and threads: {before} before, {left} after"
+            gc.collect()
+            time.sleep(0.05)  # a thread that has been told to end gives no other sign

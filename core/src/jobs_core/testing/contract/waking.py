@@ -1,0 +1,118 @@
+"""Every step that makes a job ready wakes the workers that wait for it, and a wait costs nothing until then."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from ...backends.base import Backend, Outcome
+from .rig import ERROR, PATIENCE, Rig, RigCase, T
+
+IDLE = 2.0
+"""Seconds of waiting in which a backend that polls gives itself away."""
+
+MOST_SWITCHES = 12
+"""Times that a thread may wake up in that while: one that polls four times a second does so more often than it heartbeats."""
+
+
+class Waking(RigCase):
+    """A worker that waits hears of work at once, whoever made the work."""
+
+    @contextmanager
+    def woken(self, rig: Rig, wait: Callable[[float], object]) -> Iterator[None]:
+        """Have `wait` under way before the block, and ended by it long before its own time is over."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(wait, 2 * PATIENCE)
+            time.sleep(0.2)  # a wait gives no sign that it is under way; one that is not makes the case weaker, not wrong
+            yield
+            begin = time.monotonic()
+            future.result(2 * PATIENCE + 10)
+            assert time.monotonic() - begin < PATIENCE, "the wait was not ended by it"
+
+    def idle_worker(self, rig: Rig) -> Backend:
+        worker = rig.worker()
+        assert worker.reserve([T], 1, rig.request()) == []
+        return worker
+
+    def test_a_push_wakes(self, rig: Rig) -> None:
+        worker, producer = self.idle_worker(rig), rig.producer()
+        with self.woken(rig, lambda timeout: worker.wait([T], timeout)):
+            rig.push_many(producer, 1)
+        assert rig.take_one(worker)
+
+    def test_a_retry_without_delay_wakes_another_worker(self, rig: Rig) -> None:
+        failing = rig.worker()
+        rig.push_many(rig.producer(), 1)
+        delivery = rig.take_one(failing)
+        other = self.idle_worker(rig)
+        with self.woken(rig, lambda timeout: other.wait([T], timeout)):
+            rig.settle(failing, delivery, Outcome.RETRY, error=ERROR)
+        assert rig.take_one(other).id == delivery.id
+
+    def test_follow_ups_wake_another_worker(self, rig: Rig) -> None:
+        if not rig.has("atomic_followups"):
+            return
+        enqueuing = rig.worker()
+        rig.push_many(rig.producer(), 1, topic="elsewhere")
+        delivery = rig.take_one(enqueuing, ["elsewhere"])
+        other = self.idle_worker(rig)
+        with self.woken(rig, lambda timeout: other.wait([T], timeout)):
+            rig.settle(enqueuing, delivery, Outcome.DONE, followups=(rig.job(),))
+        assert rig.take_one(other)
+
+    def test_a_resume_wakes(self, rig: Rig) -> None:
+        worker, producer = self.idle_worker(rig), rig.producer()
+        if rig.lacks(producer, "pause"):
+            return
+        producer.pause(T)
+        rig.push_many(producer, 1)
+        with self.woken(rig, lambda timeout: worker.wait([T], timeout)):
+            producer.resume(T)
+        assert rig.take_one(worker)
+
+    def test_a_requeued_dead_letter_wakes(self, rig: Rig) -> None:
+        worker, producer = rig.worker(), rig.producer()
+        if rig.lacks(producer, "browse"):
+            return
+        (job_id,) = rig.push_many(producer, 1)
+        rig.settle(worker, rig.take_one(worker), Outcome.DEAD, reason="failed", error=ERROR)
+        with self.woken(rig, lambda timeout: worker.wait([T], timeout)):
+            assert producer.requeue([job_id]) == 1
+        assert rig.take_one(worker).id == job_id
+
+    def test_a_dead_workers_released_jobs_wake(self, rig: Rig) -> None:
+        if not rig.has("owner_release"):
+            return
+        keeper, dead = rig.producer(), f"dead-{rig.name}"
+        rig.push_many(keeper, 1)
+        rig.take_one(rig.worker(dead))
+        other = self.idle_worker(rig)
+        with self.woken(rig, lambda timeout: other.wait([T], timeout)):
+            keeper.release_owner(dead, (), b"")
+        assert rig.take_one(other)
+
+    @pytest.mark.parametrize("outcome", [Outcome.DONE, Outcome.DEAD, Outcome.CANCELLED])
+    def test_an_ending_wakes_those_who_wait_for_the_result(self, rig: Rig, outcome: Outcome) -> None:
+        worker, producer, waiter = rig.worker(), rig.producer(), rig.producer()
+        if rig.lacks(producer, "results"):
+            return
+        (job_id,) = rig.push_many(producer, 1)
+        delivery = rig.take_one(worker)
+        with self.woken(rig, lambda timeout: waiter.fetch_result(job_id, timeout)):
+            rig.settle(worker, delivery, outcome, result=b"1", result_ttl=100.0, reason="failed", error=ERROR)
+
+    def test_waiting_does_not_poll(self, rig: Rig) -> None:
+        worker = self.idle_worker(rig)
+
+        def switches() -> int:
+            before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            worker.wait([T], IDLE)
+            return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
+
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(switches).result(PATIENCE + IDLE) <= MOST_SWITCHES
