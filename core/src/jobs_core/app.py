@@ -114,7 +114,9 @@ class App:
         url = self.backend_url
         scheme = urls.scheme(url)
         if not scheme:
-            raise ConfigError(f'backend: expected a URL such as "sqlite:///jobs.db" or "redis://localhost", got "{url}"')
+            raise ConfigError(
+                f'backend: expected a URL such as "sqlite:///jobs.db" or "redis://localhost", got "{urls.redact(url)}"'
+            )
         factory = self.plugins.choose("jobs_queue_backends", scheme, "backend")
         if self.config.backend is None:
             private_directory(self.run_dir)

@@ -21,10 +21,10 @@ from .config import Config, Section
 from .errors import ConfigError
 from .topics import topic_error
 from .units import Duration, Size, seconds, size
-from .urls import redact
+from .urls import cover, redact, scheme
 
 RESERVED = {"JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
-SECRET = {"backend", "results.url", "signing_keys", "alerts.channels", "plugins"}
+SECRET = {"backend", "results.url", "broker.store", "broker.listen", "signing_keys", "alerts.channels", "plugins"}
 
 
 class Effective(msgspec.Struct, frozen=True):
@@ -249,7 +249,7 @@ class _Reader:
 
     def _error(self, path: str, reason: str) -> None:
         """Note what is wrong with `path`, after the name of the file or variable that says so."""
-        source, key = None, path
+        reason, source, key = cover(reason), None, path
         while key and not source:
             source, key = self.sources.get(key) or self._tables.get(key), key.rpartition(".")[0]
         if source and source.startswith("JOBS_"):
@@ -315,7 +315,7 @@ def _reason(error: msgspec.ValidationError, kind: Any, value: Any, path: str) ->
     """msgspec's complaint in the words of a configuration file, with the value unless it may be secret."""
     text = str(error).partition(" - at ")[0].replace("`", "")
     choices = [choice for arm in _arms(kind) if typing.get_origin(arm) is typing.Literal for choice in typing.get_args(arm)]
-    shown = type(value).__name__ if _secret(path) else _show(value)
+    shown = type(value).__name__ if _secret(path) else _show(_covered(value))
     if choices:
         return f"expected one of {', '.join(choices)}, got {shown}"
     expected = text.partition(", got ")[0]
@@ -334,6 +334,13 @@ def _secret(path: str) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in SECRET)
 
 
+def _covered(value: Any) -> Any:
+    """A value without the secrets of URLs in it, wherever they stand."""
+    if isinstance(value, str):
+        return redact(value) if scheme(value) else cover(value)
+    return [_covered(item) for item in value] if isinstance(value, list) else value
+
+
 def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, Section):
         names = [name for name in value.__struct_fields__ if name != "base_dir"]
@@ -341,7 +348,9 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, dict) and value and not _secret(path):
         return [row for key, item in value.items() for row in _flatten(item, f"{path}.{key}")]
     if _secret(path) and value:
-        return [(path, redact(value) if isinstance(value, str) else "(set)")]
+        if isinstance(value, str):
+            return [(path, redact(value))]
+        return [(path, ", ".join(map(redact, value)) if path == "broker.listen" else "(set)")]
     if isinstance(value, (Duration, Size)):
         return [(path, f'"{value}"')]
-    return [(path, "" if value is None else msgspec.json.encode(value).decode())]
+    return [(path, "" if value is None else msgspec.json.encode(_covered(value)).decode())]

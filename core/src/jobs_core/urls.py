@@ -1,32 +1,123 @@
-"""URLs of backends: reading them, and showing them without their secrets."""
+"""URLs of backends: reading them, and showing them without their secrets.
+
+Passwords are written as people have them, with `/`, `#`, `?` and `@` in them too. So there is one rule for reading and
+showing: what stands before the last `@` is user and password. A parameter's value that holds an `@` is `%40` there. An
+address that begins with a slash is a path, and has no user.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+import re
+from collections.abc import Collection, Mapping
+from urllib.parse import parse_qsl, unquote
+
+from msgspec import Struct
+
+from .errors import BackendError
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_PLAIN_USER = re.compile(r"[A-Za-z0-9_.%+-]*")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
+_SECRET_PARAMETER = re.compile(r"[?&][^=&@]*(pass|pwd|secret|key|token|auth|cred)[^=&@]*=", re.IGNORECASE)
+_WITHIN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)\S*@")
+_PATHS_ALONE = frozenset({"sqlite", "memory"})
+
+
+class Url(Struct, frozen=True, kw_only=True):
+    """A URL, read; user, password and path are decoded, hosts are as they came."""
+
+    scheme: str
+    user: str | None = None
+    password: str | None = None
+    hosts: str = ""
+    path: str | None = None  # what follows the slash; None: there is none
+    parameters: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Url {self.scheme}://…>"
+
+    __str__ = __repr__
+
+    @property
+    def location(self) -> str:
+        """Hosts and path, as the file that a URL without a host names: `zmq+ipc://relative/path`."""
+        return unquote(self.hosts) + ("" if self.path is None else f"/{self.path}")
 
 
 def scheme(url: str) -> str:
     """The scheme of a backend URL, lower case; empty if there is none."""
     head, separator, _ = url.partition("://")
-    return head.lower() if separator else ""
+    return head.lower() if separator and _SCHEME.fullmatch(head) else ""
+
+
+def read(url: str, parameters: Collection[str]) -> Url:
+    """The parts of a backend URL that knows these parameters; raises BackendError, which shows no secret."""
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise BackendError(f"{scheme(url)}://…: it holds bytes that are no text") from None
+    rest, query = _split_query(url.partition("://")[2], parameters)
+    credentials, body = "", rest
+    if not rest.startswith("/"):
+        credentials, _, body = rest.rpartition("@")
+    found = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(found) - set(parameters))
+    if unknown:
+        shown = redact(url)
+        named = f"unknown parameter {', '.join(unknown)}" if shown == url else "an unknown parameter"
+        raise BackendError(f"{shown}: {named}; there are {', '.join(sorted(parameters))}")
+    user, colon, password = credentials.partition(":")
+    hosts, slash, path = body.partition("/")
+    return Url(
+        scheme=scheme(url),
+        user=unquote(user) or None,
+        password=unquote(password) if colon else None,
+        hosts=hosts,
+        path=unquote(path) if slash else None,
+        parameters=found,
+    )
+
+
+def _split_query(rest: str, parameters: Collection[str]) -> tuple[str, str]:
+    """What stands before and behind the `?` of the query, which need not be the only one."""
+    for mark in re.finditer(r"\?", rest):
+        query = rest[mark.end() :]
+        if all(part.partition("=")[0] in parameters for part in query.split("&")):
+            return rest[: mark.start()], query
+    mark_at = rest.find("?", rest.rfind("@") + 1)
+    return (rest, "") if mark_at < 0 else (rest[:mark_at], rest[mark_at + 1 :])
+
+
+def number(text: str) -> int | None:
+    """Digits as a number; None for what is none. (`isdigit` alone is true of `²`, too.)"""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def redact(url: str) -> str:
-    """`url` with its password and query covered, fit for logs and error messages."""
-    try:
-        parts = urlsplit(url)
-        secret = parts.password is not None
-    except ValueError:
-        return f"{scheme(url)}://…"
-    netloc = parts.netloc
-    if secret:
-        user = parts.username or ""
-        netloc = f"{user}:***@{netloc.rpartition('@')[2]}"
-    query = "…" if parts.query and "=" in parts.query and _hides(parts.query) else parts.query
-    if not parts.netloc:  # urlunsplit would drop the empty authority of sqlite:///path
-        return f"{parts.scheme}://{parts.path}" + (f"?{query}" if query else "")
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    """`url` without anything that is, or may be, secret; fit for logs and error messages. It need not be a right one."""
+    name = scheme(url)
+    if not name:
+        return "…" if "@" in url or ":" in url else url
+    rest = url.partition("://")[2]
+    secret = _SECRET_PARAMETER.search(rest)
+    shown = rest[: secret.start()] if secret else rest
+    query = "?…" if secret else ""
+    if name in _PATHS_ALONE and rest.startswith("/"):
+        return f"{name}://{shown}{query}"
+    credentials, at, body = shown.rpartition("@")
+    if secret and "@" in rest[secret.start() :]:  # is the parameter part of a password, or the `@` part of the parameter?
+        return f"{name}://…"
+    if at:
+        user, colon, _ = credentials.partition(":")
+        who = f"{user}:***@" if colon and _PLAIN_USER.fullmatch(user) else "***@"
+    else:
+        who = ""
+    hosts = re.split(r"[/?#]", body, maxsplit=1)[0]
+    if not all(_HOST.fullmatch(host) for host in hosts.split(",")):  # user:password without a host
+        return f"{name}://{who}…"
+    return f"{name}://{who}{body}{query}"
 
 
-def _hides(query: str) -> bool:
-    return any(word in query.lower() for word in ("pass", "secret", "key", "token"))
+def cover(text: str) -> str:
+    """`text` without the users and passwords of URLs in it."""
+    return _WITHIN_TEXT.sub(r"\1***@", text)

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -144,8 +143,7 @@ def _own_directories(app: App) -> Iterator[Path]:
     if broker.embedded:
         for where in broker.listen or [app.backend_url]:
             if urls.scheme(where) == "zmq+ipc":
-                parts = urlsplit(where)
-                yield (app.config.base_dir / unquote(parts.netloc + parts.path)).absolute().parent
+                yield (app.config.base_dir / urls.read(where, ("key", "broker")).location).absolute().parent
 
 
 def _lasting_directories(app: App) -> Iterator[Path]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from typing import Literal
-from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
 from pika import ConnectionParameters, PlainCredentials, SSLOptions
 
 from jobs_core.errors import BackendError
 from jobs_core.units import seconds
-from jobs_core.urls import redact, scheme
+from jobs_core.urls import number, read, redact
 
 CONNECT_TIMEOUT = 5.0
 """Longest time that one node may take to let us in, seconds."""
@@ -62,15 +61,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Target:
     """Read a URL; raises BackendError that shows the form."""
-    secure = scheme(url) == "amqps"
-    rest, _, query = url.partition("://")[2].partition("?")
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(parameters) - _PARAMETERS)
-    if unknown:
-        raise _wrong(url, f"unknown parameter {', '.join(unknown)}; there are {', '.join(sorted(_PARAMETERS))}")
-    credentials, _, hosts = rest.rpartition("@")
-    user, colon, password = credentials.partition(":")
-    hosts, _, vhost = hosts.partition("/")
+    try:
+        parts = read(url, _PARAMETERS)
+    except BackendError as error:
+        raise BackendError(f"{error}. The form: {_FORM}") from None
+    secure, parameters = parts.scheme == "amqps", parts.parameters
     queues = parameters.get("queues", "quorum")
     if queues not in ("quorum", "classic"):
         raise _wrong(url, f"queues={queues}: quorum and classic are there")
@@ -79,10 +74,10 @@ def parse(url: str) -> Target:
         raise _wrong(url, f"heartbeat={parameters['heartbeat']}: 1 to 3600 seconds are possible")
     return Target(
         shown=redact(url),
-        addresses=_addresses(url, hosts or "localhost", _TLS_PORT if secure else _PORT),
-        vhost=unquote(vhost) or "/",
-        username=unquote(user) or "guest",
-        password=unquote(password) if colon else "guest",
+        addresses=_addresses(url, parts.hosts or "localhost", _TLS_PORT if secure else _PORT),
+        vhost=parts.path or "/",
+        username=parts.user or "guest",
+        password="guest" if parts.password is None else parts.password,
         tls=_tls(url, parameters) if secure else None,
         prefix=parameters.get("prefix"),
         queues="classic" if queues == "classic" else "quorum",
@@ -105,14 +100,15 @@ def _tls(url: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
 def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
     found = []
     for part in hosts.split(","):
-        host, colon, number = part.rpartition(":") if not part.endswith("]") else (part, "", "")
+        host, colon, given = part.rpartition(":") if not part.endswith("]") else (part, "", "")
         if not colon:
-            host, number = part, str(port)
+            host, given = part, str(port)
         if not host:
             raise _wrong(url, "the host is missing")
-        if not number.isdigit():
-            raise _wrong(url, f"{number!r} is no port")
-        found.append((host.strip("[]"), int(number)))
+        port_number = number(given)
+        if port_number is None or not 0 < port_number < 65536:
+            raise _wrong(url, "the port is no number from 1 to 65535")  # which may be part of a password
+        found.append((host.strip("[]"), port_number))
     return tuple(found)
 
 

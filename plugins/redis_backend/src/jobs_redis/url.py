@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
 
 from jobs_core.errors import BackendError
-from jobs_core.urls import redact, scheme
+from jobs_core.urls import number, read, redact
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
@@ -49,19 +48,15 @@ class Target(Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Target:
     """Read a URL; raises BackendError that shows the forms there are."""
-    name = scheme(url)
-    rest, _, query = url.partition("://")[2].partition("?")
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = sorted(set(parameters) - _PARAMETERS)
-    if unknown:
-        raise _wrong(url, f"unknown parameter {', '.join(unknown)}; there are {', '.join(sorted(_PARAMETERS))}")
-    credentials, _, hosts = rest.rpartition("@")
-    user, colon, password = credentials.partition(":")
-    hosts, slash, path = hosts.partition("/")
+    try:
+        parts = read(url, _PARAMETERS)
+    except BackendError as error:
+        raise BackendError(f"{error}. Forms: {_FORMS}") from None
+    name, parameters, hosts, path = parts.scheme, parts.parameters, parts.hosts, parts.path or ""
     facts: dict[str, Any] = {
         "shown": redact(url),
-        "username": unquote(user) or None,
-        "password": unquote(password) if colon else None,
+        "username": parts.user,
+        "password": parts.password,
         "prefix": parameters.get("prefix"),
         "replicas": _number(url, parameters.get("replicas", "0")),
         "sentinel_username": parameters.get("sentinel_username"),
@@ -70,9 +65,9 @@ def parse(url: str) -> Target:
     }
     database = parameters.get("db", "0")
     if name == "redis+unix":
-        if not slash or not path:
+        if not path:
             raise _wrong(url, "the path of the socket is missing")
-        return Target(kind="unix", path="/" + unquote(path), db=_number(url, database), **facts)
+        return Target(kind="unix", path="/" + path, db=_number(url, database), **facts)
     if name == "redis+cluster":
         if path or database != "0":
             raise _wrong(url, "a cluster has one database")
@@ -84,7 +79,7 @@ def parse(url: str) -> Target:
         if not service:
             raise _wrong(url, "the name of the service that the sentinels watch is missing")
         addresses = _addresses(url, hosts, _SENTINEL_PORT)
-        return Target(kind="sentinel", addresses=addresses, service=unquote(service), db=_number(url, db or database), **facts)
+        return Target(kind="sentinel", addresses=addresses, service=service, db=_number(url, db or database), **facts)
     (address, *more) = _addresses(url, hosts or "localhost", _PORT)
     if more:
         raise _wrong(url, "several hosts are for redis+sentinel:// and redis+cluster://")
@@ -105,19 +100,28 @@ def _tls(parameters: Mapping[str, str]) -> dict[str, Any]:
 def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
     found = []
     for part in hosts.split(","):
-        host, colon, number = part.rpartition(":") if not part.endswith("]") else (part, "", "")
+        host, colon, given = part.rpartition(":") if not part.endswith("]") else (part, "", "")
         if not colon:
-            host, number = part, str(port)
+            host, given = part, str(port)
         if not host:
             raise _wrong(url, "the host is missing")
-        found.append((host.strip("[]"), _number(url, number)))
+        found.append((host.strip("[]"), _port(url, given)))
     return tuple(found)
 
 
 def _number(url: str, text: str) -> int:
-    if not text.isdigit():
-        raise _wrong(url, f"{text!r} is no number")
-    return int(text)
+    found = number(text)
+    if found is None:
+        shown = repr(text) if redact(url) == url else "the database, or replicas,"  # or what is part of a password
+        raise _wrong(url, f"{shown} is no number")
+    return found
+
+
+def _port(url: str, text: str) -> int:
+    found = number(text)
+    if found is None or not 0 < found < 65536:
+        raise _wrong(url, "the port is no number from 1 to 65535")
+    return found
 
 
 def _wrong(url: str, why: str) -> BackendError:

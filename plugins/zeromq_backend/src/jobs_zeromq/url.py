@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 
 from jobs_core.errors import BackendError
-from jobs_core.urls import redact
+from jobs_core.urls import number, read, redact
 
 DEFAULT_PORT = 7788
 LONGEST_IPC_PATH = 107
+_PARAMETERS = "the only parameters are key and broker, the files that `jobsctl broker keygen` makes"
 
 
 class Address(Struct, frozen=True):
@@ -28,30 +28,38 @@ def parse(url: str, base_dir: Path) -> Address:
     """Read a backend URL; raises BackendError naming what is wrong, and the mend."""
     shown = redact(url)
     try:
-        parts = urlsplit(url)
-        port = parts.port or DEFAULT_PORT
-    except ValueError as error:
-        raise BackendError(f"{shown}: {error}") from None
-    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
-    files = {name: base_dir / parameters.pop(name) for name in ("key", "broker") if name in parameters}
-    if parameters or parts.username is not None or parts.password is not None:
-        raise BackendError(f"{shown}: the only parameters are key and broker, the files that `jobsctl broker keygen` makes")
+        parts = read(url, ("key", "broker"))
+    except BackendError:
+        raise BackendError(f"{shown}: {_PARAMETERS}") from None
+    if parts.user is not None or parts.password is not None:
+        raise BackendError(f"{shown}: {_PARAMETERS}")
+    files = {name: base_dir / file for name, file in parts.parameters.items()}
     if len(files) == 1:
         raise BackendError(f"{shown}: key (ours) and broker (its public one) go together")
     if parts.scheme == "zmq+ipc":
         if files:
             raise BackendError(f"{shown}: a socket in the file system needs no keys: its directory is private")
-        endpoint = ipc_endpoint(shown, unquote(parts.netloc + parts.path), base_dir)
+        endpoint = ipc_endpoint(shown, parts.location, base_dir)
     else:
-        if parts.path not in ("", "/") or not parts.hostname:
+        host, port = host_and_port(parts.hosts)
+        if parts.path or not host or port is None:
             raise BackendError(f"{shown}: expected zmq+tcp://host:port, or zmq+ipc:///path of a socket")
-        endpoint = tcp_endpoint(parts.hostname, port)
-        if not files and not is_loopback(parts.hostname):
+        endpoint = tcp_endpoint(host, port or DEFAULT_PORT)
+        if not files and not is_loopback(host):
             raise BackendError(
                 f"{shown}: beyond this machine the connection has to be encrypted: "
                 "make keys with `jobsctl broker keygen` and name them, ?key=NAME.key_secret&broker=broker.key"
             )
     return Address(shown, endpoint, files.get("key"), files.get("broker"))
+
+
+def host_and_port(hosts: str) -> tuple[str, int | None]:
+    """The host, and its port: 0 if it names none, None if that is no port."""
+    host, colon, given = hosts.rpartition(":") if not hosts.endswith("]") else (hosts, "", "")
+    if not colon:
+        host, given = hosts, "0"
+    port = number(given or "0")
+    return host.strip("[]").lower(), port if port is not None and port < 65536 else None
 
 
 def tcp_endpoint(host: str, port: int) -> str:

@@ -6,10 +6,10 @@ import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
 
 from ...errors import BackendError, BackendUnavailable, OwnerLost
 from ...failpoints import failpoint
+from ...urls import read, redact
 from ..base import FEATURES, Answer, BackendOptions, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from . import housekeeping, owners, requests, views
 from .connection import Connection
@@ -125,13 +125,18 @@ class SqliteBackend(SqliteOperations):
             return views.counts(db, topics, self._connection.options.now())
 
 
+_DURABILITY = 'the only parameter is durability, "power" (the default) or "process"'
+
+
 def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
     """File and durability of sqlite:///relative, sqlite:////absolute?durability=process."""
-    rest, _, query = url.partition("://")[2].partition("?")
-    parameters = dict(parse_qsl(query, keep_blank_values=True))
-    durability = parameters.pop("durability", "power")
-    if not rest.startswith("/") or len(rest) < 2:
-        raise BackendError(f"{url}: expected sqlite:///file.db (relative) or sqlite:////directory/file.db (absolute)")
-    if durability not in ("power", "process") or parameters:
-        raise BackendError(f'{url}: the only parameter is durability, "power" (the default) or "process"')
-    return base_dir / unquote(rest[1:]), durability
+    try:
+        parts = read(url, ("durability",))
+    except BackendError:
+        raise BackendError(f"{redact(url)}: {_DURABILITY}") from None
+    durability = parts.parameters.get("durability", "power")
+    if parts.hosts or not parts.path or parts.user or parts.password:
+        raise BackendError(f"{redact(url)}: expected sqlite:///file.db (relative) or sqlite:////directory/file.db (absolute)")
+    if durability not in ("power", "process"):
+        raise BackendError(f"{redact(url)}: {_DURABILITY}")
+    return base_dir / parts.path, durability

@@ -13,11 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from urllib.parse import unquote, urlsplit
 
 from jobs_core import Config
 from jobs_core.errors import BackendError, ConfigError
-from jobs_core.urls import scheme
+from jobs_core.urls import read, redact, scheme
 
 from .. import url
 from .ipc import private_directory
@@ -56,28 +55,24 @@ def settings(config: Config) -> Settings:
 
 def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
     """A URL as what ZeroMQ binds; raises ConfigError, also for an open door to the network."""
-    kind = scheme(where)
-    if kind == "zmq+ipc":
-        parts = urlsplit(where)
-        try:
-            return url.ipc_endpoint(f"broker.listen: {where}", unquote(parts.netloc + parts.path), base)
-        except BackendError as error:
-            raise ConfigError(str(error)) from None
+    shown = f"broker.listen: {redact(where)}"
     try:
-        parts = urlsplit(where)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigError(f"broker.listen: {where}: {error}") from None
-    if kind != "zmq+tcp" or not host:
-        raise ConfigError(f"broker.listen: {where}: expected zmq+tcp://127.0.0.1:7788, or zmq+ipc:///path of a socket")
+        parts = read(where, ())
+        if parts.scheme == "zmq+ipc":
+            return url.ipc_endpoint(shown, parts.location, base)
+    except BackendError as error:
+        raise ConfigError(str(error)) from None
+    host, port = url.host_and_port(parts.hosts)
+    if parts.scheme != "zmq+tcp" or not host or port is None or parts.user or parts.password or parts.path:
+        raise ConfigError(f"{shown}: expected zmq+tcp://127.0.0.1:7788, or zmq+ipc:///path of a socket")
     if not encrypted and not url.is_loopback(host):
         raise ConfigError(
-            f"broker.listen: {where} can be reached from other machines: that needs keys. "
+            f"{shown} can be reached from other machines: that needs keys. "
             'Make them with `jobsctl broker keygen`, and set broker.keys = "keys"'
         )
     if host == "localhost":
         host = "127.0.0.1"
-    return url.tcp_endpoint(host, url.DEFAULT_PORT if port is None else port)
+    return url.tcp_endpoint(host, port or url.DEFAULT_PORT)
 
 
 def serve(config: Config, ready: Callable[[Server], None] = lambda server: None) -> None:
