@@ -10,6 +10,7 @@ from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config import Config, Pool
 from jobs_core.errors import BackendUnavailable
 from jobs_core.plugins import Plugins
+from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.units import Duration
 from jobs_core.worker.main import Worker
 
@@ -141,7 +142,7 @@ class Counted(MemoryBackend):
         return deliveries
 
 
-def test_what_a_dead_worker_held_is_run_one_by_one_and_not_reserved_over_and_over(registry, monkeypatch):
+def test_what_two_dead_workers_held_is_run_one_by_one_and_not_reserved_over_and_over(registry, monkeypatch):
     url = "memory://counted"
     app = App(Config(backend=url), plugins=Plugins(), registry=registry)
     set_current_app(app)
@@ -155,9 +156,10 @@ def test_what_a_dead_worker_held_is_run_one_by_one_and_not_reserved_over_and_ove
 
     note.enqueue_many([(number,) for number in range(200)])
     dead = app.new_backend()
-    dead.open("dead")
-    held = {delivery.id for delivery in dead.reserve(["default"], 200, "r")}
-    dead.release_owner("dead", held, b"")
+    for owner in ("dead", "dead+1"):
+        dead.open(owner)
+        held = {delivery.id for delivery in dead.reserve(["default"], 200, "r")}
+        dead.release_owner(owner, held, b"")
     Counted.handed_out = 0
     try:
         Worker(app, "p", Pool(), None, drain=True).run()
@@ -168,3 +170,173 @@ def test_what_a_dead_worker_held_is_run_one_by_one_and_not_reserved_over_and_ove
         set_current_app(None)
         app.close()
         forget(url)
+
+
+# -- acknowledged before it runs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory_app(registry, monkeypatch):
+    """An app on a memory store whose backends are of the class in `made_of`."""
+    url = "memory://courier"
+    app = App(Config(backend=url), plugins=Plugins(), registry=registry)
+    set_current_app(app)
+    made = app.new_backend
+    app.made_of = MemoryBackend
+    monkeypatch.setattr(app, "new_backend", lambda: app.made_of(url, made()._options))
+    yield app
+    set_current_app(None)
+    app.close()
+    forget(url)
+
+
+def counts(app):
+    (count,) = app.operate(lambda backend: backend.counts(["default"])).values()
+    return count.ready, count.scheduled, count.reserved, count.dead
+
+
+def charge(app, deaths, topic="default"):
+    """Let as many workers die that ran everything there is."""
+    dead = app.new_backend()
+    for number in range(deaths):
+        dead.open(f"dead{number}")
+        held = {delivery.id for delivery in dead.reserve([topic], 1000, "r")}
+        dead.release_owner(f"dead{number}", held, b"")
+    dead.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "threads", "async"])
+@pytest.mark.parametrize("deaths", range(5))
+def test_early_acknowledgement_comes_before_the_run_whatever_the_job_saw(memory_app, registry, mode, deaths):
+    left = []
+
+    @job(registry=registry, name="once", acks="early")
+    def once() -> None:
+        left.append(counts(memory_app))
+
+    once.enqueue_many([()] * 3)
+    charge(memory_app, deaths)
+    memory_app.config = Config(backend=memory_app.config.backend, max_redeliveries=10)
+    Worker(memory_app, "p", Pool(mode=mode, concurrency=2), None, drain=True).run()
+    assert len(left) == 3
+    assert counts(memory_app) == (0, 0, 0, 0)
+    assert all(reserved <= 3 - number for number, (_, _, reserved, _) in enumerate(left, 1))
+
+
+class LostAnswers(MemoryBackend):
+    """The first answer to each settle is lost on its way."""
+
+    def __init__(self, url, options):
+        super().__init__(url, options)
+        self.seen = set()
+
+    def settle(self, settlements, request):
+        answers = super().settle(settlements, request)
+        if request not in self.seen:
+            self.seen.add(request)
+            raise BackendUnavailable("the answer was lost")
+        return answers
+
+
+@pytest.mark.parametrize("mode", ["sync", "threads", "async"])
+def test_a_job_whose_early_acknowledgement_was_answered_late_is_run_once(memory_app, registry, mode):
+    memory_app.made_of = LostAnswers
+    done = []
+
+    @job(registry=registry, name="once", acks="early")
+    def once(number: int) -> None:
+        done.append(number)
+
+    once.enqueue_many([(number,) for number in range(7)])
+    Worker(memory_app, "p", Pool(mode=mode, concurrency=2), None, drain=True).run()
+    assert sorted(done) == list(range(7))
+    assert counts(memory_app) == (0, 0, 0, 0)
+
+
+def test_what_is_acknowledged_early_and_waits_is_run_here_when_the_worker_stops(memory_app, registry):
+    done, workers = [], []
+
+    @job(registry=registry, name="once", acks="early")
+    def once(number: int) -> None:
+        workers[0].courier.stop()
+        done.append(number)
+
+    once.enqueue_many([(number,) for number in range(20)])
+    workers.append(Worker(memory_app, "p", Pool(mode="async", concurrency=4), None))
+    workers[0].run()
+    ready, _, reserved, _ = counts(memory_app)
+    assert (len(done) + ready, reserved) == (20, 0), "each was run here, or is there for others"
+
+
+# -- a worker that stood still ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "kept"])
+@pytest.mark.parametrize("mode", ["sync", "threads", "async"])
+def test_a_worker_whose_lease_may_have_ended_starts_nothing_before_it_has_asked(memory_app, registry, mode, lost):
+    ran, workers, frozen = [], [], []
+    other = memory_app.new_backend()
+
+    @job(registry=registry, name="note")
+    def note(number: int) -> None:
+        courier = workers[0].courier
+        ran.append((number, courier.owner))
+        if number == 5 and not frozen:  # as if the process had been stopped here, and was continued a long time afterwards
+            assert courier._handover.pending
+            if lost:
+                other.release_owner(courier.owner, (), b"")
+            frozen.append(True)
+            courier._handover.leased_until = 0.0
+
+    note.enqueue_many([(number,) for number in range(10)])
+    workers.append(Worker(memory_app, "p", Pool(mode=mode, concurrency=1), None, owner="w", drain=True))
+    workers[0].courier._hand._prefetch._mean = 0.001  # short jobs are reserved ahead
+    workers[0].run()
+    assert sorted({number for number, _ in ran}) == list(range(10))
+    owner = "w+1" if lost else "w"
+    assert sorted(each for each in ran if each[0] > 5) == [(number, owner) for number in range(6, 10)], "once each"
+
+
+# -- suspicion -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["threads", "async"])
+def test_suspects_and_long_jobs_hold_nobody_up(memory_app, registry, mode):
+    go_on = threading.Event()
+    began, done, workers = [], [], []
+
+    @job(registry=registry, name="long")
+    def long(text: str) -> None:
+        began.append(text)
+        go_on.wait(30.0)
+
+    @job(registry=registry, name="short")
+    def short(number: int) -> None:
+        done.append(number)
+
+    long.enqueue_many([("suspect",)] * 5)
+    charge(memory_app, 2)
+    long.enqueue("unrelated")
+
+    def drive():
+        try:
+            until(lambda: sorted(set(began)) == ["suspect", "unrelated"], 10.0)
+            for number in range(20):
+                short.enqueue(number)
+                until(lambda number=number: number in done, 10.0)
+            assert sorted(began) == ["suspect", "unrelated"], "of eight at once one suspect runs at a time"
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            go_on.set()
+            until(lambda: began.count("suspect") == 5 or failures, 10.0)
+            workers[0].courier.stop()
+
+    failures = []
+    workers.append(Worker(memory_app, "p", Pool(mode=mode, concurrency=8), None, board=Scoreboard()))
+    driving = threading.Thread(target=drive)
+    driving.start()
+    workers[0].run()
+    driving.join()
+    assert not failures
+    assert counts(memory_app) == (0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Prefetch, deadlines, quarantine, handover, outage: the small parts of a worker."""
+"""Prefetch, deadlines, handover, outage: the small parts of a worker."""
 
 from jobs_core import events
 from jobs_core.backends.base import Delivery
@@ -8,7 +8,6 @@ from jobs_core.worker.deadlines import Deadlines
 from jobs_core.worker.handover import Handover
 from jobs_core.worker.outage import MOST_REASONS, Outage
 from jobs_core.worker.prefetch import AHEAD, LARGEST_BATCH, Prefetch
-from jobs_core.worker.quarantine import Quarantine
 from jobs_core.worker.run import Run
 
 
@@ -77,34 +76,6 @@ def test_the_earliest_is_looked_at_first():
     for run in runs:
         deadlines.add(run, 1.0)
     assert [run.id for run in deadlines.due(3.5)] == ["1", "2"]
-
-
-# -- quarantine ------------------------------------------------------------------------------------
-
-
-def test_a_job_that_saw_its_worker_die_is_kept_apart():
-    quarantine = Quarantine(5000)
-    assert quarantine.concerns(made(redeliveries=1))
-    assert not quarantine.concerns(made())
-
-
-def test_groups_shrink_by_sixteen_with_every_death():
-    assert [Quarantine(5000).limit(r) for r in (1, 2, 3, 4, 9)] == [313, 20, 2, 1, 1]
-    assert [Quarantine(8).limit(r) for r in (1, 2)] == [1, 1]
-
-
-def test_suspects_start_when_nobody_else_runs_the_worst_first():
-    quarantine = Quarantine(64)
-    once = [made(f"a{n}", redeliveries=1) for n in range(6)]
-    twice = [made(f"b{n}", redeliveries=2) for n in range(2)]
-    for run in (*once, *twice):
-        quarantine.add(run)
-    assert quarantine.admit(1) == []
-    assert quarantine.admit(0) == twice[:1]
-    assert quarantine.admit(0) == twice[1:]
-    assert quarantine.admit(0) == once[:4]
-    assert quarantine.take_back() == once[4:]
-    assert not quarantine
 
 
 # -- handover --------------------------------------------------------------------------------------

@@ -42,8 +42,9 @@ ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}Q")
 
 ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
 ENTRY_SIZE = 192
-ENTRY = struct.Struct("<7xdd40s64s64s")
-"""After the state byte: started (monotonic), deadline (monotonic, 0 for none), job id, job, topic."""
+ENTRY = struct.Struct("<I3xdd40s64s64s")
+"""After the state byte: deaths of a worker that the job saw before,
+started (monotonic), deadline (monotonic, 0 for none), job id, job, topic."""
 
 MODES = ("sync", "threads", "async")
 

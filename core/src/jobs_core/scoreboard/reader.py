@@ -24,6 +24,7 @@ class Entry(Struct, frozen=True):
     topic: str
     started: float
     deadline: float
+    redeliveries: int = 0  # deaths of a worker that it saw before
 
     def seconds(self, now: float | None = None) -> float:
         """How long it has run."""
@@ -103,8 +104,8 @@ class WorkerFile:
         states = self._map[ENTRIES::ENTRY_SIZE]
         slot = states.find(1)
         while slot >= 0:
-            started, deadline, job_id, job, topic = ENTRY.unpack_from(self._map, ENTRIES + slot * ENTRY_SIZE + 1)
-            yield Entry(slot, _text(job_id), _text(job), _text(topic), started, deadline)
+            redeliveries, started, deadline, job_id, job, topic = ENTRY.unpack_from(self._map, ENTRIES + slot * ENTRY_SIZE + 1)
+            yield Entry(slot, _text(job_id), _text(job), _text(topic), started, deadline, redeliveries)
             slot = states.find(1, slot + 1)
 
     def figures(self) -> Iterator[Figures]:

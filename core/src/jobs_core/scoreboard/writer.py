@@ -92,6 +92,7 @@ class FileScoreboard(Scoreboard):
         ENTRY.pack_into(
             self._map,
             offset + 1,
+            run.delivery.redeliveries,
             started,
             started + run.timeout if run.timeout else 0.0,
             run.delivery.id.encode()[:40],

@@ -17,14 +17,14 @@ class Backoff:
         self.until = 0.0  # monotonic
         self.since = 0.0  # monotonic: the last quick death
 
-    def died(self, lived: float | None) -> None:
-        """A child died after it had been ready for `lived` seconds, or None if it never was."""
+    def died(self, lived: float | None, longest: float = LONGEST) -> None:
+        """A child died after it had been ready for `lived` seconds, or None if it never was; wait at most `longest`."""
         if lived is not None and lived >= QUICK:
             self.failures, self.until = 0, 0.0
             return
         self.failures += 1
         self.since = time.monotonic()
-        self.until = self.since + min(LONGEST, FIRST * 2.0 ** (self.failures - 1))
+        self.until = self.since + min(longest, FIRST * 2.0 ** (self.failures - 1))
 
     def well(self) -> None:
         """A child has proved that it can live."""

@@ -150,7 +150,7 @@ class Supervisor:
                 kernel.kill_session(header.pid, header.start_ticks)
                 while alive(header) and time.monotonic() < deadline:
                     time.sleep(0.01)
-            self._repairs.add(Repair(path.name, time.time(), "its supervisor died, and it with it"))
+            self._repairs.add(Repair(path.name, time.time(), "its supervisor died, and it with it", charge=False))
 
     # -- what everybody else needs ---------------------------------------------------------------
 

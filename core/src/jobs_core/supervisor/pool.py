@@ -14,7 +14,7 @@ from ..config import Pool as Settings
 from ..config import Workers
 from ..ids import new_token
 from ..scoreboard.state import Crash, PoolState
-from .backoff import QUICK, Backoff
+from .backoff import LONGEST, QUICK, Backoff
 from .exits import WorkerExit
 from .generation import Generation
 from .nursery import Ended
@@ -25,6 +25,9 @@ from .workerside import WorkerSpec
 
 KILL_AFTER = 2.0
 """Seconds past its own patience after which a worker that was told to stop is killed."""
+
+JOBS_FAULT = 0.4
+"""Longest pause after a worker that died while it ran jobs, seconds: one of them is found soon, the others shall not wait."""
 
 MOST_AT_ONCE = 32
 """Workers that are being made at the same time: each takes a moment of its template, and all want the processor."""
@@ -329,9 +332,9 @@ class Pool:
             self._count_restart("crash" if crash else "exit")
         if crash or self.cannot_boot:
             self.last_error = reason
-        if not worker.leaving:
-            self._backoff.died(lived)
         jobs = self._started(worker)  # before its file is folded into the totals, and gone
+        if not worker.leaving:
+            self._backoff.died(lived, JOBS_FAULT if jobs and lived is not None else LONGEST)
         self._repair(
             Repair(
                 worker.owner, time.time(), reason, crash, worker.culprit, ended.signal_name, ended.exit_code,

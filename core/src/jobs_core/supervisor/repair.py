@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ..scoreboard.reader import WorkerFile
+from ..scoreboard.reader import Entry, WorkerFile
 from ..scoreboard.state import STACKS
 from ..worker.failure import clip, document
+from ..worker.quarantine import SUSPECT
 
 LONGEST_STACKS = 16_000
 MOST_JOBS = 20
@@ -28,6 +30,7 @@ class Repair(Struct, frozen=True):
     exit_code: int | None = None
     peak_memory: int = 0
     log: list[str] = []  # its last lines
+    charge: bool = True  # whether it died of its own: what others did to it is not its jobs' fault
 
     @classmethod
     def of(cls, order: dict[str, Any]) -> Repair:
@@ -46,7 +49,7 @@ class Found(Struct, frozen=True):
 def describe(path: Path, repair: Repair) -> Found:
     """Read a dead worker's files. One that never wrote any had no jobs: its name is its owner id."""
     owner, pool, pid, charge = path.name, "", 0, False
-    running: list[tuple[str, str]] = []
+    running: list[Entry] = []
     try:
         file = WorkerFile(path)
     except (OSError, ValueError):
@@ -54,12 +57,9 @@ def describe(path: Path, repair: Repair) -> Found:
     else:
         header = file.header()
         owner, pool, pid, charge = header.owner, header.pool, header.pid, header.charge
-        running = [(entry.id, entry.job) for entry in file.entries()]
+        running = list(file.entries())
         file.close()
-    if repair.culprit:
-        started = [repair.culprit]
-    else:
-        started = [job_id for job_id, _ in running] if charge else []
+    started = charged(running, repair.culprit) if charge and repair.charge else []
     stacks = _stacks(path)
     report = {
         "owner": owner,
@@ -85,6 +85,17 @@ def describe(path: Path, repair: Repair) -> Found:
         log=repair.log,
     )
     return Found(owner, started, told, report)
+
+
+def charged(running: Iterable[Entry], culprit: str = "") -> list[str]:
+    """The jobs that a worker's death is held against, of those that it ran.
+
+    The one that it was killed for; else the suspects, which run beside others just to be told from them; else all.
+    """
+    if culprit:
+        return [culprit]
+    running = list(running)
+    return [entry.id for entry in running if entry.redeliveries >= SUSPECT] or [entry.id for entry in running]
 
 
 def _stacks(path: Path) -> str:

@@ -1,7 +1,8 @@
 """What the supervisor looks at every second, in the workers' own memory: who hangs, who is too old or too large, who is idle.
 
 A worker whose courier is silent for 0.8 of its lease is killed before its jobs run elsewhere; so is one with a job
-that ignored its timeout for its grace. Both write their stacks first.
+that ignored its timeout for its grace. Both write their stacks first. If the supervisor itself stood still, its workers
+most likely did, too (a machine that slept): every clock that it holds against them begins anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ MEMORY_EVERY = 5
 SILENCE = 0.8
 """Share of the lease."""
 
+STOOD_STILL = 2.0
+"""Seconds between two looks after which the supervisor knows that it did not run."""
+
 STACKS_PATIENCE = 0.3
 """Seconds between asking for the stacks and killing."""
 
@@ -37,6 +41,7 @@ class Watchdog:
         self._pools = pools
         self._lease = lease
         self._looks = 0
+        self._looked = self._awake_since = time.monotonic()
         self._done: dict[str, tuple[float, int]] = {}  # by pool: when, and jobs done by then
         self.rates: dict[str, float] = {}
         self.busy: dict[str, int] = {}
@@ -45,13 +50,16 @@ class Watchdog:
         """Once over all workers."""
         now = time.monotonic()
         self._looks += 1
+        if now - self._looked > STOOD_STILL:
+            self._awake_since = now
+        self._looked = now
         weigh = self._looks % MEMORY_EVERY == 1
         for pool in self._pools:
             done = busy = 0
             for worker in list(pool.workers.values()):
                 if worker.state == "releasing":
                     continue
-                if worker.stop_by is not None and now > worker.stop_by:
+                if worker.stop_by is not None and now > max(worker.stop_by, self._awake_since + STOOD_STILL):
                     self._kill(worker, "it did not stop in time", charge=False)
                     continue
                 file = worker.file(self._run_dir)
@@ -71,7 +79,7 @@ class Watchdog:
             pool.look(now)
 
     def _look_at(self, pool: Pool, worker: Worker, file: WorkerFile, header: Header, running: int, now: float) -> None:
-        silent = now - header.beat
+        silent = now - max(header.beat, self._awake_since)
         if silent > SILENCE * self._lease():
             self._kill(worker, f"its courier was silent for {silent:.0f} s: a job held the interpreter, or it was stopped")
             return
@@ -79,7 +87,7 @@ class Watchdog:
             return
         grace = float(worker.settings.timeout_grace)
         for entry in file.entries():
-            if entry.deadline and now > entry.deadline + grace:
+            if entry.deadline and now > max(entry.deadline, self._awake_since) + grace:
                 late = f"{entry.job} {entry.id} ran {entry.seconds(now):.0f} s and ignored the end of its time"
                 self._kill(worker, late, culprit=entry.id)
                 return

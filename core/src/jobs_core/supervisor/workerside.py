@@ -22,6 +22,7 @@ from ..scoreboard.layout import MODES, Phase
 from ..scoreboard.state import STACKS, WORKERS
 from ..scoreboard.writer import FileScoreboard
 from ..worker import output, stacks
+from ..worker.isolation import Isolation
 from ..worker.main import Worker, prepare
 from . import alerts, born
 from .born import Ends
@@ -114,6 +115,7 @@ class _Life:
                 max_jobs=spec.max_jobs,
                 quiet=spec.standby,
                 board=self._board,
+                isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
                 on_open=self._on_open,
                 on_due=lambda: self._tell("due", why="max_jobs"),
             )

@@ -24,6 +24,7 @@ from .executors.base import Executor, overdue
 from .hand import Hand
 from .handover import SETTLE_INTERVAL, Handover
 from .intake import Intake
+from .isolation import Isolation
 from .outage import Outage
 from .outbox import Outbox, tell_stale
 from .prefetch import AHEAD
@@ -69,6 +70,7 @@ class Courier:
         max_jobs: int = 0,
         quiet: bool = False,
         board: Scoreboard = NOWHERE,
+        isolation: Isolation | None = None,
         on_open: Callable[[], None] = lambda: None,
         on_due: Callable[[], None] = lambda: None,
         on_abandon: Callable[[], None] = lambda: None,
@@ -95,7 +97,7 @@ class Courier:
         self._on_due = on_due
         self._on_abandon = on_abandon
         self._outbox = Outbox(backend)
-        self._hand = Hand(executor, self._outbox)
+        self._hand = Hand(executor, self._outbox, isolation, watched=board is not NOWHERE)
         self._reserve_request: tuple[str, int] | None = None
         self._outage = Outage(lease)
         self._may_have_work = True
@@ -159,7 +161,9 @@ class Courier:
         """Connect, for as long as it takes; what is not an outage is raised."""
         while not self._stopping:
             try:
+                began = time.monotonic()
                 self._backend.open(self.owner)
+                self._renewed(began)
                 self._outage.over()
                 return
             except BackendUnavailable as error:
@@ -181,10 +185,14 @@ class Courier:
                 self._board.phase(Phase.STOPPING)
                 events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
             self._wind_up(now)
-        self._interrupt_overdue(now)
+        stood_still = now > self._next_beat + self._lease / 6 and not self._outage.lasts
+        if not stood_still:  # or it first hears what it has lost meanwhile
+            self._interrupt_overdue(now)
         self._hand.give_back_what_waits_long(now)
         if self._outage.may_try(now) and self._ask(self._talk, now):
             self._outage.over()
+        if stood_still:
+            self._interrupt_overdue(now)
         self._sleep()
 
     def _ask(self, what: Callable[[float], None], value: float) -> bool:
@@ -204,13 +212,19 @@ class Courier:
             self._settle()
         keep_house = self._keeps_house and now >= self._next_housekeep
         # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
-        if self._outage.lasts or now >= self._next_beat - (self._lease / 12 if keep_house else 0.0):
+        due = now >= self._next_beat - (self._lease / 12 if keep_house else 0.0) or now > self._handover.leased_until
+        if self._outage.lasts or due:
             self._beat(now)
         if keep_house:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # From its end: where a round trip is slow, there has to be time left to wait for work.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
-        if not self._stopping:
+        if self._handover.parked and now <= self._handover.leased_until:
+            self._handover.parked = False
+            self._executor.submit(())
+        if self._stopping:
+            self._hand.start_acknowledged(now)
+        else:
             self._hand.start_waiting(now)
         if self._wants_jobs(now):
             self._reserve(now)
@@ -280,19 +294,21 @@ class Courier:
     def _reserve_next(self, timeout: float) -> bool:
         """Sleep until something could be reserved; whether it was. What it took in an outage is asked for again afterwards."""
         request, limit = self._reserve_request = new_token(), self._room()
+        began = time.monotonic()
         failpoint("reserve.before")
         deliveries = self._backend.reserve_next(self._topics, limit, request, timeout)
         failpoint("reserve.after")
         if deliveries:
-            self._take_in(deliveries, limit, time.monotonic())
+            self._take_in(deliveries, limit, began)
         self._reserve_request = None
         return bool(deliveries)
 
-    def _take_in(self, deliveries: list[Delivery], limit: int, now: float) -> None:
-        """Start what a reserve has taken, or settle what cannot run."""
+    def _take_in(self, deliveries: list[Delivery], limit: int, began: float) -> None:
+        """Start what a reserve that began at `began` has taken, or settle what cannot run."""
         self._reserve_request = None
         self._may_have_work = len(deliveries) >= limit or (self._drain and bool(deliveries))
-        self._next_beat = now + self._lease / 6
+        self._renewed(began)
+        now = time.monotonic()
         runs: list[Run] = []
         for delivery in deliveries:
             run = self._intake.accept(delivery)
@@ -325,13 +341,19 @@ class Courier:
 
     def _beat(self, now: float) -> None:
         failpoint("heartbeat.before")
+        began = time.monotonic()
         heartbeat = self._backend.heartbeat()
         failpoint("heartbeat.after")
-        self._next_beat = now + self._lease / 6
         for job_id in heartbeat.lost:
             self._hand.lose(job_id)
         for job_id in heartbeat.cancelled:
             self._cancel(job_id)
+        self._renewed(began)
+
+    def _renewed(self, began: float) -> None:
+        """The lease was renewed by a call that began then. That it holds is known from then on; beyond it nothing starts."""
+        self._next_beat = began + self._lease / 6
+        self._handover.leased_until = began + self._lease
 
     def _cancel(self, job_id: str) -> None:
         run = self._hand.get(job_id)
@@ -381,7 +403,9 @@ class Courier:
         logger.debug("%s", error)
         self._backend.close()
         try:
+            began = time.monotonic()
             self._backend.open(self.owner)
+            self._renewed(began)
         except BackendError as unavailable:
             self._outage.began(unavailable)
 
@@ -396,10 +420,10 @@ class Courier:
     def _sleep(self) -> None:
         """Sleep in the backend until something is to do; without one, doze."""
         now = time.monotonic()
-        timeout = min(LONGEST_SLEEP, self._next_beat - now, self._hand.deadlines.next() - now)
+        timeout = min(LONGEST_SLEEP, self._next_beat - now, self._hand.deadlines.next() - now, self._hand.looks_at(now) - now)
         if self._keeps_house:
             timeout = min(timeout, self._next_housekeep - now)
-        if self._handover.pending or self._hand.some_wait:
+        if self._handover.pending:
             timeout = min(timeout, AHEAD)
         if self._may_have_work and self._handover.pending:
             timeout = min(timeout, self._hand.half_through())

@@ -1,7 +1,7 @@
 """What a worker has in hand: every run from its reserve to its end, and whether one more would fit.
 
-A run that is to start goes to the executor, in order; suspects wait until the worker is theirs alone, and jobs that are
-acknowledged early until a slot is free. What waits behind a job that turns out long is given back.
+A run that is to start goes to the executor, in order; suspects wait for their turn beside the others (`Quarantine`), and jobs
+that are acknowledged early until a slot is free. What waits behind a job that turns out long is given back.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from ..backends.base import Outcome, Settlement
 from .deadlines import Deadlines
 from .executors.base import Executor
 from .handover import SETTLE_INTERVAL
+from .isolation import Isolation
 from .outbox import Outbox
 from .prefetch import AHEAD, LARGEST_BATCH, Prefetch
 from .quarantine import HOLD_AFTER, Quarantine
 from .run import Run
 
+_NEVER = float("inf")
+
 PUT_OFF = 0.5
-"""Seconds for which a suspect is left to workers that are idle."""
+"""Seconds for which a suspect is left to others: there are too many here, or an unsupervised worker is busy."""
 
 
 class Hand:
     """See the module. Used by the courier alone."""
 
-    def __init__(self, executor: Executor, outbox: Outbox) -> None:
+    def __init__(
+        self, executor: Executor, outbox: Outbox, isolation: Isolation | None = None, *, watched: bool = False
+    ) -> None:
         self.deadlines = Deadlines()
         self.given_back = 0  # jobs that were taken and not run
         self._executor = executor
@@ -33,9 +37,8 @@ class Hand:
         self._outbox = outbox
         self._runs: dict[str, Run] = {}  # handed over: pending, running, or finished and not collected
         self._early: deque[Run] = deque()  # acknowledged before they run: wait here for a free slot
-        self._quarantine = Quarantine(executor.concurrency)
-        self._suspects_run = False  # only suspects run: nothing else is reserved beside them
-        self._one_by_one = False  # the last reserve found a suspect that was run alone: the next asks for no more than one
+        self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
+        self._one_by_one = False  # the last reserve found a suspect that is held alone: the next asks for no more than one
         self._prefetch = Prefetch(executor.concurrency)
 
     def __len__(self) -> int:
@@ -57,14 +60,13 @@ class Hand:
         """How many jobs are reserved at a time while there are many."""
         return min(self._prefetch.target(), LARGEST_BATCH)
 
-    @property
-    def some_wait(self) -> bool:
-        """Whether there are runs here that the executor is not to have yet: nothing else is taken beside them."""
-        return bool(self._quarantine or self._early)
+    def looks_at(self, now: float) -> float:
+        """The monotonic time at which something here may start that nothing wakes the courier for."""
+        return min(now + AHEAD if self._early else _NEVER, self._quarantine.next(now))
 
     def closed(self, now: float) -> bool:
         """Whether nothing is to be reserved now, whatever there is."""
-        return self.some_wait or self._suspects_run or self.stuck(now)
+        return bool(self._early) or self._quarantine.alone(now) or self.stuck(now)
 
     def stuck(self, now: float) -> bool:
         """Whether every slot has been busy with the same job for longer than we hold jobs for."""
@@ -87,13 +89,19 @@ class Hand:
         self._one_by_one = False
         ready: list[Run] = []
         for run in runs:
-            if self._quarantine.concerns(run):
-                self._quarantine.add(run)
-            elif run.policy.acks == "early":
+            if run.policy.acks == "early":  # at most once, whatever it saw: first of all it is acknowledged
                 self._early.append(run)
+            elif self._quarantine.concerns(run):
+                self._suspect(run, now)
             else:
                 ready.append(run)
         self._hand_over(ready, now)
+
+    def _suspect(self, run: Run, now: float) -> None:
+        if len(self._quarantine) >= max(self._executor.concurrency, LARGEST_BATCH):
+            self._outbox.give_back(run, after=PUT_OFF)
+        else:
+            self._quarantine.add(run, now)
 
     def _hand_over(self, runs: Sequence[Run], now: float) -> None:
         if not runs:
@@ -108,20 +116,32 @@ class Hand:
     def start_waiting(self, now: float) -> None:
         """Start suspects and early acknowledged jobs whose turn has come. Raises what settling raises."""
         if self._quarantine:
-            group = self._quarantine.admit(len(self._runs))
-            if len(group) == 1:
-                self._one_by_one = True
-                self._give_back(self._quarantine.take_back())
-                self._outbox.send()
-            self._suspects_run = bool(group) or self._suspects_run
-            self._hand_over(group, now)
-        free = self._executor.concurrency - len(self._runs)
+            self._start_suspects(now)
+        free = self._executor.concurrency - len(self._runs) - self._outbox.acknowledging
         if self._early and free > 0:
-            batch = [self._early.popleft() for _ in range(min(free, len(self._early)))]
-            for run in batch:
-                self._outbox.add(Settlement(run.delivery.id, run.delivery.token, Outcome.DONE))
+            for run in [self._early.popleft() for _ in range(min(free, len(self._early)))]:
+                self._outbox.acknowledge(run)
             self._outbox.send()
-            self._hand_over(batch, now)
+        self.start_acknowledged(now)
+
+    def start_acknowledged(self, now: float) -> None:
+        """Start what is acknowledged and was not run: nobody else will, not even when we are to stop."""
+        if self._outbox.acknowledged:
+            ready, self._outbox.acknowledged = self._outbox.acknowledged, []
+            self._hand_over(ready, now)
+
+    def _start_suspects(self, now: float) -> None:
+        if self._quarantine.watched:
+            self._hand_over(self._quarantine.admit(now), now)
+        elif not self._runs or any(run.delivery.deferrals >= HOLD_AFTER for run in self._quarantine.waiting()):
+            group = self._quarantine.admit(now)
+            self._one_by_one = True
+            self._give_back(self._quarantine.take_back())
+            self._outbox.send()
+            self._hand_over(group, now)
+        else:
+            for run in self._quarantine.take_back():
+                self._outbox.give_back(run, after=PUT_OFF)
 
     # -- out -----------------------------------------------------------------------------------------
 
@@ -135,7 +155,7 @@ class Hand:
                 ours.append(run)
             else:
                 stale.append(run)
-        self._suspects_run = self._suspects_run and bool(self._runs)
+        self._quarantine.ended(finished)
         self._prefetch.learn(finished)
         return ours, stale
 
@@ -151,38 +171,43 @@ class Hand:
     def lose(self, job_id: str) -> None:
         """A reservation is no longer ours; if the run goes on, its end will be stale."""
         run = self._runs.get(job_id)
-        if run is not None and not self.withdraw(run):
+        if run is None or run.policy.acks == "early":
+            return
+        if self.withdraw(run):
+            self._quarantine.ended([run])
+        else:
             del self._runs[job_id]
 
     def give_back_what_waits_long(self, now: float) -> None:
         """Return what waits behind jobs that turned out long: an idle worker may run it (promise 6)."""
         if (self._handover.pending or (self._early and self._runs)) and self.stuck(now):
-            self._give_back(self._handover.take_back())
+            self._give_back(self._take_back())
             self._give_back(self._early)
             self._early.clear()
-        if self._quarantine and self._runs and not self._suspects_run:
-            self._put_off_suspects()
 
-    def _put_off_suspects(self) -> None:
-        """Leave suspects to a worker that is idle; one that nobody took for a while gets this one to run dry."""
-        for run in self._quarantine.take_back():
-            if run.delivery.deferrals >= HOLD_AFTER:
-                self._quarantine.add(run)
-            else:
-                self._outbox.give_back(run, after=PUT_OFF)
+    def _take_back(self) -> list[Run]:
+        """What no executor has started, but for what is acknowledged: that is run here, or never."""
+        taken = self._handover.take_back()
+        if any(run.policy.acks == "early" for run in taken):
+            self._executor.submit([run for run in reversed(taken) if run.policy.acks == "early"])
+            taken = [run for run in taken if run.policy.acks != "early"]
+        return taken
 
     def give_back_unstarted(self) -> None:
         """Return all that has not started."""
-        self._give_back(self._handover.take_back())
+        self._give_back(self._take_back())
         self._give_back(self._early)
         self._give_back(self._quarantine.take_back())
         self._early.clear()
 
     def give_up(self) -> None:
         """Return what runs, too: the process is about to end."""
-        self._give_back(list(self._runs.values()))
+        self._give_back([run for run in self._runs.values() if run.policy.acks != "early"])
+        self._runs.clear()
 
     def _give_back(self, runs: Iterable[Run]) -> None:
+        runs = list(runs)
+        self._quarantine.ended(runs)
         for run in runs:
             self.given_back += 1
             self._runs.pop(run.delivery.id, None)
@@ -200,8 +225,7 @@ class Hand:
 
     def forget(self) -> None:
         """The owner is lost, and with it every reservation."""
-        self._handover.take_back()
+        self._quarantine.ended(self._take_back())
         self._quarantine.take_back()
         self._early.clear()
-        self._suspects_run = False
-        self._runs.clear()
+        self._runs = {job_id: run for job_id, run in self._runs.items() if run.policy.acks == "early"}

@@ -24,6 +24,8 @@ class Handover:
         self.pending: deque[Run] = deque()
         self.finished: deque[Run] = deque()
         self._wake = wake
+        self.leased_until = float("inf")  # monotonic: no run is started later, our jobs may be others' by then
+        self.parked = False  # an executor waits for that
         self.looks_at = 0.0  # when the courier will look by itself next, if it has said so
         self._quiet_until = 0.0  # before that the courier looks by itself; after, the next finish wakes it once
 
@@ -38,6 +40,20 @@ class Handover:
 
     def dry(self) -> None:
         """Say that an executor has nothing left to do."""
+        self._wake()
+
+    def put_back(self, run: Run) -> None:
+        """Leave a run unstarted: this process stood still for so long that the lease may have ended.
+
+        The courier beats first, takes back what is lost, and rings again.
+        """
+        run.started = 0.0
+        self.pending.appendleft(run)
+        self.park()
+
+    def park(self) -> None:
+        """Say that an executor waits for the lease to be renewed."""
+        self.parked = True
         self._wake()
 
     # -- courier ---------------------------------------------------------------------------------

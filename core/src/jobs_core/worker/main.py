@@ -24,6 +24,7 @@ from .courier import Courier
 from .executors.base import Executor
 from .handover import Handover
 from .intake import Intake
+from .isolation import Isolation
 from .surroundings import Surroundings
 
 logger = logging.getLogger("jobs.worker")
@@ -80,6 +81,7 @@ class Worker:
         max_jobs: int = 0,
         quiet: bool = False,
         board: Scoreboard = NOWHERE,
+        isolation: Isolation | None = None,
         on_open: Callable[[], None] = lambda: None,
         on_due: Callable[[], None] = lambda: None,
         on_replace: Callable[[], None] | None = None,
@@ -108,6 +110,7 @@ class Worker:
             max_jobs=max_jobs,
             quiet=quiet,
             board=board,
+            isolation=isolation,
             on_open=on_open,
             on_due=on_due,
             on_abandon=self._end_at_once,

@@ -18,6 +18,8 @@ class Outbox:
         self._backend = backend
         self._waiting: list[tuple[Settlement, Run | None]] = []
         self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
+        self._unstarted: set[str] = set()  # acknowledged before they run, and not yet answered
+        self.acknowledged: list[Run] = []  # answered: they are to be started, by nobody but us
 
     def __bool__(self) -> bool:
         """Whether there is something to send."""
@@ -26,6 +28,16 @@ class Outbox:
     def add(self, ending: Settlement, run: Run | None = None) -> None:
         """Settle this with the next batch; of a run it is told if its reservation was no longer ours."""
         self._waiting.append((ending, run))
+
+    def acknowledge(self, run: Run) -> None:
+        """Settle a job as done before it runs. When that is answered it stands in `acknowledged`, if it was ours until then."""
+        self._unstarted.add(run.delivery.id)
+        self.add(Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), run)
+
+    @property
+    def acknowledging(self) -> int:
+        """How many are acknowledged and not yet started."""
+        return len(self._unstarted) + len(self.acknowledged)
 
     def give_back(self, run: Run, *, after: float = 0.0) -> None:
         """Have a job that has not been started run elsewhere: at once, or after a while."""
@@ -44,9 +56,19 @@ class Outbox:
             answers = self._backend.settle([ending for ending, _ in batch], request)
             failpoint("settle.after")
             self._sending = None
+            if self._unstarted:
+                self._sort_out(answers, batch)
             for answer, (_, run) in zip(answers, batch, strict=True):
                 if answer is Answer.STALE and run is not None:
                     tell_stale(run)
+
+    def _sort_out(self, answers: Sequence[Answer], batch: Sequence[tuple[Settlement, Run | None]]) -> None:
+        """Find what was acknowledged early; a job that others hold by now is theirs to run."""
+        for answer, (ending, run) in zip(answers, batch, strict=True):
+            if ending.id in self._unstarted and run is not None and ending.outcome is Outcome.DONE:
+                self._unstarted.discard(ending.id)
+                if answer is not Answer.STALE:
+                    self.acknowledged.append(run)
 
     def _push_followups(self, endings: Sequence[Settlement], request: str) -> None:
         """Where the backend cannot commit follow-ups with the acknowledgement, push them before it."""
@@ -60,6 +82,7 @@ class Outbox:
         """Forget everything: the owner is lost, and its reservations are others' now."""
         self._waiting.clear()
         self._sending = None
+        self._unstarted.clear()
 
 
 def tell_stale(run: Run) -> None:

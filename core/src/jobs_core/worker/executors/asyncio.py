@@ -53,6 +53,9 @@ class AsyncExecutor(Executor):
     def _start_pending(self) -> None:
         """Make tasks of what was handed over, as far as there are slots; runs in the loop."""
         pending, current, loop, now = self.handover.pending, self._current, self._loop, time.monotonic()
+        if now > self.handover.leased_until:
+            self.handover.park()
+            return
         while len(current) < self.concurrency:
             try:
                 run = pending.popleft()

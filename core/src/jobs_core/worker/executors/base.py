@@ -36,7 +36,10 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, runs: Sequence[Run]) -> None:
-        """Take runs over; they are started in order as slots are free. Called by: the courier. Blocks: never."""
+        """Take runs over; they are started in order as slots are free. None: go on with those that wait.
+
+        Called by: the courier. Blocks: never.
+        """
 
     @abc.abstractmethod
     def interrupt(self, run: Run, error: JobInterrupted) -> None:

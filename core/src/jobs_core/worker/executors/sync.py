@@ -41,7 +41,8 @@ class SyncExecutor(Executor):
             self._loop.close()
 
     def _serve(self) -> None:
-        pending, finish, surroundings = self.handover.pending, self.handover.finish, self.surroundings
+        handover, surroundings = self.handover, self.surroundings
+        pending, finish = handover.pending, handover.finish
         begin, end = self.board.begin, self.board.end
         while True:
             try:
@@ -52,8 +53,12 @@ class SyncExecutor(Executor):
                 self.handover.dry()
                 self._bell.get()
                 continue
-            self._current = run
             run.started = time.monotonic()
+            if run.started > handover.leased_until:
+                handover.put_back(run)
+                self._bell.get()
+                continue
+            self._current = run
             begin(0, run)
             self._run(run)
             self._current = None

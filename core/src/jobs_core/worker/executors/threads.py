@@ -40,7 +40,8 @@ class ThreadsExecutor(Executor):
         return bool(self.handover.pending) or any(run.interrupted is None for run in list(self._current.values()))
 
     def _serve(self, slot: int) -> None:
-        pending, current, me = self.handover.pending, self._current, threading.get_ident()
+        handover, current, me = self.handover, self._current, threading.get_ident()
+        pending = handover.pending
         while True:
             try:
                 run = pending.popleft()
@@ -51,8 +52,12 @@ class ThreadsExecutor(Executor):
                 self.handover.dry()
                 self._bell.get()
                 continue
-            current[me] = run
             run.started = time.monotonic()
+            if run.started > handover.leased_until:
+                handover.put_back(run)
+                self._bell.get()
+                continue
+            current[me] = run
             self.board.begin(slot, run)
             run_in_thread(run, self.surroundings, self._own_loop)
             del current[me]
@@ -68,7 +73,7 @@ class ThreadsExecutor(Executor):
 
     def submit(self, runs: Sequence[Run]) -> None:
         self.handover.pending.extend(runs)
-        for _ in range(min(len(runs), self.concurrency)):
+        for _ in range(min(len(runs) or self.concurrency, self.concurrency)):
             self._bell.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
