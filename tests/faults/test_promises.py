@@ -173,7 +173,7 @@ def test_a_job_that_kills_its_worker_is_found_and_its_neighbours_are_done(projec
             break
     (dead,) = project.dead()
     assert dead.reason == "crashed"
-    assert project.times("poison") <= 4
+    assert project.times("poison") <= 5, "twice among its neighbours, three times alone"
     assert {f"note n{n}" for n in range(10)} | {"note z"} <= set(project.ledger())
 
 
