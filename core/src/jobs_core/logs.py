@@ -14,7 +14,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from . import events
+from . import escapes, events
+from .escapes import one_line
 from .events import Event
 from .units import format_duration
 from .worker.run import running
@@ -25,21 +26,7 @@ OUTPUT = "jobs.output"
 LONGEST_VALUE = 200
 """Characters of a job's name, id or topic in the head of a line; they come from messages."""
 
-# Control characters, line and paragraph separators, marks that turn the direction of text, and halves of characters.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _PLAIN_VALUE = re.compile(r"[\w.:@/+<>-]+")
-
-
-def one_line(text: str) -> str:
-    """`text` with control characters written out: no new lines, no terminal sequences."""
-    return text if text.isprintable() else _UNSAFE.sub(_written_out, text)
-
-
-def _written_out(match: re.Match[str]) -> str:
-    character = match[0]
-    code = ord(character)
-    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
 def sentence(event: Event) -> str:
@@ -257,7 +244,7 @@ def json_line(entry: dict[str, Any]) -> str:
         import json
 
         return json.dumps(entry, default=str)
-    return line if line.isprintable() else _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+    return escapes.json(line)
 
 
 def formatter(format_: str, worker: str = "") -> logging.Formatter:

@@ -37,9 +37,9 @@ def test_alert(context: Context, names: tuple[str, ...]) -> None:
         except Exception as error:  # a plugin's may raise anything
             bad = True
             text = str(error) if isinstance(error, ConnectionError) else f"{type(error).__name__}: {error}"
-            click.echo(f"{output.BAD} {name}: {hide(text, secrets(app.config.alerts.channels[name]))}")
+            output.echo(f"{output.BAD} {name}: {hide(text, secrets(app.config.alerts.channels[name]))}")
         else:
-            click.echo(f"{output.GOOD} {name}: sent")
+            output.echo(f"{output.GOOD} {name}: sent")
     if bad:
-        click.echo(f"Each has {PATIENCE:g} s. HTTPS_PROXY and NO_PROXY are obeyed, certificates are verified.", err=True)
+        output.echo(f"Each has {PATIENCE:g} s. HTTPS_PROXY and NO_PROXY are obeyed, certificates are verified.", err=True)
         raise click.exceptions.Exit(Exit.FAILED)

@@ -39,7 +39,7 @@ class _Checks:
             self.code = code
         if not self._quiet:
             for number, line in enumerate(text.splitlines() or [""]):
-                click.echo(f"{mark if number == 0 else ' '} {what if number == 0 else '':<14}{line}")
+                output.echo(f"{mark if number == 0 else ' '} {what if number == 0 else '':<14}{line}")
 
     def run(self, what: str, check: Callable[[], Iterator[tuple[str, str]]]) -> bool:
         """Report what a check yields; False if it failed."""

@@ -10,12 +10,13 @@ from typing import Any, NoReturn, TypeVar
 import click
 import msgspec
 
-from .. import config_sources
+from .. import config_sources, escapes
 from ..app import App, set_current_app
 from ..backends.base import Backend, JobRecord
 from ..config_sources import Effective
 from ..errors import BackendUnavailable, ConfigError, JobsError, LoadError, PluginError
 from ..loaders.base import add_to_path
+from . import output
 from .exits import Exit
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ pass_context = click.make_pass_decorator(Context, ensure=True)
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
     """End the command with a sentence on standard error."""
-    click.echo(f"jobs: {message}", err=True)
+    output.echo(f"jobs: {message}", err=True)
     raise click.exceptions.Exit(code)
 
 
@@ -87,7 +88,7 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         fail(f"{question} Say --yes to do it without being asked", Exit.USAGE)
-    if not click.confirm(question):
+    if not click.confirm(escapes.lines(question)):
         fail("nothing was done")
 
 

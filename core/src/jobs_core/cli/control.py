@@ -15,6 +15,7 @@ from ..scoreboard.state import read_board
 from ..supervisor.control import NotRunning, ask
 from ..supervisor.pidfile import running
 from ..units import format_duration
+from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
 from .start import start_command
@@ -64,7 +65,7 @@ def reload_command(context: Context) -> None:
     answer = ask(_running_dir(context), {"do": "reload"}, timeout=None)
     if not answer["done"]:
         fail(f"reload refused, the old code goes on: {answer['error']}")
-    click.echo(f"jobs: reloaded, generation {answer['generation']} serves")
+    output.echo(f"jobs: reloaded, generation {answer['generation']} serves")
 
 
 @click.command("quiet")
@@ -73,7 +74,7 @@ def reload_command(context: Context) -> None:
 def quiet_command(context: Context, off: bool) -> None:
     """Take nothing new on this machine, and finish what runs; the supervisor stays."""
     ask(_running_dir(context), {"do": "quiet", "on": not off})
-    click.echo("jobs: workers take jobs again" if off else "jobs: quiet, workers take nothing new; --off ends it")
+    output.echo("jobs: workers take jobs again" if off else "jobs: quiet, workers take nothing new; --off ends it")
 
 
 @click.command("scale")
@@ -88,7 +89,7 @@ def scale_command(context: Context, pool: str, workers: int | None, auto: bool) 
     answer = ask(_running_dir(context), {"do": "scale", "pool": pool, "workers": workers})
     if not answer["done"]:
         fail(str(answer["error"]), Exit.USAGE)
-    click.echo(f"jobs: pool {pool} is to have {answer['wanted']} workers")
+    output.echo(f"jobs: pool {pool} is to have {answer['wanted']} workers")
 
 
 def _run_dir(context: Context) -> Path:
@@ -119,7 +120,7 @@ def _stop(run_dir: Path, how: str) -> None:
         _wait_for_end(handle, run_dir)
     finally:
         os.close(handle)
-    click.echo("jobs: stopped")
+    output.echo("jobs: stopped")
 
 
 def _wait_for_end(handle: int, run_dir: Path) -> None:
@@ -130,7 +131,7 @@ def _wait_for_end(handle: int, run_dir: Path) -> None:
     while not poll.poll(TELL_EVERY * 1000 if said or time.monotonic() - begin > 0.4 else 500):
         waiting = _waiting_for(run_dir)
         if waiting and waiting != said:
-            click.echo(f"jobs: waiting for {waiting}")
+            output.echo(f"jobs: waiting for {waiting}")
         said = waiting or said
 
 

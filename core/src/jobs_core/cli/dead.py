@@ -68,7 +68,7 @@ def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
         ids = [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
         confirm(f"Run all {len(ids)} dead letters of {topic} again?", yes)
     count = context.operate(lambda backend: backend.requeue(ids))
-    click.echo(f"{count} jobs are ready again")
+    output.echo(f"{count} jobs are ready again")
     if count < len(ids):
         fail(f"{len(ids) - count} were not in the dead letters")
 
@@ -88,7 +88,7 @@ def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
     else:
         confirm(f"Delete {len(job_ids)} dead letters for good?", yes)
         count = context.operate(lambda backend: backend.drop(job_ids))
-    click.echo(f"{count} dead letters deleted")
+    output.echo(f"{count} dead letters deleted")
 
 
 def _dead(backend: Backend, topic: str | None, limit: int) -> list[JobRecord]:

@@ -67,7 +67,7 @@ def run(*, workers: int, directory: str | None = None) -> int:
     set_current_app(app)
     calls = _calls(place)
     handles = app.enqueue_many(calls)
-    click.echo(f"{len(calls)} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
+    output.echo(f"{len(calls)} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
     begin = time.monotonic()
     supervisor = _start(place)
     try:
@@ -94,7 +94,7 @@ def _calls(place: Path) -> list[Call[Any]]:
                 target = place / "thumbnails" / f"{photo.stem}-{width}.png"
                 calls.append(shop.thumbnail.call(photo, width, target))
     else:
-        click.echo("No thumbnails this time: they need `pip install pillow`.")
+        output.echo("No thumbnails this time: they need `pip install pillow`.")
     calls += [shop.count_words.call(text) for text in sorted((DATA / "texts").glob("*.txt"))]
     template = DATA / "mail.txt"
     with (DATA / "customers.csv").open(encoding="utf-8", newline="") as lines:
@@ -147,7 +147,7 @@ def _report_kill(events: list[dict[str, Any]]) -> None:
     if handed is not None:
         count = handed["released"]
         text += f", and the {'job' if count == 1 else f'{count} jobs'} it held went back to be run by the others"
-    click.echo(f"{text}.\n")
+    output.echo(f"{text}.\n")
 
 
 def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -185,14 +185,14 @@ def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> N
     """The summary, and where to look next."""
     events = [msgspec.json.decode(line) for line in (place / "jobs.log").read_bytes().splitlines()]
     retried = len({event["job_id"] for event in events if event.get("event") == "JobFailed"})
-    click.echo()
+    output.echo()
     _report_kill(events)
     output.table(
         ["done", "retried", "dead", "time", "jobs/s"],
         [(total - len(dead), retried, len(dead), format_duration(round(seconds, 2)), f"{total / seconds:,.0f}")],
         plain=False,
     )
-    click.echo("\nWhere to look next:")
+    output.echo("\nWhere to look next:")
     config = f"jobsctl -c {place / 'jobs.toml'}"
     commands = [(f"{config} dead show {record.id}", "why it is dead, with its tracebacks") for record in dead[:1]]
     commands += [
@@ -201,4 +201,4 @@ def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> N
         (f"ls {place}", "outbox, thumbnails, jobs.log"),
     ]
     for command, what in commands:
-        click.echo(f"  {command}\n      {what}")
+        output.echo(f"  {command}\n      {what}")

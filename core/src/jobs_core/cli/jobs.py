@@ -11,6 +11,7 @@ import msgspec
 
 from ..backends.base import JobRecord, State
 from ..errors import JobsError, MessageError
+from ..escapes import one_line
 from ..explain import explain
 from ..units import format_duration
 from ..worker.main import prepare
@@ -85,7 +86,7 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
         output.json({"id": job_id, "reasons": reasons})
     else:
         for reason in reasons:
-            click.echo(f"- {reason}")
+            output.echo(f"- {one_line(reason)}")
 
 
 @click.command("result")
@@ -98,7 +99,7 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
     if record is None:
         fail(f"job {job_id} has not ended: `jobsctl why {job_id}` says what it waits for")
     elif record.state is State.DEAD:
-        fail(f"job {job_id} is dead ({record.reason}): `jobsctl show {job_id}` has its errors")
+        fail(f"job {job_id} is dead ({one_line(record.reason)}): `jobsctl show {job_id}` has its errors")
     elif record.state is State.CANCELLED:
         fail(f"job {job_id} was cancelled")
     elif record.result is None:
@@ -107,7 +108,7 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
         stored = msgspec.json.decode(record.result)
         if "unstorable" in stored:
             fail(f"job {job_id} is done, but what it returned is no JSON: {stored['unstorable']}")
-        click.echo(msgspec.json.encode(stored["value"]))
+        output.echo_json(msgspec.json.encode(stored["value"]))
 
 
 @click.command("cancel")
@@ -125,7 +126,7 @@ def cancel_command(context: Context, job_ids: tuple[str, ...]) -> None:
             State.DONE: "is done already",
         }.get(state, "is unknown")
         missed = missed or state not in (State.CANCELLED, State.RESERVED)
-        click.echo(f"{job_id} {said}")
+        output.echo(f"{one_line(job_id)} {said}")
     if missed:
         raise click.exceptions.Exit(Exit.FAILED)
 

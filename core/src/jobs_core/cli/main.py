@@ -6,6 +6,7 @@ A command's module is imported when the command is used, so that `jobs --help` a
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import click
 
 from .. import __version__
 from ..errors import JobsError
+from . import output
 from .common import Context, exit_code
 from .exits import Exit
 
@@ -135,22 +137,29 @@ def run(arguments: Sequence[str] | None = None, called: str | None = None) -> in
         given = None if arguments is None else list(arguments)
         code = cli.main(given, prog_name=called or _called(), standalone_mode=False) or Exit.FINE
     except click.exceptions.Abort:
-        click.echo("jobs: interrupted", err=True)
+        output.echo("jobs: interrupted", err=True)
         code = Exit.FAILED
     except click.UsageError as error:
-        error.show()
+        show(error)
         code = Exit.USAGE
     except click.ClickException as error:
-        error.show()
+        show(error)
         code = Exit.FAILED
     except JobsError as error:
         for line in str(error).splitlines():
-            click.echo(f"jobs: {line}", err=True)
+            output.echo(f"jobs: {line}", err=True)
         code = exit_code(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `jobsctl list | head` is no error
         code = Exit.FINE
     return int(code)
+
+
+def show(error: click.ClickException) -> None:
+    """Print what is wrong with a command line, as the library words it."""
+    text = io.StringIO()
+    error.show(text)
+    output.echo(text.getvalue(), err=True, nl=False)
 
 
 def main() -> None:

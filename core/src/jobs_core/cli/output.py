@@ -1,16 +1,21 @@
-"""Printing: tables on a terminal, plain lines in a pipe, JSON when asked for."""
+"""Printing: tables on a terminal, plain lines in a pipe, JSON when asked for.
+
+All that a command says goes through here, for it may hold what somebody put into a message: see `escapes`.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from ..logs import one_line
+from .. import escapes
+from ..escapes import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -20,7 +25,21 @@ GOOD, BAD, WARN = "✓", "✗", "!"
 
 def json(value: Any) -> None:
     """One JSON document, readable."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
+    try:
+        document = msgspec.json.encode(value, enc_hook=str)
+    except UnicodeEncodeError:  # halves of characters, as in undecodable file names
+        document = dumps(value, default=str).encode()
+    echo_json(msgspec.json.format(document, indent=2))
+
+
+def echo_json(document: bytes) -> None:
+    """A JSON document as it is, but for characters that a terminal would act on."""
+    click.echo(escapes.json(document.decode()))
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Lines of text, without anything that a terminal would act on."""
+    click.echo(escapes.lines(text), err=err, nl=nl)
 
 
 def on_terminal() -> bool:
@@ -32,10 +51,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
     cells = texts(rows)
     if plain or (plain is None and not on_terminal()):
         for row in cells:
-            click.echo("\t".join(row))
+            echo("\t".join(row))
         return
     if not cells:
-        click.echo(empty)
+        echo(empty)
         return
     from rich.console import Console
 
@@ -69,9 +88,9 @@ def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], res
         table(columns, cells, plain=False)
     elif cells:
         for line in aligned(columns, cells):
-            click.echo(line)
+            echo(line)
     if rest:
-        click.echo(rest)
+        echo(rest)
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
@@ -88,7 +107,7 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[s
 
 def styled(text: str, **style: Any) -> None:
     """A line that stands out on a terminal; NO_COLOR is respected."""
-    click.secho(text, **({} if "NO_COLOR" in os.environ else style))
+    click.secho(escapes.lines(text), **({} if "NO_COLOR" in os.environ else style))
 
 
 def facts(pairs: Mapping[str, Any]) -> None:
@@ -96,14 +115,14 @@ def facts(pairs: Mapping[str, Any]) -> None:
     shown = {name: value for name, value in pairs.items() if value not in (None, "", [], {}, ())}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        click.echo(f"{name:<{width}}  {one_line(str(value))}")
+        echo(f"{name:<{width}}  {one_line(str(value))}")
 
 
 def block(title: str, text: str) -> None:
     """A text of several lines, indented under its title; control characters written out."""
-    click.echo(f"{title}")
+    echo(f"{title}")
     for line in text.splitlines():
-        click.echo(f"  {one_line(line)}")
+        echo(f"  {one_line(line)}")
 
 
 def _is_number(text: str) -> bool:

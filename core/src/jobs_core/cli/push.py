@@ -11,6 +11,7 @@ import msgspec
 from ..errors import JobsError
 from ..job import Call, JobFunction
 from ..worker.main import prepare
+from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
 
@@ -70,16 +71,16 @@ def push_command(
             fail("nothing to push: name a job, or give lines with --json", Exit.USAGE)
         assert job is not None
         call = _find(context, job, shared).call(*map(literal, args), **_keywords(keywords))
-        click.echo(context.app.enqueue(call).id)
+        output.echo(context.app.enqueue(call).id)
         return
     if args or keywords:
         fail("--json brings the arguments: leave out ARGS and --kw", Exit.USAGE)
     pushed = 0
     for batch in _batches(_calls(context, file, job, shared)):
         for handle in context.app.enqueue_many(batch):
-            click.echo(handle.id)
+            output.echo(handle.id)
         pushed += len(batch)
-    click.echo(f"{pushed} jobs enqueued", err=True)
+    output.echo(f"{pushed} jobs enqueued", err=True)
 
 
 def _find(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:

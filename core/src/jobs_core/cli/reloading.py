@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import NoReturn
 
+from ..escapes import one_line
+from . import output
 from .common import fail
 from .exits import Exit
 
@@ -48,7 +49,7 @@ def _watch(directory: Path, run_dir: Path, supervisor: int) -> NoReturn:
     wanted = PythonFilter(extra_extensions=(".toml",), ignore_paths=[run_dir])
     for changes in changes_in(directory, watch_filter=wanted, stop_event=ended):
         names = sorted({os.path.relpath(path, directory) for _, path in changes})
-        print(f"jobs: {', '.join(names)} changed: reloading", file=sys.stderr, flush=True)
+        output.echo(f"jobs: {', '.join(map(one_line, names))} changed: reloading", err=True)
         try:
             signal.pidfd_send_signal(supervisor, signal.SIGHUP)
         except ProcessLookupError:

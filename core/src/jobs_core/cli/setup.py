@@ -55,7 +55,7 @@ def init_command(backend: str | None, module: str, force: bool) -> None:
         path.write_text(TEMPLATE.format(backend=line, module=module), encoding="utf-8")
     except OSError as error:
         fail(f"jobs.toml cannot be written: {error.strerror}")
-    click.echo("jobs.toml is written. Next: `jobsctl check`, then `jobsctl worker`.")
+    output.echo("jobs.toml is written. Next: `jobsctl check`, then `jobsctl worker`.")
 
 
 @click.command("setup")
@@ -63,7 +63,7 @@ def init_command(backend: str | None, module: str, force: bool) -> None:
 def setup_command(context: Context) -> None:
     """Create what the backend needs once (files, queues), so that workers need no right to."""
     context.operate(lambda backend: backend.setup())
-    click.echo("the backend is set up")
+    output.echo("the backend is set up")
 
 
 @click.command("plugins")
@@ -92,7 +92,7 @@ def plugins_command(context: Context, as_json: bool) -> None:
     if any(info.problems for info in plugins.infos):
         for info in plugins.infos:
             if info.detail and not as_json:
-                click.echo(f"\n{info}:\n{info.detail}", err=True)
+                output.echo(f"\n{info}:\n{info.detail}", err=True)
         raise click.exceptions.Exit(Exit.FAILED)
 
 
@@ -136,6 +136,6 @@ def completion_command(shell: str) -> None:
     completion = get_completion_class(shell)
     assert completion is not None
     for name in ("jobsctl", "jobs"):
-        click.echo(completion(cli, {}, name, f"_{name.upper()}_COMPLETE").source())
+        output.echo(completion(cli, {}, name, f"_{name.upper()}_COMPLETE").source())
     names = cli.list_commands(click.Context(cli))
-    click.echo(_WRAPPERS[shell].replace("NAMES", ("|" if shell != "fish" else " ").join(names)))
+    output.echo(_WRAPPERS[shell].replace("NAMES", ("|" if shell != "fish" else " ").join(names)))

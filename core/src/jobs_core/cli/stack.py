@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from ..logs import one_line
+from ..escapes import one_line
 from ..scoreboard.reader import WorkerFile, alive
 from ..scoreboard.state import STACKS, worker_files
 from ..worker.stacks import END, SIGNAL, TASKS, THREAD
-from . import figures
+from . import figures, output
 from .common import Context, fail, pass_context, run_dir
 from .exits import Exit
 
@@ -34,7 +34,7 @@ def stack_command(context: Context, pid: int) -> None:
     shown, those of one stack together, where its main thread answers within a second. `jobsctl status` shows the workers.
     """
     path = _worker(run_dir(context), pid)
-    click.echo(_introduction(path))
+    output.echo(_introduction(path))
     stacks = path.with_name(path.name + STACKS)
     try:
         before = stacks.stat().st_size
@@ -44,9 +44,9 @@ def stack_command(context: Context, pid: int) -> None:
     text, complete = _answer(stacks, before)
     if not text:
         fail(f"worker {pid} wrote nothing within {PATIENCE:g} s: is it stopped (SIGSTOP), or the disk full?")
-    click.echo(readable(text))
+    output.echo(readable(text))
     if not complete:
-        click.echo(
+        output.echo(
             f"The main thread did not answer within {PATIENCE:g} s: it is in a long call of C code or of the system (above), "
             "and whether there are asyncio tasks is not known."
         )

@@ -12,6 +12,7 @@ import click
 from ..app import private_directory
 from ..supervisor.httpd import parse
 from ..supervisor.pidfile import running
+from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
 
@@ -37,7 +38,7 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     run_dir = private_directory(context.app.run_dir)
     pid = running(run_dir)
     if pid is not None:
-        click.echo(f"jobs: a supervisor runs here already: process {pid}, run directory {run_dir}", err=True)
+        output.echo(f"jobs: a supervisor runs here already: process {pid}, run directory {run_dir}", err=True)
         return
     backend = context.app.new_backend()
     if "multiprocess" not in backend.features:
@@ -93,10 +94,10 @@ def _in_the_background(command: list[str], run_dir: Path) -> None:
     with os.fdopen(reader, "rb") as pipe:
         said = pipe.read().decode()
     if said == "ready":
-        click.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")
+        output.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")
     elif said:
         for line in said.splitlines():
-            click.echo(f"jobs: {line}", err=True)
+            output.echo(f"jobs: {line}", err=True)
         raise click.exceptions.Exit(Exit.USAGE)
     else:
         fail("the supervisor ended before it served; its log says why")

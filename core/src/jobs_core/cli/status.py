@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from ..logs import one_line
+from ..escapes import one_line
 from ..scoreboard.state import Board, read_board
 from ..supervisor import pidfile
 from . import output
@@ -42,18 +42,18 @@ def status_command(context: Context, everything: bool, as_json: bool) -> None:
         output.json({"running": True, "run_dir": str(directory), **document(view)})
         return
     show(view)
-    click.echo(f"\nrun directory {directory}, backend {view.board.supervisor.backend}" if view.board.supervisor else "")
+    output.echo(f"\nrun directory {directory}, backend {view.board.supervisor.backend}" if view.board.supervisor else "")
 
 
 def here(directory: Path, as_json: bool = False, *, most_entries: int = 20) -> Board:
     """What runs in this run directory; ends the command if nothing does, or only just begins to."""
     pid = pidfile.running(directory)
     if pid is None:
-        click.echo('{"running": false}' if as_json else f"not running in {directory}; `jobsctl start` starts it")
+        output.echo('{"running": false}' if as_json else f"not running in {directory}; `jobsctl start` starts it")
         raise click.exceptions.Exit(Exit.NOT_RUNNING)
     board = read_board(directory, most_entries=most_entries)
     if board.supervisor is None or board.supervisor.pid != pid:  # the file is of one that ran before
-        click.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starts up as process {pid}")
+        output.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starts up as process {pid}")
         raise click.exceptions.Exit(Exit.FINE)
     return board
 
@@ -63,9 +63,9 @@ def show(view: Overview) -> None:
     troubles = view.troubles()
     output.styled(view.headline(), bold=True, fg="red" if troubles else "green")
     for line in view.summary():
-        click.echo(line)
+        output.echo(line)
     if troubles:
-        click.echo()
+        output.echo()
     for trouble in troubles:
         output.styled(f"{output.WARN} {one_line(trouble)}", fg="red", bold=True)
     for sheet in (view.pools(), view.worker_table(), view.running_table(), view.topics()):
@@ -76,9 +76,9 @@ def show(view: Overview) -> None:
         assert view.board.supervisor
         output.styled(f"\nCrashes ({view.board.supervisor.crashed:,} in all)", bold=True)
         for line in crashes:
-            click.echo(f"  {one_line(line)}")
+            output.echo(f"  {one_line(line)}")
     if view.processes():
-        click.echo(f"\n{view.processes()}")
+        output.echo(f"\n{view.processes()}")
 
 
 def document(view: Overview) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import click
 from .. import urls
 from ..app import App
 from ..backends.sqlite.backend import parse_url
+from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
 
@@ -96,7 +97,7 @@ def systemd_command(context: Context, user: str | None, name: str | None, write:
     It restarts what fails, reloads without a gap, waits as long as stop_timeout says, and lets jobs write to the
     run directory, the log's and the database's, and to what --write names.
     """
-    click.echo(unit(context, user, name, [Path(directory).absolute() for directory in write]), nl=False)
+    output.echo(unit(context, user, name, [Path(directory).absolute() for directory in write]), nl=False)
 
 
 def unit(context: Context, user: str | None, name: str | None, more: list[Path]) -> str:

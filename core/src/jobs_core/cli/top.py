@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..logs import one_line
+from ..escapes import one_line
 from ..scoreboard.state import Board, TopicState, read_board
 from ..supervisor import pidfile
 from . import output
@@ -87,7 +87,7 @@ class Page:
         view, sheets = self.view(100, 60)
         output.styled(view.headline(), bold=True)
         for line in (*view.summary(), *(f"{output.WARN} {trouble}" for trouble in view.troubles())):
-            click.echo(one_line(line))
+            output.echo(one_line(line))
         for sheet in sheets:
             if sheet.rows or sheet.rest:
                 output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
@@ -101,8 +101,8 @@ class Page:
             return Text("nothing runs here; waiting for it (q ends this)")
         view, sheets = self.view(width, height)
         troubles = view.troubles()
-        parts: list[RenderableType] = [Text(view.headline(), "bold red" if troubles else "bold green")]
-        parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in view.summary()]
+        parts: list[RenderableType] = [Text(one_line(view.headline()), "bold red" if troubles else "bold green")]
+        parts += [Text(one_line(line), no_wrap=True, overflow="ellipsis") for line in view.summary()]
         parts += [
             Text(f"{output.WARN} {one_line(trouble)}", "bold red", no_wrap=True, overflow="ellipsis") for trouble in troubles
         ]
@@ -110,7 +110,7 @@ class Page:
             if sheet.rows:
                 parts += [Text(""), output.rich_table(sheet.columns, output.texts(sheet.rows))]
             if sheet.rest:
-                parts.append(Text(sheet.rest, "dim"))
+                parts.append(Text(one_line(sheet.rest), "dim"))
         return Group(*parts)
 
     def _topics(self, view: Overview, width: int, most: int) -> Sheet:

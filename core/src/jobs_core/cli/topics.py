@@ -53,7 +53,7 @@ def topics_command(context: Context, as_json: bool) -> None:
 def pause_command(context: Context, topic: str) -> None:
     """Hand out no more jobs of TOPIC, to any worker, until it is resumed."""
     context.operate(lambda backend: backend.pause(topic))
-    click.echo(f"{topic} is paused; what runs goes on. `jobsctl resume {topic}` ends it")
+    output.echo(f"{topic} is paused; what runs goes on. `jobsctl resume {topic}` ends it")
 
 
 @click.command("resume")
@@ -62,7 +62,7 @@ def pause_command(context: Context, topic: str) -> None:
 def resume_command(context: Context, topic: str) -> None:
     """Hand out jobs of a paused TOPIC again."""
     context.operate(lambda backend: backend.resume(topic))
-    click.echo(f"{topic} is served again")
+    output.echo(f"{topic} is served again")
 
 
 @click.command("purge")
@@ -81,9 +81,9 @@ def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bo
     """Delete the waiting jobs of TOPIC for good. Running ones are left alone."""
     if inlet:
         confirm(f"Delete all that stands in the inlet of {topic} for good?", yes)
-        click.echo(f"{context.operate(lambda backend: backend.purge_inlet(topic))} entries deleted")
+        output.echo(f"{context.operate(lambda backend: backend.purge_inlet(topic))} entries deleted")
         return
     states = [State.READY, State.SCHEDULED] if state == "waiting" else [State(state)]
     confirm(f"Delete all {state} jobs of {topic} for good?", yes)
     deleted = context.operate(lambda backend: sum(backend.purge(topic, state) for state in states))
-    click.echo(f"{deleted} jobs deleted")
+    output.echo(f"{deleted} jobs deleted")

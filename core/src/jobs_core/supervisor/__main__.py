@@ -10,7 +10,7 @@ import resource
 import sys
 from collections.abc import Callable
 
-from .. import config_sources, logs
+from .. import config_sources, escapes, logs
 from ..app import private_directory
 from ..errors import JobsError
 from ..urls import redact
@@ -37,11 +37,11 @@ def main(arguments: list[str]) -> int:
         writer = LogWriter(config.logs, config.base_dir)
     except AlreadyRunning as error:
         tell(f"jobs: {error}")
-        print(f"jobs: {error}", file=sys.stderr)
+        print(escapes.lines(f"jobs: {error}"), file=sys.stderr)
         return 0
     except (JobsError, OSError) as error:
         tell(str(error))
-        print(f"jobs: {error}", file=sys.stderr)
+        print(escapes.lines(f"jobs: {error}"), file=sys.stderr)
         return 2
     _raise_descriptor_limit()
     title(f"supervisor {run_dir}")

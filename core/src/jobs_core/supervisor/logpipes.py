@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from ..logs import one_line
+from ..escapes import one_line
 
 END_OF_RECORD = b"\0"
 """Follows every record in the log pipe."""

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping
 
-from ..logs import one_line
+from ..escapes import one_line
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 

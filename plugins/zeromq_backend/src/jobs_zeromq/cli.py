@@ -9,8 +9,10 @@ from typing import Any
 import click
 import msgspec
 
+from jobs_core import escapes
 from jobs_core.backends.base import BackendOptions
 from jobs_core.errors import BackendUnavailable
+from jobs_core.escapes import one_line
 
 NOT_RUNNING = 3
 
@@ -46,15 +48,15 @@ def status_command(context: click.Context, as_json: bool) -> None:
         backend.open(None)
         found = backend.status()
     except BackendUnavailable as error:
-        click.echo(f"jobs: {error}", err=True)
+        click.echo(f"jobs: {one_line(str(error))}", err=True)
         raise click.exceptions.Exit(NOT_RUNNING) from None
     finally:
         backend.close()
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        click.echo(escapes.json(msgspec.json.encode(found).decode()))
         return
     for name, value in msgspec.structs.asdict(found).items():
-        click.echo(f"{name:<10} {_shown(value)}")
+        click.echo(f"{name:<10} {one_line(_shown(value))}")
 
 
 def _shown(value: Any) -> str:

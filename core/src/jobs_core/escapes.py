@@ -1,0 +1,47 @@
+"""Text that came from elsewhere, fit for a terminal and a log line.
+
+Messages, exceptions, ids and the names of files are whatever somebody made them. What could move the cursor, begin a line
+of its own, turn the direction of text or hide in it is written out: control characters (C0, C1), separators of lines,
+format characters (zero-width and bidirectional ones, tags), halves of characters.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BUT_LINES = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e00ff"
+)
+_UNSAFE = re.compile(f"[\t\n{_BUT_LINES}]")
+_UNSAFE_IN_LINES = re.compile(f"[{_BUT_LINES}]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def one_line(text: str) -> str:
+    """`text` with what is unsafe written out, new lines and tabs too."""
+    return text if text.isprintable() else _UNSAFE.sub(_written_out, text)
+
+
+def lines(text: str) -> str:
+    """`text` of several lines, or of columns between tabs, with all else that is unsafe written out."""
+    return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_written_out, text)
+
+
+def json(text: str) -> str:
+    """A JSON document that means the same, with what is unsafe in its strings written as JSON does."""
+    return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_as_json, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+def _as_json(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))
