@@ -164,7 +164,7 @@ def test_a_mismatch_on_the_worker_names_the_argument():
         pass
 
     arguments = Arguments(f, "shop.f")
-    for args, kwargs, name in (["x"], {}, "a"), ([1, "x"], {}, "rest"), ([1], {"z": "x"}, "more"):
+    for args, kwargs, name in (["x"], {}, "a"), ([1, "x"], {}, "rest"), ([1], {"z": "x"}, "z"):
         with pytest.raises(ArgumentError, match=f"argument {name!r} of shop.f: expected int, got str"):
             arguments.convert(args, kwargs)
 

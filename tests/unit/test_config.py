@@ -212,3 +212,8 @@ def test_base_dir_is_no_key(read):
     with pytest.raises(ConfigError, match="base_dir: unknown key"):
         read('base_dir = "/"')
     assert isinstance(Config().base_dir, Path)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "jobs.toml").write_bytes(b"\xef\xbb\xbfmodules = ['tasks']\n")
+    assert load(tmp_path / "jobs.toml").config.modules == ["tasks"]

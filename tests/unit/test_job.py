@@ -51,7 +51,7 @@ def test_using_changes_a_copy(registry):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"retries": -1}, "retries: expected a whole number of 0 or more, got -1"),
+        ({"retries": -1}, "retries: expected a whole number from 0 to 2147483647, got -1"),
         ({"retries": True}, "retries"),
         ({"priority": 10}, "priority: expected a whole number from 0 to 9, got 10"),
         ({"timeout": "soon"}, "timeout: expected a duration"),

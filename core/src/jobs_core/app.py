@@ -34,7 +34,7 @@ from .errors import (
 from .handle import JobHandle
 from .ids import new_id
 from .job import Call, JobFunction
-from .message import Message, Signer, UniqueKey, decode, encode
+from .message import Message, Signer, UniqueKey, decode, encode, readable
 from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins
 from .producer import Producer
@@ -301,7 +301,9 @@ class App:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
             replacement = implementation(message=message)
-            message = message if replacement is None else replacement
+            if replacement is not None:
+                message = replacement
+                readable(message, job.name)
         return message
 
     def _unique_key(self, job: JobFunction[Any, Any, Any], call: Call[Any], unique: Unique) -> UniqueKey:

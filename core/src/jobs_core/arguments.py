@@ -8,7 +8,9 @@ does not spoil the others.
 
 from __future__ import annotations
 
+import copy
 import inspect
+import keyword
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,8 @@ from typing import Any
 import msgspec
 
 from .conversion import decode_hook, encode_hook, is_custom
-from .errors import ArgumentError
+from .errors import ArgumentError, JobDefinitionError
+from .units import shown
 
 _SCALARS: frozenset[type] = frozenset({int, str, float, bool, type(None)})
 _ANYTHING = (inspect.Parameter.empty, Any, object)
@@ -32,6 +35,14 @@ class Parameter:
         self.name = name
         self.type = kind
         self.as_is = _scalars(kind)
+
+    def under(self, name: str) -> Parameter:
+        """The same for the argument of this name: `**kwargs` stands for many."""
+        if name == self.name:
+            return self
+        other = copy.copy(self)
+        other.name = name
+        return other
 
     def check(self, value: Any, job: str) -> None:
         """Raise ArgumentError unless a worker could convert what `value` becomes on its way."""
@@ -59,7 +70,7 @@ class Arguments:
 
     def __init__(self, function: Callable[..., Any], job: str) -> None:
         self._job = job
-        signature = inspect.signature(function)
+        signature = _signature(function, job)
         self._bind = _binder(signature, job)
         self._signature = signature
         self.problems: list[ArgumentError] = []
@@ -85,11 +96,16 @@ class Arguments:
             return Parameter(parameter.name, _resolve(function, parameter))
         except (NameError, AttributeError) as error:
             reason = (
-                f"its annotation {parameter.annotation!r} cannot be resolved ({error}): import the name where "
+                f"its annotation {shown(parameter.annotation)} cannot be resolved ({error}): import the name where "
                 "a running program has it, not only under TYPE_CHECKING, or annotate with Any"
             )
         except TypeError as error:
             reason = f"its type cannot be read from JSON: {' '.join(str(error).split())}"
+        except Exception as error:  # text that is no Python, or whatever code of its own an annotation runs
+            reason = (
+                f"its annotation {shown(parameter.annotation)} is no type ({type(error).__name__}: {shown(str(error))}): "
+                'annotate with a type, or with Annotated[a type, "what you want to say"]'
+            )
         self.problems.append(ArgumentError(f"argument {parameter.name!r} of {self._job}: {reason}", argument=parameter.name))
         return Parameter(parameter.name, Any)
 
@@ -111,7 +127,7 @@ class Arguments:
         for name, value in kwargs.items():
             parameter = self._by_name.get(name, self._named_rest)
             if type(value) not in parameter.as_is:
-                parameter.check(value, self._job)
+                parameter.under(name).check(value, self._job)
 
     def convert(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """For workers: the call with its values converted to the annotated types; raises ArgumentError."""
@@ -126,7 +142,7 @@ class Arguments:
         for name, value in kwargs.items():
             parameter = self._by_name.get(name, self._named_rest)
             if type(value) not in parameter.as_is and parameter.type is not Any:
-                kwargs[name] = parameter.convert(value, self._job)
+                kwargs[name] = parameter.under(name).convert(value, self._job)
         return args, kwargs
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -143,16 +159,26 @@ class Arguments:
         return dict(bound.arguments)
 
 
+def _signature(function: Callable[..., Any], job: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (ValueError, TypeError) as error:
+        raise JobDefinitionError(
+            f"{job}: the parameters of its function cannot be told ({error}): write a function with parameters of its own, "
+            "which calls this one"
+        ) from None
+
+
 def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     """The parameter's annotation as a type msgspec can convert to; raises NameError or TypeError."""
-    if parameter.annotation in _ANYTHING:
+    if _is_anything(parameter.annotation):
         return Any
     unwrapped = inspect.unwrap(function)
     holder = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
     names = dict(getattr(unwrapped, "__globals__", {}))
     closure = inspect.getclosurevars(unwrapped).nonlocals if isinstance(unwrapped, types.FunctionType) else {}
     kind = typing.get_type_hints(holder, names, dict(closure), include_extras=True)["it"]
-    if kind in _ANYTHING:
+    if _is_anything(kind):
         return Any
     if parameter.default is None and parameter.default is not parameter.empty:
         kind = kind | None
@@ -161,6 +187,11 @@ def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
             raise TypeError(f"{node.cls!r} is no JSON type, dataclass, Struct, pydantic model or Path")
     msgspec.json.Decoder(kind, dec_hook=decode_hook)  # refuses unions it could not tell apart
     return kind
+
+
+def _is_anything(kind: Any) -> bool:
+    """By identity: an annotation may be any object, and how it compares is its own affair."""
+    return any(kind is one for one in _ANYTHING)
 
 
 def _nodes(node: Any, seen: set[int] | None = None) -> typing.Iterator[Any]:
@@ -203,7 +234,7 @@ def _binder(signature: inspect.Signature, job: str) -> Callable[..., None]:
     if parameters and parameters[-1].kind is kinds.POSITIONAL_ONLY:
         parts.append("/")
     name = job.rpartition(".")[2]
-    name = name if name.isidentifier() else "job"
+    name = name if name.isidentifier() and not keyword.iskeyword(name) else "job"
     scope: dict[str, Any] = {}
     exec(f"def {name}({', '.join(parts)}): pass", scope)  # parameter names of a real signature: identifiers, nothing else
     binder: Callable[..., None] = scope[name]
@@ -212,8 +243,8 @@ def _binder(signature: inspect.Signature, job: str) -> Callable[..., None]:
 
 def resolve_return(function: Callable[..., Any]) -> Any:
     """The type results are converted to for a caller: the return annotation, or Any where it cannot be used."""
-    annotation = inspect.signature(function).return_annotation
     try:
+        annotation = inspect.signature(function).return_annotation
         return _resolve(function, inspect.Parameter("it", inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
-    except (NameError, AttributeError, TypeError):
+    except Exception:  # whatever stands there instead of a type
         return Any

@@ -118,7 +118,7 @@ def _find(file: str | Path | None, cwd: Path) -> Path | None:
 
 def _parse_toml(path: Path, name: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Notepad writes a mark before the first line
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: cannot be read: {error}") from None
     try:
@@ -194,7 +194,7 @@ class _Reader:
 
     def _secret_file(self, variable: str, path: str) -> str:
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            return Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             self.errors.append(f"{variable}: {path}: {getattr(error, 'strerror', None) or error}")
             return ""

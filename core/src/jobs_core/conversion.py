@@ -11,9 +11,21 @@ import msgspec
 
 
 def encode_hook(value: Any) -> Any:
-    """What msgspec cannot write on its own: paths and pydantic models, by duck typing."""
+    """What msgspec cannot write on its own: paths, pydantic models by duck typing, and subclasses of plain types.
+
+    Of the latter msgspec knows those of list, tuple and dict; others, as Django's SafeString or NumPy's float64, are written
+    as what they are a kind of.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
     if isinstance(value, pathlib.PurePath):
         return str(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__add__(value, 0)
+    if isinstance(value, bytes):
+        return bytes.__getitem__(value, slice(None))
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import msgspec
 from .app import App
 from .backends.base import Backend, JobRecord, State
 from .errors import ArgumentError, JobsError, MessageError, UnknownJob
-from .units import format_duration
+from .units import format_duration, shown_time
 
 
 def explain(app: App, backend: Backend, job_id: str) -> list[str]:
@@ -115,4 +114,4 @@ def misfit(app: App, record: JobRecord) -> str | None:
 
 
 def _when(at: float | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "an unknown time"
+    return shown_time(at) if at else "an unknown time"

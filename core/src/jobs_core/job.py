@@ -14,9 +14,10 @@ from .arguments import Arguments, resolve_return
 from .conversion import decode_hook
 from .errors import JobDefinitionError, ResultNotStored
 from .handle import JobHandle
+from .message import MAX_NAME
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse
-from .registry import Registry, default_registry
-from .units import DurationLike
+from .registry import Registry, default_registry, execution_that_defines
+from .units import DurationLike, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")  # what calling the function returns
@@ -70,6 +71,7 @@ class JobFunction(Generic[P, R, T]):
         self.cron: Final = cron
         self.tz: Final = tz
         self.missed: Final = missed
+        self.defined: Final = execution_that_defines()
         self.is_async: Final = inspect.iscoroutinefunction(function)
         self.overrides = NO_OVERRIDES
         self.stamp: Any = None  # an application's: what its envelopes of this job have in common
@@ -256,19 +258,92 @@ def _define(
     registry: Registry | None = None,
     **options: Any,
 ) -> JobFunction[Any, Any, Any]:
-    if not inspect.isfunction(inspect.unwrap(function)):
-        raise JobDefinitionError(f"@job takes a function, got {function!r}: decorate the function itself")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise JobDefinitionError(f"{function.__qualname__} is a generator: a job runs to its end, use a plain function")
-    name = name or f"{function.__module__}.{function.__qualname__}"
+    _refuse_what_cannot_run(function)
+    if name is None:
+        name = own_name(function)
+    if isinstance(aliases, str):
+        raise JobDefinitionError(f"{name}: aliases: expected a list of names, got the text {shown(aliases)}")
+    aliases = tuple(aliases)
     for text in (name, *aliases):
-        if not 0 < len(text) <= 200 or not text.isprintable() or " " in text:
-            raise JobDefinitionError(f"{text!r} is no job name: use 1 to 200 printable characters without spaces")
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or not text.isprintable() or " " in text:
+            raise JobDefinitionError(f"{shown(text)} is no job name: use 1 to {MAX_NAME} printable characters without spaces")
     made: JobFunction[Any, Any, Any] = JobFunction(
-        function, name=name, aliases=tuple(aliases), options=parse(name, options), cron=cron, tz=tz, missed=missed
+        function, name=name, aliases=aliases, options=parse(name, options), cron=cron, tz=tz, missed=missed
     )
     (default_registry if registry is None else registry).add(made)
     return made
+
+
+def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
+    """Raise JobDefinitionError for what is no function, or one whose call alone would run nothing of it.
+
+    An async function under a decorator that is none is fine: a worker awaits what the call returns.
+    """
+    if isinstance(function, JobFunction):
+        raise JobDefinitionError(f"{function.name} is a job already: @job stands once, and aliases=[...] gives it other names")
+    if isinstance(function, (classmethod, property)) or inspect.ismethod(function):
+        raise JobDefinitionError(
+            f"@job takes a function, got {shown(function)}: a worker has no object or class to call it on; "
+            "write a function at the top of a module that finds the object and calls the method"
+        )
+    innermost = _innermost(function)
+    if not inspect.isfunction(innermost) or not callable(function) or isinstance(function, functools.partial):
+        raise JobDefinitionError(
+            f"@job takes a function, got {shown(function)}: decorate the function itself, or write one that calls this"
+        )
+    name = innermost.__qualname__
+    for one in (function, innermost):
+        if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
+            raise JobDefinitionError(
+                f"{name} is a generator, and calling one runs nothing of it: make the job a plain function, which may loop "
+                f"over a generator to its end: for _ in {innermost.__name__}(): pass"
+            )
+    parameters = innermost.__code__.co_varnames[: innermost.__code__.co_argcount]
+    if _stands_in_class(name) and parameters[:1] in (("self",), ("cls",)) and not isinstance(function, staticmethod):
+        raise JobDefinitionError(
+            f"{name} is a method, and a worker has no {parameters[0]} to call it on: write a function at the top of the module "
+            "that takes what is needed to find the object, and calls the method"
+        )
+
+
+def _innermost(function: Callable[..., Any]) -> Any:
+    """What all decorators that tell it (`functools.wraps`) stand around."""
+    try:
+        return inspect.unwrap(function)
+    except ValueError:  # it goes round in circles
+        return None
+
+
+def _stands_in_class(qualname: str) -> bool:
+    holder = qualname.rpartition(".")[0]
+    return bool(holder) and not holder.endswith("<locals>")
+
+
+def own_name(function: Callable[..., Any]) -> str:
+    """The name of a job that is given none: module.function. Raises JobDefinitionError for a function that it does not tell.
+
+    What a factory makes, or a decorator without functools.wraps, is called the same whatever it was made of: a worker that
+    has imported other modules, or in another order, would run another. Who decorates inside a function what is written
+    there knows what it does.
+    """
+    made_by, _, _ = function.__qualname__.rpartition(".<locals>.")
+    if made_by and not _is_written_where_it_is_decorated(function):
+        raise JobDefinitionError(
+            f"@job was given {function.__qualname__} of {function.__module__}: every function that {made_by} makes has this "
+            "name, so one job could not be told from another. If it is a decorator, have it use functools.wraps; else name "
+            "each job: @job(name=...)"
+        )
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _is_written_where_it_is_decorated(function: Callable[..., Any]) -> bool:
+    code = getattr(_innermost(function), "__code__", None)
+    frame = inspect.currentframe()
+    while frame is not None:
+        if any(code is constant for constant in frame.f_code.co_consts):
+            return True
+        frame = frame.f_back
+    return False
 
 
 __all__ = ["DEFAULT_TOPIC", "Call", "Enqueuer", "JobFunction", "job", "set_application_source"]

@@ -10,7 +10,7 @@ import hmac
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,22 +18,33 @@ from msgspec import Meta, Struct
 from .conversion import json_encoder, may_hide_non_finite, non_finite
 from .errors import ConfigError, MessageError, MessageTooLarge, SignatureError, UnknownVersion
 from .ids import new_id
+from .units import MAX_SECONDS, shown
 
 VERSION = 1
 _SIGNED = b"jobs1."
 
+MAX_ID: Final = 128
+MAX_NAME: Final = 200
+MAX_UNIQUE_KEY: Final = 512
+MAX_PRIORITY: Final = 9
+MAX_RETRIES: Final = 2**31 - 1
+MAX_NESTING: Final = 200
+"""How deep lists and dicts may stand in one another: what encodes here must decode in a worker, whose stack is another."""
+
+# These are the limits of all that is enqueued: options.py checks by them on the way in what a worker reads by them.
 # Patterns stand in the schema only: a name is looked up in a dict, and what is not in it goes no further.
-Name = Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": r"^[A-Za-z0-9_.<>:-]+$"})]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, extra_json_schema={"pattern": r"^[A-Za-z0-9_.<>:-]+$"})]
 Topic = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pattern": r"^[A-Za-z0-9_.-]+$"})]
-NonNegative = Annotated[float, Meta(ge=0)]
-Priority = Annotated[int, Meta(ge=0, le=9)]
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
+Priority = Annotated[int, Meta(ge=0, le=MAX_PRIORITY)]
+Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 
 
 class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
     """Who may not be enqueued twice: `key`, held while queued, until done, or for a number of seconds."""
 
-    key: Annotated[str, Meta(min_length=1, max_length=512)]
-    scope: Literal["queued", "done"] | NonNegative = "done"
+    key: Annotated[str, Meta(min_length=1, max_length=MAX_UNIQUE_KEY)]
+    scope: Literal["queued", "done"] | Seconds = "done"
     conflict: Literal["drop", "replace", "raise"] = "drop"
 
 
@@ -45,17 +56,17 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     v: int
-    id: Annotated[str, Meta(max_length=128)] = ""
+    id: Annotated[str, Meta(max_length=MAX_ID)] = ""
     job: Name | None = None
     topic: Topic
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     enqueued_at: float = 0.0
-    delay: NonNegative | None = None
-    expires_in: NonNegative | None = None
+    delay: Seconds | None = None
+    expires_in: Seconds | None = None
     priority: Priority = 0
-    retries: Annotated[int, Meta(ge=0)] | None = None
-    timeout: NonNegative | None = None
+    retries: Retries | None = None
+    timeout: Seconds | None = None
     store_result: bool | None = None
     unique: UniqueKey | None = None
     key: str | None = None
@@ -148,9 +159,11 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
     try:
         payload = _encode(message)
     except _UNWRITABLE as error:
-        raise _unwritable(message.job, error) from None
+        raise _unwritable(message, error) from None
+    if len(payload) > _SHALLOW:
+        _refuse_depth(message, payload, above=2)
     if not _finite(message) and may_hide_non_finite(payload):
-        _refuse_non_finite(message.job, message.args, message.kwargs, message.headers)
+        _refuse_non_finite(message)
     return _sealed(payload, message.job, signer, limit)
 
 
@@ -187,11 +200,16 @@ class Form:
             if kwargs:
                 given += b',"kwargs":' + _encode(kwargs)
         except _UNWRITABLE as error:
-            raise _unwritable(self._job, error) from None
+            raise _unwritable(self._message(args, kwargs), error) from None
+        if len(given) > _SHALLOW:
+            _refuse_depth(self._message(args, kwargs), given, above=1)
         if b"n" in given and may_hide_non_finite(given):  # the letter is in all that gives one away
-            _refuse_non_finite(self._job, args, kwargs, {})
+            _refuse_non_finite(self._message(args, kwargs))
         parts = (self._version, _encode(job_id), self._named, given, b',"enqueued_at":', _encode(enqueued_at), self._tail)
         return _sealed(b"".join(parts), self._job, signer, limit)
+
+    def _message(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message:
+        return Message(v=VERSION, job=self._job, topic="?", args=list(args), kwargs=dict(kwargs))
 
 
 def _sealed(payload: bytes, job: str | None, signer: Signer | None, limit: int | None) -> bytes:
@@ -204,11 +222,63 @@ def _sealed(payload: bytes, job: str | None, signer: Signer | None, limit: int |
     return signer.sign(payload) if signer else payload
 
 
+_SHALLOW = 2 * MAX_NESTING  # so many bytes cannot be nested too deep
 _UNWRITABLE = TypeError, ValueError, OverflowError, RecursionError
 
 
-def _unwritable(job: str | None, error: Exception) -> MessageError:
-    return MessageError(f"{job}: the arguments cannot be written as JSON: {error}")
+def _unwritable(message: Message, error: Exception) -> MessageError:
+    """The error for a message that cannot be encoded, which names the part that is the reason."""
+    for name, value in _parts(message):
+        try:
+            _encode(value)
+        except _UNWRITABLE as reason:
+            if isinstance(reason, RecursionError):
+                return _too_deep(message, name)
+            return MessageError(f"{message.job}: {name} cannot be written as JSON: {reason}")
+    return MessageError(f"{message.job}: the message cannot be written as JSON: {error}")
+
+
+def _parts(message: Message) -> list[tuple[str, Any]]:
+    """What a message carries, each with its name for errors."""
+    args = [(f"positional argument {n}", value) for n, value in enumerate(message.args, 1)]
+    kwargs = [(f"argument {shown(name)}", value) for name, value in message.kwargs.items()]
+    return [*args, *kwargs, *((name, getattr(message, name)) for name in ("headers", "unique", "key", "id"))]
+
+
+def _refuse_depth(message: Message, payload: bytes, above: int) -> None:
+    """Raise MessageError if what stands in `payload`, JSON, below its first levels is nested deeper than MAX_NESTING.
+
+    Only what has so many brackets can be, and they are counted at the speed of memory.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= MAX_NESTING or nesting(payload) <= MAX_NESTING + above:
+        return
+    raise _too_deep(message, max(_parts(message), key=lambda part: nesting(_encode(part[1])))[0])
+
+
+def _too_deep(message: Message, name: str) -> MessageError:
+    return MessageError(
+        f"{message.job}: {name} is nested deeper than {MAX_NESTING} levels, or holds itself: "
+        "pass it flat, or as text that the job parses"
+    )
+
+
+_STRUCTURE = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def nesting(payload: bytes) -> int:
+    """How deep the arrays and objects of some JSON stand in one another; counts no further than twice MAX_NESTING.
+
+    Each round takes all the innermost pairs away, in one pass over what is left.
+    """
+    if b"\\" in payload:
+        payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
+    left = payload.translate(*_STRUCTURE).replace(b'""', b"")
+    left = b"".join(left.split(b'"')[::2])  # what stands in texts is none
+    rounds = 0
+    while left and rounds < 2 * MAX_NESTING:
+        left = left.replace(b"[]", b"")
+        rounds += 1
+    return rounds
 
 
 def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_job: str | None = None) -> Message:
@@ -277,10 +347,19 @@ def _finite(message: Message) -> bool:
     return not message.headers and _FINITE.issuperset(map(type, message.args))
 
 
-def _refuse_non_finite(job: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], headers: Mapping[str, Any]) -> None:
-    for where, value in (*enumerate(args), *kwargs.items(), ("headers", headers)):
+def _refuse_non_finite(message: Message) -> None:
+    for name, value in _parts(message):
         if non_finite(value):
-            raise MessageError(f"{job}: argument {where!r} holds NaN or infinity, which JSON cannot carry")
+            raise MessageError(f"{message.job}: {name} holds NaN or infinity, which JSON cannot carry")
+
+
+def readable(message: Message, name: str) -> None:
+    """Raise MessageError unless a worker could read a message that others have made or changed; `name` is for the error."""
+    payload = encode(message)
+    try:
+        _decode_message(payload)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise MessageError(f"{name}: what a hook made of the message cannot be read by a worker: {error}") from None
 
 
 def json_schema() -> dict[str, Any]:

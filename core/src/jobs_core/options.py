@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from .config import Config
-from .errors import JobDefinitionError
-from .message import UniqueKey
-from .units import DurationLike, seconds
+from .conversion import encode_hook, json_encoder, non_finite
+from .errors import JobDefinitionError, MessageError
+from .message import MAX_ID, MAX_NESTING, MAX_PRIORITY, MAX_RETRIES, MAX_UNIQUE_KEY, UniqueKey, nesting
+from .topics import topic_error
+from .units import DurationLike, seconds, shown
 
 DEFAULT_TOPIC = "default"
 DEFAULT_RETRIES = 3
@@ -88,14 +90,12 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
         if value is UNSET:
             continue
         try:
-            values[name] = _PARSERS.get(name, _as_is)(value)
-        except (ValueError, TypeError) as error:
+            values[name] = _PARSERS[name](value)
+        except KeyError:
+            raise TypeError(f"{where}: there is no option {name!r}") from None
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise JobDefinitionError(f"{where}: {name}: {error}") from None
     return JobOptions(**values)
-
-
-def _as_is(value: Any) -> Any:
-    return value
 
 
 def _duration_or_none(value: Any) -> float | None:
@@ -103,7 +103,9 @@ def _duration_or_none(value: Any) -> float | None:
 
 
 def _backoff(value: Any) -> Backoff:
-    return value if isinstance(value, Backoff) else Backoff(first=float(seconds(value)))
+    if isinstance(value, Backoff):
+        return Backoff(float(seconds(value.first)), float(seconds(value.longest)))
+    return Backoff(first=float(seconds(value)))
 
 
 def _unique(value: Any) -> Unique | None:
@@ -112,9 +114,13 @@ def _unique(value: Any) -> Unique | None:
     if value is True:
         return Unique()
     if isinstance(value, str):
-        return Unique(key=value)
+        value = Unique(key=value)
     if not isinstance(value, Unique):
         raise ValueError(f"expected True, a key or Unique(...), got {type(value).__name__}")
+    if isinstance(value.key, str):
+        _stored_text(MAX_UNIQUE_KEY)(value.key)
+    elif value.key is not None and not callable(value.key):
+        raise ValueError(f"key: expected a text or a function of the arguments, got {type(value.key).__name__}")
     if value.scope not in ("queued", "done"):
         seconds(value.scope)
     if value.conflict not in ("drop", "replace", "raise"):
@@ -122,74 +128,129 @@ def _unique(value: Any) -> Unique | None:
     return value
 
 
-def _in(low: int, high: int | None) -> Callable[[Any], int]:
+def _in(low: int, high: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-            expected = f"from {low} to {high}" if high is not None else f"of {low} or more"
-            raise ValueError(f"expected a whole number {expected}, got {value!r}")
-        return value
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}, got {shown(value)}")
+        return int(value)
 
     return check
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"expected a text, got {value!r}")
-    return value
+def _stored_text(most: int) -> Callable[[Any], str]:
+    """Text of 1 to `most` characters that UTF-8 can hold."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= most:
+            raise ValueError(f"expected a text of 1 to {most} characters, got {shown(value)}")
+        value.encode()
+        return str.__str__(value)
+
+    return check
+
+
+def _id(value: Any) -> str:
+    """A job's id: it stands in queues' own properties, keys and commands, which count in bytes."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or not value.isprintable() or len(value.encode()) > MAX_ID:
+        raise ValueError(f"expected 1 to {MAX_ID} printable characters, {MAX_ID} bytes in UTF-8 at most, got {shown(value)}")
+    return str.__str__(value)
+
+
+def _key(value: Any) -> str | None:
+    return None if value is None else _stored_text(MAX_UNIQUE_KEY)(value)
+
+
+def _headers(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"expected names and values, as a dict, got {shown(value)}")
+    headers = {str.__str__(name): item for name, item in value.items()}
+    if nesting(json_encoder.encode(headers)) > MAX_NESTING:
+        raise ValueError(f"they are nested deeper than {MAX_NESTING} levels")
+    if non_finite(headers):
+        raise ValueError("a value is or holds NaN or infinity, which JSON cannot carry")
+    return headers
 
 
 def _topic(value: Any) -> str:
-    from .topics import topic_error
-
-    reason = topic_error(_text(value))
+    reason = topic_error(value) if isinstance(value, str) else f"expected a text, got {shown(value)}"
     if reason:
         raise ValueError(reason)
-    return str(value)
+    return str.__str__(value)
 
 
 def _bool(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"expected True or False, got {value!r}")
+        raise ValueError(f"expected True or False, got {shown(value)}")
     return value
 
 
 def _acks(value: Any) -> Acks:
     if value not in ("late", "early"):
-        raise ValueError(f'expected "late" or "early", got {value!r}')
+        raise ValueError(f'expected "late" or "early", got {shown(value)}')
     return value  # type: ignore[no-any-return]  # narrowed above, in a way mypy does not follow
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "topic": _topic,
-    "retries": _in(0, None),
+    "retries": _in(0, MAX_RETRIES),
     "timeout": _duration_or_none,
     "backoff": _backoff,
-    "priority": _in(0, 9),
+    "priority": _in(0, MAX_PRIORITY),
     "delay": _duration_or_none,
     "expires": _duration_or_none,
     "unique": _unique,
     "acks": _acks,
-    "id": _text,
-    "on_commit": _bool,
+    "id": _id,
+    "on_commit": lambda value: None if value is None else _bool(value),
+    "store_result": _bool,
+    "key": _key,
+    "headers": _headers,
 }
 
 
 def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]) -> UniqueKey:
     """The key of one call, as its envelope carries it."""
-    if callable(unique.key):
-        text = unique.key(*args, **kwargs)
-    elif unique.key is not None:
-        text = unique.key.format(**named()) if "{" in unique.key else unique.key
-    else:
-        canonical = msgspec.json.encode(named(), order="sorted", enc_hook=str)
-        text = hashlib.sha256(canonical).hexdigest()[:32]
-    key = f"{job}:{text}"
+    key = f"{job}:{_key_text(unique, job, args, kwargs, named)}"
+    if len(key) > MAX_UNIQUE_KEY:
+        raise MessageError(
+            f"{job}: the unique key of this call, with the job's name before it, has {len(key):,} characters, and the limit is "
+            f"{MAX_UNIQUE_KEY}: name fewer arguments in it, or say unique=True, which takes a digest of them all"
+        )
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise MessageError(f"{job}: the unique key of this call cannot be stored: {error}") from None
     scope = unique.scope
     if scope == "queued":
         return UniqueKey(key, "queued", unique.conflict)
     if scope == "done":
         return UniqueKey(key, "done", unique.conflict)
     return UniqueKey(key, float(seconds(scope)), unique.conflict)
+
+
+def _key_text(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]) -> str:
+    if callable(unique.key):
+        return str(unique.key(*args, **kwargs))
+    if unique.key is not None:
+        if "{" not in unique.key:
+            return unique.key
+        try:
+            return unique.key.format(**named())
+        except (LookupError, AttributeError, ValueError, TypeError) as error:
+            raise JobDefinitionError(
+                f"{job}: unique: the key {shown(unique.key)} cannot be filled in ({type(error).__name__}: {error}): "
+                "name arguments of the function in it, and write {{ and }} for braces"
+            ) from None
+    try:
+        canonical = msgspec.json.encode(named(), order="sorted", enc_hook=_canonical)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise MessageError(f"{job}: the arguments cannot be written as JSON: {error}") from None
+    return hashlib.sha256(canonical).hexdigest()[:32]
+
+
+def _canonical(value: Any) -> Any:
+    """What a value that JSON does not know is in a key: its text; of a subclass of a plain type, what it is a kind of."""
+    return encode_hook(value) if isinstance(value, (str, int, float, bytes)) else str(value)
 
 
 def policy(options: JobOptions, topic: str, config: Config) -> Policy:

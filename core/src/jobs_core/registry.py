@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .errors import JobDefinitionError, UnknownJob
 
@@ -23,11 +24,11 @@ class Registry:
     def add(self, job: AnyJob) -> None:
         """Register a job under its name and aliases; raises JobDefinitionError if one is taken by another function.
 
-        The same function defined again (a reloaded module) takes the place of the old one.
+        When a module is executed again (a reload), what it defines now takes the place of what it defined before.
         """
         for name in (job.name, *job.aliases):
             other = self._jobs.get(name)
-            if other is not None and not same_origin(other.function, job.function):
+            if other is not None and not replaces(job, other):
                 raise JobDefinitionError(
                     f"two functions want to be the job {name!r}: {origin(other.function)} and {origin(job.function)}. "
                     "Give one of them another name: @job(name=...)"
@@ -60,15 +61,60 @@ class Registry:
         self._jobs.clear()
 
 
-def same_origin(one: Any, other: Any) -> bool:
-    """Whether two function objects come from the same line of the same file, as after a reload.
+class Execution(NamedTuple):
+    """One execution of a module's code: an import, or a reload."""
 
-    In `__main__`, where people try things out, the same name is enough.
+    module: str
+    spec: object  # made anew for each, whether the module object stays or not
+
+
+def execution_that_defines() -> Execution:
+    """Which module is being executed as this is called, if any: the nearest on the stack."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    names = frame.f_globals if frame is not None else {}
+    return Execution(names.get("__name__", ""), names.get("__spec__"))
+
+
+def replaces(job: AnyJob, other: AnyJob) -> bool:
+    """Whether a job may take the name of another: it is the same function, or the other is of an older execution of its module.
+
+    Where a function stands is no evidence: a factory, or a decorator, makes many on one line. In `__main__`, where people try
+    things out, functions of one name are versions of one function, unless they were made of different things.
     """
-    if one is other:
+    if job.function is other.function:
         return True
-    same_name = (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
-    return same_name and (one.__module__ == "__main__" or origin(one) == origin(other))
+    new, old = job.defined, other.defined
+    if new.module == old.module and new.spec is not old.spec:
+        return True
+    return job.function.__module__ == "__main__" and _looks_like(job.function, other.function)
+
+
+def _looks_like(one: Any, other: Any) -> bool:
+    """Whether two functions have the same name, and were made of things that look alike, at any depth."""
+    if (one.__module__, one.__qualname__) != (other.__module__, other.__qualname__):
+        return False
+    if "<locals>" not in one.__qualname__:
+        return True
+    mine, theirs = ([_content(cell) for cell in getattr(it, "__closure__", None) or ()] for it in (one, other))
+    return len(mine) == len(theirs) and all(map(_are_alike, mine, theirs))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    if inspect.isfunction(one) and inspect.isfunction(other):
+        return _looks_like(one, other)
+    try:
+        return one is other or bool(one == other)
+    except Exception:  # of a user's class
+        return False
 
 
 def origin(function: Any) -> str:

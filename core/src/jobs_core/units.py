@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 DurationLike: TypeAlias = "float | str | timedelta"
+
+MAX_SECONDS: Final = 1e9
+"""The longest time that anything here may take, 31 years: a delay, a timeout, a lease, how long something is kept.
+
+In microseconds it is exact as a float, which is how Redis counts, and a date that is so far off can still be shown.
+"""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -31,18 +38,21 @@ class Size(int):
 def seconds(value: object) -> Duration:
     """A duration in seconds from a number, a timedelta or text such as "1h30m".
 
-    Raises ValueError for anything else, and for what is negative or not finite.
+    Raises ValueError for anything else, and for what is negative, not finite or more than MAX_SECONDS.
     """
+    result: float
     if isinstance(value, timedelta):
         result = value.total_seconds()
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        result = float(value)
+        result = value
     elif isinstance(value, str):
         result = _parse(value, _SECONDS, 'a duration such as "30s", "5m" or "1h30m"')
     else:
         raise ValueError(f'expected a duration such as "30s" or a number of seconds, got {type(value).__name__}')
-    if not math.isfinite(result) or result < 0:
-        raise ValueError(f"expected a duration of zero or more, got {value!r}")
+    if not 0 <= result <= MAX_SECONDS:  # compared before it is converted: an int may be too large for a float
+        raise ValueError(
+            f"expected a duration of zero or more, and of {MAX_SECONDS:g} s (31 years) at most, got {shown(value)}"
+        )
     return Duration(result)
 
 
@@ -53,7 +63,10 @@ def size(value: object) -> Size:
             raise ValueError(f"expected a size of zero or more, got {value}")
         return Size(value)
     if isinstance(value, str):
-        return Size(_parse(value, _BYTES, 'a size such as "1MB" or "64KB"'))
+        result = _parse(value, _BYTES, 'a size such as "1MB" or "64KB"')
+        if result == math.inf:
+            raise ValueError(f"expected a size, got {shown(value)}")
+        return Size(result)
     raise ValueError(f'expected a size such as "1MB" or a number of bytes, got {type(value).__name__}')
 
 
@@ -78,6 +91,23 @@ def format_size(value: int) -> str:
     return f"{int(value)}B"
 
 
+def shown_time(at: float) -> str:
+    """A moment as people read it, in local time; also one that no calendar has, which a foreign producer may ask for."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "beyond the calendar"
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as an error shows it: cut off where it is long, by its type where it cannot be shown."""
+    try:
+        text = repr(value)
+    except Exception:  # of a user's class, or an int of more digits than Python writes
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _parse(text: str, units: dict[str, float] | dict[str, int], expected: str) -> float:
     total, end = 0.0, 0
     stripped = text.strip()
@@ -88,5 +118,5 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], expected: str) -
         total += float(number) * units[unit]
         end = match.end()
     if not stripped or end != len(stripped):
-        raise ValueError(f'expected {expected}, got "{text}"')
+        raise ValueError(f'expected {expected}, got "{shown(text)[1:-1]}"')
     return total

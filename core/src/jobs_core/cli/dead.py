@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
+from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .exits import Exit
@@ -97,7 +96,7 @@ def _dead(backend: Backend, topic: str | None, limit: int) -> list[JobRecord]:
 
 
 def _when(record: JobRecord) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.since))
+    return shown_time(record.since or 0.0)
 
 
 def _last_error(record: JobRecord) -> str:

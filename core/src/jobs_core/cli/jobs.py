@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 import click
@@ -13,7 +12,7 @@ from ..backends.base import JobRecord, State
 from ..errors import JobsError, MessageError
 from ..escapes import one_line
 from ..explain import explain
-from ..units import format_duration
+from ..units import format_duration, shown_time
 from ..worker.main import prepare
 from . import output
 from .common import Context, fail, json_option, pass_context
@@ -171,4 +170,4 @@ def owner_or_due(record: JobRecord) -> str:
 
 
 def _time(at: float | None) -> str | None:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else None
+    return shown_time(at) if at else None

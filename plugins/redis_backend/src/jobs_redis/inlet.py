@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from jobs_core.backends.base import Outgoing
 from jobs_core.ids import new_id
-from jobs_core.message import NonNegative, Priority, UniqueKey
+from jobs_core.message import Priority, Seconds, UniqueKey
 
 Verify = Callable[[bytes], bytes]
 
@@ -27,7 +27,7 @@ class _Envelope(Struct):
     topic: str
     id: Annotated[str, Meta(max_length=128)] = ""
     priority: Priority = 0
-    delay: NonNegative | None = None
+    delay: Seconds | None = None
     unique: UniqueKey | None = None
 
 

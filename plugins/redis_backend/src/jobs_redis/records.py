@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs_core.backends.base import Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
+from jobs_core.units import MAX_SECONDS
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
@@ -13,12 +14,9 @@ _ANSWERS = {ord("s"): Answer.SETTLED, ord("a"): Answer.ALREADY}
 _PLAIN = (0, 0, 0, 0)
 
 
-_LONGEST = 1e9  # seconds, 31 years: what a place in line, and the core, can express
-
-
 def micro(seconds: float) -> int:
     """Seconds as microseconds; at most 31 years of them, whatever was asked for."""
-    return round(min(_LONGEST, seconds) * _MICRO)
+    return round(min(MAX_SECONDS, seconds) * _MICRO)
 
 
 # -- in --------------------------------------------------------------------------------------------

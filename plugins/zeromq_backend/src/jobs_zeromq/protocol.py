@@ -24,6 +24,7 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
+from jobs_core.units import MAX_SECONDS
 
 VERSION: Final = b"jobs1"
 OK: Final = b"ok"
@@ -50,7 +51,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Request = Annotated[str, Meta(min_length=1, max_length=200)]
 Topic = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}\Z")]
 Topics = Annotated[list[Topic], Meta(max_length=10_000)]
-Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Natural = Annotated[int, Meta(ge=0, le=2**53)]
 Retentions = Annotated[dict[Topic, tuple[Seconds, Natural]], Meta(max_length=10_000)]
 """Topic: dead_keep in seconds, dead_max."""
