@@ -27,15 +27,6 @@ async def poison():
     record("poison", os.getpid())
     os._exit(42)
 
-@job(timeout=0.2, retries=0)
-def stubborn():
-    record("start", "stubborn", os.getpid())
-    while True:
-        try:
-            time.sleep(60)
-        except BaseException:
-            pass
-
 @job
 def with_child():
     child = subprocess.Popen(["sleep", "600"])
@@ -102,18 +93,6 @@ def test_the_culprit_is_found_among_its_neighbours_and_they_are_all_done(tasks: 
     assert msgspec.json.decode(letter.payload)["job"] == "tasks.poison"
     ended = {f"end n{number}" for number in range(300)}
     until(lambda: ended <= set(tasks.ledger()), 60.0)
-    supervised.stop()
-
-
-def test_a_job_that_ignores_its_timeout_gets_its_worker_killed_with_its_stack(tasks: Project):
-    tasks.configure('max_redeliveries = 1\npools.default.timeout_grace = "200ms"')
-    supervised = Supervised(tasks)
-    tasks.push("stubborn")
-    until(lambda: tasks.dead())
-    (letter,) = tasks.dead()
-    error = msgspec.json.decode(letter.errors[0])
-    assert "ignored the end of its time" in error["message"]
-    assert "in stubborn" in error["traceback"]
     supervised.stop()
 
 

@@ -40,7 +40,7 @@ class Pool(Section, frozen=True, kw_only=True):
     max_age: Duration = Duration(3600)  # likewise; 0: no limit
     max_memory: Size = Size(0)  # likewise, by resident size; 0: no limit
     stop_timeout: Duration = Duration(30)  # how long stop waits for running jobs
-    timeout_grace: Duration = Duration(10)  # what a job gets after its timeout before its worker is killed
+    timeout_grace: Duration = Duration(10)  # what a job gets after its timeout before its worker is replaced
     grow_age: Duration = Duration(3)  # the pool grows while its oldest ready job is older
     shrink_after: Duration = Duration(10)  # and shrinks by workers that have been idle so long
     preload: bool = True  # import the application once and fork workers from it

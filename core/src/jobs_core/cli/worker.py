@@ -73,5 +73,5 @@ def _choose(
 
 
 def _start_again() -> None:
-    """Take our own place: a job on a thread did not end at its timeout, and goes only with the process."""
+    """Take our own place: a job did not end when it was told to, and goes only with the process."""
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -28,7 +28,7 @@ from ..scoreboard.reader import WorkerFile
 from ..scoreboard.state import Backlog, TopicState
 from ..worker.courier import HOUSEKEEP_LIMIT
 from ..worker.outage import Outage
-from . import born, kernel, workerside
+from . import born, kernel, timeouts, workerside
 from .alerts import Alerts
 from .born import Ends
 from .channel import Channel
@@ -182,7 +182,12 @@ class Housekeeper:
         path = self._run_dir / state.WORKERS / repair.file
         found = describe(path, repair)
         failpoint("repair.before")
-        released = self._backend.release_owner(found.owner, found.started, found.document)
+        started = found.started
+        if repair.culprit and timeouts.settle(
+            self._app, self._backend, found.owner, repair.culprit, repair.reason, found.report["stacks"]
+        ):
+            started = []
+        released = self._backend.release_owner(found.owner, started, found.document)
         failpoint("repair.after")
         if released or repair.crash:
             events.emit(events.JobsHandedBack(found.owner, released, len(found.started)))

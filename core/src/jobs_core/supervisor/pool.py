@@ -320,8 +320,9 @@ class Pool:
         elif ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
             pass
         elif ended.exit_code == WorkerExit.REPLACE:
-            reason = "a job on a thread did not end at its timeout"
-            self._count_restart("timeout")
+            reason = "a job did not end when it was told to"
+            if worker.leaving != "timeout":
+                self._count_restart("timeout")
         elif ended.exit_code == WorkerExit.CANNOT_BOOT or lived is None:
             reason = f"it cannot boot: {worker.error or ended}"
             self.cannot_boot = True
@@ -338,7 +339,7 @@ class Pool:
         self._repair(
             Repair(
                 worker.owner, time.time(), reason, crash, worker.culprit, ended.signal_name, ended.exit_code,
-                ended.peak_memory, log,
+                ended.peak_memory, log, charge=crash or bool(worker.culprit),
             )
         )  # fmt: skip
         if crash or (self.cannot_boot and lived is None):

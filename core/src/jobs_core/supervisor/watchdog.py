@@ -25,6 +25,9 @@ MEMORY_EVERY = 5
 SILENCE = 0.8
 """Share of the lease."""
 
+COURIER_FIRST = 1.0
+"""Seconds past a job's grace that its worker's courier has to end it by itself."""
+
 STOOD_STILL = 2.0
 """Seconds between two looks after which the supervisor knows that it did not run."""
 
@@ -87,7 +90,9 @@ class Watchdog:
             return
         grace = float(worker.settings.timeout_grace)
         for entry in file.entries():
-            if entry.deadline and now > max(entry.deadline, self._awake_since) + grace:
+            ends = max(entry.deadline, self._awake_since) + grace
+            # Its own courier ends a run, if it can: one that has made a turn since then holds the interpreter no longer.
+            if entry.deadline and now > ends + COURIER_FIRST and header.beat < ends:
                 late = f"{entry.job} {entry.id} ran {entry.seconds(now):.0f} s and ignored the end of its time"
                 self._kill(worker, late, culprit=entry.id)
                 return

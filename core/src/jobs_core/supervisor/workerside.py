@@ -117,7 +117,7 @@ class _Life:
                 board=self._board,
                 isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
                 on_open=self._on_open,
-                on_due=lambda: self._tell("due", why="max_jobs"),
+                on_due=lambda why: self._tell("due", why=why),
             )
             threading.Thread(target=self._obey, args=(self._worker,), name="jobs-control", daemon=True).start()
             self._worker.run()

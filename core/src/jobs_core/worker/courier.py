@@ -11,11 +11,12 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from .. import events
 from ..backends.base import Backend, Delivery, Outcome
-from ..errors import BackendError, BackendUnavailable, JobCancelled, OwnerLost
+from ..errors import BackendError, BackendUnavailable, JobCancelled, JobInterrupted, JobTimeout, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.layout import Phase
@@ -65,6 +66,7 @@ class Courier:
         *,
         lease: float,
         stop_timeout: float,
+        timeout_grace: float = 10.0,
         keeps_house: bool,
         drain: bool = False,
         max_jobs: int = 0,
@@ -72,7 +74,7 @@ class Courier:
         board: Scoreboard = NOWHERE,
         isolation: Isolation | None = None,
         on_open: Callable[[], None] = lambda: None,
-        on_due: Callable[[], None] = lambda: None,
+        on_due: Callable[[str], None] = lambda why: None,
         on_abandon: Callable[[], None] = lambda: None,
     ) -> None:
         self.owner = owner
@@ -87,6 +89,8 @@ class Courier:
         self._intake = intake
         self._lease = lease
         self._stop_timeout = stop_timeout
+        self._grace = timeout_grace
+        self._told_to_end: deque[tuple[float, Run]] = deque()  # runs that were interrupted, and when their grace ends
         self._keeps_house = keeps_house
         self._drain = drain
         self._most = max_jobs or sys.maxsize  # jobs that may be taken
@@ -189,6 +193,8 @@ class Courier:
         if not stood_still:  # or it first hears what it has lost meanwhile
             self._interrupt_overdue(now)
         self._hand.give_back_what_waits_long(now)
+        if self._told_to_end:
+            self._end_stubborn(now)
         if self._outage.may_try(now) and self._ask(self._talk, now):
             self._outage.over()
         if stood_still:
@@ -329,7 +335,7 @@ class Courier:
         self._taken += jobs
         if self._left <= self._due_at:
             self._due_at = -1
-            self._on_due()
+            self._on_due("max_jobs")
 
     def _end_if_drained(self) -> None:
         counts = self._backend.counts(self._topics).values()
@@ -363,7 +369,7 @@ class Courier:
             run.error = JobCancelled("cancelled before it started")
             self._conclude(run)
         else:
-            self._executor.interrupt(run, JobCancelled("cancelled while it ran"))
+            self._interrupt(run, JobCancelled("cancelled while it ran"), time.monotonic())
 
     def _interrupt_overdue(self, now: float) -> None:
         for run in self._hand.deadlines.due(now):
@@ -372,9 +378,53 @@ class Courier:
             delivery, attempt = run.delivery, run.delivery.attempt + 1
             events.emit(events.JobOverdue(delivery.id, run.job.name, delivery.topic, attempt, run.timeout or 0.0))
             if not self._executor.can_interrupt(run):
-                self.replace = self._stopping = True
-                self._stop_at = min(self._stop_at, now + 86400.0 * 365)
-            self._executor.interrupt(run, overdue(run))
+                self._be_replaced(now)
+            self._interrupt(run, overdue(run), now)
+
+    def _interrupt(self, run: Run, error: JobInterrupted, now: float) -> None:
+        if self._executor.can_interrupt(run) or isinstance(error, JobTimeout):
+            self._told_to_end.append((now + self._grace, run))
+        self._executor.interrupt(run, error)
+
+    def _be_replaced(self, now: float) -> None:
+        """A job does not end when it is told to: only the end of this process ends it. Others are finished first."""
+        if not self.replace:
+            self.replace = self._stopping = True
+            self._stop_at = min(self._stop_at, now + 86400.0 * 365)
+            self._on_due("timeout")
+
+    def _end_stubborn(self, now: float) -> None:
+        """End, for the books, what has ignored its interruption for its grace.
+
+        The rule of timeouts, in one place: a run that is ended for its timeout is one attempt with that reason, whether an
+        interrupt ended it or the end of its process. Charged is the run that kept the worker from ending it: in an event
+        loop that may be another than the one whose time was up. Those that go down with it go back as if they had not run.
+        Code that holds the interpreter holds this thread, too: then the supervisor does the same (`supervisor.timeouts`).
+        """
+        while self._told_to_end and self._told_to_end[0][0] <= now:
+            _, run = self._told_to_end.popleft()
+            if self._hand.get(run.delivery.id) is not run or run.ended:
+                continue
+            culprit = self._executor.holder(run)
+            error = run.interrupted
+            if culprit is not None and culprit is not run:
+                error = JobTimeout(f"it held the event loop for more than {self._grace:g} s, past the timeout of job {run.id}")
+            assert error is not None
+            blamed = culprit or run
+            self._hand.drop(blamed)
+            self._conclude_running(blamed, error, now)
+            self._be_replaced(now)
+            if culprit is not None:  # nothing else can go on here
+                self._hand.give_back_unstarted()
+                self._hand.give_up()
+                self.abandoned = True
+                self._stop_at = now
+
+    def _conclude_running(self, run: Run, error: BaseException, now: float) -> None:
+        """Conclude a run that goes on until the end of this process; its history says where it was."""
+        error.__cause__ = JobInterrupted(self._executor.where(run))
+        run.error, run.ended = error, now
+        self._conclude(run)
 
     # -- the end, and a new beginning ------------------------------------------------------------
 
@@ -385,10 +435,13 @@ class Courier:
         if self._hand and now >= self._stop_at:
             self._hand.give_up()
             self.abandoned = True
+        elif self.replace and not self._hand:
+            self.abandoned = True
+            self._stop_at = min(self._stop_at, now)
         elif self.replace and self._hand.all_interrupted():
             for run in self._hand.end_all():
-                run.error, run.ended = run.interrupted, now
-                self._conclude(run)
+                assert run.interrupted is not None
+                self._conclude_running(run, run.interrupted, now)
             self.abandoned = True
             self._stop_at = now
 
@@ -423,6 +476,8 @@ class Courier:
         timeout = min(LONGEST_SLEEP, self._next_beat - now, self._hand.deadlines.next() - now, self._hand.looks_at(now) - now)
         if self._keeps_house:
             timeout = min(timeout, self._next_housekeep - now)
+        if self._told_to_end:
+            timeout = min(timeout, self._told_to_end[0][0] - now)
         if self._handover.pending:
             timeout = min(timeout, AHEAD)
         if self._may_have_work and self._handover.pending:

@@ -213,6 +213,11 @@ class Hand:
             self._runs.pop(run.delivery.id, None)
             self._outbox.give_back(run)
 
+    def drop(self, run: Run) -> None:
+        """Forget a run that goes on: nobody will hear of its end."""
+        self._runs.pop(run.delivery.id, None)
+        self._quarantine.ended([run])
+
     def end_all(self) -> list[Run]:
         """Every run that the executor has: nobody will hear of their ends."""
         runs = list(self._runs.values())

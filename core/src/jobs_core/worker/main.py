@@ -65,7 +65,7 @@ def _loader(app: App) -> str:
 class Worker:
     """A worker of one pool. `run` occupies the main thread; signals are the process's affair, see `obey_signals`.
 
-    A job on a thread that ignores its timeout ends only with the process, which `on_replace` may start anew.
+    A job that ignores its timeout ends only with the process, which `on_replace` may start anew.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Worker:
         board: Scoreboard = NOWHERE,
         isolation: Isolation | None = None,
         on_open: Callable[[], None] = lambda: None,
-        on_due: Callable[[], None] = lambda: None,
+        on_due: Callable[[str], None] = lambda why: None,
         on_replace: Callable[[], None] | None = None,
     ) -> None:
         self.owner = owner or f"{os.uname().nodename}-{os.getpid()}-{new_token(4)}"
@@ -105,6 +105,7 @@ class Worker:
             Intake(app),
             lease=float(app.config.lease),
             stop_timeout=float(pool.stop_timeout),
+            timeout_grace=float(pool.timeout_grace),
             keeps_house=keeps_house,
             drain=drain,
             max_jobs=max_jobs,
@@ -184,4 +185,4 @@ def _executor(pool: Pool, handover: Handover, surroundings: Surroundings, board:
 
 
 REPLACE = 75
-"""Exit code of a worker that asks to be replaced: a job on a thread did not end at its timeout (EX_TEMPFAIL)."""
+"""Exit code of a worker that asks to be replaced: a job did not end when it was told to (EX_TEMPFAIL)."""

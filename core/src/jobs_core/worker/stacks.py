@@ -93,7 +93,7 @@ def _tasks() -> Iterator[str]:
         return
     tasks = asyncio.all_tasks(loop)
     current = asyncio.current_task(loop)
-    stacks = Counter((task is current, tuple(_places(task.get_coro()))[::-1]) for task in tasks)
+    stacks = Counter((task is current, tuple(places(task.get_coro()))[::-1]) for task in tasks)
     yield f"{TASKS} {len(tasks)} (most recent call first)"
     for (running, places), count in stacks.most_common(_MOST_STACKS):
         yield f"{count} {'task' if count == 1 else 'tasks'}{', running now' if running else ''}:"
@@ -104,7 +104,7 @@ def _tasks() -> Iterator[str]:
         yield f"and {left} more stacks"
 
 
-def _places(awaited: Any) -> Iterator[Place]:
+def places(awaited: Any) -> Iterator[Place]:
     """Where a coroutine stands, from the outermost to what it awaits in the end."""
     for _ in range(_MOST_FRAMES):
         for prefix in ("cr", "gi", "ag"):

@@ -7,6 +7,7 @@ import contextvars
 import functools
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,11 @@ from typing import Any
 
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
+from .. import stacks
 from ..handover import Handover
 from ..run import Run, running
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, end_fork, run_in_thread
+from .base import Executor, LoopRunner, conclude, end_fork, run_in_thread, stack_of
 
 PLAIN_THREADS = 32
 """Most threads for plain functions among async ones."""
@@ -33,9 +35,12 @@ class AsyncExecutor(Executor):
         self._stopped = asyncio.Event()
         self._current: dict[str, Run] = {}
         self._threads: ThreadPoolExecutor | None = None
+        self._unheard: set[str] = set()  # jobs whose interruption the loop has not come to yet
+        self._main_thread = threading.get_ident()
 
     def main(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._main_thread = threading.get_ident()
         try:
             self._loop.run_until_complete(self._serve())
         finally:
@@ -119,11 +124,31 @@ class AsyncExecutor(Executor):
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
         run.interrupted = error
         if run.job.is_async:
+            self._unheard.add(run.delivery.id)
             self._loop.call_soon_threadsafe(self._cancel, run)
 
     def _cancel(self, run: Run) -> None:
+        self._unheard.discard(run.delivery.id)
         if run.task is not None:
             run.task.cancel()
+
+    def holder(self, run: Run) -> Run | None:
+        """The loop has not come to a call for as long as a run's grace: whose task it is in now has blocked it."""
+        if run.delivery.id not in self._unheard:
+            return None
+        task = asyncio.current_task(self._loop)
+        for each in list(self._current.values()):
+            if each.task is task:
+                return each
+        context = task.get_context() if task is not None and hasattr(task, "get_context") else None  # Python 3.12
+        return (context.get(running) if context else None) or run
+
+    def where(self, run: Run) -> str:
+        if run.delivery.id in self._unheard or run.task is asyncio.current_task(self._loop):
+            return stack_of(self._main_thread)
+        places = stacks.places(run.task.get_coro()) if run.task is not None else ()
+        lines = [f'  File "{code.co_filename}", line {line}, in {code.co_name}\n' for code, line in places]
+        return "It was here:\n" + "".join(lines)
 
     def started(self) -> list[Run]:
         return list(self._current.copy().values())

@@ -52,6 +52,17 @@ class Executor(abc.ABC):
     def can_interrupt(self, run: Run) -> bool:
         """Whether `interrupt` can end this run; where it cannot, the courier has the worker replaced."""
 
+    def holder(self, run: Run) -> Run | None:
+        """The run that keeps everything here from going on, an interrupted `run` that does not end among it.
+
+        None: it is this run alone that ignores its interruption. Called by: the courier. Blocks: never.
+        """
+        return None
+
+    def where(self, run: Run) -> str:
+        """The stack of a run that is going on, as text; empty if it cannot be had. Called by: the courier. Blocks: never."""
+        return ""
+
     @abc.abstractmethod
     def stop(self) -> None:
         """Let `main` return when what was submitted has been run. Called by: the courier. Blocks: never."""
@@ -59,6 +70,12 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def started(self) -> list[Run]:
         """The runs that are going on. Called by: the courier. Blocks: never."""
+
+
+def stack_of(thread: int) -> str:
+    """Where a thread is now."""
+    frame = sys._current_frames().get(thread)
+    return "It was here:\n" + "".join(traceback.format_stack(frame)[-20:]) if frame else ""
 
 
 class LoopRunner:

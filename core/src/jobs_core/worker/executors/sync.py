@@ -14,7 +14,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import INTERRUPT, Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, run_in_thread
+from .base import Executor, LoopRunner, conclude, run_in_thread, stack_of
 
 
 class SyncExecutor(Executor):
@@ -96,6 +96,12 @@ class SyncExecutor(Executor):
 
     def can_interrupt(self, run: Run) -> bool:
         return True
+
+    def holder(self, run: Run) -> Run | None:
+        return run
+
+    def where(self, run: Run) -> str:
+        return stack_of(self._main_thread)
 
     def started(self) -> list[Run]:
         current = self._current

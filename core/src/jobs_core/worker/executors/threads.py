@@ -12,7 +12,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, run_in_thread
+from .base import Executor, LoopRunner, conclude, run_in_thread, stack_of
 
 
 class ThreadsExecutor(Executor):
@@ -82,6 +82,9 @@ class ThreadsExecutor(Executor):
 
     def can_interrupt(self, run: Run) -> bool:
         return False
+
+    def where(self, run: Run) -> str:
+        return next((stack_of(thread) for thread, current in list(self._current.items()) if current is run), "")
 
     def started(self) -> list[Run]:
         return list(self._current.values())
