@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from . import config_sources, urls
+from . import config_sources, private, urls
 from . import job as job_module
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
@@ -427,9 +427,9 @@ def _fetch(job_id: str, timeout: float, backend: Backend) -> JobRecord | None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner may enter; raises ConfigError if it cannot be had."""
+    """Make a directory that only its owner may enter; raises ConfigError if it cannot be had, or is not private."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.directory(path)
         if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
     except OSError as error:

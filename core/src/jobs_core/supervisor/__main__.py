@@ -13,6 +13,7 @@ from collections.abc import Callable
 from .. import config_sources, escapes, logs
 from ..app import private_directory
 from ..errors import JobsError
+from ..scoreboard import state
 from ..urls import redact
 from .born import title
 from .logwriter import LogWriter
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
         effective = config_sources.load(file)
         config = effective.config
         run_dir = private_directory(config.base_dir / config.run_dir)
+        private_directory(run_dir / state.WORKERS)
         os.umask(0o077)
         pid_file = PidFile(run_dir)
         writer = LogWriter(config.logs, config.base_dir)

@@ -164,6 +164,9 @@ class LogFile:
         fd = os.open(self._path, flags, 0o600)
         status = os.fstat(fd)
         self._regular = stat.S_ISREG(status.st_mode)
+        if self._regular and status.st_mode & stat.S_IRWXO:  # what others may read was not meant so; a group may be
+            with contextlib.suppress(OSError):
+                os.fchmod(fd, 0o600)
         self._size = status.st_size if self._regular else 0
         self._rotate_at = self._max_size
         if self._size and os.pread(fd, 1, self._size - 1) != b"\n":

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ... import private
 from ...errors import BackendError, BackendUnavailable, QueueFull
 from ..base import BackendOptions
 from .netfs import network_type
@@ -125,13 +126,16 @@ class Connection:
         with self.translated(), self.lock:
             self._connect()
             try:
-                self.wake_up = WakeUp(self.path.with_name(f"{self.path.name}.wake"))
+                owner = self.path.stat().st_uid  # who can change the jobs anyway
+                self.wake_up = WakeUp(self.path.with_name(f"{self.path.name}.wake"), (owner,))
             except BaseException:
                 self.disconnect()
                 raise
             self._is_open = True
 
     def _connect(self) -> None:
+        with contextlib.suppress(OSError):  # SQLite says it better
+            private.create(self.path)  # its log and index get the mode of the file
         # Autocommit: transactions are begun by hand. The threads of a process take turns by our lock.
         db = sqlite3.connect(
             self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256

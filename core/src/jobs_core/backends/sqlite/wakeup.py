@@ -12,8 +12,10 @@ import contextlib
 import errno
 import os
 import select
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+
+from ... import private
 
 _READABLE = select.POLLIN
 _EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
@@ -32,9 +34,9 @@ _NO_MATTER = {
 class WakeUp:
     """The pipes in one directory. One thread uses it, but for `interrupt`, which any thread may call."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, owners: Collection[int] = ()) -> None:
         self._directory = directory
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        private.directory(directory, owners)
         self._heard: dict[str, int] = {}  # topic: descriptor that we listen on
         self._poked: dict[str, int] = {}  # topic: descriptor that we write to
         self._bell, self._bell_rope = os.pipe()

@@ -1,0 +1,44 @@
+"""Directories and files that are this user's alone: who may write there decides what we do.
+
+Whoever writes into the run directory commands the workers, and with them, often, root. So a directory that exists already is
+used only if it is one: no symbolic link, of this user, and writable for nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+
+def directory(path: Path, owners: Collection[int] = ()) -> Path:
+    """Make a directory that only this user may enter; raises OSError if it cannot be had, or is not private.
+
+    One of `owners`, user ids besides this one, may own it as well.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.lstat(path)  # mkdir is content with a link to a directory
+    if stat.S_ISLNK(found.st_mode):
+        raise _refusal(path, "it is a symbolic link, which could lead anywhere: name the directory itself")
+    if found.st_uid not in (os.geteuid(), *owners):
+        raise _refusal(path, f"it belongs to user {found.st_uid}, who could put anything there, and we are {os.geteuid()}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        raise _refusal(path, f"others may write there (mode {mode}): chmod 700 {path}, if nobody has put anything into it")
+    return path
+
+
+def create(path: Path) -> None:
+    """Make an empty file for this user alone, whatever the umask; one that exists stays as it is. Raises OSError.
+
+    It is not opened if it exists: to close a file lets go of all locks that this process has on it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _refusal(path: Path, why: str) -> PermissionError:
+    return PermissionError(errno.EACCES, why, str(path))
