@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from jobs_core.backends.base import FEATURES, Outgoing
+from jobs_core.backends.base import FEATURES, BackendOptions, Outgoing
+from jobs_core.backends.sqlite import SqliteBackend
+from jobs_core.deadline import left
 from jobs_core.errors import BackendUnavailable, QueueFull
 from jobs_core.producer import SHORTEST_CROWD, Producer
 
@@ -219,6 +223,52 @@ def test_an_outage_ends_for_each_at_its_own_time():
     backend.script = iter(())
     assert first.end() == {}
     assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
+
+
+def test_who_leads_and_has_no_time_left_hands_the_others_on_under_the_same_request():
+    """However long they wait, the push that they were sent with is repeated, and nothing else with it."""
+    backend = Gated({}, *[BackendUnavailable("gone")] * 1000)
+    producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]
+    first = Caller(producer, "first")
+    assert backend.entered.wait(PATIENCE)
+    hasty = Caller(producer, "hasty", timeout=0.5)
+    until(lambda: len(producer._waiting) == 1)
+    patient = [Caller(producer, name) for name in ("p0", "p1")]
+    until(lambda: len(producer._waiting) == 3)
+    backend.gate.set()
+    assert first.end() == {}
+    assert "may or may not have been enqueued" in str(hasty.end())
+    late = Caller(producer, "late")
+    until(lambda: len(producer._waiting) > 0)
+    backend.script = iter(())
+    assert [caller.end() for caller in (*patient, late)] == [{}] * 3
+    requests = {request for ids, request in backend.pushes if "p0" in ids}
+    assert len(requests) == 1
+    assert backend.sent[-2:] == [["p0", "p1"], ["late"]]
+
+
+def test_what_waits_for_a_thread_ends_with_its_own_time_in_an_outage_and_not_before_else():
+    producer = Producer(lambda: Gated())  # type: ignore[arg-type,return-value]
+    long_ago = time.monotonic() - 10
+    assert producer.in_turn(lambda: left(7.0), long_ago, 5.0) == 7.0
+    producer.away = True
+    with pytest.raises(BackendUnavailable, match="was not enqueued"):
+        producer.in_turn(lambda: left(7.0), long_ago, 5.0)
+    assert 0 < producer.in_turn(lambda: left(7.0), time.monotonic() - 4, 5.0) <= 1.0
+    assert left(7.0) == 7.0
+
+
+def test_a_locked_sqlite_file_is_given_up_in_time(tmp_path):
+    backend = SqliteBackend(f"sqlite:///{tmp_path}/jobs.db", BackendOptions())
+    producer = Producer(lambda: backend)
+    producer.push([Outgoing("one", "t", b"")], PATIENCE)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        begin = time.monotonic()
+        with pytest.raises(BackendUnavailable, match="locked"):
+            producer.push([Outgoing("two", "t", b"")], 0.3)
+        assert time.monotonic() - begin < 1.8  # SQLite's own patience would end after 2 s
+    producer.close()
 
 
 class Interrupted(BaseException):

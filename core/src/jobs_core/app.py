@@ -406,7 +406,8 @@ class App:
             return await asyncio.to_thread(function)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="jobs-enqueue")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        in_turn = functools.partial(self._producer.in_turn, function, time.monotonic(), float(self.config.enqueue_timeout))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, in_turn)
 
 
 def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:

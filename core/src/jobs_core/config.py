@@ -130,7 +130,7 @@ class Config(Section, frozen=True, kw_only=True):
     max_message: Size = Size(10**6)  # larger messages are refused
     max_redeliveries: PositiveInt = 3  # a job alone in this many dying workers is dead
     signing_keys: list[str] = []  # "kid:secret"; the first signs, all verify
-    enqueue_timeout: Duration = Duration(5)  # how long an enqueue outlasts an outage
+    enqueue_timeout: Duration = Duration(5)  # how long an enqueue outlasts an outage; it is a bound
     unknown_grace: Duration = Duration(600)  # a job of unknown name waits this long for newer workers
     prefix: str = "jobs"  # of the backend's keys and queues
     pools: dict[str, Pool] = field(default_factory=lambda: {"default": Pool()})

@@ -5,6 +5,9 @@ Others meanwhile lay their messages down and sleep; when the leader has its answ
 all of them have laid down as one push. A thread that is alone meets one lock and nothing else. A fork leaves parent and
 child with a connection each.
 
+A push ends within its timeout, whatever the server does: its deadline is handed down to every wait, see `deadline`. Who
+leads and has no time left hands what it sends for others on to the next of them, under the request it was sent with.
+
 Those who were sent together wake one another in a chain, and the last hands the lead over. All of them woken at once would
 only queue for the interpreter's lock, which costs more than the push, and would come too late for the next one: in the chain
 they are just in time for it. Where threads that compute hold the interpreter, each link of a chain would wait for them: who
@@ -19,8 +22,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from .deadline import left, set_deadline
 from .errors import BackendUnavailable
 from .failpoints import failpoint
 from .ids import new_id
@@ -28,8 +32,12 @@ from .ids import new_id
 if TYPE_CHECKING:
     from .backends.base import Backend, Outgoing
 
+T = TypeVar("T")
+
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
+SHORTEST_TRY = 0.25
+"""Seconds that a try may take however little time is left: less would break a connection that works."""
 MOST_COMBINED = 1000
 """Messages of several callers that go into one push; one caller's own are never parted."""
 SHORTEST_CROWD, LONGEST_CROWD = 0.002, 0.256
@@ -52,6 +60,7 @@ class _Batch:
         "left",
         "links",
         "messages",
+        "request",
         "sent",
     )
 
@@ -66,6 +75,7 @@ class _Batch:
         self.error: Exception | None = None
         self.awake = self.left = False  # its caller was woken; needs nothing any more
         self.sent = False  # it may have arrived
+        self.request = ""  # under which it was sent
         self.bell = threading.Lock()  # held until there is news: the cheapest way to wake one thread
         self.bell.acquire()
 
@@ -87,6 +97,7 @@ class Producer:
     def __init__(self, make_backend: Callable[[], Backend]) -> None:
         self._make_backend = make_backend
         self._backend: Backend | None = None
+        self.away = False  # the backend did not answer the last time
         self._guard = threading.Lock()  # of what is below, and of who wakes whom; nobody waits while holding it
         self._led = False
         self._waiting: deque[_Batch] = deque()
@@ -100,28 +111,44 @@ class Producer:
         Tries for `timeout` seconds, then raises BackendUnavailable: the messages may have arrived all the
         same, if the broker went away after it had them. The error says so unless no connection came about.
         """
-        begin, leads = time.monotonic(), False
+        deadline, leads = time.monotonic() + left(timeout), False
         try:
             with self._guard:
                 if not self._led:
                     self._led = leads = True
                 else:
-                    batch = _Batch(messages, begin + timeout)
+                    batch = _Batch(messages, deadline)
                     self._waiting.append(batch)
             if not leads:
                 return self._wait(batch)
             request = new_id()
             try:
-                return self._send(messages, request)
+                return self._send(messages, request, deadline)
             except BackendUnavailable as error:
-                batch = _Batch(messages, begin + timeout)
+                batch = _Batch(messages, deadline)
                 batch.leads = True
-                self._persist([batch], request, error)
+                self._persist([batch], request, error, deadline)
                 return batch.outcome()
         finally:
             if leads:
                 with self._guard:
                     self._hand_over()
+
+    def in_turn(self, function: Callable[[], T], asked_at: float, timeout: float) -> T:
+        """Call what enqueues, and had to wait for a thread since `asked_at`.
+
+        In an outage this counts. Where the backend answers, who waits for a thread does so behind many others: that takes
+        its time, and is no outage.
+        """
+        if not self.away:
+            return function()
+        if time.monotonic() >= asked_at + timeout:
+            raise _gave_up(BackendUnavailable("other calls are still waiting for the backend"), False)
+        before = set_deadline(asked_at + timeout)
+        try:
+            return function()
+        finally:
+            set_deadline(before)
 
     def close(self) -> None:
         """Disconnect, once nobody is sending; the next push connects again."""
@@ -148,20 +175,26 @@ class Producer:
             batch.bell.acquire(timeout=max(0.0, batch.deadline - time.monotonic()))
             if batch.leads or batch.links:
                 self._look_for_crowd(batch)
-            if batch.leads:
+            if batch.leads and time.monotonic() < batch.deadline:
                 self._send_together(self._laid_down())
         finally:
             withdrawn = self._leave(batch)
         if not batch.done:
-            raise _gave_up(BackendUnavailable("another thread's push is still waiting for the backend"), not withdrawn)
+            self.away = True
+            raise _gave_up(
+                BackendUnavailable("another thread's push is still waiting for the backend"), batch.sent or not withdrawn
+            )
         return batch.outcome()
 
     def _laid_down(self) -> list[_Batch]:
-        """What is to be sent together; the first is our own. One that has nothing to send wants its own turn."""
+        """What is to be sent together; the first is our own. One that has nothing to send wants its own turn.
+
+        What was sent before is sent again with what it was sent with, and with nothing else: the request is the same.
+        """
         waiting, size = self._waiting, 0
         batches: list[_Batch] = []
         with self._guard:
-            while waiting and (not batches or 0 < len(waiting[0].messages) <= MOST_COMBINED - size):
+            while waiting and (not batches or _fits(waiting[0], batches[0], MOST_COMBINED - size)):
                 batches.append(waiting.popleft())
                 size += len(batches[-1].messages)
                 if len(batches) > 1:
@@ -183,7 +216,7 @@ class Producer:
         """Wake who was sent with us, this one or the first behind it that sleeps; behind the last the turn is handed over."""
         now = time.monotonic()
         while batch:
-            if not batch.left and not batch.awake:
+            if batch.done and not batch.left and not batch.awake:
                 batch.links = now > self._crowded
                 self._woken_at = now
                 batch.wake()
@@ -209,6 +242,14 @@ class Producer:
         elif batch.links:
             self._crowd = max(0.75 * self._crowd, SHORTEST_CROWD)
 
+    def _hand_on(self, batches: list[_Batch], request: str) -> None:
+        """Our time is over: who was to be sent with us and has time left comes first in the line."""
+        with self._guard:
+            for batch in reversed(batches):
+                if not batch.done and not batch.left:
+                    batch.request, batch.following = request, None
+                    self._waiting.appendleft(batch)
+
     def _end(self, batch: _Batch, conflicts: Mapping[str, str], error: Exception | None = None) -> None:
         """Tell one caller what became of its batch, before others hear of theirs."""
         batch.conflicts, batch.error, batch.done = conflicts, error, True
@@ -218,12 +259,17 @@ class Producer:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def _send(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        backend = self._backend or self._connected()
-        failpoint("push.before")
-        conflicts = backend.push(messages, request)
-        failpoint("push.after")
-        return conflicts
+    def _send(self, messages: Sequence[Outgoing], request: str, deadline: float) -> Mapping[str, str]:
+        before = set_deadline(max(deadline, time.monotonic() + SHORTEST_TRY))
+        try:
+            backend = self._backend or self._connected()
+            failpoint("push.before")
+            conflicts = backend.push(messages, request)
+            failpoint("push.after")
+            self.away = False
+            return conflicts
+        finally:
+            set_deadline(before)
 
     def _connected(self) -> Backend:
         backend = self._make_backend()
@@ -237,23 +283,23 @@ class Producer:
 
     def _send_together(self, batches: list[_Batch]) -> None:
         """Send the batches of several callers as one push, and tell each what became of its own."""
-        request = new_id()
+        request, deadline = batches[0].request or new_id(), batches[0].deadline
         try:
-            conflicts = self._send(_messages(batches), request)
+            conflicts = self._send(_messages(batches), request, deadline)
         except BackendUnavailable as error:
-            self._persist(batches, request, error)
+            self._persist(batches, request, error, deadline)
         except Exception as error:
-            self._send_apart(batches, request, error)
+            self._send_apart(batches, request, error, deadline)
         except BaseException:  # meant for our caller alone, while the others' messages are in our hands
-            self._send_once_more(batches[1:], request)
+            self._send_once_more(batches[1:], request, deadline)
             raise
         else:
             for batch in batches:
                 batch.conflicts, batch.done = conflicts, True
 
-    def _persist(self, batches: list[_Batch], request: str, error: BackendUnavailable) -> None:
-        """Send again, under the same request id, until it is answered or everybody's time is over."""
-        pauses = 0
+    def _persist(self, batches: list[_Batch], request: str, error: BackendUnavailable, deadline: float) -> None:
+        """Send again, under the same request id, until it is answered or our time is over: `deadline`."""
+        pauses, self.away = 0, True
         while True:
             now = time.monotonic()
             for batch in batches:
@@ -263,25 +309,28 @@ class Producer:
             batches = [batch for batch in batches if not batch.done]
             if not batches:
                 return
+            if deadline <= now:
+                self._hand_on(batches, request)
+                return
             ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**pauses)
             pauses += 1
-            time.sleep(max(0.0, min(random.uniform(0, ceiling), max(batch.deadline for batch in batches) - now)))
+            time.sleep(max(0.0, min(random.uniform(0, ceiling), deadline - now)))
             try:
-                conflicts = self._send(_messages(batches), request)
+                conflicts = self._send(_messages(batches), request, deadline)
             except BackendUnavailable as again:
                 error = again
             except Exception as refusal:
-                self._send_apart(batches, request, refusal)
+                self._send_apart(batches, request, refusal, deadline)
                 return
             except BaseException:
-                self._send_once_more([batch for batch in batches if not batch.leads], request)
+                self._send_once_more([batch for batch in batches if not batch.leads], request, deadline)
                 raise
             else:
                 for batch in batches:
                     self._end(batch, conflicts)
                 return
 
-    def _send_apart(self, batches: list[_Batch], request: str, error: Exception) -> None:
+    def _send_apart(self, batches: list[_Batch], request: str, error: Exception, deadline: float) -> None:
         """A push was refused as a whole: find out whose messages are the reason; the others' are innocent.
 
         A backend with `dedup` remembers a request's answer, so each batch has its own; one without it that
@@ -294,21 +343,25 @@ class Producer:
         parted = "dedup" in self._backend.features
         for n, batch in enumerate(batches):
             own = f"{request}/{n}" if parted else request
+            batch.sent = True
+            if deadline <= time.monotonic() and not batch.leads:
+                self._hand_on([batch], own)
+                continue
             try:
-                self._end(batch, self._send(batch.messages, own))
+                self._end(batch, self._send(batch.messages, own, deadline))
             except BackendUnavailable as unavailable:
-                self._persist([batch], own, unavailable)
+                self._persist([batch], own, unavailable, deadline)
             except Exception as refusal:
                 self._end(batch, {}, refusal)
             except BaseException:
-                self._send_once_more([other for other in batches[n:] if not other.leads], request)
+                self._send_once_more([other for other in batches[n:] if not other.leads], request, deadline)
                 raise
 
-    def _send_once_more(self, batches: list[_Batch], request: str) -> None:
+    def _send_once_more(self, batches: list[_Batch], request: str, deadline: float) -> None:
         """Before we give up our turn in an exception: the others' messages, if only with one try."""
         error: Exception = BackendUnavailable("the thread that was sending was interrupted")
         try:
-            conflicts = self._send(_messages(batches), request) if batches else {}
+            conflicts = self._send(_messages(batches), request, deadline) if batches else {}
         except Exception as failed:
             error = failed
         else:
@@ -318,6 +371,11 @@ class Producer:
             for batch in batches:
                 if not batch.done:
                     self._end(batch, {}, _gave_up(error, True))
+
+
+def _fits(batch: _Batch, first: _Batch, room: int) -> bool:
+    """Whether it can be sent with those behind `first`."""
+    return batch.request == first.request and 0 < len(batch.messages) <= room
 
 
 def _messages(batches: Sequence[_Batch]) -> list[Outgoing]:

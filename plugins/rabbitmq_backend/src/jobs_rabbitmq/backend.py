@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outgoing, Settlement
+from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable, NotSupported, QueueFull
 from jobs_core.failpoints import failpoint
 
@@ -185,7 +186,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
         """Publish; ids of what no queue takes. One that refuses for a while is full."""
-        until, pause = time.monotonic() + FULL, FIRST_PAUSE
+        until, pause = time.monotonic() + left(2 * FULL) / 2, FIRST_PAUSE  # full is told before time is over
         while True:
             try:
                 return self._publisher.publish(posts, confirmed)

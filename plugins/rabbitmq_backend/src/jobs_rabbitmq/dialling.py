@@ -6,7 +6,8 @@ import contextlib
 import os
 import socket
 import ssl
-import time
+
+from jobs_core.deadline import addresses
 
 from .loop import Loop
 from .url import Address
@@ -36,17 +37,18 @@ class _Dialled:
 
 
 def dial(address: Address, loop: Loop, timeout: float, tls: ssl.SSLContext | None) -> socket.socket:
-    """A socket to that host, which does not block; raises OSError. `timeout` seconds are for each of its addresses."""
+    """A socket to that host, which does not block; raises OSError. `timeout` seconds are for each of its addresses, and for
+    finding them."""
     last = OSError("it has no address")
     loop.pulse()
-    for family, kind, protocol, _, where in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, where in addresses(*address, timeout):
         loop.pulse()  # each of these calls may wait for the interpreter
         stream = socket.socket(family, kind, protocol)
         loop.pulse()
         try:
             stream.setblocking(False)
             loop.pulse()
-            _connect(stream, where, loop, time.monotonic() + timeout)
+            _connect(stream, where, loop, timeout)
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             return _secured(stream, address[0], loop, timeout, tls) if tls is not None else stream

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
+from jobs_core.deadline import left as left_of
+
 from . import calls
 from .stretches import Stretches
 
@@ -104,7 +106,7 @@ class Loop:
         """Turn until `condition` holds (True) or `timeout` seconds have passed (False); once at least if time is left."""
         if condition():
             return True
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + left_of(timeout)
         while True:
             left = deadline - time.monotonic()
             self._turn(max(0.0, left))
@@ -115,9 +117,10 @@ class Loop:
 
     def answered(self, condition: Callable[[], object], timeout: float) -> bool:
         """Like `until`, for the broker's answers: while a job holds the interpreter nobody can ask it or hear it, and it is not
-        to blame. Of the time that such a turn takes, only what was meant to be waited counts."""
+        to blame. Of the time that such a turn takes, only what was meant to be waited counts; but a deadline is one."""
         left = timeout
         while not condition():
+            left = left_of(left)
             if left <= 0:
                 return False
             meant, begin = min(left, SHORT_TURN), time.monotonic()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
 import time
@@ -21,6 +22,7 @@ from pika.connection import Connection
 from pika.frame import Heartbeat
 from pika.spec import BasicProperties
 
+from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import calls
@@ -84,12 +86,15 @@ class OpenChannel(Channel):
 class Wire(Connection):
     """A connection to one node. It belongs to the thread that turns its loop."""
 
-    def __init__(self, target: Target, address: Address, loop: Loop, *, heartbeat: int, name: str) -> None:
+    def __init__(
+        self, target: Target, address: Address, loop: Loop, *, heartbeat: int, name: str, patience: float = CONNECT_TIMEOUT
+    ) -> None:
         self.where = target.shown
         self.failure: BaseException | None = None  # why it is closed
         self.closing = False  # because we want it so
         self.blocked = ""  # why the broker takes no messages at present
         self._address = address
+        self._patience = patience
         self._loop = loop
         self._socket: socket.socket | None = None
         self._unsent = bytearray()
@@ -109,7 +114,7 @@ class Wire(Connection):
 
     def opened(self) -> None:
         """Wait until it is open; raises BackendUnavailable or BackendError."""
-        self.wait_for(lambda: self.is_open, CONNECT_TIMEOUT)
+        self.wait_for(lambda: self.is_open, self._patience)
         self._pause = self.params.heartbeat * PULSE
 
     def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
@@ -169,7 +174,7 @@ class Wire(Connection):
     def _adapter_connect_stream(self) -> None:
         options = self.params.ssl_options
         try:
-            self._socket = dial(self._address, self._loop, CONNECT_TIMEOUT, options.context if options is not None else None)
+            self._socket = dial(self._address, self._loop, self._patience, options.context if options is not None else None)
         except OSError as error:
             self.failure = error
             return
@@ -302,8 +307,9 @@ class Wire(Connection):
 def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:
     """A connection to the first node that lets us in; raises what the last one said."""
     last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
-    for address in target.addresses:
-        wire = Wire(target, address, loop, heartbeat=heartbeat, name=name)
+    for n, address in enumerate(target.addresses):
+        patience = min(CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n))  # one that hangs leaves time for others
+        wire = Wire(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
         try:
             wire.opened()
             return wire

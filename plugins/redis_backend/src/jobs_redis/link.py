@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -12,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
+from jobs_core.deadline import addresses, left
 from jobs_core.errors import BackendUnavailable
 
 from .errors import loses_connection, translated
@@ -26,6 +28,9 @@ CONNECT_TIMEOUT = 2.0
 COMMAND_TIMEOUT = 4.0
 """Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
 
+SHORTEST = 0.01
+"""No time left is not the same as no end to it, which 0 means to sockets; seconds."""
+
 Connect: TypeAlias = Callable[[], Connection]
 
 
@@ -38,12 +43,15 @@ def connector(target: Target, address: Address | None = None) -> Connect:
 
 
 def _connection(target: Target, address: Address | None) -> Connection:
+    """Half of the time that is left is for the connection, half for each answer when we introduce ourselves."""
+    found = addresses(*address, CONNECT_TIMEOUT) if address is not None else ()
+    patience = max(SHORTEST, left(math.inf) / 2)
     settings: dict[str, Any] = {
         "db": target.db,
         "username": target.username,
         "password": target.password,
-        "socket_timeout": COMMAND_TIMEOUT,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": min(COMMAND_TIMEOUT, patience),
+        "socket_connect_timeout": min(CONNECT_TIMEOUT, patience / max(1, len(found))),
         "retry": Retry(NoBackoff(), 0),  # a write that is silently repeated is a duplicate
         "protocol": 2,
         "client_name": "jobs",
@@ -62,11 +70,13 @@ def _to_master(target: Target) -> Connect:
     """Ask the sentinels for the master, each time anew, and make sure that it knows it is one."""
 
     def to_sentinel(address: Address) -> Connection:
+        patience = max(SHORTEST, left(2 * CONNECT_TIMEOUT) / 2)
+        addresses(*address, CONNECT_TIMEOUT)
         settings: dict[str, Any] = {
             "host": address[0],
             "port": address[1],
-            "socket_timeout": CONNECT_TIMEOUT,
-            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "socket_timeout": patience,
+            "socket_connect_timeout": patience,
             "username": target.sentinel_username,
             "password": target.sentinel_password,
             "retry": Retry(NoBackoff(), 0),

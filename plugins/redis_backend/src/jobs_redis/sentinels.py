@@ -38,7 +38,10 @@ class Sentinels:
 
     def _ask(self, address: Address) -> Address:
         where = f"{address[0]}:{address[1]}"
-        connection = self._connection(address)
+        try:
+            connection = self._connection(address)
+        except OSError as error:
+            raise translated(error, where) from None
         try:
             connection.connect()
             connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)

@@ -16,36 +16,69 @@ from typing import Any
 import hiredis
 import redis.exceptions
 
+from jobs_core.deadline import left
+
 NOTHING = object()
 """No reply is whole yet."""
 
 _BUFFER = 64 * 1024
+SLACK = 0.1
+"""Seconds by which a wait may end too early or too late, for the sake of fewer system calls."""
 
 
 class Wire:
     """See the module. One thread at a time; the socket stays its owner's, who closes it."""
 
-    __slots__ = ("_buffer", "_feed", "_gets", "_receive", "_send", "socket")
+    __slots__ = ("_buffer", "_feed", "_gets", "_limit", "_receive", "_send", "_timeout", "socket")
 
     def __init__(self, connected: socket.socket, timeout: float) -> None:
         self.socket = connected
-        if not isinstance(connected, ssl.SSLSocket):  # whose library must not meet the kernel's EAGAIN
-            seconds, fraction = divmod(timeout, 1)
-            limit = struct.pack("@ll", int(seconds), round(fraction * 1e6))
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        self._timeout = timeout
+        self._limit = 0.0  # of each wait of the socket's, as it is set
+        if not isinstance(connected, ssl.SSLSocket):
             connected.settimeout(None)
+        self._set_limit(timeout)
         reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=refusal, notEnoughData=NOTHING)
         self._feed, self._gets = reader.feed, reader.gets
         self._send, self._receive = connected.sendall, connected.recv_into
         self._buffer = bytearray(_BUFFER)
 
+    def _limit_waits(self) -> None:
+        """Have the socket wait no longer than the deadline allows. It is told seldom: to tell it is a system call."""
+        rest = left(self._timeout)
+        if not -SLACK <= self._limit - rest <= SLACK:
+            if rest <= 0:
+                raise redis.exceptions.TimeoutError("no time is left")
+            self._set_limit(rest)
+
+    def _set_limit(self, limit: float) -> None:
+        if isinstance(self.socket, ssl.SSLSocket):  # its library must not meet the kernel's EAGAIN
+            self.socket.settimeout(limit)
+        else:
+            seconds, fraction = divmod(limit, 1)
+            packed = struct.pack("@ll", int(seconds), int(fraction * 1e6))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+        self._limit = limit
+
     def send(self, *commands: tuple[Any, ...]) -> None:
         """Send commands together; raises OSError or a RedisError."""
+        self._limit_waits()
+        data = b"".join(map(hiredis.pack_command, commands))
         try:
-            self._send(b"".join(map(hiredis.pack_command, commands)))
+            if len(data) <= _BUFFER:
+                self._send(data)
+            else:
+                self._send_piece_by_piece(memoryview(data))
         except BlockingIOError:
             raise redis.exceptions.TimeoutError("the server takes nothing") from None
+
+    def _send_piece_by_piece(self, rest: memoryview) -> None:
+        """The system's limit is for each call, of which each may come forward a little."""
+        while rest:
+            rest = rest[self.socket.send(rest) :]
+            if rest:
+                self._limit_waits()
 
     def read(self) -> Any:
         """The next reply; raises OSError or a RedisError, which may be the reply."""
@@ -59,6 +92,8 @@ class Wire:
                 raise redis.exceptions.ConnectionError("the server has closed the connection")
             self._feed(self._buffer, 0, count)  # type: ignore[arg-type]  # any buffer will do
             reply = self._gets()
+            if reply is NOTHING:
+                self._limit_waits()
         if isinstance(reply, redis.exceptions.RedisError):
             raise reply
         return reply

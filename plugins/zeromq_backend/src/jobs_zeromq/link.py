@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import keys, sockets
@@ -100,22 +101,23 @@ class Link:
     ) -> A:
         """Ask, and return the answer. `items` go in frames of their own after the body of a bulk request.
 
-        Raises the broker's refusals, and BackendUnavailable when it cannot be reached or takes longer than `reply`.
+        Raises the broker's refusals, and BackendUnavailable when it cannot be reached or takes longer than `reply`, or than
+        the deadline allows.
         """
         frames = [VERSION, verb.name, b"", verb.encode(request)]
         for part in items:
             frames += self._frames(verb, part)
         begin = time.monotonic()
-        give_up = begin + reconnect
+        give_up, at_last = begin + left(reconnect), begin + left(reply)
         self.sendings = 0
         while True:
             try:
                 self._connect(give_up)
                 self.sendings += 1
-                return verb.decode_answer(self._ask(frames, reply))
+                return verb.decode_answer(self._ask(frames, left(reply)))
             except _Gone as gone:
                 self.drop()
-                give_up = self._go_on(gone, give_up, reconnect, begin + reply)
+                give_up = self._go_on(gone, give_up, left(reconnect), at_last)
                 time.sleep(random.uniform(0.0, 0.02))  # not all of its clients at once
 
     def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
@@ -178,11 +180,11 @@ class Link:
                 self._woken = self._woken or answer[1] == WAKE
                 if answer[2] == tag:
                     return answer[1], answer[3]
-            left = deadline - time.monotonic()
-            if left <= 0:
+            rest = deadline - time.monotonic()
+            if rest <= 0:
                 self.drop()
-                raise BackendUnavailable(f"the broker at {self.address.shown} has not answered for {timeout:g} s")
-            self._poll(left)
+                raise BackendUnavailable(f"the broker at {self.address.shown} has not answered for {timeout:.2g} s")
+            self._poll(rest)
 
     def _received(self) -> Iterator[list[bytes]]:
         """What has come in, of the right form; what is not taken is there the next time."""
@@ -238,11 +240,11 @@ class Link:
                     continue
                 self._waiting = False
                 self._body(answer[1], answer[3])
-            left = deadline - time.monotonic()
-            if self._poll(max(0.0, left), self._bell) and self._rung():
+            rest = deadline - time.monotonic()
+            if self._poll(max(0.0, rest), self._bell) and self._rung():
                 self.wait_no_longer()
                 return False
-            if left <= 0 and not self._readable():
+            if rest <= 0 and not self._readable():
                 return False
 
     def call_later(self, verb: Verb[Q, A], request: Q, timeout: float) -> A | None:
@@ -262,10 +264,10 @@ class Link:
                     if answer[2] == tag:
                         self._waiting = False
                         return verb.decode_answer(self._body(answer[1], answer[3]))
-                left = deadline - time.monotonic()
-                if self._poll(max(0.0, left), self._bell) and self._rung():
+                rest = deadline - time.monotonic()
+                if self._poll(max(0.0, rest), self._bell) and self._rung():
                     return None
-                if left <= 0 and not self._readable():
+                if rest <= 0 and not self._readable():
                     return None
         except _Gone:
             self.drop()
@@ -310,7 +312,7 @@ class Link:
         tag = b"hello"
         self._send([VERSION, HELLO.name, tag, HELLO.encode(self._hello())])
         try:
-            kind, body = self._answer(tag, max(0.5, give_up - time.monotonic()))
+            kind, body = self._answer(tag, left(max(0.5, give_up - time.monotonic())))
         except BackendUnavailable:
             raise _Gone("does not answer") from None
         if kind == ERROR:
@@ -355,8 +357,8 @@ class Link:
         assert self._monitor is not None
         reason = "cannot be reached: does `jobsctl broker` run there?"
         while True:
-            left = give_up - time.monotonic()
-            if left <= 0 or not self._monitor.poll(int(left * 1000) + 1):
+            rest = give_up - time.monotonic()
+            if rest <= 0 or not self._monitor.poll(int(rest * 1000) + 1):
                 raise _Gone(reason)
             event, status = self._event()
             if event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL and self.address.broker:

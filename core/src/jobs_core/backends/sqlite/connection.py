@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from ... import private
+from ...deadline import left
 from ...errors import BackendError, BackendUnavailable, QueueFull
 from ..base import BackendOptions
 from .netfs import network_type
@@ -138,7 +139,7 @@ class Connection:
             private.create(self.path)  # its log and index get the mode of the file
         # Autocommit: transactions are begun by hand. The threads of a process take turns by our lock.
         db = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=256
+            self.path, timeout=left(BUSY_TIMEOUT), isolation_level=None, check_same_thread=False, cached_statements=256
         )
         self._db, self._synchronous, self._patient = db, "", True
         try:
@@ -296,7 +297,7 @@ class Connection:
     def take_lock(self, sql: str) -> None:
         """Run a statement that takes the write lock, trying every fraction of a millisecond: SQLite's own handler
         sleeps up to 100 ms, and the lock is held for one (with 8 writers the longest wait was 18 ms instead of 700)."""
-        deadline = time.monotonic() + BUSY_TIMEOUT
+        deadline = time.monotonic() + left(BUSY_TIMEOUT)
         db = self.db
         self._be_patient(db, False)
         while True:

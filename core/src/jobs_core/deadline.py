@@ -1,0 +1,65 @@
+"""Until when the current thread may wait for a server: one deadline for everything that an enqueue waits for.
+
+`enqueue_timeout` is a bound, whatever the server does: it may be frozen, accept and never answer, or answer at every
+step just in time. So each wait on the way (for a name's address, a connection, TLS, a login, a reply, a lock) asks `left`
+how long it may take at most. Where no deadline is set, as in a worker, that is what the wait itself asks for.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import threading
+import time
+from typing import Any, TypeAlias
+
+Found: TypeAlias = "list[tuple[Any, Any, int, str, Any]]"
+
+
+class _OfThread(threading.local):
+    at = math.inf
+
+
+_current = _OfThread()
+
+
+def set_deadline(at: float) -> float:
+    """Have this thread give up at `at`, by time.monotonic(); returns when it would have before, for whoever restores it."""
+    before, _current.at = _current.at, at
+    return before
+
+
+def left(most: float) -> float:
+    """How many seconds a wait may take that would take up to `most`: less, perhaps 0, where the deadline is nearer."""
+    at = _current.at
+    return most if at == math.inf else max(0.0, min(most, at - time.monotonic()))
+
+
+def addresses(host: str, port: int, timeout: float) -> Found:
+    """`socket.getaddrinfo` for TCP that takes no longer than `timeout` and the deadline allow; raises OSError.
+
+    The system's own resolver cannot be given up: a thread is left behind that ends when it does.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:  # it is a name
+        pass
+    answers: list[Found | OSError] = []
+
+    def ask() -> None:
+        try:
+            answers.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, name="jobs-resolve", daemon=True)
+    asking.start()
+    asking.join(left(timeout))
+    if not answers:
+        raise TimeoutError(f"the address of {host} is not told in time: does the name server answer?")
+    if isinstance(answers[0], OSError):
+        raise answers[0]
+    return answers[0]
+
+
+__all__ = ["addresses", "left", "set_deadline"]
