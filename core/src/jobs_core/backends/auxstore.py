@@ -154,6 +154,9 @@ class AuxStore(Backend):
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         return self.queue.wait(topics, timeout)
 
+    def expect(self, jobs: int) -> None:
+        self.queue.expect(jobs)
+
     def interrupt(self) -> None:
         self.queue.interrupt()
 

@@ -429,6 +429,13 @@ class Backend(Operable, abc.ABC):
         """
         return self.reserve(topics, limit, request) if self.wait(topics, timeout) else []
 
+    def expect(self, jobs: int) -> None:
+        """Learn how many jobs the owner will still reserve, at most; what is fetched ahead beyond them would only go back.
+
+        What is released may be reserved once more. Called by: couriers of workers with `max_jobs`, after `open`.
+        Atomicity: none needed. Blocks: never. Raises: nothing.
+        """
+
     @abc.abstractmethod
     def interrupt(self) -> None:
         """End the current `wait` or `reserve_next`, or the next one at once if none is running.

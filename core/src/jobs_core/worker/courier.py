@@ -168,11 +168,17 @@ class Courier:
                 began = time.monotonic()
                 self._backend.open(self.owner)
                 self._renewed(began)
+                self._tell_the_rest()
                 self._outage.over()
                 return
             except BackendUnavailable as error:
                 self._outage.began(error)
                 time.sleep(self._outage.pause())
+
+    def _tell_the_rest(self) -> None:
+        """Tell the backend how many jobs it will be asked for, if there is a limit."""
+        if self._most < sys.maxsize:
+            self._backend.expect(max(0, self._left))
 
     def _finished(self) -> bool:
         if self._outbox:
@@ -459,6 +465,7 @@ class Courier:
             began = time.monotonic()
             self._backend.open(self.owner)
             self._renewed(began)
+            self._tell_the_rest()
         except BackendError as unavailable:
             self._outage.began(unavailable)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outgoing, Settlement
+from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outcome, Outgoing, Settlement
 from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable, NotSupported, QueueFull
 from jobs_core.failpoints import failpoint
@@ -72,6 +73,7 @@ class RabbitMQBackend(RabbitMQOperations):
         self._holding = Holding()
         self._suspects = Suspects(self._holding)
         self._consumer: Consumer | None = None
+        self._expected = sys.maxsize  # jobs that will be reserved, at most
         self._generation = 0
         self._odd = Oddments(self._holding, self._copies, self._topology, self._publish)
         self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
@@ -83,6 +85,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def open(self, owner: str | None) -> None:
         self._owner = owner or ""
+        self._expected = sys.maxsize
         self._loop.beside_jobs = bool(owner)
         self._used_at = time.monotonic()
         self._primary()
@@ -90,7 +93,7 @@ class RabbitMQBackend(RabbitMQOperations):
     def close(self) -> None:
         if self._owner:
             with contextlib.suppress(BackendError):
-                self._give_back(self._holding.forget())
+                self._leave()
         self._holding.forget()
         consumer, self._consumer = self._consumer, None
         self._odd.clear()
@@ -240,6 +243,7 @@ class RabbitMQBackend(RabbitMQOperations):
             self._worked_at = time.monotonic()
         deliveries = self._holding.hand_out(letters)
         self._reserved = request, [letter.token for letter in letters if letter.token]
+        self._expected -= len(deliveries)
         failpoint("reserve.after_commit")
         return deliveries
 
@@ -247,12 +251,13 @@ class RabbitMQBackend(RabbitMQOperations):
         wanted = limit + len(self._holding.held)
         if consumer.hoards(wanted):
             self._stand_back()
-        letters = consumer.take(topics, limit, wanted)
+        expected = max(limit, self._expected)
+        letters = consumer.take(topics, limit, wanted, expected)
         if not self._odd.due:
             return letters
         consumer.put_back(letters)
         self._odd.sort_out(consumer)
-        return consumer.take(topics, limit, wanted)
+        return consumer.take(topics, limit, wanted, expected)
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -340,6 +345,9 @@ class RabbitMQBackend(RabbitMQOperations):
         """Whether a reserve would find something here: suspects only if nothing else is held."""
         return consumer.holds(topics, suspects=not self._holding.held)
 
+    def expect(self, jobs: int) -> None:
+        self._expected = jobs
+
     def interrupt(self) -> None:
         self._loop.interrupt()
 
@@ -370,6 +378,19 @@ class RabbitMQBackend(RabbitMQOperations):
             raise
         consumer.acknowledge([*letters, *waiting])
 
+    def _leave(self) -> None:
+        """Give everything back before the connection closes: what is unacknowledged then counts as lost with it."""
+        consumer = self._consumer
+        if consumer is None or consumer.wire.failure is not None:
+            return
+        consumer.finish()
+        if self._odd:
+            self._odd.sort_out(consumer)
+        twins = self._holding.all_twins()
+        self._give_back(self._holding.forget())
+        consumer.acknowledge(twins)
+        consumer.confirm()
+
     # -- settling ------------------------------------------------------------------------------------
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
@@ -381,6 +402,10 @@ class RabbitMQBackend(RabbitMQOperations):
         if self._settled[0] != request:
             self._settled = request, set()
         done_before = set(self._settled[1])
+        released = sum(settlement.outcome is Outcome.RELEASE for settlement in settlements)
+        if released:
+            self._expected += released
+            consumer.unsubscribe(leaving=True)  # who has too much gets no more for it
         answers: list[Answer] = []
         over: list[Letter] = []
         copied: list[tuple[Letter, Post]] = []

@@ -8,6 +8,7 @@ nothing to do subscribes to all queues, one message each, and is told at once.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -34,6 +35,12 @@ ENOUGH = 64
 HOARD = 16
 """How many times as much as suits the jobs may be here before it goes back."""
 
+DELIVERED_WITHIN = 1.0
+"""So long what is on its way is waited for before a consumer is ended, seconds."""
+
+LOOK_AGAIN = 0.02
+"""After so long without it, seconds, whether there is anything: another worker may have got it."""
+
 Arrived = Callable[["Consumer", Letter], None]
 
 
@@ -57,8 +64,15 @@ class Consumer:
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
         self._under_way: dict[str, int] = {}  # consumer tag → delivered, not acknowledged
+        self._windows: dict[str, int] = {}  # consumer tag → how much may be under way
+        self._cancelled: set[str] = set()  # tags of consumers whose end the broker has not confirmed
+        self._ended: list[str] = []  # those whose end it has confirmed, until it has answered once more
+        self._scattered: set[tuple[str, int]] = (
+            set()
+        )  # topics and levels of which single letters were acknowledged, see `finish`
         self.prefetch = 0
-        self._number = 0
+        self._ending = False
+        self._number = self._came = 0
         self._empty = False
         self._channel = self._open()
 
@@ -103,8 +117,11 @@ class Consumer:
             if letter.generation == self.generation:
                 self.lines.setdefault(self._names.queue(letter.topic, letter.level), deque()).appendleft(letter)
 
-    def take(self, topics: Sequence[str], limit: int, wanted: int) -> list[Letter]:
-        """Up to `limit` letters, in order; what was pushed before is found. `wanted`: with those already in hand."""
+    def take(self, topics: Sequence[str], limit: int, wanted: int, expected: int) -> list[Letter]:
+        """Up to `limit` letters, in order; what was pushed before is found.
+
+        `wanted`: with those already in hand; `expected`: how many will be taken from now on, at most.
+        """
         self._topology.need(topics)
         queues = self.queues(topics)
         found: list[Letter] = []
@@ -112,7 +129,14 @@ class Consumer:
         if ahead:
             for queue in queues:
                 self._shift(queue, found, limit)
-            self._adjust(topics, wanted)
+            left = expected - len(found)
+            if self._is_to_end(wanted, left):
+                if found:
+                    return found
+                self._fetch(topics, min(left, suitable(wanted)))
+                ahead = False
+            else:
+                self._adjust(topics, wanted)
             if len(found) >= min(limit, ENOUGH):
                 return found
         for queue in queues:
@@ -156,6 +180,22 @@ class Consumer:
     def subscribed(self) -> bool:
         return bool(self._consumed)
 
+    def _is_to_end(self, wanted: int, left: int) -> bool:
+        """Whether no more are left to be taken than may be delivered ahead: consumers, which are given more for each that is
+        acknowledged, have then ended."""
+        if not self._ending:
+            self._ending = left < max(self.prefetch, suitable(wanted))
+            if self._ending:
+                self.unsubscribe()
+        return self._ending
+
+    def _fetch(self, topics: Sequence[str], count: int) -> None:
+        """Have up to so many delivered of each queue, where there is much, and no more."""
+        if any(self._topology.length(queue) > ONE_BY_ONE for queue in self.queues(topics)):
+            self.subscribe(topics, count)
+            self._until_delivered(list(self._consumed.values()))
+            self.unsubscribe()
+
     def _adjust(self, topics: Sequence[str], wanted: int) -> None:
         """Have more delivered ahead, if that suits jobs of this length and there is more.
 
@@ -185,19 +225,19 @@ class Consumer:
         full = self._full(topics)
         if full:  # of what runs: begin anew
             self._cancel([self._consumed.pop(queue) for queue in full])
-            self._call(lambda done: self._channel.basic_qos(prefetch_count=self.prefetch, callback=done))
-            self._consume(full)
+            self._consume(full, self.prefetch)
 
     def listen_for_suspects(self, topics: Sequence[str]) -> None:
         """Be told of suspects as well: for a worker that holds nothing."""
         missing = [queue for queue in self.queues(topics, [SUSPECTS]) if queue not in self._consumed]
         if missing:
-            self._call(lambda done: self._channel.basic_qos(prefetch_count=1, callback=done))
-            self._consume(missing)
+            self._consume(missing, 1)
 
     def leave_suspects(self, topics: Sequence[str]) -> list[Letter]:
         """Be told of them no more; returns those that have come."""
         queues = self.queues(topics, [SUSPECTS])
+        tags = [self._consumed[queue] for queue in queues if queue in self._consumed]
+        self._until_delivered([tag for tag in tags if tag in self._under_way])
         self._cancel([self._consumed.pop(queue) for queue in queues if queue in self._consumed])
         return [letter for queue in queues for letter in self.lines.pop(queue, ())]
 
@@ -206,36 +246,81 @@ class Consumer:
         self._topology.need(topics)
         self.unsubscribe()
         self.prefetch = prefetch
-        self._call(lambda done: self._channel.basic_qos(prefetch_count=prefetch, callback=done))
-        self._consume(self.queues(topics))
+        self._consume(self.queues(topics), prefetch)
 
-    def _consume(self, queues: Sequence[str]) -> None:
+    def _consume(self, queues: Sequence[str], window: int) -> None:
+        self._call(lambda done: self._channel.basic_qos(prefetch_count=window, callback=done))
         answers: list[Any] = []
         try:
             for queue in queues:
                 self._number += 1
                 tag = f"jobs-{self._number}"
-                self._consumed[queue], self._by_tag[tag] = tag, queue
+                self._consumed[queue], self._by_tag[tag], self._windows[tag] = tag, queue, window
                 self._channel.basic_consume(queue, _not_called, consumer_tag=tag, callback=answers.append)
         except AMQPError as error:
             raise translated(self.wire.failure or error, self.wire.where) from None
         self.wire.wait_for(lambda: len(answers) == len(queues))
 
-    def unsubscribe(self) -> None:
-        """Have nothing more delivered; what is on its way still arrives."""
+    def unsubscribe(self, *, leaving: bool = False) -> None:
+        """Have nothing more delivered. `leaving`: others may leave at the same time, and what they give back comes here."""
+        tags = list(self._consumed.values())
+        self._until_delivered(tags if leaving else [tag for tag in tags if tag in self._under_way], calm=leaving)
         consumed, self._consumed, self.prefetch = self._consumed, {}, 0
         self._cancel(consumed.values())
+        if leaving:
+            self.wire.wait_for(lambda: not self._cancelled)
+
+    def _until_delivered(self, tags: Sequence[str], *, calm: bool = False) -> None:
+        """Wait until these consumers have all that they may be delivered; `calm`: until nothing more has come for a moment.
+
+        What is on its way to one that ends meanwhile a quorum queue takes back, and counts as lost. That is so after an
+        acknowledgement, which makes room; a consumer that is full, or whose queue is empty, gets nothing more.
+        """
+        deadline = time.monotonic() + DELIVERED_WITHIN
+        while self.wire.failure is None and time.monotonic() < deadline:
+            came = self._came
+            roomy = [tag for tag in tags if self._has_room(tag)]
+            waiting = [tag for tag in roomy if self._topology.length(self._by_tag[tag])]
+            if waiting:
+                self._wait_until(lambda: not any(map(self._has_room, waiting)))  # noqa: B023 - it is called here alone
+            elif not (calm and roomy) or not self._wait_until(lambda: self._came != came):  # noqa: B023
+                return
+
+    def _wait_until(self, condition: Callable[[], bool]) -> bool:
+        return self.wire.until(condition, LOOK_AGAIN)
+
+    def _has_room(self, tag: str) -> bool:
+        return self._under_way.get(tag, 0) < self._windows[tag]
+
+    def finish(self) -> None:
+        """Have nothing more delivered; when it returns, what was on its way is here, and acknowledgements are with the queues.
+
+        A channel holds acknowledgements back while a quorum queue has many to write to the disk, and forgets them when it is
+        closed. What it asks of the queue and waits for (the end of a consumer, one more message) comes behind those that it has
+        sent; with its answer it sends the others. The second round trip is behind that.
+        """
+        queues = [self._names.queue(topic, level) for topic, level in self._scattered]
+        asked = [queue for queue in queues if queue not in self._consumed]
+        self.unsubscribe(leaving=True)
+        for queue in asked:
+            self._get(queue)
+        self._scattered.clear()
+        self.confirm()
+
+    def confirm(self) -> None:
+        """Wait until the broker has seen everything that was sent: it acts on what a channel says in that order."""
+        self._call(lambda done: self._channel.basic_qos(prefetch_count=1, callback=done))
 
     def _cancel(self, tags: Iterable[str]) -> None:
         if self.wire.failure is None:
             for tag in tags:
+                self._cancelled.add(tag)
                 self._channel.basic_cancel(tag, callback=self._on_cancel_ok)
 
     def _on_cancel_ok(self, answer: Any) -> None:
         tag = answer.method.consumer_tag
-        self._by_tag.pop(tag, None)
-        if not self._under_way.get(tag):
-            self._under_way.pop(tag, None)
+        self._cancelled.discard(tag)
+        self._ended.append(tag)  # what its queue has sent before may still come
 
     def _on_cancelled(self, request: Any) -> None:
         """The broker has ended a consumer: its queue was deleted."""
@@ -272,6 +357,7 @@ class Consumer:
     def _on_delivery(self, tag: int, again: bool, consumer: str, properties: spec.BasicProperties, body: bytes) -> None:
         queue = self._by_tag.get(consumer)
         if queue is not None:
+            self._came += 1
             self._under_way[consumer] = self._under_way.get(consumer, 0) + 1
             self._take_in(queue, tag, again, properties, body, consumer)
 
@@ -296,28 +382,43 @@ class Consumer:
             if tag not in tags:
                 break
             last = tag
-        settled = [tag for tag in tags if self._settled(tag)]
+        singly = []
+        for tag in tags:
+            letter = self._unacknowledged.pop(tag, None)
+            if letter is None:
+                continue
+            self._came_through(letter.consumer)
+            if tag > last:
+                singly.append(tag)
+                self._scattered.add((letter.topic, letter.level))
         try:
-            self._channel.acknowledge((tag for tag in settled if tag > last), up_to=last)
+            self._channel.acknowledge(singly, up_to=last)
         except AMQPError as error:
             raise translated(self.wire.failure or error, self.wire.where) from None
         self.wire.flush()
 
-    def _settled(self, tag: int) -> bool:
-        letter = self._unacknowledged.pop(tag, None)
-        if letter is not None and letter.consumer:
-            self._under_way[letter.consumer] = self._under_way.get(letter.consumer, 1) - 1
-        return letter is not None
+    def _came_through(self, consumer: str) -> None:
+        """One delivery less is under way."""
+        if consumer:
+            left = self._under_way[consumer] = self._under_way.get(consumer, 1) - 1
+            if left <= 0 and consumer not in self._by_tag:
+                del self._under_way[consumer]
 
     # -- ends ----------------------------------------------------------------------------------------
 
     def _call(self, command: Callable[[Callable[[Any], None]], Any]) -> None:
         answers: list[Any] = []
+        ended, self._ended = self._ended, []
         try:
             command(answers.append)
         except AMQPError as error:
             raise translated(self.wire.failure or error, self.wire.where) from None
         self.wire.wait_for(lambda: answers)
+        for tag in ended:
+            self._by_tag.pop(tag, None)
+            self._windows.pop(tag, None)
+            if not self._under_way.get(tag):
+                self._under_way.pop(tag, None)
 
     def _on_closed(self, _: Any, reason: BaseException) -> None:
         """All that was delivered on it goes back; with one way to begin anew there is one to test."""

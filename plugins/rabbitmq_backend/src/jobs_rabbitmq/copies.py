@@ -38,9 +38,10 @@ class Copies:
         return None
 
     def front(self, letter: Letter) -> Post:
-        """Given back unstarted: to come first, or to where suspects wait."""
-        level = SUSPECTS if letter.suspect else FRONT
-        return Post("", self._names.queue(letter.topic, level), letter.copy({LOSSES: letter.losses}), letter.body)
+        """Given back unstarted: to come first, or to where suspects wait. A loss that is forgiven is forgotten, or giving back
+        would add up to a suspicion: the broker counts as one what was on its way to a consumer that ended."""
+        level, losses = (SUSPECTS, letter.losses) if letter.suspect else (FRONT, 0)
+        return Post("", self._names.queue(letter.topic, level), letter.copy({LOSSES: losses}), letter.body)
 
     def charged(self, letter: Letter) -> Post:
         """Lost once more: written down, and put off for longer each time."""

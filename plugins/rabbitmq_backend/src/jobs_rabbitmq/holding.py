@@ -59,6 +59,12 @@ class Holding:
         """Further messages of a job that is held no more."""
         return self._twins.pop(letter.id, [])
 
+    def all_twins(self) -> list[Letter]:
+        """Further messages of jobs that are held, of all of them."""
+        twins = [letter for letters in self._twins.values() for letter in letters]
+        self._twins.clear()
+        return twins
+
     def find(self, settlement: Settlement) -> Letter | None:
         """The letter that a settlement is for, if it is held under that token."""
         letter = self.held.get(settlement.token) if isinstance(settlement.token, int) else None

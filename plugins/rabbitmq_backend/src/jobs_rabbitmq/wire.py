@@ -126,6 +126,10 @@ class Wire(Connection):
             self.abort(TimeoutError())
         raise self.error()
 
+    def until(self, condition: Callable[[], object], timeout: float) -> bool:
+        """Turn the loop until something holds (True), or for so many seconds (False): there is no harm in that."""
+        return bool(self._loop.until(lambda: condition() or self.failure is not None, timeout) and condition())
+
     def new_channel(self) -> OpenChannel:
         """An open channel."""
         opened: list[Channel] = []

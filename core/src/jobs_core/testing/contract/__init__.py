@@ -18,6 +18,7 @@ from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
 from .leases import Leases
+from .leaving import Leaving
 from .machine import Machine
 from .operators import Operators
 from .ordering import Ordering
@@ -38,6 +39,7 @@ class BackendContract(
     Waiting,
     Waking,
     Leases,
+    Leaving,
     Operators,
     Concurrency,
     Crashes,

@@ -1,0 +1,73 @@
+"""A graceful end leaves no trace in the broker: nothing that goes back is marked as delivered before."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pika
+import pytest
+
+from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.ids import new_token
+
+from .helpers import TOPIC, jobs
+
+KINDS = ["quorum", "classic"]
+
+
+def run(worker, count, outcome=Outcome.DONE, batch=1000):
+    """Reserve some and settle them in an order of their own, so many at a time."""
+    deliveries = []
+    while len(deliveries) < count and (found := worker.reserve([TOPIC], count - len(deliveries), new_token())):
+        deliveries += found
+    random.Random(count).shuffle(deliveries)
+    for at in range(0, len(deliveries), batch):
+        worker.settle([Settlement(d.id, d.token, outcome) for d in deliveries[at : at + batch]], new_token())
+    return [delivery.id for delivery in deliveries]
+
+
+def left(url):
+    """What is in the queues, as a bare client sees it: ids, and whether each was delivered before."""
+    with pika.BlockingConnection(pika.URLParameters(url.partition("?")[0])) as connection:
+        channel = connection.channel()
+        for queue in ("jobs.t:7-9", "jobs.t:4-6", "jobs.t:1-3", "jobs.t", "jobs.t:suspects"):
+            while (found := channel.basic_get(queue, auto_ack=True))[0] is not None:
+                yield found[1].message_id, found[0].redelivered
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("outcome", "batch"),
+    [(Outcome.DONE, 1), (Outcome.DONE, 1000), (Outcome.RELEASE, 1000)],
+    ids=["run one by one", "run", "released"],
+)
+def test_what_is_there_when_workers_have_left_was_delivered_to_nobody(connect, rabbitmq_url, kind, outcome, batch):
+    url = f"{rabbitmq_url}?queues={kind}"
+    pushed = jobs(900)
+    connect(url=url).push(pushed, new_token())
+    ran: list[str] = []
+    for number in range(2):
+        worker = connect(f"w{number}", url=url)
+        ran += run(worker, 200)
+        last = run(worker, 200, outcome, batch)
+        ran += last if outcome is Outcome.DONE else []
+        worker.close()
+    rest = dict(left(url))
+    assert Counter([*ran, *rest]) == Counter(message.id for message in pushed)
+    assert not any(rest.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_worker_that_knows_its_last_job_has_nothing_to_give_back(connect, rabbitmq_url, kind):
+    url = f"{rabbitmq_url}?queues={kind}"
+    pushed = jobs(1000)
+    connect(url=url).push(pushed, new_token())
+    worker = connect("w", url=url)
+    worker.expect(300)
+    ran = [job_id for _ in range(3) for job_id in run(worker, 100)]
+    worker.close()
+    assert len(set(ran)) == len(ran) == 300
+    rest = list(left(url))
+    assert [job_id for job_id, _ in rest] == [message.id for message in pushed if message.id not in ran]
+    assert not any(again for _, again in rest)
