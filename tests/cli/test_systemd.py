@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs_core.cli import main
 from jobs_core.testing import services
 
 from ..support.project import Project
@@ -141,3 +143,46 @@ def test_systemd_accepts_the_unit_of_a_broker_that_the_docs_show(tmp_path, analy
     page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
     (unit,) = re.findall(r"```ini\n(.*?jobsctl broker.*?)```", page, re.DOTALL)
     assert analyze(unit.replace("/srv/shop/.venv/bin/jobsctl", sys.executable), tmp_path) == (0, "")
+
+
+# -- hostile names ---------------------------------------------------------------------------------
+
+NEW_LINE = "root\nExecStartPre=/bin/evil"
+INJECTIONS = [NEW_LINE, "root\rExecStartPre=/bin/evil", "a b", "a;b", "../../etc/passwd", "%h", "a\\", "", "-x", "a\x00b",
+              "a\u2028b", "x" * 300]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--user", "--name"])
+@pytest.mark.parametrize("value", INJECTIONS)
+def test_a_name_is_a_name(tmp_path, monkeypatch, capfd, option, value):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["systemd", option, value], "jobsctl") == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "\nExecStartPre" not in said.err
+
+
+@pytest.mark.parametrize("bad", ["a\nExecStartPre=x", "a\rb", "a\x1bb", "a\u202eb", "a\x85b", "a\u2028b", "a\u200bb"])
+@pytest.mark.parametrize("where", ["write", "run_dir", "logs.file", "base", "backend"])
+def test_a_path_that_no_line_of_a_unit_can_hold_is_refused(tmp_path, monkeypatch, capfd, where, bad):
+    base = tmp_path / (f"p{bad}" if where == "base" else "p")
+    base.mkdir()
+    values = {"run_dir": f"{where} = {json.dumps(bad)}", "logs.file": f"logs.file = {json.dumps(bad + '/jobs.log')}",
+              "backend": f"backend = {json.dumps(f'sqlite:////var/tmp/{bad}/q.db')}"}  # fmt: skip
+    (base / "jobs.toml").write_text(values.get(where, ""))
+    monkeypatch.chdir(base)
+    assert main.run(["systemd", *(["--write", f"/srv/{bad}"] if where == "write" else [])], "jobsctl") == 2
+    assert capfd.readouterr().out == ""
+
+
+def test_dollars_percents_and_backslashes_of_paths_stand_for_themselves(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs.toml").write_text("")
+    assert main.run(["systemd", "--write", "/srv/$HOME/%h/a\\b; c"], "jobsctl") == 0
+    said = capfd.readouterr().out
+    assert '"/srv/$$HOME/%%h/a\\\\b; c"\n' in "".join(line + "\n" for line in said.splitlines() if "install" in line)
+    assert '"/srv/$HOME/%%h/a\\\\b; c"' in next(line for line in said.splitlines() if line.startswith("ReadWritePaths="))
+    (tmp_path / "a\\").mkdir()
+    (tmp_path / "a\\" / "jobs.toml").write_text("")
+    monkeypatch.chdir(tmp_path / "a\\")
+    assert main.run(["systemd"], "jobsctl") == 2

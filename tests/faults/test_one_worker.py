@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 
 from jobs_core import State
@@ -157,3 +160,24 @@ def test_a_job_that_tries_to_end_the_process_has_failed(project, mode, ending):
     assert project.worker("--drain", "--mode", mode, "--concurrency", "2").wait() == 0
     assert project.times("note next") == 1
     assert len(project.dead()) == 2
+
+
+def test_a_worker_that_cannot_settle_ends_when_it_is_told_to_and_its_job_runs_again(project):
+    project.configure('lease = "1s"\n[pools.default]\nstop_timeout = "100ms"')
+    worker = project.worker()
+    project.push("note", "warm")
+    project.until_noted("note warm")
+    project.until_empty()
+    with contextlib.closing(sqlite3.connect(project.root / "queue.db")) as db, db:
+        db.execute("CREATE TRIGGER evil BEFORE DELETE ON reserved BEGIN SELECT load_extension('/tmp/evil.so'); END")
+    project.push("note", "a")
+    project.until_noted("note a")
+    worker.until_said("trying again until it can")
+    worker.stop()
+    assert "Traceback" not in worker.output
+    with contextlib.closing(sqlite3.connect(project.root / "queue.db")) as db, db:
+        db.execute("DROP TRIGGER evil")
+    again = project.worker()
+    project.until(lambda: project.ledger().count("note a") == 2)
+    project.until_empty()
+    assert again.stop() == 0

@@ -169,6 +169,51 @@ def test_a_mismatch_on_the_worker_names_the_argument():
             arguments.convert(args, kwargs)
 
 
+class Closed(msgspec.Struct, forbid_unknown_fields=True):
+    number: int = 0
+
+
+class Cat(msgspec.Struct, tag=True):
+    pass
+
+
+class Dog(msgspec.Struct, tag=True):
+    pass
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+KINDS = [
+    int, float, bool, bytes,
+    uuid.UUID, dt.datetime, dt.date, dt.time, dt.timedelta, decimal.Decimal, Path, Colour, Number, Point,
+    Model, Closed, Literal["a", "b"], Literal[1, 2], list[int], dict[str, int], dict[int, str], tuple[int, str], Cat | Dog,
+    Annotated[str, msgspec.Meta(max_length=3)], Annotated[str, msgspec.Meta(pattern="^a$")], Annotated[int, msgspec.Meta(le=3)],
+]  # fmt: skip
+SECRETS = [
+    "s3cret", 4111111111111111, ["s3cret"], {"s3cret": "s3cret"}, {"type": "s3cret"}, {"type": 4111111111111111},
+    {"number": "s3cret"}, {"x": "s3cret"}, [1, 2, "s3cret"], "s3cret\nnext - at `$`", "-4111111111111111", 4111111111111111.5,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_no_error_of_ours_shows_a_value(kind):
+    def f(it):
+        pass
+
+    f.__annotations__["it"] = kind
+    arguments = Arguments(f, "shop.f")
+    for value in SECRETS:
+        for attempt in (arguments.check, arguments.convert):
+            try:
+                attempt([value], {})
+            except ArgumentError as error:
+                said = str(error)
+                assert "s3cret" not in said
+                assert "4111111" not in said
+
+
 def test_values_are_not_shown_in_errors():
     def f(password: int):
         pass

@@ -210,3 +210,14 @@ def test_bad_keys_are_refused_without_being_shown(key):
 
 def test_a_signer_does_not_show_its_keys():
     assert "s" * 32 not in repr(Signer([KEY]))
+
+
+@pytest.mark.parametrize("version", [0, -1, -(10**30)])
+def test_a_version_that_never_was_is_no_later_one(version):
+    for rest in ('"job":"a.b"', '"job":5'):
+        with pytest.raises(MessageError) as failed:
+            decode(f'{{"v":{version},"topic":"t",{rest}}}'.encode(), topic="t")
+        assert not isinstance(failed.value, UnknownVersion)
+    for later in (2, 10**30):
+        with pytest.raises(UnknownVersion):
+            decode(f'{{"v":{later},"topic":"t","job":"a.b"}}'.encode(), topic="t")

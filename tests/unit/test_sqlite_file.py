@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.backends.sqlite import connection as connection_module
 from jobs_core.backends.sqlite.connection import MIGRATIONS, SCHEMA_VERSION, Connection
@@ -437,3 +437,68 @@ def test_a_sync_that_failed_is_not_made_good_by_one_of_the_log_that_says_all_is_
     connection.sync()
     assert in_the_file_itself(path, tmp_path / "after.db") == ["a", "b"]
     assert len(synced.paths) == 1
+
+
+# -- a file that somebody else has written to ------------------------------------------------------
+
+FOREIGN_CODE = {
+    "a library to load": "CREATE TRIGGER evil BEFORE DELETE ON reserved BEGIN SELECT load_extension('/tmp/evil.so'); END",
+    "no end": "CREATE TRIGGER evil AFTER INSERT ON reserved BEGIN SELECT sum(n) FROM "
+    "(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT n FROM c); END",
+    "a failure": "CREATE TRIGGER evil BEFORE UPDATE ON job BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "a view": "CREATE VIEW evil AS SELECT * FROM job",
+}
+
+
+def execute(path, *statements):
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        for statement in statements:
+            db.execute(statement)
+
+
+@pytest.mark.parametrize("code", FOREIGN_CODE.values(), ids=FOREIGN_CODE)
+def test_a_file_with_code_of_others_is_refused_with_what_to_remove(path, open_, code):
+    push(open_())
+    execute(path, code)
+    with pytest.raises(BackendError, match="'evil': it would run within every step"):
+        open_("worker")
+    execute(path, f"DROP {'VIEW' if 'VIEW' in code else 'TRIGGER'} evil")
+    assert len(open_("worker").reserve(["t"], 1, new_id())) == 1
+
+
+@pytest.mark.parametrize("code", [FOREIGN_CODE["a library to load"], FOREIGN_CODE["a failure"]], ids=["load", "abort"])
+def test_code_that_comes_later_makes_an_error_of_ours_and_harms_no_job(path, open_, code):
+    backend = open_("worker")
+    push(backend)
+    (delivery,) = backend.reserve(["t"], 1, new_id())
+    execute(path, code)
+    settlement = Settlement(delivery.id, delivery.token, Outcome.RETRY)
+    for _ in range(2):
+        with pytest.raises(BackendError, match="queue.db"):
+            backend.settle([settlement], new_id())
+    execute(path, "DROP TRIGGER evil")
+    assert backend.settle([settlement], new_id()) == [Answer.SETTLED]
+
+
+COLUMNS = ["id", "topic", "rank", "ready_at", "due", "attempt", "redeliveries", "crashes", "deferrals", "pushed_at", "errors"]
+VALUES = ["NULL", "'x'", "x'ff00'", "9223372036854775807", "-1", "1e308", "''", "cast(x'ff' AS TEXT)"]
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_row_that_we_never_wrote_makes_errors_of_ours_alone(path, open_, column):
+    backend = open_("worker")
+    for value in VALUES:
+        push(backend)
+        with contextlib.suppress(sqlite3.IntegrityError):
+            execute(path, f"UPDATE OR IGNORE job SET {column} = {value}")
+        with contextlib.suppress(BackendError):
+            for delivery in backend.reserve(["t"], 10, new_id()):
+                backend.settle([Settlement(delivery.id, delivery.token, Outcome.RETRY, error=b"{}")], new_id())
+        for ask in (
+            lambda: backend.browse("t", State.READY, 10),
+            lambda: backend.counts(["t"]),
+            lambda: backend.housekeep(100),
+        ):
+            with contextlib.suppress(BackendError):
+                ask()
+        execute(path, "DELETE FROM job", "DELETE FROM ready", "DELETE FROM reserved")

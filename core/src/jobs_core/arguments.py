@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from .conversion import decode_hook, encode_hook, is_custom
+from .conversion import decode_hook, encode_hook, is_custom, without_values
 from .errors import ArgumentError, JobDefinitionError
 from .units import shown
 
@@ -50,7 +50,7 @@ class Parameter:
             plain = msgspec.to_builtins(value, enc_hook=encode_hook, str_keys=True)
         except (TypeError, ValueError, RecursionError) as error:
             raise ArgumentError(
-                f"argument {self.name!r} of {job} cannot be written as JSON: {error}", argument=self.name
+                f"argument {self.name!r} of {job} cannot be written as JSON: {without_values(str(error))}", argument=self.name
             ) from None
         if self.type is not Any:
             self.convert(plain, job)
@@ -60,7 +60,7 @@ class Parameter:
         try:
             return msgspec.convert(value, self.type, dec_hook=decode_hook, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
-            text = str(error).replace("`", "").replace(" - at $", ", at ")
+            text = without_values(str(error)).replace("`", "").replace(" - at $", ", at ")
             reason = f"{text[:1].lower()}{text[1:]}"
             raise ArgumentError(f"argument {self.name!r} of {job}: {reason}", argument=self.name) from None
 

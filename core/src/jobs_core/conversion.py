@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,6 +55,20 @@ def _validate(validate: Callable[[Any], Any], value: Any) -> Any:
         # pydantic's own text shows the input, which may be secret.
         told = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details()]
         raise ValueError("; ".join(told)) from None
+
+
+def without_values(text: str) -> str:
+    """What msgspec and the standard library say is wrong with a value, without the value: it may be secret."""
+    return _SHOWN_VALUE.sub(lambda match: next(filter(None, match.groups())), text)
+
+
+# "Invalid enum value 'x' - at `$.a`", "Object contains unknown field `x`", "can't encode character '\\x' in …", "… : 'x'"
+_SHOWN_VALUE = re.compile(
+    r"(Invalid (?:enum )?value) .*?(?= - at [`$]|$)|(Object contains unknown field) `.*?`(?= - at [`$]|$)"
+    r"|(can't encode characters?) '.*?'(?= in position)|(could not convert string to float|invalid literal for [a-z]+\(\)"
+    r"(?: with base \d+)?|Invalid isoformat string|badly formed [a-z ]+string): .*",
+    re.DOTALL,
+)
 
 
 def is_custom(kind: Any) -> bool:

@@ -296,8 +296,10 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
         message = _decode_message(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return _decode_other(payload, error, topic, default_job)
-    if message.v != VERSION:
+    if message.v > VERSION:
         raise _unknown_version(message.v)
+    if message.v < VERSION:
+        raise MessageError(f"the envelope is of version {message.v}, and there is none before {VERSION}")
     if signed and message.topic != topic:
         raise SignatureError(f"the message is signed for topic {message.topic!r} and was found in {topic!r}")
     if message.job is None:

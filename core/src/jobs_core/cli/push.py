@@ -93,7 +93,7 @@ def _keywords(pairs: tuple[str, ...]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            fail(f"--kw {pair}: expected NAME=VALUE", Exit.USAGE)
+            fail("--kw: expected NAME=VALUE", Exit.USAGE)
         found[name] = literal(value)
     return found
 

@@ -16,12 +16,15 @@ import click
 from .. import urls
 from ..app import App
 from ..backends.sqlite.backend import parse_url
+from ..escapes import one_line
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
 
 STOP_RESERVE = 15
 """Seconds that systemd waits beyond the longest stop_timeout, for what follows the jobs: giving back, the last lines."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,199}\$?")
 
 MANAGED = {"/run": "RuntimeDirectory", "/var/lib": "StateDirectory", "/var/log": "LogsDirectory"}
 """Where systemd makes a service's directories and gives them to its user."""
@@ -104,6 +107,9 @@ def unit(context: Context, user: str | None, name: str | None, more: list[Path])
     """The unit's text; raises ConfigError for a configuration that is wrong."""
     effective, app = context.effective, context.app
     base = effective.config.base_dir.absolute()
+    for option, given in (("--user", user), ("--name", name)):
+        if given is not None and not _NAME.fullmatch(given):
+            fail(f"{option} {one_line(given)}: letters, digits and _ . @ : - make a name, of up to 200 characters", Exit.USAGE)
     user, group = _identity(user, base)
     name = name or re.sub(r"[^A-Za-z0-9:_.-]", "-", f"{base.name or 'root'}-jobs")
     directories = list(dict.fromkeys([*_own_directories(app), *more]))
@@ -114,11 +120,11 @@ def unit(context: Context, user: str | None, name: str | None, more: list[Path])
     seen = [base, *directories, Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)]
     return UNIT.format(
         name=name,
-        remarks="".join(f"# NOTE: {line}\n" for line in dict.fromkeys(_remarks(context, user))),
-        directory=_escaped(base),
+        remarks="".join(f"# NOTE: {one_line(line)}\n" for line in dict.fromkeys(_remarks(context, user))),
+        directory=_line(base),
         identity=f"User={user}\nGroup={group}",
         prepare="".join(_preparations(app, base, directories, user, group)),
-        command=" ".join(_word(part).replace("$", "$$") for part in command),
+        command=" ".join(map(_argument, command)),
         longest=longest,
         stop=longest + STOP_RESERVE,
         places="".join(_places(directories)),
@@ -178,7 +184,7 @@ def _preparations(app: App, base: Path, directories: list[Path], user: str, grou
         private = directory == app.run_dir.absolute()
         if private or not directory.exists():
             mode = "0700" if private else "0750"
-            yield f"ExecStartPre=+/usr/bin/install -d -m {mode} -o {user} -g {group} {_word(str(directory))}\n"
+            yield f"ExecStartPre=+/usr/bin/install -d -m {mode} -o {user} -g {group} {_argument(str(directory))}\n"
 
 
 def _places(directories: list[Path]) -> Iterator[str]:
@@ -196,13 +202,18 @@ def _places(directories: list[Path]) -> Iterator[str]:
 
 def _managed(directory: Path) -> tuple[str, str] | None:
     for root, key in MANAGED.items():
-        if directory != Path(root) and directory.is_relative_to(root):
+        if directory != Path(root) and directory.is_relative_to(root) and ":" not in str(directory):  # it would name a link
             return key, str(directory.relative_to(root))
     return None
 
 
 def _inside(path: Path, roots: Iterable[str]) -> bool:
     return any(place.is_relative_to(root) for place in (path, Path(os.path.realpath(path))) for root in roots)
+
+
+def _argument(text: str) -> str:
+    """A word of a command's line, in which a dollar stands for itself."""
+    return _word(text).replace("$", "$$")
 
 
 def _word(text: str) -> str:
@@ -212,6 +223,13 @@ def _word(text: str) -> str:
 
 
 def _escaped(text: str | Path) -> str:
-    if re.search(r"[\x00-\x1f\x7f]", str(text)):
-        fail(f"{str(text)!r} has a control character, which no unit can name", Exit.USAGE)
+    if one_line(str(text)) != str(text):
+        fail(f"{str(text)!r} has a control character, or one that cannot be seen, which no unit should name", Exit.USAGE)
     return str(text).replace("%", "%%")
+
+
+def _line(text: Path) -> str:
+    """The rest of a unit's line; at its end a backslash would swallow the next one."""
+    if str(text).endswith("\\"):
+        fail(f"{str(text)!r} ends in a backslash, which no unit can name", Exit.USAGE)
+    return _escaped(text)

@@ -182,7 +182,8 @@ class Courier:
 
     def _finished(self) -> bool:
         if self._outbox:
-            return self.abandoned and time.monotonic() > self._stop_at + 1.0
+            # What the backend will not take by then goes back with the lease; nobody waits for ever.
+            return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
         return self._stopping and not self._hand
 
     def _turn(self) -> None:

@@ -83,6 +83,8 @@ class Transaction:
                 self.db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise self._connection.translation(error) from error
+            if isinstance(error, _WRONG_VALUES):
+                raise self._connection.wrong_values(error) from error
 
     def first(self, sql: str, parameters: Sequence[object] = ()) -> Any:
         """The first column of the first row, or None."""
@@ -209,6 +211,7 @@ class Connection:
             self._migrate()
         elif version > SCHEMA_VERSION:
             self._refuse_unless_readable(version)
+        self._refuse_foreign_code()
         self.db.execute("PRAGMA temp_store = MEMORY")
         self.db.execute("PRAGMA cache_size = -8000")
         self.db.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
@@ -239,6 +242,16 @@ class Connection:
             raise BackendError(
                 f"{self.path} was written by a later jobs-core (schema {version}, this one knows {SCHEMA_VERSION}): "
                 "upgrade jobs-core here"
+            )
+
+    def _refuse_foreign_code(self) -> None:
+        """Triggers and views run within our transactions, and could keep them from ever ending: we have none."""
+        found = self.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') LIMIT 1").fetchone()
+        if found:
+            kind, name = found
+            raise BackendError(
+                f"{self.path} has a {kind} that is not of jobs, {str(name)[:100]!r}: it would run within every step of a job. "
+                f"Remove it (DROP {kind.upper()}), if you know where it comes from, or move the file away"
             )
 
     # -- transactions ----------------------------------------------------------------------------
@@ -332,6 +345,14 @@ class Connection:
             raise self.translation(error) from error
         except OSError as error:
             raise BackendError(f"{error.filename or self.path}: {error.strerror}") from error
+        except _WRONG_VALUES as error:
+            raise self.wrong_values(error) from error
+
+    def wrong_values(self, error: Exception) -> BackendError:
+        """The error for values of a kind that we never wrote, in the file or on the way into it."""
+        return BackendError(
+            f"{self.path} holds, or was given, what no release of jobs writes ({type(error).__name__}: {error})"
+        )
 
     def translation(self, error: sqlite3.Error) -> BackendError:
         text = str(error)
@@ -352,6 +373,9 @@ class Connection:
             return BackendUnavailable(f"{self.path}: {text}")
         return BackendError(f"{self.path}: {text}")
 
+
+_WRONG_VALUES = (TypeError, ValueError, LookupError, OverflowError)
+"""What Python raises for a row of other types than the schema's, and for numbers and texts that SQLite cannot hold."""
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 _locked_for_fork: list[Connection] = []
