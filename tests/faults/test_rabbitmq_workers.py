@@ -249,3 +249,20 @@ def test_results_status_and_cancelling_come_from_the_store_beside(rabbit_project
     assert "note never" not in project.ledger()
     assert app.status(cancelled) is State.CANCELLED
     assert worker.stop() == 0
+
+
+# -- what RabbitMQ does not know ---------------------------------------------------------------------
+
+
+def test_limits_by_age_are_refused_and_no_age_is_shown(rabbit_project, rabbitmq_url):
+    project = rabbit_project
+    project.configure('[topics.default]\nalert_age = "5s"', backend=f'backend = "{rabbitmq_url}"')
+    for command, code in (("check", 1), ("start", 2)):
+        refused = project.run(command)
+        assert "topics.default.alert_age would never alert" in refused.stdout + refused.stderr
+        assert refused.returncode == code
+    project.configure("[pools.default.workers]\nmin = 1\nmax = 4", backend=f'backend = "{rabbitmq_url}"')
+    assert "by their number alone grows default" in project.run("check").stdout
+    project.push("note")
+    shown = json.loads(project.run("topics", "--json").stdout)
+    assert (shown["default"]["ready"], shown["default"]["oldest_age"]) == (1, None)

@@ -54,7 +54,7 @@ def full(board):
     board.worker("h-3", child="retiring")
     for outcome in ("done", "done", "retry", "dead"):
         ended(board, "h-1", outcome)
-    board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.5), "default": TopicState(paused=True)}
+    board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.5), "default": TopicState(paused=True), "rabbits": TopicState(3)}
     board.backlog.alerts = ["email"]
     board.supervisor.pools[0].restarts = {"max_jobs": 3, "crash": 1}
     board.supervisor.pools.append(PoolState("mail", ["mail"], "async", 100, 0, 4, 0, failures=2))
@@ -83,6 +83,8 @@ def test_openmetrics_is_read_by_an_independent_parser(board):
     assert value(found, "jobs_topic_jobs", "jobs_topic_jobs", topic="email", state="ready") == 3
     assert value(found, "jobs_topic_oldest_age_seconds", "jobs_topic_oldest_age_seconds", topic="email") == 75.5
     assert value(found, "jobs_topic_oldest_age_seconds", "jobs_topic_oldest_age_seconds", topic="default") == 0
+    aged = {each.labels["topic"] for each in found["jobs_topic_oldest_age_seconds"].samples}
+    assert aged == {"email", "default"}, "what is not known is no figure"
     assert value(found, "jobs_topic_paused", "jobs_topic_paused", topic="default") == 1
     assert value(found, "jobs_topic_alert", "jobs_topic_alert", topic="email") == 1
     workers = {each.labels["state"]: each.value for each in found["jobs_workers"].samples if each.labels["pool"] == "default"}

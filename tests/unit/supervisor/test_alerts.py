@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs_core import hookimpl
-from jobs_core.backends.base import Counts
+from jobs_core.backends.base import FEATURES, BackendOptions, Counts
+from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Alerts as AlertsConfig
 from jobs_core.config import Config, Duration, Topic
 from jobs_core.errors import ConfigError, PluginError
 from jobs_core.loaders.base import AlertChannel
 from jobs_core.plugins import PluginInfo, Plugins
 from jobs_core.supervisor.alert_sender import Sender, hide, secrets
-from jobs_core.supervisor.alerts import Alerts, channels
+from jobs_core.supervisor.alerts import Alerts, blind, channels
 
 from ...support.project import PATIENCE, until
 from ...support.receiver import Receiver
@@ -289,3 +290,14 @@ def test_a_channel_that_cannot_be_is_named_with_its_key():
         channels(Config(alerts=AlertsConfig(channels={"slack": {}})), Plugins())
     with pytest.raises(PluginError, match=r"alerts\.channels\.slak: there is no alert channel 'slak': did you mean 'slack'"):
         channels(Config(alerts=AlertsConfig(channels={"slak": {"url": "https://a.b/"}})), Plugins())
+
+
+@pytest.mark.parametrize("features", [FEATURES, FEATURES - {"ages"}], ids=["ages are told", "ages are not told"])
+@pytest.mark.parametrize(("limit", "by_age"), [({"alert_age": Duration(5)}, True), ({"alert_above": 5}, False), ({}, False)])
+def test_a_limit_that_could_never_alert_is_named(features, limit, by_age):
+    config = Config(topics={"email": Topic(**limit)})
+    backend = MemoryBackend("memory://", BackendOptions())
+    backend.features = features
+    problems = blind(config, backend)
+    assert bool(problems) == (by_age and "ages" not in features)
+    assert all("topics.email.alert_age" in problem and "alert_above" in problem for problem in problems)

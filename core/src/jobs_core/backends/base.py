@@ -49,6 +49,7 @@ FEATURES: Final = frozenset(
         "owner_release",  # release_owner returns a dead process's jobs at once
         "exact_redelivery",  # redeliveries and crashes are counted exactly
         "exact_counts",  # counts are exact, not estimates
+        "ages",  # counts tell how long the oldest ready job has waited
         "strict_order",  # topics in strict order, priority and first-in-first-out within
         "multiprocess",  # several processes share the queue
         "claim",  # jobs can be reserved by id: what a store beside another queue needs
@@ -153,7 +154,7 @@ class Counts(Struct, frozen=True):
     scheduled: int = 0
     reserved: int = 0
     dead: int = 0
-    oldest_age: float | None = None  # seconds since the oldest ready job became ready
+    oldest_age: float | None = None  # seconds since the oldest ready job became ready; with `ages`, else it is not known
 
 
 class Housekept(Struct, frozen=True):

@@ -9,11 +9,12 @@ import click
 
 from ..app import App
 from ..backends.base import Backend, State
+from ..config import Workers
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..explain import misfit
 from ..schedule import entries
 from ..supervisor import httpd
-from ..supervisor.alerts import channels, watched
+from ..supervisor.alerts import blind, channels, watched
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
@@ -152,6 +153,7 @@ def _backend(app: App) -> Iterator[tuple[str, str]]:
         backend.open(None)
         backend.counts(sorted(app.config.served_topics()))
         yield output.GOOD, f"{redact(app.backend_url)} answers"
+        yield from _ages(app, backend)
         for line in backend.advice():
             yield output.WARN, line
     except BackendUnavailable as error:
@@ -159,6 +161,15 @@ def _backend(app: App) -> Iterator[tuple[str, str]]:
         raise BackendUnavailable(str(error) if shown in str(error) else f"{shown}: {error}") from None
     finally:
         backend.close()
+
+
+def _ages(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
+    for problem in blind(app.config, backend):
+        yield output.BAD, problem
+    scaling = [name for name, pool in app.config.pools.items() if isinstance(pool.workers, Workers)]
+    if scaling and "ages" not in backend.features:
+        pools = ", ".join(scaling)
+        yield output.WARN, f"{backend.name}:// does not tell how long jobs wait: by their number alone grows {pools}"
 
 
 def _messages(app: App) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from ..app import private_directory
+from ..supervisor.alerts import blind
 from ..supervisor.httpd import parse
 from ..supervisor.pidfile import running
 from . import output
@@ -47,6 +48,8 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
             "choose another backend (sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`",
             Exit.USAGE,
         )
+    for problem in blind(config, backend):
+        fail(problem, Exit.USAGE)
     command = [sys.executable, "-m", "jobs_core.supervisor"]
     if context.effective.file is not None:
         command += ["--config", str(context.effective.file.resolve())]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from .. import events
+from ..backends.base import Backend
 from ..errors import ConfigError
 from ..units import format_duration
 from .alert_sender import Sender
@@ -112,6 +113,18 @@ class Alerts:
     def _send(self, alert: Alert) -> None:
         for sender in self._senders:
             sender.send(alert.topic, alert.title, alert.text, alert.facts)
+
+
+def blind(config: Config, backend: Backend) -> list[str]:
+    """Limits that would never alert, since this backend does not tell what they look at; each with what to do instead."""
+    if "ages" in backend.features:
+        return []
+    return [
+        f"topics.{name}.alert_age would never alert: {backend.name}:// does not tell how long jobs wait; "
+        f"say topics.{name}.alert_above, a number of jobs"
+        for name, topic in config.topics.items()
+        if topic.alert_age is not None
+    ]
 
 
 def watched(config: Config) -> list[str]:

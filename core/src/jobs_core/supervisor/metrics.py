@@ -114,7 +114,11 @@ def _of_topics(board: Board) -> Iterator[Family]:
     )  # fmt: skip
     yield Family(
         "jobs_topic_oldest_age_seconds", "gauge", "How long the oldest ready job has waited; 0 if there is none.",
-        [("", (("topic", name),), float(topic.oldest_age or 0)) for name, topic in topics.items()], "seconds",
+        [
+            ("", (("topic", name),), float(topic.oldest_age or 0))
+            for name, topic in topics.items()
+            if topic.oldest_age is not None or not topic.ready  # else the backend does not know
+        ], "seconds",
     )  # fmt: skip
     yield Family(
         "jobs_topic_paused", "gauge", "Whether a topic is paused.",
