@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 
 import pytest
 
@@ -73,14 +74,15 @@ def test_a_thread_past_its_timeout_has_the_worker_replaced_when_the_others_are_d
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_running_job_that_is_cancelled_is_interrupted(project, mode):
-    project.configure('lease = "1s"')
     job = "nap" if mode == "sync" else "anap"
     job_id = project.push(job, 60.0, "long")
     worker = project.worker("--mode", mode)
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     app = project.app()
+    begin = time.monotonic()
     assert app.cancel(job_id) is State.RESERVED
     project.until(lambda: app.status(job_id) is State.CANCELLED)
+    assert time.monotonic() - begin < 3.0, "at once, and not with a heartbeat, of which there is one in 5 s"
     project.push("note", "next")
     project.until_noted("note next")
     assert worker.stop() == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from jobs_core import State
+
 from ..support.project import TASKS, Project
 from ..support.supervised import Supervised
 
@@ -110,4 +112,13 @@ def test_a_run_that_is_ended_for_its_timeout_is_one_attempt_and_its_neighbours_a
     for text in ("innocent", "beside-in-threads", "beside-in-loop"):
         starts = [line.split()[2:] for line in project.ledger() if line.startswith(f"start {text} ")]
         assert {tuple(start) for start in starts} == {("1", "0")}, (text, starts)
+
+    # Likewise for a job whose end somebody insists on.
+    (forced, asked) = project.push_many([("nap", (600, text), {"topic": "threads"}) for text in ("forced", "asked")])
+    app = project.app()
+    project.until(lambda: {"start forced", "start asked"} <= {line.rpartition(" ")[0] for line in project.ledger()})
+    assert app.cancel(asked) is State.RESERVED
+    assert app.cancel(forced, force=True) is State.RESERVED
+    project.until(lambda: app.status(forced) is State.CANCELLED)
+    project.until(lambda: app.status(asked) is State.CANCELLED)
     assert watched.stop() == 0

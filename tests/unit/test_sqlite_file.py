@@ -17,7 +17,7 @@ from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.backends.sqlite import connection as connection_module
 from jobs_core.backends.sqlite.connection import MIGRATIONS, SCHEMA_VERSION, Connection
 from jobs_core.backends.sqlite.netfs import network_type
-from jobs_core.backends.sqlite.wakeup import WakeUp
+from jobs_core.backends.sqlite.wakeup import WakeUp, pipe_of
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 from jobs_core.ids import new_id
 
@@ -289,17 +289,34 @@ def test_pokes_are_heard_once_and_only_for_the_topic(tmp_path):
     one, other = WakeUp(tmp_path / "wake"), WakeUp(tmp_path / "wake")
     one.listen(["a", "b"])
     other.poke(["c"])
-    assert one.wait(0.0) == (False, False)
+    assert one.wait(0.0) == (False, False, False)
     for _ in range(5):
         other.poke(["b"])
-    assert one.wait(1.0) == (True, False)
-    assert one.wait(0.0) == (False, False)
+    assert one.wait(1.0) == (True, False, False)
+    assert one.wait(0.0) == (False, False, False)
     one.listen(["a"])
     other.poke(["b"])
-    assert one.wait(0.0) == (False, False)
+    assert one.wait(0.0) == (False, False, False)
     one.close()
     other.poke(["a"])
     other.close()
+
+
+@pytest.mark.parametrize("bell_only", [True, False])
+def test_an_owner_is_called_by_name_whatever_it_waits_for(tmp_path, bell_only):
+    one, other, caller = (WakeUp(tmp_path / "wake") for _ in range(3))
+    one.listen_for("host/pool-1+2")
+    other.listen_for("host/pool-1+3")
+    caller.poke([pipe_of("host/pool-1+2"), pipe_of("nobody")])
+    assert other.wait(0.0, bell_only=bell_only) == (False, False, False)
+    assert one.wait(1.0, bell_only=bell_only) == (False, False, True)
+    assert one.wait(0.0, bell_only=bell_only) == (False, False, False)
+    one.close()
+    other.forget("host/pool-1+3")
+    assert list((tmp_path / "wake").iterdir()) == []
+    caller.poke([pipe_of("host/pool-1+2"), pipe_of("host/pool-1+3")])
+    other.close()
+    caller.close()
 
 
 def test_a_thousand_pokes_do_not_block(tmp_path):

@@ -343,9 +343,11 @@ class App:
         default_job = self.config.topic(record.topic).default_job
         return decode(record.payload, signer=self.signer, topic=record.topic, default_job=default_job)
 
-    def cancel(self, job_id: str) -> State:
-        """Cancel a queued job, or ask a running one to end; its state afterwards."""
-        return self.operate(lambda backend: backend.cancel(job_id))
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        """Cancel a queued job, or ask a running one to end; its state afterwards. See `JobHandle.cancel`."""
+        if not force:
+            return self.operate(lambda backend: backend.cancel(job_id))
+        return self.operate(lambda backend: backend.cancel(job_id, force=True))
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
         """Wait for a job's end and return what it returned; see `JobHandle.result`."""

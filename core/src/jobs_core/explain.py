@@ -32,7 +32,7 @@ def _state(app: App, backend: Backend, record: JobRecord) -> Iterator[str]:
         held = format_duration(round(record.broker_now - (record.since or record.broker_now)))
         yield f"it is reserved by worker {record.owner} for {held}: it runs there, or is about to"
         if record.cancel_requested:
-            yield "somebody asked for its cancellation: its worker hears of it with its next heartbeat"
+            yield "somebody asked for its cancellation: its worker hears of it within 250 ms"
     else:
         yield from _waits(app, backend, record)
     if record.state in (State.READY, State.SCHEDULED, State.RESERVED):

@@ -16,7 +16,7 @@ class Follower(Protocol):
 
     def status(self, job_id: str) -> State: ...
 
-    def cancel(self, job_id: str) -> State: ...
+    def cancel(self, job_id: str, *, force: bool = False) -> State: ...
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T: ...
 
@@ -38,9 +38,14 @@ class JobHandle(Struct, Generic[T], eq=False):
         """Where the job is now; UNKNOWN also for one that is done and kept no result."""
         return self._follower.status(self.id)
 
-    def cancel(self) -> State:
-        """Cancel the job; return its state afterwards. A running job is interrupted within a heartbeat."""
-        return self._follower.cancel(self.id)
+    def cancel(self, *, force: bool = False) -> State:
+        """Cancel the job; return its state afterwards.
+
+        RESERVED says that it runs: its worker hears of it within 250 ms, and interrupts it. A plain function on a thread cannot
+        be interrupted: it ends when it looks at `current_job().cancelled`, or by itself. With `force` its worker is replaced,
+        as for a timeout, if the job has not ended after the pool's `timeout_grace`.
+        """
+        return self._follower.cancel(self.id, force=force)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the job and return what it returned; `timeout` in seconds, None waits without end.

@@ -1,5 +1,6 @@
 """The courier beside a backend that is slow."""
 
+import asyncio
 import threading
 import time
 
@@ -340,3 +341,40 @@ def test_suspects_and_long_jobs_hold_nobody_up(memory_app, registry, mode):
     driving.join()
     assert not failures
     assert counts(memory_app) == (0, 0, 0, 0)
+
+
+# -- cancel ----------------------------------------------------------------------------------------
+
+
+class Unwoken(MemoryBackend):
+    """A backend that wakes nobody for a cancel."""
+
+    wakes_to_cancel = False
+
+
+@pytest.mark.parametrize("backend", [MemoryBackend, Unwoken])
+def test_a_running_job_is_cancelled_long_before_the_next_heartbeat(memory_app, registry, backend):
+    memory_app.made_of = backend
+    waited = []
+
+    @job(registry=registry, name="long")
+    async def long() -> None:
+        begun.set()
+        await asyncio.sleep(60)
+
+    begun = threading.Event()
+    handle = long.enqueue()
+    worker = Worker(memory_app, "p", Pool(mode="async", concurrency=2), None, drain=True)
+
+    def cancel():
+        begun.wait(10.0)
+        begin = time.monotonic()
+        memory_app.cancel(handle.id)
+        waited.append(begin)
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    worker.run()
+    cancelling.join()
+    assert time.monotonic() - waited[0] < 2.0, "a heartbeat comes every 5 s"
+    assert worker.courier.failed == 1

@@ -165,12 +165,12 @@ class AuxStore(Backend):
     def heartbeat(self) -> Heartbeat:
         heartbeat = self.queue.heartbeat()
         try:
-            cancelled = self.store.heartbeat().cancelled
+            also = self.store.heartbeat()
         except OwnerLost:
             self._open_store_anew()
             self._reclaim()
             return heartbeat
-        return replace(heartbeat, cancelled=tuple({*heartbeat.cancelled, *cancelled}))
+        return replace(heartbeat, cancelled=tuple({*heartbeat.cancelled, *also.cancelled}), forced=also.forced)
 
     def _open_store_anew(self) -> None:
         """Go on in the store under another name; in the queue we are who we were."""
@@ -200,8 +200,8 @@ class AuxStore(Backend):
     def get(self, job_id: str) -> JobRecord | None:
         return self.store.get(job_id)
 
-    def cancel(self, job_id: str) -> State:
-        return self.store.cancel(job_id)
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        return self.store.cancel(job_id, force=force)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         return self.store.fetch_result(job_id, timeout)

@@ -145,6 +145,7 @@ class Heartbeat(Struct, frozen=True):
 
     lost: tuple[str, ...] = ()  # ids no longer reserved by it
     cancelled: tuple[str, ...] = ()  # ids somebody wants cancelled
+    forced: tuple[str, ...] = ()  # of these, the ones that are to end by whatever means
 
 
 class Counts(Struct, frozen=True):
@@ -322,11 +323,14 @@ class Operable:
         """
         return frozenset()
 
-    def cancel(self, job_id: str) -> State:
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
         """Cancel a queued job at once, or ask the owner of a reserved one to; return the state it is in afterwards.
 
+        With `force` the owner may end its process for it: it hears of the job in `Heartbeat.forced`, too.
+
         Called by: handles, `jobsctl cancel`. Atomicity: one step. Blocks: for a round trip; the owner of a
-        reserved job hears of it with its next heartbeat. Raises: NotSupported (cancel), BackendUnavailable.
+        reserved job hears of it within 250 ms, see `Backend.wakes_to_cancel`.
+        Raises: NotSupported (cancel), BackendUnavailable.
         """
         raise self._lacks("cancel")
 
@@ -375,6 +379,13 @@ class Backend(Operable, abc.ABC):
 
     features: frozenset[str] = frozenset()
     """What this backend can do, from FEATURES; the core and the contract read it instead of the name."""
+
+    wakes_to_cancel: bool = False
+    """Whether `wait` and `reserve_next` return, with `called` set, when somebody wants a job of this owner cancelled.
+    Where they do not, couriers that run jobs beat several times a second to hear of it."""
+
+    called: bool = False
+    """Whether the owner is to beat now: a heartbeat will tell of a job to cancel. Each heartbeat clears it."""
 
     @abc.abstractmethod
     def open(self, owner: str | None) -> None:

@@ -112,15 +112,22 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
 
 @click.command("cancel")
 @click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Replace the worker of a job that has not ended after timeout_grace.")
 @pass_context
-def cancel_command(context: Context, job_ids: tuple[str, ...]) -> None:
-    """Cancel jobs: queued ones at once, running ones with their worker's next heartbeat."""
+def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> None:
+    """Cancel jobs: queued ones at once; the worker of a running one hears of it within 250 ms and interrupts it.
+
+    A plain function on a thread cannot be interrupted: it ends when it looks at current_job().cancelled, by itself, or with
+    --force.
+    """
     missed = False
-    states = context.operate(lambda backend: [backend.cancel(job_id) for job_id in job_ids])
+    options = {"force": True} if force else {}
+    states = context.operate(lambda backend: [backend.cancel(job_id, **options) for job_id in job_ids])
     for job_id, state in zip(job_ids, states, strict=True):
         said = {
             State.CANCELLED: "cancelled",
-            State.RESERVED: "is running and will be told to stop",
+            State.RESERVED: "is running: "
+            + ("it, or its worker, is ended" if force else "it is told to stop (a thread cannot be interrupted: see --force)"),
             State.DEAD: "is dead already",
             State.DONE: "is done already",
         }.get(state, "is unknown")

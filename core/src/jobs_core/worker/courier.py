@@ -47,6 +47,9 @@ OUTCOME_NAMES = {
     Outcome.RELEASE: "deferred",
 }
 
+CANCEL_POLL = 0.2
+"""Seconds between two heartbeats of a worker that runs jobs, where the backend cannot wake it for a cancel."""
+
 DUE_SHARE = 0.9
 """Share of `max_jobs` after which a successor is asked for, so that it serves before the last job has run."""
 
@@ -106,7 +109,8 @@ class Courier:
         self._outage = Outage(lease)
         self._may_have_work = True
         self._quiet = quiet  # takes nothing new
-        self._next_beat = self._next_housekeep = 0.0
+        self._next_beat = self._next_housekeep = self._heard_at = 0.0
+        self._asks_for_cancels = "cancel" in backend.features and not backend.wakes_to_cancel
         self._stopping = self._told_stopping = False
         self._stop_at = _NEVER
         self._generation = 0
@@ -225,7 +229,8 @@ class Courier:
             self._settle()
         keep_house = self._keeps_house and now >= self._next_housekeep
         # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
-        due = now >= self._next_beat - (self._lease / 12 if keep_house else 0.0) or now > self._handover.leased_until
+        due = now >= min(self._next_beat - (self._lease / 12 if keep_house else 0.0), self._handover.leased_until)
+        due = due or self._backend.called or now >= self._next_call()
         if self._outage.lasts or due:
             self._beat(now)
         if keep_house:
@@ -361,7 +366,14 @@ class Courier:
             self._hand.lose(job_id)
         for job_id in heartbeat.cancelled:
             self._cancel(job_id)
+        for job_id in heartbeat.forced:
+            self._see_to_its_end(job_id)
+        self._heard_at = began
         self._renewed(began)
+
+    def _next_call(self) -> float:
+        """When to ask whether a job is to be cancelled (monotonic); infinity if that is told, or none runs."""
+        return self._heard_at + CANCEL_POLL if self._asks_for_cancels and self._hand else _NEVER
 
     def _renewed(self, began: float) -> None:
         """The lease was renewed by a call that began then. That it holds is known from then on; beyond it nothing starts."""
@@ -376,7 +388,13 @@ class Courier:
             run.error = JobCancelled("cancelled before it started")
             self._conclude(run)
         else:
-            self._interrupt(run, JobCancelled("cancelled while it ran"), time.monotonic())
+            self._executor.interrupt(run, JobCancelled("cancelled while it ran"))
+
+    def _see_to_its_end(self, job_id: str) -> None:
+        """If a cancelled run has not ended after its grace, neither will it be waited for."""
+        run = self._hand.get(job_id)
+        if run is not None and all(run is not told for _, told in self._told_to_end):
+            self._told_to_end.append((time.monotonic() + self._grace, run))
 
     def _interrupt_overdue(self, now: float) -> None:
         for run in self._hand.deadlines.due(now):
@@ -386,12 +404,8 @@ class Courier:
             events.emit(events.JobOverdue(delivery.id, run.job.name, delivery.topic, attempt, run.timeout or 0.0))
             if not self._executor.can_interrupt(run):
                 self._be_replaced(now)
-            self._interrupt(run, overdue(run), now)
-
-    def _interrupt(self, run: Run, error: JobInterrupted, now: float) -> None:
-        if self._executor.can_interrupt(run) or isinstance(error, JobTimeout):
             self._told_to_end.append((now + self._grace, run))
-        self._executor.interrupt(run, error)
+            self._executor.interrupt(run, overdue(run))
 
     def _be_replaced(self, now: float) -> None:
         """A job does not end when it is told to: only the end of this process ends it. Others are finished first."""
@@ -415,7 +429,9 @@ class Courier:
             culprit = self._executor.holder(run)
             error = run.interrupted
             if culprit is not None and culprit is not run:
-                error = JobTimeout(f"it held the event loop for more than {self._grace:g} s, past the timeout of job {run.id}")
+                error = JobTimeout(
+                    f"it held the event loop for more than {self._grace:g} s, and job {run.id} could not be ended"
+                )
             assert error is not None
             blamed = culprit or run
             self._hand.drop(blamed)
@@ -484,6 +500,8 @@ class Courier:
         timeout = min(LONGEST_SLEEP, self._next_beat - now, self._hand.deadlines.next() - now, self._hand.looks_at(now) - now)
         if self._keeps_house:
             timeout = min(timeout, self._next_housekeep - now)
+        if self._asks_for_cancels:
+            timeout = min(timeout, self._next_call() - now)
         if self._told_to_end:
             timeout = min(timeout, self._told_to_end[0][0] - now)
         if self._handover.pending:

@@ -103,10 +103,10 @@ class RedisClusterBackend(Backend):
             self._joined.add(topic)
         return store
 
-    def _beat(self, store: Store) -> tuple[str, ...]:
-        """Renew our lease in one store; ids that somebody wants cancelled."""
+    def _beat(self, store: Store) -> Heartbeat:
+        """Renew our lease in one store."""
         self._renewed[store.keys.base] = time.monotonic()
-        return store.heartbeat(self._owner).cancelled
+        return store.heartbeat(self._owner)
 
     def _ours(self) -> list[Store]:
         """The stores that know our owner."""
@@ -245,9 +245,12 @@ class RedisClusterBackend(Backend):
 
     def heartbeat(self) -> Heartbeat:
         failpoint("heartbeat.before_commit")
-        cancelled = tuple(job_id for store in self._ours() for job_id in self._beat(store))
+        told = [self._beat(store) for store in self._ours()]
         failpoint("heartbeat.after_commit")
-        return Heartbeat(cancelled=cancelled)
+        return Heartbeat(
+            cancelled=tuple(job_id for each in told for job_id in each.cancelled),
+            forced=tuple(job_id for each in told for job_id in each.forced),
+        )
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
         crash = len(started) == 1
@@ -327,8 +330,8 @@ class RedisClusterBackend(Backend):
     def paused(self) -> frozenset[str]:
         return frozenset(topic for store in self._everywhere() for topic in store.paused())
 
-    def cancel(self, job_id: str) -> State:
-        return self._first(lambda store: store.cancel(job_id), State.UNKNOWN)
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        return self._first(lambda store: store.cancel(job_id, force=force), State.UNKNOWN)
 
     def _first(self, ask: Callable[[Store], T], nothing: T) -> T:
         """The first answer that is something."""

@@ -16,7 +16,8 @@ key                    type    what
 {jobs}:request:ID      string  a push of the last minute, and which of its messages were refused
 {jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id
 {jobs}:unique-until    zset    unique key → until when, of those held for a time
-{jobs}:cancel          set     reserved jobs that somebody wants cancelled
+{jobs}:cancel          set     reserved jobs that somebody wants cancelled; once more with "\\0force" behind, to be ended by
+                               whatever means
 {jobs}:ended:ID        string  a result, or a cancelled job; goes by itself after its time to live
 {jobs}:followers       zset    id → until when somebody waits for its end
 {jobs}:end:ID          list    holds something once a followed job has ended

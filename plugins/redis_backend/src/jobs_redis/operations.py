@@ -60,8 +60,8 @@ class RedisOperations(Backend):
     def paused(self) -> frozenset[str]:
         return self._store.paused()
 
-    def cancel(self, job_id: str) -> State:
-        return self._store.cancel(job_id)
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        return self._store.cancel(job_id, force=force)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         return followed(self._store, self._waiting, job_id, timeout)

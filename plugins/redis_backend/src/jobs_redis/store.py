@@ -33,6 +33,8 @@ from .scripts import Script, ScriptCall
 logger = logging.getLogger("jobs.redis")
 
 SCHEMA = 1
+FORCED = b"\0force"
+"""As in `common.lua`."""
 LARGEST_RESERVE = 1000
 LARGEST_PUSH = 10_000
 """Most messages that one script stores: about 50 ms of the server. A larger push is several, each all or nothing."""
@@ -91,7 +93,11 @@ class Store:
         answer = self._run(scripts.HEARTBEAT, owner, self._lease)
         if answer == 0:
             raise lost(owner)
-        return Heartbeat(cancelled=tuple(job_id.decode() for job_id in answer))
+        cancelled = tuple(job_id.decode() for job_id in answer if not job_id.endswith(FORCED))
+        return Heartbeat(
+            cancelled=cancelled,
+            forced=tuple(job_id[: -len(FORCED)].decode() for job_id in answer if job_id.endswith(FORCED)),
+        )
 
     def release(self, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
         return int(self._run(scripts.RELEASE, owner, self._cancelled_ttl, int(crash), report, *started))
@@ -267,8 +273,8 @@ class Store:
     def paused(self) -> frozenset[str]:
         return frozenset(topic.decode() for topic in self._runner.call("SMEMBERS", self.keys.paused))
 
-    def cancel(self, job_id: str) -> State:
-        return State(self._run(scripts.CANCEL, job_id, self._cancelled_ttl).decode())
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        return State(self._run(scripts.CANCEL, job_id, self._cancelled_ttl, int(force)).decode())
 
     def follow(self, job_id: str, seconds: float) -> JobRecord | None:
         """The record of a job that has ended, in state UNKNOWN if there is none; None while it has not, and its end is

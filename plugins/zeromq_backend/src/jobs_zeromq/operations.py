@@ -60,8 +60,8 @@ class ZeromqOperations(Backend):
         names: list[str] = self._link.call(p.PAUSED, p.Nothing())
         return frozenset(names)
 
-    def cancel(self, job_id: str) -> State:
-        return self._link.call(p.CANCEL, p.Change(request=new_token(), ids=[job_id]))
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        return self._link.call(p.CANCEL, p.Change(request=new_token(), ids=[job_id], reason="force" if force else ""))
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout

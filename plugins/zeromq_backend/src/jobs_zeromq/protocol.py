@@ -186,7 +186,7 @@ class Browse(Struct, kw_only=True):
 
 
 class Change(Struct, kw_only=True):
-    """Of jobs by id: requeue, discard, drop, cancel (one)."""
+    """Of jobs by id: requeue, discard, drop, cancel (one; the reason "force" has it ended by whatever means)."""
 
     request: Request
     ids: list[str]

@@ -32,6 +32,7 @@ class MemoryBackend(MemoryOperations):
 
     name = "memory"
     features = FEATURES - {"multiprocess"}
+    wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         with _stores_lock:
@@ -77,6 +78,9 @@ class MemoryBackend(MemoryOperations):
                 if self._interrupted:
                     self._interrupted = False
                     return False
+                if self.store.is_called(self._owner):
+                    self.called = True
+                    return False
                 due = self.store.next_due() if topics else None
                 until_due = float("inf") if due is None else due - self._options.now()
                 if until_due <= 0 or any(map(self.store.has_ready, topics)):
@@ -102,6 +106,7 @@ class MemoryBackend(MemoryOperations):
         failpoint("heartbeat.before_commit")
         with self.store.lock:
             heartbeat = self.store.heartbeat(self._moment(), self._owner)
+            self.called = False
         failpoint("heartbeat.after_commit")
         return heartbeat
 

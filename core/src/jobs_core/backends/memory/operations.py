@@ -96,14 +96,15 @@ class MemoryOperations(Backend):
         with self.store.lock:
             return frozenset(self.store.paused)
 
-    def cancel(self, job_id: str) -> State:
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
         with self.store.lock:
             job = self.store.jobs.get(job_id)
             if job is None:
                 record = self.get(job_id)
                 return record.state if record else State.UNKNOWN
             if job.state is State.RESERVED:
-                job.cancel = True
+                job.cancel, job.force = True, job.force or force
+                self.store.call_owner_of(job)
             elif job.state is not State.DEAD:
                 self.store.end(self._moment(), job, State.CANCELLED, self._options.cancelled_ttl)
             return job.state

@@ -19,8 +19,8 @@ class Job:
     """A job in the store; which container it stands in follows from `state`."""
 
     # fmt: off
-    __slots__ = ("attempt", "cancel", "crashes", "deferrals", "due", "errors", "id", "owner", "payload", "pushed_at", "rank",
-                 "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token", "topic", "unique")
+    __slots__ = ("attempt", "cancel", "crashes", "deferrals", "due", "errors", "force", "id", "owner", "payload", "pushed_at",
+                 "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token", "topic", "unique")
     # fmt: on
 
     def __init__(self, seq: int, message: Outgoing, now: float) -> None:
@@ -31,7 +31,7 @@ class Job:
         self.attempt = self.redeliveries = self.crashes = self.deferrals = self.token = 0
         self.state, self.due = State.READY, 0.0
         self.owner = self.request = self.reason = ""
-        self.cancel = False
+        self.cancel = self.force = False
         self.errors: tuple[bytes, ...] = ()
 
     def is_due(self, now: float) -> bool:
@@ -70,10 +70,11 @@ class Job:
 class Owner:
     """A worker's lease, what it holds, and its last requests for the case that a reply was lost."""
 
-    __slots__ = ("held", "lease_until", "reserve_request", "settle_answers", "settle_request")
+    __slots__ = ("called", "held", "lease_until", "reserve_request", "settle_answers", "settle_request")
 
     def __init__(self, lease_until: float) -> None:
         self.lease_until = lease_until
+        self.called = False  # it is to beat: a job of its is to be cancelled
         self.held: dict[str, Job] = {}
         self.reserve_request = self.settle_request = ""
         self.settle_answers: list[Answer] = []

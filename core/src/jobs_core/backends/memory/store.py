@@ -228,7 +228,7 @@ class MemoryStore:
             self.dead[job.topic].pop(job.id, None)
         del self.jobs[job.id]
         self._free_key(job)
-        job.state, job.since, job.cancel = state, at.now, False
+        job.state, job.since, job.cancel, job.force = state, at.now, False, False
         if ttl > 0 and (result is not None or state is State.CANCELLED):
             record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result)
             self._ended[job.id] = (at.now + ttl, record)
@@ -239,7 +239,7 @@ class MemoryStore:
         if job.state is _READY:
             self._ready_count[job.topic] -= 1
         self._free_key(job)
-        job.state, job.reason, job.since, job.cancel = _DEAD, reason, at.now, False
+        job.state, job.reason, job.since, job.cancel, job.force = _DEAD, reason, at.now, False, False
         dead = self.dead[job.topic]
         dead[job.id] = job
         for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
@@ -268,7 +268,21 @@ class MemoryStore:
     def heartbeat(self, at: Moment, owner_id: str) -> Heartbeat:
         owner = self._owner(owner_id)
         owner.lease_until = at.now + at.options.lease
-        return Heartbeat(cancelled=tuple(job.id for job in owner.held.values() if job.cancel))
+        owner.called = False
+        cancelled = [job for job in owner.held.values() if job.cancel]
+        return Heartbeat(cancelled=tuple(job.id for job in cancelled), forced=tuple(job.id for job in cancelled if job.force))
+
+    def call_owner_of(self, job: Job) -> None:
+        """Have the owner of a reserved job beat."""
+        owner = self.owners.get(job.owner or "")
+        if owner is not None:
+            owner.called = True
+            self.changed.notify_all()
+
+    def is_called(self, owner_id: str) -> bool:
+        """Whether an owner is to beat."""
+        owner = self.owners.get(owner_id)
+        return owner is not None and owner.called
 
     def release_owner(self, at: Moment, owner_id: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
         owner = self.owners.pop(owner_id, None)

@@ -24,6 +24,7 @@ class SqliteBackend(SqliteOperations):
 
     name = "sqlite"
     features = FEATURES - {"prefix"}  # a file belongs to one application
+    wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         path, durability = parse_url(url, options.base_dir)
@@ -35,6 +36,9 @@ class SqliteBackend(SqliteOperations):
         self._owner = owner or ""
         if owner:
             try:
+                if self._connection.wake_up is not None:
+                    with self._connection.translated():
+                        self._connection.wake_up.listen_for(owner)
                 with self._connection.transaction(durable=False) as tx:
                     owners.register(tx, owner)
             except BaseException:
@@ -73,7 +77,7 @@ class SqliteBackend(SqliteOperations):
         if wake_up is None:
             raise BackendUnavailable(f"{self._connection.path} is not open")
         if not topics:
-            wake_up.wait(timeout, bell_only=True)
+            self.called = wake_up.wait(timeout, bell_only=True)[2] or self.called
             return False
         deadline = time.monotonic() + timeout
         with self._connection.translated():
@@ -84,10 +88,11 @@ class SqliteBackend(SqliteOperations):
             if ready or due <= 0:
                 return True
             left = min(deadline - time.monotonic(), LONGEST_WAIT, due)
-            poked, interrupted = wake_up.wait(left)
+            poked, interrupted, called = wake_up.wait(left)
+            self.called = called or self.called
             if poked:
                 return True
-            if interrupted or time.monotonic() >= deadline:
+            if interrupted or called or time.monotonic() >= deadline:
                 return False
 
     def interrupt(self) -> None:
@@ -106,6 +111,7 @@ class SqliteBackend(SqliteOperations):
         failpoint("heartbeat.before_commit")
         with self._connection.transaction(durable=False) as tx:
             heartbeat = owners.heartbeat(tx, self._owner)
+        self.called = False
         failpoint("heartbeat.after_commit")
         return heartbeat
 

@@ -21,7 +21,7 @@ from ...deadline import left
 from ...errors import BackendError, BackendUnavailable, QueueFull
 from ..base import BackendOptions
 from .netfs import network_type
-from .wakeup import WakeUp
+from .wakeup import WakeUp, pipe_of
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
@@ -36,10 +36,11 @@ BUSY_TIMEOUT = 2.0
 class Transaction:
     """One write transaction: what the modules beside this one work with.
 
-    Topics put into `wake` have a waiting worker woken after the commit, unless whoever began it will see to that.
+    Topics put into `wake` have a waiting worker woken after the commit, unless whoever began it will see to that. Owners in
+    `call` are woken, too, and of those in `gone` the pipes are removed.
     """
 
-    __slots__ = ("_connection", "_durable", "_pokes", "db", "now", "options", "wake")
+    __slots__ = ("_connection", "_durable", "_pokes", "call", "db", "gone", "now", "options", "wake")
 
     db: sqlite3.Connection
 
@@ -50,6 +51,8 @@ class Transaction:
         self.options = connection.options
         self.now = 0.0
         self.wake: set[str] = set()
+        self.call: tuple[str, ...] = ()
+        self.gone: tuple[str, ...] = ()
 
     def __enter__(self) -> Transaction:
         self._connection.lock.acquire()
@@ -70,6 +73,8 @@ class Transaction:
             self._connection.lock.release()
         if error is None and self._pokes and self.wake:
             self._connection.poke(self.wake)
+        if error is None and self._pokes and (self.call or self.gone):
+            self._connection.tell_owners(self.call, self.gone)
 
     def _finish(self, error: BaseException | None) -> None:
         """Commit, or roll back what failed."""
@@ -333,6 +338,14 @@ class Connection:
         if self.wake_up is not None:
             with self.translated():
                 self.wake_up.poke(topics)
+
+    def tell_owners(self, call: tuple[str, ...], gone: tuple[str, ...]) -> None:
+        """Wake some owners, and remove the pipes of others."""
+        if self.wake_up is not None:
+            with self.translated():
+                self.wake_up.poke(map(pipe_of, call))
+                for owner in gone:
+                    self.wake_up.forget(owner)
 
     # -- errors ----------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
         )
     if cancels:
         tx.db.execute(f"DELETE FROM cancel WHERE seq IN ({seqs})", (these,))
+        tx.db.execute(f"DELETE FROM meta WHERE key IN (SELECT 'force:' || id FROM job WHERE seq IN ({seqs}))", (these,))
 
 
 def note(errors: bytes | None, error: bytes) -> bytes | None:

@@ -63,9 +63,9 @@ class SqliteOperations(Backend):
         with self._connection.reading() as db:
             return views.paused(db)
 
-    def cancel(self, job_id: str) -> State:
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
         with self._connection.transaction() as tx:
-            return orders.cancel(tx, job_id)
+            return orders.cancel(tx, job_id, force=force)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout

@@ -80,13 +80,16 @@ def resume(tx: Transaction, topic: str) -> None:
     tx.wake.add(topic)
 
 
-def cancel(tx: Transaction, job_id: str) -> State:
+def cancel(tx: Transaction, job_id: str, *, force: bool = False) -> State:
     """Cancel a queued job, or ask the owner of a reserved one to; the state it is in afterwards."""
     record = views.get(tx.db, job_id, tx.now)
     if record is None:
         return State.UNKNOWN
     if record.state is State.RESERVED:
         tx.db.execute("INSERT OR IGNORE INTO cancel SELECT seq FROM job WHERE id = ?", (job_id,))
+        if force:
+            tx.db.execute("INSERT OR IGNORE INTO meta VALUES ('force:' || ?, 1)", (job_id,))
+        tx.call += (record.owner,) if record.owner else ()
     elif record.state in (State.READY, State.SCHEDULED):
         leaving.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
         return State.CANCELLED

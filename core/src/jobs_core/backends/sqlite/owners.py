@@ -38,8 +38,10 @@ def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
     """Renew the lease; which of its jobs somebody wants cancelled. Raises OwnerLost."""
     if not tx.db.execute("UPDATE owner SET lease_until = ? WHERE id = ?", (tx.now + tx.options.lease, owner)).rowcount:
         raise lost(owner)
-    sql = "SELECT id FROM cancel JOIN reserved USING (seq) JOIN job USING (seq) WHERE owner = ?"
-    return Heartbeat(cancelled=tuple(row[0] for row in tx.db.execute(sql, (owner,))))
+    forced = "EXISTS (SELECT 1 FROM meta WHERE key = 'force:' || id)"
+    sql = f"SELECT id, {forced} FROM cancel JOIN reserved USING (seq) JOIN job USING (seq) WHERE owner = ?"
+    rows = tx.db.execute(sql, (owner,)).fetchall()
+    return Heartbeat(cancelled=tuple(row[0] for row in rows), forced=tuple(job_id for job_id, force in rows if force))
 
 
 def last_answers(tx: Transaction, settles: Sequence[tuple[str, Sequence[object], str]]) -> dict[str, list[Answer]]:
@@ -74,6 +76,7 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
     rows = tx.db.execute(_HELD, (owner,)).fetchall()
     tx.db.execute("DELETE FROM reserved WHERE owner = ?", (owner,))
     tx.db.execute("DELETE FROM owner WHERE id = ?", (owner,))
+    tx.gone += (owner,)
     tx.db.executemany(
         "UPDATE job SET redeliveries = redeliveries + 1, crashes = crashes + ?, errors = ? WHERE seq = ?",
         [(int(crash), leaving.note(errors, report), seq) for seq, job_id, _, errors, _ in rows if job_id in started],

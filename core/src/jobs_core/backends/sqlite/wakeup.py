@@ -3,13 +3,14 @@
 A push writes a byte, a waiting worker is woken by the kernel: no polling, no registration, and nothing to clean
 up after a kill, for the kernel knows who reads. Each waiter watches with EPOLLEXCLUSIVE, so that a byte wakes
 one of them, and that one passes the byte on if it leaves work behind. A byte that nobody reads stays until the
-next waiter looks.
+next waiter looks. An owner has a pipe of its own, too, for what is meant for it alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import select
 from collections.abc import Collection, Iterable
@@ -31,6 +32,11 @@ _NO_MATTER = {
 """Why nobody may be woken, and nobody told."""
 
 
+def pipe_of(owner: str) -> str:
+    """The pipe of an owner, as a name beside those of topics: none of these begins with a dot."""
+    return f".{hashlib.sha256(owner.encode()).hexdigest()[:24]}"
+
+
 class WakeUp:
     """The pipes in one directory. One thread uses it, but for `interrupt`, which any thread may call."""
 
@@ -46,25 +52,55 @@ class WakeUp:
         self._poller.register(self._bell, _READABLE)
         self._bell_poller = select.poll()
         self._bell_poller.register(self._bell, _READABLE)
+        self._own = -1
+        self._own_path: Path | None = None
+        self._process = os.getpid()
 
     def close(self) -> None:
         """Close every descriptor."""
         if isinstance(self._poller, select.epoll):
             self._poller.close()
+        if self._own_path is not None:
+            if os.getpid() == self._process:
+                self._own_path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.close(self._own)
         for descriptor in (self._bell, self._bell_rope, *self._heard.values(), *self._poked.values()):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         self._heard, self._poked = {}, {}
         self._bell = self._bell_rope = -1
 
+    def listen_for(self, owner: str) -> None:
+        """From now on hear what is meant for this owner; until `close`."""
+        self._own_path = self._directory / pipe_of(owner)
+        self._own = self._open_pipe(self._own_path)
+        for poller in (self._poller, self._bell_poller):
+            poller.register(self._own, _READABLE)
+
+    def forget(self, owner: str) -> None:
+        """Remove the pipe of an owner that is gone."""
+        (self._directory / pipe_of(owner)).unlink(missing_ok=True)
+
     def poke(self, topics: Iterable[str]) -> None:
         """Wake somebody who waits for each of these topics, if anybody does. Never blocks."""
         for topic in topics:
             try:
-                os.write(self._writer(topic), b"\0")
+                if topic.startswith("."):
+                    self._call(topic)
+                else:
+                    os.write(self._writer(topic), b"\0")
             except OSError as error:
                 if error.errno not in _NO_MATTER:
                     raise
+
+    def _call(self, pipe: str) -> None:
+        """Poke an owner. Owners come and go: nothing of theirs is kept open."""
+        descriptor = os.open(self._directory / pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(descriptor, b"\0")
+        finally:
+            os.close(descriptor)
 
     def _writer(self, topic: str) -> int:
         if topic not in self._poked:
@@ -80,31 +116,34 @@ class WakeUp:
             self._poller.unregister(descriptor)
             os.close(descriptor)
         for topic in wanted - self._heard.keys():
-            path = self._directory / topic
-            with contextlib.suppress(FileExistsError):
-                os.mkfifo(path, 0o600)
-            # Opened for both ways: it opens at once, and never reads as closed when the last writer goes.
-            descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = self._open_pipe(self._directory / topic)
             self._poller.register(descriptor, _READABLE | _EXCLUSIVE)
             self._heard[topic] = descriptor
 
-    def wait(self, timeout: float, *, bell_only: bool = False) -> tuple[bool, bool]:
-        """Sleep until poked, interrupted, or `timeout` seconds have passed; returns (poked, interrupted)."""
+    @staticmethod
+    def _open_pipe(path: Path) -> int:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        # Opened for both ways: it opens at once, and never reads as closed when the last writer goes.
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def wait(self, timeout: float, *, bell_only: bool = False) -> tuple[bool, bool, bool]:
+        """Sleep until poked, interrupted, or `timeout` seconds have passed; returns (poked, interrupted, owner poked)."""
         seconds = max(0.0, timeout)
         if bell_only:
-            interrupted = bool(self._bell_poller.poll(seconds * 1000))
-            if interrupted:
-                _drain(self._bell)
-            return False, interrupted
-        events = self._poller.poll(seconds if _EXCLUSIVE else seconds * 1000)
-        poked = interrupted = False
+            events = self._bell_poller.poll(seconds * 1000)
+        else:
+            events = self._poller.poll(seconds if _EXCLUSIVE else seconds * 1000)
+        poked = interrupted = called = False
         for descriptor, _ in events:
             _drain(descriptor)
             if descriptor == self._bell:
                 interrupted = True
+            elif descriptor == self._own:
+                called = True
             else:
                 poked = True
-        return poked, interrupted
+        return poked, interrupted, called
 
     def interrupt(self) -> None:
         """End the current wait, or the next. From any thread or signal handler."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ...backends.base import Backend, Outcome, State
+from ...backends.base import Backend, Heartbeat, Outcome, State
 from .rig import ERROR, PATIENCE, Rig, RigCase, T, retention
 
 
@@ -224,6 +224,21 @@ class Operators(RigCase):
         rig.settle(worker, delivery, Outcome.CANCELLED, result_ttl=100.0)
         assert rig.record(producer, job_id).state is State.CANCELLED
         assert worker.heartbeat().cancelled == ()
+
+    def test_an_owner_is_told_which_jobs_are_to_end_by_whatever_means(self, rig: Rig, producer: Backend) -> None:
+        if rig.lacks(producer, "cancel", "lookup"):
+            return
+        worker = rig.worker()
+        asked, forced = rig.push_many(producer, 2)
+        held = {delivery.id: delivery for delivery in rig.take(worker)}
+        for job_id, force in ((asked, False), (forced, False), (forced, True)):
+            assert (producer.cancel(job_id, force=True) if force else producer.cancel(job_id)) is State.RESERVED
+        for _ in range(2):
+            told = worker.heartbeat()
+            assert (set(told.cancelled), told.forced) == ({asked, forced}, (forced,))
+        rig.settle(worker, held[forced], Outcome.CANCELLED, result_ttl=100.0)
+        rig.settle(worker, held[asked], Outcome.CANCELLED, result_ttl=100.0)
+        assert worker.heartbeat() == Heartbeat()
 
     def test_a_cancelled_job_is_not_run_again(self, rig: Rig, producer: Backend) -> None:
         if rig.lacks(producer, "cancel", "lookup"):

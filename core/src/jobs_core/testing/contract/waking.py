@@ -45,6 +45,22 @@ class Waking(RigCase):
             rig.push_many(producer, 1)
         assert rig.take_one(worker)
 
+    @pytest.mark.parametrize("topics", [(), (T,)], ids=["full", "taking"])
+    def test_a_cancel_calls_the_owner_of_a_running_job_and_nobody_else(self, rig: Rig, topics: tuple[str, ...]) -> None:
+        if not rig.has("cancel") or not rig.unopened().wakes_to_cancel:
+            return  # its couriers ask
+        worker, other, producer = rig.worker(), rig.worker(), rig.producer()
+        (job_id,) = rig.push_many(producer, 1)
+        rig.take_one(worker)
+        assert worker.reserve([T], 1, rig.request()) == []
+        with self.woken(rig, lambda timeout: worker.wait(topics, timeout)):
+            producer.cancel(job_id)
+        assert worker.called
+        assert worker.heartbeat().cancelled == (job_id,)
+        assert not worker.called
+        other.wait((), 0.0)
+        assert not other.called
+
     def test_a_retry_without_delay_wakes_another_worker(self, rig: Rig) -> None:
         failing = rig.worker()
         rig.push_many(rig.producer(), 1)

@@ -1,6 +1,6 @@
 -- Cancel a waiting job at once, or have the owner of a reserved one told. Needs common, endings.
 --
--- ARGV     2 id   3 time to live of a cancelled job in microseconds
+-- ARGV     2 id   3 time to live of a cancelled job in microseconds   4 '1' if it is to end by whatever means
 -- Result   the state it is in afterwards
 -- Cost     O(log of the line)
 
@@ -20,4 +20,5 @@ if take_out(id, job) then
 end
 if redis.call('ZSCORE', DEAD .. job.topic, id) then return 'dead' end
 redis.call('SADD', CANCEL, id)
+if ARGV[4] == '1' then redis.call('SADD', CANCEL, id .. FORCED) end
 return 'reserved'

@@ -1,6 +1,7 @@
 -- What every other script begins with: names of keys, records. Needs order.
 
 local JOBS, HISTORY, OWNERS, RESERVED = base .. 'job', base .. 'history', base .. 'owners', base .. 'reserved'
+local FORCED = '\0force' -- stands behind the id of a job that is to be ended by whatever means
 local TOPICS, PAUSED, CANCEL = base .. 'topics', base .. 'paused', base .. 'cancel'
 local UNIQUE, UNTIL, FOLLOWERS, META = base .. 'unique', base .. 'unique-until', base .. 'followers', base .. 'meta'
 local READY, LATER, DEAD, INLET, WAKE = base .. 'ready:', base .. 'later:', base .. 'dead:', base .. 'in:', base .. 'wake:'

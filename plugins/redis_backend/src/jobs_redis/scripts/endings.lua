@@ -11,7 +11,7 @@ end
 local function finish(id, job, state, ttl, result)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
-  redis.call('SREM', CANCEL, id)
+  redis.call('SREM', CANCEL, id, id .. FORCED)
   free_key(id, job)
   if ttl > 0 and (result or state == 'cancelled') then
     local ended = cmsgpack.pack({ state, job.topic, whole(now), whole(now + ttl), result and 1 or 0, result or '' })
@@ -24,7 +24,7 @@ local buried = 0
 -- A job that stands nowhere any more: to the dead letters of its topic, whose oldest make room.
 local function bury(id, job, history, reason, error, most)
   free_key(id, job)
-  redis.call('SREM', CANCEL, id)
+  redis.call('SREM', CANCEL, id, id .. FORCED)
   history[5] = reason
   keep_history(id, history, error)
   redis.call('ZADD', DEAD .. job.topic, now + buried, id)

@@ -240,7 +240,8 @@ class Desk:
     def cancel(self, tx: Transaction, one: Asked) -> State:
         if len(one.request.ids) != 1:
             raise Malformed("cancel: one id at a time")
-        return State(self._once(tx, one, lambda: orders.cancel(tx, one.request.ids[0]).value))
+        force = one.request.reason == "force"
+        return State(self._once(tx, one, lambda: orders.cancel(tx, one.request.ids[0], force=force).value))
 
     def _once(self, tx: Transaction, one: Asked, work: Callable[[], T]) -> T:
         """Do something that answers differently when it is done again, once a request id."""
