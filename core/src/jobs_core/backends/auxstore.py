@@ -3,8 +3,13 @@
 The queue carries the jobs and decides who runs them. The store keeps a record of each, with the very states and keys of
 a queue of its own, but nobody reserves from it: whoever gets a job from the queue claims its record, and settles both.
 So results, status, cancelling and unique keys work as they do in the store, with two differences, since two stores
-cannot be changed in one step: a key or a status may outlast an enqueue that failed half-way, until somebody cancels
-that job; and a job that is cancelled stays in the queue until a worker meets it there and drops it.
+be changed in one step: a status may outlast an enqueue that failed half-way, until somebody cancels that job; and a job
+that is cancelled stays in the queue until a worker meets it there and drops it.
+
+A unique key is taken in the store, then the job is pushed into the queue, then the key is bound to it. A producer may die
+or give up at any of these steps, and a job of which nobody knows whether it is in must not keep others out: whoever
+enqueues under a key that is not bound takes it over, and the job that had it is cancelled, so that it is dropped if it is
+in the queue after all. So what is answered with the id of another job is known to be in.
 
 What was ended in the store and comes back from the queue (its worker died between the two) is not run again.
 """
@@ -15,11 +20,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from ..errors import ConfigError, OwnerLost
+from ..errors import BackendUnavailable, ConfigError, OwnerLost
+from ..failpoints import failpoint
 from ..ids import new_token
 from .base import (
     Answer,
     Backend,
+    BindsKeys,
     Counts,
     Delivery,
     Heartbeat,
@@ -84,10 +91,25 @@ class AuxStore(Backend):
 
         A request that the queue has refused may come again with a part of its messages: to the store, that is another.
         """
-        conflicts = self.store.push(messages, f"{request}/{messages[0].id}") if messages else {}
-        accepted = [_without_key(message) for message in messages if message.id not in conflicts]
-        self.queue.push(accepted, request)
-        return conflicts
+        if not messages:
+            return {}
+        first = f"{request}/{messages[0].id}"
+        binding = self.store if isinstance(self.store, BindsKeys) and any(message.unique for message in messages) else None
+        conflicts = binding.push_loosely(messages, first) if binding else self.store.push(messages, first)
+        accepted = [message for message in messages if message.id not in conflicts]
+        failpoint("push.keys_taken")
+        self.queue.push([_without_key(message) for message in accepted], request)
+        failpoint("push.before_bind")
+        keyed = [message for message in accepted if message.unique]
+        return {**conflicts, **self._bound(binding, keyed)} if binding and keyed else conflicts
+
+    def _bound(self, binding: BindsKeys, keyed: Sequence[Outgoing]) -> Mapping[str, str]:
+        """Bind keys; ids of those that were taken over meanwhile, and of the jobs that hold them now."""
+        taken_over = binding.bind(keyed)
+        for job_id, holder in taken_over.items():
+            if not holder:
+                raise BackendUnavailable(f"another enqueue under the unique key of job {job_id} is under way")
+        return taken_over
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         deliveries = self.queue.reserve(topics, limit, request)

@@ -371,6 +371,23 @@ class Operable:
         return NotSupported(feature, type(self).__name__)
 
 
+class BindsKeys(abc.ABC):
+    """What a store beside another queue does about unique keys: see `AuxStore`. A key is bound to a job that is known to be
+    in the queue, and before that held loosely: whoever enqueues next under it takes it over."""
+
+    @abc.abstractmethod
+    def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        """`push` whose unique keys are held loosely. Where one is so held by a job that waits, that job is cancelled."""
+
+    @abc.abstractmethod
+    def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        """Bind the keys of these messages, which have all arrived, where they still hold them.
+
+        Returns, for each whose key was taken over, its id and the id that holds the key, empty if it holds it loosely.
+        Called by: `AuxStore`, for producers. Atomicity: one step. Blocks: until durable. Raises: BackendUnavailable.
+        """
+
+
 class Backend(Operable, abc.ABC):
     """A connection to a queue. Every method but `interrupt` is called by one thread at a time."""
 

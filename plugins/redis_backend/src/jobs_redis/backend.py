@@ -11,6 +11,7 @@ from jobs_core.backends.base import (
     FEATURES,
     Answer,
     BackendOptions,
+    BindsKeys,
     Counts,
     Delivery,
     Heartbeat,
@@ -35,7 +36,7 @@ REPLICATION_TIMEOUT = 2.0
 """How long a push waits for replicas, seconds; shorter than a command may take."""
 
 
-class RedisBackend(RedisOperations):
+class RedisBackend(RedisOperations, BindsKeys):
     """One store on one server. See the package."""
 
     name = "redis"
@@ -83,6 +84,18 @@ class RedisBackend(RedisOperations):
                 self._until_replicated()
         failpoint("push.after_commit")
         return conflicts
+
+    def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        failpoint("push.before_commit")
+        conflicts = self._store.push_loosely(messages, request)
+        failpoint("push.after_commit")
+        return conflicts
+
+    def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        taken_over = self._store.bind(messages)
+        if self._target.replicas:
+            self._until_replicated()
+        return taken_over
 
     def _until_replicated(self) -> None:
         """Wait until as many replicas as asked for have what this connection wrote."""

@@ -14,7 +14,8 @@ key                    type    what
 {jobs}:owner:OWNER     hash    its last requests and their answers, for the case that a reply was lost
 {jobs}:reserved        hash    topic → how many of its jobs are reserved
 {jobs}:request:ID      string  a push of the last minute, and which of its messages were refused
-{jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id
+{jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id; with ? between them
+                               while it is held loosely: see BindsKeys
 {jobs}:unique-until    zset    unique key → until when, of those held for a time
 {jobs}:cancel          set     reserved jobs that somebody wants cancelled; once more with "\\0force" behind, to be ended by
                                whatever means

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs_core.backends.base import Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
+from jobs_core.message import UniqueKey
 from jobs_core.units import MAX_SECONDS
 
 _MICRO = 1_000_000
@@ -47,7 +48,7 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
     return group if len(groups) == 1 else [value for group in groups.values() for value in group]
 
 
-def message(arguments: list[Any], outgoing: Outgoing) -> None:
+def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) -> None:
     """Append the four values of a message: see add in scripts/lines.lua."""
     unique = outgoing.unique
     if unique is None:
@@ -55,12 +56,15 @@ def message(arguments: list[Any], outgoing: Outgoing) -> None:
         arguments += (outgoing.id, outgoing.topic, _record(outgoing), extra)
         return
     topic, key = outgoing.topic.encode(), unique.key.encode()
-    by_time = not isinstance(unique.scope, str)
     scope = "t" if isinstance(unique.scope, float | int) else unique.scope[0]
     record = f"{outgoing.priority} {len(topic)} {len(key)} {scope}|".encode() + topic + key + outgoing.payload
-    timed = micro(float(unique.scope)) if by_time else 0
-    extra = f"{micro(max(0.0, outgoing.delay))} {int(unique.conflict == 'replace')} {timed}"
+    extra = f"{micro(max(0.0, outgoing.delay))} {int(unique.conflict == 'replace')} {held_for(unique)}{'?' * loosely}"
     arguments += (outgoing.id, outgoing.topic, record, extra)
+
+
+def held_for(unique: UniqueKey) -> int:
+    """Microseconds for which a key is held; 0 for as long as its job."""
+    return 0 if isinstance(unique.scope, str) else micro(float(unique.scope))
 
 
 def _record(outgoing: Outgoing) -> bytes:

@@ -129,6 +129,26 @@ class Store:
             records.message(arguments, message)
         return dict(_conflicts(self._run(scripts.PUSH, *arguments)))
 
+    def push_loosely(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        conflicts: dict[str, str] = {}
+        for first in range(0, len(messages), LARGEST_PUSH):
+            part = messages[first : first + LARGEST_PUSH]
+            own = f"{request}/{first}" if first else request
+            arguments: list[Any] = [own, self._window, self._cancelled_ttl, len(part), ""]
+            for message in part:
+                records.message(arguments, message, loosely=True)
+            with in_parts(first > 0):
+                conflicts |= _conflicts(self._run(scripts.PUSH, *arguments))
+        return conflicts
+
+    def bind(self, messages: Sequence[Outgoing]) -> dict[str, str]:
+        arguments: list[Any] = []
+        for message in messages:
+            assert message.unique is not None
+            arguments += (message.id, message.unique.key, records.held_for(message.unique))
+        answer = [text.decode() for text in self._run(scripts.BIND, *arguments)]
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+
     def admit(self, topic: str, request: str) -> int:
         """Take the next entries from a topic's inlet into its line, in one step; how many.
 

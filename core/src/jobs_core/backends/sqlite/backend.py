@@ -10,8 +10,8 @@ from pathlib import Path
 from ...errors import BackendError, BackendUnavailable, OwnerLost
 from ...failpoints import failpoint
 from ...urls import read, redact
-from ..base import FEATURES, Answer, BackendOptions, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
-from . import housekeeping, owners, requests, views
+from ..base import FEATURES, Answer, BackendOptions, BindsKeys, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from . import housekeeping, lines, owners, requests, views
 from .connection import Connection
 from .operations import SqliteOperations
 
@@ -19,7 +19,7 @@ LONGEST_WAIT = 1.0
 """A waiting worker looks at the tables this often, in case that a byte was lost with its reader, seconds."""
 
 
-class SqliteBackend(SqliteOperations):
+class SqliteBackend(SqliteOperations, BindsKeys):
     """One connection to a queue file."""
 
     name = "sqlite"
@@ -58,6 +58,17 @@ class SqliteBackend(SqliteOperations):
             (conflicts,) = requests.push(tx, [requests.Push(messages, request)])
         failpoint("push.after_commit")
         return conflicts
+
+    def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        failpoint("push.before_commit")
+        with self._connection.transaction() as tx:
+            (conflicts,) = requests.push(tx, [requests.Push(messages, request)], loosely=True)
+        failpoint("push.after_commit")
+        return conflicts
+
+    def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        with self._connection.transaction() as tx:
+            return lines.bind(tx, messages)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         failpoint("reserve.before_commit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from ..base import Delivery, Outgoing, State
@@ -38,11 +38,12 @@ through the whole line of that rank."""
 # -- in --------------------------------------------------------------------------------------------
 
 
-def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]]) -> list[dict[str, str]]:
+def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False) -> list[dict[str, str]]:
     """Store messages; return, for each batch, the id of each refused by a unique key, and the id that holds the key."""
     seq = _numbers(tx, sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
     refused = []
+    together = {message.id for messages in batches for message in messages} if loosely else frozenset()
     for messages in batches:
         conflicts: dict[str, str] = {}
         for message in messages:
@@ -51,7 +52,7 @@ def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]]) -> list[dict[str
                 rows = []
                 if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
                     continue
-                holder = _take_key(tx, message)
+                holder = _take_key(tx, message, loosely, together)
                 if holder:
                     conflicts[message.id] = holder
                     continue
@@ -82,22 +83,49 @@ def _numbers(tx: Transaction, count: int) -> int:
     return int(tx.first(sql, (count,))) - count
 
 
-def _take_key(tx: Transaction, message: Outgoing) -> str | None:
-    """Give the message its unique key, or return who holds it."""
+def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Collection[str]) -> str | None:
+    """Give the message its unique key, or return who holds it. One that is held loosely is taken over from a job that waits,
+    but from none that has come together with this one."""
     unique = message.unique
     assert unique is not None
-    holder: str | None = tx.first(
-        "SELECT job_id FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)", (unique.key, tx.now)
-    )
-    if holder:
-        if unique.conflict != "replace" or not _waits(tx, holder):
+    sql = "SELECT job_id, scope LIKE '%?' FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)"
+    held = tx.db.execute(sql, (unique.key, tx.now)).fetchone()
+    if held:
+        holder: str = held[0]
+        takes = held[1] and holder not in together
+        if (unique.conflict != "replace" and not takes) or not _waits(tx, holder):
             return holder
         leaving.end(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
+    _hold_key(tx, message, loosely)
+    return None
+
+
+def _hold_key(tx: Transaction, message: Outgoing, loosely: bool) -> None:
+    unique = message.unique
+    assert unique is not None
     by_time = not isinstance(unique.scope, str)
-    scope = "time" if by_time else unique.scope
+    scope = ("time" if by_time else str(unique.scope)) + ("?" if loosely else "")
     until = tx.now + float(unique.scope) if by_time else None
     tx.db.execute("INSERT OR REPLACE INTO unique_key VALUES (?, ?, ?, ?)", (unique.key, message.id, scope, until))
-    return None
+
+
+def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
+    """Bind the keys that these messages hold; who was cancelled for the sake of another, and that one: see BindsKeys."""
+    others = []
+    for message in messages:
+        unique = message.unique
+        assert unique is not None
+        holder = tx.first("SELECT job_id FROM unique_key WHERE key = ?", (unique.key,))
+        if holder == message.id or (holder is None and not isinstance(unique.scope, str)):  # or it has run already
+            _hold_key(tx, message, False)
+        elif holder is not None:
+            others.append((message.id, unique.key))
+    taken_over = {}
+    for job_id, key in others:
+        if tx.first("SELECT EXISTS (SELECT 1 FROM ended WHERE id = ? AND state = 'cancelled')", (job_id,)):
+            sql = "SELECT CASE WHEN scope LIKE '%?' THEN '' ELSE job_id END FROM unique_key WHERE key = ?"
+            taken_over[job_id] = str(tx.first(sql, (key,)))
+    return taken_over
 
 
 def _waits(tx: Transaction, job_id: str) -> bool:
@@ -212,7 +240,7 @@ def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | 
         rows = _keep_within(tx, rows, most_bytes)
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
     if keys:
-        tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope = 'queued'", keys)
+        tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope IN ('queued', 'queued?')", keys)
     now = tx.now
     return [Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now) for row in rows]
 

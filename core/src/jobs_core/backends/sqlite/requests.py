@@ -35,7 +35,7 @@ class Settle(NamedTuple):
     request: str
 
 
-def push(tx: Transaction, pushes: Sequence[Push]) -> list[Mapping[str, str]]:
+def push(tx: Transaction, pushes: Sequence[Push], *, loosely: bool = False) -> list[Mapping[str, str]]:
     """Store messages; a repeated request is answered as it was. For each its conflicts by id."""
     condition, these = among([push.request for push in pushes])
     rows = tx.db.execute(f"SELECT request, conflicts FROM push_request WHERE request {condition}", (these,)).fetchall()
@@ -45,7 +45,7 @@ def push(tx: Transaction, pushes: Sequence[Push]) -> list[Mapping[str, str]]:
         if request not in answers:
             new.setdefault(request, messages)
     if new:
-        answers.update(zip(new, lines.add(tx, list(new.values())), strict=True))
+        answers.update(zip(new, lines.add(tx, list(new.values()), loosely=loosely), strict=True))
         kept = [(request, tx.now, json.dumps(answers[request]) if answers[request] else "{}") for request in new]
         tx.db.executemany(_REMEMBER, kept)
     return [answers[request] for _, request in pushes]

@@ -76,7 +76,7 @@ CREATE INDEX ended_until ON ended (until);
 CREATE TABLE unique_key (
     key    TEXT PRIMARY KEY,
     job_id TEXT NOT NULL,
-    scope  TEXT NOT NULL,                       -- queued, done, or time
+    scope  TEXT NOT NULL,                       -- queued, done, or time; with a ? while it is held loosely: see BindsKeys
     until  REAL                                 -- scope time: when it ends
 ) WITHOUT ROWID;
 

@@ -45,6 +45,7 @@ def _stripped(source: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
+BIND = Script("bind")
 BROWSE = Script("browse")
 BURY = Script("bury")
 CANCEL = Script("cancel")

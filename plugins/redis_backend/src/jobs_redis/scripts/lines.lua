@@ -2,27 +2,33 @@
 
 local SOON = 5000000 -- a job due within this wakes a waiting worker, which then waits for it; others look that often
 
--- Give a message its unique key; who holds it instead, or nil.
-local function take_key(id, key, timed, replaces, cancelled_ttl)
+-- Give a message its unique key; who holds it instead, or nil. One that is held loosely is taken over from a job that waits,
+-- but from none that has come with this one.
+local function take_key(id, key, timed, replaces, loosely, seen, cancelled_ttl)
   local held = redis.call('HGET', UNIQUE, key)
   if held then
-    local till, holder = string.match(held, '^(%d+) (.*)$')
+    local till, mark, holder = string.match(held, '^(%d+)([ ?])(.*)$')
     till = tonumber(till)
     if till == 0 or till > now then
-      local record = replaces and redis.call('HGET', JOBS, holder)
-      if not record then return holder end
-      local job = parse(record)
-      if not take_out(holder, job) then return holder end
-      finish(holder, job, 'cancelled', cancelled_ttl)
+      local takes = mark == '?' and not seen[holder]
+      if not takes and not replaces then return holder end
+      local record = redis.call('HGET', JOBS, holder)
+      if record then
+        local job = parse(record)
+        if not take_out(holder, job) then return holder end
+        finish(holder, job, 'cancelled', cancelled_ttl)
+      elseif not takes then
+        return holder
+      end
     end
   end
-  redis.call('HSET', UNIQUE, key, whole(timed > 0 and now + timed or 0) .. ' ' .. id)
+  redis.call('HSET', UNIQUE, key, whole(timed > 0 and now + timed or 0) .. (loosely and '?' or ' ') .. id)
   if timed > 0 then redis.call('ZADD', UNTIL, now + timed, key) else redis.call('ZREM', UNTIL, key) end
   return nil
 end
 
 -- Store messages from ARGV, four values each: id, topic, record without its time, and extra, which is empty or
--- "delay replaces timed" (microseconds, 0 or 1, microseconds). Returns {id, holder, ...} of those refused by a key.
+-- "delay replaces timed" (microseconds, 0 or 1, microseconds), and a ? to hold the key loosely. Returns {id, holder, ...} of those refused by a key.
 -- Messages without a key are gathered and stored with few commands; one with a key is stored at once, for it may be
 -- refused or replaced by the next.
 local function add(first, count, cancelled_ttl)
@@ -47,10 +53,10 @@ local function add(first, count, cancelled_ttl)
       seen[id] = true
       local record, delay, holder, key = whole(at) .. ' ' .. tail, 0, nil, ''
       if extra ~= '' then
-        local replaces, timed
-        delay, replaces, timed = string.match(extra, '^(%d+) (%d) (%d+)$')
+        local replaces, timed, loosely
+        delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+)(%??)$')
         delay, key = tonumber(delay), parse(record).key
-        if key ~= '' then holder = take_key(id, key, tonumber(timed), replaces == '1', cancelled_ttl) end
+        if key ~= '' then holder = take_key(id, key, tonumber(timed), replaces == '1', loosely == '?', seen, cancelled_ttl) end
       end
       local line, where = READY .. topic, place(string.byte(tail, 1) - 48, at)
       if delay > 0 then line, where = LATER .. topic, at + delay end
