@@ -28,6 +28,11 @@ async def poison():
     os._exit(42)
 
 @job
+def unsettled():
+    from jobs_core.worker.outbox import Outbox
+    Outbox.send = lambda self: os._exit(9)  # the run ends well, and its worker dies of telling so
+
+@job
 def with_child():
     child = subprocess.Popen(["sleep", "600"])
     record("child", child.pid)
@@ -92,6 +97,20 @@ def test_the_culprit_is_found_among_its_neighbours_and_they_are_all_done(tasks: 
     assert letter.reason == "crashed"
     assert msgspec.json.decode(letter.payload)["job"] == "tasks.poison"
     ended = {f"end n{number}" for number in range(300)}
+    until(lambda: ended <= set(tasks.ledger()), 60.0)
+    supervised.stop()
+
+
+def test_a_worker_that_dies_of_settling_a_job_is_told_from_what_ended_just_before(tasks: Project):
+    tasks.configure("max_redeliveries = 2")
+    supervised = Supervised(tasks)
+    calls = [("note", (f"n{number}",), {}) for number in range(40)]
+    calls.insert(20, ("unsettled", (), {}))
+    tasks.push_many(calls)
+    until(lambda: tasks.dead(), 60.0)
+    (letter,) = tasks.dead()
+    assert (letter.reason, msgspec.json.decode(letter.payload)["job"]) == ("crashed", "tasks.unsettled")
+    ended = {f"note n{number}" for number in range(40)}
     until(lambda: ended <= set(tasks.ledger()), 60.0)
     supervised.stop()
 

@@ -24,6 +24,7 @@ from .errors import (
     BackendUnavailable,
     ConfigError,
     DuplicateJob,
+    EndlessWait,
     JobDefinitionError,
     JobFailed,
     JobWasCancelled,
@@ -39,6 +40,7 @@ from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
+from .running import running
 from .stamp import Stamp, stamp_of
 
 if TYPE_CHECKING:
@@ -356,6 +358,11 @@ class App:
                 f"{handle.job.name} does not keep what it returns: say @job(store_result=True), "
                 f"using(store_result=True) or topics.{handle.topic}.store_result = true"
             )
+        if timeout is None and running.get() is not None:
+            raise EndlessWait(
+                f"a job waits for the result of {handle.job.name} without a timeout: if all that run in its pool do so, none "
+                "ever ends. Give result(timeout=…), or let the other job enqueue what follows"
+            )
         record = self._ended(handle.id, timeout)
         if record is None:
             raise ResultTimeout(f"job {handle.id} has not ended within {timeout:g} s")
@@ -396,7 +403,7 @@ class App:
             raise ResultNotStored(f"job {handle.id} is unknown: it is done and its result has expired, or never was")
         stored = msgspec.json.decode(record.result)
         if "unstorable" in stored:
-            raise ResultNotStored(f"job {handle.id} is done, but what it returned is no JSON: {stored['unstorable']}")
+            raise ResultNotStored(f"job {handle.id} is done, but what it returned is not stored: {stored['unstorable']}")
         return handle.job.convert_result(stored["value"])  # type: ignore[no-any-return]  # the handle's job is typed Any
 
     async def _in_thread(self, function: Callable[[], T], *, shared: bool = True) -> T:

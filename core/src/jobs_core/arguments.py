@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from .boundary import text_of, told
 from .conversion import decode_hook, encode_hook, is_custom, without_values
 from .errors import ArgumentError, JobDefinitionError
 from .units import shown
@@ -48,21 +49,19 @@ class Parameter:
         """Raise ArgumentError unless a worker could convert what `value` becomes on its way."""
         try:
             plain = msgspec.to_builtins(value, enc_hook=encode_hook, str_keys=True)
-        except (TypeError, ValueError, RecursionError) as error:
+        except Exception as error:  # a model's code may raise anything
             raise ArgumentError(
-                f"argument {self.name!r} of {job} cannot be written as JSON: {without_values(str(error))}", argument=self.name
+                f"argument {self.name!r} of {job} cannot be written as JSON: {_reason(error)}", argument=self.name
             ) from None
         if self.type is not Any:
             self.convert(plain, job)
 
     def convert(self, value: Any, job: str) -> Any:
-        """`value`, as decoded from JSON, as the annotated type; raises ArgumentError."""
+        """`value`, as decoded from JSON, as the annotated type; raises ArgumentError, whatever the type's code raises."""
         try:
             return msgspec.convert(value, self.type, dec_hook=decode_hook, str_keys=True)
-        except (msgspec.ValidationError, TypeError, ValueError, RecursionError) as error:
-            text = without_values(str(error)).replace("`", "").replace(" - at $", ", at ")
-            reason = f"{text[:1].lower()}{text[1:]}"
-            raise ArgumentError(f"argument {self.name!r} of {job}: {reason}", argument=self.name) from None
+        except Exception as error:
+            raise ArgumentError(f"argument {self.name!r} of {job}: {_reason(error)}", argument=self.name) from None
 
 
 class Arguments:
@@ -90,6 +89,8 @@ class Arguments:
                     self._by_name[parameter.name] = compiled
         everything = (*self._positional, *self._by_name.values(), self._rest, self._named_rest)
         self._untyped = all(parameter.type is Any for parameter in everything)
+        self.run_code = any(_runs_code(parameter.type) for parameter in everything)
+        """Whether converting runs code of the application: that is part of the run then, charged and timed with it."""
 
     def _compile(self, function: Callable[..., Any], parameter: inspect.Parameter) -> Parameter:
         try:
@@ -167,6 +168,29 @@ def _signature(function: Callable[..., Any], job: str) -> inspect.Signature:
             f"{job}: the parameters of its function cannot be told ({error}): write a function with parameters of its own, "
             "which calls this one"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why a value does not fit: as msgspec and `ValueError`s say it, of any other error with its name."""
+    if not issubclass(type(error), (msgspec.ValidationError, TypeError, ValueError)):
+        return without_values(told(error))
+    text = without_values(text_of(error)).replace("`", "").replace(" - at $", ", at ")
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+_CODE = (
+    msgspec.inspect.CustomType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.ExtType,
+    msgspec.inspect.NamedTupleType,
+    msgspec.inspect.StructType,
+)
+"""Types that may have code of their own: a `__post_init__`, a default factory, a `_missing_`, validators."""
+
+
+def _runs_code(kind: Any) -> bool:
+    return kind is not Any and any(isinstance(node, _CODE) for node in _nodes(msgspec.inspect.type_info(kind)))
 
 
 def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:

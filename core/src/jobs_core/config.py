@@ -128,6 +128,7 @@ class Config(Section, frozen=True, kw_only=True):
     run_dir: str = ".jobs"  # pid file, scoreboard, sockets; 0700
     lease: Duration = Duration(30)  # how long the jobs of a silent worker stay reserved
     max_message: Size = Size(10**6)  # larger messages are refused
+    max_result: Size | None = None  # a larger result is not stored, its job is done; none: as max_message
     max_redeliveries: PositiveInt = 3  # a job alone in this many dying workers is dead
     signing_keys: list[str] = []  # "kid:secret"; the first signs, all verify
     enqueue_timeout: Duration = Duration(5)  # how long an enqueue outlasts an outage; it is a bound

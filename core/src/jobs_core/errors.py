@@ -126,6 +126,10 @@ class ResultTimeout(JobsError, TimeoutError):
     """Raised when a job has not ended within the time a caller wanted to wait for its result."""
 
 
+class EndlessWait(JobsError):
+    """Raised when a job waits for another job's result without a timeout: in a full pool neither would ever end."""
+
+
 class JobFailed(JobsError):
     """Raised by `JobHandle.result` for a job in the dead letters; its last error is in the fields, as text."""
 
@@ -179,6 +183,9 @@ class Discard(JobSignal):
 
 class JobInterrupted(BaseException):
     """Base of what is raised in the middle of a job. Not an `Exception`: `except Exception` must not swallow it."""
+
+    struck = False
+    """Whether a signal has raised it in the main thread."""
 
 
 class JobTimeout(JobInterrupted):

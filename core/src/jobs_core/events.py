@@ -6,6 +6,8 @@ import logging
 
 from msgspec import Struct
 
+from . import boundary
+
 logger = logging.getLogger("jobs")
 
 
@@ -111,6 +113,24 @@ class JobOverdue(Event, frozen=True):
     topic: str
     attempt: int
     timeout: float
+
+
+class TasksLeft(Event, frozen=True):
+    """A run ended while asyncio tasks that it had made were going on: they were cancelled."""
+
+    job_id: str
+    job: str
+    topic: str
+    tasks: list[str]
+
+
+class PutOffTooOften(Event, frozen=True):
+    """A job is put off again and again without a pause: from now on it waits for a while each time."""
+
+    job_id: str
+    job: str
+    topic: str
+    pause: float
 
 
 # -- the schedule ----------------------------------------------------------------------------------
@@ -359,6 +379,8 @@ LEVELS: dict[type[Event], int] = {
     JobFailed: logging.WARNING,
     JobDied: logging.ERROR,
     JobOverdue: logging.WARNING,
+    TasksLeft: logging.WARNING,
+    PutOffTooOften: logging.WARNING,
     SupervisorStarting: logging.INFO,
     SupervisorServes: logging.INFO,
     SupervisorStopping: logging.INFO,
@@ -397,4 +419,4 @@ def emit(event: Event) -> None:
     """Tell the log. Any thread may call."""
     level = LEVELS.get(type(event), logging.INFO)
     if logger.isEnabledFor(level):
-        logger.log(level, "%s", event, extra={"event": event})
+        boundary.log(logger, level, "%s", event, event=event)

@@ -50,8 +50,8 @@ class JobHandle(Struct, Generic[T], eq=False):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the job and return what it returned; `timeout` in seconds, None waits without end.
 
-        Raises ResultTimeout, JobFailed, JobWasCancelled, and ResultNotStored for a job that does not keep
-        its result (say `store_result=True`).
+        Raises ResultTimeout, JobFailed, JobWasCancelled, ResultNotStored for a job that does not keep its result
+        (say `store_result=True`), and EndlessWait inside a job without a timeout.
         """
         return self._follower.result(self, timeout)
 

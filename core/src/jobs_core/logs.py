@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 import msgspec
 
-from . import escapes, events
+from . import boundary, escapes, events
 from .escapes import one_line
 from .events import Event
+from .running import running
 from .units import format_duration
-from .worker.run import running
 
 OUTPUT = "jobs.output"
 """The logger of what jobs print."""
@@ -57,6 +57,16 @@ def sentence(event: Event) -> str:
         case events.JobOverdue(job_id, job, topic, attempt, timeout):
             limit = format_duration(timeout)
             return f"{job} {job_id} of {topic} runs longer than its timeout of {limit}: interrupted, attempt {attempt}"
+        case events.TasksLeft(job_id, job, topic, tasks):
+            names = ", ".join(tasks[:5]) + (", …" if len(tasks) > 5 else "")
+            what = f"{_count(len(tasks), 'asyncio task')} unfinished, cancelled now: {names}"
+            return f"{job} {job_id} of {topic} ended and left {what}; await them, or make each a job"
+        case events.PutOffTooOften(job_id, job, topic, pause):
+            wait = format_duration(pause)
+            return (
+                f"{job} {job_id} of {topic} was put off a hundred times within a second: from now on it waits at least "
+                f"{wait} each time; raise Snooze with a longer delay"
+            )
         case events.TicksMissed(entry, job, first, last, runs):
             what = f"{job} of {_when(last)} is enqueued now" if runs else 'with missed = "skip" they are left out'
             return f"schedule {entry} was not kept here since {_when(first)}: {what}"
@@ -165,7 +175,8 @@ def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception as error:  # the caller's mistake; the line still says where
-        return f"{record.msg!r} cannot be filled in at {record.pathname}:{record.lineno}: {error!r}"
+        text = boundary.text_of(record.msg)
+        return f"{text!r} cannot be filled in at {record.pathname}:{record.lineno}: {boundary.told(error)}"
 
 
 class TextFormatter(logging.Formatter):
@@ -202,9 +213,12 @@ def _value(value: object) -> str:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    trace: str = getattr(getattr(record, "event", None), "traceback", "")
+    trace: str = getattr(getattr(record, "event", record), "traceback", "")
     if not trace and record.exc_info:
-        trace = formatter.formatException(record.exc_info)
+        try:
+            trace = formatter.formatException(record.exc_info)
+        except Exception:  # an exception that cannot be told as usual
+            trace = boundary.traceback_of(record.exc_info[1]) if record.exc_info[1] is not None else ""
     return f"{trace}\n{record.stack_info}" if record.stack_info else trace
 
 

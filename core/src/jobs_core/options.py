@@ -81,6 +81,7 @@ class Policy(Struct, frozen=True):
     backoff: Backoff
     acks: Acks
     result_ttl: float
+    max_result: int = 10**6  # bytes
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -270,6 +271,7 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
         backoff=backoff,
         acks=first(options.acks, settings.acks, "late"),
         result_ttl=float(settings.result_ttl),
+        max_result=config.max_message if config.max_result is None else config.max_result,
     )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pluggy
 
-from . import builtin, hookspecs
+from . import boundary, builtin, hookspecs
 from .backends.base import INTERFACE_VERSION
 from .errors import PluginError
 
@@ -174,7 +174,7 @@ class Plugins:
         try:
             answer = implementation()
         except Exception as error:
-            info.problems.append(f"{implementation.hook} raised {type(error).__name__}: {error}")
+            info.problems.append(f"{implementation.hook} raised {boundary.told(error)}")
             return {}
         if not isinstance(answer, Mapping):
             info.problems.append(f"{implementation.hook} returned {type(answer).__name__}, expected a dict of name to factory")
@@ -212,11 +212,14 @@ class Plugins:
 
 
 def guarded(implementation: Implementation, **arguments: Any) -> Any:
-    """Call a hook that is nobody's business to fail; what it returned, or None."""
+    """Call a hook that is nobody's business to fail; what it returned, or None, whatever it raises."""
     try:
         return implementation(**arguments)
-    except Exception:
-        logger.exception("%s: hook %s failed; the work goes on without it", implementation.info, implementation.hook)
+    except BaseException as error:
+        if boundary.interrupts(error):
+            raise
+        text = "%s: hook %s failed; the work goes on without it"
+        boundary.log(logger, logging.ERROR, text, implementation.info, implementation.hook, error=error)
         return None
 
 

@@ -37,10 +37,7 @@ def alone(concurrency: int) -> Quarantine:
 @pytest.mark.parametrize("deaths", range(5))
 def test_a_first_death_is_forgiven_and_a_second_is_not(quarantine, concurrency, deaths):
     suspected = quarantine(concurrency).concerns(made(redeliveries=deaths))
-    if quarantine is watched and concurrency == 1:
-        assert not suspected, "it is alone in its worker anyway, and seen to be"
-    else:
-        assert suspected == (deaths >= SUSPECT)
+    assert suspected == (deaths >= SUSPECT)
 
 
 def test_groups_shrink_by_sixteen_with_every_death():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..backends.base import Counts
+from ..boundary import text_of, told
 from ..supervisor.alert_sender import PATIENCE, hide, secrets
 from ..supervisor.alerts import channels, message
 from . import output
@@ -36,7 +37,7 @@ def test_alert(context: Context, names: tuple[str, ...]) -> None:
             found[name].send(alert.title, alert.text, alert.facts)
         except Exception as error:  # a plugin's may raise anything
             bad = True
-            text = str(error) if isinstance(error, ConnectionError) else f"{type(error).__name__}: {error}"
+            text = text_of(error) if isinstance(error, ConnectionError) else told(error)
             output.echo(f"{output.BAD} {name}: {hide(text, secrets(app.config.alerts.channels[name]))}")
         else:
             output.echo(f"{output.GOOD} {name}: sent")

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from .. import events
+from ..boundary import told
 from ..errors import BackendUnavailable, JobsError, QueueFull
 from ..failpoints import failpoint
 from ..job import Call
@@ -190,8 +191,8 @@ class Ticker:
             message = self._app.message(Call(job, tuple(entry.args), dict(entry.kwargs)))
         except JobsError:
             raise
-        except Exception as error:  # a plugin's jobs_before_enqueue, which may refuse
-            raise JobsError(f"{type(error).__name__}: {error}") from error
+        except BaseException as error:  # a plugin's jobs_before_enqueue, which may refuse, or code of the arguments' types
+            raise JobsError(told(error)) from None
         key = UniqueKey(f"tick:{tick.id}", tick.held) if self._has_unique() else None
         return self._app.outgoing(msgspec.structs.replace(message, id=tick.id, unique=key))
 

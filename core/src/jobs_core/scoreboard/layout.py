@@ -5,10 +5,11 @@ offset     size   what
 =========  =====  ==================================================================================
 0          256    header: who the worker is, its state, beat and counters
 256        640·n  statistics, a row for each topic and job that ran here (n = ROWS)
-41,216     192·c  entries, one for each job that may run at once (c = concurrency), state byte first
+41,216     280·e  entries, one for each job that has started and is not settled (e = `entries(concurrency)`), state
+                  byte first: FREE, RUNNING, or ENDED and not yet settled
 =========  =====  ==================================================================================
 
-An entry's state byte is written last when a job starts and first when it ends, so that a reader who sees it set
+An entry's state byte is written last when a job starts and first when it is settled, so that a reader who sees it set
 sees the entry whole. The file is allocated before it is mapped: a sparse map on a full disk ends in SIGBUS.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import enum
 import struct
 
-MAGIC = b"JOBSBRD1"
+MAGIC = b"JOBSBRD2"
 
 HEADER = struct.Struct("<8sIIIBBBxddQQQQQ48s96s")
 """magic, pid, generation, slots, phase, mode, charge, started_at (unix), beat (monotonic), done, failed, in_hand,
@@ -41,10 +42,15 @@ ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}Q")
 """runs by outcome, seconds run and seconds waited in all, then the histogram of each."""
 
 ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
-ENTRY_SIZE = 192
-ENTRY = struct.Struct("<I3xdd40s64s64s")
+ENTRY_SIZE = 280
+ENTRY = struct.Struct("<I3xdd128s64s64s")
 """After the state byte: deaths of a worker that the job saw before,
 started (monotonic), deadline (monotonic, 0 for none), job id, job, topic."""
+
+FREE, RUNNING, ENDED = 0, 1, 2
+
+MOST_ENDED = 1000
+"""Jobs that may have ended and wait for their settlement: no more are reserved ahead, see `LARGEST_BATCH`."""
 
 MODES = ("sync", "threads", "async")
 
@@ -60,9 +66,14 @@ class Phase(enum.IntEnum):
     OFFLINE = 5  # serving, but its backend does not answer
 
 
+def entries(slots: int) -> int:
+    """How many entries a worker has that runs so many jobs at once; the last is shared by what finds none free."""
+    return slots + max(slots, MOST_ENDED) + 1
+
+
 def size(slots: int) -> int:
     """Bytes of a file for so many jobs at once."""
-    return ENTRIES + slots * ENTRY_SIZE
+    return ENTRIES + entries(slots) * ENTRY_SIZE
 
 
 def clipped(text: str, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from . import layout
-from .layout import BUCKETS, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, Phase
+from .layout import BUCKETS, ENDED, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, RUNNING, Phase
 from .writer import start_ticks
 
 
@@ -97,16 +97,24 @@ class WorkerFile:
 
     def running(self) -> int:
         """How many jobs run."""
-        return self._map[ENTRIES::ENTRY_SIZE].count(1)
+        return self._map[ENTRIES::ENTRY_SIZE].count(RUNNING)
 
     def entries(self) -> Iterator[Entry]:
         """The jobs that run."""
+        return self._in_state(RUNNING)
+
+    def unsettled(self) -> Iterator[Entry]:
+        """The jobs that have started and are not settled: those that run, and those whose end is not yet told."""
+        yield from self._in_state(RUNNING)
+        yield from self._in_state(ENDED)
+
+    def _in_state(self, state: int) -> Iterator[Entry]:
         states = self._map[ENTRIES::ENTRY_SIZE]
-        slot = states.find(1)
+        slot = states.find(state)
         while slot >= 0:
             redeliveries, started, deadline, job_id, job, topic = ENTRY.unpack_from(self._map, ENTRIES + slot * ENTRY_SIZE + 1)
             yield Entry(slot, _text(job_id), _text(job), _text(topic), started, deadline, redeliveries)
-            slot = states.find(1, slot + 1)
+            slot = states.find(state, slot + 1)
 
     def figures(self) -> Iterator[Figures]:
         """What has run here so far."""

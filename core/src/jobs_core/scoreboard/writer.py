@@ -11,11 +11,27 @@ import os
 import struct
 import time
 from bisect import bisect_left
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import layout
-from .layout import BUCKETS, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, UNRUN, Phase
+from .layout import (
+    BUCKETS,
+    ENDED,
+    ENTRIES,
+    ENTRY,
+    ENTRY_SIZE,
+    FREE,
+    OUTCOMES,
+    ROW_FIGURES,
+    ROW_NAMES,
+    ROW_SIZE,
+    ROWS,
+    RUNNING,
+    UNRUN,
+    Phase,
+)
 
 if TYPE_CHECKING:
     from ..worker.run import Run
@@ -29,13 +45,16 @@ _WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
 
 
 class Scoreboard:
-    """What a worker shows of itself. `begin` and `end` belong to executors, a slot to one thread; the rest to the courier."""
+    """What a worker shows of itself. `begin` and `end` belong to executors, any thread; the rest to the courier."""
 
-    def begin(self, slot: int, run: Run) -> None:
-        """A run starts in a slot; `run.started` is set."""
+    def begin(self, run: Run) -> None:
+        """A run starts; `run.started` is set."""
 
-    def end(self, slot: int) -> None:
-        """The run of a slot has ended: a death from here on is not charged to it."""
+    def end(self, run: Run) -> None:
+        """A run has ended. It counts as started until it is settled: so long a death of the worker is charged to it."""
+
+    def settled(self, endings: Iterable[tuple[object, Run | None]]) -> None:
+        """The runs of these settlements are settled, or are no longer ours."""
 
     def beat(self, done: int, failed: int, in_hand: int) -> None:
         """The courier has made a turn."""
@@ -78,6 +97,8 @@ class FileScoreboard(Scoreboard):
             self._map = mmap.mmap(descriptor, size)
         finally:
             os.close(descriptor)
+        self._shared = layout.entries(slots) - 1
+        self._free = list(range(self._shared - 1, -1, -1))  # a stack: few pages are touched where few jobs run
         self._rows: dict[tuple[str, str], tuple[int, list[float]]] = {}
         self._changed: set[tuple[str, str]] = set()
         layout.HEADER.pack_into(
@@ -86,7 +107,12 @@ class FileScoreboard(Scoreboard):
             layout.clipped(pool, 48), layout.clipped(owner, 96),
         )  # fmt: skip
 
-    def begin(self, slot: int, run: Run) -> None:
+    def begin(self, run: Run) -> None:
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            slot = self._shared
+        run.slot = slot
         offset = ENTRIES + slot * ENTRY_SIZE
         started = run.started
         ENTRY.pack_into(
@@ -95,14 +121,25 @@ class FileScoreboard(Scoreboard):
             run.delivery.redeliveries,
             started,
             started + run.timeout if run.timeout else 0.0,
-            run.delivery.id.encode()[:40],
+            run.delivery.id.encode()[:128],
             run.job.name.encode()[:64],
             run.delivery.topic.encode()[:64],
         )
-        self._map[offset] = 1
+        self._map[offset] = RUNNING
 
-    def end(self, slot: int) -> None:
-        self._map[ENTRIES + slot * ENTRY_SIZE] = 0
+    def end(self, run: Run) -> None:
+        slot = run.slot
+        if slot >= 0:  # else it was given back meanwhile: this process is about to end
+            self._map[ENTRIES + slot * ENTRY_SIZE] = ENDED
+
+    def settled(self, endings: Iterable[tuple[object, Run | None]]) -> None:
+        board, free, shared = self._map, self._free, self._shared
+        for _, run in endings:
+            if run is not None and run.slot >= 0:
+                slot, run.slot = run.slot, -1
+                board[ENTRIES + slot * ENTRY_SIZE] = FREE
+                if slot != shared:
+                    free.append(slot)
 
     def beat(self, done: int, failed: int, in_hand: int) -> None:
         _BEAT.pack_into(self._map, layout.BEAT, time.monotonic())

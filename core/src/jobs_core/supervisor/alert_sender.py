@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .. import events
+from ..boundary import text_of, told
 
 if TYPE_CHECKING:
     from ..loaders.base import AlertChannel
@@ -71,7 +72,7 @@ class Sender:
             try:
                 self._channel.send(*alert)
             except BaseException as error:  # a plugin's, whatever it raises: the thread has to come to its end
-                self._failed(str(error) if isinstance(error, ConnectionError) else f"{type(error).__name__}: {error}")
+                self._failed(text_of(error) if issubclass(type(error), ConnectionError) else told(error))
             else:
                 self._succeeded()
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from .. import events
 from ..backends.base import Backend
+from ..boundary import text_of
 from ..errors import ConfigError
 from ..units import format_duration
 from .alert_sender import Sender
@@ -146,7 +147,7 @@ def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
         try:
             made[name] = factory(given)
         except Exception as error:  # a plugin's may raise anything
-            raise ConfigError(f"{where}: {error}") from None
+            raise ConfigError(f"{where}: {text_of(error)}") from None
     return made
 
 

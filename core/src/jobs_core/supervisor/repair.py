@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from ..boundary import clip
 from ..scoreboard.reader import Entry, WorkerFile
 from ..scoreboard.state import STACKS
-from ..worker.failure import clip, document
+from ..worker.failure import document
 from ..worker.quarantine import SUSPECT
 
 LONGEST_STACKS = 16_000
@@ -49,7 +50,7 @@ class Found(Struct, frozen=True):
 def describe(path: Path, repair: Repair) -> Found:
     """Read a dead worker's files. One that never wrote any had no jobs: its name is its owner id."""
     owner, pool, pid, charge = path.name, "", 0, False
-    running: list[Entry] = []
+    unsettled: list[Entry] = []
     try:
         file = WorkerFile(path)
     except (OSError, ValueError):
@@ -57,9 +58,9 @@ def describe(path: Path, repair: Repair) -> Found:
     else:
         header = file.header()
         owner, pool, pid, charge = header.owner, header.pool, header.pid, header.charge
-        running = list(file.entries())
+        unsettled = list(file.unsettled())
         file.close()
-    started = charged(running, repair.culprit) if charge and repair.charge else []
+    started = charged(unsettled, repair.culprit) if charge and repair.charge else []
     stacks = _stacks(path)
     report = {
         "owner": owner,
@@ -88,7 +89,7 @@ def describe(path: Path, repair: Repair) -> Found:
 
 
 def charged(running: Iterable[Entry], culprit: str = "") -> list[str]:
-    """The jobs that a worker's death is held against, of those that it ran.
+    """The jobs that a worker's death is held against, of those that had started and were not settled.
 
     The one that it was killed for; else the suspects, which run beside others just to be told from them; else all.
     """

@@ -109,30 +109,32 @@ class JobsQueue:
             if isinstance(run, Settlement):
                 self._backend.settle([run], new_token())
                 continue
-            self._execute(run)
-            self._backend.settle([settlement(run)], new_token())
-            if raise_errors and run.error is not None and not isinstance(run.error, JobSignal):
-                raise run.error
+            error = self._execute(run)
+            self._backend.settle([run.ending or settlement(run)], new_token())
+            if raise_errors and error is not None and not run.unfit and not isinstance(error, JobSignal):
+                raise error
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the queue: delays, retries, expiry, unique keys."""
         self._shift += seconds
         self._backend.heartbeat()
 
-    def _execute(self, run: Run) -> None:
+    def _execute(self, run: Run) -> BaseException | None:
         run.started = time.monotonic()
         previous, context.worker_app = context.worker_app, self.app
+        own = contextvars.copy_context()
         try:
             if run.job.is_async and _in_event_loop():
-                copied = contextvars.copy_context()
-                thread = threading.Thread(target=copied.run, args=(run_in_thread, run, self._surroundings, LoopRunner))
+                thread = threading.Thread(target=own.run, args=(run_in_thread, run, self._surroundings, LoopRunner))
                 thread.start()
                 thread.join()
             else:
-                run_in_thread(run, self._surroundings, lambda: self._loop)
+                own.run(run_in_thread, run, self._surroundings, lambda: self._loop)
+            error = run.error
+            own.run(conclude, run, self._surroundings)
         finally:
             context.worker_app = previous
-        conclude(run, self._surroundings)
+        return error
 
 
 class InlineJobs(JobsQueue):

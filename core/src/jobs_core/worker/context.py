@@ -10,7 +10,8 @@ from ..backends.base import Outcome
 from ..errors import JobCancelled
 from ..handle import JobHandle
 from ..job import Call, JobFunction
-from .run import Run, running
+from ..running import running
+from .run import Run
 
 if TYPE_CHECKING:
     from ..app import App
@@ -81,7 +82,8 @@ class JobContext:
 
         Nothing is sent if the job fails. Where the backend lacks `atomic_followups` the follow-ups are
         pushed just before the acknowledgement, and a crash between the two repeats them. Raises as
-        `JobFunction.enqueue` does for arguments that do not fit.
+        `JobFunction.enqueue` does for arguments that do not fit, and RuntimeError when the run has ended, as a thread
+        that it has left behind may find: nothing would send the follow-up any more.
         """
         app = worker_app
         if app is None:
@@ -91,6 +93,11 @@ class JobContext:
         if self._run.followups is None:
             self._run.followups = []
         self._run.followups.append(app.outgoing(message))
+        if self._run.ended:  # after the append: who ends the run sets it before the follow-ups are read
+            raise RuntimeError(
+                f"{self.name} {self.id} has ended: a follow-up is sent with its acknowledgement, which is over. "
+                f"Wait for your threads before the job ends, or call {job.name}.enqueue()"
+            )
         return app.handle(call, message)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from .. import events
+from .. import boundary, events
 from ..backends.base import Backend, Delivery, Outcome
 from ..errors import BackendError, BackendUnavailable, JobCancelled, JobInterrupted, JobTimeout, OwnerLost
 from ..failpoints import failpoint
@@ -32,6 +32,7 @@ from .prefetch import AHEAD
 from .report import report
 from .retry import settlement
 from .run import Run
+from .spinning import Spinning
 
 logger = logging.getLogger("jobs.worker")
 
@@ -103,7 +104,8 @@ class Courier:
         self._on_open = on_open
         self._on_due = on_due
         self._on_abandon = on_abandon
-        self._outbox = Outbox(backend)
+        self._outbox = Outbox(backend, board)
+        self._spinning = Spinning()
         self._hand = Hand(executor, self._outbox, isolation, watched=board is not NOWHERE)
         self._reserve_request: tuple[str, int] | None = None
         self._outage = Outage(lease)
@@ -157,7 +159,9 @@ class Courier:
         except BackendError as error:  # on opening: nothing that trying again would mend
             self.failure = error
         except BaseException as error:
-            logger.exception("the courier failed; the worker ends")
+            # What has started and is not settled is charged: one of those may be what the courier dies of.
+            self._handover.take_back()
+            boundary.log_past(logging.ERROR, f"worker {self.owner}: the courier failed; the worker ends", error)
             self.failure = error
         finally:
             self._executor.stop()
@@ -255,21 +259,29 @@ class Courier:
         for run in stale:
             self._board.note(run, "stale")
             tell_stale(run)
+            self._board.settled(((None, run),))
         for run in ours:
             self._conclude(run)
         if ours or stale:
             self._board.publish()
 
     def _conclude(self, run: Run) -> None:
-        ending = settlement(run)
-        self._board.note(run, OUTCOME_NAMES[ending.outcome])
-        if run.error is None:
+        ending = run.ending or settlement(run)
+        if run.unfit:
+            self._board.note_unrun(run.delivery.topic, OUTCOME_NAMES[ending.outcome])
+        else:
+            self._board.note(run, OUTCOME_NAMES[ending.outcome])
+        if ending.outcome is Outcome.DONE:
             self.done += 1
         else:
             self.failed += 1
             report(run, ending)
+            if ending.outcome is Outcome.DEFER:
+                ending = self._spinning.slowed(run, ending)
         if run.policy.acks == "late":
             self._outbox.add(ending, run)
+        else:
+            self._board.settled(((ending, run),))
 
     def _settle(self) -> None:
         """Send settlements; those that come within the next moment are waited for, to be sent together."""
@@ -476,7 +488,7 @@ class Courier:
         self._forget_everything()
         self._board.owner(self.owner)
         events.emit(events.OwnerReplaced(old, self.owner, len(self._executor.started())))
-        logger.debug("%s", error)
+        boundary.log(logger, logging.DEBUG, "%s", error)
         self._backend.close()
         try:
             began = time.monotonic()

@@ -5,49 +5,36 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-LONGEST_TEXT = 20_000
+from ..boundary import name_of, text_of, told, traceback_of
+
 _PLUMBING = (str(Path(__file__).resolve().parent), str(Path(contextlib.__file__).with_name("asyncio")), contextlib.__file__)
 _HOST = socket.gethostname()
 
 
-def describe(error: BaseException, *, at: float, attempt: int) -> bytes:
-    """One JSON document of a job's history. Nothing in it is ever turned back into an exception."""
-    return document(
-        at=at,
-        attempt=attempt,
-        type=_name(error),
-        message=clip(str(error), 2000),
-        traceback=clip(traceback_text(error), LONGEST_TEXT),
-    )
+class Failure(NamedTuple):
+    """An error, told: nothing in it is the application's any more, or is ever turned back into an exception."""
+
+    type: str
+    text: str
+    line: str  # both, for the log
+    traceback: str
+
+
+def of(error: BaseException) -> Failure:
+    """The error of a run, told without the frames that are the worker's way to the job."""
+    return Failure(name_of(type(error)), text_of(error), told(error), traceback_of(error, _PLUMBING))
+
+
+def history(failure: Failure, *, at: float, attempt: int) -> bytes:
+    """One JSON document of a job's history."""
+    return document(at=at, attempt=attempt, type=failure.type, message=failure.text, traceback=failure.traceback)
 
 
 def document(**facts: Any) -> bytes:
     """A JSON document for a job's history, with host and process."""
     return msgspec.json.encode({**facts, "host": _HOST, "pid": os.getpid()})
-
-
-def traceback_text(error: BaseException) -> str:
-    """The traceback without the frames that are the worker's way to the job."""
-    frames = traceback.TracebackException.from_exception(error, limit=-50)
-    while len(frames.stack) > 1 and frames.stack[0].filename.startswith(_PLUMBING):
-        del frames.stack[0]
-    return "".join(frames.format())
-
-
-def clip(text: str, limit: int) -> str:
-    """`text`, with its middle left out if it is longer than `limit` characters."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n… {len(text) - limit} characters left out …\n{text[-half:]}"
-
-
-def _name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from .. import boundary
 from ..app import App
 from ..backends.base import SIGNATURE_LINE, Delivery, Outcome, Settlement
 from ..config import Config
@@ -11,7 +12,8 @@ from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
 from ..message import Message, decode
 from ..options import Policy, policy
 from ..registry import AnyJob
-from . import failure
+from .report import report_unrun
+from .retry import unrun
 from .run import Run
 
 logger = logging.getLogger("jobs.worker")
@@ -41,18 +43,26 @@ class Intake:
             job = self._registry.get(message.job or "")
             if job is None:
                 return self._unknown(delivery, self._missing(message.job or ""))
-            args, kwargs = job.arguments.convert(message.args, message.kwargs)
+            args, kwargs = message.args, message.kwargs
+            if job.arguments.run_code:
+                job.arguments.bind(args, kwargs)
+            else:
+                job.arguments.convert(args, kwargs)
         except (UnknownVersion, UnknownJob) as error:
             return self._unknown(delivery, error)
         except ArgumentError as error:
             return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error))
         except MessageError as error:
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
+        except Exception as error:  # a fault of ours: the next message is not to wait for its mend
+            return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}")
         key = (job, delivery.topic)
         rules = self._policies.get(key)
         if rules is None:
             rules = self._policies[key] = policy(job.options, delivery.topic, self._config)
-        return Run(delivery, message, job, rules, args, kwargs)
+        run = Run(delivery, message, job, rules, args, kwargs)
+        run.convert = job.arguments.run_code
+        return run
 
     def _decode(self, delivery: Delivery) -> Message:
         if len(delivery.payload) > self._limit:
@@ -83,7 +93,7 @@ class Intake:
             reason = "unknown job" if isinstance(error, UnknownJob) else "unknown version"
             return self._dead(delivery, Outcome.DEAD, reason, str(error))
         after = min(after, self._config.unknown_grace - waited)
-        logger.warning("job %s waits %.0f s for a newer worker: %s", delivery.id, after, error)
+        boundary.log(logger, logging.WARNING, "job %s waits %.0f s for a newer worker: %s", delivery.id, after, error)
         return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
 
     def _crashed(self, delivery: Delivery) -> Settlement:
@@ -91,8 +101,5 @@ class Intake:
         return self._dead(delivery, Outcome.DEAD, "crashed", text)
 
     def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
-        logger.error("job %s of topic %s goes to the dead letters (%s): %s", delivery.id, delivery.topic, reason, text)
-        error = failure.document(
-            at=delivery.broker_now, attempt=delivery.attempt, type=reason, message=failure.clip(text, 2000), traceback=""
-        )
-        return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error)
+        report_unrun(delivery, reason, text)
+        return unrun(delivery, outcome, reason, text)

@@ -8,14 +8,16 @@ from .. import events
 from ..backends.base import Answer, Backend, Outcome, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
+from ..scoreboard.writer import NOWHERE, Scoreboard
 from .run import Run
 
 
 class Outbox:
     """What the courier has to settle, in the order in which it came. Used by the courier alone."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, board: Scoreboard = NOWHERE) -> None:
         self._backend = backend
+        self._board = board
         self._waiting: list[tuple[Settlement, Run | None]] = []
         self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
         self._unstarted: set[str] = set()  # acknowledged before they run, and not yet answered
@@ -56,11 +58,13 @@ class Outbox:
             answers = self._backend.settle([ending for ending, _ in batch], request)
             failpoint("settle.after")
             self._sending = None
+            self._board.settled(batch)
             if self._unstarted:
                 self._sort_out(answers, batch)
-            for answer, (_, run) in zip(answers, batch, strict=True):
-                if answer is Answer.STALE and run is not None:
-                    tell_stale(run)
+            if Answer.STALE in answers:
+                for answer, (_, run) in zip(answers, batch, strict=True):
+                    if answer is Answer.STALE and run is not None:
+                        tell_stale(run)
 
     def _sort_out(self, answers: Sequence[Answer], batch: Sequence[tuple[Settlement, Run | None]]) -> None:
         """Find what was acknowledged early; a job that others hold by now is theirs to run."""
@@ -80,6 +84,9 @@ class Outbox:
 
     def clear(self) -> None:
         """Forget everything: the owner is lost, and its reservations are others' now."""
+        self._board.settled(self._waiting)
+        if self._sending:
+            self._board.settled(self._sending[1])
         self._waiting.clear()
         self._sending = None
         self._unstarted.clear()

@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from .. import logs
-from .run import INTERRUPT, Run, running
+from .. import boundary, logs
+from ..running import running
+from .run import INTERRUPT, Run
 
 LONGEST_RECORD = 256 * 1024
 """Bytes of one record; a longer one loses its middle."""
@@ -156,6 +157,7 @@ def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
     _handler = PipeHandler(log_fd, format, worker)
     partial.clear()
     logging.getLogger().setLevel(level.upper())
+    boundary.last_resort = _past_logging
     take_over()
 
 
@@ -298,6 +300,13 @@ class _PrintedBytes(io.RawIOBase):
 
     def close(self) -> None:
         """As the stream itself."""
+
+
+def _past_logging(level: int, text: str) -> None:
+    if _handler is not None:
+        first, *trace = text.splitlines()
+        record = logs.record_of(first, level, "jobs", traceback="\n".join(trace))
+        _handler.handle(record)
 
 
 def _log(run: Run | None, lines: Iterable[str]) -> None:

@@ -58,8 +58,8 @@ class Quarantine:
         return len(self._waiting)
 
     def concerns(self, run: Run) -> bool:
-        """Whether a run is a suspect's. Where one job runs at a time, and is seen to, each is alone anyway."""
-        return run.delivery.redeliveries >= SUSPECT and (self._concurrency > 1 or not self.watched)
+        """Whether a run is a suspect's. Also where one job runs at a time: what ended before it may not be settled yet."""
+        return run.delivery.redeliveries >= SUSPECT
 
     def add(self, run: Run, now: float) -> None:
         """Keep a suspect until it may start."""

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from ..backends.base import Outcome, Settlement
+import logging
+
+from .. import boundary
+from ..backends.base import Delivery, Outcome, Settlement
 from ..events import JobDied, JobFailed, emit
-from .failure import traceback_text
 from .run import Run
+
+logger = logging.getLogger("jobs.worker")
 
 
 def report(run: Run, settlement: Settlement) -> None:
     """Tell the log about a failed attempt or a death; successes say nothing."""
-    error = run.error
-    if error is None or settlement.outcome not in (Outcome.RETRY, Outcome.DEAD):
+    failure = run.failure
+    if run.unfit and failure is not None:
+        report_unrun(run.delivery, settlement.reason, failure.text)
+        return
+    if failure is None or settlement.outcome not in (Outcome.RETRY, Outcome.DEAD):
         return
     delivery = run.delivery
-    text = f"{type(error).__name__}: {error}"
-    trace = traceback_text(error)
+    about = delivery.id, run.job.name, delivery.topic, delivery.attempt + 1
     if settlement.outcome is Outcome.RETRY:
-        emit(JobFailed(delivery.id, run.job.name, delivery.topic, delivery.attempt + 1, settlement.after, text, trace))
+        emit(JobFailed(*about, settlement.after, failure.line, failure.traceback))
     else:
-        emit(JobDied(delivery.id, run.job.name, delivery.topic, delivery.attempt + 1, settlement.reason, text, trace))
+        emit(JobDied(*about, settlement.reason, failure.line, failure.traceback))
+
+
+def report_unrun(delivery: Delivery, reason: str, text: str) -> None:
+    """Tell the log about a job that goes to the dead letters because it cannot be run."""
+    line = "job %s of topic %s goes to the dead letters (%s): %s"
+    boundary.log(logger, logging.ERROR, line, delivery.id, delivery.topic, reason, text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Any
 
-from ..backends.base import Outcome, Settlement
+from .. import boundary
+from ..backends.base import Delivery, Outcome, Settlement
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
 from ..errors import Discard, JobCancelled, JobTimeout, Retry, Snooze
 from ..units import seconds
@@ -17,28 +17,45 @@ CANCELLED_TTL = 86400.0
 
 
 def settlement(run: Run) -> Settlement:
-    """The settlement of a finished run."""
+    """The settlement of a finished run. Whatever its error and its value are made of, there is one."""
     delivery, error = run.delivery, run.error
     if error is None:
         if not run.store_result and run.followups is None:
             return Settlement(delivery.id, delivery.token, Outcome.DONE)
         return _done(run)
-    if isinstance(error, Snooze):
-        return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=_delay(error.delay) or 0.0)
-    if isinstance(error, JobCancelled):
+    kind = type(error)  # isinstance would ask the error itself
+    if issubclass(kind, JobCancelled):
         return Settlement(delivery.id, delivery.token, Outcome.CANCELLED, result_ttl=CANCELLED_TTL)
+    after: float | None = None
+    if issubclass(kind, (Snooze, Retry)):
+        try:
+            after = _delay(error)
+        except ValueError as wrong:
+            error = run.error = wrong
+        if after is not None and issubclass(kind, Snooze):
+            return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
     attempt = delivery.attempt + 1
-    described = failure.describe(error, at=broker_time(run), attempt=attempt)
-    if isinstance(error, Discard):
-        reason = f"discarded: {failure.clip(error.reason, 500)}"
-        return Settlement(delivery.id, delivery.token, Outcome.DEAD, reason=reason, error=described)
+    run.failure = failure.of(error)
+    if run.unfit:
+        return unrun(delivery, Outcome.DEAD, "bad arguments", run.failure.text)
+    told = failure.history(run.failure, at=broker_time(run), attempt=attempt)
+    if issubclass(kind, Discard):
+        reason = f"discarded: {boundary.text_of(_given(error, 'reason'), 500)}"
+        return Settlement(delivery.id, delivery.token, Outcome.DEAD, reason=reason, error=told)
     if attempt > run.retries:
-        reason = "timeout" if isinstance(error, JobTimeout) else "failed"
-        return Settlement(delivery.id, delivery.token, Outcome.DEAD, reason=reason, error=described)
-    after = _delay(error.delay) if isinstance(error, Retry) else None
+        reason = "timeout" if issubclass(kind, JobTimeout) else "failed"
+        return Settlement(delivery.id, delivery.token, Outcome.DEAD, reason=reason, error=told)
     if after is None:
         after = random.uniform(0, run.policy.backoff.ceiling(attempt))
-    return Settlement(delivery.id, delivery.token, Outcome.RETRY, after=after, error=described)
+    return Settlement(delivery.id, delivery.token, Outcome.RETRY, after=after, error=told)
+
+
+def unrun(delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
+    """The settlement of a job that cannot be run; it counts as no attempt."""
+    error = failure.document(
+        at=delivery.broker_now, attempt=delivery.attempt, type=reason, message=boundary.storable(text), traceback=""
+    )
+    return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error)
 
 
 def _done(run: Run) -> Settlement:
@@ -47,28 +64,45 @@ def _done(run: Run) -> Settlement:
         delivery.id,
         delivery.token,
         Outcome.DONE,
-        result=_encode_result(run.value) if run.store_result else None,
+        result=_encode_result(run.value, run.policy.max_result) if run.store_result else None,
         result_ttl=run.policy.result_ttl,
         followups=tuple(run.followups or ()),
     )
 
 
-def _encode_result(value: Any) -> bytes:
+def _encode_result(value: object, limit: int) -> bytes:
     """The result as stored. The job has succeeded: what it returned must not fail it."""
     try:
         encoded = json_encoder.encode({"value": value})
+        if len(encoded) > limit:
+            return _unstorable(f"it is {len(encoded):,} bytes long, max_result is {limit:,}")
         if may_hide_non_finite(encoded) and non_finite(value):
-            raise ValueError("it holds NaN or infinity")
+            return _unstorable("it holds NaN or infinity, which JSON cannot carry")
         return encoded
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        return json_encoder.encode({"unstorable": str(error)})
+    except BaseException as error:
+        simple = issubclass(type(error), (TypeError, ValueError))
+        return _unstorable(boundary.text_of(error) if simple else boundary.told(error))
 
 
-def _delay(value: object) -> float | None:
-    """Seconds from what a job raised; what makes no sense counts as not given, the job's error is shown as it is."""
+def _unstorable(reason: str) -> bytes:
+    return json_encoder.encode({"unstorable": reason})
+
+
+def _delay(error: BaseException) -> float | None:
+    """The seconds that a Snooze or Retry asks for, None for none; raises ValueError for what is no duration."""
     try:
-        return None if value is None else float(seconds(value))
-    except ValueError:
+        value = _given(error, "delay")
+        return None if value is None and issubclass(type(error), Retry) else float(seconds(value))
+    except BaseException as wrong:
+        name = boundary.name_of(type(error)).rpartition(".")[2]
+        raise ValueError(f"raise {name}(...): delay: {boundary.text_of(wrong)}") from error
+
+
+def _given(error: BaseException, name: str) -> object:
+    """What a job gave to an exception, None if it has overridden how it is told."""
+    try:
+        return getattr(error, name, None)
+    except BaseException:
         return None
 
 

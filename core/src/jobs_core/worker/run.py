@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..backends.base import Delivery, Outgoing
+    from ..backends.base import Delivery, Outgoing, Settlement
+    from ..errors import JobInterrupted
     from ..message import Message
     from ..options import Policy
     from ..registry import AnyJob
+    from .failure import Failure
 
 
 class Run:
@@ -20,8 +21,8 @@ class Run:
     """
 
     __slots__ = (
-        "args", "context", "delivery", "ended", "error", "followups", "interrupted", "job", "kwargs", "message",
-        "policy", "retries", "slot", "started", "store_result", "task", "timeout", "value",
+        "args", "context", "convert", "delivery", "ended", "ending", "error", "failure", "followups", "interrupted", "job",
+        "kwargs", "message", "policy", "retries", "slot", "started", "store_result", "task", "timeout", "unfit", "value",
     )  # fmt: skip
 
     def __init__(
@@ -36,13 +37,17 @@ class Run:
         self.retries = policy.retries if message.retries is None else message.retries
         self.timeout = policy.timeout if message.timeout is None else (message.timeout or None)
         self.store_result = policy.store_result if message.store_result is None else message.store_result
+        self.convert = False  # whether the arguments are still as they came, see `Arguments.run_code`
+        self.unfit = False  # they could not be converted
         self.started = self.ended = 0.0
         self.value: Any = None
         self.error: BaseException | None = None
-        self.interrupted: BaseException | None = None  # what the courier wants raised in it
+        self.failure: Failure | None = None  # the error, told
+        self.ending: Settlement | None = None  # worked out by the executor where values of the application are in it
+        self.interrupted: JobInterrupted | None = None  # what the courier wants raised in it
         self.followups: list[Outgoing] | None = None
         self.context: Any = None
-        self.slot = -1
+        self.slot = -1  # of the scoreboard, from its start until it is settled
         self.task: Any = None  # async: what to cancel
 
     @property
@@ -52,9 +57,6 @@ class Run:
     def __repr__(self) -> str:
         return f"<Run {self.job.name} {self.delivery.id}>"
 
-
-running: ContextVar[Run | None] = ContextVar("jobs_running", default=None)
-"""The run that this thread or task is in; set by executors."""
 
 INTERRUPT = signal.SIGURG
 """Ends a run in a main thread: its handler raises there, out of system calls too. Ignored by default everywhere,

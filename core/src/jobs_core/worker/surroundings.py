@@ -10,11 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from typing import Any
 
-from ..backends.base import Outcome
-from ..errors import Discard, JobCancelled, Snooze
 from ..loaders.base import Bootstrapper
 from ..plugins import Plugins, guarded
 from .context import RunOutcome, context_of
+from .retry import settlement
 from .run import Run
 
 
@@ -71,7 +70,7 @@ class Surroundings:
     def finished(self, run: Run) -> None:
         """Tell listeners how it ended."""
         if self._finished:
-            outcome = RunOutcome(_outcome(run), run.ended - run.started, run.error)
+            outcome = RunOutcome((run.ending or settlement(run)).outcome, run.ended - run.started, run.error)
             for implementation in self._finished:
                 guarded(implementation, run=context_of(run), outcome=outcome)
 
@@ -87,16 +86,3 @@ def _plain(manager: Any) -> AbstractContextManager[object]:
             "return a context manager that is synchronous, or None for functions that are not async"
         )
     return manager
-
-
-def _outcome(run: Run) -> Outcome:
-    error = run.error
-    if error is None:
-        return Outcome.DONE
-    if isinstance(error, Snooze):
-        return Outcome.DEFER
-    if isinstance(error, JobCancelled):
-        return Outcome.CANCELLED
-    if isinstance(error, Discard) or run.delivery.attempt >= run.retries:
-        return Outcome.DEAD
-    return Outcome.RETRY

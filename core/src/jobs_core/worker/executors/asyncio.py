@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import logging
 import os
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ... import boundary
 from ...errors import JobInterrupted
+from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from .. import stacks
 from ..handover import Handover
-from ..run import Run, running
+from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, end_fork, run_in_thread, stack_of
+from .base import Executor, LoopRunner, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
+
+logger = logging.getLogger("jobs.worker")
 
 PLAIN_THREADS = 32
 """Most threads for plain functions among async ones."""
@@ -30,7 +34,7 @@ class AsyncExecutor(Executor):
 
     def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         super().__init__(handover, surroundings, concurrency, board)
-        self._free = list(range(concurrency - 1, -1, -1))  # slots of the scoreboard
+        self._own_decimal_context: Callable[[], None] | None = None
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._current: dict[str, Run] = {}
@@ -41,13 +45,24 @@ class AsyncExecutor(Executor):
     def main(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._main_thread = threading.get_ident()
+        self._own_decimal_context = own_decimal_context()
+        serving = self._loop.create_task(self._serve())
         try:
-            self._loop.run_until_complete(self._serve())
+            while not serving.done():
+                self._go_on(serving)
         finally:
             if self._threads:
                 self._threads.shutdown(wait=False, cancel_futures=True)
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
+
+    def _go_on(self, serving: asyncio.Task[None]) -> None:
+        try:
+            self._loop.run_until_complete(serving)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Of a callback, or of a task that a job has made: asyncio ends the loop for it, and everybody's jobs with it.
+            text = "code that a job had left in the event loop raised %s; the jobs go on"
+            boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
 
     async def _serve(self) -> None:
         self.handover.dry()
@@ -68,28 +83,36 @@ class AsyncExecutor(Executor):
                 self.handover.dry()
                 return
             run.started = now
-            run.slot = self._free.pop()
-            self.board.begin(run.slot, run)
+            self.board.begin(run)
             current[run.delivery.id] = run
-            run.task = loop.create_task(self._run(run) if run.job.is_async else self._run_plain(run))
+            run.task = loop.create_task(self._run(run))
             run.task.add_done_callback(functools.partial(self._ended, run))
 
     async def _run(self, run: Run) -> None:
-        running.set(run)  # the task's own context: it ends with the task
+        """One run in its task, whose context is its own. Raises nothing: asyncio would end the loop for some errors."""
+        running.set(run)
+        if self._own_decimal_context is not None:
+            self._own_decimal_context()
         surroundings = self.surroundings
-        if not surroundings.silent:
-            surroundings.started(run)
         try:
-            if surroundings.bare:
-                run.value = await run.job.function(*run.args, **run.kwargs)
+            if not run.job.is_async:
+                await self._run_plain(run)
             else:
-                run.value = await surroundings.acall(run)
-        except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end the loop, and with it everybody's jobs
+                if run.convert:
+                    convert(run)
+                if not surroundings.silent:
+                    surroundings.started(run)
+                if surroundings.bare:
+                    run.value = await run.job.function(*run.args, **run.kwargs)
+                else:
+                    run.value = await surroundings.acall(run)
+        except asyncio.CancelledError as error:
+            run.error = error if run.interrupted is None else run.interrupted
+        except BaseException as error:
             run.error = error
-        finally:
-            if os.getpid() != surroundings.process:
-                run.error = run.error or sys.exc_info()[1]
-                end_fork(run)
+        if os.getpid() != surroundings.process:
+            end_fork(run)
+        conclude(run, self.surroundings)
 
     async def _run_plain(self, run: Run) -> None:
         if self._threads is None:
@@ -99,15 +122,12 @@ class AsyncExecutor(Executor):
         await self._loop.run_in_executor(self._threads, call)
 
     def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:
-        if task.cancelled():
+        if not run.ended:  # cancelled before its first step
             run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
-        elif run.error is None:
-            run.error = task.exception()
+            conclude(run, self.surroundings)
         run.task = None  # a cycle with the exception's frames otherwise
         del self._current[run.delivery.id]
-        conclude(run, self.surroundings)
-        self.board.end(run.slot)
-        self._free.append(run.slot)
+        self.board.end(run)
         self.handover.finish(run)
         if self.handover.pending:
             self._start_pending()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextvars
 import os
 import sys
 import time
@@ -10,15 +11,22 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ...errors import JobInterrupted, JobTimeout
+from ... import boundary, events
+from ...errors import ArgumentError, JobInterrupted, JobTimeout
+from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..output import end_lines, partial
-from ..run import Run, running
+from ..retry import settlement
+from ..run import Run
 from ..surroundings import Surroundings
 
 if TYPE_CHECKING:
     import asyncio
+
+
+CANCEL_PATIENCE = 1.0
+"""Seconds that asyncio tasks which a run has left behind get to end when they are cancelled."""
 
 
 class Executor(abc.ABC):
@@ -83,20 +91,59 @@ class LoopRunner:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._made_tasks = False  # whether a run has made any: to ask for all tasks costs more than a short job
 
     def run(self, surroundings: Surroundings, run: Run) -> Any:
-        """The value of the run's coroutine; an interruption cancels it first and lets it clean up."""
+        """The value of the run's coroutine; an interruption cancels it first and lets it clean up.
+
+        The loop stands still between runs, so that a task left in it would go on in the middle of another job.
+        """
         import asyncio  # late: what the supervisor and plain jobs can do without
 
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-        task = self._loop.create_task(surroundings.acall(run))
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.new_event_loop()
+            loop.set_task_factory(self._make_task)
+        task = asyncio.Task(surroundings.acall(run), loop=loop)
         try:
-            return self._loop.run_until_complete(task)
+            return loop.run_until_complete(task)
         except JobInterrupted:
             task.cancel()
-            self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
             raise
+        finally:
+            if self._made_tasks or not task.done() or loop.get_task_factory() != self._make_task:
+                self._made_tasks = False
+                left = asyncio.all_tasks(loop)
+                if left:
+                    self._end(loop, left, run)
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        import asyncio
+
+        self._made_tasks = True
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    def _end(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]], run: Run) -> None:
+        """Cancel what a run has left behind, and leave a loop behind whose tasks do not end."""
+        import asyncio
+
+        names = sorted(boundary.text_of(task.get_name(), 100) for task in left)
+        events.emit(events.TasksLeft(run.delivery.id, run.job.name, run.delivery.topic, names))
+        for task in left:
+            task.cancel()
+        waiting = asyncio.Task(asyncio.wait(left, timeout=CANCEL_PATIENCE), loop=loop)
+        try:
+            while not waiting.done():
+                try:
+                    loop.run_until_complete(waiting)
+                except BaseException as error:  # one that ends with SystemExit stops the loop
+                    if boundary.interrupts(error):
+                        raise
+        finally:
+            if asyncio.all_tasks(loop):
+                self._loop = None
+                loop.close()
 
     def close(self) -> None:
         if self._loop is not None:
@@ -105,10 +152,25 @@ class LoopRunner:
             self._loop = None
 
 
+def own_decimal_context() -> Callable[[], None] | None:
+    """What each run of this thread has to do first, if anything, so that it shares no decimal context with others.
+
+    Context variables are its own already. The decimal context is one too, but an object that is changed in place: if
+    this thread has one, its runs need copies; if not, each run makes its own, and this costs it nothing.
+    """
+    if any(variable.name == "decimal_context" for variable in contextvars.copy_context()):
+        import decimal
+
+        return lambda: decimal.setcontext(decimal.getcontext().copy())
+    return None
+
+
 def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], LoopRunner]) -> None:
-    """Run one job in this thread, to its value or error. Raises nothing but what was never the job's."""
-    token = running.set(run)
+    """Run one job in this thread and context, to its value or error. Raises nothing but what was never the job's."""
+    running.set(run)
     try:
+        if run.convert:
+            convert(run)
         if not surroundings.silent:
             surroundings.started(run)
         if run.job.is_async:
@@ -119,10 +181,17 @@ def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], Loop
             run.value = surroundings.call(run)
     except BaseException as error:
         run.error = error
-    finally:
-        running.reset(token)
     if os.getpid() != surroundings.process:
         end_fork(run)
+
+
+def convert(run: Run) -> None:
+    """Convert the arguments, where that runs code of the application; raises ArgumentError, or what else that code raises."""
+    try:
+        run.job.arguments.convert(run.args, run.kwargs)
+    except ArgumentError:
+        run.unfit = True
+        raise
 
 
 def end_fork(run: Run) -> NoReturn:
@@ -130,24 +199,38 @@ def end_fork(run: Run) -> NoReturn:
 
     It would run the jobs that wait here a second time.
     """
-    code: object = 0
-    if isinstance(run.error, SystemExit):
-        code = run.error.code
-    elif run.error is not None:
-        traceback.print_exception(run.error)
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    code: object = 1
+    try:
+        if run.error is None:
+            code = 0
+        elif issubclass(type(run.error), SystemExit):
+            code = run.error.code  # type: ignore[attr-defined]
+        else:
+            sys.stderr.write(boundary.traceback_of(run.error))
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code if type(code) is int else int(code is not None))
 
 
 def conclude(run: Run, surroundings: Surroundings) -> None:
-    """Note the end of a run and tell listeners."""
-    run.ended = time.monotonic()
+    """Note the end of a run, tell listeners, and drop the application's objects.
+
+    What the application's objects have to say is asked here, while the run counts as going on: it is charged and timed
+    with the run, and the courier has nothing to do with them.
+    """
+    run.ended = time.monotonic()  # before the follow-ups are read: one that comes later notices
+    if run.error is not None or run.store_result:
+        run.ending = settlement(run)
+        run.ended = time.monotonic()
     if partial:
         end_lines(run)
-    if not surroundings.silent:
+    if not surroundings.silent and not run.unfit:
         surroundings.finished(run)
+    run.value = run.error = None  # what their destructors do is still the run's
+    if run.convert:
+        run.args.clear()
+        run.kwargs.clear()
 
 
 def overdue(run: Run) -> JobTimeout:

@@ -6,7 +6,8 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from types import FrameType
 
 from ...errors import JobInterrupted
@@ -14,7 +15,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import INTERRUPT, Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, run_in_thread, stack_of
+from .base import Executor, LoopRunner, conclude, own_decimal_context, run_in_thread, stack_of
 
 
 class SyncExecutor(Executor):
@@ -30,6 +31,7 @@ class SyncExecutor(Executor):
         self._interruptible: Run | None = None
         self._loop = LoopRunner()
         self._main_thread = 0
+        self._own_decimal_context: Callable[[], None] | None = None
 
     def main(self) -> None:
         self._main_thread = threading.get_ident()
@@ -41,9 +43,9 @@ class SyncExecutor(Executor):
             self._loop.close()
 
     def _serve(self) -> None:
-        handover, surroundings = self.handover, self.surroundings
+        handover, board = self.handover, self.board
         pending, finish = handover.pending, handover.finish
-        begin, end = self.board.begin, self.board.end
+        self._own_decimal_context = own_decimal_context()
         while True:
             try:
                 run = pending.popleft()
@@ -59,14 +61,20 @@ class SyncExecutor(Executor):
                 self._bell.get()
                 continue
             self._current = run
-            begin(0, run)
-            self._run(run)
+            board.begin(run)
+            copy_context().run(self._run, run)
+            board.end(run)
             self._current = None
-            conclude(run, surroundings)
-            end(0)
             finish(run)
 
     def _run(self, run: Run) -> None:
+        """One run from its start to its end, in a context of its own."""
+        if self._own_decimal_context is not None:
+            self._own_decimal_context()
+        self._call(run)
+        conclude(run, self.surroundings)
+
+    def _call(self, run: Run) -> None:
         """Run one job; the signal may strike between any two instructions here, and never leaves this function."""
         try:
             self._interruptible = run
@@ -74,7 +82,8 @@ class SyncExecutor(Executor):
             self._interruptible = None
         except JobInterrupted as error:
             self._interruptible = None
-            run.error = run.error or error
+            if run.error is None:
+                run.error = error
 
     def _own_loop(self) -> LoopRunner:
         return self._loop
@@ -83,6 +92,7 @@ class SyncExecutor(Executor):
         run = self._interruptible
         if run is not None and run.interrupted is not None:
             self._interruptible = None
+            run.interrupted.struck = True
             raise run.interrupted
 
     def submit(self, runs: Sequence[Run]) -> None:

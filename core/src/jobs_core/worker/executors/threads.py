@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
@@ -29,7 +30,7 @@ class ThreadsExecutor(Executor):
     def main(self) -> None:
         for number in range(self.concurrency):
             # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
-            thread = threading.Thread(target=self._serve, args=(number,), name=f"jobs-executor-{number}", daemon=True)
+            thread = threading.Thread(target=self._serve, name=f"jobs-executor-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._stopping.wait()
@@ -39,8 +40,8 @@ class ThreadsExecutor(Executor):
     def _unfinished(self) -> bool:
         return bool(self.handover.pending) or any(run.interrupted is None for run in list(self._current.values()))
 
-    def _serve(self, slot: int) -> None:
-        handover, current, me = self.handover, self._current, threading.get_ident()
+    def _serve(self) -> None:
+        handover, current, me, board = self.handover, self._current, threading.get_ident(), self.board
         pending = handover.pending
         while True:
             try:
@@ -58,12 +59,16 @@ class ThreadsExecutor(Executor):
                 self._bell.get()
                 continue
             current[me] = run
-            self.board.begin(slot, run)
-            run_in_thread(run, self.surroundings, self._own_loop)
+            board.begin(run)
+            copy_context().run(self._run, run)
+            board.end(run)
             del current[me]
-            conclude(run, self.surroundings)
-            self.board.end(slot)
             self.handover.finish(run)
+
+    def _run(self, run: Run) -> None:
+        """One run from its start to its end, in a context of its own."""
+        run_in_thread(run, self.surroundings, self._own_loop)
+        conclude(run, self.surroundings)
 
     def _own_loop(self) -> LoopRunner:
         loop = getattr(self._local, "loop", None)

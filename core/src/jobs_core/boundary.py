@@ -1,0 +1,120 @@
+"""The boundary to the application's code: what it hands over or raises is taken as it comes, and nothing gets past.
+
+Exceptions, reasons, delays and results are objects of the application, and so is every method on them: `str(error)` may
+raise, or return what cannot be stored. Whoever touches such an object outside of the job's own run does it through here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .errors import JobCancelled, JobTimeout
+
+LONGEST_TEXT = 2000
+LONGEST_TRACEBACK = 20_000
+
+_qualname: Callable[[type], Any] = type.__dict__["__qualname__"].__get__
+_module: Callable[[type], Any] = type.__dict__["__module__"].__get__
+_own_traceback: Callable[[BaseException], Any] = BaseException.__dict__["__traceback__"].__get__
+
+
+def interrupts(error: BaseException) -> bool:
+    """Whether this is the end of a run, raised by a signal wherever the run happens to be: it has to be passed on."""
+    return type(error) in (JobTimeout, JobCancelled) and error.struck  # type: ignore[attr-defined]
+
+
+def text_of(value: object, limit: int = LONGEST_TEXT) -> str:
+    """`str(value)`, of at most so many characters that can all be stored; a stand-in where there is none."""
+    try:
+        text = str(value)
+    except BaseException as error:
+        if interrupts(error):
+            raise
+        return f"({name_of(type(value))} has no text: its __str__ raised {name_of(type(error))})"
+    return storable(text, limit)
+
+
+def storable(text: str, limit: int = LONGEST_TEXT) -> str:
+    """`text` without its middle if it is too long, and with halves of characters written out."""
+    text = clip(str.__str__(text), limit)  # of a subclass, the plain text
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def clip(text: str, limit: int) -> str:
+    """`text`, with its middle left out if it is longer than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n… {len(text) - limit} characters left out …\n{text[-half:]}"
+
+
+def name_of(kind: type) -> str:
+    """The name of a class with its module, whatever the class makes of its attributes."""
+    name = storable(_qualname(kind), 200)
+    try:
+        module = _module(kind)
+    except AttributeError:
+        return name
+    if type(module) is not str or module in ("builtins", "__main__"):
+        return name
+    return f"{storable(module, 200)}.{name}"
+
+
+def told(error: BaseException) -> str:
+    """An error as one would tell it: the name of its class, and its text."""
+    text = text_of(error)
+    name = name_of(type(error)).rpartition(".")[2]
+    return f"{name}: {text}" if text else name
+
+
+def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
+    """The traceback with its causes, without the outermost frames of files that start with `plumbing`."""
+    try:
+        frames = traceback.TracebackException.from_exception(error, limit=-50)
+        while plumbing and len(frames.stack) > 1 and frames.stack[0].filename.startswith(plumbing):
+            del frames.stack[0]
+        return storable("".join(frames.format()), LONGEST_TRACEBACK)
+    except BaseException as trouble:
+        if interrupts(trouble):
+            raise
+    try:  # notes, causes or sources that raise: at least where it happened
+        lines = "".join(traceback.format_tb(_own_traceback(error), limit=-50))
+    except BaseException as trouble:
+        if interrupts(trouble):
+            raise
+        lines = ""
+    return storable(f"Traceback (most recent call last):\n{lines}{told(error)}\n", LONGEST_TRACEBACK)
+
+
+last_resort: Callable[[int, str], None] | None = None
+"""Where a line goes that the application's logging did not take: the supervisor's pipe, once there is one."""
+
+
+def log(
+    logger: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None, **extra: object
+) -> None:
+    """Log, and survive the logging of the application: what a handler of its raises is told in place of the line."""
+    try:
+        logger.log(level, text, *args, exc_info=error, extra=extra or None)
+    except BaseException as trouble:
+        if interrupts(trouble):
+            raise
+        line = text % tuple(map(text_of, args)) if args else text
+        log_past(level, f"{line} (a handler of the application's logging failed: {told(trouble)})", error)
+
+
+def log_past(level: int, text: str, error: BaseException | None = None) -> None:
+    """Write a line into the log without the application's logging."""
+    if error is not None:
+        text = f"{text}\n{traceback_of(error)}"
+    try:
+        if last_resort is not None:
+            last_resort(level, text)
+        else:
+            os.write(2, f"jobs: {text}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        return  # nowhere is left to say it

@@ -1,0 +1,115 @@
+"""What a dead worker's file says: a job counts as started from the beginning of its run until it is settled."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs_core import job
+from jobs_core.backends.memory import MemoryBackend
+from jobs_core.config import Pool
+from jobs_core.scoreboard import layout
+from jobs_core.scoreboard.reader import WorkerFile
+from jobs_core.scoreboard.writer import FileScoreboard
+from jobs_core.supervisor.repair import Repair, describe
+from jobs_core.worker.main import Worker
+
+MODES = ["sync", "threads", "async"]
+
+
+class CannotSettle(MemoryBackend):
+    """As if all descriptors were closed, or memory were short: what it raises is not an outage."""
+
+    def settle(self, settlements, request):
+        raise OSError(9, "Bad file descriptor")
+
+
+@pytest.fixture
+def board(tmp_path):
+    """A scoreboard file's path, and what makes a worker that writes it."""
+    made = []
+
+    def make(app, mode, **options):
+        file = FileScoreboard(tmp_path / "w1", owner="w1", pool="p", generation=1, mode=mode, slots=1 if mode == "sync" else 4)
+        made.append(file)
+        return Worker(app, "p", Pool(mode=mode, concurrency=4), None, drain=True, board=file, **options)
+
+    yield make
+    for file in made:
+        file.close()
+
+
+def charged(tmp_path):
+    return describe(tmp_path / "w1", Repair("w1", 0.0, "it died", crash=True)).started
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_worker_that_dies_before_the_settlement_names_the_jobs_that_ran(app, registry, board, tmp_path, monkeypatch, mode):
+    ran = []
+
+    @job(registry=registry, name="closes.everything")
+    def closes() -> None:
+        ran.append(1)
+
+    url, made = app.backend_url, app.new_backend
+    ids = [handle.id for handle in closes.enqueue_many([()] * 3)]
+    monkeypatch.setattr(app, "new_backend", lambda: CannotSettle(url, made()._options))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        board(app, mode).run()
+    assert sorted(charged(tmp_path)) == sorted(ids[: len(ran)])
+    file = WorkerFile(tmp_path / "w1")
+    assert file.running() == 0
+    assert list(file.entries()) == []
+    file.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("acks", ["late", "early"])
+def test_what_is_settled_is_charged_to_nobody_and_its_place_is_used_again(app, registry, board, tmp_path, mode, acks):
+    @job(registry=registry, name="short", acks=acks, retries=0)
+    def short(number: int) -> None:
+        if number % 3 == 0:
+            raise ValueError(number)
+
+    short.enqueue_many([(number,) for number in range(2500)])  # more than there are entries
+    worker = board(app, mode)
+    worker.run()
+    assert worker.courier.done + worker.courier.failed == 2500
+    assert charged(tmp_path) == []
+    free = worker.courier._board._free
+    assert sorted(free) == list(range(len(free)))
+    assert len(free) == layout.entries(1 if mode == "sync" else 4) - 1
+
+
+def test_an_id_that_an_application_chose_is_charged_whole(app, registry, board, tmp_path, monkeypatch):
+    @job(registry=registry, name="short")
+    def short() -> None: ...
+
+    url, made = app.backend_url, app.new_backend
+    long_id = "invoice-" + "7" * 120
+    short.using(id=long_id).enqueue()
+    monkeypatch.setattr(app, "new_backend", lambda: CannotSettle(url, made()._options))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        board(app, "sync").run()
+    assert charged(tmp_path) == [long_id]
+
+
+def test_a_courier_that_fails_starts_nothing_more_and_says_so_past_the_applications_logging(
+    app, registry, board, monkeypatch, capfd
+):
+    ran = []
+
+    @job(registry=registry, name="short")
+    def short(number: int) -> None:
+        ran.append(number)
+
+    class CannotReserveTwice(CannotSettle):
+        pass
+
+    url, made = app.backend_url, app.new_backend
+    short.enqueue_many([(number,) for number in range(5)])
+    monkeypatch.setattr(app, "new_backend", lambda: CannotReserveTwice(url, made()._options))
+    monkeypatch.setattr("logging.Logger.disabled", True, raising=False)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        board(app, "sync").run()
+    assert ran == [0]
+    assert "the courier failed" in capfd.readouterr().err

@@ -1,0 +1,195 @@
+"""Runs do not leak into each other: each has a context of its own, and what it leaves behind is ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import decimal
+import threading
+from typing import Any
+
+import pytest
+
+from jobs_core import EndlessWait, current_job, job
+from jobs_core.config import Pool
+from jobs_core.events import TasksLeft
+from jobs_core.worker.executors import base
+from jobs_core.worker.main import Worker
+
+MODES = ["sync", "threads", "async"]
+tenant: contextvars.ContextVar[str | None] = contextvars.ContextVar("tenant", default=None)
+
+
+def drain(app, mode, concurrency=1):
+    worker = Worker(app, "p", Pool(mode=mode, concurrency=concurrency), None, drain=True)
+    worker.run()
+    assert worker.courier.failure is None
+
+
+@pytest.fixture(params=["plain", "async"])
+def kind(request):
+    """Define a function as a job, plain or async."""
+
+    def define(registry, function, **options):
+        if request.param == "plain":
+            return job(registry=registry, name=function.__name__, **options)(function)
+
+        async def coroutine() -> Any:
+            return function()
+
+        return job(registry=registry, name=function.__name__, **options)(coroutine)
+
+    return define
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_context_variables_and_decimals_of_one_run_are_not_seen_by_the_next(app, registry, kind, mode):
+    decimal.getcontext()  # as an application's import that computes with decimals
+
+    def dirty() -> None:
+        tenant.set("A")
+        decimal.getcontext().prec = 2
+        decimal.getcontext().traps[decimal.Inexact] = True
+
+    def clean() -> list[str | None]:
+        return [tenant.get(), str(decimal.Decimal(2) / 3)]
+
+    first = kind(registry, dirty)
+    second = kind(registry, clean, store_result=True)
+    handles = []
+    for _ in range(3):
+        first.enqueue()
+        handles.append(second.enqueue())
+    drain(app, mode)
+    assert [handle.result(1) for handle in handles] == [[None, "0.6666666666666666666666666667"]] * 3
+    assert decimal.getcontext().prec == 28
+
+
+@pytest.mark.parametrize("mode", ["sync", "threads"])
+@pytest.mark.parametrize("ending", ["polite", "deaf", "exits"])
+def test_tasks_that_a_run_leaves_behind_are_ended_and_told(app, registry, monkeypatch, caplog, mode, ending):
+    monkeypatch.setattr(base, "CANCEL_PATIENCE", 0.01)
+    seen: list[str] = []
+
+    async def beat() -> None:
+        while True:
+            try:
+                await asyncio.sleep(0)
+                seen.append(current_job().name)
+            except asyncio.CancelledError:
+                if ending == "polite":
+                    raise
+                if ending == "exits":
+                    raise SystemExit(1) from None
+
+    @job(registry=registry, name="leaves")
+    async def leaves() -> None:
+        global _kept
+        _kept = asyncio.create_task(beat(), name="beat")
+        await asyncio.sleep(0)
+
+    @job(registry=registry, name="after", store_result=True)
+    async def after() -> int:
+        seen.clear()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return len(seen)
+
+    leaves.enqueue()
+    counted = after.enqueue()
+    drain(app, mode)
+    assert counted.result(1) == 0
+    (event,) = [event for record in caplog.records if isinstance(event := getattr(record, "event", None), TasksLeft)]
+    assert (event.job, event.tasks) == ("leaves", ["beat"])
+
+
+_kept: asyncio.Task[None] | None = None
+
+
+def test_a_task_that_ends_the_loop_of_an_async_pool_ends_nobody_elses_job(app, registry):
+    async def rude() -> None:
+        raise SystemExit(3)
+
+    @job(registry=registry, name="leaves")
+    async def leaves() -> None:
+        global _kept
+        _kept = asyncio.create_task(rude())
+        await asyncio.sleep(0.01)
+
+    @job(registry=registry, name="beside", store_result=True)
+    async def beside() -> int:
+        await asyncio.sleep(0.02)
+        return 1
+
+    handles = [beside.enqueue() for _ in range(3)]
+    leaves.enqueue()
+    drain(app, "async", concurrency=4)
+    assert [handle.result(1) for handle in handles] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_follow_up_after_the_end_of_the_run_raises(app, registry, mode):
+    over, told = threading.Event(), []
+
+    @job(registry=registry, name="follow")
+    def follow() -> None: ...
+
+    @job(registry=registry, name="leaves")
+    def leaves() -> None:
+        me = current_job()
+
+        def late() -> None:
+            over.wait(10)
+            try:
+                me.enqueue(follow)
+            except RuntimeError as error:
+                told.append(str(error))
+
+        threading.Thread(target=late, name="late").start()
+
+    leaves.enqueue()
+    drain(app, mode)
+    over.set()
+    for thread in threading.enumerate():
+        if thread.name == "late":
+            thread.join(10)
+    (text,) = told
+    assert "has ended" in text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_job_that_waits_for_another_without_a_timeout_is_refused(app, registry, kind, mode):
+    @job(registry=registry, name="other", store_result=True)
+    def other() -> int:
+        return 1
+
+    refused = []
+
+    def waits() -> None:
+        try:
+            other.enqueue().result()
+        except EndlessWait as error:
+            refused.append(str(error))
+
+    kind(registry, waits).enqueue()
+    drain(app, mode)
+    assert "timeout" in refused[0]
+
+
+def test_a_job_on_an_event_loop_is_refused_the_endless_wait_too(app, registry):
+    @job(registry=registry, name="other", store_result=True)
+    def other() -> int:
+        return 1
+
+    refused = []
+
+    @job(registry=registry, name="waits")
+    async def waits() -> None:
+        handle = other.enqueue()
+        with pytest.raises(EndlessWait):
+            await handle.aresult()
+        refused.append(await handle.aresult(timeout=10))
+
+    waits.enqueue()
+    drain(app, "async", concurrency=2)
+    assert refused == [1]
