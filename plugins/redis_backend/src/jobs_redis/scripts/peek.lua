@@ -2,18 +2,20 @@
 --
 -- ARGV     2 topic   3 most entries   4 most bytes of an entry   5 most bytes of all
 -- Result   {entry, ...} up to the first that is too large; if that is the very first, its length
--- Cost     O(entries): one by one, for nobody knows how large the next one is
+-- Cost     O(entries), in groups of 1, 2, 4 ... 16: nobody knows how large the next ones are, and all of a group are copied
 
-local found, bytes = {}, 0
-for n = 0, ARGV[3] - 1 do
-  local entry = redis.call('LRANGE', INLET .. ARGV[2], n, n)[1]
-  if not entry then break end
-  if #entry > tonumber(ARGV[4]) then
-    if n == 0 then return #entry end
-    break
+local most, largest, left = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local found, group = {}, 1
+while #found < most do
+  local entries = redis.call('LRANGE', INLET .. ARGV[2], #found, math.min(#found + group, most) - 1)
+  for n = 1, #entries do
+    local entry = entries[n]
+    if #entry > largest then return #found > 0 and found or #entry end
+    left = left - #entry
+    if left < 0 and #found > 0 then return found end
+    found[#found + 1] = entry
   end
-  bytes = bytes + #entry
-  if n > 0 and bytes > tonumber(ARGV[5]) then break end
-  found[#found + 1] = entry
+  if #entries < group then break end
+  group = math.min(16, group * 2)
 end
 return found
