@@ -251,6 +251,18 @@ def test_results_status_and_cancelling_come_from_the_store_beside(rabbit_project
     assert worker.stop() == 0
 
 
+def test_delayed_jobs_that_stood_still_for_want_of_an_exchange_go_on_by_themselves(rabbitmq_url, channel):
+    backend = _create(rabbitmq_url, BackendOptions(topics=("t",)))
+    backend.open(None)
+    backend.setup()
+    channel.exchange_delete("jobs:delay.03")  # as it is for a moment after a node's restart
+    backend.push([Outgoing(new_id(), "t", b"{}", delay=0.5)], new_token())
+    until(lambda: channel.queue_declare("jobs:delay.04", passive=True).method.message_count == 0)
+    backend.setup()
+    until(lambda: channel.queue_declare("jobs.t", passive=True).method.message_count == 1)
+    backend.close()
+
+
 # -- what RabbitMQ does not know ---------------------------------------------------------------------
 
 

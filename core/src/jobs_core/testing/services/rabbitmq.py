@@ -24,6 +24,9 @@ from . import PATIENCE, free_port, program, until
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 """Where Debian puts the programs themselves. What it puts into /usr/sbin changes to the system's user first."""
 
+STUCK = 2.0
+"""After so many seconds the node tries again what it could not forward from one queue to the next; it is 180 by default."""
+
 COOKIE = ".erlang.cookie"
 """What nodes of a cluster have in common."""
 
@@ -102,7 +105,10 @@ class RabbitMQNode:
             "RABBITMQ_LOG_BASE": str(self.directory / "log"),
             "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} "
+                f"-rabbit dead_letter_worker_publisher_confirm_timeout {round(STUCK * 1000)}"
+            ),
             "ERL_CRASH_DUMP_SECONDS": "0",  # nobody reads them, and they lie where the tests were started
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._mapper),
