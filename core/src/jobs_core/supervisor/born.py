@@ -15,7 +15,7 @@ from setproctitle import setproctitle
 
 from ..config import Logs
 from ..worker import output
-from . import kernel
+from . import ending, inherited, kernel
 from .loop import default_signals
 
 DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)
@@ -49,6 +49,7 @@ def settle_in(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, 
     output.to_pipe(ends.log, logs.level, logs.format, worker=name)
     output.capture(ends.raw)
     os.close(ends.raw)
+    inherited.disown()
     title(role)
 
 
@@ -57,9 +58,11 @@ def title(role: str) -> None:
     setproctitle(f"jobs: {role}")
 
 
-def leave(code: int) -> None:
-    """End a child without running what its parent would have run at its end."""
+def leave(code: int, exit_patience: float = 0.0) -> None:
+    """End a child; first its exit functions (see `ending`) for so many seconds, if it has run the application's code."""
     try:
+        if exit_patience:
+            ending.run_exit_functions(code, exit_patience)
         logging.shutdown()  # lines that were begun
         sys.stdout.flush()
         sys.stderr.flush()

@@ -39,6 +39,9 @@ from .workerside import Made, WorkerSpec
 COUNT_INTERVAL = 1.0
 """Seconds between two looks at the topics."""
 
+EXIT_PATIENCE = 2.0
+"""Seconds for exit functions: a stop waits for no more than 3 s (special.PATIENCE)."""
+
 SCHEDULE = "schedule.json"
 
 
@@ -59,7 +62,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     except BaseException:
         traceback.print_exc()
     finally:
-        born.leave(code)
+        born.leave(code, EXIT_PATIENCE)
     raise AssertionError  # pragma: no cover - leave does not return
 
 

@@ -14,6 +14,7 @@ from ..config import Pool as Settings
 from ..config import Workers
 from ..ids import new_token
 from ..scoreboard.state import Crash, PoolState
+from . import ending
 from .backoff import LONGEST, QUICK, Backoff
 from .exits import WorkerExit
 from .generation import Generation
@@ -214,6 +215,8 @@ class Pool:
             self.replace(worker, message["why"])
         elif kind == "failed":
             worker.error = message["error"]
+        elif kind == "ending":
+            self._is_ending(worker)
 
     def _is_ready(self, worker: Worker) -> None:
         worker.ready_at = time.monotonic()
@@ -226,7 +229,7 @@ class Pool:
         old = self.outgoing.pop(0) if self.outgoing else None
         if old is not None and old.state != "releasing":
             self._tell_to_stop(old)
-        if worker.spec.standby and (self.quiet or (old is not None and old.state == "stopping")):
+        if worker.spec.standby and (self.quiet or (old is not None and old.state == "stopping" and not old.ending)):
             worker.heir_of = old
             worker.enter("standby")
         else:
@@ -295,6 +298,17 @@ class Pool:
                 self._serve(worker)
         self._on_change()
 
+    def _is_ending(self, worker: Worker) -> None:
+        """It has run its last job and has only its exit functions left: nobody waits for those."""
+        worker.ending = True
+        worker.stop_by = time.monotonic() + ending.PATIENCE + KILL_AFTER
+        self._let_heirs_serve(worker)
+
+    def _let_heirs_serve(self, worker: Worker) -> None:
+        for heir in self.workers.values():
+            if heir.heir_of is worker and heir.state == "standby":
+                self._serve(heir)
+
     # -- gone ------------------------------------------------------------------------------------
 
     def _ended(self, worker: Worker, ended: Ended) -> None:
@@ -304,9 +318,7 @@ class Pool:
         worker.enter("releasing")
         if worker in self.outgoing:
             self.outgoing.remove(worker)
-        for heir in self.workers.values():
-            if heir.heir_of is worker and heir.state == "standby":
-                self._serve(heir)
+        self._let_heirs_serve(worker)
         self._conclude(worker, ended, asked, lived)
         self.balance()
         self._on_change()

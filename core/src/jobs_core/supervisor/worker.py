@@ -37,6 +37,7 @@ class Worker:
         self.error = ""  # why it could not boot
         self.stop_by: float | None = None  # monotonic: then it is killed
         self.killed_for = ""  # a sentence: why we killed it
+        self.ending = False  # only its exit functions are left
         self.doomed = False  # it is about to be killed
         self.culprit = ""  # the job we killed it for
         self.memory = 0

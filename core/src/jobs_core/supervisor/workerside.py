@@ -24,7 +24,7 @@ from ..scoreboard.writer import FileScoreboard
 from ..worker import output, stacks
 from ..worker.isolation import Isolation
 from ..worker.main import Worker, prepare
-from . import alerts, born
+from . import alerts, born, ending
 from .born import Ends
 from .channel import Channel
 from .exits import WorkerExit
@@ -69,6 +69,7 @@ def load(config: Config) -> Made:
 
 def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
     """Be a worker until the end. `made` is the template's, or None to import here."""
+    channel = None
     try:
         born.settle_in(f"worker {spec.pool} starting", spec.owner, ends, config.logs, supervisor)
         channel = Channel.of(ends.control)
@@ -76,7 +77,9 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     except BaseException:
         traceback.print_exc()
         code = WorkerExit.FAILED
-    born.leave(code)
+    if channel is not None:
+        channel.send({"is": "ending"})
+    born.leave(code, ending.PATIENCE)
     raise AssertionError  # pragma: no cover - leave does not return
 
 
