@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 
@@ -12,12 +13,14 @@ from ..backends.base import Backend, State
 from ..config import Workers
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..explain import misfit
+from ..loaders import importing
 from ..schedule import entries
 from ..supervisor import httpd
 from ..supervisor.alerts import blind, channels, watched
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
+from .apart import Say, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
 
@@ -28,12 +31,14 @@ SAMPLE = 500
 class _Checks:
     """Findings, printed as they come; the worst decides the exit code."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, on_add: Callable[[str, str, str, Exit], None] = lambda *finding: None) -> None:
+        self._on_add = on_add
         self.found: list[dict[str, str]] = []
         self.code = Exit.FINE
         self._quiet = quiet
 
     def add(self, mark: str, what: str, text: str, code: Exit = Exit.FAILED) -> None:
+        self._on_add(mark, what, text, code)
         state = {output.GOOD: "good", output.WARN: "warning"}.get(mark, "bad")
         self.found.append({"check": what, "state": state, "text": text})
         if mark == output.BAD and self.code is not Exit.USAGE:
@@ -76,16 +81,39 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
         app = context.app
         checks.run("plugins", lambda: _plugins(app))
         checks.run("alerts", lambda: _alerts(app))
-        loaded = checks.run("application", lambda: _application(app))
-        reachable = checks.run("backend", lambda: _backend(app))
-        if reachable and loaded:
-            checks.run("messages", lambda: _messages(app))
-        if loaded:
-            checks.run("schedule", lambda: _schedule(app, reachable))
+        _run_apart(checks, app)
     if as_json:
         output.json(checks.found)
     if checks.code:
         raise click.exceptions.Exit(checks.code)
+
+
+def _run_apart(checks: _Checks, app: App) -> None:
+    """Checks that need the application, in a child: its import may end the process that does it."""
+    module = ""
+
+    def work(say: Say) -> None:
+        importing.on_import = lambda name: say({"module": name})
+        inside = _Checks(quiet=True, on_add=lambda *finding: say({"finding": finding}))
+        loaded = inside.run("application", lambda: _application(app))
+        say({"module": ""})
+        reachable = inside.run("backend", lambda: _backend(app))
+        if reachable and loaded:
+            inside.run("messages", lambda: _messages(app))
+        if loaded:
+            inside.run("schedule", lambda: _schedule(app, reachable))
+
+    def hear(said: dict[str, Any]) -> None:
+        nonlocal module
+        if "finding" in said:
+            mark, what, text, code = said["finding"]
+            checks.add(mark, what, text, Exit(code))
+        else:
+            module = said["module"]
+
+    how = apart(work, hear)
+    if how:
+        checks.add(output.BAD, "application", importing.ended_importing(module, how), Exit.USAGE)
 
 
 def _configuration(context: Context) -> Iterator[tuple[str, str]]:

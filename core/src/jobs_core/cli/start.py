@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,9 @@ from .common import Context, fail, pass_context
 from .exits import Exit
 
 DAEMON_LOG = "jobs.log"
+
+START_PATIENCE = 60.0
+"""Seconds that `start --daemon` waits for the word that it serves; the supervisor itself waits out a backend that is away."""
 
 
 @click.command("start")
@@ -95,6 +99,11 @@ def _in_the_background(command: list[str], run_dir: Path) -> None:
     os.close(writer)
     os.wait()
     with os.fdopen(reader, "rb") as pipe:
+        if not select.select([pipe], [], [], START_PATIENCE)[0]:
+            fail(
+                f"process {running(run_dir)} has started and does not serve after {START_PATIENCE:g} s; it goes on trying: "
+                "`jobsctl status` says what it waits for, `jobsctl exit` ends it"
+            )
         said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")

@@ -5,9 +5,25 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import LoadError
+
+on_import: Callable[[str], object] | None = None
+"""Told each module's name before its import: where that ends the process, nobody else can say which it was."""
+
+
+AS_PROGRAM = "what is only for running it as a program belongs below `if __name__ == '__main__':`"
+
+
+def ended_importing(module: str, how: object) -> str:
+    """What to say where an import has ended its process; `how` is its exit code or signal."""
+    where = f' while it imported the module "{module}"' if module else ""
+    return (
+        f"the process that imports the application ended{where} ({how}): "
+        f"by os._exit, or a crash in a library's C code ({AS_PROGRAM})"
+    )
 
 
 def add_to_path(directory: Path) -> None:
@@ -19,6 +35,8 @@ def add_to_path(directory: Path) -> None:
 
 def import_module(name: str, key: str) -> None:
     """Import a module that the configuration names under `key`; raises LoadError with the user's own last line."""
+    if on_import is not None:
+        on_import(name)
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -28,11 +46,13 @@ def import_module(name: str, key: str) -> None:
                 "directory it lies in the one jobs.toml lies in, or on PYTHONPATH?"
             ) from None
         raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
+    except SystemExit as error:
+        raise load_error(f'{key}: the module "{name}" ends the process when it is imported ({AS_PROGRAM})', error) from error
     except Exception as error:
         raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
 
 
-def load_error(what: str, error: Exception) -> LoadError:
+def load_error(what: str, error: BaseException) -> LoadError:
     """What happened in the user's file: import machinery and our own frames are of no use to anybody."""
     frames = [
         frame

@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> int:
         config_file=str(effective.file or ""),
         backend=redact(config.backend or f"sqlite:///{run_dir / 'jobs.db'}"),
         on_ready=tell,
+        awaited=tell.awaited,
     )
     return supervisor.run()
 
@@ -73,13 +74,15 @@ class _Ready:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.awaited = descriptor >= 0
         if descriptor >= 0:
             os.set_inheritable(descriptor, False)
 
     def __call__(self, error: str) -> None:
         if self._descriptor >= 0:
             os.write(self._descriptor, (error or "ready").encode()[:60_000])
-            os.close(self._descriptor)
+            if not error:  # else at the end of this process: until then it holds the run directory
+                os.close(self._descriptor)
             self._descriptor = -1
 
 

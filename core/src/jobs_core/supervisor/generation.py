@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import events
 from ..config import Config
+from ..ids import new_token
+from ..loaders.importing import ended_importing
 from . import template
 from .born import Ends
 from .nursery import Ended, Nursery, Offspring, release
 from .workerside import WorkerSpec
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""Signals that say nothing of the code that was being imported."""
+
+BIRTH_PATIENCE = 20
+"""Looks, one a second, without an answer of a template that was asked for children: then it is killed, and another made."""
 
 
 class Generation:
@@ -19,7 +30,8 @@ class Generation:
 
     While its template is not ready (it imports, or died and is made anew) nothing is made; a template that may not be
     forked, because threads run in it, only proves that the code can be imported: workers are then forked here and import
-    it themselves.
+    it themselves. A template that may be forked has a spare, forked from it, which takes its place when it dies: the same
+    code, even where the one on disk is another by then, or broken.
     """
 
     def __init__(
@@ -32,7 +44,7 @@ class Generation:
         *,
         on_ready: Callable[[Generation], None],
         on_failed: Callable[[Generation, str], None],
-        on_lost: Callable[[Generation, Ended], None],
+        on_lost: Callable[[Generation, Ended, float | None], None],
     ) -> None:
         self.number = number
         self.config = config
@@ -46,8 +58,12 @@ class Generation:
         self._on_lost = on_lost
         self._fit = False
         self._error = ""
+        self._importing = ""  # the module that the template imports
         self._retired = False
         self._template: Offspring | None = None
+        self._spare: Offspring | None = None
+        self._ready_at: float | None = None  # monotonic
+        self._unanswered = 0  # looks since the template last answered, while it should
         self._expected: dict[str, tuple[Offspring, Callable[[str], None]]] = {}  # owner -> who waits to be born
 
     @property
@@ -58,6 +74,8 @@ class Generation:
     def begin(self) -> None:
         """Make the template; raises OSError if there is no room for a process."""
         self.ready = self._fit = False
+        self._error = self._importing = ""
+        self._ready_at = None
 
         def entry(ends: Ends) -> None:
             template.main(ends, self.config, self._run_dir, self._supervisor)
@@ -65,11 +83,12 @@ class Generation:
         self._template = self._nursery.fork("template", entry, self._hear, self._ended)  # type: ignore[arg-type]
 
     def retire(self) -> None:
-        """Let the template go: its channel ends, and so does it."""
+        """Let the templates go: their channels end, and so do they."""
         self._retired = True
         self.ready = False
-        if self._template is not None:
-            self._nursery.hang_up(self._template)
+        for one in (self._template, self._spare):
+            if one is not None:
+                self._nursery.hang_up(one)
 
     def make(
         self,
@@ -87,6 +106,23 @@ class Generation:
                 role(spec, ends, self.config, self._run_dir, self._supervisor, None)
 
             return self._nursery.fork(spec.owner, entry, on_message, on_end)  # type: ignore[arg-type]
+        child = self._order(spec, on_message, on_end, on_stillborn)
+        self._make_spare()  # should it have died
+        return child
+
+    def look(self) -> None:
+        """Once a second: a template that hangs, or whose answer was lost, is killed, so that nobody waits for ever."""
+        self._unanswered = self._unanswered + 1 if self._expected else 0
+        if self._unanswered > BIRTH_PATIENCE and self._template is not None:
+            self._template.kill()
+
+    def _order(
+        self,
+        spec: WorkerSpec,
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[Ended], None],
+        on_stillborn: Callable[[str], None],
+    ) -> Offspring:
         assert self._template is not None
         child, ends = self._nursery.conceive(spec.owner, on_message, on_end)
         sent = self._template.channel is not None and self._template.channel.send(
@@ -103,35 +139,59 @@ class Generation:
 
     def _hear(self, message: dict[str, Any]) -> None:
         kind = message["is"]
+        self._unanswered = 0
         if kind == "born":
-            child, _ = self._expected.pop(message["owner"])
-            self._nursery.claim(child, message["pid"])
+            if message["owner"] in self._expected:
+                child, _ = self._expected.pop(message["owner"])
+                self._nursery.claim(child, message["pid"])
         elif kind == "stillborn":
             self._give_up(message["owner"], message["error"])
+        elif kind == "importing":
+            self._importing = message["module"]
         elif kind == "failed":
             self._error = message["error"]
         elif kind == "ready":
             self.brokers = message["brokers"]
             self._fit = message["preloaded"] and message["fit"]
             self.ready = True
+            self._ready_at = time.monotonic()
             if message["preloaded"] and not message["fit"]:
                 events.emit(events.CannotPreload(tuple(message["threads"])))
             self._on_ready(self)
+            self._make_spare()
 
     def _give_up(self, owner: str, error: str) -> None:
-        child, on_stillborn = self._expected.pop(owner)
-        self._nursery.forget(child)
-        on_stillborn(error)
+        if owner in self._expected:
+            child, on_stillborn = self._expected.pop(owner)
+            self._nursery.forget(child)
+            on_stillborn(error)
+
+    def _make_spare(self) -> None:
+        if not self._fit or self._retired or self._spare is not None:
+            return
+
+        def lost(why: object) -> None:  # not made anew at once: what killed it may kill the next
+            self._spare = None
+
+        spec = WorkerSpec(owner=f"spare-{new_token(4)}", pool=template.SPARE, generation=self.number)
+        with contextlib.suppress(OSError):  # no descriptors left: the next worker's start tries again
+            self._spare = self._order(spec, self._hear, lost, lost)
 
     def _ended(self, ended: Ended) -> None:
         self._template = None
         self.ready = False
+        spare, self._spare = self._spare, None
         for owner in list(self._expected):
             self._give_up(owner, "the template ended before it was made")
         if self._retired:
             return
-        if self._error:
-            error, self._error = self._error, ""
-            self._on_failed(self, error)
-        else:
-            self._on_lost(self, ended)
+        if spare is not None and spare.pid:
+            self._template, spare.on_end, self.ready = spare, self._ended, True
+            self._make_spare()
+        elif self._error:
+            self._on_failed(self, self._error)
+            return
+        elif self._ready_at is None and ended.signal not in FROM_OUTSIDE:
+            self._on_failed(self, ended_importing(self._importing, ended))
+            return
+        self._on_lost(self, ended, None if self._ready_at is None else time.monotonic() - self._ready_at)

@@ -28,6 +28,7 @@ class Helper:
         hear: Callable[[dict[str, Any]], None] = lambda message: None,
         on_up: Callable[[Offspring], None] = lambda child: None,
         on_down: Callable[[], None] = lambda: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.child: Offspring | None = None
@@ -41,12 +42,18 @@ class Helper:
         self._hear = hear
         self._on_up = on_up
         self._on_down = on_down
+        self._on_failure = on_failure
         self._backoff = Backoff()
         self._ready_at: float | None = None
 
     @property
     def pid(self) -> int:
         return self.child.pid if self.child else 0
+
+    @property
+    def failures(self) -> int:
+        """Quick deaths one after the other."""
+        return self._backoff.failures
 
     def start(self) -> None:
         """Make it, unless it is there. One that cannot be made now (None) is tried again when asked for."""
@@ -85,9 +92,12 @@ class Helper:
             self.renewing = False
             self.start()
             return
+        if self._ready_at is None:
+            self.error = self.error or str(ended)
         self._backoff.died(time.monotonic() - self._ready_at if self._ready_at is not None else None)
         events.emit(events.HelperDied(self.name, ended.pid, self.error or str(ended), self._backoff.left()))
         self._loop.after(self._backoff.left(), self.start)
+        self._on_failure()
 
     def stillborn(self, error: str) -> None:
         """The template could not make it."""
@@ -95,6 +105,7 @@ class Helper:
         self.error = error
         self._backoff.died(None)
         self._loop.after(self._backoff.left(), self.start)
+        self._on_failure()
 
     def stop(self) -> None:
         """Ask it to go, for good."""

@@ -73,6 +73,7 @@ class Housekeeper:
         self._app = app
         self._channel = channel
         self._run_dir = run_dir
+        self._supervisor = os.getppid()
         self._backend: Backend = app.new_backend()
         self._open = False
         self._outage = Outage()
@@ -104,6 +105,8 @@ class Housekeeper:
         while True:
             order, _ = self._channel.receive()
             if order is None:
+                if kernel.is_child_of(self._supervisor):  # which lives, and does not know of this process
+                    os._exit(1)
                 self._end_everybody()
             elif order["do"] == "stop":
                 self._stopping = True

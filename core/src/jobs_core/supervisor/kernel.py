@@ -49,6 +49,16 @@ def adopted_by(parent: int) -> None:
         time.sleep(0.0002)
 
 
+def is_child_of(parent: int) -> bool:
+    """Whether `parent` lives, asked by its child after it has closed its end: a dying one does so an instant before."""
+    deadline = time.monotonic() + _ADOPTION
+    while os.getppid() == parent:
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.005)
+    return False
+
+
 def close_all_but(keep: Collection[int]) -> None:
     """Close every descriptor of this process but those in `keep`."""
     for name in os.listdir("/proc/self/fd"):

@@ -30,7 +30,7 @@ from .pools import Pools
 from .repair import Repair
 from .repairs import Repairs
 from .snapshot import Snapshot
-from .succession import Succession
+from .succession import MOST_FAILURES, Succession
 from .watchdog import INTERVAL, Watchdog
 
 SIGNALS = (
@@ -56,10 +56,12 @@ class Supervisor:
         config_file: str = "",
         backend: str = "",
         on_ready: Callable[[str], None] = lambda error: None,
+        awaited: bool = False,
     ) -> None:
         self._run_dir = run_dir
         self._pid_file = pid_file
         self._on_ready = on_ready
+        self._awaited = awaited  # somebody waits for `on_ready`: what cannot start ends, instead of trying on
         self._loop = Loop()
         self._pools = Pools(self._new_pool)
         self._outlet = outlet_of(self._loop, lambda child: self._pools.job_of(child, run_dir))
@@ -70,6 +72,7 @@ class Supervisor:
         self._keeper = Helper(
             "housekeeper", self._loop, self._make_keeper,
             hear=self._hear_keeper, on_up=self._keeper_up, on_down=lambda: self._repairs.use(None),
+            on_failure=self._changed,
         )  # fmt: skip
         self._succession = Succession(
             config, read_config, self._loop, self._nursery, run_dir, self._pools,
@@ -219,6 +222,7 @@ class Supervisor:
     def _tick(self) -> None:
         self._loop.after(INTERVAL, self._tick)
         self._watchdog.look()
+        self._succession.look()
         self._outlet.tick()
         if not (self._stopping or self._quiet or self._succession.reloading):
             self._pools.scale(self._backlog, self._watchdog)
@@ -235,8 +239,18 @@ class Supervisor:
         self._pools.sweep(self._succession.config)
         if self._keeper.up and self._pools.are_up() and not self._served and not self._stopping:
             self._now_serves()
+        if self._awaited and not (self._served or self._stopping):
+            self._give_up_a_start_that_fails()
         if self._stopping:
             self._check_end()
+
+    def _give_up_a_start_that_fails(self) -> None:
+        for pool in self._pools:
+            if pool.failures >= MOST_FAILURES:
+                self._cannot_serve(f"pool {pool.name}: no worker comes to serve: {pool.last_error}")
+                return
+        if self._keeper.failures >= MOST_FAILURES:
+            self._cannot_serve(f"the housekeeper cannot start: {self._keeper.error}")
 
     def _now_serves(self) -> None:
         self._served = self._succession.proved = True
@@ -347,7 +361,7 @@ class Supervisor:
         step = "reloading" if succession.reloading else "quiet" if self._quiet else "serving"
         return {
             "state": "stopping" if self._stopping else step if self._served else "starting",
-            "generation": generation.number if generation and generation.ready else 0,
+            "generation": generation.number if generation and (generation.ready or self._served) else 0,
             "served": self._served,
             "quiet": self._quiet,
             "template_pid": generation.pid if generation else 0,

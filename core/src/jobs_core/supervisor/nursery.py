@@ -57,13 +57,15 @@ class Offspring:
         self.output = output
         self.on_message = on_message
         self.on_end = on_end
+        self.doomed = False
 
     def send(self, message: dict[str, Any]) -> bool:
         """Tell it something; False if it does not listen."""
         return self.channel is not None and self.channel.send(message)
 
     def kill(self) -> None:
-        """End it at once, with its process group."""
+        """End it at once, with its process group; one that is not born yet, as soon as it is."""
+        self.doomed = True
         if self.pid:
             for end in (os.killpg, os.kill):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -128,6 +130,8 @@ class Nursery:
         ended = self._unclaimed.pop(pid, None)
         if ended is not None:
             self._bury(ended)
+        elif child.doomed:
+            child.kill()
 
     # -- ends ------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from .. import events
 from ..config import Pool as Settings
 from ..config import Workers
 from ..ids import new_token
+from ..loaders.importing import ended_importing
 from ..scoreboard.state import Crash, PoolState
 from . import ending
 from .backoff import LONGEST, QUICK, Backoff
@@ -109,6 +110,11 @@ class Pool:
     def slots(self) -> int:
         """Jobs at once in one worker."""
         return 1 if self.settings.mode == "sync" else self.settings.concurrency
+
+    @property
+    def failures(self) -> int:
+        """Quick deaths one after the other."""
+        return self._backoff.failures
 
     @property
     def scales(self) -> bool:
@@ -215,11 +221,14 @@ class Pool:
             self.replace(worker, message["why"])
         elif kind == "failed":
             worker.error = message["error"]
+        elif kind == "importing":
+            worker.importing = message["module"]
         elif kind == "ending":
             self._is_ending(worker)
 
     def _is_ready(self, worker: Worker) -> None:
         worker.ready_at = time.monotonic()
+        worker.importing = ""
         self.cannot_boot = False
         if worker.state != "starting":
             return  # it was told to stop meanwhile
@@ -336,7 +345,8 @@ class Pool:
             if worker.leaving != "timeout":
                 self._count_restart("timeout")
         elif ended.exit_code == WorkerExit.CANNOT_BOOT or lived is None:
-            reason = f"it cannot boot: {worker.error or ended}"
+            how = ended_importing(worker.importing, ended) if worker.importing else ended
+            reason = f"it cannot boot: {worker.error or how}"
             self.cannot_boot = True
             crash = ended.exit_code != WorkerExit.CANNOT_BOOT
         elif not asked or ended.signal:

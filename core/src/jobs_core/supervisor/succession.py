@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import events
 from ..config import Config
 from ..errors import ConfigError
+from .backoff import Backoff
 from .control import Request
 from .generation import Generation
 from .loop import Loop
@@ -19,6 +20,10 @@ from .reload import Reload
 
 REVIVE_AFTER = 5.0
 """Seconds until code that could not be imported again, although it was once, is tried anew."""
+
+
+MOST_FAILURES = 5
+"""Children of a kind that die one after the other, or are never born, before a first start is given up."""
 
 
 class Succession:
@@ -62,6 +67,7 @@ class Succession:
         self._on_settled = on_settled
         self._on_change = on_change
         self._numbers = 0
+        self._backoff = Backoff()
         self._reload: Reload | None = None
         self._requests: list[Request] = []
         self._next_requests: list[Request] = []
@@ -83,6 +89,13 @@ class Succession:
             self.generation.begin()
         except OSError as error:
             self._failed(self.generation, f"cannot make a process: {error.strerror}")
+
+    def look(self) -> None:
+        """Once a second."""
+        reload = self._reload
+        for generation in {self.generation, *((reload.old, reload.new) if reload is not None else ())}:
+            if generation is not None:
+                generation.look()
 
     def retire(self) -> None:
         """Let all templates go."""
@@ -119,12 +132,22 @@ class Succession:
             events.emit(events.TemplateTrouble(error))
             self._loop.after(REVIVE_AFTER, functools.partial(self._revive, generation))
 
-    def _lost(self, generation: Generation, ended: Ended) -> None:
-        events.emit(events.HelperDied("template", ended.pid, str(ended), 0.0))
+    def _lost(self, generation: Generation, ended: Ended, lived: float | None) -> None:
+        """A template was killed after it had been ready for so many seconds (None: while it imported)."""
+        if generation.ready:  # its spare has taken over
+            events.emit(events.HelperDied("template", ended.pid, str(ended), 0.0))
+            if generation is self.generation:
+                self._on_ready(generation)
+            return
+        self._backoff.died(lived)
+        pause = self._backoff.left()
+        events.emit(events.HelperDied("template", ended.pid, str(ended), pause))
         if self._reload is not None and generation is self._reload.new and self._reload.step == "importing":
             self._refuse(f"the template died while it imported the new code: {ended}")
+        elif not self.proved and self._backoff.failures >= MOST_FAILURES:
+            self._on_hopeless(f"the process that imports the application is killed again and again: {ended}")
         else:
-            self._revive(generation)
+            self._loop.after(pause, functools.partial(self._revive, generation))
 
     def _revive(self, generation: Generation) -> None:
         """Import the same generation's code anew; workers in progress do not notice."""

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from .. import schedule
 from ..config import Config
 from ..errors import JobsError
+from ..failpoints import failpoint
+from ..loaders import importing
 from ..plugins import Plugins, guarded
 from . import alerts, born, housekeeper, httpd, kernel, workerside
 from .born import Ends
@@ -28,6 +31,12 @@ from .workerside import Made, WorkerSpec
 
 HOUSEKEEPER = ""
 """The pool name under which the housekeeper is asked for."""
+
+SPARE = "\0spare"
+"""And a second template, which takes over where the first is killed: the code on disk may be another by then."""
+
+ANSWERED = 64
+"""Exit code of the process in between: it has told the supervisor what became of the order."""
 
 
 def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn:
@@ -44,27 +53,45 @@ def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn
     raise AssertionError  # pragma: no cover - leave does not return
 
 
+def be_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
+    """Be a template that was forked from another: it has what that one imported."""
+    try:
+        born.settle_in("template spare", "template", ends, config.logs, supervisor)
+        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor, made).obey()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        born.leave(0)
+    raise AssertionError  # pragma: no cover - leave does not return
+
+
 class Template:
     """The template's side of its channel. One thread, and it stays so: a fork copies no other."""
 
-    def __init__(self, channel: Channel, log: int, config: Config, run_dir: Path, supervisor: int) -> None:
+    def __init__(
+        self, channel: Channel, log: int, config: Config, run_dir: Path, supervisor: int, made: Made | None = None
+    ) -> None:
         self._channel = channel
         self._log = log
         self._config = config
         self._run_dir = run_dir
         self._supervisor = supervisor
-        self._made: Made | None = None
+        self._made = made
 
     def live(self) -> None:
+        importing.on_import = lambda module: self._tell("importing", module=module)
         try:
             self._get_ready()
         except JobsError as error:
-            self._channel.send({"is": "failed", "error": str(error)[:8000]})
+            self._tell("failed", error=str(error)[:8000])
             return
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
-            self._channel.send({"is": "failed", "error": text[:8000]})
+        except BaseException as error:
+            self._tell("failed", error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}"[:8000])
             return
+        self.obey()
+
+    def obey(self) -> None:
+        """Make children until the channel ends."""
         while True:
             order, descriptors = self._channel.receive()
             if order is None:
@@ -92,30 +119,39 @@ class Template:
         gc.collect()
         gc.freeze()  # the collector would write to every object, and so unshare every page
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        self._channel.send({"is": "ready", "preloaded": preload, "fit": fit, "threads": python or found, "brokers": brokers})
+        self._tell("ready", preloaded=preload, fit=fit, threads=python or found, brokers=brokers)
 
     def _make(self, spec: WorkerSpec, ends: Ends) -> None:
+        """Every order is answered: by "born" from the process in between, by "stillborn" if that did not come to it."""
         try:
             middle = os.fork()
         except OSError as error:
-            self._stillborn(spec, error)
+            self._stillborn(spec, f"cannot fork: {error.strerror}")
         else:
             if middle == 0:
                 self._in_between(spec, ends)
-            os.waitpid(middle, 0)
+            _, status = os.waitpid(middle, 0)
+            if os.waitstatus_to_exitcode(status) != ANSWERED:
+                self._stillborn(spec, "the process between it and the template was killed")
         for descriptor in ends:
             os.close(descriptor)
 
     def _in_between(self, spec: WorkerSpec, ends: Ends) -> NoReturn:
         """The process that is parent for an instant."""
+        failpoint("birth.between")
         try:
             child = os.fork()
         except OSError as error:
-            self._stillborn(spec, error)
-            os._exit(1)
+            self._stillborn(spec, f"cannot fork: {error.strerror}")
+            os._exit(ANSWERED)
         if child:
-            self._channel.send({"is": "born", "owner": spec.owner, "pid": child})
-            os._exit(0)
+            failpoint("birth.untold")
+            if not self._tell("born", owner=spec.owner, pid=child):
+                os.kill(child, signal.SIGKILL)  # nobody would know of it
+                os._exit(1)
+            failpoint("birth.told")
+            os._exit(ANSWERED)
+        failpoint("birth.child")
         try:
             self._channel.close()
             os.close(self._log)
@@ -123,13 +159,16 @@ class Template:
         finally:
             os._exit(1)
 
-    def _stillborn(self, spec: WorkerSpec, error: OSError) -> None:
-        self._channel.send({"is": "stillborn", "owner": spec.owner, "error": f"cannot fork: {error.strerror}"})
+    def _stillborn(self, spec: WorkerSpec, error: str) -> None:
+        self._tell("stillborn", owner=spec.owner, error=error)
+
+    def _tell(self, what: str, **facts: Any) -> bool:
+        return self._channel.send({"is": what, **facts})
 
 
 def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:
     """What the child of a specification does for a living."""
-    return housekeeper.main if spec.pool == HOUSEKEEPER else workerside.main
+    return {HOUSEKEEPER: housekeeper.main, SPARE: be_spare}.get(spec.pool, workerside.main)
 
 
 def _broker_commands(plugins: Plugins, config: Config) -> list[list[str]]:

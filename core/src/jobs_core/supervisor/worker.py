@@ -35,6 +35,7 @@ class Worker:
         self.leaving = ""  # why a successor is wanted, or why it is told to stop; empty while it is to stay
         self.heir_of: Worker | None = None  # waits for this one's end before it serves
         self.error = ""  # why it could not boot
+        self.importing = ""  # the module whose import may have ended it
         self.stop_by: float | None = None  # monotonic: then it is killed
         self.killed_for = ""  # a sentence: why we killed it
         self.ending = False  # only its exit functions are left

@@ -17,6 +17,7 @@ from .. import schedule
 from ..app import App
 from ..config import Config
 from ..errors import BackendError, ConfigError
+from ..loaders import importing
 from ..loaders.base import Bootstrapper, add_to_path
 from ..scoreboard.layout import MODES, Phase
 from ..scoreboard.state import STACKS, WORKERS
@@ -107,7 +108,9 @@ class _Life:
                 mode=pool.mode,
                 slots=1 if pool.mode == "sync" else pool.concurrency,
             )
-            made = made or load(config)
+            if made is None:
+                importing.on_import = lambda module: self._tell("importing", module=module)
+                made = load(config)
             self._worker = Worker(
                 made.app,
                 spec.pool,

@@ -15,7 +15,7 @@ from ..app import App, set_current_app
 from ..config import Pool
 from ..errors import LoadError
 from ..ids import new_token
-from ..loaders.base import Bootstrapper, JobLoader
+from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from . import context
@@ -36,8 +36,15 @@ GIL_SWITCH_INTERVAL = 0.0005
 def prepare(app: App) -> Bootstrapper | None:
     """Import what a worker needs: framework, then jobs, then their compiled signatures.
 
-    Raises PluginError, and LoadError also for a parameter that no message could fill.
+    Raises PluginError, and LoadError also for a parameter that no message could fill, and for code that calls sys.exit.
     """
+    try:
+        return _prepare(app)
+    except SystemExit as error:
+        raise load_error("the application ends the process when it is imported", error) from error
+
+
+def _prepare(app: App) -> Bootstrapper | None:
     config = app.config
     bootstrapper: Bootstrapper | None = None
     if config.framework:

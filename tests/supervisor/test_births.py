@@ -1,0 +1,120 @@
+"""Code that ends the process which imports it, children that are never born, templates that are killed: told, and bounded."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.supervisor.pidfile import running
+
+from ..support.project import TASKS, Project, until
+from ..support.supervised import Supervised, gone, kill
+
+ENDINGS = {
+    "sys.exit(0)": "tasks.py",
+    "sys.exit('no licence')": "no licence",
+    "os._exit(0)": "exit code 0",
+    "os.kill(os.getpid(), signal.SIGSEGV)": "SIGSEGV",
+}
+
+
+@pytest.mark.parametrize(("ending", "told"), ENDINGS.items(), ids=list(ENDINGS))
+def test_code_that_ends_the_process_that_imports_it_is_named_and_not_started(project: Project, ending: str, told: str):
+    (project.root / "tasks.py").write_text(f"import os, signal, sys\nfrom jobs_core import job\n{ending}\n")
+    for arguments in (["check"], ["start", "--daemon"]):
+        failed = project.run(*arguments)
+        said = failed.stdout + failed.stderr
+        assert failed.returncode == 2, (arguments, said)
+        assert "tasks" in said
+        assert told in said
+    log = (project.root / ".jobs" / "jobs.log").read_text()
+    assert log.count(" died ") == 0, "one try is enough to know"
+    assert running(project.root / ".jobs") is None
+
+
+def test_check_goes_on_as_json_where_the_application_ends_its_process(project: Project):
+    (project.root / "tasks.py").write_text("import os\nos._exit(0)\n")
+    failed = project.run("check", "--json")
+    assert failed.returncode == 2
+    assert '"check": "application"' in failed.stdout or '"check":"application"' in failed.stdout
+
+
+def test_workers_that_end_while_they_import_end_the_start(project: Project):
+    project.configure("pools.default.preload = false")
+    (project.root / "tasks.py").write_text("import os\nos._exit(0)\n")
+    failed = project.run("start", "--daemon")
+    assert failed.returncode == 2
+    assert "exit code 0" in failed.stderr
+    assert running(project.root / ".jobs") is None
+
+
+@pytest.mark.parametrize("point", ["birth.between=exit:0", "birth.untold=kill", "birth.child=kill"])
+def test_a_child_that_dies_at_any_moment_of_its_birth_is_noticed(project: Project, point: str):
+    failed = project.run("start", "--daemon", JOBS_FAILPOINT=point)
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert running(project.root / ".jobs") is None
+
+
+def test_who_made_a_child_may_die_when_it_has_told_of_it(project: Project):
+    supervised = Supervised(project, JOBS_FAILPOINT="birth.told=kill")
+    assert supervised.stop() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGQUIT])
+def test_stop_and_exit_come_to_an_end_while_nobody_can_be_born(project: Project, how: signal.Signals):
+    supervised = Supervised(project, ready=False, JOBS_FAILPOINT="birth.between=kill")
+    supervised.process.until_said("lacks a worker", times=2)
+    supervised.process.signal(how)
+    assert supervised.process.wait() == 0
+
+
+def test_what_a_killed_template_served_its_spare_serves_whatever_the_code_on_disk(project: Project):
+    supervised = Supervised(project)
+    template = _template(supervised)
+    (project.root / "tasks.py").write_text("def broken(:\n")
+    for _ in range(2):  # the spare of the spare, too
+        until(lambda: _spares(supervised))
+        kill(template)
+        template = until(lambda before=template: _template(supervised) not in (0, before) and _template(supervised))
+        state = supervised.board().supervisor
+        assert state is not None
+        assert state.generation == 1
+    (worker,) = supervised.pids()
+    kill(worker)
+    project.push("note", "x")
+    project.until_noted("note x")
+    everybody = [(pid, start_ticks(pid)) for pid in supervised.children()]
+    assert supervised.stop() == 0
+    assert all(gone(pid, ticks) for pid, ticks in everybody)
+
+
+def test_a_generation_has_its_number_while_its_template_is_made_anew(project: Project):
+    supervised = Supervised(project)
+    (project.root / "tasks.py").write_text("def broken(:\n")
+    until(lambda: _spares(supervised))
+    for pid in [_template(supervised), *_spares(supervised)]:
+        os.kill(pid, signal.SIGSTOP)  # both at once
+        kill(pid)
+    supervised.process.until_said("the template cannot be made again")
+    state = supervised.board().supervisor
+    assert state is not None
+    assert state.generation == 1
+    assert "generation 1" in project.run("status").stdout
+    (project.root / "tasks.py").write_text(TASKS)
+    project.push("note", "x")
+    project.until_noted("note x")
+    supervised.stop()
+
+
+def _template(supervised: Supervised) -> int:
+    state = supervised.board().supervisor
+    return state.template_pid if state is not None else 0
+
+
+def _spares(supervised: Supervised) -> list[int]:
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in supervised.children()}
+    return [pid for pid, title in titles.items() if "template spare" in title]
