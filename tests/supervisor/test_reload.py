@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
+import sys
+from pathlib import Path
+
+import pytest
 
 from jobs_core.supervisor.channel import Channel
 from jobs_core.supervisor.control import _address, ask
@@ -137,3 +142,84 @@ def test_a_pool_that_went_is_forgotten_and_can_come_back(project: Project):
     assert project.run("reload").returncode == 0
     supervised.until(lambda board: board.supervisor and [pool.name for pool in board.supervisor.pools] == ["default"])
     supervised.stop()
+
+
+RELEASE = """
+from jobs_core import job
+import helper
+
+@job
+def version():
+    with open({ledger!r}, "a") as ledger:
+        ledger.write(helper.NAME + " " + open("name").read() + "\\n")
+"""
+
+
+class Releases:
+    """Two releases of one application, and `current`, the link to the one that serves."""
+
+    def __init__(self, root: Path, settings: str) -> None:
+        self.root, self.current, self.ledger = root, root / "current", root / "ledger"
+        (root / "name").write_text("outside")
+        for name in ("A", "B"):
+            release = root / name
+            release.mkdir(parents=True)
+            (release / "tasks.py").write_text(RELEASE.format(ledger=str(self.ledger)))
+            (release / "helper.py").write_text(f"NAME = {name!r}")
+            (release / "name").write_text(name)
+            (release / "jobs.toml").write_text(f'modules = ["tasks"]\n{settings.format(root=root)}\n')
+        self.current.symlink_to("A")
+
+    def switch(self) -> None:
+        (self.root / "next").symlink_to("B")
+        (self.root / "next").rename(self.current)
+
+
+STARTS = {
+    "by its path": ("cd {root}", "-c {root}/current/jobs.toml", "outside"),
+    "from its directory": ("cd {root}/current", "", "B"),
+    "by a relative path": ("cd {root}", "-c A/../current/jobs.toml", "outside"),
+}
+"""How to get to the configuration, and where jobs run after the reload."""
+
+
+@pytest.mark.parametrize(
+    ("start", "by"),
+    [
+        ("by its path", "command"),
+        ("by its path", "signal"),
+        ("from its directory", "command elsewhere"),
+        ("from its directory", "signal"),
+        ("by a relative path", "signal"),
+    ],
+)
+def test_a_reload_follows_a_link_that_leads_to_another_release(project: Project, start: str, by: str):
+    releases = Releases(project.root, 'run_dir = "{root}/run"')
+    place, option, directory = (text.format(root=releases.root) for text in STARTS[start])
+    jobs = f"{place} && exec {shlex.quote(sys.executable)} -m jobs_core {option}"
+    supervisor = project.start_program("/bin/sh", "-c", f"{jobs} start")
+    supervisor.until_said(" ready: ")
+    releases.switch()
+    if by == "signal":
+        supervisor.signal(signal.SIGHUP)
+    elif by == "command":
+        assert project.start_program("/bin/sh", "-c", f"{jobs} reload").wait() == 0
+    else:
+        assert project.run("-c", str(releases.root / "B" / "jobs.toml"), "reload").returncode == 0
+    supervisor.until_said("generation 2 serves")
+    pushed = project.run("-c", str(releases.root / "B" / "jobs.toml"), "push", "tasks.version")
+    assert pushed.returncode == 0, pushed.stderr
+    until(releases.ledger.exists)
+    assert until(releases.ledger.read_text) == f"B {directory}\n"
+    assert supervisor.stop() == 0
+
+
+@pytest.mark.parametrize("settings", ["", 'run_dir = "{root}/run"\nbackend = "sqlite:///queue.db"'])
+def test_a_reload_that_would_leave_the_queue_behind_is_refused(project: Project, settings: str):
+    releases = Releases(project.root, settings)
+    supervisor = project.start("-c", str(releases.current / "jobs.toml"), "start")
+    supervisor.until_said(" ready: ")
+    releases.switch()
+    supervisor.signal(signal.SIGHUP)
+    supervisor.until_said("would be left behind")
+    assert supervisor.stop() == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.config import Config, Pool, Workers
-from jobs_core.config_sources import load
+from jobs_core.config_sources import load, working_directory
 from jobs_core.errors import ConfigError
 
 
@@ -217,3 +217,25 @@ def test_base_dir_is_no_key(read):
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "jobs.toml").write_bytes(b"\xef\xbb\xbfmodules = ['tasks']\n")
     assert load(tmp_path / "jobs.toml").config.modules == ["tasks"]
+
+
+def test_a_directory_keeps_the_name_that_the_shell_has_for_it(tmp_path, monkeypatch):
+    release = tmp_path / "releases" / "A"
+    (release / "sub").mkdir(parents=True)
+    (release / "jobs.toml").write_text("")
+    (tmp_path / "current").symlink_to("releases/A")
+    monkeypatch.chdir(release)
+    for named, directory in [
+        (tmp_path / "current", tmp_path / "current"),
+        (release, release),
+        (tmp_path, release),  # of another time
+        ("current", release),  # no absolute path
+        (tmp_path / "gone", release),
+    ]:
+        monkeypatch.setenv("PWD", str(named))
+        effective = load(environ={})
+        assert (effective.directory, effective.config.base_dir) == (directory, release.resolve())
+        assert load("jobs.toml", environ={}).file == directory / "jobs.toml"
+    monkeypatch.setenv("PWD", str(tmp_path / "current"))
+    monkeypatch.chdir(release / "sub")
+    assert working_directory() == tmp_path / "current" / "sub"

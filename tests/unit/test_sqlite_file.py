@@ -12,14 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs_core import App
 from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.backends.sqlite import connection as connection_module
+from jobs_core.backends.sqlite.backend import parse_url
 from jobs_core.backends.sqlite.connection import MIGRATIONS, SCHEMA_VERSION, Connection
 from jobs_core.backends.sqlite.netfs import network_type
 from jobs_core.backends.sqlite.wakeup import WakeUp, pipe_of
+from jobs_core.config import Config
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 from jobs_core.ids import new_id
+from jobs_core.urls import of_sqlite
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -71,6 +75,54 @@ def test_taking_from_a_long_line_costs_what_taking_from_a_short_one_does(open_):
 
 
 # -- URLs ------------------------------------------------------------------------------------------
+
+
+ODD_NAMES = [
+    "a%20b",
+    "a%2Fb",
+    "a%b",
+    "%25",
+    "what?",
+    "a?durability=x",
+    "a#b",
+    "a b",
+    "a&b=c",
+    "a;b",
+    "x@y:z",
+    "ü",
+    "%C3%BC",
+    "'q'",
+    "a+b",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("how", ["default", "relative", "encoded", "as it is"])
+def test_the_file_that_was_meant_is_opened_whatever_its_directory_is_called(tmp_path, name, how):
+    directory = tmp_path / name
+    (directory / ".jobs").mkdir(parents=True)
+    file = directory / ".jobs" / "jobs.db"
+    url = {
+        "default": None,
+        "relative": "sqlite:///.jobs/jobs.db",
+        "encoded": of_sqlite(file),
+        "as it is": f"sqlite:///{file}?durability=process",
+    }[how]
+    app = App(Config(backend=url, base_dir=directory))
+    backend = app.new_backend()
+    backend.open(None)
+    backend.close()
+    assert file.exists()
+    assert set(tmp_path.rglob("*.db")) == {file}
+
+
+def test_an_encoded_name_is_decoded_unless_it_is_there_as_written(tmp_path):
+    decoded, literal = tmp_path / "my jobs.db", tmp_path / "my%20jobs.db"
+    assert parse_url("sqlite:///my%20jobs.db", tmp_path)[0] == decoded
+    decoded.touch()
+    assert parse_url("sqlite:///my%20jobs.db", tmp_path)[0] == decoded
+    literal.touch()
+    assert parse_url("sqlite:///my%20jobs.db", tmp_path)[0] == literal
 
 
 def test_relative_paths_start_at_the_configuration(tmp_path):

@@ -100,7 +100,7 @@ class App:
     @property
     def backend_url(self) -> str:
         """Where jobs are kept: as configured, or SQLite in the run directory."""
-        return self.config.backend or f"sqlite:///{self.run_dir / 'jobs.db'}"
+        return self.config.backend or urls.of_sqlite(self.run_dir / "jobs.db")
 
     @property
     def run_dir(self) -> Path:

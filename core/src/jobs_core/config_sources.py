@@ -5,6 +5,7 @@ Later sources win, key by key. Every value keeps the name of its source, for `jo
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
@@ -33,6 +34,7 @@ class Effective(msgspec.Struct, frozen=True):
     config: Config
     sources: dict[str, str]
     file: Path | None
+    directory: Path  # where the file lies, or was looked for, by the name that was said: see `working_directory`
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value, source) for every key, secrets covered, in the order of the documentation."""
@@ -89,7 +91,7 @@ def load(
     if settings is None and environ.get("JOBS_SETTINGS"):
         handed = _handed_over(environ["JOBS_SETTINGS"])
         settings, settings_name, cwd = handed.values, handed.name, cwd or Path(handed.directory)
-    cwd = Path.cwd() if cwd is None else cwd
+    cwd = working_directory() if cwd is None else cwd
     path = _find(file or environ.get("JOBS_CONFIG") or None, cwd)
     reader = _Reader()
     if path:
@@ -99,7 +101,25 @@ def load(
         reader.merge(settings, settings_name)
     reader.merge_environment(environ)
     config = reader.build(path.parent.resolve() if path else cwd.resolve())
-    return Effective(config, reader.sources, path)
+    return Effective(config, reader.sources, path, path.parent if path else cwd)
+
+
+def working_directory() -> Path:
+    """The current directory by the name by which the user went there.
+
+    That may be a link, such as `current`, which leads to the next release tomorrow. Names are kept as they were said, and
+    looked up anew by each `load`; what comes of that, `base_dir`, is a directory for good.
+    """
+    return as_named(Path.cwd())
+
+
+def as_named(directory: Path) -> Path:
+    """A directory by the name that the shell has for it (PWD), if it is in that one or below."""
+    named = os.environ.get("PWD", "")
+    if os.path.isabs(named):
+        with contextlib.suppress(ValueError):
+            return named / directory.relative_to(os.path.realpath(named))
+    return directory
 
 
 def _find(file: str | Path | None, cwd: Path) -> Path | None:

@@ -41,7 +41,7 @@ def run_command(
     """
     from .cli.main import run  # late: click and rich, which an application that enqueues does without
 
-    handed = config_sources.Settings(settings_name, str(directory or Path.cwd()), dict(settings))
+    handed = config_sources.Settings(settings_name, str(config_sources.as_named(directory or Path.cwd())), dict(settings))
     before = os.environ.get("JOBS_SETTINGS")
     os.environ["JOBS_SETTINGS"] = handed.encode()
     try:

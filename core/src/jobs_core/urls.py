@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
@@ -86,6 +87,11 @@ def _split_query(rest: str, parameters: Collection[str]) -> tuple[str, str]:
             return rest[: mark.start()], query
     mark_at = rest.find("?", rest.rfind("@") + 1)
     return (rest, "") if mark_at < 0 else (rest[:mark_at], rest[mark_at + 1 :])
+
+
+def of_sqlite(path: Path) -> str:
+    """The URL of a SQLite file, whatever its name holds."""
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def number(text: str) -> int | None:

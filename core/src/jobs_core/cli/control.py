@@ -62,7 +62,14 @@ def reload_command(context: Context) -> None:
     New workers are started beside the old ones, which finish what they run. If the new code cannot be imported, or its
     workers cannot boot, the reload is refused and the old code goes on.
     """
-    answer = ask(_running_dir(context), {"do": "reload"}, timeout=None)
+    effective = context.effective
+    wish = {
+        "do": "reload",
+        "config": str(effective.file or ""),
+        "directory": str(effective.directory),
+        "settings": os.environ.get("JOBS_SETTINGS", ""),
+    }
+    answer = ask(_running_dir(context), wish, timeout=None)
     if not answer["done"]:
         fail(f"reload refused, the old code goes on: {answer['error']}")
     output.echo(f"jobs: reloaded, generation {answer['generation']} serves")

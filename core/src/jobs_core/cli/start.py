@@ -56,7 +56,7 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
         fail(problem, Exit.USAGE)
     command = [sys.executable, "-m", "jobs_core.supervisor"]
     if context.effective.file is not None:
-        command += ["--config", str(context.effective.file.resolve())]
+        command += ["--config", str(context.effective.file)]
     if reload:
         from .reloading import watch  # late: watchfiles is there for development only
 

@@ -106,7 +106,7 @@ def systemd_command(context: Context, user: str | None, name: str | None, write:
 def unit(context: Context, user: str | None, name: str | None, more: list[Path]) -> str:
     """The unit's text; raises ConfigError for a configuration that is wrong."""
     effective, app = context.effective, context.app
-    base = effective.config.base_dir.absolute()
+    base = effective.directory.absolute()
     for option, given in (("--user", user), ("--name", name)):
         if given is not None and not _NAME.fullmatch(given):
             fail(f"{option} {one_line(given)}: letters, digits and _ . @ : - make a name, of up to 200 characters", Exit.USAGE)
@@ -159,7 +159,7 @@ def _lasting_directories(app: App) -> Iterator[Path]:
         yield (app.config.base_dir / app.config.logs.file).absolute().parent
     stores = [app.backend_url]
     if app.config.broker.embedded:
-        stores.append(app.config.broker.store or f"sqlite:///{app.run_dir.absolute() / 'broker.db'}")
+        stores.append(app.config.broker.store or urls.of_sqlite(app.run_dir.absolute() / "broker.db"))
     for store in stores:
         if urls.scheme(store) == "sqlite":
             yield parse_url(store, app.config.base_dir)[0].absolute().parent

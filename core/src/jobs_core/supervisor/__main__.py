@@ -9,12 +9,16 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from .. import config_sources, escapes, logs
 from ..app import private_directory
-from ..errors import JobsError
+from ..config import Config
+from ..config_sources import Effective
+from ..errors import ConfigError, JobsError
 from ..scoreboard import state
-from ..urls import redact
+from ..urls import of_sqlite, redact
 from .born import title
 from .logwriter import LogWriter
 from .loop import Loop
@@ -27,12 +31,12 @@ from .pidfile import AlreadyRunning, PidFile
 def main(arguments: list[str]) -> int:
     """Run a supervisor to its end; the exit code."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    file = options.get("--config")
+    source = _Source(options.get("--config"))
     tell = _Ready(int(options.get("--ready-fd", -1)))
     try:
-        effective = config_sources.load(file)
+        effective = source.load()
         config = effective.config
-        run_dir = private_directory(config.base_dir / config.run_dir)
+        run_dir = private_directory(config.base_dir / config.run_dir).resolve()
         private_directory(run_dir / state.WORKERS)
         os.umask(0o077)
         pid_file = PidFile(run_dir)
@@ -53,20 +57,73 @@ def main(arguments: list[str]) -> int:
         logs.to_function(config.logs.level, config.logs.format, outlet.write, worker="supervisor")
         return outlet
 
-    if effective.file:
-        os.environ["JOBS_CONFIG"] = str(effective.file.resolve())  # what plugins have run beside the workers reads it too
     supervisor = Supervisor(
         config,
-        lambda: config_sources.load(file).config,
+        lambda wish: source.load_again(wish, run_dir),
         run_dir,
         pid_file,
         outlet_of,
         config_file=str(effective.file or ""),
-        backend=redact(config.backend or f"sqlite:///{run_dir / 'jobs.db'}"),
+        backend=redact(config.backend or of_sqlite(run_dir / "jobs.db")),
         on_ready=tell,
         awaited=tell.awaited,
     )
     return supervisor.run()
+
+
+class _Source:
+    """Where the configuration comes from, by the names that were said: each generation follows links anew."""
+
+    def __init__(self, file: str | None) -> None:
+        self._file = file
+        self._directory = config_sources.working_directory()
+        self._here = os.path.realpath(self._directory)
+        self._settings = os.environ.get("JOBS_SETTINGS", "")
+        self._base_dir: Path | None = None  # of the generation that serves
+        self._path_entry = sys.path[0]  # the current directory, which `python -m` has put there
+
+    def load(self) -> Effective:
+        """Read it, and go where it belongs: children begin here."""
+        if self._settings:
+            os.environ["JOBS_SETTINGS"] = self._settings
+        effective = config_sources.load(self._file, cwd=None if self._settings else self._directory)
+        here = os.path.realpath(self._directory)
+        if here != self._here:
+            if self._path_entry in sys.path:
+                sys.path[sys.path.index(self._path_entry)] = here
+            os.chdir(here)
+            self._here = self._path_entry = here
+        if effective.file:
+            os.environ["JOBS_CONFIG"] = str(effective.file)  # what plugins have run beside the workers reads it too
+        self._base_dir = effective.config.base_dir
+        return effective
+
+    def load_again(self, wish: dict[str, Any], run_dir: Path) -> Config:
+        """For a reload, whose command may say where; raises ConfigError also where that means another queue."""
+        before = self._file, self._directory, self._settings, self._base_dir
+        if "config" in wish:
+            self._file, self._settings = wish["config"] or None, wish["settings"] or self._settings
+            if self._here == str(self._base_dir):  # it was started beside its configuration
+                self._directory = Path(wish["directory"])
+        try:
+            config = self.load().config
+            self._refuse_another_queue(config, before[3], run_dir)
+        except (ConfigError, OSError) as error:
+            self._file, self._directory, self._settings, self._base_dir = before
+            raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from None
+        return config
+
+    def _refuse_another_queue(self, config: Config, base_dir: Path | None, run_dir: Path) -> None:
+        url = config.backend or ""
+        if config.backend is None:
+            moved = (config.base_dir / config.run_dir).resolve() != run_dir
+        else:
+            moved = url.startswith("sqlite:///") and not url.startswith("sqlite:////") and config.base_dir != base_dir
+        if moved:
+            raise ConfigError(
+                f"backend: the jobs are in a file of the release that serves, and {config.base_dir} has another: what waits "
+                "would be left behind. Name a run_dir and a file outside of the releases, and restart"
+            )
 
 
 class _Ready:

@@ -48,7 +48,7 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        read_config: Callable[[], Config],
+        read_config: Callable[[dict[str, Any]], Config],
         run_dir: Path,
         pid_file: PidFile,
         outlet_of: Callable[[Loop, Callable[[Offspring], dict[str, str]]], Outlet],

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .. import events
 from ..config import Config
@@ -36,7 +37,7 @@ class Succession:
     def __init__(
         self,
         config: Config,
-        read_config: Callable[[], Config],
+        read_config: Callable[[dict[str, Any]], Config],
         loop: Loop,
         nursery: Nursery,
         run_dir: Path,
@@ -173,7 +174,7 @@ class Succession:
             self._settle("the supervisor is starting or stopping")
             return
         try:
-            config = self._read_config()
+            config = self._read_config(request.message if request else {})
         except ConfigError as error:
             self._refuse(str(error))
             return

@@ -56,6 +56,7 @@ def load(config: Config) -> Made:
 
     Also what every worker would import by itself otherwise: what is loaded before the fork is shared, and loaded once.
     """
+    importlib.invalidate_caches()  # the same name may lead to another directory by now
     add_to_path(config.base_dir)
     app = App(config)
     made = Made(app, prepare(app))

@@ -146,9 +146,13 @@ _DURABILITY = 'the only parameter is durability, "power" (the default) or "proce
 
 
 def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
-    """File and durability of sqlite:///relative, sqlite:////absolute?durability=process."""
+    """File and durability of sqlite:///relative, sqlite:////absolute?durability=process.
+
+    %20 and the like are decoded, unless the file, or else its directory alone, is there under the name as it is written.
+    """
+    directories, _, name = url.partition("://")[2].rpartition("/")
     try:
-        parts = read(url, ("durability",))
+        parts = read(f"sqlite://{directories.replace('?', '%3F')}/{name}" if directories else url, ("durability",))
     except BackendError:
         raise BackendError(f"{redact(url)}: {_DURABILITY}") from None
     durability = parts.parameters.get("durability", "power")
@@ -156,4 +160,7 @@ def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
         raise BackendError(f"{redact(url)}: expected sqlite:///file.db (relative) or sqlite:////directory/file.db (absolute)")
     if durability not in ("power", "process"):
         raise BackendError(f"{redact(url)}: {_DURABILITY}")
-    return base_dir / parts.path, durability
+    decoded, literal = base_dir / parts.path, base_dir / f"{directories}/{name.partition('?')[0]}"[1:]
+    if literal != decoded and (literal.exists() or (literal.parent.is_dir() and not decoded.parent.is_dir())):
+        return literal, durability
+    return decoded, durability

@@ -16,7 +16,7 @@ from types import FrameType
 
 from jobs_core import Config
 from jobs_core.errors import BackendError, ConfigError
-from jobs_core.urls import read, redact, scheme
+from jobs_core.urls import of_sqlite, read, redact, scheme
 
 from .. import url
 from .ipc import private_directory
@@ -46,7 +46,7 @@ def settings(config: Config) -> Settings:
             private_directory(run_dir) if not run_dir.exists() else None
         except BackendError as error:
             raise ConfigError(f"run_dir: {error}") from None
-        store = f"sqlite:///{run_dir / 'broker.db'}"
+        store = of_sqlite(run_dir / "broker.db")
     if scheme(store) != "sqlite":
         raise ConfigError("broker.store: expected a SQLite URL, sqlite:///broker.db")
     endpoints = [_endpoint(where, base, encrypted=keys is not None) for where in listen]
