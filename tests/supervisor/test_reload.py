@@ -23,7 +23,7 @@ def test_twenty_reloads_under_load_run_every_job_once(project: Project):
     names = [f"n{number}" for number in range(2000)]
     for reload in range(20):
         project.push_many([("note", (name,), {}) for name in names[reload * 100 : (reload + 1) * 100]])
-        assert project.run("reload").returncode == 0
+        assert ask(supervised.run_dir, {"do": "reload"}, timeout=None)["done"]
     project.until_empty()
     assert sorted(project.ledger()) == sorted(f"note {name}" for name in names)
     assert not project.dead()

@@ -36,9 +36,9 @@ class Pool(Section, frozen=True, kw_only=True):
     workers: PositiveInt | Workers = 1  # a number is fixed; {min, max} grows by backlog and age, shrinks when idle
     mode: Literal["sync", "threads", "async"] = "sync"  # how one worker runs jobs
     concurrency: PositiveInt = 1  # jobs at once in one worker; async: thousands
-    max_jobs: NonNegativeInt = 10_000  # then the worker is replaced, gracefully; 0: no limit
+    max_jobs: NonNegativeInt = 0  # then the worker is replaced, gracefully; 0: no limit
     max_age: Duration = Duration(3600)  # likewise; 0: no limit
-    max_memory: Size = Size(0)  # likewise, by resident size; 0: no limit
+    max_memory: Size | None = None  # likewise, by resident size; none: 500 MB more than at its start; 0: no limit
     stop_timeout: Duration = Duration(30)  # how long stop waits for running jobs
     timeout_grace: Duration = Duration(10)  # what a job gets after its timeout before its worker is replaced
     grow_age: Duration = Duration(3)  # the pool grows while its oldest ready job is older

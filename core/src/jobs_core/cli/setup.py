@@ -33,6 +33,7 @@ topics = ["default"]      # in strict order: the first with work is served
 workers = 2               # processes; {{ min = 2, max = 8 }} grows with the backlog
 mode = "sync"             # sync: one job at a time; threads; async: thousands
 # concurrency = 1         # jobs at once in one worker (threads, async)
+# max_age = "1h"          # then a worker is replaced, without a gap; also after max_jobs, and when it has grown by 500 MB
 
 # [topics.default]
 # retries = 3             # further attempts after the first

@@ -199,8 +199,12 @@ class FileScoreboard(Scoreboard):
 
 
 def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its id it names a process for good. 0 if there is none."""
+    """When a process started, in clock ticks since boot: with its id it names a process for good. 0 if there is none.
+
+    One that has ended and only waits to be reaped (a zombie) is none: in a container nobody may ever reap it.
+    """
     try:
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, IndexError, ValueError):
         return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
@@ -47,6 +48,18 @@ def adopted_by(parent: int) -> None:
         if time.monotonic() > deadline:
             os._exit(1)
         time.sleep(0.0002)
+
+
+def wait_for_end(pid: int, seconds: float) -> None:
+    """Wait until a process that need be no child of ours has ended, so long at most."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:  # it is gone
+        return
+    try:
+        select.select([handle], [], [], max(0.0, seconds))
+    finally:
+        os.close(handle)
 
 
 def is_child_of(parent: int) -> bool:

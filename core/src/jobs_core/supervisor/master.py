@@ -151,8 +151,7 @@ class Supervisor:
             file.close()
             if alive(header):
                 kernel.kill_session(header.pid, header.start_ticks)
-                while alive(header) and time.monotonic() < deadline:
-                    time.sleep(0.01)
+                kernel.wait_for_end(header.pid, deadline - time.monotonic())
             self._repairs.add(Repair(path.name, time.time(), "its supervisor died, and it with it", charge=False))
 
     # -- what everybody else needs ---------------------------------------------------------------

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from .. import events
 from ..scoreboard.reader import Header, WorkerFile
-from . import kernel
 from .loop import Loop
 from .pool import Pool
 from .worker import Worker
@@ -76,7 +75,7 @@ class Watchdog:
                 worker.idle_since = (worker.idle_since or now) if idle else None
                 self._look_at(pool, worker, file, header, running, now)
                 if weigh:
-                    worker.memory = kernel.resident(worker.pid)
+                    worker.weigh()
                 self._is_due(pool, worker, now)
             self._measure(pool, done, busy, now)
             pool.look(now)
@@ -104,7 +103,7 @@ class Watchdog:
         settings = worker.settings
         if settings.max_age and now - worker.ready_at > worker.max_age:
             pool.replace(worker, "max_age")
-        elif settings.max_memory and worker.memory > settings.max_memory:
+        elif worker.is_too_large(now):
             pool.replace(worker, "max_memory")
 
     def _kill(self, worker: Worker, why: str, *, culprit: str = "", charge: bool = True) -> None:

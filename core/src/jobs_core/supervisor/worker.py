@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from ..config import Pool
 from ..scoreboard.reader import WorkerFile
 from ..scoreboard.state import STACKS, WORKERS, ChildState
+from . import kernel
 from .nursery import Offspring
 from .workerside import WorkerSpec
 
@@ -20,6 +21,13 @@ State: TypeAlias = Literal["starting", "standby", "serving", "stopping", "releas
 
 AGE_JITTER = 0.1
 """Workers of one start do not all reach `max_age` or `max_jobs` together: up to this share of it is taken off, at random."""
+
+
+GROWTH = 500_000_000
+"""Bytes that a worker may grow after its start, where the configuration names no `max_memory`."""
+
+SETTLED = 60.0
+"""Seconds after its start in which it may take what it needs: one whose jobs are large is not replaced all the time."""
 
 
 class Worker:
@@ -42,6 +50,7 @@ class Worker:
         self.doomed = False  # it is about to be killed
         self.culprit = ""  # the job we killed it for
         self.memory = 0
+        self._first_memory = 0
         self.idle_since: float | None = None
         self.max_age = float(settings.max_age) * random.uniform(1 - AGE_JITTER, 1)
         self._file: WorkerFile | None = None
@@ -57,6 +66,19 @@ class Worker:
     def enter(self, state: State) -> None:
         self.state = state
         self.since = time.time()
+
+    def weigh(self) -> None:
+        """Read its resident size."""
+        self.memory = kernel.resident(self.pid)
+        self._first_memory = self._first_memory or self.memory
+
+    def is_too_large(self, now: float) -> bool:
+        """Whether it has outgrown `max_memory`; without one, whether it has grown as a leak does, once it has settled."""
+        limit = self.settings.max_memory
+        if limit is not None:
+            return 0 < limit < self.memory
+        settled = self.ready_at is not None and now - self.ready_at > SETTLED
+        return settled and self.memory > self._first_memory + GROWTH
 
     def send(self, do: str, **facts: Any) -> bool:
         return self.child is not None and self.child.send({"do": do, **facts})
