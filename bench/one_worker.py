@@ -11,7 +11,7 @@ from jobs_core.config import Pool
 from jobs_core.worker.main import Worker, prepare
 
 from .scenes import Rows, enqueue, latency, race
-from .support import application, run_python, workers
+from .support import application, run_python, supervised, workers
 
 JOBS = 60_000
 
@@ -58,7 +58,7 @@ def sqlite_drain() -> Rows:
         queue = app.config.base_dir / "queue.db"
         pushed = enqueue(jobs_to_run.noop, JOBS)
         app.operate(lambda backend: backend.pause("default"))
-        with workers(app, 2):
+        with supervised(app, 2):
             begin = time.perf_counter()
             app.operate(lambda backend: backend.resume("default"))
             drained = _until_empty(queue) - begin

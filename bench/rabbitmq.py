@@ -15,7 +15,7 @@ from jobs_core import App
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
 
 from .scenes import Rows, enqueue, latency, race, seconds
-from .support import application, workers
+from .support import application, supervised, until_state, workers
 
 JOBS = 40_000
 ONE_BY_ONE = 500
@@ -65,13 +65,12 @@ def drain() -> Rows:
 
     with rabbitmq_application() as app:
         ledger = app.config.base_dir / "ledger"
-        with workers(app, 2) as started:
-            for worker in started:
-                worker.send_signal(signal.SIGSTOP)  # RabbitMQ knows no pause; the broker waits for it as for a busy one
+        with supervised(app, 2) as supervisor:
+            supervisor.send_signal(signal.SIGTSTP)  # quiet: RabbitMQ knows no pause
+            until_state(app, "quiet", supervisor)
             pushed = enqueue(jobs_to_run.mark, JOBS)
             begin = time.perf_counter()
-            for worker in started:
-                worker.send_signal(signal.SIGCONT)
+            supervisor.send_signal(signal.SIGCONT)
             drained = _until_marked(ledger, JOBS) - begin
         enqueue(jobs_to_run.mark, JOBS)
         clever = _bare_loops(app, 100, JOBS)

@@ -16,7 +16,7 @@ from jobs_core.testing.services.redis import RedisServer, cluster, urls
 
 from .scenes import Rows, enqueue, latency, race, seconds
 from .sharing import Sharing
-from .support import application, workers
+from .support import application, supervised, workers
 
 JOBS = 100_000
 ONE_BY_ONE = 4_000
@@ -58,7 +58,7 @@ def drain() -> Rows:
     with redis_application() as (app, server):
         pushed = enqueue(jobs_to_run.noop, JOBS)
         app.operate(lambda backend: backend.pause("default"))
-        with workers(app, 2):
+        with supervised(app, 2):
             begin = time.perf_counter()
             app.operate(lambda backend: backend.resume("default"))
             drained = _until_empty(server) - begin

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from jobs_core import App, set_current_app
 from jobs_core.config_sources import load
+from jobs_core.scoreboard.state import read_board
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +56,37 @@ def workers(app: App, count: int, *options: str) -> Iterator[list[subprocess.Pop
             process.terminate()
         for process in started:
             process.wait()
+
+
+@contextlib.contextmanager
+def supervised(app: App, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervisor with so many workers and every other default, serving; stopped with the block.
+
+    Drains are measured so, and not with bare workers: what defaults cost, recycling for one, is part of what users see.
+    """
+    directory = app.config.base_dir
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "BENCH_LEDGER": str(directory / "ledger"),
+        "JOBS_POOLS__DEFAULT__WORKERS": str(count),
+    }
+    command = [sys.executable, "-m", "jobs_core", "-c", str(directory / "jobs.toml"), "start"]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=directory, env=environment, stderr=log)
+    try:
+        until_state(app, "serving", process)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def until_state(app: App, wanted: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait for what `state.json` says of the supervisor."""
+    while (state := read_board(app.run_dir).supervisor) is None or state.state != wanted:
+        assert process.poll() is None, (app.config.base_dir / "log").read_text()
+        time.sleep(0.01)
 
 
 def run_python(code: str, *arguments: str, directory: Path | None = None) -> str:
