@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.ids import new_token
+from jobs_rabbitmq.consumer import Consumer
 
 from .helpers import TOPIC, drained, jobs
 
@@ -37,3 +38,27 @@ def test_who_waits_for_one_job_is_delivered_one(connect):
         first.settle(done(ran_here), new_token())
         first.close()
         second.close()
+
+
+def test_who_waits_is_given_what_comes_at_once_and_the_rest_the_next_time(connect, monkeypatch):
+    """Before the first job starts no queue is asked again for what may come before it: each would cost a round trip."""
+    worker, asked = connect("worker"), []
+    get = Consumer._get
+
+    def counted(consumer, queue):
+        if not queue.endswith(":suspects"):  # for those it looks by the clock
+            asked.append(queue)
+        return get(consumer, queue)
+
+    monkeypatch.setattr(Consumer, "_get", counted)
+    assert not worker.reserve_next([TOPIC], 50, new_token(), 0.3)
+    asked.clear()
+    connect().push(jobs(1), new_token())
+    assert len(worker.reserve_next([TOPIC], 50, new_token(), 20.0)) == 1
+    assert asked == []
+    connect().push(jobs(40), new_token())
+    more = []
+    while len(more) < 40:
+        more += worker.reserve_next([TOPIC], 50, new_token(), 20.0)
+    assert len({delivery.id for delivery in more}) == 40
+    assert asked

@@ -77,6 +77,7 @@ class RabbitMQBackend(RabbitMQOperations):
         self._generation = 0
         self._odd = Oddments(self._holding, self._copies, self._topology, self._publish)
         self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
+        self._as_it_comes = self._more_may_have_come = False  # see reserve_next
         self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens it got
         self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens it settled
         self._asked_at = self._worked_at = self._idle_since = self._used_at = self._tried_at = 0.0
@@ -247,7 +248,31 @@ class RabbitMQBackend(RabbitMQOperations):
         failpoint("reserve.after_commit")
         return deliveries
 
+    def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
+        """What is delivered to a worker that waits is handed out as it comes: it is subscribed to all queues, and to ask those
+        that come first once more would cost a round trip each before the job may start. What came behind it is looked for
+        the next time, before waiting.
+        """
+        if self._more_may_have_come:
+            self._more_may_have_come = False
+            deliveries = self.reserve(topics, limit, request)
+            if deliveries:
+                return deliveries
+            self._reserved = "", []  # the request is not over
+        if not self.wait(topics, timeout):
+            return []
+        self._as_it_comes = True
+        try:
+            return self.reserve(topics, limit, request)
+        finally:
+            self._as_it_comes = False
+
     def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
+        if self._as_it_comes and not self._odd.due:
+            letters = consumer.take_delivered(topics, limit)
+            self._more_may_have_come = bool(letters)
+            if letters:
+                return letters
         wanted = limit + len(self._holding.held)
         if consumer.hoards(wanted):
             self._stand_back()

@@ -148,6 +148,13 @@ class Consumer:
             self._shift(queue, found, limit)
         return found
 
+    def take_delivered(self, topics: Sequence[str], limit: int) -> list[Letter]:
+        """Up to `limit` letters of those that are here, in order."""
+        found: list[Letter] = []
+        for queue in self.queues(topics):
+            self._shift(queue, found, limit)
+        return found
+
     def suspects_wait(self, topics: Sequence[str]) -> bool:
         """Whether there are jobs to be run apart."""
         return any(self.lines.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
