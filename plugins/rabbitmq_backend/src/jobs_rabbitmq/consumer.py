@@ -270,8 +270,7 @@ class Consumer:
 
     def unsubscribe(self, *, leaving: bool = False) -> None:
         """Have nothing more delivered. `leaving`: others may leave at the same time, and what they give back comes here."""
-        tags = list(self._consumed.values())
-        self._until_delivered(tags if leaving else [tag for tag in tags if tag in self._under_way], calm=leaving)
+        self._until_delivered(list(self._consumed.values()), calm=leaving)
         consumed, self._consumed, self.prefetch = self._consumed, {}, 0
         self._cancel(consumed.values())
         if leaving:
