@@ -456,3 +456,45 @@ def test_a_job_can_be_followed_by_its_id_alone(app, registry):
     assert add.handle("nobody").status() is State.UNKNOWN
     with pytest.raises(ResultNotStored, match="unknown"):
         add.handle("nobody").result(timeout=1)
+
+
+# -- ids that were chosen --------------------------------------------------------------------------
+
+
+def test_an_id_that_was_chosen_is_one_job_and_told_as_such(app, greet):
+    first = greet.using(id="order-5").enqueue("a")
+    assert (first.id, first.created) == ("order-5", True)
+    for call in (greet.using(id="order-5"), greet.using(id="order-5", unique="key"), greet.using(id="order-5", delay=60)):
+        again = call.enqueue("b")
+        assert (again.id, again.created) == ("order-5", False)
+    raising = greet.using(id="order-5", unique=Unique(key="key", conflict="raise"))
+    assert raising.enqueue("b").created is False  # it is the same job, not another that holds its key
+    assert len(waiting(app)) == 1
+    first.cancel()
+    again = greet.using(id="order-5").enqueue("c")
+    assert (again.created, again.status()) == (False, State.CANCELLED)
+
+
+def test_of_several_calls_of_one_id_at_once_the_first_is_the_job(app, greet):
+    handles = greet.using(id="order-5").enqueue_many([("a",), ("b",)])
+    assert [handle.created for handle in handles] == [True, False]
+    mixed = app.enqueue_many([greet.call("x"), greet.using(id="order-5").call("y"), greet.using(id="order-6").call("z")])
+    assert [handle.created for handle in mixed] == [True, False, True]
+
+
+def test_of_many_threads_that_choose_one_id_one_has_made_the_job(app, greet):
+    chosen = greet.using(id="webhook-1")
+    start = threading.Barrier(16)
+
+    def enqueue(_):
+        start.wait()
+        return chosen.enqueue("a").created
+
+    with ThreadPoolExecutor(16) as threads:
+        assert sum(threads.map(enqueue, range(16))) == 1
+    assert len(waiting(app)) == 1
+
+
+def test_a_hook_may_choose_the_id(app, greet):
+    app._before_enqueue = [lambda message: msgspec.structs.replace(message, id="of-the-hook")]
+    assert [greet.enqueue("a").created for _ in range(2)] == [True, False]

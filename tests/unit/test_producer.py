@@ -54,10 +54,11 @@ class Gated:
 
 
 class Caller(threading.Thread):
-    def __init__(self, producer: Producer, *ids: str, timeout: float = PATIENCE) -> None:
+    def __init__(self, producer: Producer, *ids: str, timeout: float = PATIENCE, chosen: bool = False) -> None:
         super().__init__(daemon=True)
         self.outcome: Any = None
-        self._call: Callable[[], Any] = lambda: producer.push([Outgoing(name, "t", b"") for name in ids], timeout)
+        messages = [Outgoing(name, "t", b"", chosen=chosen) for name in ids]
+        self._call: Callable[[], Any] = lambda: producer.push(messages, timeout)
         self.start()
 
     def run(self) -> None:
@@ -402,3 +403,17 @@ def test_ids_sort_by_time_and_a_child_makes_others():
     assert os.read(out, 36).decode()[14:] != new_id()[14:]
     os.close(out)
     os.close(into)
+
+
+def test_those_who_choose_one_id_are_sent_apart_and_each_is_answered_for_itself():
+    """In one push the backend could not say whose the job is."""
+    backend = Gated({}, {}, {}, {"chosen": "chosen"})
+    producer, _, _ = crowd(backend, count=0)
+    others = []
+    for name, chosen in (("free", False), ("chosen", True), ("chosen", True)):
+        others.append(Caller(producer, name, chosen=chosen))
+        until(lambda n=len(others): len(producer._waiting) == n)
+    backend.gate.set()
+    assert [caller.end() for caller in others] == [{}, {}, {"chosen": "chosen"}]
+    assert backend.sent == [["first"], ["free"], ["chosen"], ["chosen"]]
+    assert len({request for _, request in backend.pushes}) == 4  # a repeated request would add nothing

@@ -211,6 +211,8 @@ class App:
         conflicts = self._deliver(jobs, outgoing)
         if conflicts:
             _note_duplicates(handles, outgoing, conflicts)
+        if any(one.chosen for one in outgoing):
+            _note_repeated(handles)
         return handles
 
     async def aenqueue(self, call: Call[T]) -> JobHandle[T]:
@@ -267,14 +269,15 @@ class App:
         form = stamp.form
         if form is None or self._before_enqueue is None or self._before_enqueue:
             message = self.message(call)
-            return self.outgoing(message), self.handle(call, message)
+            made_here = stamp.id is None and not self._before_enqueue  # a hook may choose another id
+            return self.outgoing(message, chosen=not made_here), self.handle(call, message)
         job.arguments.check(args, kwargs)
         envelope, now = stamp.envelope, time.time()
         job_id, topic, at = stamp.id or new_id(now), envelope.topic, int(now * 1e6) / 1e6
         payload = form.fill(job_id, args, kwargs, at, signer=self.signer or None, limit=self.config.max_message)
         stores = envelope.store_result
         return (
-            Outgoing(job_id, topic, payload, envelope.priority, envelope.delay or 0.0),
+            Outgoing(job_id, topic, payload, envelope.priority, envelope.delay or 0.0, None, stamp.id is not None),
             JobHandle(self, job_id, job, topic, stamp.stores_result if stores is None else stores),
         )
 
@@ -311,10 +314,13 @@ class App:
     def _unique_key(self, job: JobFunction[Any, Any, Any], call: Call[Any], unique: Unique) -> UniqueKey:
         return unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))
 
-    def outgoing(self, message: Message) -> Outgoing:
-        """The message as a backend takes it; raises MessageError or MessageTooLarge."""
+    def outgoing(self, message: Message, *, chosen: bool = True) -> Outgoing:
+        """The message as a backend takes it; raises MessageError or MessageTooLarge.
+
+        `chosen` says that the id may be known to the backend, which then looks: not so with one of `message`'s own making.
+        """
         payload = encode(message, signer=self.signer or None, limit=self.config.max_message)
-        return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique)
+        return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
 
     def handle(self, call: Call[T], message: Message) -> JobHandle[T]:
         """The handle of a message."""
@@ -420,16 +426,29 @@ class App:
 
 
 def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:
-    """Make handles those of the jobs that hold their unique keys; raise DuplicateJob for the first that wanted it."""
-    for handle in handles:
-        if handle.id in conflicts:
-            handle.id, handle.created = conflicts[handle.id], False
+    """Make handles those of the jobs that were there; raise DuplicateJob for the first that wanted it."""
+    refused: DuplicateJob | None = None
     for handle, message in zip(handles, sent, strict=True):
-        if not handle.created and message.unique and message.unique.conflict == "raise":
-            raise DuplicateJob(
-                f"{handle.job.name} with the unique key {message.unique.key!r} is enqueued already, as {handle.id}",
-                existing_id=handle.id,
+        holder = conflicts.get(message.id)
+        if holder is None:
+            continue
+        handle.id, handle.created = holder, False
+        if holder != message.id and message.unique and message.unique.conflict == "raise" and refused is None:
+            refused = DuplicateJob(
+                f"{handle.job.name} with the unique key {message.unique.key!r} is enqueued already, as {holder}",
+                existing_id=holder,
             )
+    if refused:
+        raise refused
+
+
+def _note_repeated(handles: Sequence[JobHandle[Any]]) -> None:
+    """Of several handles of one id in one call, the first is of the job that was made."""
+    seen: set[str] = set()
+    for handle in handles:
+        if handle.id in seen:
+            handle.created = False
+        seen.add(handle.id)
 
 
 def _fetch(job_id: str, timeout: float, backend: Backend) -> JobRecord | None:

@@ -32,7 +32,10 @@ class JobHandle(Struct, Generic[T], eq=False):
     topic: str
     stores_result: bool
     created: bool = True
-    """False if a job with the same unique key was there before: this is its handle."""
+    """False if a job with the same unique key, or the id that was chosen, was there before: this is its handle.
+
+    Where a backend lacks `known_ids` (RabbitMQ without `[results]`), a chosen id counts as new.
+    """
 
     def status(self) -> State:
         """Where the job is now; UNKNOWN also for one that is done and kept no result."""

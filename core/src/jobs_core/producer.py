@@ -284,6 +284,9 @@ class Producer:
     def _send_together(self, batches: list[_Batch]) -> None:
         """Send the batches of several callers as one push, and tell each what became of its own."""
         request, deadline = batches[0].request or new_id(), batches[0].deadline
+        if len(batches) > 1 and not batches[0].request and _repeat(batches):
+            self._send_apart(batches, request, None, deadline)
+            return
         try:
             conflicts = self._send(_messages(batches), request, deadline)
         except BackendUnavailable as error:
@@ -330,17 +333,19 @@ class Producer:
                     self._end(batch, conflicts)
                 return
 
-    def _send_apart(self, batches: list[_Batch], request: str, error: Exception, deadline: float) -> None:
+    def _send_apart(self, batches: list[_Batch], request: str, error: Exception | None, deadline: float) -> None:
         """A push was refused as a whole: find out whose messages are the reason; the others' are innocent.
+
+        Or, without an error: two callers have chosen one id, and each has to hear whether the job is its own.
 
         A backend with `dedup` remembers a request's answer, so each batch has its own; one without it that
         remembers which messages it has (and need not send again) knows them by the request they came with.
         """
-        if len(batches) == 1 or self._backend is None:
+        if error is not None and (len(batches) == 1 or self._backend is None):
             for batch in batches:
                 self._end(batch, {}, error)
             return
-        parted = "dedup" in self._backend.features
+        parted = error is None or self._backend is None or "dedup" in self._backend.features
         for n, batch in enumerate(batches):
             own = f"{request}/{n}" if parted else request
             batch.sent = True
@@ -380,6 +385,12 @@ def _fits(batch: _Batch, first: _Batch, room: int) -> bool:
 
 def _messages(batches: Sequence[_Batch]) -> list[Outgoing]:
     return [message for batch in batches for message in batch.messages]
+
+
+def _repeat(batches: Sequence[_Batch]) -> bool:
+    """Whether an id that was chosen stands in them more than once."""
+    chosen = [message.id for batch in batches for message in batch.messages if message.chosen]
+    return len(set(chosen)) < len(chosen)
 
 
 def _gave_up(error: Exception, sent: bool) -> BackendUnavailable:

@@ -51,7 +51,17 @@ class Queue(msgspec.Struct):
 
 class FileBackend(base.Backend):
     name = "file"
-    features = base.FEATURES - {"unique", "results", "cancel", "browse", "pause", "atomic_followups", "claim", "prefix"}
+    features = base.FEATURES - {
+        "unique",
+        "results",
+        "cancel",
+        "browse",
+        "pause",
+        "atomic_followups",
+        "claim",
+        "prefix",
+        "known_ids",
+    }
 
     def __init__(self, url: str, options: base.BackendOptions) -> None:
         self._directory, self._options, self._lock = options.base_dir / url.removeprefix("file://"), options, -1

@@ -62,7 +62,7 @@ class AuxStore(Backend):
         self.queue = queue
         self.store = store
         self.name = queue.name
-        self.features = (queue.features - {"claim"}) | (store.features & SUPPLIED)
+        self.features = (queue.features - {"claim"}) | (store.features & (SUPPLIED | {"known_ids"}))
         self._owner: str | None = None
         self._generation = 0
         self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → id, and the store's token
@@ -90,6 +90,7 @@ class AuxStore(Backend):
         """Keys are taken first: what they refuse does not reach the queue.
 
         A request that the queue has refused may come again with a part of its messages: to the store, that is another.
+        The job of a chosen id that the store knows may be of an enqueue that failed half-way: if it waits, it is sent again.
         """
         if not messages:
             return {}
@@ -98,7 +99,8 @@ class AuxStore(Backend):
         conflicts = binding.push_loosely(messages, first) if binding else self.store.push(messages, first)
         accepted = [message for message in messages if message.id not in conflicts]
         failpoint("push.keys_taken")
-        self.queue.push([_without_key(message) for message in accepted], request)
+        again = [job for job_id, holder in conflicts.items() if job_id == holder for job in self._waiting(job_id)]
+        self.queue.push([*map(_without_key, accepted), *again], request)
         failpoint("push.before_bind")
         keyed = [message for message in accepted if message.unique]
         return {**conflicts, **self._bound(binding, keyed)} if binding and keyed else conflicts
@@ -110,6 +112,14 @@ class AuxStore(Backend):
             if not holder:
                 raise BackendUnavailable(f"another enqueue under the unique key of job {job_id} is under way")
         return taken_over
+
+    def _waiting(self, job_id: str) -> list[Outgoing]:
+        """A job of the store as it was recorded, if it is neither held nor over."""
+        record = self.store.get(job_id)
+        if record is None or record.state not in (State.READY, State.SCHEDULED):
+            return []
+        delay = 0.0 if record.due is None else max(0.0, record.due - record.broker_now)
+        return [Outgoing(job_id, record.topic, record.payload, record.priority, delay)]
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         deliveries = self.queue.reserve(topics, limit, request)

@@ -45,6 +45,7 @@ FEATURES: Final = frozenset(
         "pause",  # a topic can be paused for everybody
         "atomic_followups",  # jobs enqueued by a job commit with its acknowledgement
         "dedup",  # a repeated push request adds nothing
+        "known_ids",  # push adds nothing for a chosen id that the store still holds, also of an ended job, and tells
         "fencing",  # a stale owner can settle nothing
         "owner_release",  # release_owner returns a dead process's jobs at once
         "exact_redelivery",  # redeliveries and crashes are counted exactly
@@ -108,6 +109,7 @@ class Outgoing(Struct, frozen=True, gc=False):
     priority: int = 0
     delay: float = 0.0
     unique: UniqueKey | None = None
+    chosen: bool = False  # the id is not one of `new_id`: it may be known
 
 
 class Delivery(Struct, frozen=True, gc=False):
@@ -426,6 +428,9 @@ class Backend(Operable, abc.ABC):
 
         A request repeated within the dedup window adds nothing and reports what it reported first; a
         message whose id is in the store adds nothing. `conflict="replace"` cancels a queued holder instead.
+        With `known_ids`, a message whose id was chosen adds nothing either while the end of that job is kept (its
+        result, or that it was cancelled), and what adds nothing is returned as held by itself: {id: id}. Of two
+        messages of one id in one push the first counts, and the second is not returned.
         Called by: producers and, with follow-ups a backend cannot commit, couriers. Atomicity: all or nothing
         with `dedup`. Blocks: until durable. Raises: QueueFull, BackendUnavailable, BackendError.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -124,8 +125,8 @@ class JobsQueue:
         previous, context.worker_app = context.worker_app, self.app
         own = contextvars.copy_context()
         try:
-            if run.job.is_async and _in_event_loop():
-                thread = threading.Thread(target=own.run, args=(run_in_thread, run, self._surroundings, LoopRunner))
+            if inspect.iscoroutinefunction(inspect.unwrap(run.job.function)) and _in_event_loop():
+                thread = threading.Thread(target=own.run, args=(self._execute_apart, run))
                 thread.start()
                 thread.join()
             else:
@@ -135,6 +136,14 @@ class JobsQueue:
         finally:
             context.worker_app = previous
         return error
+
+    def _execute_apart(self, run: Run) -> None:
+        """Run a job in this thread, on an event loop of its own."""
+        loop = LoopRunner()
+        try:
+            run_in_thread(run, self._surroundings, lambda: loop)
+        finally:
+            loop.close()
 
 
 class InlineJobs(JobsQueue):

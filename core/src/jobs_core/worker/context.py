@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from ..backends.base import Outcome
 from ..errors import JobCancelled
@@ -92,7 +92,7 @@ class JobContext:
         message = app.message(call)
         if self._run.followups is None:
             self._run.followups = []
-        self._run.followups.append(app.outgoing(message))
+        self._run.followups.append(app.outgoing(message, chosen=job.overrides.id is not UNSET))
         if self._run.ended:  # after the append: who ends the run sets it before the follow-ups are read
             raise RuntimeError(
                 f"{self.name} {self.id} has ended: a follow-up is sent with its acknowledgement, which is over. "

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..loaders.base import Bootstrapper
 from ..plugins import Plugins, guarded
 from .context import RunOutcome, context_of
 from .retry import settlement
+from .returned import RESULTS, awaited, in_loop
 from .run import Run
+
+if TYPE_CHECKING:
+    from .executors.base import LoopRunner
 
 
 class Surroundings:
@@ -42,14 +46,15 @@ class Surroundings:
         self.process = os.getpid()
         """Whose runs these are: what a job forks is to end with its job."""
 
-    def call(self, run: Run) -> Any:
+    def call(self, run: Run, loops: Callable[[], LoopRunner]) -> Any:
         """Run a plain function to its value."""
         with ExitStack() as stack:
             for enter in self._contexts:
                 manager = enter(context_of(run))
                 if manager is not None:
                     stack.enter_context(_plain(manager))
-            return run.job.function(*run.args, **run.kwargs)
+            value = run.job.function(*run.args, **run.kwargs)
+            return value if type(value) in RESULTS else in_loop(run, value, loops)
 
     async def acall(self, run: Run) -> Any:
         """Run an async function to its value."""
@@ -60,7 +65,8 @@ class Surroundings:
                     await stack.enter_async_context(manager)
                 elif manager is not None:
                     stack.enter_context(manager)
-            return await run.job.function(*run.args, **run.kwargs)
+            value = await run.job.function(*run.args, **run.kwargs)
+            return value if type(value) in RESULTS else await awaited(run, value)
 
     def started(self, run: Run) -> None:
         """Tell listeners that a run begins."""

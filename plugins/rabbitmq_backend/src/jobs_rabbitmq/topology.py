@@ -86,12 +86,12 @@ class Names:
     def step(self, number: int) -> str:
         return f"{self.prefix}:delay.{number:02}"
 
-    def route(self, queue: str, delay: float) -> tuple[str, str, float]:
+    def route(self, queue: str, delay: float) -> tuple[str, str, int]:
         """Exchange and routing key of a message for a queue after `delay` seconds, and what the ladder leaves of them."""
         if delay <= 0:
-            return "", queue, 0.0
-        left = max(0.0, delay - LONGEST)
-        steps = math.ceil(min(delay, LONGEST) / STEP - 1e-9)
+            return "", queue, 0
+        left = max(0, math.ceil(delay - LONGEST))  # whole seconds: a header holds no fractions
+        steps = math.ceil((delay - left) / STEP - 1e-9)
         bits = f"{steps:0{STEPS}b}"
         return self.step(steps.bit_length() - 1), f"{'.'.join(bits)}.{queue}", left
 

@@ -43,7 +43,8 @@ def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoi
     unique = envelope.unique
     if unique is not None:
         unique = msgspec.structs.replace(unique, key=own_key(topic, unique.key))
-    return Outgoing(envelope.id or new_id(), topic, payload, envelope.priority, envelope.delay or 0.0, unique)
+    chosen = bool(envelope.id)
+    return Outgoing(envelope.id or new_id(), topic, payload, envelope.priority, envelope.delay or 0.0, unique, chosen)
 
 
 def _envelope(topic: str, payload: bytes, verify: Verify | None) -> _Envelope:

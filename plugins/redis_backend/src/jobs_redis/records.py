@@ -33,7 +33,7 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
     group: list[Any] = [topic, priority, 0]
     groups = {(topic, priority): group}
     for one in messages:
-        if one.unique is not None or one.delay > 0:
+        if one.unique is not None or one.delay > 0 or one.chosen:
             return None
         if one.topic != topic or one.priority != priority:
             topic, priority = one.topic, one.priority
@@ -52,14 +52,18 @@ def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) 
     """Append the four values of a message: see add in scripts/lines.lua."""
     unique = outgoing.unique
     if unique is None:
-        extra: bytes | str = b"" if outgoing.delay <= 0 else f"{micro(outgoing.delay)} 0 0"
+        extra: bytes | str = b"" if outgoing.delay <= 0 and not outgoing.chosen else _extra(outgoing, 0, 0)
         arguments += (outgoing.id, outgoing.topic, _record(outgoing), extra)
         return
     topic, key = outgoing.topic.encode(), unique.key.encode()
     scope = "t" if isinstance(unique.scope, float | int) else unique.scope[0]
     record = f"{outgoing.priority} {len(topic)} {len(key)} {scope}|".encode() + topic + key + outgoing.payload
-    extra = f"{micro(max(0.0, outgoing.delay))} {int(unique.conflict == 'replace')} {held_for(unique)}{'?' * loosely}"
+    extra = _extra(outgoing, int(unique.conflict == "replace"), held_for(unique)) + "?" * loosely
     arguments += (outgoing.id, outgoing.topic, record, extra)
+
+
+def _extra(outgoing: Outgoing, replaces: int, timed: int) -> str:
+    return f"{micro(max(0.0, outgoing.delay))} {replaces} {timed} {int(outgoing.chosen)}"
 
 
 def held_for(unique: UniqueKey) -> int:

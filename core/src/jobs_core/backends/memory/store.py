@@ -54,14 +54,19 @@ class MemoryStore:
 
     def _add(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
         conflicts: dict[str, str] = {}
+        added: set[str] = set()  # chosen ids of this push
         for message in messages:
-            if message.id in self.jobs:
+            if message.id in self.jobs or (message.chosen and self.find(at.now, message.id)):
+                if message.chosen and message.id not in added:
+                    conflicts[message.id] = message.id
                 continue
             if message.unique:
                 holder = self._take_key(at, message)
                 if holder:
                     conflicts[message.id] = holder
                     continue
+            if message.chosen:
+                added.add(message.id)
             job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
             self.place(job, at.now, message.delay)
         self.changed.notify_all()

@@ -39,23 +39,27 @@ through the whole line of that rank."""
 
 
 def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False) -> list[dict[str, str]]:
-    """Store messages; return, for each batch, the id of each refused by a unique key, and the id that holds the key."""
+    """Store messages; return, for each batch, the id of each that is refused, and of the job that holds its key or is it."""
     seq = _numbers(tx, sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
     refused = []
     together = {message.id for messages in batches for message in messages} if loosely else frozenset()
     for messages in batches:
         conflicts: dict[str, str] = {}
+        added: set[str] = set()  # chosen ids of this batch
         for message in messages:
-            if message.unique:
+            if message.unique or message.chosen:
                 _insert(tx, rows)  # what it may be a duplicate of, or replace, has to be there
                 rows = []
-                if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
+                if _is_known(tx, message):
+                    if message.chosen and message.id not in added:
+                        conflicts[message.id] = message.id
                     continue
-                holder = _take_key(tx, message, loosely, together)
+                holder = _take_key(tx, message, loosely, together) if message.unique else None
                 if holder:
                     conflicts[message.id] = holder
                     continue
+                added.add(message.id)
             seq += 1
             due = tx.now + message.delay if message.delay > 0 else None
             key = message.unique.key if message.unique else None
@@ -81,6 +85,14 @@ def _numbers(tx: Transaction, count: int) -> int:
     """Take `count` numbers; returns the one before the first."""
     sql = "UPDATE meta SET value = value + ? WHERE key = 'sequence' RETURNING value"
     return int(tx.first(sql, (count,))) - count
+
+
+def _is_known(tx: Transaction, message: Outgoing) -> bool:
+    """Whether a job of this id is in the queue, or has ended and left something."""
+    if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
+        return True
+    sql = "SELECT EXISTS (SELECT 1 FROM ended WHERE id = ? AND until > ?)"
+    return message.chosen and bool(tx.first(sql, (message.id, tx.now)))
 
 
 def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Collection[str]) -> str | None:

@@ -47,7 +47,7 @@ class Machine(RigCase):
             print(
                 "If this fails: the steps below are as they were found; JOBS_CONTRACT_SHRINK=1 takes minutes to shorten them."
             )
-        exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess", "prefix"})
+        exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess", "prefix", "known_ids"})
         machine = _exact(rig) if exact else _account(rig)
         run_state_machine_as_test(
             machine,

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from .. import stacks
 from ..handover import Handover
+from ..returned import RESULTS, awaited
 from ..run import Run
 from ..surroundings import Surroundings
 from .base import Executor, LoopRunner, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
@@ -27,6 +28,18 @@ logger = logging.getLogger("jobs.worker")
 
 PLAIN_THREADS = 32
 """Most threads for plain functions among async ones."""
+
+
+class SharedLoop(LoopRunner):
+    """The executor's loop, for what plain functions return to be awaited: their thread waits for it meanwhile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 class AsyncExecutor(Executor):
@@ -103,7 +116,9 @@ class AsyncExecutor(Executor):
                 if not surroundings.silent:
                     surroundings.started(run)
                 if surroundings.bare:
-                    run.value = await run.job.function(*run.args, **run.kwargs)
+                    run.value = value = await run.job.function(*run.args, **run.kwargs)
+                    if type(value) not in RESULTS:
+                        run.value = await awaited(run, value)
                 else:
                     run.value = await surroundings.acall(run)
         except asyncio.CancelledError as error:
@@ -118,7 +133,7 @@ class AsyncExecutor(Executor):
         if self._threads is None:
             self._threads = ThreadPoolExecutor(min(PLAIN_THREADS, self.concurrency), "jobs-plain")
         context = contextvars.copy_context()
-        call = functools.partial(context.run, run_in_thread, run, self.surroundings, LoopRunner)
+        call = functools.partial(context.run, run_in_thread, run, self.surroundings, lambda: SharedLoop(self._loop))
         await self._loop.run_in_executor(self._threads, call)
 
     def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:

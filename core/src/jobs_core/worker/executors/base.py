@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ... import boundary, events
@@ -18,6 +18,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..output import end_lines, partial
 from ..retry import settlement
+from ..returned import RESULTS, in_loop
 from ..run import Run
 from ..surroundings import Surroundings
 
@@ -93,8 +94,8 @@ class LoopRunner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._made_tasks = False  # whether a run has made any: to ask for all tasks costs more than a short job
 
-    def run(self, surroundings: Surroundings, run: Run) -> Any:
-        """The value of the run's coroutine; an interruption cancels it first and lets it clean up.
+    def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
+        """The value of a coroutine of the run's; an interruption cancels it first and lets it clean up.
 
         The loop stands still between runs, so that a task left in it would go on in the middle of another job.
         """
@@ -104,7 +105,7 @@ class LoopRunner:
         if loop is None:
             loop = self._loop = asyncio.new_event_loop()
             loop.set_task_factory(self._make_task)
-        task = asyncio.Task(surroundings.acall(run), loop=loop)
+        task = asyncio.Task(coroutine, loop=loop)
         try:
             return loop.run_until_complete(task)
         except JobInterrupted:
@@ -174,11 +175,13 @@ def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], Loop
         if not surroundings.silent:
             surroundings.started(run)
         if run.job.is_async:
-            run.value = loops().run(surroundings, run)
+            run.value = loops().run(surroundings.acall(run), run)
         elif surroundings.bare:
-            run.value = run.job.function(*run.args, **run.kwargs)
+            run.value = value = run.job.function(*run.args, **run.kwargs)
+            if type(value) not in RESULTS:
+                run.value = in_loop(run, value, loops)
         else:
-            run.value = surroundings.call(run)
+            run.value = surroundings.call(run, loops)
     except BaseException as error:
         run.error = error
     if os.getpid() != surroundings.process:

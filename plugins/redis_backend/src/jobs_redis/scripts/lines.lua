@@ -28,7 +28,8 @@ local function take_key(id, key, timed, replaces, loosely, seen, cancelled_ttl)
 end
 
 -- Store messages from ARGV, four values each: id, topic, record without its time, and extra, which is empty or
--- "delay replaces timed" (microseconds, 0 or 1, microseconds), and a ? to hold the key loosely. Returns {id, holder, ...} of those refused by a key.
+-- "delay replaces timed chosen" (microseconds, 0 or 1, microseconds, 0 or 1), and a ? to hold the
+-- key loosely. Returns {id, holder, ...} of those refused by a key, and {id, id} of those with a chosen id that is known: in the queue, or of a job whose end is kept.
 -- Messages without a key are gathered and stored with few commands; one with a key is stored at once, for it may be
 -- refused or replaced by the next.
 local function add(first, count, cancelled_ttl)
@@ -49,12 +50,15 @@ local function add(first, count, cancelled_ttl)
   for n = 0, count - 1 do
     local id, at, from = ids[n + 1], now + n, first + 4 * n
     local topic, tail, extra = ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
-    if not known[n + 1] and not seen[id] then
+    local chosen = string.find(extra, ' 1%??$') ~= nil
+    local there = known[n + 1] or (chosen and not seen[id] and redis.call('EXISTS', base .. 'ended:' .. id) == 1)
+    if there and chosen and not seen[id] then conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, id end
+    if not there and not seen[id] then
       seen[id] = true
       local record, delay, holder, key = whole(at) .. ' ' .. tail, 0, nil, ''
       if extra ~= '' then
         local replaces, timed, loosely
-        delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+)(%??)$')
+        delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
         delay, key = tonumber(delay), parse(record).key
         if key ~= '' then holder = take_key(id, key, tonumber(timed), replaces == '1', loosely == '?', seen, cancelled_ttl) end
       end

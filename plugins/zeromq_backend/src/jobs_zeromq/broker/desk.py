@@ -260,7 +260,7 @@ def _as_push(one: Asked) -> requests.Push:
         return requests.Push(one.request.messages, one.request.request)
     put: p.Put = one.request
     messages = [
-        Outgoing(job_id, put.topic, payload, put.priority, put.delay)
+        Outgoing(job_id, put.topic, payload, put.priority, put.delay, chosen=True)
         for job_id, payload in zip(put.ids, one.payloads, strict=True)
     ]
     return requests.Push(messages, f"put:{put.request}")
