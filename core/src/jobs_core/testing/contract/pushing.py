@@ -81,6 +81,17 @@ class Pushing(RigCase):
         if rig.has("dedup"):
             assert rig.drain(worker) == []
 
+    def test_housekeeping_forgets_no_push_request_within_the_window(self, rig: Rig) -> None:
+        producer, worker = rig.producer(), rig.worker()
+        jobs, request = [rig.job() for _ in range(3)], rig.request()
+        producer.push(jobs, request)
+        assert len(rig.drain(worker)) == 3
+        rig.live_through(rig.lease / 2, worker)
+        worker.housekeep(100)
+        producer.push(jobs, request)
+        if rig.has("dedup"):
+            assert rig.drain(worker) == []
+
     def test_a_push_request_repeated_on_another_connection_adds_nothing(self, rig: Rig) -> None:
         worker = rig.worker()
         jobs = [rig.job() for _ in range(3)]

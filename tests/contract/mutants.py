@@ -1,0 +1,175 @@
+"""Faults that a backend may have, put into the memory model one at a time: the contract has to notice each.
+
+`python -m tests.contract.mutants [NAME ...]` tries them all (or those) and prints which case noticed, or that none did.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jobs_core.backends.memory
+
+ROOT = Path(__file__).parents[2]
+MODEL = Path(jobs_core.backends.memory.__file__).parent
+
+CASES = """
+import pytest
+from jobs_core.testing import BackendContract
+from jobs_core.testing.contract.rig import Rig
+from mutant_memory import MemoryBackend, forget
+
+class TestMutant(BackendContract):
+    takes_clock = True
+
+    @pytest.fixture
+    def backend_url(self):
+        forget("memory://mutant")
+        return "memory://mutant"
+
+    @pytest.fixture(autouse=True)
+    def _its_factory(self, monkeypatch):
+        monkeypatch.setattr(Rig, "_queue_factory", lambda *_: MemoryBackend)
+"""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: in one file of the model, `old` (which stands there once) becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = [
+    # push
+    Mutant("a repeated push adds again", "store.py", "        if known:\n            return known[1]\n", ""),
+    Mutant("a known id is pushed over", "store.py", "if message.id in self.jobs:", "if False:"),
+    Mutant("a delay is forgotten", "store.py", "self.place(job, at.now, message.delay)", "self.place(job, at.now, 0)"),
+    Mutant("a push wakes nobody", "store.py", "            self.place(job, at.now, message.delay)\n        self.changed.notify_all()",
+           "            self.place(job, at.now, message.delay)"),
+    Mutant("priorities are upside down", "records.py", "-message.priority, message.unique", "message.priority, message.unique"),
+    Mutant("a push request is remembered for ever short", "store.py", "at.now - at.options.dedup_window", "at.now"),
+    Mutant("the prefix is not looked at", "backend.py", "_stores[_name(url), options.prefix]", '_stores[_name(url), "jobs"]'),
+    # unique
+    Mutant("unique keys are not held", "store.py", "                if holder:\n", "                if False:\n"),
+    Mutant("a key in seconds ends with its job", "store.py",
+           "if job.unique and isinstance(job.unique.scope, str) and", "if job.unique and"),
+    Mutant("a queued key is held until done", "store.py", 'if job.unique and job.unique.scope == "queued":', "if False:"),
+    Mutant("replace cancels a running job", "store.py", "job.state not in (_READY, _SCHEDULED):", "False:"),
+    Mutant("replace refuses", "store.py", 'if unique.conflict != "replace" or job is None or', "if True or"),
+    Mutant("a dead job keeps its key", "store.py", "            self._ready_count[job.topic] -= 1\n        self._free_key(job)\n        job.state, job.reason",
+           "            self._ready_count[job.topic] -= 1\n        job.state, job.reason"),
+    # reserve
+    Mutant("a repeated reserve takes more", "store.py", "        if request == owner.reserve_request:\n            taken = sorted",
+           "        if False:\n            taken = sorted"),
+    Mutant("a reserve takes one too many", "store.py", "while heap and len(taken) < limit:", "while heap and len(taken) <= limit:"),
+    Mutant("a reserve does not renew the lease", "store.py",
+           "        owner = self._owner(owner_id)\n        owner.lease_until = at.now + at.options.lease\n        if request == owner.reserve_request:\n            taken = sorted",
+           "        owner = self._owner(owner_id)\n        if request == owner.reserve_request:\n            taken = sorted"),
+    Mutant("paused topics are handed out", "store.py", "if topic in self.paused or limit <= 0:", "if limit <= 0:"),
+    Mutant("due jobs wait for housekeeping", "store.py", "            self._ready_due(at.now, len(self._scheduled))\n", ""),
+    Mutant("a released owner may reserve", "store.py",
+           '            raise OwnerLost(f"owner {owner_id} was released: its jobs went to other workers; open under a fresh owner id")',
+           "            owner = self.owners[owner_id] = Owner(1e18)"),
+    Mutant("topics are served in the order of names", "store.py", "for topic in topics:\n                taken", "for topic in sorted(topics):\n                taken"),
+    # settle
+    Mutant("an old token settles", "store.py", "if job is None or job.token != settlement.token:", "if job is None:"),
+    Mutant("a repeated settle is done again", "store.py",
+           "            return [Answer.ALREADY if old is Answer.SETTLED else old for old in owner.settle_answers]",
+           "            pass"),
+    Mutant("a retry counts no attempt", "store.py", "            job.attempt += 1\n            job.note(settlement.error)", "            job.note(settlement.error)"),
+    Mutant("a defer counts an attempt", "store.py", "            job.deferrals += 1", "            job.deferrals += 1\n            job.attempt += 1"),
+    Mutant("a release counts a redelivery", "store.py", "            self._make_ready(job)\n            return\n",
+           "            job.redeliveries += 1\n            self._make_ready(job)\n            return\n"),
+    Mutant("a release goes to the end of the line", "store.py",
+           "            self._make_ready(job)\n            return\n", "            self.place(job, now, 0)\n            job.seq += 10**6\n            return\n"),
+    Mutant("a release loses the job", "store.py", "            self._make_ready(job)\n            return\n", "            return\n"),
+    Mutant("a retry comes at once", "store.py", "self.place(job, now, settlement.after)", "self.place(job, now, 0)"),
+    Mutant("follow-ups are lost", "store.py", "            if settlement.followups:\n", "            if False:\n"),
+    Mutant("a settle wakes nobody", "store.py",
+           "        owner.settle_request, owner.settle_answers = request, answers\n        self.changed.notify_all()",
+           "        owner.settle_request, owner.settle_answers = request, answers"),
+    Mutant("a result is not kept", "store.py", "settlement.result_ttl, settlement.result)", "settlement.result_ttl)"),
+    Mutant("a result is kept for ever", "store.py", "if record and until > now else None", "if record else None"),
+    Mutant("a running job's cancel is forgotten", "store.py", "        elif job.cancel:\n", "        elif False:\n"),
+    Mutant("the history of errors grows", "records.py", "(*self.errors, error)[-KEPT_ERRORS:]", "(*self.errors, error)"),
+    Mutant("the oldest errors are kept", "records.py", "(*self.errors, error)[-KEPT_ERRORS:]", "(*self.errors, error)[:KEPT_ERRORS]"),
+    Mutant("dead letters are not limited", "store.py", "for _ in range(len(dead) - at.options.retention(job.topic).dead_max):", "for _ in ():"),
+    # owners
+    Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job)\n        self.changed.notify_all()\n        return len(owner.held)",
+           "        self.changed.notify_all()\n        return len(owner.held)"),
+    Mutant("started jobs are not charged", "store.py", "            if job.id in started:", "            if False:"),
+    Mutant("unstarted jobs are charged", "store.py", "            if job.id in started:", "            if started:"),
+    Mutant("every started job is charged a crash", "backend.py", "crash=len(started) == 1)", "crash=True)"),
+    Mutant("a released owner's jobs wake nobody", "store.py", "        self.changed.notify_all()\n        return len(owner.held)", "        return len(owner.held)"),
+    Mutant("leases never run out", "store.py", "if owner.lease_until <= at.now][:limit]", "if False][:limit]"),
+    Mutant("an outage expires everybody", "store.py", "if last is None or at.now - last > at.options.outage_after:", "if False:"),
+    Mutant("a clock set back keeps the dead", "store.py", "owner.lease_until = min(owner.lease_until, at.now + 2 * lease)", "pass"),
+    Mutant("close loses what it held", "backend.py", "                self.store.release_owner(self._moment(), owner, (), b\"\", crash=False)",
+           "                self.store.owners.pop(owner, None)"),
+    Mutant("a heartbeat tells of no cancel", "store.py", "return Heartbeat(cancelled=tuple(job.id for job in owner.held.values() if job.cancel))", "return Heartbeat()"),
+    # waiting
+    Mutant("wait polls", "backend.py", "self.store.changed.wait(left)", "self.store.changed.wait(min(left, 0.1))"),
+    Mutant("an interrupt before a wait is forgotten", "backend.py", "        self._interrupted = True\n", "        self._interrupted = bool(self.store.changed._waiters)\n"),
+    Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),
+    # operators
+    Mutant("resume wakes nobody", "operations.py", "            self.store.paused.discard(topic)\n            self.store.changed.notify_all()", "            self.store.paused.discard(topic)"),
+    Mutant("requeue wakes nobody", "operations.py", "                count += 1\n            self.store.changed.notify_all()", "                count += 1"),
+    Mutant("requeue keeps the attempts", "operations.py", "job.attempt = job.redeliveries = job.crashes = job.deferrals = 0", "pass"),
+    Mutant("purge takes every state", "operations.py", "if job.topic == topic and job.state is state)", "if job.topic == topic)"),
+    Mutant("discard takes running jobs", "operations.py", "if job.state in (State.READY, State.SCHEDULED)]", "if job.state is not State.DEAD]"),
+    Mutant("the oldest age is the newest", "operations.py", "max(0.0, now - min(since))", "max(0.0, now - max(since))"),
+    Mutant("due jobs count as scheduled", "operations.py", "Counter(State.READY if job.is_due(now) else job.state for job in jobs)", "Counter(job.state for job in jobs)"),
+    Mutant("dead letters are listed oldest first", "operations.py", "list(reversed(self.store.dead[topic].values()))", "list(self.store.dead[topic].values())"),
+]  # fmt: skip  # a row a fault reads best
+
+
+def killed_by(mutant: Mutant) -> str:
+    """The case that notices; empty if none does. The directed cases are asked first: the model test takes longer."""
+    with tempfile.TemporaryDirectory(prefix="jobs-mutant-") as name:
+        directory = Path(name)
+        package = directory / "mutant_memory"
+        package.mkdir()
+        for source in MODEL.glob("*.py"):
+            text = source.read_text()
+            if source.name == mutant.file:
+                count = text.count(mutant.old)
+                assert count == 1, f"{mutant.name}: what it changes stands {count} times in {mutant.file}"
+                text = text.replace(mutant.old, mutant.new)
+            text = text.replace("from ...", "from jobs_core.").replace("from ..base", "from jobs_core.backends.base")
+            (package / source.name).write_text(text)
+        (directory / "test_mutant.py").write_text(CASES)
+        return _run(mutant, directory, "not model") or _run(mutant, directory, "model")
+
+
+def _run(mutant: Mutant, directory: Path, expression: str) -> str:
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=60", "--import-mode=importlib", f"--rootdir={directory}"]
+    command = [sys.executable, "-m", "pytest", *options, "-k", expression, "test_mutant.py"]
+    environment = {**os.environ, "PYTHONPATH": str(directory), "JOBS_CONTRACT_PATIENCE": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory, timeout=600)
+    if done.returncode == 0:
+        return ""
+    noticed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert noticed, f"{mutant.name}: the contract could not be run:\n{done.stdout}{done.stderr}"
+    return noticed[0].rpartition("::")[2].partition(" - ")[0]
+
+
+def main(names: list[str]) -> int:
+    survivors = 0
+    for mutant in MUTANTS:
+        if not names or mutant.name in names:
+            case = killed_by(mutant)
+            survivors += not case
+            print(f"{'killed' if case else 'SURVIVES':8}  {mutant.name:48} {case}", flush=True)
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
