@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -571,3 +573,45 @@ def test_a_row_that_we_never_wrote_makes_errors_of_ours_alone(path, open_, colum
             with contextlib.suppress(BackendError):
                 ask()
         execute(path, "DELETE FROM job", "DELETE FROM ready", "DELETE FROM reserved")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of a fork beside threads, which is what is tried
+def test_a_fork_waits_for_connections_that_other_threads_are_making(path):
+    stop = threading.Event()
+
+    def use() -> None:
+        with contextlib.suppress(BackendUnavailable):  # so many openings at once may find the file locked
+            backend = SqliteBackend(f"sqlite:///{path}?durability=process", BackendOptions())
+            backend.open(None)
+            backend.push([Outgoing(new_id(), "t", b"{}")], new_id())
+            backend.close()
+
+    def churn() -> None:
+        while not stop.is_set():
+            use()
+
+    threads = [threading.Thread(target=churn) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            child = os.fork()
+            if child == 0:
+                try:
+                    use()
+                    grandchild = os.fork()  # with what the parent's threads left behind
+                    if grandchild:
+                        os.waitpid(grandchild, 0)
+                finally:
+                    os._exit(0)
+            ended = os.pidfd_open(child)
+            try:
+                assert select.select([ended], [], [], 60)[0], "the child hangs"
+            finally:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                os.close(ended)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

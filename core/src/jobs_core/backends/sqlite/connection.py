@@ -145,9 +145,10 @@ class Connection:
         with contextlib.suppress(OSError):  # SQLite says it better
             private.create(self.path)  # its log and index get the mode of the file
         # Autocommit: transactions are begun by hand. The threads of a process take turns by our lock.
-        db = sqlite3.connect(
-            self.path, timeout=left(BUSY_TIMEOUT), isolation_level=None, check_same_thread=False, cached_statements=256
-        )
+        with _connecting:
+            db = sqlite3.connect(
+                self.path, timeout=left(BUSY_TIMEOUT), isolation_level=None, check_same_thread=False, cached_statements=256
+            )
         self._db, self._synchronous, self._patient = db, "", True
         try:
             self._prepare()
@@ -177,6 +178,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return self._is_open
+
+    @property
+    def in_use(self) -> bool:
+        """Whether SQLite has this connection."""
+        return self._db is not None
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -391,25 +397,42 @@ _WRONG_VALUES = (TypeError, ValueError, LookupError, OverflowError)
 """What Python raises for a row of other types than the schema's, and for numbers and texts that SQLite cannot hold."""
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_connecting = threading.Lock()
+"""Held while a connection is made, by whoever makes it and over a fork: SQLite's own locks do not survive a fork."""
 _locked_for_fork: list[Connection] = []
 _one_fork_at_a_time = threading.RLock()
 
 
 def _before_fork() -> None:
+    """Wait until no thread is at work in SQLite, and keep it so. A connection that is made meanwhile is waited for, too."""
     _one_fork_at_a_time.acquire()
-    _locked_for_fork[:] = list(_connections)
-    for connection in _locked_for_fork:
-        connection.lock.acquire()
-        connection.disconnect()
+    while True:
+        for connection in set(_connections).difference(_locked_for_fork):
+            connection.lock.acquire()
+            _locked_for_fork.append(connection)
+            connection.disconnect()
+        _connecting.acquire()
+        if all(connection in _locked_for_fork or not connection.in_use for connection in list(_connections)):
+            return
+        _connecting.release()
 
 
 def _after_fork() -> None:
+    _connecting.release()
     while _locked_for_fork:
         _locked_for_fork.pop().lock.release()
     _one_fork_at_a_time.release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+def _after_fork_in_child() -> None:
+    """Forget connections that other threads were about to make: those threads, which hold their locks, are not here."""
+    kept = list(_locked_for_fork)
+    _connections.clear()
+    _connections.update(kept)
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def among(values: Sequence[str]) -> tuple[str, str]:
