@@ -97,9 +97,20 @@ last_resort: Callable[[int, str], None] | None = None
 def log(
     logger: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None, **extra: object
 ) -> None:
-    """Log, and survive the logging of the application: what a handler of its raises is told in place of the line."""
+    """Log, and survive the logging of the application: what a handler of its raises is told in place of the line.
+
+    Texts and the traceback are written out first, where they may hold halves of characters: not every handler can write those.
+    """
+    args = tuple(storable(arg, LONGEST_TRACEBACK) if isinstance(arg, str) else arg for arg in args)
     try:
-        logger.log(level, text, *args, exc_info=error, extra=extra or None)
+        if not logger.isEnabledFor(level):
+            return
+        told_from = logger.findCaller(stacklevel=2)
+        exc_info = (type(error), error, _own_traceback(error)) if error is not None else None
+        record = logger.makeRecord(logger.name, level, *told_from[:2], text, args, exc_info, told_from[2], extra)
+        if error is not None:
+            record.exc_text = traceback_of(error)
+        logger.handle(record)
     except BaseException as trouble:
         if interrupts(trouble):
             raise
