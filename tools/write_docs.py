@@ -52,6 +52,11 @@ what is in force and where each value came from. Reserved names: `JOBS_CONFIG`, 
 Durations are seconds or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes are bytes or texts such as `"64KB"`,
 `"1MB"`, `"2GiB"`. Relative paths start at the configuration's directory. An unknown key is an error that names the nearest
 known one.
+
+What cannot work is refused by every command before it begins, with exit code 2 and a line that names file, key and what is
+expected: a lease of 0, a table of pools without one, an address that is none, a value beyond what clocks and stores hold
+(durations end at 1e9 s). `jobsctl check` and `start` also try what depends on the machine: the run directory, `logs.file`,
+`http.listen`, the store of results, the embedded broker. What they try leaves nothing behind.
 """
 
 CLI_HEAD = """\

@@ -126,11 +126,12 @@ class App:
         if not isinstance(backend, Backend):
             raise ConfigError(f"backend: the factory for {scheme}:// made no Backend, but {type(backend).__name__}")
         if self.config.results.url and "results" not in backend.features:
-            return composed(backend, self._results_store(self.config.results.url, clock))
+            return composed(backend, self.results_store(clock))
         return backend
 
-    def _results_store(self, url: str, clock: Callable[[], float] | None) -> Backend:
+    def results_store(self, clock: Callable[[], float] | None = None) -> Backend:
         """What `[results] url` names, unopened; its records have a prefix of their own."""
+        url = self.config.results.url or ""
         scheme = urls.scheme(url)
         factory = self.plugins.choose("jobs_queue_backends", scheme, "results.url")
         options = self.backend_options(clock)

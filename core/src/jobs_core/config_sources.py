@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import os
+import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from .config import Config, Section
+from .config import Config, Pool, Section
+from .config_rules import Rule
 from .errors import ConfigError
-from .topics import topic_error
 from .units import Duration, Size, seconds, size
 from .urls import cover, redact, scheme
 
 RESERVED = {"JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
+MOST_THREADS = 10_000
 SECRET = {"backend", "results.url", "broker.store", "broker.listen", "signing_keys", "alerts.channels", "plugins"}
 
 
@@ -145,6 +148,8 @@ def _parse_toml(path: Path, name: str) -> dict[str, Any]:
         return _loads(text)
     except ValueError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: lists or tables are nested too deeply to be read") from None
 
 
 def _loads(text: str) -> dict[str, Any]:
@@ -192,7 +197,7 @@ class _Reader:
                 self.sources[path] = source
 
     def merge_environment(self, environ: Mapping[str, str]) -> None:
-        known = {field.name for field in msgspec.structs.fields(Config)} - {"base_dir"}
+        known = set(_fields(Config))
         for variable, text in sorted(environ.items()):
             if not variable.startswith("JOBS_") or variable in RESERVED:
                 continue
@@ -239,7 +244,7 @@ class _Reader:
         if not isinstance(value, dict):
             self._error(path, f"expected a table, got {_show(value)}")
             return None
-        fields = {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
+        fields = _fields(kind)
         built: dict[str, Any] = {}
         for key, item in value.items():
             where = f"{path}.{key}" if path else key
@@ -248,24 +253,44 @@ class _Reader:
                 self._error(where, f'unknown key; did you mean "{near[0]}"?' if near else "unknown key")
                 continue
             built[key] = self._value(fields[key].type, item, where)
+        for name, field in fields.items():
+            if field.required and name not in value:
+                self._error(path, f"{name} is missing: give it one")
         return kind(**built) if not self.errors else None
 
     def _value(self, kind: Any, value: Any, path: str) -> Any:
         section = _section_in(kind)
         if section and (kind is section or isinstance(value, dict)):
             return self._section(section, value, path)
-        if typing.get_origin(kind) is dict and isinstance(value, dict):
-            item = typing.get_args(kind)[1]
+        bare = _bare(kind)
+        if typing.get_origin(bare) is dict and isinstance(value, dict):
+            name, item = typing.get_args(bare)
+            for key in value:
+                self._obey(name, key, f"{path}.{key}")
+            self._obey(kind, value, path)
             return {key: self._value(item, entry, f"{path}.{key}") for key, entry in value.items()}
         if section:
             kind = next(arm for arm in _arms(kind) if arm is not section)
         if isinstance(value, _Text):
             value = _from_text(value, kind)
         try:
-            return msgspec.convert(value, kind, dec_hook=_unit)
-        except msgspec.ValidationError as error:
+            found = msgspec.convert(value, kind, dec_hook=_unit)
+        except (msgspec.ValidationError, OverflowError) as error:
             self._error(path, _reason(error, kind, value, path))
             return None
+        self._obey(kind, found, path)
+        return found
+
+    def _obey(self, kind: Any, value: Any, path: str) -> None:
+        """Hold a converted value, and what a list holds, against the rules of its annotation."""
+        for arm in _arms(kind) if value is not None else ():
+            for rule in _rules(arm):
+                if reason := rule(value):
+                    self._error(path, reason)
+                    return
+            if typing.get_origin(_bare(arm)) is list:
+                for item in value:
+                    self._obey(typing.get_args(_bare(arm))[0], item, path)
 
     def _error(self, path: str, reason: str) -> None:
         """Note what is wrong with `path`, after the name of the file or variable that says so."""
@@ -273,9 +298,9 @@ class _Reader:
         while key and not source:
             source, key = self.sources.get(key) or self._tables.get(key), key.rpartition(".")[0]
         if source and source.startswith("JOBS_"):
-            self.errors.append(f"{source}: {reason}")
+            self.errors.append(_fit_to_show(f"{source}: {reason}"))
         else:
-            self.errors.append(f"{source or 'configuration'}: {path}: {reason}")
+            self.errors.append(_fit_to_show(f"{source or 'configuration'}: {path}: {reason}"))
 
     def _check(self, config: Config) -> None:
         """What no single key can show."""
@@ -285,22 +310,41 @@ class _Reader:
                 self._error(f"pools.{name}.workers", f"min is {workers.min}, more than max {workers.max}")
             if not pool.topics:
                 self._error(f"pools.{name}.topics", "a pool serves at least one topic")
-            for topic in pool.topics:
-                self._check_topic(f"pools.{name}.topics", topic)
-        for topic in config.topics:
-            self._check_topic(f"topics.{topic}", topic)
+            if reason := too_many_threads(pool):
+                self._error(f"pools.{name}.concurrency", reason)
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")
 
-    def _check_topic(self, path: str, topic: str) -> None:
-        reason = topic_error(topic)
-        if reason:
-            self._error(path, reason)
+
+def too_many_threads(pool: Pool) -> str | None:
+    """Why a worker cannot have as many threads as this pool wants; None if it can."""
+    if pool.mode != "threads" or pool.concurrency <= MOST_THREADS:
+        return None
+    return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: take more workers, or mode = "async"'
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
+    """The keys of a table by name; kept, since their annotations are evaluated each time they are asked for."""
+    return {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
 
 
 def _arms(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _bare(kind: Any) -> Any:
+    """A type without its annotations."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
+def _rules(kind: Any) -> Iterator[Rule]:
+    """The rules in a type's annotations."""
+    if typing.get_origin(kind) is typing.Annotated:
+        for note in typing.get_args(kind)[1:]:
+            if isinstance(note, msgspec.Meta) and note.extra:
+                yield note.extra["rule"]
 
 
 def _section_in(kind: Any) -> type[Section] | None:
@@ -312,7 +356,7 @@ def _section_in(kind: Any) -> type[Section] | None:
 
 def _from_text(text: str, kind: Any) -> Any:
     """Text of the environment as the value it stands for: itself where text is wanted, else as TOML or a,b,c."""
-    arms = _arms(kind)
+    arms = [_bare(arm) for arm in _arms(kind)]
     if any(arm in (str, Duration, Size) or typing.get_origin(arm) is typing.Literal for arm in arms):
         return str(text)
     try:
@@ -331,9 +375,11 @@ def _unit(kind: type, value: Any) -> Any:
     raise TypeError(f"unexpected type {kind} in the configuration")  # pragma: no cover - config.py holds no other
 
 
-def _reason(error: msgspec.ValidationError, kind: Any, value: Any, path: str) -> str:
+def _reason(error: Exception, kind: Any, value: Any, path: str) -> str:
     """msgspec's complaint in the words of a configuration file, with the value unless it may be secret."""
     text = str(error).partition(" - at ")[0].replace("`", "")
+    if isinstance(error, OverflowError):
+        return "is too large a number"
     choices = [choice for arm in _arms(kind) if typing.get_origin(arm) is typing.Literal for choice in typing.get_args(arm)]
     shown = type(value).__name__ if _secret(path) else _show(_covered(value))
     if choices:
@@ -347,7 +393,19 @@ def _reason(error: msgspec.ValidationError, kind: Any, value: Any, path: str) ->
 
 
 def _show(value: Any) -> str:
-    return msgspec.json.encode(value).decode() if isinstance(value, (str, int, float, bool, list)) else type(value).__name__
+    """A value as TOML would have it, its beginning if it is long."""
+    try:
+        text = msgspec.json.encode(value).decode() if isinstance(value, (str, int, float, bool, list)) else type(value).__name__
+    except (OverflowError, ValueError, RecursionError, TypeError):  # a number of 400 digits, nested too deeply
+        return "a number that large" if isinstance(value, int) else f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _fit_to_show(text: str) -> str:
+    """A complaint as one line of bearable length: what is wrong may be a URL with its password under any key, or a file."""
+    text = re.sub(r"://\S*@", "://***@", text)
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:2000])
+    return text if len(text) <= 600 else f"{text[:400]} … {text[-160:]}"
 
 
 def _secret(path: str) -> bool:
@@ -373,4 +431,4 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
         return [(path, ", ".join(map(redact, value)) if path == "broker.listen" else "(set)")]
     if isinstance(value, (Duration, Size)):
         return [(path, f'"{value}"')]
-    return [(path, "" if value is None else msgspec.json.encode(_covered(value)).decode())]
+    return [(path, "" if value is None else msgspec.json.encode(_covered(value), enc_hook=str).decode())]

@@ -20,7 +20,7 @@ import pluggy
 
 from . import boundary, builtin, hookspecs
 from .backends.base import INTERFACE_VERSION
-from .errors import PluginError
+from .errors import JobsError, PluginError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -220,6 +220,17 @@ def guarded(implementation: Implementation, **arguments: Any) -> Any:
             raise
         text = "%s: hook %s failed; the work goes on without it"
         boundary.log(logger, logging.ERROR, text, implementation.info, implementation.hook, error=error)
+        return None
+
+
+def guarded_but_for_ours(implementation: Implementation, **arguments: Any) -> Any:
+    """Likewise, but an error of ours, which names key and mend, goes to who asked."""
+    try:
+        return implementation(**arguments)
+    except JobsError:
+        raise
+    except Exception:
+        logger.exception("%s: hook %s failed; the work goes on without it", implementation.info, implementation.hook)
         return None
 
 

@@ -11,6 +11,7 @@ from ..supervisor.alerts import channels, message
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .types import TEXT
 
 
 @click.group("alert")
@@ -19,7 +20,7 @@ def alert_command() -> None:
 
 
 @alert_command.command("test")
-@click.argument("names", metavar="[CHANNEL]...", nargs=-1)
+@click.argument("names", metavar="[CHANNEL]...", nargs=-1, type=TEXT)
 @pass_context
 def test_alert(context: Context, names: tuple[str, ...]) -> None:
     """Send a test alert to every channel, or to those named, and say what came of it."""

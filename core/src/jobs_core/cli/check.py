@@ -15,7 +15,6 @@ from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..explain import misfit
 from ..loaders import importing
 from ..schedule import entries
-from ..supervisor import httpd
 from ..supervisor.alerts import blind, channels, watched
 from ..urls import redact
 from ..worker.main import prepare
@@ -23,6 +22,7 @@ from . import output
 from .apart import Say, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
+from .preflight import preflight, unused_results
 
 SAMPLE = 500
 """Most queued messages of a topic and state that are held against the code."""
@@ -79,6 +79,7 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
     checks = _Checks(quiet=as_json)
     if checks.run("configuration", lambda: _configuration(context)):
         app = context.app
+        checks.run("machine", lambda: _machine(app))
         checks.run("plugins", lambda: _plugins(app))
         checks.run("alerts", lambda: _alerts(app))
         _run_apart(checks, app)
@@ -123,10 +124,13 @@ def _configuration(context: Context) -> Iterator[tuple[str, str]]:
     for hider in (effective.config.base_dir / "jobs_core.py", effective.config.base_dir / "jobs_core"):
         if hider.exists() and not (hider / "hookspecs.py").exists():
             raise ConfigError(f"{hider} hides the installed package jobs_core: rename it")
-    if effective.config.http.listen is not None:
-        httpd.parse(effective.config.http.listen)
     if os.environ.get("JOBS_FAILPOINT"):
         yield output.WARN, "JOBS_FAILPOINT is set: this process dies or stalls where it says; it is for tests only"
+
+
+def _machine(app: App) -> Iterator[tuple[str, str]]:
+    preflight(app)
+    yield output.GOOD, f"run directory {app.run_dir}; log to {app.config.logs.file or 'standard error'}"
 
 
 def _plugins(app: App) -> Iterator[tuple[str, str]]:
@@ -182,6 +186,8 @@ def _backend(app: App) -> Iterator[tuple[str, str]]:
         backend.counts(sorted(app.config.served_topics()))
         yield output.GOOD, f"{redact(app.backend_url)} answers"
         yield from _ages(app, backend)
+        if unused := unused_results(app):
+            yield output.WARN, unused
         for line in backend.advice():
             yield output.WARN, line
     except BackendUnavailable as error:

@@ -13,11 +13,13 @@ import msgspec
 from .. import config_sources, escapes
 from ..app import App, set_current_app
 from ..backends.base import Backend, JobRecord
+from ..config_rules import arguments
 from ..config_sources import Effective
 from ..errors import BackendUnavailable, ConfigError, JobsError, LoadError, PluginError
 from ..loaders.base import add_to_path
 from . import output
 from .exits import Exit
+from .types import TOPIC
 
 T = TypeVar("T")
 
@@ -95,14 +97,26 @@ def confirm(question: str, yes: bool) -> None:
 def literal(text: str) -> Any:
     """An argument of the command line: JSON if it is, else the text itself."""
     try:
-        return msgspec.json.decode(text.encode())
-    except msgspec.DecodeError:
+        value = msgspec.json.decode(text.encode())
+    except msgspec.DecodeError as error:
+        if "out of range" in str(error):
+            fail(f"{shortened(text)}: a number this large cannot be stored: put it into quotes to have it as text", Exit.USAGE)
         return text
+    except RecursionError:
+        fail(f"{shortened(text)}: nested too deeply to be stored", Exit.USAGE)
+    if reason := arguments(value):
+        fail(f"{shortened(text)}: {reason}", Exit.USAGE)
+    return value
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The beginning of what may be long."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-topic_argument = click.argument("topic")
+topic_argument = click.argument("topic", type=TOPIC)
 
 
 def read_lines(file: str) -> Iterator[bytes]:

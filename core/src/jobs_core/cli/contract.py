@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import click
 
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .types import TEXT, URL
 
 _CASES = """
 import os
@@ -27,9 +31,9 @@ CASE_TIMEOUT = 180
 
 
 @click.command("contract")
-@click.argument("url")
+@click.argument("url", type=URL)
 @click.option("--bench", is_flag=True, help="Measure instead: push, reserve and settle, wake-up.")
-@click.option("-k", "expression", metavar="EXPRESSION", help="Only the cases whose names match, as in pytest.")
+@click.option("-k", "expression", metavar="EXPRESSION", type=TEXT, help="Only the cases whose names match, as in pytest.")
 @json_option
 @pass_context
 def contract_command(context: Context, url: str, bench: bool, expression: str | None, as_json: bool) -> None:
@@ -38,29 +42,35 @@ def contract_command(context: Context, url: str, bench: bool, expression: str | 
     Needs pip install "jobs-core[testing]".
     """
     if bench:
-        from ..testing.contract.bench import measure
-
         figures = measure(url)
         if as_json:
             output.json(figures)
         else:
             output.table(["what", "figure", "unit"], [(row["what"], row["figure"], row["unit"]) for row in figures])
         return
+    raise click.exceptions.Exit(run_cases(url, expression))
+
+
+def measure(url: str) -> list[dict[str, Any]]:
+    """The figures of a backend."""
+    from ..testing.contract.bench import measure as figures
+
+    return figures(url)
+
+
+def run_cases(url: str, expression: str | None) -> Exit:
+    """Run the contract with pytest."""
     try:
         import hypothesis  # noqa: F401  # named here to say what is missing
         import pytest
         import pytest_timeout  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:
         fail(f'{error.name} is not installed: pip install "jobs-core[testing]"', Exit.USAGE)
-    import os
-    import tempfile
-    from pathlib import Path
-
     os.environ["JOBS_CONTRACT_URL"] = url
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "test_contract.py"
         file.write_text(_CASES)
         arguments = [str(file), "-q", "-p", "no:cacheprovider", "--rootdir", directory, "--import-mode=importlib"]
         arguments += [f"--timeout={CASE_TIMEOUT}", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-        code = pytest.main([*arguments, *(["-k", expression] if expression else [])])
-    sys.exit(Exit.FINE if code == 0 else Exit.FAILED)
+        code = pytest.ExitCode(pytest.main([*arguments, *(["-k", expression] if expression else [])]))
+    return {pytest.ExitCode.OK: Exit.FINE, pytest.ExitCode.USAGE_ERROR: Exit.USAGE}.get(code, Exit.FAILED)

@@ -19,7 +19,9 @@ from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
 from .start import start_command
+from .types import TEXT
 
+MOST_WORKERS = 10_000
 TELL_EVERY = 2.0
 """Seconds between two lines on what a stop waits for."""
 
@@ -85,8 +87,8 @@ def quiet_command(context: Context, off: bool) -> None:
 
 
 @click.command("scale")
-@click.argument("pool")
-@click.argument("workers", type=click.IntRange(min=0), required=False)
+@click.argument("pool", type=TEXT)
+@click.argument("workers", type=click.IntRange(0, MOST_WORKERS), required=False)
 @click.option("--auto", is_flag=True, help="Give the choice back to the configuration.")
 @pass_context
 def scale_command(context: Context, pool: str, workers: int | None, auto: bool) -> None:

@@ -11,6 +11,7 @@ from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .exits import Exit
 from .jobs import as_data, name_of, show
+from .types import JOB_ID, LIMIT, TOPIC
 
 ALL = 1_000_000
 
@@ -21,8 +22,8 @@ def dead_command() -> None:
 
 
 @dead_command.command("list")
-@click.argument("topic", required=False)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many of a topic.")
+@click.argument("topic", required=False, type=TOPIC)
+@click.option("--limit", type=LIMIT, default=50, show_default=True, help="At most so many of a topic.")
 @json_option
 @pass_context
 def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) -> None:
@@ -39,7 +40,7 @@ def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) ->
 
 
 @dead_command.command("show")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @json_option
 @pass_context
 def show_dead(context: Context, job_id: str, as_json: bool) -> None:
@@ -54,8 +55,8 @@ def show_dead(context: Context, job_id: str, as_json: bool) -> None:
 
 
 @dead_command.command("retry")
-@click.argument("job_ids", metavar="[ID]...", nargs=-1)
-@click.option("--topic", help="Every dead letter of this topic, instead of ids.")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
+@click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")
 @yes_option
 @pass_context
 def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
@@ -73,8 +74,8 @@ def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
 
 
 @dead_command.command("purge")
-@click.argument("job_ids", metavar="[ID]...", nargs=-1)
-@click.option("--topic", help="Every dead letter of this topic, instead of ids.")
+@click.argument("job_ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
+@click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")
 @yes_option
 @pass_context
 def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from ..scoreboard.reader import alive
 from ..scoreboard.state import read_board
 from ..units import format_duration
 from . import output
+from .types import FILE
 
 DATA = Path(__file__).parent.parent / "demo" / "data"
 WIDTHS = (320, 160, 64)
@@ -47,40 +49,63 @@ KILL_AT = 0.3
 
 
 @click.command("demo")
-@click.option("--directory", metavar="DIR", help="Where to work and leave results (default: a new temporary one).")
+@click.option("--directory", metavar="DIR", type=FILE, help="Where to work and leave results (default: a new temporary one).")
 @click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="Worker processes.")
-def demo_command(directory: str | None, workers: int) -> None:
+@click.option(
+    "--seconds", type=click.IntRange(0, 3600), default=0, show_default=True, help="Go on for at least so long, to be looked at."
+)
+def demo_command(directory: str | None, workers: int, seconds: int) -> None:
     """Enqueue and run real jobs on files that ship with it: thumbnails, word counts, mails.
 
     Some fail and are retried, one dies; a worker is killed on the way. On SQLite, with a real supervisor.
     """
-    raise click.exceptions.Exit(run(workers=workers, directory=directory))
+    raise click.exceptions.Exit(show(_place(directory), workers=workers, seconds=seconds))
 
 
-def run(*, workers: int, directory: str | None = None) -> int:
-    """Run the demonstration; the exit code."""
+def _place(directory: str | None) -> Path:
+    """The directory to work in, with what is in it at first."""
     place = Path(directory or tempfile.mkdtemp(prefix="jobs-demo-")).resolve()
-    for name in ("outbox", "thumbnails"):
-        (place / name).mkdir(parents=True, exist_ok=True)
+    try:
+        for name in ("outbox", "thumbnails"):
+            (place / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"--directory: {place} cannot be used: {error.strerror}") from None
+    return place
+
+
+def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
+    """Run the demonstration; the exit code."""
     (place / "jobs.toml").write_text(CONFIG.format(workers=workers), encoding="utf-8")
     app = App(load(place / "jobs.toml", environ={}).config)
     set_current_app(app)
     calls = _calls(place)
-    handles = app.enqueue_many(calls)
-    output.echo(f"{len(calls)} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
+    total = len(app.enqueue_many(calls))
+    output.echo(f"{total} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
+    if seconds:
+        output.echo(f"For {seconds:g} s there is always more. From another terminal:\n")
+        for command in ("top", "status", "topics"):
+            output.echo(f"  {_jobsctl(place)} {command}")
+        output.echo("")
     begin = time.monotonic()
     supervisor = _start(place)
     try:
-        _watch(app, len(handles), supervisor)
-        seconds = time.monotonic() - begin
+        rounds = _watch(app, calls, supervisor, begin + seconds)
+        lasted = time.monotonic() - begin
     finally:
         supervisor.send_signal(signal.SIGTERM)
         supervisor.wait(timeout=30)
     dead = app.operate(_dead)
-    _report(place, len(handles), dead, seconds)
+    _report(place, total * rounds, dead, lasted)
     finished = app.operate(_unfinished) == 0
     app.close()
-    return 0 if finished and len(dead) == 1 else 1
+    return 0 if finished and len(dead) == rounds else 1
+
+
+def _jobsctl(place: Path) -> str:
+    """The command of this installation with the demonstration's configuration, fit to be pasted anywhere."""
+    beside = Path(sys.executable).with_name("jobsctl")
+    program = [str(beside)] if beside.exists() else [sys.executable, "-m", "jobs_core"]
+    return shlex.join([*program, "-c", str(place / "jobs.toml")])
 
 
 def _calls(place: Path) -> list[Call[Any]]:
@@ -109,19 +134,25 @@ def _start(place: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, cwd=place)
 
 
-def _watch(app: App, total: int, supervisor: subprocess.Popen[bytes]) -> None:
-    """Show progress until nothing is left to do; kill a worker on the way, to see what becomes of it."""
-    killed = False
-    with _progress(total) as update:
+def _watch(app: App, calls: list[Call[Any]], supervisor: subprocess.Popen[bytes], until: float) -> int:
+    """Show progress until nothing is left to do and the time is over; kill a worker on the way, to see what becomes of it.
+
+    How often all was enqueued.
+    """
+    killed, rounds = False, 1
+    with _progress(len(calls)) as update:
         while True:
-            left = app.operate(_unfinished)
-            update(total - left)
-            if left == 0:
-                return
-            if not killed and total - left > total * KILL_AT:
+            left, total = app.operate(_unfinished), len(calls) * rounds
+            update(total - left, total)
+            if not killed and total - left > len(calls) * KILL_AT:
                 killed = _kill_busy_worker(app.run_dir)
             if supervisor.poll() is not None:
                 raise click.ClickException("the supervisor has ended: its log, jobs.log, lies beside jobs.toml")
+            if left == 0:
+                if time.monotonic() >= until:
+                    return rounds
+                app.enqueue_many(calls)
+                rounds += 1
             time.sleep(0.01)
 
 
@@ -150,13 +181,13 @@ def _report_kill(events: list[dict[str, Any]]) -> None:
     output.echo(f"{text}.\n")
 
 
-def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+def _progress(total: int) -> AbstractContextManager[Callable[[int, int], None]]:
     if not output.on_terminal():
-        return nullcontext(lambda done: None)
+        return nullcontext(lambda done, total: None)
     return _Bar(total)
 
 
-class _Bar(AbstractContextManager[Callable[[int], None]]):
+class _Bar(AbstractContextManager[Callable[[int, int], None]]):
     """A progress bar on the terminal."""
 
     def __init__(self, total: int) -> None:
@@ -165,9 +196,9 @@ class _Bar(AbstractContextManager[Callable[[int], None]]):
         self._progress = Progress(TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._task = self._progress.add_task("jobs", total=total)
 
-    def __enter__(self) -> Callable[[int], None]:
+    def __enter__(self) -> Callable[[int, int], None]:
         self._progress.start()
-        return lambda done: self._progress.update(self._task, completed=done)
+        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
@@ -178,14 +209,14 @@ def _unfinished(backend: Backend) -> int:
 
 
 def _dead(backend: Backend) -> list[JobRecord]:
-    return [record for topic in TOPICS for record in backend.browse(topic, State.DEAD, 100)]
+    return [record for topic in TOPICS for record in backend.browse(topic, State.DEAD, 10_000)]
 
 
 def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> None:
     """The summary, and where to look next."""
     events = [msgspec.json.decode(line) for line in (place / "jobs.log").read_bytes().splitlines()]
     retried = len({event["job_id"] for event in events if event.get("event") == "JobFailed"})
-    output.echo()
+    output.echo("")
     _report_kill(events)
     output.table(
         ["done", "retried", "dead", "time", "jobs/s"],
@@ -193,12 +224,12 @@ def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> N
         plain=False,
     )
     output.echo("\nWhere to look next:")
-    config = f"jobsctl -c {place / 'jobs.toml'}"
+    config = _jobsctl(place)
     commands = [(f"{config} dead show {record.id}", "why it is dead, with its tracebacks") for record in dead[:1]]
     commands += [
         (f"{config} dead list", "all dead letters"),
         (f"{config} topics", "every topic by state"),
-        (f"ls {place}", "outbox, thumbnails, jobs.log"),
+        (shlex.join(["ls", str(place)]), "outbox, thumbnails, jobs.log"),
     ]
     for command, what in commands:
         output.echo(f"  {command}\n      {what}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from typing import Any
 
 import click
 import msgspec
 
-from ..backends.base import JobRecord, State
+from ..backends.base import Backend, JobRecord, State
 from ..errors import JobsError, MessageError
 from ..escapes import one_line
 from ..explain import explain
@@ -17,14 +19,18 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .types import DURATION, JOB_ID, LIMIT, TOPIC
+
+LONGEST_WAIT = 30.0
+"""Seconds that one request for a result waits."""
 
 _STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVED, State.DEAD)]
 
 
 @click.command("list")
-@click.argument("topic")
+@click.argument("topic", type=TOPIC)
 @click.option("--state", type=click.Choice(_STATES), default="ready", show_default=True, help="Which jobs.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=LIMIT, default=50, show_default=True, help="At most so many.")
 @json_option
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
@@ -41,7 +47,7 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
 
 
 @click.command("show")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @json_option
 @pass_context
 def show_command(context: Context, job_id: str, as_json: bool) -> None:
@@ -73,7 +79,7 @@ def _error(error: dict[str, Any]) -> str:
 
 
 @click.command("why")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
 @json_option
 @pass_context
 def why_command(context: Context, job_id: str, as_json: bool) -> None:
@@ -89,12 +95,12 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
 
 
 @click.command("result")
-@click.argument("job_id", metavar="ID")
-@click.option("--wait", type=float, default=0.0, metavar="SECONDS", help="Wait so long for the job to end.")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@click.option("--wait", type=DURATION, default=0.0, metavar="TIME", help='Wait so long for the job to end: seconds or "5m".')
 @pass_context
 def result_command(context: Context, job_id: str, wait: float) -> None:
     """Print what a job returned, as JSON."""
-    record = context.operate(lambda backend: backend.fetch_result(job_id, wait))
+    record = _result(context, job_id, time.monotonic() + wait)
     if record is None:
         fail(f"job {job_id} has not ended: `jobsctl why {job_id}` says what it waits for")
     elif record.state is State.DEAD:
@@ -110,8 +116,22 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
         output.echo_json(msgspec.json.encode(stored["value"]))
 
 
+def _result(context: Context, job_id: str, deadline: float) -> JobRecord | None:
+    """The record once the job has ended; asked for a while at a time, since no client waits for hours on one request."""
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        fetch = functools.partial(_fetch, job_id=job_id, wait=min(left, LONGEST_WAIT))
+        record = context.operate(fetch)
+        if record is not None or not left:
+            return record
+
+
+def _fetch(backend: Backend, *, job_id: str, wait: float) -> JobRecord | None:
+    return backend.fetch_result(job_id, wait)
+
+
 @click.command("cancel")
-@click.argument("job_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("job_ids", metavar="ID...", nargs=-1, required=True, type=JOB_ID)
 @click.option("--force", is_flag=True, help="Replace the worker of a job that has not ended after timeout_grace.")
 @pass_context
 def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> None:

@@ -10,6 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -18,6 +19,7 @@ from ..errors import JobsError
 from . import output
 from .common import Context, exit_code
 from .exits import Exit
+from .types import FILE
 
 GROUPS = {
     "Set up": {
@@ -69,6 +71,24 @@ _MODULES = {name: module for commands in GROUPS.values() for name, (module, _) i
 class JobsCommand(click.Group):
     """Finds commands late, shows them in groups, and adds those of plugins."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is no text can be stored, shown and named nowhere: refused here for all commands."""
+        for number, text in enumerate(args, 1):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                ctx.fail(f"argument {number} is not valid UTF-8: {text.encode(errors='backslashreplace').decode()[:80]}")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours ends it as sentences with its exit code."""
+        try:
+            return super().invoke(ctx)
+        except JobsError as error:
+            for line in str(error).splitlines():
+                output.echo(f"jobs: {line}", err=True)
+            raise click.exceptions.Exit(exit_code(error)) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*_MODULES, *_plugin_commands()]
 
@@ -117,7 +137,7 @@ _added: dict[str, click.Command] | None = None
     epilog="Configuration: jobs.toml, [tool.jobs] in pyproject.toml, or JOBS_ variables. "
     "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 not running, 69 backend unavailable.",
 )
-@click.option("-c", "--config", metavar="FILE", help="The configuration file (default: jobs.toml here).")
+@click.option("-c", "--config", metavar="FILE", type=FILE, help="The configuration file (default: jobs.toml here).")
 @click.version_option(__version__, message="jobs-core %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, config: str | None) -> None:
@@ -145,10 +165,6 @@ def run(arguments: Sequence[str] | None = None, called: str | None = None) -> in
     except click.ClickException as error:
         show(error)
         code = Exit.FAILED
-    except JobsError as error:
-        for line in str(error).splitlines():
-            output.echo(f"jobs: {line}", err=True)
-        code = exit_code(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `jobsctl list | head` is no error
         code = Exit.FINE

@@ -14,6 +14,7 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
+from .types import DURATION, FILE, TEXT, TOPIC
 
 BATCH = 1000
 
@@ -39,12 +40,12 @@ _OPTIONS = [name for name in _Line.__struct_fields__ if name not in ("job", "arg
 
 
 @click.command("push")
-@click.argument("job", required=False)
+@click.argument("job", required=False, type=TEXT)
 @click.argument("args", nargs=-1)
 @click.option("--kw", "keywords", metavar="K=V", multiple=True, help="A keyword argument; repeat for more.")
-@click.option("--json", "file", metavar="FILE", help='JSON lines, "-" for standard input: see below.')
-@click.option("--topic", metavar="NAME", help="The topic, instead of the job's own.")
-@click.option("--delay", metavar="TIME", help='Not before this has passed: seconds or "5m".')
+@click.option("--json", "file", metavar="FILE", type=FILE, help='JSON lines, "-" for standard input: see below.')
+@click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
+@click.option("--delay", metavar="TIME", type=DURATION, help='Not before this has passed: seconds or "5m".')
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, higher first.")
 @pass_context
 def push_command(
@@ -54,7 +55,7 @@ def push_command(
     keywords: tuple[str, ...],
     file: str | None,
     topic: str | None,
-    delay: str | None,
+    delay: float | None,
     priority: int | None,
 ) -> None:
     """Enqueue JOB with ARGS, or many jobs from JSON lines; prints the ids.
@@ -110,7 +111,7 @@ def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any])
                 raise ValueError("names no job")
             call = _find(context, line.job, options).call(*line.args, **line.kwargs)
             call.job.arguments.check(call.args, call.kwargs)
-        except (msgspec.MsgspecError, ValueError, JobsError) as error:
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, JobsError) as error:
             fail(f"{file}, line {number}: {str(error).replace('`', '')}")
         yield call
 

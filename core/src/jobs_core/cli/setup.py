@@ -11,6 +11,7 @@ from ..plugins import PROVIDERS, Plugins
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .types import MODULE, URL
 
 TEMPLATE = """\
 # Configuration of jobs; every key has a default, and `jobsctl check --show` prints what is in force and why.
@@ -43,8 +44,8 @@ mode = "sync"             # sync: one job at a time; threads; async: thousands
 
 
 @click.command("init")
-@click.option("--backend", metavar="URL", help="The backend to write; SQLite in the run directory without it.")
-@click.option("--module", metavar="NAME", default="tasks", show_default=True, help="The module that defines jobs.")
+@click.option("--backend", metavar="URL", type=URL, help="The backend to write; SQLite in the run directory without it.")
+@click.option("--module", metavar="NAME", type=MODULE, default="tasks", show_default=True, help="The module that defines jobs.")
 @click.option("--force", is_flag=True, help="Overwrite a jobs.toml that is there.")
 def init_command(backend: str | None, module: str, force: bool) -> None:
     """Write a commented jobs.toml into this directory."""

@@ -25,7 +25,7 @@ _LOOK = 0.01
 
 
 @click.command("stack")
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", type=click.IntRange(1, 2**22))
 @pass_context
 def stack_command(context: Context, pid: int) -> None:
     """Print where every thread and asyncio task of the running worker PID is, most recent call first.

@@ -12,11 +12,11 @@ import click
 
 from ..app import private_directory
 from ..supervisor.alerts import blind
-from ..supervisor.httpd import parse
 from ..supervisor.pidfile import running
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .preflight import preflight
 
 DAEMON_LOG = "jobs.log"
 
@@ -38,8 +38,7 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     config = context.effective.config
     if daemon and reload:
         fail("--reload is for development and runs in the foreground: leave out --daemon", Exit.USAGE)
-    if config.http.listen is not None:
-        parse(config.http.listen)
+    preflight(context.app)
     run_dir = private_directory(context.app.run_dir)
     pid = running(run_dir)
     if pid is not None:

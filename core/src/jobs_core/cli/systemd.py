@@ -20,6 +20,7 @@ from ..escapes import one_line
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .types import FILE, UNIT_NAME, USER
 
 STOP_RESERVE = 15
 """Seconds that systemd waits beyond the longest stop_timeout, for what follows the jobs: giving back, the last lines."""
@@ -90,9 +91,9 @@ WantedBy=multi-user.target
 
 
 @click.command("systemd")
-@click.option("--user", metavar="NAME", help="Whom it runs as (default: the owner of the configuration's directory).")
-@click.option("--name", metavar="NAME", help="The unit's name (default: the directory's, with -jobs).")
-@click.option("--write", multiple=True, metavar="DIR", help="A directory that jobs write to; repeat for more.")
+@click.option("--user", metavar="NAME", type=USER, help="Whom it runs as (default: who owns the configuration's directory).")
+@click.option("--name", metavar="NAME", type=UNIT_NAME, help="The unit's name (default: the directory's, with -jobs).")
+@click.option("--write", multiple=True, metavar="DIR", type=FILE, help="A directory that jobs write to; repeat for more.")
 @pass_context
 def systemd_command(context: Context, user: str | None, name: str | None, write: tuple[str, ...]) -> None:
     """Print a systemd unit for this configuration, with its paths, its user and its times.

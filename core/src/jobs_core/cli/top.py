@@ -26,6 +26,7 @@ from .figures import age, count, rate
 from .overview import Overview, Sheet, clip
 from .rates import Meter, Rates
 from .status import here
+from .types import Number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,9 +39,7 @@ _FIXED_LINES = 15
 
 @click.command("top")
 @click.option("--once", is_flag=True, help="Print one page after one interval, and end; so it is in a pipe too.")
-@click.option(
-    "--interval", type=click.FloatRange(min=0.05, max=60), default=1.0, show_default=True, help="Seconds between looks."
-)
+@click.option("--interval", type=Number(min=0.05, max=60), default=1.0, show_default=True, help="Seconds between looks.")
 @pass_context
 def top_command(context: Context, once: bool, interval: float) -> None:
     """Show what runs and how fast it goes, live; q or Ctrl-C ends it.

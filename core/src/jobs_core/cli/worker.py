@@ -10,18 +10,19 @@ import msgspec
 
 from .. import logs
 from ..config import Pool
+from ..config_sources import too_many_threads
 from ..errors import BackendError
-from ..topics import topic_error
 from ..worker.main import Worker, prepare
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .types import TEXT, TOPICS
 
 
 @click.command("worker")
-@click.option("--pool", metavar="NAME", help="The pool whose settings hold (default: the first).")
-@click.option("--topics", metavar="A,B", help="Serve these topics instead of the pool's, in this order.")
+@click.option("--pool", metavar="NAME", type=TEXT, help="The pool whose settings hold (default: the first).")
+@click.option("--topics", metavar="A,B", type=TOPICS, help="Serve these topics instead of the pool's, in this order.")
 @click.option("--mode", type=click.Choice(["sync", "threads", "async"]), help="How to run jobs, instead of the pool's way.")
-@click.option("--concurrency", type=click.IntRange(min=1), help="Jobs at once, instead of the pool's number.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Jobs at once, instead of the pool's number.")
 @click.option("--drain", is_flag=True, help="Exit when the topics are empty: nothing ready, scheduled or reserved.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Instead of logs.level.")
 @pass_context
@@ -61,15 +62,15 @@ def _choose(
     name = pool or next(iter(pools))
     changes: dict[str, object] = {}
     if topics:
-        changes["topics"] = [topic.strip() for topic in topics.split(",") if topic.strip()]
-        reasons = [reason for reason in map(topic_error, changes["topics"]) if reason]  # type: ignore[call-overload]
-        if reasons:
-            fail(f"--topics: {reasons[0]}", Exit.USAGE)
+        changes["topics"] = topics.split(",")
     if mode:
         changes["mode"] = mode
     if concurrency:
         changes["concurrency"] = concurrency
-    return name, msgspec.structs.replace(pools[name], **changes)
+    settings = msgspec.structs.replace(pools[name], **changes)
+    if reason := too_many_threads(settings):
+        fail(f"--concurrency: {reason}", Exit.USAGE)
+    return name, settings
 
 
 def _start_again() -> None:

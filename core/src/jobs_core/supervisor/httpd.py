@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
+from ..config_rules import parse_listen
 from ..errors import ConfigError
 
 MOST_CONNECTIONS = 64
@@ -66,7 +67,10 @@ def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
 
     A unix socket is for its user alone, and takes the place of one that nobody listens on any more.
     """
-    address = parse(listen)
+    try:
+        address = parse_listen(listen)
+    except ValueError as error:
+        raise ListenError(f"http.listen: {error}") from None
     try:
         made = _unix(base_dir / address) if isinstance(address, Path) else _tcp(*address)
     except OSError as error:
@@ -75,30 +79,6 @@ def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
     made.listen(socket.SOMAXCONN)
     made.setblocking(False)
     return made
-
-
-def parse(listen: str) -> Path | tuple[str, int]:
-    """Host and port, or the path of a unix socket; raises ListenError. Without a host it would be public unmeant."""
-    if listen.startswith("unix:"):
-        path = listen.removeprefix("unix:").removeprefix("//")
-        if not path:
-            raise ListenError(f'http.listen: "{listen}" names no path: write "unix:/run/jobs/http.sock"')
-        return Path(path)
-    host, colon, port = listen.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ListenError(
-            f'http.listen: expected "127.0.0.1:9000", "[::1]:9000" or "unix:/path", got "{listen}": '
-            "a port is a number up to 65535"
-        )
-    if not host:
-        raise ListenError(
-            f'http.listen: "{listen}" names no host: write "127.0.0.1:{port}", or "0.0.0.0:{port}" if every network may ask'
-        )
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ListenError(f'http.listen: an IPv6 address stands in brackets: write "[{host}]:{port}"')
-    return host, int(port)
 
 
 def _tcp(host: str, port: int) -> socket.socket:

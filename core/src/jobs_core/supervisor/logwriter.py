@@ -23,6 +23,10 @@ LARGEST_BACKLOG = 4 * 1024 * 1024
 """Bytes that are kept while the disk is full; later lines are counted and dropped, since jobs go on without a log."""
 
 
+FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""How the file is opened. Not blocking: a device or fifo never holds the supervisor up."""
+
+
 class LogWriter:
     """Writes whole lines to the file that `logs.file` names, or to standard error. Raises ConfigError if it cannot begin."""
 
@@ -94,7 +98,7 @@ class LogFile:
         try:
             self._fd = self._open()
         except OSError as error:
-            raise ConfigError(f'logs.file = "{path}" cannot be written: {error.strerror}{_mend(path)}') from None
+            raise ConfigError(f'logs.file = "{path}" cannot be written: {error.strerror}{mend(path)}') from None
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -159,9 +163,7 @@ class LogFile:
     def _open(self) -> int:
         """Open the file for appending; raises OSError. A line that a killed process left unfinished is ended first."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Not blocking: a device or fifo never holds the supervisor up.
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-        fd = os.open(self._path, flags, 0o600)
+        fd = os.open(self._path, FLAGS, 0o600)
         status = os.fstat(fd)
         self._regular = stat.S_ISREG(status.st_mode)
         if self._regular and status.st_mode & stat.S_IRWXO:  # what others may read was not meant so; a group may be
@@ -244,7 +246,8 @@ class LogFile:
         os.close(self._fd)
 
 
-def _mend(path: Path) -> str:
+def mend(path: Path) -> str:
+    """What to do about a file that cannot be written."""
     if path.is_symlink():
         return ". It is a symbolic link, which could lead lines anywhere: name the real file, or leave logs.file out"
     return ". Leave logs.file out to log to standard error"

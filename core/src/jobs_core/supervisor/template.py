@@ -23,8 +23,8 @@ from ..config import Config
 from ..errors import JobsError
 from ..failpoints import failpoint
 from ..loaders import importing
-from ..plugins import Plugins, guarded
-from . import alerts, born, housekeeper, httpd, kernel, workerside
+from ..plugins import Plugins, guarded_but_for_ours
+from . import alerts, born, housekeeper, kernel, workerside
 from .born import Ends
 from .channel import Channel
 from .workerside import Made, WorkerSpec
@@ -100,8 +100,6 @@ class Template:
 
     def _get_ready(self) -> None:
         """Import; then say whether this process may be forked, and what else the plugins want run."""
-        if self._config.http.listen is not None:
-            httpd.parse(self._config.http.listen)
         pools = self._config.pools.values()
         preload = any(pool.preload for pool in pools)
         plugins = None
@@ -175,5 +173,6 @@ def _broker_commands(plugins: Plugins, config: Config) -> list[list[str]]:
     """What plugins want run beside the workers."""
     commands: list[list[str]] = []
     for implementation in plugins.implementations("jobs_broker_commands"):
-        commands += [[str(word) for word in command] for command in guarded(implementation, config=config) or ()]
+        made = guarded_but_for_ours(implementation, config=config) or ()  # a broker that cannot start is told, not left out
+        commands += [[str(word) for word in command] for command in made]
     return commands

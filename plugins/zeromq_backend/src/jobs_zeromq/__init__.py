@@ -41,4 +41,9 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:
 
 @hookimpl
 def jobs_broker_commands(config: Config) -> list[Sequence[str]]:
-    return [[sys.executable, "-m", "jobs_zeromq.broker"]] if config.broker.embedded else []
+    if not config.broker.embedded:
+        return []
+    from .broker.main import settings
+
+    settings(config)  # what is wrong with them is told before anything starts
+    return [[sys.executable, "-m", "jobs_zeromq.broker"]]

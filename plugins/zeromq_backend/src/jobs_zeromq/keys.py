@@ -37,8 +37,8 @@ def make_broker(directory: Path) -> Path:
 
 def make_client(directory: Path, name: str) -> Path:
     """Make a client's pair and let it in; its secret key's file. Raises BackendError if the name is taken."""
-    if not name or not name.replace("-", "").replace("_", "").isalnum() or name == BROKER:
-        raise BackendError(f"{name!r} is no name for a client: use letters, digits, - and _")
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or name == BROKER or len(name) > 64:
+        raise BackendError(f"{name[:80]!r} is no name for a client: use up to 64 letters, digits, - and _")
     public, secret = directory / CLIENTS / f"{name}.key", directory / f"{name}.key_secret"
     if public.exists() or secret.exists():
         raise BackendError(f"{public}: there is a client of that name already: remove its files first, or choose another")

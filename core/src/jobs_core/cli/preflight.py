@@ -1,0 +1,113 @@
+"""What `check` and `start` ask of this machine: can the files be written, can the address be had?
+
+What a value may be is the configuration's affair (config_rules.py); this tries. Nothing that it makes stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import urls
+from ..app import App
+from ..config_rules import parse_listen
+from ..errors import ConfigError
+from ..plugins import guarded_but_for_ours
+from ..supervisor import httpd, logwriter
+from ..supervisor.pidfile import running
+from ..urls import redact
+
+
+def preflight(app: App) -> None:
+    """Try what the configuration names on this machine; raises ConfigError with a line for each thing that is wrong."""
+    problems = [str(error) for error in _problems(app)]
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _problems(app: App) -> Iterator[ConfigError]:
+    for attempt in (_run_dir, _log_file, _listen, _results, _broker):
+        try:
+            attempt(app)
+        except ConfigError as error:
+            yield error
+
+
+def _run_dir(app: App) -> None:
+    try:
+        with _made(app.run_dir):
+            if not app.run_dir.is_dir() or not os.access(app.run_dir, os.W_OK | os.X_OK):
+                raise PermissionError(13, "not a directory that this user may write")
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir: {app.run_dir} cannot be used: {error.strerror}: set run_dir to a directory this user may write"
+        ) from None
+
+
+def _log_file(app: App) -> None:
+    if app.config.logs.file is None:
+        return
+    path = app.config.base_dir / app.config.logs.file
+    try:
+        with _made(path.parent):
+            new = not os.path.lexists(path)
+            os.close(os.open(path, logwriter.FLAGS, 0o600))
+            if new:
+                path.unlink()
+    except OSError as error:
+        raise ConfigError(f'logs.file = "{path}" cannot be written: {error.strerror}{logwriter.mend(path)}') from None
+
+
+def _listen(app: App) -> None:
+    listen = app.config.http.listen
+    if listen is None or running(app.run_dir) is not None:  # then it is in use, by ours
+        return
+    base = app.config.base_dir
+    httpd.listener(listen, base).close()
+    address = parse_listen(listen)
+    if isinstance(address, Path):
+        (base / address).unlink()
+
+
+def _results(app: App) -> None:
+    """Also where it is not needed: who names a store means it."""
+    if app.config.results.url is not None:
+        app.results_store()
+
+
+def _broker(app: App) -> None:
+    if not app.config.broker.embedded:
+        return
+    commands = [guarded_but_for_ours(each, config=app.config) for each in app.plugins.implementations("jobs_broker_commands")]
+    if not any(commands):
+        raise ConfigError("broker.embedded: no plugin brings a broker: pip install jobs-zeromq, or leave it out")
+
+
+def unused_results(app: App) -> str | None:
+    """What is to be said of a [results] url that the backend does without."""
+    if app.config.results.url is None or "results" not in app.new_backend().features:
+        return None
+    return f"results.url is not used: {urls.scheme(app.backend_url)}:// keeps results itself ({redact(app.backend_url)})"
+
+
+@contextlib.contextmanager
+def _made(directory: Path) -> Iterator[None]:
+    """A directory, which is gone again afterwards as far as it was not there."""
+    missing = []
+    while not os.path.lexists(directory):
+        missing.append(directory)
+        directory = directory.parent
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir(mode=0o700)
+            made.append(path)
+        if not directory.is_dir():
+            raise NotADirectoryError(20, "a part of the path is no directory")
+        yield
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):  # what somebody put into it meanwhile stays
+                path.rmdir()

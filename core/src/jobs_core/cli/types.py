@@ -1,0 +1,91 @@
+"""Types of options and arguments: what cannot be meant is refused before anything begins, by name and with exit code 2."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import click
+
+from .. import config_rules as rules
+from ..units import seconds
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A text that a rule of the configuration has nothing against."""
+
+    def __init__(self, name: str, rule: rules.Rule) -> None:
+        self.name = name
+        self._rule = rule
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if reason := self._rule(str(value)):
+            self.fail(reason, param, ctx)
+        return str(value)
+
+
+class Several(Checked):
+    """Several of them, with commas between."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        parts = [part.strip() for part in str(value).split(",")]
+        for part in parts:
+            super().convert(part, param, ctx)
+        if reason := rules.no_repeats(parts):
+            self.fail(reason, param, ctx)
+        return ",".join(parts)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """Seconds, or a text such as "5m"."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            found = seconds(float(value) if _is_number(value) else value)
+        except (ValueError, OverflowError) as error:
+            self.fail(str(error), param, ctx)
+        if reason := rules.seconds()(found):
+            self.fail(reason, param, ctx)
+        return found
+
+
+class Number(click.FloatRange):
+    """A number within bounds. A range of click's own lets NaN through: it is not less than anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return found
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _job_id(value: str) -> str | None:
+    return rules.text(value) or ("no job has an id of more than 512 characters" if len(value) > 512 else None)
+
+
+def _matches(pattern: str, expected: str) -> rules.Rule:
+    return lambda value: None if re.fullmatch(pattern, value) else f"expected {expected}, got {value[:80]!r}"
+
+
+USER = Checked("user", _matches(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "the name of a user: letters, digits, _ . -"))
+UNIT_NAME = Checked("unit", _matches(r"[A-Za-z0-9_][A-Za-z0-9:_.-]{0,199}", "the name of a unit: letters, digits, : _ . -"))
+TOPIC = Checked("topic", rules.topic)
+TOPICS = Several("topics", rules.topic)
+JOB_ID = Checked("id", _job_id)
+TEXT = Checked("text", rules.text)
+FILE = Checked("file", rules.path)
+URL = Checked("url", rules.url)
+MODULE = Checked("module", rules.module)
+DURATION = Duration()
+LIMIT = click.IntRange(1, 1_000_000)

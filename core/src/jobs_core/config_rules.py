@@ -1,0 +1,206 @@
+"""What the values of the configuration may be where a type alone does not say.
+
+A rule takes a value and returns why it cannot be used, with the fix, or None. It looks at the value alone: whether a
+port is free or a directory can be written is asked by `jobsctl check` and `start`, of the machine that they run on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from . import urls
+from .topics import topic_error
+from .units import MAX_SECONDS, format_duration, format_size
+
+Rule: TypeAlias = "Callable[[Any], str | None]"
+
+LARGEST_SIZE = 10**15
+"""A petabyte: nobody has one, and it fits into every store's integers."""
+LONGEST_TEXT = 4096
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MODULE = re.compile(r"[^\s./\\:,\"'\x00-\x1f\x7f]+(\.[^\s./\\:,\"'\x00-\x1f\x7f]+)*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
+
+
+def seconds(least: float = 0.0, longest: float = MAX_SECONDS) -> Rule:
+    """A duration within bounds."""
+
+    def check(value: float) -> str | None:
+        if least <= value <= longest:
+            return None
+        return f"expected a duration from {format_duration(least)} to {format_duration(longest)}, got {value:g} s"
+
+    return check
+
+
+def size_or_none(least: int, largest: int = LARGEST_SIZE) -> Rule:
+    """A size within bounds, or 0 for no limit."""
+
+    def check(value: int) -> str | None:
+        if value == 0 or least <= value <= largest:
+            return None
+        return (
+            f"expected 0 for no limit, or a size from {format_size(least)} to {format_size(largest)}, got {format_size(value)}"
+        )
+
+    return check
+
+
+def size(least: int, largest: int = LARGEST_SIZE) -> Rule:
+    """A size within bounds."""
+
+    def check(value: int) -> str | None:
+        if least <= value <= largest:
+            return None
+        return f"expected a size from {format_size(least)} to {format_size(largest)}, got {format_size(value)}"
+
+    return check
+
+
+def text(value: str) -> str | None:
+    """A text on one line that is not empty. NUL and newlines end a path, a header or a name early."""
+    if not value.strip():
+        return "expected a text, got an empty one: leave the key out for its default"
+    if len(value) > LONGEST_TEXT:
+        return f"expected at most {LONGEST_TEXT:,} characters, got {len(value):,}"
+    if any(ord(each) < 32 or 127 <= ord(each) < 160 or 0xD800 <= ord(each) < 0xE000 for each in value):
+        return "expected a text on one line, without control characters"
+    return None
+
+
+def name(value: str) -> str | None:
+    """The name of an entry that the configuration gives."""
+    return text(value) or ("expected a name of at most 200 characters" if len(value) > 200 else None)
+
+
+def path(value: str) -> str | None:
+    """What can name a file or directory."""
+    reason = text(value)
+    if reason is None and any(len(part.encode()) > 255 for part in value.split("/")):
+        reason = "expected a path whose parts have at most 255 bytes each"
+    return reason
+
+
+def url(value: str) -> str | None:
+    """A URL by its form; which schemes there are is for plugins to say. The value may hold a password: it is not shown."""
+    if reason := text(value):
+        return reason
+    if _URL.fullmatch(value):
+        return None
+    if urls.scheme(value) or any(each in value for each in "@:/?#"):
+        return 'expected a URL such as "sqlite:///jobs.db" or "redis://localhost:6379/0", without spaces in it'
+    return f'expected a URL such as "sqlite:///jobs.db" or "redis://localhost:6379/0", got "{value[:80]}"'
+
+
+def store_url(value: str) -> str | None:
+    """The SQLite URL of a broker's store."""
+    if reason := url(value):
+        return reason
+    return None if urls.scheme(value) == "sqlite" else 'expected a SQLite URL, such as "sqlite:///broker.db"'
+
+
+def endpoint(value: str) -> str | None:
+    """Where a ZeroMQ broker may listen."""
+    if reason := url(value):
+        return reason
+    if urls.scheme(value) in ("zmq+tcp", "zmq+ipc"):
+        return None
+    return 'expected "zmq+tcp://127.0.0.1:7788", or "zmq+ipc:///path" of a socket'
+
+
+def module(value: str) -> str | None:
+    """A module as an import statement names it."""
+    if _MODULE.fullmatch(value) and len(value) <= LONGEST_TEXT and text(value) is None:
+        return None
+    return f'{value[:80]!r} is no module: write it as in an import statement, "shop.tasks" for shop/tasks.py'
+
+
+def pool_name(value: str) -> str | None:
+    """A pool's name, which is a key, a label of metrics, and 48 bytes of the scoreboard."""
+    if _NAME.fullmatch(value) and not value.startswith((".", "-")) and len(value) <= 48:
+        return None
+    return f"{value[:80]!r} is no name of a pool: use 1 to 48 letters, digits, _ . - and begin with a letter or digit"
+
+
+def topic(value: str) -> str | None:
+    """A topic's name."""
+    return topic_error(value)
+
+
+def prefix(value: str) -> str | None:
+    """What the names of a backend's keys and queues begin with; some allow 255 bytes in all."""
+    if _PREFIX.fullmatch(value):
+        return None
+    return f"{value[:80]!r} is no prefix: use 1 to 64 letters, digits, _ . : -"
+
+
+def listen(value: str) -> str | None:
+    """An address to listen on."""
+    if reason := text(value):
+        return reason
+    try:
+        parse_listen(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def parse_listen(value: str) -> Path | tuple[str, int]:
+    """Host and port, or the path of a unix socket; raises ValueError. Without a host it would be public unmeant."""
+    if value.startswith("unix:"):
+        where = value.removeprefix("unix:").removeprefix("//")
+        if not where or where.endswith("/") or path(where):
+            raise ValueError(f'"{value}" names no path: write "unix:/run/jobs/http.sock"')
+        return Path(where)
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
+        raise ValueError(
+            f'expected "127.0.0.1:9000", "[::1]:9000" or "unix:/path", got "{value}": a port is a number up to 65535'
+        )
+    if not host:
+        raise ValueError(f'"{value}" names no host: write "127.0.0.1:{port}", or "0.0.0.0:{port}" if every network may ask')
+    if host.startswith("[") and host.endswith("]"):
+        return str(_address(host[1:-1].partition("%")[0], value)) and host[1:-1], int(port)
+    if ":" in host:
+        raise ValueError(f'an IPv6 address stands in brackets: write "[{host}]:{port}"')
+    if re.fullmatch(r"[0-9.]+", host):
+        _address(host, value)
+    elif not _HOST.fullmatch(host):
+        raise ValueError(f'"{host}" is no host name: write "127.0.0.1:{port}", or the name of this machine')
+    return host, int(port)
+
+
+def _address(host: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f'"{value}": {host} is no IP address: write "127.0.0.1:9000" or "[::1]:9000"') from None
+
+
+def not_empty(value: Any) -> str | None:
+    """A list or table with something in it."""
+    return None if value else "expected at least one entry, got none"
+
+
+def arguments(value: Any) -> str | None:
+    """What a job may be called with: it has to fit into JSON."""
+    try:
+        msgspec.json.encode(value)
+    except (OverflowError, RecursionError, UnicodeEncodeError, TypeError) as error:
+        return f"cannot be stored as JSON ({error}): take smaller numbers, or texts"
+    return None
+
+
+def no_repeats(value: list[str]) -> str | None:
+    """A list that names nothing twice."""
+    twice = [each for number, each in enumerate(value) if each in value[:number]]
+    return f'"{twice[0][:80]}" is named twice: once is enough' if twice else None
