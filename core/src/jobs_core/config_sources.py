@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import functools
 import os
-import re
 import sys
 import types
 import typing
@@ -403,7 +402,7 @@ def _show(value: Any) -> str:
 
 def _fit_to_show(text: str) -> str:
     """A complaint as one line of bearable length: what is wrong may be a URL with its password under any key, or a file."""
-    text = re.sub(r"://\S*@", "://***@", text)
+    text = cover(text)
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:2000])
     return text if len(text) <= 600 else f"{text[:400]} … {text[-160:]}"
 

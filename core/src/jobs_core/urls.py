@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _PLAIN_USER = re.compile(r"[A-Za-z0-9_.%+-]*")
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(:[0-9]*)?")
 _SECRET_PARAMETER = re.compile(r"[?&][^=&@]*(pass|pwd|secret|key|token|auth|cred)[^=&@]*=", re.IGNORECASE)
-_WITHIN_TEXT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)\S*@")
+_WITHIN_TEXT = re.compile(r"://\S*")
 _PATHS_ALONE = frozenset({"sqlite", "memory"})
 
 
@@ -125,5 +125,5 @@ def redact(url: str) -> str:
 
 
 def cover(text: str) -> str:
-    """`text` without the users and passwords of URLs in it."""
-    return _WITHIN_TEXT.sub(r"\1***@", text)
+    """`text` without the users and passwords of URLs in it; in one pass, however long it is."""
+    return _WITHIN_TEXT.sub(lambda found: f"://***@{found[0].rpartition('@')[2]}" if "@" in found[0] else found[0], text)
