@@ -165,7 +165,7 @@ def test_check_shows_values_with_their_sources_and_without_secrets(project):
 
 def test_check_in_json(project):
     found = json.loads(project.run("check", "--json").stdout)
-    assert {entry["check"] for entry in found} == {"configuration", "plugins", "application", "backend", "messages"}
+    assert {entry["check"] for entry in found} == {"configuration", "machine", "plugins", "application", "backend", "messages"}
 
 
 def test_a_file_that_hides_the_package_is_told_with_the_mend(project):
