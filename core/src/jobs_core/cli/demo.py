@@ -85,7 +85,7 @@ def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
         output.echo(f"For {seconds:g} s there is always more. From another terminal:\n")
         for command in ("top", "status", "topics"):
             output.echo(f"  {_jobsctl(place)} {command}")
-        output.echo("")
+        output.echo()
     begin = time.monotonic()
     supervisor = _start(place)
     try:
@@ -216,7 +216,7 @@ def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> N
     """The summary, and where to look next."""
     events = [msgspec.json.decode(line) for line in (place / "jobs.log").read_bytes().splitlines()]
     retried = len({event["job_id"] for event in events if event.get("event") == "JobFailed"})
-    output.echo("")
+    output.echo()
     _report_kill(events)
     output.table(
         ["done", "retried", "dead", "time", "jobs/s"],
