@@ -10,7 +10,7 @@ import pytest
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 from jobs_core.ids import new_token
-from jobs_core.testing.contract.child import persist
+from jobs_core.testing.contract_child import persist
 from jobs_rabbitmq.topology import STEPS
 
 from .helpers import TOPIC, drained, jobs

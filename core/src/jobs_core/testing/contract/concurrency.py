@@ -95,7 +95,7 @@ def _child(rig: Rig, *arguments: str, failpoint: str = "") -> subprocess.Popen[s
 
     environment = {**os.environ, "JOBS_FAILPOINT": failpoint, "JOBS_CONTRACT_RESULTS": rig.results_url}
     lease = str(rig.lease if not rig.clock else 30.0)
-    command = [sys.executable, "-m", "jobs_core.testing.contract.child", rig.url, lease, T, *arguments]
+    command = [sys.executable, "-m", "jobs_core.testing.contract_child", rig.url, lease, T, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 

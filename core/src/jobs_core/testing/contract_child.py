@@ -1,4 +1,7 @@
-"""A process for the contract to run and to kill: `python -m jobs_core.testing.contract.child URL LEASE TOPIC VERB ARG`."""
+"""A process for the contract to run and to kill: `python -m jobs_core.testing.contract_child URL LEASE TOPIC VERB ARG`.
+
+It lies outside the contract, whose import of pytest and Hypothesis costs each child half a second of processor time.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from ...backends.auxstore import composed
-from ...backends.base import Answer, Backend, BackendFactory, BackendOptions, Outcome, Outgoing, Settlement
-from ...errors import BackendUnavailable
-from ...ids import new_id, new_token
-from ...plugins import Plugins
-from ...urls import scheme
+from ..backends.auxstore import composed
+from ..backends.base import Answer, Backend, BackendFactory, BackendOptions, Outcome, Outgoing, Settlement
+from ..errors import BackendUnavailable
+from ..ids import new_id, new_token
+from ..plugins import Plugins
+from ..urls import scheme
 
 P = ParamSpec("P")
 T = TypeVar("T")
