@@ -1,11 +1,12 @@
 # Everything a contributor or a visitor runs. `make help` lists the targets.
 PYTHON ?= python3
 VENV   ?= .venv
+SECONDS ?= 15
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -13,10 +14,14 @@ help: ## list the targets
 $(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml examples/plugin_*/pyproject.toml)
 	@tools/bootstrap.sh $(VENV) $(PYTHON)
 
-demo: $(VENV)/ready ## see it work: real jobs on files that ship with it
-	@$(BIN)/jobs demo
+demo: ## see it work: real jobs on files that ship with it, for SECONDS=15
+	@tools/demo.sh "$(VENV)" "$(PYTHON)" "$(SECONDS)"
 
-test: $(VENV)/ready ## all tests that belong to every change; installs the servers they need where it may
+announce:
+	@echo "All tests: some 8 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
+	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, systemd, PHP and gcc."
+
+test: announce $(VENV)/ready ## all tests that belong to every change; says what it installs, and how long it takes
 	@tools/services.sh
 	$(PYTEST) -n 4 --dist loadfile
 

@@ -4,20 +4,8 @@ set -eu
 venv=$1
 python=$2
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-    echo "$python is older than Python 3.10: make PYTHON=python3.12 ... names another" >&2
-    exit 1
-}
-# Debian splits venv off python3.
-if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get -qq update && apt-get -qq -y install --no-install-recommends python3-venv >/dev/null
-    else
-        echo "Python's venv module is missing: apt-get install python3-venv" >&2
-        exit 1
-    fi
-fi
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+echo "Making $venv with the distributions of this tree and what tests and linters need, at the versions of constraints.txt."
+"${0%/*}/venv.sh" "$venv" "$python"
 members=""
 for member in core plugins/*/ examples/plugin_*/; do
     [ -f "$member/pyproject.toml" ] && members="$members -e ./${member%/}"

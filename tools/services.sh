@@ -15,6 +15,7 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "    sudo apt-get install$missing" >&2
     exit 0
 fi
+echo "Installing Debian packages of servers that tests start for themselves:$missing"
 # Debian starts what it installs, unless this program says no. It is ours only if it was not there before.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then

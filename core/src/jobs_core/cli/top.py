@@ -150,11 +150,7 @@ def _live(page: Page, directory: Path, interval: float) -> None:
     from rich.live import Live
 
     console = Console()
-    with (
-        _keys() as keys,
-        contextlib.suppress(KeyboardInterrupt),
-        Live(console=console, screen=True, auto_refresh=False) as live,
-    ):
+    with _keys() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             width, height = console.size
             live.update(page.rendered(width, height), refresh=True)
@@ -164,30 +160,37 @@ def _live(page: Page, directory: Path, interval: float) -> None:
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[int]:
-    """Keys as they are pressed, unechoed; the terminal is as it was afterwards, whatever ends us."""
+def _keys() -> Iterator[Sequence[int]]:
+    """Where keys and signals that end us can be read; the terminal is as it was afterwards, whatever ends us.
+
+    A signal is a byte in a pipe, never an exception: that would strike wherever we are, also in a finalizer, where Python
+    ignores it, and then nobody would end.
+    """
     descriptor = sys.stdin.fileno()
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(BlockingIOError):  # it is full of signals
+            os.write(writer, END_KEYS[-1].encode())
+
     before = termios.tcgetattr(descriptor)
-    ends = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ends = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     tty.setcbreak(descriptor)
     try:
-        yield descriptor
+        yield descriptor, reader
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
         for number, handler in ends.items():
             signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _pressed(descriptor: int, seconds: float) -> str:
-    """Wait that long, or until a key is pressed that ends it; which one."""
+def _pressed(descriptors: Sequence[int], seconds: float) -> str:
+    """Wait that long, or until a key is pressed or a signal comes that ends it; which one."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([descriptor], [], [], left)
-        if ready:
+        for descriptor in select.select(descriptors, [], [], left)[0]:
             key = os.read(descriptor, 1).decode(errors="replace") or END_KEYS[-1]  # the terminal went away
             if key in END_KEYS:
                 return key

@@ -1,0 +1,17 @@
+#!/bin/sh
+# Runs the demonstration for $3 seconds: in the development environment $1 if it is there, else, with Python $2, in one
+# that has what the demonstration needs and nothing else.
+set -eu
+venv=$1
+python=$2
+seconds=$3
+if [ ! -e "$venv/ready" ]; then
+    venv=.venv-demo
+    if [ ! -e "$venv/ready" ]; then
+        echo "Making $venv with jobs-core, what it depends on, and Pillow for thumbnails: some 15 s, once."
+        tools/venv.sh "$venv" "$python"
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e './core[demo]'
+        touch "$venv/ready"
+    fi
+fi
+exec "$venv/bin/jobsctl" demo --seconds "$seconds"
