@@ -206,7 +206,7 @@ def test_push_reads_arguments_as_json_or_text(project):
         ([], 2, "name a job"),
         (["tasks.add", "--kw", "nonsense"], 2, "expected NAME=VALUE"),
         (["tasks.add", "1", "--priority", "10"], 2, "0<=x<=9"),
-        (["tasks.add", "1", "--delay", "soon"], 1, "delay: expected a duration"),
+        (["tasks.add", "1", "--delay", "soon"], 2, "expected a duration"),
         (["tasks.add", "1", "--json", "-"], 2, "leave out ARGS"),
         (["--json", "nowhere"], 2, "No such file"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import select
@@ -39,7 +40,8 @@ def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
         os.write(writer, msgspec.json.encode(document) + b"\n")
 
     try:
-        faulthandler.enable()  # a crash prints where it was
+        with contextlib.suppress(OSError, RuntimeError):  # standard error may be closed, or no file
+            faulthandler.enable()  # a crash prints where it was
         work(say)
         say(None)
     except KeyboardInterrupt:  # the parent has heard it, too
