@@ -16,7 +16,6 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from . import config_sources, private, urls
-from . import job as job_module
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .config import Config
@@ -34,7 +33,7 @@ from .errors import (
 )
 from .handle import JobHandle
 from .ids import new_id
-from .job import Call, JobFunction
+from .job import Call, JobFunction, set_application_source
 from .message import Message, Signer, UniqueKey, decode, encode, readable
 from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins
@@ -510,6 +509,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork)
-job_module.set_application_source(current_app)
+set_application_source(current_app)
 
 __all__ = ["App", "NotSupported", "current_app", "private_directory", "set_app_source", "set_current_app"]
