@@ -180,7 +180,7 @@ def test_lines_that_cannot_be_are_told_by_number(call, tmp_path):
     ):
         (tmp_path / "lines").write_text(f"{line}\n")
         code, said = call("push", "--json", "lines")
-        assert (code, "lines, line 1: " in said) == (Exit.FAILED, True), said[:500]
+        assert (code, "lines, line 1: " in said) == (Exit.USAGE, True), said[:500]
 
 
 def test_a_job_that_is_due_beyond_the_calendar_is_listed_shown_and_explained(call, tmp_path):

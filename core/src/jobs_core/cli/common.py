@@ -15,7 +15,7 @@ from ..app import App, set_current_app
 from ..backends.base import Backend, JobRecord
 from ..config_rules import arguments
 from ..config_sources import Effective
-from ..errors import BackendUnavailable, ConfigError, JobsError, LoadError, PluginError
+from ..errors import ArgumentError, BackendUnavailable, ConfigError, JobsError, LoadError, PluginError, UnknownJob
 from ..loaders.base import add_to_path
 from . import output
 from .exits import Exit
@@ -73,7 +73,7 @@ def exit_code(error: JobsError) -> Exit:
     """The exit code that an error deserves."""
     if isinstance(error, BackendUnavailable):
         return Exit.UNAVAILABLE
-    if isinstance(error, (ConfigError, PluginError, LoadError)):
+    if isinstance(error, (ConfigError, PluginError, LoadError, UnknownJob, ArgumentError)):
         return Exit.USAGE
     return Exit.FAILED
 

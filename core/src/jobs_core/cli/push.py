@@ -112,7 +112,7 @@ def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any])
             call = _find(context, line.job, options).call(*line.args, **line.kwargs)
             call.job.arguments.check(call.args, call.kwargs)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, JobsError) as error:
-            fail(f"{file}, line {number}: {str(error).replace('`', '')}")
+            fail(f"{file}, line {number}: {str(error).replace('`', '')}", Exit.USAGE)
         yield call
 
 
