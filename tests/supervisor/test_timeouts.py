@@ -37,6 +37,7 @@ def holds(text: str):
 @job(timeout=1.5, retries=1, backoff=0.01)
 async def blocks(text: str):
     began(text)
+    Path("blocks").touch()
     time.sleep(600)
 
 @job(timeout=0.3, retries=1, backoff=0.01)
@@ -52,6 +53,13 @@ async def ignores(text: str):
 async def waits(text: str):
     began(text)
     await asyncio.sleep(1.0)
+    record("end", text)
+
+@job(timeout=1.0, retries=0)
+def plain_beside(text: str):
+    began(text)
+    while not Path("blocks").exists():
+        time.sleep(0.01)
     record("end", text)
 
 @job(timeout=0.5, retries=0)
@@ -96,10 +104,11 @@ def test_a_run_that_is_ended_for_its_timeout_is_one_attempt_and_its_neighbours_a
         project.push(job, job, topic=topic)
     for topic in ("threads", "loop"):
         project.push("waits", f"beside in {topic}".replace(" ", "-"), topic=topic)
-    # Its time is up, and it is not to blame: another one has blocked the loop.
+    # Their time is up, and they are not to blame: another one has blocked the loop.
     project.push("waits_beside", "innocent", topic="blocked")
     project.until(lambda: (project.root / "blocked").exists())
-    project.push("blocks", "blocks", topic="blocked")
+    in_loop = [("plain_beside", "ends"), ("blocks", "blocks"), ("plain_beside", "begins")]
+    project.push_many([(name, (text,), {"topic": "blocked"}) for name, text in in_loop])
     for job, topic in {**cases, "blocks": "blocked"}.items():
         project.until(lambda topic=topic: project.dead(topic), 60.0)
         (letter,) = project.dead(topic)
@@ -108,8 +117,9 @@ def test_a_run_that_is_ended_for_its_timeout_is_one_attempt_and_its_neighbours_a
         assert (letter.reason, letter.attempt, letter.crashes) == ("timeout", 2, 0), job
         (_, error) = [msgspec.json.decode(each) for each in letter.errors]
         assert f"in {job}" in error["traceback"], "the stack of the run that did not end"
-    project.until_noted("end innocent", "end beside-in-threads", "end beside-in-loop")
-    for text in ("innocent", "beside-in-threads", "beside-in-loop"):
+    beside = ("innocent", "ends", "begins", "beside-in-threads", "beside-in-loop")
+    project.until_noted(*(f"end {text}" for text in beside))
+    for text in beside:
         starts = [line.split()[2:] for line in project.ledger() if line.startswith(f"start {text} ")]
         assert {tuple(start) for start in starts} == {("1", "0")}, (text, starts)
 

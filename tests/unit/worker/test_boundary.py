@@ -185,7 +185,8 @@ class Middleware:
 
 POINTS = {
     "convert.dataclass": "bad arguments", "convert.enum": "bad arguments", "convert.model": "bad arguments",
-    "run": "", "async.run": "", "result": "", "delete": "", "make": "", "enter": "", "leave": "", "started": "", "finished": "",
+    "run": "", "async.run": "", "async.later": "", "returned.later": "", "result": "",
+    "delete": "", "make": "", "enter": "", "leave": "", "started": "", "finished": "",
 }  # fmt: skip
 
 
@@ -209,6 +210,15 @@ def tell(app, registry):
     @job(registry=registry, name="async.run", retries=0)
     async def arun(kind: str) -> None:
         fail(kind)
+
+    @job(registry=registry, name="async.later", retries=0)
+    async def later(kind: str) -> None:
+        await asyncio.sleep(0)
+        fail(kind)
+
+    @job(registry=registry, name="returned.later", retries=0)
+    def returned(kind: str) -> Any:
+        return later(kind)
 
     @job(registry=registry, name="result", retries=0, store_result=True)
     def result(kind: str) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import decimal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -106,14 +107,34 @@ def test_tasks_that_a_run_leaves_behind_are_ended_and_told(app, registry, monkey
 _kept: asyncio.Task[None] | None = None
 
 
-def test_a_task_that_ends_the_loop_of_an_async_pool_ends_nobody_elses_job(app, registry):
-    async def rude() -> None:
-        raise SystemExit(3)
+async def rude() -> None:
+    raise SystemExit(3)
 
-    @job(registry=registry, name="leaves")
-    async def leaves() -> None:
-        global _kept
-        _kept = asyncio.create_task(rude())
+
+def leave_a_rude_task() -> None:
+    global _kept
+    _kept = asyncio.create_task(rude())
+
+
+def cancel_what_serves() -> None:
+    for task in asyncio.all_tasks():
+        if "_serve" in repr(task.get_coro()):
+            task.cancel()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        leave_a_rude_task,
+        cancel_what_serves,
+        lambda: asyncio.get_running_loop().stop(),
+        lambda: asyncio.get_running_loop().call_soon(exec, "raise KeyboardInterrupt"),
+    ],
+)
+def test_what_ends_the_loop_of_an_async_pool_ends_nobody_elses_job(app, registry, end):
+    @job(registry=registry, name="ends")
+    async def ends() -> None:
+        end()
         await asyncio.sleep(0.01)
 
     @job(registry=registry, name="beside", store_result=True)
@@ -122,9 +143,22 @@ def test_a_task_that_ends_the_loop_of_an_async_pool_ends_nobody_elses_job(app, r
         return 1
 
     handles = [beside.enqueue() for _ in range(3)]
-    leaves.enqueue()
+    ends.enqueue()
     drain(app, "async", concurrency=4)
     assert [handle.result(1) for handle in handles] == [1, 1, 1]
+
+
+def test_the_time_of_a_plain_function_in_an_async_pool_begins_on_its_thread(app, registry, monkeypatch):
+    monkeypatch.setattr("jobs_core.worker.executors.asyncio.PLAIN_THREADS", 1)
+
+    @job(registry=registry, name="plain", timeout=0.5, retries=0, store_result=True)
+    def plain() -> int:
+        time.sleep(0.2)  # four of them outlast the timeout
+        return 1
+
+    handles = [plain.enqueue() for _ in range(4)]
+    drain(app, "async", concurrency=4)
+    assert [handle.result(1) for handle in handles] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -450,6 +450,8 @@ class Courier:
             self._conclude_running(blamed, error, now)
             self._be_replaced(now)
             if culprit is not None:  # nothing else can go on here
+                for ended in self._hand.ended():  # of a plain function, on its thread, and the loop cannot take it over
+                    self._conclude(ended)
                 self._hand.give_back_unstarted()
                 self._hand.give_up()
                 self.abandoned = True
@@ -473,7 +475,7 @@ class Courier:
         elif self.replace and not self._hand:
             self.abandoned = True
             self._stop_at = min(self._stop_at, now)
-        elif self.replace and self._hand.all_interrupted():
+        elif self.replace and self._hand.cannot_end():
             for run in self._hand.end_all():
                 assert run.interrupted is not None
                 self._conclude_running(run, run.interrupted, now)

@@ -218,15 +218,26 @@ class Hand:
         self._runs.pop(run.delivery.id, None)
         self._quarantine.ended([run])
 
+    def ended(self) -> list[Run]:
+        """Take out the runs that have ended, whether the executor came to say so or not."""
+        runs = [run for run in self._runs.values() if run.ended]
+        for run in runs:
+            self.drop(run)
+        return runs
+
     def end_all(self) -> list[Run]:
         """Every run that the executor has: nobody will hear of their ends."""
         runs = list(self._runs.values())
         self._runs.clear()
         return runs
 
-    def all_interrupted(self) -> bool:
-        """Whether there are runs, and each was told to end."""
-        return bool(self._runs) and all(run.interrupted is not None for run in self._runs.values())
+    def cannot_end(self) -> bool:
+        """Whether there are runs, and each was told to end but goes on where no interrupt reaches it."""
+        out_of_reach = (
+            run.interrupted is not None and not run.ended and not self._executor.can_interrupt(run)
+            for run in self._runs.values()
+        )
+        return bool(self._runs) and all(out_of_reach)
 
     def forget(self) -> None:
         """The owner is lost, and with it every reservation."""

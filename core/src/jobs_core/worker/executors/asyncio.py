@@ -22,7 +22,7 @@ from ..handover import Handover
 from ..returned import RESULTS, awaited
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
+from .base import Executor, LoopRunner, carried, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
 
 logger = logging.getLogger("jobs.worker")
 
@@ -39,7 +39,10 @@ class SharedLoop(LoopRunner):
 
     def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        value, error = asyncio.run_coroutine_threadsafe(carried(coroutine), self._loop).result()
+        if error is not None:
+            raise error
+        return value
 
 
 class AsyncExecutor(Executor):
@@ -61,21 +64,29 @@ class AsyncExecutor(Executor):
         self._own_decimal_context = own_decimal_context()
         serving = self._loop.create_task(self._serve())
         try:
-            while not serving.done():
-                self._go_on(serving)
+            while not self._go_on(serving):
+                if serving.done():
+                    serving = self._loop.create_task(self._serve())
         finally:
             if self._threads:
                 self._threads.shutdown(wait=False, cancel_futures=True)
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
-    def _go_on(self, serving: asyncio.Task[None]) -> None:
+    def _go_on(self, serving: asyncio.Task[None]) -> bool:
+        """Run the loop until `serving` is done; False if code of a job has ended it before: it is everybody's loop."""
         try:
             self._loop.run_until_complete(serving)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # Of a callback, or of a task that a job has made: asyncio ends the loop for it, and everybody's jobs with it.
+            return True
+        except (SystemExit, KeyboardInterrupt) as error:  # of a callback, or of a task that a job has made
             text = "code that a job had left in the event loop raised %s; the jobs go on"
             boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
+        except (asyncio.CancelledError, RuntimeError):
+            if self._loop.is_closed():
+                raise
+            what = "cancelled the tasks of others" if serving.done() else "stopped the event loop"
+            boundary.log(logger, logging.ERROR, "a job has %s, which all jobs of this worker share; they go on", what)
+        return False
 
     async def _serve(self) -> None:
         self.handover.dry()
@@ -97,6 +108,8 @@ class AsyncExecutor(Executor):
                 return
             run.started = now
             self.board.begin(run)
+            if not run.job.is_async:
+                run.started = 0.0  # its time begins on its thread, which it may have to wait for
             current[run.delivery.id] = run
             run.task = loop.create_task(self._run(run))
             run.task.add_done_callback(functools.partial(self._ended, run))
@@ -127,14 +140,21 @@ class AsyncExecutor(Executor):
             run.error = error
         if os.getpid() != surroundings.process:
             end_fork(run)
-        conclude(run, self.surroundings)
+        if not run.ended:
+            conclude(run, self.surroundings)
 
     async def _run_plain(self, run: Run) -> None:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(min(PLAIN_THREADS, self.concurrency), "jobs-plain")
         context = contextvars.copy_context()
-        call = functools.partial(context.run, run_in_thread, run, self.surroundings, lambda: SharedLoop(self._loop))
-        await self._loop.run_in_executor(self._threads, call)
+        await self._loop.run_in_executor(self._threads, context.run, self._run_in_thread, run)
+
+    def _run_in_thread(self, run: Run) -> None:
+        """One run of a plain function, to its end: a loop that is blocked by another job adds nothing to its time."""
+        run.started = time.monotonic()
+        run_in_thread(run, self.surroundings, lambda: SharedLoop(self._loop))
+        if not run.ended:
+            conclude(run, self.surroundings)
 
     def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:
         if not run.ended:  # cancelled before its first step

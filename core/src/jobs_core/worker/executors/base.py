@@ -87,6 +87,14 @@ def stack_of(thread: int) -> str:
     return "It was here:\n" + "".join(traceback.format_stack(frame)[-20:]) if frame else ""
 
 
+async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """The value or the error of a coroutine, past the task: for some the loop ends, others hang it (`__class__` raises)."""
+    try:
+        return await coroutine, None
+    except BaseException as error:
+        return None, error
+
+
 class LoopRunner:
     """Runs async functions from a plain thread, on an event loop of its own that lives as long as the thread."""
 
@@ -102,12 +110,15 @@ class LoopRunner:
         import asyncio  # late: what the supervisor and plain jobs can do without
 
         loop = self._loop
-        if loop is None:
+        if loop is None or loop.is_closed():
             loop = self._loop = asyncio.new_event_loop()
             loop.set_task_factory(self._make_task)
-        task = asyncio.Task(coroutine, loop=loop)
+        task = asyncio.Task(carried(coroutine), loop=loop)
         try:
-            return loop.run_until_complete(task)
+            value, error = loop.run_until_complete(task)
+            if error is not None:
+                raise error
+            return value
         except JobInterrupted:
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
