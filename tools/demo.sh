@@ -9,8 +9,14 @@ if [ ! -e "$venv/ready" ]; then
     venv=.venv-demo
     if [ ! -e "$venv/ready" ]; then
         echo "Making $venv with jobs-core, what it depends on, and Pillow for thumbnails: some 15 s, once."
-        tools/venv.sh "$venv" "$python"
-        "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e './core[demo]'
+        if "$python" -m pip --python "$python" --version >/dev/null 2>&1; then # pip 22.3 and later install from outside
+            tools/venv.sh "$venv" "$python" --without-pip
+            set -- "$python" -m pip --python "$venv/bin/python"
+        else
+            tools/venv.sh "$venv" "$python"
+            set -- "$venv/bin/python" -m pip
+        fi
+        "$@" install -q --no-compile --disable-pip-version-check -c constraints.txt -e './core[demo]'
         touch "$venv/ready"
     fi
 fi

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -424,6 +425,17 @@ def test_the_demonstration_runs(project):
     text = said(project.run("demo", "--directory", str(project.root / "demo")))
     assert "Where to look next" in text
     assert len(list((project.root / "demo" / "outbox").iterdir())) == 179
+
+
+def test_the_demonstration_goes_on_for_so_long_and_its_commands_can_be_pasted(project):
+    begin = time.monotonic()
+    text = said(project.run("demo", "--directory", str(project.root / "it's here"), "--seconds", "2"))
+    assert time.monotonic() - begin >= 2
+    commands = [line for line in text.splitlines() if re.match(r"  \S*(jobsctl|python|ls) ", line)]
+    assert len(commands) == 7  # three to look on with, four to look back with
+    for command in set(commands) - {command for command in commands if command.endswith((" top", " status"))}:
+        done = subprocess.run(command, shell=True, cwd="/", text=True, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, ""), command
 
 
 def test_what_a_script_pipes_away_is_no_error(project):

@@ -29,6 +29,12 @@ A = TypeVar("A")
 RECONNECT = 1.5
 """How long a call goes on connecting before it says that the broker is away, seconds: a restart is not noticed."""
 
+AGAIN = 20
+"""Milliseconds between two tries to connect. It goes on for RECONNECT seconds: no reason to slow down."""
+
+STAGGER = 0.02
+"""Longest pause of a client before it connects to a broker's successor, seconds: not all of its clients at once."""
+
 LATE = 0.5
 """How much later than asked for may come what is to be answered in the end, seconds."""
 
@@ -118,7 +124,7 @@ class Link:
             except _Gone as gone:
                 self.drop()
                 give_up = self._go_on(gone, give_up, left(reconnect), at_last)
-                time.sleep(random.uniform(0.0, 0.02))  # not all of its clients at once
+                time.sleep(random.uniform(0.0, STAGGER))
 
     def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
         """Until when to try connecting again; raises BackendUnavailable if that is enough."""
@@ -219,7 +225,7 @@ class Link:
                 if self._rung():
                     return False
                 give_up = self._go_on(gone, give_up, RECONNECT, max(deadline, begin) + REPLY)
-                self.doze(random.uniform(0.0, 0.02), keep_bell=True)
+                self.doze(random.uniform(0.0, STAGGER), keep_bell=True)
 
     def _wait(self, topics: Sequence[str], deadline: float) -> bool:
         if self._woken:
@@ -334,7 +340,7 @@ class Link:
         for option, value in (
             (zmq.LINGER, 0),
             (zmq.IMMEDIATE, 1),  # to a broker that is there, or not at all
-            (zmq.RECONNECT_IVL, 20),  # for RECONNECT seconds: no reason to slow down
+            (zmq.RECONNECT_IVL, AGAIN),
             (zmq.CONNECT_TIMEOUT, 2000),
             (zmq.HANDSHAKE_IVL, 2000),
             (zmq.SNDHWM, 10_000),
