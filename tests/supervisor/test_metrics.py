@@ -49,7 +49,7 @@ def value(found, family, sample, **labels):
 
 def full(board):
     """Everything that there is to be told."""
-    board.worker("h-1").begin(0, run("tasks.send", "email", ago=1))
+    board.worker("h-1").begin(run("tasks.send", "email", ago=1))
     board.worker("h-2", phase=Phase.OFFLINE)
     board.worker("h-3", child="retiring")
     for outcome in ("done", "done", "retry", "dead"):

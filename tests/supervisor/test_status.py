@@ -73,7 +73,7 @@ def test_everything_is_shown(project, board):
     for outcome in ("done", "done", "retry"):
         busy.note(ended, outcome)
     busy.publish()
-    busy.begin(0, run("tasks.send", "email", ago=190, job_id=ID))
+    busy.begin(run("tasks.send", "email", ago=190, job_id=ID))
     board.worker("h-2", done=7)
     board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.0), "default": TopicState()}
     board.write()
@@ -98,7 +98,7 @@ def test_everything_is_shown(project, board):
 
 
 def test_json_has_it_all_for_a_script(project, board):
-    board.worker("h-1", done=5, failed=1).begin(0, run("tasks.send", "email", ago=10, job_id=ID, timeout=3))
+    board.worker("h-1", done=5, failed=1).begin(run("tasks.send", "email", ago=10, job_id=ID, timeout=3))
     board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.0, paused=True)}
     board.backlog.alerts = ["email"]
     board.write()
@@ -201,7 +201,7 @@ def test_200_workers_stay_readable(project, board):
     for number in range(200):
         worker = board.worker(f"h-{number}", pid=5000 + number)
         if number % 2:
-            worker.begin(0, run("tasks.send", ago=number, job_id=ID))
+            worker.begin(run("tasks.send", ago=number, job_id=ID))
     with board.held():
         text = status(project)
         assert len(text.splitlines()) < 50
@@ -213,7 +213,7 @@ def test_200_workers_stay_readable(project, board):
 def test_5000_jobs_in_one_worker_stay_readable(project, board):
     worker = board.worker("h-1", mode="async", slots=5000)
     for number in range(5000):
-        worker.begin(number, run("tasks.send", ago=number / 10, job_id=f"id-{number}"))
+        worker.begin(run("tasks.send", ago=number / 10, job_id=f"id-{number}"))
     with board.held():
         text = status(project)
     assert "5,000 jobs 8 m" in text
@@ -222,7 +222,7 @@ def test_5000_jobs_in_one_worker_stay_readable(project, board):
 
 
 def test_a_job_of_that_name_cannot_forge_lines_or_colours(project, board):
-    board.worker("h-1").begin(0, run("a\x1b[31m\nb", job_id="x\ny"))
+    board.worker("h-1").begin(run("a\x1b[31m\nb", job_id="x\ny"))
     with board.held():
         text = status(project)
     assert "\x1b" not in text

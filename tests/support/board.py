@@ -30,6 +30,7 @@ class FakeRun:
         self.started = started
         self.ended = started
         self.timeout = timeout
+        self.slot = -1
 
 
 class FakeBoard:

@@ -20,15 +20,18 @@ from ..supervisor.pidfile import running
 from ..urls import redact
 
 
-def preflight(app: App) -> None:
-    """Try what the configuration names on this machine; raises ConfigError with a line for each thing that is wrong."""
-    problems = [str(error) for error in _problems(app)]
+def preflight(app: App, *, address: bool = True) -> None:
+    """Try what the configuration names on this machine; raises ConfigError with a line for each thing that is wrong.
+
+    `start` leaves the address out: one that is in use for a while costs the probes, and must not cost the jobs.
+    """
+    problems = [str(error) for error in _problems(app, address)]
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
-def _problems(app: App) -> Iterator[ConfigError]:
-    for attempt in (_run_dir, _log_file, _listen, _results, _broker):
+def _problems(app: App, address: bool) -> Iterator[ConfigError]:
+    for attempt in (_run_dir, _log_file, *((_listen,) if address else ()), _results, _broker):
         try:
             attempt(app)
         except ConfigError as error:

@@ -38,7 +38,7 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     config = context.effective.config
     if daemon and reload:
         fail("--reload is for development and runs in the foreground: leave out --daemon", Exit.USAGE)
-    preflight(context.app)
+    preflight(context.app, address=False)
     run_dir = private_directory(context.app.run_dir)
     pid = running(run_dir)
     if pid is not None:

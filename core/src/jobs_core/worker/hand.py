@@ -38,7 +38,7 @@ class Hand:
         self._runs: dict[str, Run] = {}  # handed over: pending, running, or finished and not collected
         self._early: deque[Run] = deque()  # acknowledged before they run: wait here for a free slot
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
-        self._one_by_one = False  # the last reserve found a suspect that is held alone: the next asks for no more than one
+        self._most = LARGEST_BATCH  # to reserve: where suspects are held apart, no more than may start together
         self._prefetch = Prefetch(executor.concurrency)
 
     def __len__(self) -> int:
@@ -53,8 +53,7 @@ class Hand:
 
     def room(self) -> int:
         """How many more jobs may be reserved."""
-        most = 1 if self._one_by_one else LARGEST_BATCH  # or hundreds would be reserved to be given back, for each of hundreds
-        return min(self._prefetch.target() - len(self._runs), most)
+        return min(self._prefetch.target() - len(self._runs), self._most)
 
     def batch(self) -> int:
         """How many jobs are reserved at a time while there are many."""
@@ -86,7 +85,7 @@ class Hand:
 
     def take(self, runs: Iterable[Run], now: float) -> None:
         """Start what was reserved, or keep what has to wait."""
-        self._one_by_one = False
+        self._most = LARGEST_BATCH
         ready: list[Run] = []
         for run in runs:
             if run.policy.acks == "early":  # at most once, whatever it saw: first of all it is acknowledged
@@ -133,9 +132,11 @@ class Hand:
     def _start_suspects(self, now: float) -> None:
         if self._quarantine.watched:
             self._hand_over(self._quarantine.admit(now), now)
-        elif not self._runs or any(run.delivery.deferrals >= HOLD_AFTER for run in self._quarantine.waiting()):
+        elif self._quarantine.runs_all(len(self._runs)) or any(
+            run.delivery.deferrals >= HOLD_AFTER for run in self._quarantine.waiting()
+        ):
             group = self._quarantine.admit(now)
-            self._one_by_one = True
+            self._most = max(1, len(group))
             self._give_back(self._quarantine.take_back())
             self._outbox.send()
             self._hand_over(group, now)

@@ -11,8 +11,9 @@ The rule of suspicion, in one place:
   charged itself.
 
 Where nobody sees what a worker has started (one without a supervisor), all that it held is charged when its lease ends.
-There a suspect has to be held alone to be told apart: it starts when the worker is idle, and nothing is reserved
-beside it for the moment that a poisonous job needs.
+There suspects have to be held without others to be told apart: as many as may run together start when the worker runs nothing
+but suspects, and nothing else is reserved for the moment that a poisonous job needs. Those that outlive the moment hold up
+nobody, the next suspects included.
 """
 
 from __future__ import annotations
@@ -73,11 +74,13 @@ class Quarantine:
 
     def admit(self, now: float) -> list[Run]:
         """The suspects that start now, those with most deaths first."""
-        running = len(self._running)
-        if running and running >= self._most(self._running.values()):
+        if self.alone(now):
+            return []
+        beside = list(self._running.values()) if self.watched else []
+        if beside and len(beside) >= self._most(beside):
             return []
         ripe = sorted((run for since, run in self._waiting if since <= now), key=lambda run: -run.delivery.redeliveries)
-        group = ripe[: max(0, self._most([*self._running.values(), *ripe[:1]]) - running)] if ripe else []
+        group = ripe[: max(0, self._most([*beside, *ripe[:1]]) - len(beside))] if ripe else []
         if not group:
             return []
         if not self._isolation.enter():
@@ -96,9 +99,11 @@ class Quarantine:
 
     def limit(self, redeliveries: int) -> int:
         """How many suspects with so many deaths may run together."""
-        if not self.watched:
-            return 1
         return max(1, math.ceil(self._concurrency / 16.0 ** min(redeliveries - 1, 8)))
+
+    def runs_all(self, runs: int) -> bool:
+        """Whether all that this worker runs are suspects."""
+        return runs == len(self._running)
 
     def alone(self, now: float) -> bool:
         """Whether nothing is to be reserved beside a suspect now."""

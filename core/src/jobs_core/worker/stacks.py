@@ -95,9 +95,9 @@ def _tasks() -> Iterator[str]:
     current = asyncio.current_task(loop)
     stacks = Counter((task is current, tuple(places(task.get_coro()))[::-1]) for task in tasks)
     yield f"{TASKS} {len(tasks)} (most recent call first)"
-    for (running, places), count in stacks.most_common(_MOST_STACKS):
+    for (running, stack), count in stacks.most_common(_MOST_STACKS):
         yield f"{count} {'task' if count == 1 else 'tasks'}{', running now' if running else ''}:"
-        for code, line in places:
+        for code, line in stack:
             yield f'  File "{code.co_filename}", line {line} in {code.co_name}'
     left = len(stacks) - _MOST_STACKS
     if left > 0:
