@@ -6,6 +6,7 @@ With real brokers and SIGKILL: test_killed.py, and the whole contract with broke
 import pytest
 
 from jobs_core.testing import BackendContract
+from jobs_core.testing.contract.machine import EXAMPLES
 from jobs_core.testing.contract.rig import ManualClock, Rig
 
 
@@ -13,6 +14,9 @@ class TestOnAClockThatIsMoved(BackendContract):
     """Answers equal the model's to the letter, in whatever order Hypothesis asks, and though the broker dies often."""
 
     takes_clock = True
+    # Two thirds, still with some 280 deaths of the broker: each of thousands of requests wakes several threads in turn, which
+    # takes more than a minute in all on a machine with nine others to run. SQLite's contract tries all on the same store.
+    examples = EXAMPLES * 2 // 3
 
     @pytest.fixture
     def backend_url(self, dies_often, in_process):

@@ -42,6 +42,9 @@ _FACTS = ("state", "topic", "attempt", "redeliveries", "crashes", "deferrals", "
 class Machine(RigCase):
     """The machine as one case."""
 
+    examples = EXAMPLES
+    """A class whose every request is slow may try fewer."""
+
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
         if not SHRINKS:
             print(
@@ -52,7 +55,7 @@ class Machine(RigCase):
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=EXAMPLES if exact else max(5, EXAMPLES // 6),
+                max_examples=self.examples if exact else max(5, self.examples // 6),
                 stateful_step_count=STEPS if exact else STEPS // 2,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
