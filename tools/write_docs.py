@@ -41,17 +41,19 @@ nothing.
 CONFIGURATION_HEAD = """\
 # Configuration
 
-`jobs.toml`, or `[tool.jobs]` in `pyproject.toml`, in the directory a command is started in; `-c FILE` or `JOBS_CONFIG`
-name another. Everything has a default: with no file there is SQLite in the run directory, and one pool.
+`jobs.toml`, or `[tool.jobs]` in `pyproject.toml`, in the directory a command is started in or in one above; `-c FILE` or
+`JOBS_CONFIG` name another. A process that enqueues and was started elsewhere (a web server, cron) takes the one beside or
+above the modules that define its jobs, and warns once. Everything has a default: with no file there is SQLite in the run
+directory, and one pool.
 
 Every key can be overridden by a variable: `JOBS_BACKEND=redis://…`, `__` for nesting (`JOBS_POOLS__MAIL__WORKERS__MAX=8`),
 lists as TOML or `a,b`. A value can come from a file: `JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints
 what is in force and where each value came from. Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`,
 `JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`.
 
-Durations are seconds or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes are bytes or texts such as `"64KB"`,
-`"1MB"`, `"2GiB"`. Relative paths start at the configuration's directory. An unknown key is an error that names the nearest
-known one.
+Durations are seconds (`30`, in variables too: `JOBS_LEASE=30`) or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes
+are bytes or texts such as `"64KB"`, `"1MB"`, `"2GiB"`. Relative paths start at the configuration's directory. An unknown key
+is an error that names the nearest known one.
 
 What cannot work is refused by every command before it begins, with exit code 2 and a line that names file, key and what is
 expected: a lease of 0, a table of pools without one, an address that is none, a value beyond what clocks and stores hold

@@ -72,6 +72,37 @@ def test_what_jobs_say_is_in_the_log_once_with_their_job(shop, preload):
     assert supervisor.output == ""
 
 
+@pytest.mark.parametrize("when", ["at import", "in a job"])
+def test_no_logging_configuration_of_an_application_silences_a_failed_job(tmp_path, when):
+    silence = 'logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL", "handlers": []}})'
+    tasks = f"""
+import logging.config
+from jobs_core import job
+
+{silence if when == "at import" else ""}
+
+@job
+def silences():
+    {silence}
+
+@job(retries=0)
+def fails():
+    raise ValueError("boom in the job")
+"""
+    project = Project(tmp_path / "silent", tasks)
+    try:
+        project.configure('[logs]\nfile = "jobs.log"')
+        log = project.root / "jobs.log"
+        supervisor = project.start("start")
+        project.push("silences")
+        project.push("fails")
+        until(lambda: log.exists() and "boom in the job" in log.read_text())
+        assert supervisor.stop() == 0
+        assert log.read_text().count("is dead after 1 attempts") == 1, "no line twice"
+    finally:
+        project.close()
+
+
 def test_usr1_goes_on_in_a_new_file(shop):
     shop.configure('logs.file = "jobs.log"')
     log, moved = shop.root / "jobs.log", shop.root / "moved.log"

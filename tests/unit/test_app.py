@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -344,6 +346,26 @@ def test_a_fork_while_another_thread_enqueues_does_not_hang_the_child(project):
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_producer_that_runs_elsewhere_finds_the_configuration_beside_its_jobs_or_says_that_there_is_none(tmp_path):
+    shop, elsewhere = tmp_path / "shop", tmp_path / "elsewhere"
+    for directory in (shop, elsewhere):
+        directory.mkdir()
+    (shop / "tasks.py").write_text("from jobs_core import job\n@job\ndef f(): ...\n")
+    enqueue = [sys.executable, "-c", "import tasks; tasks.f.enqueue(); tasks.f.enqueue()"]
+    environment = {**os.environ, "PYTHONPATH": str(shop)}
+    environment.pop("PWD", None)
+    done = subprocess.run(enqueue, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.count("no jobs.toml in ") == 1
+    assert (elsewhere / ".jobs" / "jobs.db").exists()
+    (shop / "jobs.toml").write_text('backend = "sqlite:///queue.db"\n')
+    done = subprocess.run(enqueue, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.count(f"took {shop / 'jobs.toml'}") == 1
+    assert (shop / "queue.db").exists()
+    environment["JOBS_CONFIG"] = str(shop / "jobs.toml")
+    done = subprocess.run(enqueue, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_concurrent_enqueues_are_combined(app, greet):

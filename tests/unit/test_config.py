@@ -167,6 +167,38 @@ def test_pyproject_is_read_where_there_is_no_jobs_toml(tmp_path):
     assert load(cwd=tmp_path, environ={}).config.modules == ["b"]
 
 
+def test_a_file_is_looked_for_upwards(tmp_path):
+    (tmp_path / "jobs.toml").write_text('modules = ["above"]')
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    found = load(cwd=below, environ={})
+    assert (found.config.modules, found.config.base_dir) == (["above"], tmp_path.resolve())
+    (below / "pyproject.toml").write_text("[tool.other]\nx = 1")
+    assert load(cwd=below, environ={}).config.modules == ["above"]
+    (below.parent / "pyproject.toml").write_text('[tool.jobs]\nmodules = ["nearer"]')
+    assert load(cwd=below, environ={}).config.modules == ["nearer"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "value"),
+    [
+        ("JOBS_LEASE", "60", "lease", 60.0),
+        ("JOBS_LEASE", "1.5", "lease", 1.5),
+        ("JOBS_LEASE", "2m", "lease", 120.0),
+        ("JOBS_MAX_MESSAGE", "2000000", "max_message", 2_000_000),
+        ("JOBS_MAX_MESSAGE", "2MB", "max_message", 2_000_000),
+        ("JOBS_ENQUEUE_TIMEOUT", "3", "enqueue_timeout", 3.0),
+    ],
+)
+def test_numbers_are_durations_and_sizes_in_variables_too(read, variable, text, key, value):
+    assert getattr(read("", **{variable: text}).config, key) == value
+
+
+def test_an_empty_variable_for_the_backend_is_an_error(read):
+    with pytest.raises(ConfigError, match="JOBS_BACKEND: "):
+        read('backend = "redis://localhost"', JOBS_BACKEND="")
+
+
 def test_a_file_can_be_named(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "other.toml").write_text('modules = ["c"]')

@@ -6,6 +6,7 @@ import functools
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -486,8 +487,30 @@ def current_app() -> App:
             return found
         with _making:
             if _current is None:
-                _current = App()
+                _current = App(_configuration())
     return _current
+
+
+def _configuration() -> Config:
+    """The configuration of a process that enqueues: as commands find it, else beside or above the modules that define jobs.
+
+    A server or a cron job may be started anywhere. What was not found where the process is gets a warning, once.
+    """
+    found = config_sources.load()
+    if found.file is not None or found.config.backend is not None:
+        return found.config
+    for module in sorted({job.function.__code__.co_filename for job in default_registry if hasattr(job.function, "__code__")}):
+        beside = config_sources.load(cwd=Path(module).parent) if os.path.isabs(module) else found
+        if beside.file is not None:
+            _warn(f"took {beside.file}, found from {module}: there is none in {found.directory} or above")
+            return beside.config
+    where = found.config.base_dir / found.config.run_dir
+    _warn(f"no jobs.toml in {found.directory} or above, nor where jobs are defined: jobs are kept in {where}")
+    return found.config
+
+
+def _warn(what: str) -> None:
+    warnings.warn(f"jobs: {what}. Set JOBS_CONFIG to the file that holds, or JOBS_BACKEND", RuntimeWarning, stacklevel=5)
 
 
 def set_current_app(app: App | None) -> None:

@@ -90,6 +90,26 @@ def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
     return storable(f"Traceback (most recent call last):\n{lines}{told(error)}\n", LONGEST_TRACEBACK)
 
 
+class _OwnLogger(logging.Logger):
+    """A logger of ours, which the application's logging configuration does not disable (dictConfig does unless told not to)."""
+
+    @property
+    def disabled(self) -> bool:
+        return False
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        pass
+
+
+def own_logger(name: str) -> logging.Logger:
+    """The logger of this name ("jobs", or one below), for what an operator has to see whatever the application configures."""
+    logger = logging.getLogger(name)
+    logger.__dict__.pop("disabled", None)
+    logger.__class__ = _OwnLogger
+    return logger
+
+
 last_resort: Callable[[int, str], None] | None = None
 """Where a line goes that the application's logging did not take: the supervisor's pipe, once there is one."""
 

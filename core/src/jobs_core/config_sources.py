@@ -22,7 +22,7 @@ import msgspec
 from .config import Config, Pool, Section
 from .config_rules import Rule
 from .errors import ConfigError
-from .units import Duration, Size, seconds, size
+from .units import Duration, Size, plain_number, seconds, size
 from .urls import cover, redact, scheme
 
 RESERVED = {"JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
@@ -85,9 +85,9 @@ def load(
     """Read and check the configuration.
 
     `file` (or JOBS_CONFIG) names it; otherwise jobs.toml, then [tool.jobs] of pyproject.toml, is looked for
-    in `cwd`. `settings` are values from an application, above the file and below the environment; a command that
-    runs inside a framework hands them to its children in JOBS_SETTINGS. Raises ConfigError with one line for each
-    thing that is wrong.
+    in `cwd` and in the directories above it. `settings` are values from an application, above the file and below the
+    environment; a command that runs inside a framework hands them to its children in JOBS_SETTINGS. Raises ConfigError
+    with one line for each thing that is wrong.
     """
     environ = os.environ if environ is None else environ
     if settings is None and environ.get("JOBS_SETTINGS"):
@@ -130,11 +130,15 @@ def _find(file: str | Path | None, cwd: Path) -> Path | None:
         if not path.is_file():
             raise ConfigError(f"{file}: no such file (named by -c or JOBS_CONFIG)")
         return path
-    if (cwd / "jobs.toml").is_file():
-        return cwd / "jobs.toml"
-    project = cwd / "pyproject.toml"
-    if project.is_file() and "jobs" in _parse_toml(project, "pyproject.toml").get("tool", {}):
-        return project
+    for directory in (cwd, *cwd.parents):
+        try:
+            if (directory / "jobs.toml").is_file():
+                return directory / "jobs.toml"
+            project = directory / "pyproject.toml"
+            if project.is_file() and "jobs" in _parse_toml(project, str(project)).get("tool", {}):
+                return project
+        except OSError:  # a directory above that this user may not look into
+            continue
     return None
 
 
@@ -356,7 +360,9 @@ def _section_in(kind: Any) -> type[Section] | None:
 def _from_text(text: str, kind: Any) -> Any:
     """Text of the environment as the value it stands for: itself where text is wanted, else as TOML or a,b,c."""
     arms = [_bare(arm) for arm in _arms(kind)]
-    if any(arm in (str, Duration, Size) or typing.get_origin(arm) is typing.Literal for arm in arms):
+    if Duration in arms or Size in arms:
+        return plain_number(text)  # of seconds or bytes, as in a file
+    if any(arm is str or typing.get_origin(arm) is typing.Literal for arm in arms):
         return str(text)
     try:
         return _loads(f"value = {text}")["value"]

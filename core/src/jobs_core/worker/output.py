@@ -58,6 +58,9 @@ class PipeHandler(logs.OwnHandler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, _SENT, False):
+            return  # it is with our own loggers as well as with the root
+        setattr(record, _SENT, True)
         try:
             text = self.format(record)
         except Exception as error:  # a record of the application that cannot be text may not cost the job
@@ -149,6 +152,9 @@ def _wait_until_writable(fd: int, deadline: float | None) -> bool:
 
 
 _handler: PipeHandler | None = None
+_SENT = "_jobs_sent"
+OURS = "jobs"
+"""Our loggers' name, and what those below it begin with."""
 
 
 def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
@@ -156,7 +162,8 @@ def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
     global _handler
     _handler = PipeHandler(log_fd, format, worker)
     partial.clear()
-    logging.getLogger().setLevel(level.upper())
+    for logger in (logging.getLogger(), boundary.own_logger(OURS)):
+        logger.setLevel(level.upper())
     boundary.last_resort = _past_logging
     take_over()
 
@@ -165,7 +172,9 @@ def take_over() -> None:
     """Make sure that each record takes one way, ours. Called again after the application was imported.
 
     Handlers that the application wants elsewhere, in files or on the network, stay. Those that write to standard output
-    or error go, on loggers whose records reach the root too: their lines would come a second time, as prints.
+    or error go, on loggers whose records reach the root too: their lines would come a second time, as prints. Our own loggers
+    have the handler to themselves, and cannot be disabled: `logging.config.dictConfig`, whenever a job calls it, takes the
+    root's handlers away and disables every logger that it does not name.
     """
     if _handler is None:
         return
@@ -174,7 +183,13 @@ def take_over() -> None:
     for logger in (root, *loggers):
         if _reaches_root(logger):
             logger.handlers[:] = [handler for handler in logger.handlers if not _prints(handler)]
-    root.addHandler(_handler)
+    for logger in (root, *(boundary.own_logger(logger.name) for logger in loggers if _is_ours(logger.name))):
+        if logger is root or logger.name == OURS:
+            logger.addHandler(_handler)
+
+
+def _is_ours(name: str) -> bool:
+    return name == OURS or name.startswith(f"{OURS}.")
 
 
 def _reaches_root(logger: logging.Logger) -> bool:
