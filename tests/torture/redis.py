@@ -255,9 +255,16 @@ def move_slot(tag: str) -> Callable[[ClusterStage], None]:
         target = (source + 1) % len(clients)
         clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
         clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+
+        def move(keys: list[str]) -> None:
+            for key in keys:
+                clients[source].execute_command("MIGRATE", "127.0.0.1", stage.nodes[target].port, key, 0, 60_000)
+
+        keys = clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1000)
+        move(keys[: len(keys) // 2])
         stage.until_told("on its way to another node")
         while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1):
-            clients[source].execute_command("MIGRATE", "127.0.0.1", stage.nodes[target].port, keys[0], 0, 60_000)
+            move(keys)
         for client in (clients[target], clients[source], *clients):
             client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
         for client in clients:

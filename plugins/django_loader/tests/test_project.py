@@ -32,10 +32,10 @@ def test_a_project_that_cannot_be_set_up_is_told_by_the_users_own_line(site):
 
 
 def test_settings_in_jobs_stand_above_jobs_toml_and_below_the_environment(site):
-    (site.root / "jobs.toml").write_text('prefix = "from the file"\nlease = "10s"\n')
+    (site.root / "jobs.toml").write_text('prefix = "from-the-file"\nlease = "10s"\n')
     done = site.manage("jobs", "check", "--show", "--json", JOBS_LEASE="20s")
     rows = {row["key"]: (row["value"], row["source"]) for row in json.loads(done.stdout)}
-    assert rows["prefix"] == ('"from the file"', "jobs.toml")
+    assert rows["prefix"] == ('"from-the-file"', "jobs.toml")
     assert rows["backend"] == ("sqlite:///queue.db", "settings.JOBS")
     assert rows["lease"] == ('"20s"', "JOBS_LEASE")
     assert rows["framework"] == ('"django"', "settings.JOBS")

@@ -71,7 +71,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _job_id(value: str) -> str | None:
-    return rules.text(value) or ("no job has an id of more than 512 characters" if len(value) > 512 else None)
+    """Other producers choose ids, odd ones too, and who has to cancel such a job has to name it."""
+    if not value or len(value) > 512:
+        return "expected the id of a job, of 1 to 512 characters"
+    if any(each == "\0" or 0xD800 <= ord(each) < 0xE000 for each in value):
+        return "expected the id of a job, which holds no NUL and no half of a character"
+    return None
 
 
 def _matches(pattern: str, expected: str) -> rules.Rule:
