@@ -123,22 +123,25 @@ def fill_memory(stage: RedisStage) -> None:
 def fill_disk(stage: RedisStage) -> None:
     """Its append-only file may grow no more; then there is room again."""
     log = max(stage.server.append_only_files())
+    told = stage.told()
     resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1, resource.RLIM_INFINITY))
-    stage.until_told("cannot save to its disk")
+    stage.until_told("cannot save to its disk", told)
     resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def turn_read_only(stage: RedisStage) -> None:
     """Its master has changed, and then it is the master again."""
+    told = stage.told()
     stage.server.command("REPLICAOF", "127.0.0.1", str(free_port()))
-    stage.until_told("replica")
+    stage.until_told("replica", told)
     stage.server.command("REPLICAOF", "NO", "ONE")
 
 
 def hand_over(stage: RedisStage) -> None:
     """Master and replica change places; connections to the old one stay, and find that it may not be written to."""
+    told = stage.told()
     until(lambda: stage.server.command("FAILOVER") == b"+OK")  # refused while the replica is not up to date
-    stage.until_told("replica")
+    stage.until_told("replica", told)
     stage.server, stage.replica = stage.replica, stage.server
     stage.proxy.target = "127.0.0.1", stage.server.port
     until(lambda: _is_master(stage.server))
@@ -248,11 +251,13 @@ def move_slot(tag: str) -> Callable[[ClusterStage], None]:
     """All keys with a hash tag go to another node; half way, neither has them all."""
 
     def act(stage: ClusterStage) -> None:
+        stage.until_reached()  # a worker tells once in an outage why: one that is still in the last would tell nothing
         slot = key_slot(tag.encode())
         clients = [redis.Redis(port=node.port, decode_responses=True) for node in stage.nodes]
         ids = [client.execute_command("CLUSTER MYID") for client in clients]
         (source,) = (n for n, client in enumerate(clients) if client.execute_command("CLUSTER COUNTKEYSINSLOT", slot))
         target = (source + 1) % len(clients)
+        told = stage.told()
         clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
         clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
 
@@ -262,7 +267,7 @@ def move_slot(tag: str) -> Callable[[ClusterStage], None]:
 
         keys = clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1000)
         move(keys[: len(keys) // 2])
-        stage.until_told("on its way to another node")
+        stage.until_told("on its way to another node", told)
         while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1):
             move(keys)
         for client in (clients[target], clients[source], *clients):

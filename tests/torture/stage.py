@@ -81,15 +81,31 @@ class Stage:
         """Wait until so many jobs run at once, or all have run."""
         until(lambda: self.ledger.running() >= jobs or self.finished(), 120.0)
 
-    def until_told(self, text: str) -> None:
-        """Wait until a worker says something that it had not said before, or nothing is left to do."""
-        told = [len(worker.lines) for worker in self.workers]
-        until(
-            lambda: (
-                any(text in line for n, worker in enumerate(self.workers) for line in worker.lines[told[n] :])
-                or self.finished()
+    def told(self) -> list[int]:
+        """How many lines each worker has said, for `until_told`: to be taken before what they are to tell of begins."""
+        return [len(worker.lines) for worker in self.workers]
+
+    def until_told(self, text: str, told: Sequence[int]) -> None:
+        """Wait until a worker says something that it had not said when `told` was taken, or nothing is left to do."""
+        try:
+            until(
+                lambda: (
+                    any(text in line for n, worker in enumerate(self.workers) for line in worker.lines[told[n] :])
+                    or self.finished()
+                )
             )
-        )
+        except AssertionError as error:
+            said = "\n".join(line for worker in self.workers for line in worker.lines[-8:])
+            raise AssertionError(f"no worker said {text!r}; what each said last:\n{said}") from error
+
+    def until_reached(self) -> None:
+        """Wait until every worker that has lost the backend has said that it is back."""
+
+        def reached(worker: Process) -> bool:
+            said = [line for line in worker.lines if "trying again until it can" in line or "answers again after" in line]
+            return not said or "answers again after" in said[-1]
+
+        until(lambda: all(map(reached, self.workers)), 60.0)
 
     def progress(self, jobs: int = 1) -> None:
         """Wait until so many more jobs have run, or none is left to run."""

@@ -107,8 +107,9 @@ def endure_deaths(stage: BrokerStage) -> None:
 
 def fill_disk(stage: BrokerStage) -> None:
     """No file of its may grow, and what it would write to them fails; then there is room again."""
+    told = stage.told()
     resource.prlimit(stage.broker.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    stage.until_told("disk I/O error")
+    stage.until_told("disk I/O error", told)
     resource.prlimit(stage.broker.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
