@@ -59,7 +59,7 @@ def test_outside_of_any_context_the_application_tied_last_is_meant():
 def test_an_application_that_was_not_tied_uses_the_plain_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     JobsFlask(flask_app(JOBS_BACKEND="memory://tied"))
-    with flask_app().app_context():
+    with flask_app().app_context(), pytest.warns(RuntimeWarning, match="no jobs.toml in "):
         assert current_app().config.backend is None
 
 
