@@ -38,8 +38,9 @@ class Proxy:
         self._latency = self._jitter = 0.0
         self._drop: bytes | None = None
         self._pairs: set[_Pair] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
         self._hole = False
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._refuses = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -94,16 +95,27 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _accept(self) -> None:
-        if self._server is None:
+        if self._listener is None:
             self._refuses = False
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            self._loop.add_reader(self._listener, self._take, self._listener)
+
+    def _take(self, listener: socket.socket) -> None:
+        """Accept a connection. asyncio.Server does not: one that it accepts in the moment of its close is never closed."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            client, _ = listener.accept()
+            task = self._loop.create_task(self._serve(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _refuse(self) -> None:
         self._refuses = True
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self._loop.remove_reader(listener)
+            listener.close()
         await self._cut()
 
     async def _cut(self) -> int:
@@ -118,7 +130,8 @@ class Proxy:
             await asyncio.wait(tasks)
         await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
         if self._refuses:  # accepted in the moment before: nobody else would end it
             writer.transport.abort()
             return

@@ -71,6 +71,7 @@ class App:
         self.signer = Signer(self.config.signing_keys)
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
+        self._holds_none = False  # no plugin holds an enqueue back, as far as is known
         self._connect()
         _apps.add(self)
 
@@ -189,7 +190,10 @@ class App:
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         """Store one call durably; see `JobFunction.enqueue`."""
         outgoing, handle = self._made(call)
-        conflicts = self._deliver((call.job,), [outgoing])
+        if self._holds_none and call.job.stamp.on_commit is None:
+            conflicts = self._producer.push([outgoing], self.config.enqueue_timeout)
+        else:
+            conflicts = self._deliver((call.job,), [outgoing])
         if conflicts:
             _note_duplicates((handle,), (outgoing,), conflicts)
         return handle
@@ -229,6 +233,7 @@ class App:
         """Push, or leave it to a plugin to have it pushed when a transaction commits; conflicts known by now."""
         if self._hold_enqueue is None:
             self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
+            self._holds_none = not self._hold_enqueue
         wish = jobs[0].stamp.on_commit
         if len(jobs) > 1:
             wanted = [job.stamp.on_commit for job in jobs]

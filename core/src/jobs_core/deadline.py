@@ -11,27 +11,23 @@ import math
 import socket
 import threading
 import time
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Found: TypeAlias = "list[tuple[Any, Any, int, str, Any]]"
 
 
-class _OfThread(threading.local):
+class Deadline(threading.local):
+    """Each thread's own: when it gives up, by time.monotonic(). Whoever sets it restores what it was."""
+
     at = math.inf
 
 
-_current = _OfThread()
-
-
-def set_deadline(at: float) -> float:
-    """Have this thread give up at `at`, by time.monotonic(); returns when it would have before, for whoever restores it."""
-    before, _current.at = _current.at, at
-    return before
+deadline: Final = Deadline()
 
 
 def left(most: float) -> float:
     """How many seconds a wait may take that would take up to `most`: less, perhaps 0, where the deadline is nearer."""
-    at = _current.at
+    at = deadline.at
     return most if at == math.inf else max(0.0, min(most, at - time.monotonic()))
 
 
@@ -62,4 +58,4 @@ def addresses(host: str, port: int, timeout: float) -> Found:
     return answers[0]
 
 
-__all__ = ["addresses", "left", "set_deadline"]
+__all__ = ["Deadline", "addresses", "deadline", "left"]

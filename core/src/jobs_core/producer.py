@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from .deadline import left, set_deadline
+from .deadline import deadline as of_thread
 from .errors import BackendUnavailable
 from .failpoints import failpoint
 from .ids import new_id
@@ -111,7 +111,10 @@ class Producer:
         Tries for `timeout` seconds, then raises BackendUnavailable: the messages may have arrived all the
         same, if the broker went away after it had them. The error says so unless no connection came about.
         """
-        deadline, leads = time.monotonic() + left(timeout), False
+        before, now, leads = of_thread.at, time.monotonic(), False
+        deadline = now + timeout
+        if before < deadline:
+            deadline = before
         try:
             with self._guard:
                 if not self._led:
@@ -123,13 +126,17 @@ class Producer:
                 return self._wait(batch)
             request = new_id()
             try:
-                return self._send(messages, request, deadline)
+                if deadline < now + SHORTEST_TRY:
+                    return self._send_late(messages, request, deadline)
+                of_thread.at = deadline
+                return self._send(messages, request)
             except BackendUnavailable as error:
                 batch = _Batch(messages, deadline)
                 batch.leads = True
                 self._persist([batch], request, error, deadline)
                 return batch.outcome()
         finally:
+            of_thread.at = before
             if leads:
                 with self._guard:
                     self._hand_over()
@@ -144,11 +151,11 @@ class Producer:
             return function()
         if time.monotonic() >= asked_at + timeout:
             raise _gave_up(BackendUnavailable("other calls are still waiting for the backend"), False)
-        before = set_deadline(asked_at + timeout)
+        before, of_thread.at = of_thread.at, asked_at + timeout
         try:
             return function()
         finally:
-            set_deadline(before)
+            of_thread.at = before
 
     def close(self) -> None:
         """Disconnect, once nobody is sending; the next push connects again."""
@@ -259,17 +266,18 @@ class Producer:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def _send(self, messages: Sequence[Outgoing], request: str, deadline: float) -> Mapping[str, str]:
-        before = set_deadline(max(deadline, time.monotonic() + SHORTEST_TRY))
-        try:
-            backend = self._backend or self._connected()
-            failpoint("push.before")
-            conflicts = backend.push(messages, request)
-            failpoint("push.after")
-            self.away = False
-            return conflicts
-        finally:
-            set_deadline(before)
+    def _send(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        backend = self._backend or self._connected()
+        failpoint("push.before")
+        conflicts = backend.push(messages, request)
+        failpoint("push.after")
+        self.away = False
+        return conflicts
+
+    def _send_late(self, messages: Sequence[Outgoing], request: str, deadline: float) -> Mapping[str, str]:
+        """Send with time for a try, however little is left; `push` restores the thread's deadline."""
+        of_thread.at = max(deadline, time.monotonic() + SHORTEST_TRY)
+        return self._send(messages, request)
 
     def _connected(self) -> Backend:
         backend = self._make_backend()
@@ -288,7 +296,7 @@ class Producer:
             self._send_apart(batches, request, None, deadline)
             return
         try:
-            conflicts = self._send(_messages(batches), request, deadline)
+            conflicts = self._send_late(_messages(batches), request, deadline)
         except BackendUnavailable as error:
             self._persist(batches, request, error, deadline)
         except Exception as error:
@@ -319,7 +327,7 @@ class Producer:
             pauses += 1
             time.sleep(max(0.0, min(random.uniform(0, ceiling), deadline - now)))
             try:
-                conflicts = self._send(_messages(batches), request, deadline)
+                conflicts = self._send_late(_messages(batches), request, deadline)
             except BackendUnavailable as again:
                 error = again
             except Exception as refusal:
@@ -353,7 +361,7 @@ class Producer:
                 self._hand_on([batch], own)
                 continue
             try:
-                self._end(batch, self._send(batch.messages, own, deadline))
+                self._end(batch, self._send_late(batch.messages, own, deadline))
             except BackendUnavailable as unavailable:
                 self._persist([batch], own, unavailable, deadline)
             except Exception as refusal:
@@ -366,7 +374,7 @@ class Producer:
         """Before we give up our turn in an exception: the others' messages, if only with one try."""
         error: Exception = BackendUnavailable("the thread that was sending was interrupted")
         try:
-            conflicts = self._send(_messages(batches), request, deadline) if batches else {}
+            conflicts = self._send_late(_messages(batches), request, deadline) if batches else {}
         except Exception as failed:
             error = failed
         else:

@@ -67,6 +67,7 @@ class Store:
         self.keys = Keys(base)
         self.options = options
         self._runner = runner
+        self._clock = options.clock
         self._retention: dict[str, int] = {}  # topic: microseconds its dead letters are kept
         self._lease = micro(options.lease)
         self._cancelled_ttl = micro(options.cancelled_ttl)
@@ -74,12 +75,11 @@ class Store:
 
     def now(self) -> int | str:
         """The time for a script: empty, for the server's own clock, but in tests."""
-        return (
-            round(self.options.clock() * 1e6) if self.options.clock else ""
-        )  # a moment, to which the bound of `micro` is nothing
+        # A moment, to which the bound of `micro` is nothing.
+        return round(self._clock() * 1e6) if self._clock else ""
 
     def _run(self, script: Script, *arguments: Any) -> Any:
-        return self._runner.run(script, self.keys.base, self.now(), *arguments)
+        return self._runner.run(script, self.keys.base, self.now() if self._clock else "", *arguments)
 
     # -- owners ----------------------------------------------------------------------------------
 

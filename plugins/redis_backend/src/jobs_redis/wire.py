@@ -11,16 +11,18 @@ import select
 import socket
 import ssl
 import struct
+from time import monotonic
 from typing import Any
 
 import hiredis
 import redis.exceptions
 
-from jobs_core.deadline import left
+from jobs_core.deadline import deadline
 
 NOTHING = object()
 """No reply is whole yet."""
 
+_pack = hiredis.pack_command
 _BUFFER = 64 * 1024
 SLACK = 0.1
 """Seconds by which a wait may end too early or too late, for the sake of fewer system calls."""
@@ -45,10 +47,13 @@ class Wire:
 
     def _limit_waits(self) -> None:
         """Have the socket wait no longer than the deadline allows. It is told seldom: to tell it is a system call."""
-        rest = left(self._timeout)
-        if not -SLACK <= self._limit - rest <= SLACK:
-            if rest <= 0:
-                raise redis.exceptions.TimeoutError("no time is left")
+        rest = deadline.at - monotonic()
+        if rest >= self._timeout:
+            if self._limit != self._timeout:
+                self._set_limit(self._timeout)
+        elif rest <= 0:
+            raise redis.exceptions.TimeoutError("no time is left")
+        elif not -SLACK <= self._limit - rest <= SLACK:
             self._set_limit(rest)
 
     def _set_limit(self, limit: float) -> None:
@@ -64,7 +69,7 @@ class Wire:
     def send(self, *commands: tuple[Any, ...]) -> None:
         """Send commands together; raises OSError or a RedisError."""
         self._limit_waits()
-        data = b"".join(map(hiredis.pack_command, commands))
+        data = _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
         try:
             if len(data) <= _BUFFER:
                 self._send(data)
