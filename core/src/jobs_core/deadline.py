@@ -27,8 +27,10 @@ deadline: Final = Deadline()
 
 def left(most: float) -> float:
     """How many seconds a wait may take that would take up to `most`: less, perhaps 0, where the deadline is nearer."""
-    at = deadline.at
-    return most if at == math.inf else max(0.0, min(most, at - time.monotonic()))
+    rest = deadline.at - time.monotonic()
+    if rest >= most:
+        return most
+    return max(0.0, rest)
 
 
 def addresses(host: str, port: int, timeout: float) -> Found:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from jobs_core.deadline import deadline as of_thread
 from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable
 
@@ -114,7 +115,7 @@ class Link:
         for part in items:
             frames += self._frames(verb, part)
         begin = time.monotonic()
-        give_up, at_last = begin + left(reconnect), begin + left(reply)
+        give_up, at_last = min(of_thread.at, begin + reconnect), min(of_thread.at, begin + reply)
         self.sendings = 0
         while True:
             try:
