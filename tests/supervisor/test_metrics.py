@@ -56,6 +56,7 @@ def full(board):
         ended(board, "h-1", outcome)
     board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.5), "default": TopicState(paused=True), "rabbits": TopicState(3)}
     board.backlog.alerts = ["email"]
+    board.backlog.unserved = {"rabbits": ["tasks.feed"]}
     board.supervisor.pools[0].restarts = {"max_jobs": 3, "crash": 1}
     board.supervisor.pools.append(PoolState("mail", ["mail"], "async", 100, 0, 4, 0, failures=2))
     board.totals.released = 7
@@ -86,6 +87,8 @@ def test_openmetrics_is_read_by_an_independent_parser(board):
     aged = {each.labels["topic"] for each in found["jobs_topic_oldest_age_seconds"].samples}
     assert aged == {"email", "default"}, "what is not known is no figure"
     assert value(found, "jobs_topic_paused", "jobs_topic_paused", topic="default") == 1
+    assert value(found, "jobs_topic_unserved", "jobs_topic_unserved", topic="rabbits") == 1
+    assert value(found, "jobs_topic_unserved", "jobs_topic_unserved", topic="email") == 0
     assert value(found, "jobs_topic_alert", "jobs_topic_alert", topic="email") == 1
     workers = {each.labels["state"]: each.value for each in found["jobs_workers"].samples if each.labels["pool"] == "default"}
     assert {name: number for name, number in workers.items() if number} == {"busy": 1, "offline": 1, "retiring": 1}

@@ -115,6 +115,7 @@ def test_json_has_it_all_for_a_script(project, board):
     assert 10 <= running["seconds"] < 60
     assert found["topics"]["email"] == {
         "ready": 3, "scheduled": 4, "reserved": 1, "dead": 2, "oldest_age": 75.0, "paused": True, "alert": True,
+        "unserved": False,
     }  # fmt: skip
     assert found["backend"]["answers"] is True
     assert len(found["troubles"]) == 2

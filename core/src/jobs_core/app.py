@@ -155,14 +155,22 @@ class App:
             retention=retention,
             clock=clock,
             settings=self.config.plugins.get(scheme, {}),
-            topics=tuple(sorted({*self.config.topics, *self.config.served_topics(), *self._topics_of_jobs()})),
+            topics=tuple(sorted({*self.config.topics, *self.config.served_topics(), *self.destinations()})),
             longest_run=self._longest_run,
             max_message=int(self.config.max_message),
             verify=self.signer.verify if self.signer else None,
         )
 
-    def _topics_of_jobs(self) -> Iterable[str]:
-        return (job.options.topic for job in self.registry if isinstance(job.options.topic, str))
+    def destinations(self) -> dict[str, list[str]]:
+        """The topics that jobs and schedule of this application go to by themselves, each with the names of what does."""
+        found: dict[str, list[str]] = {}
+        for job in self.registry:
+            topic = job.options.topic
+            found.setdefault(topic if isinstance(topic, str) else DEFAULT_TOPIC, []).append(job.name)
+        for name, entry in self.config.schedule.items():
+            if entry.topic is not None:
+                found.setdefault(entry.topic, []).append(f"schedule {name}")
+        return found
 
     def _longest_run(self) -> float | None:
         """How long a job of this application may take, as far as it is loaded; None for without end."""

@@ -89,6 +89,7 @@ class Pool(Section, frozen=True, kw_only=True):
 class Topic(Section, frozen=True, kw_only=True):
     """Defaults and limits for the jobs of one topic."""
 
+    serve: bool = True  # false: produce-only, workers elsewhere serve it; else a topic that no pool serves is warned of
     retries: Retries | None = None  # further attempts after the first
     timeout: Seconds | None = None  # of one run
     backoff: Seconds | None = None  # the first retry's longest wait; it doubles with every attempt
@@ -189,8 +190,12 @@ class Config(Section, frozen=True, kw_only=True):
         return self.topics.get(name, _DEFAULT_TOPIC)
 
     def served_topics(self) -> set[str]:
-        """Topics that some pool serves; others are produce-only."""
+        """Topics that some pool serves."""
         return {topic for pool in self.pools.values() for topic in pool.topics}
+
+    def nobody_serves(self, topic: str) -> bool:
+        """Whether a job in `topic` waits for ever as far as is known here: no pool serves it, and none elsewhere is said to."""
+        return self.topic(topic).serve and topic not in self.served_topics()
 
 
 _DEFAULT_TOPIC = Topic()

@@ -315,6 +315,9 @@ class _Reader:
                 self._error(f"pools.{name}.topics", "a pool serves at least one topic")
             if reason := too_many_threads(pool):
                 self._error(f"pools.{name}.concurrency", reason)
+            for topic in pool.topics:
+                if not config.topic(topic).serve:
+                    self._error(f"topics.{topic}.serve", f"is false, and pool {name} serves {topic}: leave out one of the two")
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")

@@ -334,6 +334,17 @@ class RunDirTrouble(Event, frozen=True):
     error: str
 
 
+# -- topics ----------------------------------------------------------------------------------------
+
+
+class TopicUnserved(Event, frozen=True):
+    """Jobs wait in a topic that no pool serves, or `senders` would make some wait there; told once a start or reload."""
+
+    topic: str
+    waiting: int
+    senders: list[str]
+
+
 # -- alerts ----------------------------------------------------------------------------------------
 
 
@@ -408,6 +419,7 @@ LEVELS: dict[type[Event], int] = {
     ClockSetBack: logging.WARNING,
     ScheduleForgotten: logging.WARNING,
     ScheduleNotSaved: logging.ERROR,
+    TopicUnserved: logging.WARNING,
     TopicBacklog: logging.WARNING,
     TopicCaughtUp: logging.INFO,
     AlertNotSent: logging.ERROR,

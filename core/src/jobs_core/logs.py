@@ -129,6 +129,14 @@ def sentence(event: Event) -> str:
             return f"{run_dir} was removed or replaced: stopping, since no command would find this supervisor any more"
         case events.RunDirTrouble(file, error):
             return f"{file} cannot be written, status and metrics are out of date until it can: {error}"
+        case events.TopicUnserved(topic, waiting, senders):
+            waits = [f"{_count(waiting, 'job')} {'waits' if waiting == 1 else 'wait'} there"] if waiting else []
+            more = f" and {len(senders) - 3} more" if len(senders) > 3 else ""
+            goes = [f"{', '.join(senders[:3])}{more} {'goes' if len(senders) == 1 else 'go'} there"] if senders else []
+            return (
+                f"no pool serves topic {topic} ({'; '.join(waits + goes)}): add it to the topics of a pool, "
+                f"or say serve = false in [topics.{topic}] if workers elsewhere serve it"
+            )
         case events.TopicBacklog(topic, ready, oldest_age, seconds):
             age = "" if oldest_age is None else f", the oldest for {format_duration(round(oldest_age))}"
             return f"topic {topic} is behind for {format_duration(round(seconds))}: {ready:,} jobs are ready{age}"

@@ -12,8 +12,10 @@ from ..app import App
 from ..backends.base import Backend, State
 from ..config import Workers
 from ..errors import BackendUnavailable, ConfigError, JobsError
+from ..events import TopicUnserved
 from ..explain import misfit
 from ..loaders import importing
+from ..logs import sentence
 from ..schedule import entries
 from ..supervisor.alerts import blind, channels, watched
 from ..urls import redact
@@ -159,10 +161,9 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
         return
     yield output.GOOD, f"{len(jobs)} jobs: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
     served = app.config.served_topics()
-    for job in jobs:
-        topic = job.options.topic
-        if isinstance(topic, str) and topic not in served:
-            yield output.WARN, f"{job.name} goes to topic {topic}, which no pool of this configuration serves"
+    for topic, senders in app.destinations().items():
+        if app.config.nobody_serves(topic):
+            yield output.WARN, sentence(TopicUnserved(topic, 0, senders))
     for name, settings in app.config.topics.items():
         if settings.default_job:
             app.registry.find(settings.default_job)  # raises UnknownJob with the nearest names

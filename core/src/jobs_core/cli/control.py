@@ -18,7 +18,7 @@ from ..units import format_duration
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .start import start_command
+from .start import start_command, warn_of_unserved
 from .types import TEXT
 
 MOST_WORKERS = 10_000
@@ -71,10 +71,12 @@ def reload_command(context: Context) -> None:
         "directory": str(effective.directory),
         "settings": os.environ.get("JOBS_SETTINGS", ""),
     }
-    answer = ask(_running_dir(context), wish, timeout=None)
+    run_dir = _running_dir(context)
+    answer = ask(run_dir, wish, timeout=None)
     if not answer["done"]:
         fail(f"reload refused, the old code goes on: {answer['error']}")
     output.echo(f"jobs: reloaded, generation {answer['generation']} serves")
+    warn_of_unserved(run_dir, answer["generation"])
 
 
 @click.command("quiet")

@@ -9,6 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..events import TopicUnserved
+from ..logs import sentence
 from ..scoreboard.reader import Entry
 from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
 from ..scoreboard.view import TAKING, shown_state, silence
@@ -178,6 +180,10 @@ class Overview:
             topic = backlog.topics.get(name, TopicState())
             oldest = f", the oldest for {age(topic.oldest_age)}" if topic.oldest_age is not None else ""
             yield f"topic {name}: alert, {topic.ready:,} jobs are ready{oldest}"
+        for name in backlog.unserved:
+            topic = backlog.topics.get(name, TopicState())
+            if topic.waiting:
+                yield sentence(TopicUnserved(name, topic.waiting, []))
         for name, topic in backlog.topics.items():
             if topic.paused:
                 yield f"topic {name} is paused until `jobsctl resume {name}`"
@@ -254,7 +260,7 @@ class Overview:
 
         def rank(each: tuple[str, TopicState]) -> tuple[bool, float, int, str]:
             name, topic = each
-            return name not in backlog.alerts, -(topic.oldest_age or 0.0), -topic.ready, name
+            return name not in backlog.alerts and name not in backlog.unserved, -(topic.oldest_age or 0.0), -topic.ready, name
 
         shown, rest = self._cut(sorted(backlog.topics.items(), key=rank))
         rows = [
@@ -267,7 +273,8 @@ class Overview:
                     for word, holds in (
                         ("alert", name in backlog.alerts),
                         ("paused", topic.paused),
-                        ("nobody serves", name not in served),
+                        ("nobody serves", name in backlog.unserved),
+                        ("not served here", name not in served and name not in backlog.unserved),
                     )
                     if holds
                 ),

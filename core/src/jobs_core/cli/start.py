@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import select
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from ..app import private_directory
+from ..events import TopicUnserved
+from ..logs import sentence
+from ..scoreboard.state import BACKLOG, STATE, Backlog, SupervisorState, TopicState, read
 from ..supervisor.alerts import blind
 from ..supervisor.pidfile import running
 from . import output
@@ -19,6 +23,9 @@ from .exits import Exit
 from .preflight import preflight
 
 DAEMON_LOG = "jobs.log"
+
+COUNT_PATIENCE = 1.5
+"""Seconds that a command waits for the first counts, to warn of topics that nobody serves."""
 
 START_PATIENCE = 60.0
 """Seconds that `start --daemon` waits for the word that it serves; the supervisor itself waits out a backend that is away."""
@@ -67,6 +74,22 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     _in_the_background(command, run_dir)
 
 
+def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
+    """Say which topics nobody serves, as soon as the housekeeper of this generation has counted."""
+    deadline = time.monotonic() + COUNT_PATIENCE
+    while True:
+        backlog, it = read(run_dir / BACKLOG, Backlog), read(run_dir / STATE, SupervisorState)
+        counted = backlog and it and backlog.pid == it.housekeeper_pid and backlog.generation >= generation
+        if backlog and counted and (backlog.answers or backlog.error):
+            break
+        if time.monotonic() > deadline:  # the backend is slow, or away: the log will tell
+            return
+        time.sleep(0.02)
+    for topic, senders in backlog.unserved.items():
+        waiting = backlog.topics.get(topic, TopicState()).waiting
+        output.echo(f"jobs: {sentence(TopicUnserved(topic, waiting, senders))}", err=True)
+
+
 def _open_what_is_closed() -> None:
     """Some who start services close their standard descriptors: the next files opened here would be taken for them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -106,6 +129,7 @@ def _in_the_background(command: list[str], run_dir: Path) -> None:
         said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")
+        warn_of_unserved(run_dir)
     elif said:
         for line in said.splitlines():
             output.echo(f"jobs: {line}", err=True)

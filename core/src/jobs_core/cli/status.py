@@ -116,7 +116,12 @@ def document(view: Overview) -> dict[str, Any]:
             "error": backlog.error,
         }
         found["topics"] = {
-            name: {**msgspec.to_builtins(topic), "alert": name in backlog.alerts} for name, topic in backlog.topics.items()
+            name: {
+                **msgspec.to_builtins(topic),
+                "alert": name in backlog.alerts,
+                "unserved": name in backlog.unserved,
+            }
+            for name, topic in backlog.topics.items()
         }
         found["counted_at"] = backlog.at
     return found

@@ -39,7 +39,7 @@ def topics_command(context: Context, as_json: bool) -> None:
             count.reserved,
             count.dead,
             "" if count.oldest_age is None else format_duration(round(count.oldest_age)),
-            ", ".join(served[name]) or "nobody",
+            ", ".join(served[name]) or ("nobody" if config.nobody_serves(name) else "others"),
             "paused" if name in paused else "",
         )
         for name, count in counts.items()

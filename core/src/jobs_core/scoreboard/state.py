@@ -112,6 +112,11 @@ class TopicState(Struct):
     oldest_age: float | None = None
     paused: bool = False
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that are yet to run."""
+        return self.ready + self.scheduled
+
 
 class Backlog(Struct):
     """The housekeeper's file."""
@@ -123,7 +128,9 @@ class Backlog(Struct):
     round_trip: float = 0.0  # seconds it took
     error: str = ""
     topics: dict[str, TopicState] = {}
+    unserved: dict[str, list[str]] = {}  # topics in which jobs wait for nobody, or would; names of what goes there by itself
     alerts: list[str] = []  # topics with an alert going on
+    generation: int = 0  # of the code that counts
 
 
 class Totals(Struct):

@@ -19,7 +19,7 @@ from .. import events
 from ..app import App, set_current_app
 from ..backends.base import Backend, Counts
 from ..config import Config
-from ..errors import BackendError, JobsError
+from ..errors import BackendError, JobsError, NotSupported
 from ..failpoints import failpoint
 from ..plugins import guarded
 from ..schedule import Ticker
@@ -39,6 +39,9 @@ from .workerside import Made, WorkerSpec
 COUNT_INTERVAL = 1.0
 """Seconds between two looks at the topics."""
 
+SURVEY_SHARE = 0.02
+"""Of the time at most is spent on topics that nobody here serves and no table configures: there may be thousands."""
+
 EXIT_PATIENCE = 2.0
 """Seconds for exit functions: a stop waits for no more than 3 s (special.PATIENCE)."""
 
@@ -53,7 +56,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
         channel = Channel.of(ends.control)
         try:
             made = made or workerside.load(config)
-            keeper = Housekeeper(made.app, channel, run_dir)
+            keeper = Housekeeper(made.app, channel, run_dir, spec.generation)
         except JobsError as error:
             channel.send({"is": "failed", "error": str(error)[:8000]})
             raise
@@ -69,7 +72,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
 class Housekeeper:
     """See the module. The main thread works; another listens to the supervisor, and outlives it for a moment."""
 
-    def __init__(self, app: App, channel: Channel, run_dir: Path) -> None:
+    def __init__(self, app: App, channel: Channel, run_dir: Path, generation: int = 0) -> None:
         self._app = app
         self._channel = channel
         self._run_dir = run_dir
@@ -81,11 +84,14 @@ class Housekeeper:
         self._stopping = False
         self._folding = Folding(run_dir)
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
+        self._destinations = app.destinations()
+        self._others: dict[str, Counts] = {}  # topics that are not in `_topics`, as of the last survey
+        self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when it was told
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
         self._alerts = Alerts(app.config, app.plugins)
-        self._backlog = Backlog(at=time.time(), pid=os.getpid())
-        self._next_kept = self._next_count = 0.0
+        self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
+        self._next_kept = self._next_count = self._next_survey = 0.0
         self._unwritten = ""  # why backlog.json could not be written the last time
 
     def run(self) -> None:
@@ -213,13 +219,41 @@ class Housekeeper:
         counts = self._backend.counts(self._topics)
         round_trip = time.monotonic() - begin
         self._paused = self._backend.paused()
+        if begin >= self._next_survey:
+            self._survey()
         self._alerts.look(time.monotonic(), counts)
         self._backlog.answered_at = time.time()
         self._backlog.round_trip = round_trip
         self._backlog.alerts = sorted(self._alerts.going_on())
-        self._show(counts=counts)
+        self._tell_unserved({**counts, **self._others})
+        self._show(counts={**counts, **self._others})
         ages = {topic: [count.ready, count.oldest_age] for topic, count in counts.items() if topic not in self._paused}
         self._channel.send({"is": "counts", "topics": ages})
+
+    def _survey(self) -> None:
+        """Count every other topic that the backend holds, or that jobs of this application go to."""
+        begin = time.monotonic()
+        known = set(self._destinations)
+        with contextlib.suppress(NotSupported):
+            known.update(self._backend.topics())
+        others = sorted(known.difference(self._topics))
+        self._others = self._backend.counts(others) if others else {}
+        now = time.monotonic()
+        self._next_survey = now + (now - begin) / SURVEY_SHARE
+
+    def _tell_unserved(self, counts: dict[str, Counts]) -> None:
+        """Warn of each topic whose jobs wait for nobody: once, and once more when jobs do wait where none did before."""
+        unserved = {}
+        for topic in filter(self._app.config.nobody_serves, counts):
+            waiting, senders = counts[topic].ready + counts[topic].scheduled, self._destinations.get(topic, [])
+            if not (waiting or senders):
+                continue
+            unserved[topic] = senders
+            told = self._told_unserved.get(topic)
+            if told is None or (waiting and not told):
+                self._told_unserved[topic] = bool(waiting)
+                events.emit(events.TopicUnserved(topic, waiting, senders))
+        self._backlog.unserved = unserved
 
     def _show(self, *, counts: dict[str, Counts] | None = None, error: str = "") -> None:
         """Write backlog.json."""

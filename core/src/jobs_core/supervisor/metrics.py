@@ -124,6 +124,11 @@ def _of_topics(board: Board) -> Iterator[Family]:
         "jobs_topic_paused", "gauge", "Whether a topic is paused.",
         [("", (("topic", name),), int(topic.paused)) for name, topic in topics.items()],
     )  # fmt: skip
+    unserved = backlog.unserved if backlog else {}
+    yield Family(
+        "jobs_topic_unserved", "gauge", "Whether jobs of a topic wait for nobody: no pool serves it.",
+        [("", (("topic", name),), int(name in unserved)) for name in topics],
+    )  # fmt: skip
     yield Family(
         "jobs_topic_alert", "gauge", "Whether an alert of a topic's backlog is going on.",
         [("", (("topic", name),), int(name in alerts)) for name in topics],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import lines, owners
+from . import lines, owners, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -14,7 +14,7 @@ MOST_FREE_PAGES = 2000
 
 def housekeep(tx: Transaction, limit: int) -> Housekept:
     """One round, about `limit` rows of each kind."""
-    due_topics = lines.topics_of(tx, "job", "due IS NOT NULL")
+    due_topics = views.topics_of(tx.db, "job", "due IS NOT NULL")
     readied = lines.ready_due(tx, due_topics, limit)
     if readied:
         tx.wake.update(due_topics)
@@ -32,7 +32,7 @@ def _drop_old(tx: Transaction, limit: int) -> int:
     dropped = tx.db.execute(
         "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE until <= ? ORDER BY until LIMIT ?)", (tx.now, limit)
     ).rowcount
-    for topic in lines.topics_of(tx, "job", "dead_at IS NOT NULL"):
+    for topic in views.topics_of(tx.db, "job", "dead_at IS NOT NULL"):
         dropped += tx.db.execute(
             "DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at <= ? ORDER BY dead_at LIMIT ?)",
             (topic, tx.now - tx.options.retention(topic).dead_keep, limit),

@@ -267,14 +267,3 @@ def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) 
         put_back(tx, json.dumps([seq for (seq,) in tx.db.execute(sql, (tokens,)).fetchall()]))
         tx.wake.update(row[1] for row in rows[count:])
     return rows[:count]
-
-
-def topics_of(tx: Transaction, table: str, condition: str = "1") -> list[str]:
-    """The topics in a table, by jumping from one to the next in an index that begins with the topic."""
-    found: list[str] = []
-    sql = f"SELECT topic FROM {table} WHERE topic > ? AND {condition} ORDER BY topic LIMIT 1"
-    while True:
-        topic = tx.first(sql, (found[-1] if found else "",))
-        if topic is None:
-            return found
-        found.append(topic)

@@ -27,8 +27,8 @@ class SqliteOperations(Backend):
             return views.browse(db, topic, state, limit, offset, self._connection.options.now())
 
     def topics(self) -> list[str]:
-        with self._connection.transaction(durable=False) as tx:
-            return orders.topics(tx)
+        with self._connection.snapshot() as db:
+            return views.topics(db)
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         with self._connection.transaction() as tx:

@@ -12,20 +12,6 @@ from .connection import Transaction
 PURGED_AT_ONCE = 500
 
 
-def topics(tx: Transaction) -> list[str]:
-    """Every topic that holds jobs or is paused, sorted."""
-    reserved = [row[0] for row in tx.db.execute("SELECT DISTINCT topic FROM reserved JOIN job USING (seq)")]
-    return sorted(
-        {
-            *lines.topics_of(tx, "ready"),
-            *lines.topics_of(tx, "job", "due IS NOT NULL"),
-            *lines.topics_of(tx, "job", "dead_at IS NOT NULL"),
-            *views.paused(tx.db),
-            *reserved,
-        }
-    )
-
-
 def requeue(tx: Transaction, job_id: str) -> int:
     """Make a dead or scheduled job ready now; how many that were."""
     sql = "SELECT seq, topic, dead_at FROM job WHERE id = ? AND (due > ? OR dead_at IS NOT NULL)"

@@ -64,6 +64,24 @@ def counts(db: sqlite3.Connection, topics: Sequence[str], now: float) -> dict[st
     return found
 
 
+def topics(db: sqlite3.Connection) -> list[str]:
+    """Every topic that holds jobs or is paused, sorted."""
+    reserved = [row[0] for row in db.execute("SELECT DISTINCT topic FROM reserved JOIN job USING (seq)")]
+    waiting = [*topics_of(db, "ready"), *topics_of(db, "job", "due IS NOT NULL")]
+    return sorted({*waiting, *topics_of(db, "job", "dead_at IS NOT NULL"), *paused(db), *reserved})
+
+
+def topics_of(db: sqlite3.Connection, table: str, condition: str = "1") -> list[str]:
+    """The topics in a table, by jumping from one to the next in an index that begins with the topic."""
+    found: list[str] = []
+    sql = f"SELECT topic FROM {table} WHERE topic > ? AND {condition} ORDER BY topic LIMIT 1"
+    while True:
+        row = db.execute(sql, (found[-1] if found else "",)).fetchone()
+        if row is None:
+            return found
+        found.append(row[0])
+
+
 def paused(db: sqlite3.Connection) -> frozenset[str]:
     """The paused topics."""
     return frozenset(row[0] for row in db.execute("SELECT topic FROM paused"))

@@ -216,9 +216,6 @@ class Desk:
         kept = housekeeping.housekeep(tx, one.request.limit)
         return p.Kept(kept=kept, unsaid=one.peer.take_unsaid())
 
-    def topics(self, tx: Transaction, one: Asked) -> list[str]:
-        return orders.topics(tx)
-
     def requeue(self, tx: Transaction, one: Asked) -> int:
         return self._once(tx, one, lambda: sum(orders.requeue(tx, job_id) for job_id in one.request.ids))
 
@@ -307,9 +304,14 @@ def _paused(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
     return sorted(views.paused(db))
 
 
+def _topics(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
+    return views.topics(db)
+
+
 _READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
     b"counts": _counts,
     b"get": _get,
     b"browse": _browse,
     b"paused": _paused,
+    b"topics": _topics,
 }
