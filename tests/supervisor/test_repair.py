@@ -68,6 +68,18 @@ def test_a_killed_worker_is_back_and_its_job_runs_again(tasks: Project):
     supervised.stop()
 
 
+def test_a_pool_whose_young_workers_are_killed_is_back_without_a_pause(tasks: Project):
+    tasks.configure("pools.default.workers = 3")
+    supervised = Supervised(tasks)
+    for pid in supervised.pids():
+        kill(pid)
+    supervised.process.until_said(" died: ", times=3)
+    supervised.until_serving(3)
+    deaths = [line for line in supervised.process.lines if " died: " in line]
+    assert all(line.endswith("another is started at once") for line in deaths), deaths
+    supervised.stop()
+
+
 def test_a_job_that_kills_its_workers_ends_dead_with_all_that_is_known(tasks: Project):
     supervised = Supervised(tasks)
     tasks.push("segfault")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 FIRST, LONGEST = 0.1, 30.0
@@ -10,21 +11,32 @@ QUICK = 1.0
 
 
 class Backoff:
-    """Nothing after the first quick death but the first pause, doubling up to the longest; forgotten after a good life."""
+    """No pause after the first quick death, which may have been anybody's `kill -9`; from the second on the first pause,
+    doubling up to the longest; forgotten after a good life.
+
+    Children that were there already at the last quick death are of the same round: their deaths say nothing about those
+    that came since. So a whole pool that is killed is back at once, and in a crash loop a round counts once.
+    """
 
     def __init__(self) -> None:
         self.failures = 0
         self.until = 0.0  # monotonic
-        self.since = 0.0  # monotonic: the last quick death
+        self.since = 0.0  # monotonic: the last quick death that counted
 
-    def died(self, lived: float | None, longest: float = LONGEST) -> None:
-        """A child died after it had been ready for `lived` seconds, or None if it never was; wait at most `longest`."""
+    def died(self, lived: float | None, longest: float = LONGEST, *, born: float = math.inf) -> None:
+        """A child died after it had been ready for `lived` seconds, or None if it never was: then even the first has a pause,
+        since nothing suggests that the next one will be. Wait at most `longest`. `born` is when it was made (monotonic), where
+        there are several at a time.
+        """
         if lived is not None and lived >= QUICK:
-            self.failures, self.until = 0, 0.0
+            self.well()
+            return
+        if self.failures and born < self.since:
             return
         self.failures += 1
         self.since = time.monotonic()
-        self.until = self.since + min(longest, FIRST * 2.0 ** (self.failures - 1))
+        doubled = self.failures - (1 if lived is None else 2)
+        self.until = self.since + (min(longest, FIRST * 2.0**doubled) if doubled >= 0 else 0.0)
 
     def well(self) -> None:
         """A child has proved that it can live."""

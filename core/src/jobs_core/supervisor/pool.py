@@ -113,7 +113,7 @@ class Pool:
 
     @property
     def failures(self) -> int:
-        """Quick deaths one after the other."""
+        """Rounds of quick deaths one after the other."""
         return self._backoff.failures
 
     @property
@@ -357,7 +357,7 @@ class Pool:
             self.last_error = reason
         jobs = self._started(worker)  # before its file is folded into the totals, and gone
         if not worker.leaving:
-            self._backoff.died(lived, JOBS_FAULT if jobs and lived is not None else LONGEST)
+            self._backoff.died(lived, JOBS_FAULT if jobs and lived is not None else LONGEST, born=worker.born)
         self._repair(
             Repair(
                 worker.owner, time.time(), reason, crash, worker.culprit, ended.signal_name, ended.exit_code,

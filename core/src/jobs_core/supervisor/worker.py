@@ -39,6 +39,7 @@ class Worker:
         self.child: Offspring | None = None
         self.state: State = "starting"
         self.since = time.time()
+        self.born = time.monotonic()
         self.ready_at: float | None = None  # monotonic
         self.leaving = ""  # why a successor is wanted, or why it is told to stop; empty while it is to stay
         self.heir_of: Worker | None = None  # waits for this one's end before it serves
