@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -340,48 +339,6 @@ def test_cancel(project, dead):
     assert f"{dead} is dead already" in text
     assert "nobody is unknown" in text
     assert "was cancelled" in said(project.run("result", waiting), 1)
-
-
-# -- why -------------------------------------------------------------------------------------------
-
-
-def why(project, job_id):
-    return said(project.run("why", job_id))
-
-
-def test_why_has_an_answer_for_every_state(project, dead):
-    assert "no such job is known" in why(project, "nobody")
-    first = project.push("note", "x")
-    assert "it is ready and next in line" in why(project, first)
-    assert "it is ready with 1 jobs before it" in why(project, project.push("note", "x"))
-    assert "it waits for its delay until" in why(project, project.push("note", "x", delay=60.0))
-    assert "no pool of this configuration serves topic elsewhere" in why(project, project.push("note", "x", topic="elsewhere"))
-    text = why(project, dead)
-    assert "it is dead since" in text
-    assert "ValueError: boom" in text
-    project.run("pause", "default")
-    assert "topic default is paused: `jobsctl resume default`" in why(project, first)
-    assert "nearest are tasks.note" in why(project, project.push("not"))
-    assert "expected int, got str" in why(project, project.push("add", "x"))
-    assert "it has expired" in why(project, project.push("note", "x", expires_in=0.0))
-    project.run("cancel", first)
-    assert "it was cancelled" in why(project, first)
-    assert json.loads(project.run("why", dead, "--json").stdout)["reasons"]
-
-
-def test_why_tells_what_runs_and_what_comes_before(project):
-    project.configure('[pools.default]\ntopics = ["high", "low"]')
-    project.push("note", "x", topic="high")
-    low = project.push("note", "x", topic="low")
-    assert "pool default serves high (1 ready) before low" in why(project, low)
-    worker = project.worker("--topics", "high")
-    running = project.push("nap", 60.0, topic="high")
-    project.until(lambda: any(line.startswith("start") for line in project.ledger()))
-    assert "it is reserved by worker" in why(project, running)
-    worker.signal(signal.SIGSTOP)  # or it is told before we look
-    project.run("cancel", running)
-    assert "somebody asked for its cancellation" in why(project, running)
-    worker.kill()
 
 
 # -- worker ----------------------------------------------------------------------------------------

@@ -278,3 +278,16 @@ def test_limits_by_age_are_refused_and_no_age_is_shown(rabbit_project, rabbitmq_
     project.push("note")
     shown = json.loads(project.run("topics", "--json").stdout)
     assert (shown["default"]["ready"], shown["default"]["oldest_age"]) == (1, None)
+
+
+def test_why_says_what_it_can_where_single_jobs_cannot_be_looked_up(rabbit_project, rabbitmq_url):
+    project = rabbit_project
+    project.configure(backend=f'backend = "{rabbitmq_url}"')
+    dead = project.push("add", "no number")
+    project.run("worker", "--drain")
+    waiting = project.push("note")
+    text = project.here("why", waiting)
+    assert "cannot look up single jobs" in text
+    assert "topic default: 1 job ready" in text
+    assert "no supervisor runs on this machine" in text
+    project.until(lambda: "it is dead since" in project.here("why", dead))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs_core import App, set_current_app
+from jobs_core import app as applications
 from jobs_core.cli import main as command_line
 from jobs_core.config_sources import load
 from jobs_core.registry import default_registry
@@ -158,6 +159,8 @@ class Project:
             sys.path[:] = path
             sys.modules.pop("tasks", None)
             default_registry.clear()
+            if applications._current is not None:
+                applications._current.close()
             set_current_app(None)
         assert exit_code == code, f"exit {exit_code}\n{said.getvalue()}"
         return said.getvalue()

@@ -20,7 +20,9 @@ from . import config_sources, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .config import Config
+from .deadline import deadline as of_thread
 from .errors import (
+    BackendError,
     BackendUnavailable,
     ConfigError,
     DuplicateJob,
@@ -50,6 +52,10 @@ T = TypeVar("T")
 
 RESULT_SLICE = 5.0
 """Longest single wait for a result in one call of the backend, seconds."""
+
+
+EXPLAIN_PATIENCE = 0.5
+"""Seconds that the error of a `result` may take longer, to say what is known of the job."""
 
 
 class App:
@@ -385,8 +391,21 @@ class App:
             )
         record = self._ended(handle.id, timeout)
         if record is None:
-            raise ResultTimeout(f"job {handle.id} has not ended within {timeout:g} s")
+            raise ResultTimeout(f"job {handle.id} has not ended within {timeout:g} s{self._what_is_known(handle.id)}")
         return self._read_result(handle, record)
+
+    def _what_is_known(self, job_id: str) -> str:
+        """Of a job that somebody has waited for in vain; the bound keeps a backend that hangs from making it longer."""
+        from . import explain  # for those alone whose time is over
+
+        before, of_thread.at = of_thread.at, time.monotonic() + EXPLAIN_PATIENCE
+        try:
+            reasons = self.operate(functools.partial(explain.unfinished, self, job_id=job_id))
+        except BackendError:
+            return ""
+        finally:
+            of_thread.at = before
+        return f": {'; '.join(reasons)}. `jobsctl why {job_id}` looks further" if reasons else ""
 
     async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T:
         """`result` from an event loop."""

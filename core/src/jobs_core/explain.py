@@ -1,27 +1,83 @@
-"""One answer to "why does this job not run, run twice, or stand dead?", from what backend and configuration say."""
+"""One answer to "why does this job not run, run twice, or stand dead?", from what backend and configuration say.
+
+What is known of the processes on this machine is added by a `Here`: the command line has one, a producer has none. Whatever
+waits in the queue, a bounded number of jobs is looked at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import Struct
 
-from .app import App
 from .backends.base import Backend, JobRecord, State
-from .errors import ArgumentError, JobsError, MessageError, UnknownJob
+from .errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
 from .units import format_duration, shown_time
 
+if TYPE_CHECKING:
+    from .app import App
 
-def explain(app: App, backend: Backend, job_id: str) -> list[str]:
-    """Sentences, the deciding one first. The application's jobs should be loaded, to know their names."""
+PAGE = 100
+"""Jobs that are looked at in one round trip, to find the place of one."""
+
+MOST_AHEAD = 1000
+MOST_BYTES = 4_000_000
+"""Of payloads on these pages, after which no other page is asked for: messages may be large."""
+
+MOST_DEAD = 1000
+"""Dead letters of a topic that are looked at where single jobs cannot be looked up."""
+
+
+class Explanation(Struct, frozen=True):
+    """What is known of a job: sentences, the deciding one first."""
+
+    known: bool | None  # None: this backend cannot tell whether there is such a job
+    reasons: list[str]
+
+
+class Here:
+    """What is known of the processes on this machine: nothing. See `jobs_core.cli.here`."""
+
+    def of_waiting(self, topic: str) -> Iterator[str]:
+        """What keeps jobs of a topic from being run here, or who would run them."""
+        return iter(())
+
+    def of_reserved(self, job_id: str, owner: str) -> Iterator[str]:
+        """Where exactly a reserved job is."""
+        return iter(())
+
+    def of_running(self, job_id: str) -> Iterator[str]:
+        """Where a job runs here, if it does, without any word from the backend."""
+        return iter(())
+
+
+NOWHERE = Here()
+
+
+def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Explanation:
+    """Everything. The application's jobs should be loaded, to know their names."""
+    if "lookup" not in backend.features:
+        return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
     if record is None:
-        return ["no such job is known: it never was enqueued here, or it is done and kept no result"]
-    return [*_state(app, backend, record), *_history(record)]
+        return Explanation(False, ["no such job is known: it never was enqueued here, or it is done and kept no result"])
+    return Explanation(True, [*_state(app, backend, record, here), *_history(record)])
 
 
-def _state(app: App, backend: Backend, record: JobRecord) -> Iterator[str]:
+def unfinished(app: App, backend: Backend, job_id: str) -> list[str]:
+    """What a producer can tell at once of a job that has not ended; nothing where single jobs cannot be looked up."""
+    record = backend.get(job_id) if "lookup" in backend.features else None
+    if record is None:
+        return []
+    if record.state is State.RESERVED:
+        return [_reserved(record)]
+    return list(_waits(app, backend, record, NOWHERE, PAGE))
+
+
+def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterator[str]:
     if record.state is State.DONE:
         yield f"it is done, since {_when(record.since)}"
     elif record.state is State.CANCELLED:
@@ -29,47 +85,73 @@ def _state(app: App, backend: Backend, record: JobRecord) -> Iterator[str]:
     elif record.state is State.DEAD:
         yield f"it is dead since {_when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` gives it another life"
     elif record.state is State.RESERVED:
-        held = format_duration(round(record.broker_now - (record.since or record.broker_now)))
-        yield f"it is reserved by worker {record.owner} for {held}: it runs there, or is about to"
+        yield _reserved(record)
+        yield from here.of_reserved(record.id, record.owner or "")
         if record.cancel_requested:
             yield "somebody asked for its cancellation: its worker hears of it within 250 ms"
     else:
-        yield from _waits(app, backend, record)
+        yield from _waits(app, backend, record, here)
     if record.state in (State.READY, State.SCHEDULED, State.RESERVED):
         yield from _cannot_run(app, record)
 
 
-def _waits(app: App, backend: Backend, record: JobRecord) -> Iterator[str]:
+def _reserved(record: JobRecord) -> str:
+    held = format_duration(max(0, round(record.broker_now - (record.since or record.broker_now))))
+    return f"it is reserved by worker {record.owner} since {_when(record.since)}, for {held}: it runs there, or is about to"
+
+
+def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int = MOST_AHEAD) -> Iterator[str]:
     """Why a queued job is not running, what keeps it longest first."""
     topic = record.topic
-    pools = [name for name, pool in app.config.pools.items() if topic in pool.topics]
-    if not pools:
-        yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
-    if topic in backend.paused():
-        yield f"topic {topic} is paused: `jobsctl resume {topic}`"
+    yield from _held_up(app, backend, topic)
     if record.state is State.SCHEDULED and record.due is not None:
         left = format_duration(max(0, round(record.due - record.broker_now)))
         cause = "a retry" if record.attempt else "a deferral" if record.deferrals else "its delay"
         yield f"it waits for {cause} until {_when(record.due)}, {left} from now"
+        yield from here.of_waiting(topic)
         return
-    before = _ahead(backend, record)
-    yield f"it is ready{before}" if pools else f"it is ready{before}, for nobody"
-    for name in pools:
-        earlier = app.config.pools[name].topics[: app.config.pools[name].topics.index(topic)]
+    yield from here.of_waiting(topic)
+    served = topic in app.config.served_topics()
+    yield f"it is ready{_ahead(backend, record, most)}{'' if served else ', for nobody here'}"
+    yield from _before(app, backend, topic)
+
+
+def _held_up(app: App, backend: Backend, topic: str) -> Iterator[str]:
+    """What keeps all jobs of a topic waiting, as configuration and backend say."""
+    if app.config.nobody_serves(topic):
+        yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
+    elif topic not in app.config.served_topics():
+        yield f"topic {topic} is produce-only here (serve = false): workers elsewhere have to serve it"
+    if topic in backend.paused():
+        yield f"topic {topic} is paused: `jobsctl resume {topic}`"
+
+
+def _before(app: App, backend: Backend, topic: str) -> Iterator[str]:
+    """Topics with work that pools serve before this one."""
+    for name, pool in app.config.pools.items():
+        earlier = pool.topics[: pool.topics.index(topic)] if topic in pool.topics else []
         counts = backend.counts(earlier) if earlier else {}
-        busy = [f"{other} ({count.ready} ready)" for other, count in counts.items() if count.ready]
+        busy = [f"{other} ({count.ready:,} ready)" for other, count in counts.items() if count.ready]
         if busy:
             yield f"pool {name} serves {', '.join(busy)} before {topic}"
 
 
-def _ahead(backend: Backend, record: JobRecord) -> str:
+def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
+    """How many jobs of its topic come before it, as far as a few pages tell."""
     if "browse" not in backend.features:
         return ""
-    line = [other.id for other in backend.browse(record.topic, State.READY, 1000)]
-    if record.id not in line:
-        return " with more than 1,000 jobs before it" if len(line) == 1000 else ""
-    place = line.index(record.id)
-    return f" with {place} jobs before it" if place else " and next in line"
+    looked = size = 0
+    while looked < most and size < MOST_BYTES:
+        page = backend.browse(record.topic, State.READY, PAGE, looked)
+        for place, other in enumerate(page, looked):
+            if other.id == record.id:
+                return f" with {_jobs(place)} before it" if place else " and next in line"
+            size += len(other.payload)
+        looked += len(page)
+        if len(page) < PAGE:  # it has been taken meanwhile
+            return ""
+    ready = backend.counts([record.topic])[record.topic].ready
+    return f" with more than {looked:,} jobs before it ({ready:,} are ready in topic {record.topic})"
 
 
 def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
@@ -91,16 +173,61 @@ def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
 
 def _history(record: JobRecord) -> Iterator[str]:
     if record.attempt:
-        yield f"{record.attempt} attempts ended before"
+        yield f"{record.attempt} attempt{'' if record.attempt == 1 else 's'} ended before"
     if record.redeliveries:
         alone = f", in {record.crashes} of them it was the only one running" if record.crashes else ""
-        yield f"{record.redeliveries} workers died while it ran{alone}: it may have run in part or twice"
+        died = "1 worker died" if record.redeliveries == 1 else f"{record.redeliveries} workers died"
+        yield f"{died} while it ran{alone}: it may have run in part or twice"
+        if record.redeliveries > 1 and record.state in (State.READY, State.SCHEDULED, State.RESERVED):
+            yield "so it is a suspect: few of those run at once, in one worker of a pool, each after a pause of up to 2 s"
     if record.deferrals and record.state is not State.SCHEDULED:
-        yield f"it was put off {record.deferrals} times without being charged"
+        times = "once" if record.deferrals == 1 else f"{record.deferrals} times"
+        yield f"it was put off {times} without being charged"
     for error in record.errors[-3:]:
         entry: dict[str, Any] = msgspec.json.decode(error)
         where = f" on {entry['host']}" if "host" in entry else ""
         yield f"{_when(entry.get('at'))}{where}: {entry.get('type', '?')}: {entry.get('message', '')}"
+
+
+# -- without lookup --------------------------------------------------------------------------------
+
+
+def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Explanation:
+    """Where single jobs cannot be looked up: whether it runs here or is dead, and what keeps jobs waiting at all."""
+    runs = list(here.of_running(job_id))
+    if runs:
+        return Explanation(True, runs)
+    topics = _topics(app, backend)
+    letter = _dead_letter(backend, topics, job_id)
+    if letter is not None:
+        return Explanation(True, [*_state(app, backend, letter, here), *_history(letter)])
+    reasons = [
+        f"{backend.name}:// cannot look up single jobs ([results] url has them recorded): this one does not run on this "
+        "machine and is no dead letter of late, so it waits, runs elsewhere, is done, or never was"
+    ]
+    for topic, count in backend.counts(topics).items():
+        if count.ready:
+            reasons.append(f"topic {topic}: {_jobs(count.ready)} ready")
+            reasons += [*_held_up(app, backend, topic), *here.of_waiting(topic), *_before(app, backend, topic)]
+    if len(reasons) == 1:
+        reasons.append("no topic that is known here has ready jobs")
+    return Explanation(None, list(dict.fromkeys(reasons)))
+
+
+def _topics(app: App, backend: Backend) -> list[str]:
+    known = {*app.config.topics, *app.config.served_topics(), *app.destinations()}
+    with contextlib.suppress(NotSupported):
+        known.update(backend.topics())
+    return sorted(known)
+
+
+def _dead_letter(backend: Backend, topics: Sequence[str], job_id: str) -> JobRecord | None:
+    with contextlib.suppress(NotSupported):
+        for topic in topics:
+            for record in backend.browse(topic, State.DEAD, MOST_DEAD):
+                if record.id == job_id:
+                    return record
+    return None
 
 
 def misfit(app: App, record: JobRecord) -> str | None:
@@ -113,5 +240,12 @@ def misfit(app: App, record: JobRecord) -> str | None:
     return None
 
 
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number:,} jobs"
+
+
 def _when(at: float | None) -> str:
     return shown_time(at) if at else "an unknown time"
+
+
+__all__ = ["NOWHERE", "Explanation", "Here", "explain", "misfit", "unfinished"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from typing import Any
@@ -11,11 +10,9 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
-from ..errors import JobsError, MessageError
+from ..errors import MessageError
 from ..escapes import one_line
-from ..explain import explain
 from ..units import format_duration, shown_time
-from ..worker.main import prepare
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
@@ -76,22 +73,6 @@ def show(context: Context, record: JobRecord) -> None:
 
 def _error(error: dict[str, Any]) -> str:
     return str(error.get("traceback") or f"{error.get('type')}: {error.get('message')}")
-
-
-@click.command("why")
-@click.argument("job_id", metavar="ID", type=JOB_ID)
-@json_option
-@pass_context
-def why_command(context: Context, job_id: str, as_json: bool) -> None:
-    """Say why a job does not run, runs twice or is dead."""
-    with contextlib.suppress(JobsError):  # what cannot be imported, `jobsctl check` tells; the rest of the answer holds
-        prepare(context.app)
-    reasons = context.operate(lambda backend: explain(context.app, backend, job_id))
-    if as_json:
-        output.json({"id": job_id, "reasons": reasons})
-    else:
-        for reason in reasons:
-            output.echo(f"- {one_line(reason)}")
 
 
 @click.command("result")

@@ -50,7 +50,7 @@ GROUPS = {
         "push": ("push", "Enqueue jobs from the command line or from JSON lines."),
         "list": ("jobs", "List the jobs of a topic."),
         "show": ("jobs", "Show everything known about a job."),
-        "why": ("jobs", "Say why a job does not run, runs twice or is dead."),
+        "why": ("why", "Say why a job does not run, runs twice or is dead."),
         "result": ("jobs", "Print a job's result."),
         "cancel": ("jobs", "Cancel jobs."),
     },

@@ -152,14 +152,18 @@ class Overview:
 
     def _of_pools(self) -> Iterable[str]:
         for pool in self._supervisor().pools:
-            again = f"; next try in {age(pool.next_start - self.now)}" if pool.next_start > self.now else ""
-            error = f": {pool.last_error}" if pool.last_error else ""
-            if pool.cannot_boot:
-                yield f"pool {pool.name}: its workers cannot boot{again}{error}"
-            elif pool.failures > 1:
-                yield f"pool {pool.name}: {pool.failures} workers in a row crashed soon after their start{again}{error}"
-            elif pool.failures and again:
-                yield f"pool {pool.name}: a worker crashed soon after its start{again}{error}"
+            yield from self.trouble_of(pool)
+
+    def trouble_of(self, pool: PoolState) -> Iterable[str]:
+        """Why a pool has too few workers, if they crash."""
+        again = f"; next try in {age(pool.next_start - self.now)}" if pool.next_start > self.now else ""
+        error = f": {pool.last_error}" if pool.last_error else ""
+        if pool.cannot_boot:
+            yield f"pool {pool.name}: its workers cannot boot{again}{error}"
+        elif pool.failures > 1:
+            yield f"pool {pool.name}: {pool.failures} workers in a row crashed soon after their start{again}{error}"
+        elif pool.failures and again:
+            yield f"pool {pool.name}: a worker crashed soon after its start{again}{error}"
 
     def _of_workers(self) -> Iterable[str]:
         for line in self.workers:

@@ -1,0 +1,127 @@
+"""What the processes on this machine have to do with a job that somebody asks about: read from the scoreboard alone."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import time
+from collections.abc import Iterator
+
+from .. import urls
+from ..app import App
+from ..explain import Here
+from ..scoreboard.reader import Entry
+from ..scoreboard.state import PoolState, read_board
+from ..scoreboard.view import TAKING
+from ..supervisor import pidfile
+from .figures import age, count
+from .overview import Line, Overview
+
+LONGEST_ID = 64
+"""Characters of an id that the scoreboard keeps."""
+
+
+class ThisMachine(Here):
+    """The supervisor of this configuration's run directory, and its workers. Looked at once, when it is first asked."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    @functools.cached_property
+    def _pid(self) -> int | None:
+        return pidfile.running(self._app.run_dir)
+
+    @functools.cached_property
+    def _view(self) -> Overview:
+        return Overview(read_board(self._app.run_dir, most_entries=10**6), lease=float(self._app.config.lease))
+
+    def of_waiting(self, topic: str) -> Iterator[str]:
+        """What keeps the supervisor from having a topic served, and how busy the pools are that serve it."""
+        it = self._view.board.supervisor
+        if self._pid is None:
+            local = urls.scheme(self._app.backend_url) == "sqlite"
+            others = "" if local else ", unless workers on another machine do the work"
+            yield f"no supervisor runs on this machine in {self._app.run_dir}: `jobsctl start` starts it{others}"
+            return
+        if it is None or it.pid != self._pid or it.state == "starting":
+            yield f"the supervisor, process {self._pid}, has not come to serve yet: `jobsctl status` says what it waits for"
+        elif it.state == "stopping":
+            yield f"the supervisor, process {self._pid}, is stopping: it takes no more jobs"
+        if it is None or it.pid != self._pid:
+            return
+        if it.quiet:
+            yield "the supervisor is quiet, its workers take nothing new: `jobsctl quiet --off`"
+        pools = [pool for pool in it.pools if topic in pool.topics]
+        for pool in pools:
+            yield from self._of_pool(pool)
+        if not pools and topic in self._app.config.served_topics():
+            yield f"the supervisor that runs has no pool for topic {topic} yet: `jobsctl reload`"
+
+    def _of_pool(self, pool: PoolState) -> Iterator[str]:
+        yield from self._view.trouble_of(pool)
+        mine = [line for line in self._view.workers if line.pool == pool.name]
+        taking = [line for line in mine if line.state in TAKING]
+        if not taking:
+            yield self._nobody_serves(pool, mine)
+            return
+        running = sum(line.running_count for line in taking)
+        room = pool.concurrency * len(taking)
+        if running < room:
+            busy = f" and {count(running, 'job')} running" if running else ""
+            yield f"pool {pool.name} has room: {count(len(taking), 'worker')} of {pool.concurrency} at once{busy}"
+            return
+        longest = max((line.running[0] for line in taking if line.running), key=self._seconds, default=None)
+        what = f", {self._told(longest)}" if longest else ""
+        full = f"{count(len(taking), 'worker')} with {count(running, 'job')}"
+        yield f"pool {pool.name} is full: {full}{what}; {self._limit(pool)}"
+
+    def _nobody_serves(self, pool: PoolState, mine: list[Line]) -> str:
+        if pool.wanted == 0 and pool.scaled:
+            return f"pool {pool.name} was scaled to no worker by hand: `jobsctl scale {pool.name} --auto`"
+        if pool.wanted == 0:
+            return f"pool {pool.name} has no worker now, for want of work: it starts some when it sees that jobs wait"
+        states = [line.state for line in mine]
+        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "there is none"
+        return f"no worker of pool {pool.name} takes jobs now: {told}"
+
+    def _limit(self, pool: PoolState) -> str:
+        if pool.scaled:
+            return f"its size was set by hand: `jobsctl scale {pool.name} --auto`"
+        if pool.wanted < pool.max:
+            return f"it may grow to {count(pool.max, 'worker')}"
+        return f"it has all the workers that it may have (pools.{pool.name}.workers)"
+
+    def of_reserved(self, job_id: str, owner: str) -> Iterator[str]:
+        """Whether its owner runs it, has it in hand behind others, or lives no more."""
+        runs = list(self.of_running(job_id))
+        if runs:
+            yield from runs
+            return
+        line = next((line for line in self._view.workers if line.owner == owner), None)
+        if line is not None:
+            behind = f", behind {self._told(line.running[0])}" if line.running else ""
+            yield f"that is process {line.pid} of pool {line.pool} ({line.state}) on this machine: it is in its hand{behind}"
+        elif owner.startswith(f"{socket.gethostname()[:40]}-"):
+            yield (
+                "the supervisor on this machine does not know that worker: it is a `jobsctl worker` of its own, or dead, and "
+                f"its jobs go back when its lease of {self._app.config.lease} has run out"
+            )
+
+    def of_running(self, job_id: str) -> Iterator[str]:
+        """The worker in which it runs."""
+        for line in self._view.workers:
+            for entry in line.running:
+                if entry.id == job_id or (len(entry.id) >= LONGEST_ID and job_id.startswith(entry.id)):
+                    late = self._view.monotonic - entry.deadline
+                    over = f"; its timeout was over {age(late)} ago" if entry.deadline and late > 0 else ""
+                    since = time.strftime("%H:%M:%S", time.localtime(time.time() - self._seconds(entry)))
+                    yield (
+                        f"it runs in process {line.pid} of pool {line.pool} ({line.state}) since {since}, for "
+                        f"{age(self._seconds(entry))}{over}; `jobsctl stack {line.pid}` shows where it is"
+                    )
+
+    def _told(self, entry: Entry) -> str:
+        return f"the longest {entry.job} {entry.id} for {age(self._seconds(entry))}"
+
+    def _seconds(self, entry: Entry) -> float:
+        return entry.seconds(self._view.monotonic)

@@ -1,0 +1,40 @@
+"""`jobsctl why`: one answer to why a job does not run, runs twice or is dead."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from ..errors import JobsError
+from ..escapes import one_line
+from ..explain import explain
+from ..worker.main import prepare
+from . import output
+from .common import Context, json_option, pass_context
+from .exits import Exit
+from .here import ThisMachine
+from .types import JOB_ID
+
+
+@click.command("why")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@json_option
+@pass_context
+def why_command(context: Context, job_id: str, as_json: bool) -> None:
+    """Say why a job does not run, runs twice or is dead.
+
+    Looks at the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. Where the
+    backend cannot look up single jobs it tells what keeps jobs waiting here, and "known" is null in JSON.
+    """
+    with contextlib.suppress(JobsError):  # what cannot be imported, `jobsctl check` tells; the rest of the answer holds
+        prepare(context.app)
+    here = ThisMachine(context.app)
+    found = context.operate(lambda backend: explain(context.app, backend, job_id, here))
+    if as_json:
+        output.json({"id": job_id, "known": found.known, "reasons": found.reasons})
+    else:
+        for reason in found.reasons:
+            output.echo(f"- {one_line(reason)}")
+    if found.known is False:
+        raise click.exceptions.Exit(Exit.FAILED)

@@ -1,0 +1,303 @@
+"""`jobsctl why` looks at everything that is known here: queue, configuration, code, and the processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from jobs_core import App
+from jobs_core.backends.base import Counts, JobRecord, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.memory import MemoryBackend
+from jobs_core.cli.here import ThisMachine
+from jobs_core.config import Config
+from jobs_core.errors import NotSupported
+from jobs_core.explain import MOST_AHEAD, PAGE, explain
+from jobs_core.ids import new_token
+from jobs_core.message import encode, new_message
+from jobs_core.scoreboard.layout import Phase
+from jobs_core.scoreboard.state import PoolState
+
+from ..support.board import FakeBoard, run
+
+
+@pytest.fixture
+def board(project):
+    made = FakeBoard(project.root / ".jobs")
+    yield made
+    made.close()
+
+
+def reserve(project, *topics, owner="host-1"):
+    """Take one job as a worker would; the backend, and the job."""
+    backend = project.app().new_backend()
+    backend.open(owner)
+    return backend, backend.reserve(list(topics) or ["default"], 1, new_token())[0]
+
+
+# -- what the queue says -----------------------------------------------------------------------------
+
+
+def test_every_state_has_an_answer_and_the_deciding_one_comes_first(project):
+    text = project.here("why", "nobody", code=1)
+    assert text.startswith("- no such job is known")
+    first = project.push("note", "x")
+    assert "it is ready and next in line" in project.here("why", first)
+    assert "it is ready with 1 job before it" in project.here("why", project.push("note", "x"))
+    assert project.here("why", project.push("note", "x", delay=60.0)).startswith("- it waits for its delay until")
+    elsewhere = project.here("why", project.push("note", "x", topic="elsewhere"))
+    assert elsewhere.startswith("- no pool of this configuration serves topic elsewhere")
+    project.here("pause", "default")
+    assert project.here("why", first).startswith("- topic default is paused: `jobsctl resume default`")
+    assert "nearest are tasks.note" in project.here("why", project.push("not"))
+    assert "expected int, got str" in project.here("why", project.push("add", "x"))
+    assert "it has expired" in project.here("why", project.push("note", "x", expires_in=0.0))
+    project.here("cancel", first)
+    assert project.here("why", first).startswith("- it was cancelled")
+
+
+def test_a_dead_job_and_one_that_is_held(project):
+    dead, held = project.push("note", "x"), project.push("note", "x")
+    backend, delivery = reserve(project)
+    error = json.dumps({"at": time.time(), "type": "ValueError", "message": "boom", "host": "h"}).encode()
+    backend.settle([Settlement(dead, delivery.token, Outcome.DEAD, reason="failed", error=error)], new_token())
+    backend.reserve(["default"], 1, new_token())
+    text = project.here("why", dead)
+    assert text.startswith("- it is dead since")
+    assert "ValueError: boom" in text
+    assert "1 attempt ended before" in text
+    assert project.here("why", held).startswith("- it is reserved by worker host-1 since ")
+    project.here("cancel", held)
+    assert "somebody asked for its cancellation" in project.here("why", held)
+    found = json.loads(project.here("why", held, "--json"))
+    assert (found["id"], found["known"]) == (held, True)
+    assert found["reasons"][0].startswith("it is reserved")
+    assert json.loads(project.here("why", "nobody", "--json", code=1))["known"] is False
+    backend.close()
+
+
+def test_what_pools_serve_before_it_is_told(project):
+    project.configure('[pools.default]\ntopics = ["high", "low"]')
+    project.push("note", "x", topic="high")
+    assert "pool default serves high (1 ready) before low" in project.here("why", project.push("note", "x", topic="low"))
+
+
+# -- what this machine says --------------------------------------------------------------------------
+
+
+def quiet(board):
+    board.worker("h-1")
+    board.write(quiet=True)
+
+
+def full(board):
+    board.worker("h-1").begin(run("tasks.nap", ago=190, job_id="long-one"))
+    board.worker("h-2").begin(run("tasks.nap", ago=5))
+
+
+def full_and_may_grow_no_more(board):
+    full(board)
+    board.supervisor.pools[0].wanted = board.supervisor.pools[0].max = 2
+    board.write()
+
+
+def full_by_hand(board):
+    full(board)
+    board.supervisor.pools[0].scaled = True
+    board.write()
+
+
+def idle(board):
+    board.worker("h-1").begin(run("tasks.nap"))
+    board.worker("h-2")
+
+
+def crashing(board):
+    board.worker("h-1")
+    board.supervisor.pools[0].failures, board.supervisor.pools[0].last_error = 4, "killed by SIGSEGV"
+    board.supervisor.pools[0].next_start = time.time() + 1010
+    board.write()
+
+
+def cannot_boot(board):
+    board.supervisor.pools[0].cannot_boot, board.supervisor.pools[0].last_error = True, "ImportError: no shop"
+    board.write()
+
+
+def scaled_to_none(board):
+    board.supervisor.pools[0].wanted, board.supervisor.pools[0].scaled = 0, True
+    board.write()
+
+
+def empty(board):
+    board.supervisor.pools[0].wanted = 0
+    board.write()
+
+
+def offline(board):
+    board.worker("h-1", phase=Phase.OFFLINE)
+    board.worker("h-2", child="retiring")
+
+
+def another_pool(board):
+    board.supervisor.pools = [PoolState("mail", ["mail"], "sync", 1, 1, 1, 1)]
+    board.write()
+
+
+def stopping(board):
+    board.write(state="stopping")
+
+
+def starting(board):
+    board.write(state="starting")
+
+
+@pytest.mark.parametrize(
+    ("situation", "says"),
+    [
+        (quiet, "the supervisor is quiet, its workers take nothing new: `jobsctl quiet --off`"),
+        (full, "pool default is full: 2 workers with 2 jobs, the longest tasks.nap long-one for 3 m; it may grow to 8 workers"),
+        (full_and_may_grow_no_more, "it has all the workers that it may have (pools.default.workers)"),
+        (full_by_hand, "its size was set by hand: `jobsctl scale default --auto`"),
+        (idle, "pool default has room: 2 workers of 1 at once and 1 job running"),
+        (crashing, "4 workers in a row crashed soon after their start; next try in 16 m: killed by SIGSEGV"),
+        (cannot_boot, "pool default: its workers cannot boot: ImportError: no shop"),
+        (scaled_to_none, "pool default was scaled to no worker by hand: `jobsctl scale default --auto`"),
+        (empty, "pool default has no worker now, for want of work: it starts some when it sees that jobs wait"),
+        (offline, "no worker of pool default takes jobs now: 1 offline, 1 retiring"),
+        (another_pool, "the supervisor that runs has no pool for topic default yet: `jobsctl reload`"),
+        (stopping, "is stopping: it takes no more jobs"),
+        (starting, "has not come to serve yet: `jobsctl status` says what it waits for"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_the_supervisor_has_to_do_with_it_is_told(project, board, situation, says):
+    job_id = project.push("note", "x")
+    later = project.push("note", "x", delay=60.0)
+    situation(board)
+    with board.held():
+        assert says in project.here("why", job_id)
+        assert says in project.here("why", later), "what will hold it up when it is due"
+
+
+def test_that_no_supervisor_runs_is_the_first_that_is_told(project, board):
+    says = f"- no supervisor runs on this machine in {project.root / '.jobs'}: `jobsctl start` starts it\n"
+    assert project.here("why", project.push("note", "x")).startswith(says)
+    with board.held(pid=4242):
+        assert "the supervisor, process 4242, has not come to serve yet" in project.here("why", project.push("note", "x"))
+
+
+def test_a_held_job_is_found_in_its_worker(project, board):
+    host = os.uname().nodename[:40]
+    one = board.worker(f"{host}-1")
+    mine = [project.push("nap", 60.0) for _ in range(2)]
+    backend, delivery = reserve(project, owner=f"{host}-1")
+    backend.reserve(["default"], 2, new_token())
+    one.begin(run("tasks.nap", ago=190, job_id=delivery.id, timeout=60))
+    waiting = next(job_id for job_id in mine if job_id != delivery.id)
+    with board.held():
+        runs, behind = project.here("why", delivery.id), project.here("why", waiting)
+    assert f"it runs in process {os.getpid()} of pool default (busy) since " in runs
+    assert "for 3 m; its timeout was over 2 m" in runs
+    assert f"`jobsctl stack {os.getpid()}`" in runs
+    assert f"it is in its hand, behind the longest tasks.nap {delivery.id} for 3 m" in behind
+    backend.close()
+
+
+def test_a_worker_that_nobody_knows_here_is_doubted(project):
+    job_id = project.push("note", "x")
+    backend, _ = reserve(project, owner=f"{os.uname().nodename[:40]}-dead")
+    assert "a `jobsctl worker` of its own, or dead, and its jobs go back when its lease of 30s" in project.here("why", job_id)
+    backend.close()
+
+
+# -- bounds ------------------------------------------------------------------------------------------
+
+
+class Crowd(MemoryBackend):
+    """A queue with a million ready jobs, of which the last is asked for; it keeps what it had to hand out."""
+
+    def begin(self, size):
+        self.size, self.shown, self.counted = size, [], []
+
+    def browse(self, topic, state, limit, offset=0):
+        self.shown.append(limit)
+        return [JobRecord(f"other-{n}", topic, state, b"x" * self.size) for n in range(offset, offset + limit)]
+
+    def counts(self, topics):
+        self.counted += topics
+        return dict.fromkeys(topics, Counts(ready=1_000_000))
+
+
+@pytest.mark.parametrize(("size", "most"), [(100, MOST_AHEAD), (1_000_000, PAGE)])
+def test_a_million_that_wait_before_it_cost_a_few_pages(app, size, most):
+    crowd = Crowd(app.backend_url, app.backend_options())
+    crowd.begin(size)
+    message = outgoing()
+    crowd.push([message], new_token())
+    reasons = explain(app, crowd, message.id).reasons
+    assert any(f"with more than {most:,} jobs before it (1,000,000 are ready" in reason for reason in reasons), reasons
+    assert sum(crowd.shown) == most
+    assert crowd.counted == ["default"]
+
+
+def outgoing(topic="default"):
+    message = new_message("tasks.any", topic, (), {})
+    return Outgoing(message.id, topic, encode(message))
+
+
+# -- without lookup ----------------------------------------------------------------------------------
+
+
+class Blind(MemoryBackend):
+    """A queue that cannot find single jobs, nor list what waits."""
+
+    features = MemoryBackend.features - {"lookup", "browse", "results", "cancel"}
+
+    def get(self, job_id):
+        raise NotSupported("lookup", "Blind")
+
+    def browse(self, topic, state, limit, offset=0):
+        if state is not State.DEAD:
+            raise NotSupported("browse", "Blind")
+        return super().browse(topic, state, limit, offset)
+
+
+@pytest.fixture
+def blind(app):
+    return Blind(app.backend_url, app.backend_options())
+
+
+def test_without_lookup_it_says_what_it_can(app, blind):
+    message = outgoing()
+    blind.push([message, outgoing("attic")], new_token())
+    blind.pause("default")
+    found = explain(app, blind, message.id)
+    assert found.known is None
+    assert "cannot look up single jobs" in found.reasons[0]
+    assert "topic default: 1 job ready" in found.reasons
+    assert "topic default is paused: `jobsctl resume default`" in found.reasons
+    assert "no pool of this configuration serves topic attic: add it to the topics of a pool" in found.reasons
+
+
+def test_without_lookup_dead_letters_are_found(app, blind):
+    message = outgoing()
+    blind.push([message], new_token())
+    blind.discard([message.id], "no use")
+    found = explain(app, blind, message.id)
+    assert found.known
+    assert found.reasons[0].startswith("it is dead since")
+    assert "no use" in found.reasons[0]
+
+
+def test_without_lookup_a_job_that_runs_here_is_found(app, blind, tmp_path):
+    board = FakeBoard(tmp_path / ".jobs")
+    board.worker("h-1").begin(run("tasks.nap", ago=190, job_id="running-one"))
+    here = ThisMachine(App(Config(backend=app.backend_url, base_dir=tmp_path)))
+    with board.held():
+        found = explain(app, blind, "running-one", here)
+    board.close()
+    assert found.known
+    assert found.reasons[0].startswith(f"it runs in process {os.getpid()} of pool default (busy) since ")

@@ -1,0 +1,88 @@
+"""A result that does not come in time: the error says what is known of the job."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs_core import ResultTimeout, job
+from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.backends.memory import MemoryBackend
+from jobs_core.config import Config, Pool
+from jobs_core.deadline import left
+from jobs_core.errors import BackendUnavailable
+from jobs_core.ids import new_token
+
+
+@pytest.fixture
+def add(registry, app):
+    @job(name="tasks.add", registry=registry, store_result=True)
+    def add() -> int:
+        return 1
+
+    return add
+
+
+def nothing(app, handle):
+    pass
+
+
+def unserved(app, handle):
+    app.config = Config(backend=app.config.backend, pools={"mail": Pool(topics=["mail"])})
+
+
+def paused(app, handle):
+    app.operate(lambda backend: backend.pause("default"))
+
+
+def running(app, handle):
+    taker = MemoryBackend(app.backend_url, app.backend_options())
+    taker.open("host-1")
+    taker.reserve(["default"], 1, new_token())
+
+
+@pytest.mark.parametrize(
+    ("before", "delay", "situation", "says"),
+    [
+        (0, 0, nothing, ": it is ready and next in line. `jobsctl why {id}` looks further"),
+        (0, 0, unserved, ": no pool of this configuration serves topic default: add it to the topics of a pool; it is ready"),
+        (0, 0, paused, ": topic default is paused: `jobsctl resume default`; it is ready and next in line"),
+        (40, 0, nothing, ": it is ready with 40 jobs before it. "),
+        (120, 0, nothing, ": it is ready with more than 100 jobs before it (121 are ready in topic default)"),
+        (0, 0, running, ": it is reserved by worker host-1 since "),
+        (0, 60, nothing, ": it waits for its delay until "),
+    ],
+)
+def test_the_timeout_says_what_is_known_of_the_job(app, add, before, delay, situation, says):
+    add.enqueue_many([()] * before)
+    handle = add.using(delay=delay).enqueue()
+    situation(app, handle)
+    with pytest.raises(ResultTimeout) as failed:
+        handle.result(timeout=0.01)
+    text = str(failed.value)
+    assert text.startswith(f"job {handle.id} has not ended within 0.01 s: ")
+    assert says.format(id=handle.id) in text
+
+
+def test_a_backend_that_fails_meanwhile_makes_the_error_no_other(app, add, monkeypatch):
+    handle = add.enqueue()
+
+    def away(self, job_id):
+        assert left(60.0) < 1.0, "a server that hangs makes the error no more than half a second later"
+        raise BackendUnavailable("away")
+
+    monkeypatch.setattr(MemoryBackend, "get", away)
+    monkeypatch.setattr(MemoryBackend, "fetch_result", lambda self, job_id, timeout: None)
+    with pytest.raises(ResultTimeout, match=r"has not ended within 0 s$"):
+        handle.result(timeout=0)
+    assert left(60.0) == 60.0
+
+
+def test_who_gets_a_result_in_time_pays_nothing_for_it(app, add, monkeypatch):
+    handle = add.enqueue()
+    taker = MemoryBackend(app.backend_url, app.backend_options())
+    taker.open("host-1")
+    [delivery] = taker.reserve(["default"], 1, new_token())
+    done = Settlement(handle.id, delivery.token, Outcome.DONE, result=b'{"value": 7}', result_ttl=60.0)
+    taker.settle([done], new_token())
+    monkeypatch.setattr("jobs_core.app.App._what_is_known", None)
+    assert handle.result(timeout=1) == 7
