@@ -118,7 +118,8 @@ class Logs(Section, frozen=True, kw_only=True):
     max_size: FileLimit = Size(100 * 10**6)  # then the file is rotated; 0: never, something else does it
     keep: Files = 5  # rotated files kept
     format: Literal["text", "json"] = "text"  # a sentence or a JSON object a line
-    level: Literal["debug", "info", "warning", "error"] = "info"  # what is said at least
+    level: Literal["debug", "info", "warning", "error"] = "info"  # what is said at least; debug: jobs taken and settled, too
+    done: bool | None = None  # a line for each job that is done, with its duration; none: under `start --reload` alone
 
 
 class Http(Section, frozen=True, kw_only=True):

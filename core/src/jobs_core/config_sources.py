@@ -318,6 +318,8 @@ class _Reader:
             for topic in pool.topics:
                 if not config.topic(topic).serve:
                     self._error(f"topics.{topic}.serve", f"is false, and pool {name} serves {topic}: leave out one of the two")
+        if config.logs.done and config.logs.level in ("warning", "error"):
+            self._error("logs.done", f'its lines are of level info, and logs.level = "{config.logs.level}" leaves them out')
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")

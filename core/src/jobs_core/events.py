@@ -81,6 +81,34 @@ class SettledStale(Event, frozen=True):
 # -- a run -----------------------------------------------------------------------------------------
 
 
+class JobTaken(Event, frozen=True):
+    """A worker has reserved a job, and will run it."""
+
+    job_id: str
+    job: str
+    topic: str
+    attempt: int
+
+
+class JobDone(Event, frozen=True):
+    """A run has succeeded after so many seconds; told where `logs.done` is set."""
+
+    job_id: str
+    job: str
+    topic: str
+    attempt: int
+    seconds: float
+
+
+class JobSettled(Event, frozen=True):
+    """The backend has answered how a reservation ended; `job` is empty where no job was made of the message."""
+
+    job_id: str
+    job: str
+    outcome: str
+    answer: str
+
+
 class JobFailed(Event, frozen=True):
     """An attempt failed and another follows."""
 
@@ -387,6 +415,9 @@ LEVELS: dict[type[Event], int] = {
     BackendRisk: logging.WARNING,
     OwnerReplaced: logging.ERROR,
     SettledStale: logging.WARNING,
+    JobTaken: logging.DEBUG,
+    JobDone: logging.INFO,
+    JobSettled: logging.DEBUG,
     JobFailed: logging.WARNING,
     JobDied: logging.ERROR,
     JobOverdue: logging.WARNING,
@@ -425,6 +456,11 @@ LEVELS: dict[type[Event], int] = {
     AlertNotSent: logging.ERROR,
     AlertsSentAgain: logging.INFO,
 }
+
+
+def tells_all() -> bool:
+    """Whether anybody wants to hear of each job: asked once a batch, before events of level debug are made."""
+    return logger.isEnabledFor(logging.DEBUG)
 
 
 def emit(event: Event) -> None:

@@ -49,6 +49,13 @@ def sentence(event: Event) -> str:
             return f"the lease of {old} ran out and its jobs went to others ({running} still run here); going on as {new}"
         case events.SettledStale(job_id, job, topic, attempt):
             return f"{job} {job_id} of {topic}, attempt {attempt}, ended after its lease had run out: it runs elsewhere too"
+        case events.JobTaken(job_id, job, topic, attempt):
+            return f"{job} {job_id} of {topic} is taken, attempt {attempt}"
+        case events.JobDone(job_id, job, topic, attempt, seconds):
+            again = f", attempt {attempt}" if attempt > 1 else ""
+            return f"{job} {job_id} of {topic} is done after {format_duration(_rounded(seconds))}{again}"
+        case events.JobSettled(job_id, job, outcome, answer):
+            return f"{job or 'job'} {job_id} is settled as {outcome}" + ("" if answer == "settled" else f" ({answer})")
         case events.JobFailed(job_id, job, topic, attempt, retry_after, error, _):
             pause = format_duration(round(retry_after, 2))
             return f"{job} {job_id} of {topic} failed, attempt {attempt}; again in {pause}: {error}"
@@ -151,6 +158,11 @@ def sentence(event: Event) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _rounded(seconds: float) -> float:
+    """To three digits below a second, to the millisecond above."""
+    return float(f"{seconds:.3g}") if seconds < 1 else round(seconds, 3)
 
 
 def _soon(seconds: float) -> str:

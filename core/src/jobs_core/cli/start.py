@@ -67,6 +67,8 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
         from .reloading import watch  # late: watchfiles is there for development only
 
         watch(config.base_dir, run_dir)
+        if config.logs.done is None and config.logs.level in ("debug", "info"):
+            os.environ["JOBS_LOGS__DONE"] = "true"
     if not daemon:
         _become(command)
     if config.logs.file is None:

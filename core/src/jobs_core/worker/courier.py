@@ -29,7 +29,7 @@ from .isolation import Isolation
 from .outage import Outage
 from .outbox import Outbox, tell_stale
 from .prefetch import AHEAD
-from .report import report
+from .report import report, tell_done, tell_taken
 from .retry import settlement
 from .run import Run
 from .spinning import Spinning
@@ -74,6 +74,7 @@ class Courier:
         keeps_house: bool,
         drain: bool = False,
         max_jobs: int = 0,
+        tells_done: bool = False,
         quiet: bool = False,
         board: Scoreboard = NOWHERE,
         isolation: Isolation | None = None,
@@ -100,6 +101,7 @@ class Courier:
         self._most = max_jobs or sys.maxsize  # jobs that may be taken
         self._taken = 0
         self._due_at = max_jobs - max(1, int(max_jobs * DUE_SHARE)) if max_jobs else -1  # asks for a successor at so few left
+        self._tells_done = tells_done  # a log line for each job that is done
         self._board = board
         self._on_open = on_open
         self._on_due = on_due
@@ -273,6 +275,8 @@ class Courier:
             self._board.note(run, OUTCOME_NAMES[ending.outcome])
         if ending.outcome is Outcome.DONE:
             self.done += 1
+            if self._tells_done:
+                tell_done(run)
         else:
             self.failed += 1
             report(run, ending)
@@ -348,6 +352,8 @@ class Courier:
             self._outbox.add(run)
             if run.outcome is not Outcome.DEFER:
                 self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
+        if runs and events.tells_all():
+            tell_taken(runs)
         self._hand.take(runs, now)
         if not self._stopping:
             self._hand.start_waiting(now)

@@ -116,6 +116,7 @@ class Worker:
             keeps_house=keeps_house,
             drain=drain,
             max_jobs=max_jobs,
+            tells_done=bool(app.config.logs.done),
             quiet=quiet,
             board=board,
             isolation=isolation,

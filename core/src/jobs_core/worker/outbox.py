@@ -9,6 +9,7 @@ from ..backends.base import Answer, Backend, Outcome, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.writer import NOWHERE, Scoreboard
+from .report import tell_settled
 from .run import Run
 
 
@@ -59,6 +60,8 @@ class Outbox:
             failpoint("settle.after")
             self._sending = None
             self._board.settled(batch)
+            if events.tells_all():
+                tell_settled(batch, answers)
             if self._unstarted:
                 self._sort_out(answers, batch)
             if Answer.STALE in answers:

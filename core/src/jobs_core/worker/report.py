@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from .. import boundary
-from ..backends.base import Delivery, Outcome, Settlement
-from ..events import JobDied, JobFailed, emit
+from ..backends.base import Answer, Delivery, Outcome, Settlement
+from ..events import JobDied, JobDone, JobFailed, JobSettled, JobTaken, emit
 from .run import Run
 
 logger = logging.getLogger("jobs.worker")
 
 
 def report(run: Run, settlement: Settlement) -> None:
-    """Tell the log about a failed attempt or a death; successes say nothing."""
+    """Tell the log about a failed attempt or a death."""
     failure = run.failure
     if run.unfit and failure is not None:
         report_unrun(run.delivery, settlement.reason, failure.text)
@@ -26,6 +27,24 @@ def report(run: Run, settlement: Settlement) -> None:
         emit(JobFailed(*about, settlement.after, failure.line, failure.traceback))
     else:
         emit(JobDied(*about, settlement.reason, failure.line, failure.traceback))
+
+
+def tell_taken(runs: Sequence[Run]) -> None:
+    """Tell a log of level debug which jobs were reserved."""
+    for run in runs:
+        emit(JobTaken(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))
+
+
+def tell_done(run: Run) -> None:
+    """Tell the log about a success, where it is to hear of each."""
+    delivery = run.delivery
+    emit(JobDone(delivery.id, run.job.name, delivery.topic, delivery.attempt + 1, run.ended - run.started))
+
+
+def tell_settled(batch: Sequence[tuple[Settlement, Run | None]], answers: Sequence[Answer]) -> None:
+    """Tell a log of level debug what the backend answered to each settlement."""
+    for (ending, run), answer in zip(batch, answers, strict=True):
+        emit(JobSettled(ending.id, run.job.name if run else "", ending.outcome.value, answer.value))
 
 
 def report_unrun(delivery: Delivery, reason: str, text: str) -> None:
