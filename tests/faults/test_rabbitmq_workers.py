@@ -291,3 +291,4 @@ def test_why_says_what_it_can_where_single_jobs_cannot_be_looked_up(rabbit_proje
     assert "topic default: 1 job ready" in text
     assert "no supervisor runs on this machine" in text
     project.until(lambda: "it is dead since" in project.here("why", dead))
+    assert "expected int, got str" in project.here("dead", "show", dead)

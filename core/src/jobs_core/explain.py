@@ -7,7 +7,7 @@ waits in the queue, a bounded number of jobs is looked at.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -198,7 +198,7 @@ def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Expl
     if runs:
         return Explanation(True, runs)
     topics = _topics(app, backend)
-    letter = _dead_letter(backend, topics, job_id)
+    letter = dead_letter(app, backend, job_id)
     if letter is not None:
         return Explanation(True, [*_state(app, backend, letter, here), *_history(letter)])
     reasons = [
@@ -221,9 +221,10 @@ def _topics(app: App, backend: Backend) -> list[str]:
     return sorted(known)
 
 
-def _dead_letter(backend: Backend, topics: Sequence[str], job_id: str) -> JobRecord | None:
+def dead_letter(app: App, backend: Backend, job_id: str) -> JobRecord | None:
+    """A dead letter by its id, also where single jobs cannot be looked up: then among the newest of each topic."""
     with contextlib.suppress(NotSupported):
-        for topic in topics:
+        for topic in _topics(app, backend):
             for record in backend.browse(topic, State.DEAD, MOST_DEAD):
                 if record.id == job_id:
                     return record
@@ -248,4 +249,4 @@ def _when(at: float | None) -> str:
     return shown_time(at) if at else "an unknown time"
 
 
-__all__ = ["NOWHERE", "Explanation", "Here", "explain", "misfit", "unfinished"]
+__all__ = ["NOWHERE", "Explanation", "Here", "dead_letter", "explain", "misfit", "unfinished"]

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
+from ..explain import dead_letter
 from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
@@ -45,7 +46,7 @@ def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) ->
 @pass_context
 def show_dead(context: Context, job_id: str, as_json: bool) -> None:
     """Show one dead letter with its tracebacks."""
-    record = context.find(job_id)
+    record = context.operate(lambda backend: _find(context, backend, job_id)) or context.find(job_id)
     if record.state is not State.DEAD:
         fail(f"job {job_id} is not dead, but {record.state.value}")
     if as_json:
@@ -89,6 +90,11 @@ def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
         confirm(f"Delete {len(job_ids)} dead letters for good?", yes)
         count = context.operate(lambda backend: backend.drop(job_ids))
     output.echo(f"{count} dead letters deleted")
+
+
+def _find(context: Context, backend: Backend, job_id: str) -> JobRecord | None:
+    """The dead letter where single jobs cannot be looked up."""
+    return None if "lookup" in backend.features else dead_letter(context.app, backend, job_id)
 
 
 def _dead(backend: Backend, topic: str | None, limit: int) -> list[JobRecord]:

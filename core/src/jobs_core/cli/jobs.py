@@ -16,6 +16,7 @@ from ..units import format_duration, shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .figures import size
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
 
 LONGEST_WAIT = 30.0
@@ -31,16 +32,16 @@ _STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVE
 @json_option
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
-    """List the jobs of TOPIC in one state, next to run first."""
+    """List the jobs of TOPIC in one state, next to run first. `attempts` are those that have ended."""
     records = context.operate(lambda backend: backend.browse(topic, State(state), limit))
     if as_json:
         output.json([as_data(context, record) for record in records])
         return
     rows = [
-        (record.id, name_of(context, record), record.priority or "", record.attempt + 1, age(record), owner_or_due(record))
+        (record.id, name_of(context, record), record.priority or "", record.attempt, age(record), owner_or_due(record))
         for record in records
     ]
-    output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
+    output.table(["id", "job", "priority", "attempts", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
 
 
 @click.command("show")
@@ -57,22 +58,41 @@ def show_command(context: Context, job_id: str, as_json: bool) -> None:
 
 
 def show(context: Context, record: JobRecord) -> None:
-    """Print a record for people."""
+    """Print a record for people: all that its JSON holds."""
     data = as_data(context, record)
     message = data.pop("message", None) or {}
     errors = data.pop("errors", [])
     unreadable = data.pop("unreadable", None)
-    output.facts({"job": message.get("job"), **data, "result": record.result.decode() if record.result else None})
+    facts = {_label(key): value for key, value in data.items() if value or key == "attempt"}
+    output.facts({"job": message.get("job"), **facts, "result": record.result.decode() if record.result else None})
     if unreadable:
         output.block("message, as it came", f"{unreadable}\n{record.payload[:2000]!r}")
     elif message:
         output.block("message", msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
     for error in errors:
-        output.block(f"{_time(error.get('at'))} attempt {error.get('attempt', '?')} on {error.get('host', '?')}", _error(error))
+        _show_error(dict(error))
 
 
-def _error(error: dict[str, Any]) -> str:
-    return str(error.get("traceback") or f"{error.get('type')}: {error.get('message')}")
+def _show_error(error: dict[str, Any]) -> None:
+    """One entry of a job's history: when, where, what, and whatever else is known, such as of a worker that died."""
+    at, host, pid = (error.pop(key, None) for key in ("at", "host", "pid"))
+    kind, message, traceback = (str(error.pop(key, "")) for key in ("type", "message", "traceback"))
+    attempt, log = error.pop("attempt", None), error.pop("log", [])
+    what = "a worker died" if kind == "WorkerDied" else f"attempt {attempt}" if traceback else "not run"
+    where = f", told by process {pid} on {host}" if kind == "WorkerDied" else f", process {pid} on {host}" if pid else ""
+    lines = [] if message and message in traceback else [f"{kind}: {message}"]
+    told = {_label(key): _plain(key, value) for key, value in error.items() if value is not None}
+    lines += [f"{label}: {value}" for label, value in told.items() if value]
+    lines += ["its last log lines:", *(f"  {line}" for line in log)] if log else []
+    output.block(f"{_time(at)} {what}{where}", "\n".join([*lines, *traceback.splitlines()]))
+
+
+def _label(key: str) -> str:
+    return {"attempt": "attempts"}.get(key, key.replace("_", " "))
+
+
+def _plain(key: str, value: Any) -> str:
+    return size(value) if key == "peak_memory" else str(value)
 
 
 @click.command("result")
@@ -150,7 +170,7 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
         "due": _time(record.due), "owner": record.owner, "cancel_requested": record.cancel_requested,
         "reason": record.reason,
     }  # fmt: skip
-    data = {key: value for key, value in data.items() if value not in (None, "", False)}
+    data = {key: value for key, value in data.items() if value not in (None, "") and value is not False}
     if record.payload:
         try:
             data["message"] = msgspec.to_builtins(context.app.read(record))

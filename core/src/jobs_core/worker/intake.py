@@ -97,7 +97,8 @@ class Intake:
         return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
 
     def _crashed(self, delivery: Delivery) -> Settlement:
-        text = f"{delivery.crashes} workers died while they ran this job and no other: it is not run again"
+        died = "1 worker died while it" if delivery.crashes == 1 else f"{delivery.crashes} workers died while they"
+        text = f"{died} ran this job and no other: it is not run again"
         return self._dead(delivery, Outcome.DEAD, "crashed", text)
 
     def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:

@@ -1,0 +1,81 @@
+"""`jobsctl dead show` and `show` say in text all that they say in JSON, and attempts are counted alike everywhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.ids import new_token
+
+AT = 1795684000.0
+FAILED = {"at": AT, "attempt": 1, "type": "ValueError", "message": "no such order", "host": "web1", "pid": 4711,
+          "traceback": 'Traceback (most recent call last):\n  File "shop.py", line 3\nValueError: no such order'}  # fmt: skip
+DIED = {"at": AT, "type": "WorkerDied", "message": "killed by SIGKILL (worker web1-9, process 9, peak memory 512 MB)",
+        "traceback": "Current thread 0x1 (most recent call first):\n  File shop.py line 7", "signal": "SIGKILL",
+        "exit_code": None, "peak_memory": 512_000_000, "log": ["the last but one", "the last line"], "host": "web1",
+        "pid": 12}  # fmt: skip
+ENDED = {**DIED, "message": "exit code 0", "signal": "", "exit_code": 0, "peak_memory": 0, "log": [], "traceback": ""}
+UNRUN = {"at": AT, "attempt": 0, "type": "expired", "message": "not started within 5 s", "traceback": "", "host": "web1",
+         "pid": 3}  # fmt: skip
+FOREIGN = {"type": "E", "message": "x", "code": {"deep": [1, "odd"]}}
+
+
+def bury(project, *errors, topic="default"):
+    """A dead letter with this history; its id."""
+    job_id = project.push("note", "hello", topic=topic, kwargs={"more": "of it"}, priority=3)
+    backend = project.app().new_backend()
+    backend.open("taker")
+    for error in errors[:-1]:
+        [held] = backend.reserve([topic], 1, new_token())
+        backend.settle([Settlement(job_id, held.token, Outcome.RETRY, error=json.dumps(error).encode())], new_token())
+    [held] = backend.reserve([topic], 1, new_token())
+    ending = Settlement(job_id, held.token, Outcome.DEAD, reason="failed", error=json.dumps(errors[-1]).encode())
+    backend.settle([ending], new_token())
+    backend.close()
+    return job_id
+
+
+def leaves(value):
+    """Everything that a JSON document says, without the names of its keys."""
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() if key not in ("at", "enqueued_at", "v") for leaf in leaves(inner)]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in leaves(inner)]
+    return [] if value in (None, "", False) else [line.strip() for line in str(value).splitlines()]
+
+
+@pytest.mark.parametrize("command", [["dead", "show"], ["show"]])
+@pytest.mark.parametrize(
+    "history", [[FAILED], [DIED], [ENDED], [UNRUN], [FOREIGN], [FAILED, DIED, UNRUN]], ids=lambda errors: str(len(errors))
+)
+def test_text_says_all_that_json_says(project, command, history):
+    job_id = bury(project, *history)
+    text = project.here(*command, job_id)
+    found = json.loads(project.here(*command, job_id, "--json"))
+    missing = [leaf for leaf in leaves(found) if leaf not in text and leaf != "512000000"]
+    assert missing == [], text
+
+
+def test_what_is_known_of_a_dead_worker_is_told_before_its_stack(project):
+    text = project.here("dead", "show", bury(project, DIED))
+    told = ["a worker died, told by process 12 on web1", "killed by SIGKILL", "signal: SIGKILL", "peak memory: 512 MB",
+            "its last log lines:", "the last but one", "the last line", "Current thread"]  # fmt: skip
+    places = [text.index(part) for part in told]
+    assert places == sorted(places), text
+    assert "exit code: 0" in project.here("dead", "show", bury(project, ENDED, topic="other"))
+
+
+@pytest.mark.parametrize("ended", [1, 2, 5])
+def test_attempts_are_the_same_number_everywhere(project, ended):
+    job_id = bury(project, *[{**FAILED, "attempt": number + 1} for number in range(ended)])
+    [listed] = [line.split("\t") for line in project.here("list", "default", "--state", "dead").splitlines()]
+    [dead] = [line.split("\t") for line in project.here("dead", "list").splitlines()]
+    shown = project.here("dead", "show", job_id)
+    assert (listed[3], dead[4]) == (str(ended), str(ended))
+    assert f"attempts      {ended}\n" in shown or f"attempts   {ended}\n" in shown, shown
+    assert shown.count(" attempt ") == ended
+    assert f" attempt {ended}, process 4711 on web1" in shown
+    assert f"{ended} attempt{'s' if ended > 1 else ''} ended before" in project.here("why", job_id)
+    assert json.loads(project.here("dead", "show", job_id, "--json"))["attempt"] == ended
