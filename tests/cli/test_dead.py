@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -74,8 +75,26 @@ def test_attempts_are_the_same_number_everywhere(project, ended):
     [dead] = [line.split("\t") for line in project.here("dead", "list").splitlines()]
     shown = project.here("dead", "show", job_id)
     assert (listed[3], dead[4]) == (str(ended), str(ended))
-    assert f"attempts      {ended}\n" in shown or f"attempts   {ended}\n" in shown, shown
+    assert re.search(rf"^attempt +{ended}$", shown, re.MULTILINE), shown
     assert shown.count(" attempt ") == ended
     assert f" attempt {ended}, process 4711 on web1" in shown
     assert f"{ended} attempt{'s' if ended > 1 else ''} ended before" in project.here("why", job_id)
     assert json.loads(project.here("dead", "show", job_id, "--json"))["attempt"] == ended
+
+
+@pytest.mark.parametrize("state", ["ready", "scheduled", "reserved"])
+def test_the_attempt_of_a_job_that_has_not_ended_is_the_one_that_runs_or_comes_next(project, state):
+    job_id = project.push("note", "x")
+    backend = project.app().new_backend()
+    backend.open("taker")
+    [held] = backend.reserve(["default"], 1, new_token())
+    after = 60.0 if state == "scheduled" else 0.0
+    ending = Settlement(job_id, held.token, Outcome.RETRY, after=after, error=json.dumps(FAILED).encode())
+    backend.settle([ending], new_token())
+    if state == "reserved":
+        backend.reserve(["default"], 1, new_token())
+    [listed] = [line.split("\t") for line in project.here("list", "default", "--state", state).splitlines()]
+    assert listed[3] == "2"
+    assert re.search(r"^attempt +2$", project.here("show", job_id), re.MULTILINE)
+    assert json.loads(project.here("show", job_id, "--json"))["attempt"] == 2
+    backend.close()

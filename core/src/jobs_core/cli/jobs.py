@@ -32,16 +32,16 @@ _STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVE
 @json_option
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
-    """List the jobs of TOPIC in one state, next to run first. `attempts` are those that have ended."""
+    """List the jobs of TOPIC in one state, next to run first."""
     records = context.operate(lambda backend: backend.browse(topic, State(state), limit))
     if as_json:
         output.json([as_data(context, record) for record in records])
         return
     rows = [
-        (record.id, name_of(context, record), record.priority or "", record.attempt, age(record), owner_or_due(record))
+        (record.id, name_of(context, record), record.priority or "", attempt(record), age(record), owner_or_due(record))
         for record in records
     ]
-    output.table(["id", "job", "priority", "attempts", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
+    output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
 
 
 @click.command("show")
@@ -77,8 +77,8 @@ def _show_error(error: dict[str, Any]) -> None:
     """One entry of a job's history: when, where, what, and whatever else is known, such as of a worker that died."""
     at, host, pid = (error.pop(key, None) for key in ("at", "host", "pid"))
     kind, message, traceback = (str(error.pop(key, "")) for key in ("type", "message", "traceback"))
-    attempt, log = error.pop("attempt", None), error.pop("log", [])
-    what = "a worker died" if kind == "WorkerDied" else f"attempt {attempt}" if traceback else "not run"
+    number, log = error.pop("attempt", None), error.pop("log", [])
+    what = "a worker died" if kind == "WorkerDied" else f"attempt {number}" if traceback else "not run"
     where = f", told by process {pid} on {host}" if kind == "WorkerDied" else f", process {pid} on {host}" if pid else ""
     lines = [] if message and message in traceback else [f"{kind}: {message}"]
     told = {_label(key): _plain(key, value) for key, value in error.items() if value is not None}
@@ -88,7 +88,7 @@ def _show_error(error: dict[str, Any]) -> None:
 
 
 def _label(key: str) -> str:
-    return {"attempt": "attempts"}.get(key, key.replace("_", " "))
+    return key.replace("_", " ")
 
 
 def _plain(key: str, value: Any) -> str:
@@ -165,7 +165,7 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
     """A record as JSON holds it, with its message decoded where it can be."""
     data: dict[str, Any] = {
         "id": record.id, "topic": record.topic, "state": record.state.value, "priority": record.priority,
-        "attempt": record.attempt, "redeliveries": record.redeliveries, "crashes": record.crashes,
+        "attempt": attempt(record), "redeliveries": record.redeliveries, "crashes": record.crashes,
         "deferrals": record.deferrals, "pushed_at": _time(record.pushed_at), "since": _time(record.since),
         "due": _time(record.due), "owner": record.owner, "cancel_requested": record.cancel_requested,
         "reason": record.reason,
@@ -186,6 +186,11 @@ def name_of(context: Context, record: JobRecord) -> str:
         return context.app.read(record).job or "?"
     except MessageError:
         return "(unreadable)"
+
+
+def attempt(record: JobRecord) -> int:
+    """The number of the attempt that runs or comes next, as log lines have it; of a job that has ended, of its last."""
+    return record.attempt + (record.state in (State.READY, State.SCHEDULED, State.RESERVED))
 
 
 def age(record: JobRecord) -> str:
