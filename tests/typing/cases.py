@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from jobs_core import Unique, current_job, job
+import jobs_core
+from jobs_core import Retry, Unique, current_job, job
 
 
 @job(topic="email", retries=5, timeout=30)
@@ -61,3 +62,17 @@ def parent() -> None:
     run.enqueue(send_email, "a", "b")
     run.enqueue(send_email, "a")  # error: call-arg
     reveal_type(run.enqueue(bare, 1).result())  # reveals: str
+
+
+# What help there is for words of other systems hides nothing from a checker.
+jobs_core.Celery  # error: attr-defined
+send_email.delay("a", "b")  # error: attr-defined
+send_email.apply_async(("a", "b"))  # error: attr-defined
+send_email.using(countdown=5)  # error: call-arg
+handle.get()  # error: attr-defined
+current_job().request  # error: attr-defined
+Retry(countdown=5)  # error: call-arg
+
+
+@job(queue="email")  # error: call-overload
+def of_another_system() -> None: ...

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 api = pytest.importorskip("mypy.api", reason="mypy is a development tool")
 CASES = Path(__file__).parent / "cases.py"
+
+
+@pytest.fixture(autouse=True)
+def _recursion_as_it_was():
+    """mypy raises the limit of this process for good, and other tests nest up to it."""
+    limit = sys.getrecursionlimit()
+    yield
+    sys.setrecursionlimit(limit)
 
 
 def test_expected_type_errors_are_found_and_no_others(tmp_path):

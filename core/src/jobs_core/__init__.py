@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .app import App, current_app, set_app_source, set_current_app
 from .backends.base import State
 from .config import Config
@@ -85,3 +87,10 @@ __all__ = [
     "ResultNotStored",
     "ResultTimeout",
 ]
+
+if not TYPE_CHECKING:  # a checker would believe every name to be there
+
+    def __getattr__(name):
+        from .foreign import package_attribute
+
+        raise package_attribute(name)

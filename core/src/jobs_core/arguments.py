@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from . import foreign
 from .boundary import text_of, told
 from .conversion import decode_hook, encode_hook, is_custom, without_values
 from .errors import ArgumentError, JobDefinitionError
@@ -115,7 +116,7 @@ class Arguments:
         try:
             self._bind(*args, **kwargs)
         except TypeError as error:
-            raise ArgumentError(f"{self._job}: {error}") from None
+            raise self._misfit(error, kwargs) from None
         if self.problems:
             raise self.problems[0]
         positional = self._positional
@@ -129,6 +130,15 @@ class Arguments:
             parameter = self._by_name.get(name, self._named_rest)
             if type(value) not in parameter.as_is:
                 parameter.under(name).check(value, self._job)
+
+    def _misfit(self, error: TypeError, kwargs: Mapping[str, Any]) -> ArgumentError:
+        parameters = self._signature.parameters
+        unknown = next((name for name in kwargs if name not in parameters and f"argument '{name}'" in str(error)), None)
+        if unknown is None:
+            return ArgumentError(f"{self._job}: {error}")
+        said = str(error).partition(". Did you mean")[0]  # Python 3.13 asks by itself
+        advice = foreign.argument_advice(unknown, self._job.rpartition(".")[2], parameters)
+        return ArgumentError(f"{self._job}: {said}: {advice}", argument=unknown)
 
     def convert(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """For workers: the call with its values converted to the annotated types; raises ArgumentError."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from . import foreign
 from .config import Config, Pool, Section
 from .config_rules import Rule
 from .errors import ConfigError
@@ -205,20 +206,21 @@ class _Reader:
             if not variable.startswith("JOBS_") or variable in RESERVED:
                 continue
             key = variable[len("JOBS_") :].lower()
-            source = variable
-            if key.endswith("_file") and key.partition("__")[0] not in known:
-                key, text = key.removesuffix("_file"), self._secret_file(variable, text)
-            parts = key.split("__")
+            from_file = key.endswith("_file") and key.partition("__")[0] not in known
+            parts = (key.removesuffix("_file") if from_file else key).split("__")
             if parts[0] not in known:
-                # A cluster may set JOBS_SERVICE_HOST and the like; only what looks like a slip is an error.
+                # A cluster may set JOBS_SERVICE_HOST and the like; only a slip, or another system's word, is an error.
                 near = difflib.get_close_matches(parts[0], known, 1, 0.8)
-                if near:
-                    self.errors.append(f"{variable}: unknown key; did you mean JOBS_{near[0].upper()}?")
+                advice = f"did you mean JOBS_{near[0].upper()}?" if near else foreign.key_advice(Config.__name__, key)
+                if advice:
+                    self.errors.append(f"{variable}: unknown key; {advice}")
                 continue
+            if from_file:
+                text = self._secret_file(variable, text)
             nested: Any = _Text(text)
             for part in reversed(parts):
                 nested = {part: nested}
-            self.merge(nested, source)
+            self.merge(nested, variable)
 
     def _secret_file(self, variable: str, path: str) -> str:
         try:
@@ -245,15 +247,14 @@ class _Reader:
 
     def _section(self, kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            self._error(path, f"expected a table, got {_show(value)}")
+            self._error(path, f"expected a table, got {_show(value)}{_meant(path)}")
             return None
         fields = _fields(kind)
         built: dict[str, Any] = {}
         for key, item in value.items():
             where = f"{path}.{key}" if path else key
             if key not in fields:
-                near = difflib.get_close_matches(key, fields, 1)
-                self._error(where, f'unknown key; did you mean "{near[0]}"?' if near else "unknown key")
+                self._error(where, f"unknown key; {_advice(kind, key)}")
                 continue
             built[key] = self._value(fields[key].type, item, where)
         for name, field in fields.items():
@@ -279,7 +280,7 @@ class _Reader:
         try:
             found = msgspec.convert(value, kind, dec_hook=_unit)
         except (msgspec.ValidationError, OverflowError) as error:
-            self._error(path, _reason(error, kind, value, path))
+            self._error(path, _reason(error, kind, value, path) + _meant(path))
             return None
         self._obey(kind, found, path)
         return found
@@ -315,6 +316,13 @@ class _Reader:
                 self._error(f"pools.{name}.topics", "a pool serves at least one topic")
             if reason := too_many_threads(pool):
                 self._error(f"pools.{name}.concurrency", reason)
+            if pool.mode == "sync" and pool.concurrency > 1:
+                at_once = pool.concurrency
+                self._error(
+                    f"pools.{name}.concurrency",
+                    f"is {at_once:,}, and a worker of a sync pool runs one job at a time: workers = {at_once} makes as many "
+                    'processes, mode = "threads" or "async" runs as many jobs in each',
+                )
             for topic in pool.topics:
                 if not config.topic(topic).serve:
                     self._error(f"topics.{topic}.serve", f"is false, and pool {name} serves {topic}: leave out one of the two")
@@ -330,6 +338,21 @@ def too_many_threads(pool: Pool) -> str | None:
     if pool.mode != "threads" or pool.concurrency <= MOST_THREADS:
         return None
     return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: take more workers, or mode = "async"'
+
+
+def _advice(kind: type[Section], key: str) -> str:
+    """What to say of a key that a table does not have."""
+    known = foreign.key_advice(kind.__name__, key)
+    if known:
+        return known
+    near = difflib.get_close_matches(key, _fields(kind), 1)
+    return f'did you mean "{near[0]}"?' if near else f"there are {', '.join(_fields(kind))}"
+
+
+def _meant(path: str) -> str:
+    """What whoever gives one of our tables a plain value may have meant, as the end of a complaint."""
+    known = foreign.TABLES.get(path)
+    return f"; {known.advice('job')}" if known else ""
 
 
 @functools.cache

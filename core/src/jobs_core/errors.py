@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from . import foreign
+
 
 class JobsError(Exception):
     """Base of every error this package raises on its own account."""
@@ -36,6 +38,18 @@ class LoadError(JobsError):
 
 class JobDefinitionError(JobsError):
     """Raised when a function cannot be a job as written: two under one name, options out of range."""
+
+
+class UnknownOption(JobDefinitionError, TypeError):
+    """Raised when `@job`, `using` or `Retry` is given a keyword that it does not have; the message says what is ours."""
+
+
+class UnknownAttribute(JobsError, AttributeError):
+    """Raised when a job function, a handle or `current_job()` is asked for what another system's has."""
+
+
+class UnknownName(JobsError, ImportError):
+    """Raised when `jobs_core` is asked for a name of another system."""
 
 
 class ArgumentError(JobsError, TypeError):
@@ -157,6 +171,7 @@ class Retry(JobSignal):
     Counts as an attempt; without a delay the job's own backoff applies.
     """
 
+    @foreign.explains(foreign.SIGNALS)
     def __init__(self, reason: str = "", *, delay: object = None) -> None:
         super().__init__(reason or "the job asked to be retried")
         self.delay = delay
@@ -165,6 +180,7 @@ class Retry(JobSignal):
 class Snooze(JobSignal):
     """Raise in a job to have it run again after `delay`, as if this run had not been: no attempt is counted."""
 
+    @foreign.explains(foreign.SIGNALS)
     def __init__(self, delay: object) -> None:
         super().__init__("the job asked to be run later")
         self.delay = delay

@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
+from . import foreign
 from .backends.base import State
 
 T = TypeVar("T")
@@ -65,3 +66,6 @@ class JobHandle(Struct, Generic[T], eq=False):
     def __repr__(self) -> str:
         name = getattr(self.job, "name", self.job)
         return f"<JobHandle {self.id} {name} in {self.topic}>"
+
+
+foreign.teach(JobHandle, foreign.HANDLE)

@@ -10,9 +10,10 @@ from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, TypeVar, o
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from . import foreign
 from .arguments import Arguments, resolve_return
 from .conversion import decode_hook
-from .errors import JobDefinitionError, ResultNotStored
+from .errors import JobDefinitionError, ResultNotStored, UnknownOption
 from .handle import JobHandle
 from .message import MAX_NAME
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse
@@ -135,6 +136,7 @@ class JobFunction(Generic[P, R, T]):
         """`enqueue_many` without blocking the event loop."""
         return await _application().aenqueue_many([self._as_call(item) for item in calls])
 
+    @foreign.explains(foreign.OPTIONS)
     def using(
         self,
         *,
@@ -182,6 +184,9 @@ class JobFunction(Generic[P, R, T]):
 
     def __repr__(self) -> str:
         return f"<job {self.name}>"
+
+
+foreign.teach(JobFunction, foreign.METHODS)
 
 
 def _no_application() -> Enqueuer:
@@ -235,7 +240,7 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     wait. `acks="early"` acknowledges before the run: at most once, no retries. Raises JobDefinitionError.
     """
     if function is not None:
-        return _define(function)
+        return _define(function, **options)
     return lambda function: _define(function, **options)
 
 
@@ -245,6 +250,14 @@ class _Decorator(Protocol):
 
     @overload
     def __call__(self, function: Callable[P, T], /) -> JobFunction[P, T, T]: ...
+
+
+_OPTIONS = (
+    "name", "aliases", "topic", "retries", "timeout", "backoff", "priority", "expires", "unique", "acks", "store_result",
+    "on_commit", "cron", "tz", "missed", "registry",
+)  # fmt: skip
+_ACCEPTED = {*_OPTIONS, "delay", "key", "headers"}
+"""These hold for every enqueue then; meant for `using`."""
 
 
 def _define(
@@ -263,6 +276,10 @@ def _define(
         name = own_name(function)
     if isinstance(aliases, str):
         raise JobDefinitionError(f"{name}: aliases: expected a list of names, got the text {shown(aliases)}")
+    unknown = next((word for word in options if word not in _ACCEPTED), None)
+    if unknown is not None:
+        advice = foreign.option_advice(unknown, function.__name__, _OPTIONS)
+        raise UnknownOption(f"{name}: @job has no option {unknown}: {advice}")
     aliases = tuple(aliases)
     for text in (name, *aliases):
         if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or not text.isprintable() or " " in text:
@@ -285,6 +302,10 @@ def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
         raise JobDefinitionError(
             f"@job takes a function, got {shown(function)}: a worker has no object or class to call it on; "
             "write a function at the top of a module that finds the object and calls the method"
+        )
+    if isinstance(function, str):
+        raise JobDefinitionError(
+            f"@job takes a function, got the text {shown(function)}: a queue is a topic here, @job(topic=...)"
         )
     innermost = _innermost(function)
     if not inspect.isfunction(innermost) or not callable(function) or isinstance(function, functools.partial):

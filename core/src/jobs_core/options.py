@@ -68,6 +68,8 @@ class JobOptions(Struct, frozen=True, kw_only=True):
 
     def over(self, other: JobOptions) -> JobOptions:
         """These options, with what they do not say taken from `other`."""
+        if other is NO_OVERRIDES:
+            return self
         mine = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not UNSET}
         return msgspec.structs.replace(other, **mine)
 
@@ -92,8 +94,6 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
             continue
         try:
             values[name] = _PARSERS[name](value)
-        except KeyError:
-            raise TypeError(f"{where}: there is no option {name!r}") from None
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise JobDefinitionError(f"{where}: {name}: {error}") from None
     return JobOptions(**values)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from msgspec import UNSET, Struct
 
+from .. import foreign
 from ..backends.base import Outcome
 from ..errors import JobCancelled
 from ..handle import JobHandle
@@ -102,6 +103,9 @@ class JobContext:
 
     def __repr__(self) -> str:
         return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
+
+
+foreign.teach(JobContext, foreign.CONTEXT)
 
 
 class RunOutcome(Struct, frozen=True):

@@ -1,0 +1,453 @@
+"""Words of other job systems, and ours for them: help for a newcomer who types what the hands know.
+
+Whoever refuses a word asks here what to add to the error; nothing is looked up before something is wrong. A test runs every
+example. This module imports nothing of ours, so that everything else may ask it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Word(NamedTuple):
+    """What is ours for a word: half a sentence, and an example of one kind. In code `job` stands for the job function."""
+
+    says: str
+    option: str = ""  # of `@job`, and of `using` where that has it
+    using: str = ""  # of `using`: it belongs to one enqueue
+    code: str = ""
+    toml: str = ""  # a line of jobs.toml, or of the table in which the word stood
+
+    def advice(self, job: str, using: Collection[str] = ()) -> str:
+        """The end of an error about the job function `job`; `using` holds the options of what was called, if that was `using`."""
+        option = self.option
+        if self.using or option.partition("=")[0] in using:
+            example = f"{job}.using({self.using or option}).enqueue(...)"
+        else:
+            example = f"@job({option})" if option else self.toml or re.sub(r"(?<!import )\bjob\b", job, self.code)
+        return f"{self.says}: {example}" if example else self.says
+
+
+def _table(*rows: tuple[str, Word]) -> dict[str, Word]:
+    return {word: meaning for words, meaning in rows for word in words.split()}
+
+
+# -- in code --------------------------------------------------------------------------------------
+
+_CURRENT = Word("the run is not passed to the function; current_job() returns it", code="current_job().attempt")
+_TOPIC = Word("a queue is a topic here", option='topic="email"')
+_RETRIES = Word("retries are the attempts after the first", option="retries=5")
+_BACKOFF = Word("backoff is the wait before the first retry, and doubles with every attempt", option="backoff=10")
+_TIMEOUT = Word("timeout limits each run, in seconds; then JobTimeout is raised in it", option="timeout=30")
+_DELAY = Word("the delay is given when enqueuing, in seconds or as a timedelta", using="delay=60")
+_AT = Word("give a point in time as the delay until then", using="delay=when - datetime.now(when.tzinfo)")
+_UNIQUE = Word("unique allows one such job at a time", option="unique=True")
+_CRON = Word("cron takes five fields; [schedule] in jobs.toml also takes intervals", option='cron="*/5 * * * *"')
+_RESULT = Word("results are kept only on request", option="store_result=True")
+_FAILURES = Word("every exception is retried; raise Discard for what should not be", code='raise Discard("no such order")')
+_FOLLOW = Word(
+    "a job enqueues its follow-up itself, together with its acknowledgement", code="current_job().enqueue(job)"
+)
+_HOOK = Word("code around every run is a plugin's hook, jobs_run_context (docs/hooks.md)")
+_JSON = Word("arguments are always JSON, and converted to their annotated types; leave this out")
+_RATE = Word(
+    "there are no rate limits; a pool of its own limits how many run at once",
+    toml='pools.slow = {topics = ["slow"], workers = 1}',
+)
+_BACKEND = Word("jobs.toml says where jobs are kept", toml='backend = "redis://localhost:6379/0"')
+_ARGUMENTS = Word("enqueue takes the arguments just as a call does", code="job.enqueue(...)")
+_EXPIRES = Word("a job that has not started by then is not run", option="expires=3600")
+_KEPT = Word("jobs.toml says how long results are kept", toml='topics.default.result_ttl = "1d"')
+_DEAD = Word("jobs.toml says how long dead letters are kept", toml='topics.default.dead_keep = "30d"')
+
+USING: Final = (
+    "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "headers", "id", "on_commit"
+)  # fmt: skip
+"""What `using` takes; a test compares."""
+
+OPTIONS: Final = _table(
+    ("name", Word("this belongs to the definition", option='name="shop.send_email"')),
+    ("aliases", Word("this belongs to the definition", option='aliases=["shop.old_name"]')),
+    ("backoff", Word("this belongs to the definition", option="backoff=10")),
+    ("acks", Word("this belongs to the definition", option='acks="early"')),
+    ("cron", Word("this belongs to the definition", option='cron="*/5 * * * *"')),
+    ("tz", Word("this belongs to the definition", option='cron="0 3 * * *", tz="Europe/Paris"')),
+    ("missed", Word("this belongs to the definition", option='cron="0 3 * * *", missed="skip"')),
+    ("registry", Word("this belongs to the definition", option="registry=registry")),
+    ("id", Word("an id of your own belongs to one enqueue", using='id="order-4711"')),
+    ("queue queue_name queues task_queue routing_key exchange channel", _TOPIC),
+    ("max_retries max_attempts attempts retry tries max_tries retry_limit retry_kwargs retry_policy", _RETRIES),
+    ("retry_backoff default_retry_delay retry_delay min_backoff retry_jitter countdown_backoff retry_intervals", _BACKOFF),
+    ("retry_backoff_max max_backoff", Word("Backoff says the first wait and the longest", option="backoff=Backoff(first=2, longest=600)")),
+    ("time_limit soft_time_limit job_timeout task_time_limit task_soft_time_limit execution_timeout", _TIMEOUT),
+    ("countdown delay_seconds schedule_in run_in in_ defer_by _defer_by wait wait_for", _DELAY),
+    ("eta at run_at schedule_at scheduled_at scheduled_time scheduled_for defer_until _defer_until wait_until", _AT),
+    ("max_age ttl expire expires_in age_limit", _EXPIRES),
+    ("lock queueing_lock unique_key unique_on unique_for once singleton dedupe dedup_key lock_expires _job_id", _UNIQUE),
+    ("schedule crontab periodic run_every interval every repeat cron_string", _CRON),
+    ("store_results save_result keep_result", _RESULT),
+    ("ignore_result", Word("results are kept only on request, so leave this out, or keep them", option="store_result=True")),
+    ("result_ttl result_expires keep_result_forever", _KEPT),
+    ("failure_ttl", _DEAD),
+    ("bind pass_context context takes_context with_job_id", _CURRENT),
+    (
+        "acks_late",
+        Word("jobs are acknowledged after they ran, so leave this out, or acknowledge before, at most once", option='acks="early"'),
+    ),
+    (
+        "reject_on_worker_lost acks_on_failure_or_timeout",
+        Word(
+            "the job of a worker that died runs again; jobs.toml says how often at most", toml="max_redeliveries = 3"
+        ),
+    ),
+    ("autoretry_for retry_when retry_on throws dont_autoretry_for retry_for discard_on", _FAILURES),
+    ("rate_limit max_rps throttle rate_limiter concurrency_limit max_concurrency limits_concurrency", _RATE),
+    ("link on_success callback depends_on pipe_target then chain", _FOLLOW),
+    ("link_error on_failure on_retry after_return before_start base middleware on_exception failure_callback", _HOOK),
+    ("serializer compression content_type accept_content", _JSON),
+    ("broker connection app backend result_backend redis broker_url", _BACKEND),
+    ("args kwargs params", _ARGUMENTS),
+    ("task_id job_id message_id", Word("an id of your own belongs to one enqueue", using='id="order-4711"')),
+    ("task_name actor_name job_name fn_name", Word("this is the job's name", option='name="shop.send_email"')),
+    ("at_front", Word("the higher of the priorities 0 to 9 is taken first", option="priority=9")),
+    ("meta tags labels metadata", Word("headers reach the run as current_job().headers", using='headers={"tenant": "acme"}')),
+    (
+        "track_started send_events shadow trail typing description coro",
+        Word("leave this out: `jobsctl top` shows what runs"),
+    ),
+)  # fmt: skip
+"""Keywords of `@job`, `using` and enqueue."""
+
+_ENQUEUE = Word("a worker runs it after", code="job.enqueue(...)")
+_USING = Word("options of one enqueue go through `using`", code="job.using(delay=60).enqueue(...)")
+_CALL = Word("call makes an item for enqueue_many", code="job.enqueue_many([job.call()])")
+_PLAIN = Word("to run it here, call it as any function", code="job(...)")
+_MANY = Word("enqueue_many takes one round trip", code="job.enqueue_many([(), ()])")
+_RETRY = Word("raise Retry in the job for another attempt", code="raise Retry(delay=60)")
+
+METHODS: Final = _table(
+    (
+        "delay send perform_async kiq defer defer_async submit publish spawn push run_async later dispatch enqueue_async",
+        _ENQUEUE,
+    ),
+    ("apply_async send_with_options configure kicker perform_in perform_at enqueue_in enqueue_at schedule set", _USING),
+    ("s si signature subtask message message_with_options as_task", _CALL),
+    ("map starmap chunks bulk perform_bulk push_bulk send_many batch", _MANY),
+    ("apply run fn func call_local call_now execute perform", _PLAIN),
+    ("retry", _RETRY),
+    ("request update_state", _CURRENT),
+    ("AsyncResult get_result fetch result", Word("the handle of a job is found by its id", code='job.handle("order-4711")')),
+    ("chain chord group link pipe then on_success", _FOLLOW),
+    ("queue queue_name", Word("the topic is among the options", code="job.options.topic")),
+    ("max_retries", Word("the retries are among the options", code="job.options.retries")),
+)
+"""Attributes of a job function."""
+
+_HANDLE_RESULT = Word("wait for the result with", code="handle.result(timeout=5)")
+_HANDLE_STATUS = Word("ask for the state with", code="handle.status()")
+_HANDLE_CANCEL = Word("cancel with", code="handle.cancel()")
+
+HANDLE: Final = _table(
+    ("get wait join get_result wait_result return_value latest_result value collect", _HANDLE_RESULT),
+    (
+        "state ready successful failed get_status is_finished is_failed is_queued is_started is_ready info traceback",
+        _HANDLE_STATUS,
+    ),
+    ("revoke abort delete terminate", _HANDLE_CANCEL),
+    ("task_id message_id job_id key uuid", Word("the id is", code="handle.id")),
+    ("forget refresh", Word("a handle holds nothing and asks anew each time", code="handle.status()")),
+)
+"""Attributes of what enqueue returns."""
+
+CONTEXT: Final = _table(
+    ("retry", _RETRY),
+    ("request job task", Word("current_job() is the run", code="current_job().id")),
+    ("args kwargs", Word("the arguments are in the message", code="current_job().message.args")),
+    ("task_id job_id message_id", Word("the job's id", code="current_job().id")),
+    ("task_name func_name job_name", Word("the job's name", code="current_job().name")),
+    ("queue queue_name origin routing_key delivery_info", Word("a queue is a topic here", code="current_job().topic")),
+    ("job_try attempts retry_count tries number_of_retries", Word("attempts count from 1", code="current_job().attempt")),
+    ("max_retries max_attempts retries_left", Word("further attempts after the first", code="current_job().retries")),
+    (
+        "is_aborted aborted should_abort is_cancelled is_revoked",
+        Word("ask whether it was cancelled", code="current_job().cancelled"),
+    ),
+    ("meta get_meta", Word("what the producer sent along is in the headers", code="current_job().headers")),
+    ("defer delay snooze", Word("raise Snooze to run later", code="raise Snooze(60)")),
+    (
+        "update_state update_progress save_meta",
+        Word("no progress is kept; write a log line, which carries the job's id", code='print("half")'),
+    ),
+)
+"""Attributes of `current_job()`."""
+
+_JOB = Word("a decorator makes a function a job", code="from jobs_core import job")
+
+PACKAGE: Final = _table(
+    ("task shared_task actor Task Actor background background_task periodic_task db_task async_task register_task", _JOB),
+    (
+        "Celery Huey RedisHuey SqliteHuey MemoryHuey Queue Broker RedisBroker RabbitmqBroker set_broker get_broker Redis "
+        "create_pool ArqRedis Connection Worker Scheduler",
+        Word("nothing is set up in code; jobs.toml says where jobs are kept", toml='backend = "redis://localhost:6379/0"'),
+    ),
+    ("get_current_job current_task CurrentMessage current_message get_current_task", Word("the run is", code="current_job().id")),
+    ("crontab cron every", Word("cron is an option of @job", option='cron="*/5 * * * *"')),
+    ("chain group chord chunks signature pipeline", _FOLLOW),
+    ("enqueue send_task delay apply_async defer", Word("a job function has its own", code="job.enqueue(...)")),
+    ("Ignore Reject CancelExecution StopJob", Word("raise Discard to give up", code='raise Discard("no such order")')),
+    ("SoftTimeLimitExceeded TimeLimitExceeded JobTimeoutException", Word("a timeout raises", code="from jobs_core import JobTimeout")),
+    ("AsyncResult Job TaskResult Result", Word("the handle of a job is found by its id", code='job.handle("order-4711")')),
+    ("RetryTask MaxRetriesExceededError MaxRetries", _RETRY),
+)  # fmt: skip
+"""Names that people import."""
+
+SIGNALS: Final = _table(
+    ("countdown seconds wait in_ defer schedule_in", Word("seconds, a timedelta or text", code="raise job(delay=60)")),
+    (
+        "eta at when schedule_at",
+        Word("seconds, a timedelta or text", code="raise job(delay=when - datetime.now(when.tzinfo))"),
+    ),
+    ("exc exception cause", Word("the reason is a text; `from` carries the exception", code='raise job("busy") from error')),
+    ("max_retries retries max_attempts", Word("the number of retries is an option of @job", option="retries=5")),
+    ("args kwargs queue throw requeue", Word("the same job runs again in the same topic", code="raise job()")),
+)
+"""Keywords of `Retry`, `Snooze` and `Discard`."""
+
+
+# -- in jobs.toml ---------------------------------------------------------------------------------
+
+
+def _toml(says: str, line: str) -> Word:
+    return Word(says, toml=line)
+
+
+_URL = _toml("where jobs are kept", 'backend = "redis://localhost:6379/0"')
+_WORKERS = _toml("processes belong to a pool", "pools.default.workers = 4")
+_CONCURRENCY = _toml(
+    "processes belong to a pool, and jobs at once in each of them too",
+    'pools.default = {workers = 4, mode = "threads", concurrency = 8}',
+)
+_TOPICS = _toml("a queue is a topic here, and a pool serves some", 'pools.default.topics = ["email", "default"]')
+_NONE = Word("leave this out: workers adapt by themselves")
+
+_TOP: Final = _table(
+    ("broker_url broker_read_url broker_write_url redis_url redis amqp_url url dsn database connection brokers queue_url", _URL),
+    ("result_backend result_url results_url", _toml("results are kept with the jobs; beside RabbitMQ in", 'results.url = "redis://localhost:6379/1"')),
+    ("include imports tasks task_modules tasks_module autodiscover autodiscover_tasks packages", _toml("the modules that define jobs", 'modules = ["tasks"]')),
+    ("workers processes num_workers worker_processes numprocs", _WORKERS),
+    ("concurrency worker_concurrency threads worker_threads", _CONCURRENCY),
+    ("topic queue queues task_queues task_default_queue default_queue listen_queues", _TOPICS),
+    ("task_routes routes", Word("a job's topic stands beside its function", option='topic="email"')),
+    ("pool mode worker_pool worker_class", _toml("how workers run jobs", 'pools.default.mode = "threads"')),
+    ("beat_schedule cron crontab periodic_tasks", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
+    ("timezone enable_utc tz", _toml("each entry of the schedule has its time zone, UTC by default", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *", tz = "Europe/Paris"}')),
+    ("visibility_timeout ack_deadline consumer_timeout heartbeat broker_heartbeat", _toml("a silent worker's jobs are handed out again after", 'lease = "30s"')),
+    ("max_retries retries max_attempts task_max_retries", _toml("for all jobs of a topic", "topics.default.retries = 5")),
+    ("timeout time_limit soft_time_limit task_time_limit task_soft_time_limit job_timeout", _toml("for all jobs of a topic", 'topics.default.timeout = "30s"')),
+    ("backoff retry_backoff retry_delay task_default_retry_delay", _toml("for all jobs of a topic", 'topics.default.backoff = "2s"')),
+    ("acks_late task_acks_late", _toml("jobs are acknowledged after they ran, so leave this out, or acknowledge before, at most once", 'topics.default.acks = "early"')),
+    ("acks", _toml("for all jobs of a topic", 'topics.default.acks = "early"')),
+    ("ignore_result task_ignore_result store_result store_results", _toml("results are kept only when asked for", "topics.default.store_result = true")),
+    ("result_expires result_ttl keep_result task_result_expires", _toml("for all jobs of a topic", 'topics.default.result_ttl = "1d"')),
+    ("dead_keep failure_ttl dead_max", _toml("for all dead letters of a topic", 'topics.default.dead_keep = "30d"')),
+    ("alert_above alert_age", _toml("for a topic", "topics.default.alert_above = 10000")),
+    ("priority task_default_priority", _toml("for all jobs of a topic", "topics.default.priority = 5")),
+    ("max_tasks_per_child worker_max_tasks_per_child max_jobs max_requests", _toml("a worker is replaced after", "pools.default.max_jobs = 10000")),
+    ("max_memory worker_max_memory_per_child max_memory_per_child", _toml("a worker is replaced after", 'pools.default.max_memory = "512MB"')),
+    ("max_age", _toml("a worker is replaced after", 'pools.default.max_age = "1h"')),
+    ("stop_timeout graceful_timeout shutdown_timeout", _toml("how long stop waits for running jobs", 'pools.default.stop_timeout = "30s"')),
+    ("autoscale autoscaler min_workers max_workers", _toml("a pool that grows with its backlog", "pools.default.workers = {min = 2, max = 8}")),
+    ("prefetch prefetch_count prefetch_multiplier worker_prefetch_multiplier polling_interval poll_interval", _NONE),
+    ("serializer task_serializer result_serializer accept_content result_accept_content", _JSON),
+    ("loglevel log_level level worker_log_level verbosity", _toml("what is logged at least", 'logs.level = "debug"')),
+    ("logfile log_file log", _toml("without a file, standard error", 'logs.file = "jobs.log"')),
+    ("log_format worker_log_format", _toml("text or json", 'logs.format = "json"')),
+    ("pidfile pid_file state_dir data_dir", _toml("pid file, sockets and SQLite are in", 'run_dir = ".jobs"')),
+    ("listen metrics_port health_port prometheus metrics", _toml("probes and metrics", 'http.listen = "127.0.0.1:9000"')),
+    ("webhook slack alert", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
+    ("rate_limit task_annotations task_default_rate_limit", _RATE),
+    ("task_always_eager always_eager immediate eager", Word("tests run jobs with the fixture of docs/testing.md", toml='backend = "memory://"')),
+    ("key_prefix namespace broker_transport_options queue_prefix", _toml("what keys and queues begin with", 'prefix = "jobs"')),
+    ("secret secret_key security_key signing_key", _toml("messages are signed with", 'signing_keys = ["k1:a long secret"]')),
+)  # fmt: skip
+
+_POOL: Final = _table(
+    ("queues queue topic queue_names listens", _toml("the topics in strict order", 'topics = ["email", "default"]')),
+    ("processes num_workers numprocs size count replicas worker_processes pool_size", _toml("processes are called workers", "workers = 4")),
+    ("min max min_workers max_workers autoscale balance scale", _toml("a pool that grows with its backlog", "workers = {min = 2, max = 8}")),
+    ("threads thread_count num_threads threadpool", _toml("with concurrency for how many in one worker", 'mode = "threads"')),
+    ("pool type kind class worker_class execution execution_mode", _toml("sync, threads or async", 'mode = "async"')),
+    ("max_tasks max_tasks_per_child max_requests maxtasksperchild", _toml("a worker is replaced after", "max_jobs = 10000")),
+    ("max_memory_per_child memory_limit memory", _toml("a worker is replaced after", 'max_memory = "512MB"')),
+    ("max_lifetime lifetime ttl", _toml("a worker is replaced after", 'max_age = "1h"')),
+    ("graceful_timeout shutdown_timeout stopwaitsecs grace", _toml("how long stop waits for running jobs", 'stop_timeout = "30s"')),
+    ("timeout time_limit job_timeout", Word("the timeout of a run is its job's, or its topic's", option="timeout=30")),
+    ("retries max_retries tries backoff", Word("retries are a job's, or its topic's", option="retries=5")),
+    ("prefetch prefetch_count prefetch_multiplier polling_interval sleep", _NONE),
+    ("preload_app", _toml("the application is imported once", "preload = true")),
+)  # fmt: skip
+
+_TOPIC_KEYS: Final = _table(
+    ("max_retries max_attempts attempts tries retry", _toml("further attempts after the first", "retries = 5")),
+    ("time_limit soft_time_limit job_timeout", _toml("of one run", 'timeout = "30s"')),
+    ("retry_backoff retry_delay default_retry_delay min_backoff", _toml("the first wait, which doubles", 'backoff = "2s"')),
+    ("ttl max_age message_ttl", _toml("a job not started by then is not run", 'expires = "1h"')),
+    ("acks_late ack", _toml("late is the default; the contrary is", 'acks = "early"')),
+    ("store_results ignore_result keep_result", _toml("results are kept only when asked for", "store_result = true")),
+    ("result_expires", _toml("how long results are kept", 'result_ttl = "1d"')),
+    ("failure_ttl dead_letter_ttl dead_ttl", _toml("how long dead letters are kept", 'dead_keep = "30d"')),
+    ("max_length max_size alert limit", _toml("no length is refused; an alert reports it", "alert_above = 10000")),
+    ("workers concurrency processes", Word("workers belong to the pool that serves the topic", toml='pools.slow = {topics = ["slow"], workers = 1}')),
+    ("rate_limit", _RATE),
+    ("produce_only", _toml("workers elsewhere serve it", "serve = false")),
+)  # fmt: skip
+
+_SCHEDULE: Final = _table(
+    ("task func function name command", _toml("a job's registered name", 'job = "tasks.report"')),
+    ("schedule crontab expression at", _toml("five fields, or six with seconds first", 'cron = "0 3 * * *"')),
+    ("interval seconds run_every period", _toml("instead of cron", 'every = "5m"')),
+    ("timezone zone", _toml("the zone of cron", 'tz = "Europe/Paris"')),
+    ("queue", _toml("a queue is a topic here", 'topic = "email"')),
+    ("params arguments", _toml("what the job is called with", "args = [1, 2]")),
+    ("catchup catch_up misfire coalesce", _toml("ticks that fell into an outage", 'missed = "skip"')),
+    ("options", _toml("the topic, and what the job itself says", 'topic = "email"')),
+)
+
+_LOGS: Final = _table(
+    ("filename path logfile", _toml("without a file, standard error", 'file = "jobs.log"')),
+    ("loglevel log_level verbosity", _toml("what is logged at least", 'level = "debug"')),
+    ("maxbytes max_bytes rotate_size", _toml("then the file is rotated", 'max_size = "100MB"')),
+    ("backupcount backup_count backups", _toml("rotated files kept", "keep = 5")),
+    ("formatter json type", _toml("text or json", 'format = "json"')),
+)
+
+_HTTP: Final = _table(("host port bind address url", _toml("address and port, or a socket", 'listen = "127.0.0.1:9000"')))
+_RESULTS: Final = _table(
+    ("backend result_backend", _toml("of the backend that keeps them", 'url = "redis://localhost:6379/1"'))
+)
+
+KEYS: Final[Mapping[str, Mapping[str, Word]]] = {
+    "Config": _TOP,
+    "Pool": _POOL,
+    "Topic": _TOPIC_KEYS,
+    "ScheduleEntry": _SCHEDULE,
+    "Logs": _LOGS,
+    "Http": _HTTP,
+    "Results": _RESULTS,
+}
+"""Keys by the class of the table they stand in."""
+
+TABLES: Final = _table(
+    ("pools", _WORKERS),
+    ("topics", _TOPICS),
+    ("broker", _URL),
+    ("results", _toml("where results live beside the jobs", 'results.url = "redis://localhost:6379/1"')),
+    ("logs", _toml("what is logged at least", 'logs.level = "debug"')),
+    ("http", _toml("probes and metrics", 'http.listen = "127.0.0.1:9000"')),
+    ("alerts", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
+    ("schedule", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
+)
+"""Our tables, for who gives them a plain value."""
+
+
+# -- what to add to an error ----------------------------------------------------------------------
+
+
+def nearest(word: str, ours: Iterable[str]) -> str:
+    """What of ours looks like `word`; if nothing does, all there is."""
+    names = [*ours]
+    near = difflib.get_close_matches(word, names, 3)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}" if names else "it takes none"
+
+
+def option_advice(word: str, job: str, ours: Iterable[str]) -> str:
+    """For a keyword that `@job` does not have."""
+    known = OPTIONS.get(word.lower())
+    return known.advice(job) if known else nearest(word, ours)
+
+
+def argument_advice(word: str, job: str, parameters: Iterable[str]) -> str:
+    """For a keyword of an enqueue that the function has no parameter for: an option perhaps, ours or another system's."""
+    if word in USING:
+        return f"options of an enqueue go through `using`: {job}.using({word}=...).enqueue(...)"
+    known = OPTIONS.get(word.lower())
+    return known.advice(job, USING) if known else nearest(word, parameters)
+
+
+def key_advice(table: str, key: str) -> str | None:
+    """For a key of jobs.toml in a table of this class; None if nothing is known of it."""
+    plain = key.lower().replace("-", "_").removeprefix("celery_")
+    found = KEYS.get(table, {}).get(plain)
+    return found.advice("job") if found else None
+
+
+def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
+    """Decorate a method that takes keywords: one that it does not take ends in an error that says what is ours.
+
+    A type checker sees the method as it is, and complains of the keyword itself.
+    """
+
+    def decorate(method: F) -> F:
+        @functools.wraps(method)
+        def explained(self: Any, *args: Any, **given: Any) -> Any:
+            try:
+                return method(self, *args, **given)
+            except TypeError:
+                ours = [*inspect.signature(method).parameters][1:]
+                unknown = next((word for word in given if word not in ours), None)
+                if unknown is None:
+                    raise
+            from .errors import UnknownOption
+
+            where = getattr(self, "name", type(self).__name__)
+            if method.__name__ != "__init__":
+                where += f".{method.__name__}"
+            known = words.get(unknown.lower())
+            advice = known.advice(getattr(self, "__name__", type(self).__name__), ours) if known else nearest(unknown, ours)
+            raise UnknownOption(f"{where}: there is no option {unknown}: {advice}")
+
+        return explained  # type: ignore[return-value]  # callers see no difference
+
+    return decorate
+
+
+class _Attribute:
+    """An attribute that another system's objects have: reading it raises UnknownAttribute.
+
+    A descriptor for each word, not `__getattr__`, which makes every attribute of a class three times as slow to read.
+    """
+
+    def __init__(self, name: str, word: Word) -> None:
+        self._name = name
+        self._word = word
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        from .errors import UnknownAttribute
+
+        if instance is None:
+            raise UnknownAttribute(f"{owner.__name__} has no {self._name}")
+        job = getattr(instance, "__name__", "job")
+        raise UnknownAttribute(f"{instance!r} has no {self._name}: {self._word.advice(job)}")
+
+
+def teach(kind: type, words: Mapping[str, Word]) -> None:
+    """Have the objects of a class answer these attributes with an error that says what is ours; `hasattr` is false as before."""
+    for name, word in words.items():
+        setattr(kind, name, _Attribute(name, word))
+
+
+def package_attribute(name: str) -> Exception:
+    """The error for a name that `jobs_core` does not have."""
+    from .errors import UnknownName
+
+    known = PACKAGE.get(name)
+    if known is None:
+        return AttributeError(f"module 'jobs_core' has no attribute {name!r}")
+    return UnknownName(f"jobs_core has no {name}: {known.advice('job')}")  # an AttributeError would lose its text in an import

@@ -1,0 +1,310 @@
+"""Words of other job systems get an error that says what is ours, with an example that works; so do slips."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jobs_core
+from jobs_core import (
+    ArgumentError,
+    ConfigError,
+    Discard,
+    JobContext,
+    JobDefinitionError,
+    JobFunction,
+    JobHandle,
+    JobsError,
+    Retry,
+    Snooze,
+    config,
+    current_job,
+    foreign,
+    job,
+    set_current_app,
+)
+from jobs_core.config_sources import _fields, load
+from jobs_core.job import _ACCEPTED, _OPTIONS, _define
+from jobs_core.options import _PARSERS
+from jobs_core.registry import Registry
+from jobs_core.testing.inline import JobsQueue
+
+CODE = {
+    "OPTIONS": foreign.OPTIONS,
+    "METHODS": foreign.METHODS,
+    "HANDLE": foreign.HANDLE,
+    "CONTEXT": foreign.CONTEXT,
+    "PACKAGE": foreign.PACKAGE,
+    "SIGNALS": foreign.SIGNALS,
+}
+PREFIXES = {
+    "Pool": "pools.p.",
+    "Topic": "topics.t.",
+    "ScheduleEntry": "schedule.s.",
+    "Logs": "logs.",
+    "Http": "http.",
+    "Results": "results.",
+}
+OF_ENQUEUES = sorted(foreign.OPTIONS.keys() - {*foreign.USING})
+
+
+def send_email(to: str = "", subject: str = "") -> None: ...
+
+
+@pytest.fixture
+def jobs():
+    queue = JobsQueue()
+    set_current_app(queue.app)
+    yield queue
+    set_current_app(None)
+    queue.close()
+
+
+@pytest.fixture
+def job_function(jobs):
+    return job(name="shop.send_email", registry=Registry())(send_email)
+
+
+# -- every example works --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", CODE)
+def test_every_example_in_code_works(table, jobs):
+    registry = jobs.app.registry
+    kept = job(name=f"kept_{table}", store_result=True, registry=registry)(send_email)
+    handle = kept.enqueue()
+    jobs.drain()
+    names = {name: getattr(jobs_core, name) for name in jobs_core.__all__}
+    names |= {"registry": Registry(), "handle": handle, "error": ValueError(), "datetime": datetime, "kept": kept}
+    names["when"] = datetime.now(timezone.utc) + timedelta(minutes=1)
+    ran = []
+
+    @job(name=f"tester_{table}", registry=registry)
+    def tester(example: str) -> None:
+        names["job"] = functools.partial(job, registry=Registry())
+        try:
+            exec(example, dict(names))
+        except (Retry, Snooze, Discard):
+            assert example.startswith("raise ")
+        ran.append(example)
+
+    examples = set()
+    for meaning in CODE[table].values():
+        if not meaning.toml:
+            subject = "Retry" if table == "SIGNALS" and not meaning.option else "kept"
+            for using in ((), foreign.USING):
+                example = meaning.advice(subject, using).removeprefix(f"{meaning.says}: ").replace("(...)", "()")
+                if example != meaning.says:
+                    examples.add(f"{example}\ndef another(): ..." if example.startswith("@job") else example)
+    for example in examples:
+        tester.enqueue(example)
+    jobs.drain()
+    assert set(ran) == examples
+
+
+@pytest.mark.parametrize("table", [*foreign.KEYS, "TABLES", "code"])
+def test_every_example_in_toml_works(table, tmp_path):
+    tables = {**foreign.KEYS, "TABLES": foreign.TABLES}
+    meanings = tables[table].values() if table in tables else [each for words in CODE.values() for each in words.values()]
+    for toml in {meaning.toml for meaning in meanings if meaning.toml}:
+        prefix = PREFIXES.get(table, "")
+        first = toml.partition(" ")[0].partition(".")[0]
+        if prefix and first in _fields(config.Config) and first not in _fields(getattr(config, table)):
+            prefix = ""  # what is ours stands elsewhere
+        text = prefix + toml
+        if table == "ScheduleEntry":
+            text = "\n".join(
+                f"{prefix}{line}" for line in {"job": 'job = "a.b"', "cron": 'cron = "0 3 * * *"', first: toml}.values()
+            )
+            text = text.replace(f'{prefix}cron = "0 3 * * *"\n', "") if first == "every" else text
+        (tmp_path / "jobs.toml").write_text(text)
+        load(tmp_path / "jobs.toml", environ={})
+
+
+def test_what_using_and_job_are_said_to_take_is_what_they_take():
+    assert [*foreign.USING] == [*inspect.signature(JobFunction.using).parameters][1:]
+    defined = {*inspect.signature(_define).parameters} - {"function", "options"}
+    assert {*_OPTIONS, "delay", "key", "headers", "id"} == defined | {*_PARSERS}
+
+
+# -- in code --------------------------------------------------------------------------------------
+
+
+def test_job_refuses_options_of_other_systems():
+    for word in foreign.OPTIONS.keys() - _ACCEPTED:
+        with pytest.raises(JobDefinitionError, match="send_email: @job has no option") as raised:
+            job(**{word: 1})(send_email)
+        assert isinstance(raised.value, TypeError)
+        assert str(raised.value).endswith(foreign.OPTIONS[word].advice("send_email"))
+
+
+def test_using_refuses_options_of_other_systems(job_function):
+    for word in OF_ENQUEUES:
+        with pytest.raises(JobDefinitionError) as raised:
+            job_function.using(**{word: 1})
+        assert isinstance(raised.value, TypeError)
+        assert str(raised.value).startswith(f"shop.send_email.using: there is no option {word}: ")
+        assert str(raised.value).endswith(foreign.OPTIONS[word].advice("send_email", foreign.USING))
+
+
+def test_enqueue_tells_options_of_other_systems_apart_from_arguments(job_function):
+    for word in OF_ENQUEUES:
+        with pytest.raises(ArgumentError, match=re.escape(foreign.OPTIONS[word].advice("send_email", foreign.USING))):
+            job_function.enqueue("a", **{word: 1})
+
+
+def test_enqueue_says_where_options_of_ours_go(job_function):
+    for word in {*foreign.USING} - {"on_commit"}:  # which it takes itself
+        with pytest.raises(ArgumentError, match=re.escape(f"send_email.using({word}=...).enqueue(...)")):
+            job_function.enqueue("a", **{word: 1})
+
+
+def test_a_function_that_takes_such_a_word_is_called_with_it(jobs):
+    seen = []
+
+    @job(name="lenient", registry=jobs.app.registry)
+    def lenient(queue: str, **more: int) -> None:
+        seen.append((queue, more))
+
+    lenient.enqueue(queue="q", countdown=5, delay=3)
+    jobs.drain()
+    assert seen == [("q", {"countdown": 5, "delay": 3})]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(JobFunction, foreign.METHODS), (JobHandle, foreign.HANDLE), (JobContext, foreign.CONTEXT)]
+)
+def test_attributes_of_other_systems_say_what_is_ours(kind, words, job_function, jobs):
+    contexts = []
+    job(name=f"looks_{kind.__name__}", registry=jobs.app.registry)(lambda: contexts.append(current_job())).enqueue()
+    jobs.drain()
+    one = {JobFunction: job_function, JobHandle: job_function.enqueue(), JobContext: contexts[0]}[kind]
+    for word, meaning in words.items():
+        assert not hasattr(one, word), word
+        assert not hasattr(kind, word), word
+        with pytest.raises(AttributeError) as raised:
+            getattr(one, word)
+        assert isinstance(raised.value, JobsError)
+        assert str(raised.value).startswith(f"{one!r} has no {word}: ")
+        assert str(raised.value).endswith(meaning.advice("send_email" if kind is JobFunction else "job"))
+    assert not hasattr(one, "no_such_attribute")
+
+
+def test_an_attribute_of_the_function_itself_wins(jobs):
+    def tenacious() -> None: ...
+
+    tenacious.retry = "its own"
+    assert job(name="tenacious", registry=jobs.app.registry)(tenacious).retry == "its own"
+
+
+def test_names_of_other_systems_cannot_be_imported_and_say_what_is_ours():
+    assert foreign.PACKAGE.keys().isdisjoint({module.name for module in pkgutil.iter_modules(jobs_core.__path__)})
+    for word, meaning in foreign.PACKAGE.items():
+        with pytest.raises(ImportError) as raised:
+            exec(f"from jobs_core import {word}")
+        assert str(raised.value) == f"jobs_core has no {word}: {meaning.advice('job')}"
+
+
+def test_other_names_are_missing_as_in_any_module():
+    assert not hasattr(jobs_core, "no_such_name")
+    with pytest.raises(ImportError, match="cannot import name 'no_such_name'"):
+        exec("from jobs_core import no_such_name")
+    assert importlib.import_module("jobs_core.schedule")
+
+
+@pytest.mark.parametrize("kind", [Retry, Snooze])
+def test_retry_and_snooze_say_what_they_take(kind):
+    for word in foreign.SIGNALS:
+        with pytest.raises(TypeError, match=f"{kind.__name__}: there is no option {word}: "):
+            kind(**{word: 1})
+    with pytest.raises(TypeError, match=f"{kind.__name__}: there is no option dely: did you mean delay"):
+        kind(dely=1)
+
+
+def test_a_text_for_a_function_is_taken_for_a_queue():
+    with pytest.raises(JobDefinitionError, match=r"'low'.*@job\(topic="):
+        job("low")
+
+
+def test_options_beside_the_function_hold(jobs):
+    assert job(send_email, name="called", topic="vip", registry=jobs.app.registry).options.topic == "vip"
+
+
+SLIPS = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+
+
+@given(SLIPS)
+@settings(max_examples=50)
+def test_any_other_word_is_told_what_there_is(word):
+    if word in _ACCEPTED or word in foreign.OPTIONS or word in ("to", "subject", "self") or word in foreign.SIGNALS:
+        return
+    function = job(name="shop.send_email", registry=Registry())(send_email)
+    for call in (
+        lambda: job(**{word: 1})(send_email),
+        lambda: function.using(**{word: 1}),
+        lambda: function.arguments.check((), {word: 1}),
+        lambda: Retry(**{word: 1}),
+    ):
+        with pytest.raises(TypeError, match=r"did you mean \w+|there are \w+, \w+"):
+            call()
+
+
+# -- in jobs.toml ---------------------------------------------------------------------------------
+
+
+def refusal(tmp_path, text, **environ):
+    (tmp_path / "jobs.toml").write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load(tmp_path / "jobs.toml", environ=environ)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("table", foreign.KEYS)
+def test_keys_of_other_systems_say_what_is_ours(table, tmp_path):
+    assert foreign.KEYS[table].keys().isdisjoint(_fields(getattr(config, table)))
+    prefix = PREFIXES.get(table, "")
+    text = refusal(tmp_path, "\n".join(f"{prefix}{word} = 1" for word in foreign.KEYS[table]))
+    for word, meaning in foreign.KEYS[table].items():
+        assert f"jobs.toml: {prefix}{word}: unknown key; {meaning.advice('job')}\n" in f"{text}\n"
+
+
+@pytest.mark.parametrize("spelled", ["BROKER_URL", "CELERY_BROKER_URL", "celery_broker_url", "broker-url"])
+def test_keys_are_known_in_any_spelling(spelled, tmp_path):
+    assert 'unknown key; where jobs are kept: backend = "redis://' in refusal(tmp_path, f"{spelled} = 1")
+
+
+def test_variables_of_other_systems_say_what_is_ours(tmp_path):
+    variables = {f"JOBS_{word.upper()}": "1" for word in foreign.KEYS["Config"]}
+    assert {line.partition(": unknown key; ")[0] for line in refusal(tmp_path, "", **variables).splitlines()} == {*variables}
+
+
+@pytest.mark.parametrize(
+    "variable", ["JOBS_SERVICE_HOST", "JOBS_PORT", "JOBS_PORT_80_TCP", "JOBS_SERVICE_PORT_HTTP", "JOBS_HOST"]
+)
+def test_variables_that_a_cluster_sets_are_left_alone(variable, tmp_path):
+    (tmp_path / "jobs.toml").touch()
+    assert load(tmp_path / "jobs.toml", environ={variable: "tcp://10.0.0.1:80"})
+
+
+@pytest.mark.parametrize("table", foreign.TABLES)
+@pytest.mark.parametrize("value", ["4", '"redis://localhost"', '["email"]'])
+def test_a_plain_value_for_a_table_says_what_is_meant(table, value, tmp_path):
+    assert refusal(tmp_path, f"{table} = {value}").endswith(f"; {foreign.TABLES[table].advice('job')}")
+
+
+def test_concurrency_in_a_sync_pool_says_how_to_run_as_many(tmp_path):
+    text = refusal(tmp_path, "[pools.mail]\nconcurrency = 8")
+    assert "jobs.toml: pools.mail.concurrency: is 8, " in text
+    assert "workers = 8" in text
+    assert 'mode = "threads"' in text
+    for mode in ("threads", "async"):
+        (tmp_path / "jobs.toml").write_text(f'[pools.mail]\nconcurrency = 8\nmode = "{mode}"')
+        assert load(tmp_path / "jobs.toml", environ={}).config.pools["mail"].concurrency == 8
