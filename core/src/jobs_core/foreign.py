@@ -52,9 +52,7 @@ _UNIQUE = Word("unique allows one such job at a time", option="unique=True")
 _CRON = Word("cron takes five fields; [schedule] in jobs.toml also takes intervals", option='cron="*/5 * * * *"')
 _RESULT = Word("results are kept only on request", option="store_result=True")
 _FAILURES = Word("every exception is retried; raise Discard for what should not be", code='raise Discard("no such order")')
-_FOLLOW = Word(
-    "a job enqueues its follow-up itself, together with its acknowledgement", code="current_job().enqueue(job)"
-)
+_FOLLOW = Word("a job enqueues its follow-up itself, together with its acknowledgement", code="current_job().enqueue(job)")
 _HOOK = Word("code around every run is a plugin's hook, jobs_run_context (docs/hooks.md)")
 _JSON = Word("arguments are always JSON, and converted to their annotated types; leave this out")
 _RATE = Word(
