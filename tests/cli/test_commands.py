@@ -10,6 +10,10 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
+
+from jobs_core.cli.main import cli
+from jobs_core.config_sources import load
 
 
 def said(done, code=0):
@@ -85,6 +89,30 @@ def test_init_writes_a_configuration_that_checks(project):
     assert "is there already: --force" in said(project.run("init"), 2)
     said(project.run("init", "--force", "--backend", "sqlite:///other.db", "--module", "tasks"))
     assert "other.db answers" in said(project.run("check"))
+
+
+@pytest.mark.parametrize(
+    ("source", "topics"),
+    [
+        (None, ["email", "default"]),
+        ("no python(", ["email", "default"]),
+        ("", ["default"]),
+        ("@job\ndef a(): ...", ["default"]),
+        ("raise SystemExit\n@job(topic='mail')\ndef a(): ...\n@job(topic='vip')\ndef b(): ...", ["mail", "vip", "default"]),
+        ("@job(topic='default')\ndef a(): ...\n@job(topic='no topic!', retries=2)\ndef b(): ...", ["default"]),
+        ("@job(topic=TOPIC)\ndef a(): ...\n@job(topic=5)\ndef b(): ...", ["default"]),
+    ],
+)
+@pytest.mark.parametrize("file", ["tasks.py", "tasks/__init__.py"])
+def test_init_serves_the_topics_that_the_module_names_and_says_start_next(source, topics, file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if source is not None:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(source)
+    result = CliRunner().invoke(cli, ["init"])
+    assert result.exit_code == 0, result.output
+    assert "then `jobsctl start`" in result.output
+    assert load(tmp_path / "jobs.toml", environ={}).config.pools["default"].topics == topics
 
 
 def test_check_says_what_is_good(project):

@@ -6,6 +6,7 @@ The same rows with 100,000 jobs each, and those that take their time, are `make 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import time
 
@@ -18,6 +19,7 @@ from jobs_core.message import new_message
 from jobs_core.testing.services import program
 
 from ..support.proxy import Proxy
+from ..support.terminal import Checkout, follow, shell_blocks
 from ..torture import rabbitmq as rows
 from ..torture.stage import endure
 
@@ -304,7 +306,10 @@ def test_dead_letters_are_listed_requeued_and_dropped(rabbit_project):
 def test_after_setup_workers_need_no_right_to_configure(project, node, rabbitmq_url):
     vhost = rabbitmq_url.rpartition("/")[2]
     node.control("add_user", f"plain-{vhost}", "secret")
-    node.control("set_permissions", "-p", vhost, f"plain-{vhost}", "^$", r"^(amq\.default|jobs[.:].*)$", r"^jobs[.:].*$")
+    (documented,) = (block.commands for block in shell_blocks() if block.page == "docs/rabbitmq.md")
+    program, *words = shlex.split(documented[0].text)
+    assert program == "rabbitmqctl"
+    node.control(*({"vhost": vhost, "shop": f"plain-{vhost}"}.get(word, word) for word in words))
     plain = rabbitmq_url.replace("guest:guest", f"plain-{vhost}:secret")
     project.configure(backend=f'backend = "{plain}"')
     refused = project.run("push", "tasks.note", "early")
@@ -318,6 +323,13 @@ def test_after_setup_workers_need_no_right_to_configure(project, node, rabbitmq_
     project.push("fail_twice")
     project.until_noted("note now", "note later", "attempt 3")
     assert worker.stop() == 0
+
+
+def test_the_readmes_shell_block_does_what_it_shows(rabbitmq_url, tmp_path):
+    checkout = Checkout(tmp_path)
+    checkout.replaced["amqp://localhost"] = rabbitmq_url
+    (block,) = (block for block in shell_blocks() if block.page == "plugins/rabbitmq_backend/README.md")
+    follow(block, checkout, directory="examples/first_steps")
 
 
 def test_check_says_that_the_broker_would_not_wait_for_the_longest_job(rabbit_project, rabbitmq_url):

@@ -236,12 +236,14 @@ class Project:
 class Process:
     """A child whose output is read as it comes."""
 
-    def __init__(self, command: list[str], directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], directory: Path, environment: dict[str, str], *, stdin: int = subprocess.DEVNULL
+    ) -> None:
         self._process = subprocess.Popen(
             command,
             cwd=directory,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -277,6 +279,12 @@ class Process:
             assert len(said()) >= times, f"never said {text!r}:\n{self.output}"
             return said()[times - 1]
 
+    def type(self, text: str) -> None:
+        """Write to its standard input, which is a pipe then."""
+        assert self._process.stdin
+        self._process.stdin.write(text)
+        self._process.stdin.flush()
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
@@ -308,8 +316,9 @@ class Process:
             self._process.kill()
         self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
-        if self._process.stdout:
-            self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
 
 
 def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:

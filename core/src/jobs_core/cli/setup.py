@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import click
 import msgspec
 
+from ..options import DEFAULT_TOPIC
 from ..plugins import PROVIDERS, Plugins
+from ..topics import topic_error
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
@@ -30,7 +33,7 @@ modules = ["{module}"]
 # lease = "30s"
 
 [pools.default]
-topics = ["default"]      # in strict order: the first with work is served
+topics = {topics}  # in strict order: the first with work is served
 workers = 2               # processes; {{ min = 2, max = 8 }} grows with the backlog
 mode = "sync"             # sync: one job at a time; threads; async: thousands
 # concurrency = 1         # jobs at once in one worker (threads, async)
@@ -48,16 +51,43 @@ mode = "sync"             # sync: one job at a time; threads; async: thousands
 @click.option("--module", metavar="NAME", type=MODULE, default="tasks", show_default=True, help="The module that defines jobs.")
 @click.option("--force", is_flag=True, help="Overwrite a jobs.toml that is there.")
 def init_command(backend: str | None, module: str, force: bool) -> None:
-    """Write a commented jobs.toml into this directory."""
+    """Write a commented jobs.toml into this directory, which serves the topics that the module names."""
     path = Path("jobs.toml")
     if path.exists() and not force:
         fail("jobs.toml is there already: --force overwrites it", Exit.USAGE)
-    line = f"backend = {msgspec.json.encode(backend).decode()}\n" if backend else '# backend = "sqlite:///jobs.db"\n'
+    line = f"backend = {_toml(backend)}\n" if backend else '# backend = "sqlite:///jobs.db"\n'
     try:
-        path.write_text(TEMPLATE.format(backend=line, module=module), encoding="utf-8")
+        path.write_text(TEMPLATE.format(backend=line, module=module, topics=_toml(_topics_of(module))), encoding="utf-8")
     except OSError as error:
         fail(f"jobs.toml cannot be written: {error.strerror}")
-    output.echo("jobs.toml is written. Next: `jobsctl check`, then `jobsctl worker`.")
+    output.echo("jobs.toml is written. Next: `jobsctl check`, then `jobsctl start`.")
+
+
+def _toml(value: str | list[str]) -> str:
+    """Text, or a list of texts, as TOML has it."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
+
+
+def _topics_of(module: str) -> list[str]:
+    """The topics that a module's job functions name, and the one of those that name none. It is read, not imported.
+
+    Where there is no such module yet, those of the README's application.
+    """
+    place = Path(*module.split("."))
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return ["email", DEFAULT_TOPIC]
+    named = (
+        keyword.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "topic" and isinstance(keyword.value, ast.Constant)
+    )
+    topics = [topic for topic in named if isinstance(topic, str) and not topic_error(topic)]
+    return [*dict.fromkeys([*topics, DEFAULT_TOPIC])]
 
 
 @click.command("setup")

@@ -1,0 +1,9 @@
+"""What a worker does with the jobs of producer.py."""
+
+from jobs_core import job
+
+
+@job
+def greet(whom: str) -> None:
+    """Say hello."""
+    print(f"hello, {whom}")

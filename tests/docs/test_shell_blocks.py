@@ -1,0 +1,94 @@
+"""Every shell block of the documentation does what it shows, typed as a reader would."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs_core.testing.services.redis import RedisServer
+
+from ..support.terminal import Checkout, Command, follow, shell_blocks
+
+NOT_HERE = {
+    "docs/deployment.md-1": "makes a user and a unit on the machine; tests/cli/test_systemd.py has the unit",
+    "docs/logs.md-1": "reads the journal of a unit that is not installed",
+    "docs/rabbitmq.md-1": "run in tests/faults/test_rabbitmq.py, where there is a node",
+    "plugins/rabbitmq_backend/README.md-1": "likewise",
+}
+"""Blocks that are not run here, and why."""
+
+DIRECTORIES = {
+    "README.md-3": "examples/first_steps",
+    "docs/running.md-1": "examples/first_steps",
+    "docs/monitoring.md-1": "examples/first_steps",
+    "docs/monitoring.md-2": "examples/first_steps",
+    "plugins/flask_loader/README.md-2": "examples/flask_shop",
+    "plugins/django_loader/README.md-2": "examples/django_shop",
+    "plugins/zeromq_backend/README.md-1": "examples/first_steps",
+    "plugins/redis_backend/README.md-1": "examples/first_steps",
+}
+"""Where the reader of a block is; at the root of the checkout otherwise."""
+
+FIRST_WORKER = "import json, sys; print(json.load(sys.stdin)['workers'][0]['pid'])"
+BEFORE = {
+    "docs/monitoring.md-1": ["export JOBS_HTTP__LISTEN=127.0.0.1:9000", "jobsctl start"],
+    "docs/monitoring.md-2": ["jobsctl start", f'WORKER=$(jobsctl status --json | python -c "{FIRST_WORKER}")'],
+}
+"""What is so where a block begins."""
+
+LOOSE = {
+    "docs/monitoring.md-1": "shows what troubles look like",
+    "docs/monitoring.md-2": "shows a worker with 5,000 jobs",
+}
+"""Blocks whose answers are of another installation."""
+
+CODES = {"jobsctl exit": 3}
+"""Exit codes other than 0: on docs/running.md nothing runs any more by then."""
+
+BLOCKS = {str(block): block for block in shell_blocks()}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS.keys() - NOT_HERE.keys()))
+def test_a_shell_block_does_what_it_shows(name, checkout, tmp_path):
+    block = BLOCKS[name]
+    checkout.replaced["4711"] = "$WORKER"
+    if name in LOOSE:
+        block = block._replace(commands=[Command(command.text, []) for command in block.commands])
+
+    def run() -> None:
+        follow(block, checkout, directory=DIRECTORIES.get(name, ""), before=BEFORE.get(name, ()), codes=CODES)
+
+    if any("redis://" in command.text for command in block.commands):
+        with RedisServer(tmp_path / "redis") as server:
+            checkout.replaced["6379"] = str(server.port)
+            run()
+    else:
+        run()
+
+
+def test_the_tables_name_blocks_that_there_are():
+    assert {*NOT_HERE, *DIRECTORIES, *BEFORE, *LOOSE} <= BLOCKS.keys()
+    assert len(NOT_HERE) * 4 < len(BLOCKS), "most of them are run"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command("false", []),
+        Command("no-such-program", []),
+        Command("echo one", ["two"]),
+        Command("echo one", ["one", "two"]),
+        Command("pip install no-such-distribution", []),
+        Command("pip install ./plugins/no_such_plugin", []),
+        Command("make no-such-target", []),
+        Command("cd no_such_directory", []),
+    ],
+    ids=lambda command: command.text,
+)
+def test_a_block_that_is_wrong_is_found(command, checkout):
+    with pytest.raises(AssertionError, match=command.text):
+        follow(BLOCKS["README.md-1"]._replace(commands=[command]), checkout)

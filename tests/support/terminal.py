@@ -1,0 +1,223 @@
+"""The shell blocks of the documentation, typed into a shell as a reader would, in a checkout of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs_core.testing.services import free_port
+
+from .project import Process, until
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("*/README.md")]
+    if page.name != "CHANGELOG.md"
+)
+PORTS = ("5000", "6379", "7788", "8000", "9000")
+"""What pages write, and free ports stand for."""
+
+KEEPS_RUNNING = {
+    r"jobs(ctl)? start( --reload)?$": " ready: ",
+    r"jobsctl worker$": " serves ",
+    r"jobsctl broker( &)?$": "serves at",
+    r"flask .*\brun\b": "Running on http",
+    r"uvicorn ": "Uvicorn running on",
+    r"manage\.py runserver": "Starting development server",
+}
+"""What has a terminal of its own, and what it says when it serves."""
+
+SHIMS = {
+    # Installing would change the environment of all tests: what is named has to be a distribution of this tree, or one that
+    # the development environment has.
+    "pip": f"""\
+        #!{sys.executable}
+        import pathlib, re, sys
+        root = pathlib.Path({str(ROOT)!r})
+        projects = [path.read_text() for path in (*root.glob("*/pyproject.toml"), *root.glob("*/*/pyproject.toml"))]
+        ours = {{re.search(r'^name = "(.*)"', text, re.M)[1] for text in projects if "[project]" in text}}
+        known = ours | set((root / "requirements-dev.txt").read_text().split())
+        command, *names = sys.argv[1:]
+        assert command == "install" and names, sys.argv
+        for name in names:
+            if name.startswith("."):
+                assert (pathlib.Path(name) / "pyproject.toml").exists(), f"{{name}} is no distribution"
+            else:
+                assert name in known, f"{{name}} is unknown"
+        """,
+    # The demonstration runs, for no longer than it needs; the tests themselves are this run, so that target has to be there.
+    "make": f"""\
+        #!/bin/sh
+        case "$1" in
+            demo) exec {shutil.which("make")} -C {ROOT} demo SECONDS=0 VENV="$DEMO_VENV" ;;
+            *) exec {shutil.which("make")} -n -C {ROOT} "$@" ;;
+        esac
+        """,
+}
+
+
+NO_CODES: Mapping[str, int] = {}
+
+
+def bare(command: str) -> str:
+    """A command without the comment behind it."""
+    return command.partition("  #")[0].strip()
+
+
+class Command(NamedTuple):
+    text: str
+    answer: list[str]
+    """The lines that the page shows below it; "…" stands for anything."""
+
+
+class Block(NamedTuple):
+    page: str
+    number: int
+    commands: list[Command]
+
+    def __str__(self) -> str:
+        return f"{self.page}-{self.number}"
+
+
+def shell_blocks() -> list[Block]:
+    """Every shell block of the documentation."""
+    found = []
+    for page in PAGES:
+        texts = re.findall(r"^```(?:console|shell|bash|sh)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+        name = str(page.relative_to(ROOT))
+        found += [Block(name, number, _commands(text)) for number, text in enumerate(texts, 1)]
+    return found
+
+
+def _commands(text: str) -> list[Command]:
+    commands: list[Command] = []
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("$ "):
+            commands.append(Command(line[2:], []))
+        else:
+            assert commands, f"a shell block begins with a command, after `$ `: {line}"
+            commands[-1].answer.append(line)
+    return commands
+
+
+class Checkout:
+    """A copy of what a reader finds: the examples, and ways to the distributions. Ports of the pages are free ones here."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.replaced: dict[str, str] = {port: str(free_port()) for port in PORTS}
+        ignored = shutil.ignore_patterns(".jobs", "*.db", "__pycache__")
+        shutil.copytree(ROOT / "examples", root / "examples", ignore=ignored)
+        for name in ("core", "plugins"):
+            (root / name).symlink_to(ROOT / name)
+        for file in root.glob("examples/*/jobs.toml"):
+            file.write_text(self.as_here(file.read_text()))
+        self.shims = root / "shims"
+        self.shims.mkdir()
+        for name, text in SHIMS.items():
+            self.shim(name, text)
+        venv = root / "demo_venv"  # for `make demo`: this environment, as one that is there already
+        (venv / "bin").mkdir(parents=True)
+        (venv / "ready").touch()
+        (venv / "bin" / "jobsctl").symlink_to(Path(sysconfig.get_path("scripts")) / "jobsctl")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("JOBS_", "DJANGO_", "FLASK_"))}
+        path = os.pathsep.join([str(self.shims), sysconfig.get_path("scripts"), kept["PATH"]])
+        self.environment = {**kept, "PATH": path, "PYTHONUNBUFFERED": "1", "DEMO_VENV": str(venv)}
+
+    def shim(self, name: str, text: str) -> None:
+        """Put a program before all others."""
+        (self.shims / name).write_text(textwrap.dedent(text))
+        (self.shims / name).chmod(0o755)
+
+    def as_here(self, text: str) -> str:
+        """A page's text with what is otherwise here."""
+        for written, here in self.replaced.items():
+            text = re.sub(rf"(?<![\w.]){re.escape(written)}\b", lambda _, here=here: here, text)
+        return text
+
+    @contextlib.contextmanager
+    def terminal(self, directory: str) -> Iterator[Terminal]:
+        made = Terminal(self, self.root / directory)
+        try:
+            yield made
+            made.end()
+        finally:
+            made.close()
+
+
+class Terminal:
+    """A shell, line by line. What keeps running goes on in the background until the end."""
+
+    def __init__(self, checkout: Checkout, directory: Path) -> None:
+        self._checkout = checkout
+        self._shell = Process(["bash"], directory, checkout.environment, stdin=subprocess.PIPE)
+        self._typed = 0
+        self._daemons = False
+
+    def run(self, command: str) -> tuple[int, list[str]]:
+        """Type a command; its exit code, and what it said. Comes back when it serves, if it keeps running."""
+        command = self._checkout.as_here(bare(command))
+        self._daemons = self._daemons or "--daemon" in command
+        sign = next((said for pattern, said in KEEPS_RUNNING.items() if re.search(pattern, command)), None)
+        said_before = sum(sign in line for line in self._shell.lines) if sign else 0
+        background = "&" if sign and not command.endswith("&") else ""
+        begin = len(self._shell.lines)
+        self._typed += 1
+        mark = f"<{self._typed}> "
+        self._shell.type(f"{{ {command} {background}\n}} </dev/null; printf '\\n%s%d\\n' '{mark}' $?\n")
+        code = int(self._shell.until_said(mark).removeprefix(mark))
+        if sign:
+            self._shell.until_said(sign, said_before + 1)
+        output = self._shell.lines[begin:]
+        return code, output[: output.index(f"{mark}{code}")]
+
+    def follow(self, command: Command, *, code: int = 0) -> None:
+        """Type a command of a page, and see that it does what the page shows. A request is made until the answer is there."""
+        expected = [self._pattern(line) for line in command.answer]
+
+        def answered() -> bool:
+            found, output = self.run(command.text)
+            assert found == code, f"{command.text}: exit code {found}\n{self._shell.output}"
+            fits = all(any(re.search(pattern, line) for line in output) for pattern in expected)
+            assert fits or "curl" in command.text, f"{command.text}: {command.answer} is not among {output}"
+            return fits
+
+        until(answered)
+
+    def _pattern(self, line: str) -> str:
+        return f"^{re.escape(self._checkout.as_here(line)).replace('…', '.*')}$"
+
+    def end(self) -> None:
+        """Close the terminal; whatever ran in it ends."""
+        if self._daemons:
+            self.run("jobsctl exit")
+        self._shell.type("kill $(jobs -p) 2>/dev/null\nwait\nexit 0\n")
+        assert self._shell.wait() == 0
+
+    def close(self) -> None:
+        """End what is left: Django's reloader, for one, does not pass a signal on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._shell.pid, signal.SIGKILL)
+        self._shell.close()
+
+
+def follow(
+    block: Block, checkout: Checkout, *, directory: str = "", before: Sequence[str] = (), codes: Mapping[str, int] = NO_CODES
+) -> None:
+    """Do what a block shows, after the commands of `before`; `codes` has the exit codes that are not 0."""
+    with checkout.terminal(directory) as terminal:
+        for line in before:
+            terminal.follow(Command(line, []))
+        for command in block.commands:
+            terminal.follow(command, code=codes.get(bare(command.text), 0))
