@@ -47,8 +47,9 @@ above the modules that define its jobs, and warns once. Everything has a default
 directory, and one pool.
 
 Every key can be overridden by a variable: `JOBS_BACKEND=redis://…`, `__` for nesting (`JOBS_POOLS__MAIL__WORKERS__MAX=8`),
-lists as TOML or `a,b`. A value can come from a file: `JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints
-what is in force and where each value came from. Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`,
+lists as TOML or `a,b` (`[]` for none; an empty variable is an error). A value can come from a file:
+`JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints what is in force and where each value came from.
+Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`,
 `JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`.
 
 Durations are seconds (`30`, in variables too: `JOBS_LEASE=30`) or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes

@@ -159,7 +159,7 @@ def starting(board):
     [
         (quiet, "the supervisor is quiet, its workers take nothing new: `jobsctl quiet --off`"),
         (full, "pool default is full: 2 workers with 2 jobs, the longest tasks.nap long-one for 3 m; it may grow to 8 workers"),
-        (full_and_may_grow_no_more, "it has all the workers that it may have (pools.default.workers)"),
+        (full_and_may_grow_no_more, "it has as many workers as pools.default.workers allows"),
         (full_by_hand, "its size was set by hand: `jobsctl scale default --auto`"),
         (idle, "pool default has room: 2 workers of 1 at once and 1 job running"),
         (crashing, "4 workers in a row crashed soon after their start; next try in 16 m: killed by SIGSEGV"),

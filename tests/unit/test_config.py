@@ -1,10 +1,13 @@
 """jobs.toml, and what overrides it."""
 
+import os
 import re
 from pathlib import Path
 
+import click
 import pytest
 
+from jobs_core.cli.types import DURATION
 from jobs_core.config import Config, Pool, Workers
 from jobs_core.config_sources import load, working_directory
 from jobs_core.errors import ConfigError
@@ -194,9 +197,74 @@ def test_numbers_are_durations_and_sizes_in_variables_too(read, variable, text, 
     assert getattr(read("", **{variable: text}).config, key) == value
 
 
-def test_an_empty_variable_for_the_backend_is_an_error(read):
-    with pytest.raises(ConfigError, match="JOBS_BACKEND: "):
-        read('backend = "redis://localhost"', JOBS_BACKEND="")
+NUMBERS = [
+    "0.5",
+    "60",
+    "+60",
+    "1e1",
+    "1E1",
+    "1_000",
+    "6_0.5",
+    "1e-1",
+    "1.5e2",
+    "600.0",
+    "-1",
+    "1e400",
+    "1__0",
+    "6_",
+    "_6",
+    "1e9",
+    "1e10",
+    "nan",
+]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize("key", ["lease", "enqueue_timeout", "max_message"])
+def test_a_number_is_the_same_in_a_file_in_a_variable_and_on_the_command_line(read, key, text):
+    def found(*text, **environ):
+        try:
+            return getattr(read(*text, **environ).config, key)
+        except ConfigError:
+            return None
+
+    in_file = found(f"{key} = {text}")
+    assert found("", **{f"JOBS_{key.upper()}": text}) == in_file
+    assert found("", **{f"JOBS_{key.upper()}": f" {text}\n"}) == in_file, "as `$(cat file)` and quotes leave it"
+    if key == "enqueue_timeout":
+        context = click.Context(click.Command("push"))
+        try:
+            assert DURATION.convert(text, None, context) == in_file
+        except click.BadParameter:
+            assert in_file is None
+
+
+EMPTY = ["backend", "signing_keys", "modules", "run_dir", "results__url", "pools__default__topics", "broker__listen", "lease"]
+
+
+@pytest.mark.parametrize(("key", "text"), [(key, text) for key in EMPTY for text in ("", " ")])
+def test_an_empty_variable_takes_nothing_away_in_silence(read, key, text):
+    given = 'backend = "redis://localhost"\nsigning_keys = ["k1:geheimgeheimgeheim"]\nmodules = ["a"]'
+    variable = f"JOBS_{key.upper()}"
+    with pytest.raises(ConfigError, match=f"{variable}: "):
+        read(given, **{variable: text})
+
+
+def test_an_empty_list_can_be_said(read):
+    assert read('modules = ["a"]', JOBS_MODULES="[]").config.modules == []
+
+
+def test_a_process_whose_directory_was_removed_looks_above_its_name(tmp_path, monkeypatch):
+    (tmp_path / "jobs.toml").write_text('modules = ["above"]')
+    gone = tmp_path / "releases" / "41"
+    gone.mkdir(parents=True)
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("PWD", str(gone))
+    gone.rmdir()
+    assert load(environ={}).config.modules == ["above"]
+    monkeypatch.delenv("PWD")
+    assert load(environ={}).file is None
+    os.chdir(tmp_path)
 
 
 def test_a_file_can_be_named(tmp_path):

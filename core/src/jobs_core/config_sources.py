@@ -113,7 +113,10 @@ def working_directory() -> Path:
     That may be a link, such as `current`, which leads to the next release tomorrow. Names are kept as they were said, and
     looked up anew by each `load`; what comes of that, `base_dir`, is a directory for good.
     """
-    return as_named(Path.cwd())
+    try:
+        return as_named(Path.cwd())
+    except FileNotFoundError:  # it was removed, as old releases are; by its name it still has directories above
+        return Path(os.environ.get("PWD") or "/")
 
 
 def as_named(directory: Path) -> Path:
@@ -276,6 +279,9 @@ class _Reader:
         if section:
             kind = next(arm for arm in _arms(kind) if arm is not section)
         if isinstance(value, _Text):
+            if _takes_list(kind) and not value.strip(" ,"):  # a secret that is not there must not switch signatures off
+                self._error(path, "expected a list, got an empty text: say [] for none, or unset it for what the file says")
+                return None
             value = _from_text(value, kind)
         try:
             found = msgspec.convert(value, kind, dec_hook=_unit)
@@ -385,6 +391,10 @@ def _section_in(kind: Any) -> type[Section] | None:
     return None
 
 
+def _takes_list(kind: Any) -> bool:
+    return any(typing.get_origin(_bare(arm)) is list for arm in _arms(kind))
+
+
 def _from_text(text: str, kind: Any) -> Any:
     """Text of the environment as the value it stands for: itself where text is wanted, else as TOML or a,b,c."""
     arms = [_bare(arm) for arm in _arms(kind)]
@@ -395,7 +405,7 @@ def _from_text(text: str, kind: Any) -> Any:
     try:
         return _loads(f"value = {text}")["value"]
     except ValueError:
-        if any(typing.get_origin(arm) is list for arm in arms):
+        if _takes_list(kind):
             return [part.strip() for part in text.split(",") if part.strip()]
         return str(text)
 

@@ -18,7 +18,7 @@ In microseconds it is exact as a float, which is how Redis counts, and a date th
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"B": 1, "kB": 1000, "KB": 1000, "MB": 10**6, "GB": 10**9, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
-_NUMBER = re.compile(r"\d{1,30}(?:\.\d{1,30})?")
+_NUMBER = re.compile(r"[+-]?(?:\d[\d_]{0,30}(?:\.[\d_]{0,30})?|\.\d[\d_]{0,30})(?:[eE][+-]?\d{1,4})?")
 _NUMBER_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 
 
@@ -68,12 +68,18 @@ def size(value: object) -> Size:
         if result == math.inf:
             raise ValueError(f"expected a size, got {shown(value)}")
         return Size(result)
-    raise ValueError(f'expected a size such as "1MB" or a number of bytes, got {type(value).__name__}')
+    raise ValueError(f'expected a size such as "1MB" or a number of bytes, got {shown(value)}')
 
 
 def plain_number(text: str) -> int | float | str:
-    """The number that a text is, as in a variable or on a command line; the text itself if it is none."""
-    return (float(text) if "." in text else int(text)) if _NUMBER.fullmatch(text) else text
+    """The number that a text is, in a variable or on a command line, as TOML has numbers; the text itself if it is none."""
+    stripped = text.strip()
+    if not _NUMBER.fullmatch(stripped):
+        return text
+    try:
+        return float(stripped) if any(each in ".eE" for each in stripped) else int(stripped)
+    except ValueError:  # underlines where none may be
+        return text
 
 
 def format_duration(value: float) -> str:

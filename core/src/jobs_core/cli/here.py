@@ -89,7 +89,7 @@ class ThisMachine(Here):
             return f"its size was set by hand: `jobsctl scale {pool.name} --auto`"
         if pool.wanted < pool.max:
             return f"it may grow to {count(pool.max, 'worker')}"
-        return f"it has all the workers that it may have (pools.{pool.name}.workers)"
+        return f"it has as many workers as pools.{pool.name}.workers allows"
 
     def of_reserved(self, job_id: str, owner: str) -> Iterator[str]:
         """Whether its owner runs it, has it in hand behind others, or lives no more."""

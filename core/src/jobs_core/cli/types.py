@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import config_rules as rules
-from ..units import seconds
+from ..units import plain_number, seconds
 
 
 class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -44,7 +44,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            found = seconds(float(value) if _is_number(value) else value)
+            found = seconds(plain_number(value) if isinstance(value, str) else value)
         except (ValueError, OverflowError) as error:
             self.fail(str(error), param, ctx)
         if reason := rules.seconds()(found):
@@ -60,14 +60,6 @@ class Number(click.FloatRange):
         if math.isnan(found):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return found
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def _job_id(value: str) -> str | None:
