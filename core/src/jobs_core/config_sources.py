@@ -131,19 +131,54 @@ def as_named(directory: Path) -> Path:
 def _find(file: str | Path | None, cwd: Path) -> Path | None:
     if file:
         path = cwd / file
-        if not path.is_file():
-            raise ConfigError(f"{file}: no such file (named by -c or JOBS_CONFIG)")
-        return path
-    for directory in (cwd, *cwd.parents):
         try:
-            if (directory / "jobs.toml").is_file():
-                return directory / "jobs.toml"
-            project = directory / "pyproject.toml"
-            if project.is_file() and "jobs" in _parse_toml(project, str(project)).get("tool", {}):
-                return project
+            if path.is_file():
+                return path
+        except OSError as error:  # in a directory that this user may not look into
+            raise ConfigError(f"{file}: cannot be read: {error.strerror} (named by -c or JOBS_CONFIG)") from None
+        raise ConfigError(f"{file}: no such file (named by -c or JOBS_CONFIG)")
+    for path in _places(cwd):
+        try:
+            if _is_configuration(path):
+                return path
         except OSError:  # a directory above that this user may not look into
             continue
     return None
+
+
+def candidates(file: str | Path | None = None) -> list[Path]:
+    """The files that `load` looks for, whether they are there or not, up to the one that it finds, broken or not."""
+    cwd = working_directory()
+    if os.environ.get("JOBS_SETTINGS"):
+        with contextlib.suppress(ConfigError):
+            cwd = Path(_handed_over(os.environ["JOBS_SETTINGS"]).directory)
+    file = file or os.environ.get("JOBS_CONFIG")
+    if file:
+        return [cwd / file]
+    found = []
+    for path in _places(cwd):
+        found.append(path)
+        try:
+            if _is_configuration(path):
+                break
+        except ConfigError:
+            break
+        except OSError:
+            continue
+    return found
+
+
+def _places(cwd: Path) -> Iterator[Path]:
+    for directory in (cwd, *cwd.parents):
+        yield directory / "jobs.toml"
+        yield directory / "pyproject.toml"
+
+
+def _is_configuration(path: Path) -> bool:
+    """Whether the file is there, and says something to us; raises OSError, ConfigError."""
+    if not path.is_file():
+        return False
+    return path.name == "jobs.toml" or "jobs" in _parse_toml(path, str(path)).get("tool", {})
 
 
 def _parse_toml(path: Path, name: str) -> dict[str, Any]:

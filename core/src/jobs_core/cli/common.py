@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +18,12 @@ from ..config_rules import arguments
 from ..config_sources import Effective
 from ..errors import ArgumentError, BackendUnavailable, ConfigError, JobsError, LoadError, PluginError, UnknownJob
 from ..loaders.base import add_to_path
+from ..urls import redact
 from . import output
 from .exits import Exit
+from .patience import waiting
+from .place import Place
+from .place import find as find_place
 from .types import TOPIC
 
 T = TypeVar("T")
@@ -39,6 +44,15 @@ class Context:
             self._effective = config_sources.load(self.config_file)
         return self._effective
 
+    @functools.cached_property
+    def place(self) -> Place:
+        """Where the supervisor runs that a command is about. Nothing is imported, and a broken configuration is told of."""
+        found = find_place(lambda: self.effective, self.config_file)
+        if found.trouble:
+            for line in found.news():
+                output.echo(f"jobs: {line}", err=True)
+        return found
+
     @property
     def app(self) -> App:
         """The application; its modules are importable, not yet imported."""
@@ -50,7 +64,8 @@ class Context:
 
     def operate(self, action: Callable[[Backend], T]) -> T:
         """Run an operator's call on the backend."""
-        return self.app.operate(action)
+        with waiting(f"{redact(self.app.backend_url)} to answer"):
+            return self.app.operate(action)
 
     def find(self, job_id: str) -> JobRecord:
         """A job by its id, or the end of the command."""
@@ -78,18 +93,12 @@ def exit_code(error: JobsError) -> Exit:
     return Exit.FAILED
 
 
-def run_dir(context: Context) -> Path:
-    """The run directory, without making the application: nothing is imported, no backend is asked."""
-    config = context.effective.config
-    return config.base_dir / config.run_dir
-
-
-def confirm(question: str, yes: bool) -> None:
-    """Ask before something is destroyed; without a terminal `--yes` is needed."""
+def confirm(question: str, yes: bool, option: str = "--yes") -> None:
+    """Ask before something is destroyed; without a terminal `--yes`, or another `option`, is needed."""
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{question} Say --yes to do it without being asked", Exit.USAGE)
+        fail(f"{question} Say {option} to do it without being asked", Exit.USAGE)
     if not click.confirm(escapes.lines(question)):
         fail("nothing was done")
 

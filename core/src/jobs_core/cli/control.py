@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ..errors import ConfigError, JobsError
 from ..scoreboard.layout import Phase
 from ..scoreboard.state import read_board
-from ..supervisor.control import NotRunning, ask
+from ..supervisor.control import NoAnswer, NotRunning, ask, number_here
+from ..supervisor.kernel import stopped
 from ..supervisor.pidfile import running
 from ..units import format_duration
 from . import output
-from .common import Context, fail, pass_context
+from .bounds import too_many
+from .common import Context, confirm, exit_code, fail, pass_context
 from .exits import Exit
-from .start import start_command, warn_of_unserved
+from .figures import count
+from .patience import waiting
+from .place import Place
+from .start import ready_to_start, start_command, warn_of_unserved
 from .types import TEXT
 
 MOST_WORKERS = 10_000
-TELL_EVERY = 2.0
-"""Seconds between two lines on what a stop waits for."""
 
 
 @click.command("stop")
@@ -34,14 +41,14 @@ def stop_command(context: Context) -> None:
     What still runs after the pool's stop_timeout is killed, and goes back to its topic without an attempt counted.
     Comes back when everything has ended, and says meanwhile what it waits for.
     """
-    _stop(_run_dir(context), "stop")
+    _stop(context.place.run_dir, "stop")
 
 
 @click.command("exit")
 @pass_context
 def exit_command(context: Context) -> None:
     """End at once: workers are killed, the jobs that they ran go back to their topics."""
-    _stop(_run_dir(context), "exit")
+    _stop(context.place.run_dir, "exit")
 
 
 @click.command("restart")
@@ -49,8 +56,14 @@ def exit_command(context: Context) -> None:
 @pass_context
 @click.pass_context
 def restart_command(ctx: click.Context, context: Context, daemon: bool) -> None:
-    """Stop, wait for the real end, and start. To load new code without a gap, use `jobsctl reload`."""
-    run_dir = _run_dir(context)
+    """Stop, wait for the real end, and start. To load new code without a gap, use `jobsctl reload`.
+
+    What could not start again is not stopped: with a broken configuration nothing happens.
+    """
+    with _refused("restart"):
+        place = _sound(context)
+        ready_to_start(context)
+    run_dir = place.run_dir
     if running(run_dir) is not None:
         _stop(run_dir, "stop")
     ctx.invoke(start_command, daemon=daemon)
@@ -64,6 +77,8 @@ def reload_command(context: Context) -> None:
     New workers are started beside the old ones, which finish what they run. If the new code cannot be imported, or its
     workers cannot boot, the reload is refused and the old code goes on.
     """
+    with _refused("reload"):
+        _sound(context)
     effective = context.effective
     wish = {
         "do": "reload",
@@ -72,7 +87,8 @@ def reload_command(context: Context) -> None:
         "settings": os.environ.get("JOBS_SETTINGS", ""),
     }
     run_dir = _running_dir(context)
-    answer = ask(run_dir, wish, timeout=None)
+    with waiting("the new code to be imported, and workers of it to serve"):
+        answer = ask(run_dir, wish, timeout=None)
     if not answer["done"]:
         fail(f"reload refused, the old code goes on: {answer['error']}")
     output.echo(f"jobs: reloaded, generation {answer['generation']} serves")
@@ -84,76 +100,99 @@ def reload_command(context: Context) -> None:
 @pass_context
 def quiet_command(context: Context, off: bool) -> None:
     """Take nothing new on this machine, and finish what runs; the supervisor stays."""
-    ask(_running_dir(context), {"do": "quiet", "on": not off})
+    _ask(_running_dir(context), {"do": "quiet", "on": not off})
     output.echo("jobs: workers take jobs again" if off else "jobs: quiet, workers take nothing new; --off ends it")
 
 
 @click.command("scale")
 @click.argument("pool", type=TEXT)
-@click.argument("workers", type=click.IntRange(0, MOST_WORKERS), required=False)
+@click.argument("workers", type=click.IntRange(min=0), required=False)
 @click.option("--auto", is_flag=True, help="Give the choice back to the configuration.")
+@click.option("--force", is_flag=True, help="Also if it is more than this machine has cores and memory for.")
 @pass_context
-def scale_command(context: Context, pool: str, workers: int | None, auto: bool) -> None:
-    """Have this many workers in a pool, until the next reload or restart. Busy ones leave after their job."""
+def scale_command(context: Context, pool: str, workers: int | None, auto: bool, force: bool) -> None:
+    """Have this many workers in a pool, until the next reload or restart. Busy ones leave after their job.
+
+    More than cores and memory are likely to bear have to be confirmed, or forced: 32 workers a core, and as many as fit
+    into the free memory at their present size. What the configuration allows is never too many.
+    """
     if (workers is None) != auto:
         fail("say a number of workers, or --auto", Exit.USAGE)
-    answer = ask(_running_dir(context), {"do": "scale", "pool": pool, "workers": workers})
+    if workers is not None and workers > MOST_WORKERS:
+        raise click.BadParameter(f"{workers:,}: a pool has {MOST_WORKERS:,} at most", param_hint="WORKERS")
+    run_dir = _running_dir(context)
+    if workers is not None and not force and (doubt := too_many(read_board(run_dir, most_entries=0), pool, workers)):
+        confirm(f"{doubt}. Start them all the same?", False, "--force")
+    answer = _ask(run_dir, {"do": "scale", "pool": pool, "workers": workers})
     if not answer["done"]:
         fail(str(answer["error"]), Exit.USAGE)
-    output.echo(f"jobs: pool {pool} is to have {answer['wanted']} workers")
+    output.echo(f"jobs: pool {pool} is to have {count(answer['wanted'], 'worker')}")
 
 
-def _run_dir(context: Context) -> Path:
-    return context.app.run_dir
+def _sound(context: Context) -> Place:
+    """Where it runs, if its configuration is good; raises ConfigError, without one as well: the defaults are another queue."""
+    _ = context.effective
+    if context.place.trouble and not context.place.moved:
+        raise ConfigError(context.place.trouble)
+    return context.place
 
 
 def _running_dir(context: Context) -> Path:
-    run_dir = _run_dir(context)
+    run_dir = context.place.run_dir
     if running(run_dir) is None:
         fail(f"no supervisor runs in {run_dir}", Exit.NOT_RUNNING)
     return run_dir
 
 
+def _ask(run_dir: Path, message: dict[str, Any]) -> dict[str, Any]:
+    with waiting(f"the supervisor, process {running(run_dir)}, to answer"):
+        return ask(run_dir, message)
+
+
+@contextlib.contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Say of an error that what runs goes on."""
+    try:
+        yield
+    except JobsError as error:
+        for line in str(error).splitlines():
+            output.echo(f"jobs: {line}", err=True)
+        fail(f"{what} refused: what runs goes on as it is", exit_code(error))
+
+
 def _stop(run_dir: Path, how: str) -> None:
-    pid = running(run_dir)
-    if pid is None:
+    told = running(run_dir)
+    if told is None:
         fail(f"no supervisor runs in {run_dir}", Exit.NOT_RUNNING)
+    pid = number_here(run_dir, told)
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        try:
-            ask(run_dir, {"do": how}, timeout=5.0)
-        except (NotRunning, TimeoutError):  # too busy to answer, or not yet listening: signals always arrive
-            if running(run_dir) == pid:
-                signal.pidfd_send_signal(handle, signal.SIGTERM if how == "stop" else signal.SIGQUIT)
-        _wait_for_end(handle, run_dir)
+        with waiting(lambda: _waiting_for(run_dir, pid)):
+            try:
+                ask(run_dir, {"do": how}, timeout=5.0)
+            except (NotRunning, NoAnswer):  # too busy to answer, or not yet listening: signals always arrive
+                if running(run_dir) == told:
+                    signal.pidfd_send_signal(handle, signal.SIGTERM if how == "stop" else signal.SIGQUIT)
+            select.select([handle], [], [])
     finally:
         os.close(handle)
     output.echo("jobs: stopped")
 
 
-def _wait_for_end(handle: int, run_dir: Path) -> None:
-    poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    begin = time.monotonic()
-    said = ""
-    while not poll.poll(TELL_EVERY * 1000 if said or time.monotonic() - begin > 0.4 else 500):
-        waiting = _waiting_for(run_dir)
-        if waiting and waiting != said:
-            output.echo(f"jobs: waiting for {waiting}")
-        said = waiting or said
-
-
-def _waiting_for(run_dir: Path) -> str:
+def _waiting_for(run_dir: Path, pid: int) -> str:
     """`3 workers busy: send_email 12 s, …`"""
-    busy = [worker for worker in read_board(run_dir).workers if worker.running and worker.header.phase is not Phase.STARTING]
+    board = read_board(run_dir)
+    busy = [worker for worker in board.workers if worker.running and worker.header.phase is not Phase.STARTING]
+    if stopped(pid):
+        return f"process {pid}, which is stopped (SIGSTOP) and hears nothing: `kill -CONT {pid}` wakes it"
     if not busy:
-        return ""
+        return f"the end of process {pid}"
     now = time.monotonic()
     jobs = sorted((entry for worker in busy for entry in worker.running), key=lambda entry: entry.started)
     named = ", ".join(f"{entry.job} {format_duration(round(entry.seconds(now)))}" for entry in jobs[:3])
-    count = sum(worker.running_count for worker in busy)
-    more = f" and {count - 3} more jobs" if count > 3 else ""
-    return f"{len(busy)} {'worker' if len(busy) == 1 else 'workers'} busy: {named}{more}"
+    left = sum(worker.running_count for worker in busy) - 3
+    more = f" and {count(left, 'more job')}" if left > 0 else ""
+    return f"{count(len(busy), 'worker')} busy: {named}{more}"

@@ -33,21 +33,26 @@ class ThisMachine(Here):
 
     @functools.cached_property
     def _view(self) -> Overview:
-        return Overview(read_board(self._app.run_dir, most_entries=10**6), lease=float(self._app.config.lease))
+        return Overview(read_board(self._app.run_dir, most_entries=10**6))
 
     def of_waiting(self, topic: str) -> Iterator[str]:
         """What keeps the supervisor from having a topic served, and how busy the pools are that serve it."""
         it = self._view.board.supervisor
-        if self._pid is None:
+        try:
+            pid = self._pid
+        except pidfile.OfAnotherUser as error:
+            yield str(error)
+            return
+        if pid is None:
             local = urls.scheme(self._app.backend_url) == "sqlite"
             others = "" if local else ", unless workers on another machine do the work"
             yield f"no supervisor runs on this machine in {self._app.run_dir}: `jobsctl start` starts it{others}"
             return
-        if it is None or it.pid != self._pid or it.state == "starting":
-            yield f"the supervisor, process {self._pid}, has not come to serve yet: `jobsctl status` says what it waits for"
+        if it is None or it.pid != pid or it.state == "starting":
+            yield f"the supervisor, process {pid}, has not come to serve yet: `jobsctl status` says what it waits for"
         elif it.state == "stopping":
-            yield f"the supervisor, process {self._pid}, is stopping: it takes no more jobs"
-        if it is None or it.pid != self._pid:
+            yield f"the supervisor, process {pid}, is stopping: it takes no more jobs"
+        if it is None or it.pid != pid:
             return
         if it.quiet:
             yield "the supervisor is quiet, its workers take nothing new: `jobsctl quiet --off`"

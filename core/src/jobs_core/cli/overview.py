@@ -56,14 +56,14 @@ class Line(Struct):
 
 
 class Overview:
-    """A board at one moment. `lease` tells when a silent worker is one that hangs; `width` is how wide rows may be."""
+    """A board at one moment. `width` is how wide rows may be."""
 
-    def __init__(self, board: Board, *, lease: float = 30.0, width: int = 80, most: int | None = MOST) -> None:
+    def __init__(self, board: Board, *, width: int = 80, most: int | None = MOST) -> None:
         self.board = board
         self.now, self.monotonic = time.time(), time.monotonic()
         self.width = width
         self._most = most
-        self._silence = silence(lease)
+        self._silence = silence(board.supervisor.lease if board.supervisor else 0.0)
         self.workers = list(self._lines())
 
     # -- workers ---------------------------------------------------------------------------------

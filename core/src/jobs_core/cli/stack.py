@@ -13,9 +13,11 @@ import click
 from ..escapes import one_line
 from ..scoreboard.reader import WorkerFile, alive
 from ..scoreboard.state import STACKS, worker_files
+from ..supervisor.control import number_here
+from ..supervisor.pidfile import running
 from ..worker.stacks import END, SIGNAL, TASKS, THREAD
 from . import figures, output
-from .common import Context, fail, pass_context, run_dir
+from .common import Context, fail, pass_context
 from .exits import Exit
 
 PATIENCE = 1.0
@@ -33,7 +35,7 @@ def stack_command(context: Context, pid: int) -> None:
     Its jobs are not disturbed. Thread stacks come even from a worker that hangs in C code; the tasks of its event loop are
     shown, those of one stack together, where its main thread answers within a second. `jobsctl status` shows the workers.
     """
-    path = _worker(run_dir(context), pid)
+    path = _worker(context.place.run_dir, pid)
     output.echo(_introduction(path))
     stacks = path.with_name(path.name + STACKS)
     try:
@@ -84,6 +86,9 @@ def _worker(directory: Path, pid: int) -> Path:
                 return path
             others.append(header.pid)
     listed = ", ".join(map(str, sorted(others)[:10])) + (f" and {len(others) - 10} more" if len(others) > 10 else "")
+    supervisor = running(directory)
+    if supervisor is not None:
+        number_here(directory, supervisor)  # raises InAnotherNamespace: there its workers have other numbers
     known = f"its workers are {listed}" if others else f"none runs in {directory}"
     return fail(f"process {pid} is no worker of this installation: {known}", Exit.USAGE)
 
@@ -91,13 +96,13 @@ def _worker(directory: Path, pid: int) -> Path:
 def _introduction(path: Path) -> str:
     """Who the worker is, and what it runs."""
     file = WorkerFile(path)
-    header, running = file.header(), sorted(file.entries(), key=lambda entry: entry.started)
+    header, jobs = file.header(), sorted(file.entries(), key=lambda entry: entry.started)
     file.close()
     text = f"worker {header.pid} of pool {header.pool} ({header.mode}, generation {header.generation})"
-    if not running:
+    if not jobs:
         return f"{text} runs no job"
-    longest = f"{running[0].job} {running[0].id} since {figures.age(running[0].seconds())}"
-    return f"{text} runs {longest}" + (f" and {len(running) - 1:,} more" if len(running) > 1 else "")
+    longest = f"{jobs[0].job} {jobs[0].id} since {figures.age(jobs[0].seconds())}"
+    return f"{text} runs {longest}" + (f" and {len(jobs) - 1:,} more" if len(jobs) > 1 else "")
 
 
 def _ask(path: Path, pid: int) -> None:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from ..app import private_directory
+from ..errors import ConfigError
 from ..events import TopicUnserved
 from ..logs import sentence
 from ..scoreboard.state import BACKLOG, STATE, Backlog, SupervisorState, TopicState, read
@@ -45,21 +46,13 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     config = context.effective.config
     if daemon and reload:
         fail("--reload is for development and runs in the foreground: leave out --daemon", Exit.USAGE)
-    preflight(context.app, address=False)
-    run_dir = private_directory(context.app.run_dir)
+    run_dir = config.base_dir / config.run_dir
     pid = running(run_dir)
     if pid is not None:
         output.echo(f"jobs: a supervisor runs here already: process {pid}, run directory {run_dir}", err=True)
         return
-    backend = context.app.new_backend()
-    if "multiprocess" not in backend.features:
-        fail(
-            f"backend: {backend.name}:// lives in one process, and start makes many: "
-            "choose another backend (sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`",
-            Exit.USAGE,
-        )
-    for problem in blind(config, backend):
-        fail(problem, Exit.USAGE)
+    ready_to_start(context)
+    run_dir = private_directory(run_dir)
     command = [sys.executable, "-m", "jobs_core.supervisor"]
     if context.effective.file is not None:
         command += ["--config", str(context.effective.file)]
@@ -74,6 +67,20 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
     if config.logs.file is None:
         os.environ["JOBS_LOGS__FILE"] = str(run_dir / DAEMON_LOG)
     _in_the_background(command, run_dir)
+
+
+def ready_to_start(context: Context) -> None:
+    """Find what would keep a supervisor from starting, short of importing the application; raises ConfigError, PluginError."""
+    preflight(context.app, address=False)
+    private_directory(context.app.run_dir)
+    backend = context.app.new_backend()
+    if "multiprocess" not in backend.features:
+        raise ConfigError(
+            f"backend: {backend.name}:// lives in one process, and start makes many: "
+            "choose another backend (sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`"
+        )
+    for problem in blind(context.app.config, backend):
+        raise ConfigError(problem)
 
 
 def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:

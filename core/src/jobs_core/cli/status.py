@@ -13,7 +13,7 @@ from ..escapes import one_line
 from ..scoreboard.state import Board, read_board
 from ..supervisor import pidfile
 from . import output
-from .common import Context, json_option, pass_context, run_dir
+from .common import Context, json_option, pass_context
 from .exits import Exit
 from .overview import MOST, Overview
 
@@ -30,16 +30,21 @@ def status_command(context: Context, everything: bool, as_json: bool) -> None:
     Asks neither the supervisor nor the backend, so it answers when they do not. Jobs are counted since the first start in
     this run directory; `failed` are attempts that were retried or ended in the dead letters.
     """
-    directory = run_dir(context)
+    try:
+        place = context.place
+    except pidfile.OfAnotherUser as error:
+        if as_json:
+            output.json({"running": True if error.pid else None, "pid": error.pid, "user": error.user})
+        raise
+    directory = place.run_dir
     board = here(directory, as_json, most_entries=10**6 if everything else 20)
     view = Overview(
         board,
-        lease=float(context.effective.config.lease),
         width=shutil.get_terminal_size().columns if output.on_terminal() else 200,
         most=None if everything else MOST,
     )
     if as_json:
-        output.json({"running": True, "run_dir": str(directory), **document(view)})
+        output.json({"running": True, "run_dir": str(directory), "configuration_error": place.trouble, **document(view)})
         return
     show(view)
     output.echo(f"\nrun directory {directory}, backend {view.board.supervisor.backend}" if view.board.supervisor else "")

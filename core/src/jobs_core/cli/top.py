@@ -21,7 +21,7 @@ from ..escapes import one_line
 from ..scoreboard.state import Board, TopicState, read_board
 from ..supervisor import pidfile
 from . import output
-from .common import Context, pass_context, run_dir
+from .common import Context, pass_context
 from .figures import age, count, rate
 from .overview import Overview, Sheet, clip
 from .rates import Meter, Rates
@@ -47,8 +47,8 @@ def top_command(context: Context, once: bool, interval: float) -> None:
     Rates are jobs done and failed attempts a second since the last look; the graph is the last minute of each topic. Looking
     disturbs nobody: neither supervisor nor backend are asked.
     """
-    directory = run_dir(context)
-    page = Page(float(context.effective.config.lease))
+    directory = context.place.run_dir
+    page = Page()
     page.look(here(directory))
     if once or not output.on_terminal() or not sys.stdin.isatty():
         time.sleep(interval)
@@ -61,8 +61,7 @@ def top_command(context: Context, once: bool, interval: float) -> None:
 class Page:
     """One screen after the other, from one look after the other."""
 
-    def __init__(self, lease: float) -> None:
-        self._lease = lease
+    def __init__(self) -> None:
         self._meter = Meter()
         self._rates = Rates()
         self._board = Board()
@@ -75,10 +74,10 @@ class Page:
 
     def view(self, width: int, height: int) -> tuple[Overview, list[Sheet]]:
         """The words, and the tables that fit below them."""
-        words = Overview(self._board, lease=self._lease, width=width)
+        words = Overview(self._board, width=width)
         lines = _FIXED_LINES + len(words.troubles()) + len(words.pools().rows)
         most = max(3, (height - lines) // 3)
-        view = Overview(self._board, lease=self._lease, width=width, most=most)
+        view = Overview(self._board, width=width, most=most)
         return view, [self._topics(view, width, most), self._pools(view), view.worker_table(), view.running_table()]
 
     def print(self) -> None:

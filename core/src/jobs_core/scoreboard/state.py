@@ -85,6 +85,8 @@ class SupervisorState(Struct):
     state: str  # starting | serving | quiet | reloading | stopping
     written_at: float = 0.0
     config_file: str = ""
+    base_dir: str = ""
+    lease: float = 30.0
     backend: str = ""  # without secrets
     start_ticks: int = 0
     served: bool = False  # whether all pools came to serve once

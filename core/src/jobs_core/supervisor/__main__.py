@@ -19,6 +19,7 @@ from ..config_sources import Effective
 from ..errors import ConfigError, JobsError
 from ..scoreboard import state
 from ..urls import of_sqlite, redact
+from . import search
 from .born import title
 from .logwriter import LogWriter
 from .loop import Loop
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
         print(escapes.lines(f"jobs: {error}"), file=sys.stderr)
         return 2
     _raise_descriptor_limit()
-    title(f"supervisor {run_dir}")
+    title(f"{search.TITLE}{run_dir}")
 
     def outlet_of(loop: Loop, job_of: Callable[[Offspring], dict[str, str]]) -> Outlet:
         outlet = Outlet(loop, writer, config.logs, job_of)
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
         run_dir,
         pid_file,
         outlet_of,
-        config_file=str(effective.file or ""),
+        config_file=lambda: source.file,
         backend=redact(config.backend or of_sqlite(run_dir / "jobs.db")),
         on_ready=tell,
         awaited=tell.awaited,
@@ -79,6 +80,7 @@ class _Source:
         self._directory = config_sources.working_directory()
         self._here = os.path.realpath(self._directory)
         self._settings = os.environ.get("JOBS_SETTINGS", "")
+        self.file = ""  # that was read last
         self._base_dir: Path | None = None  # of the generation that serves
         self._path_entry = sys.path[0]  # the current directory, which `python -m` has put there
 
@@ -95,12 +97,13 @@ class _Source:
             self._here = self._path_entry = here
         if effective.file:
             os.environ["JOBS_CONFIG"] = str(effective.file)  # what plugins have run beside the workers reads it too
+        self.file = str(effective.file or "")
         self._base_dir = effective.config.base_dir
         return effective
 
     def load_again(self, wish: dict[str, Any], run_dir: Path) -> Config:
         """For a reload, whose command may say where; raises ConfigError also where that means another queue."""
-        before = self._file, self._directory, self._settings, self._base_dir
+        before = self._file, self._directory, self._settings, self._base_dir, self.file
         if "config" in wish:
             self._file, self._settings = wish["config"] or None, wish["settings"] or self._settings
             if self._here == str(self._base_dir):  # it was started beside its configuration
@@ -109,7 +112,7 @@ class _Source:
             config = self.load().config
             self._refuse_another_queue(config, before[3], run_dir)
         except (ConfigError, OSError) as error:
-            self._file, self._directory, self._settings, self._base_dir = before
+            self._file, self._directory, self._settings, self._base_dir, self.file = before
             raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from None
         return config
 

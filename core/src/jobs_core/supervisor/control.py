@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JobsError
+from . import search
 from .channel import Channel
 from .loop import Loop
 
@@ -23,6 +24,20 @@ NAME = "control"
 
 class NotRunning(JobsError):
     """Raised when no supervisor answers in a run directory."""
+
+
+class NoAnswer(JobsError):
+    """Raised when a supervisor runs, and has not answered in time."""
+
+
+class InAnotherNamespace(JobsError):
+    """Raised when the supervisor's process cannot be seen from this PID namespace: neither signal it nor see its end."""
+
+    def __init__(self, run_dir: Path, pid: int) -> None:
+        super().__init__(
+            f"the supervisor in {run_dir} runs in another PID namespace (a container, say), as process {pid} there: from here "
+            "its end cannot be seen, so that nothing was done. Call this there: `docker exec`, `kubectl exec`, `nsenter`"
+        )
 
 
 class Request:
@@ -67,7 +82,7 @@ class ControlSocket:
             self._loop.after(1.0, lambda: self._loop.watch(self._socket.fileno(), self._accept))
             return
         with contextlib.suppress(OSError):
-            if _peer(connection) not in (0, os.geteuid()):
+            if _peer(connection)[1] not in (0, os.geteuid()):
                 connection.close()
                 return
             channel = Channel(connection)
@@ -103,23 +118,48 @@ class ControlSocket:
 
 
 def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) -> dict[str, Any]:
-    """Send a command to the supervisor and wait for its answer; raises NotRunning, TimeoutError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Send a command to the supervisor and wait for its answer; raises NotRunning, NoAnswer."""
+    with _connected(run_dir, timeout) as connection:
+        channel = Channel(connection)
+        try:
+            channel.send(message)
+            answer, _ = channel.receive()
+        except TimeoutError:
+            raise NoAnswer(
+                f"the supervisor in {run_dir} has not answered within {timeout:g} s: its process is stopped, or the machine is "
+                "too busy. What it was told it does when it comes to it"
+            ) from None
+    if answer is None:
+        raise NotRunning(f"the supervisor in {run_dir} ended before it answered")
+    return answer
+
+
+def number_here(run_dir: Path, told: int) -> int:
+    """The number that the supervisor's process has in this PID namespace; `told` is what it is in its own.
+
+    The kernel translates that of the other end of a connection. One that does not listen yet is known by the file that it
+    holds. Raises InAnotherNamespace.
+    """
     try:
+        with _connected(run_dir, 1.0) as connection:
+            pid, _ = _peer(connection)
+    except NotRunning:
+        pid = told if search.holds(told, run_dir) else 0
+    if not pid:
+        raise InAnotherNamespace(run_dir, told)
+    return pid
+
+
+@contextlib.contextmanager
+def _connected(run_dir: Path, timeout: float | None) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(timeout)
         try:
             with _address(run_dir) as address:
                 connection.connect(address)
         except OSError:
             raise NotRunning(f"no supervisor answers in {run_dir}") from None
-        channel = Channel(connection)
-        channel.send(message)
-        answer, _ = channel.receive()
-    finally:
-        connection.close()
-    if answer is None:
-        raise NotRunning(f"the supervisor in {run_dir} ended before it answered")
-    return answer
+        yield connection
 
 
 @contextlib.contextmanager
@@ -131,8 +171,8 @@ def _address(run_dir: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _peer(connection: socket.socket) -> int:
-    """The user at the other end."""
+def _peer(connection: socket.socket) -> tuple[int, int]:
+    """The process at the other end, 0 where it cannot be seen from here, and its user."""
     size = struct.calcsize("iII")
-    _, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return int(uid)
+    pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid), int(uid)

@@ -102,6 +102,14 @@ def resident(pid: int) -> int:
         return 0
 
 
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal, or a debugger."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
+
+
 def kill_session(leader: int, since: int) -> None:
     """Kill what a worker left in its session: every process that `leader` led and that started at clock tick `since` or later.
 

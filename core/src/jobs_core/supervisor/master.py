@@ -53,13 +53,14 @@ class Supervisor:
         pid_file: PidFile,
         outlet_of: Callable[[Loop, Callable[[Offspring], dict[str, str]]], Outlet],
         *,
-        config_file: str = "",
+        config_file: Callable[[], str] = str,
         backend: str = "",
         on_ready: Callable[[str], None] = lambda error: None,
         awaited: bool = False,
     ) -> None:
         self._run_dir = run_dir
         self._pid_file = pid_file
+        self._config_file = config_file
         self._on_ready = on_ready
         self._awaited = awaited  # somebody waits for `on_ready`: what cannot start ends, instead of trying on
         self._loop = Loop()
@@ -82,9 +83,7 @@ class Supervisor:
         self._http = special.http(self._loop, self._nursery, run_dir, lambda: self._succession.config, os.getpid())
         self._brokers: list[Helper] = []
         self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._succession.config.lease))
-        self._snapshot = Snapshot(
-            run_dir, self._loop, self._describe, started_at=time.time(), config_file=config_file, backend=backend
-        )
+        self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend)
         self._backlog: dict[str, Any] = {}  # by topic: ready jobs, and the age of the oldest
         self._quiet = False
         self._served = False
@@ -358,7 +357,11 @@ class Supervisor:
         """The parts of state.json that change."""
         succession, generation = self._succession, self._succession.generation
         step = "reloading" if succession.reloading else "quiet" if self._quiet else "serving"
+        config = succession.config
         return {
+            "config_file": self._config_file(),
+            "base_dir": str(config.base_dir),
+            "lease": float(config.lease),
             "state": "stopping" if self._stopping else step if self._served else "starting",
             "generation": generation.number if generation and (generation.ready or self._served) else 0,
             "served": self._served,

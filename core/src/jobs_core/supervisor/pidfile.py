@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import time
 from pathlib import Path
 
@@ -23,6 +24,23 @@ class AlreadyRunning(JobsError):
 
     def __init__(self, run_dir: Path, pid: int) -> None:
         super().__init__(f"a supervisor runs here already: process {pid}, run directory {run_dir}")
+        self.pid = pid
+
+
+class OfAnotherUser(JobsError):
+    """Raised when a run directory cannot be looked into, since it belongs to another user.
+
+    `pid` is the supervisor there; None where that is not known, nor whether one runs.
+    """
+
+    def __init__(self, run_dir: Path, user: str, pid: int | None) -> None:
+        call = f"call this as {user} (sudo -u {user} …), or as root" if user != "root" else "call this as root (sudo …)"
+        if pid is None:
+            what = f"{run_dir} belongs to {user}: whether a supervisor runs there is not known"
+        else:
+            what = f"a supervisor runs, process {pid}, and belongs to {user}, as {run_dir} does"
+        super().__init__(f"{what}; {call}")
+        self.user = user
         self.pid = pid
 
 
@@ -61,15 +79,34 @@ class PidFile:
 
 
 def running(run_dir: Path) -> int | None:
-    """The process id of the supervisor that runs in this run directory, or None."""
+    """The process id of the supervisor that runs in this run directory, or None; raises OfAnotherUser."""
     try:
         descriptor = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except PermissionError:
+        raise _of_another_user(run_dir) from None
     except OSError:
         return None
     try:
         return None if _lock(descriptor, fcntl.LOCK_SH) else _pid(descriptor) or None
     finally:
         os.close(descriptor)
+
+
+def _of_another_user(run_dir: Path) -> OfAnotherUser:
+    from .search import process_of  # late: for this case alone
+
+    directory = run_dir.absolute()
+    while True:
+        try:
+            owner = directory.stat().st_uid
+            break
+        except OSError:  # it is below one that this user may not enter
+            directory = directory.parent
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"user {owner}"
+    return OfAnotherUser(run_dir, name, process_of(run_dir, owner))
 
 
 def _lock(descriptor: int, kind: int) -> bool:

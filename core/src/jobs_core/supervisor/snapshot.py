@@ -32,7 +32,6 @@ class Snapshot:
         describe: Callable[[], dict[str, Any]],
         *,
         started_at: float,
-        config_file: str,
         backend: str,
     ) -> None:
         self._path = run_dir / state.STATE
@@ -43,7 +42,6 @@ class Snapshot:
             "host": socket.gethostname(),
             "version": __version__,
             "started_at": started_at,
-            "config_file": config_file,
             "backend": backend,
             "start_ticks": start_ticks(os.getpid()),
         }

@@ -1,0 +1,55 @@
+"""How many workers this machine is likely to bear."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from ..scoreboard.state import Board
+from .figures import count, size
+
+PER_CORE = 32
+"""Workers for each core: most wait for others most of the time, and a machine with more of them only changes between them."""
+
+USUAL_SIZE = 50_000_000
+"""Bytes of a worker, as long as none has been measured."""
+
+
+def too_many(board: Board, pool: str, workers: int) -> str:
+    """Why so many workers in a pool are to be doubted; empty if they are not."""
+    it = board.supervisor
+    mine = next((each for each in it.pools if each.name == pool), None) if it else None
+    if it is None or mine is None or workers <= max(mine.max, mine.wanted):
+        return ""
+    sizes = [worker.memory for worker in it.workers if worker.pool == pool and worker.memory]
+    each, cores, free = sum(sizes) // len(sizes) if sizes else USUAL_SIZE, _cores(), free_memory()
+    most = min(cores * PER_CORE, mine.wanted + free // each)
+    if workers <= most:
+        return ""
+    return (
+        f"{workers:,} workers in pool {pool} are more than this machine is likely to bear, which is {most:,}: "
+        f"it has {count(cores, 'core')} and {size(free) or 'no'} of memory free, and a worker takes {size(each)}"
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that the machine has left, and the control group of this process."""
+    found = []
+    with contextlib.suppress(OSError):
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
+        found += [int(match[1]) * 1024] if match else []
+    for group, limit, used in (
+        (root / "sys/fs/cgroup", "memory.max", "memory.current"),
+        (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # there is none, or its limit is "max"
+            cached = re.search(r"^(?:total_)?inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+            free = int((group / limit).read_text()) - int((group / used).read_text())
+            found.append(max(0, free + (int(cached[1]) if cached else 0)))
+    return min(found, default=10**12)

@@ -1,0 +1,90 @@
+"""Where the supervisor runs that a command is about; also while its configuration is broken, gone, or says another place.
+
+What such a command needs to know is then the last good configuration, of which the supervisor has left in its run directory
+what others need.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from .. import config_sources
+from ..config import Config
+from ..config_sources import Effective
+from ..errors import ConfigError
+from ..scoreboard.state import STATE, SupervisorState, read
+from ..supervisor import search
+from ..supervisor.pidfile import running
+
+
+class Place(Struct, frozen=True):
+    """A run directory, and what is wrong with the configuration: the supervisor there goes on with an older one."""
+
+    run_dir: Path
+    trouble: str = ""
+    moved: bool = False  # nothing is wrong but that the configuration names another run directory now
+
+    def news(self) -> list[str]:
+        """What is to be said of it."""
+        if self.moved:
+            return [self.trouble, f"the supervisor in {self.run_dir} goes on as it was started; a restart moves it"]
+        return [
+            *self.trouble.splitlines(),
+            f"the configuration is broken; the supervisor in {self.run_dir} goes on with the last good one. "
+            "`jobsctl check` shows what to fix before a reload or restart",
+        ]
+
+
+def find(load: Callable[[], Effective], named: str | None) -> Place:
+    """The run directory that the configuration names; or else that of the supervisor which runs with an older one.
+
+    `named` is the file that was named on the command line. Raises ConfigError if it is broken and none runs with it.
+    """
+    try:
+        effective = load()
+    except ConfigError as error:
+        files = config_sources.candidates(named)
+        for place in _running_with(files):
+            return Place(place, str(error))
+        running(_usual(files[-1]))  # raises OfAnotherUser: who may not read the file may not look there either
+        raise
+    run_dir = effective.config.base_dir / effective.config.run_dir
+    if running(run_dir) is not None:
+        return Place(run_dir, _gone(run_dir, effective))
+    for place in _running_with(config_sources.candidates(named)):
+        if effective.file is None:
+            return Place(place, _gone(place, effective))
+        return Place(place, f"{effective.file}: run_dir is now {run_dir}", moved=True)
+    return Place(run_dir)
+
+
+def _gone(run_dir: Path, effective: Effective) -> str:
+    """What to say of a file that the supervisor was started with and that is not there any more."""
+    it = read(run_dir / STATE, SupervisorState)
+    if effective.file is None and it is not None and os.path.isabs(it.config_file) and not os.path.isfile(it.config_file):
+        return f"{it.config_file}: no such file"
+    return ""
+
+
+def _running_with(files: list[Path]) -> Iterator[Path]:
+    """Run directories of supervisors that were started with one of these files, the first file's first."""
+    found: dict[Path, Path] = {}
+    for run_dir in (*map(_usual, files), *search.run_dirs()):
+        it = read(run_dir / STATE, SupervisorState)
+        if it is not None and running(run_dir) == it.pid:
+            for name in (it.config_file, f"{it.base_dir}/jobs.toml"):  # a framework's settings have no file
+                found.setdefault(_real(Path(name)), run_dir)
+    yield from (found[_real(file)] for file in files if _real(file) in found)
+
+
+def _usual(file: Path) -> Path:
+    return _real(file).parent / Config().run_dir
+
+
+def _real(file: Path) -> Path:
+    """Where it lies; it may be missing, or be a link itself."""
+    return Path(os.path.realpath(file.parent)) / file.name

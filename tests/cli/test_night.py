@@ -1,0 +1,337 @@
+"""What an operator needs at night works without what is broken: a configuration, a plugin, the right user or machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs_core.cli import bounds
+from jobs_core.scoreboard.state import Board, ChildState, PoolState, SupervisorState
+from jobs_core.supervisor import control, pidfile, search
+
+from ..support.board import FakeBoard
+from ..support.project import Process, Project
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def lone(project: Project) -> Callable[..., Process]:
+    """Start what others take for a supervisor of the project, with its configuration as it is now."""
+
+    def start(**environment: str) -> Process:
+        process = project.start_python("-m", "tests.support.lone", PYTHONPATH=str(REPOSITORY), **environment)
+        process.until_said("ready")
+        return process
+
+    return start
+
+
+# -- a broken configuration ------------------------------------------------------------------------
+
+
+def unreadable(project: Project) -> None:
+    path = project.root / "jobs.toml"
+    path.unlink()
+    path.symlink_to(project.root / "jobs.toml")  # a circle: nobody may read it, not even root
+
+
+BROKEN: dict[str, tuple[Callable[[Project], object], str]] = {
+    "a syntax error": (lambda project: (project.root / "jobs.toml").write_text("x = \n"), "jobs.toml: not valid TOML"),
+    "an unknown key": (lambda project: project.configure("leese = 3"), 'unknown key; did you mean "lease"?'),
+    "a wrong value": (lambda project: project.configure('lease = "soon"'), "jobs.toml: lease: expected a duration"),
+    "no text": (lambda project: (project.root / "jobs.toml").write_bytes(b"\xff\xfe"), "jobs.toml: cannot be read"),
+    "no such file": (lambda project: (project.root / "jobs.toml").unlink(), "jobs.toml: no such file"),
+    "a file that cannot be opened": (unreadable, "jobs.toml: no such file"),
+    "a directory": (
+        lambda project: ((project.root / "jobs.toml").unlink(), (project.root / "jobs.toml").mkdir()),
+        "jobs.toml: no such file",
+    ),
+    "another run directory": (lambda project: project.configure('run_dir = "elsewhere"'), "run_dir is now"),
+    "a broken pyproject.toml": (
+        lambda project: (
+            (project.root / "jobs.toml").unlink(),
+            (project.root / "pyproject.toml").write_text("[tool.jobs\n"),
+        ),
+        "pyproject.toml: not valid TOML",
+    ),
+}
+COMMANDS = {
+    "status": "jobs 0.1.0 serves: ",
+    "top --once --interval 0.05": "jobs 0.1.0 serves: ",
+    "quiet": "jobs: quiet",
+    "quiet --off": "take jobs again",
+    "scale default 2": "to have 2 workers",
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "run_dir"), [*((case, "deep/run") for case in BROKEN), ("a syntax error", ".jobs"), ("no such file", ".jobs")]
+)
+def test_with_a_broken_configuration_what_runs_is_looked_at_and_ended(project: Project, lone, case: str, run_dir: str):
+    project.configure(f'run_dir = "{run_dir}"')
+    process = lone()
+    hurt, says = BROKEN[case]
+    hurt(project)
+    for command, answer in COMMANDS.items():
+        text = project.here(*command.split())
+        assert says in text, command
+        assert answer in text, command
+        assert "goes on " in text
+    assert says in project.here("status", "--json")
+    assert "of pool default" in project.here("stack", str(process.pid))
+    if case != "another run directory":
+        for refused in ("restart", "reload"):
+            text = project.here(refused, code=2)
+            assert says in text
+            assert f"{refused} refused: what runs goes on as it is" in text
+        assert process.alive()
+    assert "jobs: stopped" in project.here("stop" if run_dir == ".jobs" else "exit")
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("named", ["-c", "JOBS_CONFIG"])
+def test_a_file_that_was_named_and_is_gone_leads_to_what_runs_with_it(project: Project, lone, named: str, tmp_path: Path):
+    (project.root / "night.toml").write_text('run_dir = "night"\n')
+    process = lone(JOBS_CONFIG="night.toml")
+    (project.root / "night.toml").unlink()
+    words = ("-c", "night.toml") if named == "-c" else ()
+    text = project.here(*words, "status", **({} if words else {"JOBS_CONFIG": "night.toml"}))
+    assert "night.toml: no such file" in text
+    assert f"process {process.pid} on " in text
+    project.here(*words, "stop", **({} if words else {"JOBS_CONFIG": "night.toml"}))
+
+
+def test_a_wrong_variable_hides_nothing_either(project: Project, lone):
+    lone()
+    text = project.here("status", JOBS_LEASE="soon")
+    assert "JOBS_LEASE: expected a duration" in text
+    assert "jobs 0.1.0 serves: " in text
+    project.here("stop", JOBS_LEASE="soon")
+
+
+def test_a_plugin_that_is_no_longer_imported_hides_nothing(project: Project, lone):
+    project.configure('framework = "gone"', backend='backend = "gone://host"')
+    process = lone()
+    for command, answer in COMMANDS.items():
+        assert answer in project.here(*command.split())
+    assert "there is no" in project.here("restart", code=2)
+    assert process.alive()
+    assert "jobs: stopped" in project.here("stop")
+
+
+@pytest.mark.parametrize("command", ["status", "top --once", "stop", "exit", "quiet", "scale default 2", "restart", "reload"])
+def test_with_a_broken_configuration_and_nothing_running_the_error_is_the_answer(project: Project, command: str):
+    (project.root / "jobs.toml").write_text("x = \n")
+    assert "jobs.toml: not valid TOML" in project.here(*command.split(), code=2)
+
+
+def test_a_supervisor_of_a_directory_above_is_not_taken_for_that_of_a_good_configuration_here(project: Project, lone):
+    lone()
+    below = project.root / "below"
+    below.mkdir()
+    (below / "jobs.toml").write_text("")
+    project.root = below
+    assert "not running in" in project.here("status", code=3)
+    assert "no supervisor runs" in project.here("stop", code=3)
+    project.root = below.parent
+    project.here("exit")
+
+
+def test_a_restart_that_could_not_start_again_stops_nothing(project: Project, lone):
+    process = lone()
+    project.configure(backend='backend = "memory://"')
+    text = project.here("restart", code=2)
+    assert "choose another backend" in text
+    assert "restart refused: what runs goes on as it is" in text
+    assert process.alive()
+    project.here("exit")
+
+
+# -- another user's ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_root(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBoard]:
+    """A run directory that belongs to root, as another user meets it: nothing in it can be opened."""
+    board = FakeBoard(project.root / ".jobs")
+    opened = os.open
+
+    def refuse(path, *rest, **more):
+        if str(path).endswith("supervisor.pid"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(pidfile.pwd, "getpwuid", lambda uid: os.stat_result and type("Entry", (), {"pw_name": "root"}))
+    yield board
+    board.close()
+
+
+EVERYONE = ["status", "top --once", "stop", "exit", "quiet", "scale default 2", "reload", "restart", "start", "stack 1"]
+
+
+@pytest.mark.parametrize("command", EVERYONE)
+def test_another_user_s_supervisor_is_told_by_its_user(project: Project, of_root, monkeypatch, command: str):
+    monkeypatch.setattr(search, "process_of", lambda run_dir, user: 4242)
+    text = project.here(*command.split(), code=1)
+    assert "a supervisor runs, process 4242, and belongs to root" in text
+    assert "call this as root" in text
+    assert "not running" not in text
+
+
+@pytest.mark.parametrize("command", EVERYONE)
+def test_what_cannot_be_known_of_another_user_s_is_said(project: Project, of_root, monkeypatch, command: str):
+    monkeypatch.setattr(search, "process_of", lambda run_dir, user: None)
+    assert "belongs to root: whether a supervisor runs there is not known" in project.here(*command.split(), code=1)
+
+
+def test_a_script_reads_whose_it_is(project: Project, of_root, monkeypatch):
+    monkeypatch.setattr(search, "process_of", lambda run_dir, user: 4242)
+    text = project.here("status", "--json", code=1)
+    assert json.loads(text[: text.index("}") + 1]) == {"running": True, "pid": 4242, "user": "root"}
+
+
+def test_a_process_of_another_user_is_found_by_what_ps_shows(project: Project, lone):
+    process = lone()
+    assert search.process_of(project.root / ".jobs", os.geteuid()) == process.pid
+    assert search.process_of(project.root / ".jobs", os.geteuid() + 1) is None
+    assert search.process_of(project.root / "other", os.geteuid()) is None
+    project.here("exit")
+
+
+# -- another PID namespace -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["stop", "exit", "restart"])
+def test_from_another_pid_namespace_stop_and_exit_say_so_and_do_nothing(project: Project, lone, monkeypatch, command: str):
+    process = lone()
+    monkeypatch.setattr(control, "_peer", lambda connection: (0, os.geteuid()))  # as the kernel tells it there
+    text = project.here(command, code=1)
+    assert f"runs in another PID namespace (a container, say), as process {process.pid} there" in text
+    assert "nothing was done" in text
+    assert process.alive()
+    assert "another PID namespace" in project.here("stack", "1", code=1)
+    monkeypatch.undo()
+    project.here("exit")
+
+
+def test_the_process_that_is_ended_is_the_one_that_listens_whatever_number_the_file_has(project: Project, lone):
+    process = lone()
+    (project.root / ".jobs/supervisor.pid").write_text(f"{os.getpid()}\n")  # as seen in its own namespace
+    assert control.number_here(project.root / ".jobs", os.getpid()) == process.pid
+    assert "jobs: stopped" in project.here("stop")
+
+
+def test_one_that_does_not_listen_yet_is_known_by_the_file_that_it_holds(project: Project):
+    board = FakeBoard(project.root / ".jobs")
+    with board.held():
+        assert control.number_here(board.run_dir, os.getpid()) == os.getpid()
+        with pytest.raises(control.InAnotherNamespace):
+            control.number_here(board.run_dir, os.getppid())
+    board.close()
+
+
+def in_a_namespace_of_its_own(project: Project, *command: str) -> subprocess.CompletedProcess[str] | None:
+    """Run the command as process 1, or nearly, of a new PID namespace; None where this user or kernel may make none."""
+    begin = ["unshare", "--pid", "--fork", "--mount-proc"]
+    for prefix in (begin, [begin[0], "--user", "--map-root-user", *begin[1:]]):
+        if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+            return subprocess.run(
+                [*prefix, sys.executable, "-m", "jobs_core", *command],
+                cwd=project.root, env=project.environment(), capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+    return None
+
+
+def test_in_a_real_namespace_it_is_the_same(project: Project, lone):
+    process = lone()
+    done = in_a_namespace_of_its_own(project, "stop")
+    if done is not None:  # else the same decision was tested above, on what the kernel says there
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "another PID namespace" in done.stderr
+    assert process.alive()
+    project.here("exit")
+
+
+# -- scale -----------------------------------------------------------------------------------------
+
+
+def board_of(workers: int, each: int, most: int = 1) -> Board:
+    children = [ChildState(f"w{n}", n, "mail", 1, "serving", 0.0, "", each) for n in range(workers)]
+    pools = [PoolState("mail", ["mail"], "sync", 1, 1, most, workers)]
+    return Board(SupervisorState(1, "h", "0", 0.0, 1, "serving", pools=pools, workers=children))
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "each", "most"),
+    [
+        (2, 10**12, 40_000_000, 64),
+        (64, 10**9, 100_000_000, 12),
+        (64, 10**9, 0, 22),  # none measured
+        (1, 0, 40_000_000, 2),  # those that there are
+    ],
+)
+def test_so_many_workers_as_cores_and_memory_bear_are_not_doubted(monkeypatch, cores: int, free: int, each: int, most: int):
+    monkeypatch.setattr(bounds, "_cores", lambda: cores)
+    monkeypatch.setattr(bounds, "free_memory", lambda: free)
+    board = board_of(2, each)
+    assert bounds.too_many(board, "mail", most) == ""
+    assert f"which is {most:,}: " in bounds.too_many(board, "mail", most + 1)
+
+
+def test_what_the_configuration_allows_is_not_doubted(monkeypatch):
+    monkeypatch.setattr(bounds, "free_memory", lambda: 0)
+    assert bounds.too_many(board_of(2, 10**9, most=500), "mail", 500) == ""
+    assert bounds.too_many(board_of(2, 10**9, most=500), "mail", 501) != ""
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 10**12),
+        ({"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   2000 kB\n"}, 2_048_000),
+        ({"sys/fs/cgroup/memory.max": "max", "sys/fs/cgroup/memory.current": "5", "sys/fs/cgroup/memory.stat": ""}, 10**12),
+        (
+            {
+                "proc/meminfo": "MemAvailable:   2000 kB\n",
+                "sys/fs/cgroup/memory.max": "1000",
+                "sys/fs/cgroup/memory.current": "900",
+                "sys/fs/cgroup/memory.stat": "anon 1\ninactive_file 300\n",
+            },
+            400,
+        ),
+        (
+            {
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "1000",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "1200",
+                "sys/fs/cgroup/memory/memory.stat": "",
+            },
+            0,
+        ),
+    ],
+)
+def test_free_memory_is_that_of_machine_and_control_group(tmp_path: Path, files: dict[str, str], free: int):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert bounds.free_memory(tmp_path) == free
+
+
+def test_an_absurd_number_of_workers_is_refused_and_one_that_is_too_large_has_to_be_forced(project: Project, lone, monkeypatch):
+    monkeypatch.setattr(bounds, "_cores", lambda: 2)
+    process = lone()
+    for force in ((), ("--force",)):
+        assert "a pool has 10,000 at most" in project.here("scale", "default", "300000", *force, code=2)
+    text = project.here("scale", "default", "9000", code=2)
+    assert "9,000 workers in pool default are more than this machine is likely to bear" in text
+    assert "Say --force" in text
+    assert process.lines == ["ready"]
+    assert "is to have 9000 workers" in project.here("scale", "default", "9000", "--force").replace(",", "")
+    project.here("exit")
