@@ -47,7 +47,7 @@ def running(app, handle):
         (0, 0, unserved, ": no pool of this configuration serves topic default: add it to the topics of a pool; it is ready"),
         (0, 0, paused, ": topic default is paused: `jobsctl resume default`; it is ready and next in line"),
         (40, 0, nothing, ": it is ready with 40 jobs before it. "),
-        (120, 0, nothing, ": it is ready with more than 100 jobs before it (121 are ready in topic default)"),
+        (120, 0, nothing, ": it is ready with more than 100 jobs before it. "),
         (0, 0, running, ": it is reserved by worker host-1 since "),
         (0, 60, nothing, ": it waits for its delay until "),
     ],

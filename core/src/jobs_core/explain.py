@@ -130,10 +130,17 @@ def _before(app: App, backend: Backend, topic: str) -> Iterator[str]:
     """Topics with work that pools serve before this one."""
     for name, pool in app.config.pools.items():
         earlier = pool.topics[: pool.topics.index(topic)] if topic in pool.topics else []
-        counts = backend.counts(earlier) if earlier else {}
-        busy = [f"{other} ({count.ready:,} ready)" for other, count in counts.items() if count.ready]
+        busy = [f"{other} ({ready} ready)" for other in earlier if (ready := _ready(backend, other))]
         if busy:
             yield f"pool {name} serves {', '.join(busy)} before {topic}"
+
+
+def _ready(backend: Backend, topic: str) -> str:
+    """How many jobs of a topic are ready, empty for none; up to a page where they can be listed: a count may read them all."""
+    if "browse" not in backend.features:
+        return f"{backend.counts([topic])[topic].ready or ''}"
+    ready = len(backend.browse(topic, State.READY, PAGE))
+    return f"{PAGE} or more" if ready == PAGE else f"{ready or ''}"
 
 
 def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
@@ -150,8 +157,7 @@ def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
         looked += len(page)
         if len(page) < PAGE:  # it has been taken meanwhile
             return ""
-    ready = backend.counts([record.topic])[record.topic].ready
-    return f" with more than {looked:,} jobs before it ({ready:,} are ready in topic {record.topic})"
+    return f" with more than {looked:,} jobs before it"
 
 
 def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:

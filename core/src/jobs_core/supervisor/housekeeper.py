@@ -42,6 +42,9 @@ COUNT_INTERVAL = 1.0
 SURVEY_SHARE = 0.02
 """Of the time at most is spent on topics that nobody here serves and no table configures: there may be thousands."""
 
+UNLISTED_INTERVAL = 10.0
+"""Seconds between two looks at them where a backend cannot list its topics: RabbitMQ logs an error for each without a queue."""
+
 EXIT_PATIENCE = 2.0
 """Seconds for exit functions: a stop waits for no more than 3 s (special.PATIENCE)."""
 
@@ -239,7 +242,8 @@ class Housekeeper:
         others = sorted(known.difference(self._topics))
         self._others = self._backend.counts(others) if others else {}
         now = time.monotonic()
-        self._next_survey = now + (now - begin) / SURVEY_SHARE
+        least = 0.0 if "browse" in self._backend.features else UNLISTED_INTERVAL
+        self._next_survey = now + max(least, (now - begin) / SURVEY_SHARE)
 
     def _tell_unserved(self, counts: dict[str, Counts]) -> None:
         """Warn of each topic whose jobs wait for nobody: once, and once more when jobs do wait where none did before."""
