@@ -62,6 +62,7 @@ faults: $(VENV)/ready ## the fault tests alone, one a promise
 torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a table of what became of them
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.contract.mutants
+	JOBS_HYPOTHESIS=search $(PYTEST) -q -m hypothesis --timeout=3600
 	JOBS_MEMORY_JOBS=100000 $(PYTEST) plugins/redis_backend/tests/test_memory.py -q
 
 redis-versions: $(VENV)/ready ## contract and faults on other servers: SERVERS="/path/valkey-server /path/redis-server"

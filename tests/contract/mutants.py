@@ -1,16 +1,19 @@
 """Faults that a backend may have, put into the memory model one at a time: the contract has to notice each.
 
 `python -m tests.contract.mutants [NAME ...]` tries them all (or those) and prints which case noticed, or that none did.
+NAME=CASE asks that case alone.
 """
 
 from __future__ import annotations
 
+import gc
 import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 import jobs_core.backends.memory
 
@@ -131,8 +134,9 @@ MUTANTS = [
 ]  # fmt: skip  # a row a fault reads best
 
 
-def killed_by(mutant: Mutant) -> str:
-    """The case that notices; empty if none does. The directed cases are asked first: the model test takes longer."""
+def killed_by(mutant: Mutant, case: str = "") -> str:
+    """The case that notices; empty if none does. Without the name of one, the directed cases are asked first: the model test
+    takes longer."""
     with tempfile.TemporaryDirectory(prefix="jobs-mutant-") as name:
         directory = Path(name)
         package = directory / "mutant_memory"
@@ -146,30 +150,49 @@ def killed_by(mutant: Mutant) -> str:
             text = text.replace("from ...", "from jobs_core.").replace("from ..base", "from jobs_core.backends.base")
             (package / source.name).write_text(text)
         (directory / "test_mutant.py").write_text(CASES)
-        return _run(mutant, directory, "not model") or _run(mutant, directory, "model")
+        return _run(mutant, directory, case or "not model") or (not case and _run(mutant, directory, "model")) or ""
 
 
 def _run(mutant: Mutant, directory: Path, expression: str) -> str:
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=60", "--import-mode=importlib", f"--rootdir={directory}"]
-    command = [sys.executable, "-m", "pytest", *options, "-k", expression, "test_mutant.py"]
-    environment = {**os.environ, "PYTHONPATH": str(directory), "JOBS_CONTRACT_PATIENCE": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=directory, timeout=600)
-    if done.returncode == 0:
+    """Run the cases in a fork of this process, which has imported everything that they need."""
+    output = directory / "output"
+    pid = os.fork()
+    if not pid:
+        with output.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.chdir(directory)
+        sys.path.insert(0, str(directory))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=60", "--import-mode=importlib", f"--rootdir={directory}"]
+        code = 3
+        try:
+            code = pytest.main([*options, "-k", expression, "test_mutant.py"])
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    if status == 0:
         return ""
-    noticed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    assert noticed, f"{mutant.name}: the contract could not be run:\n{done.stdout}{done.stderr}"
+    lines = output.read_text().splitlines()
+    noticed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    assert noticed, f"{mutant.name}: the contract could not be run:\n" + "\n".join(lines)
     return noticed[0].rpartition("::")[2].partition(" - ")[0]
 
 
 def main(names: list[str]) -> int:
+    import jobs_core.testing.contract  # noqa: F401  # once, for all that are forked
+
+    gc.freeze()
+    cases = dict(name.partition("=")[::2] for name in names)
     survivors = 0
     for mutant in MUTANTS:
-        if not names or mutant.name in names:
-            case = killed_by(mutant)
+        if not names or mutant.name in cases:
+            case = killed_by(mutant, cases.get(mutant.name, ""))
             survivors += not case
             print(f"{'killed' if case else 'SURVIVES':8}  {mutant.name:48} {case}", flush=True)
     return int(survivors > 0)
 
 
 if __name__ == "__main__":
+    os.environ["JOBS_CONTRACT_PATIENCE"] = "2"
     sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from jobs_core import app as applications
 from jobs_core.cli import main as command_line
 from jobs_core.config_sources import load
 from jobs_core.registry import default_registry
+
+from . import forked
 
 PATIENCE = 30.0
 """Longest wait for something that has to happen, seconds."""
@@ -136,7 +138,9 @@ class Project:
     # -- processes -------------------------------------------------------------------------------
 
     def run(self, *arguments: str, input: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the `jobs` command to its end."""
+        """Run the `jobs` command to its end: forked where it can be (see `forked.py`)."""
+        if _forkable(arguments, environment):
+            return forked.run(arguments, cwd=self.root, env=self.environment(**environment), input=input or "", timeout=60)
         command = [sys.executable, "-m", "jobs_core", *arguments]
         return subprocess.run(
             command, cwd=self.root, env=self.environment(**environment), input=input, text=True, capture_output=True, timeout=60
@@ -166,8 +170,12 @@ class Project:
         return said.getvalue()
 
     def start(self, *arguments: str, **environment: str) -> Process:
-        """Start the `jobs` command and leave it running until the test ends."""
-        return self.start_python("-m", "jobs_core", *arguments, **environment)
+        """Start the `jobs` command and leave it running until the test ends: forked where it can be."""
+        if not _forkable(arguments, environment):
+            return self.start_python("-m", "jobs_core", *arguments, **environment)
+        process = Process.of(forked.start(arguments, cwd=self.root, env=self.environment(**environment)))
+        self._processes.append(process)
+        return process
 
     def start_python(self, *arguments: str, **environment: str) -> Process:
         """Likewise any Python program."""
@@ -186,7 +194,7 @@ class Project:
         return process
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("JOBS_", "PYTEST_"))}
         return {**kept, "PYTHONWARNINGS": "error", **more}
 
     # -- the ledger ------------------------------------------------------------------------------
@@ -239,7 +247,7 @@ class Process:
     def __init__(
         self, command: list[str], directory: Path, environment: dict[str, str], *, stdin: int = subprocess.DEVNULL
     ) -> None:
-        self._process = subprocess.Popen(
+        process: subprocess.Popen[str] = subprocess.Popen(
             command,
             cwd=directory,
             env=environment,
@@ -249,7 +257,18 @@ class Process:
             text=True,
             start_new_session=True,
         )
-        self.pid = self._process.pid
+        self._follow(process)
+
+    @classmethod
+    def of(cls, process: forked.Forked) -> Process:
+        """One that was forked."""
+        made = cls.__new__(cls)
+        made._follow(process)
+        return made
+
+    def _follow(self, process: subprocess.Popen[str] | forked.Forked) -> None:
+        self._process = process
+        self.pid = process.pid
         self.lines: list[str] = []
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -319,6 +338,12 @@ class Process:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
+
+
+def _forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a forked process shows the same: a supervisor's children are to have its own command line and imports, and
+    Python itself is to be told before it starts."""
+    return not {"start", "restart"} & set(arguments) and not any(name.startswith("PYTHON") for name in environment)
 
 
 def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:

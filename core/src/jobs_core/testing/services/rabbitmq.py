@@ -34,9 +34,10 @@ _AMQP = b"AMQP\x00\x00\x09\x01"
 
 
 class RabbitMQNode:
-    """One node. The same ports and directory serve again after `start`. `joins` is one that runs, whose cluster it joins."""
+    """One node. The same ports and directory serve again after `start`. `joins` is one that runs, whose cluster it joins;
+    `erlang` are arguments of the virtual machine's."""
 
-    def __init__(self, directory: Path, *, config: str = "", joins: RabbitMQNode | None = None) -> None:
+    def __init__(self, directory: Path, *, config: str = "", erlang: str = "", joins: RabbitMQNode | None = None) -> None:
         self.directory = directory
         self.port = free_port()
         self.log = directory / "log" / "console.log"
@@ -45,6 +46,7 @@ class RabbitMQNode:
         self._mapper: int = joins._mapper if joins is not None else free_port()
         self._joins = joins
         self._config = config
+        self._erlang = erlang
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> RabbitMQNode:
@@ -107,7 +109,7 @@ class RabbitMQNode:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} "
-                f"-rabbit dead_letter_worker_publisher_confirm_timeout {round(STUCK * 1000)}"
+                f"-rabbit dead_letter_worker_publisher_confirm_timeout {round(STUCK * 1000)} {self._erlang}"
             ),
             "ERL_CRASH_DUMP_SECONDS": "0",  # nobody reads them, and they lie where the tests were started
             "ERL_EPMD_ADDRESS": "127.0.0.1",

@@ -1,0 +1,217 @@
+"""Processes of the `jobs` command that are forked from one which has imported it, as a supervisor forks its workers.
+
+A process from scratch imports for a quarter of a second of processor time, and the tests run hundreds. A forked one begins
+where `python -m jobs_core` begins after its imports, and is a process like any other from there on: with a directory, streams,
+signals, an environment and an end of its own. Brokers are born alike: `jobs_core.testing.services.nursery`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+REQUEST = 1 << 17
+"""Longest request, bytes."""
+
+
+class Forked:
+    """A process that runs `jobs ARGUMENTS...`: what tests need of `subprocess.Popen`."""
+
+    stdin: IO[str] | None = None
+    stdout: IO[str] | None = None
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], streams: tuple[int, int, int]) -> None:
+        self.args = ["jobs", *arguments]
+        self.returncode: int | None = None
+        self._report, theirs = socket.socketpair()
+        with theirs:
+            request = json.dumps({"arguments": arguments, "cwd": str(cwd), "environment": dict(env)}).encode()
+            socket.send_fds(_origin(), [request], [*streams, theirs.fileno()])
+        self.pid = self._told()
+
+    def _told(self) -> int:
+        (number,) = struct.unpack("i", self._report.recv(4, socket.MSG_WAITALL))
+        return int(number)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._report], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._report], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            self.returncode = os.waitstatus_to_exitcode(self._told())
+            self._report.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def run(
+    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], input: str, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end, as `subprocess.run` does with what it prints captured."""
+    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        given.write(input)
+        given.seek(0)
+        process = Forked(arguments, cwd=cwd, env=env, streams=(given.fileno(), out.fileno(), err.fileno()))
+        try:
+            process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        out.seek(0)
+        err.seek(0)
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(process.args, process.returncode, out.read(), err.read())
+
+
+def start(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Forked:
+    """Start the command and leave it running; its `stdout` is a pipe with what it prints."""
+    ours, theirs = os.pipe()
+    with open(os.devnull) as nothing, open(theirs, "w") as output:
+        process = Forked(arguments, cwd=cwd, env=env, streams=(nothing.fileno(), output.fileno(), output.fileno()))
+    process.stdout = open(ours)  # noqa: SIM115  # whoever reads it closes it
+    return process
+
+
+@functools.cache
+def _origin() -> socket.socket:
+    """The process that has imported everything; it ends with the one that asks it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())],
+            env={**kept, "PYTHONWARNINGS": "error"},
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    process.returncode = 0  # nobody waits for it, and nobody is to be warned of that
+    return ours
+
+
+class _Request(NamedTuple):
+    arguments: list[str]
+    cwd: str
+    environment: dict[str, str]
+    streams: list[int]
+
+
+def _serve(requests: socket.socket) -> _Request | None:
+    """Fork a child for each request and report its end. Returns what a child is to run, in that child; nothing at the end."""
+    wake, woken = socket.socketpair()
+    for end in (wake, woken):
+        end.setblocking(False)
+    children: dict[int, int] = {}  # where its end is to be reported, by process
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(woken.fileno())
+    while True:
+        ready, _, _ = select.select([requests, wake], [], [])
+        if wake in ready:
+            wake.recv(4096)
+            _report_ends(children)
+        if requests not in ready:
+            continue
+        text, descriptors, _, _ = socket.recv_fds(requests, REQUEST, 4)
+        if not text:
+            signal.set_wakeup_fd(-1)
+            for end in (requests, wake, woken):
+                end.close()
+            return None
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, before)
+            for end in (requests, wake, woken):
+                end.close()
+            for descriptor in (*children.values(), descriptors.pop()):
+                os.close(descriptor)
+            return _Request(**json.loads(text), streams=descriptors)
+        *streams, report = descriptors
+        for descriptor in streams:
+            os.close(descriptor)
+        children[pid] = report
+        os.write(report, struct.pack("i", pid))
+
+
+def _report_ends(children: dict[int, int]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        report = children.pop(pid)
+        with contextlib.suppress(OSError):  # nobody may wait for it any more
+            os.write(report, struct.pack("i", status))
+        os.close(report)
+
+
+def _import_all() -> None:
+    import importlib
+
+    from jobs_core.cli.main import GROUPS
+    from jobs_core.plugins import Plugins
+
+    modules = {module for commands in GROUPS.values() for module, _ in commands.values()}
+    for name in (*(f"cli.{module}" for module in modules), "worker", "backends.sqlite", "backends.memory"):
+        importlib.import_module(f"jobs_core.{name}")
+    Plugins.discover()
+
+
+def _set_failpoint() -> None:
+    """What modules have read of the environment when they were imported."""
+    from jobs_core import failpoints
+
+    points = failpoints.parse(os.environ.get("JOBS_FAILPOINT", ""))
+    for module in list(sys.modules.values()):
+        if module is not failpoints and vars(module).get("failpoint") is failpoints._none:
+            module.failpoint = points  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    import runpy
+
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    _import_all()
+    gc.collect()
+    gc.freeze()  # a child that ends looks at nothing of this: that would cost more than all it does
+    request = _serve(requests)
+    if request is None:
+        return
+    os.setsid()
+    for number, stream in enumerate(request.streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    _set_failpoint()
+    os.chdir(request.cwd)
+    sys.path[0] = request.cwd
+    sys.argv[1:] = request.arguments
+    sys.orig_argv[1:] = ["-m", "jobs_core", *request.arguments]  # for a worker that is to begin again
+    runpy.run_module("jobs_core", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
