@@ -71,6 +71,9 @@ class Scoreboard:
     def phase(self, phase: Phase) -> None:
         """The worker enters another phase of its life."""
 
+    def reach(self, reached: bool) -> None:
+        """The backend answers, or does not."""
+
     def owner(self, owner: str) -> None:
         """The worker goes on under another owner id."""
 
@@ -190,6 +193,11 @@ class FileScoreboard(Scoreboard):
 
     def phase(self, phase: Phase) -> None:
         self._map[layout.PHASE] = phase
+
+    def reach(self, reached: bool) -> None:
+        before, after = (Phase.OFFLINE, Phase.SERVING) if reached else (Phase.SERVING, Phase.OFFLINE)
+        if self._map[layout.PHASE] == before:  # else it is about to end, or takes nothing new
+            self._map[layout.PHASE] = after
 
     def owner(self, owner: str) -> None:
         self._map[layout.OWNER : layout.OWNER + 96] = layout.clipped(owner, 96).ljust(96, b"\0")

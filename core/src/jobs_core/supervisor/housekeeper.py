@@ -231,7 +231,7 @@ class Housekeeper:
         self._tell_unserved({**counts, **self._others})
         self._show(counts={**counts, **self._others})
         ages = {topic: [count.ready, count.oldest_age] for topic, count in counts.items() if topic not in self._paused}
-        self._channel.send({"is": "counts", "topics": ages})
+        self._channel.send({"is": "counts", "topics": ages, "leases": "fencing" in self._backend.features})
 
     def _survey(self) -> None:
         """Count every other topic that the backend holds, or that jobs of this application go to."""

@@ -204,6 +204,8 @@ class Supervisor:
                 self._check_end()
         elif message["is"] == "counts":
             self._backlog = message["topics"]
+            if message["leases"]:
+                self._watchdog.backend_answers()
 
     def _tell(self, hook: str) -> None:
         facts = {

@@ -1,17 +1,20 @@
 """What the supervisor looks at every second, in the workers' own memory: who hangs, who is too old or too large, who is idle.
 
 A worker whose courier is silent for 0.8 of its lease is killed before its jobs run elsewhere; so is one with a job
-that ignored its timeout for its grace. Both write their stacks first. If the supervisor itself stood still, its workers
-most likely did, too (a machine that slept): every clock that it holds against them begins anew.
+that ignored its timeout for its grace, and one that alone does not reach a backend which answers the housekeeper: at the
+end of its lease its jobs would run elsewhere, too. They write their stacks first. If the supervisor itself stood still, its
+workers most likely did, too (a machine that slept): every clock that it holds against them begins anew.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .. import events
+from ..scoreboard.layout import Phase
 from ..scoreboard.reader import Header, WorkerFile
 from .loop import Loop
 from .pool import Pool
@@ -23,6 +26,9 @@ MEMORY_EVERY = 5
 
 SILENCE = 0.8
 """Share of the lease."""
+
+LONGEST_PAUSE = 3.0
+"""Seconds between two answers that the housekeeper gets from a backend that serves; it asks once a second."""
 
 COURIER_FIRST = 1.0
 """Seconds past a job's grace that its worker's courier has to end it by itself."""
@@ -44,9 +50,17 @@ class Watchdog:
         self._lease = lease
         self._looks = 0
         self._looked = self._awake_since = time.monotonic()
+        self._answered = self._answers_since = -math.inf  # the housekeeper, of a backend with leases
         self._done: dict[str, tuple[float, int]] = {}  # by pool: when, and jobs done by then
         self.rates: dict[str, float] = {}
         self.busy: dict[str, int] = {}
+
+    def backend_answers(self) -> None:
+        """The housekeeper was answered, by a backend that gives a silent worker's jobs to others."""
+        now = time.monotonic()
+        if now - self._answered > LONGEST_PAUSE:
+            self._answers_since = now
+        self._answered = now
 
     def look(self) -> None:
         """Once over all workers."""
@@ -85,6 +99,14 @@ class Watchdog:
         if silent > SILENCE * self._lease():
             self._kill(worker, f"its courier was silent for {silent:.0f} s: a job held the interpreter, or it was stopped")
             return
+        if header.phase != Phase.OFFLINE:
+            worker.offline_since = None
+        else:
+            worker.offline_since = worker.offline_since or now
+            alone = now - max(worker.offline_since, self._answers_since, self._awake_since)
+            if alone > SILENCE * self._lease() and now - self._answered <= LONGEST_PAUSE:
+                self._kill(worker, f"for {alone:.0f} s it has not reached the backend, which answers others")
+                return
         if not running:
             return
         grace = float(worker.settings.timeout_grace)

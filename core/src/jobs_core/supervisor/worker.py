@@ -53,6 +53,7 @@ class Worker:
         self.memory = 0
         self._first_memory = 0
         self.idle_since: float | None = None
+        self.offline_since: float | None = None
         self.max_age = float(settings.max_age) * random.uniform(1 - AGE_JITTER, 1)
         self._file: WorkerFile | None = None
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
-from .. import schedule
+from .. import schedule, soundness
 from ..app import App
 from ..config import Config
 from ..errors import BackendError, ConfigError
@@ -126,6 +126,7 @@ class _Life:
                 on_open=self._on_open,
                 on_due=lambda why: self._tell("due", why=why),
             )
+            soundness.watch([self._channel.fileno()])
             threading.Thread(target=self._obey, args=(self._worker,), name="jobs-control", daemon=True).start()
             self._worker.run()
         except Exception as error:

@@ -21,6 +21,7 @@ from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
+from ..soundness import is_sound, require_soundness
 from .executors.base import Executor, overdue
 from .hand import Hand
 from .handover import SETTLE_INTERVAL, Handover
@@ -167,7 +168,8 @@ class Courier:
             self.failure = error
         finally:
             self._executor.stop()
-            self._backend.close()
+            if self.failure is None or is_sound():  # or a goodbye would wait for its answer in vain
+                self._backend.close()
             if self.abandoned:
                 self._on_abandon()
 
@@ -182,7 +184,7 @@ class Courier:
                 self._outage.over()
                 return
             except BackendUnavailable as error:
-                self._outage.began(error)
+                self._goes_without(error)
                 time.sleep(self._outage.pause())
 
     def _tell_the_rest(self) -> None:
@@ -212,8 +214,9 @@ class Courier:
         self._hand.give_back_what_waits_long(now)
         if self._told_to_end:
             self._end_stubborn(now)
-        if self._outage.may_try(now) and self._ask(self._talk, now):
+        if self._outage.may_try(now) and self._ask(self._talk, now) and self._outage.lasts:
             self._outage.over()
+            self._board.reach(True)
         if stood_still:
             self._interrupt_overdue(now)
         self._sleep()
@@ -226,8 +229,14 @@ class Courier:
         except OwnerLost as error:
             self._go_on_as_another(error)
         except BackendError as error:
-            self._outage.began(error)
+            self._goes_without(error)
         return False
+
+    def _goes_without(self, error: BackendError) -> None:
+        """The backend failed us: try again, unless it is this process that fails."""
+        require_soundness()
+        self._outage.began(error)
+        self._board.reach(False)
 
     def _talk(self, now: float) -> None:
         """Everything this turn has to say to the backend."""
@@ -504,7 +513,7 @@ class Courier:
             self._renewed(began)
             self._tell_the_rest()
         except BackendError as unavailable:
-            self._outage.began(unavailable)
+            self._goes_without(unavailable)
 
     def _forget_everything(self) -> None:
         self._hand.forget()

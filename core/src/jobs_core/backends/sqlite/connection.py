@@ -19,6 +19,7 @@ from typing import Any
 from ... import private
 from ...deadline import left
 from ...errors import BackendError, BackendUnavailable, QueueFull
+from ...soundness import require_soundness
 from ..base import BackendOptions
 from .netfs import network_type
 from .wakeup import WakeUp, pipe_of
@@ -31,6 +32,9 @@ _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has the latter alone
 
 BUSY_TIMEOUT = 2.0
 """How long an operation tries for the write lock before it raises BackendUnavailable, seconds."""
+
+DOUBTS = 0.2
+"""Seconds of waiting for the write lock after which the reason may be this process."""
 
 
 class Transaction:
@@ -321,7 +325,8 @@ class Connection:
     def take_lock(self, sql: str) -> None:
         """Run a statement that takes the write lock, trying every fraction of a millisecond: SQLite's own handler
         sleeps up to 100 ms, and the lock is held for one (with 8 writers the longest wait was 18 ms instead of 700)."""
-        deadline = time.monotonic() + left(BUSY_TIMEOUT)
+        now = time.monotonic()
+        deadline, doubts = now + left(BUSY_TIMEOUT), now + DOUBTS
         db = self.db
         self._be_patient(db, False)
         while True:
@@ -329,8 +334,12 @@ class Connection:
                 db.execute(sql)
                 return
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= deadline:
+                now = time.monotonic()
+                if not _is_busy(error) or now >= deadline:
                     raise
+            if now >= doubts:  # a closed descriptor looks like a lock to SQLite
+                require_soundness()
+                doubts = now + DOUBTS
             time.sleep(random.uniform(0.0001, 0.0006))
 
     def _be_patient(self, db: sqlite3.Connection, patient: bool) -> None:

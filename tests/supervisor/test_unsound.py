@@ -1,0 +1,52 @@
+"""Jobs that leave their process unfit for any work: they are charged, and their pools serve on."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..support.project import TASKS, Project
+from ..support.supervised import Supervised
+
+SPOILS = """
+import resource
+
+HOW = {
+    "its descriptors": lambda: os.closerange(3, 4096),
+    "the size of its files": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+}
+
+@job(retries=0)
+def spoil(what: str):
+    HOW[what]()
+
+@job(retries=0)
+async def aspoil(what: str):
+    HOW[what]()
+"""
+POOLS = """
+max_redeliveries = 1
+[pools.sync]
+topics = ["sync"]
+[pools.threads]
+topics = ["threads"]
+mode = "threads"
+[pools.async]
+topics = ["async"]
+mode = "async"
+"""
+
+
+@pytest.mark.parametrize("what", ["its descriptors", "the size of its files"])
+def test_a_job_that_spoils_its_process_is_charged_and_its_pool_serves_on(project: Project, what: str):
+    (project.root / "tasks.py").write_text(TASKS + SPOILS)
+    project.configure(POOLS)
+    watched = Supervised(project)
+    pools = "sync", "threads", "async"
+    for pool in pools:
+        project.push("aspoil" if pool == "async" else "spoil", what, topic=pool)
+    for pool in pools:
+        (dead,) = project.until(lambda pool=pool: project.dead(pool))
+        assert dead.reason == "crashed"
+        project.push("note", pool, topic=pool)
+    project.until_noted(*(f"note {pool}" for pool in pools))
+    assert watched.stop() == 0
