@@ -9,7 +9,9 @@ import pkgutil
 import re
 from datetime import datetime, timedelta, timezone
 
+import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +33,7 @@ from jobs_core import (
     job,
     set_current_app,
 )
+from jobs_core.cli.main import cli
 from jobs_core.config_sources import _fields, load
 from jobs_core.job import _ACCEPTED, _OPTIONS, _define
 from jobs_core.options import _PARSERS
@@ -308,3 +311,25 @@ def test_concurrency_in_a_sync_pool_says_how_to_run_as_many(tmp_path):
     for mode in ("threads", "async"):
         (tmp_path / "jobs.toml").write_text(f'[pools.mail]\nconcurrency = 8\nmode = "{mode}"')
         assert load(tmp_path / "jobs.toml", environ={}).config.pools["mail"].concurrency == 8
+
+
+# -- on the command line --------------------------------------------------------------------------
+
+
+def test_commands_of_other_systems_say_what_is_ours_and_that_is_a_command():
+    ours = cli.list_commands(click.Context(cli))
+    assert foreign.COMMANDS.keys().isdisjoint(ours)
+    for word, meaning in foreign.COMMANDS.items():
+        result = CliRunner().invoke(cli, [word])
+        assert result.exit_code == 2
+        assert f"there is no command {word!r}; {meaning.says}: jobsctl " in result.output
+    for line in {meaning.code for meaning in foreign.COMMANDS.values()}:
+        program, command, *arguments = line.split()
+        assert (program, command in ours) == ("jobsctl", True), line
+        found = cli.get_command(click.Context(cli), command)
+        assert found is not None
+        context = click.Context(found)
+        if isinstance(found, click.Group):
+            found = found.get_command(context, arguments.pop(0))
+            assert found is not None, line
+        found.make_context(command, arguments, resilient_parsing=False)

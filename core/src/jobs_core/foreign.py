@@ -355,6 +355,32 @@ TABLES: Final = _table(
 """Our tables, for who gives them a plain value."""
 
 
+# -- on the command line --------------------------------------------------------------------------
+
+
+def _command(says: str, line: str) -> Word:
+    return Word(says, code=f"jobsctl {line}")
+
+
+COMMANDS: Final = _table(
+    ("beat scheduler cron periodiq rqscheduler", _command("workers run the schedule too", "start")),
+    ("work run consume consumer rq rqworker multi up serve daemon supervisor process master", _command("the workers of all pools are run by", "start")),
+    ("flower monitor dashboard events ui web live watch", _command("what runs is shown by", "top")),
+    ("inspect report ping health ps stats workers pools", _command("what runs is shown by", "status")),
+    ("shutdown down kill terminate quit term", _command("what runs is finished first by", "stop")),
+    ("revoke abort", _command("a job is cancelled by", "cancel ID")),
+    ("queue queues ls count counts info length", _command("the topics with their jobs are shown by", "topics")),
+    ("failed failures dlq deadletters dead-letters requeue", _command("dead letters are listed and retried by", "dead list")),
+    ("enqueue send call delay apply add trigger dispatch", _command("a job is enqueued by", "push tasks.send_email")),
+    ("retry", _command("a dead letter is tried again by", "dead retry ID")),
+    ("autoscale pool_grow pool_shrink concurrency grow", _command("a pool has as many workers as said by", "scale default 4")),
+    ("config settings doctor validate configtest", _command("the configuration is checked and shown by", "check --show")),
+    ("new scaffold", _command("a configuration is written by", "init")),
+    ("flush clear empty drain", _command("the waiting jobs of a topic are deleted by", "purge email")),
+)  # fmt: skip
+"""Commands."""
+
+
 # -- what to add to an error ----------------------------------------------------------------------
 
 

@@ -305,7 +305,7 @@ def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
         )
     if isinstance(function, str):
         raise JobDefinitionError(
-            f"@job takes a function, got the text {shown(function)}: a queue is a topic here, @job(topic=...)"
+            f"@job takes a function, got the text {shown(function)}: if it is a queue, write @job(topic=...)"
         )
     innermost = _innermost(function)
     if not inspect.isfunction(innermost) or not callable(function) or isinstance(function, functools.partial):

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .. import __version__
+from .. import __version__, foreign
 from ..errors import JobsError
 from . import output
 from .common import Context, exit_code
@@ -103,9 +103,10 @@ class JobsCommand(click.Group):
         import difflib
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            known = foreign.COMMANDS.get(args[0])
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; `jobs --help` lists the commands"
-            ctx.fail(f"there is no command {args[0]!r}{hint}")
+            hint = f"did you mean {near[0]!r}?" if near else "`jobs --help` lists the commands"
+            ctx.fail(f"there is no command {args[0]!r}; {known.advice('job') if known else hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

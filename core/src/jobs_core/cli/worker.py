@@ -13,6 +13,7 @@ from ..config import Pool
 from ..config_sources import too_many_threads
 from ..errors import BackendError
 from ..worker.main import Worker, prepare
+from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
 from .types import TEXT, TOPICS
@@ -70,6 +71,12 @@ def _choose(
     settings = msgspec.structs.replace(pools[name], **changes)
     if reason := too_many_threads(settings):
         fail(f"--concurrency: {reason}", Exit.USAGE)
+    if concurrency is not None and concurrency > 1 and settings.mode == "sync":
+        output.echo(
+            f"jobs: --concurrency {concurrency}: a worker of a sync pool runs one job at a time; --mode threads or async runs "
+            "several, and `jobsctl start` has several workers",
+            err=True,
+        )
     return name, settings
 
 
