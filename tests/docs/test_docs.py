@@ -11,9 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import jobs_core
+from jobs_core.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -54,6 +56,27 @@ def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_commands_in_the_text_exist_with_their_options(path):
+    for text in re.findall(
+        r"`(?:\w+=\S+ )?jobsctl ([^`]+)`", re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    ):
+        words = text.split()
+        command: click.Command = cli
+        while isinstance(command, click.Group) and words:
+            word = words.pop(0)
+            if word.startswith("-"):
+                words = words if word in ("--help", "--version") else words[1:]  # -c FILE
+                continue
+            found = command.get_command(click.Context(command), word)
+            assert found or re.match(r"[A-Z…(]", word) or word == "COMMAND", f"jobsctl {text}: there is no {word}"
+            command = found or command
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help", "--"}
+        for word in words:
+            option = re.match(r"--[\w-]+", word)
+            assert not option or option[0] in known, f"jobsctl {text}: {command.name} has no {option[0]}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
