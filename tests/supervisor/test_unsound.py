@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from jobs_core.scoreboard.layout import Phase
+
 from ..support.project import TASKS, Project
 from ..support.supervised import Supervised
 
@@ -22,6 +24,16 @@ def spoil(what: str):
 @job(retries=0)
 async def aspoil(what: str):
     HOW[what]()
+"""
+LOSES = """
+@job
+def lose():
+    from jobs_core.backends.sqlite import connection
+    from jobs_core.errors import BackendUnavailable
+    def nothing(*_):
+        raise BackendUnavailable("nothing works here any more")
+    record("lose")
+    connection.Connection.begin = nothing
 """
 POOLS = """
 max_redeliveries = 1
@@ -49,4 +61,19 @@ def test_a_job_that_spoils_its_process_is_charged_and_its_pool_serves_on(project
         assert dead.reason == "crashed"
         project.push("note", pool, topic=pool)
     project.until_noted(*(f"note {pool}" for pool in pools))
+    assert watched.stop() == 0
+
+
+def test_a_worker_that_alone_reaches_no_backend_is_shown_and_replaced_before_its_jobs_run_elsewhere(project: Project):
+    """Nobody foresees everything that a job can do to its process: here what the backend uses is gone."""
+    (project.root / "tasks.py").write_text(TASKS + LOSES)
+    project.configure("lease = 3\nmax_redeliveries = 1")
+    watched = Supervised(project)
+    project.push("lose")
+    watched.until(lambda board: any(view.header.phase == Phase.OFFLINE for view in board.workers))
+    watched.process.until_said("it has not reached the backend, which answers others")
+    (dead,) = project.until(project.dead)
+    assert (dead.reason, project.times("lose")) == ("crashed", 1)
+    project.push("note")
+    project.until_noted("note x")
     assert watched.stop() == 0
