@@ -206,6 +206,15 @@ def test_a_held_job_is_found_in_its_worker(project, board):
     backend.close()
 
 
+def test_a_backend_that_does_not_answer_hides_no_job_that_runs_here(project, board):
+    project.configure(backend='backend = "redis://127.0.0.1:1/0"')
+    board.worker("h-1").begin(run("tasks.nap", ago=190, job_id="running-one"))
+    with board.held():
+        text = project.here("why", "running-one", code=69)
+    assert f"- it runs in process {os.getpid()} of pool default (busy) since " in text
+    assert "127.0.0.1:1" in text
+
+
 def test_a_worker_that_nobody_knows_here_is_doubted(project):
     job_id = project.push("note", "x")
     backend, _ = reserve(project, owner=f"{os.uname().nodename[:40]}-dead")

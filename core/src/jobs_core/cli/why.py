@@ -6,7 +6,7 @@ import contextlib
 
 import click
 
-from ..errors import JobsError
+from ..errors import BackendUnavailable, JobsError
 from ..escapes import one_line
 from ..explain import explain
 from ..worker.main import prepare
@@ -30,7 +30,12 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
     with contextlib.suppress(JobsError):  # what cannot be imported, `jobsctl check` tells; the rest of the answer holds
         prepare(context.app)
     here = ThisMachine(context.app)
-    found = context.operate(lambda backend: explain(context.app, backend, job_id, here))
+    try:
+        found = context.operate(lambda backend: explain(context.app, backend, job_id, here))
+    except BackendUnavailable:
+        for reason in here.of_running(job_id):  # what this machine knows needs no backend
+            output.echo(f"- {one_line(reason)}")
+        raise
     if as_json:
         output.json({"id": job_id, "known": found.known, "reasons": found.reasons})
     else:
