@@ -11,6 +11,7 @@ import pytest
 from jobs_core import Retry, current_job, job, logs
 from jobs_core.config import Config, Logs, Pool
 from jobs_core.errors import ConfigError
+from jobs_core.supervisor.__main__ import _Source
 from jobs_core.worker.main import Worker
 
 SLOWEST = 0.02
@@ -86,6 +87,25 @@ def test_nothing_of_a_job_is_looked_at_for_a_log_that_does_not_want_it(drain, mo
     for module in ("courier.tell_done", "courier.tell_taken", "outbox.tell_settled"):
         monkeypatch.setattr(f"jobs_core.worker.{module}", None)
     drain("sync", "info")
+
+
+@pytest.mark.parametrize(
+    ("developing", "toml", "done"),
+    [
+        (False, "", None),
+        (True, "", True),
+        (True, "[logs]\ndone = false", False),
+        (True, '[logs]\nlevel = "warning"', True),  # which shows none, and refuses nothing
+        (False, "[logs]\ndone = true", True),
+    ],
+)
+def test_who_develops_sees_them_unless_the_file_says_otherwise(project, monkeypatch, developing, toml, done):
+    monkeypatch.chdir(project.root)
+    monkeypatch.delenv("PWD", raising=False)
+    monkeypatch.setenv("JOBS_CONFIG", "")
+    monkeypatch.syspath_prepend(str(project.root))
+    project.configure(toml)
+    assert _Source(None, developing=developing).load().config.logs.done is done
 
 
 def test_lines_that_the_level_leaves_out_are_refused(project):

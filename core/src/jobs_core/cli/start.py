@@ -34,7 +34,9 @@ START_PATIENCE = 60.0
 
 @click.command("start")
 @click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
-@click.option("--reload", is_flag=True, help="For development: reload when a .py or .toml file of the project changes.")
+@click.option(
+    "--reload", is_flag=True, help="For development: reload when a .py or .toml file changes, and log each job that is done."
+)
 @pass_context
 def start_command(context: Context, daemon: bool, reload: bool) -> None:
     """Start the supervisor and its workers: in the foreground, logging to standard error or to logs.file.
@@ -60,8 +62,7 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
         from .reloading import watch  # late: watchfiles is there for development only
 
         watch(config.base_dir, run_dir)
-        if config.logs.done is None and config.logs.level in ("debug", "info"):
-            os.environ["JOBS_LOGS__DONE"] = "true"
+        command += ["--developing", "yes"]
     if not daemon:
         _become(command)
     if config.logs.file is None:

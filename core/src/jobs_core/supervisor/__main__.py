@@ -1,4 +1,4 @@
-"""`python -m jobs_core.supervisor [--config FILE] [--ready-fd N]`: what `jobsctl start` turns into.
+"""`python -m jobs_core.supervisor [--config FILE] [--ready-fd N] [--developing yes]`: what `jobsctl start` turns into.
 
 Not meant to be typed: `jobsctl start` checks first what a person may have got wrong.
 """
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from .. import config_sources, escapes, logs
 from ..app import private_directory
@@ -32,7 +34,7 @@ from .pidfile import AlreadyRunning, PidFile
 def main(arguments: list[str]) -> int:
     """Run a supervisor to its end; the exit code."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    source = _Source(options.get("--config"))
+    source = _Source(options.get("--config"), developing="--developing" in options)
     tell = _Ready(int(options.get("--ready-fd", -1)))
     try:
         effective = source.load()
@@ -75,8 +77,9 @@ def main(arguments: list[str]) -> int:
 class _Source:
     """Where the configuration comes from, by the names that were said: each generation follows links anew."""
 
-    def __init__(self, file: str | None) -> None:
+    def __init__(self, file: str | None, *, developing: bool = False) -> None:
         self._file = file
+        self._developing = developing
         self._directory = config_sources.working_directory()
         self._here = os.path.realpath(self._directory)
         self._settings = os.environ.get("JOBS_SETTINGS", "")
@@ -99,6 +102,9 @@ class _Source:
             os.environ["JOBS_CONFIG"] = str(effective.file)  # what plugins have run beside the workers reads it too
         self.file = str(effective.file or "")
         self._base_dir = effective.config.base_dir
+        config = effective.config
+        if self._developing and config.logs.done is None:  # a developer waits to see whether anything has happened
+            return replace(effective, config=replace(config, logs=replace(config.logs, done=True)))
         return effective
 
     def load_again(self, wish: dict[str, Any], run_dir: Path) -> Config:
