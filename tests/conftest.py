@@ -15,6 +15,7 @@ from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
 
+from .support.plugins import discover, install  # noqa: F401  # fixtures
 from .support.project import Project
 
 pytest_plugins = ["pytester"]

@@ -63,7 +63,7 @@ def call(tmp_path, monkeypatch, plugins, capfd):
     (tmp_path / "jobs.toml").write_text('backend = "sqlite:///queue.db"\nmodules = ["tasks"]\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(Plugins, "discover", lambda: plugins)
+    monkeypatch.setattr(Plugins, "discover", lambda prefer=(): plugins)
     monkeypatch.setattr(start, "_become", lambda command: None)
     monkeypatch.setattr(start, "_in_the_background", lambda command, run_dir: None)
     monkeypatch.setattr(worker.Worker, "run", lambda self: None)

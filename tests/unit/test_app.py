@@ -31,7 +31,7 @@ from jobs_core import (
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.config import Config, Topic
 from jobs_core.message import decode
-from jobs_core.plugins import Plugins
+from jobs_core.plugins import PluginInfo, Plugins
 
 from ..support.project import PATIENCE
 
@@ -233,8 +233,7 @@ def test_hook_before_enqueue_may_replace_the_message(app, greet):
         def jobs_before_enqueue(self, message):
             return msgspec.structs.replace(message, headers={**message.headers, "trace": "1"})
 
-    app.plugins._manager.register(Tracing(), name="t")
-    app.plugins._by_plugin["t"] = app.plugins.infos[0]
+    app.plugins._add(Tracing(), PluginInfo("tracing", "jobs-test", "1"))
     greet.enqueue("a")
     assert waiting(app)[0].headers == {"trace": "1"}
 
@@ -518,5 +517,10 @@ def test_of_many_threads_that_choose_one_id_one_has_made_the_job(app, greet):
 
 
 def test_a_hook_may_choose_the_id(app, greet):
-    app._before_enqueue = [lambda message: msgspec.structs.replace(message, id="of-the-hook")]
+    class Choosing:
+        @hookimpl
+        def jobs_before_enqueue(self, message):
+            return msgspec.structs.replace(message, id="of-the-hook")
+
+    app.plugins._add(Choosing(), PluginInfo("choosing", "jobs-test", "1"))
     assert [greet.enqueue("a").created for _ in range(2)] == [True, False]

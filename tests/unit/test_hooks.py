@@ -310,7 +310,7 @@ def test_hook_jobs_cli_commands(monkeypatch):
         """Do something more."""
         click.echo("done")
 
-    monkeypatch.setattr(cli_main, "_added", {"extra": extra})
+    monkeypatch.setattr(cli_main, "_added", {"extra": (extra, PluginInfo("test", "jobs-test", "1"))})
     from click.testing import CliRunner
 
     assert "extra  Do something more." in CliRunner().invoke(cli_main.cli, ["--help"]).output

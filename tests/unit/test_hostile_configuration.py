@@ -66,7 +66,7 @@ def plugins():
 @pytest.fixture
 def read(tmp_path, monkeypatch, plugins):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Plugins, "discover", lambda: plugins)
+    monkeypatch.setattr(Plugins, "discover", lambda prefer=(): plugins)
     for name in [name for name in os.environ if name.startswith("JOBS_")]:
         monkeypatch.delenv(name)
 

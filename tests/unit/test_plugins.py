@@ -1,51 +1,13 @@
 """Finding plugins, asking them, and surviving them."""
 
 import sys
-from importlib import metadata
 
 import pytest
 
 from jobs_core import hookimpl, hookspecs
+from jobs_core.backends.base import BackendOptions
 from jobs_core.errors import PluginError
 from jobs_core.plugins import Plugins, guarded
-
-
-class Distribution(metadata.Distribution):
-    """An installed distribution that is not there."""
-
-    def __init__(self, name, entry_points):
-        self._name, self._entry_points = name, entry_points
-
-    def read_text(self, filename):
-        if filename == "METADATA":
-            return f"Metadata-Version: 2.1\nName: {self._name}\nVersion: 1.2.3\n"
-        if filename == "entry_points.txt":
-            return "[jobs]\n" + "\n".join(f"{name} = {module}" for name, module in self._entry_points.items())
-        return None
-
-    def locate_file(self, path):
-        raise FileNotFoundError(path)
-
-
-@pytest.fixture
-def discover(tmp_path, monkeypatch):
-    """Plugins made of source texts, one distribution each."""
-    monkeypatch.syspath_prepend(tmp_path)
-    made = []
-
-    def discover(disabled=(), **sources):
-        entry_points = []
-        for name, source in sources.items():
-            module = f"plugin_{name}"
-            (tmp_path / f"{module}.py").write_text(f"from jobs_core import hookimpl\n{source}")
-            sys.modules.pop(module, None)
-            made.append(module)
-            entry_points += Distribution(f"jobs-{name}", {name: module}).entry_points
-        return Plugins(entry_points, disabled=disabled)
-
-    yield discover
-    for module in made:
-        sys.modules.pop(module, None)
 
 
 def info(plugins, name):
@@ -53,9 +15,9 @@ def info(plugins, name):
 
 
 GOOD = """
-def make(url, options): return url
+from jobs_core.backends.memory import MemoryBackend
 @hookimpl
-def jobs_queue_backends(): return {"good": make}
+def jobs_queue_backends(): return {"good": MemoryBackend}
 """
 
 
@@ -68,7 +30,8 @@ def test_the_core_goes_through_its_own_hooks():
 
 def test_a_plugin_is_found_with_its_distribution_and_what_it_provides(discover):
     plugins = discover(good=GOOD)
-    assert plugins.choose("jobs_queue_backends", "good", "backend")("url", None) == "url"
+    made = plugins.choose("jobs_queue_backends", "good", "backend")("good://", BackendOptions())
+    assert made.name == "memory"
     found = info(plugins, "good")
     assert (str(found), found.provides) == ("plugin 'good' of jobs-good 1.2.3", {"backend": ["good"]})
 

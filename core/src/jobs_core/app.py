@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from . import config_sources, private, urls
+from . import config_sources, guard, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .config import Config
@@ -39,7 +40,7 @@ from .ids import new_id
 from .job import Call, JobFunction, set_application_source
 from .message import Message, Signer, UniqueKey, decode, encode, readable
 from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
-from .plugins import Implementation, Plugins
+from .plugins import Implementation, Plugins, obeyed
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
 from .running import running
@@ -72,7 +73,7 @@ class App:
         registry: Registry | None = None,
     ) -> None:
         self.config = config_sources.load().config if config is None else config
-        self.plugins = Plugins.discover() if plugins is None else plugins
+        self.plugins = Plugins.discover(self.config.prefer) if plugins is None else plugins
         self.registry = default_registry if registry is None else registry
         self.signer = Signer(self.config.signing_keys)
         self._before_enqueue: list[Implementation] | None = None
@@ -129,9 +130,7 @@ class App:
         factory = self.plugins.choose("jobs_queue_backends", scheme, "backend")
         if self.config.backend is None:
             private_directory(self.run_dir)
-        backend = factory(url, self.backend_options(clock))
-        if not isinstance(backend, Backend):
-            raise ConfigError(f"backend: the factory for {scheme}:// made no Backend, but {type(backend).__name__}")
+        backend: Backend = factory(url, self.backend_options(clock))
         if self.config.results.url and "results" not in backend.features:
             return composed(backend, self.results_store(clock))
         return backend
@@ -192,12 +191,20 @@ class App:
             backend = self._idle.pop() if self._idle else None
         if backend is None:
             backend = self.new_backend()
-            backend.open(None)
+            with self.blaming_backend():
+                backend.open(None)
         try:
-            return action(backend)
+            with self.blaming_backend():
+                return action(backend)
         finally:
             with self._idle_lock:
                 self._idle.append(backend)
+
+    def blaming_backend(self) -> AbstractContextManager[None]:
+        """For calls of the backend: what a plugin's raises, if it is no error of ours, is told with the plugin's name."""
+        scheme = urls.scheme(self.backend_url)
+        plugin = self.plugins.provider("jobs_queue_backends", scheme)
+        return nullcontext() if plugin is None else guard.blaming(plugin, f"the backend of {scheme}://", hide=urls.cover)
 
     # -- enqueue ---------------------------------------------------------------------------------
 
@@ -263,7 +270,8 @@ class App:
             )
         for implementation in self._hold_enqueue:
             told: dict[str, str] = {}
-            if implementation(config=self.config, on_commit=wish, send=functools.partial(self._push_into, told, outgoing)):
+            send = functools.partial(self._push_into, told, outgoing)
+            if obeyed(implementation, bool, config=self.config, on_commit=wish, send=send):
                 return told
         if wish and self._hold_enqueue:
             raise JobDefinitionError(
@@ -325,7 +333,7 @@ class App:
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
-            replacement = implementation(message=message)
+            replacement = obeyed(implementation, Message, message=message)
             if replacement is not None:
                 message = replacement
                 readable(message, job.name)

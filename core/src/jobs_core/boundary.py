@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Callable
+from opcode import opmap
 from typing import Any
 
 from .errors import JobCancelled, JobTimeout
 
 LONGEST_TEXT = 2000
 LONGEST_TRACEBACK = 20_000
+_RAISE = opmap["RAISE_VARARGS"]
 
 _qualname: Callable[[type], Any] = type.__dict__["__qualname__"].__get__
 _module: Callable[[type], Any] = type.__dict__["__module__"].__get__
@@ -25,6 +28,21 @@ _own_traceback: Callable[[BaseException], Any] = BaseException.__dict__["__trace
 def interrupts(error: BaseException) -> bool:
     """Whether this is the end of a run, raised by a signal wherever the run happens to be: it has to be passed on."""
     return type(error) in (JobTimeout, JobCancelled) and error.struck  # type: ignore[attr-defined]
+
+
+def passes(error: BaseException) -> bool:
+    """Whether this is meant for somebody further up, whoever's code it comes out of: the end of a run, or a person's Ctrl-C."""
+    return interrupts(error) or (type(error) is KeyboardInterrupt and _of_a_signal(error))
+
+
+def _of_a_signal(error: KeyboardInterrupt) -> bool:
+    """Tell a real interrupt from `raise KeyboardInterrupt`, by what the innermost frame was doing."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return True  # a handler in Python raises, too
+    innermost = _own_traceback(error)
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    return innermost is None or innermost.tb_frame.f_code.co_code[innermost.tb_lasti] != _RAISE
 
 
 def text_of(value: object, limit: int = LONGEST_TEXT) -> str:

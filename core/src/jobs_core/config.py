@@ -183,6 +183,7 @@ class Config(Section, frozen=True, kw_only=True):
     alerts: Alerts = Alerts()
     schedule: dict[Name, ScheduleEntry] = {}
     broker: Broker = Broker()
+    prefer: list[Name] = []  # plugins that win where several provide one name; [plugins] prefer = ["mine"] is the same
     plugins: dict[str, dict[str, Any]] = {}  # settings of plugins by name; [NAME] is short for the loader's and framework's
     base_dir: Path = Path()  # set by the reader, not a key: the directory that relative paths start from
 

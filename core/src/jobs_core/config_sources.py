@@ -269,6 +269,7 @@ class _Reader:
 
     def build(self, base_dir: Path) -> Config:
         self._adopt_plugin_tables()
+        self._adopt_preference()
         config: Config = self._section(Config, self.raw, "")
         if not self.errors:
             self._check(config)
@@ -282,6 +283,13 @@ class _Reader:
             if isinstance(self.raw.get(name), dict):
                 table = self.raw.pop(name)
                 self._merge(self.raw.setdefault("plugins", {}), {name: table}, self._tables[name], "plugins.")
+
+    def _adopt_preference(self) -> None:
+        """[plugins] prefer = […] stands among the plugins' tables, and is none."""
+        plugins = self.raw.get("plugins")
+        if isinstance(plugins, dict) and "prefer" in plugins and not isinstance(plugins["prefer"], dict):
+            self.raw["prefer"] = plugins.pop("prefer")
+            self.sources["prefer"] = self.sources.pop("plugins.prefer")
 
     def _section(self, kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):

@@ -8,22 +8,27 @@ at the first broken one. Hooks are called implementation by implementation for t
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import logging
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pluggy
 
-from . import boundary, builtin, hookspecs
-from .backends.base import INTERFACE_VERSION
+from . import boundary, builtin, guard, hookspecs, urls
+from .backends.base import INTERFACE_VERSION, Backend
 from .errors import JobsError, PluginError
+from .loaders.base import AlertChannel, Bootstrapper, JobLoader
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from .config import Config
 
 logger = logging.getLogger("jobs.plugins")
 
@@ -35,6 +40,15 @@ PROVIDERS = {  # provider hook: what a user calls the thing
     "jobs_alert_channels": "alert channel",
     "jobs_cli_commands": "command",
 }
+MADE: dict[str, type] = {  # provider hook: what its factories make
+    "jobs_queue_backends": Backend,
+    "jobs_job_loaders": JobLoader,
+    "jobs_framework_bootstrappers": Bootstrapper,
+    "jobs_alert_channels": AlertChannel,
+}
+SLOW = 1.0
+"""Seconds that a plugin's import may take: every process and every command pays for it."""
+
 DISTRIBUTIONS = {  # what to install for a name that nobody here provides
     "redis": "jobs-redis",
     "rediss": "jobs-redis",
@@ -59,8 +73,15 @@ class PluginInfo(msgspec.Struct):
     hooks: list[str] = []
     provides: dict[str, list[str]] = {}
     problems: list[str] = []
+    notes: list[str] = []  # what works, and yet should be known
+    seconds: float = 0.0  # that its import took
     detail: str = ""  # the traceback behind a failed import
     disabled: bool = False
+
+    @property
+    def troubles(self) -> list[str]:
+        """All that is to be told of it."""
+        return [*self.problems, *self.notes]
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} of {self.distribution} {self.version}"
@@ -86,24 +107,29 @@ _tracing = os.environ.get("JOBS_TRACE_HOOKS", "") not in ("", "0")
 class Plugins:
     """The plugins of this process. Built once, read by any thread."""
 
-    def __init__(self, entry_points: Iterable[EntryPoint] = (), *, disabled: Iterable[str] = ()) -> None:
+    def __init__(
+        self, entry_points: Iterable[EntryPoint] = (), *, disabled: Iterable[str] = (), prefer: Sequence[str] = ()
+    ) -> None:
         self.infos: list[PluginInfo] = []
+        self._prefer = prefer
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._by_plugin: dict[str, PluginInfo] = {}
         self._provided: dict[str, dict[str, list[tuple[Any, PluginInfo]]]] = {}
-        self._add(builtin, PluginInfo("builtin", "jobs-core", _version("jobs-core")))
+        self._builtin = PluginInfo("builtin", "jobs-core", _version("jobs-core"))
+        self._add(builtin, self._builtin)
         off = set(disabled)
         for entry_point in sorted(entry_points, key=lambda entry: entry.name):
             self._find(entry_point, off)
 
     @classmethod
-    def discover(cls) -> Plugins:
-        """Every plugin installed here, but those that JOBS_DISABLE_PLUGINS=a,b names."""
+    def discover(cls, prefer: Sequence[str] = ()) -> Plugins:
+        """Every plugin installed here, but those that JOBS_DISABLE_PLUGINS=a,b names; `prefer` as in the configuration."""
         from importlib import metadata  # late: it costs more than all of this module
 
         disabled = os.environ.get("JOBS_DISABLE_PLUGINS", "")
-        return cls(metadata.entry_points(group=GROUP), disabled=[name.strip() for name in disabled.split(",")])
+        off = [name.strip() for name in disabled.split(",")]
+        return cls(metadata.entry_points(group=GROUP), disabled=off, prefer=prefer)
 
     def _find(self, entry_point: EntryPoint, disabled: set[str]) -> None:
         dist = entry_point.dist
@@ -112,39 +138,68 @@ class Plugins:
             info.disabled = True
             self.infos.append(info)
             return
+        began = time.perf_counter()
         try:
-            plugin = entry_point.load()
-        except Exception as error:
-            info.problems.append(f"cannot be imported: {type(error).__name__}: {error}")
-            info.detail = traceback.format_exc()
+            with guard.blaming(info, "import"), guard.without_stdout(always=True):
+                plugin = entry_point.load()
+        except JobsError as error:
+            cause = error.__cause__ or error
+            ends = ": it ends the process" if isinstance(cause, SystemExit) else ""
+            info.problems.append(f"cannot be imported{ends}: {boundary.told(cause)}")
+            info.detail = boundary.traceback_of(cause)
             self.infos.append(info)
             return
+        finally:
+            info.seconds = time.perf_counter() - began
+        if info.seconds > SLOW:
+            info.notes.append(
+                f"took {info.seconds:.1f} s to import, which every command and process waits for: "
+                "import libraries where they are used, inside the factories"
+            )
         self._add(plugin, info)
 
     def _add(self, plugin: object, info: PluginInfo) -> None:
         self.infos.append(info)
+        try:
+            with guard.blaming(info, "registration"), guard.without_stdout(always=True):
+                problems = self._problems(plugin, info)
+                usable = not problems
+                if usable:
+                    registered = self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
+        except JobsError as error:  # arguments that the hook does not have, among others
+            cause = error.__cause__ or error
+            text = boundary.text_of(cause) if isinstance(cause, pluggy.PluginValidationError) else boundary.told(cause)
+            usable, problems = False, [f"cannot be used: {' '.join(text.split())}"]
+        info.problems += problems
+        if usable:
+            self._by_plugin[registered or ""] = info
+        else:
+            info.hooks.clear()
+
+    def _problems(self, plugin: object, info: PluginInfo) -> list[str]:
+        """What forbids to use it; its hooks are noted on the way."""
         version = getattr(plugin, "jobs_interface_version", INTERFACE_VERSION)
         if version != INTERFACE_VERSION:
-            info.problems.append(
+            return [
                 f"is written for plugin interface {version}, this jobs-core has {INTERFACE_VERSION}: "
                 f"install matching releases of {info.distribution} and jobs-core"
-            )
-            return
+            ]
+        found: list[str] = []
         for name in dir(plugin):
-            if self._manager.parse_hookimpl_opts(plugin, name) is None:
+            options = self._manager.parse_hookimpl_opts(plugin, name)
+            if options is None:
                 continue
-            if name not in hookspecs.__dict__:
-                near = difflib.get_close_matches(name, _hook_names(), 1, 0.5)
-                info.problems.append(f"implements an unknown hook {name}" + (f"; is {near[0]} meant?" if near else ""))
+            hook = options.get("specname") or name
+            if hook not in hookspecs.__dict__:
+                near = difflib.get_close_matches(hook, _hook_names(), 1, 0.5)
+                info.problems.append(f"implements an unknown hook {hook}" + (f"; is {near[0]} meant?" if near else ""))
+            elif options.get("wrapper") or options.get("hookwrapper"):
+                found.append(f"cannot be used: {hook} is a wrapper of the hook, which is not supported")
+            elif inspect.iscoroutinefunction(getattr(plugin, name)):
+                found.append(f"cannot be used: {hook} is an async def, and nobody would await it: make it a plain function")
             else:
-                info.hooks.append(name)
-        try:
-            registered = self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
-        except Exception as error:  # arguments that the hook does not have, among others
-            info.problems.append(f"cannot be used: {' '.join(str(error).split())}")
-            info.hooks.clear()
-            return
-        self._by_plugin[registered or ""] = info
+                info.hooks.append(hook)
+        return found
 
     def implementations(self, hook: str) -> list[Implementation]:
         """Who implements a hook, in order of registration; empty for a hook that costs nothing."""
@@ -167,34 +222,107 @@ class Plugins:
                     found.setdefault(name, []).append((factory, implementation.info))
                     implementation.info.provides.setdefault(PROVIDERS[hook], []).append(name)
             self._provided[hook] = found
+            for name, offers in found.items():
+                self._tell_rivals(PROVIDERS[hook], name, offers)
         return self._provided[hook]
 
-    def _ask(self, implementation: Implementation) -> Mapping[str, Any]:
+    def ask(self, hooks: Iterable[str] = MADE) -> list[PluginInfo]:
+        """Have every plugin say what it provides, so that what is wrong with its answers is known; all that were found."""
+        for hook in hooks:
+            self.provided(hook)
+        return self.infos
+
+    def log_troubles(self) -> None:
+        """Say in the log what is wrong with plugins, needed or not."""
+        for info in self.ask():
+            for trouble in info.troubles:
+                boundary.log(logger, logging.WARNING, "%s %s", str(info), trouble)
+
+    def _ask(self, implementation: Implementation) -> dict[str, Any]:
         info = implementation.info
         try:
-            answer = implementation()
-        except Exception as error:
-            info.problems.append(f"{implementation.hook} raised {boundary.told(error)}")
+            with guard.blaming(info, implementation.hook), guard.without_stdout(always=True):
+                answer = implementation()
+                offered = dict(answer) if isinstance(answer, Mapping) else None
+        except JobsError as error:
+            info.problems.append(f"{implementation.hook} raised {boundary.told(error.__cause__ or error)}")
             return {}
-        if not isinstance(answer, Mapping):
-            info.problems.append(f"{implementation.hook} returned {type(answer).__name__}, expected a dict of name to factory")
+        if offered is None:
+            info.problems.append(
+                f"{implementation.hook} returned {boundary.name_of(type(answer))}, expected a dict of name to factory"
+            )
             return {}
-        wrong = [name for name, factory in answer.items() if not isinstance(name, str) or not callable(factory)]
+        wrong = [name for name, factory in offered.items() if type(name) is not str or not callable(factory)]
         if wrong:
-            info.problems.append(f"{implementation.hook} returned no callable for {', '.join(map(repr, wrong))}")
-        return {name: factory for name, factory in answer.items() if name not in wrong}
+            names = ", ".join(repr(name) if type(name) is str else boundary.text_of(name) for name in wrong)
+            info.problems.append(f"{implementation.hook} returned no callable for {names}")
+        return {name: factory for name, factory in offered.items() if name not in wrong}
 
-    def choose(self, hook: str, name: str, key: str) -> Any:
-        """The factory called `name`, which the configuration asks for under `key`; raises PluginError with the mend."""
+    def choose(self, hook: str, name: str, key: str, *, hide: Callable[[str], str] = str) -> Callable[..., Any]:
+        """The factory called `name`, which the configuration asks for under `key`; raises PluginError with the fix.
+
+        What it raises, when it is called, names plugin and key; `hide` takes secrets out of its text.
+        """
         found = self.provided(hook)
         offers = found.get(name, [])
-        if len(offers) == 1:
-            return offers[0][0]
         kind = PROVIDERS[hook]
-        if offers:
+        if not offers:
+            raise PluginError(f"{key}: there is no {kind} {name!r}: {self._mend(name, sorted(found))}")
+        winner = self._winner(offers)
+        if winner is None:
             rivals = " and ".join(str(info) for _, info in offers)
-            raise PluginError(f"{key}: {kind} {name!r} is provided by {rivals}: disable one with JOBS_DISABLE_PLUGINS")
-        raise PluginError(f"{key}: there is no {kind} {name!r}: {self._mend(name, sorted(found))}")
+            raise PluginError(
+                f"{key}: {kind} {name!r} is provided by {rivals}: say which one with "
+                f'[plugins] prefer = ["{offers[0][1].name}"], or disable one with JOBS_DISABLE_PLUGINS'
+            )
+        factory, info = winner
+        return factory if info is self._builtin else functools.partial(_make, factory, info, key, hook, name, hide)
+
+    def provider(self, hook: str, name: str) -> PluginInfo | None:
+        """The plugin that `choose` would take; None for the core itself, and where there is none."""
+        winner = self._winner(self.provided(hook).get(name, []))
+        return None if winner is None or winner[1] is self._builtin else winner[1]
+
+    def unknown_preferences(self) -> list[str]:
+        """What [plugins] prefer names and nobody is."""
+        known = {name for info in self.infos for name in (info.name, info.distribution)}
+        return [name for name in self._prefer if name not in known]
+
+    def _winner(self, offers: Sequence[tuple[Any, PluginInfo]]) -> tuple[Any, PluginInfo] | None:
+        """Of several that provide one name: the preferred one, else the core's own; None where nothing decides."""
+        for wanted in self._prefer:
+            for offer in offers:
+                if wanted in (offer[1].name, offer[1].distribution):
+                    return offer
+        own = [offer for offer in offers if offer[1] is self._builtin]
+        return own[0] if own else offers[0] if len(offers) == 1 else None
+
+    def _tell_rivals(self, kind: str, name: str, offers: Sequence[tuple[Any, PluginInfo]]) -> None:
+        if len(offers) < 2:
+            return
+        winner = self._winner(offers)
+        for offer in offers:
+            info, others = offer[1], " and ".join(str(other[1]) for other in offers if other is not offer)
+            if winner is None:
+                fate = "say which one with [plugins] prefer"
+            elif offer is winner:
+                fate = "this one is used"
+            else:
+                fate = f'it is not used; [plugins] prefer = ["{info.name}"] takes it'
+            info.notes.append(f"provides {kind} {name!r}, as does {others}: {fate}")
+
+    def broker_commands(self, config: Config) -> list[list[str]]:
+        """What plugins want run beside the workers. Raises PluginError for an answer that names no programs."""
+        commands: list[list[str]] = []
+        for implementation in self.implementations("jobs_broker_commands"):
+            made = guarded_but_for_ours(implementation, config=config) or []
+            for command in made if isinstance(made, (list, tuple)) else [made]:
+                if not isinstance(command, (list, tuple)) or not all(isinstance(word, (str, os.PathLike)) for word in command):
+                    raise PluginError(
+                        f"broker.embedded: {implementation.info}: hook {implementation.hook} returned no list of command lines"
+                    )
+                commands.append([os.fspath(word) for word in command])
+        return commands
 
     def _mend(self, name: str, known: list[str]) -> str:
         distribution = DISTRIBUTIONS.get(name)
@@ -211,27 +339,59 @@ class Plugins:
         return text + "".join(f"; {info} {info.problems[0]}" for info in broken)
 
 
+def _make(
+    factory: Any, info: PluginInfo, key: str, hook: str, name: str, hide: Callable[[str], str], /, *arguments: Any, **named: Any
+) -> Any:
+    """Call a plugin's factory; raises PluginError for what it raises, or makes instead of what it should."""
+    what = f"the factory of {PROVIDERS[hook]} {name!r}"
+    if hook == "jobs_queue_backends" and arguments:
+        hide = functools.partial(_without, str(arguments[0]))
+    with guard.blaming(info, what, key=key, hide=hide), guard.without_stdout():
+        made = factory(*arguments, **named)
+        if not isinstance(made, MADE[hook]):
+            raise PluginError(f"{key}: {info}: {what} made no {MADE[hook].__name__}, but {boundary.name_of(type(made))}")
+        return made
+
+
+def _without(url: str, text: str) -> str:
+    return text.replace(url, urls.redact(url))
+
+
+def obeyed(implementation: Implementation, returns: type, **arguments: Any) -> Any:
+    """Call a hook whose failure is its caller's; raises PluginError that names it, also for what it may not return."""
+    with guard.blaming(implementation.info, f"hook {implementation.hook}"):
+        answer = implementation(**arguments)
+        if answer is not None and not isinstance(answer, returns):
+            kind, expected = boundary.name_of(type(answer)), returns.__name__
+            raise PluginError(f"{implementation.info}: hook {implementation.hook} returned {kind}, expected {expected} or None")
+        return answer
+
+
 def guarded(implementation: Implementation, **arguments: Any) -> Any:
     """Call a hook that is nobody's business to fail; what it returned, or None, whatever it raises."""
     try:
         return implementation(**arguments)
     except BaseException as error:
-        if boundary.interrupts(error):
-            raise
-        text = "%s: hook %s failed; the work goes on without it"
-        boundary.log(logger, logging.ERROR, text, implementation.info, implementation.hook, error=error)
+        _survive(implementation, error)
         return None
 
 
 def guarded_but_for_ours(implementation: Implementation, **arguments: Any) -> Any:
-    """Likewise, but an error of ours, which names key and mend, goes to who asked."""
+    """Likewise, but an error of ours, which names key and fix, goes to who asked."""
     try:
         return implementation(**arguments)
     except JobsError:
         raise
-    except Exception:
-        logger.exception("%s: hook %s failed; the work goes on without it", implementation.info, implementation.hook)
+    except BaseException as error:
+        _survive(implementation, error)
         return None
+
+
+def _survive(implementation: Implementation, error: BaseException) -> None:
+    if boundary.passes(error):
+        raise error
+    text = "%s: hook %s failed; the work goes on without it"
+    boundary.log(logger, logging.ERROR, text, str(implementation.info), implementation.hook, error=error)
 
 
 def _hook_names() -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import guard
 from ..app import App
 from ..backends.base import Backend, State
 from ..config import Workers
@@ -16,6 +17,7 @@ from ..events import TopicUnserved
 from ..explain import misfit
 from ..loaders import importing
 from ..logs import sentence
+from ..plugins import Plugins
 from ..schedule import entries
 from ..supervisor.alerts import blind, channels, watched
 from ..urls import redact
@@ -24,6 +26,8 @@ from . import output
 from .apart import Say, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
+from .extensions import leave_out_what_ends, reported
+from .main import OURS
 from .preflight import preflight, unused_results
 
 SAMPLE = 500
@@ -80,9 +84,10 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
         return
     checks = _Checks(quiet=as_json)
     if checks.run("configuration", lambda: _configuration(context)):
+        killers = leave_out_what_ends(lambda: reported(Plugins.discover(), OURS))
         app = context.app
         checks.run("machine", lambda: _machine(app))
-        checks.run("plugins", lambda: _plugins(app))
+        checks.run("plugins", lambda: _plugins(app, killers))
         checks.run("alerts", lambda: _alerts(app))
         _run_apart(checks, app)
     if as_json:
@@ -93,9 +98,10 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
 
 def _run_apart(checks: _Checks, app: App) -> None:
     """Checks that need the application, in a child: its import may end the process that does it."""
-    module = ""
+    module = called = ""
 
     def work(say: Say) -> None:
+        guard.on_call = lambda plugin, what: say({"call": f"{plugin}: {what}" if plugin else ""})
         importing.on_import = lambda name: say({"module": name})
         inside = _Checks(quiet=True, on_add=lambda *finding: say({"finding": finding}))
         loaded = inside.run("application", lambda: _application(app))
@@ -107,16 +113,18 @@ def _run_apart(checks: _Checks, app: App) -> None:
             inside.run("schedule", lambda: _schedule(app, reachable))
 
     def hear(said: dict[str, Any]) -> None:
-        nonlocal module
+        nonlocal module, called
         if "finding" in said:
             mark, what, text, code = said["finding"]
             checks.add(mark, what, text, Exit(code))
-        else:
-            module = said["module"]
+        module, called = said.get("module", module), said.get("call", called)
 
     how = apart(work, hear)
     if how:
-        checks.add(output.BAD, "application", importing.ended_importing(module, how), Exit.USAGE)
+        text = importing.ended_importing(module, how)
+        if called and not module:
+            text = f"{called} ended the process ({how}), by os._exit or a crash in C code"
+        checks.add(output.BAD, "application", text, Exit.USAGE)
 
 
 def _configuration(context: Context) -> Iterator[tuple[str, str]]:
@@ -135,14 +143,18 @@ def _machine(app: App) -> Iterator[tuple[str, str]]:
     yield output.GOOD, f"run directory {app.run_dir}; log to {app.config.logs.file or 'standard error'}"
 
 
-def _plugins(app: App) -> Iterator[tuple[str, str]]:
-    names = ", ".join(info.name for info in app.plugins.infos if not info.problems and not info.disabled)
-    yield output.GOOD, names
-    for info in app.plugins.infos:
-        if info.disabled:
+def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
+    infos = reported(app.plugins, OURS)
+    yield output.GOOD, ", ".join(info.name for info in infos if not info.problems and not info.disabled)
+    for info in infos:
+        if info.name in killers:
+            yield output.WARN, f"{info} {killers[info.name]}"
+        elif info.disabled:
             yield output.WARN, f"{info} is disabled by JOBS_DISABLE_PLUGINS"
-        for problem in info.problems:  # fatal only where the configuration needs it, which the next checks tell
-            yield output.WARN, f"{info} {problem}"
+        for trouble in info.troubles:  # fatal only where the configuration needs it, which the next checks tell
+            yield output.WARN, f"{info} {trouble}"
+    for name in app.plugins.unknown_preferences():
+        yield output.WARN, f"plugins.prefer: no plugin is called {name!r}"
 
 
 def _alerts(app: App) -> Iterator[tuple[str, str]]:
@@ -183,19 +195,23 @@ def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:
 def _backend(app: App) -> Iterator[tuple[str, str]]:
     backend = app.new_backend()
     try:
-        backend.open(None)
-        backend.counts(sorted(app.config.served_topics()))
+        with app.blaming_backend():
+            backend.open(None)
+            backend.counts(sorted(app.config.served_topics()))
         yield output.GOOD, f"{redact(app.backend_url)} answers"
         yield from _ages(app, backend)
         if unused := unused_results(app):
             yield output.WARN, unused
-        for line in backend.advice():
+        with app.blaming_backend():
+            advice = list(backend.advice())
+        for line in advice:
             yield output.WARN, line
     except BackendUnavailable as error:
         shown = redact(app.backend_url)
         raise BackendUnavailable(str(error) if shown in str(error) else f"{shown}: {error}") from None
     finally:
-        backend.close()
+        with app.blaming_backend():
+            backend.close()
 
 
 def _ages(app: App, backend: Backend) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -54,6 +55,14 @@ class Context:
         return found
 
     @property
+    def preferences(self) -> list[str]:
+        """[plugins] prefer; none where the configuration cannot be read: plugins are looked at all the same."""
+        try:
+            return self.effective.config.prefer
+        except ConfigError:
+            return []
+
+    @property
     def app(self) -> App:
         """The application; its modules are importable, not yet imported."""
         if self._app is None:
@@ -61,6 +70,12 @@ class Context:
             self._app = App(self.effective.config)
             set_current_app(self._app)
         return self._app
+
+    def close(self) -> None:
+        """Disconnect, at the end of the command."""
+        if self._app is not None:
+            with contextlib.suppress(JobsError):
+                self._app.close()
 
     def operate(self, action: Callable[[Backend], T]) -> T:
         """Run an operator's call on the backend."""

@@ -14,12 +14,16 @@ from typing import Any
 
 import click
 
-from .. import __version__, foreign
+from .. import __version__, foreign, guard
 from ..errors import JobsError
+from ..plugins import PluginInfo
 from . import output
 from .common import Context, exit_code
 from .exits import Exit
+from .extensions import commands, named, short_help
 from .types import FILE
+
+_PLUGIN = "jobs.plugin"  # in a context's meta: the plugin's command that is run, and whose it is
 
 GROUPS = {
     "Set up": {
@@ -65,7 +69,7 @@ GROUPS = {
         "contract": ("contract", "Test a backend against the contract, or measure it."),
     },
 }
-_MODULES = {name: module for commands in GROUPS.values() for name, (module, _) in commands.items()}
+OURS = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
 
 
 class JobsCommand(click.Group):
@@ -83,21 +87,35 @@ class JobsCommand(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of ours ends it as sentences with its exit code."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except BaseException:
+                if _PLUGIN not in ctx.meta:
+                    raise
+                with named(*ctx.meta[_PLUGIN]):
+                    raise
         except JobsError as error:
             for line in str(error).splitlines():
                 output.echo(f"jobs: {line}", err=True)
             raise click.exceptions.Exit(exit_code(error)) from None
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Keep standard output to the command, whatever its plugins print."""
+        before, guard.on_command_line = guard.on_command_line, True
+        try:
+            return super().main(*args, **kwargs)
+        finally:
+            guard.on_command_line = before
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_MODULES, *_plugin_commands()]
+        return [*OURS, *_plugin_commands()]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in _MODULES:
-            module = importlib.import_module(f"{__package__}.{_MODULES[name]}")
+        if name in OURS:
+            module = importlib.import_module(f"{__package__}.{OURS[name]}")
             command: click.Command = getattr(module, f"{name}_command")
             return command
-        return _plugin_commands().get(name)
+        return _plugin_commands()[name][0] if name in _plugin_commands() else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         import difflib
@@ -107,29 +125,30 @@ class JobsCommand(click.Group):
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
             hint = f"did you mean {near[0]!r}?" if near else "`jobs --help` lists the commands"
             ctx.fail(f"there is no command {args[0]!r}; {known.advice('job') if known else hint}")
+        if args and args[0] not in OURS and args[0] in _plugin_commands():
+            ctx.meta[_PLUGIN] = (args[0], _plugin_commands()[args[0]][1])
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for group, commands in GROUPS.items():
-            with formatter.section(group):
-                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in group.items()])
         added = _plugin_commands()
         if added:
             with formatter.section("From plugins"):
-                formatter.write_dl([(name, command.get_short_help_str(80)) for name, command in sorted(added.items())])
+                formatter.write_dl([(name, short_help(name, *added[name])) for name in sorted(added)])
 
 
-def _plugin_commands() -> dict[str, click.Command]:
+def _plugin_commands() -> dict[str, tuple[click.Command, PluginInfo]]:
     from ..plugins import Plugins
 
     global _added
     if _added is None:
-        provided = Plugins.discover().provided("jobs_cli_commands")
-        _added = {name: offers[0][0] for name, offers in provided.items() if name not in _MODULES}
+        _added = commands(Plugins.discover(), OURS)
     return _added
 
 
-_added: dict[str, click.Command] | None = None
+_added: dict[str, tuple[click.Command, PluginInfo]] | None = None
 
 
 @click.group(
@@ -144,6 +163,7 @@ _added: dict[str, click.Command] | None = None
 def cli(ctx: click.Context, config: str | None) -> None:
     """Ordinary Python functions, run as background jobs."""
     ctx.obj = Context(config)
+    ctx.call_on_close(ctx.obj.close)
 
 
 def _called() -> str:

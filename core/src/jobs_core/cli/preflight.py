@@ -14,7 +14,6 @@ from .. import urls
 from ..app import App
 from ..config_rules import parse_listen
 from ..errors import ConfigError
-from ..plugins import guarded_but_for_ours
 from ..supervisor import httpd, logwriter
 from ..supervisor.pidfile import running
 from ..urls import redact
@@ -83,9 +82,11 @@ def _results(app: App) -> None:
 def _broker(app: App) -> None:
     if not app.config.broker.embedded:
         return
-    commands = [guarded_but_for_ours(each, config=app.config) for each in app.plugins.implementations("jobs_broker_commands")]
-    if not any(commands):
-        raise ConfigError("broker.embedded: no plugin brings a broker: pip install jobs-zeromq, or leave it out")
+    if app.plugins.broker_commands(app.config):
+        return
+    asked = [str(each.info) for each in app.plugins.implementations("jobs_broker_commands")]
+    brings = f"{' and '.join(asked)} brought no broker" if asked else "no plugin brings a broker"
+    raise ConfigError(f"broker.embedded: {brings}: pip install jobs-zeromq, or leave it out")
 
 
 def unused_results(app: App) -> str | None:

@@ -9,11 +9,13 @@ import click
 import msgspec
 
 from ..options import DEFAULT_TOPIC
-from ..plugins import PROVIDERS, Plugins
+from ..plugins import Plugins
 from ..topics import topic_error
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .extensions import leave_out_what_ends, reported
+from .main import OURS
 from .types import MODULE, URL
 
 TEMPLATE = """\
@@ -102,12 +104,13 @@ def setup_command(context: Context) -> None:
 @json_option
 @pass_context
 def plugins_command(context: Context, as_json: bool) -> None:
-    """Show what plugins were found, from where, and what each provides."""
-    plugins = Plugins.discover()
-    for hook in PROVIDERS:
-        plugins.provided(hook)
+    """Show what plugins were found, from where, how long their imports took, and what each provides."""
+    killers = leave_out_what_ends(lambda: reported(Plugins.discover(), OURS))
+    infos = reported(Plugins.discover(context.preferences), OURS)
+    for info in infos:
+        info.problems += [killers[info.name]] if info.name in killers else []
     if as_json:
-        output.json(plugins.infos)
+        output.json(infos)
     else:
         rows = [
             (
@@ -116,13 +119,14 @@ def plugins_command(context: Context, as_json: bool) -> None:
                 "; ".join(f"{kind} {', '.join(names)}" for kind, names in info.provides.items())
                 or ", ".join(info.hooks)
                 or "nothing",
-                "disabled by JOBS_DISABLE_PLUGINS" if info.disabled else "; ".join(info.problems) or "fine",
+                f"{info.seconds:.2f} s",
+                "; ".join(info.troubles) or ("disabled by JOBS_DISABLE_PLUGINS" if info.disabled else "fine"),
             )
-            for info in plugins.infos
+            for info in infos
         ]
-        output.table(["plugin", "from", "provides", "state"], rows)
-    if any(info.problems for info in plugins.infos):
-        for info in plugins.infos:
+        output.table(["plugin", "from", "provides", "import", "state"], rows)
+    if any(info.problems for info in infos):
+        for info in infos:
             if info.detail and not as_json:
                 output.echo(f"\n{info}:\n{info.detail}", err=True)
         raise click.exceptions.Exit(Exit.FAILED)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import boundary
 from ..errors import LoadError
 
 on_import: Callable[[str], object] | None = None
@@ -48,21 +49,32 @@ def import_module(name: str, key: str) -> None:
         raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
     except SystemExit as error:
         raise load_error(f'{key}: the module "{name}" ends the process when it is imported ({AS_PROGRAM})', error) from error
-    except Exception as error:
+    except BaseException as error:
+        if boundary.passes(error):
+            raise
         raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
 
 
 def load_error(what: str, error: BaseException) -> LoadError:
     """What happened in the user's file: import machinery and our own frames are of no use to anybody."""
+    return LoadError(pinpointed(f"{what}:", error), frame=_place(error)[0])
+
+
+def pinpointed(what: str, error: BaseException) -> str:
+    """`what`, the line of code that failed, and the error, each on a line of its own."""
+    where, line = _place(error)
+    place = f"\n  {where}" if where else ""
+    code = f"\n    {line}" if line else ""
+    return f"{what}{place}{code}\n  {boundary.told(error)}"
+
+
+def _place(error: BaseException) -> tuple[str, str]:
+    """Where it failed, and the code of that line; "" for what is not known."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}", ""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if "importlib" not in frame.filename and frame.filename != __file__ and not frame.filename.startswith("<")
     ]
-    if isinstance(error, SyntaxError) and error.filename:
-        where = f"{error.filename}:{error.lineno}"
-    else:
-        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    line = f"\n    {frames[-1].line}" if frames and frames[-1].line and not isinstance(error, SyntaxError) else ""
-    place = f"\n  {where}{line}" if where else ""
-    return LoadError(f"{what}:{place}\n  {type(error).__name__}: {error}", frame=where)
+    return (f"{frames[-1].filename}:{frames[-1].lineno}", frames[-1].line or "") if frames else ("", "")

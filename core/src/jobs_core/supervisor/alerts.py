@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,9 +14,9 @@ from msgspec import Struct
 from .. import events
 from ..backends.base import Backend
 from ..boundary import text_of
-from ..errors import ConfigError
+from ..errors import ConfigError, PluginError
 from ..units import format_duration
-from .alert_sender import Sender
+from .alert_sender import Sender, hide, secrets
 
 if TYPE_CHECKING:
     from ..backends.base import Counts
@@ -143,10 +144,12 @@ def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
         where = f"alerts.channels.{name}"
         given = dict(settings)
         kind = str(given.pop("kind", name))
-        factory = plugins.choose("jobs_alert_channels", kind, where)
+        factory = plugins.choose("jobs_alert_channels", kind, where, hide=functools.partial(hide, secrets=secrets(given)))
         try:
             made[name] = factory(given)
-        except Exception as error:  # a plugin's may raise anything
+        except PluginError:
+            raise
+        except Exception as error:
             raise ConfigError(f"{where}: {text_of(error)}") from None
     return made
 

@@ -58,7 +58,9 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
         born.settle_in("housekeeper", "housekeeper", ends, config.logs, supervisor, mortal=False)
         channel = Channel.of(ends.control)
         try:
-            made = made or workerside.load(config)
+            if made is None:
+                made = workerside.load(config)
+                made.app.plugins.log_troubles()  # else the template has told
             keeper = Housekeeper(made.app, channel, run_dir, spec.generation)
         except JobsError as error:
             channel.send({"is": "failed", "error": str(error)[:8000]})

@@ -23,7 +23,7 @@ from ..config import Config
 from ..errors import JobsError
 from ..failpoints import failpoint
 from ..loaders import importing
-from ..plugins import Plugins, guarded_but_for_ours
+from ..plugins import Plugins
 from . import alerts, born, housekeeper, kernel, workerside
 from .born import Ends
 from .channel import Channel
@@ -113,7 +113,11 @@ class Template:
         python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         allowed = all(pool.preload_allow_native for pool in pools if pool.preload)
         fit = not found or (allowed and not python)
-        brokers = _broker_commands(plugins or Plugins.discover(), self._config) if self._config.broker.embedded else []
+        if plugins is not None:
+            plugins.log_troubles()
+        brokers: list[list[str]] = []
+        if self._config.broker.embedded:  # a broker that cannot start is told, not left out
+            brokers = (plugins or Plugins.discover(self._config.prefer)).broker_commands(self._config)
         gc.collect()
         gc.freeze()  # the collector would write to every object, and so unshare every page
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
@@ -167,12 +171,3 @@ class Template:
 def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:
     """What the child of a specification does for a living."""
     return {HOUSEKEEPER: housekeeper.main, SPARE: be_spare}.get(spec.pool, workerside.main)
-
-
-def _broker_commands(plugins: Plugins, config: Config) -> list[list[str]]:
-    """What plugins want run beside the workers."""
-    commands: list[list[str]] = []
-    for implementation in plugins.implementations("jobs_broker_commands"):
-        made = guarded_but_for_ours(implementation, config=config) or ()  # a broker that cannot start is told, not left out
-        commands += [[str(word) for word in command] for command in made]
-    return commands

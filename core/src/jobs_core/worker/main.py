@@ -6,14 +6,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from .. import events
+from .. import boundary, events, guard
 from ..app import App, set_current_app
 from ..config import Pool
-from ..errors import LoadError
+from ..errors import JobsError, LoadError
 from ..ids import new_token
 from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
@@ -38,27 +39,43 @@ def prepare(app: App) -> Bootstrapper | None:
 
     Raises PluginError, and LoadError also for a parameter that no message could fill, and for code that calls sys.exit.
     """
-    try:
-        return _prepare(app)
-    except SystemExit as error:
-        raise load_error("the application ends the process when it is imported", error) from error
-
-
-def _prepare(app: App) -> Bootstrapper | None:
     config = app.config
     bootstrapper: Bootstrapper | None = None
     if config.framework:
         bootstrapper = app.plugins.choose("jobs_framework_bootstrappers", config.framework, "framework")(config)
         assert bootstrapper is not None
-        bootstrapper.setup()
-    loader: JobLoader = app.plugins.choose("jobs_job_loaders", _loader(app), "loader")(config)
-    loader.load()
+        with _step(app, "setup"):
+            bootstrapper.setup()
+    name = _loader(app)
+    loader: JobLoader = app.plugins.choose("jobs_job_loaders", name, "loader")(config)
+    with _step(app, "load", name):
+        loader.load()
     if bootstrapper is not None:
-        bootstrapper.before_fork()
+        with _step(app, "before_fork"):
+            bootstrapper.before_fork()
     problems = [str(problem) for job in app.registry for problem in job.arguments.problems]
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper
+
+
+@contextmanager
+def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
+    """Call a framework's plugin, or a loader: whatever the application or the plugin raises is told with where, and by whom."""
+    hook, name = ("jobs_job_loaders", loader) if loader else ("jobs_framework_bootstrappers", app.config.framework or "")
+    plugin = app.plugins.provider(hook, name)
+    try:
+        with guard.telling(plugin, step), guard.without_stdout():
+            yield
+    except JobsError:
+        raise
+    except BaseException as error:
+        if boundary.passes(error):
+            raise
+        ends = isinstance(error, SystemExit)
+        what = "the application ends the process when it is imported" if ends else "the application cannot be prepared"
+        who = f", in {step} of {plugin}" if plugin else ""
+        raise load_error(f"{what}{who}", error) from error
 
 
 def _loader(app: App) -> str:
@@ -131,7 +148,8 @@ class Worker:
         set_current_app(self._app)
         context.worker_app = self._app
         if self._bootstrapper is not None:
-            self._bootstrapper.after_fork()
+            with _step(self._app, "after_fork"):
+                self._bootstrapper.after_fork()
         self._tell("jobs_worker_started")
         events.emit(events.WorkerStarted(*_fields(self.info)))
         self.courier.start()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
+from ..boundary import name_of
 from ..loaders.base import Bootstrapper
 from ..plugins import Plugins, guarded
 from .context import RunOutcome, context_of
@@ -25,14 +26,14 @@ class Surroundings:
     """Calls a run's function inside its surroundings. Any thread or task may use it."""
 
     def __init__(self, plugins: Plugins, bootstrapper: Bootstrapper | None) -> None:
-        contexts: list[Callable[[Any], Any]] = []
-        acontexts: list[Callable[[Any], Any]] = []
+        contexts: list[tuple[Callable[[Any], Any], str]] = []
+        acontexts: list[tuple[Callable[[Any], Any], str]] = []
         if bootstrapper is not None and type(bootstrapper).around is not Bootstrapper.around:
-            contexts.append(bootstrapper.around)
+            contexts.append((bootstrapper.around, f"{type(bootstrapper).__name__}.around"))
         if bootstrapper is not None and (contexts or type(bootstrapper).aaround is not Bootstrapper.aaround):
-            acontexts.append(bootstrapper.aaround)
+            acontexts.append((bootstrapper.aaround, f"{type(bootstrapper).__name__}.aaround"))
         for implementation in plugins.implementations("jobs_run_context"):
-            middleware = _takes_run(implementation)
+            middleware = (_takes_run(implementation), f"{implementation.info}: hook jobs_run_context")
             contexts.append(middleware)
             acontexts.append(middleware)
         self._contexts = contexts
@@ -49,22 +50,22 @@ class Surroundings:
     def call(self, run: Run, loops: Callable[[], LoopRunner]) -> Any:
         """Run a plain function to its value."""
         with ExitStack() as stack:
-            for enter in self._contexts:
+            for enter, whose in self._contexts:
                 manager = enter(context_of(run))
                 if manager is not None:
-                    stack.enter_context(_plain(manager))
+                    stack.enter_context(_plain(manager, whose))
             value = run.job.function(*run.args, **run.kwargs)
             return value if type(value) in RESULTS else in_loop(run, value, loops)
 
     async def acall(self, run: Run) -> Any:
         """Run an async function to its value."""
         async with AsyncExitStack() as stack:
-            for enter in self._acontexts:
+            for enter, whose in self._acontexts:
                 manager = enter(context_of(run))
                 if isinstance(manager, AbstractAsyncContextManager):
                     await stack.enter_async_context(manager)
                 elif manager is not None:
-                    stack.enter_context(manager)
+                    stack.enter_context(_plain(manager, whose))
             value = await run.job.function(*run.args, **run.kwargs)
             return value if type(value) in RESULTS else await awaited(run, value)
 
@@ -85,10 +86,12 @@ def _takes_run(implementation: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda run: implementation(run=run)
 
 
-def _plain(manager: Any) -> AbstractContextManager[object]:
-    if not isinstance(manager, AbstractContextManager):
+def _plain(manager: Any, whose: str) -> AbstractContextManager[object]:
+    if isinstance(manager, AbstractContextManager):
+        return manager
+    if isinstance(manager, AbstractAsyncContextManager):
         raise TypeError(
-            f"jobs_run_context returned {type(manager).__name__}, which cannot surround a plain function: "
+            f"{whose} returned {name_of(type(manager))}, which cannot surround a plain function: "
             "return a context manager that is synchronous, or None for functions that are not async"
         )
-    return manager
+    raise TypeError(f"{whose} returned {name_of(type(manager))}, expected a context manager or None")
