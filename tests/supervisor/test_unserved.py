@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from jobs_core import App, job
+from jobs_core.boundary import told
 from jobs_core.config import Config, Pool, ScheduleEntry, Topic
-from jobs_core.errors import ConfigError
+from jobs_core.errors import BackendError, BackendUnavailable, ConfigError
 from jobs_core.ids import new_token
 from jobs_core.scoreboard import state
 from jobs_core.scoreboard.state import Backlog, TopicState
@@ -120,6 +121,45 @@ def test_topics_that_nobody_configured_are_counted_in_a_small_share_of_the_time(
     assert "mail" not in look(keeper, caplog)[0].topics
     clock[0] += 25.0
     assert "mail" in look(keeper, caplog)[0].topics
+
+
+ODD = [b"\xff", 7, None, "a b", "\x1b[31m", "", "x" * 200, ".hidden"]
+
+
+@pytest.mark.parametrize(
+    "listed", [ODD, ValueError("odd"), TypeError("odd"), BackendError("odd rows")], ids=lambda odd: type(odd).__name__
+)
+def test_whatever_others_have_written_into_a_queue_the_housekeeper_counts(keeper_of, caplog, monkeypatch, listed):
+    app, keeper = keeper_of()
+
+    def topics():
+        if isinstance(listed, Exception):
+            raise listed
+        return [*listed, "mail"]
+
+    push(app, "mail")
+    push(app, "default")
+    monkeypatch.setattr(keeper._backend, "topics", topics)
+    backlog, events = look(keeper, caplog)
+    keeper._next_survey = 0.0
+    _, again = look(keeper, caplog)
+    assert backlog.topics["default"].ready == 1
+    if isinstance(listed, Exception):
+        assert [event.advice for event in events] == [f"what it holds cannot be listed by topic: {told(listed)}"]
+        assert again == [], "once"
+    else:
+        assert set(backlog.topics) == {"default", "mail"}
+
+
+def test_an_outage_stays_one(keeper_of, monkeypatch, caplog):
+    _, keeper = keeper_of()
+
+    def away():
+        raise BackendUnavailable("away")
+
+    monkeypatch.setattr(keeper._backend, "topics", away)
+    with pytest.raises(BackendUnavailable):
+        look(keeper, caplog)
 
 
 def test_a_pool_cannot_serve_what_is_said_to_be_served_elsewhere(project):

@@ -18,14 +18,16 @@ from typing import Any, NoReturn
 from .. import events
 from ..app import App, set_current_app
 from ..backends.base import Backend, Counts
+from ..boundary import told
 from ..config import Config
-from ..errors import BackendError, JobsError, NotSupported
+from ..errors import BackendError, BackendUnavailable, JobsError, NotSupported
 from ..failpoints import failpoint
 from ..plugins import guarded
 from ..schedule import Ticker
 from ..scoreboard import state
 from ..scoreboard.reader import WorkerFile
 from ..scoreboard.state import Backlog, TopicState
+from ..topics import topic_error
 from ..worker.courier import HOUSEKEEP_LIMIT
 from ..worker.outage import Outage
 from . import born, kernel, timeouts, workerside
@@ -91,6 +93,7 @@ class Housekeeper:
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
         self._destinations = app.destinations()
         self._others: dict[str, Counts] = {}  # topics that are not in `_topics`, as of the last survey
+        self._told_unlisted = False
         self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when it was told
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
@@ -238,14 +241,26 @@ class Housekeeper:
     def _survey(self) -> None:
         """Count every other topic that the backend holds, or that jobs of this application go to."""
         begin = time.monotonic()
-        known = set(self._destinations)
-        with contextlib.suppress(NotSupported):
-            known.update(self._backend.topics())
+        known = {*self._destinations, *self._listed()}
         others = sorted(known.difference(self._topics))
         self._others = self._backend.counts(others) if others else {}
         now = time.monotonic()
         least = 0.0 if "browse" in self._backend.features else UNLISTED_INTERVAL
         self._next_survey = now + max(least, (now - begin) / SURVEY_SHARE)
+
+    def _listed(self) -> list[str]:
+        """The topics that the backend holds. Others may write into a queue, and no repair is to wait for what they wrote."""
+        try:
+            return [topic for topic in self._backend.topics() if isinstance(topic, str) and topic_error(topic) is None]
+        except BackendUnavailable:
+            raise
+        except NotSupported:
+            pass
+        except Exception as error:
+            if not self._told_unlisted:
+                self._told_unlisted = True
+                events.emit(events.BackendRisk(f"what it holds cannot be listed by topic: {told(error)}"))
+        return []
 
     def _tell_unserved(self, counts: dict[str, Counts]) -> None:
         """Warn of each topic whose jobs wait for nobody: once, and once more when jobs do wait where none did before."""

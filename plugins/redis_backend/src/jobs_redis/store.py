@@ -260,7 +260,7 @@ class Store:
         return [record for one in found if (record := records.job_record(one, now))]
 
     def topics(self) -> set[str]:
-        return {topic.decode() for topic in self._run(scripts.TOPICS)}
+        return {topic.decode(errors="backslashreplace") for topic in self._run(scripts.TOPICS)}
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return int(self._run(scripts.REQUEUE, *job_ids))
