@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import jobs_core
 from jobs_core import (
+    App,
     ArgumentError,
     ConfigError,
     Discard,
@@ -47,6 +48,7 @@ CODE = {
     "CONTEXT": foreign.CONTEXT,
     "PACKAGE": foreign.PACKAGE,
     "SIGNALS": foreign.SIGNALS,
+    "APP": foreign.APP,
 }
 PREFIXES = {
     "Pool": "pools.p.",
@@ -183,20 +185,21 @@ def test_a_function_that_takes_such_a_word_is_called_with_it(jobs):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(JobFunction, foreign.METHODS), (JobHandle, foreign.HANDLE), (JobContext, foreign.CONTEXT)]
+    ("kind", "words"),
+    [(JobFunction, foreign.METHODS), (JobHandle, foreign.HANDLE), (JobContext, foreign.CONTEXT), (App, foreign.APP)],
 )
 def test_attributes_of_other_systems_say_what_is_ours(kind, words, job_function, jobs):
     contexts = []
     job(name=f"looks_{kind.__name__}", registry=jobs.app.registry)(lambda: contexts.append(current_job())).enqueue()
     jobs.drain()
-    one = {JobFunction: job_function, JobHandle: job_function.enqueue(), JobContext: contexts[0]}[kind]
+    one = {JobFunction: job_function, JobHandle: job_function.enqueue(), JobContext: contexts[0], App: jobs.app}[kind]
     for word, meaning in words.items():
         assert not hasattr(one, word), word
         assert not hasattr(kind, word), word
         with pytest.raises(AttributeError) as raised:
             getattr(one, word)
         assert isinstance(raised.value, JobsError)
-        assert str(raised.value).startswith(f"{one!r} has no {word}: ")
+        assert str(raised.value).startswith(f"{one if kind is not App else '_TestApp'!s} has no {word}: ")
         assert str(raised.value).endswith(meaning.advice("send_email" if kind is JobFunction else "job"))
     assert not hasattr(one, "no_such_attribute")
 
@@ -282,6 +285,14 @@ def test_keys_of_other_systems_say_what_is_ours(table, tmp_path):
 @pytest.mark.parametrize("spelled", ["BROKER_URL", "CELERY_BROKER_URL", "celery_broker_url", "broker-url"])
 def test_keys_are_known_in_any_spelling(spelled, tmp_path):
     assert 'unknown key; where jobs are kept: backend = "redis://' in refusal(tmp_path, f"{spelled} = 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [("[pool.mail]\nworkers = 2", "pools"), ("[topic.mail]\nretries = 2", "topics"), ("[log]\nkeep = 2", "logs")],
+)
+def test_a_slip_in_the_name_of_a_table_is_told_as_one(text, near, tmp_path):
+    assert f'did you mean "{near}"?' in refusal(tmp_path, text)
 
 
 def test_variables_of_other_systems_say_what_is_ours(tmp_path):

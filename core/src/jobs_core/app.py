@@ -17,7 +17,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from . import config_sources, guard, private, urls
+from . import config_sources, foreign, guard, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .config import Config
@@ -464,6 +464,9 @@ class App:
             self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="jobs-enqueue")
         in_turn = functools.partial(self._producer.in_turn, function, time.monotonic(), float(self.config.enqueue_timeout))
         return await asyncio.get_running_loop().run_in_executor(self._threads, in_turn)
+
+
+foreign.teach(App, foreign.APP)
 
 
 def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:

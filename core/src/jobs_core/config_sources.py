@@ -300,7 +300,7 @@ class _Reader:
         for key, item in value.items():
             where = f"{path}.{key}" if path else key
             if key not in fields:
-                self._error(where, f"unknown key; {_advice(kind, key)}")
+                self._error(where, f"unknown key; {_advice(kind, key, item)}")
                 continue
             built[key] = self._value(fields[key].type, item, where)
         for name, field in fields.items():
@@ -389,12 +389,12 @@ def too_many_threads(pool: Pool) -> str | None:
     return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: take more workers, or mode = "async"'
 
 
-def _advice(kind: type[Section], key: str) -> str:
+def _advice(kind: type[Section], key: str, value: Any) -> str:
     """What to say of a key that a table does not have."""
-    known = foreign.key_advice(kind.__name__, key)
-    if known:
-        return known
     near = difflib.get_close_matches(key, _fields(kind), 1)
+    known = foreign.key_advice(kind.__name__, key)
+    if known and not (near and isinstance(value, dict)):  # [pool.x] is a slip; `pool = "prefork"` is another system's
+        return known
     return f'did you mean "{near[0]}"?' if near else f"there are {', '.join(_fields(kind))}"
 
 

@@ -188,6 +188,19 @@ CONTEXT: Final = _table(
 
 _JOB = Word("a decorator makes a function a job", code="from jobs_core import job")
 
+_DECORATOR = Word("a function becomes a job with the decorator of jobs_core", code="from jobs_core import job")
+
+APP: Final = _table(
+    ("task actor job register shared_task", _DECORATOR),
+    ("send_task send delay apply_async", Word("a job function has its own enqueue", code="job.enqueue(...)")),
+    ("conf config_from_object configure settings broker connection broker_url", _BACKEND),
+    ("autodiscover_tasks include", Word("jobs.toml names the modules that define jobs", toml='modules = ["tasks"]')),
+    ("AsyncResult result_backend", Word("the handle of a job is found by its id", code='job.handle("order-4711")')),
+    ("worker_main start run Worker control", Word("workers are started by `jobsctl start`")),
+    ("add_periodic_task", Word("cron is an option of @job", option='cron="*/5 * * * *"')),
+)
+"""Attributes of an application."""
+
 PACKAGE: Final = _table(
     ("task shared_task actor Task Actor background background_task periodic_task db_task async_task register_task", _JOB),
     (
@@ -239,12 +252,12 @@ _TOP: Final = _table(
     ("broker_url broker_read_url broker_write_url redis_url redis amqp_url url dsn database connection brokers queue_url", _URL),
     ("result_backend result_url results_url", _toml("results are kept with the jobs; beside RabbitMQ in", 'results.url = "redis://localhost:6379/1"')),
     ("include imports tasks task_modules tasks_module autodiscover autodiscover_tasks packages", _toml("the modules that define jobs", 'modules = ["tasks"]')),
-    ("workers processes num_workers worker_processes numprocs", _WORKERS),
+    ("workers worker processes num_workers worker_processes numprocs", _WORKERS),
     ("concurrency worker_concurrency threads worker_threads", _CONCURRENCY),
     ("topic queue queues task_queues task_default_queue default_queue listen_queues", _TOPICS),
     ("task_routes routes", Word("a job's topic stands beside its function", option='topic="email"')),
     ("pool mode worker_pool worker_class", _toml("how workers run jobs", 'pools.default.mode = "threads"')),
-    ("beat_schedule cron crontab periodic_tasks", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
+    ("beat_schedule beat cron crontab periodic_tasks", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
     ("timezone enable_utc tz", _toml("each entry of the schedule has its time zone, UTC by default", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *", tz = "Europe/Paris"}')),
     ("visibility_timeout ack_deadline consumer_timeout heartbeat broker_heartbeat", _toml("a silent worker's jobs are handed out again after", 'lease = "30s"')),
     ("max_retries retries max_attempts task_max_retries", _toml("for all jobs of a topic", "topics.default.retries = 5")),
@@ -458,7 +471,9 @@ class _Attribute:
         if instance is None:
             raise UnknownAttribute(f"{owner.__name__} has no {self._name}")
         job = getattr(instance, "__name__", "job")
-        raise UnknownAttribute(f"{instance!r} has no {self._name}: {self._word.advice(job)}")
+        told = any("__repr__" in vars(base) for base in owner.__mro__[:-1])
+        shown = repr(instance) if told else owner.__name__
+        raise UnknownAttribute(f"{shown} has no {self._name}: {self._word.advice(job)}")
 
 
 def teach(kind: type, words: Mapping[str, Word]) -> None:
