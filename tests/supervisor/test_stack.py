@@ -60,7 +60,7 @@ def test_threads_are_shown_by_name(project, process):
     assert text.startswith(f"worker {lone.pid} of pool mail (sync, generation 1) runs no job\n")
     assert "hread jobs-courier (0x" in text
     assert "hread MainThread (0x" in text
-    assert ' in courier\n  File "' in text
+    assert " in courier\n" in text
     assert " in job\n" in text
     assert "== " not in text
     assert "did not answer" not in text

@@ -90,9 +90,14 @@ def test_everything_is_shown(project, board):
         [pid, "default", "idle", "7", "0", "45", "MB"],
     ]
     assert rows(text, "Running longest")[1] == ["3", "m", "tasks.send", ID, pid]
-    assert rows(text, "Topics")[1:] == [["email", "3", "4", "1", "2", "1", "m"], ["default", "0", "0", "0", "0"]]
+    assert rows(text, "Topics")[1:] == [
+        ["email", "3", "4", "1", "2", "1", "m", "dead", "letters"],
+        ["default", "0", "0", "0", "0"],
+    ]
     assert f"template {pid}, housekeeper {pid}" in text
-    assert "! " not in text
+    assert [line for line in text.splitlines() if "! " in line] == [
+        "! topic email: 2 dead letters, see `jobsctl dead list email`"
+    ]
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80 + len(str(project.root))
 
@@ -141,7 +146,7 @@ def test_what_needs_a_person_stands_before_all_tables(project, board):
     assert text.index(troubles[-1]) < text.index("Pools")
     assert troubles == [
         "! quiet: nothing new is taken until `jobsctl quiet --off`",
-        "! the last reload was refused, generation 1 goes on: SyntaxError: tasks.py, line 3\\nforged line",
+        "! the last reload was refused, generation 1 goes on: SyntaxError: tasks.py, line 3; forged line",
         "! the backend has not answered for 1 m: connection refused",
         "! pool a: 4 workers in a row crashed soon after their start; next try in 16 m: killed by SIGSEGV",
         "! pool b: its workers cannot boot; next try in 16 m: ImportError: no shop",

@@ -24,6 +24,17 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub(_written_out, text)
 
 
+def in_one_line(text: str) -> str:
+    """Prose of several lines, such as an error's, as one line to be read: the lines as clauses, the rest as `one_line`."""
+    if text.isprintable():
+        return text
+    parts = [part.strip() for part in text.splitlines() if part.strip()]
+    joined = "".join(
+        part if n == 0 else f" {part}" if parts[n - 1][-1] in ":;,." else f"; {part}" for n, part in enumerate(parts)
+    )
+    return one_line(joined)
+
+
 def lines(text: str) -> str:
     """`text` of several lines, or of columns between tabs, with all else that is unsafe written out."""
     return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_written_out, text)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from .backends.base import Backend, JobRecord, State
 from .errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
-from .units import format_duration, shown_time
+from .units import count, format_duration, shown_time
 
 if TYPE_CHECKING:
     from .app import App
@@ -211,9 +211,9 @@ def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Expl
         f"{backend.name}:// cannot look up single jobs ([results] url has them recorded): this one does not run on this "
         "machine and is no dead letter of late, so it waits, runs elsewhere, is done, or never was"
     ]
-    for topic, count in backend.counts(topics).items():
-        if count.ready:
-            reasons.append(f"topic {topic}: {_jobs(count.ready)} ready")
+    for topic, counts in backend.counts(topics).items():
+        if counts.ready:
+            reasons.append(f"topic {topic}: {_jobs(counts.ready)} ready")
             reasons += [*_held_up(app, backend, topic), *here.of_waiting(topic), *_before(app, backend, topic)]
     if len(reasons) == 1:
         reasons.append("no topic that is known here has ready jobs")
@@ -248,7 +248,7 @@ def misfit(app: App, record: JobRecord) -> str | None:
 
 
 def _jobs(number: int) -> str:
-    return "1 job" if number == 1 else f"{number:,} jobs"
+    return count(number, "job")
 
 
 def _when(at: float | None) -> str:

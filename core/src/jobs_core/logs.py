@@ -18,7 +18,7 @@ from . import boundary, escapes, events
 from .escapes import one_line
 from .events import Event
 from .running import running
-from .units import format_duration
+from .units import are, count, format_duration
 
 OUTPUT = "jobs.output"
 """The logger of what jobs print."""
@@ -38,7 +38,7 @@ def sentence(event: Event) -> str:
         case events.WorkerStopping(owner, running):
             return f"worker {owner} takes no more jobs, {running} still run" if running else f"worker {owner} stops"
         case events.WorkerStopped(owner, done, failed):
-            return f"worker {owner} stopped after {done} jobs done and {failed} failed attempts"
+            return f"worker {owner} stopped after {count(done, 'job')} done and {count(failed, 'failed attempt')}"
         case events.BackendLost(error):
             return f"the backend cannot be reached, trying again until it can: {error}"
         case events.BackendBack(seconds):
@@ -66,7 +66,7 @@ def sentence(event: Event) -> str:
             return f"{job} {job_id} of {topic} runs longer than its timeout of {limit}: interrupted, attempt {attempt}"
         case events.TasksLeft(job_id, job, topic, tasks):
             names = ", ".join(tasks[:5]) + (", …" if len(tasks) > 5 else "")
-            what = f"{_count(len(tasks), 'asyncio task')} unfinished, cancelled now: {names}"
+            what = f"{count(len(tasks), 'asyncio task')} unfinished, cancelled now: {names}"
             return f"{job} {job_id} of {topic} ended and left {what}; await them, or make each a job"
         case events.PutOffTooOften(job_id, job, topic, pause):
             wait = format_duration(pause)
@@ -90,13 +90,13 @@ def sentence(event: Event) -> str:
         case events.SupervisorStarting(pid, run_dir):
             return f"supervisor {pid} starts in {run_dir}"
         case events.SupervisorServes(workers, pools):
-            return f"ready: {_count(workers, 'worker')} in {_count(pools, 'pool')}"
+            return f"ready: {count(workers, 'worker')} in {count(pools, 'pool')}"
         case events.SupervisorStopping(how):
             if how == "exit":
                 return "ending at once: workers are killed, what they run goes back to its topics"
             return "stopping: no more jobs are taken, those that run are waited for"
         case events.SupervisorStopped(unrepaired):
-            left = f"; the jobs of {_count(unrepaired, 'dead worker')} go back with the next start" if unrepaired else ""
+            left = f"; the jobs of {count(unrepaired, 'dead worker')} go back with the next start" if unrepaired else ""
             return f"stopped{left}"
         case events.CannotServe(error):
             return f"the application cannot be loaded, nothing is started: {error}"
@@ -110,18 +110,18 @@ def sentence(event: Event) -> str:
         case events.HelperDied(name, pid, reason, restart_in):
             return f"{name} {pid} died ({reason}); another is started {_soon(restart_in)}"
         case events.WorkerDied(owner, pid, pool, reason, running, restart_in):
-            held = f" while {_count(running, 'job')} ran" if running else ""
+            held = f" while {count(running, 'job')} ran" if running else ""
             return f"worker {owner} ({pid}) of pool {pool} died{held}: {reason}; another is started {_soon(restart_in)}"
         case events.CannotStart(pool, error, restart_in):
             return f"pool {pool} lacks a worker, trying again {_soon(restart_in)}: {error}"
         case events.KillingWorker(owner, pid, pool, reason):
             return f"worker {owner} ({pid}) of pool {pool} is killed, its stacks written before: {reason}"
         case events.JobsHandedBack(owner, released, charged):
-            return f"{_count(released, 'job')} of dead worker {owner} went back, {charged} of them had started"
+            return f"{count(released, 'job')} of dead worker {owner} went back, {charged} of them had started"
         case events.PoolGrows(pool, before, after):
-            return f"pool {pool} grows from {before} to {after} workers: its backlog is more than they clear in time"
+            return f"pool {pool} grows from {before} to {count(after, 'worker')}: its backlog is more than they clear in time"
         case events.PoolShrinks(pool, before, after):
-            return f"pool {pool} shrinks from {before} to {after} workers: they were idle"
+            return f"pool {pool} shrinks from {before} to {count(after, 'worker')}: they were idle"
         case events.Reloading(generation):
             return f"reload: generation {generation} is imported"
         case events.Reloaded(generation):
@@ -137,7 +137,7 @@ def sentence(event: Event) -> str:
         case events.RunDirTrouble(file, error):
             return f"{file} cannot be written, status and metrics are out of date until it can: {error}"
         case events.TopicUnserved(topic, waiting, senders):
-            waits = [f"{_count(waiting, 'job')} {'waits' if waiting == 1 else 'wait'} there"] if waiting else []
+            waits = [f"{count(waiting, 'job')} {'waits' if waiting == 1 else 'wait'} there"] if waiting else []
             more = f" and {len(senders) - 3} more" if len(senders) > 3 else ""
             goes = [f"{', '.join(senders[:3])}{more} {'goes' if len(senders) == 1 else 'go'} there"] if senders else []
             return (
@@ -146,18 +146,14 @@ def sentence(event: Event) -> str:
             )
         case events.TopicBacklog(topic, ready, oldest_age, seconds):
             age = "" if oldest_age is None else f", the oldest for {format_duration(round(oldest_age))}"
-            return f"topic {topic} is behind for {format_duration(round(seconds))}: {ready:,} jobs are ready{age}"
+            return f"topic {topic} is behind for {format_duration(round(seconds))}: {are(ready, 'job')} ready{age}"
         case events.TopicCaughtUp(topic, ready, seconds):
-            return f"topic {topic} has caught up after {format_duration(round(seconds))}: {ready:,} jobs are ready"
+            return f"topic {topic} has caught up after {format_duration(round(seconds))}: {are(ready, 'job')} ready"
         case events.AlertNotSent(channel, error):
             return f"alert channel {channel} does not work, alerts are in this log only until it does: {error}"
         case events.AlertsSentAgain(channel):
             return f"alert channel {channel} works again"
     return repr(event)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _rounded(seconds: float) -> float:

@@ -103,6 +103,16 @@ def format_size(value: int) -> str:
     return f"{int(value)}B"
 
 
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 worker`, `2 workers`, `12,000 jobs`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def are(number: int, noun: str, plural: str = "") -> str:
+    """`1 job is`, `2 jobs are`."""
+    return f"{count(number, noun, plural)} {'is' if number == 1 else 'are'}"
+
+
 def shown_time(at: float) -> str:
     """A moment as people read it, in local time; also one that no calendar has, which a foreign producer may ask for."""
     try:

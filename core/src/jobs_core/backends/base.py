@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import itertools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,9 @@ FEATURES: Final = frozenset(
     }
 )
 """Everything a backend can claim in `Backend.features`."""
+
+MOST_SEARCHED: Final = 1000
+"""Jobs of a topic and state that are looked at to find one by the beginning of its id."""
 
 SIGNATURE_LINE: Final = 200
 """Bytes that a signature may add to an envelope."""
@@ -253,6 +257,23 @@ class Operable:
         Blocks: for a round trip. Raises: NotSupported (browse), BackendUnavailable.
         """
         raise self._lacks("browse")
+
+    def find_ids(self, prefix: str, limit: int) -> list[str]:
+        """List ids of jobs that begin with `prefix`, so many at most.
+
+        Called by: commands that take an id. Atomicity: none needed. Blocks: for a round trip; where it is not provided, for
+        some for each topic, and of each state only the first MOST_SEARCHED jobs are looked at. Raises: BackendUnavailable.
+        """
+        if "browse" not in self.features:
+            return []
+        found = (
+            record.id
+            for topic in self.topics()
+            for state in (State.DEAD, State.RESERVED, State.READY, State.SCHEDULED)
+            for record in self.browse(topic, state, MOST_SEARCHED)
+            if record.id.startswith(prefix)
+        )
+        return list(itertools.islice(found, limit))
 
     def topics(self) -> list[str]:
         """Name every topic that holds jobs or is paused, sorted.

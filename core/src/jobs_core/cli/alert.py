@@ -12,6 +12,7 @@ from ..supervisor.alerts import channels, message
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .patience import waiting
 from .types import TEXT
 
 
@@ -36,7 +37,7 @@ def test_alert(context: Context, names: tuple[str, ...]) -> None:
     bad = False
     for name in names or found:
         try:
-            with without_stdout():
+            with waiting(f"channel {name} to take the alert"), without_stdout():
                 found[name].send(alert.title, alert.text, alert.facts)
         except BaseException as error:  # a plugin's may raise anything
             if passes(error):

@@ -14,11 +14,16 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from .patience import waiting
+
 Say = Callable[[Any], None]
 
 
-def apart(work: Callable[[Say], None], hear: Say) -> str:
-    """Run `work` in a child; what it says, JSON documents, is heard here. How the child ended; "" if `work` returned."""
+def apart(work: Callable[[Say], None], hear: Say, what: str | Callable[[], str] = "the plugins to be imported") -> str:
+    """Run `work` in a child; what it says, JSON documents, is heard here. How the child ended; "" if `work` returned.
+
+    `what` names what is waited for, should it take long.
+    """
     _flush()
     reader, writer = os.pipe()
     child = os.fork()
@@ -27,7 +32,8 @@ def apart(work: Callable[[Say], None], hear: Say) -> str:
         _work(work, writer)
     os.close(writer)
     try:
-        finished = _listen(reader, os.pidfd_open(child), hear)
+        with waiting(what):  # after the fork
+            finished = _listen(reader, os.pidfd_open(child), hear)
     finally:
         os.close(reader)
         _, status = os.waitpid(child, 0)

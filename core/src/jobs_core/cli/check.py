@@ -27,6 +27,7 @@ from .apart import Say, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
 from .extensions import leave_out_what_ends, reported
+from .figures import count
 from .main import OURS
 from .preflight import preflight, unused_results
 
@@ -119,7 +120,7 @@ def _run_apart(checks: _Checks, app: App) -> None:
             checks.add(mark, what, text, Exit(code))
         module, called = said.get("module", module), said.get("call", called)
 
-    how = apart(work, hear)
+    how = apart(work, hear, lambda: f"module {module} to be imported" if module else f"{redact(app.backend_url)} to answer")
     if how:
         text = importing.ended_importing(module, how)
         if called and not module:
@@ -171,7 +172,7 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
     if not jobs:
         yield output.WARN, 'no job is defined: name the modules with @job functions, modules = ["shop.tasks"]'
         return
-    yield output.GOOD, f"{len(jobs)} jobs: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
+    yield output.GOOD, f"{count(len(jobs), 'job')}: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
     served = app.config.served_topics()
     for topic, senders in app.destinations().items():
         if app.config.nobody_serves(topic):
@@ -187,7 +188,10 @@ def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:
     found = entries(app)
     if not found:
         return
-    yield output.GOOD, f"{len(found)} entries: {', '.join(f'{entry.name} ({entry.expression})' for entry in found)}"
+    yield (
+        output.GOOD,
+        f"{count(len(found), 'entry', 'entries')}: {', '.join(f'{entry.name} ({entry.expression})' for entry in found)}",
+    )
     if reachable and "unique" not in app.new_backend().features:
         yield output.WARN, "this backend has no unique keys: on several machines a tick may be enqueued several times"
 
@@ -226,10 +230,13 @@ def _ages(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
 def _messages(app: App) -> Iterator[tuple[str, str]]:
     """Hold what waits against the code that is about to be deployed."""
     looked, problems = app.operate(lambda backend: _misfits(app, backend))
-    for topic, reason, count in problems:
-        yield output.BAD, f"{count} waiting in {topic} would not run: {reason}"
+    for topic, reason, number in problems:
+        yield output.BAD, f"{number:,} waiting in {topic} would not run: {reason}"
     if not problems:
-        yield output.GOOD, f"{looked} waiting messages fit this code" if looked else "none waits"
+        yield (
+            output.GOOD,
+            f"{count(looked, 'waiting message')} {'fits' if looked == 1 else 'fit'} this code" if looked else "none waits",
+        )
 
 
 def _misfits(app: App, backend: Backend) -> tuple[int, list[tuple[str, str, int]]]:
@@ -244,4 +251,4 @@ def _misfits(app: App, backend: Backend) -> tuple[int, list[tuple[str, str, int]
                 reason = misfit(app, record)
                 if reason:
                     found[topic, reason] = found.get((topic, reason), 0) + 1
-    return looked, [(topic, reason, count) for (topic, reason), count in found.items()]
+    return looked, [(topic, reason, number) for (topic, reason), number in found.items()]

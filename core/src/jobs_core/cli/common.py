@@ -22,6 +22,7 @@ from ..loaders.base import add_to_path
 from ..urls import redact
 from . import output
 from .exits import Exit
+from .ids import whole_id
 from .patience import waiting
 from .place import Place
 from .place import find as find_place
@@ -67,7 +68,8 @@ class Context:
         """The application; its modules are importable, not yet imported."""
         if self._app is None:
             add_to_path(self.effective.config.base_dir)
-            self._app = App(self.effective.config)
+            with waiting("the plugins to be imported"):
+                self._app = App(self.effective.config)
             set_current_app(self._app)
         return self._app
 
@@ -77,13 +79,22 @@ class Context:
             with contextlib.suppress(JobsError):
                 self._app.close()
 
-    def operate(self, action: Callable[[Backend], T]) -> T:
+    def operate(self, action: Callable[[Backend], T], what: str = "") -> T:
         """Run an operator's call on the backend."""
-        with waiting(f"{redact(self.app.backend_url)} to answer"):
+        with self.asking(what):
             return self.app.operate(action)
 
+    def asking(self, what: str = "") -> contextlib.AbstractContextManager[None]:
+        """Say what is waited for while the backend is asked: its answer, or `what`."""
+        return waiting(what or f"{redact(self.app.backend_url)} to answer")
+
+    def whole_id(self, text: str) -> str:
+        """The id of a job whose beginning was typed."""
+        return self.operate(lambda backend: whole_id(backend, text, self.app.run_dir))
+
     def find(self, job_id: str) -> JobRecord:
-        """A job by its id, or the end of the command."""
+        """A job by its id, or the beginning of it; or the end of the command."""
+        job_id = self.whole_id(job_id)
         record = self.operate(lambda backend: backend.get(job_id))
         if record is None:
             fail(f"no job {job_id} is known: it never was, or is done and kept no result")

@@ -12,6 +12,7 @@ import click
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .patience import waiting
 from .types import TEXT, URL
 
 _CASES = """
@@ -42,7 +43,8 @@ def contract_command(context: Context, url: str, bench: bool, expression: str | 
     Needs pip install "jobs-core[testing]".
     """
     if bench:
-        figures = measure(url)
+        with waiting("the measurements to end"):
+            figures = measure(url)
         if as_json:
             output.json(figures)
         else:

@@ -6,12 +6,15 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
+from ..escapes import in_one_line
 from ..explain import dead_letter
 from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .exits import Exit
+from .figures import are, count
 from .jobs import as_data, name_of, show
+from .topics import doubt
 from .types import JOB_ID, LIMIT, TOPIC
 
 ALL = 1_000_000
@@ -29,12 +32,21 @@ def dead_command() -> None:
 @pass_context
 def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) -> None:
     """List dead letters, newest first, of TOPIC or of all topics."""
+    _doubt(context, topic)
     records = context.operate(lambda backend: _dead(backend, topic, limit))
     if as_json:
         output.json([as_data(context, record) for record in records])
         return
     rows = [
-        (record.id, record.topic, name_of(context, record), _when(record), record.attempt, record.reason, _last_error(record))
+        (
+            record.id,
+            record.topic,
+            name_of(context, record),
+            _when(record),
+            record.attempt,
+            in_one_line(record.reason),
+            _last_error(record),
+        )
         for record in records
     ]
     output.table(["id", "topic", "job", "since", "attempts", "reason", "last error"], rows, empty="no dead letters")
@@ -46,6 +58,7 @@ def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) ->
 @pass_context
 def show_dead(context: Context, job_id: str, as_json: bool) -> None:
     """Show one dead letter with its tracebacks."""
+    job_id = context.whole_id(job_id)
     record = context.operate(lambda backend: _find(context, backend, job_id)) or context.find(job_id)
     if record.state is not State.DEAD:
         fail(f"job {job_id} is not dead, but {record.state.value}")
@@ -64,14 +77,16 @@ def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
     """Make dead letters ready again, with their attempts forgotten."""
     if bool(job_ids) == bool(topic):
         fail("name ids, or a topic with --topic", Exit.USAGE)
-    ids = list(job_ids)
+    ids = list(map(context.whole_id, job_ids))
     if topic:
+        _doubt(context, topic)
         ids = [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
-        confirm(f"Run all {len(ids)} dead letters of {topic} again?", yes)
-    count = context.operate(lambda backend: backend.requeue(ids))
-    output.echo(f"{count} jobs are ready again")
-    if count < len(ids):
-        fail(f"{len(ids) - count} were not in the dead letters")
+        confirm(f"Run {count(len(ids), 'dead letter')} of {topic} again?", yes)
+    done = context.operate(lambda backend: backend.requeue(ids))
+    output.echo(f"{are(done, 'job')} ready again")
+    if done < len(ids):
+        left = len(ids) - done
+        fail(f"{left:,} {'was' if left == 1 else 'were'} not in the dead letters")
 
 
 @dead_command.command("purge")
@@ -84,17 +99,24 @@ def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
     if bool(job_ids) == bool(topic):
         fail("name ids, or a topic with --topic", Exit.USAGE)
     if topic:
+        _doubt(context, topic)
         confirm(f"Delete all dead letters of {topic} for good?", yes)
-        count = context.operate(lambda backend: backend.purge(topic, State.DEAD))
+        deleted = context.operate(lambda backend: backend.purge(topic, State.DEAD))
     else:
-        confirm(f"Delete {len(job_ids)} dead letters for good?", yes)
-        count = context.operate(lambda backend: backend.drop(job_ids))
-    output.echo(f"{count} dead letters deleted")
+        ids = list(map(context.whole_id, job_ids))
+        confirm(f"Delete {count(len(ids), 'dead letter')} for good?", yes)
+        deleted = context.operate(lambda backend: backend.drop(ids))
+    output.echo(f"{count(deleted, 'dead letter')} deleted")
 
 
 def _find(context: Context, backend: Backend, job_id: str) -> JobRecord | None:
     """The dead letter where single jobs cannot be looked up."""
     return None if "lookup" in backend.features else dead_letter(context.app, backend, job_id)
+
+
+def _doubt(context: Context, topic: str | None) -> None:
+    if topic and (reason := context.operate(lambda backend: doubt(context, backend, topic))):
+        output.echo(f"jobs: {reason}", err=True)
 
 
 def _dead(backend: Backend, topic: str | None, limit: int) -> list[JobRecord]:

@@ -25,7 +25,7 @@ from ..config_sources import load
 from ..job import Call
 from ..scoreboard.reader import alive
 from ..scoreboard.state import read_board
-from ..units import format_duration
+from ..units import are, count, format_duration
 from . import output
 from .types import FILE
 
@@ -80,7 +80,7 @@ def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
     set_current_app(app)
     calls = _calls(place)
     total = len(app.enqueue_many(calls))
-    output.echo(f"{total} jobs are enqueued in {place / '.jobs' / 'jobs.db'}; {workers} workers take them on.")
+    output.echo(f"{are(total, 'job')} enqueued in {place / '.jobs' / 'jobs.db'}, for {count(workers, 'worker')}.")
     if seconds:
         output.echo(f"For {seconds:g} s there is always more. From another terminal:\n")
         for command in ("top", "status", "topics"):
@@ -176,8 +176,8 @@ def _report_kill(events: list[dict[str, Any]]) -> None:
     if back is not None:
         text += f"; another served {1000 * (back['time'] - died['time']):.0f} ms later"
     if handed is not None:
-        count = handed["released"]
-        text += f", and the {'job' if count == 1 else f'{count} jobs'} it held went back to be run by the others"
+        held = handed["released"]
+        text += f", and the {'job' if held == 1 else count(held, 'job')} it held went back to be run by the others"
     output.echo(f"{text}.\n")
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+from ..units import are, count
+
+__all__ = ["age", "are", "count", "rate", "size"]
+
 _STEPS = (("d", 86400), ("h", 3600), ("m", 60))
 
 
@@ -26,11 +30,6 @@ def size(number: int) -> str:
     if number >= 10**9:
         return f"{number / 10**9:.1f} GB"
     return f"{max(1, round(number / 10**6))} MB"
-
-
-def count(number: int, noun: str, plural: str = "") -> str:
-    """`1 worker`, `2 workers`, `12,000 jobs`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def rate(per_second: float) -> str:

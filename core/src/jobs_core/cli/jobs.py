@@ -11,12 +11,13 @@ import msgspec
 
 from ..backends.base import Backend, JobRecord, State
 from ..errors import MessageError
-from ..escapes import one_line
+from ..escapes import in_one_line, one_line
 from ..units import format_duration, shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
 from .figures import size
+from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
 
 LONGEST_WAIT = 30.0
@@ -33,6 +34,8 @@ _STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVE
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
     """List the jobs of TOPIC in one state, next to run first."""
+    if reason := context.operate(lambda backend: doubt(context, backend, topic)):
+        output.echo(f"jobs: {reason}", err=True)
     records = context.operate(lambda backend: backend.browse(topic, State(state), limit))
     if as_json:
         output.json([as_data(context, record) for record in records])
@@ -101,11 +104,12 @@ def _plain(key: str, value: Any) -> str:
 @pass_context
 def result_command(context: Context, job_id: str, wait: float) -> None:
     """Print what a job returned, as JSON."""
+    job_id = context.whole_id(job_id)
     record = _result(context, job_id, time.monotonic() + wait)
     if record is None:
         fail(f"job {job_id} has not ended: `jobsctl why {job_id}` says what it waits for")
     elif record.state is State.DEAD:
-        fail(f"job {job_id} is dead ({one_line(record.reason)}): `jobsctl show {job_id}` has its errors")
+        fail(f"job {job_id} is dead ({in_one_line(record.reason)}): `jobsctl show {job_id}` has its errors")
     elif record.state is State.CANCELLED:
         fail(f"job {job_id} was cancelled")
     elif record.result is None:
@@ -122,7 +126,7 @@ def _result(context: Context, job_id: str, deadline: float) -> JobRecord | None:
     while True:
         left = max(0.0, deadline - time.monotonic())
         fetch = functools.partial(_fetch, job_id=job_id, wait=min(left, LONGEST_WAIT))
-        record = context.operate(fetch)
+        record = context.operate(fetch, f"job {job_id} to end")
         if record is not None or not left:
             return record
 
@@ -143,6 +147,7 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
     """
     missed = False
     options = {"force": True} if force else {}
+    job_ids = tuple(map(context.whole_id, job_ids))
     states = context.operate(lambda backend: [backend.cancel(job_id, **options) for job_id in job_ids])
     for job_id, state in zip(job_ids, states, strict=True):
         said = {

@@ -21,12 +21,14 @@ from . import output
 from .common import Context, exit_code
 from .exits import Exit
 from .extensions import commands, named, short_help
+from .patience import waiting
 from .types import FILE
 
 _PLUGIN = "jobs.plugin"  # in a context's meta: the plugin's command that is run, and whose it is
 
 GROUPS = {
     "Set up": {
+        "help": ("help", "Show what a command does."),
         "init": ("setup", "Write a commented jobs.toml."),
         "check": ("check", "Check configuration, plugins, application, backend and queued messages."),
         "setup": ("setup", "Create what the backend needs once."),
@@ -144,7 +146,8 @@ def _plugin_commands() -> dict[str, tuple[click.Command, PluginInfo]]:
 
     global _added
     if _added is None:
-        _added = commands(Plugins.discover(), OURS)
+        with waiting("the plugins to be imported"):
+            _added = commands(Plugins.discover(), OURS)
     return _added
 
 

@@ -6,19 +6,17 @@ All that a command says goes through here, for it may hold what somebody put int
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from json import dumps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
 from .. import escapes
-from ..escapes import one_line
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from ..escapes import in_one_line, one_line
 
 GOOD, BAD, WARN = "✓", "✗", "!"
 
@@ -56,9 +54,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
     if not cells:
         echo(empty)
         return
-    from rich.console import Console
-
-    Console().print(rich_table(columns, cells))
+    head, *lines = fitted(columns, cells, shutil.get_terminal_size().columns)
+    styled(head, bold=True)
+    for line in lines:
+        echo(line)
 
 
 def texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
@@ -66,18 +65,49 @@ def texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
     return [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
 
 
-def rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RichTable:
-    """A table for a terminal; numbers to the right."""
-    from rich.table import Table
-    from rich.text import Text
+WHOLE = {"id", "since", "at", "pid"}
+"""Columns that are never cut nor broken: they are there to be copied, or to be compared."""
 
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns):
-        numeric = all(_is_number(row[number]) for row in cells)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        made.add_row(*[Text(cell) for cell in row])  # Text: what a message says is no markup
+NARROWEST = 8
+"""Characters that are left of a column that is cut."""
+
+
+def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The heading and the rows of a table, a line each, where possible within `width`; numbers to the right.
+
+    The widest texts are cut first. Columns that find no room even so are told below each row by name.
+    """
+    from rich.cells import cell_len  # late: for who looks at a table
+
+    right = [all(_is_number(row[number]) for row in cells) for number in range(len(columns))]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    whole = [name in WHOLE or number for name, number in zip(columns, right, strict=True)]
+    least = [size if keep else min(size, NARROWEST) for size, keep in zip(widths, whole, strict=True)]
+    beside = len(columns)
+    while beside > 1 and sum(least[:beside]) + 2 * (beside - 1) > width:
+        beside -= 1
+    while sum(widths[:beside]) + 2 * (beside - 1) > width:
+        room = [size - lowest for size, lowest in zip(widths[:beside], least, strict=False)]
+        if not any(room):
+            break
+        widest = max((size, number) for number, size in enumerate(widths[:beside]) if room[number])[1]
+        widths[widest] -= 1
+    made = []
+    for row in (columns, *cells):
+        texts_ = [_padded(row[n], widths[n], right[n]) for n in range(beside)]
+        made.append("  ".join(texts_).rstrip())
+        below = [f"{columns[n]} {row[n]}" for n in range(beside, len(columns)) if row[n] and row is not columns]
+        made += [f"    {'  '.join(below)}"] if below else []
     return made
+
+
+def _padded(text: str, width: int, to_right: bool) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…"
+    space = " " * (width - cell_len(text))
+    return space + text if to_right else text + space
 
 
 def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rest: str = "") -> None:
@@ -115,7 +145,8 @@ def facts(pairs: Mapping[str, Any]) -> None:
     shown = {name: value for name, value in pairs.items() if value not in (None, "", [], {}, ())}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
-        echo(f"{name:<{width}}  {one_line(str(value))}")
+        text = str(value)
+        echo(f"{name:<{width}}  {one_line(text) if name in WHOLE else in_one_line(text)}")
 
 
 def block(title: str, text: str) -> None:

@@ -13,8 +13,8 @@ from ..events import TopicUnserved
 from ..logs import sentence
 from ..scoreboard.reader import Entry
 from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
-from ..scoreboard.view import TAKING, shown_state, silence
-from .figures import age, count, size
+from ..scoreboard.view import TAKING, shown_state, silence, waits_for
+from .figures import age, are, count, size
 
 STALE = 5.0
 """Seconds after which the housekeeper's or the supervisor's last word is old."""
@@ -124,8 +124,19 @@ class Overview:
         """What needs a person, the worst first."""
         return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers(), *self._of_topics()]
 
+    def notes(self) -> list[str]:
+        """What a person should look at some time."""
+        topics = self.board.backlog.topics if self.board.backlog else {}
+        return [
+            f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead list {name}`"
+            for name, topic in topics.items()
+            if topic.dead
+        ]
+
     def _of_supervisor(self) -> Iterable[str]:
         it = self._supervisor()
+        if it.state == "starting":
+            yield f"does not serve yet: waits for {waits_for(it, self.board.backlog)}"
         if self.now - it.written_at > 4 * STALE:
             yield f"the supervisor has said nothing for {age(self.now - it.written_at)}: is process {it.pid} stopped?"
         if it.state not in ("stopping", "starting"):
@@ -183,7 +194,7 @@ class Overview:
         for name in backlog.alerts:
             topic = backlog.topics.get(name, TopicState())
             oldest = f", the oldest for {age(topic.oldest_age)}" if topic.oldest_age is not None else ""
-            yield f"topic {name}: alert, {topic.ready:,} jobs are ready{oldest}"
+            yield f"topic {name}: alert, {are(topic.ready, 'job')} ready{oldest}"
         for name in backlog.unserved:
             topic = backlog.topics.get(name, TopicState())
             if topic.waiting:
@@ -277,6 +288,7 @@ class Overview:
                     for word, holds in (
                         ("alert", name in backlog.alerts),
                         ("paused", topic.paused),
+                        ("dead letters", bool(topic.dead)),
                         ("nobody serves", name in backlog.unserved),
                         ("not served here", name not in served and name not in backlog.unserved),
                     )

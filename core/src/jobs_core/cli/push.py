@@ -14,6 +14,8 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
+from .figures import count
+from .patience import waiting
 from .types import DURATION, FILE, TEXT, TOPIC
 
 BATCH = 1000
@@ -65,23 +67,28 @@ def push_command(
     Each line of --json is an object like {"job": "shop.pay", "args": [12], "kwargs": {}, "topic": …, "delay": …}; with
     JOB given, also just an array of arguments or an object of keyword arguments. Lines are sent in batches of 1,000.
     """
-    prepare(context.app)
+    with waiting("the application to be imported"):
+        prepare(context.app)
     shared = {name: value for name, value in (("topic", topic), ("delay", delay), ("priority", priority)) if value is not None}
     if file is None:
         if job is None:
             fail("nothing to push: name a job, or give lines with --json", Exit.USAGE)
         assert job is not None
         call = _find(context, job, shared).call(*map(literal, args), **_keywords(keywords))
-        output.echo(context.app.enqueue(call).id)
+        with context.asking():
+            job_id = context.app.enqueue(call).id
+        output.echo(job_id)
         return
     if args or keywords:
         fail("--json brings the arguments: leave out ARGS and --kw", Exit.USAGE)
     pushed = 0
     for batch in _batches(_calls(context, file, job, shared)):
-        for handle in context.app.enqueue_many(batch):
+        with context.asking():
+            handles = context.app.enqueue_many(batch)
+        for handle in handles:
             output.echo(handle.id)
         pushed += len(batch)
-    output.echo(f"{pushed} jobs enqueued", err=True)
+    output.echo(f"{count(pushed, 'job')} enqueued", err=True)
 
 
 def _find(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:

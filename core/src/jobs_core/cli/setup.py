@@ -16,6 +16,7 @@ from .common import Context, fail, json_option, pass_context
 from .exits import Exit
 from .extensions import leave_out_what_ends, reported
 from .main import OURS
+from .patience import waiting
 from .types import MODULE, URL
 
 TEMPLATE = """\
@@ -106,7 +107,8 @@ def setup_command(context: Context) -> None:
 def plugins_command(context: Context, as_json: bool) -> None:
     """Show what plugins were found, from where, how long their imports took, and what each provides."""
     killers = leave_out_what_ends(lambda: reported(Plugins.discover(), OURS))
-    infos = reported(Plugins.discover(context.preferences), OURS)
+    with waiting("the plugins to be imported"):
+        infos = reported(Plugins.discover(context.preferences), OURS)
     for info in infos:
         info.problems += [killers[info.name]] if info.name in killers else []
     if as_json:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sysconfig
 import time
 from pathlib import Path
 
 import click
+from msgspec import Struct
 
 from ..escapes import one_line
 from ..scoreboard.reader import WorkerFile, alive
@@ -19,6 +21,7 @@ from ..worker.stacks import END, SIGNAL, TASKS, THREAD
 from . import figures, output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .figures import count
 
 PATIENCE = 1.0
 """How long the worker's main thread has to answer, seconds."""
@@ -28,9 +31,12 @@ _LOOK = 0.01
 
 @click.command("stack")
 @click.argument("pid", type=click.IntRange(1, 2**22))
+@click.option("--all", "-a", "everything", is_flag=True, help="Every thread and frame, our own too.")
 @pass_context
-def stack_command(context: Context, pid: int) -> None:
+def stack_command(context: Context, pid: int, everything: bool) -> None:
     """Print where every thread and asyncio task of the running worker PID is, most recent call first.
+
+    What runs the application's code comes first, without the frames by which we call it.
 
     Its jobs are not disturbed. Thread stacks come even from a worker that hangs in C code; the tasks of its event loop are
     shown, those of one stack together, where its main thread answers within a second. `jobsctl status` shows the workers.
@@ -46,7 +52,7 @@ def stack_command(context: Context, pid: int) -> None:
     text, complete = _answer(stacks, before)
     if not text:
         fail(f"worker {pid} wrote nothing within {PATIENCE:g} s: is it stopped (SIGSTOP), or the disk full?")
-    output.echo(readable(text))
+    output.echo(readable(text, everything))
     if not complete:
         output.echo(
             f"The main thread did not answer within {PATIENCE:g} s: it is in a long call of C code or of the system (above), "
@@ -54,21 +60,86 @@ def stack_command(context: Context, pid: int) -> None:
         )
 
 
-def readable(text: str) -> str:
-    """What the worker wrote, with the names of its threads in their place."""
+class Block(Struct):
+    """A thread, or tasks of one stack: the heading, and the frames, most recent first."""
+
+    head: str
+    frames: list[str]
+
+    @property
+    def ours(self) -> bool:
+        """Whether no code of the application is in it."""
+        return bool(self.frames) and all(map(_is_plumbing, self.frames))
+
+    def lines(self) -> list[str]:
+        """Without the frames below the application's: how we came to run it."""
+        below = 0
+        for frame in reversed(self.frames):
+            if not _is_plumbing(frame):
+                break
+            below += 1
+        kept = self.frames[: len(self.frames) - below]
+        return [self.head, *kept, *([f"  … and {count(below, 'frame')} below, of jobs-core and Python"] if below else [])]
+
+
+def readable(text: str, everything: bool = False) -> str:
+    """What the worker wrote: what runs the application's code first, and of our own only the names, unless `everything`."""
     names = dict(re.findall(rf"^{THREAD} (0x[0-9a-f]+) (.*)$", text, re.MULTILINE))
-    lines: list[str] = []
-    for line in text.splitlines():
-        line = one_line(line)
-        if line == END or line.startswith(f"{THREAD} "):
+    threads: list[Block] = []
+    tasks: list[Block] = []
+    headline, current = "", Block("", [])
+    for line in map(one_line, text.splitlines()):
+        if line == END or line.startswith(f"{THREAD} ") or not line:
             continue
+        thread = re.match(r"((?:Current t|T)hread) (0x[0-9a-f]+)\b(?! \[)", line)
         if line.startswith(f"{TASKS} "):
-            line = f"\nAsyncio tasks: {line.removeprefix(f'{TASKS} ')}"
-        match = re.match(r"((?:Current t|T)hread) (0x[0-9a-f]+)\b(?! \[)", line)
-        if match and match[2] in names:
-            line = line.replace(match[2], f"{names[match[2]]} ({match[2]})", 1)
-        lines.append(line)
-    return "\n".join(lines).strip("\n")
+            headline = f"Asyncio tasks: {line.removeprefix(f'{TASKS} ')}"
+        elif line.startswith(" ") and (threads or tasks):
+            current.frames.append(line)
+        else:
+            if thread and thread[2] in names:
+                line = line.replace(thread[2], f"{names[thread[2]]} ({thread[2]})", 1)
+            current = Block(line, [])
+            (tasks if headline else threads).append(current)
+    lines = _shown(threads, "threads", everything)
+    return "\n".join([*lines, *(["", headline, *_shown(tasks, "tasks", everything)] if headline else [])])
+
+
+def _shown(blocks: list[Block], what: str, everything: bool) -> list[str]:
+    if everything:
+        return [line for block in blocks for line in (block.head, *block.frames)]
+    ours = [block for block in blocks if block.ours]
+    lines = [line for block in blocks if not block.ours for line in block.lines()]
+    if ours:
+        heads = "; ".join(re.sub(r"^Thread | \(most recent call first\)|:$", "", block.head) for block in ours)
+        lines.append(f"{what} that run no code of the application: {heads} (--all shows them)")
+    return lines
+
+
+_OURS = {"jobs_core", "jobs_redis", "jobs_rabbitmq", "jobs_zeromq", "jobs_flask", "jobs_django"}
+_PLUMBING = {
+    "asyncio", "concurrent", "contextlib.py", "contextvars.py", "functools.py", "runpy.py", "selectors.py", "socketserver.py",
+    "threading.py", "queue.py", "<frozen runpy>", "redis", "pika", "zmq",
+}  # fmt: skip
+"""Packages and modules that stand between us and the application, or in which our own threads wait."""
+
+_LIBRARIES = {str(Path(os.__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+
+
+def _is_plumbing(frame: str) -> bool:
+    """Whether a frame is ours, or of what we use to call the application; anything else is the application's."""
+    match = re.match(r'  File "(.*)", line', frame)
+    if match is None:
+        return frame.strip() in ("...", "<no Python frame>")
+    path = Path(match[1])
+    if any(part in _OURS for part in path.parts[:-1]):
+        return True
+    if match[1] in _PLUMBING:
+        return True
+    inside = next(
+        (path.relative_to(root) for root in sorted(_LIBRARIES, key=len, reverse=True) if path.is_relative_to(root)), None
+    )
+    return inside is not None and inside.parts[0] in _PLUMBING
 
 
 def _worker(directory: Path, pid: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -13,36 +14,47 @@ import click
 
 from ..app import private_directory
 from ..errors import ConfigError
+from ..escapes import in_one_line
 from ..events import TopicUnserved
 from ..logs import sentence
 from ..scoreboard.state import BACKLOG, STATE, Backlog, SupervisorState, TopicState, read
+from ..scoreboard.view import waits_for
 from ..supervisor.alerts import blind
 from ..supervisor.pidfile import running
+from ..units import format_duration
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .patience import waiting
 from .preflight import preflight
+from .types import DURATION
 
 DAEMON_LOG = "jobs.log"
 
 COUNT_PATIENCE = 1.5
 """Seconds that a command waits for the first counts, to warn of topics that nobody serves."""
 
-START_PATIENCE = 60.0
-"""Seconds that `start --daemon` waits for the word that it serves; the supervisor itself waits out a backend that is away."""
-
 
 @click.command("start")
 @click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
 @click.option(
+    "--wait",
+    type=DURATION,
+    default=30.0,
+    metavar="TIME",
+    help="How long --daemon waits for that (default: 30s), or exit code 69.",
+)
+@click.option("--give-up", is_flag=True, help="With --daemon: end it then, instead of leaving it to try on.")
+@click.option(
     "--reload", is_flag=True, help="For development: reload when a .py or .toml file changes, and log each job that is done."
 )
 @pass_context
-def start_command(context: Context, daemon: bool, reload: bool) -> None:
+def start_command(context: Context, daemon: bool, wait: float, give_up: bool, reload: bool) -> None:
     """Start the supervisor and its workers: in the foreground, logging to standard error or to logs.file.
 
     In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. Where one runs already,
-    nothing happens and the exit code is 0: a crontab line may say it every minute.
+    nothing happens and the exit code is 0: a crontab line may say it every minute. A backend that does not answer is waited
+    for: --daemon says so, and comes back after --wait.
     """
     _open_what_is_closed()
     config = context.effective.config
@@ -64,10 +76,12 @@ def start_command(context: Context, daemon: bool, reload: bool) -> None:
         watch(config.base_dir, run_dir)
         command += ["--developing", "yes"]
     if not daemon:
+        if config.logs.file is not None:
+            output.echo(f"jobs: runs in the foreground, and logs to {config.base_dir / config.logs.file}", err=True)
         _become(command)
     if config.logs.file is None:
         os.environ["JOBS_LOGS__FILE"] = str(run_dir / DAEMON_LOG)
-    _in_the_background(command, run_dir)
+    _in_the_background(command, run_dir, wait, give_up)
 
 
 def ready_to_start(context: Context) -> None:
@@ -114,8 +128,8 @@ def _become(command: list[str]) -> NoReturn:
     os.execv(command[0], command)
 
 
-def _in_the_background(command: list[str], run_dir: Path) -> None:
-    """Fork, detach, and wait for the word that it serves."""
+def _in_the_background(command: list[str], run_dir: Path, wait: float, give_up: bool) -> None:
+    """Fork, detach, and wait for the word that it serves, so long at most."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.setsid()
@@ -127,16 +141,18 @@ def _in_the_background(command: list[str], run_dir: Path) -> None:
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         os.close(nothing)
+        os.write(writer, f"{os.getpid()}\n".encode())
         os.execv(command[0], [*command, "--ready-fd", str(writer)])
     os.close(writer)
     os.wait()
-    with os.fdopen(reader, "rb") as pipe:
-        if not select.select([pipe], [], [], START_PATIENCE)[0]:
-            fail(
-                f"process {running(run_dir)} has started and does not serve after {START_PATIENCE:g} s; it goes on trying: "
-                "`jobsctl status` says what it waits for, `jobsctl exit` ends it"
-            )
-        said = pipe.read().decode()
+    with os.fdopen(reader, "rb", buffering=0) as pipe:
+        pid = int(pipe.readline())
+        with waiting(lambda: _waits_for(run_dir)):
+            told = bool(select.select([pipe], [], [], wait)[0])
+        if not told:
+            _not_in_time(run_dir, pid, wait, give_up)
+        with waiting(lambda: _waits_for(run_dir)):  # an error comes before the end
+            said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")
         warn_of_unserved(run_dir)
@@ -146,3 +162,30 @@ def _in_the_background(command: list[str], run_dir: Path) -> None:
         raise click.exceptions.Exit(Exit.USAGE)
     else:
         fail("the supervisor ended before it served; its log says why")
+
+
+def _not_in_time(run_dir: Path, pid: int, wait: float, give_up: bool) -> NoReturn:
+    reason = _waits_for(run_dir)
+    if give_up:
+        _end(run_dir, pid)
+        fail(f"it did not serve within {format_duration(wait)}, and was ended; it waited for {reason}", Exit.UNAVAILABLE)
+    fail(
+        f"process {pid} does not serve after {format_duration(wait)}; it waits for {reason}. It goes on trying: "
+        "`jobsctl status` shows it, `jobsctl exit` ends it",
+        Exit.UNAVAILABLE,
+    )
+
+
+def _end(run_dir: Path, pid: int) -> None:
+    handle = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGQUIT if running(run_dir) == pid else signal.SIGTERM)
+        with waiting(f"the end of process {pid}"):
+            select.select([handle], [], [])
+    finally:
+        os.close(handle)
+
+
+def _waits_for(run_dir: Path) -> str:
+    it = read(run_dir / STATE, SupervisorState)
+    return in_one_line(waits_for(it if it and it.pid == running(run_dir) else None, read(run_dir / BACKLOG, Backlog)))

@@ -9,13 +9,16 @@ from typing import Any
 import click
 import msgspec
 
-from ..escapes import one_line
+from ..escapes import in_one_line, one_line
 from ..scoreboard.state import Board, read_board
 from ..supervisor import pidfile
 from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
+from .figures import count
 from .overview import MOST, Overview
+
+MOST_NOTES = 5
 
 
 @click.command("status")
@@ -72,7 +75,14 @@ def show(view: Overview) -> None:
     if troubles:
         output.echo()
     for trouble in troubles:
-        output.styled(f"{output.WARN} {one_line(trouble)}", fg="red", bold=True)
+        output.styled(f"{output.WARN} {in_one_line(trouble)}", fg="red", bold=True)
+    notes = view.notes()
+    if notes:
+        output.echo()
+    for note in notes[:MOST_NOTES]:
+        output.styled(f"{output.WARN} {one_line(note)}", fg="yellow")
+    if len(notes) > MOST_NOTES:
+        output.styled(f"{output.WARN} and {count(len(notes) - MOST_NOTES, 'more topic')} with dead letters", fg="yellow")
     for sheet in (view.pools(), view.worker_table(), view.running_table(), view.topics()):
         if sheet.rows or sheet.rest:
             output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
@@ -81,7 +91,7 @@ def show(view: Overview) -> None:
         assert view.board.supervisor
         output.styled(f"\nCrashes ({view.board.supervisor.crashed:,} in all)", bold=True)
         for line in crashes:
-            output.echo(f"  {one_line(line)}")
+            output.echo(f"  {in_one_line(line)}")
     if view.processes():
         output.echo(f"\n{view.processes()}")
 
@@ -93,6 +103,7 @@ def document(view: Overview) -> dict[str, Any]:
     found: dict[str, Any] = msgspec.to_builtins(it)
     found["uptime"] = round(view.now - it.started_at, 3)
     found["troubles"] = view.troubles()
+    found["notes"] = view.notes()
     found["jobs"] = dict(view.ended())
     found["workers"] = [
         {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..escapes import one_line
+from ..escapes import in_one_line, one_line
 from ..scoreboard.state import Board, TopicState, read_board
 from ..supervisor import pidfile
 from . import output
@@ -84,8 +84,8 @@ class Page:
         """The page as text, as `status` prints."""
         view, sheets = self.view(100, 60)
         output.styled(view.headline(), bold=True)
-        for line in (*view.summary(), *(f"{output.WARN} {trouble}" for trouble in view.troubles())):
-            output.echo(one_line(line))
+        for line in (*view.summary(), *(f"{output.WARN} {text}" for text in (*view.troubles(), *view.notes()))):
+            output.echo(in_one_line(line))
         for sheet in sheets:
             if sheet.rows or sheet.rest:
                 output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
@@ -102,11 +102,12 @@ class Page:
         parts: list[RenderableType] = [Text(one_line(view.headline()), "bold red" if troubles else "bold green")]
         parts += [Text(one_line(line), no_wrap=True, overflow="ellipsis") for line in view.summary()]
         parts += [
-            Text(f"{output.WARN} {one_line(trouble)}", "bold red", no_wrap=True, overflow="ellipsis") for trouble in troubles
+            Text(f"{output.WARN} {in_one_line(trouble)}", "bold red", no_wrap=True, overflow="ellipsis") for trouble in troubles
         ]
         for sheet in sheets:
             if sheet.rows:
-                parts += [Text(""), output.rich_table(sheet.columns, output.texts(sheet.rows))]
+                head, *lines = output.fitted(sheet.columns, output.texts(sheet.rows), width)
+                parts += [Text(f"\n{head}", "bold", no_wrap=True), Text("\n".join(lines), no_wrap=True)]
             if sheet.rest:
                 parts.append(Text(one_line(sheet.rest), "dim"))
         return Group(*parts)

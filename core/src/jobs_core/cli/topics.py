@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
 import click
 import msgspec
 
 from ..backends.base import Backend, Counts, State
-from ..units import format_duration
+from ..scoreboard.state import read_board
+from ..scoreboard.view import TAKING
+from ..supervisor.pidfile import OfAnotherUser, running
+from ..units import count, format_duration
 from . import output
 from .common import Context, confirm, json_option, pass_context, topic_argument, yes_option
+from .overview import Overview
+
+T = TypeVar("T")
 
 
 @click.command("topics")
 @json_option
 @pass_context
 def topics_command(context: Context, as_json: bool) -> None:
-    """Show every topic with its jobs by state, the age of its oldest ready job, and who serves it."""
+    """Show every topic with its jobs by state, the age of its oldest ready job, and who serves it.
+
+    Pools are those of the configuration; alive are the workers on this machine that take its jobs now."""
     config = context.app.config
     configured = set(config.topics) | config.served_topics()
 
@@ -26,25 +40,66 @@ def topics_command(context: Context, as_json: bool) -> None:
 
     names, counts, paused = context.operate(look)
     served = {name: [pool for pool, settings in config.pools.items() if name in settings.topics] for name in names}
+    alive = _alive(context.app.run_dir)
     if as_json:
         output.json(
-            {name: {**msgspec.to_builtins(counts[name]), "paused": name in paused, "pools": served[name]} for name in names}
+            {
+                name: {
+                    **msgspec.to_builtins(counts[name]),
+                    "paused": name in paused,
+                    "pools": served[name],
+                    "workers": None if alive is None else alive[name],
+                }
+                for name in names
+            }
         )
         return
     rows = [
         (
             name,
-            count.ready,
-            count.scheduled,
-            count.reserved,
-            count.dead,
-            "" if count.oldest_age is None else format_duration(round(count.oldest_age)),
+            number.ready,
+            number.scheduled,
+            number.reserved,
+            number.dead,
+            "" if number.oldest_age is None else format_duration(round(number.oldest_age)),
             ", ".join(served[name]) or ("nobody" if config.nobody_serves(name) else "others"),
+            "nothing runs" if alive is None else count(alive[name], "worker") if alive[name] else "no worker",
             "paused" if name in paused else "",
         )
-        for name, count in counts.items()
+        for name, number in counts.items()
     ]
-    output.table(["topic", "ready", "scheduled", "reserved", "dead", "oldest", "served by", ""], rows)
+    columns = ["topic", "ready", "scheduled", "reserved", "dead", "oldest", "configured", "alive here", ""]
+    output.table(columns, rows)
+
+
+def _alive(run_dir: Path) -> Counter[str] | None:
+    """How many workers on this machine take jobs of each topic; None where no supervisor runs, as far as can be seen."""
+    try:
+        if running(run_dir) is None:
+            return None
+    except OfAnotherUser:
+        return None
+    board = read_board(run_dir, most_entries=0)
+    pools = board.supervisor.pools if board.supervisor else []
+    topics = {pool.name: pool.topics for pool in pools}
+    return Counter(topic for line in Overview(board).workers if line.state in TAKING for topic in topics.get(line.pool, ()))
+
+
+def doubt(context: Context, backend: Backend, topic: str) -> str:
+    """Why the name of a topic is likely a slip: no configuration and no job names it. Empty if it is known."""
+    config = context.app.config
+    known = set(config.topics) | config.served_topics()
+    known |= set(backend.topics()) if "browse" in backend.features else set()
+    if topic in known:
+        return ""
+    near = difflib.get_close_matches(topic, known, 1)
+    return f"topic {topic} is not configured and holds no jobs" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[str, T]:
+    """Do something to a topic; the doubts that there were of its name, which are said once it is done."""
+    reason, result = context.operate(lambda backend: (doubt(context, backend, topic), action(backend)))
+    return reason, result
 
 
 @click.command("pause")
@@ -52,8 +107,10 @@ def topics_command(context: Context, as_json: bool) -> None:
 @pass_context
 def pause_command(context: Context, topic: str) -> None:
     """Hand out no more jobs of TOPIC, to any worker, until it is resumed."""
-    context.operate(lambda backend: backend.pause(topic))
+    reason, _ = _act(context, topic, lambda backend: backend.pause(topic))
     output.echo(f"{topic} is paused; what runs goes on. `jobsctl resume {topic}` ends it")
+    if reason:
+        output.echo(f"jobs: {reason}. It is paused all the same", err=True)
 
 
 @click.command("resume")
@@ -61,8 +118,10 @@ def pause_command(context: Context, topic: str) -> None:
 @pass_context
 def resume_command(context: Context, topic: str) -> None:
     """Hand out jobs of a paused TOPIC again."""
-    context.operate(lambda backend: backend.resume(topic))
+    reason, _ = _act(context, topic, lambda backend: backend.resume(topic))
     output.echo(f"{topic} is served again")
+    if reason:
+        output.echo(f"jobs: {reason}", err=True)
 
 
 @click.command("purge")
@@ -79,11 +138,14 @@ def resume_command(context: Context, topic: str) -> None:
 @pass_context
 def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bool) -> None:
     """Delete the waiting jobs of TOPIC for good. Running ones are left alone."""
+    if reason := context.operate(lambda backend: doubt(context, backend, topic)):
+        output.echo(f"jobs: {reason}", err=True)
     if inlet:
         confirm(f"Delete all that stands in the inlet of {topic} for good?", yes)
-        output.echo(f"{context.operate(lambda backend: backend.purge_inlet(topic))} entries deleted")
+        entries = context.operate(lambda backend: backend.purge_inlet(topic))
+        output.echo(f"{count(entries, 'entry', 'entries')} deleted")
         return
     states = [State.READY, State.SCHEDULED] if state == "waiting" else [State(state)]
     confirm(f"Delete all {state} jobs of {topic} for good?", yes)
     deleted = context.operate(lambda backend: sum(backend.purge(topic, state) for state in states))
-    output.echo(f"{deleted} jobs deleted")
+    output.echo(f"{count(deleted, 'job')} deleted")

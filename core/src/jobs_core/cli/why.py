@@ -7,13 +7,14 @@ import contextlib
 import click
 
 from ..errors import BackendUnavailable, JobsError
-from ..escapes import one_line
+from ..escapes import in_one_line
 from ..explain import explain
 from ..worker.main import prepare
 from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
 from .here import ThisMachine
+from .patience import waiting
 from .types import JOB_ID
 
 
@@ -27,19 +28,21 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
     Looks at the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. Where the
     backend cannot look up single jobs it tells what keeps jobs waiting here, and "known" is null in JSON.
     """
-    with contextlib.suppress(JobsError):  # what cannot be imported, `jobsctl check` tells; the rest of the answer holds
+    # What cannot be imported, `jobsctl check` tells; the rest of the answer holds.
+    with contextlib.suppress(JobsError), waiting("the application to be imported"):
         prepare(context.app)
     here = ThisMachine(context.app)
     try:
+        job_id = context.whole_id(job_id)
         found = context.operate(lambda backend: explain(context.app, backend, job_id, here))
     except BackendUnavailable:
         for reason in here.of_running(job_id):  # what this machine knows needs no backend
-            output.echo(f"- {one_line(reason)}")
+            output.echo(f"- {in_one_line(reason)}")
         raise
     if as_json:
         output.json({"id": job_id, "known": found.known, "reasons": found.reasons})
     else:
         for reason in found.reasons:
-            output.echo(f"- {one_line(reason)}")
+            output.echo(f"- {in_one_line(reason)}")
     if found.known is False:
         raise click.exceptions.Exit(Exit.FAILED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .layout import Phase
 from .reader import Header
-from .state import ChildState
+from .state import Backlog, ChildState, SupervisorState
 
 SHOWN = (
     "starting", "standby", "idle", "busy", "offline", "quiet", "silent", "retiring", "stopping", "releasing", "lost",
@@ -13,6 +13,25 @@ SHOWN = (
 
 TAKING = ("idle", "busy")
 """States in which a worker serves."""
+
+
+def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
+    """What a supervisor that does not serve yet waits for."""
+    if it is None:
+        return "the supervisor to begin"
+    if not it.generation:
+        return "the application to be imported"
+    if not it.housekeeper_pid:
+        error = it.helper_errors.get("housekeeper")
+        return "the housekeeper to start" + (f": {error}" if error else "")
+    if backlog is None or backlog.pid != it.housekeeper_pid or not backlog.answers:
+        error = backlog.error if backlog is not None and backlog.pid == it.housekeeper_pid else ""
+        return f"the backend {it.backend} to answer" + (f": {error}" if error else "")
+    for pool in it.pools:
+        if pool.failures:
+            return f"pool {pool.name}, whose workers end soon after their start: {pool.last_error}"
+    ready = sum(worker.state in ("serving", "quiet") for worker in it.workers)
+    return f"workers to serve: {ready:,} of {sum(pool.wanted for pool in it.pools):,} do"
 
 
 def silence(lease: float) -> float:

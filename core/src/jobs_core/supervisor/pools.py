@@ -9,6 +9,7 @@ from pathlib import Path
 from .. import events
 from ..config import Config
 from ..config import Pool as Settings
+from ..units import count
 from .nursery import Offspring
 from .pool import Pool
 from .watchdog import Watchdog
@@ -121,7 +122,7 @@ class Pools:
 
     def summary(self) -> str:
         """In a few words."""
-        return f"{self.staying()} workers in {len(self)} pools"
+        return f"{count(self.staying(), 'worker')} in {count(len(self), 'pool')}"
 
     def staying(self) -> int:
         """Workers that are not on their way out."""

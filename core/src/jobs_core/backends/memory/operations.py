@@ -41,6 +41,11 @@ class MemoryOperations(Backend):
                 jobs.sort(key=lambda job: (job.rank, job.ready_at, job.seq))
             return [job.record(now) for job in jobs[offset : offset + limit]]
 
+    def find_ids(self, prefix: str, limit: int) -> list[str]:
+        with self.store.lock:
+            now = self._options.now()
+            return [each for each in self.store.ids() if each.startswith(prefix) and self.store.find(now, each)][:limit]
+
     def topics(self) -> list[str]:
         with self.store.lock:
             return sorted({job.topic for job in self.store.jobs.values()} | self.store.paused)

@@ -251,6 +251,10 @@ class MemoryStore:
             del self.jobs[dead.pop(next(iter(dead))).id]
         self.changed.notify_all()
 
+    def ids(self) -> list[str]:
+        """Of all jobs that are in the store, and of those that left something."""
+        return [*self.jobs, *self._ended]
+
     def find(self, now: float, job_id: str) -> JobRecord | None:
         """A job that is in the store, or one that ended and left something."""
         job = self.jobs.get(job_id)

@@ -26,6 +26,10 @@ class SqliteOperations(Backend):
         with self._connection.reading() as db:
             return views.browse(db, topic, state, limit, offset, self._connection.options.now())
 
+    def find_ids(self, prefix: str, limit: int) -> list[str]:
+        with self._connection.reading() as db:
+            return views.find_ids(db, prefix, limit, self._connection.options.now())
+
     def topics(self) -> list[str]:
         with self._connection.snapshot() as db:
             return views.topics(db)

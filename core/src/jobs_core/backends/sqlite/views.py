@@ -98,6 +98,17 @@ def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
     return JobRecord(row[0], row[1], State(row[2]), since=row[3], result=row[4], broker_now=now)
 
 
+def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> list[str]:
+    """Ids that begin with `prefix`: a range of each index."""
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    rows = db.execute(
+        "SELECT id FROM job WHERE id >= :begin AND id < :end UNION "
+        "SELECT id FROM ended WHERE id >= :begin AND id < :end AND until > :now ORDER BY id LIMIT :limit",
+        {"begin": prefix, "end": end, "now": now, "limit": limit},
+    )
+    return [row[0] for row in rows if row[0].startswith(prefix)]
+
+
 def ended(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
     """A job's record once it has ended, UNKNOWN if there is nothing to find any more; None while it has not."""
     record = get(db, job_id, now)

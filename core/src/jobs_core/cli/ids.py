@@ -1,0 +1,42 @@
+"""Ids of jobs as people type them: the beginning is enough where it is the beginning of one id alone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from ..backends.base import Backend
+from ..errors import ArgumentError, NotSupported
+from ..scoreboard.state import read_board
+
+SHORTEST = 4
+"""Characters of a beginning: what is shorter is more likely a slip."""
+
+MOST_SHOWN = 5
+
+_WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class AmbiguousId(ArgumentError):
+    """Raised when several ids begin with what was typed."""
+
+    def __init__(self, text: str, found: list[str]) -> None:
+        more = ", …" if len(found) > MOST_SHOWN else ""
+        super().__init__(f"{text} is the beginning of several ids: {', '.join(found[:MOST_SHOWN])}{more}. Type more of it")
+
+
+def whole_id(backend: Backend, text: str, run_dir: Path) -> str:
+    """The id that `text` is or begins; `text` itself where none is found: then it is told to be unknown. Raises AmbiguousId."""
+    if _WHOLE.fullmatch(text) or len(text) < SHORTEST:
+        return text
+    with contextlib.suppress(NotSupported):
+        if backend.get(text) is not None:
+            return text
+    found = set(backend.find_ids(text, MOST_SHOWN + 1))
+    if "lookup" not in backend.features:  # what runs here is known here
+        board = read_board(run_dir, most_entries=10**6)
+        found |= {entry.id for worker in board.workers for entry in worker.running if entry.id.startswith(text)}
+    if len(found) > 1 and text not in found:
+        raise AmbiguousId(text, sorted(found))
+    return text if text in found or not found else found.pop()

@@ -1,0 +1,227 @@
+"""No command of ours waits without a word."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs_core.backends.sqlite import SqliteBackend
+from jobs_core.cli import output, patience
+from jobs_core.cli.main import OURS
+from jobs_core.plugins import Plugins
+from jobs_core.scoreboard.state import Backlog, PoolState, SupervisorState
+from jobs_core.scoreboard.view import waits_for
+from jobs_core.supervisor.pidfile import running
+
+from ..support.project import Process, Project
+
+REPOSITORY = Path(__file__).parents[2]
+
+SLOW = 0.3
+"""Seconds that what is waited for takes where another process does it; the first word comes after a thirtieth of them."""
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The first word comes soon; the event is set when one was said."""
+    said = threading.Event()
+    echo = output.echo
+
+    def told(text: str = "", **more: bool) -> None:
+        echo(text, **more)
+        if text.startswith("jobs: waiting for"):
+            said.set()
+
+    monkeypatch.setattr(output, "echo", told)
+    monkeypatch.setattr(patience, "FIRST", SLOW / 30)
+    monkeypatch.setattr(patience, "AGAIN", SLOW / 30)
+    return said
+
+
+@pytest.fixture
+def slow_backend(monkeypatch: pytest.MonkeyPatch, hurried) -> None:
+    """A backend that is not open before the word was said; in the child of `check` it takes its time."""
+    opened, process = SqliteBackend.open, os.getpid()
+
+    def slowly(self, owner):
+        hurried.wait(SLOW if os.getpid() != process else 30)
+        return opened(self, owner)
+
+    monkeypatch.setattr(SqliteBackend, "open", slowly)
+
+
+BACKEND = {
+    "list default": 0, "show 0198": 1, "why 0198": 1, "result 0198": 1, "cancel 0198": 1, "topics": 0, "pause default": 0,
+    "resume default": 0, "purge default --yes": 0, "dead list": 0, "dead show 0198": 1, "dead retry 0198": 1,
+    "dead purge 0198 --yes": 0, "setup": 0, "push tasks.note": 0, "check": 0,
+}  # fmt: skip
+APPLICATION = {"push tasks.note": 0, "check": 0, "schedule": 0, "why 0198": 1, "worker --drain": 0}
+PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
+SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
+TESTED_BELOW = {"start", "restart", "contract", "alert"}
+NEVER_WAIT = {"help", "init", "completion", "systemd", "status", "top", "stack"}
+"""They read files of this machine, and ask nobody; `top` is a page that changes."""
+SPEAK_ANYWAY = {"demo"}
+"""It tells each step."""
+
+
+def test_every_command_is_in_one_of_these_tables():
+    named = {line.split()[0] for table in (BACKEND, APPLICATION, PLUGINS, SUPERVISOR) for line in table}
+    assert named - {"--help"} | TESTED_BELOW | NEVER_WAIT | SPEAK_ANYWAY == set(OURS)
+
+
+@pytest.mark.parametrize("command", BACKEND)
+def test_a_backend_that_is_slow_is_told_of(project: Project, hurried, slow_backend, command: str):
+    text = project.here(*command.split(), code=BACKEND[command])
+    assert "jobs: waiting for sqlite:///queue.db to answer (0 s so far)" in text
+
+
+@pytest.mark.parametrize("command", APPLICATION)
+def test_an_application_that_is_imported_slowly_is_told_of(project: Project, hurried, command: str):
+    path = project.root / "tasks.py"
+    path.write_text(path.read_text() + f"\ntime.sleep({SLOW})\n")
+    text = project.here(*command.split(), code=APPLICATION[command])
+    assert "waiting for the application to be imported" in text or "waiting for module tasks to be imported" in text
+
+
+@pytest.mark.parametrize("command", PLUGINS)
+def test_plugins_that_are_imported_slowly_are_told_of(project: Project, hurried, monkeypatch, command: str):
+    discover, process = Plugins.discover, os.getpid()
+
+    def slowly(*words):
+        if os.getpid() == process:
+            hurried.wait(30)
+        return discover(*words)
+
+    monkeypatch.setattr(Plugins, "discover", slowly)
+    monkeypatch.setattr("jobs_core.cli.main._added", None)
+    code = PLUGINS[command]
+    text = project.here(*command.split(), code=code) if code is not None else project.here(*command.split())
+    assert "waiting for the plugins to be imported" in text
+
+
+@pytest.mark.parametrize("command", SUPERVISOR)
+def test_a_supervisor_that_does_not_answer_is_told_of(project: Project, hurried, command: str):
+    process = project.start_python("-m", "tests.support.lone", PYTHONPATH=str(REPOSITORY))
+    process.until_said("ready")
+    process.signal(signal.SIGSTOP)
+    waker = threading.Thread(target=lambda: hurried.wait(30) and process.signal(signal.SIGCONT))
+    waker.start()
+    text = project.here(*command.split())
+    waker.join()
+    assert "jobs: waiting for " in text
+    if command in ("stop", "exit"):
+        assert f"waiting for process {process.pid}, which is stopped (SIGSTOP) and hears nothing" in text
+    elif command != "reload":
+        assert f"waiting for the supervisor, process {process.pid}, to answer" in text
+
+
+def test_a_supervisor_that_never_answers_ends_the_command_with_a_sentence(project: Project, monkeypatch):
+    from jobs_core.cli import control as commands
+    from jobs_core.supervisor import control
+
+    monkeypatch.setattr(commands, "ask", lambda run_dir, message: control.ask(run_dir, message, timeout=0.1))
+    process = project.start_python("-m", "tests.support.lone", PYTHONPATH=str(REPOSITORY))
+    process.until_said("ready")
+    process.signal(signal.SIGSTOP)
+    assert "has not answered within 0.1 s: its process is stopped" in project.here("quiet", code=1)
+
+
+def test_a_measurement_and_an_alert_are_waited_for_with_a_word(project: Project, hurried, monkeypatch):
+    monkeypatch.setattr("jobs_core.testing.contract.bench.measure", lambda url: hurried.wait(30) and [])
+    text = project.here("contract", "memory://", "--bench")
+    assert "waiting for the measurements to end" in text
+    hurried.clear()
+    project.configure('[alerts.channels]\nwebhook = { url = "http://127.0.0.1:1/" }')
+    monkeypatch.setattr("jobs_core.cli.alert.channels", lambda config, plugins: {"webhook": Slow(hurried)})
+    assert "waiting for channel webhook to take the alert" in project.here("alert", "test")
+
+
+class Slow:
+    def __init__(self, said: threading.Event) -> None:
+        self.said = said
+
+    def send(self, *words: object) -> None:
+        self.said.wait(30)
+
+
+def test_the_word_comes_again_while_it_lasts(capsys, monkeypatch):
+    monkeypatch.setattr(patience, "FIRST", 0.02)
+    monkeypatch.setattr(patience, "AGAIN", 0.02)
+    seen = threading.Event()
+    words = iter(["one", "two", "three"])
+
+    def what() -> str:
+        word = next(words, "more")
+        if word == "three":
+            seen.set()
+        return word
+
+    with patience.waiting(what):
+        assert seen.wait(30)
+    said = capsys.readouterr().err
+    assert said.index("waiting for one") < said.index("waiting for two")
+
+
+def test_quick_commands_say_nothing_of_it(project: Project):
+    assert "waiting" not in project.here("topics")
+
+
+# -- start --daemon --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deaf(project: Project) -> Callable[..., Process]:
+    project.configure(backend='backend = "redis://127.0.0.1:1/0"')  # nobody listens there
+    return lambda *more: project.start("start", "--daemon", *more)
+
+
+def test_a_start_without_its_broker_says_so_and_comes_back_in_time_and_it_goes_on(project: Project, deaf):
+    process = deaf("--wait", "8s")
+    process.until_said("waiting for ")
+    assert process.wait() == 69
+    assert "does not serve after 8s; it waits for the backend redis://127.0.0.1:1/0 to answer" in process.output
+    assert "It goes on trying" in process.output
+    status = project.here("status")
+    assert "! does not serve yet: waits for the backend redis://127.0.0.1:1/0 to answer" in status
+    assert "jobs: stopped" in project.here("exit")
+
+
+def test_a_start_that_gives_up_leaves_nothing_behind(project: Project, deaf):
+    process = deaf("--wait", "1", "--give-up")
+    assert process.wait() == 69
+    assert "did not serve within 1s, and was ended; it waited for " in process.output
+    assert running(project.root / ".jobs") is None
+
+
+def supervisor(**facts) -> SupervisorState:
+    return SupervisorState(1, "h", "0", 0.0, facts.pop("generation", 1), "starting", backend="redis://h", **facts)
+
+
+POOL = PoolState("mail", ["mail"], "sync", 1, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("it", "backlog", "says"),
+    [
+        (None, None, "the supervisor to begin"),
+        (supervisor(generation=0), None, "the application to be imported"),
+        (supervisor(helper_errors={"housekeeper": "no room"}), None, "the housekeeper to start: no room"),
+        (supervisor(housekeeper_pid=7), None, "the backend redis://h to answer"),
+        (supervisor(housekeeper_pid=7), Backlog(0.0, 6, error="of another"), "the backend redis://h to answer"),
+        (supervisor(housekeeper_pid=7), Backlog(0.0, 7, error="refused"), "the backend redis://h to answer: refused"),
+        (
+            supervisor(housekeeper_pid=7, pools=[PoolState("mail", [], "sync", 1, 1, 1, 1, failures=2, last_error="boom")]),
+            Backlog(0.0, 7, True),
+            "pool mail, whose workers end soon after their start: boom",
+        ),
+        (supervisor(housekeeper_pid=7, pools=[POOL]), Backlog(0.0, 7, True), "workers to serve: 0 of 2 do"),
+    ],
+)
+def test_what_a_start_waits_for_is_the_first_thing_that_is_missing(it, backlog, says: str):
+    assert waits_for(it, backlog) == says
