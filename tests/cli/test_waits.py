@@ -147,6 +147,7 @@ class Slow:
         self.said = said
 
     def send(self, *words: object) -> None:
+        self.said.clear()
         self.said.wait(30)
 
 
