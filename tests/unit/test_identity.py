@@ -3,13 +3,15 @@
 import contextlib
 import functools
 import importlib
+import re
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from jobs_core import JobDefinitionError, job
+from jobs_core import ArgumentError, JobDefinitionError, job
+from jobs_core.loaders.importing import load_error
 from jobs_core.registry import Registry
 
 BARE = """
@@ -17,6 +19,7 @@ def timed(f):
     def inner(*a, **k): return f(*a, **k)
     return inner
 """
+KEEPS = BARE.replace("def timed", "def keeps").replace("    def inner", "    @__import__('functools').wraps(f)\n    def inner")
 FACTORY = """
 def make(text):
     def send(): return text
@@ -79,6 +82,25 @@ def test_what_can_be_told_apart_are_two_jobs(module, code):
     tasks = module(code)
     assert (tasks.one(), tasks.two()) == ("one", "two")
     assert tasks.one.name != tasks.two.name
+
+
+@pytest.mark.parametrize("other", ["topic='b'", "acks='early'", "aliases=['z']", "cron='* * * * *'"])
+def test_one_function_is_one_job_with_one_set_of_options(module, other):
+    with pytest.raises(JobDefinitionError, match=r"two sets of options.*@job\(name=\.\.\.\)"):
+        module(f"def f(): ...\none = job(f)\ntwo = job({other})(f)\n")
+    assert module("def f(): ...\none = job(topic='a')(f)\ntwo = job(topic='a')(f)\n").two.name
+
+
+@pytest.mark.parametrize("name", ["cafe\u0301", "__debug__", "lambda", "\ufb01", "1", "orders.import", "\u00b5"])
+def test_any_name_can_be_called_and_is_shown_as_it_is_written(name):
+    made = job(registry=Registry(), name=name)(plain)
+    with pytest.raises(ArgumentError, match=re.escape(name.rpartition(".")[2])):
+        made.arguments.bind((), {})
+
+
+def test_code_that_tells_no_module_needs_a_name():
+    with pytest.raises(JobDefinitionError, match=r"no module.*@job\(name=\.\.\.\)"):
+        exec("@job\ndef f(): ...", {"job": job})
 
 
 def test_a_reloaded_module_defines_its_jobs_anew_wherever_they_stand_now(module):
@@ -208,6 +230,33 @@ def test_a_method_is_refused_as_its_class_is_made():
                 f"class A:\n  @around\n  @job(registry=registry)\n  def m({parameter}, x): ...",
                 {"job": job, "registry": Registry(), "around": around, "__name__": __name__},
             )
+
+
+@pytest.mark.parametrize("parameters", ["this, x", "x", "_, /", "self=None"])
+@pytest.mark.parametrize("around", ["", "@keeps"])
+def test_a_method_is_refused_whatever_its_first_parameter_is_called(module, parameters, around):
+    with pytest.raises(Exception) as raised:  # before Python 3.12 a RuntimeError with ours as its cause
+        module(KEEPS + f"class A:\n  @job\n  {around}\n  def m({parameters}): ...")
+    error = raised.value if isinstance(raised.value, JobDefinitionError) else raised.value.__cause__
+    assert isinstance(error, JobDefinitionError)
+    assert "A.m is a method" in str(error)
+    assert "@staticmethod" in str(error)
+    assert "A.m is a method" in str(load_error("", raised.value))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "@staticmethod\n  @job\n  def m(x): return x",
+        "@job\n  @staticmethod\n  def m(x): return x",
+        "m = job(f)",
+        "m = g",
+    ],
+)
+def test_what_needs_no_object_may_stand_in_a_class(module, body):
+    tasks = module(f"def f(x): return x\n@job\ndef g(x): return x\nclass A:\n  {body}")
+    assert tasks.A.m(1) == 1
+    tasks.A.m.arguments.bind((1,), {})
 
 
 def test_a_job_is_no_function_to_decorate_again(registry):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import keyword
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -267,11 +266,10 @@ def _binder(signature: inspect.Signature, job: str) -> Callable[..., None]:
         parts.append(f"{star}{parameter.name}{default}")
     if parameters and parameters[-1].kind is kinds.POSITIONAL_ONLY:
         parts.append("/")
-    name = job.rpartition(".")[2]
-    name = name if name.isidentifier() and not keyword.iskeyword(name) else "job"
     scope: dict[str, Any] = {}
-    exec(f"def {name}({', '.join(parts)}): pass", scope)  # parameter names of a real signature: identifiers, nothing else
-    binder: Callable[..., None] = scope[name]
+    exec(f"def job({', '.join(parts)}): pass", scope)  # parameter names of a real signature: identifiers, nothing else
+    binder: Callable[..., None] = scope["job"]
+    binder.__name__ = binder.__qualname__ = job.rpartition(".")[2]  # what Python's complaints begin with
     return binder
 
 

@@ -77,6 +77,20 @@ class JobFunction(Generic[P, R, T]):
         self.overrides = NO_OVERRIDES
         self.stamp: Any = None  # an application's: what its envelopes of this job have in common
 
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """All that was said of this job beside its function and name."""
+        return self.aliases, self.options, self.cron, self.tz, self.missed
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Called by the class whose body this stands in; refuse a method, whatever its first parameter is called."""
+        function = self.function
+        if isinstance(function, staticmethod) or getattr(function, "__qualname__", "") != f"{owner.__qualname__}.{name}":
+            return
+        for parameter in list(inspect.signature(function).parameters.values())[:1]:
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                raise _is_method(function.__qualname__, parameter.name)
+
     @functools.cached_property
     def arguments(self) -> Arguments:
         """The compiled signature; made on first use, when all modules are imported."""
@@ -321,10 +335,14 @@ def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
             )
     parameters = innermost.__code__.co_varnames[: innermost.__code__.co_argcount]
     if _stands_in_class(name) and parameters[:1] in (("self",), ("cls",)) and not isinstance(function, staticmethod):
-        raise JobDefinitionError(
-            f"{name} is a method, and a worker has no {parameters[0]} to call it on: write a function at the top of the module "
-            "that takes what is needed to find the object, and calls the method"
-        )
+        raise _is_method(name, parameters[0])
+
+
+def _is_method(name: str, own: str) -> JobDefinitionError:
+    return JobDefinitionError(
+        f"{name} is a method, and a worker has no {own} to call it on: write a function at the top of the module that takes "
+        "what is needed to find the object, and calls the method; or make it a @staticmethod if it needs none"
+    )
 
 
 def _innermost(function: Callable[..., Any]) -> Any:
@@ -347,6 +365,11 @@ def own_name(function: Callable[..., Any]) -> str:
     has imported other modules, or in another order, would run another. Who decorates inside a function what is written
     there knows what it does.
     """
+    if not isinstance(function.__module__, str):
+        raise JobDefinitionError(
+            f"@job was given {function.__qualname__}, which tells no module that it is of (exec without __name__?): "
+            "name the job: @job(name=...)"
+        )
     made_by, _, _ = function.__qualname__.rpartition(".<locals>.")
     if made_by and not _is_written_where_it_is_decorated(function):
         raise JobDefinitionError(

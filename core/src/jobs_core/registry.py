@@ -30,7 +30,7 @@ class Registry:
             other = self._jobs.get(name)
             if other is not None and not replaces(job, other):
                 raise JobDefinitionError(
-                    f"two functions want to be the job {name!r}: {origin(other.function)} and {origin(job.function)}. "
+                    f"{_wanting(job, other)} want to be the job {name!r}: {origin(other.function)} and {origin(job.function)}. "
                     "Give one of them another name: @job(name=...)"
                 )
         for name in (job.name, *job.aliases):
@@ -78,17 +78,22 @@ def execution_that_defines() -> Execution:
 
 
 def replaces(job: AnyJob, other: AnyJob) -> bool:
-    """Whether a job may take the name of another: it is the same function, or the other is of an older execution of its module.
+    """Whether a job may take the name of another: it is the same function with the same options, or the other is of an older
+    execution of its module.
 
     Where a function stands is no evidence: a factory, or a decorator, makes many on one line. In `__main__`, where people try
     things out, functions of one name are versions of one function, unless they were made of different things.
     """
-    if job.function is other.function:
+    if job.function is other.function and job.settings == other.settings:
         return True
     new, old = job.defined, other.defined
     if new.module == old.module and new.spec is not old.spec:
         return True
     return job.function.__module__ == "__main__" and _looks_like(job.function, other.function)
+
+
+def _wanting(job: AnyJob, other: AnyJob) -> str:
+    return "one function with two sets of options" if job.function is other.function else "two functions"
 
 
 def _looks_like(one: Any, other: Any) -> bool:

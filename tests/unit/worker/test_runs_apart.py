@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import ctypes
 import decimal
+import signal
+import sys
 import threading
 import time
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -146,6 +152,65 @@ def test_what_ends_the_loop_of_an_async_pool_ends_nobody_elses_job(app, registry
     ends.enqueue()
     drain(app, "async", concurrency=4)
     assert [handle.result(1) for handle in handles] == [1, 1, 1]
+
+
+class Left(BaseException):
+    """Raised in our own code, and not in that of the standard library or of this test."""
+
+
+OURS = str(Path(base.__file__).parent)
+
+
+def leave_a_trace_function() -> None:
+    def trace(frame: FrameType, *event: object) -> None:
+        if OURS in frame.f_code.co_filename:
+            raise Left
+
+    sys.settrace(trace)
+
+
+def throw_into_this_thread() -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(Left))
+
+
+def leave_an_alarm() -> None:
+    def rung(number: int, frame: FrameType) -> None:
+        if OURS in frame.f_code.co_filename:
+            raise Left
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, rung)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+
+def leave_a_task_factory() -> None:
+    with contextlib.suppress(RuntimeError):  # in a thread
+        asyncio.get_running_loop().set_task_factory(lambda *args, **options: 1 / 0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("leave", [leave_a_trace_function, throw_into_this_thread, leave_an_alarm, leave_a_task_factory])
+def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job(app, registry, kind, mode, leave):
+    first = kind(registry, leave, retries=0)
+
+    @job(registry=registry, name="slow", store_result=True, retries=0)
+    def slow() -> int:
+        return 1
+
+    first.enqueue()
+    worker = Worker(app, "p", Pool(mode=mode, stop_timeout=60), None, drain=True)
+    try:
+        worker.run()
+        after = slow.enqueue()
+        drain(app, mode)
+    finally:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert worker.courier.failure is None
+    assert worker.courier.done + worker.courier.failed == 1
+    assert after.result(1) == 1
 
 
 def test_the_time_of_a_plain_function_in_an_async_pool_begins_on_its_thread(app, registry, monkeypatch):

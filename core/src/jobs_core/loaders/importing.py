@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import boundary
-from ..errors import LoadError
+from ..errors import JobDefinitionError, LoadError
 
 on_import: Callable[[str], object] | None = None
 """Told each module's name before its import: where that ends the process, nobody else can say which it was."""
@@ -63,6 +63,8 @@ def load_error(what: str, error: BaseException) -> LoadError:
 def pinpointed(what: str, error: BaseException) -> str:
     """`what`, the line of code that failed, and the error, each on a line of its own."""
     where, line = _place(error)
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, JobDefinitionError):
+        error = error.__cause__  # before Python 3.12 a class wraps what its attributes raise
     place = f"\n  {where}" if where else ""
     code = f"\n    {line}" if line else ""
     return f"{what}{place}{code}\n  {boundary.told(error)}"

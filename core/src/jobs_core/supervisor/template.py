@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from .. import schedule
+from .. import boundary, schedule
 from ..config import Config
 from ..errors import JobsError
 from ..failpoints import failpoint
@@ -86,7 +86,7 @@ class Template:
             self._tell("failed", error=str(error)[:8000])
             return
         except BaseException as error:
-            self._tell("failed", error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}"[:8000])
+            self._tell("failed", error=f"{boundary.told(error)}\n{boundary.traceback_of(error)}"[:8000])
             return
         self.obey()
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from msgspec import Struct
 
-from .. import schedule, soundness
+from .. import boundary, schedule, soundness
 from ..app import App
 from ..config import Config
 from ..errors import BackendError, ConfigError
@@ -135,7 +135,7 @@ class _Life:
             if isinstance(error, BackendError | ConfigError):  # a sentence with its mend: where it was raised helps nobody
                 self._tell("failed", error=str(error)[:4000])
             else:
-                self._tell("failed", error=f"{type(error).__name__}: {error}"[:4000])
+                self._tell("failed", error=boundary.told(error)[:4000])
                 traceback.print_exc()
             return WorkerExit.CANNOT_BOOT
         return WorkerExit.FINE

@@ -38,7 +38,17 @@ def prepare(app: App) -> Bootstrapper | None:
     """Import what a worker needs: framework, then jobs, then their compiled signatures.
 
     Raises PluginError, and LoadError also for a parameter that no message could fill, and for code that calls sys.exit.
+    A process that an import forks and that comes back out of it ends here: it would be a second worker, or template.
     """
+    process = os.getpid()
+    try:
+        return _prepare(app)
+    finally:
+        if os.getpid() != process:
+            os._exit(0)
+
+
+def _prepare(app: App) -> Bootstrapper | None:
     config = app.config
     bootstrapper: Bootstrapper | None = None
     if config.framework:

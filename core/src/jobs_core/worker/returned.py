@@ -1,12 +1,13 @@
 """What a function returned instead of its result: something that has yet to run.
 
 An async function under a decorator that is none, and a plain function that returns a coroutine, are meant to be awaited. A
-generator is not run by anybody: that attempt has failed, for nothing of it has happened.
+generator (or a `map`, or a list of coroutines) is not run by anybody: that attempt has failed, for nothing of it has happened.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable
 from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from .executors.base import LoopRunner
     from .run import Run
 
-RESULTS = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, set})
+RESULTS = frozenset({type(None), bool, int, float, str, bytes, tuple, dict, set})
 """Exact types that nearly all results are of, so that nothing more is asked of them."""
+
+LAZY = (GeneratorType, AsyncGeneratorType, map, filter, itertools.starmap)
+"""What runs the application's code when it is looped over, and not before."""
 
 
 async def awaited(run: Run, value: Any) -> Any:
@@ -34,6 +38,11 @@ def in_loop(run: Run, value: Any, loops: Callable[[], LoopRunner]) -> Any:
 
 
 def _result(run: Run, value: Any) -> Any:
-    if isinstance(value, (GeneratorType, AsyncGeneratorType)):
-        raise JobDefinitionError(f"{run.job.name} returned a generator, and nothing of it has run: loop over it inside the job")
+    if isinstance(value, LAZY):
+        what = "a generator" if isinstance(value, (GeneratorType, AsyncGeneratorType)) else f"a {type(value).__name__}"
+        raise JobDefinitionError(f"{run.job.name} returned {what}, and nothing of it has run: loop over it inside the job")
+    if isinstance(value, list) and value and inspect.iscoroutine(value[0]):
+        raise JobDefinitionError(
+            f"{run.job.name} returned a list of coroutines, and none of them has run: await asyncio.gather(*them) in the job"
+        )
     return value

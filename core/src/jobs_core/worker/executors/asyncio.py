@@ -22,7 +22,18 @@ from ..handover import Handover
 from ..returned import RESULTS, awaited
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, carried, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
+from .base import (
+    Executor,
+    LoopRunner,
+    carried,
+    conclude,
+    convert,
+    end_fork,
+    end_loop,
+    own_decimal_context,
+    run_in_thread,
+    stack_of,
+)
 
 logger = logging.getLogger("jobs.worker")
 
@@ -62,30 +73,28 @@ class AsyncExecutor(Executor):
         asyncio.set_event_loop(self._loop)
         self._main_thread = threading.get_ident()
         self._own_decimal_context = own_decimal_context()
-        serving = self._loop.create_task(self._serve())
+        serving = asyncio.Task(self._serve(), loop=self._loop)
         try:
             while not self._go_on(serving):
                 if serving.done():
-                    serving = self._loop.create_task(self._serve())
+                    serving = asyncio.Task(self._serve(), loop=self._loop)
         finally:
             if self._threads:
                 self._threads.shutdown(wait=False, cancel_futures=True)
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+            end_loop(self._loop)
 
     def _go_on(self, serving: asyncio.Task[None]) -> bool:
         """Run the loop until `serving` is done; False if code of a job has ended it before: it is everybody's loop."""
         try:
             self._loop.run_until_complete(serving)
             return True
-        except (SystemExit, KeyboardInterrupt) as error:  # of a callback, or of a task that a job has made
-            text = "code that a job had left in the event loop raised %s; the jobs go on"
-            boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
         except (asyncio.CancelledError, RuntimeError):
             if self._loop.is_closed():
                 raise
             what = "cancelled the tasks of others" if serving.done() else "stopped the event loop"
             boundary.log(logger, logging.ERROR, "a job has %s, which all jobs of this worker share; they go on", what)
+        except BaseException as error:  # of a callback that ends the loop, or of a signal's handler
+            self.outlive(None, error)
         return False
 
     async def _serve(self) -> None:
@@ -111,7 +120,7 @@ class AsyncExecutor(Executor):
             if not run.job.is_async:
                 run.started = 0.0  # its time begins on its thread, which it may have to wait for
             current[run.delivery.id] = run
-            run.task = loop.create_task(self._run(run))
+            run.task = asyncio.Task(self._run(run), loop=loop)  # not the loop's: a job may have set another factory
             run.task.add_done_callback(functools.partial(self._ended, run))
 
     async def _run(self, run: Run) -> None:

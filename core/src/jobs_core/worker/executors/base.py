@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextvars
+import logging
 import os
 import sys
 import time
@@ -25,6 +26,8 @@ from ..surroundings import Surroundings
 if TYPE_CHECKING:
     import asyncio
 
+
+logger = logging.getLogger("jobs.worker")
 
 CANCEL_PATIENCE = 1.0
 """Seconds that asyncio tasks which a run has left behind get to end when they are cancelled."""
@@ -72,6 +75,22 @@ class Executor(abc.ABC):
         """The stack of a run that is going on, as text; empty if it cannot be had. Called by: the courier. Blocks: never."""
         return ""
 
+    def outlive(self, run: Run | None, error: BaseException) -> None:
+        """End what was going on when `error` was raised in an executor's own code, which then goes on.
+
+        What a job leaves behind can raise there, between any two instructions: a trace function, the handler of an alarm,
+        an exception that was sent to the thread from another. Were it to end the executor, the job would never be settled.
+        """
+        text = "code that a job has left behind raised %s in its worker, outside of any job; the jobs go on"
+        boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
+        if run is None:
+            return
+        if not run.ended:
+            run.error = error
+            conclude(run, self.surroundings)
+        self.board.end(run)
+        self.handover.finish(run)
+
     @abc.abstractmethod
     def stop(self) -> None:
         """Let `main` return when what was submitted has been run. Called by: the courier. Blocks: never."""
@@ -93,6 +112,14 @@ async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseExcepti
         return await coroutine, None
     except BaseException as error:
         return None, error
+
+
+def end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop that does not run, its generators first; whatever factory of tasks a job has set."""
+    import asyncio
+
+    loop.run_until_complete(asyncio.Task(loop.shutdown_asyncgens(), loop=loop))
+    loop.close()
 
 
 class LoopRunner:
@@ -126,6 +153,7 @@ class LoopRunner:
         finally:
             if self._made_tasks or not task.done() or loop.get_task_factory() != self._make_task:
                 self._made_tasks = False
+                loop.set_task_factory(self._make_task)  # the run may have set another
                 left = asyncio.all_tasks(loop)
                 if left:
                     self._end(loop, left, run)
@@ -159,8 +187,7 @@ class LoopRunner:
 
     def close(self) -> None:
         if self._loop is not None:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+            end_loop(self._loop)
             self._loop = None
 
 

@@ -37,10 +37,21 @@ class SyncExecutor(Executor):
         self._main_thread = threading.get_ident()
         previous = signal.signal(INTERRUPT, self._raise_in_job)
         try:
-            self._serve()
+            while not self._served():
+                pass
         finally:
             signal.signal(INTERRUPT, previous)
             self._loop.close()
+
+    def _served(self) -> bool:
+        """Serve to the end; False if something that a job has left behind raised here."""
+        try:
+            self._serve()
+            return True
+        except BaseException as error:
+            run, self._current, self._interruptible = self._current, None, None
+            self.outlive(run, error)
+            return False
 
     def _serve(self) -> None:
         handover, board = self.handover, self.board
@@ -64,8 +75,8 @@ class SyncExecutor(Executor):
             board.begin(run)
             copy_context().run(self._run, run)
             board.end(run)
-            self._current = None
             finish(run)
+            self._current = None
 
     def _run(self, run: Run) -> None:
         """One run from its start to its end, in a context of its own."""

@@ -30,7 +30,7 @@ class ThreadsExecutor(Executor):
     def main(self) -> None:
         for number in range(self.concurrency):
             # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
-            thread = threading.Thread(target=self._serve, name=f"jobs-executor-{number}", daemon=True)
+            thread = threading.Thread(target=self._main, name=f"jobs-executor-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
         self._stopping.wait()
@@ -39,6 +39,19 @@ class ThreadsExecutor(Executor):
 
     def _unfinished(self) -> bool:
         return bool(self.handover.pending) or any(run.interrupted is None for run in list(self._current.values()))
+
+    def _main(self) -> None:
+        while not self._served():
+            pass
+
+    def _served(self) -> bool:
+        """Serve to the end; False if something that a job has left behind raised here."""
+        try:
+            self._serve()
+            return True
+        except BaseException as error:
+            self.outlive(self._current.pop(threading.get_ident(), None), error)
+            return False
 
     def _serve(self) -> None:
         handover, current, me, board = self.handover, self._current, threading.get_ident(), self.board
@@ -62,8 +75,8 @@ class ThreadsExecutor(Executor):
             board.begin(run)
             copy_context().run(self._run, run)
             board.end(run)
+            handover.finish(run)
             del current[me]
-            self.handover.finish(run)
 
     def _run(self, run: Run) -> None:
         """One run from its start to its end, in a context of its own."""

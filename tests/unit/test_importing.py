@@ -1,0 +1,70 @@
+"""Whatever a module of the application does when it is imported, who imports it is told in one error that can be stored."""
+
+import importlib
+import os
+import sys
+
+import pytest
+
+from jobs_core import App, set_current_app
+from jobs_core.config import Config
+from jobs_core.errors import LoadError
+from jobs_core.plugins import Plugins
+from jobs_core.worker.main import prepare
+
+RAISES = {
+    "no text": ("class Bad(Exception):\n    def __str__(self): raise ValueError\nraise Bad\n", "Bad"),
+    "a text that is none": ("class Bad(Exception):\n    def __str__(self): return 404\nraise Bad\n", "Bad"),
+    "half a character": ("raise ValueError('\\udcff')\n", r"\udcff"),
+    "a long text": ("raise ValueError('x' * 10**6 + 'end')\n", "end"),
+    "an end of its own": ("class Bad(BaseException): ...\nraise Bad('x')\n", "Bad: x"),
+    "GeneratorExit": ("raise GeneratorExit('x')\n", "GeneratorExit"),
+    "CancelledError": ("import asyncio\nraise asyncio.CancelledError\n", "CancelledError"),
+    "MemoryError": ("raise MemoryError\n", "MemoryError"),
+    "RecursionError": ("def f(): f()\nf()\n", "RecursionError"),
+    "SystemExit": ("raise SystemExit('bye')\n", "bye"),
+    "a method": (
+        "from jobs_core import job\nclass A:\n    @job\n    def m(this, x): ...\n",
+        "A.m is a method",
+    ),
+}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Write a module, and prepare an application that has it as a worker does."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(code):
+        (tmp_path / "odd_tasks.py").write_text(code)
+        importlib.invalidate_caches()
+        app = App(Config(backend="memory://importing", modules=["odd_tasks"], base_dir=tmp_path), plugins=Plugins.discover())
+        set_current_app(app)
+        prepare(app)
+
+    yield write
+    set_current_app(None)
+    sys.modules.pop("odd_tasks", None)
+
+
+@pytest.mark.parametrize(("code", "said"), RAISES.values(), ids=RAISES)
+def test_an_import_that_fails_is_told_with_its_line_whatever_it_raises(load, code, said):
+    with pytest.raises(LoadError) as raised:
+        load(code)
+    text = str(raised.value)
+    assert said in text.encode().decode()
+    assert "odd_tasks.py:" in text
+    assert len(text) < 10_000
+
+
+@pytest.mark.parametrize("ending", ["", "    sys.exit('a helper that is done')", "    raise ValueError('in the child')"])
+def test_what_an_import_forks_does_not_go_on_as_who_imports(load, capfd, ending):
+    reader, writer = os.pipe()
+    load(f"import os, sys\nchild = os.fork()\nif child == 0:\n    os.set_inheritable({writer}, True)\n{ending}\n")
+    os.write(writer, f"{os.getpid()}\n".encode())  # every process that came here says so
+    if sys.modules["odd_tasks"].child == 0:
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(sys.modules["odd_tasks"].child, 0)[1]) == 0
+    os.close(writer)
+    assert os.read(reader, 100).decode().split() == [str(os.getpid())]
+    os.close(reader)
