@@ -111,7 +111,9 @@ def _shown(blocks: list[Block], what: str, everything: bool) -> list[str]:
     ours = [block for block in blocks if block.ours]
     lines = [line for block in blocks if not block.ours for line in block.lines()]
     if ours:
-        heads = "; ".join(re.sub(r"^Thread | \(most recent call first\)|:$", "", block.head) for block in ours)
+        heads = ", ".join(
+            re.sub(r"^(Current t|T)hread |( \(0x[0-9a-f]+\))? \(most recent call first\)|:$", "", each.head) for each in ours
+        )
         lines.append(f"{what} that run no code of the application: {heads} (--all shows them)")
     return lines
 
@@ -172,8 +174,8 @@ def _introduction(path: Path) -> str:
     text = f"worker {header.pid} of pool {header.pool} ({header.mode}, generation {header.generation})"
     if not jobs:
         return f"{text} runs no job"
-    longest = f"{jobs[0].job} {jobs[0].id} since {figures.age(jobs[0].seconds())}"
-    return f"{text} runs {longest}" + (f" and {len(jobs) - 1:,} more" if len(jobs) > 1 else "")
+    more = f", and {count(len(jobs) - 1, 'more job')}" if len(jobs) > 1 else ""
+    return f"{text}\nruns {jobs[0].id} {jobs[0].job} for {figures.age(jobs[0].seconds())}{more}"
 
 
 def _ask(path: Path, pid: int) -> None:

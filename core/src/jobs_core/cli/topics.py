@@ -89,11 +89,15 @@ def doubt(context: Context, backend: Backend, topic: str) -> str:
     """Why the name of a topic is likely a slip: no configuration and no job names it. Empty if it is known."""
     config = context.app.config
     known = set(config.topics) | config.served_topics()
-    known |= set(backend.topics()) if "browse" in backend.features else set()
-    if topic in known:
+    known |= set(backend.topics()) - backend.paused() if "browse" in backend.features else set()
+    if topic in known or _holds_jobs(backend.counts([topic])[topic]):
         return ""
     near = difflib.get_close_matches(topic, known, 1)
     return f"topic {topic} is not configured and holds no jobs" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _holds_jobs(number: Counts) -> bool:
+    return bool(number.ready or number.scheduled or number.reserved or number.dead)
 
 
 def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[str, T]:
@@ -110,7 +114,7 @@ def pause_command(context: Context, topic: str) -> None:
     reason, _ = _act(context, topic, lambda backend: backend.pause(topic))
     output.echo(f"{topic} is paused; what runs goes on. `jobsctl resume {topic}` ends it")
     if reason:
-        output.echo(f"jobs: {reason}. It is paused all the same", err=True)
+        output.echo(f"jobs: {reason}", err=True)
 
 
 @click.command("resume")
