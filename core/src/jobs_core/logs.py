@@ -60,7 +60,7 @@ def sentence(event: Event) -> str:
             pause = format_duration(round(retry_after, 2))
             return f"{job} {job_id} of {topic} failed, attempt {attempt}; again in {pause}: {error}"
         case events.JobDied(job_id, job, topic, attempt, reason, error, _):
-            return f"{job} {job_id} of {topic} is dead after {attempt} attempts ({reason}): {error}"
+            return f"{job} {job_id} of {topic} is dead after {count(attempt, 'attempt')} ({reason}): {error}"
         case events.JobOverdue(job_id, job, topic, attempt, timeout):
             limit = format_duration(timeout)
             return f"{job} {job_id} of {topic} runs longer than its timeout of {limit}: interrupted, attempt {attempt}"
