@@ -53,7 +53,8 @@ class Mutant:
 MUTANTS = [
     # push
     Mutant("a repeated push adds again", "store.py", "        if known:\n            return known[1]\n", ""),
-    Mutant("a known id is pushed over", "store.py", "if message.id in self.jobs:", "if False:"),
+    Mutant("a known id is pushed over", "store.py", "if message.id in self.jobs or (message.chosen and self.find(at.now, message.id)):",
+           "if False:"),
     Mutant("a delay is forgotten", "store.py", "self.place(job, at.now, message.delay)", "self.place(job, at.now, 0)"),
     Mutant("a push wakes nobody", "store.py", "            self.place(job, at.now, message.delay)\n        self.changed.notify_all()",
            "            self.place(job, at.now, message.delay)"),
@@ -117,8 +118,8 @@ MUTANTS = [
     Mutant("a clock set back keeps the dead", "store.py", "owner.lease_until = min(owner.lease_until, at.now + 2 * lease)", "pass"),
     Mutant("close loses what it held", "backend.py", "                self.store.release_owner(self._moment(), owner, (), b\"\", crash=False)",
            "                self.store.owners.pop(owner, None)"),
-    Mutant("a heartbeat tells of no cancel", "store.py", "return Heartbeat(cancelled=tuple(job.id for job in owner.held.values() if job.cancel))", "return Heartbeat()"),
-    # waiting
+    Mutant("a heartbeat tells of no cancel", "store.py", "cancelled = [job for job in owner.held.values() if job.cancel]",
+           "cancelled: list[Job] = []"),
     Mutant("wait polls", "backend.py", "self.store.changed.wait(left)", "self.store.changed.wait(min(left, 0.1))"),
     Mutant("an interrupt before a wait is forgotten", "backend.py", "        self._interrupted = True\n", "        self._interrupted = bool(self.store.changed._waiters)\n"),
     Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from .mutants import MUTANTS, ROOT
+from .mutants import MODEL, MUTANTS, ROOT
 
 QUICK = {
     "a delay is forgotten": "test_counts",
@@ -32,6 +32,11 @@ def test_mutants_are_many_and_have_names_of_their_own() -> None:
     names = [mutant.name for mutant in MUTANTS]
     assert len(names) == len(set(names)) >= 40
     assert set(QUICK) <= set(names)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_what_a_mutant_changes_stands_once_in_the_model(mutant) -> None:
+    assert (MODEL / mutant.file).read_text().count(mutant.old) == 1
 
 
 @pytest.fixture(scope="module")

@@ -286,3 +286,13 @@ class Tree:
 
 def tree_job(tree: Tree) -> None:
     pass
+
+
+def test_a_misfit_names_the_type_that_was_wanted():
+    def pay(point: Point): ...
+
+    arguments = Arguments(pay, "shop.pay")
+    with pytest.raises(ArgumentError, match=r"argument 'point' of shop.pay: expected object for .*Point, got str"):
+        arguments.convert(["x"], {})
+    with pytest.raises(ArgumentError, match=r"argument 'point' of shop.pay: expected .*, got .*, at \.x of .*Point"):
+        arguments.convert([{"x": [], "y": 1}], {})

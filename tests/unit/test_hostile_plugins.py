@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -395,3 +396,13 @@ def test_start_logs_what_is_wrong_with_plugins(project, install):
     supervisor = project.start("start", PYTHONPATH=os.environ["PYTHONPATH"])
     supervisor.until_said("plugin 'bad' of jobs-bad 1.2.3 cannot be imported: it ends the process: SystemExit: 3")
     supervisor.until_said("plugin 'odd' of jobs-odd 1.2.3 jobs_queue_backends returned int")
+
+
+def test_the_documented_command_reaches_configuration_and_queue(project, install):
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    source = page.partition("# oldest.py\n")[2].partition("```")[0]
+    install(oldest=source)
+    project.configure("[topics.default]\nalert_age = '5m'\n")
+    project.push("note", "x")
+    assert "default: 0 s (alert at 5m), 1 ready" in project.here("oldest")
+    assert "mail: 0 s (alert at nothing), 0 ready" in project.here("-c", "jobs.toml", "oldest", "mail")

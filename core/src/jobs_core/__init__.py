@@ -35,7 +35,7 @@ from .errors import (
 from .handle import JobHandle
 from .hookspecs import hookimpl
 from .job import JobFunction, job
-from .message import Message
+from .message import Message, UniqueKey
 from .options import Backoff, Unique
 from .worker.context import JobContext, current_job
 
@@ -64,6 +64,7 @@ __all__ = [
     "set_current_app",
     # Plugins
     "Message",
+    "UniqueKey",
     "hookimpl",
     "load_config",
     "run_command",

@@ -562,10 +562,14 @@ def set_current_app(app: App | None) -> None:
     _current = app
 
 
-def set_app_source(source: Callable[[], App | None] | None) -> None:
-    """Ask `source` for the application where none was set: a framework's plugin knows whose request this is."""
+def set_app_source(source: Callable[[], App | None] | None) -> Callable[[], App | None] | None:
+    """Ask `source` for the application where none was set: a framework's plugin knows whose request this is.
+
+    Returns what was asked before.
+    """
     global _source
-    _source = source
+    before, _source = _source, source
+    return before
 
 
 def _after_fork() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from . import foreign
-from .boundary import text_of, told
+from .boundary import name_of, text_of, told
 from .conversion import decode_hook, encode_hook, is_custom, without_values
 from .errors import ArgumentError, JobDefinitionError
 from .units import shown
@@ -61,7 +61,8 @@ class Parameter:
         try:
             return msgspec.convert(value, self.type, dec_hook=decode_hook, str_keys=True)
         except Exception as error:
-            raise ArgumentError(f"argument {self.name!r} of {job}: {_reason(error)}", argument=self.name) from None
+            reason = _with_type(_reason(error), self.type)
+            raise ArgumentError(f"argument {self.name!r} of {job}: {reason}", argument=self.name) from None
 
 
 class Arguments:
@@ -185,6 +186,14 @@ def _reason(error: Exception) -> str:
         return without_values(told(error))
     text = without_values(text_of(error)).replace("`", "").replace(" - at $", ", at ")
     return f"{text[:1].lower()}{text[1:]}"
+
+
+def _with_type(reason: str, kind: Any) -> str:
+    """Name the type that an object, or a value inside it, was to become: msgspec says "object" of all of them."""
+    name = name_of(kind) if isinstance(kind, type) else shown(kind)
+    if ", at ." in reason or ", at [" in reason:
+        return f"{reason} of {name}"
+    return reason.replace("expected object,", f"expected object for {name},", 1)
 
 
 _CODE = (

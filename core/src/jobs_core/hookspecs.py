@@ -74,7 +74,7 @@ def jobs_alert_channels() -> Mapping[str, AlertChannelFactory]:  # type: ignore[
 def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-body]
     """Add commands to `jobs`.
 
-    :return: name to click command.
+    :return: name to click command; in it, `current_app()` is the application as configured.
 
     Called when the command line starts. Fatal: no.
     """
@@ -109,7 +109,7 @@ def jobs_before_enqueue(message: Message) -> Message | None:
     :param message: the message as it would be sent.
     :return: a message to send instead, or None.
 
-    Called in the process that enqueues, in the enqueuing thread. Fatal: yes, the enqueue fails.
+    Called in the process that enqueues, in the enqueuing thread. Fatal: yes, the enqueue fails with PluginError.
     """
 
 

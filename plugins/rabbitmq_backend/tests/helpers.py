@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
+from tests.support.proxy import Proxy
 
 from jobs_core.backends.base import Outcome, Outgoing, Settlement
 from jobs_core.ids import new_id, new_token
+from jobs_core.testing.contract.rig import Outage
 from jobs_core.testing.services import free_port
 
 TOPIC = "t"
@@ -19,6 +23,13 @@ class OnRabbitMQ:
     @pytest.fixture
     def backend_url(self, rabbitmq_url):
         return rabbitmq_url
+
+    @pytest.fixture
+    def outage(self, rabbitmq_url):
+        server = urlsplit(rabbitmq_url)
+        with Proxy(server.port) as proxy:
+            url = rabbitmq_url.replace(f":{server.port}/", f":{proxy.port}/")
+            yield Outage(f"{url}?prefix=outage-{new_token()}", proxy.refuse, proxy.accept)
 
     @pytest.fixture
     def unreachable_url(self):

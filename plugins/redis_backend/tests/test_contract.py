@@ -1,9 +1,11 @@
 """Redis keeps the contract, on one server and on a cluster, by the servers' own clocks."""
 
 import pytest
+from tests.support.proxy import Proxy
 
 from jobs_core.ids import new_token
 from jobs_core.testing import BackendContract
+from jobs_core.testing.contract.rig import Outage
 from jobs_core.testing.services import free_port
 
 
@@ -19,6 +21,11 @@ class TestRedis(BackendContract):
     @pytest.fixture
     def small_url(self, small_redis_server):
         return f"redis://127.0.0.1:{small_redis_server.port}/0?prefix=test-{new_token()}"
+
+    @pytest.fixture
+    def outage(self, redis_server):
+        with Proxy(redis_server.port) as proxy:
+            yield Outage(f"redis://127.0.0.1:{proxy.port}/0?prefix=test-{new_token()}", proxy.refuse, proxy.accept)
 
     @pytest.fixture
     def unreachable_url(self):

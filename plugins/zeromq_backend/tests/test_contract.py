@@ -3,11 +3,14 @@
 With real brokers and SIGKILL: test_killed.py, and the whole contract with brokers of every kind, `make contract-zeromq`.
 """
 
+from urllib.parse import urlsplit
+
 import pytest
+from tests.support.proxy import Proxy
 
 from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.machine import EXAMPLES
-from jobs_core.testing.contract.rig import ManualClock, Rig
+from jobs_core.testing.contract.rig import ManualClock, Outage, Rig
 
 
 class TestOnAClockThatIsMoved(BackendContract):
@@ -21,6 +24,12 @@ class TestOnAClockThatIsMoved(BackendContract):
     @pytest.fixture
     def backend_url(self, dies_often, in_process):
         return in_process.url
+
+    @pytest.fixture
+    def outage(self, in_process):
+        server = urlsplit(in_process.url)
+        with Proxy(server.port) as proxy:
+            yield Outage(f"zmq+tcp://127.0.0.1:{proxy.port}", proxy.refuse, proxy.accept)
 
     @pytest.fixture
     def rig(self, backend_url, borrowed_clock):

@@ -240,6 +240,7 @@ class Operable:
     Called from the command line and by handles, on a connection that is no worker's.
     """
 
+    name: str
     features: frozenset[str]
 
     def get(self, job_id: str) -> JobRecord | None:
@@ -391,7 +392,7 @@ class Operable:
         """
 
     def _lacks(self, feature: str) -> NotSupported:
-        return NotSupported(feature, type(self).__name__)
+        return NotSupported(feature, f"{self.name}://")
 
 
 class BindsKeys(abc.ABC):

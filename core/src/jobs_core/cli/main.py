@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from .. import __version__, foreign, guard
+from ..app import set_app_source
 from ..errors import JobsError
 from ..plugins import PluginInfo
 from . import output
@@ -167,6 +168,9 @@ def cli(ctx: click.Context, config: str | None) -> None:
     """Ordinary Python functions, run as background jobs."""
     ctx.obj = Context(config)
     ctx.call_on_close(ctx.obj.close)
+    if _PLUGIN in ctx.meta:
+        before = set_app_source(lambda: ctx.obj.app)  # made when the command asks for it
+        ctx.call_on_close(lambda: set_app_source(before))
 
 
 def _called() -> str:

@@ -16,7 +16,7 @@ from msgspec import Struct
 from .. import boundary, schedule, soundness
 from ..app import App
 from ..config import Config
-from ..errors import BackendError, ConfigError
+from ..errors import BackendError, ConfigError, LoadError, PluginError
 from ..loaders import importing
 from ..loaders.base import Bootstrapper, add_to_path
 from ..scoreboard.layout import MODES, Phase
@@ -132,7 +132,9 @@ class _Life:
         except Exception as error:
             if self._opened:
                 raise
-            if isinstance(error, BackendError | ConfigError):  # a sentence with its mend: where it was raised helps nobody
+            if isinstance(
+                error, BackendError | ConfigError | LoadError | PluginError
+            ):  # a sentence with its mend: where it was raised helps nobody
                 self._tell("failed", error=str(error)[:4000])
             else:
                 self._tell("failed", error=boundary.told(error)[:4000])

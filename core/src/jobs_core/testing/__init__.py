@@ -15,7 +15,13 @@ __all__ = ["BackendContract"]
 
 def __getattr__(name: str) -> Any:
     if name == "BackendContract":
-        from .contract import BackendContract
+        try:
+            from .contract import BackendContract
+        except ModuleNotFoundError as error:
+            if error.name in ("pytest", "hypothesis"):
+                message = f'BackendContract needs {error.name}, which is not installed: pip install "jobs-core[testing]"'
+                raise ModuleNotFoundError(message, name=error.name) from None
+            raise
 
         return BackendContract
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -491,7 +491,7 @@ class RabbitMQBackend(RabbitMQOperations):
         if feature in ("results", "cancel", "lookup", "unique"):
             return NotSupported(
                 feature,
-                type(self).__name__,
+                f"{self.name}://",
                 'say [results] url = "sqlite:///results.db" (or a redis:// URL), which keeps it beside',
             )
         return super()._lacks(feature)

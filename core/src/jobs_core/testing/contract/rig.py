@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -214,6 +214,17 @@ class Rig:
         return found
 
 
+class Outage(NamedTuple):
+    """A server that can be made unreachable, and come back; of the fixture `outage`."""
+
+    url: str
+    """Where an empty store is found while the server can be reached."""
+    begin: Callable[[], object]
+    """Reset all connections, and let nobody in."""
+    end: Callable[[], object]
+    """Let everybody in again."""
+
+
 class RigCase:
     """Base of all groups of cases: the fixtures."""
 
@@ -234,6 +245,11 @@ class RigCase:
     def unreachable_url(self) -> str:
         """A URL of this backend where nothing answers; none unless a subclass says so."""
         return ""
+
+    @pytest.fixture
+    def outage(self) -> Outage | None:
+        """A way to a server of this backend that can be cut; none unless a subclass gives it."""
+        return None
 
     @pytest.fixture
     def backend_url(self) -> str:

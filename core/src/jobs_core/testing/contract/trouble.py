@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from ...backends.base import Answer, Outcome, Settlement
 from ...errors import BackendError, BackendUnavailable, QueueFull
 from ...ids import new_token
-from .rig import PATIENCE, Rig, RigCase, T
+from .rig import PATIENCE, Outage, Rig, RigCase, T
+
+R = TypeVar("R")
 
 _DESCRIPTORS = Path("/proc/self/fd")
 
@@ -49,6 +55,47 @@ class Trouble(RigCase):
                 away.worker().reserve([T], 1, away.request())
         finally:
             away.close()
+
+    def test_an_outage_in_the_middle_is_told_and_loses_nothing(self, rig: Rig, outage: Outage | None) -> None:
+        """While it lasts calls raise BackendUnavailable, in time; afterwards they are answered under their request ids."""
+        if outage is None:
+            return
+        cut = Rig(outage.url, rig.clock)
+        cut.lease = 60.0  # no lease runs out meanwhile
+        try:
+            producer, worker = cut.producer(), cut.worker()
+            pushed = cut.push_many(producer, 3)
+            held = cut.take_one(worker)
+            job, push, settle = cut.job(), cut.request(), cut.request()
+            settlement = Settlement(held.id, held.token, Outcome.DONE)
+            outage.begin()
+            for call in (
+                lambda: producer.push([job], push),
+                lambda: worker.settle([settlement], settle),
+                lambda: worker.reserve([T], 1, cut.request()),
+            ):
+                with pytest.raises(BackendUnavailable):
+                    call()
+            with contextlib.suppress(BackendUnavailable):
+                worker.wait([T], 0.1)
+            outage.end()
+            answer = _answered(lambda: worker.settle([settlement], settle))[0]
+            _answered(lambda: producer.push([job], push))
+            ran = [held.id]  # where the connection is the lease, it may run again, or its owed settlement may end it
+            expected, deadline = {*pushed, job.id}, time.monotonic() + PATIENCE
+            while not expected.issubset(ran) and time.monotonic() < deadline:
+                taken = _answered(lambda: cut.take(worker, 10))
+                ran += [delivery.id for delivery in taken]
+                endings, ended = [Settlement(each.id, each.token, Outcome.DONE) for each in taken], cut.request()
+                _answered(functools.partial(worker.settle, endings, ended))
+            ran += cut.drain(worker)
+            assert set(ran) == expected
+            if cut.has("exact_redelivery"):
+                assert len(ran) == len(expected), "what had been reserved or pushed came twice"
+                assert answer is Answer.SETTLED
+        finally:
+            outage.end()
+            cut.close()
 
     def test_what_the_client_library_raises_is_never_seen(self, rig: Rig) -> None:
         worker = rig.worker()
@@ -121,3 +168,15 @@ class Trouble(RigCase):
             assert time.monotonic() < deadline, f"descriptors and threads: {before} before, {left} after"
             gc.collect()
             time.sleep(0.05)  # a thread that has been told to end gives no other sign
+
+
+def _answered(call: Callable[[], R]) -> R:
+    """Ask again until the backend is back, as couriers and producers do."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except BackendUnavailable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)  # between two tries: nothing tells when a server is back

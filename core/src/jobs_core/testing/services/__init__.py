@@ -10,11 +10,12 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
+from types import ModuleType
+from typing import NoReturn
 
 PATIENCE = 60.0
 """Longest time a server may take to serve, seconds."""
@@ -28,9 +29,9 @@ def program(name: str, package: str) -> str:
     if found:
         return found
     why = f"{name} is not installed: apt-get install {package}"
-    if os.environ.get("CI"):
-        pytest.fail(why, pytrace=False)
-    pytest.skip(why)
+    if not os.environ.get("CI"):
+        _skip(why)
+    return fail(why)
 
 
 def free_port() -> int:
@@ -47,8 +48,29 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
-            pytest.fail(f"{process.args!r} does not serve (exit code {process.poll()}):\n{tail}", pytrace=False)
+            fail(f"{process.args!r} does not serve (exit code {process.poll()}):\n{tail}")
         time.sleep(0.02)  # a server that starts gives no other sign
 
 
-__all__ = ["PATIENCE", "free_port", "program", "until"]
+def fail(why: str) -> NoReturn:
+    """Fail the test; outside of one, as in a script of one's own, raise ServiceError."""
+    if (test := _pytest()) is not None:
+        test.fail(why, pytrace=False)
+    raise ServiceError(why)
+
+
+def _skip(why: str) -> None:
+    if (test := _pytest()) is not None:
+        test.skip(why)
+
+
+def _pytest() -> ModuleType | None:
+    """pytest, if it runs; servers can be had without it."""
+    return sys.modules.get("pytest") if "PYTEST_CURRENT_TEST" in os.environ else None
+
+
+class ServiceError(RuntimeError):
+    """Raised outside of tests when a server cannot be started: the message says why, and what to install."""
+
+
+__all__ = ["PATIENCE", "ServiceError", "fail", "free_port", "program", "until"]

@@ -1,0 +1,40 @@
+"""Servers for tests can be had in a program of one's own, without pytest."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import sys
+sys.modules["pytest"] = None
+from jobs_core.testing.services import ServiceError, free_port, program
+assert free_port()
+try:
+    program("no-such-server", "no-such-package")
+except ServiceError as error:
+    print(error)
+try:
+    from jobs_core.testing import BackendContract
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_services_do_without_pytest_and_the_contract_says_what_it_needs():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "no-such-server is not installed: apt-get install no-such-package",
+        'BackendContract needs pytest, which is not installed: pip install "jobs-core[testing]"',
+    ]
+
+
+def test_in_a_test_a_server_that_is_missing_skips_it_and_fails_in_ci(monkeypatch):
+    from jobs_core.testing.services import program
+
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt-get install it"):
+        program("no-such-server", "it")
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="apt-get install it"):
+        program("no-such-server", "it")
