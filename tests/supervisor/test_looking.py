@@ -227,7 +227,7 @@ def test_stack_shows_the_tasks_of_an_async_worker_and_the_line_where_a_sync_one_
     assert re.search(
         r"Current thread MainThread \(0x\w+\) \(most recent call first\):\n  File \".*tasks.py\", line \d+ in nap\n", hanging
     )
-    assert "Thread jobs-courier (0x" in hanging
+    assert "no code of the application: jobs-courier" in hanging
     many = project.run("stack", str(pids["many"])).stdout
     assert "\n300 tasks:\n" in many
     group = many.split("\n300 tasks:\n")[1].splitlines()
