@@ -23,7 +23,7 @@ announce:
 
 test: announce $(VENV)/ready ## all tests that belong to every change; says what it installs, and how long it takes
 	@tools/services.sh
-	$(PYTEST) -n 4 --dist loadfile
+	JOBS_CONTRACT_EXAMPLES=30 $(PYTEST) -n 4 --dist loadfile
 
 test-all: ## all tests on every Python from 3.10 to 3.13 that is on the machine
 	@tools/every-python.sh
@@ -63,6 +63,7 @@ torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a t
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.contract.mutants
 	JOBS_HYPOTHESIS=search $(PYTEST) -q -m hypothesis --timeout=3600
+	JOBS_CONTRACT_EXAMPLES=200 $(PYTEST) -q -k behaves_like_the_model --timeout=3600
 	JOBS_MEMORY_JOBS=100000 $(PYTEST) plugins/redis_backend/tests/test_memory.py -q
 
 redis-versions: $(VENV)/ready ## contract and faults on other servers: SERVERS="/path/valkey-server /path/redis-server"

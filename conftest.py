@@ -21,6 +21,9 @@ settings.load_profile(os.environ.get("JOBS_HYPOTHESIS", "jobs"))
 VHOSTS_AT_ONCE = 30
 
 
+# -- RabbitMQ --------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQNode]:
     """A node boots for seconds: whoever asks for one gets this. With one scheduler that does not wait busily, a third of the
@@ -61,8 +64,31 @@ processor time before it serves."""
 FIRST = [
     "faults on RabbitMQ",
     "contracts on RabbitMQ",
+    "tests/docs/test_shell_blocks.py",
     "tests/faults/test_redis.py",
+    "plugins/redis_backend/tests/test_contract.py",
+    "plugins/zeromq_backend/tests/test_contract.py",
+    "tests/contract/test_sqlite.py",
     "tests/faults/test_promises.py",
+    "tests/faults/test_zeromq.py",
+    "tests/supervisor/test_broker.py",
+    "tests/supervisor/test_reload.py",
+    "tests/supervisor/test_lifecycle.py",
+    "tests/supervisor/test_looking.py",
+    "tests/faults/test_zeromq_machine.py",
+    "plugins/zeromq_backend/tests/test_killed.py",
+    "plugins/django_loader/tests/test_connections.py",
+    "plugins/django_loader/tests/test_project.py",
+    "tests/supervisor/test_births.py",
+    "tests/supervisor/test_repair.py",
+    "tests/supervisor/test_scaling.py",
+    "plugins/flask_loader/tests/test_worker.py",
+    "tests/faults/test_schedule.py",
+    "tests/faults/test_redis_supervised.py",
+    "tests/faults/test_redis_clocks.py",
+    "tests/supervisor/test_chaos.py",
+    "tests/supervisor/test_suspects.py",
+    "tests/packaging/test_wheels.py",
 ]
 """What takes longest begins first, that nobody is left with it when the others are done. The rest: most tests first."""
 

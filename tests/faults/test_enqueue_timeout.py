@@ -35,18 +35,18 @@ def note(text: str) -> None: ...
 
 
 class Metronome(threading.Thread):
-    """Measures by how much the machine lets a thread oversleep: that is no fault of the call that is measured beside it."""
+    """Adds up for how long the machine lets a thread oversleep: that is no fault of the call that is measured beside it."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.worst = 0.0
+        self.overslept = 0.0
         self._ended = threading.Event()
 
     def run(self) -> None:
         while not self._ended.is_set():
             begin = time.monotonic()
             time.sleep(0.01)
-            self.worst = max(self.worst, time.monotonic() - begin - 0.01)
+            self.overslept += time.monotonic() - begin - 0.01
 
     def __enter__(self) -> Metronome:
         self.start()
@@ -152,7 +152,7 @@ def test_every_call_ends_within_the_timeout_while_a_server_hangs(
         with trouble(server, proxy), Metronome() as metronome:
             calls = everywhere(*apps)
         assert all(isinstance(outcome, BackendUnavailable) for _, outcome in calls)
-        assert max(took for took, _ in calls) <= TIMEOUT + OVER + metronome.worst
+        assert max(took for took, _ in calls) <= TIMEOUT + OVER + metronome.overslept
         until = time.monotonic() + 30
         while isinstance(measured(lambda: enqueue(apps[0]))[1], BackendUnavailable):
             assert time.monotonic() < until
@@ -173,7 +173,7 @@ def test_a_call_that_outlasts_a_freeze_comes_off(service, make_app):
 def test_a_large_push_that_a_frozen_server_takes_in_part_ends_in_time_too(service, make_app):
     server, _ = service
     app = make_app()
-    calls = [note.call("x" * 900_000) for _ in range(40)]
+    calls = [note.call("x" * 900_000) for _ in range(24)]  # 20 MB: more than the buffers between two sockets hold
     server.signal(signal.SIGSTOP)
     try:
         with Metronome() as metronome:
@@ -181,7 +181,7 @@ def test_a_large_push_that_a_frozen_server_takes_in_part_ends_in_time_too(servic
     finally:
         server.signal(signal.SIGCONT)
     assert isinstance(outcome, BackendUnavailable)
-    assert took <= TIMEOUT + OVER + metronome.worst
+    assert took <= TIMEOUT + OVER + metronome.overslept
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
@@ -200,4 +200,4 @@ def test_a_name_server_that_is_silent_is_given_up(scheme, tmp_path, monkeypatch)
         took, outcome = measured(lambda: enqueue(app))
     silence.set()
     assert "was not enqueued" in str(outcome)
-    assert took <= TIMEOUT + OVER + metronome.worst
+    assert took <= TIMEOUT + OVER + metronome.overslept

@@ -105,6 +105,7 @@ def _origin() -> socket.socket:
             [sys.executable, __file__, str(theirs.fileno())],
             env={**kept, "PYTHONWARNINGS": "error"},
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )

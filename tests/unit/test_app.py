@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from jobs_core import (
     job,
     set_current_app,
 )
+from jobs_core.arguments import Arguments
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.config import Config, Topic
 from jobs_core.message import decode
@@ -319,6 +321,36 @@ def test_forks_enqueue_on_connections_of_their_own(project):
     assert counts["default"].ready == 1 + 3 * 5 + 3 + 1
 
 
+def _end_soon() -> None:
+    """Have a child that hangs end, and so fail its test."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(30)
+
+
+def test_a_fork_while_another_thread_reads_a_signature_does_not_hang_the_child(project, monkeypatch):
+    add = _add_job()
+    reading, forked = threading.Event(), threading.Event()
+
+    def slowly(*args):
+        if threading.current_thread() is not threading.main_thread():
+            reading.set()
+            forked.wait(30)
+        return Arguments(*args)
+
+    monkeypatch.setattr(sys.modules["jobs_core.job"], "Arguments", slowly)
+    thread = threading.Thread(target=lambda: add.arguments)
+    thread.start()
+    assert reading.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        _end_soon()
+        os._exit(0 if add.arguments else 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    forked.set()
+    thread.join()
+    assert code == 0
+
+
 def test_a_fork_while_another_thread_enqueues_does_not_hang_the_child(project):
     app = project.app()
     set_current_app(app)
@@ -335,6 +367,7 @@ def test_a_fork_while_another_thread_enqueues_does_not_hang_the_child(project):
         for _ in range(20):
             pid = os.fork()
             if pid == 0:
+                _end_soon()
                 code = 1
                 try:
                     add.enqueue(2)

@@ -25,6 +25,25 @@ R = TypeVar("R")  # what calling the function returns
 T = TypeVar("T")  # what the job results in: for async functions, what awaiting returns
 
 
+class _Lazy(Generic[T]):
+    """An attribute that is made on first use; by two threads at once twice, the same.
+
+    `functools.cached_property` holds a lock meanwhile, before Python 3.12: a child forked in that moment would wait for ever.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        if instance is None:
+            raise AttributeError(self._name)  # of the class: there is none
+        made = self._make(instance)
+        instance.__dict__[self._name] = made
+        return made
+
+
 class Call(msgspec.Struct, Generic[T], eq=False):
     """A job function with its arguments, for enqueuing many at once."""
 
@@ -91,12 +110,12 @@ class JobFunction(Generic[P, R, T]):
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 raise _is_method(function.__qualname__, parameter.name)
 
-    @functools.cached_property
+    @_Lazy
     def arguments(self) -> Arguments:
         """The compiled signature; made on first use, when all modules are imported."""
         return Arguments(self.function, self.name)
 
-    @functools.cached_property
+    @_Lazy
     def _result_type(self) -> Any:
         return resolve_return(self.function)
 

@@ -1,18 +1,25 @@
-"""The whole contract on RabbitMQ with results in SQLite beside it, and with Redis what the store beside it is for.
+"""The contract on RabbitMQ with results in SQLite beside it, but for order, waiting and concurrency, in which the store beside
+it has no part; and with Redis what the store is for.
 
-The whole of it with Redis, and on classic queues, is in whole_contract.py, `make contract-rabbitmq`.
+The whole of it with both, and on classic queues, is in whole_contract.py, `make contract-rabbitmq`.
 """
 
 import pytest
 
-from jobs_core.testing import BackendContract
+from jobs_core.testing.contract.crashes import Crashes
+from jobs_core.testing.contract.leases import Leases
+from jobs_core.testing.contract.leaving import Leaving
+from jobs_core.testing.contract.machine import Machine
 from jobs_core.testing.contract.operators import Operators
+from jobs_core.testing.contract.pushing import Pushing
+from jobs_core.testing.contract.settling import Settling
+from jobs_core.testing.contract.trouble import Trouble
 from jobs_core.testing.contract.uniqueness import Uniqueness
 
 from .helpers import OnRabbitMQ
 
 
-class TestSqliteBeside(OnRabbitMQ, BackendContract):
+class TestSqliteBeside(OnRabbitMQ, Pushing, Settling, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine):
     @pytest.fixture
     def results_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/results.db"

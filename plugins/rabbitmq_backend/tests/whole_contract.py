@@ -1,10 +1,16 @@
-"""The whole contract on what `make test` leaves out: with results in Redis beside the queue, and on classic queues."""
+"""The whole contract on what `make test` leaves out: with results beside the queue, and on classic queues."""
 
 import pytest
 
 from jobs_core.testing import BackendContract
 
 from .helpers import OnRabbitMQ
+
+
+class TestSqliteBeside(OnRabbitMQ, BackendContract):
+    @pytest.fixture
+    def results_url(self, tmp_path):
+        return f"sqlite:///{tmp_path}/results.db"
 
 
 class TestRedisBeside(OnRabbitMQ, BackendContract):

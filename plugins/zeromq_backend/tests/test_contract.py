@@ -17,8 +17,8 @@ class TestOnAClockThatIsMoved(BackendContract):
     """Answers equal the model's to the letter, in whatever order Hypothesis asks, and though the broker dies often."""
 
     takes_clock = True
-    # Two thirds, still with some 280 deaths of the broker: each of thousands of requests wakes several threads in turn, which
-    # takes more than a minute in all on a machine with nine others to run. SQLite's contract tries all on the same store.
+    # Two thirds: each of thousands of requests wakes several threads in turn, which takes more than a minute on a machine
+    # with nine others to run. SQLite's contract tries all on the same store.
     examples = EXAMPLES * 2 // 3
 
     @pytest.fixture

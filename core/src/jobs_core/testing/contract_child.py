@@ -1,14 +1,16 @@
-"""A process for the contract to run and to kill: `python -m jobs_core.testing.contract_child URL LEASE TOPIC VERB ARG`.
+"""A process for the contract to run and to kill: `python -m jobs_core.testing.contract_child URL LEASE TOPIC VERB ARG...`.
+Of several arguments each is for a process of its own, forked once everything is imported, so that they do begin at once.
 
 It lies outside the contract, whose import of pytest and Hypothesis costs each child half a second of processor time.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -25,12 +27,39 @@ PATIENCE = 20.0
 """Longest time that a broker may be away, seconds."""
 
 
-def main(url: str, lease: str, topic: str, verb: str, argument: str) -> None:
-    options = BackendOptions(lease=float(lease), base_dir=Path.cwd())
-    backend: Backend = _factory(url)(url, options)
-    results = os.environ.get("JOBS_CONTRACT_RESULTS")
-    if results:
-        backend = composed(backend, _factory(results)(results, options))
+def main(url: str, lease: str, topic: str, verb: str, *arguments: str) -> None:
+    results = os.environ.get("JOBS_CONTRACT_RESULTS", "")
+    factories = _factory(url), _factory(results) if results else None
+
+    def live(argument: str) -> None:
+        options = BackendOptions(lease=float(lease), base_dir=Path.cwd())
+        backend: Backend = factories[0](url, options)
+        if factories[1] is not None:
+            backend = composed(backend, factories[1](results, options))
+        act(backend, topic, verb, argument)
+
+    if len(arguments) == 1:
+        live(*arguments)
+    else:
+        at_once(live, arguments)
+
+
+def at_once(live: Callable[[str], None], arguments: Sequence[str]) -> None:
+    """Run each in a fork of this process; ends with an exit code of 1 if one did not do well."""
+    gc.freeze()
+    children = []
+    for argument in arguments:
+        pid = os.fork()
+        if not pid:
+            live(argument)
+            return
+        children.append(pid)
+    ends = [os.waitpid(pid, 0)[1] for pid in children]
+    if any(ends):
+        sys.exit(1)
+
+
+def act(backend: Backend, topic: str, verb: str, argument: str) -> None:
     persist(backend.open, None if verb == "push" else argument if verb == "victim" else new_token())
     if verb == "push":
         for _ in range(int(argument)):

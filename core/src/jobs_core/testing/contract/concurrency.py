@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 
 from ...backends.base import Backend, Outcome
@@ -24,7 +25,7 @@ class Concurrency(RigCase):
         ids = rig.push_many(rig.producer(), JOBS)
         if rig.has("multiprocess"):
             ledgers = [tmp_path / f"ledger-{n}" for n in range(PROCESSES)]
-            _run_at_once(rig, [("drain", str(ledger)) for ledger in ledgers])
+            _run_at_once(rig, "drain", *map(str, ledgers))
             seen = [line for ledger in ledgers if ledger.exists() for line in ledger.read_text().split()]
         else:
             workers = [rig.worker() for _ in range(PROCESSES)]
@@ -36,7 +37,7 @@ class Concurrency(RigCase):
     def test_processes_that_push_at_once_lose_nothing(self, rig: Rig) -> None:
         if not rig.has("multiprocess"):
             return
-        _run_at_once(rig, [("push", "50")] * 4)
+        _run_at_once(rig, "push", *["50"] * 4)
         assert len(rig.drain(rig.worker())) == 4 * 50
 
     def test_connections_on_threads_do_not_disturb_each_other(self, rig: Rig) -> None:
@@ -81,22 +82,24 @@ def _drain(rig: Rig, worker: Backend) -> list[str]:
         rig.done(worker, *deliveries)
 
 
-def _run_at_once(rig: Rig, all_arguments: Sequence[Sequence[str]]) -> None:
-    """Children that all have to do well; none is left when one has not."""
-    with ExitStack() as stack:
-        children = [stack.enter_context(_child(rig, *arguments)) for arguments in all_arguments]
-        for child in children:
+def _run_at_once(rig: Rig, verb: str, *arguments: str) -> None:
+    """A process for each argument; all have to do well, and none is left when one has not."""
+    with _child(rig, verb, *arguments) as child:
+        try:
             output, _ = child.communicate(timeout=PATIENCE * 3)
-            assert child.returncode == 0, output
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        assert child.returncode == 0, output
 
 
 def _child(rig: Rig, *arguments: str, failpoint: str = "") -> subprocess.Popen[str]:
-    import os
-
     environment = {**os.environ, "JOBS_FAILPOINT": failpoint, "JOBS_CONTRACT_RESULTS": rig.results_url}
     lease = str(rig.lease if not rig.clock else 30.0)
     command = [sys.executable, "-m", "jobs_core.testing.contract_child", rig.url, lease, T, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
 
 
 start_child = _child
