@@ -5,7 +5,8 @@ from tests.support.proxy import Proxy
 
 from jobs_core.ids import new_token
 from jobs_core.testing import BackendContract
-from jobs_core.testing.contract.rig import Outage
+from jobs_core.testing.contract import stores
+from jobs_core.testing.contract.rig import Outage, Rig, T
 from jobs_core.testing.services import free_port
 
 
@@ -44,3 +45,17 @@ class TestRedisCluster(BackendContract):
     @pytest.fixture
     def shared_url(self, redis_cluster_url):
         return redis_cluster_url.partition("?")[0]
+
+
+def test_a_store_that_a_person_gives_is_as_new_for_every_case(redis_url):
+    """`jobsctl contract redis://…`: wake-ups of jobs that are gone are gone with them."""
+    store = Rig(redis_url, None)
+    try:
+        store.push_many(store.producer(), 3)
+    finally:
+        store.close()
+    fresh = Rig(stores.fresh(redis_url), None)
+    try:
+        assert fresh.worker().wait([T], 0.05) is False
+    finally:
+        fresh.close()

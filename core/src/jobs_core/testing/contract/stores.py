@@ -6,8 +6,13 @@ from pathlib import Path
 
 from ...backends.base import BackendOptions, State
 from ...backends.memory import forget
+from ...ids import new_token
 from ...plugins import Plugins
 from ...urls import scheme
+from .rig import T
+
+MOST_WAKE_UPS = 1000
+"""Left by one case at most."""
 
 
 def fresh(url: str) -> str:
@@ -17,13 +22,17 @@ def fresh(url: str) -> str:
         return url
     factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "URL")
     backend = factory(url, BackendOptions(base_dir=Path.cwd()))
-    backend.open(None)
+    backend.open(new_token())
     try:
         if "browse" in backend.features:
-            for topic in backend.topics():
+            topics = backend.topics()
+            for topic in topics:
                 backend.resume(topic)
                 for state in (State.READY, State.SCHEDULED, State.DEAD):
                     backend.purge(topic, state)
+            for _ in range(MOST_WAKE_UPS):  # of jobs that are gone: a wait may return for them, once
+                if not backend.wait([T, *topics], 0.01):
+                    break
     finally:
         backend.close()
     return url
