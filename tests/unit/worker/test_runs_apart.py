@@ -8,7 +8,6 @@ import contextvars
 import ctypes
 import decimal
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from jobs_core import EndlessWait, current_job, job
+from jobs_core import EndlessWait, JobFailed, JobWasCancelled, current_job, job
 from jobs_core.config import Pool
 from jobs_core.events import TasksLeft
+from jobs_core.units import Duration
 from jobs_core.worker.executors import base
 from jobs_core.worker.main import Worker
 
@@ -161,14 +161,6 @@ class Left(BaseException):
 OURS = str(Path(base.__file__).parent)
 
 
-def leave_a_trace_function() -> None:
-    def trace(frame: FrameType, *event: object) -> None:
-        if OURS in frame.f_code.co_filename:
-            raise Left
-
-    sys.settrace(trace)
-
-
 def throw_into_this_thread() -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(Left))
 
@@ -190,7 +182,7 @@ def leave_a_task_factory() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("leave", [leave_a_trace_function, throw_into_this_thread, leave_an_alarm, leave_a_task_factory])
+@pytest.mark.parametrize("leave", [throw_into_this_thread, leave_an_alarm, leave_a_task_factory])
 def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job(app, registry, kind, mode, leave):
     first = kind(registry, leave, retries=0)
 
@@ -205,7 +197,6 @@ def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job
         after = slow.enqueue()
         drain(app, mode)
     finally:
-        sys.settrace(None)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert worker.courier.failure is None
@@ -292,3 +283,29 @@ def test_a_job_on_an_event_loop_is_refused_the_endless_wait_too(app, registry):
     waits.enqueue()
     drain(app, "async", concurrency=2)
     assert refused == [1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("why", ["timeout", "cancel"])
+def test_an_async_job_is_interrupted_in_every_mode_and_its_worker_goes_on(app, registry, mode, why):
+    began = threading.Event()
+
+    @job(registry=registry, name="awaits", retries=0, store_result=True)
+    async def awaits() -> None:
+        began.set()
+        await asyncio.sleep(60)
+
+    @job(registry=registry, name="after", store_result=True)
+    async def after() -> int:
+        return 1
+
+    handle = awaits.using(timeout=0.2 if why == "timeout" else None).enqueue()
+    following = after.enqueue()
+    if why == "cancel":
+        threading.Thread(target=lambda: (began.wait(30), handle.cancel())).start()
+    worker = Worker(app, "p", Pool(mode=mode, timeout_grace=Duration(60)), None, drain=True)
+    worker.run()
+    assert worker.courier.replace is False
+    assert following.result(1) == 1
+    with pytest.raises(JobWasCancelled if why == "cancel" else JobFailed, match="timeout" if why == "timeout" else None):
+        handle.result(1)

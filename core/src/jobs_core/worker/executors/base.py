@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import contextvars
 import logging
 import os
@@ -127,6 +128,7 @@ class LoopRunner:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: tuple[Run, asyncio.Task[Any]] | None = None
         self._made_tasks = False  # whether a run has made any: to ask for all tasks costs more than a short job
 
     def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
@@ -141,6 +143,7 @@ class LoopRunner:
             loop = self._loop = asyncio.new_event_loop()
             loop.set_task_factory(self._make_task)
         task = asyncio.Task(carried(coroutine), loop=loop)
+        self._running = run, task
         try:
             value, error = loop.run_until_complete(task)
             if error is not None:
@@ -151,12 +154,20 @@ class LoopRunner:
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
             raise
         finally:
+            self._running = None
             if self._made_tasks or not task.done() or loop.get_task_factory() != self._make_task:
                 self._made_tasks = False
                 loop.set_task_factory(self._make_task)  # the run may have set another
                 left = asyncio.all_tasks(loop)
                 if left:
                     self._end(loop, left, run)
+
+    def cancel(self, run: Run) -> None:
+        """Cancel what `run` awaits here, if it is still that run that is going on. Called by: any thread."""
+        running, loop = self._running, self._loop
+        if running is not None and running[0] is run and loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(running[1].cancel)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         import asyncio

@@ -17,14 +17,14 @@ from .base import Executor, LoopRunner, conclude, run_in_thread, stack_of
 
 
 class ThreadsExecutor(Executor):
-    """A fixed number of threads that take runs from the handover. A thread cannot be interrupted: see `interrupt`."""
+    """A fixed number of threads that take runs from the handover. What they await can be interrupted, and no more."""
 
     def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         super().__init__(handover, surroundings, concurrency, board)
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._current: dict[int, Run] = {}
-        self._local = threading.local()
+        self._loops: dict[int, LoopRunner] = {}  # by thread
         self._threads: list[threading.Thread] = []
 
     def main(self) -> None:
@@ -81,12 +81,21 @@ class ThreadsExecutor(Executor):
     def _run(self, run: Run) -> None:
         """One run from its start to its end, in a context of its own."""
         run_in_thread(run, self.surroundings, self._own_loop)
+        if run.interrupted is not None and run.error is not None:
+            self._tell_why(run)
         conclude(run, self.surroundings)
 
+    def _tell_why(self, run: Run) -> None:
+        from asyncio import CancelledError  # late: what plain jobs can do without
+
+        if isinstance(run.error, CancelledError):
+            run.error = run.interrupted
+
     def _own_loop(self) -> LoopRunner:
-        loop = getattr(self._local, "loop", None)
+        me = threading.get_ident()
+        loop = self._loops.get(me)
         if loop is None:
-            loop = self._local.loop = LoopRunner()
+            loop = self._loops[me] = LoopRunner()
         return loop
 
     def submit(self, runs: Sequence[Run]) -> None:
@@ -95,11 +104,14 @@ class ThreadsExecutor(Executor):
             self._bell.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
-        """Only tell the job (`current_job().cancelled`): the courier lets the others finish and has us replaced."""
+        """Cancel what an async job awaits. A plain one is only told (`current_job().cancelled`): the courier lets the others
+        finish and has us replaced."""
         run.interrupted = error
+        for loop in list(self._loops.values()):
+            loop.cancel(run)
 
     def can_interrupt(self, run: Run) -> bool:
-        return False
+        return run.job.is_async
 
     def where(self, run: Run) -> str:
         return next((stack_of(thread) for thread, current in list(self._current.items()) if current is run), "")
