@@ -273,8 +273,7 @@ class Operators(RigCase):
         record = producer.fetch_result(job_id, 0.0)
         assert record is not None
         assert (record.state, record.result) == (State.DONE, b'{"value":"\xc3\xa9"}')
-        rig.live_through(ttl, worker)
-        worker.housekeep(100)
+        rig.live_through(ttl, worker)  # its time is over whether somebody keeps house or not
         record = producer.fetch_result(job_id, 0.0)
         assert record is not None
         assert record.state is State.UNKNOWN
