@@ -65,7 +65,7 @@ def call(tmp_path, monkeypatch, plugins, capfd):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(Plugins, "discover", lambda prefer=(): plugins)
     monkeypatch.setattr(start, "_become", lambda command: None)
-    monkeypatch.setattr(start, "_in_the_background", lambda command, run_dir: None)
+    monkeypatch.setattr(start, "_in_the_background", lambda *arguments: None)
     monkeypatch.setattr(worker.Worker, "run", lambda self: None)
     monkeypatch.setattr(worker.Worker, "obey_signals", lambda self: None)
     monkeypatch.setattr(demo, "show", lambda *args, **kwargs: 0)

@@ -96,7 +96,7 @@ def test_every_example_in_code_works(table, jobs):
     def tester(example: str) -> None:
         names["job"] = functools.partial(job, registry=Registry())
         try:
-            exec(example, dict(names))
+            exec(example, {"__name__": __name__, **names})
         except (Retry, Snooze, Discard):
             assert example.startswith("raise ")
         ran.append(example)
