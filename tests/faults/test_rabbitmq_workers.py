@@ -117,7 +117,7 @@ def test_a_worker_without_a_free_descriptor_waits_and_goes_on(project, node, rab
         project.push("note", "before")
         project.until_noted("note before")
         limits = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+        resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
         proxy.cut()
         worker.until_said("Too many open files")
         before = worker.cpu_seconds()

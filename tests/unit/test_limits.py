@@ -18,6 +18,7 @@ from jobs_core.config import Config
 from jobs_core.conversion import json_encoder
 from jobs_core.errors import JobsError, MessageError
 from jobs_core.message import MAX_NESTING, Message, decode, encode, nesting
+from jobs_core.plugins import Implementation, PluginInfo
 from jobs_core.registry import Registry
 from jobs_core.units import MAX_SECONDS, seconds, shown, shown_time
 
@@ -303,7 +304,14 @@ def test_a_hook_that_breaks_a_limit_is_told_at_enqueue(app, monkeypatch):
         {"job": "x" * 201},
         {"kwargs": {"a": nested(700)}},
     ):
-        app._before_enqueue = [lambda message, change=change: replace(message, **change)]
+        app._before_enqueue = [
+            Implementation(
+                "jobs_before_enqueue",
+                PluginInfo("changes", "tests", "1"),
+                lambda message, change=change: replace(message, **change),
+                ("message",),
+            )
+        ]
         with pytest.raises(MessageError, match="a worker|too deep|deeper"):
             app.enqueue(defined().call(1))
 
