@@ -49,8 +49,7 @@ directory, and one pool.
 Every key can be overridden by a variable: `JOBS_BACKEND=redis://…`, `__` for nesting (`JOBS_POOLS__MAIL__WORKERS__MAX=8`),
 lists as TOML or `a,b` (`[]` for none; an empty variable is an error). A value can come from a file:
 `JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints what is in force and where each value came from.
-Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`,
-`JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`.
+Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`, `JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`.
 
 Durations are seconds (`30`, in variables too: `JOBS_LEASE=30`) or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes
 are bytes or texts such as `"64KB"`, `"1MB"`, `"2GiB"`. Relative paths start at the configuration's directory. An unknown key
@@ -65,12 +64,12 @@ expected: a lease of 0, a table of pools without one, an address that is none, a
 CLI_HEAD = """\
 # The command line
 
-`jobsctl COMMAND --help` says the same. `jobs` is the same program; every shell has a builtin of that name, which wins when
-it is typed bare, unless `eval "$(jobsctl completion bash)"` (or `zsh`) has been told otherwise.
+`jobsctl COMMAND --help` says the same. `jobs` is the same program, but every shell has a builtin of that name, which wins when
+typed bare; after `eval "$(jobsctl completion bash)"` (or `zsh`) ours wins.
 
-Tables on a terminal are tab-separated lines without a heading in a pipe; `--json` where a script would want it; what
-destroys asks, or wants `--yes`. Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 not running, 69 backend
-unavailable.
+On a terminal, lists are tables; in a pipe, they are tab-separated lines without a heading, and many commands have `--json`
+for scripts. Commands that destroy something ask first, or want `--yes`. Exit codes: 0 fine, 1 failed, 2 usage or
+configuration, 3 not running, 69 backend unavailable.
 
 Before the command: `-c FILE` names the configuration, `--version` the version.
 """

@@ -52,7 +52,12 @@ def test_every_command_has_help_with_its_listed_summary(project):
 
 def test_a_mistyped_command_is_told_the_nearest(project):
     assert "did you mean 'check'?" in said(project.run("chekc"), 2)
-    assert "`jobs --help` lists" in said(project.run("zzz"), 2) or "--help` lists" in said(project.run("zzz"), 2)
+    assert "`jobsctl --help` lists the commands" in project.here("zzz", code=2)
+
+
+@pytest.mark.parametrize(("job", "nearest"), [("add", "tasks.add"), ("tasks.ad", "tasks.add"), ("task.note", "tasks.note")])
+def test_a_job_that_is_named_wrongly_is_told_the_nearest(project, job, nearest):
+    assert f"no job is called {job!r} here; nearest are {nearest}" in project.here("push", job, "1", code=2)
 
 
 def test_the_version_is_told(project):
@@ -298,7 +303,7 @@ def test_pause_and_resume(project):
     worker = project.worker()
     project.push("note", "other", topic="default")
     assert project.ledger() == []
-    assert "is served again" in said(project.run("resume", "default"))
+    assert "is no longer paused" in said(project.run("resume", "default"))
     project.until_noted("note x", "note other")
     worker.stop()
 

@@ -154,6 +154,29 @@ def test_a_restart_that_could_not_start_again_stops_nothing(project: Project, lo
     project.here("exit")
 
 
+UNLOADABLE = {
+    "an import that fails": ("import nope\n", "No module named 'nope'"),
+    "a slip in an option": ("from jobs_core import job\n@job(topics='x')\ndef f(): ...\n", "did you mean topic?"),
+    "an import that ends its process": ("import os\nos._exit(3)\n", 'while it imported the module "tasks" (exit code 3)'),
+    "a tick that is none": ("from jobs_core import job\n@job(cron='61 * * * *')\ndef f(): ...\n", "bad minute"),
+    "a parameter that no message fills": (
+        "import socket\nfrom jobs_core import job\n@job\ndef f(a: socket.socket): ...\n",
+        "a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "says"), UNLOADABLE.values(), ids=UNLOADABLE)
+def test_a_restart_with_code_that_cannot_be_loaded_stops_nothing(project: Project, lone, code: str, says: str):
+    process = lone()
+    (project.root / "tasks.py").write_text(code)
+    text = project.here("restart", code=2)
+    assert says in text
+    assert "restart refused: what runs goes on as it is" in text
+    assert process.alive()
+    project.here("exit")
+
+
 # -- another user's ----------------------------------------------------------------------------------
 
 

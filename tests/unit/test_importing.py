@@ -57,6 +57,14 @@ def test_an_import_that_fails_is_told_with_its_line_whatever_it_raises(load, cod
     assert len(text) < 10_000
 
 
+@pytest.mark.parametrize("line", ["@job(topics='x')", "@job(retries=-1)", "@job(name='a b')", "@job(topic='a b')"])
+def test_a_job_that_is_defined_wrongly_is_told_with_the_applications_line_not_ours(load, line):
+    with pytest.raises(LoadError) as raised:
+        load(f"from jobs_core import job\n\n{line}\ndef work(): ...\n")
+    assert "odd_tasks.py:3\n    " + line in str(raised.value)
+    assert "jobs_core/job.py" not in str(raised.value)
+
+
 @pytest.mark.parametrize("ending", ["", "    sys.exit('a helper that is done')", "    raise ValueError('in the child')"])
 def test_what_an_import_forks_does_not_go_on_as_who_imports(load, capfd, ending):
     reader, writer = os.pipe()

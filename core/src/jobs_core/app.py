@@ -553,7 +553,7 @@ def _configuration() -> Config:
 
 
 def _warn(what: str) -> None:
-    warnings.warn(f"jobs: {what}. Set JOBS_CONFIG to the file that holds, or JOBS_BACKEND", RuntimeWarning, stacklevel=5)
+    warnings.warn(f"jobs: {what}. Set JOBS_CONFIG to the file to use, or JOBS_BACKEND", RuntimeWarning, stacklevel=5)
 
 
 def set_current_app(app: App | None) -> None:

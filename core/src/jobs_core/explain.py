@@ -63,7 +63,7 @@ def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Ex
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
     if record is None:
-        return Explanation(False, ["no such job is known: it never was enqueued here, or it is done and kept no result"])
+        return Explanation(False, ["no such job is known: it was never enqueued here, or it is done and kept no result"])
     return Explanation(True, [*_state(app, backend, record, here), *_history(record)])
 
 
@@ -83,7 +83,7 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
     elif record.state is State.CANCELLED:
         yield f"it was cancelled, {_when(record.since)}"
     elif record.state is State.DEAD:
-        yield f"it is dead since {_when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` gives it another life"
+        yield f"it is dead since {_when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
     elif record.state is State.RESERVED:
         yield _reserved(record)
         yield from here.of_reserved(record.id, record.owner or "")
@@ -112,7 +112,7 @@ def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int 
         return
     yield from here.of_waiting(topic)
     served = topic in app.config.served_topics()
-    yield f"it is ready{_ahead(backend, record, most)}{'' if served else ', for nobody here'}"
+    yield f"it is ready{_ahead(backend, record, most)}{'' if served else ', but no pool here serves it'}"
     yield from _before(app, backend, topic)
 
 
@@ -181,7 +181,7 @@ def _history(record: JobRecord) -> Iterator[str]:
     if record.attempt:
         yield f"{record.attempt} attempt{'' if record.attempt == 1 else 's'} ended before"
     if record.redeliveries:
-        alone = f", in {record.crashes} of them it was the only one running" if record.crashes else ""
+        alone = f", {record.crashes} of them while it ran alone" if record.crashes else ""
         died = "1 worker died" if record.redeliveries == 1 else f"{record.redeliveries} workers died"
         yield f"{died} while it ran{alone}: it may have run in part or twice"
         if record.redeliveries > 1 and record.state in (State.READY, State.SCHEDULED, State.RESERVED):

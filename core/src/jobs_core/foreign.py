@@ -381,6 +381,7 @@ COMMANDS: Final = _table(
     ("flower monitor dashboard events ui web live watch", _command("what runs is shown by", "top")),
     ("inspect report ping health ps stats workers pools", _command("what runs is shown by", "status")),
     ("shutdown down kill terminate quit term", _command("what runs is finished first by", "stop")),
+    ("drain", _command("running jobs are finished, and no new ones are taken, after", "quiet")),
     ("revoke abort", _command("a job is cancelled by", "cancel ID")),
     ("queue queues ls count counts info length", _command("the topics with their jobs are shown by", "topics")),
     ("failed failures dlq deadletters dead-letters requeue", _command("dead letters are listed and retried by", "dead list")),
@@ -389,7 +390,7 @@ COMMANDS: Final = _table(
     ("autoscale pool_grow pool_shrink concurrency grow", _command("a pool has as many workers as said by", "scale default 4")),
     ("config settings doctor validate configtest", _command("the configuration is checked and shown by", "check --show")),
     ("new scaffold", _command("a configuration is written by", "init")),
-    ("flush clear empty drain", _command("the waiting jobs of a topic are deleted by", "purge email")),
+    ("flush clear empty", _command("the waiting jobs of a topic are deleted by", "purge email")),
 )  # fmt: skip
 """Commands."""
 

@@ -386,7 +386,7 @@ def own_name(function: Callable[..., Any]) -> str:
     """
     if not isinstance(function.__module__, str):
         raise JobDefinitionError(
-            f"@job was given {function.__qualname__}, which tells no module that it is of (exec without __name__?): "
+            f"@job was given {function.__qualname__}, which has no module (exec without __name__?): "
             "name the job: @job(name=...)"
         )
     made_by, _, _ = function.__qualname__.rpartition(".<locals>.")

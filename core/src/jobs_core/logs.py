@@ -123,7 +123,7 @@ def sentence(event: Event) -> str:
         case events.PoolShrinks(pool, before, after):
             return f"pool {pool} shrinks from {before} to {count(after, 'worker')}: they were idle"
         case events.Reloading(generation):
-            return f"reload: generation {generation} is imported"
+            return f"reload: importing generation {generation}"
         case events.Reloaded(generation):
             return f"reload: generation {generation} serves"
         case events.ReloadRefused(error):

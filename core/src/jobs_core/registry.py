@@ -44,7 +44,8 @@ class Registry:
         """The job of this name or alias; raises UnknownJob with the nearest names."""
         job = self._jobs.get(name)
         if job is None:
-            nearest = difflib.get_close_matches(name, self._jobs, 3, 0.6)
+            within = [known for known in self._jobs if known.endswith(f".{name}")]  # the function's name alone
+            nearest = within[:3] or difflib.get_close_matches(name, self._jobs, 3, 0.6)
             hint = f"; nearest are {', '.join(nearest)}" if nearest else ""
             raise UnknownJob(f"no job is called {name!r} here{hint}", nearest=nearest)
         return job

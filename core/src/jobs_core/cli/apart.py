@@ -43,7 +43,10 @@ def apart(work: Callable[[Say], None], hear: Say, what: str | Callable[[], str] 
 
 def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
     def say(document: Any) -> None:
-        os.write(writer, msgspec.json.encode(document) + b"\n")
+        try:
+            os.write(writer, msgspec.json.encode(document) + b"\n")
+        except BrokenPipeError:  # the command has ended: its own output was cut off, as by `| head`
+            os._exit(1)
 
     try:
         with contextlib.suppress(OSError, RuntimeError):  # standard error may be closed, or no file

@@ -30,6 +30,7 @@ from .extensions import leave_out_what_ends, reported
 from .figures import count
 from .main import OURS
 from .preflight import preflight, unused_results
+from .start import DAEMON_LOG
 
 SAMPLE = 500
 """Most queued messages of a topic and state that are held against the code."""
@@ -141,7 +142,8 @@ def _configuration(context: Context) -> Iterator[tuple[str, str]]:
 
 def _machine(app: App) -> Iterator[tuple[str, str]]:
     preflight(app)
-    yield output.GOOD, f"run directory {app.run_dir}; log to {app.config.logs.file or 'standard error'}"
+    log = app.config.logs.file or f"standard error (start --daemon: {app.run_dir / DAEMON_LOG})"
+    yield output.GOOD, f"run directory {app.run_dir}; log to {log}"
 
 
 def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -97,7 +97,7 @@ class Context:
         job_id = self.whole_id(job_id)
         record = self.operate(lambda backend: backend.get(job_id))
         if record is None:
-            fail(f"no job {job_id} is known: it never was, or is done and kept no result")
+            fail(f"no job {job_id} is known: it was never enqueued, or is done and kept no result")
         return record
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError, JobsError
+from ..app import App
+from ..errors import ConfigError, JobsError, LoadError
 from ..scoreboard.layout import Phase
 from ..scoreboard.state import read_board
 from ..supervisor.control import NoAnswer, NotRunning, ask, number_here
@@ -58,13 +59,16 @@ def exit_command(context: Context) -> None:
 def restart_command(ctx: click.Context, context: Context, daemon: bool) -> None:
     """Stop, wait for the real end, and start. To load new code without a gap, use `jobsctl reload`.
 
-    What could not start again is not stopped: with a broken configuration nothing happens.
+    What could not start again is not stopped: with a broken configuration, or code that cannot be imported, nothing happens.
     """
     with _refused("restart"):
         place = _sound(context)
         ready_to_start(context)
-    run_dir = place.run_dir
-    if running(run_dir) is not None:
+        run_dir = place.run_dir
+        runs = running(run_dir) is not None
+        if runs:
+            _importable(context.app)
+    if runs:
         _stop(run_dir, "stop")
     ctx.invoke(start_command, daemon=daemon)
 
@@ -135,6 +139,32 @@ def _sound(context: Context) -> Place:
     if context.place.trouble and not context.place.moved:
         raise ConfigError(context.place.trouble)
     return context.place
+
+
+def _importable(app: App) -> None:
+    """Import the application in a child, which that may end; raises LoadError with what would keep it from starting."""
+    from ..loaders import importing  # late: stop, quiet and scale load no worker
+    from ..schedule import entries
+    from ..worker.main import prepare
+    from .apart import Say, apart
+
+    module = problem = ""
+
+    def work(say: Say) -> None:
+        importing.on_import = lambda name: say({"module": name})
+        try:
+            prepare(app)
+            entries(app)
+        except JobsError as error:
+            say({"problem": str(error)})
+
+    def hear(said: dict[str, Any]) -> None:
+        nonlocal module, problem
+        module, problem = said.get("module", module), said.get("problem", problem)
+
+    how = apart(work, hear, "the new code to be imported")
+    if how or problem:
+        raise LoadError(problem or importing.ended_importing(module, how))
 
 
 def _running_dir(context: Context) -> Path:

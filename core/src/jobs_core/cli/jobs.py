@@ -113,7 +113,7 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
     elif record.state is State.CANCELLED:
         fail(f"job {job_id} was cancelled")
     elif record.result is None:
-        fail(f"job {job_id} is unknown: it never was, its result has expired, or it keeps none (store_result)")
+        fail(f"job {job_id} is unknown: it was never enqueued, its result has expired, or it keeps none (store_result)")
     else:
         stored = msgspec.json.decode(record.result)
         if "unstorable" in stored:

@@ -126,7 +126,7 @@ class JobsCommand(click.Group):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             known = foreign.COMMANDS.get(args[0])
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            hint = f"did you mean {near[0]!r}?" if near else "`jobs --help` lists the commands"
+            hint = f"did you mean {near[0]!r}?" if near else f"`{ctx.command_path} --help` lists the commands"
             ctx.fail(f"there is no command {args[0]!r}; {known.advice('job') if known else hint}")
         if args and args[0] not in OURS and args[0] in _plugin_commands():
             ctx.meta[_PLUGIN] = (args[0], _plugin_commands()[args[0]][1])

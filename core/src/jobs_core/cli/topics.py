@@ -123,7 +123,7 @@ def pause_command(context: Context, topic: str) -> None:
 def resume_command(context: Context, topic: str) -> None:
     """Hand out jobs of a paused TOPIC again."""
     reason, _ = _act(context, topic, lambda backend: backend.resume(topic))
-    output.echo(f"{topic} is served again")
+    output.echo(f"{topic} is no longer paused")
     if reason:
         output.echo(f"jobs: {reason}", err=True)
 

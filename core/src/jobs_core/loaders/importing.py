@@ -15,6 +15,7 @@ on_import: Callable[[str], object] | None = None
 """Told each module's name before its import: where that ends the process, nobody else can say which it was."""
 
 
+CORE = Path(boundary.__file__).parent
 AS_PROGRAM = "what is only for running it as a program belongs below `if __name__ == '__main__':`"
 
 
@@ -79,4 +80,6 @@ def _place(error: BaseException) -> tuple[str, str]:
         for frame in traceback.extract_tb(error.__traceback__)
         if "importlib" not in frame.filename and frame.filename != __file__ and not frame.filename.startswith("<")
     ]
+    if isinstance(error, JobDefinitionError):  # raised by us, and to be fixed where the application called
+        frames = [frame for frame in frames if Path(frame.filename).parent != CORE] or frames
     return (f"{frames[-1].filename}:{frames[-1].lineno}", frames[-1].line or "") if frames else ("", "")
