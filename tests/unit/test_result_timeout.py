@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
 from jobs_core import ResultTimeout, job
@@ -86,3 +88,15 @@ def test_who_gets_a_result_in_time_pays_nothing_for_it(app, add, monkeypatch):
     taker.settle([done], new_token())
     monkeypatch.setattr("jobs_core.app.App._what_is_known", None)
     assert handle.result(timeout=1) == 7
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, -1, "10ms", dt.timedelta(milliseconds=10)])
+def test_a_timeout_is_a_duration_as_anywhere_else(add, timeout):
+    with pytest.raises(ResultTimeout):
+        add.enqueue().result(timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", ["soon", "5 minutes", [], dt.timedelta(seconds=-1)])
+def test_a_timeout_that_is_no_duration_says_what_is(add, timeout):
+    with pytest.raises(ValueError, match="expected a duration"):
+        add.enqueue().result(timeout=timeout)

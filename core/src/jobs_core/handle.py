@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from . import foreign
 from .backends.base import State
+from .units import DurationLike, seconds
 
 T = TypeVar("T")
 
@@ -22,6 +23,11 @@ class Follower(Protocol):
     def result(self, handle: JobHandle[T], timeout: float | None) -> T: ...
 
     async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T: ...
+
+
+def _seconds(timeout: DurationLike | None) -> float | None:
+    """Any number passes: what is left of a deadline may be less than nothing."""
+    return timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
 
 
 class JobHandle(Struct, Generic[T], eq=False):
@@ -51,17 +57,17 @@ class JobHandle(Struct, Generic[T], eq=False):
         """
         return self._follower.cancel(self.id, force=force)
 
-    def result(self, timeout: float | None = None) -> T:
-        """Wait for the job and return what it returned; `timeout` in seconds, None waits without end.
+    def result(self, timeout: DurationLike | None = None) -> T:
+        """Wait for the job and return what it returned; `timeout` is a duration (5, "5s", a timedelta), None waits without end.
 
         Raises ResultTimeout, JobFailed, JobWasCancelled, ResultNotStored for a job that does not keep its result
         (say `store_result=True`), and EndlessWait inside a job without a timeout.
         """
-        return self._follower.result(self, timeout)
+        return self._follower.result(self, _seconds(timeout))
 
-    async def aresult(self, timeout: float | None = None) -> T:
+    async def aresult(self, timeout: DurationLike | None = None) -> T:
         """`result` without blocking the event loop."""
-        return await self._follower.aresult(self, timeout)
+        return await self._follower.aresult(self, _seconds(timeout))
 
     def __repr__(self) -> str:
         name = getattr(self.job, "name", self.job)
