@@ -149,6 +149,7 @@ class Project:
     def here(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Run the `jobs` command in this process, which is faster; what it printed. Its exit code has to be `code`."""
         kept, directory, path = dict(os.environ), os.getcwd(), sys.path[:]
+        jobs = dict(default_registry._jobs)
         os.environ.clear()
         os.environ.update(self.environment(**environment))
         os.chdir(self.root)
@@ -163,6 +164,7 @@ class Project:
             sys.path[:] = path
             sys.modules.pop("tasks", None)
             default_registry.clear()
+            default_registry._jobs.update(jobs)  # a test module's own, of its import
             if applications._current is not None:
                 applications._current.close()
             set_current_app(None)

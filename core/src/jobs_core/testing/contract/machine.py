@@ -45,13 +45,16 @@ class Machine(RigCase):
     examples = EXAMPLES
     """A class whose every request is slow may try fewer."""
 
+    loses_answers = False
+    """Whether a call may be made twice since its answer was lost. `housekeep` has no request id: it then tells of the second."""
+
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
         if not SHRINKS:
             print(
                 "If this fails: the steps below are as they were found; JOBS_CONTRACT_SHRINK=1 takes minutes to shorten them."
             )
         exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess", "prefix", "known_ids"})
-        machine = _exact(rig) if exact else _account(rig)
+        machine = _exact(rig, self.loses_answers) if exact else _account(rig)
         run_state_machine_as_test(
             machine,
             settings=settings(
@@ -66,7 +69,7 @@ class Machine(RigCase):
         )
 
 
-def _exact(rig: Rig) -> type[RuleBasedStateMachine]:
+def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
     """The machine against the model, on the rig's store; each example starts with what the last one left removed."""
 
     class Exact(RuleBasedStateMachine):
@@ -218,7 +221,8 @@ def _exact(rig: Rig) -> type[RuleBasedStateMachine]:
         @rule()
         def housekeep(self) -> None:
             subject, model = self.subject.housekeep(1000), self.model.housekeep(1000)
-            assert subject.owners_released == model.owners_released  # when due jobs are lined up is everybody's own affair
+            if not loses_answers:  # when due jobs are lined up is everybody's own affair
+                assert subject.owners_released == model.owners_released
 
         @rule(owner=st.sampled_from(OWNERS), started=st.integers(0, 3))
         def release_owner(self, owner: str, started: int) -> None:
