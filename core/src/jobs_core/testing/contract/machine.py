@@ -46,7 +46,7 @@ class Machine(RigCase):
     """A class whose every request is slow may try fewer."""
 
     loses_answers = False
-    """Whether a call may be made twice since its answer was lost. `housekeep` has no request id: it then tells of the second."""
+    """Whether a call may be made twice, its answer lost. `housekeep` has no request id: it then tells of the second."""
 
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
         if not SHRINKS:
