@@ -143,7 +143,7 @@ def _ready():
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
 def test_after_stop_timeout_the_rest_is_given_back_uncharged(project, mode):
     project.configure('[pools.default]\nstop_timeout = "300ms"')
-    project.push("nap", 60.0, "long")
+    project.push("doze", 60.0, "long")
     worker = project.worker("--mode", mode, "--concurrency", "3")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     assert worker.stop() == 1
@@ -152,7 +152,7 @@ def test_after_stop_timeout_the_rest_is_given_back_uncharged(project, mode):
 
 
 def test_a_second_interrupt_ends_at_once_and_loses_nothing(project):
-    project.push("nap", 60.0, "long")
+    project.push("doze", 60.0, "long")
     worker = project.worker()
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     worker.signal(signal.SIGINT)

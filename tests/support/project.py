@@ -52,6 +52,15 @@ def nap(seconds: float, text: str = "x"):
     record("end", text)
 
 @job
+def doze(seconds: float, text: str = "x"):
+    """A nap in which signals are noticed: one that comes between the last bytecode and a long sleep waits for its end."""
+    record("start", text, os.getpid())
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    record("end", text)
+
+@job
 async def anap(seconds: float, text: str = "x"):
     record("start", text, os.getpid())
     await asyncio.sleep(seconds)
