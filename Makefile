@@ -18,7 +18,7 @@ demo: ## see it work: real jobs on files that ship with it, for SECONDS=15
 	@tools/demo.sh "$(VENV)" "$(PYTHON)" "$(SECONDS)"
 
 announce:
-	@echo "All tests: some 8 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
+	@echo "All tests: some 12 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
 	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, systemd, PHP and gcc."
 
 test: announce $(VENV)/ready ## all tests that belong to every change; says what it installs, and how long it takes

@@ -49,6 +49,7 @@ def slow_backend(monkeypatch: pytest.MonkeyPatch, hurried) -> None:
     opened, process = SqliteBackend.open, os.getpid()
 
     def slowly(self, owner):
+        hurried.clear()  # a word may have been said of what came before
         hurried.wait(SLOW if os.getpid() != process else 30)
         return opened(self, owner)
 
@@ -78,7 +79,7 @@ def test_every_command_is_in_one_of_these_tables():
 @pytest.mark.parametrize("command", BACKEND)
 def test_a_backend_that_is_slow_is_told_of(project: Project, hurried, slow_backend, command: str):
     text = project.here(*command.split(), code=BACKEND[command])
-    assert "jobs: waiting for sqlite:///queue.db to answer (0 s so far)" in text
+    assert "jobs: waiting for sqlite:///queue.db to answer (" in text
 
 
 @pytest.mark.parametrize("command", APPLICATION)
@@ -95,6 +96,7 @@ def test_plugins_that_are_imported_slowly_are_told_of(project: Project, hurried,
 
     def slowly(*words):
         if os.getpid() == process:
+            hurried.clear()
             hurried.wait(30)
         return discover(*words)
 
