@@ -271,7 +271,7 @@ class App:
         for implementation in self._hold_enqueue:
             told: dict[str, str] = {}
             send = functools.partial(self._push_into, told, outgoing)
-            if obeyed(implementation, bool, config=self.config, on_commit=wish, send=send):
+            if obeyed(implementation, bool, {"config": self.config, "on_commit": wish, "send": send}):
                 return told
         if wish and self._hold_enqueue:
             raise JobDefinitionError(
@@ -333,7 +333,7 @@ class App:
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
-            replacement = obeyed(implementation, Message, message=message)
+            replacement = obeyed(implementation, Message, {"message": message})
             if replacement is not None:
                 message = replacement
                 readable(message, job.name)

@@ -33,8 +33,23 @@ on_call: Callable[[Plugin | None, str], object] | None = None
 def blaming(plugin: Plugin, what: str, *, key: str = "", hide: Callable[[str], str] = str) -> Iterator[None]:
     """Call a plugin in the body: what it raises becomes a PluginError that names it and what it was asked for.
 
-    Errors of ours pass, for they name key and fix; so do real interrupts. `key` is the configuration's, for which it is
-    asked; `hide` takes secrets out of the text.
+    `key` is the configuration's, for which it is asked; `hide` takes secrets out of the text.
+    """
+    with calling(plugin, what, lambda error: blamed(plugin, what, error, key=key, hide=hide)):
+        yield
+
+
+def blamed(plugin: Plugin, what: str, error: BaseException, *, key: str = "", hide: Callable[[str], str] = str) -> PluginError:
+    """The error for what a plugin raised; see `blaming`."""
+    where = f"{key}: " if key else ""
+    return PluginError(hide(pinpointed(f"{where}{plugin}: {what} raised", error)))
+
+
+@contextlib.contextmanager
+def calling(plugin: Plugin | None, what: str, error_for: Callable[[BaseException], JobsError]) -> Iterator[None]:
+    """Call a plugin in the body: what it raises becomes what `error_for` makes of it.
+
+    Errors of ours pass, for they name key and fix; so do real interrupts.
     """
     try:
         with telling(plugin, what):
@@ -44,8 +59,7 @@ def blaming(plugin: Plugin, what: str, *, key: str = "", hide: Callable[[str], s
     except BaseException as error:
         if boundary.passes(error):
             raise
-        where = f"{key}: " if key else ""
-        raise PluginError(hide(pinpointed(f"{where}{plugin}: {what} raised", error))) from error
+        raise error_for(error) from error
 
 
 @contextlib.contextmanager

@@ -96,6 +96,10 @@ class Implementation(msgspec.Struct, frozen=True):
     argnames: tuple[str, ...]
 
     def __call__(self, **arguments: Any) -> Any:
+        return self.call(arguments)
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Call it with the arguments of the hook by name; what is called for each enqueue packs them once."""
         if _tracing:
             print(f"jobs: hook {self.hook} in {self.info}", file=sys.stderr, flush=True)
         return self.function(*[arguments[name] for name in self.argnames])
@@ -357,14 +361,23 @@ def _without(url: str, text: str) -> str:
     return text.replace(url, urls.redact(url))
 
 
-def obeyed(implementation: Implementation, returns: type, **arguments: Any) -> Any:
-    """Call a hook whose failure is its caller's; raises PluginError that names it, also for what it may not return."""
-    with guard.blaming(implementation.info, f"hook {implementation.hook}"):
-        answer = implementation(**arguments)
-        if answer is not None and not isinstance(answer, returns):
-            kind, expected = boundary.name_of(type(answer)), returns.__name__
-            raise PluginError(f"{implementation.info}: hook {implementation.hook} returned {kind}, expected {expected} or None")
-        return answer
+def obeyed(implementation: Implementation, returns: type, arguments: Mapping[str, Any]) -> Any:
+    """Call a hook whose failure is its caller's; raises PluginError that names it, also for what it may not return.
+
+    Each enqueue comes through here: without a context manager, which would cost as much as all the rest.
+    """
+    try:
+        answer = implementation.call(arguments)
+    except JobsError:
+        raise
+    except BaseException as error:
+        if boundary.passes(error):
+            raise
+        raise guard.blamed(implementation.info, f"hook {implementation.hook}", error) from error
+    if answer is not None and not isinstance(answer, returns):
+        kind, expected = boundary.name_of(type(answer)), returns.__name__
+        raise PluginError(f"{implementation.info}: hook {implementation.hook} returned {kind}, expected {expected} or None")
+    return answer
 
 
 def guarded(implementation: Implementation, **arguments: Any) -> Any:

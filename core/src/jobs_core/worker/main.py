@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from .. import boundary, events, guard
+from .. import events, guard
 from ..app import App, set_current_app
 from ..config import Pool
-from ..errors import JobsError, LoadError
+from ..errors import LoadError
 from ..ids import new_token
 from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
@@ -74,18 +74,15 @@ def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
     """Call a framework's plugin, or a loader: whatever the application or the plugin raises is told with where, and by whom."""
     hook, name = ("jobs_job_loaders", loader) if loader else ("jobs_framework_bootstrappers", app.config.framework or "")
     plugin = app.plugins.provider(hook, name)
-    try:
-        with guard.telling(plugin, step), guard.without_stdout():
-            yield
-    except JobsError:
-        raise
-    except BaseException as error:
-        if boundary.passes(error):
-            raise
+
+    def error_for(error: BaseException) -> LoadError:
         ends = isinstance(error, SystemExit)
         what = "the application ends the process when it is imported" if ends else "the application cannot be prepared"
         who = f", in {step} of {plugin}" if plugin else ""
-        raise load_error(f"{what}{who}", error) from error
+        return load_error(f"{what}{who}", error)
+
+    with guard.calling(plugin, step, error_for), guard.without_stdout():
+        yield
 
 
 def _loader(app: App) -> str:
