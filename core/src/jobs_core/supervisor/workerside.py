@@ -132,9 +132,8 @@ class _Life:
         except Exception as error:
             if self._opened:
                 raise
-            if isinstance(
-                error, BackendError | ConfigError | LoadError | PluginError
-            ):  # a sentence with its mend: where it was raised helps nobody
+            # Errors with their fix in them: where they were raised helps nobody.
+            if isinstance(error, BackendError | ConfigError | LoadError | PluginError):
                 self._tell("failed", error=str(error)[:4000])
             else:
                 self._tell("failed", error=boundary.told(error)[:4000])
