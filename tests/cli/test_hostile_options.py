@@ -14,11 +14,12 @@ import sqlite3
 import click
 import pytest
 
-from jobs_core.app import set_current_app
 from jobs_core.cli import contract, demo, start, top, worker
 from jobs_core.cli import main as command_line
 from jobs_core.cli.exits import Exit
 from jobs_core.plugins import Plugins
+
+from ..support.inprocess import as_it_was
 
 DEEP = "[" * 1200 + "]" * 1200
 HOSTILE = [
@@ -80,8 +81,8 @@ def call(tmp_path, monkeypatch, plugins, capfd):
         out, err = capfd.readouterr()
         return code, out + err
 
-    yield call
-    set_current_app(None)
+    with as_it_was():
+        yield call
 
 
 def line_of(command, wanted, value):

@@ -30,12 +30,12 @@ def draw():
     yield random.random()
     yield random.getrandbits(64)
     yield next(tempfile._get_candidate_names())
-    yield uuid.uuid1()
     yield uuid.uuid4()
     yield secrets.token_hex()
     yield numpy.random.rand()
 
 list(draw())  # whatever is made on first use is made in the template
+uuid.uuid1()
 
 @job
 def drawn():

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs_core import App, set_current_app
-from jobs_core import app as applications
 from jobs_core.cli import main as command_line
 from jobs_core.config_sources import load
-from jobs_core.registry import default_registry
 
 from . import forked
+from .inprocess import as_it_was
 
 PATIENCE = 30.0
 """Longest wait for something that has to happen, seconds."""
@@ -157,26 +156,12 @@ class Project:
 
     def here(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Run the `jobs` command in this process, which is faster; what it printed. Its exit code has to be `code`."""
-        kept, directory, path = dict(os.environ), os.getcwd(), sys.path[:]
-        jobs = dict(default_registry._jobs)
-        os.environ.clear()
-        os.environ.update(self.environment(**environment))
-        os.chdir(self.root)
         said = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                exit_code = command_line.run(arguments, called="jobsctl")
-        finally:
+        with as_it_was(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             os.environ.clear()
-            os.environ.update(kept)
-            os.chdir(directory)
-            sys.path[:] = path
-            sys.modules.pop("tasks", None)
-            default_registry.clear()
-            default_registry._jobs.update(jobs)  # a test module's own, of its import
-            if applications._current is not None:
-                applications._current.close()
-            set_current_app(None)
+            os.environ.update(self.environment(**environment))
+            os.chdir(self.root)
+            exit_code = command_line.run(arguments, called="jobsctl")
         assert exit_code == code, f"exit {exit_code}\n{said.getvalue()}"
         return said.getvalue()
 

@@ -12,7 +12,7 @@ import typing
 import msgspec
 import pytest
 
-from jobs_core.app import App, set_current_app
+from jobs_core.app import App
 from jobs_core.cli import preflight, start
 from jobs_core.cli.main import run
 from jobs_core.config import Config, Section
@@ -20,6 +20,8 @@ from jobs_core.config_sources import _arms, _bare, load
 from jobs_core.errors import ConfigError, JobsError
 from jobs_core.plugins import Plugins
 from jobs_core.supervisor import alerts
+
+from ..support.inprocess import as_it_was
 
 DEEP = "[" * 1200 + "]" * 1200
 HOSTILE = {
@@ -74,8 +76,8 @@ def read(tmp_path, monkeypatch, plugins):
         (tmp_path / "jobs.toml").write_text(text, encoding="utf-8")
         return load(cwd=tmp_path, environ={}).config
 
-    yield read
-    set_current_app(None)
+    with as_it_was():
+        yield read
 
 
 def quoted(path):

@@ -6,6 +6,7 @@ raise, or return what cannot be stored. Whoever touches such an object outside o
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -36,12 +37,20 @@ def passes(error: BaseException) -> bool:
 
 
 def _of_a_signal(error: KeyboardInterrupt) -> bool:
-    """Tell a real interrupt from `raise KeyboardInterrupt`, by what the innermost frame was doing."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return True  # a handler in Python raises, too
-    innermost = _own_traceback(error)
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
+    """Tell a real interrupt from `raise KeyboardInterrupt`.
+
+    Python's own handler raises between any two instructions, one of the application in its own code: all other `raise`
+    statements are somebody's.
+    """
+    handler: Any = signal.getsignal(signal.SIGINT)
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    code = getattr(handler, "__code__", None)
+    innermost = step = _own_traceback(error)
+    while step is not None:
+        if step.tb_frame.f_code is code:
+            return True
+        innermost, step = step, step.tb_next
     return innermost is None or innermost.tb_frame.f_code.co_code[innermost.tb_lasti] != _RAISE
 
 

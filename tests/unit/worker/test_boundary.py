@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import logging
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -385,3 +388,43 @@ def test_a_job_that_is_put_off_at_a_human_pace_is_left_alone(monkeypatch):
     for times in range(1000):
         run = SimpleNamespace(delivery=SimpleNamespace(id="x", topic="t", deferrals=times), job=SimpleNamespace(name="j"))
         assert spins.slowed(run, Settlement("x", 1, Outcome.DEFER)).after == 0
+
+
+def _raises(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _is_deaf(signum, frame):
+    """As a supervised worker's handler."""
+
+
+HANDLERS = {
+    "Python's own": signal.default_int_handler,
+    "one that raises": _raises,
+    "a partial that raises": functools.partial(_raises),
+    "one that is deaf": _is_deaf,
+    "none": signal.SIG_IGN,
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+def test_an_interrupt_that_code_raises_by_hand_is_none_whatever_handles_real_ones(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            raise KeyboardInterrupt
+        assert not boundary.passes(raised.value)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("handler", list(HANDLERS.values())[:3], ids=list(HANDLERS)[:3])
+def test_a_real_interrupt_is_one_whatever_handles_it(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            os.kill(os.getpid(), signal.SIGINT)
+            sum(range(1000))
+        assert boundary.passes(raised.value)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -212,6 +212,7 @@ class Courier:
         if not stood_still:  # or it first hears what it has lost meanwhile
             self._interrupt_overdue(now)
         self._hand.give_back_what_waits_long(now)
+        self._hand.hand_over_again(now)
         if self._told_to_end:
             self._end_stubborn(now)
         if self._outage.may_try(now) and self._ask(self._talk, now) and self._outage.lasts:

@@ -20,6 +20,9 @@ from .run import Run
 
 _NEVER = float("inf")
 
+LOST_AFTER = 1.0
+"""Seconds after which a run that nobody has is nobody's, and not on its way between two instructions of an executor."""
+
 PUT_OFF = 0.5
 """Seconds for which a suspect is left to others: there are too many here, or an unsupervised worker is busy."""
 
@@ -40,6 +43,7 @@ class Hand:
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
         self._most = LARGEST_BATCH  # to reserve: where suspects are held apart, no more than may start together
         self._prefetch = Prefetch(executor.concurrency)
+        self._astray: dict[str, tuple[Run, float]] = {}  # where nobody has them, and since when
 
     def __len__(self) -> int:
         """How many runs the executor has."""
@@ -61,7 +65,8 @@ class Hand:
 
     def looks_at(self, now: float) -> float:
         """The monotonic time at which something here may start that nothing wakes the courier for."""
-        return min(now + AHEAD if self._early else _NEVER, self._quarantine.next(now))
+        astray = min((since + LOST_AFTER for _, since in self._astray.values()), default=_NEVER)
+        return min(now + AHEAD if self._early else _NEVER, self._quarantine.next(now), astray)
 
     def closed(self, now: float) -> bool:
         """Whether nothing is to be reserved now, whatever there is."""
@@ -143,6 +148,27 @@ class Hand:
         else:
             for run in self._quarantine.take_back():
                 self._outbox.give_back(run, after=PUT_OFF)
+
+    def hand_over_again(self, now: float) -> None:
+        """Start what an executor took and never began, if something was raised in its own code.
+
+        An exception from outside strikes between any two instructions, so also after a run was taken and before it was
+        written down as going on. The executor cannot know; we do, from what it neither has nor gave back.
+        """
+        if not self._executor.upset:
+            return
+        self._executor.upset = False
+        had = {id(run) for run in (*self._handover.pending.copy(), *self._executor.started())}
+        nowhere = [run for run in self._runs.values() if id(run) not in had and not run.ended]
+        self._astray = {run.id: self._astray.get(run.id, (run, now)) for run in nowhere}
+        lost = [run for run, since in self._astray.values() if now >= since + LOST_AFTER]
+        for run in lost:
+            run.started = 0.0
+            del self._astray[run.id]
+        if lost:
+            self._executor.submit(lost)
+        if self._astray:
+            self._executor.upset = True
 
     # -- out -----------------------------------------------------------------------------------------
 

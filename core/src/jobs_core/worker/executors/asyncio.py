@@ -105,6 +105,13 @@ class AsyncExecutor(Executor):
 
     def _start_pending(self) -> None:
         """Make tasks of what was handed over, as far as there are slots; runs in the loop."""
+        try:
+            self._make_tasks()
+        except BaseException as error:  # of a signal's handler: the loop would note it and forget what waits
+            self.outlive(None, error)
+            self._loop.call_soon(self._start_pending)
+
+    def _make_tasks(self) -> None:
         pending, current, loop, now = self.handover.pending, self._current, self._loop, time.monotonic()
         if now > self.handover.leased_until:
             self.handover.park()

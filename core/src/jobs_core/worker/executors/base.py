@@ -42,6 +42,7 @@ class Executor(abc.ABC):
         self.handover = handover
         self.surroundings = surroundings
         self.concurrency = concurrency
+        self.upset = False  # something raised in our own code; what was taken just then may be forgotten
 
     @abc.abstractmethod
     def main(self) -> None:
@@ -84,7 +85,9 @@ class Executor(abc.ABC):
         """
         text = "code that a job has left behind raised %s in its worker, outside of any job; the jobs go on"
         boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
+        self.upset = True
         if run is None:
+            self.handover.dry()
             return
         if not run.ended:
             run.error = error

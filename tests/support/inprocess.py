@@ -1,0 +1,36 @@
+"""Commands that run in the test's own process leave it as it was: the tests after them share it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+from jobs_core import app as applications
+from jobs_core import set_current_app
+from jobs_core.registry import default_registry
+
+
+@contextlib.contextmanager
+def as_it_was() -> Iterator[None]:
+    """Restore environment, directory, import path, signal handlers and jobs; forget module `tasks` and the application."""
+    environment, directory, path = dict(os.environ), os.getcwd(), sys.path[:]
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
+    jobs = dict(default_registry._jobs)  # test modules define some at their import
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(directory)
+        sys.path[:] = path
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        sys.modules.pop("tasks", None)
+        default_registry.clear()
+        default_registry._jobs.update(jobs)
+        if applications._current is not None:
+            applications._current.close()
+        set_current_app(None)
