@@ -52,7 +52,7 @@ def test_a_timeout_interrupts_the_job_and_spares_the_worker(project, mode):
     assert project.times("note next") == 1
     (dead,) = project.dead()
     assert dead.reason == "timeout"
-    assert "runs longer than its timeout of 300ms" in worker.output
+    assert "exceeded its timeout of 300ms" in worker.output
 
 
 def test_a_timeout_interrupts_a_job_blocked_in_a_system_call(project):
@@ -174,7 +174,7 @@ def test_a_worker_that_cannot_settle_ends_when_it_is_told_to_and_its_job_runs_ag
         db.execute("CREATE TRIGGER evil BEFORE DELETE ON reserved BEGIN SELECT load_extension('/tmp/evil.so'); END")
     project.push("note", "a")
     project.until_noted("note a")
-    worker.until_said("trying again until it can")
+    worker.until_said("retrying until it answers")
     worker.stop()
     assert "Traceback" not in worker.output
     with contextlib.closing(sqlite3.connect(project.root / "queue.db")) as db, db:

@@ -67,7 +67,7 @@ def test_who_made_a_child_may_die_when_it_has_told_of_it(project: Project):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGQUIT])
 def test_stop_and_exit_come_to_an_end_while_nobody_can_be_born(project: Project, how: signal.Signals):
     supervised = Supervised(project, ready=False, JOBS_FAILPOINT="birth.between=kill")
-    supervised.process.until_said("lacks a worker", times=2)
+    supervised.process.until_said("is short of a worker", times=2)
     supervised.process.signal(how)
     assert supervised.process.wait() == 0
 
@@ -99,7 +99,7 @@ def test_a_generation_has_its_number_while_its_template_is_made_anew(project: Pr
     for pid in [_template(supervised), *_spares(supervised)]:
         os.kill(pid, signal.SIGSTOP)  # both at once
         kill(pid)
-    supervised.process.until_said("the template cannot be made again")
+    supervised.process.until_said("the template cannot be restarted")
     state = supervised.board().supervisor
     assert state is not None
     assert state.generation == 1

@@ -78,7 +78,7 @@ def test_a_backlog_is_told_and_its_end_too(project: Project, receiver: Receiver)
     told = receiver.until(1)[0]
     assert (told["kind"], told["topic"], told["ready"], told["alert_above"]) == ("backlog", "nobodys", 6, 5)
     assert told["seconds"] >= 1
-    supervised.process.until_said("topic nobodys is behind for ")
+    supervised.process.until_said("topic nobodys has been behind for ")
     project.run("purge", "nobodys", "--yes")
     over = receiver.until(2)[1]
     assert (over["kind"], over["topic"], over["ready"]) == ("over", "nobodys", 0)

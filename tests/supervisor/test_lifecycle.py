@@ -97,7 +97,7 @@ def test_a_second_interrupt_ends_at_once(project: Project):
     supervised.process.signal(signal.SIGINT)
     supervised.process.until_said("stopping")
     supervised.process.signal(signal.SIGINT)
-    supervised.process.until_said("ending at once")
+    supervised.process.until_said("stopping immediately")
     assert supervised.process.wait() == 0
 
 

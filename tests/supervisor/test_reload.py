@@ -40,7 +40,7 @@ def test_new_code_serves_and_the_old_finishes_what_it_runs(project: Project):
     until(lambda: any(line.startswith("start old") for line in project.ledger()))
     (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("new note", text)'))
     supervised.process.signal(signal.SIGHUP)
-    supervised.process.until_said("generation 2 serves")
+    supervised.process.until_said("generation 2 is serving")
     project.push("note", "x")
     project.until_noted("new note x", "end old")
     ledger = project.ledger()
@@ -207,7 +207,7 @@ def test_a_reload_follows_a_link_that_leads_to_another_release(project: Project,
         assert project.start_program("/bin/sh", "-c", f"{jobs} reload").wait() == 0
     else:
         assert project.run("-c", str(releases.root / "B" / "jobs.toml"), "reload").returncode == 0
-    supervisor.until_said("generation 2 serves")
+    supervisor.until_said("generation 2 is serving")
     pushed = project.run("-c", str(releases.root / "B" / "jobs.toml"), "push", "tasks.version")
     assert pushed.returncode == 0, pushed.stderr
     until(releases.ledger.exists)

@@ -76,7 +76,7 @@ def test_a_pool_whose_young_workers_are_killed_is_back_without_a_pause(tasks: Pr
     supervised.process.until_said(" died: ", times=3)
     supervised.until_serving(3)
     deaths = [line for line in supervised.process.lines if " died: " in line]
-    assert all(line.endswith("another is started at once") for line in deaths), deaths
+    assert all(line.endswith("a replacement starts immediately") for line in deaths), deaths
     supervised.stop()
 
 
@@ -204,7 +204,7 @@ def test_threads_at_import_turn_preload_off_by_name(tasks: Project):
         TASKS + "\nimport threading\nthreading.Thread(target=threading.Event().wait, name='poller', daemon=True).start()\n"
     )
     supervised = Supervised(tasks)
-    supervised.process.until_said("threads run after the import (poller)")
+    supervised.process.until_said("threads are running after the import (poller)")
     tasks.push("note", "one")
     tasks.until_noted("note one")
     supervised.stop()

@@ -13,7 +13,7 @@ POOL = 'pools.default = { workers = { min = 1, max = 6 }, grow_age = "500ms", sh
 
 def steps(supervised: Supervised) -> list[tuple[int, int]]:
     """Every change of the pool, from and to, in order."""
-    found = re.findall(r"pool default (?:grows|shrinks) from (\d+) to (\d+) workers", supervised.process.output)
+    found = re.findall(r"pool default is (?:growing|shrinking) from (\d+) to (\d+) workers", supervised.process.output)
     return [(int(before), int(after)) for before, after in found]
 
 
@@ -55,9 +55,9 @@ def test_one_pool_does_not_starve_another(project: Project):
     )
     supervised = Supervised(project)
     project.push_many([("nap", (0.5, "greedy"), {"topic": "greedy"}) for _ in range(100)])
-    supervised.process.until_said("pool greedy grows from 1 to 2")
+    supervised.process.until_said("pool greedy is growing from 1 to 2")
     project.push_many([("nap", (0.5, "other"), {"topic": "other"}) for _ in range(20)])
-    supervised.process.until_said("pool other grows from 2 to 3")
+    supervised.process.until_said("pool other is growing from 2 to 3")
     project.until(lambda: project.times("end other") == 20)
     assert project.times("end greedy") < 100
     project.run("exit")

@@ -179,7 +179,7 @@ def test_status_marks_such_a_topic_and_tells_of_jobs_that_wait_there(project):
         as_json = json.loads(project.here("status", "--json"))
     board.close()
     assert [line for line in text.splitlines() if line.startswith("! ")] == [
-        "! no pool serves topic mail (3 jobs wait there): add it to the topics of a pool, or say serve = false in "
+        "! no pool serves topic mail (3 jobs are waiting there): add it to the topics of a pool, or set serve = false in "
         "[topics.mail] if workers elsewhere serve it"
     ]
     marks = {line.split()[0]: line for line in text.splitlines() if line.endswith(("nobody serves", "not served here"))}
@@ -195,8 +195,10 @@ def test_start_and_reload_say_it_until_a_pool_serves_it_or_it_is_produce_only(pr
     (project.root / "tasks.py").write_text(TASKS + '\n@job(topic="mail")\ndef send(): ...\n')
     project.configure()
     project.push("note", "x", topic="attic")
-    sends = "jobs: no pool serves topic mail (tasks.send goes there): add it to the topics of a pool, or say serve = false in"
-    waits = "jobs: no pool serves topic attic (1 job waits there): add it to the topics of a pool, or say serve = false in"
+    sends = (
+        "jobs: no pool serves topic mail (tasks.send enqueues to it): add it to the topics of a pool, or set serve = false in"
+    )
+    waits = "jobs: no pool serves topic attic (1 job is waiting there): add it to the topics of a pool, or set serve = false in"
     try:
         started = project.run("start", "--daemon")
         assert (sends in started.stderr, waits in started.stderr) == (True, True), started
@@ -215,6 +217,6 @@ def test_start_and_reload_say_it_until_a_pool_serves_it_or_it_is_produce_only(pr
 def test_check_says_it_too(project):
     (project.root / "tasks.py").write_text(TASKS + '\n@job(topic="mail")\ndef send(): ...\n')
     project.configure()
-    assert "no pool serves topic mail (tasks.send goes there)" in project.here("check")
+    assert "no pool serves topic mail (tasks.send enqueues to it)" in project.here("check")
     project.configure("[topics.mail]\nserve = false")
     assert "no pool serves topic mail (" not in project.here("check")

@@ -30,12 +30,12 @@ def test_a_changed_file_is_in_force_for_the_next_job(project):
     assert watcher != supervisor.pid
     project.push("note", "before")
     project.until_noted("note before")
-    supervisor.until_said(" is done after ")  # by default while developing
+    supervisor.until_said(" finished in ")  # by default while developing
 
     (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("noted", text)'))
     supervisor.until_said("tasks.py changed: reloading")
-    supervisor.until_said("reload: generation 2 serves")
-    supervisor.until_said("stopped after")  # until it has heard that it is to go, the old worker may take one more
+    supervisor.until_said("reload: generation 2 is serving")
+    supervisor.until_said("stopped: ")  # until it has heard that it is to go, the old worker may take one more
     project.push("note", "after")
     project.until_noted("noted after")
 

@@ -102,7 +102,7 @@ class Stage:
         """Wait until every worker that has lost the backend has said that it is back."""
 
         def reached(worker: Process) -> bool:
-            said = [line for line in worker.lines if "trying again until it can" in line or "answers again after" in line]
+            said = [line for line in worker.lines if "retrying until it answers" in line or "answers again after" in line]
             return not said or "answers again after" in said[-1]
 
         until(lambda: all(map(reached, self.workers)), 60.0)

@@ -24,7 +24,7 @@ def test_an_event_is_a_sentence(log):
     stream = log()
     events.emit(events.JobFailed("id", "shop.pay", "money", 2, 4.0, "ValueError: no", "Traceback\n  line"))
     first, *rest = stream.getvalue().splitlines()
-    assert first.endswith("shop.pay id of money failed, attempt 2; again in 4s: ValueError: no")
+    assert first.endswith("shop.pay id in topic money failed, attempt 2; retrying in 4s: ValueError: no")
     assert "WARNING" in first
     assert rest == ["    | Traceback", "    |   line"]
 

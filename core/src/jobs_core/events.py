@@ -1,4 +1,4 @@
-"""What happened, as data. `emit` hands an event to the log; one module (logs.py) turns events into lines."""
+"""Events, as data. `emit` hands an event to the log; one module (logs.py) turns events into lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("jobs")
 
 
 class Event(Struct, frozen=True):
-    """Something worth telling an operator. Subclasses say what in their docstring and level."""
+    """An event worth an operator's attention. Each subclass describes its own in its docstring and level."""
 
 
 # -- a worker --------------------------------------------------------------------------------------
@@ -29,7 +29,7 @@ class WorkerStarted(Event, frozen=True):
 
 
 class WorkerStopping(Event, frozen=True):
-    """A worker takes no more jobs and finishes what runs."""
+    """A worker takes no new jobs and finishes the running ones."""
 
     owner: str
     running: int
@@ -44,7 +44,7 @@ class WorkerStopped(Event, frozen=True):
 
 
 class BackendLost(Event, frozen=True):
-    """The backend cannot be reached; the worker goes on trying."""
+    """The backend cannot be reached; the worker keeps retrying."""
 
     error: str
 
@@ -56,13 +56,13 @@ class BackendBack(Event, frozen=True):
 
 
 class BackendRisk(Event, frozen=True):
-    """The backend works, and is set up in a way that may cost jobs or lets anybody in; told once a start."""
+    """The backend works, but its setup may lose jobs or let any client in; logged once per start."""
 
     advice: str
 
 
 class OwnerReplaced(Event, frozen=True):
-    """The worker's lease had run out: its jobs went to others, it goes on under a new owner id."""
+    """The worker's lease had expired: its jobs went to other workers, and it continues under a new owner id."""
 
     old: str
     new: str
@@ -70,7 +70,7 @@ class OwnerReplaced(Event, frozen=True):
 
 
 class SettledStale(Event, frozen=True):
-    """A job ran here whose lease had run out: it runs, or ran, elsewhere too."""
+    """A job finished here after its lease had expired: another worker runs it, or has run it, as well."""
 
     job_id: str
     job: str
@@ -82,7 +82,7 @@ class SettledStale(Event, frozen=True):
 
 
 class JobTaken(Event, frozen=True):
-    """A worker has reserved a job, and will run it."""
+    """A worker has reserved a job and is about to run it."""
 
     job_id: str
     job: str
@@ -91,7 +91,7 @@ class JobTaken(Event, frozen=True):
 
 
 class JobDone(Event, frozen=True):
-    """A run has succeeded after so many seconds; told where `logs.done` is set."""
+    """A run has succeeded after `seconds`; logged where `logs.done` is set."""
 
     job_id: str
     job: str
@@ -101,7 +101,7 @@ class JobDone(Event, frozen=True):
 
 
 class JobSettled(Event, frozen=True):
-    """The backend has answered how a reservation ended; `job` is empty where no job was made of the message."""
+    """The backend has answered a settlement; `job` is empty where the message could not be decoded."""
 
     job_id: str
     job: str
@@ -134,7 +134,7 @@ class JobDied(Event, frozen=True):
 
 
 class JobOverdue(Event, frozen=True):
-    """A job has run past its timeout and is interrupted."""
+    """A job has exceeded its timeout and is interrupted."""
 
     job_id: str
     job: str
@@ -144,7 +144,7 @@ class JobOverdue(Event, frozen=True):
 
 
 class TasksLeft(Event, frozen=True):
-    """A run ended while asyncio tasks that it had made were going on: they were cancelled."""
+    """A run ended with asyncio tasks of its own unfinished: they were cancelled."""
 
     job_id: str
     job: str
@@ -153,7 +153,7 @@ class TasksLeft(Event, frozen=True):
 
 
 class PutOffTooOften(Event, frozen=True):
-    """A job is put off again and again without a pause: from now on it waits for a while each time."""
+    """A job is deferred again and again without a pause: from now on each deferral takes a while."""
 
     job_id: str
     job: str
@@ -165,7 +165,7 @@ class PutOffTooOften(Event, frozen=True):
 
 
 class TicksMissed(Event, frozen=True):
-    """Ticks of an entry have passed unhandled, from `first` to `last`; `runs` if the last is enqueued now."""
+    """Runs of a schedule entry were missed, from `first` to `last`; `runs` if the last is enqueued now."""
 
     entry: str
     job: str
@@ -175,7 +175,7 @@ class TicksMissed(Event, frozen=True):
 
 
 class TickRefused(Event, frozen=True):
-    """A tick's job cannot be enqueued, now or later."""
+    """A scheduled job cannot be enqueued, now or later."""
 
     entry: str
     job: str
@@ -183,7 +183,7 @@ class TickRefused(Event, frozen=True):
 
 
 class TickWaits(Event, frozen=True):
-    """A tick's job finds no room in the queue: it is tried until there is."""
+    """A scheduled job finds no room in the queue: enqueueing is retried until there is."""
 
     entry: str
     job: str
@@ -191,14 +191,14 @@ class TickWaits(Event, frozen=True):
 
 
 class ClockSetBack(Event, frozen=True):
-    """This machine's clock was ahead by days: an entry goes on from the present."""
+    """This machine's clock was ahead by days: an entry continues from the current time."""
 
     entry: str
     seconds: float
 
 
 class ScheduleForgotten(Event, frozen=True):
-    """The file of handled ticks cannot be read: what was missed is not known."""
+    """The file of handled ticks cannot be read: missed runs cannot be detected."""
 
     path: str
     error: str
@@ -215,7 +215,7 @@ class ScheduleNotSaved(Event, frozen=True):
 
 
 class SupervisorStarting(Event, frozen=True):
-    """A supervisor begins."""
+    """A supervisor is starting."""
 
     pid: int
     run_dir: str
@@ -235,7 +235,7 @@ class SupervisorStopping(Event, frozen=True):
 
 
 class SupervisorStopped(Event, frozen=True):
-    """The supervisor ends; of so many dead workers the jobs are not handed back yet."""
+    """The supervisor has stopped; the jobs of `unrepaired` dead workers are not back in their topics yet."""
 
     unrepaired: int
 
@@ -253,13 +253,13 @@ class CannotPreload(Event, frozen=True):
 
 
 class TemplateTrouble(Event, frozen=True):
-    """The template could not be made anew; it is tried again."""
+    """The template could not be restarted; this is retried."""
 
     error: str
 
 
 class HelperDied(Event, frozen=True):
-    """A template, housekeeper, HTTP child or broker ended; another is made."""
+    """A template, housekeeper, HTTP child or broker died; a replacement is started."""
 
     name: str
     pid: int
@@ -268,7 +268,7 @@ class HelperDied(Event, frozen=True):
 
 
 class WorkerDied(Event, frozen=True):
-    """A worker crashed, or could not boot; another is made."""
+    """A worker crashed, or could not boot; a replacement is started."""
 
     owner: str
     pid: int
@@ -279,7 +279,7 @@ class WorkerDied(Event, frozen=True):
 
 
 class CannotStart(Event, frozen=True):
-    """A worker could not even be forked; it is tried again."""
+    """A worker could not be forked; this is retried."""
 
     pool: str
     error: str
@@ -304,7 +304,7 @@ class JobsHandedBack(Event, frozen=True):
 
 
 class PoolGrows(Event, frozen=True):
-    """The backlog is more than a pool clears in time."""
+    """A pool grows, because it cannot clear its backlog in time."""
 
     pool: str
     before: int
@@ -312,7 +312,7 @@ class PoolGrows(Event, frozen=True):
 
 
 class PoolShrinks(Event, frozen=True):
-    """Workers have been idle."""
+    """A pool shrinks, because workers were idle."""
 
     pool: str
     before: int
@@ -320,25 +320,25 @@ class PoolShrinks(Event, frozen=True):
 
 
 class Reloading(Event, frozen=True):
-    """New code is imported, beside the old that serves."""
+    """New code is being imported, while the old code serves."""
 
     generation: int
 
 
 class Reloaded(Event, frozen=True):
-    """New code serves, and the old no more."""
+    """New code serves in place of the old."""
 
     generation: int
 
 
 class ReloadRefused(Event, frozen=True):
-    """New code cannot be had; the old goes on."""
+    """New code cannot be loaded; the old code keeps running."""
 
     error: str
 
 
 class Quiet(Event, frozen=True):
-    """Workers take nothing new, or take work again."""
+    """Workers take no new jobs, or take jobs again."""
 
     on: bool
 
@@ -350,13 +350,13 @@ class StacksWritten(Event, frozen=True):
 
 
 class RunDirGone(Event, frozen=True):
-    """The run directory was removed or replaced: the supervisor stops, since nobody could find it there."""
+    """The run directory was removed or replaced: the supervisor stops, since no command could find it any more."""
 
     run_dir: str
 
 
 class RunDirTrouble(Event, frozen=True):
-    """A file of the run directory cannot be written; jobs go on, what is shown gets old."""
+    """A file of the run directory cannot be written; jobs continue, but status and metrics are out of date."""
 
     file: str
     error: str
@@ -366,7 +366,7 @@ class RunDirTrouble(Event, frozen=True):
 
 
 class TopicUnserved(Event, frozen=True):
-    """Jobs wait in a topic that no pool serves, or `senders` would make some wait there; told once a start or reload."""
+    """Jobs wait in a topic that no pool serves, or `senders` would enqueue some to it; logged once per start or reload."""
 
     topic: str
     waiting: int
@@ -386,7 +386,7 @@ class TopicBacklog(Event, frozen=True):
 
 
 class TopicCaughtUp(Event, frozen=True):
-    """A topic of which people were told is within its limits again."""
+    """A topic with an open alert is within its limits again."""
 
     topic: str
     ready: int
@@ -394,7 +394,7 @@ class TopicCaughtUp(Event, frozen=True):
 
 
 class AlertNotSent(Event, frozen=True):
-    """An alert channel does not work; told once until it does again."""
+    """An alert channel does not work; logged once until it works again."""
 
     channel: str
     error: str
@@ -459,7 +459,7 @@ LEVELS: dict[type[Event], int] = {
 
 
 def tells_all() -> bool:
-    """Whether anybody wants to hear of each job: asked once a batch, before events of level debug are made."""
+    """Tell whether level debug is on: asked once per batch, before any debug event is made."""
     return logger.isEnabledFor(logging.DEBUG)
 
 

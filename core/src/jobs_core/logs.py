@@ -33,124 +33,132 @@ def sentence(event: Event) -> str:
     """What an event says: cause, consequence, what happens next."""
     match event:
         case events.WorkerStarted(owner, pool, topics, mode, concurrency):
-            jobs = "1 job" if concurrency == 1 else f"{concurrency} jobs"
-            return f"worker {owner} of pool {pool} serves {', '.join(topics)}, {jobs} at once ({mode})"
+            jobs = count(concurrency, "job")
+            return f"worker {owner} of pool {pool} serves {', '.join(topics)}, {jobs} at a time ({mode})"
         case events.WorkerStopping(owner, running):
-            return f"worker {owner} takes no more jobs, {running} still run" if running else f"worker {owner} stops"
+            return f"worker {owner} takes no new jobs; {running} still running" if running else f"worker {owner} is stopping"
         case events.WorkerStopped(owner, done, failed):
-            return f"worker {owner} stopped after {count(done, 'job')} done and {count(failed, 'failed attempt')}"
+            return f"worker {owner} stopped: {count(done, 'job')} done, {count(failed, 'failed attempt')}"
         case events.BackendLost(error):
-            return f"the backend cannot be reached, trying again until it can: {error}"
+            return f"the backend cannot be reached; retrying until it answers: {error}"
         case events.BackendBack(seconds):
             return f"the backend answers again after {format_duration(round(seconds, 1))}"
         case events.BackendRisk(advice):
             return f"the backend works, but {advice}"
         case events.OwnerReplaced(old, new, running):
-            return f"the lease of {old} ran out and its jobs went to others ({running} still run here); going on as {new}"
+            here = f"{running} still running here"
+            return f"the lease of {old} expired and its jobs went to other workers ({here}); continuing as {new}"
         case events.SettledStale(job_id, job, topic, attempt):
-            return f"{job} {job_id} of {topic}, attempt {attempt}, ended after its lease had run out: it runs elsewhere too"
+            return (
+                f"{job} {job_id} in topic {topic}, attempt {attempt}, finished after its lease had expired: another worker is "
+                "running it, or has run it, as well"
+            )
         case events.JobTaken(job_id, job, topic, attempt):
-            return f"{job} {job_id} of {topic} is taken, attempt {attempt}"
+            return f"{job} {job_id} in topic {topic} was reserved, attempt {attempt}"
         case events.JobDone(job_id, job, topic, attempt, seconds):
             again = f", attempt {attempt}" if attempt > 1 else ""
-            return f"{job} {job_id} of {topic} is done after {format_duration(_rounded(seconds))}{again}"
+            return f"{job} {job_id} in topic {topic} finished in {format_duration(_rounded(seconds))}{again}"
         case events.JobSettled(job_id, job, outcome, answer):
-            return f"{job or 'job'} {job_id} is settled as {outcome}" + ("" if answer == "settled" else f" ({answer})")
+            return f"{job or 'job'} {job_id} was settled as {outcome}" + ("" if answer == "settled" else f" ({answer})")
         case events.JobFailed(job_id, job, topic, attempt, retry_after, error, _):
             pause = format_duration(round(retry_after, 2))
-            return f"{job} {job_id} of {topic} failed, attempt {attempt}; again in {pause}: {error}"
+            return f"{job} {job_id} in topic {topic} failed, attempt {attempt}; retrying in {pause}: {error}"
         case events.JobDied(job_id, job, topic, attempt, reason, error, _):
-            return f"{job} {job_id} of {topic} is dead after {count(attempt, 'attempt')} ({reason}): {error}"
+            return f"{job} {job_id} in topic {topic} is dead after {count(attempt, 'attempt')} ({reason}): {error}"
         case events.JobOverdue(job_id, job, topic, attempt, timeout):
             limit = format_duration(timeout)
-            return f"{job} {job_id} of {topic} runs longer than its timeout of {limit}: interrupted, attempt {attempt}"
+            return f"{job} {job_id} in topic {topic} exceeded its timeout of {limit} and was interrupted, attempt {attempt}"
         case events.TasksLeft(job_id, job, topic, tasks):
             names = ", ".join(tasks[:5]) + (", …" if len(tasks) > 5 else "")
-            what = f"{count(len(tasks), 'asyncio task')} unfinished, cancelled now: {names}"
-            return f"{job} {job_id} of {topic} ended and left {what}; await them, or make each a job"
+            left = f"{count(len(tasks), 'asyncio task')} unfinished ({names})"
+            return (
+                f"{job} {job_id} in topic {topic} ended with {left}, cancelled now; await them, or make each a job of its own"
+            )
         case events.PutOffTooOften(job_id, job, topic, pause):
             wait = format_duration(pause)
             return (
-                f"{job} {job_id} of {topic} was put off a hundred times within a second: from now on it waits at least "
+                f"{job} {job_id} in topic {topic} was deferred a hundred times within a second: from now on it waits at least "
                 f"{wait} each time; raise Snooze with a longer delay"
             )
         case events.TicksMissed(entry, job, first, last, runs):
-            what = f"{job} of {_when(last)} is enqueued now" if runs else 'with missed = "skip" they are left out'
-            return f"schedule {entry} was not kept here since {_when(first)}: {what}"
+            missed = f"the run of {_when(last)} is enqueued now" if runs else 'they are skipped (missed = "skip")'
+            return f"schedule {entry} has missed its runs of {job} since {_when(first)}: {missed}"
         case events.TickRefused(entry, job, error):
-            return f"schedule {entry} cannot enqueue {job}, this tick is lost: {error}"
+            return f"schedule {entry} cannot enqueue {job}; this run is lost: {error}"
         case events.TickWaits(entry, job, error):
-            return f"schedule {entry} cannot enqueue {job} yet, trying again until it can: {error}"
+            return f"schedule {entry} cannot enqueue {job} yet; retrying until it can: {error}"
         case events.ClockSetBack(entry, seconds):
-            return f"the clock was {format_duration(round(seconds))} ahead: schedule {entry} goes on from the present time"
+            ahead = format_duration(round(seconds))
+            return f"the clock of this machine was {ahead} ahead: schedule {entry} continues from the current time"
         case events.ScheduleForgotten(path, error):
-            return f"{path} cannot be read: whether scheduled jobs were missed is not known, they go on from now: {error}"
+            return f"{path} cannot be read, so missed runs cannot be detected; the schedule continues from now: {error}"
         case events.ScheduleNotSaved(path, error):
-            return f"{path} cannot be written: after a restart the last scheduled jobs may be taken for missed: {error}"
+            return f"{path} cannot be written; after a restart, the latest scheduled jobs may be treated as missed: {error}"
         case events.SupervisorStarting(pid, run_dir):
-            return f"supervisor {pid} starts in {run_dir}"
+            return f"supervisor {pid} is starting in {run_dir}"
         case events.SupervisorServes(workers, pools):
             return f"ready: {count(workers, 'worker')} in {count(pools, 'pool')}"
         case events.SupervisorStopping(how):
             if how == "exit":
-                return "ending at once: workers are killed, what they run goes back to its topics"
-            return "stopping: no more jobs are taken, those that run are waited for"
+                return "stopping immediately: workers are killed, and the jobs they are running go back to their topics"
+            return "stopping: no new jobs are taken; waiting for running jobs to finish"
         case events.SupervisorStopped(unrepaired):
-            left = f"; the jobs of {count(unrepaired, 'dead worker')} go back with the next start" if unrepaired else ""
-            return f"stopped{left}"
+            if unrepaired:
+                return f"stopped; the jobs of {count(unrepaired, 'dead worker')} go back to their topics at the next start"
+            return "stopped"
         case events.CannotServe(error):
-            return f"the application cannot be loaded, nothing is started: {error}"
+            return f"the application cannot be loaded, so nothing was started: {error}"
         case events.CannotPreload(threads):
             return (
-                f"threads run after the import ({', '.join(threads)}): workers import the application themselves, slower to "
-                "start; start threads in the job or in after_fork, or set preload = false"
+                f"threads are running after the import ({', '.join(threads)}), so every worker imports the application itself "
+                "and starts more slowly; start threads in the job or in after_fork, or set preload = false"
             )
         case events.TemplateTrouble(error):
-            return f"the template cannot be made again, trying on; workers that are there go on, new ones have to wait: {error}"
+            return f"the template cannot be restarted; retrying. Existing workers continue, new ones have to wait: {error}"
         case events.HelperDied(name, pid, reason, restart_in):
-            return f"{name} {pid} died ({reason}); another is started {_soon(restart_in)}"
+            return f"{name} {pid} died ({reason}); a replacement starts {_soon(restart_in)}"
         case events.WorkerDied(owner, pid, pool, reason, running, restart_in):
-            held = f" while {count(running, 'job')} ran" if running else ""
-            return f"worker {owner} ({pid}) of pool {pool} died{held}: {reason}; another is started {_soon(restart_in)}"
+            held = f" while running {count(running, 'job')}" if running else ""
+            return f"worker {owner} ({pid}) of pool {pool} died{held}: {reason}; a replacement starts {_soon(restart_in)}"
         case events.CannotStart(pool, error, restart_in):
-            return f"pool {pool} lacks a worker, trying again {_soon(restart_in)}: {error}"
+            return f"pool {pool} is short of a worker, retrying {_soon(restart_in)}: {error}"
         case events.KillingWorker(owner, pid, pool, reason):
-            return f"worker {owner} ({pid}) of pool {pool} is killed, its stacks written before: {reason}"
+            return f"worker {owner} ({pid}) of pool {pool} is being killed, after its stacks were written: {reason}"
         case events.JobsHandedBack(owner, released, charged):
-            return f"{count(released, 'job')} of dead worker {owner} went back, {charged} of them had started"
+            return f"{count(released, 'job')} of dead worker {owner} went back to their topics; {charged} had started"
         case events.PoolGrows(pool, before, after):
-            return f"pool {pool} grows from {before} to {count(after, 'worker')}: its backlog is more than they clear in time"
+            return f"pool {pool} is growing from {before} to {count(after, 'worker')} to clear its backlog in time"
         case events.PoolShrinks(pool, before, after):
-            return f"pool {pool} shrinks from {before} to {count(after, 'worker')}: they were idle"
+            return f"pool {pool} is shrinking from {before} to {count(after, 'worker')}: some were idle"
         case events.Reloading(generation):
             return f"reload: importing generation {generation}"
         case events.Reloaded(generation):
-            return f"reload: generation {generation} serves"
+            return f"reload: generation {generation} is serving"
         case events.ReloadRefused(error):
-            return f"reload refused, the old code goes on: {error}"
+            return f"reload refused, the old code keeps running: {error}"
         case events.Quiet(on):
-            return "quiet: workers take nothing new" if on else "workers take jobs again"
+            return "quiet: workers take no new jobs" if on else "workers take jobs again"
         case events.StacksWritten(directory):
-            return f"every worker's stacks are appended to its .stacks file in {directory}"
+            return f"the stacks of every worker are being appended to its .stacks file in {directory}"
         case events.RunDirGone(run_dir):
-            return f"{run_dir} was removed or replaced: stopping, since no command would find this supervisor any more"
+            return f"{run_dir} was removed or replaced: stopping, because no command could find this supervisor any more"
         case events.RunDirTrouble(file, error):
-            return f"{file} cannot be written, status and metrics are out of date until it can: {error}"
+            return f"{file} cannot be written; status and metrics are out of date until it can be: {error}"
         case events.TopicUnserved(topic, waiting, senders):
-            waits = [f"{count(waiting, 'job')} {'waits' if waiting == 1 else 'wait'} there"] if waiting else []
+            waits = [f"{are(waiting, 'job')} waiting there"] if waiting else []
             more = f" and {len(senders) - 3} more" if len(senders) > 3 else ""
-            goes = [f"{', '.join(senders[:3])}{more} {'goes' if len(senders) == 1 else 'go'} there"] if senders else []
+            goes = [f"{', '.join(senders[:3])}{more} enqueue{'s' if len(senders) == 1 else ''} to it"] if senders else []
             return (
                 f"no pool serves topic {topic} ({'; '.join(waits + goes)}): add it to the topics of a pool, "
-                f"or say serve = false in [topics.{topic}] if workers elsewhere serve it"
+                f"or set serve = false in [topics.{topic}] if workers elsewhere serve it"
             )
         case events.TopicBacklog(topic, ready, oldest_age, seconds):
             age = "" if oldest_age is None else f", the oldest for {format_duration(round(oldest_age))}"
-            return f"topic {topic} is behind for {format_duration(round(seconds))}: {are(ready, 'job')} ready{age}"
+            return f"topic {topic} has been behind for {format_duration(round(seconds))}: {are(ready, 'job')} ready{age}"
         case events.TopicCaughtUp(topic, ready, seconds):
             return f"topic {topic} has caught up after {format_duration(round(seconds))}: {are(ready, 'job')} ready"
         case events.AlertNotSent(channel, error):
-            return f"alert channel {channel} does not work, alerts are in this log only until it does: {error}"
+            return f"alert channel {channel} does not work; until it does, alerts appear only in this log: {error}"
         case events.AlertsSentAgain(channel):
             return f"alert channel {channel} works again"
     return repr(event)
@@ -162,7 +170,7 @@ def _rounded(seconds: float) -> float:
 
 
 def _soon(seconds: float) -> str:
-    return f"in {format_duration(round(seconds, 1))}" if seconds > 0 else "at once"
+    return f"in {format_duration(round(seconds, 1))}" if seconds > 0 else "immediately"
 
 
 def _when(at: float) -> str:

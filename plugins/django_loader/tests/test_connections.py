@@ -42,7 +42,7 @@ def test_a_connection_that_broke_between_two_jobs_is_replaced(on_postgres, postg
     assert pids(site)[0] != pids(site)[1]
     assert worker.stop() == 0
     failed = 0 if checks == "True" else 1  # without Django's check, the job is what finds out
-    assert f"stopped after 2 jobs done and {failed} failed attempt" in worker.output
+    assert f"stopped: 2 jobs done, {failed} failed attempt" in worker.output
 
 
 def test_a_job_interrupted_inside_a_transaction_leaves_none_behind(on_database):

@@ -142,7 +142,7 @@ def test_in_development_the_code_on_the_screen_is_what_runs(site):
     jobs = site.root / "shop" / "jobs.py"
     jobs.write_text(jobs.read_text().replace('record("note", text)', 'record("noted", text)'))
     supervisor.until_said("shop/jobs.py changed: reloading")
-    supervisor.until_said("generation 2 serves")
+    supervisor.until_said("generation 2 is serving")
     site.enqueue({"job": "shop.jobs.note"})
     site.until_noted("noted x")
     assert supervisor.stop() == 0

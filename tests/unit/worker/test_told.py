@@ -55,7 +55,7 @@ def drain(app, registry):
     return drain
 
 
-DONE = re.compile(r"INFO (tasks\.\w+) of default is done after ([0-9.]+)(ms|s)(, attempt 2)?\n")
+DONE = re.compile(r"INFO (tasks\.\w+) in topic default finished in ([0-9.]+)(ms|s)(, attempt 2)?\n")
 
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
@@ -77,10 +77,10 @@ def test_nobody_else_hears_of_jobs_that_are_done(drain, settings):
 def test_level_debug_tells_which_jobs_are_taken_and_settled(drain):
     told = drain("sync", "debug")
     for name in ("fine", "slow", "early", "bad"):
-        assert told.count(f"DEBUG tasks.{name} of default is taken, attempt 1\n") == 1
-    assert "DEBUG tasks.again of default is taken, attempt 2\n" in told
+        assert told.count(f"DEBUG tasks.{name} in topic default was reserved, attempt 1\n") == 1
+    assert "DEBUG tasks.again in topic default was reserved, attempt 2\n" in told
     for name, how in (("fine", "done"), ("early", "done"), ("again", "retry"), ("again", "done"), ("bad", "dead")):
-        assert f"DEBUG tasks.{name} is settled as {how}\n" in told
+        assert f"DEBUG tasks.{name} was settled as {how}\n" in told
 
 
 def test_nothing_of_a_job_is_looked_at_for_a_log_that_does_not_want_it(drain, monkeypatch):
