@@ -92,6 +92,10 @@ def test_the_design_page_example_is_read(read):
         ("a=", "jobs.toml: not valid TOML: "),
         ('[schedule.x]\njob="a.b"', "jobs.toml: schedule.x: needs either cron or every"),
         ('[schedule.x]\njob="a.b"\ncron="* * * * *"\nevery="5s"', "needs either cron or every"),
+        (
+            '[schedule.x]\njob="a.b"\nevery="5s"\ntz="Asia/Tokyo"',
+            "jobs.toml: schedule.x.tz: belongs to cron, and this entry has every",
+        ),
     ],
 )
 def test_errors_name_file_key_and_value(read, text, says):

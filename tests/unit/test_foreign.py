@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
@@ -19,6 +20,7 @@ import jobs_core
 from jobs_core import (
     App,
     ArgumentError,
+    Backoff,
     ConfigError,
     Discard,
     JobContext,
@@ -28,6 +30,7 @@ from jobs_core import (
     JobsError,
     Retry,
     Snooze,
+    Unique,
     config,
     current_job,
     foreign,
@@ -36,7 +39,7 @@ from jobs_core import (
 )
 from jobs_core.cli.main import cli
 from jobs_core.config_sources import _fields, load
-from jobs_core.job import _ACCEPTED, _OPTIONS, _define
+from jobs_core.job import _OPTIONS, _define
 from jobs_core.options import _PARSERS
 from jobs_core.registry import Registry
 from jobs_core.testing.inline import JobsQueue
@@ -48,6 +51,8 @@ CODE = {
     "CONTEXT": foreign.CONTEXT,
     "PACKAGE": foreign.PACKAGE,
     "SIGNALS": foreign.SIGNALS,
+    "BACKOFF": foreign.BACKOFF,
+    "UNIQUE": foreign.UNIQUE,
     "APP": foreign.APP,
 }
 PREFIXES = {
@@ -137,14 +142,14 @@ def test_every_example_in_toml_works(table, tmp_path):
 def test_what_using_and_job_are_said_to_take_is_what_they_take():
     assert [*foreign.USING] == [*inspect.signature(JobFunction.using).parameters][1:]
     defined = {*inspect.signature(_define).parameters} - {"function", "options"}
-    assert {*_OPTIONS, "delay", "key", "headers", "id"} == defined | {*_PARSERS}
+    assert {*_OPTIONS, *foreign.USING} == defined | {*_PARSERS}
 
 
 # -- in code --------------------------------------------------------------------------------------
 
 
 def test_job_refuses_options_of_other_systems():
-    for word in foreign.OPTIONS.keys() - _ACCEPTED:
+    for word in foreign.OPTIONS.keys() - {*_OPTIONS}:
         with pytest.raises(JobDefinitionError, match="send_email: @job has no option") as raised:
             job(**{word: 1})(send_email)
         assert isinstance(raised.value, TypeError)
@@ -235,6 +240,89 @@ def test_retry_and_snooze_say_what_they_take(kind):
         kind(dely=1)
 
 
+def test_what_belongs_to_one_enqueue_is_refused_by_the_definition_which_names_using():
+    refused = {*foreign.USING} - {*_OPTIONS}
+    assert refused == {"delay", "key", "headers", "id"}
+    for word in refused:
+        with pytest.raises(JobDefinitionError, match=rf"send_email.using\({word}=.*\).enqueue\(") as raised:
+            job(**{word: 1}, registry=Registry())(send_email)
+        assert "belongs to one enqueue" in str(raised.value)
+
+
+def test_what_belongs_to_the_definition_is_refused_by_using_which_names_job(job_function):
+    for word in {*_OPTIONS} - {*foreign.USING}:
+        with pytest.raises(JobDefinitionError, match=rf"this belongs to the definition: @job\(.*{word}=") as raised:
+            job_function.using(**{word: 1})
+        assert str(raised.value).startswith(f"shop.send_email.using: there is no option {word}: ")
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Backoff, foreign.BACKOFF), (Unique, foreign.UNIQUE)])
+def test_backoff_and_unique_say_what_they_take(kind, words):
+    assert words.keys().isdisjoint(kind.__struct_fields__)
+    for word, meaning in words.items():
+        with pytest.raises(JobDefinitionError) as raised:
+            kind(**{word: 1})
+        assert isinstance(raised.value, TypeError)
+        assert str(raised.value) == f"{kind.__name__}: there is no option {word}: {meaning.advice('job')}"
+
+
+@pytest.mark.parametrize("kind", [getattr(config, table) for table in foreign.KEYS], ids=foreign.KEYS)
+def test_a_configuration_in_code_says_what_it_takes_as_its_file_does(kind):
+    for word, meaning in foreign.KEYS[kind.__name__].items():
+        with pytest.raises(TypeError) as raised:
+            kind(**{word: 1})
+        assert str(raised.value) == f"{kind.__name__}: there is no option {word}: {meaning.advice('job')}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "slip", "near"),
+    [
+        (Backoff, "frist", "did you mean first?"), (Backoff, "xyz", "there are first, longest"),
+        (Unique, "scop", "did you mean scope?"), (Unique, "xyz", "there are key, scope, conflict"),
+        (config.Config, "modles", "did you mean modules"), (config.Pool, "topcs", "did you mean topics"),
+    ],
+)  # fmt: skip
+def test_slips_in_them_are_told_too(kind, slip, near):
+    with pytest.raises(JobsError, match=re.escape(f"{kind.__name__}: there is no option {slip}: {near}")):
+        kind(**{slip: 1})
+
+
+def test_wrong_calls_that_name_no_word_fail_as_any_call():
+    with pytest.raises(TypeError, match="Extra positional arguments"):
+        Backoff(1, 2, 3)
+    with pytest.raises(TypeError, match="Missing required argument 'job'"):
+        config.ScheduleEntry()
+
+
+def test_an_awaited_handle_says_what_to_await(job_function):
+    handle = job_function.enqueue()
+
+    async def wait() -> None:
+        await handle
+
+    async def gather() -> None:
+        await asyncio.gather(handle)
+
+    for wrong in (wait, gather):
+        with pytest.raises(TypeError, match=r"`await handle.aresult\(\)`") as raised:
+            asyncio.run(wrong())
+        assert isinstance(raised.value, JobsError)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_job_may_return_a_handle(is_async, jobs, job_function):
+    jobs.app.registry.add(job_function)
+
+    async def follow() -> object:
+        return job_function.enqueue()
+
+    def plain() -> object:
+        return job_function.enqueue()
+
+    job(name=f"follows_{is_async}", registry=jobs.app.registry)(follow if is_async else plain).enqueue()
+    assert jobs.drain() == 2  # and neither has failed, which would be raised here
+
+
 def test_a_text_for_a_function_is_taken_for_a_queue():
     with pytest.raises(JobDefinitionError, match=r"'low'.*@job\(topic="):
         job("low")
@@ -250,7 +338,7 @@ SLIPS = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
 @given(SLIPS)
 @settings(max_examples=50)
 def test_any_other_word_is_told_what_there_is(word):
-    if word in _ACCEPTED or word in foreign.OPTIONS or word in ("to", "subject", "self") or word in foreign.SIGNALS:
+    if word in _OPTIONS or word in foreign.OPTIONS or word in ("to", "subject", "self") or word in foreign.SIGNALS:
         return
     function = job(name="shop.send_email", registry=Registry())(send_email)
     for call in (

@@ -1,5 +1,6 @@
 """`@job`, its options, and the registry."""
 
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -9,7 +10,7 @@ import pytest
 from jobs_core import Backoff, JobDefinitionError, JobFunction, Unique, current_job, job
 from jobs_core.config import Config, Topic
 from jobs_core.errors import UnknownJob
-from jobs_core.options import policy
+from jobs_core.options import policy, unique_key
 from jobs_core.registry import Registry
 
 
@@ -68,6 +69,66 @@ def test_using_changes_a_copy(registry):
 def test_options_out_of_range_are_refused_by_name(registry, options, says):
     with pytest.raises(JobDefinitionError, match=says):
         job(registry=registry, **{"name": "a", **options})(lambda: None)
+
+
+def _takes(number: int, to: str = "", *rest: int, **more: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("{nope}", r"names {nope}, which is no parameter of the function: it may name {number}, {to}, {rest}, {more}"),
+        ("mail-{number}-{nope.name}", "names {nope}"),
+        ("{number:{nope}}", "names {nope}"),
+        ("{}", r"names {}"),
+        ("{0}", r"names {0}"),
+        ("{Number}", r"names {Number}"),
+        ("{number", "is no template"),
+        ("{number}}", "is no template"),
+        ("{number!x}", r"is no template \(unknown conversion !x\)"),
+    ],
+)
+def test_a_unique_key_that_no_call_could_fill_in_is_refused_when_it_is_written(registry, key, says):
+    made = job(registry=registry, name="takes")(_takes)
+    for unique in (key, Unique(key=key)):
+        with pytest.raises(JobDefinitionError, match=f"^a: unique: the key '{re.escape(key)}' {says}.*stand for braces"):
+            job(registry=registry, name="a", unique=unique)(_takes)
+        with pytest.raises(JobDefinitionError, match=f"^takes.using: unique: the key '{re.escape(key)}' {says}"):
+            made.using(unique=unique)
+
+
+@pytest.mark.parametrize(
+    "key", ["{number}", "{number:>05}", "{to!r}", "{more[x]}", "{rest[0]}", "{{nope}}", "a}b", "{number:{to}}"]
+)
+def test_a_unique_key_may_name_parameters_and_hold_braces(registry, key):
+    made = job(registry=registry, name="a", unique=key)(_takes).using(unique=Unique(key=key))
+    assert unique_key(made.overrides.unique, "a", (1,), {}, lambda: {"number": 1, "to": "9", "rest": [1], "more": {"x": 1}})
+
+
+def test_a_function_without_parameters_is_told_so(registry):
+    with pytest.raises(JobDefinitionError, match="it may name nothing, for it has no parameters"):
+        job(registry=registry, name="a", unique="{x}")(lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"tz": "Europe/Paris"},
+            r'tz: it belongs to cron, and this job has none: .*@job\(cron="0 3 \* \* \*", tz="Europe/Paris"',
+        ),
+        ({"tz": "UTC"}, "tz: it belongs to cron"),
+        ({"missed": "once"}, "missed: it belongs to cron"),
+        ({"missed": "never", "cron": "@daily"}, 'missed: expected "skip" or "once", got \'never\''),
+        ({"cron": 5}, "cron: expected a text, got 5"),
+        ({"cron": "@daily", "tz": None}, "tz: expected a text, got None"),
+        ({"cron": "@daily", "tz": 5}, "tz: expected a text, got 5"),
+    ],
+)
+def test_what_can_never_be_a_time_is_refused_when_it_is_written(registry, options, says):
+    with pytest.raises(JobDefinitionError, match=f"^a: {says}"):
+        job(registry=registry, name="a", **options)(lambda: None)
+    assert job(registry=registry, name="a", cron="@daily", tz="Europe/Paris", missed="skip")(lambda: None).missed == "skip"
 
 
 def test_unknown_options_are_refused(registry):

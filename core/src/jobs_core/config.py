@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from . import config_rules as rules
+from . import foreign
 from .units import Duration, Size
 
 
@@ -57,7 +58,7 @@ KeywordArguments = Annotated[dict[str, Any], _rule(rules.arguments)]
 Topics = Annotated[list[TopicName], _rule(rules.no_repeats)]
 
 
-class Section(Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class Section(Struct, metaclass=foreign.Explained, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A table of the configuration."""
 
 

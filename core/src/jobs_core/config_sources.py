@@ -380,6 +380,8 @@ class _Reader:
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")
+            elif entry.cron is None and f"schedule.{name}.tz" in self.sources:
+                self._error(f"schedule.{name}.tz", "belongs to cron, and this entry has every: leave it out")
 
 
 def too_many_threads(pool: Pool) -> str | None:

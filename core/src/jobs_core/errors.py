@@ -48,6 +48,10 @@ class UnknownAttribute(JobsError, AttributeError):
     """Raised when a job function, a handle or `current_job()` is asked for what another system's has."""
 
 
+class NotAwaitable(JobsError, TypeError):
+    """Raised when a handle is awaited instead of its result."""
+
+
 class UnknownName(JobsError, ImportError):
     """Raised when `jobs_core` is asked for a name of another system."""
 

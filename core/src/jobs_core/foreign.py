@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -46,6 +48,7 @@ _TOPIC = Word("a queue is a topic here", option='topic="email"')
 _RETRIES = Word("retries are the attempts after the first", option="retries=5")
 _BACKOFF = Word("backoff is the wait before the first retry, and doubles with every attempt", option="backoff=10")
 _TIMEOUT = Word("timeout limits each run, in seconds; then JobTimeout is raised in it", option="timeout=30")
+_ONE_ENQUEUE = "this belongs to one enqueue, not to the definition"
 _DELAY = Word("the delay is given when enqueuing, in seconds or as a timedelta", using="delay=60")
 _AT = Word("give a point in time as the delay until then", using="delay=when - datetime.now(when.tzinfo)")
 _UNIQUE = Word("unique allows one such job at a time", option="unique=True")
@@ -80,6 +83,9 @@ OPTIONS: Final = _table(
     ("missed", Word("this belongs to the definition", option='cron="0 3 * * *", missed="skip"')),
     ("registry", Word("this belongs to the definition", option="registry=registry")),
     ("id", Word("an id of your own belongs to one enqueue", using='id="order-4711"')),
+    ("delay", Word(_ONE_ENQUEUE, using="delay=60")),
+    ("key", Word(_ONE_ENQUEUE, using='key="customer-7"')),
+    ("headers", Word(_ONE_ENQUEUE, using='headers={"tenant": "acme"}')),
     ("queue queue_name queues task_queue routing_key exchange channel", _TOPIC),
     ("max_retries max_attempts attempts retry tries max_tries retry_limit retry_kwargs retry_policy", _RETRIES),
     ("retry_backoff default_retry_delay retry_delay min_backoff retry_jitter countdown_backoff retry_intervals", _BACKOFF),
@@ -231,6 +237,34 @@ SIGNALS: Final = _table(
 )
 """Keywords of `Retry`, `Snooze` and `Discard`."""
 
+_FIRST = Word("the longest wait before the first retry, in seconds", code="Backoff(first=2)")
+_LONGEST = Word("no wait is longer than that, in seconds", code="Backoff(first=2, longest=600)")
+_DOUBLES = Word("the wait always doubles with every attempt, up to the longest", code="Backoff(first=2, longest=600)")
+_RANDOM = Word("every wait is a random share of what it may be, so leave this out", code="Backoff(first=2, longest=600)")
+
+BACKOFF: Final = _table(
+    ("base initial initial_delay initial_interval min min_backoff min_delay minimum start delay seconds interval wait", _FIRST),
+    ("max max_backoff max_delay max_interval maximum cap limit ceiling max_value max_wait", _LONGEST),
+    ("factor multiplier exponent exp_base backoff_factor rate exponential growth", _DOUBLES),
+    ("jitter randomize randomization_factor random full_jitter", _RANDOM),
+    ("retries max_retries attempts max_attempts tries max_tries", _RETRIES),
+)
+"""Keywords of `Backoff`."""
+
+_SCOPE = Word("scope is how long the key is held: queued, done or a duration", code='Unique(scope="5m")')
+_KEY = Word(
+    "the key is a text that may name arguments, or a function of them; without one, all arguments count", code="Unique(key=str)"
+)
+_CONFLICT = Word("conflict says what becomes of the second job: drop, replace or raise", code='Unique(conflict="replace")')
+
+UNIQUE: Final = _table(
+    ("ttl for for_ timeout expires expiry duration period seconds window within lock_ttl lock_expires lock_timeout", _SCOPE),
+    ("until unless while states lock on_states until_executed until_executing", _SCOPE),
+    ("by fields args kwargs keys on unique_on unique_for unique_key lock_args params", _KEY),
+    ("on_conflict strategy action if_exists replace mode raise_on_duplicate fail", _CONFLICT),
+)
+"""Keywords of `Unique`."""
+
 
 # -- in jobs.toml ---------------------------------------------------------------------------------
 
@@ -318,6 +352,12 @@ _TOPIC_KEYS: Final = _table(
     ("workers concurrency processes", Word("workers belong to the pool that serves the topic", toml='pools.slow = {topics = ["slow"], workers = 1}')),
     ("rate_limit", _RATE),
     ("produce_only", _toml("workers elsewhere serve it", "serve = false")),
+    ("delay", Word("the delay belongs to one enqueue", using="delay=60")),
+    ("key headers id", Word("this belongs to one enqueue", using='headers={"tenant": "acme"}')),
+    ("on_commit", Word("this belongs to one enqueue, or to the definition", using="on_commit=True")),
+    ("unique", Word("this belongs to the definition, or to one enqueue", option="unique=True")),
+    ("name aliases", Word("this belongs to the definition", option='name="shop.send_email", aliases=["shop.old_name"]')),
+    ("cron tz missed every schedule", _toml("every entry of the schedule has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
 )  # fmt: skip
 
 _SCHEDULE: Final = _table(
@@ -329,6 +369,20 @@ _SCHEDULE: Final = _table(
     ("params arguments", _toml("what the job is called with", "args = [1, 2]")),
     ("catchup catch_up misfire coalesce", _toml("ticks that fell into an outage", 'missed = "skip"')),
     ("options", _toml("the topic, and what the job itself says", 'topic = "email"')),
+    ("retries", Word("this belongs to the job's definition", option="retries=5")),
+    ("timeout", Word("this belongs to the job's definition", option="timeout=30")),
+    ("backoff", Word("this belongs to the job's definition", option="backoff=10")),
+    ("priority", Word("this belongs to the job's definition", option="priority=9")),
+    ("expires", Word("this belongs to the job's definition", option="expires=3600")),
+    ("unique", Word("this belongs to the job's definition", option="unique=True")),
+    ("acks", Word("this belongs to the job's definition", option='acks="early"')),
+    ("store_result", Word("this belongs to the job's definition", option="store_result=True")),
+    ("aliases", Word("this belongs to the job's definition", option='aliases=["shop.old_name"]')),
+    ("delay", _toml("the schedule says when; to come later, change it", 'cron = "5 3 * * *"')),
+    (
+        "key headers id on_commit",
+        Word("a scheduled job has none, only what it is called with", toml='kwargs = {tenant = "acme"}'),
+    ),
 )
 
 _LOGS: Final = _table(
@@ -454,6 +508,26 @@ def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
         return explained  # type: ignore[return-value]  # callers see no difference
 
     return decorate
+
+
+class Explained(msgspec.StructMeta):
+    """Metaclass of Structs that developers make: a keyword that one does not take ends in an error that says what is ours."""
+
+    def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - of a metaclass
+        try:
+            return super().__call__(*args, **given)
+        except TypeError:
+            ours = [field for field in cls.__struct_fields__ if field != "base_dir"]
+            unknown = next((word for word in given if word not in cls.__struct_fields__), None)
+            if unknown is None:
+                raise
+        from .errors import UnknownOption
+
+        words = {"Backoff": BACKOFF, "Unique": UNIQUE}.get(cls.__name__) or KEYS.get(cls.__name__, {})
+        known = words.get(unknown.lower())
+        raise UnknownOption(
+            f"{cls.__name__}: there is no option {unknown}: {known.advice('job') if known else nearest(unknown, ours)}"
+        )
 
 
 class _Attribute:

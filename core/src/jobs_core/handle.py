@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from . import foreign
 from .backends.base import State
+from .errors import NotAwaitable
 from .units import DurationLike, seconds
 
 T = TypeVar("T")
@@ -68,6 +69,11 @@ class JobHandle(Struct, Generic[T], eq=False):
     async def aresult(self, timeout: DurationLike | None = None) -> T:
         """`result` without blocking the event loop."""
         return await self._follower.aresult(self, _seconds(timeout))
+
+    if not TYPE_CHECKING:  # a type checker refuses `await handle` by itself
+
+        def __await__(self):
+            raise NotAwaitable("a handle is not awaited: wait for its result with `await handle.aresult()`")
 
     def __repr__(self) -> str:
         name = getattr(self.job, "name", self.job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
@@ -16,7 +16,7 @@ from .conversion import decode_hook
 from .errors import JobDefinitionError, ResultNotStored, UnknownOption
 from .handle import JobHandle
 from .message import MAX_NAME
-from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse, refuse_foreign_placeholders
 from .registry import Registry, default_registry, execution_that_defines
 from .units import DurationLike, shown
 
@@ -200,9 +200,14 @@ class JobFunction(Generic[P, R, T]):
         }  # fmt: skip
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)
-        twin.overrides = parse(f"{self.name}.using", given).over(self.overrides)
+        overrides = parse(f"{self.name}.using", given)
+        refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, self._parameters)
+        twin.overrides = overrides.over(self.overrides)
         twin.stamp = None
         return twin
+
+    def _parameters(self) -> Collection[str]:
+        return inspect.signature(self.function).parameters
 
     def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:
         if isinstance(item, tuple):
@@ -289,8 +294,6 @@ _OPTIONS = (
     "name", "aliases", "topic", "retries", "timeout", "backoff", "priority", "expires", "unique", "acks", "store_result",
     "on_commit", "cron", "tz", "missed", "registry",
 )  # fmt: skip
-_ACCEPTED = {*_OPTIONS, "delay", "key", "headers"}
-"""These hold for every enqueue then; meant for `using`."""
 
 
 def _define(
@@ -299,8 +302,8 @@ def _define(
     name: str | None = None,
     aliases: Iterable[str] = (),
     cron: str | None = None,
-    tz: str = "UTC",
-    missed: Literal["skip", "once"] = "once",
+    tz: str | UnsetType = UNSET,
+    missed: Literal["skip", "once"] | UnsetType = UNSET,
     registry: Registry | None = None,
     **options: Any,
 ) -> JobFunction[Any, Any, Any]:
@@ -309,19 +312,45 @@ def _define(
         name = own_name(function)
     if isinstance(aliases, str):
         raise JobDefinitionError(f"{name}: aliases: expected a list of names, got the text {shown(aliases)}")
-    unknown = next((word for word in options if word not in _ACCEPTED), None)
+    unknown = next((word for word in options if word not in _OPTIONS), None)
     if unknown is not None:
         advice = foreign.option_advice(unknown, function.__name__, _OPTIONS)
         raise UnknownOption(f"{name}: @job has no option {unknown}: {advice}")
+    _check_times(name, cron, tz, missed)
     aliases = tuple(aliases)
     for text in (name, *aliases):
         if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or not text.isprintable() or " " in text:
             raise JobDefinitionError(f"{shown(text)} is no job name: use 1 to {MAX_NAME} printable characters without spaces")
     made: JobFunction[Any, Any, Any] = JobFunction(
-        function, name=name, aliases=aliases, options=parse(name, options), cron=cron, tz=tz, missed=missed
+        function,
+        name=name,
+        aliases=aliases,
+        options=parse(name, options),
+        cron=cron,
+        tz="UTC" if tz is UNSET else tz,
+        missed="once" if missed is UNSET else missed,
     )
+    refuse_foreign_placeholders(name, made.options.unique, made._parameters)
     (default_registry if registry is None else registry).add(made)
     return made
+
+
+def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
+    """Refuse what can never be a time, and what says something of a cron that is not there.
+
+    Whether expression and zone are right is asked where they are used: reading them costs the import of a calendar.
+    """
+    for option, value in (("cron", cron), ("tz", tz)):
+        if value is not UNSET and not isinstance(value, str) and (option, value) != ("cron", None):
+            raise JobDefinitionError(f"{name}: {option}: expected a text, got {shown(value)}")
+    if missed is not UNSET and missed not in ("skip", "once"):
+        raise JobDefinitionError(f'{name}: missed: expected "skip" or "once", got {shown(missed)}')
+    for option, value in (("tz", tz), ("missed", missed)):
+        if cron is None and value is not UNSET:
+            raise JobDefinitionError(
+                f"{name}: {option}: it belongs to cron, and this job has none: leave it out, or say when the job runs: "
+                f'@job(cron="0 3 * * *", {option}="{value}")'
+            )
 
 
 def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:

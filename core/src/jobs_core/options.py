@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import string
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from . import foreign
 from .config import Config
 from .conversion import encode_hook, json_encoder, non_finite
 from .errors import JobDefinitionError, MessageError
@@ -21,7 +23,7 @@ DEFAULT_RETRIES = 3
 Acks: TypeAlias = Literal["late", "early"]
 
 
-class Backoff(Struct, frozen=True):
+class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
     """How long retries wait: a random time up to `first`, doubling with every attempt, up to `longest` seconds.
 
     "Full jitter" of Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015).
@@ -35,7 +37,7 @@ class Backoff(Struct, frozen=True):
         return min(self.longest, self.first * 2.0 ** min(attempt - 1, 64))
 
 
-class Unique(Struct, frozen=True):
+class Unique(Struct, metaclass=foreign.Explained, frozen=True):
     """At most one such job: while it is queued, until it is done, or for a time.
 
     `key` is a text, which may name arguments (`"invoice-{number}"`), or a function of the arguments; without
@@ -227,6 +229,38 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
     if scope == "done":
         return UniqueKey(key, "done", unique.conflict)
     return UniqueKey(key, float(seconds(scope)), unique.conflict)
+
+
+def refuse_foreign_placeholders(
+    where: str, unique: Unique | UnsetType | None, parameters: Callable[[], Collection[str]]
+) -> None:
+    """Raise JobDefinitionError if a key's text names what is no parameter: no call could ever fill it in."""
+    if not isinstance(unique, Unique) or not isinstance(unique.key, str) or "{" not in unique.key:
+        return
+    key = shown(unique.key)
+    try:
+        names = [*_placeholders(unique.key)]
+    except ValueError as error:
+        raise JobDefinitionError(
+            f"{where}: unique: the key {key} is no template ({error}): {{{{ and }}}} stand for braces"
+        ) from None
+    wrong = next((name for name in names if name not in parameters()), None)
+    if wrong is not None:
+        there = ", ".join(f"{{{name}}}" for name in parameters()) or "nothing, for it has no parameters"
+        raise JobDefinitionError(
+            f"{where}: unique: the key {key} names {{{wrong}}}, which is no parameter of the function: it may name {there}; "
+            "{{ and }} stand for braces"
+        )
+
+
+def _placeholders(template: str) -> Iterator[str]:
+    """The names that `str.format` would look up. Raises ValueError for what it could not read."""
+    for _, field, inside, conversion in string.Formatter().parse(template):
+        if field is not None:
+            if conversion not in (None, "r", "s", "a"):
+                raise ValueError(f"unknown conversion !{conversion}")
+            yield field.partition(".")[0].partition("[")[0]
+            yield from _placeholders(inside or "")
 
 
 def _key_text(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]) -> str:

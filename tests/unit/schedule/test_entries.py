@@ -91,10 +91,3 @@ def test_a_job_that_needs_arguments_cannot_have_cron_alone(scheduled, registry):
 def test_two_entries_of_one_name_are_refused(scheduled):
     (problem,) = problems(scheduled, **{"shop.report": {"job": "shop.clean", "args": [1], "every": Duration(5)}})
     assert problem.startswith("schedule.shop.report: @job shop.report: cron is an entry of this name too")
-
-
-def test_another_word_for_missed_is_refused(scheduled, registry):
-    @job(name="shop.odd", cron="* * * * *", missed="twice", registry=registry)
-    def odd(): ...
-
-    assert problems(scheduled) == ['@job shop.odd: cron: missed: expected "once" or "skip", got \'twice\'']

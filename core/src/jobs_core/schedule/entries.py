@@ -91,8 +91,6 @@ def _problems(app: App, entry: Entry) -> Iterator[str]:
             yield f"{entry.where}: {entry.expression} never comes: no such day is in the calendar"
     except ValueError as error:
         yield f"{entry.where}: {error}"
-    if entry.missed not in ("once", "skip"):
-        yield f'{entry.where}: missed: expected "once" or "skip", got {entry.missed!r}'
     if entry.topic is not None and (reason := topic_error(entry.topic)):
         yield f"{entry.where}: topic: {reason}"
     try:

@@ -13,13 +13,14 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JobDefinitionError
+from ..handle import JobHandle
 
 if TYPE_CHECKING:
     from .executors.base import LoopRunner
     from .run import Run
 
-RESULTS = frozenset({type(None), bool, int, float, str, bytes, tuple, dict, set})
-"""Exact types that nearly all results are of, so that nothing more is asked of them."""
+RESULTS = frozenset({type(None), bool, int, float, str, bytes, tuple, dict, set, JobHandle})
+"""Exact types that nearly all results are of, so that nothing more is asked of them; a handle only looks awaitable."""
 
 LAZY = (GeneratorType, AsyncGeneratorType, map, filter, itertools.starmap)
 """What runs the application's code when it is looped over, and not before."""
