@@ -15,6 +15,7 @@ import click
 import pytest
 
 import jobs_core
+from jobs_core import foreign
 from jobs_core.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,14 @@ def test_the_promises_of_the_readme_have_their_tests():
     tests = (ROOT / "tests" / "faults" / "test_promises.py").read_text()
     for number in range(1, 8):
         assert f"# -- {number}. " in tests
+
+
+def test_the_first_change_of_the_contributors_tour_is_still_to_be_made():
+    page = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    ((word, row),) = re.findall(r"add `(\w+)` to the row that begins with `(\w+)`", page)
+    assert f"@job({word}=" in page
+    assert word not in foreign.OPTIONS
+    assert f'("{row} ' in Path(foreign.__file__).read_text()
 
 
 def test_every_class_that_the_internals_page_names_exists():
