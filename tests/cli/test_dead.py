@@ -98,3 +98,41 @@ def test_the_attempt_of_a_job_that_has_not_ended_is_the_one_that_runs_or_comes_n
     assert re.search(r"^attempt +2$", project.here("show", job_id), re.MULTILINE)
     assert json.loads(project.here("show", job_id, "--json"))["attempt"] == 2
     backend.close()
+
+
+# -- ids that are not found ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["dead retry", "dead purge --yes", "dead show", "show", "why", "result", "cancel", "stack"])
+def test_every_command_that_takes_ids_names_the_one_that_is_not_found(project, command):
+    text = project.here(*command.split(), "nosuch", code=2 if command == "stack" else 1)
+    assert "nosuch" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "says"), [("dead retry", "1 job is ready again"), ("dead purge --yes", "1 dead letter deleted")]
+)
+def test_of_many_ids_those_that_are_no_dead_letters_are_named_with_what_they_are(project, command, says):
+    dead, waiting = bury(project, FAILED), project.push("note", "x")
+    text = project.here(*command.split(), "nosuch", dead, waiting, dead, code=1)
+    assert text.splitlines() == [
+        says,
+        "jobs: nosuch is not in the dead letters: no such job is known",
+        f"jobs: {waiting} is not in the dead letters: it is ready",
+    ]
+
+
+def test_where_single_jobs_cannot_be_looked_up_they_are_named_too(project, monkeypatch):
+    from jobs_core.backends.sqlite import SqliteBackend
+    from jobs_core.errors import NotSupported
+
+    def unable(self, job_id):
+        raise NotSupported("lookup", "sqlite://")
+
+    monkeypatch.setattr(SqliteBackend, "features", SqliteBackend.features - {"lookup"})
+    monkeypatch.setattr(SqliteBackend, "get", unable)
+    for command in (["dead", "retry"], ["dead", "purge", "--yes"]):
+        assert "jobs: nosuch is not in the dead letters\n" in project.here(*command, "nosuch", code=1)
+    assert "nosuch is not among the 1,000 newest dead letters of each topic" in project.here("dead", "show", "nosuch", code=1)
+    dead = bury(project, FAILED)
+    assert dead in project.here("dead", "show", dead)

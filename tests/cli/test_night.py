@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from jobs_core import ConfigError, config_sources, config_text
 from jobs_core.cli import bounds
 from jobs_core.scoreboard.state import Board, ChildState, PoolState, SupervisorState
 from jobs_core.supervisor import control, pidfile, search
@@ -124,6 +128,86 @@ def test_a_plugin_that_is_no_longer_imported_hides_nothing(project: Project, lon
     assert "there is no" in project.here("restart", code=2)
     assert process.alive()
     assert "jobs: stopped" in project.here("stop")
+
+
+BROKEN_LINES = {  # what stands in line 3, what is said of it, where; and how to fix it
+    "backend = redis://:secret@host": ("not valid TOML: Invalid value", "stands in quotes"),
+    "lease = 30s": ("not valid TOML", "stands in quotes"),
+    "lease = 30 s": ("not valid TOML", "stands in quotes"),
+    "lease =": ("not valid TOML: Invalid value", "the value is missing"),
+    "lease: 30": ("not valid TOML: Expected '='", "joined by =, not by a colon"),
+    "preload = True": ("not valid TOML: Invalid value", "write true or false, in lower case"),
+    "backend = None": ("not valid TOML: Invalid value", "leave the key out for its default"),
+    "<<<<<<< HEAD": ("not valid TOML: Invalid statement", "keep one of the two sides"),
+    "[pools.mail": ("not valid TOML", "[pools.default]"),
+    'prefix = "C:\\jobs"': ("not valid TOML: Unescaped", "a backslash is written twice"),
+    'prefix = "jobs': ("not valid TOML", "the text is not closed"),
+    'modules = ["a" "b"]': ("not valid TOML: Unclosed array", "have commas"),
+    'lease = "soon"': ("lease: expected a duration", 'such as "30s"'),
+    "leese = 30": ("leese: unknown key", 'did you mean "lease"?'),
+    "pools.mail.mode = 'zync'": ("pools.mail.mode: expected one of", "sync, threads, async"),
+    "broker_url = 'redis://'": ("broker_url: unknown key", 'backend = "redis://'),
+    '[topics."a.b"]\nretires = 1': ("topics.a.b.retires: unknown key", 'did you mean "retries"?'),
+    "[schedule.night]": ("schedule.night: job is missing", "give it one"),
+}
+
+
+@pytest.mark.parametrize("name", ["jobs.toml", "pyproject.toml"])
+@pytest.mark.parametrize("line", BROKEN_LINES)
+def test_a_broken_file_is_told_with_its_line_and_the_fix(tmp_path: Path, line: str, name: str):
+    says, fix = BROKEN_LINES[line]
+    if name == "pyproject.toml":
+        line = (
+            line
+            if line.startswith("<")
+            else line.replace("[", "[tool.jobs.", 1)
+            if line.startswith("[")
+            else f"tool.jobs.{line}"
+        )
+        first = ""
+    else:
+        first = "# it's ours"
+    (tmp_path / name).write_text(f'{first}\n""" = 1\n{line}\n'.replace('""" = 1', "# jobs"))
+    with pytest.raises(ConfigError) as raised:
+        config_sources.load(tmp_path / name, environ={})
+    text = str(raised.value)
+    assert says in text
+    assert fix in text
+    assert "secret" not in text
+    number = 4 if "\n" in line else 3
+    assert re.search(rf"\(at line {number}(, column \d+)?\)", text), text
+
+
+def test_what_stands_twice_is_told_with_both_lines(tmp_path: Path):
+    (tmp_path / "jobs.toml").write_text('lease = 1\n[pools.a]\nworkers = 1\nmode = """\nlease = 1\n"""\nworkers = 2\n')
+    with pytest.raises(ConfigError, match=r"pools\.a\.workers stands at line 3 and at line 7: keep one"):
+        config_sources.load(tmp_path / "jobs.toml", environ={})
+
+
+def test_a_list_that_is_never_closed_is_told_as_that(tmp_path: Path):
+    (tmp_path / "jobs.toml").write_text('modules = [\n"a",\n"b"\n')
+    with pytest.raises(ConfigError, match="Unclosed array.*: a quote or a bracket that was opened is never closed"):
+        config_sources.load(tmp_path / "jobs.toml", environ={})
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=60)
+def test_whatever_stands_in_a_file_is_looked_at_without_harm(text: str):
+    assert config_text.advice(text, "Invalid value (at line 1, column 1)")
+    assert config_text.advice(text, "Cannot overwrite a value (at end of document)")
+    assert config_text.line_of(text, "pools.a") is None or "pools" in text
+
+
+@pytest.mark.parametrize("command", ["dead list", "why x", "push tasks.note", "topics", "list default", "worker", "start"])
+def test_a_command_that_a_broken_file_keeps_from_working_says_so(project: Project, command: str):
+    project.configure('lease = "soon"')
+    said = project.here(*command.split(), code=2).splitlines()
+    assert said[0].startswith("jobs: jobs.toml: lease: expected a duration")
+    assert said[0].endswith("(at line 3)")
+    assert said[1:] == [
+        "jobs: until that is fixed no command works but for what runs already (status, top, stack, quiet, scale, stop, exit); "
+        "`jobsctl check` checks it again"
+    ]
 
 
 @pytest.mark.parametrize("command", ["status", "top --once", "stop", "exit", "quiet", "scale default 2", "restart", "reload"])

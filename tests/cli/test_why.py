@@ -42,7 +42,7 @@ def reserve(project, *topics, owner="host-1"):
 
 def test_every_state_has_an_answer_and_the_deciding_one_comes_first(project):
     text = project.here("why", "nobody", code=1)
-    assert text.startswith("- no such job is known")
+    assert text.startswith("- no job nobody is known")
     first = project.push("note", "x")
     assert "it is ready and next in line" in project.here("why", first)
     assert "it is ready with 1 job before it" in project.here("why", project.push("note", "x"))
@@ -75,6 +75,41 @@ def test_a_dead_job_and_one_that_is_held(project):
     assert (found["id"], found["known"]) == (held, True)
     assert found["reasons"][0].startswith("it is reserved")
     assert json.loads(project.here("why", "nobody", "--json", code=1))["known"] is False
+    backend.close()
+
+
+def failing(attempt):
+    return json.dumps({"at": time.time(), "attempt": attempt, "type": "ValueError", "message": "boom", "host": "h"}).encode()
+
+
+def test_attempts_before_and_after_a_retry_from_the_dead_letters_are_told_apart(project):
+    job_id = project.push("note", "x")
+    backend, delivery = reserve(project)
+
+    def ends(attempt, outcome):
+        nonlocal delivery
+        backend.settle([Settlement(job_id, delivery.token, outcome, reason="failed", error=failing(attempt))], new_token())
+        if outcome is Outcome.RETRY:
+            [delivery] = backend.reserve(["default"], 1, new_token())
+
+    ends(1, Outcome.RETRY)
+    ends(2, Outcome.DEAD)
+    first = project.here("why", job_id)
+    assert "- 2 attempts ended before\n" in first
+    assert ", attempt 2: ValueError: boom" in first
+    for since, told in ((1, "1 attempt since"), (2, "2 attempts since")):
+        project.here("dead", "retry", job_id)
+        before = 2 if since == 1 else 3
+        waits = project.here("why", job_id)
+        assert f"- it was retried from the dead letters: {before} attempts ended before that, none since\n" in waits
+        [delivery] = backend.reserve(["default"], 1, new_token())
+        for attempt in range(1, since):
+            ends(attempt, Outcome.RETRY)
+        ends(since, Outcome.DEAD)
+        text = project.here("why", job_id)
+        assert f"- it was retried from the dead letters: {before} attempts ended before that, {told}\n" in text
+    assert f"the last 3 of 5 errors follow; `jobsctl show {job_id}` has them all" in text
+    assert text.count("ValueError: boom") == 3
     backend.close()
 
 
@@ -199,6 +234,7 @@ def test_a_held_job_is_found_in_its_worker(project, board):
     waiting = next(job_id for job_id in mine if job_id != delivery.id)
     with board.held():
         runs, behind = project.here("why", delivery.id), project.here("why", waiting)
+    assert len(runs.splitlines()) == 1, "that it runs there is said once"
     assert f"it runs in process {os.getpid()} of pool default (busy) since " in runs
     assert "for 3 m; its timeout was over 2 m" in runs
     assert f"`jobsctl stack {os.getpid()}`" in runs

@@ -116,6 +116,9 @@ def test_in_the_background_it_comes_back_when_it_serves(project: Project):
     assert started.returncode == 0, started.stderr
     pid = running(project.root / ".jobs")
     assert pid is not None
+    log = project.root / ".jobs" / "jobs.log"
+    assert started.stdout.startswith(f"jobs: started, process {pid}, which logs to {log}\n")
+    assert f"\nlog {log}\n" in project.here("status")
     assert os.getsid(pid) != os.getsid(0)
     project.push("note", "one")
     project.until_noted("note one")

@@ -95,6 +95,10 @@ def test_everything_is_shown(project, board):
         ["default", "0", "0", "0", "0"],
     ]
     assert f"template {pid}, housekeeper {pid}" in text
+    assert text.endswith(f"\nlog on standard error of process {pid}\n")
+    board.write(log="/var/log/jobs.log")
+    with board.held():
+        assert project.here("status").endswith("\nlog /var/log/jobs.log\n")
     assert [line for line in text.splitlines() if "! " in line] == [
         "! topic email: 2 dead letters, see `jobsctl dead list email`"
     ]

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from . import foreign
+from . import config_text, foreign
 from .config import Config, Pool, Section
 from .config_rules import Rule
 from .errors import ConfigError
@@ -100,6 +100,7 @@ def load(
     if path:
         name = path.name if path.parent == cwd else str(path)
         reader.merge(_read(path, name), name)
+        reader.file = path, name
     if settings:
         reader.merge(settings, settings_name)
     reader.merge_environment(environ)
@@ -189,7 +190,7 @@ def _parse_toml(path: Path, name: str) -> dict[str, Any]:
     try:
         return _loads(text)
     except ValueError as error:
-        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+        raise ConfigError(f"{name}: not valid TOML: {error}: {config_text.advice(text, str(error))}") from None
     except RecursionError:
         raise ConfigError(f"{name}: lists or tables are nested too deeply to be read") from None
 
@@ -222,6 +223,7 @@ class _Reader:
         self.sources: dict[str, str] = {}
         self._tables: dict[str, str] = {}
         self.errors: list[str] = []
+        self.file: tuple[Path, str] | None = None  # and what its values have as their source
 
     def merge(self, data: Mapping[str, Any], source: str) -> None:
         self._merge(self.raw, data, source, "")
@@ -353,7 +355,19 @@ class _Reader:
         if source and source.startswith("JOBS_"):
             self.errors.append(_fit_to_show(f"{source}: {reason}"))
         else:
-            self.errors.append(_fit_to_show(f"{source or 'configuration'}: {path}: {reason}"))
+            self.errors.append(_fit_to_show(f"{source or 'configuration'}: {path}: {reason}") + self._line(source, path))
+
+    def _line(self, source: str | None, key: str) -> str:
+        """Where in the file a key stands, as the parser of TOML says it of what it cannot read."""
+        if self.file is None or source != self.file[1]:
+            return ""
+        path = self.file[0]
+        within = "tool.jobs." if path.name == "pyproject.toml" else ""
+        try:
+            number = config_text.line_of(path.read_text(encoding="utf-8-sig"), within + key)
+        except (OSError, UnicodeDecodeError):  # it was changed meanwhile
+            return ""
+        return f" (at line {number})" if number else ""
 
     def _check(self, config: Config) -> None:
         """What no single key can show."""

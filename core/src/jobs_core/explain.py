@@ -27,6 +27,9 @@ MOST_AHEAD = 1000
 MOST_BYTES = 4_000_000
 """Of payloads on these pages, after which no other page is asked for: messages may be large."""
 
+MOST_ERRORS = 3
+"""The last of a job's errors, which are told."""
+
 MOST_DEAD = 1000
 """Dead letters of a topic that are looked at where single jobs cannot be looked up."""
 
@@ -45,8 +48,8 @@ class Here:
         """What keeps jobs of a topic from being run here, or who would run them."""
         return iter(())
 
-    def of_reserved(self, job_id: str, owner: str) -> Iterator[str]:
-        """Where exactly a reserved job is."""
+    def of_reserved(self, owner: str) -> Iterator[str]:
+        """What is known here of the worker that holds a job which does not run here."""
         return iter(())
 
     def of_running(self, job_id: str) -> Iterator[str]:
@@ -63,7 +66,7 @@ def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Ex
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
     if record is None:
-        return Explanation(False, ["no such job is known: it was never enqueued here, or it is done and kept no result"])
+        return Explanation(False, [f"no job {job_id} is known: it was never enqueued here, or it is done and kept no result"])
     return Explanation(True, [*_state(app, backend, record, here), *_history(record)])
 
 
@@ -85,8 +88,8 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
     elif record.state is State.DEAD:
         yield f"it is dead since {_when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
     elif record.state is State.RESERVED:
-        yield _reserved(record)
-        yield from here.of_reserved(record.id, record.owner or "")
+        runs = list(here.of_running(record.id))
+        yield from runs or [_reserved(record), *here.of_reserved(record.owner or "")]
         if record.cancel_requested:
             yield "somebody asked for its cancellation: its worker hears of it within 250 ms"
     else:
@@ -178,8 +181,8 @@ def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
 
 
 def _history(record: JobRecord) -> Iterator[str]:
-    if record.attempt:
-        yield f"{record.attempt} attempt{'' if record.attempt == 1 else 's'} ended before"
+    errors: list[dict[str, Any]] = [msgspec.json.decode(error) for error in record.errors]
+    yield from _attempts(record, errors)
     if record.redeliveries:
         alone = f", {record.crashes} of them while it ran alone" if record.crashes else ""
         died = "1 worker died" if record.redeliveries == 1 else f"{record.redeliveries} workers died"
@@ -189,10 +192,28 @@ def _history(record: JobRecord) -> Iterator[str]:
     if record.deferrals and record.state is not State.SCHEDULED:
         times = "once" if record.deferrals == 1 else f"{record.deferrals} times"
         yield f"it was put off {times} without being charged"
-    for error in record.errors[-3:]:
-        entry: dict[str, Any] = msgspec.json.decode(error)
+    if len(errors) > MOST_ERRORS:
+        yield f"the last {MOST_ERRORS} of {len(errors)} errors follow; `jobsctl show {record.id}` has them all"
+    for entry in errors[-MOST_ERRORS:]:
+        number = f", attempt {entry['attempt']}" if entry.get("attempt") else ""
         where = f" on {entry['host']}" if "host" in entry else ""
-        yield f"{_when(entry.get('at'))}{where}: {entry.get('type', '?')}: {entry.get('message', '')}"
+        yield f"{_when(entry.get('at'))}{where}{number}: {entry.get('type', '?')}: {entry.get('message', '')}"
+
+
+def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
+    """How many ended. Who retries a dead letter has them counted anew: those of before are told apart by their numbers."""
+    numbers = [entry["attempt"] for entry in errors if isinstance(entry.get("attempt"), int) and entry["attempt"] > 0]
+    now = record.attempt
+    starts = [place for place in range(1, len(numbers)) if numbers[place] <= numbers[place - 1]]
+    if numbers and not now:
+        before, since = len(numbers), "none since"
+    elif starts:
+        before, since = starts[-1], f"{count(now, 'attempt')} since"
+    else:
+        if now:
+            yield f"{count(now, 'attempt')} ended before"
+        return
+    yield f"it was retried from the dead letters: {count(before, 'attempt')} ended before that, {since}"
 
 
 # -- without lookup --------------------------------------------------------------------------------

@@ -37,13 +37,18 @@ class Context:
     def __init__(self, config_file: str | None = None) -> None:
         self.config_file = config_file
         self._effective: Effective | None = None
+        self.broken: ConfigError | None = None  # why the configuration cannot be read
         self._app: App | None = None
 
     @property
     def effective(self) -> Effective:
         """The configuration with its sources."""
         if self._effective is None:
-            self._effective = config_sources.load(self.config_file)
+            try:
+                self._effective = config_sources.load(self.config_file)
+            except ConfigError as error:
+                self.broken = error
+                raise
         return self._effective
 
     @functools.cached_property
@@ -97,8 +102,13 @@ class Context:
         job_id = self.whole_id(job_id)
         record = self.operate(lambda backend: backend.get(job_id))
         if record is None:
-            fail(f"no job {job_id} is known: it was never enqueued, or is done and kept no result")
+            fail(unknown(job_id))
         return record
+
+
+def unknown(job_id: str) -> str:
+    """What is said of an id that the backend does not know."""
+    return f"no job {job_id} is known: it was never enqueued here, or it is done and kept no result"
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
+from ..errors import NotSupported
 from ..escapes import in_one_line
-from ..explain import dead_letter
+from ..explain import MOST_DEAD, dead_letter
 from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
@@ -59,7 +63,7 @@ def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) ->
 def show_dead(context: Context, job_id: str, as_json: bool) -> None:
     """Show one dead letter with its tracebacks."""
     job_id = context.whole_id(job_id)
-    record = context.operate(lambda backend: _find(context, backend, job_id)) or context.find(job_id)
+    record = context.operate(lambda backend: _find(context, backend, job_id))
     if record.state is not State.DEAD:
         fail(f"job {job_id} is not dead, but {record.state.value}")
     if as_json:
@@ -77,16 +81,16 @@ def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
     """Make dead letters ready again, with their attempts forgotten."""
     if bool(job_ids) == bool(topic):
         fail("name ids, or a topic with --topic", Exit.USAGE)
-    ids = list(map(context.whole_id, job_ids))
-    if topic:
-        _doubt(context, topic)
-        ids = [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
-        confirm(f"Run {count(len(ids), 'dead letter')} of {topic} again?", yes)
+    if not topic:
+        done, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.requeue(ids))
+        output.echo(f"{are(done, 'job')} ready again")
+        _tell_missed(context, missed)
+        return
+    _doubt(context, topic)
+    ids = [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
+    confirm(f"Run {count(len(ids), 'dead letter')} of {topic} again?", yes)
     done = context.operate(lambda backend: backend.requeue(ids))
     output.echo(f"{are(done, 'job')} ready again")
-    if done < len(ids):
-        left = len(ids) - done
-        fail(f"{left:,} {'was' if left == 1 else 'were'} not in the dead letters")
 
 
 @dead_command.command("purge")
@@ -101,17 +105,53 @@ def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
     if topic:
         _doubt(context, topic)
         confirm(f"Delete all dead letters of {topic} for good?", yes)
+        missed: list[str] = []
         deleted = context.operate(lambda backend: backend.purge(topic, State.DEAD))
     else:
-        ids = list(map(context.whole_id, job_ids))
-        confirm(f"Delete {count(len(ids), 'dead letter')} for good?", yes)
-        deleted = context.operate(lambda backend: backend.drop(ids))
+        confirm(f"Delete {count(len(job_ids), 'dead letter')} for good?", yes)
+        deleted, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.drop(ids))
     output.echo(f"{count(deleted, 'dead letter')} deleted")
+    _tell_missed(context, missed)
 
 
-def _find(context: Context, backend: Backend, job_id: str) -> JobRecord | None:
-    """The dead letter where single jobs cannot be looked up."""
-    return None if "lookup" in backend.features else dead_letter(context.app, backend, job_id)
+def _one_by_one(context: Context, job_ids: Sequence[str], action: Callable[[Backend, list[str]], int]) -> tuple[int, list[str]]:
+    """How many were dead letters, and the ids that were none: a backend tells only how many, so that each is asked alone."""
+    ids = list(dict.fromkeys(map(context.whole_id, job_ids)))
+    missed = [job_id for job_id in ids if not context.operate(functools.partial(_one, action, job_id))]
+    return len(ids) - len(missed), missed
+
+
+def _one(action: Callable[[Backend, list[str]], int], job_id: str, backend: Backend) -> int:
+    return action(backend, [job_id])
+
+
+def _tell_missed(context: Context, ids: list[str]) -> None:
+    """Say of each id that it is no dead letter, and what it is instead; with any, the command has failed."""
+    for job_id in ids:
+        output.echo(f"jobs: {job_id} is not in the dead letters{_instead(context, job_id)}", err=True)
+    if ids:
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _instead(context: Context, job_id: str) -> str:
+    try:
+        record = context.operate(lambda backend: backend.get(job_id))
+    except NotSupported:
+        return ""
+    return f": it is {record.state.value}" if record else ": no such job is known"
+
+
+def _find(context: Context, backend: Backend, job_id: str) -> JobRecord:
+    """The job, also where single jobs cannot be looked up; or the end of the command."""
+    if "lookup" in backend.features:
+        return context.find(job_id)
+    record = dead_letter(context.app, backend, job_id)
+    if record is None:
+        fail(
+            f"{job_id} is not among the {MOST_DEAD:,} newest dead letters of each topic, and {backend.name}:// cannot look up "
+            "single jobs ([results] url has them recorded)"
+        )
+    return record
 
 
 def _doubt(context: Context, topic: str | None) -> None:

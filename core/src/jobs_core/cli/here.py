@@ -96,12 +96,8 @@ class ThisMachine(Here):
             return f"it may grow to {count(pool.max, 'worker')}"
         return f"it has as many workers as pools.{pool.name}.workers allows"
 
-    def of_reserved(self, job_id: str, owner: str) -> Iterator[str]:
-        """Whether its owner runs it, has it in hand behind others, or lives no more."""
-        runs = list(self.of_running(job_id))
-        if runs:
-            yield from runs
-            return
+    def of_reserved(self, owner: str) -> Iterator[str]:
+        """Whether its owner has it in hand behind others, or lives no more."""
         line = next((line for line in self._view.workers if line.owner == owner), None)
         if line is not None:
             behind = f", behind {self._told(line.running[0])}" if line.running else ""

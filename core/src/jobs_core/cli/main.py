@@ -100,6 +100,12 @@ class JobsCommand(click.Group):
         except JobsError as error:
             for line in str(error).splitlines():
                 output.echo(f"jobs: {line}", err=True)
+            if isinstance(ctx.obj, Context) and error is ctx.obj.broken:
+                output.echo(
+                    "jobs: until that is fixed no command works but for what runs already (status, top, stack, quiet, scale, "
+                    "stop, exit); `jobsctl check` checks it again",
+                    err=True,
+                )
             raise click.exceptions.Exit(exit_code(error)) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -79,9 +79,10 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
         if config.logs.file is not None:
             output.echo(f"jobs: runs in the foreground, and logs to {config.base_dir / config.logs.file}", err=True)
         _become(command)
+    log = config.base_dir / (config.logs.file or run_dir / DAEMON_LOG)
     if config.logs.file is None:
-        os.environ["JOBS_LOGS__FILE"] = str(run_dir / DAEMON_LOG)
-    _in_the_background(command, run_dir, wait, give_up)
+        os.environ["JOBS_LOGS__FILE"] = str(log)
+    _in_the_background(command, run_dir, log, wait, give_up)
 
 
 def ready_to_start(context: Context) -> None:
@@ -128,7 +129,7 @@ def _become(command: list[str]) -> NoReturn:
     os.execv(command[0], command)
 
 
-def _in_the_background(command: list[str], run_dir: Path, wait: float, give_up: bool) -> None:
+def _in_the_background(command: list[str], run_dir: Path, log: Path, wait: float, give_up: bool) -> None:
     """Fork, detach, and wait for the word that it serves, so long at most."""
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -150,28 +151,29 @@ def _in_the_background(command: list[str], run_dir: Path, wait: float, give_up: 
         with waiting(lambda: _waits_for(run_dir)):
             told = bool(select.select([pipe], [], [], wait)[0])
         if not told:
-            _not_in_time(run_dir, pid, wait, give_up)
+            _not_in_time(run_dir, pid, log, wait, give_up)
         with waiting(lambda: _waits_for(run_dir)):  # an error comes before the end
             said = pipe.read().decode()
     if said == "ready":
-        output.echo(f"jobs: started, process {running(run_dir)}; `jobsctl status` shows it, `jobsctl stop` ends it")
+        output.echo(f"jobs: started, process {running(run_dir)}, which logs to {log}")
+        output.echo("jobs: `jobsctl status` shows it, `jobsctl stop` ends it")
         warn_of_unserved(run_dir)
     elif said:
         for line in said.splitlines():
             output.echo(f"jobs: {line}", err=True)
         raise click.exceptions.Exit(Exit.USAGE)
     else:
-        fail("the supervisor ended before it served; its log says why")
+        fail(f"the supervisor ended before it served; {log} says why")
 
 
-def _not_in_time(run_dir: Path, pid: int, wait: float, give_up: bool) -> NoReturn:
+def _not_in_time(run_dir: Path, pid: int, log: Path, wait: float, give_up: bool) -> NoReturn:
     reason = _waits_for(run_dir)
     if give_up:
         _end(run_dir, pid)
         fail(f"it did not serve within {format_duration(wait)}, and was ended; it waited for {reason}", Exit.UNAVAILABLE)
     fail(
-        f"process {pid} does not serve after {format_duration(wait)}; it waits for {reason}. It goes on trying: "
-        "`jobsctl status` shows it, `jobsctl exit` ends it",
+        f"process {pid} does not serve after {format_duration(wait)}; it waits for {reason}. It goes on trying, "
+        f"and logs to {log}: `jobsctl status` shows it, `jobsctl exit` ends it",
         Exit.UNAVAILABLE,
     )
 

@@ -50,7 +50,9 @@ def status_command(context: Context, everything: bool, as_json: bool) -> None:
         output.json({"running": True, "run_dir": str(directory), "configuration_error": place.trouble, **document(view)})
         return
     show(view)
-    output.echo(f"\nrun directory {directory}, backend {view.board.supervisor.backend}" if view.board.supervisor else "")
+    if it := view.board.supervisor:
+        output.echo(f"\nrun directory {directory}, backend {it.backend}")
+        output.echo(f"log {it.log or f'on standard error of process {it.pid}'}")
 
 
 def here(directory: Path, as_json: bool = False, *, most_entries: int = 20) -> Board:

@@ -88,6 +88,7 @@ class SupervisorState(Struct):
     base_dir: str = ""
     lease: float = 30.0
     backend: str = ""  # without secrets
+    log: str = ""  # the file; empty for standard error
     start_ticks: int = 0
     served: bool = False  # whether all pools came to serve once
     quiet: bool = False

@@ -83,7 +83,8 @@ class Supervisor:
         self._http = special.http(self._loop, self._nursery, run_dir, lambda: self._succession.config, os.getpid())
         self._brokers: list[Helper] = []
         self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._succession.config.lease))
-        self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend)
+        log = str(config.base_dir / config.logs.file) if config.logs.file else ""
+        self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend, log=log)
         self._backlog: dict[str, Any] = {}  # by topic: ready jobs, and the age of the oldest
         self._quiet = False
         self._served = False

@@ -33,6 +33,7 @@ class Snapshot:
         *,
         started_at: float,
         backend: str,
+        log: str,
     ) -> None:
         self._path = run_dir / state.STATE
         self._loop = loop
@@ -43,6 +44,7 @@ class Snapshot:
             "version": __version__,
             "started_at": started_at,
             "backend": backend,
+            "log": log,
             "start_ticks": start_ticks(os.getpid()),
         }
         self._timer: Timer | None = None
