@@ -143,13 +143,15 @@ class JobOverdue(Event, frozen=True):
     timeout: float
 
 
-class TasksLeft(Event, frozen=True):
-    """A run ended with asyncio tasks of its own unfinished: they were cancelled."""
+class LeftBehind(Event, frozen=True):
+    """A run ended and left tasks, timers or the like in its thread's event loop: they were ended."""
 
     job_id: str
     job: str
     topic: str
-    tasks: list[str]
+    what: list[str]
+    closed: bool
+    """Whether the loop was closed as well, so that the next run gets a new one."""
 
 
 class PutOffTooOften(Event, frozen=True):
@@ -421,7 +423,7 @@ LEVELS: dict[type[Event], int] = {
     JobFailed: logging.WARNING,
     JobDied: logging.ERROR,
     JobOverdue: logging.WARNING,
-    TasksLeft: logging.WARNING,
+    LeftBehind: logging.WARNING,
     PutOffTooOften: logging.WARNING,
     SupervisorStarting: logging.INFO,
     SupervisorServes: logging.INFO,

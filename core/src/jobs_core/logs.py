@@ -68,11 +68,12 @@ def sentence(event: Event) -> str:
         case events.JobOverdue(job_id, job, topic, attempt, timeout):
             limit = format_duration(timeout)
             return f"{job} {job_id} in topic {topic} exceeded its timeout of {limit} and was interrupted, attempt {attempt}"
-        case events.TasksLeft(job_id, job, topic, tasks):
-            names = ", ".join(tasks[:5]) + (", …" if len(tasks) > 5 else "")
-            left = f"{count(len(tasks), 'asyncio task')} unfinished ({names})"
+        case events.LeftBehind(job_id, job, topic, things, closed):
+            names = ", ".join(things[:5]) + (", …" if len(things) > 5 else "")
+            ended = "ended now, and the loop was closed" if closed else "ended now"
             return (
-                f"{job} {job_id} in topic {topic} ended with {left}, cancelled now; await them, or make each a job of its own"
+                f"{job} {job_id} in topic {topic} left in its event loop: {names} ({ended}); "
+                "await or cancel these in the job, or make each a job of its own"
             )
         case events.PutOffTooOften(job_id, job, topic, pause):
             wait = format_duration(pause)

@@ -19,9 +19,9 @@ import pytest
 
 from jobs_core import EndlessWait, JobFailed, JobWasCancelled, current_job, job
 from jobs_core.config import Pool
-from jobs_core.events import TasksLeft
+from jobs_core.events import LeftBehind
 from jobs_core.units import Duration
-from jobs_core.worker.executors import base
+from jobs_core.worker.executors import base, loops
 from jobs_core.worker.main import Worker
 
 MODES = ["sync", "threads", "async"]
@@ -76,7 +76,7 @@ def test_context_variables_and_decimals_of_one_run_are_not_seen_by_the_next(app,
 @pytest.mark.parametrize("mode", ["sync", "threads"])
 @pytest.mark.parametrize("ending", ["polite", "deaf", "exits"])
 def test_tasks_that_a_run_leaves_behind_are_ended_and_told(app, registry, monkeypatch, caplog, mode, ending):
-    monkeypatch.setattr(base, "CANCEL_PATIENCE", 0.01)
+    monkeypatch.setattr(loops, "CANCEL_PATIENCE", 0.01)
     seen: list[str] = []
 
     async def beat() -> None:
@@ -107,8 +107,8 @@ def test_tasks_that_a_run_leaves_behind_are_ended_and_told(app, registry, monkey
     counted = after.enqueue()
     drain(app, mode)
     assert counted.result(1) == 0
-    (event,) = [event for record in caplog.records if isinstance(event := getattr(record, "event", None), TasksLeft)]
-    assert (event.job, event.tasks) == ("leaves", ["beat"])
+    (event,) = [event for record in caplog.records if isinstance(event := getattr(record, "event", None), LeftBehind)]
+    assert (event.job, event.what) == ("leaves", ["asyncio task beat"])
 
 
 _kept: asyncio.Task[None] | None = None

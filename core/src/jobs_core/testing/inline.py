@@ -23,7 +23,8 @@ from ..job import Call, JobFunction
 from ..message import Message, decode
 from ..plugins import Plugins
 from ..worker import context
-from ..worker.executors.base import LoopRunner, conclude, run_in_thread
+from ..worker.executors.base import conclude, run_in_thread
+from ..worker.executors.loops import LoopRunner
 from ..worker.intake import Intake
 from ..worker.retry import settlement
 from ..worker.run import Run

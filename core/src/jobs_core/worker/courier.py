@@ -559,8 +559,10 @@ class Courier:
         if self._may_have_work or not self._can_take(now) or self._soon_free(now):
             self._backend.wait((), timeout)
         elif self._drain and not self._hand:
-            self._reserve_next(min(timeout, 0.5))
-            self._may_have_work = True  # or there is nothing left, which a reserve will tell
+            self._end_if_drained()
+            if not self._stopping:
+                self._reserve_next(min(timeout, 0.5))
+                self._may_have_work = True  # or there is nothing left, which a reserve will tell
         elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._outbox:
             # Out of the executor's way at once: what else there is to do can wait until it has begun.
             self._backend.wait((), SETTLE_INTERVAL)

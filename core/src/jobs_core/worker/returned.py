@@ -16,7 +16,7 @@ from ..errors import JobDefinitionError
 from ..handle import JobHandle
 
 if TYPE_CHECKING:
-    from .executors.base import LoopRunner
+    from .executors.loops import LoopRunner
     from .run import Run
 
 RESULTS = frozenset({type(None), bool, int, float, str, bytes, tuple, dict, set, JobHandle})

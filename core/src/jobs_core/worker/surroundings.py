@@ -19,7 +19,7 @@ from .returned import RESULTS, awaited, in_loop
 from .run import Run
 
 if TYPE_CHECKING:
-    from .executors.base import LoopRunner
+    from .executors.loops import LoopRunner
 
 
 class Surroundings:

@@ -22,18 +22,8 @@ from ..handover import Handover
 from ..returned import RESULTS, awaited
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import (
-    Executor,
-    LoopRunner,
-    carried,
-    conclude,
-    convert,
-    end_fork,
-    end_loop,
-    own_decimal_context,
-    run_in_thread,
-    stack_of,
-)
+from .base import Executor, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
+from .loops import LoopRunner, carried, end_loop
 
 logger = logging.getLogger("jobs.worker")
 

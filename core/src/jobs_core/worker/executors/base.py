@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import contextvars
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
-from ... import boundary, events
+from ... import boundary
 from ...errors import ArgumentError, JobInterrupted, JobTimeout
 from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
@@ -25,13 +24,10 @@ from ..run import Run
 from ..surroundings import Surroundings
 
 if TYPE_CHECKING:
-    import asyncio
+    from .loops import LoopRunner
 
 
 logger = logging.getLogger("jobs.worker")
-
-CANCEL_PATIENCE = 1.0
-"""Seconds that asyncio tasks which a run has left behind get to end when they are cancelled."""
 
 
 class Executor(abc.ABC):
@@ -108,101 +104,6 @@ def stack_of(thread: int) -> str:
     """Where a thread is now."""
     frame = sys._current_frames().get(thread)
     return "It was here:\n" + "".join(traceback.format_stack(frame)[-20:]) if frame else ""
-
-
-async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """The value or the error of a coroutine, past the task: for some the loop ends, others hang it (`__class__` raises)."""
-    try:
-        return await coroutine, None
-    except BaseException as error:
-        return None, error
-
-
-def end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop that does not run, its generators first; whatever factory of tasks a job has set."""
-    import asyncio
-
-    loop.run_until_complete(asyncio.Task(loop.shutdown_asyncgens(), loop=loop))
-    loop.close()
-
-
-class LoopRunner:
-    """Runs async functions from a plain thread, on an event loop of its own that lives as long as the thread."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: tuple[Run, asyncio.Task[Any]] | None = None
-        self._made_tasks = False  # whether a run has made any: to ask for all tasks costs more than a short job
-
-    def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
-        """The value of a coroutine of the run's; an interruption cancels it first and lets it clean up.
-
-        The loop stands still between runs, so that a task left in it would go on in the middle of another job.
-        """
-        import asyncio  # late: what the supervisor and plain jobs can do without
-
-        loop = self._loop
-        if loop is None or loop.is_closed():
-            loop = self._loop = asyncio.new_event_loop()
-            loop.set_task_factory(self._make_task)
-        task = asyncio.Task(carried(coroutine), loop=loop)
-        self._running = run, task
-        try:
-            value, error = loop.run_until_complete(task)
-            if error is not None:
-                raise error
-            return value
-        except JobInterrupted:
-            task.cancel()
-            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-            raise
-        finally:
-            self._running = None
-            if self._made_tasks or not task.done() or loop.get_task_factory() != self._make_task:
-                self._made_tasks = False
-                loop.set_task_factory(self._make_task)  # the run may have set another
-                left = asyncio.all_tasks(loop)
-                if left:
-                    self._end(loop, left, run)
-
-    def cancel(self, run: Run) -> None:
-        """Cancel what `run` awaits here, if it is still that run that is going on. Called by: any thread."""
-        running, loop = self._running, self._loop
-        if running is not None and running[0] is run and loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has just been closed
-                loop.call_soon_threadsafe(running[1].cancel)
-
-    def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        import asyncio
-
-        self._made_tasks = True
-        return asyncio.Task(coroutine, loop=loop, **options)
-
-    def _end(self, loop: asyncio.AbstractEventLoop, left: set[asyncio.Task[Any]], run: Run) -> None:
-        """Cancel what a run has left behind, and leave a loop behind whose tasks do not end."""
-        import asyncio
-
-        names = sorted(boundary.text_of(task.get_name(), 100) for task in left)
-        events.emit(events.TasksLeft(run.delivery.id, run.job.name, run.delivery.topic, names))
-        for task in left:
-            task.cancel()
-        waiting = asyncio.Task(asyncio.wait(left, timeout=CANCEL_PATIENCE), loop=loop)
-        try:
-            while not waiting.done():
-                try:
-                    loop.run_until_complete(waiting)
-                except BaseException as error:  # one that ends with SystemExit stops the loop
-                    if boundary.interrupts(error):
-                        raise
-        finally:
-            if asyncio.all_tasks(loop):
-                self._loop = None
-                loop.close()
-
-    def close(self) -> None:
-        if self._loop is not None:
-            end_loop(self._loop)
-            self._loop = None
 
 
 def own_decimal_context() -> Callable[[], None] | None:

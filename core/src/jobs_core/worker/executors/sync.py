@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import INTERRUPT, Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, own_decimal_context, run_in_thread, stack_of
+from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of
+
+if TYPE_CHECKING:
+    from .loops import LoopRunner
 
 
 class SyncExecutor(Executor):
@@ -29,7 +33,7 @@ class SyncExecutor(Executor):
         self._stopping = False
         self._current: Run | None = None
         self._interruptible: Run | None = None
-        self._loop = LoopRunner()
+        self._loop: LoopRunner | None = None
         self._main_thread = 0
         self._own_decimal_context: Callable[[], None] | None = None
 
@@ -41,7 +45,8 @@ class SyncExecutor(Executor):
                 pass
         finally:
             signal.signal(INTERRUPT, previous)
-            self._loop.close()
+            if self._loop is not None:
+                self._loop.close()
 
     def _served(self) -> bool:
         """Serve to the end; False if something that a job has left behind raised here."""
@@ -97,6 +102,10 @@ class SyncExecutor(Executor):
                 run.error = error
 
     def _own_loop(self) -> LoopRunner:
+        if self._loop is None:
+            from .loops import LoopRunner  # late: asyncio, which plain jobs can do without
+
+            self._loop = LoopRunner()
         return self._loop
 
     def _raise_in_job(self, signum: int, frame: FrameType | None) -> None:

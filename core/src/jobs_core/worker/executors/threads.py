@@ -7,13 +7,17 @@ import threading
 import time
 from collections.abc import Sequence
 from contextvars import copy_context
+from typing import TYPE_CHECKING
 
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, LoopRunner, conclude, run_in_thread, stack_of
+from .base import Executor, conclude, run_in_thread, stack_of
+
+if TYPE_CHECKING:
+    from .loops import LoopRunner
 
 
 class ThreadsExecutor(Executor):
@@ -61,7 +65,8 @@ class ThreadsExecutor(Executor):
                 run = pending.popleft()
             except IndexError:
                 if self._stopping.is_set():
-                    self._own_loop().close()
+                    if me in self._loops:
+                        self._loops[me].close()
                     return
                 self.handover.dry()
                 self._bell.get()
@@ -95,6 +100,8 @@ class ThreadsExecutor(Executor):
         me = threading.get_ident()
         loop = self._loops.get(me)
         if loop is None:
+            from .loops import LoopRunner  # late: asyncio, which plain jobs can do without
+
             loop = self._loops[me] = LoopRunner()
         return loop
 

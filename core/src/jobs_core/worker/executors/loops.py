@@ -1,0 +1,305 @@
+"""The event loop of a plain thread: async functions run on it one after the other, and none meets what another has left.
+
+A loop is kept from run to run, since applications keep connections in it. All else that a run leaves there would go on in
+the middle of a later run, and is ended while the time is still its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from types import FunctionType, MethodType
+from typing import Any
+
+from ... import boundary, events
+from ...errors import JobInterrupted
+from ..run import Run
+
+CANCEL_PATIENCE = 1.0
+"""Seconds that asyncio tasks which a run has left behind get to end when they are cancelled."""
+
+TURNS = 20
+"""Turns of the loop for what is due when a run ends: a connection that is being closed takes a few."""
+
+ROUNDS = 3
+"""How often a loop is tidied up, if what is ended begins something new, before it is given up."""
+
+
+async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    """The value or the error of a coroutine, past the task: for some the loop ends, others hang it (`__class__` raises)."""
+    try:
+        return await coroutine, None
+    except BaseException as error:
+        return None, error
+
+
+def end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Close a loop that does not run, its generators first; whatever factory of tasks a job has set."""
+    loop.run_until_complete(asyncio.Task(loop.shutdown_asyncgens(), loop=loop))
+    loop.close()
+
+
+class Traces:
+    """What a run does to its loop that may outlast it, and how to end it. To note it costs those who do it, and no others.
+
+    The methods of the loop are replaced by some that note their calls, whatever loop the application's policy has made. What
+    asyncio alone knows is read from its private attributes, which other loops lack: callbacks that are due, and generators.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.made = False  # whether a run has made tasks, or anything that is noted here
+        self.spoilt = False  # no other run can use this loop
+        self.due: Any = getattr(loop, "_ready", ())
+        self.generators: Any = getattr(loop, "_asyncgens", ())
+        self._loop = loop
+        self._timers: weakref.WeakSet[asyncio.TimerHandle] = weakref.WeakSet()
+        self._calls: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
+        self._undo: dict[object, Callable[[], str]] = {}  # each says what it has ended, if anything
+        self._told: set[str] = set()  # timers: libraries leave the same ones in every run
+        self._note("call_at", after=self._timers.add)
+        self._note("call_later", after=self._timers.add)
+        self._note("run_in_executor", after=self._calls.add)
+        self._note("add_reader", before=functools.partial(self._watches, "reader", loop.remove_reader))
+        self._note("add_writer", before=functools.partial(self._watches, "writer", loop.remove_writer))
+        self._note("remove_reader", before=lambda file: self._undo.pop(("reader", file), None))
+        self._note("remove_writer", before=lambda file: self._undo.pop(("writer", file), None))
+        self._note("add_signal_handler", before=self._handles)
+        self._note("set_exception_handler", before=self._sets_exception_handler)
+        self._note("set_debug", before=self._sets_debug)
+        self._note("shutdown_asyncgens", before=self._spoils)
+        self._note("shutdown_default_executor", before=self._spoils)
+        self._note_server("create_server")
+        self._note_server("create_unix_server")
+        loop.set_task_factory(self.make_task)
+
+    def make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        self.made = True
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    # -- noting --------------------------------------------------------------------------------------
+
+    def _note(
+        self, name: str, *, before: Callable[..., object] | None = None, after: Callable[[Any], object] | None = None
+    ) -> None:
+        method = getattr(self._loop, name)
+
+        @functools.wraps(method)
+        def noting(*args: Any, **options: Any) -> Any:
+            self.made = True
+            if before is not None:
+                before(*args)
+            result = method(*args, **options)
+            if after is not None:
+                after(result)
+            return result
+
+        setattr(self._loop, name, noting)
+
+    def _note_server(self, name: str) -> None:
+        method = getattr(self._loop, name)
+
+        @functools.wraps(method)
+        async def noting(*args: Any, **options: Any) -> asyncio.AbstractServer:
+            self.made = True
+            server: asyncio.Server = await method(*args, **options)
+            self._undo[server] = functools.partial(_close, server)
+            return server
+
+        setattr(self._loop, name, noting)
+
+    def _watches(self, kind: str, remove: Callable[[Any], bool], file: Any, *_: Any) -> None:
+        def end() -> str:
+            with contextlib.suppress(RuntimeError, ValueError, OSError):  # a connection has it now; it is closed
+                if remove(file) is not False:  # None: uvloop does not tell
+                    self.spoilt = True  # libraries that watch a file of their own do it once for each loop
+                    return f"a {kind} of a file"
+            return ""
+
+        self._undo[kind, file] = end
+
+    def _handles(self, number: int, *_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # asyncio refuses it
+        handler = signal.getsignal(number)
+        wakes = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(wakes)
+
+        def end() -> str:
+            left = self._loop.remove_signal_handler(number) is not False
+            signal.signal(number, handler)
+            signal.set_wakeup_fd(wakes)
+            return f"a handler of {signal.Signals(number).name}" if left else ""
+
+        self._undo.setdefault(("signal", number), end)
+
+    def _sets_exception_handler(self, *_: Any) -> None:
+        handler = self._loop.get_exception_handler()
+        self._undo.setdefault("exception handler", lambda: self._loop.set_exception_handler(handler) or "")
+
+    def _sets_debug(self, *_: Any) -> None:
+        debug = self._loop.get_debug()
+        self._undo.setdefault("debug", lambda: self._loop.set_debug(debug) or "")
+
+    def _spoils(self) -> None:
+        self.spoilt = True
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def remain(self) -> bool:
+        """Whether there may be anything to end."""
+        factory = self._loop.get_task_factory()
+        return self.made or bool(self.due) or bool(self.generators) or factory != self.make_task
+
+    def end(self) -> list[str]:
+        """End what can be ended at once, and tell it. Tasks and generators have ended before."""
+        self.made = False
+        self._loop.set_task_factory(self.make_task)
+        left = [each for undo in list(self._undo.values()) if (each := undo())]
+        self._undo.clear()
+        for call in list(self._calls):
+            if call.cancel():
+                left.append("a call in an executor, which goes on there")
+        self._calls.clear()
+        return left
+
+    def end_timers(self) -> list[str]:
+        """Cancel the timers that have not rung, and tell each kind of them once."""
+        left, now = [], self._loop.time()
+        for timer in list(self._timers):
+            if not timer.cancelled() and getattr(timer, "_scheduled", timer.when() > now):
+                name = _name(getattr(timer, "_callback", None))
+                if name not in self._told:
+                    self._told.add(name)
+                    left.append(name)
+                timer.cancel()
+        self._timers.clear()
+        return left
+
+    def forget_due(self) -> None:
+        """Drop what a thread that a run has left behind has put into the loop since."""
+        for handle in list(self.due):
+            handle.cancel()
+
+
+class LoopRunner:
+    """Runs async functions from a plain thread, on an event loop of its own that lives as long as the thread.
+
+    Connections stay open in it from run to run. Whatever else a run leaves there is ended with the run, and a loop that
+    cannot be tidied up is closed, so that the next run gets another.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._traces: Traces | None = None
+        self._running: tuple[Run, asyncio.Task[Any]] | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
+        """The value of a coroutine of the run's; an interruption cancels it first and lets it clean up."""
+        loop, traces = self._loop, self._traces
+        if loop is None or traces is None or loop.is_closed():
+            loop = self._loop = asyncio.new_event_loop()
+            traces = self._traces = Traces(loop)
+        elif traces.due:
+            traces.forget_due()
+        task = asyncio.Task(carried(coroutine), loop=loop)
+        self._running = run, task
+        try:
+            value, error = loop.run_until_complete(task)
+            if error is not None:
+                raise error
+            return value
+        except JobInterrupted:
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
+        finally:
+            self._running = None
+            if traces.remain() or not task.done():
+                self._tidy(loop, traces, run)
+
+    def cancel(self, run: Run) -> None:
+        """Cancel what `run` awaits here, if it is still that run that is going on. Called by: any thread."""
+        running, loop = self._running, self._loop
+        if running is not None and running[0] is run and loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has just been closed
+                loop.call_soon_threadsafe(running[1].cancel)
+
+    def _tidy(self, loop: asyncio.AbstractEventLoop, traces: Traces, run: Run) -> None:
+        """End and tell what a run has left behind, and leave a loop behind that cannot be put right."""
+        if loop.is_closed():
+            return
+        left: list[str] = []
+        tidy = False
+        try:
+            for _ in range(ROUNDS):
+                ended = self._end_tasks(loop, traces, left)
+                left += traces.end()
+                self._run_out(loop, traces)
+                left += traces.end_timers()
+                tidy = ended and not traces.spoilt and not traces.remain()
+                if tidy or not ended or traces.spoilt:
+                    break
+        finally:
+            if not tidy:
+                self._loop = None
+                loop.close()
+            if left:
+                events.emit(events.LeftBehind(run.delivery.id, run.job.name, run.delivery.topic, left, not tidy))
+
+    def _end_tasks(self, loop: asyncio.AbstractEventLoop, traces: Traces, left: list[str]) -> bool:
+        """Cancel tasks and close generators; False if some go on all the same."""
+        tasks = asyncio.all_tasks(loop)
+        left += sorted("asyncio task " + boundary.text_of(task.get_name(), 100) for task in tasks)
+        for task in tasks:
+            task.cancel()
+        ending = {*tasks, *(asyncio.Task(carried(each.aclose()), loop=loop) for each in list(traces.generators))}
+        if not ending:
+            return True
+        waiting = asyncio.Task(asyncio.wait(ending, timeout=CANCEL_PATIENCE), loop=loop)
+        while not waiting.done():
+            try:
+                loop.run_until_complete(waiting)
+            except BaseException as error:  # one that ends with SystemExit stops the loop
+                if boundary.interrupts(error):
+                    raise
+        return all(task.done() for task in ending)
+
+    def _run_out(self, loop: asyncio.AbstractEventLoop, traces: Traces) -> None:
+        """Let what is due happen: connections that are being closed take some turns of the loop."""
+        for _ in range(TURNS):
+            if not traces.due:
+                return
+            try:
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+            except BaseException as error:
+                if boundary.interrupts(error):
+                    raise
+
+    def close(self) -> None:
+        if self._loop is not None:
+            end_loop(self._loop)
+            self._loop = None
+
+
+def _name(callback: Any) -> str:
+    """A timer by the name of its callback, without a look at objects of the application."""
+    while type(callback) is functools.partial:
+        callback = callback.func
+    if callback is None:
+        return "a timer"  # uvloop does not tell
+    if type(callback) is MethodType:
+        callback = callback.__func__
+    plain = type(callback) is FunctionType
+    return "a timer for " + (boundary.storable(callback.__qualname__, 100) if plain else boundary.name_of(type(callback)))
+
+
+def _close(server: asyncio.Server) -> str:
+    left = server.is_serving()
+    server.close()
+    return "a server" if left else ""
