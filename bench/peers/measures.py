@@ -13,7 +13,7 @@ START = 30.0
 """Longest time a worker set may take to its first job, seconds."""
 
 
-CPU = "processor time a job, µs"
+CPU = "CPU time per job, µs"
 """Of workers and broker, or of producer and broker: a machine that has other work to do changes it little."""
 
 
