@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 HOOKS_HEAD = """\
 # Hooks
 
-A plugin is a module that an entry point of the group `jobs` names; `jobs_core.hookimpl` marks its functions.
+A plugin is a module that an entry point of the group `jobs` names. It marks functions with `jobs_core.hookimpl`.
 
 ```python
 # my_plugin.py
@@ -32,46 +32,46 @@ def jobs_job_finished(run, outcome):
     print(run.name, outcome.outcome.value, f"{outcome.seconds:.3f} s")
 ```
 
-An implementation takes the arguments it wants, by name. Plugins are called one by one: a failure is logged with the
-plugin's name and distribution and stops nobody, unless the hook says otherwise. `JOBS_DISABLE_PLUGINS=a,b` leaves plugins
-out, `JOBS_TRACE_HOOKS=1` prints every call, `jobsctl plugins` shows what was found. A hook that nobody implements costs
-nothing.
+An implementation declares only the arguments that it needs, by name. Plugins are called one by one: a failure is logged
+with the plugin's name and distribution and affects nothing else, unless the hook says "fatal: yes".
+`JOBS_DISABLE_PLUGINS=a,b` disables plugins, `JOBS_TRACE_HOOKS=1` prints every call, and `jobsctl plugins` lists the plugins
+that were found. A hook without an implementation costs nothing.
 """
 
 CONFIGURATION_HEAD = """\
 # Configuration
 
-`jobs.toml`, or `[tool.jobs]` in `pyproject.toml`, in the directory a command is started in or in one above; `-c FILE` or
-`JOBS_CONFIG` name another. A process that enqueues and was started elsewhere (a web server, cron) takes the one beside or
-above the modules that define its jobs, and warns once. Everything has a default: with no file there is SQLite in the run
-directory, and one pool.
+The configuration is `jobs.toml`, or `[tool.jobs]` in `pyproject.toml`. Commands look for it in the current directory and in
+those above; `-c FILE` or `JOBS_CONFIG` selects another file. A process that enqueues and was started elsewhere (a web
+server, cron) uses the file beside or above the modules that define its jobs, and warns once. Every key has a default: without
+a file, jobs are kept in SQLite in the run directory, and there is one pool.
 
-Every key can be overridden by a variable: `JOBS_BACKEND=redis://…`, `__` for nesting (`JOBS_POOLS__MAIL__WORKERS__MAX=8`),
-lists as TOML or `a,b` (`[]` for none; an empty variable is an error). A value can come from a file:
-`JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints what is in force and where each value came from.
+A variable can override every key: `JOBS_BACKEND=redis://…`, with `__` for nesting (`JOBS_POOLS__MAIL__WORKERS__MAX=8`). Lists
+are written as TOML or as `a,b` (`[]` for an empty list; an empty variable is an error). A value can come from a file:
+`JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints every effective value and its origin.
 Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`, `JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`.
 
-Durations are seconds (`30`, in variables too: `JOBS_LEASE=30`) or texts such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes
-are bytes or texts such as `"64KB"`, `"1MB"`, `"2GiB"`. Relative paths start at the configuration's directory. An unknown key
-is an error that names the nearest known one.
+Durations are seconds (`30`, in variables too: `JOBS_LEASE=30`) or strings such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes
+are bytes or strings such as `"64KB"`, `"1MB"`, `"2GiB"`. Relative paths are relative to the configuration's directory. An
+unknown key is an error that names the most similar known key.
 
-What cannot work is refused by every command before it begins, with exit code 2 and a line that names file, key and what is
-expected: a lease of 0, a table of pools without one, an address that is none, a value beyond what clocks and stores hold
-(durations end at 1e9 s). `jobsctl check` and `start` also try what depends on the machine: the run directory, `logs.file`,
-`http.listen`, the store of results, the embedded broker. What they try leaves nothing behind.
+Every command refuses an impossible configuration before it starts, with exit code 2 and a line that names the file, the key
+and the expected value. Examples are a lease of 0, a `[pools]` table without a pool, a malformed address, and a value that
+clocks and stores cannot hold (durations end at 1e9 s). `jobsctl check` and `start` also test whatever depends on the machine:
+the run directory, `logs.file`, `http.listen`, the store of results, the embedded broker. These tests leave nothing behind.
 """
 
 CLI_HEAD = """\
 # The command line
 
-`jobsctl COMMAND --help` says the same. `jobs` is the same program, but every shell has a builtin of that name, which wins when
-typed bare; after `eval "$(jobsctl completion bash)"` (or `zsh`) ours wins.
+`jobsctl COMMAND --help` shows the same text. `jobs` is the same program, but every shell has a builtin of that name, which
+takes precedence; after `eval "$(jobsctl completion bash)"` (or `zsh`), `jobs` runs this program.
 
-On a terminal, lists are tables; in a pipe, they are tab-separated lines without a heading, and many commands have `--json`
-for scripts. Commands that destroy something ask first, or want `--yes`. Exit codes: 0 fine, 1 failed, 2 usage or
-configuration, 3 not running, 69 backend unavailable.
+On a terminal, lists are tables. In a pipe, they are tab-separated lines without a heading; many commands have `--json`
+for scripts. Commands that destroy something ask for confirmation first, unless you pass `--yes`. Exit codes: 0 success,
+1 failure, 2 usage error or invalid configuration, 3 not running, 69 backend unavailable.
 
-Before the command: `-c FILE` names the configuration, `--version` the version.
+Options before the command: `-c FILE` selects the configuration, `--version` prints the version.
 """
 
 

@@ -65,62 +65,62 @@ class Section(Struct, metaclass=foreign.Explained, kw_only=True, frozen=True, fo
 class Workers(Section, frozen=True, kw_only=True):
     """How many processes a pool may have."""
 
-    min: ProcessesOrNone = 1  # kept even when idle
+    min: ProcessesOrNone = 1  # kept even when the pool is idle
     max: Processes = 1  # never more, however long the backlog
 
 
 class Pool(Section, frozen=True, kw_only=True):
     """Worker processes that serve an ordered list of topics."""
 
-    topics: Topics = field(default_factory=lambda: ["default"])  # strict order: the first with work is served
-    workers: Processes | Workers = 1  # a number is fixed; {min, max} grows by backlog and age, shrinks when idle
-    mode: Literal["sync", "threads", "async"] = "sync"  # how one worker runs jobs
-    concurrency: Concurrency = 1  # jobs at once in one worker; async: thousands
-    max_jobs: NonNegativeInt = 0  # then the worker is replaced, gracefully; 0: no limit
-    max_age: Seconds = Duration(3600)  # likewise; 0: no limit
-    max_memory: MemoryLimit | None = None  # likewise, by resident size; none: 500 MB more than at its start; 0: no limit
-    stop_timeout: Seconds = Duration(30)  # how long stop waits for running jobs
-    timeout_grace: Seconds = Duration(10)  # what a job gets after its timeout before its worker is replaced
-    grow_age: Seconds = Duration(3)  # the pool grows while its oldest ready job is older
-    shrink_after: Seconds = Duration(10)  # and shrinks by workers that have been idle so long
+    topics: Topics = field(default_factory=lambda: ["default"])  # in strict order: the first topic that has jobs is served
+    workers: Processes | Workers = 1  # a fixed number, or {min, max}: grows by backlog and age, shrinks when idle
+    mode: Literal["sync", "threads", "async"] = "sync"  # how a worker runs its jobs
+    concurrency: Concurrency = 1  # jobs that one worker runs at the same time; async: thousands
+    max_jobs: NonNegativeInt = 0  # after so many jobs a worker is replaced, gracefully; 0: no limit
+    max_age: Seconds = Duration(3600)  # likewise, at this age; 0: no limit
+    max_memory: MemoryLimit | None = None  # likewise, by resident size; none: 500 MB above its start; 0: no limit
+    stop_timeout: Seconds = Duration(30)  # how long a stop waits for running jobs
+    timeout_grace: Seconds = Duration(10)  # how long a job may ignore its timeout before its worker is replaced
+    grow_age: Seconds = Duration(3)  # the pool grows while its oldest ready job is older than this
+    shrink_after: Seconds = Duration(10)  # the pool stops workers that have been idle for this long
     preload: bool = True  # import the application once and fork workers from it
-    preload_allow_native: bool = False  # fork although native libraries run threads of their own
+    preload_allow_native: bool = False  # fork even if native libraries run threads of their own
 
 
 class Topic(Section, frozen=True, kw_only=True):
     """Defaults and limits for the jobs of one topic."""
 
-    serve: bool = True  # false: produce-only, workers elsewhere serve it; else a topic that no pool serves is warned of
+    serve: bool = True  # false: workers elsewhere serve it, so do not warn that no pool does
     retries: Retries | None = None  # further attempts after the first
-    timeout: Seconds | None = None  # of one run
-    backoff: Seconds | None = None  # the first retry's longest wait; it doubles with every attempt
+    timeout: Seconds | None = None  # the longest time that one run may take
+    backoff: Seconds | None = None  # the longest wait before the first retry; it doubles with every attempt
     priority: Priority | None = None  # 0 to 9, higher first
-    expires: Seconds | None = None  # a job not started by then goes to the dead letters
-    acks: Literal["late", "early"] | None = None  # early: acknowledged before it runs, at most once
-    store_result: bool | None = None  # keep what the function returns
+    expires: Seconds | None = None  # a job that has not started by then goes to the dead letters
+    acks: Literal["late", "early"] | None = None  # early: acknowledge before the run, at most once
+    store_result: bool | None = None  # keep the return value
     result_ttl: Seconds = Duration(86400)  # how long results and cancelled jobs are kept
-    default_job: Text | None = None  # the job that takes plain JSON from foreign producers
+    default_job: Text | None = None  # the job that receives plain JSON from foreign producers
     dead_keep: Seconds = Duration(30 * 86400)  # dead letters older than this are dropped
-    dead_max: NonNegativeInt = 100_000  # and the oldest beyond this number
-    alert_above: PositiveInt | None = None  # alert while more jobs are ready
-    alert_age: Seconds | None = None  # alert while the oldest ready job is older
+    dead_max: NonNegativeInt = 100_000  # and so are the oldest beyond this number
+    alert_above: PositiveInt | None = None  # alert while more jobs than this are ready
+    alert_age: Seconds | None = None  # alert while the oldest ready job is older than this
 
 
 class Results(Section, frozen=True, kw_only=True):
-    """Where results live if the backend has none of its own."""
+    """The backend that keeps results if the queue has none of its own."""
 
-    url: Url | None = None  # of the backend that keeps them
+    url: Url | None = None  # the URL of that backend
 
 
 class Logs(Section, frozen=True, kw_only=True):
-    """Where log lines go and how they look."""
+    """The destination and format of log lines."""
 
-    file: FilePath | None = None  # no file: standard error
-    max_size: FileLimit = Size(100 * 10**6)  # then the file is rotated; 0: never, something else does it
-    keep: Files = 5  # rotated files kept
-    format: Literal["text", "json"] = "text"  # a sentence or a JSON object a line
-    level: Literal["debug", "info", "warning", "error"] = "info"  # what is said at least; debug: jobs taken and settled, too
-    done: bool | None = None  # a line for each job that is done, with its duration; none: under `start --reload` alone
+    file: FilePath | None = None  # none: standard error
+    max_size: FileLimit = Size(100 * 10**6)  # the file is rotated at this size; 0: never, for example with logrotate
+    keep: Files = 5  # the number of rotated files to keep
+    format: Literal["text", "json"] = "text"  # each line is a sentence or a JSON object
+    level: Literal["debug", "info", "warning", "error"] = "info"  # the lowest level logged; debug: every reserve and settlement
+    done: bool | None = None  # log each finished job with its duration; none: only under `start --reload`
 
 
 class Http(Section, frozen=True, kw_only=True):
@@ -130,10 +130,10 @@ class Http(Section, frozen=True, kw_only=True):
 
 
 class Alerts(Section, frozen=True, kw_only=True):
-    """Where backlog alerts go: channel name to its settings, for example {webhook = {url = "https://…"}}."""
+    """Alerts about backlogs, and the channels to which they are sent."""
 
-    after: Seconds = Duration(60)  # a topic must be over its limit this long
-    repeat: Seconds = Duration(180)  # and is not reported more often than this
+    after: Seconds = Duration(60)  # a topic must exceed its limit for this long
+    repeat: Seconds = Duration(180)  # the shortest time between two alerts of one topic
     channels: dict[Name, dict[str, Any]] = {}  # channel name to its settings: webhook = { url = "https://…" }
 
 
@@ -153,29 +153,29 @@ class ScheduleEntry(Section, frozen=True, kw_only=True):
 class Broker(Section, frozen=True, kw_only=True):
     """The ZeroMQ broker of jobs-zeromq."""
 
-    embedded: bool = False  # the supervisor starts it
-    store: StoreUrl | None = None  # the SQLite URL that it keeps jobs in; none: broker.db in run_dir
-    listen: list[Endpoint] = []  # where, as zmq+tcp://127.0.0.1:7788 or zmq+ipc:///path; none: where `backend` points
-    keys: FilePath | None = None  # the directory that `jobsctl broker keygen` made; none: no encryption, this machine only
-    min_free: DiskSpace = Size(32 * 10**6)  # of the disk; jobs are refused below, so that queued ones can still be settled
+    embedded: bool = False  # the supervisor runs the broker
+    store: StoreUrl | None = None  # the SQLite URL of its store; none: broker.db in run_dir
+    listen: list[Endpoint] = []  # zmq+tcp://127.0.0.1:7788 or zmq+ipc:///path; none: the address in `backend`
+    keys: FilePath | None = None  # the directory of `jobsctl broker keygen`; none: no encryption, this machine only
+    min_free: DiskSpace = Size(32 * 10**6)  # free disk space below which pushes are refused, so that queued jobs can settle
 
 
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration, every key with its default."""
 
     backend: Url | None = None  # sqlite:///path  memory://  redis[s]://  amqp[s]://  zmq+tcp://; none: SQLite in run_dir
-    modules: list[Module] = []  # imported to define the jobs
-    loader: Text | None = None  # a job loader's name; none: the framework's own if it has one, else "modules"
-    framework: Text | None = None  # a bootstrapper's name; its settings in [framework name]
+    modules: list[Module] = []  # the modules that define the jobs
+    loader: Text | None = None  # the name of a job loader; none: the framework's own if it has one, else "modules"
+    framework: Text | None = None  # the name of a bootstrapper; its settings are in [framework name]
     run_dir: FilePath = ".jobs"  # pid file, scoreboard, sockets; 0700
     lease: Lease = Duration(30)  # how long the jobs of a silent worker stay reserved
     max_message: MessageLimit = Size(10**6)  # larger messages are refused
-    max_result: MessageLimit | None = None  # a larger result is not stored, its job is done; none: as max_message
-    max_redeliveries: Redeliveries = 3  # a job alone in this many dying workers is dead
-    signing_keys: list[Text] = []  # "kid:secret"; the first signs, all verify
-    enqueue_timeout: Seconds = Duration(5)  # how long an enqueue outlasts an outage; it is a bound
-    unknown_grace: Seconds = Duration(600)  # a job of unknown name waits this long for newer workers
-    prefix: Prefix = "jobs"  # of the backend's keys and queues
+    max_result: MessageLimit | None = None  # a larger result is not stored, but its job is done; none: as max_message
+    max_redeliveries: Redeliveries = 3  # a job that was alone in this many crashing workers is dead
+    signing_keys: list[Text] = []  # "kid:secret"; the first key signs, all keys verify
+    enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
+    unknown_grace: Seconds = Duration(600)  # how long a job of unknown name waits for newer workers
+    prefix: Prefix = "jobs"  # the prefix of the backend's keys and queues
     pools: Annotated[dict[PoolName, Pool], _rule(rules.not_empty)] = field(default_factory=lambda: {"default": Pool()})
     topics: dict[TopicName, Topic] = {}
     results: Results = Results()
@@ -184,8 +184,8 @@ class Config(Section, frozen=True, kw_only=True):
     alerts: Alerts = Alerts()
     schedule: dict[Name, ScheduleEntry] = {}
     broker: Broker = Broker()
-    prefer: list[Name] = []  # plugins that win where several provide one name; [plugins] prefer = ["mine"] is the same
-    plugins: dict[str, dict[str, Any]] = {}  # settings of plugins by name; [NAME] is short for the loader's and framework's
+    prefer: list[Name] = []  # plugins to use if several provide one name; same as [plugins] prefer = ["mine"]
+    plugins: dict[str, dict[str, Any]] = {}  # plugin settings by name; [NAME] is short for those of the loader and framework
     base_dir: Path = Path()  # set by the reader, not a key: the directory that relative paths start from
 
     def topic(self, name: str) -> Topic:

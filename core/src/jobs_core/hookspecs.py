@@ -1,7 +1,7 @@
-"""Every hook a plugin may implement: mark a function with `jobs_core.hookimpl` and name it as here.
+"""Every hook that a plugin may implement: give a function the name of a hook and mark it with `jobs_core.hookimpl`.
 
 A plugin is a module (or object) that an entry point of the group `jobs` names. Hooks that say "fatal: no"
-are guarded: an exception is logged with the plugin's name and the work goes on.
+are guarded: an exception is logged with the plugin's name, and the work continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-# -- What a plugin provides: each returns {name: factory}, and the configuration chooses by name ----
+# -- Providers: each returns {name: factory}, and the configuration selects by name -----------------
 
 
 @hookspec
@@ -36,37 +36,37 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty
 
     :return: URL scheme to factory(url, options) -> Backend.
 
-    Called in every process that opens a backend, once. Fatal: only if the configuration needs the scheme.
+    Called once in every process that opens a backend. Fatal: only if the configuration needs the scheme.
     """
 
 
 @hookspec
 def jobs_job_loaders() -> Mapping[str, LoaderFactory]:  # type: ignore[empty-body]
-    """Provide job loaders, chosen by `loader = "name"`.
+    """Provide job loaders, selected by `loader = "name"`.
 
     :return: name to factory(config) -> JobLoader.
 
-    Called in the template, or in a worker without preload, once. Fatal: only if the configuration needs it.
+    Called once in the template, or in each worker without preload. Fatal: only if the configuration needs it.
     """
 
 
 @hookspec
 def jobs_framework_bootstrappers() -> Mapping[str, BootstrapperFactory]:  # type: ignore[empty-body]
-    """Provide framework bootstrappers, chosen by `framework = "name"`.
+    """Provide framework bootstrappers, selected by `framework = "name"`.
 
     :return: name to factory(config) -> Bootstrapper.
 
-    Called in the template, or in a worker without preload, once. Fatal: only if the configuration needs it.
+    Called once in the template, or in each worker without preload. Fatal: only if the configuration needs it.
     """
 
 
 @hookspec
 def jobs_alert_channels() -> Mapping[str, AlertChannelFactory]:  # type: ignore[empty-body]
-    """Provide alert channels, chosen by the tables of `[alerts.channels]`.
+    """Provide alert channels, selected by the tables of `[alerts.channels]`.
 
     :return: name to factory(settings) -> AlertChannel.
 
-    Called in the housekeeper, once. Fatal: only if the configuration needs it.
+    Called once in the housekeeper. Fatal: only if the configuration needs it.
     """
 
 
@@ -74,7 +74,7 @@ def jobs_alert_channels() -> Mapping[str, AlertChannelFactory]:  # type: ignore[
 def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-body]
     """Add commands to `jobs`.
 
-    :return: name to click command; in it, `current_app()` is the application as configured.
+    :return: name to click command; in the command, `current_app()` is the configured application.
 
     Called when the command line starts. Fatal: no.
     """
@@ -85,16 +85,16 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-bo
 
 @hookspec
 def jobs_broker_commands(config: Config) -> list[Sequence[str]]:  # type: ignore[empty-body]
-    """Name programs that the supervisor runs beside its workers, such as a broker of your own.
+    """Return programs that the supervisor runs beside its workers, such as your own broker.
 
-    Each runs in the foreground, as one more child: it reads the configuration that JOBS_CONFIG names, writes a byte to
-    the descriptor in JOBS_READY_FD once it serves (workers are started after that), stops at TERM, and ends with its
-    parent. One that dies is started again.
+    Each program runs in the foreground, as another child. It reads the configuration that JOBS_CONFIG names, writes a
+    byte to the descriptor in JOBS_READY_FD once it is serving (workers start after that), stops on TERM, and ends with
+    its parent. A program that dies is restarted.
 
     :param config: the configuration.
-    :return: the command line of each; none where the configuration asks for none.
+    :return: the command line of each program; empty if the configuration needs none.
 
-    Called in the template, once a generation (at the start and at every reload); the supervisor starts what is named.
+    Called once per generation in the template (at the start and at every reload); the supervisor starts the programs.
     Fatal: no.
     """
 
@@ -104,9 +104,9 @@ def jobs_broker_commands(config: Config) -> list[Sequence[str]]:  # type: ignore
 
 @hookspec
 def jobs_before_enqueue(message: Message) -> Message | None:
-    """See, or replace, a message before it is encoded; for headers such as trace ids.
+    """Inspect or replace a message before it is encoded, for example to add a header with a trace id.
 
-    :param message: the message as it would be sent.
+    :param message: the message that would be sent.
     :return: a message to send instead, or None.
 
     Called in the process that enqueues, in the enqueuing thread. Fatal: yes, the enqueue fails with PluginError.
@@ -115,15 +115,15 @@ def jobs_before_enqueue(message: Message) -> Message | None:
 
 @hookspec
 def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bool | None:
-    """Hold back what is about to be sent until the transaction that surrounds it commits.
+    """Hold back a message until the surrounding transaction commits.
 
     :param config: the configuration.
-    :param on_commit: what `using` or `@job` says; None where neither says anything.
-    :param send: sends it; raises as an enqueue does.
-    :return: True if `send` was called or will be, None to leave it to others.
+    :param on_commit: the value given to `using` or `@job`; None if neither sets it.
+    :param send: sends the message; raises the same errors as an enqueue.
+    :return: True if `send` has been called or will be, None to leave the message to other plugins.
 
     Called in the process that enqueues, in the enqueuing thread; not for follow-ups of `current_job()`, which commit
-    with its acknowledgement. Fatal: yes, the enqueue fails.
+    together with its acknowledgement. Fatal: yes, the enqueue fails.
     """
 
 
@@ -132,7 +132,7 @@ def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[],
 
 @hookspec
 def jobs_worker_started(worker: WorkerInfo) -> None:
-    """A worker is about to take its first job.
+    """React to a worker that is about to take its first job.
 
     :param worker: its owner id, pool, topics and mode.
 
@@ -142,7 +142,7 @@ def jobs_worker_started(worker: WorkerInfo) -> None:
 
 @hookspec
 def jobs_worker_stopping(worker: WorkerInfo) -> None:
-    """A worker has finished its last job and is about to exit.
+    """React to a worker that has finished its last job and is about to exit.
 
     :param worker: its owner id, pool, topics and mode.
 
@@ -150,14 +150,14 @@ def jobs_worker_stopping(worker: WorkerInfo) -> None:
     """
 
 
-# -- Round one run ---------------------------------------------------------------------------------
+# -- Around one run --------------------------------------------------------------------------------
 
 
 @hookspec
 def jobs_run_context(
     run: JobContext,
 ) -> AbstractContextManager[object] | AbstractAsyncContextManager[object] | None:
-    """Wrap every run: middleware. An exception raised here is the run's own.
+    """Wrap every run, as middleware. An exception raised here counts as the run's own.
 
     :param run: the job about to run.
     :return: a context manager (for `async def` jobs also an asynchronous one), or None.
@@ -168,7 +168,7 @@ def jobs_run_context(
 
 @hookspec
 def jobs_job_started(run: JobContext) -> None:
-    """A run begins.
+    """React to the start of a run.
 
     :param run: the job about to run.
 
@@ -178,10 +178,10 @@ def jobs_job_started(run: JobContext) -> None:
 
 @hookspec
 def jobs_job_finished(run: JobContext, outcome: RunOutcome) -> None:
-    """A run has ended, and how; it is not yet acknowledged.
+    """React to the end of a run. The job is not yet acknowledged.
 
     :param run: the job that ran.
-    :param outcome: the settlement's kind, the exception if any, seconds it took.
+    :param outcome: the kind of settlement, the exception if any, and the duration in seconds.
 
     Called in the worker, in the thread or task that ran the job. Fatal: no.
     """
@@ -192,7 +192,7 @@ def jobs_job_finished(run: JobContext, outcome: RunOutcome) -> None:
 
 @hookspec
 def jobs_supervisor_started(facts: dict[str, Any]) -> None:
-    """The supervisor's workers serve.
+    """React to a supervisor whose workers are serving.
 
     :param facts: pid, run_dir, generation, pools.
 
@@ -202,7 +202,7 @@ def jobs_supervisor_started(facts: dict[str, Any]) -> None:
 
 @hookspec
 def jobs_supervisor_stopping(facts: dict[str, Any]) -> None:
-    """The supervisor was asked to stop.
+    """React to a supervisor that has been told to stop.
 
     :param facts: pid, run_dir, generation, pools.
 
@@ -212,20 +212,20 @@ def jobs_supervisor_stopping(facts: dict[str, Any]) -> None:
 
 @hookspec
 def jobs_worker_crashed(report: dict[str, Any]) -> None:
-    """A worker died of something other than its own decision.
+    """React to a worker that ended without being told to.
 
     :param report: owner, pool, signal, exit code, peak memory, stacks, last log lines, started jobs.
 
-    Called in the housekeeper, after its jobs went back. Fatal: no.
+    Called in the housekeeper, after the worker's jobs have returned to their topics. Fatal: no.
     """
 
 
 @hookspec
 def jobs_topic_backlog(topic: str, counts: Counts) -> None:
-    """A topic has been over its alert limit for `alerts.after`.
+    """React to a topic that has exceeded its alert limit for `alerts.after`.
 
-    :param topic: its name.
-    :param counts: its jobs by state, and the age of the oldest ready one.
+    :param topic: the topic's name.
+    :param counts: its jobs by state, and the age of the oldest ready job.
 
     Called in the housekeeper. Fatal: no.
     """
