@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from jobs_core.scoreboard.state import PoolState, TopicState
 from ..support.board import FakeBoard
 from ..support.project import Project
 
+REPOSITORY = Path(__file__).parents[2]
 LONG_NAME = "shop.orders.invoices.send_reminder_to_customer"
 
 
@@ -145,6 +147,54 @@ def test_backends_without_a_search_of_their_own_look_at_the_first_of_each_line(a
 def test_one_is_and_two_are():
     assert [units.are(n, "job") for n in (0, 1, 2, 1200)] == ["0 jobs are", "1 job is", "2 jobs are", "1,200 jobs are"]
     assert units.count(1, "entry", "entries") == "1 entry"
+
+
+def test_once_twice_and_so_many_times():
+    assert [units.times(n) for n in (0, 1, 2, 3, 1200)] == ["0 times", "once", "twice", "3 times", "1,200 times"]
+
+
+PLURALS = "times jobs workers messages attempts entries letters topics replicas characters stacks tasks errors nodes"
+
+
+def test_a_number_that_may_be_one_is_counted_by_the_one_helper():
+    """No text of ours writes a plural after a number in braces: `count`, `are` and `times` of units.py choose the form."""
+    wrong = re.compile(r"\{(?!_?[A-Z]{2})[^{}]*\} (more |waiting )?(" + PLURALS.replace(" ", "|") + r")\b")
+    allowed = {
+        "{config} topics", "of 1 to {most} characters",
+        "{workers:,} workers in pool",
+        "with more than {looked:,} jobs", "no {state} jobs in", "all {state} jobs of", "has {len(key):,} characters",
+        "if line.running_count > 1", "of {len(errors)} errors",
+    }  # fmt: skip
+    for package in (REPOSITORY / "core/src", *(REPOSITORY / "plugins").glob("*/src")):
+        for path in package.rglob("*.py"):
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if wrong.search(line):
+                    assert any(text in line for text in allowed), f"{path}:{number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("called", ["manage.py jobs", "flask jobs"])
+def test_inside_a_framework_s_command_line_advice_names_that(project: Project, called: str, monkeypatch):
+    made = project.push("note", "x")
+    for arguments in (
+        ["status"],
+        ["why", made],
+        ["result", made],
+        ["run"],
+        ["nosuch"],
+        ["stack", "--help"],
+        ["--help"],
+        ["dead", "--help"],
+    ):
+        plain = project.here(*arguments, code=None)
+        inside = project.here(*arguments, code=None, called=called)
+        assert "jobsctl" not in inside, inside
+        normal = re.sub(r"\s+", " ", plain).replace("jobsctl", called)
+        assert re.sub(r"\s+", " ", inside) == normal
+    assert "`jobsctl start` starts it" in project.here("status", code=3), "and nothing of it stays"
+
+
+def test_what_another_program_reads_stays_as_it_is(project: Project):
+    assert project.here("completion", "bash") == project.here("completion", "bash", called="manage.py jobs")
 
 
 def test_every_command_counts_in_good_english(project: Project):

@@ -16,6 +16,7 @@ from opcode import opmap
 from typing import Any
 
 from .errors import JobCancelled, JobTimeout
+from .units import count
 
 LONGEST_TEXT = 2000
 LONGEST_TRACEBACK = 20_000
@@ -76,7 +77,7 @@ def clip(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     half = limit // 2
-    return f"{text[:half]}\n… {len(text) - limit} characters left out …\n{text[-half:]}"
+    return f"{text[:half]}\n… {count(len(text) - limit, 'character')} left out …\n{text[-half:]}"
 
 
 def name_of(kind: type) -> str:

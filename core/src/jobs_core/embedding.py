@@ -37,7 +37,7 @@ def run_command(
 ) -> int:
     """Run the `jobs` command with these settings, its child processes too; return its exit code.
 
-    `called` is how help and advice name the command.
+    `called` is what a reader types for it: help and advice name the command so, and not `jobsctl`.
     """
     from .cli.main import run  # late: click and rich, which an application that enqueues does without
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from .backends.base import Backend, JobRecord, State
 from .errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
-from .units import count, format_duration, shown_time
+from .units import count, format_duration, shown_time, times
 
 if TYPE_CHECKING:
     from .app import App
@@ -185,13 +185,11 @@ def _history(record: JobRecord) -> Iterator[str]:
     yield from _attempts(record, errors)
     if record.redeliveries:
         alone = f", {record.crashes} of them while it ran alone" if record.crashes else ""
-        died = "1 worker died" if record.redeliveries == 1 else f"{record.redeliveries} workers died"
-        yield f"{died} while it ran{alone}: it may have run in part or twice"
+        yield f"{count(record.redeliveries, 'worker')} died while it ran{alone}: it may have run in part or twice"
         if record.redeliveries > 1 and record.state in (State.READY, State.SCHEDULED, State.RESERVED):
             yield "so it is a suspect: few of those run at once, in one worker of a pool, each after a pause of up to 2 s"
     if record.deferrals and record.state is not State.SCHEDULED:
-        times = "once" if record.deferrals == 1 else f"{record.deferrals} times"
-        yield f"it was put off {times} without being charged"
+        yield f"it was put off {times(record.deferrals)} without being charged"
     if len(errors) > MOST_ERRORS:
         yield f"the last {MOST_ERRORS} of {len(errors)} errors follow; `jobsctl show {record.id}` has them all"
     for entry in errors[-MOST_ERRORS:]:

@@ -113,6 +113,11 @@ def are(number: int, noun: str, plural: str = "") -> str:
     return f"{count(number, noun, plural)} {'is' if number == 1 else 'are'}"
 
 
+def times(number: int) -> str:
+    """`once`, `twice`, `3 times`."""
+    return {1: "once", 2: "twice"}.get(number) or count(number, "time")
+
+
 def shown_time(at: float) -> str:
     """A moment as people read it, in local time; also one that no calendar has, which a foreign producer may ask for."""
     try:

@@ -95,6 +95,9 @@ def test_the_command_is_all_of_jobsctl_with_its_exit_codes(site):
     assert "Usage: manage.py jobs" in site.manage("jobs", "--help").stdout
     assert site.manage("jobs", "nonsense").returncode == 2
     assert site.manage("jobs", "show", "nobody").returncode == 1
+    status = site.manage("jobs", "status")
+    assert status.returncode == 3
+    assert "`manage.py jobs start` starts it" in status.stdout
     assert "jobs" in site.manage("help").stdout
 
 

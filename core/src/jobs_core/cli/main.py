@@ -75,8 +75,21 @@ GROUPS = {
 OURS = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
 
 
+class _Help(click.HelpFormatter):
+    """Names the command as it was called."""
+
+    def getvalue(self) -> str:
+        return output.in_this_command(super().getvalue())
+
+
+class _ClickContext(click.Context):
+    formatter_class = _Help
+
+
 class JobsCommand(click.Group):
     """Finds commands late, shows them in groups, and adds those of plugins."""
+
+    context_class = _ClickContext
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """What is no text can be stored, shown and named nowhere: refused here for all commands."""
@@ -123,6 +136,7 @@ class JobsCommand(click.Group):
         if name in OURS:
             module = importlib.import_module(f"{__package__}.{OURS[name]}")
             command: click.Command = getattr(module, f"{name}_command")
+            command.context_class = _ClickContext
             return command
         return _plugin_commands()[name][0] if name in _plugin_commands() else None
 
@@ -187,6 +201,14 @@ def _called() -> str:
 
 def run(arguments: Sequence[str] | None = None, called: str | None = None) -> int:
     """Run the command line (of this process, or the one given) and return an exit code of `Exit`."""
+    before, output.command = output.command, called or "jobsctl"
+    try:
+        return _run(arguments, called)
+    finally:
+        output.command = before
+
+
+def _run(arguments: Sequence[str] | None, called: str | None) -> int:
     try:  # an Exit raised inside comes back
         given = None if arguments is None else list(arguments)
         code = cli.main(given, prog_name=called or _called(), standalone_mode=False) or Exit.FINE

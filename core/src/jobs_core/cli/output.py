@@ -6,6 +6,7 @@ All that a command says goes through here, for it may hold what somebody put int
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,9 +36,25 @@ def echo_json(document: bytes) -> None:
     click.echo(escapes.json(document.decode()))
 
 
+command = "jobsctl"
+"""What a reader has to type for our command: inside a framework's own, such as `manage.py jobs`. Set by `main.run`."""
+
+_OURS = re.compile(r"(?<![\w./-])jobsctl(?=\s+[a-z-])")
+
+
+def in_this_command(text: str) -> str:
+    """Advice as it can be typed where it is read: everything that is written names `jobsctl`."""
+    return text if command == "jobsctl" else _OURS.sub(lambda _: command, text)
+
+
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Lines of text, without anything that a terminal would act on."""
-    click.echo(escapes.lines(text), err=err, nl=nl)
+    click.echo(escapes.lines(in_this_command(text)), err=err, nl=nl)
+
+
+def script(text: str) -> None:
+    """What another program reads: as it is."""
+    click.echo(text)
 
 
 def on_terminal() -> bool:
@@ -137,7 +154,7 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[s
 
 def styled(text: str, **style: Any) -> None:
     """A line that stands out on a terminal; NO_COLOR is respected."""
-    click.secho(escapes.lines(text), **({} if "NO_COLOR" in os.environ else style))
+    click.secho(escapes.lines(in_this_command(text)), **({} if "NO_COLOR" in os.environ else style))
 
 
 def facts(pairs: Mapping[str, Any]) -> None:

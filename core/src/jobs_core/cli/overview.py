@@ -172,7 +172,7 @@ class Overview:
         if pool.cannot_boot:
             yield f"pool {pool.name}: its workers cannot boot{again}{error}"
         elif pool.failures > 1:
-            yield f"pool {pool.name}: {pool.failures} workers in a row crashed soon after their start{again}{error}"
+            yield f"pool {pool.name}: {count(pool.failures, 'worker')} in a row crashed soon after their start{again}{error}"
         elif pool.failures and again:
             yield f"pool {pool.name}: a worker crashed soon after its start{again}{error}"
 

@@ -174,6 +174,6 @@ def completion_command(shell: str) -> None:
     completion = get_completion_class(shell)
     assert completion is not None
     for name in ("jobsctl", "jobs"):
-        output.echo(completion(cli, {}, name, f"_{name.upper()}_COMPLETE").source())
+        output.script(completion(cli, {}, name, f"_{name.upper()}_COMPLETE").source())
     names = cli.list_commands(click.Context(cli))
-    output.echo(_WRAPPERS[shell].replace("NAMES", ("|" if shell != "fish" else " ").join(names)))
+    output.script(_WRAPPERS[shell].replace("NAMES", ("|" if shell != "fish" else " ").join(names)))

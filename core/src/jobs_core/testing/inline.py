@@ -22,6 +22,7 @@ from ..ids import new_token
 from ..job import Call, JobFunction
 from ..message import Message, decode
 from ..plugins import Plugins
+from ..units import times
 from ..worker import context
 from ..worker.executors.base import conclude, run_in_thread
 from ..worker.executors.loops import LoopRunner
@@ -87,7 +88,9 @@ class JobsQueue:
         """Fail if any call of this job is waiting."""
         waiting = self.enqueued(job)
         if waiting:
-            raise AssertionError(f"{job.name} is enqueued {len(waiting)} times, with {waiting[0].args!r} among others")
+            raise AssertionError(
+                f"{job.name} is enqueued {times(len(waiting))}, with {waiting[0].args!r} {waiting[0].kwargs!r}"
+            )
 
     def dead(self) -> list[Any]:
         """The dead letters, as backend records with reason and errors."""

@@ -12,6 +12,7 @@ from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
 from ..message import Message, decode
 from ..options import Policy, policy
 from ..registry import AnyJob
+from ..units import count
 from .report import report_unrun
 from .retry import unrun
 from .run import Run
@@ -97,8 +98,8 @@ class Intake:
         return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
 
     def _crashed(self, delivery: Delivery) -> Settlement:
-        died = "1 worker died while it" if delivery.crashes == 1 else f"{delivery.crashes} workers died while they"
-        text = f"{died} ran this job and no other: it is not run again"
+        died = count(delivery.crashes, "worker")
+        text = f"{died} died while {'it' if delivery.crashes == 1 else 'they'} ran this job and no other: it is not run again"
         return self._dead(delivery, Outcome.DEAD, "crashed", text)
 
     def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:

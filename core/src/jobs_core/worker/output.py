@@ -21,6 +21,7 @@ import msgspec
 
 from .. import boundary, logs
 from ..running import running
+from ..units import count
 from .run import INTERRUPT, Run
 
 LONGEST_RECORD = 256 * 1024
@@ -137,7 +138,7 @@ def _middle_out(text: str, limit: int, line_end: str = "") -> str:
     if len(text) <= limit:
         return text
     half = limit // 2
-    return f"{text[:half]}{line_end} ... {len(text) - 2 * half} characters left out ... {line_end}{text[-half:]}"
+    return f"{text[:half]}{line_end} ... {count(len(text) - 2 * half, 'character')} left out ... {line_end}{text[-half:]}"
 
 
 def _unformattable(record: logging.LogRecord, error: Exception) -> logging.LogRecord:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from ..units import count
+
 END = "== end"
 THREAD = "== thread"
 TASKS = "== tasks"
@@ -95,13 +97,13 @@ def _tasks() -> Iterator[str]:
     current = asyncio.current_task(loop)
     stacks = Counter((task is current, tuple(places(task.get_coro()))[::-1]) for task in tasks)
     yield f"{TASKS} {len(tasks)} (most recent call first)"
-    for (running, stack), count in stacks.most_common(_MOST_STACKS):
-        yield f"{count} {'task' if count == 1 else 'tasks'}{', running now' if running else ''}:"
+    for (running, stack), number in stacks.most_common(_MOST_STACKS):
+        yield f"{count(number, 'task')}{', running now' if running else ''}:"
         for code, line in stack:
             yield f'  File "{code.co_filename}", line {line} in {code.co_name}'
     left = len(stacks) - _MOST_STACKS
     if left > 0:
-        yield f"and {left} more stacks"
+        yield f"and {count(left, 'more stack')}"
 
 
 def places(awaited: Any) -> Iterator[Place]:

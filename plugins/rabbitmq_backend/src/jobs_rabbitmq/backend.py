@@ -13,6 +13,7 @@ from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat,
 from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable, NotSupported, QueueFull
 from jobs_core.failpoints import failpoint
+from jobs_core.units import count
 
 from .consumer import Consumer
 from .copies import Copies
@@ -185,7 +186,7 @@ class RabbitMQBackend(RabbitMQOperations):
             refused = self._try_to_publish(again, confirmed)
         if refused:
             raise BackendError(
-                f"{self._target.shown}: no queue takes {len(refused)} messages: `jobsctl setup` makes the queues"
+                f"{self._target.shown}: no queue takes {count(len(refused), 'message')}: `jobsctl setup` makes the queues"
             )
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:

@@ -10,6 +10,7 @@ from pika.exceptions import AMQPError, ChannelClosedByClient
 from pika.spec import BasicProperties
 
 from jobs_core.errors import BackendUnavailable, QueueFull
+from jobs_core.units import count
 
 from .errors import translated
 from .loop import Loop
@@ -96,8 +97,8 @@ class Publisher:
         confirmed -= self._returned
         if self.nacked:
             raise QueueFull(
-                f"{wire.where}: RabbitMQ would not take {len(self.nacked)} messages: a queue has reached its max-length; "
-                "look at the queues in the management page"
+                f"{wire.where}: RabbitMQ would not take {count(len(self.nacked), 'message')}: a queue has reached its "
+                "max-length; look at the queues in the management page"
             )
         return self._returned
 

@@ -22,6 +22,7 @@ from jobs_core.backends.base import (
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.failpoints import failpoint
 from jobs_core.ids import new_token
+from jobs_core.units import count
 
 from .inletwatch import InletWatch
 from .link import Link, connector
@@ -103,7 +104,7 @@ class RedisBackend(RedisOperations, BindsKeys):
         reached = int(self._link.call("WAIT", wanted, round(REPLICATION_TIMEOUT * 1000)))
         if reached < wanted:
             raise BackendUnavailable(
-                f"{self._target.shown}: the push has reached {reached} replicas in {REPLICATION_TIMEOUT:g} s, "
+                f"{self._target.shown}: the push has reached {count(reached, 'replica')} in {REPLICATION_TIMEOUT:g} s, "
                 f"replicas={wanted} are asked for"
             )
 
