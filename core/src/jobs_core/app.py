@@ -43,7 +43,7 @@ from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins, obeyed
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
-from .running import running
+from .running import may_be_in_job, running
 from .stamp import Stamp, stamp_of
 
 if TYPE_CHECKING:
@@ -387,16 +387,29 @@ class App:
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
         """Wait for a job's end and return what it returned; see `JobHandle.result`."""
+        self._may_wait(handle, timeout)
+        return self._result(handle, timeout)
+
+    async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T:
+        """`result` from an event loop."""
+        self._may_wait(handle, timeout)
+        return await self._in_thread(lambda: self._result(handle, timeout), shared=False)
+
+    def _may_wait(self, handle: JobHandle[T], timeout: float | None) -> None:
+        """Raise ResultNotStored or EndlessWait where there is nothing to wait for, or no end of it."""
         if not handle.stores_result:
             raise ResultNotStored(
                 f"{handle.job.name} does not keep what it returns: say @job(store_result=True), "
                 f"using(store_result=True) or topics.{handle.topic}.store_result = true"
             )
-        if timeout is None and running.get() is not None:
+        if (timeout is None or timeout == float("inf")) and may_be_in_job():
+            who = "a job" if running.get() is not None else "a thread in a worker, which may be a job's,"
             raise EndlessWait(
-                f"a job waits for the result of {handle.job.name} without a timeout: if all that run in its pool do so, none "
+                f"{who} waits for the result of {handle.job.name} without a timeout: if all that run in its pool do so, none "
                 "ever ends. Give result(timeout=…), or let the other job enqueue what follows"
             )
+
+    def _result(self, handle: JobHandle[T], timeout: float | None) -> T:
         record = self._ended(handle.id, timeout)
         if record is None:
             raise ResultTimeout(f"job {handle.id} has not ended within {timeout:g} s{self._what_is_known(handle.id)}")
@@ -414,10 +427,6 @@ class App:
         finally:
             of_thread.at = before
         return f": {'; '.join(reasons)}. `jobsctl why {job_id}` looks further" if reasons else ""
-
-    async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T:
-        """`result` from an event loop."""
-        return await self._in_thread(lambda: self.result(handle, timeout), shared=False)
 
     def _ended(self, job_id: str, timeout: float | None) -> JobRecord | None:
         """Wait in slices, so that an outage or an interrupt of the caller is noticed."""

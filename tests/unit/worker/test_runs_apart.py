@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -275,23 +276,81 @@ def test_a_follow_up_after_the_end_of_the_run_raises(app, registry, mode):
     assert "has ended" in text
 
 
+def in_the_run(wait: Any) -> None:
+    wait()
+
+
+def in_a_thread(wait: Any) -> None:
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+
+
+def in_a_thread_of_a_thread(wait: Any) -> None:
+    in_a_thread(lambda: in_a_thread(wait))
+
+
+def in_a_pool(wait: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(wait).result()
+
+
+def in_a_loop_of_its_own(wait: Any) -> None:
+    in_a_thread(lambda: asyncio.run(asyncio.to_thread(wait)))
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_a_job_that_waits_for_another_without_a_timeout_is_refused(app, registry, kind, mode):
+@pytest.mark.parametrize("where", [in_the_run, in_a_thread, in_a_thread_of_a_thread, in_a_pool, in_a_loop_of_its_own])
+def test_a_job_that_waits_for_another_without_a_timeout_is_refused(app, registry, kind, mode, where):
     @job(registry=registry, name="other", store_result=True)
     def other() -> int:
         return 1
 
     refused = []
 
+    def wait() -> None:
+        for timeout in (None, float("inf")):
+            try:
+                other.enqueue().result(timeout)
+            except EndlessWait as error:
+                refused.append(str(error))
+
     def waits() -> None:
-        try:
-            other.enqueue().result()
-        except EndlessWait as error:
-            refused.append(str(error))
+        where(wait)
 
     kind(registry, waits).enqueue()
     drain(app, mode)
-    assert "timeout" in refused[0]
+    assert len(refused) == 2
+    assert all("Give result(timeout=…)" in text for text in refused)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_thread_that_a_worker_had_before_its_jobs_may_wait_without_a_timeout(app, registry, mode):
+    @job(registry=registry, name="other", store_result=True)
+    def other() -> int:
+        return 1
+
+    waits, results = threading.Event(), []
+
+    def wait(begin: threading.Event) -> None:
+        begin.wait(10)
+        handle = other.enqueue()
+        waits.set()
+        results.append(handle.result())
+        results.append(asyncio.run(handle.aresult()))
+
+    @job(registry=registry, name="begins")
+    def begins() -> None:
+        begin.set()
+        waits.wait(10)  # so that the drain goes on
+
+    begin = threading.Event()
+    thread = threading.Thread(target=wait, args=(begin,))
+    thread.start()
+    begins.enqueue()
+    drain(app, mode)
+    thread.join(10)
+    assert results == [1, 1]
 
 
 def test_a_job_on_an_event_loop_is_refused_the_endless_wait_too(app, registry):

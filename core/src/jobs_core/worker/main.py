@@ -18,6 +18,7 @@ from ..errors import LoadError
 from ..ids import new_token
 from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
+from ..running import jobs_begin, jobs_end
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from . import context
 from .context import WorkerInfo
@@ -159,10 +160,12 @@ class Worker:
                 self._bootstrapper.after_fork()
         self._tell("jobs_worker_started")
         events.emit(events.WorkerStarted(*_fields(self.info)))
+        jobs_begin()
         self.courier.start()
         try:
             self._executor.main()
         finally:
+            jobs_end()
             self.courier.stop()
             self.courier.join()
         self._tell("jobs_worker_stopping")
