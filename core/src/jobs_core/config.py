@@ -169,8 +169,10 @@ class Config(Section, frozen=True, kw_only=True):
     framework: Text | None = None  # the name of a bootstrapper; its settings are in [framework name]
     run_dir: FilePath = ".jobs"  # pid file, scoreboard, sockets; 0700
     lease: Lease = Duration(30)  # how long the jobs of a silent worker stay reserved
-    max_message: MessageLimit = Size(10**6)  # larger messages are refused
-    max_result: MessageLimit | None = None  # a larger result is not stored, but its job is done; none: as max_message
+    max_message: MessageLimit = Size(10**6)  # the largest message; larger ones are refused
+    max_result: MessageLimit | None = (
+        None  # the largest result that is stored; a job with a larger one is still done; none: as max_message
+    )
     max_redeliveries: Redeliveries = 3  # a job that was alone in this many crashing workers is dead
     signing_keys: list[Text] = []  # "kid:secret"; the first key signs, all keys verify
     enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
