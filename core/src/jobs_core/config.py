@@ -132,7 +132,7 @@ class Http(Section, frozen=True, kw_only=True):
 class Alerts(Section, frozen=True, kw_only=True):
     """Alerts about backlogs, and the channels to which they are sent."""
 
-    after: Seconds = Duration(60)  # a topic must exceed its limit for this long
+    after: Seconds = Duration(60)  # how long a topic must exceed its limit before an alert
     repeat: Seconds = Duration(180)  # the shortest time between two alerts of one topic
     channels: dict[Name, dict[str, Any]] = {}  # channel name to its settings: webhook = { url = "https://…" }
 
@@ -155,7 +155,7 @@ class Broker(Section, frozen=True, kw_only=True):
 
     embedded: bool = False  # the supervisor runs the broker
     store: StoreUrl | None = None  # the SQLite URL of its store; none: broker.db in run_dir
-    listen: list[Endpoint] = []  # zmq+tcp://127.0.0.1:7788 or zmq+ipc:///path; none: the address in `backend`
+    listen: list[Endpoint] = []  # addresses such as zmq+tcp://127.0.0.1:7788 or zmq+ipc:///path; empty: that of `backend`
     keys: FilePath | None = None  # the directory of `jobsctl broker keygen`; none: no encryption, this machine only
     min_free: DiskSpace = Size(32 * 10**6)  # free disk space below which pushes are refused, so that queued jobs can settle
 
@@ -173,7 +173,7 @@ class Config(Section, frozen=True, kw_only=True):
     max_result: MessageLimit | None = (
         None  # the largest result that is stored; a job with a larger one is still done; none: as max_message
     )
-    max_redeliveries: Redeliveries = 3  # a job that was alone in this many crashing workers is dead
+    max_redeliveries: Redeliveries = 3  # a job that has crashed this many workers on its own is dead
     signing_keys: list[Text] = []  # "kid:secret"; the first key signs, all keys verify
     enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
     unknown_grace: Seconds = Duration(600)  # how long a job of unknown name waits for newer workers
