@@ -170,9 +170,7 @@ class Config(Section, frozen=True, kw_only=True):
     run_dir: FilePath = ".jobs"  # pid file, scoreboard, sockets; 0700
     lease: Lease = Duration(30)  # how long the jobs of a silent worker stay reserved
     max_message: MessageLimit = Size(10**6)  # the largest message; larger ones are refused
-    max_result: MessageLimit | None = (
-        None  # the largest result stored; with a larger one, a job is still done; none: max_message
-    )
+    max_result: MessageLimit | None = None  # larger results are not stored, but their job is done; none: as max_message
     max_redeliveries: Redeliveries = 3  # a job that has crashed this many workers on its own is dead
     signing_keys: list[Text] = []  # "kid:secret"; the first key signs, all keys verify
     enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
