@@ -36,7 +36,7 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty
 
     :return: URL scheme to factory(url, options) -> Backend.
 
-    Called once in every process that opens a backend. Fatal: only if the configuration needs the scheme.
+    Called in every process that opens a backend, once. Fatal: only if the configuration needs the scheme.
     """
 
 
@@ -46,7 +46,7 @@ def jobs_job_loaders() -> Mapping[str, LoaderFactory]:  # type: ignore[empty-bod
 
     :return: name to factory(config) -> JobLoader.
 
-    Called once in the template, or in each worker without preload. Fatal: only if the configuration needs it.
+    Called in the template, or in each worker without preload, once. Fatal: only if the configuration needs it.
     """
 
 
@@ -56,7 +56,7 @@ def jobs_framework_bootstrappers() -> Mapping[str, BootstrapperFactory]:  # type
 
     :return: name to factory(config) -> Bootstrapper.
 
-    Called once in the template, or in each worker without preload. Fatal: only if the configuration needs it.
+    Called in the template, or in each worker without preload, once. Fatal: only if the configuration needs it.
     """
 
 
@@ -66,7 +66,7 @@ def jobs_alert_channels() -> Mapping[str, AlertChannelFactory]:  # type: ignore[
 
     :return: name to factory(settings) -> AlertChannel.
 
-    Called once in the housekeeper. Fatal: only if the configuration needs it.
+    Called in the housekeeper, once. Fatal: only if the configuration needs it.
     """
 
 
@@ -94,7 +94,7 @@ def jobs_broker_commands(config: Config) -> list[Sequence[str]]:  # type: ignore
     :param config: the configuration.
     :return: the command line of each program; empty if the configuration needs none.
 
-    Called once per generation in the template (at the start and at every reload); the supervisor starts the programs.
+    Called in the template, once per generation (at the start and at every reload); the supervisor starts the programs.
     Fatal: no.
     """
 
