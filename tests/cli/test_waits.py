@@ -195,8 +195,9 @@ def test_a_start_without_its_broker_says_so_and_comes_back_in_time_and_it_goes_o
     assert "jobs: stopped" in project.here("exit")
 
 
-def test_a_start_that_gives_up_leaves_nothing_behind(project: Project, deaf):
-    process = deaf("--wait", "1", "--give-up")
+@pytest.mark.parametrize("command", ["start --daemon", "restart"])
+def test_a_start_that_gives_up_leaves_nothing_behind(project: Project, deaf, command: str):
+    process = project.start(*command.split(), "--wait", "1", "--give-up")
     assert process.wait() == 69
     assert "did not serve within 1s, and was ended; it waited for " in process.output
     assert running(project.root / ".jobs") is None

@@ -106,6 +106,7 @@ MUTANTS = [
     Mutant("the history of errors grows", "records.py", "(*self.errors, error)[-KEPT_ERRORS:]", "(*self.errors, error)"),
     Mutant("the oldest errors are kept", "records.py", "(*self.errors, error)[-KEPT_ERRORS:]", "(*self.errors, error)[:KEPT_ERRORS]"),
     Mutant("dead letters are not limited", "store.py", "for _ in range(len(dead) - at.options.retention(job.topic).dead_max):", "for _ in ():"),
+    Mutant("ids are found by what is in them", "operations.py", "if each.startswith(prefix) and", "if prefix in each and"),
     # owners
     Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job)\n        self.changed.notify_all()\n        return len(owner.held)",
            "        self.changed.notify_all()\n        return len(owner.held)"),

@@ -391,6 +391,16 @@ def test_a_plugin_that_ends_the_process_is_named_by_check(project, install, plac
     assert "exit code 3" in said or "SIGKILL" in said
 
 
+@pytest.mark.parametrize("command", [["topics"], ["push", "tasks.note"], ["start"], ["worker"], []])
+def test_a_plugin_whose_import_ends_the_process_is_named_by_whatever_it_ends(project, install, command):
+    install(bad="import os; os._exit(3)")
+    code = "import tasks; tasks.note.enqueue('x')"
+    line = [sys.executable, *(["-m", "jobs_core", *command] if command else ["-c", code])]
+    done = subprocess.run(line, cwd=project.root, capture_output=True, text=True, env=os.environ)
+    told = "jobs: the import of plugin 'bad' of jobs-bad 1.2.3 ended this process: it called os._exit(3)\n"
+    assert (done.returncode, done.stderr) == (3, told)
+
+
 def test_start_logs_what_is_wrong_with_plugins(project, install):
     install(bad="raise SystemExit(3)", odd="@hookimpl\ndef jobs_queue_backends(): return 5")
     supervisor = project.start("start", PYTHONPATH=os.environ["PYTHONPATH"])

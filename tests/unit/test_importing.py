@@ -76,3 +76,28 @@ def test_what_an_import_forks_does_not_go_on_as_who_imports(load, capfd, ending)
     os.close(writer)
     assert os.read(reader, 100).decode().split() == [str(os.getpid())]
     os.close(reader)
+
+
+LEAVING = {
+    "import os\nos._exit(3)": True,
+    "from os import _exit\n_exit(3)": True,
+    "import os, threading\nt = threading.Thread(target=os._exit, args=(3,))\nt.start()\nt.join()": True,
+    "import os\nif os.fork() == 0: os._exit(3)\nos.wait()": False,
+    "from os import _exit\nimport atexit": False,
+}
+
+
+@pytest.mark.parametrize("source", LEAVING)
+def test_an_import_that_ends_its_process_says_so_with_its_module(load, capfd, source):
+    child = os.fork()
+    if child == 0:
+        try:
+            load(source)
+            getattr(sys.modules["odd_tasks"], "_exit", os._exit)(3)  # after the import it is as ever
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    said = capfd.readouterr().err
+    told = 'jobs: modules: the import of the module "odd_tasks" ended this process: it called os._exit(3)\n'
+    assert said.count(told) == LEAVING[source], said
+    assert os._exit.__name__ == "_exit"

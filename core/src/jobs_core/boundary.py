@@ -6,12 +6,13 @@ raise, or return what cannot be stored. Whoever touches such an object outside o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from opcode import opmap
 from typing import Any
 
@@ -97,6 +98,29 @@ def told(error: BaseException) -> str:
     text = text_of(error)
     name = name_of(type(error)).rpartition(".")[2]
     return f"{name}: {text}" if text else name
+
+
+@contextlib.contextmanager
+def exit_told(what: str) -> Iterator[None]:
+    """If the body ends this process with `os._exit`, say so on standard error: nothing that follows ever could.
+
+    For imports. A crash in C code cannot be told; what the body has forked may end as it likes.
+    """
+    exit_process, process = os._exit, os.getpid()
+    inside = True
+
+    def exit_and_tell(code: int) -> None:
+        if inside and os.getpid() == process:
+            os.write(2, f"jobs: {what} ended this process: it called os._exit({code})\n".encode(errors="replace"))
+        exit_process(code)
+
+    os._exit = exit_and_tell  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inside = False  # somebody may keep the function
+        if os._exit is exit_and_tell:
+            os._exit = exit_process
 
 
 def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:

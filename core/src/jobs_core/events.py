@@ -254,6 +254,14 @@ class CannotPreload(Event, frozen=True):
     threads: tuple[str, ...]
 
 
+class StillImporting(Event, frozen=True):
+    """The application takes long to be imported; `module` of `modules` is at work, if known."""
+
+    generation: int
+    module: str
+    seconds: int
+
+
 class TemplateTrouble(Event, frozen=True):
     """The template could not be restarted; this is retried."""
 
@@ -431,6 +439,7 @@ LEVELS: dict[type[Event], int] = {
     SupervisorStopped: logging.INFO,
     CannotServe: logging.ERROR,
     CannotPreload: logging.WARNING,
+    StillImporting: logging.INFO,
     TemplateTrouble: logging.ERROR,
     HelperDied: logging.ERROR,
     WorkerDied: logging.ERROR,

@@ -114,6 +114,8 @@ def sentence(event: Event) -> str:
                 f"threads are running after the import ({', '.join(threads)}), so every worker imports the application itself "
                 "and starts more slowly; start threads in the job or in after_fork, or set preload = false"
             )
+        case events.StillImporting(generation, module, seconds):
+            return f"generation {generation} is still importing {module or 'the application'} ({seconds} s so far)"
         case events.TemplateTrouble(error):
             return f"the template cannot be restarted; retrying. Existing workers continue, new ones have to wait: {error}"
         case events.HelperDied(name, pid, reason, restart_in):

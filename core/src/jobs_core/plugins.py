@@ -144,7 +144,7 @@ class Plugins:
             return
         began = time.perf_counter()
         try:
-            with guard.blaming(info, "import"), guard.without_stdout(always=True):
+            with guard.blaming(info, "import"), guard.without_stdout(always=True), boundary.exit_told(f"the import of {info}"):
                 plugin = entry_point.load()
         except JobsError as error:
             cause = error.__cause__ or error

@@ -28,7 +28,7 @@ from .exits import Exit
 from .figures import count
 from .patience import waiting
 from .place import Place
-from .start import ready_to_start, start_command, warn_of_unserved
+from .start import give_up_option, ready_to_start, start_command, wait_option, warn_of_unserved
 from .types import TEXT
 
 MOST_WORKERS = 10_000
@@ -54,11 +54,14 @@ def exit_command(context: Context) -> None:
 
 @click.command("restart")
 @click.option("--daemon/--foreground", default=True, help="Where the new one runs (default: in the background).")
+@wait_option
+@give_up_option
 @pass_context
 @click.pass_context
-def restart_command(ctx: click.Context, context: Context, daemon: bool) -> None:
+def restart_command(ctx: click.Context, context: Context, daemon: bool, wait: float, give_up: bool) -> None:
     """Stop, wait for the real end, and start. To load new code without a gap, use `jobsctl reload`.
 
+    Comes back when the new one serves, or after --wait and says what it waits for.
     What could not start again is not stopped: with a broken configuration, or code that cannot be imported, nothing happens.
     """
     with _refused("restart"):
@@ -70,7 +73,7 @@ def restart_command(ctx: click.Context, context: Context, daemon: bool) -> None:
             _importable(context.app)
     if runs:
         _stop(run_dir, "stop")
-    ctx.invoke(start_command, daemon=daemon)
+    ctx.invoke(start_command, daemon=daemon, wait=wait, give_up=give_up)
 
 
 @click.command("reload")

@@ -35,16 +35,20 @@ COUNT_PATIENCE = 1.5
 """Seconds that a command waits for the first counts, to warn of topics that nobody serves."""
 
 
-@click.command("start")
-@click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
-@click.option(
+wait_option = click.option(
     "--wait",
     type=DURATION,
     default=30.0,
     metavar="TIME",
     help="How long --daemon waits for that (default: 30s), or exit code 69.",
 )
-@click.option("--give-up", is_flag=True, help="With --daemon: end it then, instead of leaving it to try on.")
+give_up_option = click.option("--give-up", is_flag=True, help="With --daemon: end it then, instead of leaving it to try on.")
+
+
+@click.command("start")
+@click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
+@wait_option
+@give_up_option
 @click.option(
     "--reload", is_flag=True, help="For development: reload when a .py or .toml file changes, and log each job that is done."
 )

@@ -40,7 +40,8 @@ def import_module(name: str, key: str) -> None:
     if on_import is not None:
         on_import(name)
     try:
-        importlib.import_module(name)
+        with boundary.exit_told(f'{key}: the import of the module "{name}"'):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise LoadError(

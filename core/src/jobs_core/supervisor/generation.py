@@ -21,6 +21,9 @@ from .workerside import WorkerSpec
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 """Signals that say nothing of the code that was being imported."""
 
+IMPORT_PATIENCE, IMPORT_REPEATED = 3, 30
+"""Looks, one a second, until the log says that the application is still being imported, and after which it says so again."""
+
 BIRTH_PATIENCE = 20
 """Looks, one a second, without an answer of a template that was asked for children: then it is killed, and another made."""
 
@@ -63,6 +66,7 @@ class Generation:
         self._template: Offspring | None = None
         self._spare: Offspring | None = None
         self._ready_at: float | None = None  # monotonic
+        self._seconds = 0  # for which the template has been importing
         self._unanswered = 0  # looks since the template last answered, while it should
         self._expected: dict[str, tuple[Offspring, Callable[[str], None]]] = {}  # owner -> who waits to be born
 
@@ -76,6 +80,7 @@ class Generation:
         self.ready = self._fit = False
         self._error = self._importing = ""
         self._ready_at = None
+        self._seconds = 0
 
         def entry(ends: Ends) -> None:
             template.main(ends, self.config, self._run_dir, self._supervisor)
@@ -113,6 +118,10 @@ class Generation:
     def look(self) -> None:
         """Once a second: a template that hangs, or whose answer was lost, is killed, so that nobody waits for ever."""
         self._unanswered = self._unanswered + 1 if self._expected else 0
+        if self._template is not None and self._ready_at is None and not self._retired:
+            self._seconds += 1
+            if self._seconds == IMPORT_PATIENCE or self._seconds % IMPORT_REPEATED == 0:
+                events.emit(events.StillImporting(self.number, self._importing, self._seconds))
         if self._unanswered > BIRTH_PATIENCE and self._template is not None:
             self._template.kill()
 

@@ -26,6 +26,24 @@ class Operators(RigCase):
         rig.lacks(producer, "lookup", "browse", "pause", "cancel", "results", "unique")
         assert rig.take(rig.worker()) == []
 
+    def test_ids_are_found_by_what_they_begin_with(self, rig: Rig, producer: Backend) -> None:
+        """A beginning is text: what is a pattern to some store (`%`, `*`) begins no id here."""
+        if rig.lacks(producer, "browse"):
+            assert producer.find_ids("0", 5) == []
+            return
+        worker = rig.worker()
+        ids = rig.push_many(producer, 4)
+        rig.settle(worker, rig.take_one(worker), Outcome.DEAD, reason="failed", error=ERROR)
+        rig.take_one(worker)
+        ids += rig.push_many(producer, 1, delay=100.0) if rig.has("delay") else []
+        for job_id in ids:
+            assert producer.find_ids(job_id, 5) == [job_id], "ready, scheduled, reserved or dead"
+        common = ids[0][: next(n for n in range(len(ids[0])) if len({job_id[n] for job_id in ids}) > 1)]
+        assert sorted(producer.find_ids(common, 100)) == sorted(ids)
+        assert len(set(producer.find_ids(common, 2))) == 2
+        for no_beginning in (ids[0] + "0", ids[0][1:], "%", "_", "*", "[0-9]", "?" + ids[0][1:], ids[0].upper() + "x"):
+            assert producer.find_ids(no_beginning, 5) == []
+
     def test_counts(self, rig: Rig, producer: Backend) -> None:
         worker = rig.worker()
         assert worker.counts([T])[T].ready == 0
