@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.backends.sqlite import SqliteBackend
-from jobs_core.cli import output, patience
+from jobs_core.cli import apart, output, patience
 from jobs_core.cli.main import OURS
 from jobs_core.plugins import Plugins
 from jobs_core.scoreboard.state import Backlog, PoolState, SupervisorState
@@ -88,6 +88,34 @@ def test_an_application_that_is_imported_slowly_is_told_of(project: Project, hur
     path.write_text(path.read_text() + f"\ntime.sleep({SLOW})\n")
     text = project.here(*command.split(), code=APPLICATION[command])
     assert "waiting for the application to be imported" in text or "waiting for module tasks to be imported" in text
+
+
+def test_a_slow_import_is_told_of_with_the_line_where_it_is(project: Project, hurried):
+    path = project.root / "tasks.py"
+    path.write_text(path.read_text() + f"\ntime.sleep({SLOW})\n")
+    line = len(path.read_text().splitlines())
+    assert f", now at {path}:{line}  time.sleep({SLOW})" in project.here("schedule")
+
+
+HANGING = {
+    "a sleep": ("import time\ntime.sleep(1000)\n", ":2  time.sleep(1000)"),
+    "a lock": ("import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()\n", ":4  lock.acquire()"),
+    "a library": ("import threading\nthreading.Event().wait()\n", ":2  threading.Event().wait()"),
+    "a loop": ("while True:\n    pass\n", ":"),
+    "another module": ("import slow\n", "slow.py:2  time.sleep(1000)"),
+    "code that holds the interpreter": ("import ctypes\nctypes.PyDLL(None).sleep(1000)\n", "it holds the interpreter"),
+}
+
+
+@pytest.mark.parametrize(("code", "where"), HANGING.values(), ids=HANGING)
+def test_an_import_that_hangs_is_given_up_and_told_with_its_line(project: Project, monkeypatch, code: str, where: str):
+    monkeypatch.setattr(apart, "LOOK", 0.05)
+    (project.root / "slow.py").write_text("import time\ntime.sleep(1000)\n")
+    (project.root / "tasks.py").write_text(code)
+    text = project.here("check", "--import-timeout", "0.5", code=2)
+    assert 'the module "tasks" is not imported after 0.5 s' in text
+    assert where in text
+    assert "--import-timeout" in text
 
 
 @pytest.mark.parametrize("command", PLUGINS)

@@ -8,21 +8,45 @@ import os
 import select
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
 
+from ..loaders import importing
 from .patience import waiting
 
 Say = Callable[[Any], None]
 
 
-def apart(work: Callable[[Say], None], hear: Say, what: str | Callable[[], str] = "the plugins to be imported") -> str:
+IMPORT_TIMEOUT = 30.0
+"""Seconds that `check` and `restart` wait for the application's import."""
+
+LOOK = 0.5
+"""Seconds between two looks of a child at where it is."""
+
+
+class TookTooLong(Exception):
+    """Raised when the child was ended because it was not done in time; `place` is where it was, as far as is known."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+def apart(
+    work: Callable[[Say], None],
+    hear: Say,
+    what: str | Callable[[], str] = "the plugins to be imported",
+    bound: Callable[[], float | None] = lambda: None,
+) -> str:
     """Run `work` in a child; what it says, JSON documents, is heard here. How the child ended; "" if `work` returned.
 
-    `what` names what is waited for, should it take long.
+    `what` names what is waited for, should it take long; `bound` tells how many seconds it may take in all, as of now.
+    Raises TookTooLong.
     """
     _flush()
     reader, writer = os.pipe()
@@ -31,26 +55,60 @@ def apart(work: Callable[[Say], None], hear: Say, what: str | Callable[[], str] 
         os.close(reader)
         _work(work, writer)
     os.close(writer)
+    heard = _Heard(hear)
     try:
-        with waiting(what):  # after the fork
-            finished = _listen(reader, os.pidfd_open(child), hear)
+        with waiting(lambda: (what if isinstance(what, str) else what()) + heard.told_place()):  # after the fork
+            in_time = _listen(reader, os.pidfd_open(child), heard, bound)
+        if not in_time:
+            os.kill(child, signal.SIGKILL)
+            raise TookTooLong(heard.place)
     finally:
         os.close(reader)
         _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return "" if finished else f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return "" if heard.finished else f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class _Heard:
+    """What a child has said: lines of JSON, and where it is behind an @."""
+
+    def __init__(self, hear: Say) -> None:
+        self.finished = False
+        self.place = ""
+        self._hear = hear
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            document = msgspec.json.decode(line.removeprefix(b"@"))
+            if line.startswith(b"@"):
+                self.place = document
+            elif document is None:
+                self.finished = True
+            else:
+                self.place = ""
+                self._hear(document)
+
+    def told_place(self) -> str:
+        return f", now at {self.place}" if self.place else ""
 
 
 def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
-    def say(document: Any) -> None:
+    lock = threading.Lock()  # a pipe takes long lines in pieces
+
+    def say(document: Any, mark: bytes = b"") -> None:
         try:
-            os.write(writer, msgspec.json.encode(document) + b"\n")
+            with lock:
+                os.write(writer, mark + msgspec.json.encode(document) + b"\n")
         except BrokenPipeError:  # the command has ended: its own output was cut off, as by `| head`
             os._exit(1)
 
     try:
         with contextlib.suppress(OSError, RuntimeError):  # standard error may be closed, or no file
             faulthandler.enable()  # a crash prints where it was
+        looking = threading.Thread(target=_look, args=(threading.get_ident(), say), name="jobs-looking", daemon=True)
+        looking.start()
         work(say)
         say(None)
     except KeyboardInterrupt:  # the parent has heard it, too
@@ -62,24 +120,33 @@ def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
         os._exit(1)
 
 
-def _listen(reader: int, ended: int, hear: Say) -> bool:
-    """Until the child ends, and not the pipe: what it has forked may hold that open. Whether `work` returned."""
+def _look(thread: int, say: Callable[[Any, bytes], None]) -> None:
+    """Say where a thread is, again and again: as long as it gives way to others, which nearly all that waits does."""
+    while True:
+        time.sleep(LOOK)
+        if place := importing.place_of(thread):
+            say(place, b"@")
+
+
+def _listen(reader: int, ended: int, heard: _Heard, bound: Callable[[], float | None]) -> bool:
+    """Until the child ends, and not the pipe: what it has forked may hold that open. False if it takes too long."""
+    begin = time.monotonic()
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     poll.register(ended, select.POLLIN)
-    rest, finished = b"", False
     try:
-        while reader in [descriptor for descriptor, _ in poll.poll()]:
-            data = os.read(reader, 65536)
-            if not data:
-                break
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                document = msgspec.json.decode(line)
-                finished = document is None
-                if document is not None:
-                    hear(document)
-        return finished
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll(LOOK * 1000)]
+            if reader in ready:
+                data = os.read(reader, 65536)
+                if not data:
+                    return True
+                heard.take(data)
+            elif ready:
+                return True
+            most = bound()
+            if most is not None and time.monotonic() - begin > most:
+                return False
     finally:
         os.close(ended)
 

@@ -23,7 +23,7 @@ from ..supervisor.alerts import blind, channels, watched
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
-from .apart import Say, apart
+from .apart import IMPORT_TIMEOUT, Say, TookTooLong, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
 from .extensions import leave_out_what_ends, reported
@@ -31,6 +31,7 @@ from .figures import count
 from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
+from .types import DURATION
 
 SAMPLE = 500
 """Most queued messages of a topic and state that are held against the code."""
@@ -70,9 +71,12 @@ class _Checks:
 
 @click.command("check")
 @click.option("--show", "show_values", is_flag=True, help="Print every effective value and where it comes from.")
+@click.option(
+    "--import-timeout", type=DURATION, default=IMPORT_TIMEOUT, show_default=True, help="Longest time for the import, seconds."
+)
 @json_option
 @pass_context
-def check_command(context: Context, show_values: bool, as_json: bool) -> None:
+def check_command(context: Context, show_values: bool, import_timeout: float, as_json: bool) -> None:
     """Check configuration, plugins, application, backend, and whether queued messages fit this code.
 
     Run it before a deploy: messages that wait now are held against the signatures of the code that is here.
@@ -91,23 +95,24 @@ def check_command(context: Context, show_values: bool, as_json: bool) -> None:
         checks.run("machine", lambda: _machine(app))
         checks.run("plugins", lambda: _plugins(app, killers))
         checks.run("alerts", lambda: _alerts(app))
-        _run_apart(checks, app)
+        _run_apart(checks, app, import_timeout)
     if as_json:
         output.json(checks.found)
     if checks.code:
         raise click.exceptions.Exit(checks.code)
 
 
-def _run_apart(checks: _Checks, app: App) -> None:
+def _run_apart(checks: _Checks, app: App, import_timeout: float) -> None:
     """Checks that need the application, in a child: its import may end the process that does it."""
     module = called = ""
+    loading = True
 
     def work(say: Say) -> None:
         guard.on_call = lambda plugin, what: say({"call": f"{plugin}: {what}" if plugin else ""})
         importing.on_import = lambda name: say({"module": name})
         inside = _Checks(quiet=True, on_add=lambda *finding: say({"finding": finding}))
         loaded = inside.run("application", lambda: _application(app))
-        say({"module": ""})
+        say({"module": "", "loading": False})
         reachable = inside.run("backend", lambda: _backend(app))
         if reachable and loaded:
             inside.run("messages", lambda: _messages(app))
@@ -115,13 +120,23 @@ def _run_apart(checks: _Checks, app: App) -> None:
             inside.run("schedule", lambda: _schedule(app, reachable))
 
     def hear(said: dict[str, Any]) -> None:
-        nonlocal module, called
+        nonlocal module, called, loading
         if "finding" in said:
             mark, what, text, code = said["finding"]
             checks.add(mark, what, text, Exit(code))
-        module, called = said.get("module", module), said.get("call", called)
+        module, called, loading = said.get("module", module), said.get("call", called), said.get("loading", loading)
 
-    how = apart(work, hear, lambda: f"module {module} to be imported" if module else f"{redact(app.backend_url)} to answer")
+    def what() -> str:
+        if loading:
+            return f"module {module} to be imported" if module else "the application to be imported"
+        return f"{redact(app.backend_url)} to answer"
+
+    try:
+        how = apart(work, hear, what, lambda: import_timeout if loading else None)
+    except TookTooLong as error:
+        remedy = "start would wait for it as well; if it is only slow, give it more time with --import-timeout"
+        checks.add(output.BAD, "application", importing.not_imported(module, import_timeout, error.place, remedy), Exit.USAGE)
+        return
     if how:
         text = importing.ended_importing(module, how)
         if called and not module:

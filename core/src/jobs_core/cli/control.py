@@ -149,7 +149,7 @@ def _importable(app: App) -> None:
     from ..loaders import importing  # late: stop, quiet and scale load no worker
     from ..schedule import entries
     from ..worker.main import prepare
-    from .apart import Say, apart
+    from .apart import IMPORT_TIMEOUT, Say, TookTooLong, apart
 
     module = problem = ""
 
@@ -165,7 +165,11 @@ def _importable(app: App) -> None:
         nonlocal module, problem
         module, problem = said.get("module", module), said.get("problem", problem)
 
-    how = apart(work, hear, "the new code to be imported")
+    try:
+        how = apart(work, hear, "the new code to be imported", lambda: IMPORT_TIMEOUT)
+    except TookTooLong as error:
+        remedy = "if it is only slow, `stop` and `start` wait for it"
+        raise LoadError(importing.not_imported(module, IMPORT_TIMEOUT, error.place, remedy)) from None
     if how or problem:
         raise LoadError(problem or importing.ended_importing(module, how))
 

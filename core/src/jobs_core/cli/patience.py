@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from ..loaders import importing
 from . import output
 from .figures import age
 
@@ -40,3 +41,16 @@ def _tell(what: str | Callable[[], str], done: threading.Event) -> None:
         so_far = time.monotonic() - begin
         output.echo(f"jobs: waiting for {what if isinstance(what, str) else what()} ({age(so_far)} so far)", err=True)
         pause = AGAIN if so_far < OFTEN else RARELY
+
+
+@contextlib.contextmanager
+def importing_application() -> Iterator[None]:
+    """While the block imports the application and takes long, say where it is."""
+    thread = threading.get_ident()
+
+    def what() -> str:
+        place = importing.place_of(thread)
+        return "the application to be imported" + (f", now at {place}" if place else "")
+
+    with waiting(what):
+        yield

@@ -15,7 +15,7 @@ from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
 from .figures import count
-from .patience import waiting
+from .patience import importing_application
 from .types import DURATION, FILE, TEXT, TOPIC
 
 BATCH = 1000
@@ -67,7 +67,7 @@ def push_command(
     Each line of --json is an object like {"job": "shop.pay", "args": [12], "kwargs": {}, "topic": …, "delay": …}; with
     JOB given, also just an array of arguments or an object of keyword arguments. Lines are sent in batches of 1,000.
     """
-    with waiting("the application to be imported"):
+    with importing_application():
         prepare(context.app)
     shared = {name: value for name, value in (("topic", topic), ("delay", delay), ("priority", priority)) if value is not None}
     if file is None:

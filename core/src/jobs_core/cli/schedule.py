@@ -14,7 +14,7 @@ from ..schedule.times import zone
 from ..worker.main import prepare
 from . import output
 from .common import Context, json_option, pass_context
-from .patience import waiting
+from .patience import importing_application
 
 
 @click.command("schedule")
@@ -23,7 +23,7 @@ from .patience import waiting
 @pass_context
 def schedule_command(context: Context, count: int, as_json: bool) -> None:
     """Show what runs by the clock, with its next runs in its own time zone and in UTC."""
-    with waiting("the application to be imported"):
+    with importing_application():
         prepare(context.app)
     now = time.time()
     found = [(entry, list(_runs(entry, now, count))) for entry in entries(context.app)]

@@ -14,7 +14,7 @@ from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
 from .here import ThisMachine
-from .patience import waiting
+from .patience import importing_application
 from .types import JOB_ID
 
 
@@ -29,7 +29,7 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
     backend cannot look up single jobs it tells what keeps jobs waiting here, and "known" is null in JSON.
     """
     # What cannot be imported, `jobsctl check` tells; the rest of the answer holds.
-    with contextlib.suppress(JobsError), waiting("the application to be imported"):
+    with contextlib.suppress(JobsError), importing_application():
         prepare(context.app)
     here = ThisMachine(context.app)
     try:

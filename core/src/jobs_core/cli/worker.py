@@ -16,7 +16,7 @@ from ..worker.main import Worker, prepare
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .patience import waiting
+from .patience import importing_application
 from .types import TEXT, TOPICS
 
 
@@ -46,7 +46,7 @@ def worker_command(
     logs.to_stream(log_level or config.logs.level, config.logs.format)
     name, settings = _choose(context, pool, topics, mode, concurrency)
     app = context.app
-    with waiting("the application to be imported"):
+    with importing_application():
         bootstrapper = prepare(app)
     worker = Worker(app, name, settings, bootstrapper, drain=drain, on_replace=None if drain else _start_again)
     worker.obey_signals()

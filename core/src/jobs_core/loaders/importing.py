@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ on_import: Callable[[str], object] | None = None
 
 
 CORE = Path(boundary.__file__).parent
+MACHINERY = ("<frozen", str(CORE))
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+"""Where files lie that are no application's, unless it is installed itself."""
 AS_PROGRAM = "what is only for running it as a program belongs below `if __name__ == '__main__':`"
 
 
@@ -26,6 +30,21 @@ def ended_importing(module: str, how: object) -> str:
         f"the process that imports the application ended{where} ({how}): "
         f"by os._exit, or a crash in a library's C code ({AS_PROGRAM})"
     )
+
+
+def not_imported(module: str, seconds: float, place: str, remedy: str) -> str:
+    """What to say where an import did not end in time."""
+    which = f'the module "{module}"' if module else "the application"
+    where = f"it is at\n  {place}\n" if place else "where it is is not known, since it holds the interpreter\n"
+    return f"{which} is not imported after {seconds:g} s: {where}{remedy}"
+
+
+def place_of(thread: int) -> str:
+    """Where a thread is now: its innermost line in the application, with its code; "" if that is not known."""
+    frame = sys._current_frames().get(thread)
+    frames = [each for each in traceback.extract_stack(frame) if not each.filename.startswith(MACHINERY)] if frame else []
+    places = [each for each in frames if not each.filename.startswith(LIBRARIES)] or frames
+    return f"{places[-1].filename}:{places[-1].lineno}  {places[-1].line}" if places else ""
 
 
 def add_to_path(directory: Path) -> None:
