@@ -68,7 +68,7 @@ def call(tmp_path, monkeypatch, plugins, capfd):
     monkeypatch.setattr(start, "_become", lambda command: None)
     monkeypatch.setattr(start, "_in_the_background", lambda *arguments: None)
     monkeypatch.setattr(worker.Worker, "run", lambda self: None)
-    monkeypatch.setattr(worker.Worker, "obey_signals", lambda self: None)
+    monkeypatch.setattr(worker, "obeying", lambda stop: contextlib.nullcontext())
     monkeypatch.setattr(demo, "show", lambda *args, **kwargs: 0)
     monkeypatch.setattr(contract, "run_cases", lambda *args: 0)
     monkeypatch.setattr(contract, "measure", lambda url: [])

@@ -130,7 +130,7 @@ class Project:
             new_message(f"tasks.{job}", options.pop("topic", "default"), args, options.pop("kwargs", {}), **options)
             for job, args, options in calls
         ]
-        app._producer.push([app.outgoing(message) for message in messages], 5.0)
+        app._producer.push([app.outgoing(message) for message in messages], PATIENCE)
         return [message.id for message in messages]
 
     def push_raw(self, payload: bytes, topic: str = "default") -> str:

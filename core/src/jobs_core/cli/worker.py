@@ -13,6 +13,7 @@ from ..config import Pool
 from ..config_sources import too_many_threads
 from ..errors import BackendError
 from ..worker.main import Worker, prepare
+from ..worker.stop_signals import obeying
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
@@ -49,9 +50,9 @@ def worker_command(
     with importing_application():
         bootstrapper = prepare(app)
     worker = Worker(app, name, settings, bootstrapper, drain=drain, on_replace=None if drain else _start_again)
-    worker.obey_signals()
     try:
-        worker.run()
+        with obeying(worker.courier.stop):
+            worker.run()
     except BackendError as error:
         fail(str(error), Exit.UNAVAILABLE)
 

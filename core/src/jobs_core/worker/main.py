@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from .. import events, guard
@@ -95,7 +93,7 @@ def _loader(app: App) -> str:
 
 
 class Worker:
-    """A worker of one pool. `run` occupies the main thread; signals are the process's affair, see `obey_signals`.
+    """A worker of one pool. `run` occupies the main thread; signals are the process's affair, see `stop_signals`.
 
     A job that ignores its timeout ends only with the process, which `on_replace` may start anew.
     """
@@ -173,19 +171,6 @@ class Worker:
         self._app.close()
         if self.courier.failure:
             raise self.courier.failure
-
-    def obey_signals(self) -> None:
-        """For a worker in the foreground: TERM and INT stop gracefully, a second INT or QUIT at once."""
-        signal.signal(signal.SIGTERM, self._graceful)
-        signal.signal(signal.SIGINT, self._graceful)
-        signal.signal(signal.SIGQUIT, self._now)
-
-    def _graceful(self, signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, self._now)
-        self.courier.stop()
-
-    def _now(self, signum: int, frame: FrameType | None) -> None:
-        self.courier.stop(0.0)
 
     def _end_at_once(self) -> None:
         """The courier has given up jobs that still run in some thread: only the end of the process ends them."""

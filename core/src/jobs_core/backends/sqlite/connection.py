@@ -149,11 +149,11 @@ class Connection:
         with contextlib.suppress(OSError):  # SQLite says it better
             private.create(self.path)  # its log and index get the mode of the file
         # Autocommit: transactions are begun by hand. The threads of a process take turns by our lock.
-        with _connecting:
-            db = sqlite3.connect(
+        with _connecting:  # until `in_use` says so
+            self._db = sqlite3.connect(
                 self.path, timeout=left(BUSY_TIMEOUT), isolation_level=None, check_same_thread=False, cached_statements=256
             )
-        self._db, self._synchronous, self._patient = db, "", True
+        self._synchronous, self._patient = "", True
         try:
             self._prepare()
         except BaseException:
@@ -162,13 +162,16 @@ class Connection:
 
     def disconnect(self) -> None:
         """Close SQLite's side; it is opened again when next used."""
-        db, self._db = self._db, None
         log, self._log = self._log, -1
         if log >= 0:
             os.close(log)
-        if db is not None:
-            with contextlib.suppress(sqlite3.Error):
-                db.close()
+        if self._db is not None:
+            try:
+                self._db.close()
+            except sqlite3.Error:
+                pass
+            finally:
+                self._db = None  # not before: a fork does not wait for a connection that is not in use
 
     def close(self) -> None:
         """Disconnect for good; twice is fine."""

@@ -1,0 +1,119 @@
+"""The signals that stop a worker in the foreground, heard at once whatever its main thread is doing.
+
+Python calls a signal's handler in the main thread, between two instructions. One that enters a long C call, or the
+wait for the next job, in the very moment in which the signal comes would hear of it when that call ends, perhaps never.
+The number of a signal is therefore written to a pipe as well (`signal.set_wakeup_fd`), which a thread reads.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_DONE = 0
+"""No signal: tells the thread that the worker has ended."""
+
+
+@contextmanager
+def obeying(stop: Callable[[float | None], None]) -> Iterator[None]:
+    """Call `stop(None)` on TERM and INT, `stop(0.0)` on QUIT and on INT after another. Enter in the main thread.
+
+    A process that a job forks gets the default handlers back, so that it can be ended like any other.
+    """
+    global _listener
+    _listener = listener = _Listener(stop)
+    handlers = {number: signal.signal(number, listener.handle) for number in STOPS}
+    try:
+        with listener:
+            yield
+    finally:
+        _listener = None
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+class _Listener:
+    def __init__(self, stop: Callable[[float | None], None]) -> None:
+        self._stop = stop
+        self._told = False
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._writer, False)
+        self._thread = threading.Thread(target=self._read, name="jobs-signals", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+
+    def __exit__(self, *error: object) -> None:
+        signal.set_wakeup_fd(-1)
+        try:
+            os.write(self._writer, bytes([_DONE]))
+            self._thread.join()
+            os.close(self._reader)
+            os.close(self._writer)
+        except OSError:  # a job has closed them
+            return
+
+    def _read(self) -> None:
+        while True:
+            try:
+                numbers = os.read(self._reader, 64)
+            except OSError:  # a job has closed it: from now on the handler is all there is
+                return
+            for number in numbers:
+                if number == _DONE:
+                    return
+                if number in STOPS:
+                    self._obey(number)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Obey what the thread cannot have heard: an event loop of the application may have set a pipe of its own."""
+        try:
+            before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            if before == self._writer:
+                return
+            if before >= 0:
+                signal.set_wakeup_fd(before)
+        except (ValueError, OSError):  # a job has closed it
+            pass
+        self._obey(number)
+
+    def _obey(self, number: int) -> None:
+        at_once = number == signal.SIGQUIT or (number == signal.SIGINT and self._told)
+        self._told = True
+        self._stop(0.0 if at_once else None)
+
+
+_listener: _Listener | None = None
+_masks: dict[int, set[int | signal.Signals]] = {}  # by thread that forks: what it had blocked before
+
+
+def _before_fork() -> None:
+    """Hold the signals back: one sent to a child that has our handlers still would be written to our pipe."""
+    if _listener is not None:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+def _after_fork() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    global _listener
+    listener, _listener = _listener, None
+    if listener is not None:
+        signal.set_wakeup_fd(-1)
+        for number in STOPS:
+            if signal.getsignal(number) == listener.handle:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
