@@ -57,7 +57,7 @@ def test_a_mistyped_command_is_told_the_nearest(project):
 
 @pytest.mark.parametrize(("job", "nearest"), [("add", "tasks.add"), ("tasks.ad", "tasks.add"), ("task.note", "tasks.note")])
 def test_a_job_that_is_named_wrongly_is_told_the_nearest(project, job, nearest):
-    assert f"no job is called {job!r} here; nearest are {nearest}" in project.here("push", job, "1", code=2)
+    assert f"no job named {job!r} is registered here; the nearest names are {nearest}" in project.here("push", job, "1", code=2)
 
 
 def test_the_version_is_told(project):
@@ -89,9 +89,9 @@ def test_in_bash_the_wrapper_chooses_between_ours_and_the_builtin(project):
 
 def test_init_writes_a_configuration_that_checks(project):
     (project.root / "jobs.toml").unlink()
-    assert "is written" in said(project.run("init"))
+    assert "Wrote jobs.toml" in said(project.run("init"))
     assert "1 warning" not in said(project.run("check"))
-    assert "is there already: --force" in said(project.run("init"), 2)
+    assert "already exists: --force" in said(project.run("init"), 2)
     said(project.run("init", "--force", "--backend", "sqlite:///other.db", "--module", "tasks"))
     assert "other.db answers" in said(project.run("check"))
 
@@ -133,7 +133,7 @@ def test_check_says_what_is_good(project):
         ("x = ", 2, "jobs.toml: not valid TOML"),
         ("[pools.mail.workers]\nmax = 'eight'", 2, 'jobs.toml: pools.mail.workers.max: expected int, got "eight"'),
         ('framework = "djangoo"', 2, "framework: there is no framework 'djangoo'"),
-        ('[topics.x]\ndefault_job = "tasks.ad"', 2, "nearest are tasks.add"),
+        ('[topics.x]\ndefault_job = "tasks.ad"', 2, "the nearest names are tasks.add"),
     ],
 )
 def test_check_says_what_is_wrong_and_how_to_mend_it(project, toml, code, says):
@@ -184,7 +184,7 @@ def test_check_finds_queued_messages_that_no_longer_fit(project):
     project.push("gone")
     text = said(project.run("check"), 1)
     assert "1 waiting in default would not run: argument 'a' of tasks.add: expected int, got str" in text
-    assert "no job is called 'tasks.gone'" in text
+    assert "no job named 'tasks.gone'" in text
 
 
 def test_check_shows_values_with_their_sources_and_without_secrets(project):
@@ -235,7 +235,7 @@ def test_push_reads_arguments_as_json_or_text(project):
     [
         (["tasks.add"], 2, "missing 1 required positional argument: 'a'"),
         (["tasks.add", "x"], 2, "argument 'a' of tasks.add: expected int, got str"),
-        (["tasks.ad", "1"], 2, "nearest are tasks.add"),
+        (["tasks.ad", "1"], 2, "the nearest names are tasks.add"),
         ([], 2, "name a job"),
         (["tasks.add", "--kw", "nonsense"], 2, "expected NAME=VALUE"),
         (["tasks.add", "1", "--priority", "10"], 2, "0<=x<=9"),
@@ -266,7 +266,7 @@ def test_push_takes_lines_of_json(project):
     [
         ("{", "line 2:"),
         ('{"job":"tasks.add","args":["x"]}', "line 2: argument 'a'"),
-        ('{"job":"tasks.nope"}', "line 2: no job is called"),
+        ('{"job":"tasks.nope"}', "line 2: no job named"),
         ('{"args":[1]}', "line 2: names no job"),
         ('{"job":"tasks.add","argz":[1]}', "line 2: Object contains unknown field argz"),
     ],
@@ -292,7 +292,7 @@ def test_topics_are_shown_with_who_serves_them(project, dead):
     project.push("note", "x", topic="nobodys")
     text = said(project.run("topics"))
     assert "default\t1\t0\t0\t1\t" in text
-    assert re.search(r"nobodys\t1\t0\t0\t0\t\d+s\tnobody\t", text)
+    assert re.search(r"nobodys\t1\t0\t0\t0\t\d+s\tnone\t", text)
     assert json.loads(project.run("topics", "--json").stdout)["default"]["pools"] == ["default"]
 
 
@@ -317,7 +317,7 @@ def test_list_and_show(project, dead):
     text = said(project.run("show", dead))
     for part in ("tasks.fail", "dead", "failed", "ValueError: boom", "attempt 1"):
         assert part in text
-    assert "is known" in said(project.run("show", "nobody"), 1)
+    assert "unknown job nobody" in said(project.run("show", "nobody"), 1)
 
 
 def test_show_of_an_unreadable_message_shows_its_bytes(project):
@@ -338,10 +338,10 @@ def test_dead_letters_are_listed_retried_and_purged(project, dead):
     assert "is not dead, but ready" in said(project.run("dead", "show", dead), 1)
     assert "1 was not in the dead letters" in said(project.run("dead", "retry", dead), 1)
     project.worker("--drain").wait()
-    assert "Say --yes" in said(project.run("dead", "retry", "--topic", "default"), 2)
+    assert "Pass --yes to skip this prompt" in said(project.run("dead", "retry", "--topic", "default"), 2)
     assert "1 job is ready again" in said(project.run("dead", "retry", "--topic", "default", "--yes"))
     project.worker("--drain").wait()
-    assert "name ids, or a topic" in said(project.run("dead", "purge"), 2)
+    assert "give ids, or a topic" in said(project.run("dead", "purge"), 2)
     assert "1 dead letter deleted" in said(project.run("dead", "purge", dead, "--yes"))
     assert said(project.run("dead", "list")) == ""
 
@@ -349,7 +349,7 @@ def test_dead_letters_are_listed_retried_and_purged(project, dead):
 def test_purge_asks_and_deletes_what_waits(project, dead):
     project.push("note", "x")
     project.push("note", "x", delay=60.0)
-    assert "Say --yes" in said(project.run("purge", "default"), 2)
+    assert "Pass --yes to skip this prompt" in said(project.run("purge", "default"), 2)
     assert "1 job deleted" in said(project.run("purge", "default", "--state", "scheduled", "--yes"))
     assert "1 job deleted" in said(project.run("purge", "default", "--yes"))
     counts = json.loads(project.run("topics", "--json").stdout)["default"]
@@ -369,7 +369,7 @@ def test_cancel(project, dead):
     waiting = project.push("note", "x", delay=60.0)
     text = said(project.run("cancel", waiting, dead, "nobody"), 1)
     assert f"{waiting} cancelled" in text
-    assert f"{dead} is dead already" in text
+    assert f"{dead} is already dead" in text
     assert "nobody is unknown" in text
     assert "was cancelled" in said(project.run("result", waiting), 1)
 
@@ -379,7 +379,7 @@ def test_cancel(project, dead):
 
 def test_a_worker_is_refused_what_is_not_configured(project):
     assert "there is no pool 'x': the configuration has default" in said(project.run("worker", "--pool", "x"), 2)
-    assert "is no topic name" in said(project.run("worker", "--topics", "a b"), 2)
+    assert "invalid topic name" in said(project.run("worker", "--topics", "a b"), 2)
 
 
 def test_a_worker_without_its_backend_says_so(project):

@@ -61,7 +61,7 @@ def test_text_says_all_that_json_says(project, command, history):
 
 def test_what_is_known_of_a_dead_worker_is_told_before_its_stack(project):
     text = project.here("dead", "show", bury(project, DIED))
-    told = ["a worker died, told by process 12 on web1", "killed by SIGKILL", "signal: SIGKILL", "peak memory: 512 MB",
+    told = ["a worker died, reported by process 12 on web1", "killed by SIGKILL", "signal: SIGKILL", "peak memory: 512 MB",
             "its last log lines:", "the last but one", "the last line", "Current thread"]  # fmt: skip
     places = [text.index(part) for part in told]
     assert places == sorted(places), text
@@ -78,7 +78,7 @@ def test_attempts_are_the_same_number_everywhere(project, ended):
     assert re.search(rf"^attempt +{ended}$", shown, re.MULTILINE), shown
     assert shown.count(" attempt ") == ended
     assert f" attempt {ended}, process 4711 on web1" in shown
-    assert f"{ended} attempt{'s' if ended > 1 else ''} ended before" in project.here("why", job_id)
+    assert f"{ended} earlier attempt{'s have' if ended > 1 else ' has'} ended" in project.here("why", job_id)
     assert json.loads(project.here("dead", "show", job_id, "--json"))["attempt"] == ended
 
 

@@ -67,11 +67,11 @@ BROKEN: dict[str, tuple[Callable[[Project], object], str]] = {
     ),
 }
 COMMANDS = {
-    "status": "jobs 0.1.0 serves: ",
-    "top --once --interval 0.05": "jobs 0.1.0 serves: ",
+    "status": "jobs 0.1.0 is serving: ",
+    "top --once --interval 0.05": "jobs 0.1.0 is serving: ",
     "quiet": "jobs: quiet",
     "quiet --off": "take jobs again",
-    "scale default 2": "to have 2 workers",
+    "scale default 2": "is set to 2 workers",
 }
 
 
@@ -87,14 +87,14 @@ def test_with_a_broken_configuration_what_runs_is_looked_at_and_ended(project: P
         text = project.here(*command.split())
         assert says in text, command
         assert answer in text, command
-        assert "goes on " in text
+        assert "keeps running " in text
     assert says in project.here("status", "--json")
     assert "of pool default" in project.here("stack", str(process.pid))
     if case != "another run directory":
         for refused in ("restart", "reload"):
             text = project.here(refused, code=2)
             assert says in text
-            assert f"{refused} refused: what runs goes on as it is" in text
+            assert f"{refused} refused: everything keeps running as it is" in text
         assert process.alive()
     assert "jobs: stopped" in project.here("stop" if run_dir == ".jobs" else "exit")
     assert process.wait() == 0
@@ -116,7 +116,7 @@ def test_a_wrong_variable_hides_nothing_either(project: Project, lone):
     lone()
     text = project.here("status", JOBS_LEASE="soon")
     assert "JOBS_LEASE: expected a duration" in text
-    assert "jobs 0.1.0 serves: " in text
+    assert "jobs 0.1.0 is serving: " in text
     project.here("stop", JOBS_LEASE="soon")
 
 
@@ -148,7 +148,7 @@ BROKEN_LINES = {  # what stands in line 3, what is said of it, where; and how to
     "pools.mail.mode = 'zync'": ("pools.mail.mode: expected one of", "sync, threads, async"),
     "broker_url = 'redis://'": ("broker_url: unknown key", 'backend = "redis://'),
     '[topics."a.b"]\nretires = 1': ("topics.a.b.retires: unknown key", 'did you mean "retries"?'),
-    "[schedule.night]": ("schedule.night: job is missing", "give it one"),
+    "[schedule.night]": ("schedule.night: job is missing", "set it"),
 }
 
 
@@ -233,7 +233,7 @@ def test_a_restart_that_could_not_start_again_stops_nothing(project: Project, lo
     project.configure(backend='backend = "memory://"')
     text = project.here("restart", code=2)
     assert "choose another backend" in text
-    assert "restart refused: what runs goes on as it is" in text
+    assert "restart refused: everything keeps running as it is" in text
     assert process.alive()
     project.here("exit")
 
@@ -256,7 +256,7 @@ def test_a_restart_with_code_that_cannot_be_loaded_stops_nothing(project: Projec
     (project.root / "tasks.py").write_text(code)
     text = project.here("restart", code=2)
     assert says in text
-    assert "restart refused: what runs goes on as it is" in text
+    assert "restart refused: everything keeps running as it is" in text
     assert process.alive()
     project.here("exit")
 
@@ -300,15 +300,15 @@ EVERYONE = ["status", "top --once", "stop", "exit", "quiet", "scale default 2", 
 def test_another_user_s_supervisor_is_told_by_its_user(project: Project, of_root, monkeypatch, command: str):
     monkeypatch.setattr(search, "process_of", lambda run_dir, user: 4242)
     text = project.here(*command.split(), code=1)
-    assert "a supervisor runs, process 4242, and belongs to root" in text
-    assert "call this as root" in text
+    assert "a supervisor is running as process 4242 and belongs to root" in text
+    assert "run this as root" in text
     assert "not running" not in text
 
 
 @pytest.mark.parametrize("command", EVERYONE)
 def test_what_cannot_be_known_of_another_user_s_is_said(project: Project, of_root, monkeypatch, command: str):
     monkeypatch.setattr(search, "process_of", lambda run_dir, user: None)
-    assert "belongs to root: whether a supervisor runs there is not known" in project.here(*command.split(), code=1)
+    assert "belongs to root, so it is not known whether a supervisor is running there" in project.here(*command.split(), code=1)
 
 
 def test_a_script_reads_whose_it_is(project: Project, of_root, monkeypatch):
@@ -333,7 +333,7 @@ def test_from_another_pid_namespace_stop_and_exit_say_so_and_do_nothing(project:
     process = lone()
     monkeypatch.setattr(control, "_peer", lambda connection: (0, os.geteuid()))  # as the kernel tells it there
     text = project.here(command, code=1)
-    assert f"runs in another PID namespace (a container, say), as process {process.pid} there" in text
+    assert f"is running in another PID namespace (such as a container), as process {process.pid} there" in text
     assert "nothing was done" in text
     assert process.alive()
     assert "another PID namespace" in project.here("stack", "1", code=1)
@@ -402,7 +402,7 @@ def test_so_many_workers_as_cores_and_memory_bear_are_not_doubted(monkeypatch, c
     monkeypatch.setattr(bounds, "free_memory", lambda: free)
     board = board_of(2, each)
     assert bounds.too_many(board, "mail", most) == ""
-    assert f"which is {most:,}: " in bounds.too_many(board, "mail", most + 1)
+    assert f"more than the {most:,} that this" in bounds.too_many(board, "mail", most + 1)
 
 
 def test_what_the_configuration_allows_is_not_doubted(monkeypatch):
@@ -447,10 +447,11 @@ def test_an_absurd_number_of_workers_is_refused_and_one_that_is_too_large_has_to
     monkeypatch.setattr(bounds, "_cores", lambda: 2)
     process = lone()
     for force in ((), ("--force",)):
-        assert "a pool has 10,000 at most" in project.here("scale", "default", "300000", *force, code=2)
+        assert "a pool has at most 10,000" in project.here("scale", "default", "300000", *force, code=2)
     text = project.here("scale", "default", "9000", code=2)
-    assert "9,000 workers in pool default are more than this machine is likely to bear" in text
-    assert "Say --force" in text
+    assert "9,000 workers in pool default are more than the " in text
+    assert " that this machine is likely to bear: it has " in text
+    assert "Pass --force" in text
     assert process.lines == ["ready"]
-    assert "is to have 9000 workers" in project.here("scale", "default", "9000", "--force").replace(",", "")
+    assert "is set to 9000 workers" in project.here("scale", "default", "9000", "--force").replace(",", "")
     project.here("exit")

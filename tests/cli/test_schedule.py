@@ -57,8 +57,8 @@ def test_check_names_what_is_scheduled(project):
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ('cron = "x"', 'schedule.bad: "x" is no cron expression'),
-        ('cron = "0 0 * * *"\ntz = "Mars"', 'schedule.bad: "Mars" is no time zone'),
+        ('cron = "x"', 'schedule.bad: invalid cron expression "x"'),
+        ('cron = "0 0 * * *"\ntz = "Mars"', 'schedule.bad: "Mars" is not a time zone'),
         ('every = "1m"\nargs = [1, 2, 3]', "schedule.bad: "),
     ],
 )
@@ -70,4 +70,6 @@ def test_check_and_schedule_name_what_is_wrong(project, entry, says):
 
 def test_check_names_the_nearest_job(project):
     project.configure('[schedule.bad]\njob = "tasks.noet"\nevery = "1m"')
-    assert "schedule.bad: job: no job is called 'tasks.noet' here; nearest are tasks.note" in said(project.run("check"), 2)
+    assert "schedule.bad: job: no job named 'tasks.noet' is registered here; the nearest names are tasks.note" in said(
+        project.run("check"), 2
+    )

@@ -103,15 +103,15 @@ def test_directories_that_systemd_makes_are_named_to_it(project):
     assert values(text, "RuntimeDirectory") == ["shop"]
     assert values(text, "StateDirectory") == ["shop/queue"]
     assert values(text, "ReadWritePaths") == values(text, "ExecStartPre") == []
-    assert "/run/shop does not outlive" not in text
+    assert "/run/shop does not survive" not in text
 
 
 def test_what_is_about_to_go_wrong_is_noted(project):
     project.configure('run_dir = "/run/shop"', backend="")
     text = printed(project, "--user", "root", JOBS_LEASE="20s")
-    assert "NOTE: /run/shop does not outlive a restart of the machine" in text
+    assert "NOTE: /run/shop does not survive a reboot" in text
     assert "NOTE: Jobs run as root here" in text
-    assert "NOTE: Set here and not part of the unit, put it into the environment file below: JOBS_LEASE\n" in text
+    assert "NOTE: Set in this shell but not part of the unit; put into the environment file below: JOBS_LEASE\n" in text
 
 
 def test_whoever_owns_the_configuration_runs_it(project):
@@ -125,7 +125,7 @@ def test_a_path_that_no_unit_can_name_is_refused(tmp_path):
     broken = Project(tmp_path / "two\nlines")
     done = broken.run("systemd")
     assert done.returncode == 2
-    assert "control character" in done.stderr
+    assert "a control or invisible character" in done.stderr
     broken.close()
 
 
@@ -136,7 +136,7 @@ def test_what_an_embedded_broker_writes_to_is_open_to_it(project):
     assert "/srv/queue" in values(text, "ReadWritePaths")[0].split()
     assert values(text, "RuntimeDirectory") == ["shop-broker"]
     project.configure('broker.embedded = true\nrun_dir = "/run/shop"', backend='backend = "zmq+tcp://127.0.0.1"')
-    assert "/run/shop does not outlive a restart of the machine, nor do the jobs" in printed(project)
+    assert "/run/shop does not survive a reboot, nor do the jobs" in printed(project)
 
 
 def test_systemd_accepts_the_unit_of_a_broker_that_the_docs_show(tmp_path, analyze):

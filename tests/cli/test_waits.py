@@ -146,7 +146,7 @@ def test_a_supervisor_that_does_not_answer_is_told_of(project: Project, hurried,
     waker.join()
     assert "jobs: waiting for " in text
     if command in ("stop", "exit"):
-        assert f"waiting for process {process.pid}, which is stopped (SIGSTOP) and hears nothing" in text
+        assert f"waiting for process {process.pid}, which is stopped (SIGSTOP) and receives nothing" in text
     elif command != "reload":
         assert f"waiting for the supervisor, process {process.pid}, to answer" in text
 
@@ -216,10 +216,10 @@ def test_a_start_without_its_broker_says_so_and_comes_back_in_time_and_it_goes_o
     process = deaf("--wait", "8s")
     process.until_said("waiting for ")
     assert process.wait() == 69
-    assert "does not serve after 8s; it waits for the backend redis://127.0.0.1:1/0 to answer" in process.output
-    assert "It goes on trying" in process.output
+    assert "is not serving after 8s; it is waiting for the backend redis://127.0.0.1:1/0 to answer" in process.output
+    assert "It keeps trying" in process.output
     status = project.here("status")
-    assert "! does not serve yet: waits for the backend redis://127.0.0.1:1/0 to answer" in status
+    assert "! not serving yet: waiting for the backend redis://127.0.0.1:1/0 to answer" in status
     assert "jobs: stopped" in project.here("exit")
 
 
@@ -227,7 +227,7 @@ def test_a_start_without_its_broker_says_so_and_comes_back_in_time_and_it_goes_o
 def test_a_start_that_gives_up_leaves_nothing_behind(project: Project, deaf, command: str):
     process = project.start(*command.split(), "--wait", "1", "--give-up")
     assert process.wait() == 69
-    assert "did not serve within 1s, and was ended; it waited for " in process.output
+    assert "no workers were serving within 1s, so it was stopped; it was waiting for " in process.output
     assert running(project.root / ".jobs") is None
 
 
@@ -241,7 +241,7 @@ POOL = PoolState("mail", ["mail"], "sync", 1, 2, 2, 2)
 @pytest.mark.parametrize(
     ("it", "backlog", "says"),
     [
-        (None, None, "the supervisor to begin"),
+        (None, None, "the supervisor to start"),
         (supervisor(generation=0), None, "the application to be imported"),
         (supervisor(helper_errors={"housekeeper": "no room"}), None, "the housekeeper to start: no room"),
         (supervisor(housekeeper_pid=7), None, "the backend redis://h to answer"),
@@ -250,7 +250,7 @@ POOL = PoolState("mail", ["mail"], "sync", 1, 2, 2, 2)
         (
             supervisor(housekeeper_pid=7, pools=[PoolState("mail", [], "sync", 1, 1, 1, 1, failures=2, last_error="boom")]),
             Backlog(0.0, 7, True),
-            "pool mail, whose workers end soon after their start: boom",
+            "pool mail, whose workers exit soon after their start: boom",
         ),
         (supervisor(housekeeper_pid=7, pools=[POOL]), Backlog(0.0, 7, True), "workers to serve: 0 of 2 do"),
     ],

@@ -42,16 +42,16 @@ def reserve(project, *topics, owner="host-1"):
 
 def test_every_state_has_an_answer_and_the_deciding_one_comes_first(project):
     text = project.here("why", "nobody", code=1)
-    assert text.startswith("- no job nobody is known")
+    assert text.startswith("- unknown job nobody")
     first = project.push("note", "x")
     assert "it is ready and next in line" in project.here("why", first)
-    assert "it is ready with 1 job before it" in project.here("why", project.push("note", "x"))
-    assert project.here("why", project.push("note", "x", delay=60.0)).startswith("- it waits for its delay until")
+    assert "it is ready with 1 job ahead of it" in project.here("why", project.push("note", "x"))
+    assert project.here("why", project.push("note", "x", delay=60.0)).startswith("- it is scheduled for ")
     elsewhere = project.here("why", project.push("note", "x", topic="elsewhere"))
     assert elsewhere.startswith("- no pool of this configuration serves topic elsewhere")
     project.here("pause", "default")
-    assert project.here("why", first).startswith("- topic default is paused: `jobsctl resume default`")
-    assert "nearest are tasks.note" in project.here("why", project.push("not"))
+    assert project.here("why", first).startswith("- topic default is paused: run `jobsctl resume default`")
+    assert "the nearest names are tasks.note" in project.here("why", project.push("not"))
     assert "expected int, got str" in project.here("why", project.push("add", "x"))
     assert "it has expired" in project.here("why", project.push("note", "x", expires_in=0.0))
     project.here("cancel", first)
@@ -65,15 +65,15 @@ def test_a_dead_job_and_one_that_is_held(project):
     backend.settle([Settlement(dead, delivery.token, Outcome.DEAD, reason="failed", error=error)], new_token())
     backend.reserve(["default"], 1, new_token())
     text = project.here("why", dead)
-    assert text.startswith("- it is dead since")
+    assert text.startswith("- it has been dead since")
     assert "ValueError: boom" in text
-    assert "1 attempt ended before" in text
-    assert project.here("why", held).startswith("- it is reserved by worker host-1 since ")
+    assert "1 earlier attempt has ended" in text
+    assert project.here("why", held).startswith("- it has been reserved by worker host-1 since ")
     project.here("cancel", held)
-    assert "somebody asked for its cancellation" in project.here("why", held)
+    assert "its cancellation was requested" in project.here("why", held)
     found = json.loads(project.here("why", held, "--json"))
     assert (found["id"], found["known"]) == (held, True)
-    assert found["reasons"][0].startswith("it is reserved")
+    assert found["reasons"][0].startswith("it has been reserved")
     assert json.loads(project.here("why", "nobody", "--json", code=1))["known"] is False
     backend.close()
 
@@ -95,7 +95,7 @@ def test_attempts_before_and_after_a_retry_from_the_dead_letters_are_told_apart(
     ends(1, Outcome.RETRY)
     ends(2, Outcome.DEAD)
     first = project.here("why", job_id)
-    assert "- 2 attempts ended before\n" in first
+    assert "- 2 earlier attempts have ended\n" in first
     assert ", attempt 2: ValueError: boom" in first
     for since, told in ((1, "1 attempt since"), (2, "2 attempts since")):
         project.here("dead", "retry", job_id)
@@ -192,19 +192,23 @@ def starting(board):
 @pytest.mark.parametrize(
     ("situation", "says"),
     [
-        (quiet, "the supervisor is quiet, its workers take nothing new: `jobsctl quiet --off`"),
-        (full, "pool default is full: 2 workers with 2 jobs, the longest tasks.nap long-one for 3 m; it may grow to 8 workers"),
+        (quiet, "the supervisor is quiet, its workers take no new jobs: run `jobsctl quiet --off`"),
+        (
+            full,
+            "pool default is full: 2 workers with 2 jobs, the longest tasks.nap long-one, running for 3 m; "
+            "it may grow to 8 workers",
+        ),
         (full_and_may_grow_no_more, "it has as many workers as pools.default.workers allows"),
-        (full_by_hand, "its size was set by hand: `jobsctl scale default --auto`"),
-        (idle, "pool default has room: 2 workers of 1 at once and 1 job running"),
+        (full_by_hand, "its size was set by hand: run `jobsctl scale default --auto`"),
+        (idle, "pool default has room: 2 workers for 1 job at a time each, 1 job running"),
         (crashing, "4 workers in a row crashed soon after their start; next try in 16 m: killed by SIGSEGV"),
         (cannot_boot, "pool default: its workers cannot boot: ImportError: no shop"),
-        (scaled_to_none, "pool default was scaled to no worker by hand: `jobsctl scale default --auto`"),
-        (empty, "pool default has no worker now, for want of work: it starts some when it sees that jobs wait"),
+        (scaled_to_none, "pool default was scaled to 0 workers by hand: run `jobsctl scale default --auto`"),
+        (empty, "pool default has no workers now, because it was idle: it starts some once jobs are waiting"),
         (offline, "no worker of pool default takes jobs now: 1 offline, 1 retiring"),
-        (another_pool, "the supervisor that runs has no pool for topic default yet: `jobsctl reload`"),
-        (stopping, "is stopping: it takes no more jobs"),
-        (starting, "has not come to serve yet: `jobsctl status` says what it waits for"),
+        (another_pool, "the running supervisor has no pool for topic default yet: run `jobsctl reload`"),
+        (stopping, "is stopping: it takes no new jobs"),
+        (starting, "is not serving yet: `jobsctl status` says what it is waiting for"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -218,10 +222,10 @@ def test_what_the_supervisor_has_to_do_with_it_is_told(project, board, situation
 
 
 def test_that_no_supervisor_runs_is_the_first_that_is_told(project, board):
-    says = f"- no supervisor runs on this machine in {project.root / '.jobs'}: `jobsctl start` starts it\n"
+    says = f"- no supervisor is running on this machine in {project.root / '.jobs'}: `jobsctl start` starts it\n"
     assert project.here("why", project.push("note", "x")).startswith(says)
     with board.held(pid=4242):
-        assert "the supervisor, process 4242, has not come to serve yet" in project.here("why", project.push("note", "x"))
+        assert "the supervisor, process 4242, is not serving yet" in project.here("why", project.push("note", "x"))
 
 
 def test_a_held_job_is_found_in_its_worker(project, board):
@@ -235,10 +239,10 @@ def test_a_held_job_is_found_in_its_worker(project, board):
     with board.held():
         runs, behind = project.here("why", delivery.id), project.here("why", waiting)
     assert len(runs.splitlines()) == 1, "that it runs there is said once"
-    assert f"it runs in process {os.getpid()} of pool default (busy) since " in runs
-    assert "for 3 m; its timeout was over 2 m" in runs
+    assert f"it has been running in process {os.getpid()} of pool default (busy) since " in runs
+    assert "for 3 m; its timeout passed 2 m" in runs
     assert f"`jobsctl stack {os.getpid()}`" in runs
-    assert f"it is in its hand, behind the longest tasks.nap {delivery.id} for 3 m" in behind
+    assert f"the job is in flight there, behind tasks.nap {delivery.id}, running for 3 m" in behind
     backend.close()
 
 
@@ -247,14 +251,16 @@ def test_a_backend_that_does_not_answer_hides_no_job_that_runs_here(project, boa
     board.worker("h-1").begin(run("tasks.nap", ago=190, job_id="running-one"))
     with board.held():
         text = project.here("why", "running-one", code=69)
-    assert f"- it runs in process {os.getpid()} of pool default (busy) since " in text
+    assert f"- it has been running in process {os.getpid()} of pool default (busy) since " in text
     assert "127.0.0.1:1" in text
 
 
 def test_a_worker_that_nobody_knows_here_is_doubted(project):
     job_id = project.push("note", "x")
     backend, _ = reserve(project, owner=f"{os.uname().nodename[:40]}-dead")
-    assert "a `jobsctl worker` of its own, or dead, and its jobs go back when its lease of 30s" in project.here("why", job_id)
+    assert "a separate `jobsctl worker`, or it is dead and its jobs go back when its lease of 30s" in project.here(
+        "why", job_id
+    )
     backend.close()
 
 
@@ -283,7 +289,7 @@ def test_a_million_that_wait_before_it_cost_a_few_pages(app, size, most):
     message = outgoing()
     crowd.push([message], new_token())
     reasons = explain(app, crowd, message.id).reasons
-    assert any(reason.endswith(f"with more than {most:,} jobs before it") for reason in reasons), reasons
+    assert any(reason.endswith(f"with more than {most:,} jobs ahead of it") for reason in reasons), reasons
     assert sum(crowd.shown) == most
     assert crowd.counted == [], "where jobs can be listed none are counted, which may read them all"
 
@@ -332,7 +338,7 @@ def test_without_lookup_it_says_what_it_can(app, blind):
     assert found.known is None
     assert "cannot look up single jobs" in found.reasons[0]
     assert "topic default: 1 job ready" in found.reasons
-    assert "topic default is paused: `jobsctl resume default`" in found.reasons
+    assert "topic default is paused: run `jobsctl resume default`" in found.reasons
     assert "no pool of this configuration serves topic attic: add it to the topics of a pool" in found.reasons
 
 
@@ -342,7 +348,7 @@ def test_without_lookup_dead_letters_are_found(app, blind):
     blind.discard([message.id], "no use")
     found = explain(app, blind, message.id)
     assert found.known
-    assert found.reasons[0].startswith("it is dead since")
+    assert found.reasons[0].startswith("it has been dead since")
     assert "no use" in found.reasons[0]
 
 
@@ -354,4 +360,4 @@ def test_without_lookup_a_job_that_runs_here_is_found(app, blind, tmp_path):
         found = explain(app, blind, "running-one", here)
     board.close()
     assert found.known
-    assert found.reasons[0].startswith(f"it runs in process {os.getpid()} of pool default (busy) since ")
+    assert found.reasons[0].startswith(f"it has been running in process {os.getpid()} of pool default (busy) since ")

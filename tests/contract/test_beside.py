@@ -59,5 +59,5 @@ def test_a_store_that_cannot_be_claimed_from_is_refused_by_name(tmp_path):
     from jobs_core.backends.base import BackendOptions
 
     queue = PlainQueue(f"memory://{new_token()}", BackendOptions())
-    with pytest.raises(ConfigError, match=r"results\.url: memory:// has no .*sqlite:///results\.db"):
+    with pytest.raises(ConfigError, match=r"results\.url: memory:// does not support .*sqlite:///results\.db"):
         composed(queue, queue)

@@ -156,7 +156,7 @@ def test_a_second_interrupt_ends_at_once_and_loses_nothing(project):
     worker = project.worker()
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     worker.signal(signal.SIGINT)
-    worker.until_said("takes no more jobs")
+    worker.until_said("takes no new jobs")
     worker.signal(signal.SIGINT)
     assert worker.wait() == 1
     assert len(project.app().operate(lambda backend: backend.browse("default", _ready(), 10))) == 1

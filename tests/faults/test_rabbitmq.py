@@ -61,12 +61,12 @@ def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rab
     project.push_many([*[("note", (f"n{n}",), {}) for n in range(50)], ("fail_twice", (), {})])
     node.control(*alarm)
     try:
-        with pytest.raises(BackendUnavailable, match=f"takes no messages at present.*low on {low_on}"):
+        with pytest.raises(BackendUnavailable, match=f"accepts no messages at present.*low on {low_on}"):
             for _ in range(3):
                 enqueue("into the alarm", patience=1.0)
         worker = project.worker()
         project.until_noted(*[f"note n{n}" for n in range(50)], "attempt 1")
-        worker.until_said("takes no messages at present")  # its retry waits
+        worker.until_said("accepts no messages at present")  # its retry waits
         assert "attempt 2" not in project.ledger()
     finally:
         node.control(*end)

@@ -274,7 +274,7 @@ def test_limits_by_age_are_refused_and_no_age_is_shown(rabbit_project, rabbitmq_
         assert "topics.default.alert_age would never alert" in refused.stdout + refused.stderr
         assert refused.returncode == code
     project.configure("[pools.default.workers]\nmin = 1\nmax = 4", backend=f'backend = "{rabbitmq_url}"')
-    assert "by their number alone grows default" in project.run("check").stdout
+    assert "default can grow by their number alone" in project.run("check").stdout
     project.push("note")
     shown = json.loads(project.run("topics", "--json").stdout)
     assert (shown["default"]["ready"], shown["default"]["oldest_age"]) == (1, None)
@@ -289,6 +289,6 @@ def test_why_says_what_it_can_where_single_jobs_cannot_be_looked_up(rabbit_proje
     text = project.here("why", waiting)
     assert "cannot look up single jobs" in text
     assert "topic default: 1 job ready" in text
-    assert "no supervisor runs on this machine" in text
-    project.until(lambda: "it is dead since" in project.here("why", dead))
+    assert "no supervisor is running on this machine" in text
+    project.until(lambda: "it has been dead since" in project.here("why", dead))
     assert "expected int, got str" in project.here("dead", "show", dead)

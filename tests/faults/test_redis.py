@@ -237,7 +237,7 @@ def test_a_password_stands_in_no_log_no_list_of_processes_and_no_file_of_ours(pr
         said = project.run(*words.split())
         seen += [said.stdout, said.stderr]
     server.start()  # which has forgotten the user
-    supervised.process.until_said("user or password are wrong")
+    supervised.process.until_said("wrong user or password")
     let_in()
     project.push("note", "after")
     project.until_noted("note after")

@@ -37,7 +37,7 @@ def test_a_wrong_password_is_told_in_one_line_and_mended_without_a_restart(redis
     server.command("CONFIG", "SET", "requirepass", "another")
     supervised = Supervised(redis_project, ready=False)
     supervised.process.until_said("died: it cannot boot: redis://127.0.0.1")
-    assert "it wants a password" in supervised.process.output
+    assert "it requires a password" in supervised.process.output
     assert "Traceback" not in supervised.process.output
     client = [program("redis-cli", "redis-tools"), "-p", str(server.port), "-a", "another", "--no-auth-warning"]
     assert subprocess.run([*client, "CONFIG", "SET", "requirepass", ""], capture_output=True, timeout=60).stdout == b"OK\n"

@@ -169,5 +169,5 @@ def test_broken_plugins_are_reported_by_name_and_distribution_and_harm_nobody_wh
     assert "plugin 'jobs_wrong' of jobs-wrong 1.2.3 jobs_queue_backends returned list" in said
     with_file.configure("nothing://queue")
     said = with_file.run("jobsctl", "worker", "--drain", code=2)
-    assert "jobs-nothing 1.2.3: the factory of backend 'nothing' made no Backend, but str" in said
+    assert "jobs-nothing 1.2.3: the factory of backend 'nothing' returned str, expected Backend" in said
     assert "Traceback" not in said

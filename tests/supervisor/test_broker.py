@@ -153,7 +153,7 @@ def test_machines_with_keys_of_their_own_share_a_broker(project: Project, tmp_pa
         machines["runs"].until_noted("note from afar")
         refused = machines["stranger"].run("push", "tasks.note", "no")
         assert refused.returncode != 0
-        assert "does not let this client in" in refused.stderr
+        assert "does not accept this client" in refused.stderr
         assert project.ledger() == []
     finally:
         for machine in machines.values():

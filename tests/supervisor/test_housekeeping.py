@@ -62,7 +62,10 @@ def test_a_wrong_schedule_or_alert_channel_stops_the_start_and_names_itself(proj
     project.configure('[schedule.bad]\njob = "tasks.noet"\nevery = 60')
     done = project.run("start")
     assert done.returncode != 0
-    assert "schedule.bad: job: no job is called 'tasks.noet' here; nearest are tasks.note" in done.stdout + done.stderr
+    assert (
+        "schedule.bad: job: no job named 'tasks.noet' is registered here; the nearest names are tasks.note"
+        in done.stdout + done.stderr
+    )
     project.configure('[alerts.channels]\nslack = { url = "ftp://x/" }')
     done = project.run("start")
     assert done.returncode != 0

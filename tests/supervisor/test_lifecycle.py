@@ -106,7 +106,7 @@ def test_a_second_start_says_who_runs_and_harms_nothing(project: Project):
     before = supervised.pids()
     again = project.run("start")
     assert again.returncode == 0
-    assert f"a supervisor runs here already: process {supervised.pid}" in again.stderr
+    assert f"a supervisor is already running here: process {supervised.pid}" in again.stderr
     assert supervised.pids() == before
     supervised.stop()
 

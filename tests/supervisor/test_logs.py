@@ -69,7 +69,7 @@ def test_what_jobs_say_is_in_the_log_once_with_their_job(shop, preload):
     assert [entry["message"] for entry in raw] == ["out ü\\x1b[31m", "err ü\\x1b[31m"]
     assert all("-default-" in entry["worker"] for entry in raw)
     assert len(said) == 62, "no line twice"
-    assert supervisor.output.startswith("jobs: runs in the foreground, and logs to ")
+    assert supervisor.output.startswith("jobs: running in the foreground, logging to ")
     assert len(supervisor.lines) == 1
 
 

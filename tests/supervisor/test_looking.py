@@ -94,7 +94,7 @@ def test_ready_follows_what_an_operator_says_and_alive_does_not(project):
     assert watched.get("/startupz")[0] == 200
     assert project.run("quiet").returncode == 0
     watched.until_answers("/readyz", 503)
-    assert "taking: an operator told it to take nothing new\n" in watched.get("/readyz")[1]
+    assert "taking: an operator told it to take no new jobs\n" in watched.get("/readyz")[1]
     assert watched.get("/livez")[0] == watched.get("/startupz")[0] == 200
     assert project.run("quiet", "--off").returncode == 0
     watched.until_answers("/readyz", 200)
@@ -138,16 +138,16 @@ def test_an_address_that_cannot_be_stops_a_start_and_a_reload(project):
     project.configure('[http]\nlisten = ":9000"')
     refused = project.run("start")
     assert refused.returncode == 2
-    assert 'names no host: write "127.0.0.1:9000"' in refused.stderr
+    assert 'has no host: write "127.0.0.1:9000"' in refused.stderr
     watched = Watched(project)
     watched.until_answers("/readyz", 200)
     project.configure('[http]\nlisten = ":9000"')
     refused = project.run("reload")
     assert refused.returncode == 2
-    assert "names no host" in refused.stderr
+    assert "has no host" in refused.stderr
     assert watched.get("/readyz")[0] == 200
     watched.process.signal(signal.SIGHUP)
-    watched.until(lambda board: "names no host" in board.supervisor.last_refusal)
+    watched.until(lambda board: "has no host" in board.supervisor.last_refusal)
     assert watched.get("/readyz")[0] == 200
 
 
@@ -250,7 +250,7 @@ def test_a_worker_that_cannot_boot_is_told_apart_from_one_that_crashes(project):
     text = project.run("status").stdout
     assert re.search(r"^! pool default: its workers cannot boot(; next try in .*)?: .*no database", text, re.MULTILINE), text
     project.until(lambda: watched.get("/readyz")[0] == 503)
-    assert "pool default: no worker serves" in watched.get("/readyz")[1]
+    assert "pool default: no worker is serving" in watched.get("/readyz")[1]
     assert watched.get("/livez")[0] == 200
     (project.root / "broken").unlink()
     watched.until_answers("/readyz", 200)
@@ -264,9 +264,9 @@ def test_while_it_stops_it_says_what_it_waits_for(project):
     watched.until_answers("/readyz", 200)
     watched.process.signal(signal.SIGTERM)
     watched.until_answers("/readyz", 503)
-    assert "taking: it stops\n" in watched.get("/readyz")[1]
+    assert "taking: it is stopping\n" in watched.get("/readyz")[1]
     text = project.run("status").stdout
-    assert text.startswith("jobs 0.1.0 stops: up ")
+    assert text.startswith("jobs 0.1.0 is stopping: up ")
     assert re.search(r"stopping +tasks.nap \d+ s", text), text
     watched.process.signal(signal.SIGQUIT)
     watched.process.wait()

@@ -160,8 +160,8 @@ def test_every_pool_needs_a_worker_that_serves_unless_it_may_have_none(board, as
     board.worker("h-1", phase=Phase.OFFLINE)
     board.worker("h-2", child="stopping")
     assert ask("/readyz")[1].splitlines() == [
-        "pool default: no worker serves (1 offline, 1 stopping)",
-        "pool broken: no worker serves (there is none): ImportError: no shop",
+        "pool default: no worker is serving (1 offline, 1 stopping)",
+        "pool broken: no worker is serving (there is none): ImportError: no shop",
     ]
     board.worker("h-3")
     board.worker("b-1", pool="broken")
@@ -171,10 +171,10 @@ def test_every_pool_needs_a_worker_that_serves_unless_it_may_have_none(board, as
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"quiet": True}, "taking: an operator told it to take nothing new"),
-        ({"state": "stopping"}, "taking: it stops"),
-        ({"generation": 0}, "application: it has not been imported and served yet"),
-        ({"served": False}, "application: it has not been imported and served yet"),
+        ({"quiet": True}, "taking: an operator told it to take no new jobs"),
+        ({"state": "stopping"}, "taking: it is stopping"),
+        ({"generation": 0}, "application: it is not imported and serving yet"),
+        ({"served": False}, "application: it is not imported and serving yet"),
     ],
 )
 def test_what_takes_nothing_is_not_ready(board, ask, change, reason):
@@ -186,7 +186,7 @@ def test_what_takes_nothing_is_not_ready(board, ask, change, reason):
 
 def test_startup_is_over_once_every_pool_has_served(board, ask):
     board.write(served=False)
-    assert ask("/startupz")[:2] == (503, "startup: not every pool has come to serve yet\n")
+    assert ask("/startupz")[:2] == (503, "startup: not every pool is serving yet\n")
     board.write(served=True, state="reloading")
     assert ask("/startupz")[0] == 200
 
@@ -219,7 +219,7 @@ def test_head_says_the_same_without_a_body(board, ask):
 
 
 def test_what_is_not_there_or_not_allowed_is_said(board, ask):
-    assert ask("/")[:2] == (404, "there are /livez, /readyz, /startupz, /metrics\n")
+    assert ask("/")[:2] == (404, "not found; the paths are /livez, /readyz, /startupz, /metrics\n")
     status, _, headers = ask("/livez", method="POST")
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
@@ -312,14 +312,14 @@ def test_a_unix_socket_is_for_its_user_alone_and_takes_a_stale_ones_place(board,
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_what_another_process_listens_on_is_not_taken_away(board, start, project, kind):
     _, where = start(None if kind == "unix" else f"127.0.0.1:{free_port()}")
-    with pytest.raises(ListenError, match=r"http.listen: .* cannot be used: .*: choose another, or free this one"):
+    with pytest.raises(ListenError, match=r"http.listen: .* cannot be used: .*: choose another address, or free this one"):
         httpd.listener(where)
     assert get(where, "/livez")[0] == 200
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
     (tmp_path / "precious").write_text("x")
-    with pytest.raises(ListenError, match="the file there is no socket"):
+    with pytest.raises(ListenError, match="the file there is not a socket"):
         httpd.listener(f"unix:{tmp_path / 'precious'}")
     assert (tmp_path / "precious").read_text() == "x"
 
@@ -327,12 +327,12 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("listen", "says"),
     [
-        (":9000", 'names no host: write "127.0.0.1:9000", or "0.0.0.0:9000" if every network may ask'),
+        (":9000", 'has no host: write "127.0.0.1:9000", or "0.0.0.0:9000" to accept connections from every network'),
         ("9000", 'expected "127.0.0.1:9000"'),
         ("localhost", 'expected "127.0.0.1:9000"'),
         ("localhost:99999", "a port is a number up to 65535"),
-        ("::1:9000", r'stands in brackets: write "\[::1\]:9000"'),
-        ("unix:", "names no path"),
+        ("::1:9000", r'needs brackets: write "\[::1\]:9000"'),
+        ("unix:", "has no path"),
         ("unix:/" + "x" * 200, "AF_UNIX path too long"),
         ("nowhere.invalid:9000", "cannot be used"),
     ],

@@ -133,7 +133,7 @@ def test_a_stopped_worker_is_killed_before_its_lease_runs_out(tasks: Project):
     tasks.push("nap", 0.5, "held")
     until(lambda: any(line.startswith("start held") for line in tasks.ledger()))
     os.kill(supervised.worker_of("held"), signal.SIGSTOP)
-    supervised.process.until_said("was silent for")
+    supervised.process.until_said("no heartbeat for")
     tasks.until_noted("end held")
     supervised.stop()
 

@@ -57,7 +57,7 @@ def test_threads_are_shown_by_name(project, process):
         """
     )
     text = stack(project, lone.pid)
-    assert text.startswith(f"worker {lone.pid} of pool mail (sync, generation 1) runs no job\n")
+    assert text.startswith(f"worker {lone.pid} of pool mail (sync, generation 1) is running no job\n")
     assert "hread jobs-courier (0x" in text
     assert "hread MainThread (0x" in text
     assert " in courier\n" in text
@@ -192,12 +192,12 @@ def test_a_child_that_arms_itself_has_a_file_of_its_own(project, process):
 
 
 def test_only_workers_of_this_run_directory_are_looked_into(project, process):
-    assert "is no worker of this installation: none runs in" in stack(project, os.getpid(), 2)
+    assert "is not a worker of this installation: none runs in" in stack(project, os.getpid(), 2)
     lone = process('print("ready", flush=True)\ntime.sleep(600)')
     stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         text = stack(project, stranger.pid, 2)
-        assert f"process {stranger.pid} is no worker of this installation: its workers are {lone.pid}" in text
+        assert f"process {stranger.pid} is not a worker of this installation: its workers are {lone.pid}" in text
         assert stranger.poll() is None
     finally:
         stranger.communicate(b"\n")

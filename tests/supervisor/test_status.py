@@ -52,7 +52,7 @@ def test_what_a_supervisor_left_behind_is_not_running(project, board):
 
 def test_one_that_has_written_nothing_yet_starts_up(project, board):
     with board.held(pid=4242):
-        assert status(project) == "starts up as process 4242\n"
+        assert status(project) == "starting up as process 4242\n"
         assert json.loads(status(project, "--json")) == {"running": True, "pid": 4242, "state": "starting"}
 
 
@@ -81,7 +81,7 @@ def test_everything_is_shown(project, board):
         text = status(project)
     pid = str(os.getpid())
     first, second, third = text.splitlines()[:3]
-    assert first.startswith(f"jobs 0.1.0 serves: up 2 h 5 m, generation 1, process {pid} on ")
+    assert first.startswith(f"jobs 0.1.0 is serving: up 2 h 5 m, generation 1, process {pid} on ")
     assert second == "2 workers, 1 busy with 1 job; 2 done, 1 failed so far"
     assert third == "in the topics: 3 ready, 4 scheduled, 1 reserved, 2 dead"
     assert rows(text, "Pools")[1] == ["default", "2/2", "2–8", "sync", "1", "0", "email,", "default"]
@@ -149,8 +149,8 @@ def test_what_needs_a_person_stands_before_all_tables(project, board):
     troubles = [line for line in text.splitlines() if line.startswith("! ")]
     assert text.index(troubles[-1]) < text.index("Pools")
     assert troubles == [
-        "! quiet: nothing new is taken until `jobsctl quiet --off`",
-        "! the last reload was refused, generation 1 goes on: SyntaxError: tasks.py, line 3; forged line",
+        "! quiet: no new jobs are taken until `jobsctl quiet --off`",
+        "! the last reload was refused, generation 1 keeps running: SyntaxError: tasks.py, line 3; forged line",
         "! the backend has not answered for 1 m: connection refused",
         "! pool a: 4 workers in a row crashed soon after their start; next try in 16 m: killed by SIGSEGV",
         "! pool b: its workers cannot boot; next try in 16 m: ImportError: no shop",
@@ -163,7 +163,7 @@ def test_a_housekeeper_that_hangs_with_the_backend_is_named(project, board):
     board.backlog.answered_at = time.time() - 200
     board.write()
     with board.held():
-        assert f"answered for 3 m: the housekeeper (process {os.getpid()}) waits for it" in status(project)
+        assert f"answered for 3 m: the housekeeper (process {os.getpid()}) is waiting for it" in status(project)
 
 
 def test_workers_that_need_a_look_come_first(project, board):

@@ -205,7 +205,7 @@ def test_it_is_live_and_q_ends_it(project, board, terminal):
 def test_however_it_ends_the_terminal_is_as_it_was(project, board, terminal, how):
     with board.held():
         screen = terminal()
-        screen.until_shown("serves: up 2 h")
+        screen.until_shown("is serving: up 2 h")
         if how == "control-c":
             screen.type("\x03")
         else:
@@ -218,10 +218,10 @@ def test_however_it_ends_the_terminal_is_as_it_was(project, board, terminal, how
 def test_a_supervisor_that_ends_and_comes_back_is_followed(project, board, terminal):
     with board.held():
         screen = terminal()
-        screen.until_shown("serves: up 2 h")
-    screen.until_shown("waiting for it (q ends this)")
+        screen.until_shown("is serving: up 2 h")
+    screen.until_shown("waiting for a supervisor (q quits)")
     with board.held():
-        screen.until_shown("serves: up 2 h")
+        screen.until_shown("is serving: up 2 h")
         screen.type("q")
         assert screen.wait() == 0
 

@@ -145,7 +145,7 @@ def test_whatever_others_have_written_into_a_queue_the_housekeeper_counts(keeper
     _, again = look(keeper, caplog)
     assert backlog.topics["default"].ready == 1
     if isinstance(listed, Exception):
-        assert [event.advice for event in events] == [f"what it holds cannot be listed by topic: {told(listed)}"]
+        assert [event.advice for event in events] == [f"its reserved jobs cannot be listed by topic: {told(listed)}"]
         assert again == [], "once"
     else:
         assert set(backlog.topics) == {"default", "mail"}
@@ -164,7 +164,7 @@ def test_an_outage_stays_one(keeper_of, monkeypatch, caplog):
 
 def test_a_pool_cannot_serve_what_is_said_to_be_served_elsewhere(project):
     project.configure("[topics.default]\nserve = false")
-    says = "topics.default.serve: is false, and pool default serves default: leave out one of the two"
+    says = "topics.default.serve: is false, but pool default serves default: remove one of the two"
     with pytest.raises(ConfigError, match=says):
         project.app()
 
@@ -182,9 +182,9 @@ def test_status_marks_such_a_topic_and_tells_of_jobs_that_wait_there(project):
         "! no pool serves topic mail (3 jobs are waiting there): add it to the topics of a pool, or set serve = false in "
         "[topics.mail] if workers elsewhere serve it"
     ]
-    marks = {line.split()[0]: line for line in text.splitlines() if line.endswith(("nobody serves", "not served here"))}
+    marks = {line.split()[0]: line for line in text.splitlines() if line.endswith(("no pool serves it", "not served here"))}
     assert {name: line.split("  ")[-1] for name, line in marks.items()} == {
-        "mail": "nobody serves", "idle": "nobody serves", "else": "not served here",
+        "mail": "no pool serves it", "idle": "no pool serves it", "else": "not served here",
     }  # fmt: skip
     assert {name: topic["unserved"] for name, topic in as_json["topics"].items()} == {
         "idle": True, "mail": True, "else": False, "default": False,

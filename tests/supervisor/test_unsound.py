@@ -71,7 +71,7 @@ def test_a_worker_that_alone_reaches_no_backend_is_shown_and_replaced_before_its
     watched = Supervised(project)
     project.push("lose")
     watched.until(lambda board: any(view.header.phase == Phase.OFFLINE for view in board.workers))
-    watched.process.until_said("it has not reached the backend, which answers others")
+    watched.process.until_said("it has not reached the backend, although others have")
     (dead,) = project.until(project.dead)
     assert (dead.reason, project.times("lose")) == ("crashed", 1)
     project.push("note")

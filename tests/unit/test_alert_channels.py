@@ -81,7 +81,7 @@ def test_dingtalk_refuses_under_status_200(receiver):
     receiver.answer = b'{"errcode":310000,"errmsg":"sign not match"}'
     assert refused(lambda: channel.send("a", "b", {})) == "DingTalk refused it: 310000 sign not match"
     receiver.answer = b"<html>"
-    assert "what no DingTalk robot answers" in refused(lambda: channel.send("a", "b", {}))
+    assert "an answer that no DingTalk robot sends" in refused(lambda: channel.send("a", "b", {}))
 
 
 def test_an_error_of_the_server_is_told_with_its_first_line(receiver):
@@ -93,7 +93,7 @@ def test_an_error_of_the_server_is_told_with_its_first_line(receiver):
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(receiver, location, status):
     receiver.status, receiver.location = status, location
-    assert "a redirect, and those are not followed" in refused(lambda: post(receiver.url, {}))
+    assert "a redirect, which is not followed" in refused(lambda: post(receiver.url, {}))
     assert len(receiver.bodies) == 1
 
 

@@ -158,7 +158,7 @@ def test_keys_are_texts_templates_or_functions(app, greet):
 
 def test_a_conflict_may_raise_or_replace(app, greet):
     first = greet.using(unique=True).enqueue("Ada")
-    with pytest.raises(DuplicateJob, match="enqueued already") as caught:
+    with pytest.raises(DuplicateJob, match="already enqueued") as caught:
         greet.using(unique=Unique(conflict="raise")).enqueue("Ada")
     assert caught.value.existing_id == first.id
     second = greet.using(unique=Unique(conflict="replace")).enqueue("Ada")
@@ -393,7 +393,7 @@ def test_a_producer_that_runs_elsewhere_finds_the_configuration_beside_its_jobs_
     assert (elsewhere / ".jobs" / "jobs.db").exists()
     (shop / "jobs.toml").write_text('backend = "sqlite:///queue.db"\n')
     done = subprocess.run(enqueue, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
-    assert done.stderr.count(f"took {shop / 'jobs.toml'}") == 1
+    assert done.stderr.count(f"using {shop / 'jobs.toml'}") == 1
     assert (shop / "queue.db").exists()
     environment["JOBS_CONFIG"] = str(shop / "jobs.toml")
     done = subprocess.run(enqueue, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)

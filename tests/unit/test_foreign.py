@@ -347,7 +347,7 @@ def test_any_other_word_is_told_what_there_is(word):
         lambda: function.arguments.check((), {word: 1}),
         lambda: Retry(**{word: 1}),
     ):
-        with pytest.raises(TypeError, match=r"did you mean \w+|there are \w+, \w+"):
+        with pytest.raises(TypeError, match=r"did you mean \w+|choose from \w+, \w+"):
             call()
 
 

@@ -292,7 +292,7 @@ def test_hook_jobs_hold_enqueue(app, plug, work, registry):
 
 def test_on_commit_without_anybody_who_knows_of_transactions_is_an_error(app, registry):
     note = job(registry=registry, name="note")(lambda: None)
-    with pytest.raises(JobDefinitionError, match="note: on_commit: nothing here knows of transactions"):
+    with pytest.raises(JobDefinitionError, match="note: on_commit: no plugin here handles transactions"):
         note.enqueue(on_commit=True)
     note.using(on_commit=False).enqueue()
 

@@ -27,11 +27,11 @@ DEEP = "[" * 1200 + "]" * 1200
 HOSTILE = {
     "zero": "0", "minus one": "-1", "one": "1", "a fraction": "0.5", "2**63": str(2**63), "10**30": "1" + "0" * 30,
     "10**400": "1" + "0" * 400, "1e308": "1e308", "infinity": "inf", "not a number": "nan", "true": "true", "false": "false",
-    "a date": "2024-01-01", "empty text": '""', "blank": '"  "', "nope": '"nope"', "a path upwards": '"../../x"',
+    "a date": "2024-01-01", "empty string": '""', "blank": '"  "', "nope": '"nope"', "a path upwards": '"../../x"',
     "the root": '"/"', "a file that is none": '"/dev/null/x"', "a control character": '"a\\u0000b"', "a newline": '"a\\nb"',
     "an escape": '"\\u001b[31mred"', "right to left": '"a\\u202eb"', "very long": '"' + "x" * 100_000 + '"',
     "an address that is none": '"999.1.1.1:80"', "a URL of nothing": '"kafka://user:geheim@host/0"', "a number as text": '"8"',
-    "empty list": "[]", "list of empty texts": '["", ""]', "list of numbers": "[1, 2]", "list in a list": '[["a"]]',
+    "empty list": "[]", "list of empty strings": '["", ""]', "list of numbers": "[1, 2]", "list in a list": '[["a"]]',
     "deep": DEEP, "empty table": "{}", "a table": '{ "../x" = 1 }', "a table of a table": '{ "" = { a = 1 } }',
 }  # fmt: skip
 """As TOML."""

@@ -207,7 +207,7 @@ def test_check_reports_what_plugins_reports(project, install, name):
 )
 def test_a_factory_that_makes_something_else_is_told_by_name(discover, hook_name, kind, given):
     plugins = discover(bad=factory(hook_name).replace("DEED", "return {}"))
-    with pytest.raises(PluginError, match=f"plugin 'bad' of .*: the factory of .* 'bad' made no {kind}, but dict"):
+    with pytest.raises(PluginError, match=f"plugin 'bad' of .*: the factory of .* 'bad' returned dict, expected {kind}"):
         plugins.choose(hook_name, "bad", "key")(*given)
 
 
@@ -226,7 +226,7 @@ def test_an_enqueue_hook_that_returns_something_else_is_told_by_name(discover, n
 @pytest.mark.parametrize("answer", ["'broker --port 5'", "['broker']", "[[5]]", "5"])
 def test_broker_commands_that_are_none_are_told_by_name(discover, answer):
     plugins = discover(bad=hook("jobs_broker_commands").replace("DEED", f"return {answer}"))
-    with pytest.raises(PluginError, match="plugin 'bad' of .* returned no list of command lines"):
+    with pytest.raises(PluginError, match="plugin 'bad' of .* returned something other than a list of command lines"):
         plugins.broker_commands(Config())
 
 
@@ -234,7 +234,7 @@ def test_broker_commands_that_are_none_are_told_by_name(discover, answer):
     ("source", "says"),
     [
         ("@hookimpl\nasync def jobs_hold_enqueue(): return True", "jobs_hold_enqueue is an async def"),
-        ("@hookimpl(wrapper=True)\ndef jobs_job_started(run): yield", "jobs_job_started is a wrapper"),
+        ("@hookimpl(wrapper=True)\ndef jobs_job_started(run): yield", "jobs_job_started is a hook wrapper"),
         ("@hookimpl(specname='jobs_nothing')\ndef f(): pass", "implements an unknown hook jobs_nothing"),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_name_that_two_provide_is_shown_for_both_and_the_core_keeps_its_own(di
     for name in ("plugin 'builtin'", "plugin 'one'", "plugin 'two'"):
         assert any(line.startswith(name) and "backend 'sqlite'" in line for line in said.splitlines())
     assert plugins.provider("jobs_queue_backends", "sqlite") is None  # the core's own
-    with pytest.raises(PluginError, match=r'say which one with \[plugins\] prefer = \["one"\]'):
+    with pytest.raises(PluginError, match=r'choose one with \[plugins\] prefer = \["one"\]'):
         plugins.choose("jobs_queue_backends", "both", "backend")
 
 
@@ -280,7 +280,7 @@ def test_a_preferred_plugin_takes_a_name_of_the_core(project, install):
     app = project.app()
     assert app.plugins.provider("jobs_queue_backends", "sqlite").name == "mine"
     assert app.new_backend().name == "memory"
-    assert "no plugin is called 'nobody'" in project.here("check")
+    assert "no plugin is named 'nobody'" in project.here("check")
     assert project.app().config.prefer == ["mine", "nobody"]
 
 
@@ -289,7 +289,7 @@ def test_commands_named_as_ours_or_twice_are_told(discover):
         "import click\n@hookimpl\ndef jobs_cli_commands(): return {'status': click.Command('x'), 'both': click.Command('y')}"
     )
     said = problems(discover(one=source, two=source))
-    assert "provides the command 'status', which is one of jobs itself" in said
+    assert "provides the command 'status', which is a command of jobs itself" in said
     assert "provides command 'both', as does plugin 'two'" in said
 
 

@@ -56,14 +56,14 @@ def test_using_changes_a_copy(registry):
         ({"retries": True}, "retries"),
         ({"priority": 10}, "priority: expected a whole number from 0 to 9, got 10"),
         ({"timeout": "soon"}, "timeout: expected a duration"),
-        ({"topic": "a b"}, "topic: 'a b' is no topic name"),
+        ({"topic": "a b"}, "topic: invalid topic name 'a b'"),
         ({"acks": "never"}, "acks: expected"),
         ({"unique": 5}, "unique: expected True, a key or Unique"),
         ({"unique": Unique(scope="whenever")}, "unique: expected a duration"),
         ({"unique": Unique(conflict="fight")}, "unique: conflict"),
-        ({"name": "with space"}, "no job name"),
-        ({"name": "x" * 201}, "no job name"),
-        ({"aliases": [""]}, "no job name"),
+        ({"name": "with space"}, "invalid job name"),
+        ({"name": "x" * 201}, "invalid job name"),
+        ({"aliases": [""]}, "invalid job name"),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(registry, options, says):
@@ -201,7 +201,7 @@ def test_two_functions_under_one_name_are_refused(registry):
 def test_a_second_definition_in_one_module_is_refused(tmp_path):
     (tmp_path / "twice.py").write_text("from jobs_core import job\n@job\ndef f(): pass\n\n@job\ndef f(): pass\n")
     done = subprocess.run([sys.executable, "-c", "import twice"], cwd=tmp_path, capture_output=True, text=True)
-    assert "two functions want to be the job 'twice.f'" in done.stderr
+    assert "two functions are registered as job 'twice.f'" in done.stderr
 
 
 def test_a_module_may_be_reloaded(tmp_path, monkeypatch):
@@ -224,7 +224,9 @@ def test_aliases_keep_old_names_working(registry):
 
 def test_an_unknown_name_is_told_with_the_nearest(registry):
     job(registry=registry, name="shop.send_mail")(lambda: None)
-    with pytest.raises(UnknownJob, match=r"'shop.send_email' here; nearest are shop.send_mail") as caught:
+    with pytest.raises(
+        UnknownJob, match=r"'shop.send_email' is registered here; the nearest names are shop.send_mail"
+    ) as caught:
         registry.find("shop.send_email")
     assert caught.value.nearest == ("shop.send_mail",)
 

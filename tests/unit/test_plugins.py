@@ -44,7 +44,7 @@ def test_a_plugin_is_found_with_its_distribution_and_what_it_provides(discover):
         ("@hookimpl\ndef jobs_queue_backend(): return {}", "unknown hook jobs_queue_backend; is jobs_queue_backends meant?"),
         ("@hookimpl\ndef jobs_queue_backends(whatever): return {}", "cannot be used"),
         ("@hookimpl\ndef jobs_queue_backends(): return ['x']", "returned list, expected a dict of name to factory"),
-        ("@hookimpl\ndef jobs_queue_backends(): return {'x': 5}", "returned no callable for 'x'"),
+        ("@hookimpl\ndef jobs_queue_backends(): return {'x': 5}", "returned a factory that is not callable for 'x'"),
         ("@hookimpl\ndef jobs_queue_backends(): 1/0", "jobs_queue_backends raised ZeroDivisionError"),
         ("jobs_interface_version = 99", "is written for plugin interface 99"),
     ],
@@ -75,7 +75,7 @@ def test_an_unknown_name_is_told_with_what_to_install_or_what_is_near():
         plugins.choose("jobs_framework_bootstrappers", "django", "framework")
     with pytest.raises(PluginError, match="did you mean 'sqlite'"):
         plugins.choose("jobs_queue_backends", "sqlitee", "backend")
-    with pytest.raises(PluginError, match="installed are modules"):
+    with pytest.raises(PluginError, match="installed: modules"):
         plugins.choose("jobs_job_loaders", "zzz", "loader")
 
 

@@ -45,13 +45,13 @@ def running(app, handle):
 @pytest.mark.parametrize(
     ("before", "delay", "situation", "says"),
     [
-        (0, 0, nothing, ": it is ready and next in line. `jobsctl why {id}` looks further"),
+        (0, 0, nothing, ": it is ready and next in line. `jobsctl why {id}` tells more"),
         (0, 0, unserved, ": no pool of this configuration serves topic default: add it to the topics of a pool; it is ready"),
-        (0, 0, paused, ": topic default is paused: `jobsctl resume default`; it is ready and next in line"),
-        (40, 0, nothing, ": it is ready with 40 jobs before it. "),
-        (120, 0, nothing, ": it is ready with more than 100 jobs before it. "),
-        (0, 0, running, ": it is reserved by worker host-1 since "),
-        (0, 60, nothing, ": it waits for its delay until "),
+        (0, 0, paused, ": topic default is paused: run `jobsctl resume default`; it is ready and next in line"),
+        (40, 0, nothing, ": it is ready with 40 jobs ahead of it. "),
+        (120, 0, nothing, ": it is ready with more than 100 jobs ahead of it. "),
+        (0, 0, running, ": it has been reserved by worker host-1 since "),
+        (0, 60, nothing, ": it is scheduled for "),
     ],
 )
 def test_the_timeout_says_what_is_known_of_the_job(app, add, before, delay, situation, says):

@@ -166,7 +166,7 @@ def test_a_workers_transactions_need_no_fsync_but_its_pushes_do(open_):
 
 def test_a_corrupt_file_is_told_with_the_mend(path, open_):
     path.write_bytes(b"this is no database at all, whatever its name says" * 100)
-    with pytest.raises(BackendError, match=r"is damaged or no SQLite database.*move it away"):
+    with pytest.raises(BackendError, match=r"is damaged or not a SQLite database.*move it away"):
         open_()
 
 
@@ -531,7 +531,7 @@ def execute(path, *statements):
 def test_a_file_with_code_of_others_is_refused_with_what_to_remove(path, open_, code):
     push(open_())
     execute(path, code)
-    with pytest.raises(BackendError, match="'evil': it would run within every step"):
+    with pytest.raises(BackendError, match="'evil': it would run in every operation"):
         open_("worker")
     execute(path, f"DROP {'VIEW' if 'VIEW' in code else 'TRIGGER'} evil")
     assert len(open_("worker").reserve(["t"], 1, new_id())) == 1

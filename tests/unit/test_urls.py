@@ -113,7 +113,7 @@ def test_the_query_is_found_behind_other_question_marks():
     assert (found.password, found.path, found.parameters) == ("a?b", "0", {"prefix": "x", "db": "1"})
     assert read("redis://h?prefix=a@b", {"prefix"}).parameters == {"prefix": "a@b"}
     assert read("redis+unix:///tmp/a@b.sock", ()).path == "tmp/a@b.sock"
-    with pytest.raises(BackendError, match="unknown parameter prefx; there are prefix"):
+    with pytest.raises(BackendError, match="unknown parameter prefx; valid parameters are prefix"):
         read("redis://h?prefx=1", {"prefix"})
     with pytest.raises(BackendError, match="an unknown parameter") as failed:
         read("redis://h?password=1&geheim=2", {"password"})

@@ -265,8 +265,8 @@ class App:
         if wish and not self._hold_enqueue and self.needs_transactions:
             name = next(job.name for job in jobs if job.stamp.on_commit)
             raise JobDefinitionError(
-                f"{name}: on_commit: nothing here knows of transactions: "
-                "install the plugin of your framework (pip install jobs-django)"
+                f"{name}: on_commit: no plugin here handles transactions: install the plugin of your framework (pip install "
+                "jobs-django)"
             )
         for implementation in self._hold_enqueue:
             told: dict[str, str] = {}
@@ -275,7 +275,7 @@ class App:
                 return told
         if wish and self._hold_enqueue:
             raise JobDefinitionError(
-                "on_commit: no framework is set up in this process: it is Django's plugin that knows of transactions"
+                "on_commit: no framework is set up in this process: only Django's plugin handles transactions"
             )
         return self._producer.push(outgoing, self.config.enqueue_timeout)
 
@@ -399,14 +399,14 @@ class App:
         """Raise ResultNotStored or EndlessWait where there is nothing to wait for, or no end of it."""
         if not handle.stores_result:
             raise ResultNotStored(
-                f"{handle.job.name} does not keep what it returns: say @job(store_result=True), "
+                f"{handle.job.name} does not store its result: use @job(store_result=True), "
                 f"using(store_result=True) or topics.{handle.topic}.store_result = true"
             )
         if (timeout is None or timeout == float("inf")) and may_be_in_job():
             who = "a job" if running.get() is not None else "a thread in a worker, which may be a job's,"
             raise EndlessWait(
-                f"{who} waits for the result of {handle.job.name} without a timeout: if all that run in its pool do so, none "
-                "ever ends. Give result(timeout=…), or let the other job enqueue what follows"
+                f"{who} waits for the result of {handle.job.name} without a timeout: if every job running in its pool does "
+                "so, none of them ever ends. Pass result(timeout=…), or let the other job enqueue the follow-up"
             )
 
     def _result(self, handle: JobHandle[T], timeout: float | None) -> T:
@@ -426,7 +426,7 @@ class App:
             return ""
         finally:
             of_thread.at = before
-        return f": {'; '.join(reasons)}. `jobsctl why {job_id}` looks further" if reasons else ""
+        return f": {'; '.join(reasons)}. `jobsctl why {job_id}` tells more" if reasons else ""
 
     def _ended(self, job_id: str, timeout: float | None) -> JobRecord | None:
         """Wait in slices, so that an outage or an interrupt of the caller is noticed."""
@@ -456,10 +456,10 @@ class App:
                 traceback=last.get("traceback", ""),
             )
         if record.result is None:
-            raise ResultNotStored(f"job {handle.id} is unknown: it is done and its result has expired, or never was")
+            raise ResultNotStored(f"job {handle.id} is unknown: it finished and its result has expired, or it never existed")
         stored = msgspec.json.decode(record.result)
         if "unstorable" in stored:
-            raise ResultNotStored(f"job {handle.id} is done, but what it returned is not stored: {stored['unstorable']}")
+            raise ResultNotStored(f"job {handle.id} is done, but its result was not stored: {stored['unstorable']}")
         return handle.job.convert_result(stored["value"])  # type: ignore[no-any-return]  # the handle's job is typed Any
 
     async def _in_thread(self, function: Callable[[], T], *, shared: bool = True) -> T:
@@ -488,7 +488,7 @@ def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing]
         handle.id, handle.created = holder, False
         if holder != message.id and message.unique and message.unique.conflict == "raise" and refused is None:
             refused = DuplicateJob(
-                f"{handle.job.name} with the unique key {message.unique.key!r} is enqueued already, as {holder}",
+                f"{handle.job.name} with the unique key {message.unique.key!r} is already enqueued, as {holder}",
                 existing_id=holder,
             )
     if refused:
@@ -516,7 +516,7 @@ def private_directory(path: Path) -> Path:
             raise PermissionError(13, "not writable")
     except OSError as error:
         raise ConfigError(
-            f"run_dir: {path} cannot be used: {error.strerror}: set run_dir to a directory this user may write"
+            f"run_dir: {path} cannot be used: {error.strerror}: set run_dir to a directory that this user may write to"
         ) from None
     return path
 
@@ -554,10 +554,10 @@ def _configuration() -> Config:
     for module in sorted({job.function.__code__.co_filename for job in default_registry if hasattr(job.function, "__code__")}):
         beside = config_sources.load(cwd=Path(module).parent) if os.path.isabs(module) else found
         if beside.file is not None:
-            _warn(f"took {beside.file}, found from {module}: there is none in {found.directory} or above")
+            _warn(f"using {beside.file}, found from {module}, because there is none in {found.directory} or above")
             return beside.config
     where = found.config.base_dir / found.config.run_dir
-    _warn(f"no jobs.toml in {found.directory} or above, nor where jobs are defined: jobs are kept in {where}")
+    _warn(f"no jobs.toml in {found.directory} or above, nor next to the modules that define jobs: jobs are kept in {where}")
     return found.config
 
 

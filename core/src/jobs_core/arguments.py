@@ -98,15 +98,15 @@ class Arguments:
             return Parameter(parameter.name, _resolve(function, parameter))
         except (NameError, AttributeError) as error:
             reason = (
-                f"its annotation {shown(parameter.annotation)} cannot be resolved ({error}): import the name where "
-                "a running program has it, not only under TYPE_CHECKING, or annotate with Any"
+                f"its annotation {shown(parameter.annotation)} cannot be resolved ({error}): import the name at run time, not "
+                "only under TYPE_CHECKING, or annotate with Any"
             )
         except TypeError as error:
             reason = f"its type cannot be read from JSON: {' '.join(str(error).split())}"
         except Exception as error:  # text that is no Python, or whatever code of its own an annotation runs
             reason = (
-                f"its annotation {shown(parameter.annotation)} is no type ({type(error).__name__}: {shown(str(error))}): "
-                'annotate with a type, or with Annotated[a type, "what you want to say"]'
+                f"its annotation {shown(parameter.annotation)} is not a type ({type(error).__name__}: {shown(str(error))}): "
+                'annotate with a type, or with Annotated[a type, "your note"]'
             )
         self.problems.append(ArgumentError(f"argument {parameter.name!r} of {self._job}: {reason}", argument=parameter.name))
         return Parameter(parameter.name, Any)
@@ -175,8 +175,8 @@ def _signature(function: Callable[..., Any], job: str) -> inspect.Signature:
         return inspect.signature(function)
     except (ValueError, TypeError) as error:
         raise JobDefinitionError(
-            f"{job}: the parameters of its function cannot be told ({error}): write a function with parameters of its own, "
-            "which calls this one"
+            f"{job}: the parameters of its function cannot be inspected ({error}): write a function with parameters of its "
+            "own that calls this one"
         ) from None
 
 
@@ -226,7 +226,7 @@ def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
         kind = kind | None
     for node in _nodes(msgspec.inspect.type_info(kind)):
         if isinstance(node, msgspec.inspect.CustomType) and not is_custom(node.cls):
-            raise TypeError(f"{node.cls!r} is no JSON type, dataclass, Struct, pydantic model or Path")
+            raise TypeError(f"{node.cls!r} is not a JSON type, dataclass, Struct, pydantic model or Path")
     msgspec.json.Decoder(kind, dec_hook=decode_hook)  # refuses unions it could not tell apart
     return kind
 

@@ -144,10 +144,10 @@ class ScheduleEntry(Section, frozen=True, kw_only=True):
     cron: Text | None = None  # five fields, or six with seconds first
     every: Interval | None = None  # instead of cron
     tz: Text = "UTC"  # the time zone of the cron expression
-    args: Arguments = []  # what the job is called with
+    args: Arguments = []  # the arguments of the job
     kwargs: KeywordArguments = {}  # likewise, by name
     topic: TopicName | None = None  # instead of the job's own
-    missed: Literal["skip", "once"] = "once"  # ticks that fell into an outage: dropped, or run once
+    missed: Literal["skip", "once"] = "once"  # runs missed during an outage: dropped, or run once
 
 
 class Broker(Section, frozen=True, kw_only=True):

@@ -69,11 +69,11 @@ def size(least: int, largest: int = LARGEST_SIZE) -> Rule:
 def text(value: str) -> str | None:
     """A text on one line that is not empty. NUL and newlines end a path, a header or a name early."""
     if not value.strip():
-        return "expected a text, got an empty one: leave the key out for its default"
+        return "expected a string, got an empty one: leave the key out to use its default"
     if len(value) > LONGEST_TEXT:
         return f"expected at most {LONGEST_TEXT:,} characters, got {len(value):,}"
     if any(ord(each) < 32 or 127 <= ord(each) < 160 or 0xD800 <= ord(each) < 0xE000 for each in value):
-        return "expected a text on one line, without control characters"
+        return "expected a string on one line, without control characters"
     return None
 
 
@@ -114,21 +114,21 @@ def endpoint(value: str) -> str | None:
         return reason
     if urls.scheme(value) in ("zmq+tcp", "zmq+ipc"):
         return None
-    return 'expected "zmq+tcp://127.0.0.1:7788", or "zmq+ipc:///path" of a socket'
+    return 'expected "zmq+tcp://127.0.0.1:7788", or "zmq+ipc:///path/of/a/socket"'
 
 
 def module(value: str) -> str | None:
     """A module as an import statement names it."""
     if _MODULE.fullmatch(value) and len(value) <= LONGEST_TEXT and text(value) is None:
         return None
-    return f'{value[:80]!r} is no module: write it as in an import statement, "shop.tasks" for shop/tasks.py'
+    return f'{value[:80]!r} is not a module name: write it as in an import statement, "shop.tasks" for shop/tasks.py'
 
 
 def pool_name(value: str) -> str | None:
     """A pool's name, which is a key, a label of metrics, and 48 bytes of the scoreboard."""
     if _NAME.fullmatch(value) and not value.startswith((".", "-")) and len(value) <= 48:
         return None
-    return f"{value[:80]!r} is no name of a pool: use 1 to 48 letters, digits, _ . - and begin with a letter or digit"
+    return f"invalid pool name {value[:80]!r}: use 1 to 48 letters, digits, _ . - and begin with a letter or digit"
 
 
 def topic(value: str) -> str | None:
@@ -140,7 +140,7 @@ def prefix(value: str) -> str | None:
     """What the names of a backend's keys and queues begin with; some allow 255 bytes in all."""
     if _PREFIX.fullmatch(value):
         return None
-    return f"{value[:80]!r} is no prefix: use 1 to 64 letters, digits, _ . : -"
+    return f"invalid prefix {value[:80]!r}: use 1 to 64 letters, digits, _ . : -"
 
 
 def listen(value: str) -> str | None:
@@ -159,7 +159,7 @@ def parse_listen(value: str) -> Path | tuple[str, int]:
     if value.startswith("unix:"):
         where = value.removeprefix("unix:").removeprefix("//")
         if not where or where.endswith("/") or path(where):
-            raise ValueError(f'"{value}" names no path: write "unix:/run/jobs/http.sock"')
+            raise ValueError(f'"{value}" has no path: write "unix:/run/jobs/http.sock"')
         return Path(where)
     host, colon, port = value.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
@@ -167,15 +167,17 @@ def parse_listen(value: str) -> Path | tuple[str, int]:
             f'expected "127.0.0.1:9000", "[::1]:9000" or "unix:/path", got "{value}": a port is a number up to 65535'
         )
     if not host:
-        raise ValueError(f'"{value}" names no host: write "127.0.0.1:{port}", or "0.0.0.0:{port}" if every network may ask')
+        raise ValueError(
+            f'"{value}" has no host: write "127.0.0.1:{port}", or "0.0.0.0:{port}" to accept connections from every network'
+        )
     if host.startswith("[") and host.endswith("]"):
         return str(_address(host[1:-1].partition("%")[0], value)) and host[1:-1], int(port)
     if ":" in host:
-        raise ValueError(f'an IPv6 address stands in brackets: write "[{host}]:{port}"')
+        raise ValueError(f'an IPv6 address needs brackets: write "[{host}]:{port}"')
     if re.fullmatch(r"[0-9.]+", host):
         _address(host, value)
     elif not _HOST.fullmatch(host):
-        raise ValueError(f'"{host}" is no host name: write "127.0.0.1:{port}", or the name of this machine')
+        raise ValueError(f'"{host}" is not a host name: write "127.0.0.1:{port}", or the name of this machine')
     return host, int(port)
 
 
@@ -183,7 +185,7 @@ def _address(host: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Add
     try:
         return ipaddress.ip_address(host)
     except ValueError:
-        raise ValueError(f'"{value}": {host} is no IP address: write "127.0.0.1:9000" or "[::1]:9000"') from None
+        raise ValueError(f'"{value}": {host} is not an IP address: write "127.0.0.1:9000" or "[::1]:9000"') from None
 
 
 def not_empty(value: Any) -> str | None:
@@ -196,11 +198,11 @@ def arguments(value: Any) -> str | None:
     try:
         msgspec.json.encode(value)
     except (OverflowError, RecursionError, UnicodeEncodeError, TypeError) as error:
-        return f"cannot be stored as JSON ({error}): take smaller numbers, or texts"
+        return f"cannot be stored as JSON ({error}): use smaller numbers, or strings"
     return None
 
 
 def no_repeats(value: list[str]) -> str | None:
     """A list that names nothing twice."""
     twice = [each for number, each in enumerate(value) if each in value[:number]]
-    return f'"{twice[0][:80]}" is named twice: once is enough' if twice else None
+    return f'"{twice[0][:80]}" is listed twice: once is enough' if twice else None

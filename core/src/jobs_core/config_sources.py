@@ -72,7 +72,9 @@ def _handed_over(text: str) -> Settings:
     try:
         return msgspec.json.decode(text, type=Settings)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"JOBS_SETTINGS: not what a framework's command hands to its children: {error}") from None
+        raise ConfigError(
+            f"JOBS_SETTINGS: expected the settings that a framework's command passes to its child processes: {error}"
+        ) from None
 
 
 def load(
@@ -192,7 +194,7 @@ def _parse_toml(path: Path, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}: {config_text.advice(text, str(error))}") from None
     except RecursionError:
-        raise ConfigError(f"{name}: lists or tables are nested too deeply to be read") from None
+        raise ConfigError(f"{name}: lists or tables are nested too deeply") from None
 
 
 def _loads(text: str) -> dict[str, Any]:
@@ -307,7 +309,7 @@ class _Reader:
             built[key] = self._value(fields[key].type, item, where)
         for name, field in fields.items():
             if field.required and name not in value:
-                self._error(path, f"{name} is missing: give it one")
+                self._error(path, f"{name} is missing: set it")
         return kind(**built) if not self.errors else None
 
     def _value(self, kind: Any, value: Any, path: str) -> Any:
@@ -325,7 +327,10 @@ class _Reader:
             kind = next(arm for arm in _arms(kind) if arm is not section)
         if isinstance(value, _Text):
             if _takes_list(kind) and not value.strip(" ,"):  # a secret that is not there must not switch signatures off
-                self._error(path, "expected a list, got an empty text: say [] for none, or unset it for what the file says")
+                self._error(
+                    path,
+                    "expected a list, got an empty string: use [] for none, or unset the variable to use the file's value",
+                )
                 return None
             value = _from_text(value, kind)
         try:
@@ -374,23 +379,23 @@ class _Reader:
         for name, pool in config.pools.items():
             workers = pool.workers
             if not isinstance(workers, int) and workers.min > workers.max:
-                self._error(f"pools.{name}.workers", f"min is {workers.min}, more than max {workers.max}")
+                self._error(f"pools.{name}.workers", f"min ({workers.min}) is greater than max ({workers.max})")
             if not pool.topics:
-                self._error(f"pools.{name}.topics", "a pool serves at least one topic")
+                self._error(f"pools.{name}.topics", "a pool must serve at least one topic")
             if reason := too_many_threads(pool):
                 self._error(f"pools.{name}.concurrency", reason)
             if pool.mode == "sync" and pool.concurrency > 1:
                 at_once = pool.concurrency
                 self._error(
                     f"pools.{name}.concurrency",
-                    f"is {at_once:,}, and a worker of a sync pool runs one job at a time: workers = {at_once} makes as many "
-                    'processes, mode = "threads" or "async" runs as many jobs in each',
+                    f"is {at_once:,}, but a worker of a sync pool runs one job at a time: workers = {at_once} starts "
+                    'that many processes, mode = "threads" or "async" runs that many jobs in each',
                 )
             for topic in pool.topics:
                 if not config.topic(topic).serve:
-                    self._error(f"topics.{topic}.serve", f"is false, and pool {name} serves {topic}: leave out one of the two")
+                    self._error(f"topics.{topic}.serve", f"is false, but pool {name} serves {topic}: remove one of the two")
         if config.logs.done and config.logs.level in ("warning", "error"):
-            self._error("logs.done", f'its lines are of level info, and logs.level = "{config.logs.level}" leaves them out')
+            self._error("logs.done", f'its lines have level info, and logs.level = "{config.logs.level}" leaves them out')
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")
@@ -402,7 +407,7 @@ def too_many_threads(pool: Pool) -> str | None:
     """Why a worker cannot have as many threads as this pool wants; None if it can."""
     if pool.mode != "threads" or pool.concurrency <= MOST_THREADS:
         return None
-    return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: take more workers, or mode = "async"'
+    return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: use more workers, or mode = "async"'
 
 
 def _advice(kind: type[Section], key: str, value: Any) -> str:
@@ -411,7 +416,7 @@ def _advice(kind: type[Section], key: str, value: Any) -> str:
     known = foreign.key_advice(kind.__name__, key)
     if known and not (near and isinstance(value, dict)):  # [pool.x] is a slip; `pool = "prefork"` is another system's
         return known
-    return f'did you mean "{near[0]}"?' if near else f"there are {', '.join(_fields(kind))}"
+    return f'did you mean "{near[0]}"?' if near else f"valid keys are {', '.join(_fields(kind))}"
 
 
 def _meant(path: str) -> str:

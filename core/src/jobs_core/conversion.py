@@ -30,7 +30,7 @@ def encode_hook(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
-    raise TypeError(f"{type(value).__qualname__} is no JSON type, dataclass, Struct, pydantic model or Path")
+    raise TypeError(f"{type(value).__qualname__} is not a JSON type, dataclass, Struct, pydantic model or Path")
 
 
 def decode_hook(kind: type, value: Any) -> Any:

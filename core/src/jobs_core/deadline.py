@@ -54,7 +54,7 @@ def addresses(host: str, port: int, timeout: float) -> Found:
     asking.start()
     asking.join(left(timeout))
     if not answers:
-        raise TimeoutError(f"the address of {host} is not told in time: does the name server answer?")
+        raise TimeoutError(f"the address of {host} could not be looked up in time: is the name server answering?")
     if isinstance(answers[0], OSError):
         raise answers[0]
     return answers[0]

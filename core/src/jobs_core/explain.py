@@ -66,7 +66,7 @@ def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Ex
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
     if record is None:
-        return Explanation(False, [f"no job {job_id} is known: it was never enqueued here, or it is done and kept no result"])
+        return Explanation(False, [f"unknown job {job_id}: it never existed here, or it finished without a stored result"])
     return Explanation(True, [*_state(app, backend, record, here), *_history(record)])
 
 
@@ -82,16 +82,16 @@ def unfinished(app: App, backend: Backend, job_id: str) -> list[str]:
 
 def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterator[str]:
     if record.state is State.DONE:
-        yield f"it is done, since {_when(record.since)}"
+        yield f"it has been done since {_when(record.since)}"
     elif record.state is State.CANCELLED:
-        yield f"it was cancelled, {_when(record.since)}"
+        yield f"it was cancelled at {_when(record.since)}"
     elif record.state is State.DEAD:
-        yield f"it is dead since {_when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
+        yield f"it has been dead since {_when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
     elif record.state is State.RESERVED:
         runs = list(here.of_running(record.id))
         yield from runs or [_reserved(record), *here.of_reserved(record.owner or "")]
         if record.cancel_requested:
-            yield "somebody asked for its cancellation: its worker hears of it within 250 ms"
+            yield "its cancellation was requested: its worker is told within 250 ms"
     else:
         yield from _waits(app, backend, record, here)
     if record.state in (State.READY, State.SCHEDULED, State.RESERVED):
@@ -100,7 +100,8 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
 
 def _reserved(record: JobRecord) -> str:
     held = format_duration(max(0, round(record.broker_now - (record.since or record.broker_now))))
-    return f"it is reserved by worker {record.owner} since {_when(record.since)}, for {held}: it runs there, or is about to"
+    since = f"{_when(record.since)}, for {held}"
+    return f"it has been reserved by worker {record.owner} since {since}: it is running there, or about to"
 
 
 def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int = MOST_AHEAD) -> Iterator[str]:
@@ -109,8 +110,14 @@ def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int 
     yield from _held_up(app, backend, topic)
     if record.state is State.SCHEDULED and record.due is not None:
         left = format_duration(max(0, round(record.due - record.broker_now)))
-        cause = "a retry" if record.attempt else "a deferral" if record.deferrals else "its delay"
-        yield f"it waits for {cause} until {_when(record.due)}, {left} from now"
+        cause = (
+            "after a failed attempt"
+            if record.attempt
+            else "after a deferral"
+            if record.deferrals
+            else "as enqueued with a delay"
+        )
+        yield f"it is scheduled for {_when(record.due)}, {left} from now, {cause}"
         yield from here.of_waiting(topic)
         return
     yield from here.of_waiting(topic)
@@ -124,9 +131,9 @@ def _held_up(app: App, backend: Backend, topic: str) -> Iterator[str]:
     if app.config.nobody_serves(topic):
         yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
     elif topic not in app.config.served_topics():
-        yield f"topic {topic} is produce-only here (serve = false): workers elsewhere have to serve it"
+        yield f"topic {topic} is produce-only here (serve = false): workers elsewhere must serve it"
     if topic in backend.paused():
-        yield f"topic {topic} is paused: `jobsctl resume {topic}`"
+        yield f"topic {topic} is paused: run `jobsctl resume {topic}`"
 
 
 def _before(app: App, backend: Backend, topic: str) -> Iterator[str]:
@@ -155,12 +162,12 @@ def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
         page = backend.browse(record.topic, State.READY, PAGE, looked)
         for place, other in enumerate(page, looked):
             if other.id == record.id:
-                return f" with {_jobs(place)} before it" if place else " and next in line"
+                return f" with {_jobs(place)} ahead of it" if place else " and next in line"
             size += len(other.payload)
         looked += len(page)
         if len(page) < PAGE:  # it has been taken meanwhile
             return ""
-    return f" with more than {looked:,} jobs before it"
+    return f" with more than {looked:,} jobs ahead of it"
 
 
 def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
@@ -171,9 +178,9 @@ def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
         job.arguments.convert(list(message.args), dict(message.kwargs))
     except UnknownJob as error:
         grace = format_duration(app.config.unknown_grace)
-        yield f"{error}: workers of this code put it off for {grace} in all, then it is dead"
+        yield f"{error}: workers with this code defer it for {grace} in all, then it is dead"
     except (ArgumentError, MessageError) as error:
-        yield f"workers of this code will put it to the dead letters: {error}"
+        yield f"workers with this code will move it to the dead letters: {error}"
     else:
         if message.expires_in is not None:
             left = record.pushed_at + message.expires_in - record.broker_now
@@ -184,12 +191,12 @@ def _history(record: JobRecord) -> Iterator[str]:
     errors: list[dict[str, Any]] = [msgspec.json.decode(error) for error in record.errors]
     yield from _attempts(record, errors)
     if record.redeliveries:
-        alone = f", {record.crashes} of them while it ran alone" if record.crashes else ""
-        yield f"{count(record.redeliveries, 'worker')} died while it ran{alone}: it may have run in part or twice"
+        alone = f", {record.crashes} of them while it was running alone" if record.crashes else ""
+        yield f"{count(record.redeliveries, 'worker')} died while running it{alone}: it may have run in part or twice"
         if record.redeliveries > 1 and record.state in (State.READY, State.SCHEDULED, State.RESERVED):
-            yield "so it is a suspect: few of those run at once, in one worker of a pool, each after a pause of up to 2 s"
+            yield "so it is a suspect: few suspects run at a time, in one worker of a pool, each after a pause of up to 2 s"
     if record.deferrals and record.state is not State.SCHEDULED:
-        yield f"it was put off {times(record.deferrals)} without being charged"
+        yield f"it was deferred {times(record.deferrals)}, with no attempt counted"
     if len(errors) > MOST_ERRORS:
         yield f"the last {MOST_ERRORS} of {len(errors)} errors follow; `jobsctl show {record.id}` has them all"
     for entry in errors[-MOST_ERRORS:]:
@@ -209,7 +216,7 @@ def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
         before, since = starts[-1], f"{count(now, 'attempt')} since"
     else:
         if now:
-            yield f"{count(now, 'attempt')} ended before"
+            yield f"{count(now, 'earlier attempt')} {'has' if now == 1 else 'have'} ended"
         return
     yield f"it was retried from the dead letters: {count(before, 'attempt')} ended before that, {since}"
 
@@ -227,15 +234,15 @@ def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Expl
     if letter is not None:
         return Explanation(True, [*_state(app, backend, letter, here), *_history(letter)])
     reasons = [
-        f"{backend.name}:// cannot look up single jobs ([results] url has them recorded): this one does not run on this "
-        "machine and is no dead letter of late, so it waits, runs elsewhere, is done, or never was"
+        f"{backend.name}:// cannot look up single jobs (set [results] url to record them): this one is not running on this "
+        "machine and is not a recent dead letter, so it is waiting, running elsewhere, done, or it never existed"
     ]
     for topic, counts in backend.counts(topics).items():
         if counts.ready:
             reasons.append(f"topic {topic}: {_jobs(counts.ready)} ready")
             reasons += [*_held_up(app, backend, topic), *here.of_waiting(topic), *_before(app, backend, topic)]
     if len(reasons) == 1:
-        reasons.append("no topic that is known here has ready jobs")
+        reasons.append("no topic known here has ready jobs")
     return Explanation(None, list(dict.fromkeys(reasons)))
 
 

@@ -89,7 +89,7 @@ OPTIONS: Final = _table(
     ("queue queue_name queues task_queue routing_key exchange channel", _TOPIC),
     ("max_retries max_attempts attempts retry tries max_tries retry_limit retry_kwargs retry_policy", _RETRIES),
     ("retry_backoff default_retry_delay retry_delay min_backoff retry_jitter countdown_backoff retry_intervals", _BACKOFF),
-    ("retry_backoff_max max_backoff", Word("Backoff says the first wait and the longest", option="backoff=Backoff(first=2, longest=600)")),
+    ("retry_backoff_max max_backoff", Word("Backoff sets the first wait and the longest", option="backoff=Backoff(first=2, longest=600)")),
     ("time_limit soft_time_limit job_timeout task_time_limit task_soft_time_limit execution_timeout", _TIMEOUT),
     ("countdown delay_seconds schedule_in run_in in_ defer_by _defer_by wait wait_for", _DELAY),
     ("eta at run_at schedule_at scheduled_at scheduled_time scheduled_for defer_until _defer_until wait_until", _AT),
@@ -124,7 +124,7 @@ OPTIONS: Final = _table(
     ("meta tags labels metadata", Word("headers reach the run as current_job().headers", using='headers={"tenant": "acme"}')),
     (
         "track_started send_events shadow trail typing description coro",
-        Word("leave this out: `jobsctl top` shows what runs"),
+        Word("leave this out: `jobsctl top` shows running jobs"),
     ),
 )  # fmt: skip
 """Keywords of `@job`, `using` and enqueue."""
@@ -183,7 +183,7 @@ CONTEXT: Final = _table(
         "is_aborted aborted should_abort is_cancelled is_revoked",
         Word("ask whether it was cancelled", code="current_job().cancelled"),
     ),
-    ("meta get_meta", Word("what the producer sent along is in the headers", code="current_job().headers")),
+    ("meta get_meta", Word("data from the producer is in the headers", code="current_job().headers")),
     ("defer delay snooze", Word("raise Snooze to run later", code="raise Snooze(60)")),
     (
         "update_state update_progress save_meta",
@@ -226,12 +226,12 @@ PACKAGE: Final = _table(
 """Names that people import."""
 
 SIGNALS: Final = _table(
-    ("countdown seconds wait in_ defer schedule_in", Word("seconds, a timedelta or text", code="raise job(delay=60)")),
+    ("countdown seconds wait in_ defer schedule_in", Word("seconds, a timedelta or a string", code="raise job(delay=60)")),
     (
         "eta at when schedule_at",
-        Word("seconds, a timedelta or text", code="raise job(delay=when - datetime.now(when.tzinfo))"),
+        Word("seconds, a timedelta or a string", code="raise job(delay=when - datetime.now(when.tzinfo))"),
     ),
-    ("exc exception cause", Word("the reason is a text; `from` carries the exception", code='raise job("busy") from error')),
+    ("exc exception cause", Word("the reason is a string; `from` carries the exception", code='raise job("busy") from error')),
     ("max_retries retries max_attempts", Word("the number of retries is an option of @job", option="retries=5")),
     ("args kwargs queue throw requeue", Word("the same job runs again in the same topic", code="raise job()")),
 )
@@ -311,7 +311,7 @@ _TOP: Final = _table(
     ("autoscale autoscaler min_workers max_workers", _toml("a pool that grows with its backlog", "pools.default.workers = {min = 2, max = 8}")),
     ("prefetch prefetch_count prefetch_multiplier worker_prefetch_multiplier polling_interval poll_interval", _NONE),
     ("serializer task_serializer result_serializer accept_content result_accept_content", _JSON),
-    ("loglevel log_level level worker_log_level verbosity", _toml("what is logged at least", 'logs.level = "debug"')),
+    ("loglevel log_level level worker_log_level verbosity", _toml("the lowest level that is logged", 'logs.level = "debug"')),
     ("logfile log_file log", _toml("without a file, standard error", 'logs.file = "jobs.log"')),
     ("log_format worker_log_format", _toml("text or json", 'logs.format = "json"')),
     ("pidfile pid_file state_dir data_dir", _toml("pid file, sockets and SQLite are in", 'run_dir = ".jobs"')),
@@ -319,7 +319,7 @@ _TOP: Final = _table(
     ("webhook slack alert", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
     ("rate_limit task_annotations task_default_rate_limit", _RATE),
     ("task_always_eager always_eager immediate eager", Word("tests run jobs with the fixture of docs/testing.md", toml='backend = "memory://"')),
-    ("key_prefix namespace broker_transport_options queue_prefix", _toml("what keys and queues begin with", 'prefix = "jobs"')),
+    ("key_prefix namespace broker_transport_options queue_prefix", _toml("the prefix of keys and queues", 'prefix = "jobs"')),
     ("secret secret_key security_key signing_key", _toml("messages are signed with", 'signing_keys = ["k1:a long secret"]')),
 )  # fmt: skip
 
@@ -327,7 +327,7 @@ _POOL: Final = _table(
     ("queues queue topic queue_names listens", _toml("the topics in strict order", 'topics = ["email", "default"]')),
     ("processes num_workers numprocs size count replicas worker_processes pool_size", _toml("processes are called workers", "workers = 4")),
     ("min max min_workers max_workers autoscale balance scale", _toml("a pool that grows with its backlog", "workers = {min = 2, max = 8}")),
-    ("threads thread_count num_threads threadpool", _toml("with concurrency for how many in one worker", 'mode = "threads"')),
+    ("threads thread_count num_threads threadpool", _toml("with concurrency for the number of jobs in one worker", 'mode = "threads"')),
     ("pool type kind class worker_class execution execution_mode", _toml("sync, threads or async", 'mode = "async"')),
     ("max_tasks max_tasks_per_child max_requests maxtasksperchild", _toml("a worker is replaced after", "max_jobs = 10000")),
     ("max_memory_per_child memory_limit memory", _toml("a worker is replaced after", 'max_memory = "512MB"')),
@@ -344,7 +344,7 @@ _TOPIC_KEYS: Final = _table(
     ("time_limit soft_time_limit job_timeout", _toml("of one run", 'timeout = "30s"')),
     ("retry_backoff retry_delay default_retry_delay min_backoff", _toml("the first wait, which doubles", 'backoff = "2s"')),
     ("ttl max_age message_ttl", _toml("a job not started by then is not run", 'expires = "1h"')),
-    ("acks_late ack", _toml("late is the default; the contrary is", 'acks = "early"')),
+    ("acks_late ack", _toml("late is the default; the opposite is", 'acks = "early"')),
     ("store_results ignore_result keep_result", _toml("results are kept only when asked for", "store_result = true")),
     ("result_expires", _toml("how long results are kept", 'result_ttl = "1d"')),
     ("failure_ttl dead_letter_ttl dead_ttl", _toml("how long dead letters are kept", 'dead_keep = "30d"')),
@@ -366,8 +366,8 @@ _SCHEDULE: Final = _table(
     ("interval seconds run_every period", _toml("instead of cron", 'every = "5m"')),
     ("timezone zone", _toml("the zone of cron", 'tz = "Europe/Paris"')),
     ("queue", _toml("a queue is a topic here", 'topic = "email"')),
-    ("params arguments", _toml("what the job is called with", "args = [1, 2]")),
-    ("catchup catch_up misfire coalesce", _toml("ticks that fell into an outage", 'missed = "skip"')),
+    ("params arguments", _toml("the arguments of the job", "args = [1, 2]")),
+    ("catchup catch_up misfire coalesce", _toml("runs missed during an outage", 'missed = "skip"')),
     ("options", _toml("the topic, and what the job itself says", 'topic = "email"')),
     ("retries", Word("this belongs to the job's definition", option="retries=5")),
     ("timeout", Word("this belongs to the job's definition", option="timeout=30")),
@@ -387,7 +387,7 @@ _SCHEDULE: Final = _table(
 
 _LOGS: Final = _table(
     ("filename path logfile", _toml("without a file, standard error", 'file = "jobs.log"')),
-    ("loglevel log_level verbosity", _toml("what is logged at least", 'level = "debug"')),
+    ("loglevel log_level verbosity", _toml("the lowest level that is logged", 'level = "debug"')),
     ("maxbytes max_bytes rotate_size", _toml("then the file is rotated", 'max_size = "100MB"')),
     ("backupcount backup_count backups", _toml("rotated files kept", "keep = 5")),
     ("formatter json type", _toml("text or json", 'format = "json"')),
@@ -414,7 +414,7 @@ TABLES: Final = _table(
     ("topics", _TOPICS),
     ("broker", _URL),
     ("results", _toml("where results live beside the jobs", 'results.url = "redis://localhost:6379/1"')),
-    ("logs", _toml("what is logged at least", 'logs.level = "debug"')),
+    ("logs", _toml("the lowest level that is logged", 'logs.level = "debug"')),
     ("http", _toml("probes and metrics", 'http.listen = "127.0.0.1:9000"')),
     ("alerts", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
     ("schedule", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
@@ -432,16 +432,16 @@ def _command(says: str, line: str) -> Word:
 COMMANDS: Final = _table(
     ("beat scheduler cron periodiq rqscheduler", _command("workers run the schedule too", "start")),
     ("work run consume consumer rq rqworker multi up serve daemon supervisor process master", _command("the workers of all pools are run by", "start")),
-    ("flower monitor dashboard events ui web live watch", _command("what runs is shown by", "top")),
-    ("inspect report ping health ps stats workers pools", _command("what runs is shown by", "status")),
-    ("shutdown down kill terminate quit term", _command("what runs is finished first by", "stop")),
+    ("flower monitor dashboard events ui web live watch", _command("running jobs are shown by", "top")),
+    ("inspect report ping health ps stats workers pools", _command("running jobs are shown by", "status")),
+    ("shutdown down kill terminate quit term", _command("running jobs are finished first by", "stop")),
     ("drain", _command("running jobs are finished, and no new ones are taken, after", "quiet")),
     ("revoke abort", _command("a job is cancelled by", "cancel ID")),
     ("queue queues ls count counts info length", _command("the topics with their jobs are shown by", "topics")),
     ("failed failures dlq deadletters dead-letters requeue", _command("dead letters are listed and retried by", "dead list")),
     ("enqueue send call delay apply add trigger dispatch", _command("a job is enqueued by", "push tasks.send_email")),
     ("retry", _command("a dead letter is tried again by", "dead retry ID")),
-    ("autoscale pool_grow pool_shrink concurrency grow", _command("a pool has as many workers as said by", "scale default 4")),
+    ("autoscale pool_grow pool_shrink concurrency grow", _command("the number of workers in a pool is set by", "scale default 4")),
     ("config settings doctor validate configtest", _command("the configuration is checked and shown by", "check --show")),
     ("new scaffold", _command("a configuration is written by", "init")),
     ("flush clear empty", _command("the waiting jobs of a topic are deleted by", "purge email")),
@@ -456,7 +456,7 @@ def nearest(word: str, ours: Iterable[str]) -> str:
     """What of ours looks like `word`; if nothing does, all there is."""
     names = [*ours]
     near = difflib.get_close_matches(word, names, 3)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}" if names else "it takes none"
+    return f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}" if names else "it takes none"
 
 
 def option_advice(word: str, job: str, ours: Iterable[str]) -> str:

@@ -188,7 +188,7 @@ class JobFunction(Generic[P, R, T]):
     ) -> JobFunction[P, R, T]:
         """The same job function with other options for what is enqueued through it.
 
-        Durations are seconds, a timedelta or text ("5m"). `id` chooses the job's id beforehand; an id that
+        Durations are seconds, a timedelta or a string ("5m"). `id` chooses the job's id beforehand; an id that
         is in the queue already adds nothing. With `on_commit` it is sent when the database transaction around the
         enqueue commits, and never if that is rolled back; a framework's plugin knows of transactions
         (jobs-django). Raises JobDefinitionError for a value out of range.
@@ -311,7 +311,7 @@ def _define(
     if name is None:
         name = own_name(function)
     if isinstance(aliases, str):
-        raise JobDefinitionError(f"{name}: aliases: expected a list of names, got the text {shown(aliases)}")
+        raise JobDefinitionError(f"{name}: aliases: expected a list of names, got the string {shown(aliases)}")
     unknown = next((word for word in options if word not in _OPTIONS), None)
     if unknown is not None:
         advice = foreign.option_advice(unknown, function.__name__, _OPTIONS)
@@ -320,7 +320,7 @@ def _define(
     aliases = tuple(aliases)
     for text in (name, *aliases):
         if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or not text.isprintable() or " " in text:
-            raise JobDefinitionError(f"{shown(text)} is no job name: use 1 to {MAX_NAME} printable characters without spaces")
+            raise JobDefinitionError(f"invalid job name {shown(text)}: use 1 to {MAX_NAME} printable characters without spaces")
     made: JobFunction[Any, Any, Any] = JobFunction(
         function,
         name=name,
@@ -359,15 +359,15 @@ def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
     An async function under a decorator that is none is fine: a worker awaits what the call returns.
     """
     if isinstance(function, JobFunction):
-        raise JobDefinitionError(f"{function.name} is a job already: @job stands once, and aliases=[...] gives it other names")
+        raise JobDefinitionError(f"{function.name} is already a job: use @job once, and aliases=[...] for other names")
     if isinstance(function, (classmethod, property)) or inspect.ismethod(function):
         raise JobDefinitionError(
             f"@job takes a function, got {shown(function)}: a worker has no object or class to call it on; "
-            "write a function at the top of a module that finds the object and calls the method"
+            "write a module-level function that finds the object and calls the method"
         )
     if isinstance(function, str):
         raise JobDefinitionError(
-            f"@job takes a function, got the text {shown(function)}: if it is a queue, write @job(topic=...)"
+            f"@job takes a function, got the string {shown(function)}: if it is a queue, write @job(topic=...)"
         )
     innermost = _innermost(function)
     if not inspect.isfunction(innermost) or not callable(function) or isinstance(function, functools.partial):
@@ -378,8 +378,8 @@ def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
     for one in (function, innermost):
         if inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one):
             raise JobDefinitionError(
-                f"{name} is a generator, and calling one runs nothing of it: make the job a plain function, which may loop "
-                f"over a generator to its end: for _ in {innermost.__name__}(): pass"
+                f"{name} is a generator function, and calling it runs none of its code: make the job a plain function that "
+                f"loops over the generator: for _ in {innermost.__name__}(): pass"
             )
     parameters = innermost.__code__.co_varnames[: innermost.__code__.co_argcount]
     if _stands_in_class(name) and parameters[:1] in (("self",), ("cls",)) and not isinstance(function, staticmethod):
@@ -388,8 +388,8 @@ def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
 
 def _is_method(name: str, own: str) -> JobDefinitionError:
     return JobDefinitionError(
-        f"{name} is a method, and a worker has no {own} to call it on: write a function at the top of the module that takes "
-        "what is needed to find the object, and calls the method; or make it a @staticmethod if it needs none"
+        f"{name} is a method, and a worker has no {own} to call it on: write a module-level function that takes what is "
+        "needed to find the object and calls the method, or make it a @staticmethod if it needs no object"
     )
 
 
@@ -422,7 +422,7 @@ def own_name(function: Callable[..., Any]) -> str:
     if made_by and not _is_written_where_it_is_decorated(function):
         raise JobDefinitionError(
             f"@job was given {function.__qualname__} of {function.__module__}: every function that {made_by} makes has this "
-            "name, so one job could not be told from another. If it is a decorator, have it use functools.wraps; else name "
+            "name, so the jobs could not be told apart. If it is a decorator, have it use functools.wraps; else name "
             "each job: @job(name=...)"
         )
     return f"{function.__module__}.{function.__qualname__}"

@@ -138,7 +138,7 @@ class Signer:
         """The body of a signed payload; raises SignatureError without having looked into it."""
         line, newline, body = payload.partition(b"\n")
         if not newline or not line.startswith(_SIGNED):
-            raise SignatureError("the message is not signed, and signing_keys are configured")
+            raise SignatureError("the message is not signed, but signing_keys are configured")
         kid, _, mac = line[len(_SIGNED) :].partition(b".")
         secret = self._keys.get(kid)
         if secret is None:
@@ -257,8 +257,8 @@ def _refuse_depth(message: Message, payload: bytes, above: int) -> None:
 
 def _too_deep(message: Message, name: str) -> MessageError:
     return MessageError(
-        f"{message.job}: {name} is nested deeper than {MAX_NESTING} levels, or holds itself: "
-        "pass it flat, or as text that the job parses"
+        f"{message.job}: {name} is nested deeper than {MAX_NESTING} levels, or contains itself: flatten it, or pass it as a "
+        "string that the job parses"
     )
 
 
@@ -299,7 +299,7 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     if message.v > VERSION:
         raise _unknown_version(message.v)
     if message.v < VERSION:
-        raise MessageError(f"the envelope is of version {message.v}, and there is none before {VERSION}")
+        raise MessageError(f"the envelope has version {message.v}, but versions start at {VERSION}")
     if signed and message.topic != topic:
         raise SignatureError(f"the message is signed for topic {message.topic!r} and was found in {topic!r}")
     if message.job is None:
@@ -336,7 +336,9 @@ def _looks_like_envelope(payload: bytes) -> bool:
 
 
 def _unknown_version(version: int) -> UnknownVersion:
-    return UnknownVersion(f"the envelope is of version {version}, this worker reads up to {VERSION}: upgrade jobs-core")
+    return UnknownVersion(
+        f"the envelope has version {version}, but this worker reads versions up to {VERSION}: upgrade jobs-core"
+    )
 
 
 _FINITE = frozenset({str, int, bool, type(None)})
@@ -352,7 +354,7 @@ def _finite(message: Message) -> bool:
 def _refuse_non_finite(message: Message) -> None:
     for name, value in _parts(message):
         if non_finite(value):
-            raise MessageError(f"{message.job}: {name} holds NaN or infinity, which JSON cannot carry")
+            raise MessageError(f"{message.job}: {name} contains NaN or infinity, which JSON cannot represent")
 
 
 def readable(message: Message, name: str) -> None:
@@ -361,7 +363,7 @@ def readable(message: Message, name: str) -> None:
     try:
         _decode_message(payload)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise MessageError(f"{name}: what a hook made of the message cannot be read by a worker: {error}") from None
+        raise MessageError(f"{name}: the hook changed the message into one that no worker can read: {error}") from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _unique(value: Any) -> Unique | None:
     if isinstance(value.key, str):
         _stored_text(MAX_UNIQUE_KEY)(value.key)
     elif value.key is not None and not callable(value.key):
-        raise ValueError(f"key: expected a text or a function of the arguments, got {type(value.key).__name__}")
+        raise ValueError(f"key: expected a string or a function of the arguments, got {type(value.key).__name__}")
     if value.scope not in ("queued", "done"):
         seconds(value.scope)
     if value.conflict not in ("drop", "replace", "raise"):
@@ -145,7 +145,7 @@ def _stored_text(most: int) -> Callable[[Any], str]:
 
     def check(value: Any) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= most:
-            raise ValueError(f"expected a text of 1 to {most} characters, got {shown(value)}")
+            raise ValueError(f"expected a string of 1 to {most} characters, got {shown(value)}")
         value.encode()
         return str.__str__(value)
 
@@ -165,17 +165,17 @@ def _key(value: Any) -> str | None:
 
 def _headers(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"expected names and values, as a dict, got {shown(value)}")
+        raise ValueError(f"expected a dict of names and values, got {shown(value)}")
     headers = {str.__str__(name): item for name, item in value.items()}
     if nesting(json_encoder.encode(headers)) > MAX_NESTING:
         raise ValueError(f"they are nested deeper than {MAX_NESTING} levels")
     if non_finite(headers):
-        raise ValueError("a value is or holds NaN or infinity, which JSON cannot carry")
+        raise ValueError("a value is or contains NaN or infinity, which JSON cannot represent")
     return headers
 
 
 def _topic(value: Any) -> str:
-    reason = topic_error(value) if isinstance(value, str) else f"expected a text, got {shown(value)}"
+    reason = topic_error(value) if isinstance(value, str) else f"expected a string, got {shown(value)}"
     if reason:
         raise ValueError(reason)
     return str.__str__(value)
@@ -217,7 +217,7 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
     if len(key) > MAX_UNIQUE_KEY:
         raise MessageError(
             f"{job}: the unique key of this call, with the job's name before it, has {len(key):,} characters, and the limit is "
-            f"{MAX_UNIQUE_KEY}: name fewer arguments in it, or say unique=True, which takes a digest of them all"
+            f"{MAX_UNIQUE_KEY}: name fewer arguments in it, or use unique=True, which takes a digest of them all"
         )
     try:
         key.encode()

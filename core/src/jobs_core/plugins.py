@@ -157,8 +157,8 @@ class Plugins:
             info.seconds = time.perf_counter() - began
         if info.seconds > SLOW:
             info.notes.append(
-                f"took {info.seconds:.1f} s to import, which every command and process waits for: "
-                "import libraries where they are used, inside the factories"
+                f"took {info.seconds:.1f} s to import, and every command and process waits for that: import libraries where "
+                "they are used, inside the factories"
             )
         self._add(plugin, info)
 
@@ -185,7 +185,7 @@ class Plugins:
         version = getattr(plugin, "jobs_interface_version", INTERFACE_VERSION)
         if version != INTERFACE_VERSION:
             return [
-                f"is written for plugin interface {version}, this jobs-core has {INTERFACE_VERSION}: "
+                f"is written for plugin interface {version}, but this jobs-core has {INTERFACE_VERSION}: "
                 f"install matching releases of {info.distribution} and jobs-core"
             ]
         found: list[str] = []
@@ -198,9 +198,9 @@ class Plugins:
                 near = difflib.get_close_matches(hook, _hook_names(), 1, 0.5)
                 info.problems.append(f"implements an unknown hook {hook}" + (f"; is {near[0]} meant?" if near else ""))
             elif options.get("wrapper") or options.get("hookwrapper"):
-                found.append(f"cannot be used: {hook} is a wrapper of the hook, which is not supported")
+                found.append(f"cannot be used: {hook} is a hook wrapper, which is not supported")
             elif inspect.iscoroutinefunction(getattr(plugin, name)):
-                found.append(f"cannot be used: {hook} is an async def, and nobody would await it: make it a plain function")
+                found.append(f"cannot be used: {hook} is an async def, which would never be awaited: make it a plain function")
             else:
                 info.hooks.append(hook)
         return found
@@ -259,7 +259,7 @@ class Plugins:
         wrong = [name for name, factory in offered.items() if type(name) is not str or not callable(factory)]
         if wrong:
             names = ", ".join(repr(name) if type(name) is str else boundary.text_of(name) for name in wrong)
-            info.problems.append(f"{implementation.hook} returned no callable for {names}")
+            info.problems.append(f"{implementation.hook} returned a factory that is not callable for {names}")
         return {name: factory for name, factory in offered.items() if name not in wrong}
 
     def choose(self, hook: str, name: str, key: str, *, hide: Callable[[str], str] = str) -> Callable[..., Any]:
@@ -276,7 +276,7 @@ class Plugins:
         if winner is None:
             rivals = " and ".join(str(info) for _, info in offers)
             raise PluginError(
-                f"{key}: {kind} {name!r} is provided by {rivals}: say which one with "
+                f"{key}: {kind} {name!r} is provided by {rivals}: choose one with "
                 f'[plugins] prefer = ["{offers[0][1].name}"], or disable one with JOBS_DISABLE_PLUGINS'
             )
         factory, info = winner
@@ -308,11 +308,11 @@ class Plugins:
         for offer in offers:
             info, others = offer[1], " and ".join(str(other[1]) for other in offers if other is not offer)
             if winner is None:
-                fate = "say which one with [plugins] prefer"
+                fate = "choose one with [plugins] prefer"
             elif offer is winner:
                 fate = "this one is used"
             else:
-                fate = f'it is not used; [plugins] prefer = ["{info.name}"] takes it'
+                fate = f'it is not used; [plugins] prefer = ["{info.name}"] selects it'
             info.notes.append(f"provides {kind} {name!r}, as does {others}: {fate}")
 
     def broker_commands(self, config: Config) -> list[list[str]]:
@@ -323,7 +323,8 @@ class Plugins:
             for command in made if isinstance(made, (list, tuple)) else [made]:
                 if not isinstance(command, (list, tuple)) or not all(isinstance(word, (str, os.PathLike)) for word in command):
                     raise PluginError(
-                        f"broker.embedded: {implementation.info}: hook {implementation.hook} returned no list of command lines"
+                        f"broker.embedded: {implementation.info}: hook {implementation.hook} returned something other than a "
+                        "list of command lines"
                     )
                 commands.append([os.fspath(word) for word in command])
         return commands
@@ -339,7 +340,7 @@ class Plugins:
         if distribution:
             return f"pip install {distribution}"
         near = difflib.get_close_matches(name, known, 1)
-        text = f"did you mean {near[0]!r}?" if near else f"installed are {', '.join(known) or 'none'}"
+        text = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(known) or 'none'}"
         return text + "".join(f"; {info} {info.problems[0]}" for info in broken)
 
 
@@ -353,7 +354,7 @@ def _make(
     with guard.blaming(info, what, key=key, hide=hide), guard.without_stdout():
         made = factory(*arguments, **named)
         if not isinstance(made, MADE[hook]):
-            raise PluginError(f"{key}: {info}: {what} made no {MADE[hook].__name__}, but {boundary.name_of(type(made))}")
+            raise PluginError(f"{key}: {info}: {what} returned {boundary.name_of(type(made))}, expected {MADE[hook].__name__}")
         return made
 
 
@@ -403,7 +404,7 @@ def guarded_but_for_ours(implementation: Implementation, **arguments: Any) -> An
 def _survive(implementation: Implementation, error: BaseException) -> None:
     if boundary.passes(error):
         raise error
-    text = "%s: hook %s failed; the work goes on without it"
+    text = "%s: hook %s failed; continuing without it"
     boundary.log(logger, logging.ERROR, text, str(implementation.info), implementation.hook, error=error)
 
 

@@ -22,12 +22,15 @@ def directory(path: Path, owners: Collection[int] = ()) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.lstat(path)  # mkdir is content with a link to a directory
     if stat.S_ISLNK(found.st_mode):
-        raise _refusal(path, "it is a symbolic link, which could lead anywhere: name the directory itself")
+        raise _refusal(path, "it is a symbolic link, which could point anywhere: use the directory itself")
     if found.st_uid not in (os.geteuid(), *owners):
-        raise _refusal(path, f"it belongs to user {found.st_uid}, who could put anything there, and we are {os.geteuid()}")
+        raise _refusal(
+            path,
+            (f"it belongs to user {found.st_uid}, who could put anything there, but this process runs as user {os.geteuid()}"),
+        )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        raise _refusal(path, f"others may write there (mode {mode}): chmod 700 {path}, if nobody has put anything into it")
+        raise _refusal(path, f"other users may write to it (mode {mode}): check its contents, then run chmod 700 {path}")
     return path
 
 

@@ -30,7 +30,7 @@ class Registry:
             other = self._jobs.get(name)
             if other is not None and not replaces(job, other):
                 raise JobDefinitionError(
-                    f"{_wanting(job, other)} want to be the job {name!r}: {origin(other.function)} and {origin(job.function)}. "
+                    f"{_wanting(job, other)} registered as job {name!r}: {origin(other.function)} and {origin(job.function)}. "
                     "Give one of them another name: @job(name=...)"
                 )
         for name in (job.name, *job.aliases):
@@ -46,8 +46,8 @@ class Registry:
         if job is None:
             within = [known for known in self._jobs if known.endswith(f".{name}")]  # the function's name alone
             nearest = within[:3] or difflib.get_close_matches(name, self._jobs, 3, 0.6)
-            hint = f"; nearest are {', '.join(nearest)}" if nearest else ""
-            raise UnknownJob(f"no job is called {name!r} here{hint}", nearest=nearest)
+            hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
+            raise UnknownJob(f"no job named {name!r} is registered here{hint}", nearest=nearest)
         return job
 
     def __iter__(self) -> Iterator[AnyJob]:
@@ -94,7 +94,7 @@ def replaces(job: AnyJob, other: AnyJob) -> bool:
 
 
 def _wanting(job: AnyJob, other: AnyJob) -> str:
-    return "one function with two sets of options" if job.function is other.function else "two functions"
+    return "one function with two sets of options is" if job.function is other.function else "two functions are"
 
 
 def _looks_like(one: Any, other: Any) -> bool:

@@ -30,7 +30,7 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     if job.name.startswith("__main__."):
         raise JobDefinitionError(
             f"{job.name} is defined in the program that was started, which a worker imports under another name: "
-            "move it to a module of its own, or name it, @job(name=...)"
+            "move it to a module of its own, or give it a name, @job(name=...)"
         )
     overrides = job.overrides
     options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)

@@ -56,7 +56,7 @@ def read(url: str, parameters: Collection[str]) -> Url:
     try:
         url.encode()
     except UnicodeEncodeError:
-        raise BackendError(f"{scheme(url)}://…: it holds bytes that are no text") from None
+        raise BackendError(f"{scheme(url)}://…: it contains bytes that are not text") from None
     rest, query = _split_query(url.partition("://")[2], parameters)
     credentials, body = "", rest
     if not rest.startswith("/"):
@@ -66,7 +66,7 @@ def read(url: str, parameters: Collection[str]) -> Url:
     if unknown:
         shown = redact(url)
         named = f"unknown parameter {', '.join(unknown)}" if shown == url else "an unknown parameter"
-        raise BackendError(f"{shown}: {named}; there are {', '.join(sorted(parameters))}")
+        raise BackendError(f"{shown}: {named}; valid parameters are {', '.join(sorted(parameters))}")
     user, colon, password = credentials.partition(":")
     hosts, slash, path = body.partition("/")
     return Url(

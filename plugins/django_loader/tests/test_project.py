@@ -57,7 +57,7 @@ def test_the_environment_names_the_settings_too(make_site):
     assert site.run("check", DJANGO_SETTINGS_MODULE="settings").returncode == 0
     done = site.run("check")
     assert done.returncode == 2
-    assert "django.settings: which settings? Set DJANGO_SETTINGS_MODULE" in done.stdout
+    assert "django.settings: no settings are named: set DJANGO_SETTINGS_MODULE" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ app = current_app()
 app._producer.push([app.outgoing(new_message("subprocess.run", "default", ["touch bad"], {}))], 5.0)
 """,
     )
-    assert "no job is called 'subprocess.run' here" in crm.manage("jobs", "check").stdout
+    assert "no job named 'subprocess.run' is registered here" in crm.manage("jobs", "check").stdout
 
 
 def test_tasks_wait_for_the_commit_where_the_backend_is_told_so(crm):

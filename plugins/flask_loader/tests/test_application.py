@@ -41,8 +41,8 @@ def test_an_application_is_built_once(tmp_path, module):
 @pytest.mark.parametrize(
     ("table", "error", "said"),
     [
-        ({}, ConfigError, 'flask.app: name the application, as `flask --app` does: .flask. app = "shop:create_app"'),
-        ({"app": 5}, ConfigError, "flask.app: name the application"),
+        ({}, ConfigError, 'flask.app: set the application, as `flask --app` does: .flask. app = "shop:create_app"'),
+        ({"app": 5}, ConfigError, "flask.app: set the application"),
         ({"ap": "x"}, ConfigError, 'flask.ap: unknown key; did you mean "app"'),
         ({"app": "nowhere_at_all"}, LoadError, 'flask.app: there is no module "nowhere_at_all"'),
         ({"app": "NAME:nothing"}, LoadError, "flask.app: Failed to find attribute 'nothing'"),

@@ -34,9 +34,9 @@ def test_the_next_host_is_tried_where_one_does_not_answer(rabbitmq_url):
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        (("guest:guest", "guest:wrong"), BackendError, "user or password are wrong"),
+        (("guest:guest", "guest:wrong"), BackendError, "wrong user or password"),
         (("127.0.0.1", "127.0.0.1:1,127.0.0.1:2/x?"), BackendError, "unknown parameter"),
-        (("/v", "/nowhere-v"), BackendError, "virtual host is not there"),
+        (("/v", "/nowhere-v"), BackendError, "virtual host does not exist"),
         (("amqp://", "amqps://"), BackendUnavailable, "cannot be reached"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_queue_deleted_under_a_producer_is_made_anew_and_the_job_is_in_it(conn
     channel.queue_delete(queue)
     lone = jobs(priority=priority)
     assert producer.push(lone, new_token()) == {}
-    assert "is missing and is made anew" in caplog.text
+    assert "is missing and is being recreated" in caplog.text
     assert lone[0].id in drained(connect("w"))
 
 
@@ -101,7 +101,7 @@ def test_a_full_queue_refuses_by_name_and_the_same_push_goes_through_when_there_
     producer.setup()
     full("jobs.t")
     many, request = jobs(50), new_token()
-    with pytest.raises(QueueFull, match="would not take 50 messages: a queue has reached its max-length"):
+    with pytest.raises(QueueFull, match="refused 50 messages: a queue has reached its max-length"):
         producer.push(many, request)
     channel.queue_purge("jobs.t")
     deadline = time.monotonic() + 20.0

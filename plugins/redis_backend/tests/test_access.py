@@ -134,10 +134,10 @@ def test_the_proposed_user_for_other_languages_may_push_into_inlets_and_nothing_
 
 
 def test_a_wrong_password_and_a_missing_permission_say_what_to_do(server):
-    with pytest.raises(BackendError, match="user or password are wrong"):
+    with pytest.raises(BackendError, match="wrong user or password"):
         opened(server, "jobs:wrong")
     server.command("CONFIG", "SET", "requirepass", "x")
-    with pytest.raises(BackendError, match="it wants a password"):
+    with pytest.raises(BackendError, match="it requires a password"):
         opened(server, "")
 
 

@@ -63,7 +63,7 @@ def test_a_secret_is_never_shown():
     ("url", "why"),
     [
         ("redis://h?prefx=a", "unknown parameter prefx"),
-        ("redis://h/one", "'one' is no number"),
+        ("redis://h/one", "'one' is not a number"),
         ("redis://a,b", "several hosts"),
         ("redis+sentinel://a,b", "the name of the service"),
         ("redis+cluster://a/1", "a cluster has one database"),
@@ -90,7 +90,7 @@ def test_jobs_pass_through_a_socket_of_this_machine(tmp_path):
 def test_jobs_pass_with_a_password_and_not_without(tmp_path):
     with RedisServer(tmp_path / "redis", "--requirepass", "s3cret") as server:
         pass_a_job(f"redis://:s3cret@127.0.0.1:{server.port}/0")
-        with pytest.raises(BackendError, match="it wants a password"):
+        with pytest.raises(BackendError, match="it requires a password"):
             pass_a_job(f"redis://127.0.0.1:{server.port}/0")
 
 
@@ -102,12 +102,12 @@ def test_jobs_pass_through_sentinels_that_have_a_password_of_their_own(tmp_path)
     ):
         url, let_in = f"redis+sentinel://:of-redis@127.0.0.1:{watcher.port}", "?sentinel_password=of-sentinels"
         pass_a_job(f"{url}/jobs{let_in}")
-        with pytest.raises(BackendError, match="wants its own password") as refused:
+        with pytest.raises(BackendError, match="requires a password of its own") as refused:
             pass_a_job(f"{url}/jobs")
         assert "of-redis" not in str(refused.value)
         with pytest.raises(BackendUnavailable, match="watches no service 'shop'"):
             pass_a_job(f"{url}/shop{let_in}")
-        with pytest.raises(BackendError, match="user or password are wrong"):
+        with pytest.raises(BackendError, match="wrong user or password"):
             pass_a_job(f"redis+sentinel://:x@127.0.0.1:{watcher.port}/jobs{let_in}")
 
 

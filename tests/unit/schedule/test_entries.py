@@ -52,16 +52,16 @@ def test_an_alias_means_the_job(scheduled):
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"cron": "61 * * * *"}, 'schedule.nightly: "61 * * * *" is no cron expression (bad minute)'),
-        ({"cron": "* * * * *", "tz": "Europe/Berln"}, 'schedule.nightly: "Europe/Berln" is no time zone'),
+        ({"cron": "61 * * * *"}, 'schedule.nightly: invalid cron expression "61 * * * *" (bad minute)'),
+        ({"cron": "* * * * *", "tz": "Europe/Berln"}, 'schedule.nightly: "Europe/Berln" is not a time zone'),
         (
             {"cron": "* * * * *", "job": "shop.claen"},
-            "schedule.nightly: job: no job is called 'shop.claen' here; nearest are shop.clean",
+            "schedule.nightly: job: no job named 'shop.claen' is registered here; the nearest names are shop.clean",
         ),
         ({"cron": "* * * * *", "args": []}, "schedule.nightly: "),
         ({"cron": "* * * * *", "args": ["many"]}, "schedule.nightly: "),
         ({"cron": "* * * * *", "topic": "a b"}, "schedule.nightly: topic: "),
-        ({"every": Duration(0.1)}, "schedule.nightly: every 0.1 s is too often, 1s is the shortest"),
+        ({"every": Duration(0.1)}, "schedule.nightly: every 0.1 s is too often, the shortest is 1s"),
     ],
 )
 def test_what_is_wrong_is_named_with_key_and_mend(scheduled, entry, says):
@@ -75,8 +75,8 @@ def test_all_that_is_wrong_is_told_at_once(scheduled, registry):
 
     found = problems(scheduled, a={"job": "nope", "every": Duration(5)})
     assert len(found) == 2
-    assert found[0].startswith('@job shop.bad: cron: "bad" is no cron expression')
-    assert found[1].startswith("schedule.a: job: no job is called 'nope' here")
+    assert found[0].startswith('@job shop.bad: cron: invalid cron expression "bad"')
+    assert found[1].startswith("schedule.a: job: no job named 'nope' is registered here")
 
 
 def test_a_job_that_needs_arguments_cannot_have_cron_alone(scheduled, registry):
@@ -85,9 +85,9 @@ def test_a_job_that_needs_arguments_cannot_have_cron_alone(scheduled, registry):
 
     (problem,) = problems(scheduled)
     assert problem.startswith("@job shop.needy: cron: ")
-    assert problem.endswith("give it a default, or say it in [schedule]")
+    assert problem.endswith("give it a default, or set it in [schedule]")
 
 
 def test_two_entries_of_one_name_are_refused(scheduled):
     (problem,) = problems(scheduled, **{"shop.report": {"job": "shop.clean", "args": [1], "every": Duration(5)}})
-    assert problem.startswith("schedule.shop.report: @job shop.report: cron is an entry of this name too")
+    assert problem.startswith("schedule.shop.report: @job shop.report: cron is also an entry of this name")

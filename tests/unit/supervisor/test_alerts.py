@@ -170,7 +170,7 @@ def test_an_alert_says_who_when_what_and_how_far():
         "seconds": 61,
     }  # fmt: skip
     assert text.splitlines()[:3] == [
-        "101 ready (limit 100), the oldest waits for 12s (limit 1m)",
+        "101 ready (limit 100), the oldest has waited for 12s (limit 1m)",
         "3 running, 2 scheduled, 4 dead",
         "for 1m1s",
     ]
@@ -259,7 +259,7 @@ def test_a_channel_that_never_comes_back_is_told_once(caplog):
     sender.check()
     sender.check()
     (event,) = [record.event for record in caplog.records]
-    assert event.error == "has not come back within 5 s"
+    assert event.error == "did not return within 5 s"
     released.set()
     assert sender.wait(PATIENCE)
 

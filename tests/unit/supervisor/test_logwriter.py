@@ -163,7 +163,7 @@ def test_reopen_that_fails_goes_on_in_the_old_file_and_says_so(open_log, path, m
         patch.setattr(logwriter.os, "open", _refuse)
         writer.reopen()
     writer.write(b"more\n")
-    assert b"cannot be opened again, going on in the old file: Permission denied" in moved.read_bytes()
+    assert b"cannot be reopened, continuing in the old file: Permission denied" in moved.read_bytes()
     assert moved.read_bytes().endswith(b"more\n")
 
 
@@ -269,7 +269,7 @@ def test_a_disk_that_is_really_full(tmp_path, way):
 def test_a_symbolic_link_is_refused_with_the_mend(open_log, path, tmp_path):
     path.parent.mkdir()
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match=r"logs.file = .*jobs.log.*symbolic link.*name the real file"):
+    with pytest.raises(ConfigError, match=r"logs.file = .*jobs.log.*symbolic link.*use the real file"):
         open_log()
 
 

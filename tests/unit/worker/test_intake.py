@@ -123,7 +123,7 @@ def test_a_dead_unknown_job_names_the_nearest(take):
     config = Config(backend="memory://intake", unknown_grace=0.0)
     outcome, why, message = reason(take(envelope(job="pai"), config=config))
     assert (outcome, why) == (Outcome.DEAD, "unknown job")
-    assert "nearest are pay" in message
+    assert "the nearest names are pay" in message
 
 
 def test_no_message_causes_an_import(take):

@@ -177,7 +177,7 @@ def test_a_generator_that_nobody_runs_is_a_failed_attempt_with_the_fix(app, regi
     work(app, mode, handles)
     records = [app.find(handle.id) for handle in handles]
     assert [(record.state, record.reason) for record in records] == [(State.DEAD, "failed")] * len(NEVER_RUN)
-    fixes = b"nothing of it has run: loop over it inside the job", b"none of them has run: await asyncio.gather(*them)"
+    fixes = b"which has not run: loop over it inside the job", b"none of which has run: await asyncio.gather(*them)"
     assert all(any(fix in record.errors[-1] for fix in fixes) for record in records)
     assert ran == []
 

@@ -321,7 +321,7 @@ def test_a_job_that_waits_for_another_without_a_timeout_is_refused(app, registry
     kind(registry, waits).enqueue()
     drain(app, mode)
     assert len(refused) == 2
-    assert all("Give result(timeout=…)" in text for text in refused)
+    assert all("Pass result(timeout=…)" in text for text in refused)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -110,7 +110,5 @@ def test_who_develops_sees_them_unless_the_file_says_otherwise(project, monkeypa
 
 def test_lines_that_the_level_leaves_out_are_refused(project):
     project.configure('[logs]\nlevel = "warning"\ndone = true')
-    with pytest.raises(
-        ConfigError, match=r"logs.done: its lines are of level info, and logs.level = .warning. leaves them out"
-    ):
+    with pytest.raises(ConfigError, match=r"logs.done: its lines have level info, and logs.level = .warning. leaves them out"):
         project.app()

@@ -77,7 +77,7 @@ class DingTalkChannel(AlertChannel):
         try:
             said = msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.MsgspecError:
-            raise ConnectionError(f"answered what no DingTalk robot answers: {answer[:100]!r}") from None
+            raise ConnectionError(f"sent an answer that no DingTalk robot sends: {answer[:100]!r}") from None
         if said.get("errcode") != 0:  # under status 200 too
             raise ConnectionError(f"DingTalk refused it: {said.get('errcode')} {said.get('errmsg')}")
 
@@ -100,7 +100,7 @@ def _read(kind: type[S], given: dict[str, Any]) -> S:
         if key not in known and name not in known:
             near = difflib.get_close_matches(key, known, 1)
             raise ValueError(
-                f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}")
+                f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else f"; valid keys are {', '.join(known)}")
             )
         values[name] = value if key in known else _from_file(key, value)
     if "url" not in values:

@@ -41,12 +41,12 @@ def post(url: str, document: Any, headers: Mapping[str, str] = {}, *, patience: 
     except URLError as error:
         raise ConnectionError(f"cannot be reached: {error.reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ConnectionError(f"no answer to be had: {error}") from None
+        raise ConnectionError(f"gave no usable answer: {error}") from None
 
 
 def _refusal(error: HTTPError) -> str:
     if 300 <= error.code < 400:
-        return f"answered {error.code}, a redirect, and those are not followed: configure the address it leads to"
+        return f"answered {error.code}, a redirect, which is not followed: configure the address it leads to"
     first = b""
     with contextlib.suppress(OSError, http.client.HTTPException):
         first = error.read(200).strip()

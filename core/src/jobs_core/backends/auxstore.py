@@ -51,7 +51,7 @@ def composed(queue: Backend, store: Backend) -> AuxStore:
     claims = "claim" in store.features or type(store).claim is not Backend.claim  # the flag is younger than the method
     if missing or not claims:
         what = ", ".join(sorted(missing)) or "records that another queue's workers can claim"
-        raise ConfigError(f"results.url: {store.name}:// has no {what}: sqlite:///results.db and redis:// have them")
+        raise ConfigError(f"results.url: {store.name}:// does not support {what}; sqlite:///results.db and redis:// do")
     return AuxStore(queue, store)
 
 
@@ -110,7 +110,7 @@ class AuxStore(Backend):
         taken_over = binding.bind(keyed)
         for job_id, holder in taken_over.items():
             if not holder:
-                raise BackendUnavailable(f"another enqueue under the unique key of job {job_id} is under way")
+                raise BackendUnavailable(f"another enqueue under the unique key of job {job_id} is in progress")
         return taken_over
 
     def _waiting(self, job_id: str) -> list[Outgoing]:

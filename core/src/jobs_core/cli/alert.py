@@ -18,14 +18,14 @@ from .types import TEXT
 
 @click.group("alert")
 def alert_command() -> None:
-    """Try the alert channels."""
+    """Test the alert channels."""
 
 
 @alert_command.command("test")
 @click.argument("names", metavar="[CHANNEL]...", nargs=-1, type=TEXT)
 @pass_context
 def test_alert(context: Context, names: tuple[str, ...]) -> None:
-    """Send a test alert to every channel, or to those named, and say what came of it."""
+    """Send a test alert to every channel, or to those named, and report the outcome."""
     app = context.app
     found = channels(app.config, app.plugins)
     unknown = [name for name in names if name not in found]

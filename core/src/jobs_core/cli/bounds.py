@@ -28,9 +28,10 @@ def too_many(board: Board, pool: str, workers: int) -> str:
     most = min(cores * PER_CORE, mine.wanted + free // each)
     if workers <= most:
         return ""
+    memory = f"{size(free)} of memory" if free else "no memory"
     return (
-        f"{workers:,} workers in pool {pool} are more than this machine is likely to bear, which is {most:,}: "
-        f"it has {count(cores, 'core')} and {size(free) or 'no'} of memory free, and a worker takes {size(each)}"
+        f"{workers:,} workers in pool {pool} are more than the {most:,} that this machine is likely to bear: it has "
+        f"{count(cores, 'core')} and {memory} free, and a worker takes {size(each)}"
     )
 
 

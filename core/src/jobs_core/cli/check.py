@@ -79,7 +79,7 @@ class _Checks:
 def check_command(context: Context, show_values: bool, import_timeout: float, as_json: bool) -> None:
     """Check configuration, plugins, application, backend, and whether queued messages fit this code.
 
-    Run it before a deploy: messages that wait now are held against the signatures of the code that is here.
+    Run it before a deploy: waiting messages are checked against the signatures of the code in this directory.
     """
     if show_values:
         rows = context.effective.rows()
@@ -152,7 +152,7 @@ def _configuration(context: Context) -> Iterator[tuple[str, str]]:
         if hider.exists() and not (hider / "hookspecs.py").exists():
             raise ConfigError(f"{hider} hides the installed package jobs_core: rename it")
     if os.environ.get("JOBS_FAILPOINT"):
-        yield output.WARN, "JOBS_FAILPOINT is set: this process dies or stalls where it says; it is for tests only"
+        yield output.WARN, "JOBS_FAILPOINT is set: this process dies or stalls at the named point; it is for tests only"
 
 
 def _machine(app: App) -> Iterator[tuple[str, str]]:
@@ -172,22 +172,22 @@ def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
         for trouble in info.troubles:  # fatal only where the configuration needs it, which the next checks tell
             yield output.WARN, f"{info} {trouble}"
     for name in app.plugins.unknown_preferences():
-        yield output.WARN, f"plugins.prefer: no plugin is called {name!r}"
+        yield output.WARN, f"plugins.prefer: no plugin is named {name!r}"
 
 
 def _alerts(app: App) -> Iterator[tuple[str, str]]:
     names, topics = list(channels(app.config, app.plugins)), watched(app.config)
     if names and not topics:
-        yield output.WARN, "there are alert channels, but no topic has a limit: topics.NAME.alert_above or alert_age"
+        yield output.WARN, "there are alert channels, but no topic has a limit: set topics.NAME.alert_above or alert_age"
     elif topics:
-        yield output.GOOD, f"for {', '.join(topics)}, to {', '.join(names) or 'the log'}; `jobsctl alert test` tries them"
+        yield output.GOOD, f"for {', '.join(topics)}, to {', '.join(names) or 'the log'}; `jobsctl alert test` tests them"
 
 
 def _application(app: App) -> Iterator[tuple[str, str]]:
     prepare(app)
     jobs = list(app.registry)
     if not jobs:
-        yield output.WARN, 'no job is defined: name the modules with @job functions, modules = ["shop.tasks"]'
+        yield output.WARN, 'no job is defined: list the modules with @job functions, modules = ["shop.tasks"]'
         return
     yield output.GOOD, f"{count(len(jobs), 'job')}: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
     served = app.config.served_topics()
@@ -210,7 +210,10 @@ def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:
         f"{count(len(found), 'entry', 'entries')}: {', '.join(f'{entry.name} ({entry.expression})' for entry in found)}",
     )
     if reachable and "unique" not in app.new_backend().features:
-        yield output.WARN, "this backend has no unique keys: on several machines a tick may be enqueued several times"
+        yield (
+            output.WARN,
+            ("this backend has no unique keys: with several machines, a scheduled job may be enqueued several times"),
+        )
 
 
 def _backend(app: App) -> Iterator[tuple[str, str]]:
@@ -241,7 +244,7 @@ def _ages(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
     scaling = [name for name, pool in app.config.pools.items() if isinstance(pool.workers, Workers)]
     if scaling and "ages" not in backend.features:
         pools = ", ".join(scaling)
-        yield output.WARN, f"{backend.name}:// does not tell how long jobs wait: by their number alone grows {pools}"
+        yield output.WARN, f"{backend.name}:// does not report how long jobs wait: {pools} can grow by their number alone"
 
 
 def _messages(app: App) -> Iterator[tuple[str, str]]:
@@ -252,7 +255,9 @@ def _messages(app: App) -> Iterator[tuple[str, str]]:
     if not problems:
         yield (
             output.GOOD,
-            f"{count(looked, 'waiting message')} {'fits' if looked == 1 else 'fit'} this code" if looked else "none waits",
+            (f"{count(looked, 'waiting message')} {'fits' if looked == 1 else 'fit'} this code")
+            if looked
+            else "no messages are waiting",
         )
 
 

@@ -107,8 +107,8 @@ class Context:
 
 
 def unknown(job_id: str) -> str:
-    """What is said of an id that the backend does not know."""
-    return f"no job {job_id} is known: it was never enqueued here, or it is done and kept no result"
+    """Return the message for an id that the backend does not know."""
+    return f"unknown job {job_id}: it never existed here, or it finished without a stored result"
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)
@@ -134,7 +134,7 @@ def confirm(question: str, yes: bool, option: str = "--yes") -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        fail(f"{question} Say {option} to do it without being asked", Exit.USAGE)
+        fail(f"{question} Pass {option} to skip this prompt", Exit.USAGE)
     if not click.confirm(escapes.lines(question)):
         fail("nothing was done")
 
@@ -145,7 +145,7 @@ def literal(text: str) -> Any:
         value = msgspec.json.decode(text.encode())
     except msgspec.DecodeError as error:
         if "out of range" in str(error):
-            fail(f"{shortened(text)}: a number this large cannot be stored: put it into quotes to have it as text", Exit.USAGE)
+            fail(f"{shortened(text)}: a number this large cannot be stored: quote it to pass it as a string", Exit.USAGE)
         return text
     except RecursionError:
         fail(f"{shortened(text)}: nested too deeply to be stored", Exit.USAGE)
@@ -160,7 +160,7 @@ def shortened(text: str, most: int = 60) -> str:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", "-y", is_flag=True, help="Skip the confirmation prompt.")
 topic_argument = click.argument("topic", type=TOPIC)
 
 

@@ -33,12 +33,12 @@ CASE_TIMEOUT = 180
 
 @click.command("contract")
 @click.argument("url", type=URL)
-@click.option("--bench", is_flag=True, help="Measure instead: push, reserve and settle, wake-up.")
+@click.option("--bench", is_flag=True, help="Measure the backend instead: push, reserve and settle, wake-up.")
 @click.option("-k", "expression", metavar="EXPRESSION", type=TEXT, help="Only the cases whose names match, as in pytest.")
 @json_option
 @pass_context
 def contract_command(context: Context, url: str, bench: bool, expression: str | None, as_json: bool) -> None:
-    """Run the backend contract against URL, an empty store that is yours alone; it is written to and emptied.
+    """Run the backend contract against URL, an empty store that nothing else uses: it is written to and emptied.
 
     Needs pip install "jobs-core[testing]".
     """

@@ -37,10 +37,10 @@ MOST_WORKERS = 10_000
 @click.command("stop")
 @pass_context
 def stop_command(context: Context) -> None:
-    """Stop: no more jobs are taken, those that run are finished, what did not start goes back.
+    """Stop: take no new jobs, finish the running ones, and release the rest.
 
-    What still runs after the pool's stop_timeout is killed, and goes back to its topic without an attempt counted.
-    Comes back when everything has ended, and says meanwhile what it waits for.
+    Jobs that are still running after the pool's stop_timeout are killed, and go back to their topics with no attempt
+    counted. Returns once everything has ended, and says meanwhile what it is waiting for.
     """
     _stop(context.place.run_dir, "stop")
 
@@ -48,21 +48,22 @@ def stop_command(context: Context) -> None:
 @click.command("exit")
 @pass_context
 def exit_command(context: Context) -> None:
-    """End at once: workers are killed, the jobs that they ran go back to their topics."""
+    """Stop immediately: workers are killed, and the jobs they were running go back to their topics."""
     _stop(context.place.run_dir, "exit")
 
 
 @click.command("restart")
-@click.option("--daemon/--foreground", default=True, help="Where the new one runs (default: in the background).")
+@click.option("--daemon/--foreground", default=True, help="Where the new supervisor runs (default: in the background).")
 @wait_option
 @give_up_option
 @pass_context
 @click.pass_context
 def restart_command(ctx: click.Context, context: Context, daemon: bool, wait: float, give_up: bool) -> None:
-    """Stop, wait for the real end, and start. To load new code without a gap, use `jobsctl reload`.
+    """Stop, wait until everything has ended, and start. To load new code without a gap, use `jobsctl reload`.
 
-    Comes back when the new one serves, or after --wait and says what it waits for.
-    What could not start again is not stopped: with a broken configuration, or code that cannot be imported, nothing happens.
+    Returns once the new workers are serving, or after --wait, and says what it is waiting for.
+    Nothing is stopped that could not start again: with a broken configuration, or code that cannot be imported, nothing
+    happens.
     """
     with _refused("restart"):
         place = _sound(context)
@@ -81,8 +82,8 @@ def restart_command(ctx: click.Context, context: Context, daemon: bool, wait: fl
 def reload_command(context: Context) -> None:
     """Load new code and configuration without a gap in service.
 
-    New workers are started beside the old ones, which finish what they run. If the new code cannot be imported, or its
-    workers cannot boot, the reload is refused and the old code goes on.
+    New workers start beside the old ones, which finish their jobs. If the new code cannot be imported, or its workers
+    cannot boot, the reload is refused and the old code keeps running.
     """
     with _refused("reload"):
         _sound(context)
@@ -94,11 +95,11 @@ def reload_command(context: Context) -> None:
         "settings": os.environ.get("JOBS_SETTINGS", ""),
     }
     run_dir = _running_dir(context)
-    with waiting("the new code to be imported, and workers of it to serve"):
+    with waiting("the new code to be imported, and its workers to serve"):
         answer = ask(run_dir, wish, timeout=None)
     if not answer["done"]:
-        fail(f"reload refused, the old code goes on: {answer['error']}")
-    output.echo(f"jobs: reloaded, generation {answer['generation']} serves")
+        fail(f"reload refused, the old code keeps running: {answer['error']}")
+    output.echo(f"jobs: reloaded, generation {answer['generation']} is serving")
     warn_of_unserved(run_dir, answer["generation"])
 
 
@@ -106,34 +107,34 @@ def reload_command(context: Context) -> None:
 @click.option("--off", is_flag=True, help="Take jobs again.")
 @pass_context
 def quiet_command(context: Context, off: bool) -> None:
-    """Take nothing new on this machine, and finish what runs; the supervisor stays."""
+    """Take no new jobs on this machine and finish the running ones; the supervisor stays."""
     _ask(_running_dir(context), {"do": "quiet", "on": not off})
-    output.echo("jobs: workers take jobs again" if off else "jobs: quiet, workers take nothing new; --off ends it")
+    output.echo("jobs: workers take jobs again" if off else "jobs: quiet, workers take no new jobs; --off ends it")
 
 
 @click.command("scale")
 @click.argument("pool", type=TEXT)
 @click.argument("workers", type=click.IntRange(min=0), required=False)
-@click.option("--auto", is_flag=True, help="Give the choice back to the configuration.")
-@click.option("--force", is_flag=True, help="Also if it is more than this machine has cores and memory for.")
+@click.option("--auto", is_flag=True, help="Return the pool to its configured size.")
+@click.option("--force", is_flag=True, help="Even if this is more than the machine has cores and memory for.")
 @pass_context
 def scale_command(context: Context, pool: str, workers: int | None, auto: bool, force: bool) -> None:
-    """Have this many workers in a pool, until the next reload or restart. Busy ones leave after their job.
+    """Set the number of workers in a pool, until the next reload or restart. Busy workers leave after their job.
 
-    More than cores and memory are likely to bear have to be confirmed, or forced: 32 workers a core, and as many as fit
-    into the free memory at their present size. What the configuration allows is never too many.
+    More workers than the machine is likely to bear must be confirmed, or forced: 32 workers a core, and as many as fit
+    into the free memory at their present size. A number that the configuration allows is never too many.
     """
     if (workers is None) != auto:
-        fail("say a number of workers, or --auto", Exit.USAGE)
+        fail("give a number of workers, or --auto", Exit.USAGE)
     if workers is not None and workers > MOST_WORKERS:
-        raise click.BadParameter(f"{workers:,}: a pool has {MOST_WORKERS:,} at most", param_hint="WORKERS")
+        raise click.BadParameter(f"{workers:,}: a pool has at most {MOST_WORKERS:,}", param_hint="WORKERS")
     run_dir = _running_dir(context)
     if workers is not None and not force and (doubt := too_many(read_board(run_dir, most_entries=0), pool, workers)):
-        confirm(f"{doubt}. Start them all the same?", False, "--force")
+        confirm(f"{doubt}. Start them anyway?", False, "--force")
     answer = _ask(run_dir, {"do": "scale", "pool": pool, "workers": workers})
     if not answer["done"]:
         fail(str(answer["error"]), Exit.USAGE)
-    output.echo(f"jobs: pool {pool} is to have {count(answer['wanted'], 'worker')}")
+    output.echo(f"jobs: pool {pool} is set to {count(answer['wanted'], 'worker')}")
 
 
 def _sound(context: Context) -> Place:
@@ -194,7 +195,7 @@ def _refused(what: str) -> Iterator[None]:
     except JobsError as error:
         for line in str(error).splitlines():
             output.echo(f"jobs: {line}", err=True)
-        fail(f"{what} refused: what runs goes on as it is", exit_code(error))
+        fail(f"{what} refused: everything keeps running as it is", exit_code(error))
 
 
 def _stop(run_dir: Path, how: str) -> None:
@@ -224,7 +225,7 @@ def _waiting_for(run_dir: Path, pid: int) -> str:
     board = read_board(run_dir)
     busy = [worker for worker in board.workers if worker.running and worker.header.phase is not Phase.STARTING]
     if stopped(pid):
-        return f"process {pid}, which is stopped (SIGSTOP) and hears nothing: `kill -CONT {pid}` wakes it"
+        return f"process {pid}, which is stopped (SIGSTOP) and receives nothing: `kill -CONT {pid}` wakes it"
     if not busy:
         return f"the end of process {pid}"
     now = time.monotonic()

@@ -31,7 +31,7 @@ def dead_command() -> None:
 
 @dead_command.command("list")
 @click.argument("topic", required=False, type=TOPIC)
-@click.option("--limit", type=LIMIT, default=50, show_default=True, help="At most so many of a topic.")
+@click.option("--limit", type=LIMIT, default=50, show_default=True, help="List at most this many of a topic.")
 @json_option
 @pass_context
 def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) -> None:
@@ -78,9 +78,9 @@ def show_dead(context: Context, job_id: str, as_json: bool) -> None:
 @yes_option
 @pass_context
 def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
-    """Make dead letters ready again, with their attempts forgotten."""
+    """Make dead letters ready again, with their attempts reset."""
     if bool(job_ids) == bool(topic):
-        fail("name ids, or a topic with --topic", Exit.USAGE)
+        fail("give ids, or a topic with --topic", Exit.USAGE)
     if not topic:
         done, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.requeue(ids))
         output.echo(f"{are(done, 'job')} ready again")
@@ -101,7 +101,7 @@ def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
 def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
     """Delete dead letters for good."""
     if bool(job_ids) == bool(topic):
-        fail("name ids, or a topic with --topic", Exit.USAGE)
+        fail("give ids, or a topic with --topic", Exit.USAGE)
     if topic:
         _doubt(context, topic)
         confirm(f"Delete all dead letters of {topic} for good?", yes)

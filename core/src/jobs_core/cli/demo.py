@@ -49,15 +49,22 @@ KILL_AT = 0.3
 
 
 @click.command("demo")
-@click.option("--directory", metavar="DIR", type=FILE, help="Where to work and leave results (default: a new temporary one).")
+@click.option(
+    "--directory", metavar="DIR", type=FILE, help=("The directory for its files and results (default: a new temporary one).")
+)
 @click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="Worker processes.")
 @click.option(
-    "--seconds", type=click.IntRange(0, 3600), default=0, show_default=True, help="Go on for at least so long, to be looked at."
+    "--seconds",
+    type=click.IntRange(0, 3600),
+    default=0,
+    show_default=True,
+    help=("Keep running for at least this long, so that you can look at it."),
 )
 def demo_command(directory: str | None, workers: int, seconds: int) -> None:
-    """Enqueue and run real jobs on files that ship with it: thumbnails, word counts, mails.
+    """Enqueue and run real jobs on sample files: thumbnails, word counts, mails.
 
-    Some fail and are retried, one dies; a worker is killed on the way. On SQLite, with a real supervisor.
+    Some fail and are retried, one ends in the dead letters; a worker is killed on the way. It uses SQLite and a real
+    supervisor.
     """
     raise click.exceptions.Exit(show(_place(directory), workers=workers, seconds=seconds))
 
@@ -82,7 +89,7 @@ def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
     total = len(app.enqueue_many(calls))
     output.echo(f"{are(total, 'job')} enqueued in {place / '.jobs' / 'jobs.db'}, for {count(workers, 'worker')}.")
     if seconds:
-        output.echo(f"For {seconds:g} s there is always more. From another terminal:\n")
+        output.echo(f"For {seconds:g} s, more jobs keep arriving. From another terminal:\n")
         for command in ("top", "status", "topics"):
             output.echo(f"  {_jobsctl(place)} {command}")
         output.echo()
@@ -147,7 +154,7 @@ def _watch(app: App, calls: list[Call[Any]], supervisor: subprocess.Popen[bytes]
             if not killed and total - left > len(calls) * KILL_AT:
                 killed = _kill_busy_worker(app.run_dir)
             if supervisor.poll() is not None:
-                raise click.ClickException("the supervisor has ended: its log, jobs.log, lies beside jobs.toml")
+                raise click.ClickException("the supervisor has exited: its log, jobs.log, is next to jobs.toml")
             if left == 0:
                 if time.monotonic() >= until:
                     return rounds

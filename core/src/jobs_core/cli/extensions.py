@@ -27,9 +27,9 @@ def commands(plugins: Plugins, ours: Collection[str]) -> dict[str, tuple[click.C
         for command, info in offers:
             if not isinstance(command, click.Command):
                 kind = boundary.name_of(type(command))
-                info.problems.append(f"{COMMANDS} returned no click command for {name!r}, but {kind}")
+                info.problems.append(f"{COMMANDS} returned {kind} for {name!r}, expected a click command")
             elif name in ours:
-                info.notes.append(f"provides the command {name!r}, which is one of jobs itself: it is not used")
+                info.notes.append(f"provides the command {name!r}, which is a command of jobs itself: it is not used")
         plugin = plugins.provider(COMMANDS, name)
         for command, info in offers:
             if info is plugin and isinstance(command, click.Command) and name not in ours:

@@ -46,21 +46,21 @@ class ThisMachine(Here):
         if pid is None:
             local = urls.scheme(self._app.backend_url) == "sqlite"
             others = "" if local else ", unless workers on another machine do the work"
-            yield f"no supervisor runs on this machine in {self._app.run_dir}: `jobsctl start` starts it{others}"
+            yield f"no supervisor is running on this machine in {self._app.run_dir}: `jobsctl start` starts it{others}"
             return
         if it is None or it.pid != pid or it.state == "starting":
-            yield f"the supervisor, process {pid}, has not come to serve yet: `jobsctl status` says what it waits for"
+            yield f"the supervisor, process {pid}, is not serving yet: `jobsctl status` says what it is waiting for"
         elif it.state == "stopping":
-            yield f"the supervisor, process {pid}, is stopping: it takes no more jobs"
+            yield f"the supervisor, process {pid}, is stopping: it takes no new jobs"
         if it is None or it.pid != pid:
             return
         if it.quiet:
-            yield "the supervisor is quiet, its workers take nothing new: `jobsctl quiet --off`"
+            yield "the supervisor is quiet, its workers take no new jobs: run `jobsctl quiet --off`"
         pools = [pool for pool in it.pools if topic in pool.topics]
         for pool in pools:
             yield from self._of_pool(pool)
         if not pools and topic in self._app.config.served_topics():
-            yield f"the supervisor that runs has no pool for topic {topic} yet: `jobsctl reload`"
+            yield f"the running supervisor has no pool for topic {topic} yet: run `jobsctl reload`"
 
     def _of_pool(self, pool: PoolState) -> Iterator[str]:
         yield from self._view.trouble_of(pool)
@@ -72,26 +72,29 @@ class ThisMachine(Here):
         running = sum(line.running_count for line in taking)
         room = pool.concurrency * len(taking)
         if running < room:
-            busy = f" and {count(running, 'job')} running" if running else ""
-            yield f"pool {pool.name} has room: {count(len(taking), 'worker')} of {pool.concurrency} at once{busy}"
+            busy = f", {count(running, 'job')} running" if running else ""
+            yield (
+                f"pool {pool.name} has room: {count(len(taking), 'worker')} for {count(pool.concurrency, 'job')} at a time "
+                f"each{busy}"
+            )
             return
         longest = max((line.running[0] for line in taking if line.running), key=self._seconds, default=None)
-        what = f", {self._told(longest)}" if longest else ""
+        what = f", the longest {self._told(longest)}" if longest else ""
         full = f"{count(len(taking), 'worker')} with {count(running, 'job')}"
         yield f"pool {pool.name} is full: {full}{what}; {self._limit(pool)}"
 
     def _nobody_serves(self, pool: PoolState, mine: list[Line]) -> str:
         if pool.wanted == 0 and pool.scaled:
-            return f"pool {pool.name} was scaled to no worker by hand: `jobsctl scale {pool.name} --auto`"
+            return f"pool {pool.name} was scaled to 0 workers by hand: run `jobsctl scale {pool.name} --auto`"
         if pool.wanted == 0:
-            return f"pool {pool.name} has no worker now, for want of work: it starts some when it sees that jobs wait"
+            return f"pool {pool.name} has no workers now, because it was idle: it starts some once jobs are waiting"
         states = [line.state for line in mine]
-        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "there is none"
+        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "it has none"
         return f"no worker of pool {pool.name} takes jobs now: {told}"
 
     def _limit(self, pool: PoolState) -> str:
         if pool.scaled:
-            return f"its size was set by hand: `jobsctl scale {pool.name} --auto`"
+            return f"its size was set by hand: run `jobsctl scale {pool.name} --auto`"
         if pool.wanted < pool.max:
             return f"it may grow to {count(pool.max, 'worker')}"
         return f"it has as many workers as pools.{pool.name}.workers allows"
@@ -101,11 +104,14 @@ class ThisMachine(Here):
         line = next((line for line in self._view.workers if line.owner == owner), None)
         if line is not None:
             behind = f", behind {self._told(line.running[0])}" if line.running else ""
-            yield f"that is process {line.pid} of pool {line.pool} ({line.state}) on this machine: it is in its hand{behind}"
+            yield (
+                f"that is process {line.pid} of pool {line.pool} ({line.state}) on this machine: the job is in flight "
+                f"there{behind}"
+            )
         elif owner.startswith(f"{socket.gethostname()[:40]}-"):
             yield (
-                "the supervisor on this machine does not know that worker: it is a `jobsctl worker` of its own, or dead, and "
-                f"its jobs go back when its lease of {self._app.config.lease} has run out"
+                "the supervisor on this machine does not know that worker: it is a separate `jobsctl worker`, or it is dead "
+                f"and its jobs go back when its lease of {self._app.config.lease} expires"
             )
 
     def of_running(self, job_id: str) -> Iterator[str]:
@@ -114,15 +120,15 @@ class ThisMachine(Here):
             for entry in line.running:
                 if entry.id == job_id or (len(entry.id) >= LONGEST_ID and job_id.startswith(entry.id)):
                     late = self._view.monotonic - entry.deadline
-                    over = f"; its timeout was over {age(late)} ago" if entry.deadline and late > 0 else ""
+                    over = f"; its timeout passed {age(late)} ago" if entry.deadline and late > 0 else ""
                     since = time.strftime("%H:%M:%S", time.localtime(time.time() - self._seconds(entry)))
                     yield (
-                        f"it runs in process {line.pid} of pool {line.pool} ({line.state}) since {since}, for "
+                        f"it has been running in process {line.pid} of pool {line.pool} ({line.state}) since {since}, for "
                         f"{age(self._seconds(entry))}{over}; `jobsctl stack {line.pid}` shows where it is"
                     )
 
     def _told(self, entry: Entry) -> str:
-        return f"the longest {entry.job} {entry.id} for {age(self._seconds(entry))}"
+        return f"{entry.job} {entry.id}, running for {age(self._seconds(entry))}"
 
     def _seconds(self, entry: Entry) -> float:
         return entry.seconds(self._view.monotonic)

@@ -23,7 +23,7 @@ class AmbiguousId(ArgumentError):
 
     def __init__(self, text: str, found: list[str]) -> None:
         more = ", …" if len(found) > MOST_SHOWN else ""
-        super().__init__(f"{text} is the beginning of several ids: {', '.join(found[:MOST_SHOWN])}{more}. Type more of it")
+        super().__init__(f"{text} matches several ids: {', '.join(found[:MOST_SHOWN])}{more}: type more of it")
 
 
 def whole_id(backend: Backend, text: str, run_dir: Path) -> str:

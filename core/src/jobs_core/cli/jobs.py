@@ -28,8 +28,8 @@ _STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVE
 
 @click.command("list")
 @click.argument("topic", type=TOPIC)
-@click.option("--state", type=click.Choice(_STATES), default="ready", show_default=True, help="Which jobs.")
-@click.option("--limit", type=LIMIT, default=50, show_default=True, help="At most so many.")
+@click.option("--state", type=click.Choice(_STATES), default="ready", show_default=True, help="The state of the jobs to list.")
+@click.option("--limit", type=LIMIT, default=50, show_default=True, help="List at most this many.")
 @json_option
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
@@ -69,7 +69,7 @@ def show(context: Context, record: JobRecord) -> None:
     facts = {_label(key): value for key, value in data.items() if value or key == "attempt"}
     output.facts({"job": message.get("job"), **facts, "result": record.result.decode() if record.result else None})
     if unreadable:
-        output.block("message, as it came", f"{unreadable}\n{record.payload[:2000]!r}")
+        output.block("message, as received", f"{unreadable}\n{record.payload[:2000]!r}")
     elif message:
         output.block("message", msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
     for error in errors:
@@ -82,7 +82,7 @@ def _show_error(error: dict[str, Any]) -> None:
     kind, message, traceback = (str(error.pop(key, "")) for key in ("type", "message", "traceback"))
     number, log = error.pop("attempt", None), error.pop("log", [])
     what = "a worker died" if kind == "WorkerDied" else f"attempt {number}" if traceback else "not run"
-    where = f", told by process {pid} on {host}" if kind == "WorkerDied" else f", process {pid} on {host}" if pid else ""
+    where = f", reported by process {pid} on {host}" if kind == "WorkerDied" else f", process {pid} on {host}" if pid else ""
     lines = [] if message and message in traceback else [f"{kind}: {message}"]
     told = {_label(key): _plain(key, value) for key, value in error.items() if value is not None}
     lines += [f"{label}: {value}" for label, value in told.items() if value]
@@ -100,24 +100,26 @@ def _plain(key: str, value: Any) -> str:
 
 @click.command("result")
 @click.argument("job_id", metavar="ID", type=JOB_ID)
-@click.option("--wait", type=DURATION, default=0.0, metavar="TIME", help='Wait so long for the job to end: seconds or "5m".')
+@click.option(
+    "--wait", type=DURATION, default=0.0, metavar="TIME", help='How long to wait for the job to end: seconds or "5m".'
+)
 @pass_context
 def result_command(context: Context, job_id: str, wait: float) -> None:
     """Print what a job returned, as JSON."""
     job_id = context.whole_id(job_id)
     record = _result(context, job_id, time.monotonic() + wait)
     if record is None:
-        fail(f"job {job_id} has not ended: `jobsctl why {job_id}` says what it waits for")
+        fail(f"job {job_id} has not ended: `jobsctl why {job_id}` says what it is waiting for")
     elif record.state is State.DEAD:
         fail(f"job {job_id} is dead ({in_one_line(record.reason)}): `jobsctl show {job_id}` has its errors")
     elif record.state is State.CANCELLED:
         fail(f"job {job_id} was cancelled")
     elif record.result is None:
-        fail(f"job {job_id} is unknown: it was never enqueued, its result has expired, or it keeps none (store_result)")
+        fail(f"job {job_id} is unknown: it was never enqueued, its result has expired, or it does not store one (store_result)")
     else:
         stored = msgspec.json.decode(record.result)
         if "unstorable" in stored:
-            fail(f"job {job_id} is done, but what it returned is no JSON: {stored['unstorable']}")
+            fail(f"job {job_id} is done, but its result is not JSON: {stored['unstorable']}")
         output.echo_json(msgspec.json.encode(stored["value"]))
 
 
@@ -140,9 +142,9 @@ def _fetch(backend: Backend, *, job_id: str, wait: float) -> JobRecord | None:
 @click.option("--force", is_flag=True, help="Replace the worker of a job that has not ended after timeout_grace.")
 @pass_context
 def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> None:
-    """Cancel jobs: queued ones at once; the worker of a running one hears of it within 250 ms and interrupts it.
+    """Cancel jobs: queued ones immediately; the worker of a running one is told within 250 ms and interrupts it.
 
-    A plain function on a thread cannot be interrupted: it ends when it looks at current_job().cancelled, by itself, or with
+    A plain function on a thread cannot be interrupted: it ends by itself, when it checks current_job().cancelled, or with
     --force.
     """
     missed = False
@@ -153,9 +155,13 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
         said = {
             State.CANCELLED: "cancelled",
             State.RESERVED: "is running: "
-            + ("it, or its worker, is ended" if force else "it is told to stop (a thread cannot be interrupted: see --force)"),
-            State.DEAD: "is dead already",
-            State.DONE: "is done already",
+            + (
+                "it is interrupted, or its worker replaced"
+                if force
+                else ("it is told to stop (a thread cannot be interrupted: see --force)")
+            ),
+            State.DEAD: "is already dead",
+            State.DONE: "is already done",
         }.get(state, "is unknown")
         missed = missed or state not in (State.CANCELLED, State.RESERVED)
         output.echo(f"{one_line(job_id)} {said}")

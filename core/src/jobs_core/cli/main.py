@@ -32,39 +32,39 @@ GROUPS = {
         "help": ("help", "Show what a command does."),
         "init": ("setup", "Write a commented jobs.toml."),
         "check": ("check", "Check configuration, plugins, application, backend and queued messages."),
-        "setup": ("setup", "Create what the backend needs once."),
-        "plugins": ("setup", "Show what plugins were found and what they provide."),
+        "setup": ("setup", "Create the files or queues that the backend needs."),
+        "plugins": ("setup", "List the plugins found and what they provide."),
         "completion": ("setup", "Print the completion script for a shell."),
-        "demo": ("demo", "See it work: real jobs on files that ship with it."),
+        "demo": ("demo", "Run a demo: real jobs on sample files."),
     },
     "Run": {
         "start": ("start", "Start the supervisor and its workers."),
-        "stop": ("control", "Finish what runs, give back the rest, end."),
-        "exit": ("control", "End at once; jobs go back to their topics."),
-        "restart": ("control", "Stop, wait for the real end, start."),
-        "reload": ("control", "Load new code and configuration without a gap."),
-        "quiet": ("control", "Take nothing new on this machine."),
-        "scale": ("control", "Change a pool's number of workers."),
+        "stop": ("control", "Finish running jobs, release the rest, and stop."),
+        "exit": ("control", "Stop immediately; jobs go back to their topics."),
+        "restart": ("control", "Stop, wait until everything has ended, and start."),
+        "reload": ("control", "Load new code and configuration without a gap in service."),
+        "quiet": ("control", "Take no new jobs on this machine."),
+        "scale": ("control", "Set the number of workers in a pool."),
         "worker": ("worker", "Run one worker in the foreground."),
-        "status": ("status", "Show what runs and how it is, what needs you first."),
-        "top": ("top", "Show what runs and how fast it goes, live."),
-        "stack": ("stack", "Print where every thread and asyncio task of a running worker is."),
-        "schedule": ("schedule", "Show what runs by the clock, and when next."),
-        "alert": ("alert", "Try the alert channels."),
+        "status": ("status", "Show workers, topics and running jobs, problems first."),
+        "top": ("top", "Show running jobs and their rates, live."),
+        "stack": ("stack", "Print the stack of every thread and asyncio task in a worker."),
+        "schedule": ("schedule", "Show scheduled jobs and their next runs."),
+        "alert": ("alert", "Test the alert channels."),
         "systemd": ("systemd", "Print a systemd unit for this configuration."),
     },
     "Jobs": {
         "push": ("push", "Enqueue jobs from the command line or from JSON lines."),
         "list": ("jobs", "List the jobs of a topic."),
         "show": ("jobs", "Show everything known about a job."),
-        "why": ("why", "Say why a job does not run, runs twice or is dead."),
+        "why": ("why", "Explain why a job does not run, ran twice or is dead."),
         "result": ("jobs", "Print a job's result."),
         "cancel": ("jobs", "Cancel jobs."),
     },
     "Topics": {
-        "topics": ("topics", "Show every topic with its jobs by state."),
-        "pause": ("topics", "Hand out no more jobs of a topic."),
-        "resume": ("topics", "Hand out jobs of a paused topic again."),
+        "topics": ("topics", "List every topic with its jobs by state."),
+        "pause": ("topics", "Stop handing out the jobs of a topic."),
+        "resume": ("topics", "Resume a paused topic."),
         "purge": ("topics", "Delete all waiting jobs of a topic."),
         "dead": ("dead", "List, show, retry and delete dead letters."),
     },
@@ -185,7 +185,7 @@ _added: dict[str, tuple[click.Command, PluginInfo]] | None = None
 @click.version_option(__version__, message="jobs-core %(version)s")
 @click.pass_context
 def cli(ctx: click.Context, config: str | None) -> None:
-    """Ordinary Python functions, run as background jobs."""
+    """Run ordinary Python functions as background jobs."""
     ctx.obj = Context(config)
     ctx.call_on_close(ctx.obj.close)
     if _PLUGIN in ctx.meta:

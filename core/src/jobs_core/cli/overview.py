@@ -95,9 +95,8 @@ class Overview:
     def headline(self) -> str:
         """The first line: what it is and how it is."""
         it = self._supervisor()
-        verb = {"serving": "serves", "starting": "starts", "stopping": "stops", "reloading": "reloads"}.get(it.state, it.state)
         up = age(self.now - it.started_at)
-        return f"jobs {it.version} {verb}: up {up}, generation {it.generation}, process {it.pid} on {it.host}"
+        return f"jobs {it.version} is {it.state}: up {up}, generation {it.generation}, process {it.pid} on {it.host}"
 
     def summary(self) -> list[str]:
         """The next lines: how much of everything."""
@@ -136,20 +135,20 @@ class Overview:
     def _of_supervisor(self) -> Iterable[str]:
         it = self._supervisor()
         if it.state == "starting":
-            yield f"does not serve yet: waits for {waits_for(it, self.board.backlog)}"
+            yield f"not serving yet: waiting for {waits_for(it, self.board.backlog)}"
         if self.now - it.written_at > 4 * STALE:
             yield f"the supervisor has said nothing for {age(self.now - it.written_at)}: is process {it.pid} stopped?"
         if it.state not in ("stopping", "starting"):
             if not it.housekeeper_pid:
-                yield "the housekeeper does not run: no repair, no schedule, no counts; the supervisor starts it again"
+                yield "the housekeeper is not running: no crash repair, schedule or counts until the supervisor restarts it"
             if not it.template_pid and any(pool.wanted for pool in it.pools):
-                yield "the template does not run: no worker can be replaced; the supervisor starts it again"
+                yield "the template is not running: no worker can be replaced until the supervisor restarts it"
         for name, error in it.helper_errors.items():
             yield f"{_HELPERS.get(name, name)}: {error}"
         if it.quiet:
-            yield "quiet: nothing new is taken until `jobsctl quiet --off`"
+            yield "quiet: no new jobs are taken until `jobsctl quiet --off`"
         if it.last_refusal:
-            yield f"the last reload was refused, generation {it.generation} goes on: {it.last_refusal}"
+            yield f"the last reload was refused, generation {it.generation} keeps running: {it.last_refusal}"
 
     def _of_backend(self) -> Iterable[str]:
         backlog = self.board.backlog
@@ -159,7 +158,7 @@ class Overview:
         if not backlog.answers:
             yield f"the backend has not answered{since}: {backlog.error or 'no reason is known'}"
         elif self.now - backlog.answered_at > STALE:
-            yield f"the backend has not answered{since}: the housekeeper (process {backlog.pid}) waits for it, or hangs"
+            yield f"the backend has not answered{since}: the housekeeper (process {backlog.pid}) is waiting for it, or hanging"
 
     def _of_pools(self) -> Iterable[str]:
         for pool in self._supervisor().pools:
@@ -289,7 +288,7 @@ class Overview:
                         ("alert", name in backlog.alerts),
                         ("paused", topic.paused),
                         ("dead letters", bool(topic.dead)),
-                        ("nobody serves", name in backlog.unserved),
+                        ("no pool serves it", name in backlog.unserved),
                         ("not served here", name not in served and name not in backlog.unserved),
                     )
                     if holds

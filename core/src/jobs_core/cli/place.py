@@ -31,10 +31,10 @@ class Place(Struct, frozen=True):
     def news(self) -> list[str]:
         """What is to be said of it."""
         if self.moved:
-            return [self.trouble, f"the supervisor in {self.run_dir} goes on as it was started; a restart moves it"]
+            return [self.trouble, f"the supervisor in {self.run_dir} keeps running there; a restart moves it"]
         return [
             *self.trouble.splitlines(),
-            f"the configuration is broken; the supervisor in {self.run_dir} goes on with the last good one. "
+            f"the configuration is broken; the supervisor in {self.run_dir} keeps running with the last good one. "
             "`jobsctl check` shows what to fix before a reload or restart",
         ]
 

@@ -41,10 +41,10 @@ def _run_dir(app: App) -> None:
     try:
         with _made(app.run_dir):
             if not app.run_dir.is_dir() or not os.access(app.run_dir, os.W_OK | os.X_OK):
-                raise PermissionError(13, "not a directory that this user may write")
+                raise PermissionError(13, "not a directory that this user may write to")
     except OSError as error:
         raise ConfigError(
-            f"run_dir: {app.run_dir} cannot be used: {error.strerror}: set run_dir to a directory this user may write"
+            f"run_dir: {app.run_dir} cannot be used: {error.strerror}: set run_dir to a directory that this user may write to"
         ) from None
 
 
@@ -85,7 +85,7 @@ def _broker(app: App) -> None:
     if app.plugins.broker_commands(app.config):
         return
     asked = [str(each.info) for each in app.plugins.implementations("jobs_broker_commands")]
-    brings = f"{' and '.join(asked)} brought no broker" if asked else "no plugin brings a broker"
+    brings = f"{' and '.join(asked)} provided no broker" if asked else "no plugin provides a broker"
     raise ConfigError(f"broker.embedded: {brings}: pip install jobs-zeromq, or leave it out")
 
 
@@ -109,7 +109,7 @@ def _made(directory: Path) -> Iterator[None]:
             path.mkdir(mode=0o700)
             made.append(path)
         if not directory.is_dir():
-            raise NotADirectoryError(20, "a part of the path is no directory")
+            raise NotADirectoryError(20, "a part of the path is not a directory")
         yield
     finally:
         for path in reversed(made):

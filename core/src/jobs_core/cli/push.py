@@ -47,7 +47,7 @@ _OPTIONS = [name for name in _Line.__struct_fields__ if name not in ("job", "arg
 @click.option("--kw", "keywords", metavar="K=V", multiple=True, help="A keyword argument; repeat for more.")
 @click.option("--json", "file", metavar="FILE", type=FILE, help='JSON lines, "-" for standard input: see below.')
 @click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
-@click.option("--delay", metavar="TIME", type=DURATION, help='Not before this has passed: seconds or "5m".')
+@click.option("--delay", metavar="TIME", type=DURATION, help='How long to wait before it runs: seconds or "5m".')
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, higher first.")
 @pass_context
 def push_command(
@@ -62,7 +62,7 @@ def push_command(
 ) -> None:
     """Enqueue JOB with ARGS, or many jobs from JSON lines; prints the ids.
 
-    ARGS and the values of --kw are JSON where they are valid JSON, else texts: `jobsctl push shop.pay 12 '"12"'`.
+    ARGS and the values of --kw are JSON where they are valid JSON, else strings: `jobsctl push shop.pay 12 '"12"'`.
 
     Each line of --json is an object like {"job": "shop.pay", "args": [12], "kwargs": {}, "topic": …, "delay": …}; with
     JOB given, also just an array of arguments or an object of keyword arguments. Lines are sent in batches of 1,000.
@@ -80,7 +80,7 @@ def push_command(
         output.echo(job_id)
         return
     if args or keywords:
-        fail("--json brings the arguments: leave out ARGS and --kw", Exit.USAGE)
+        fail("--json supplies the arguments: leave out ARGS and --kw", Exit.USAGE)
     pushed = 0
     for batch in _batches(_calls(context, file, job, shared)):
         with context.asking():

@@ -18,11 +18,13 @@ from .patience import importing_application
 
 
 @click.command("schedule")
-@click.option("-n", "--next", "count", type=click.IntRange(1, 1000), default=1, show_default=True, help="So many next runs.")
+@click.option(
+    "-n", "--next", "count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many next runs to show."
+)
 @json_option
 @pass_context
 def schedule_command(context: Context, count: int, as_json: bool) -> None:
-    """Show what runs by the clock, with its next runs in its own time zone and in UTC."""
+    """Show scheduled jobs, with their next runs in their own time zones and in UTC."""
     with importing_application():
         prepare(context.app)
     now = time.time()
@@ -36,7 +38,9 @@ def schedule_command(context: Context, count: int, as_json: bool) -> None:
         for run in runs
     ]
     columns = ["name", "job", "when", "zone", "next run", "next run in UTC"]
-    output.table(columns, rows, empty='nothing is scheduled: @job(cron="*/5 * * * *"), or [schedule.NAME] in the configuration')
+    output.table(
+        columns, rows, empty='nothing is scheduled: use @job(cron="*/5 * * * *"), or [schedule.NAME] in the configuration'
+    )
 
 
 def _runs(entry: Entry, now: float, count: int) -> Iterator[float]:

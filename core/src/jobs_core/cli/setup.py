@@ -20,7 +20,7 @@ from .patience import waiting
 from .types import MODULE, URL
 
 TEMPLATE = """\
-# Configuration of jobs; every key has a default, and `jobsctl check --show` prints what is in force and why.
+# Configuration of jobs. Every key has a default; `jobsctl check --show` prints the effective values and their sources.
 # Any key can be overridden: JOBS_BACKEND=redis://…, JOBS_POOLS__DEFAULT__WORKERS=8, JOBS_BACKEND_FILE=/run/secrets/url
 
 # Where jobs are kept. Without this line: SQLite in run_dir, durable and shared by all processes of this machine.
@@ -32,38 +32,38 @@ modules = ["{module}"]
 # The framework they were written for, with its settings in a table of that name.
 # framework = "flask"     # pip install jobs-flask
 
-# A job's worker is believed dead when it has been silent for this long.
+# A worker without a heartbeat for this long counts as dead; its jobs run again elsewhere.
 # lease = "30s"
 
 [pools.default]
-topics = {topics}  # in strict order: the first with work is served
+topics = {topics}  # in strict order: the first topic with ready jobs is served
 workers = 2               # processes; {{ min = 2, max = 8 }} grows with the backlog
 mode = "sync"             # sync: one job at a time; threads; async: thousands
-# concurrency = 1         # jobs at once in one worker (threads, async)
-# max_age = "1h"          # then a worker is replaced, without a gap; also after max_jobs, and when it has grown by 500 MB
+# concurrency = 1         # jobs at a time in one worker (threads, async)
+# max_age = "1h"          # then a worker is replaced without a gap; also after max_jobs, or when it has grown by 500 MB
 
 # [topics.default]
 # retries = 3             # further attempts after the first
 # timeout = "1m"          # of one run
-# alert_above = 10000     # warn when more jobs wait
+# alert_above = 10000     # warn when more jobs are waiting
 """
 
 
 @click.command("init")
-@click.option("--backend", metavar="URL", type=URL, help="The backend to write; SQLite in the run directory without it.")
+@click.option("--backend", metavar="URL", type=URL, help="The backend to write (default: SQLite in the run directory).")
 @click.option("--module", metavar="NAME", type=MODULE, default="tasks", show_default=True, help="The module that defines jobs.")
-@click.option("--force", is_flag=True, help="Overwrite a jobs.toml that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing jobs.toml.")
 def init_command(backend: str | None, module: str, force: bool) -> None:
-    """Write a commented jobs.toml into this directory, which serves the topics that the module names."""
+    """Write a commented jobs.toml into this directory, with a pool that serves the topics named in the module."""
     path = Path("jobs.toml")
     if path.exists() and not force:
-        fail("jobs.toml is there already: --force overwrites it", Exit.USAGE)
+        fail("jobs.toml already exists: --force overwrites it", Exit.USAGE)
     line = f"backend = {_toml(backend)}\n" if backend else '# backend = "sqlite:///jobs.db"\n'
     try:
         path.write_text(TEMPLATE.format(backend=line, module=module, topics=_toml(_topics_of(module))), encoding="utf-8")
     except OSError as error:
         fail(f"jobs.toml cannot be written: {error.strerror}")
-    output.echo("jobs.toml is written. Next: `jobsctl check`, then `jobsctl start`.")
+    output.echo("Wrote jobs.toml. Next: `jobsctl check`, then `jobsctl start`.")
 
 
 def _toml(value: str | list[str]) -> str:
@@ -96,7 +96,7 @@ def _topics_of(module: str) -> list[str]:
 @click.command("setup")
 @pass_context
 def setup_command(context: Context) -> None:
-    """Create what the backend needs once (files, queues), so that workers need no right to."""
+    """Create the files or queues that the backend needs, so that workers need no permission to create them."""
     context.operate(lambda backend: backend.setup())
     output.echo("the backend is set up")
 
@@ -105,7 +105,7 @@ def setup_command(context: Context) -> None:
 @json_option
 @pass_context
 def plugins_command(context: Context, as_json: bool) -> None:
-    """Show what plugins were found, from where, how long their imports took, and what each provides."""
+    """List the plugins found, where they come from, how long their imports took, and what each provides."""
     killers = leave_out_what_ends(lambda: reported(Plugins.discover(), OURS))
     with waiting("the plugins to be imported"):
         infos = reported(Plugins.discover(context.preferences), OURS)
@@ -160,7 +160,7 @@ end
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
-    """Print what a shell's start-up file should evaluate: completion, and `jobs` itself.
+    """Print code for a shell's start-up file: completion, and `jobs` itself.
 
     bash and zsh: eval "$(jobsctl completion bash)"; fish: jobsctl completion fish | source
 

@@ -31,15 +31,15 @@ _LOOK = 0.01
 
 @click.command("stack")
 @click.argument("pid", type=click.IntRange(1, 2**22))
-@click.option("--all", "-a", "everything", is_flag=True, help="Every thread and frame, our own too.")
+@click.option("--all", "-a", "everything", is_flag=True, help="Show every thread and frame, including those of jobs itself.")
 @pass_context
 def stack_command(context: Context, pid: int, everything: bool) -> None:
-    """Print where every thread and asyncio task of the running worker PID is, most recent call first.
+    """Print the stack of every thread and asyncio task of the running worker PID, most recent call first.
 
-    What runs the application's code comes first, without the frames by which we call it.
+    Threads that run the application's code come first, without the frames of jobs that call it.
 
-    Its jobs are not disturbed. Thread stacks come even from a worker that hangs in C code; the tasks of its event loop are
-    shown, those of one stack together, where its main thread answers within a second. `jobsctl status` shows the workers.
+    Its jobs are not disturbed. Thread stacks are shown even if the worker hangs in C code; the tasks of its event loop,
+    grouped by stack, if its main thread answers within a second. `jobsctl status` lists the workers.
     """
     path = _worker(context.place.run_dir, pid)
     output.echo(_introduction(path))
@@ -47,7 +47,7 @@ def stack_command(context: Context, pid: int, everything: bool) -> None:
     try:
         before = stacks.stat().st_size
     except OSError:
-        fail(f"worker {pid} has just been started and cannot be looked into yet: try again")
+        fail(f"worker {pid} has just started and cannot be inspected yet: try again")
     _ask(path, pid)
     text, complete = _answer(stacks, before)
     if not text:
@@ -55,8 +55,8 @@ def stack_command(context: Context, pid: int, everything: bool) -> None:
     output.echo(readable(text, everything))
     if not complete:
         output.echo(
-            f"The main thread did not answer within {PATIENCE:g} s: it is in a long call of C code or of the system (above), "
-            "and whether there are asyncio tasks is not known."
+            f"The main thread did not answer within {PATIENCE:g} s: it is in a long call to C code or the system (above), so "
+            "its asyncio tasks are not known."
         )
 
 
@@ -163,7 +163,7 @@ def _worker(directory: Path, pid: int) -> Path:
     if supervisor is not None:
         number_here(directory, supervisor)  # raises InAnotherNamespace: there its workers have other numbers
     known = f"its workers are {listed}" if others else f"none runs in {directory}"
-    return fail(f"process {pid} is no worker of this installation: {known}", Exit.USAGE)
+    return fail(f"process {pid} is not a worker of this installation: {known}", Exit.USAGE)
 
 
 def _introduction(path: Path) -> str:
@@ -173,9 +173,9 @@ def _introduction(path: Path) -> str:
     file.close()
     text = f"worker {header.pid} of pool {header.pool} ({header.mode}, generation {header.generation})"
     if not jobs:
-        return f"{text} runs no job"
+        return f"{text} is running no job"
     more = f", and {count(len(jobs) - 1, 'more job')}" if len(jobs) > 1 else ""
-    return f"{text}\nruns {jobs[0].id} {jobs[0].job} for {figures.age(jobs[0].seconds())}{more}"
+    return f"{text}\nrunning {jobs[0].id} {jobs[0].job} for {figures.age(jobs[0].seconds())}{more}"
 
 
 def _ask(path: Path, pid: int) -> None:
@@ -192,7 +192,7 @@ def _ask(path: Path, pid: int) -> None:
             fail(f"worker {pid} has just ended")
         signal.pidfd_send_signal(descriptor, SIGNAL)
     except PermissionError:
-        fail(f"worker {pid} belongs to another user: call this as that user, or as root")
+        fail(f"worker {pid} belongs to another user: run this as that user, or as root")
     except OSError:
         fail(f"worker {pid} has just ended")
     finally:

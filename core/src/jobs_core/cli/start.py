@@ -40,13 +40,15 @@ wait_option = click.option(
     type=DURATION,
     default=30.0,
     metavar="TIME",
-    help="How long --daemon waits for that (default: 30s), or exit code 69.",
+    help="How long --daemon waits for the workers (default: 30s); then the exit code is 69.",
 )
-give_up_option = click.option("--give-up", is_flag=True, help="With --daemon: end it then, instead of leaving it to try on.")
+give_up_option = click.option("--give-up", is_flag=True, help="With --daemon: stop it then, instead of letting it keep trying.")
 
 
 @click.command("start")
-@click.option("--daemon", is_flag=True, help="Come back when it serves, and leave it running in the background.")
+@click.option(
+    "--daemon", is_flag=True, help="Return once workers are serving, and leave the supervisor running in the background."
+)
 @wait_option
 @give_up_option
 @click.option(
@@ -56,9 +58,9 @@ give_up_option = click.option("--give-up", is_flag=True, help="With --daemon: en
 def start_command(context: Context, daemon: bool, wait: float, give_up: bool, reload: bool) -> None:
     """Start the supervisor and its workers: in the foreground, logging to standard error or to logs.file.
 
-    In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. Where one runs already,
-    nothing happens and the exit code is 0: a crontab line may say it every minute. A backend that does not answer is waited
-    for: --daemon says so, and comes back after --wait.
+    In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. If one is already
+    running, nothing happens and the exit code is 0: a crontab line may run this every minute. If the backend does not
+    answer, the supervisor waits for it: --daemon says so, and returns after --wait.
     """
     _open_what_is_closed()
     config = context.effective.config
@@ -67,7 +69,7 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
     run_dir = config.base_dir / config.run_dir
     pid = running(run_dir)
     if pid is not None:
-        output.echo(f"jobs: a supervisor runs here already: process {pid}, run directory {run_dir}", err=True)
+        output.echo(f"jobs: a supervisor is already running here: process {pid}, run directory {run_dir}", err=True)
         return
     ready_to_start(context)
     run_dir = private_directory(run_dir)
@@ -81,7 +83,7 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
         command += ["--developing", "yes"]
     if not daemon:
         if config.logs.file is not None:
-            output.echo(f"jobs: runs in the foreground, and logs to {config.base_dir / config.logs.file}", err=True)
+            output.echo(f"jobs: running in the foreground, logging to {config.base_dir / config.logs.file}", err=True)
         _become(command)
     log = config.base_dir / (config.logs.file or run_dir / DAEMON_LOG)
     if config.logs.file is None:
@@ -96,8 +98,8 @@ def ready_to_start(context: Context) -> None:
     backend = context.app.new_backend()
     if "multiprocess" not in backend.features:
         raise ConfigError(
-            f"backend: {backend.name}:// lives in one process, and start makes many: "
-            "choose another backend (sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`"
+            f"backend: {backend.name}:// lives in one process, and start creates many: choose another backend "
+            "(sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`"
         )
     for problem in blind(context.app.config, backend):
         raise ConfigError(problem)
@@ -160,24 +162,27 @@ def _in_the_background(command: list[str], run_dir: Path, log: Path, wait: float
             said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}, which logs to {log}")
-        output.echo("jobs: `jobsctl status` shows it, `jobsctl stop` ends it")
+        output.echo("jobs: `jobsctl status` shows it, `jobsctl stop` stops it")
         warn_of_unserved(run_dir)
     elif said:
         for line in said.splitlines():
             output.echo(f"jobs: {line}", err=True)
         raise click.exceptions.Exit(Exit.USAGE)
     else:
-        fail(f"the supervisor ended before it served; {log} says why")
+        fail(f"the supervisor exited before workers were serving; {log} says why")
 
 
 def _not_in_time(run_dir: Path, pid: int, log: Path, wait: float, give_up: bool) -> NoReturn:
     reason = _waits_for(run_dir)
     if give_up:
         _end(run_dir, pid)
-        fail(f"it did not serve within {format_duration(wait)}, and was ended; it waited for {reason}", Exit.UNAVAILABLE)
+        fail(
+            (f"no workers were serving within {format_duration(wait)}, so it was stopped; it was waiting for {reason}"),
+            Exit.UNAVAILABLE,
+        )
     fail(
-        f"process {pid} does not serve after {format_duration(wait)}; it waits for {reason}. It goes on trying, "
-        f"and logs to {log}: `jobsctl status` shows it, `jobsctl exit` ends it",
+        f"process {pid} is not serving after {format_duration(wait)}; it is waiting for {reason}. It keeps trying, "
+        f"and logs to {log}: `jobsctl status` shows it, `jobsctl exit` stops it",
         Exit.UNAVAILABLE,
     )
 

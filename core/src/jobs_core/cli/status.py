@@ -23,15 +23,15 @@ MOST_NOTES = 5
 
 @click.command("status")
 @click.option(
-    "--all", "-a", "everything", is_flag=True, help="Every worker, topic and running job, not the notable ones alone."
+    "--all", "-a", "everything", is_flag=True, help="Show every worker, topic and running job, not only the notable ones."
 )
 @json_option
 @pass_context
 def status_command(context: Context, everything: bool, as_json: bool) -> None:
-    """Show what runs and how it is, what needs you first. Exit code 3 if nothing runs.
+    """Show workers, topics and running jobs, problems first. Exit code 3 if nothing is running.
 
-    Asks neither the supervisor nor the backend, so it answers when they do not. Jobs are counted since the first start in
-    this run directory; `failed` are attempts that were retried or ended in the dead letters.
+    It asks neither the supervisor nor the backend, so it works when they do not answer. Jobs are counted since the first
+    start in this run directory; `failed` counts attempts that were retried or ended in the dead letters.
     """
     try:
         place = context.place
@@ -63,7 +63,7 @@ def here(directory: Path, as_json: bool = False, *, most_entries: int = 20) -> B
         raise click.exceptions.Exit(Exit.NOT_RUNNING)
     board = read_board(directory, most_entries=most_entries)
     if board.supervisor is None or board.supervisor.pid != pid:  # the file is of one that ran before
-        output.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starts up as process {pid}")
+        output.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starting up as process {pid}")
         raise click.exceptions.Exit(Exit.FINE)
     return board
 

@@ -34,17 +34,17 @@ UNIT = """\
 # {name}.service, made by `jobsctl systemd`. To install it:
 #   jobsctl systemd | sudo tee /etc/systemd/system/{name}.service
 #   sudo systemctl daemon-reload && sudo systemctl enable --now {name}
-# `jobsctl systemd --help` has options for what is to be different; `systemctl edit {name}` keeps changes of your own.
+# `jobsctl systemd --help` has options for common changes; `systemctl edit {name}` keeps changes of your own.
 {remarks}
 [Unit]
 Description=Background jobs of {directory}
 Wants=network-online.target
 After=network-online.target
-# Never given up, however often it had to be restarted; a configuration that is wrong (exit code 2) is.
+# Keep restarting, however often it fails, except after a wrong configuration (exit code 2).
 StartLimitIntervalSec=0
 
 [Service]
-# Ready once workers serve; a reload is done once the new code serves, and fails with the reason if it does not import.
+# Ready once workers are serving; a reload is done once the new code is serving, and fails with the reason if the import fails.
 Type=notify
 NotifyAccess=main
 {identity}
@@ -61,17 +61,17 @@ Restart=on-failure
 RestartSec=2
 RestartPreventExitStatus=2
 WatchdogSec=30
-# A job that takes its worker out of memory is found and put aside; the service goes on.
+# A job that takes its worker out of memory is detected and moved to the dead letters; the service continues.
 OOMPolicy=continue
 LimitNOFILE=65536
 SyslogIdentifier={name}
 
-# Directories. Jobs may write here and to /tmp alone: `jobsctl systemd --write DIR` adds what yours write to.
+# Directories. Jobs may write only here and to /tmp: `jobsctl systemd --write DIR` adds a directory.
 {places}ProtectSystem=strict
 ProtectHome={home}
 PrivateTmp={tmp}
 
-# What jobs have no business with. Left out, since some jobs need it: PrivateDevices= and ProtectClock= (GPUs),
+# Restrictions on jobs. Left out, because some jobs need them: PrivateDevices= and ProtectClock= (GPUs),
 # RestrictNamespaces= (browsers), MemoryDenyWriteExecute= (compilers at run time), UMask= (files for a web server).
 NoNewPrivileges=yes
 {capabilities}LockPersonality=yes
@@ -91,15 +91,17 @@ WantedBy=multi-user.target
 
 
 @click.command("systemd")
-@click.option("--user", metavar="NAME", type=USER, help="Whom it runs as (default: who owns the configuration's directory).")
+@click.option(
+    "--user", metavar="NAME", type=USER, help=("The user to run as (default: the owner of the configuration's directory).")
+)
 @click.option("--name", metavar="NAME", type=UNIT_NAME, help="The unit's name (default: the directory's, with -jobs).")
 @click.option("--write", multiple=True, metavar="DIR", type=FILE, help="A directory that jobs write to; repeat for more.")
 @pass_context
 def systemd_command(context: Context, user: str | None, name: str | None, write: tuple[str, ...]) -> None:
     """Print a systemd unit for this configuration, with its paths, its user and its times.
 
-    It restarts what fails, reloads without a gap, waits as long as stop_timeout says, and lets jobs write to the
-    run directory, the log's and the database's, and to what --write names.
+    It restarts after a failure, reloads without a gap, waits as long as stop_timeout says, and lets jobs write to the
+    run directory, the directories of the log and the database, and those named with --write.
     """
     output.echo(unit(context, user, name, [Path(directory).absolute() for directory in write]), nl=False)
 
@@ -110,7 +112,7 @@ def unit(context: Context, user: str | None, name: str | None, more: list[Path])
     base = effective.directory.absolute()
     for option, given in (("--user", user), ("--name", name)):
         if given is not None and not _NAME.fullmatch(given):
-            fail(f"{option} {one_line(given)}: letters, digits and _ . @ : - make a name, of up to 200 characters", Exit.USAGE)
+            fail(f"{option} {one_line(given)}: use letters, digits and _ . @ : -, at most 200 characters", Exit.USAGE)
     user, group = _identity(user, base)
     name = name or re.sub(r"[^A-Za-z0-9:_.-]", "-", f"{base.name or 'root'}-jobs")
     directories = list(dict.fromkeys([*_own_directories(app), *more]))
@@ -168,13 +170,13 @@ def _lasting_directories(app: App) -> Iterator[Path]:
 
 def _remarks(context: Context, user: str) -> Iterator[str]:
     if user == "root":
-        yield "Jobs run as root here: better give them a user of their own, `jobsctl systemd --user NAME`."
+        yield "Jobs run as root here: give them a user of their own, `jobsctl systemd --user NAME`."
     variables = sorted(source for source in set(context.effective.sources.values()) if source.startswith("JOBS_"))
     if variables:
-        yield f"Set here and not part of the unit, put it into the environment file below: {', '.join(variables)}"
+        yield f"Set in this shell but not part of the unit; put into the environment file below: {', '.join(variables)}"
     for directory in _lasting_directories(context.app):
         if _inside(directory, ("/run", "/tmp")):
-            yield f"{directory} does not outlive a restart of the machine, nor do the jobs or log lines in it."
+            yield f"{directory} does not survive a reboot, nor do the jobs or log lines in it."
 
 
 def _preparations(app: App, base: Path, directories: list[Path], user: str, group: str) -> Iterator[str]:
@@ -225,12 +227,12 @@ def _word(text: str) -> str:
 
 def _escaped(text: str | Path) -> str:
     if one_line(str(text)) != str(text):
-        fail(f"{str(text)!r} has a control character, or one that cannot be seen, which no unit should name", Exit.USAGE)
+        fail(f"{str(text)!r} contains a control or invisible character, which no unit should contain", Exit.USAGE)
     return str(text).replace("%", "%%")
 
 
 def _line(text: Path) -> str:
     """The rest of a unit's line; at its end a backslash would swallow the next one."""
     if str(text).endswith("\\"):
-        fail(f"{str(text)!r} ends in a backslash, which no unit can name", Exit.USAGE)
+        fail(f"{str(text)!r} ends in a backslash, which no unit can contain", Exit.USAGE)
     return _escaped(text)

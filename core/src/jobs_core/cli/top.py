@@ -38,14 +38,14 @@ _FIXED_LINES = 15
 
 
 @click.command("top")
-@click.option("--once", is_flag=True, help="Print one page after one interval, and end; so it is in a pipe too.")
-@click.option("--interval", type=Number(min=0.05, max=60), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--once", is_flag=True, help="Print one page after one interval and exit, as in a pipe.")
+@click.option("--interval", type=Number(min=0.05, max=60), default=1.0, show_default=True, help="Seconds between updates.")
 @pass_context
 def top_command(context: Context, once: bool, interval: float) -> None:
-    """Show what runs and how fast it goes, live; q or Ctrl-C ends it.
+    """Show running jobs and their rates, live; q or Ctrl-C quits.
 
-    Rates are jobs done and failed attempts a second since the last look; the graph is the last minute of each topic. Looking
-    disturbs nobody: neither supervisor nor backend are asked.
+    Rates are jobs done and failed attempts a second since the last update; the graph shows the last minute of each topic.
+    It sends no request to the supervisor or the backend.
     """
     directory = context.place.run_dir
     page = Page()
@@ -96,7 +96,7 @@ class Page:
         from rich.text import Text
 
         if self._board.supervisor is None:
-            return Text("nothing runs here; waiting for it (q ends this)")
+            return Text("nothing is running here; waiting for a supervisor (q quits)")
         view, sheets = self.view(width, height)
         troubles = view.troubles()
         parts: list[RenderableType] = [Text(one_line(view.headline()), "bold red" if troubles else "bold green")]

@@ -27,9 +27,9 @@ T = TypeVar("T")
 @json_option
 @pass_context
 def topics_command(context: Context, as_json: bool) -> None:
-    """Show every topic with its jobs by state, the age of its oldest ready job, and who serves it.
+    """List every topic with its jobs by state, the age of its oldest ready job, and the pools that serve it.
 
-    Pools are those of the configuration; alive are the workers on this machine that take its jobs now."""
+    Pools come from the configuration; "alive here" counts the workers on this machine that take its jobs now."""
     config = context.app.config
     configured = set(config.topics) | config.served_topics()
 
@@ -62,8 +62,8 @@ def topics_command(context: Context, as_json: bool) -> None:
             number.reserved,
             number.dead,
             "" if number.oldest_age is None else format_duration(round(number.oldest_age)),
-            ", ".join(served[name]) or ("nobody" if config.nobody_serves(name) else "others"),
-            "nothing runs" if alive is None else count(alive[name], "worker") if alive[name] else "no worker",
+            ", ".join(served[name]) or ("none" if config.nobody_serves(name) else "others"),
+            "not running" if alive is None else count(alive[name], "worker") if alive[name] else "no worker",
             "paused" if name in paused else "",
         )
         for name, number in counts.items()
@@ -110,9 +110,9 @@ def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[
 @topic_argument
 @pass_context
 def pause_command(context: Context, topic: str) -> None:
-    """Hand out no more jobs of TOPIC, to any worker, until it is resumed."""
+    """Stop handing out jobs of TOPIC to any worker, until it is resumed."""
     reason, _ = _act(context, topic, lambda backend: backend.pause(topic))
-    output.echo(f"{topic} is paused; what runs goes on. `jobsctl resume {topic}` ends it")
+    output.echo(f"{topic} is paused; running jobs continue. `jobsctl resume {topic}` resumes it")
     if reason:
         output.echo(f"jobs: {reason}", err=True)
 
@@ -121,7 +121,7 @@ def pause_command(context: Context, topic: str) -> None:
 @topic_argument
 @pass_context
 def resume_command(context: Context, topic: str) -> None:
-    """Hand out jobs of a paused TOPIC again."""
+    """Resume TOPIC: hand out its jobs again."""
     reason, _ = _act(context, topic, lambda backend: backend.resume(topic))
     output.echo(f"{topic} is no longer paused")
     if reason:
@@ -135,9 +135,9 @@ def resume_command(context: Context, topic: str) -> None:
     type=click.Choice(["ready", "scheduled", "waiting"]),
     default="waiting",
     show_default=True,
-    help="Which jobs: waiting are ready and scheduled ones. Dead letters: `jobsctl dead purge`.",
+    help="The jobs to delete; waiting means ready and scheduled. For dead letters, use `jobsctl dead purge`.",
 )
-@click.option("--inlet", is_flag=True, help="What foreign producers have pushed and nobody has taken in yet, instead.")
+@click.option("--inlet", is_flag=True, help="Delete instead what foreign producers have pushed and no worker has taken in yet.")
 @yes_option
 @pass_context
 def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bool) -> None:
@@ -145,7 +145,7 @@ def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bo
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)
     if inlet:
-        confirm(f"Delete all that stands in the inlet of {topic} for good?", yes)
+        confirm(f"Delete everything in the inlet of {topic} for good?", yes)
         entries = context.operate(lambda backend: backend.purge_inlet(topic))
         output.echo(f"{count(entries, 'entry', 'entries')} deleted")
         return

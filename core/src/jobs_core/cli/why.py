@@ -23,10 +23,10 @@ from .types import JOB_ID
 @json_option
 @pass_context
 def why_command(context: Context, job_id: str, as_json: bool) -> None:
-    """Say why a job does not run, runs twice or is dead.
+    """Explain why a job does not run, ran twice or is dead.
 
-    Looks at the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. Where the
-    backend cannot look up single jobs it tells what keeps jobs waiting here, and "known" is null in JSON.
+    Checks the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. If the
+    backend cannot look up single jobs, it reports what keeps jobs waiting here, and "known" is null in JSON.
     """
     # What cannot be imported, `jobsctl check` tells; the rest of the answer holds.
     with contextlib.suppress(JobsError), importing_application():

@@ -22,12 +22,14 @@ from .types import TEXT, TOPICS
 
 
 @click.command("worker")
-@click.option("--pool", metavar="NAME", type=TEXT, help="The pool whose settings hold (default: the first).")
+@click.option("--pool", metavar="NAME", type=TEXT, help="The pool whose settings apply (default: the first).")
 @click.option("--topics", metavar="A,B", type=TOPICS, help="Serve these topics instead of the pool's, in this order.")
-@click.option("--mode", type=click.Choice(["sync", "threads", "async"]), help="How to run jobs, instead of the pool's way.")
-@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Jobs at once, instead of the pool's number.")
+@click.option("--mode", type=click.Choice(["sync", "threads", "async"]), help="How to run jobs, instead of the pool's mode.")
+@click.option("--concurrency", type=click.IntRange(1, 100_000), help="Jobs at a time, instead of the pool's concurrency.")
 @click.option("--drain", is_flag=True, help="Exit when the topics are empty: nothing ready, scheduled or reserved.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Instead of logs.level.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help=("The log level, instead of logs.level.")
+)
 @pass_context
 def worker_command(
     context: Context,
@@ -40,8 +42,8 @@ def worker_command(
 ) -> None:
     """Run one worker in the foreground, logging to standard error.
 
-    INT or TERM finishes what runs and gives back the rest; a second INT ends at once. `jobsctl start` runs and
-    looks after many.
+    INT or TERM finishes running jobs and releases the rest; a second INT stops immediately. `jobsctl start` runs
+    and supervises many workers.
     """
     config = context.effective.config
     logs.to_stream(log_level or config.logs.level, config.logs.format)
@@ -77,12 +79,12 @@ def _choose(
     if concurrency is not None and concurrency > 1 and settings.mode == "sync":
         output.echo(
             f"jobs: --concurrency {concurrency}: a worker of a sync pool runs one job at a time; --mode threads or async runs "
-            "several, and `jobsctl start` has several workers",
+            "several, and `jobsctl start` runs several workers",
             err=True,
         )
     return name, settings
 
 
 def _start_again() -> None:
-    """Take our own place: a job did not end when it was told to, and goes only with the process."""
+    """Take our own place: a job did not end when told to, and goes only with the process."""
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

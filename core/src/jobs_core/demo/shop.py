@@ -44,7 +44,7 @@ def send_mail(customer: Customer, template: Path, outbox: Path) -> None:
     """Render a mail and put it into the outbox, as a mail server would take it."""
     run = current_job()
     if "@" not in customer.address:
-        raise ValueError(f"{customer.address!r} is no mail address")
+        raise ValueError(f"{customer.address!r} is not a mail address")
     if customer.address.endswith("@busy.example") and run.attempt == 1:
         raise ConnectionError("the mail server of busy.example asks to come back later")
     text = Template(template.read_text(encoding="utf-8")).substitute(

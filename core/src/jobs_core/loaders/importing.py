@@ -20,7 +20,7 @@ CORE = Path(boundary.__file__).parent
 MACHINERY = ("<frozen", str(CORE))
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 """Where files lie that are no application's, unless it is installed itself."""
-AS_PROGRAM = "what is only for running it as a program belongs below `if __name__ == '__main__':`"
+AS_PROGRAM = "code that is only for running it as a program belongs under `if __name__ == '__main__':`"
 
 
 def ended_importing(module: str, how: object) -> str:

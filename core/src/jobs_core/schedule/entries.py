@@ -61,7 +61,9 @@ def entries(app: App) -> list[Entry]:
     for entry in (*_of_jobs(app), *_of_configuration(app)):
         problems += _problems(app, entry)
         if entry.name in found:
-            problems.append(f"{entry.where}: {found[entry.name].where} is an entry of this name too: give this one another")
+            problems.append(
+                f"{entry.where}: {found[entry.name].where} is also an entry of this name: give this one another name"
+            )
         found[entry.name] = entry
     if problems:
         raise ConfigError("\n".join(problems))
@@ -88,7 +90,7 @@ def _entry(name: str, said: ScheduleEntry, job: str) -> Entry:
 def _problems(app: App, entry: Entry) -> Iterator[str]:
     try:
         if entry.after(0) is None:
-            yield f"{entry.where}: {entry.expression} never comes: no such day is in the calendar"
+            yield f"{entry.where}: {entry.expression} never occurs: the calendar has no such day"
     except ValueError as error:
         yield f"{entry.where}: {error}"
     if entry.topic is not None and (reason := topic_error(entry.topic)):
@@ -105,5 +107,5 @@ def _misfits(entry: Entry, job: JobFunction[Any, Any, Any]) -> Iterator[str]:
     try:
         job.arguments.check(tuple(entry.args), dict(entry.kwargs))
     except ArgumentError as error:
-        mend = "give args or kwargs" if entry.where.startswith("schedule.") else "give it a default, or say it in [schedule]"
+        mend = "give args or kwargs" if entry.where.startswith("schedule.") else "give it a default, or set it in [schedule]"
         yield f"{entry.where}: {error}: {mend}"

@@ -33,7 +33,7 @@ def by_interval(every: float) -> Times:
     """Ticks at the multiples of `every` seconds since 1970. Raises ValueError if it is too short."""
     step = round(every * 1000)
     if step < SHORTEST:
-        raise ValueError(f"every {every:g} s is too often, 1s is the shortest: let a job do several in a row")
+        raise ValueError(f"every {every:g} s is too often, the shortest is 1s: let one job do several in a row")
     return lambda at: (at // step + 1) * step
 
 
@@ -44,8 +44,8 @@ def by_cron(expression: str, zone: tzinfo) -> Times:
         CronSim(text, datetime.now(zone))
     except CronSimError as error:
         raise ValueError(
-            f'"{expression}" is no cron expression ({str(error).lower()}): write minute, hour, day of month, month and day of '
-            'week, such as "*/5 * * * *" or "30 2 * * MON-FRI"; with six fields, seconds come first'
+            f'invalid cron expression "{expression}" ({str(error).lower()}): write minute, hour, day of month, month and day '
+            'of week, such as "*/5 * * * *" or "30 2 * * MON-FRI"; with six fields, seconds come first'
         ) from None
 
     def after(at: int) -> int | None:
@@ -73,13 +73,14 @@ def zone(name: str) -> tzinfo:
         known = zoneinfo.available_timezones()
     if not known:
         raise ValueError(
-            f'"{name}" cannot be looked up, this machine has no time zones: install its package tzdata, or `pip install tzdata`'
+            f'"{name}" cannot be looked up, since this machine has no time zone data: install its package tzdata, '
+            "or `pip install tzdata`"
         )
     from difflib import get_close_matches
 
     near = get_close_matches(name, known, 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else ", such as Europe/Berlin"
-    raise ValueError(f'"{name}" is no time zone: write a name of the IANA database{hint}')
+    raise ValueError(f'"{name}" is not a time zone: use a name from the IANA database{hint}')
 
 
 def latest(after: Times, since: int, now: int) -> int | None:

@@ -79,13 +79,13 @@ class WorkerFile:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if os.fstat(descriptor).st_size < ENTRIES:
-                raise ValueError(f"{path} is no scoreboard, or not yet one")
+                raise ValueError(f"{path} is not a scoreboard, or not yet one")
             self._map = mmap.mmap(descriptor, 0)
         finally:
             os.close(descriptor)
         if self._map[: len(layout.MAGIC)] != layout.MAGIC:
             self._map.close()
-            raise ValueError(f"{path} is no scoreboard, or of another version")
+            raise ValueError(f"{path} is not a scoreboard, or of another version")
 
     def header(self) -> Header:
         fields = layout.HEADER.unpack_from(self._map)

@@ -18,7 +18,7 @@ TAKING = ("idle", "busy")
 def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
     """What a supervisor that does not serve yet waits for."""
     if it is None:
-        return "the supervisor to begin"
+        return "the supervisor to start"
     if not it.generation:
         return "the application to be imported"
     if not it.housekeeper_pid:
@@ -29,7 +29,7 @@ def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
         return f"the backend {it.backend} to answer" + (f": {error}" if error else "")
     for pool in it.pools:
         if pool.failures:
-            return f"pool {pool.name}, whose workers end soon after their start: {pool.last_error}"
+            return f"pool {pool.name}, whose workers exit soon after their start: {pool.last_error}"
     ready = sum(worker.state in ("serving", "quiet") for worker in it.workers)
     return f"workers to serve: {ready:,} of {sum(pool.wanted for pool in it.pools):,} do"
 

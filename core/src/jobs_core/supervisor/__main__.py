@@ -130,8 +130,8 @@ class _Source:
             moved = url.startswith("sqlite:///") and not url.startswith("sqlite:////") and config.base_dir != base_dir
         if moved:
             raise ConfigError(
-                f"backend: the jobs are in a file of the release that serves, and {config.base_dir} has another: what waits "
-                "would be left behind. Name a run_dir and a file outside of the releases, and restart"
+                f"backend: the jobs are in a file inside the running release, and {config.base_dir} has another: waiting jobs "
+                "would be left behind. Set run_dir and the file to paths outside the releases, and restart"
             )
 
 

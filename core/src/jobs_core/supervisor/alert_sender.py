@@ -52,7 +52,7 @@ class Sender:
         with self._lock:
             hangs = self._thread is not None and time.monotonic() - self._began > PATIENCE + _GRACE
         if hangs:
-            self._failed(f"has not come back within {PATIENCE:g} s")
+            self._failed(f"did not return within {PATIENCE:g} s")
 
     def wait(self, patience: float) -> bool:
         """Wait until nothing is being sent any more, for so many seconds; whether that came about."""

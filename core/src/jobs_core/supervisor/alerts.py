@@ -122,8 +122,8 @@ def blind(config: Config, backend: Backend) -> list[str]:
     if "ages" in backend.features:
         return []
     return [
-        f"topics.{name}.alert_age would never alert: {backend.name}:// does not tell how long jobs wait; "
-        f"say topics.{name}.alert_above, a number of jobs"
+        f"topics.{name}.alert_age would never alert: {backend.name}:// does not report how long jobs wait; set "
+        f"topics.{name}.alert_above to a number of jobs"
         for name, topic in config.topics.items()
         if topic.alert_age is not None
     ]
@@ -178,7 +178,7 @@ def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float
     }
     above = "" if limits.alert_above is None else f" (limit {limits.alert_above:,})"
     older = "" if limits.alert_age is None else f" (limit {limits.alert_age})"
-    waited = "nothing waits" if age is None else f"the oldest waits for {format_duration(round(age))}"
+    waited = "nothing is waiting" if age is None else f"the oldest has waited for {format_duration(round(age))}"
     titles = {"backlog": f"topic {topic} is behind", "over": f"topic {topic} has caught up", "test": "this is a test of alerts"}
     lines = [
         f"{counts.ready:,} ready{above}, {waited}{older}",

@@ -35,8 +35,8 @@ class InAnotherNamespace(JobsError):
 
     def __init__(self, run_dir: Path, pid: int) -> None:
         super().__init__(
-            f"the supervisor in {run_dir} runs in another PID namespace (a container, say), as process {pid} there: from here "
-            "its end cannot be seen, so that nothing was done. Call this there: `docker exec`, `kubectl exec`, `nsenter`"
+            f"the supervisor in {run_dir} is running in another PID namespace (such as a container), as process {pid} there: "
+            "its exit cannot be seen from here, so nothing was done. Run this there: `docker exec`, `kubectl exec`, `nsenter`"
         )
 
 
@@ -127,10 +127,10 @@ def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) ->
         except TimeoutError:
             raise NoAnswer(
                 f"the supervisor in {run_dir} has not answered within {timeout:g} s: its process is stopped, or the machine is "
-                "too busy. What it was told it does when it comes to it"
+                "too busy. It carries out the command once it can"
             ) from None
     if answer is None:
-        raise NotRunning(f"the supervisor in {run_dir} ended before it answered")
+        raise NotRunning(f"the supervisor in {run_dir} exited before it answered")
     return answer
 
 
@@ -158,7 +158,7 @@ def _connected(run_dir: Path, timeout: float | None) -> Iterator[socket.socket]:
             with _address(run_dir) as address:
                 connection.connect(address)
         except OSError:
-            raise NotRunning(f"no supervisor answers in {run_dir}") from None
+            raise NotRunning(f"no supervisor is answering in {run_dir}") from None
         yield connection
 
 

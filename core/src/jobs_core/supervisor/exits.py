@@ -13,4 +13,4 @@ class WorkerExit(enum.IntEnum):
     FINE = 0
     FAILED = 1  # an error of ours, or jobs given up at the end of patience
     CANNOT_BOOT = 70  # it never came to serve; its last message says why (EX_SOFTWARE)
-    REPLACE = REPLACE  # a job did not end when it was told to
+    REPLACE = REPLACE  # a job did not end when told to

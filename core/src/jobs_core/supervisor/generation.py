@@ -191,7 +191,7 @@ class Generation:
         self.ready = False
         spare, self._spare = self._spare, None
         for owner in list(self._expected):
-            self._give_up(owner, "the template ended before it was made")
+            self._give_up(owner, "the template exited before it was ready")
         if self._retired:
             return
         if spare is not None and spare.pid:

@@ -259,7 +259,7 @@ class Housekeeper:
         except Exception as error:
             if not self._told_unlisted:
                 self._told_unlisted = True
-                events.emit(events.BackendRisk(f"what it holds cannot be listed by topic: {told(error)}"))
+                events.emit(events.BackendRisk(f"its reserved jobs cannot be listed by topic: {told(error)}"))
         return []
 
     def _tell_unserved(self, counts: dict[str, Counts]) -> None:

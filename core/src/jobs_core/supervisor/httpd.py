@@ -75,7 +75,7 @@ def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
         made = _unix(base_dir / address) if isinstance(address, Path) else _tcp(*address)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ListenError(f"http.listen: {listen} cannot be used: {reason}: choose another, or free this one") from None
+        raise ListenError(f"http.listen: {listen} cannot be used: {reason}: choose another address, or free this one") from None
     made.listen(socket.SOMAXCONN)
     made.setblocking(False)
     return made
@@ -96,9 +96,9 @@ def _tcp(host: str, port: int) -> socket.socket:
 def _unix(path: Path) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "the file there is no socket")
+            raise FileExistsError(errno.EEXIST, "the file there is not a socket")
         if _answers(path):
-            raise OSError(errno.EADDRINUSE, "another process listens there")
+            raise OSError(errno.EADDRINUSE, "another process is listening there")
         path.unlink()
     made = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
@@ -183,9 +183,9 @@ class Server:
             return Response(request, f"{_REASONS[request].lower()}\n")
         handler = self._handlers.get(request.path)
         if handler is None:
-            return Response(404, f"there are {', '.join(self._handlers)}\n")
+            return Response(404, f"not found; the paths are {', '.join(self._handlers)}\n")
         if request.method not in ("GET", "HEAD"):
-            return Response(405, "GET and HEAD alone\n")
+            return Response(405, "only GET and HEAD are allowed\n")
         try:
             return handler(request)
         except Exception as error:

@@ -92,7 +92,7 @@ class LogStream:
                     waiting[0] = piece[written:]
                 if self._dropped and not self.full():
                     dropped, self._dropped = self._dropped, 0
-                    note = self._note(f"{dropped} log lines were lost: standard error did not take them")
+                    note = self._note(f"{dropped} log lines were lost: standard error did not accept them")
                     waiting.append(note)
                     self._size += len(note)
         except BlockingIOError:

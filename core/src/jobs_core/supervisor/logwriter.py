@@ -184,7 +184,7 @@ class LogFile:
         try:
             self._fd = self._open()
         except OSError as error:
-            self.write(self._note(f"{self._path} cannot be opened again, going on in the old file: {error.strerror}"))
+            self.write(self._note(f"{self._path} cannot be reopened, continuing in the old file: {error.strerror}"))
             return
         if self._begun:  # a line that the old file has no room for stands whole in the new one
             with contextlib.suppress(OSError):
@@ -249,5 +249,5 @@ class LogFile:
 def mend(path: Path) -> str:
     """What to do about a file that cannot be written."""
     if path.is_symlink():
-        return ". It is a symbolic link, which could lead lines anywhere: name the real file, or leave logs.file out"
+        return ". It is a symbolic link, which could point anywhere: use the real file, or leave logs.file out"
     return ". Leave logs.file out to log to standard error"

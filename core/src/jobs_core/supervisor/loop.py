@@ -114,7 +114,7 @@ def _guarded(callback: Callback) -> None:
     try:
         callback()
     except Exception:
-        logger.exception("the supervisor failed at something and goes on; please report this")
+        logger.exception("internal error in the supervisor, which continues; please report this")
 
 
 def _noted(signum: int, frame: object) -> None:

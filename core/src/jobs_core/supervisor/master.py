@@ -152,7 +152,7 @@ class Supervisor:
             if alive(header):
                 kernel.kill_session(header.pid, header.start_ticks)
                 kernel.wait_for_end(header.pid, deadline - time.monotonic())
-            self._repairs.add(Repair(path.name, time.time(), "its supervisor died, and it with it", charge=False))
+            self._repairs.add(Repair(path.name, time.time(), "its supervisor died, so it was killed too", charge=False))
 
     # -- what everybody else needs ---------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Supervisor:
     def _give_up_a_start_that_fails(self) -> None:
         for pool in self._pools:
             if pool.failures >= MOST_FAILURES:
-                self._cannot_serve(f"pool {pool.name}: no worker comes to serve: {pool.last_error}")
+                self._cannot_serve(f"pool {pool.name}: no worker has started serving: {pool.last_error}")
                 return
         if self._keeper.failures >= MOST_FAILURES:
             self._cannot_serve(f"the housekeeper cannot start: {self._keeper.error}")
@@ -300,7 +300,7 @@ class Supervisor:
         elif order == "scale":
             pool = self._pools.get(str(request.message.get("pool")))
             if pool is None:
-                request.answer(done=False, error=f"there is no such pool: there are {', '.join(self._pools.names())}")
+                request.answer(done=False, error=f"there is no such pool; the pools are {', '.join(self._pools.names())}")
                 return
             pool.scale(request.message.get("workers"))
             request.answer(done=True, wanted=pool.wanted)
@@ -308,7 +308,7 @@ class Supervisor:
             request.answer(done=True)
             self._stop(order)
         else:
-            request.answer(done=False, error=f"this supervisor knows no command {order!r}")
+            request.answer(done=False, error=f"this supervisor does not know the command {order!r}")
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class Supervisor:
         if first:
             self._tell("jobs_supervisor_stopping")
             patience = self._pools.patience()
-            self._notifier.stopping(f"waiting up to {format_duration(patience)} for jobs that run", patience + 10.0)
+            self._notifier.stopping(f"waiting up to {format_duration(patience)} for running jobs", patience + 10.0)
         self._pools.end(how)
         self._changed()
 

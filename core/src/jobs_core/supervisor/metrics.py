@@ -62,7 +62,7 @@ def families(board: Board, lease: float) -> Iterator[Family]:
     it = board.supervisor
     yield from _of_jobs(total(board.figures()).values())
     yield Family(
-        "jobs_redelivered", "counter", "Jobs handed out again because their worker died.",
+        "jobs_redelivered", "counter", "Jobs redelivered because their worker crashed.",
         [("_total", (), board.totals.released)],
     )  # fmt: skip
     yield from _of_topics(board)
@@ -86,11 +86,9 @@ def _of_jobs(rows: Iterable[Figures]) -> Iterator[Family]:
             continue
         run += _histogram(labels, row.run_buckets, row.run_seconds)
         wait += _histogram(labels, row.wait_buckets, row.wait_seconds)
-    yield Family("jobs_finished", "counter", "Runs that ended, by how they ended.", finished)
-    yield Family("jobs_run_seconds", "histogram", "How long runs took.", run, "seconds")
-    yield Family(
-        "jobs_wait_seconds", "histogram", "How long jobs waited for their first run, from when they were due.", wait, "seconds"
-    )
+    yield Family("jobs_finished", "counter", "Runs that ended, by outcome.", finished)
+    yield Family("jobs_run_seconds", "histogram", "Duration of runs.", run, "seconds")
+    yield Family("jobs_wait_seconds", "histogram", "Time from when jobs were due until their first run.", wait, "seconds")
 
 
 def _histogram(labels: Labels, buckets: list[int], seconds: float) -> list[Sample]:
@@ -113,7 +111,7 @@ def _of_topics(board: Board) -> Iterator[Family]:
         ],
     )  # fmt: skip
     yield Family(
-        "jobs_topic_oldest_age_seconds", "gauge", "How long the oldest ready job has waited; 0 if there is none.",
+        "jobs_topic_oldest_age_seconds", "gauge", "Age of the oldest ready job; 0 if there is none.",
         [
             ("", (("topic", name),), float(topic.oldest_age or 0))
             for name, topic in topics.items()
@@ -121,16 +119,16 @@ def _of_topics(board: Board) -> Iterator[Family]:
         ], "seconds",
     )  # fmt: skip
     yield Family(
-        "jobs_topic_paused", "gauge", "Whether a topic is paused.",
+        "jobs_topic_paused", "gauge", "1 if a topic is paused.",
         [("", (("topic", name),), int(topic.paused)) for name, topic in topics.items()],
     )  # fmt: skip
     unserved = backlog.unserved if backlog else {}
     yield Family(
-        "jobs_topic_unserved", "gauge", "Whether jobs of a topic wait for nobody: no pool serves it.",
+        "jobs_topic_unserved", "gauge", "1 if jobs wait in a topic that no pool serves.",
         [("", (("topic", name),), int(name in unserved)) for name in topics],
     )  # fmt: skip
     yield Family(
-        "jobs_topic_alert", "gauge", "Whether an alert of a topic's backlog is going on.",
+        "jobs_topic_alert", "gauge", "1 while a backlog alert of a topic is active.",
         [("", (("topic", name),), int(name in alerts)) for name in topics],
     )  # fmt: skip
 
@@ -140,9 +138,13 @@ def _of_backend(board: Board) -> Iterator[Family]:
     if backlog is None:
         return
     up = backlog.answers and time.time() - backlog.answered_at < STALE
-    yield Family("jobs_backend_up", "gauge", "Whether the backend answered of late.", [("", (), int(up))])
+    yield Family("jobs_backend_up", "gauge", "1 if the backend answered recently.", [("", (), int(up))])
     yield Family(
-        "jobs_backend_round_trip_seconds", "gauge", "How long its last answer took.", [("", (), backlog.round_trip)], "seconds"
+        "jobs_backend_round_trip_seconds",
+        "gauge",
+        ("Duration of the last round trip to the backend."),
+        [("", (), backlog.round_trip)],
+        "seconds",
     )
 
 
@@ -166,7 +168,7 @@ def _of_workers(board: Board, it: SupervisorState, lease: float) -> Iterator[Fam
         [("", (("pool", pool), ("state", state)), number) for (pool, state), number in states.items()],
     )  # fmt: skip
     yield _by_pool("jobs_workers_wanted", "gauge", "Workers that a pool should have now.", {p.name: p.wanted for p in it.pools})
-    yield _by_pool("jobs_running", "gauge", "Jobs that run now.", running)
+    yield _by_pool("jobs_running", "gauge", "Jobs running now.", running)
     yield _by_pool("jobs_worker_memory_bytes", "gauge", "Resident memory of workers, shared pages included.", memory, "bytes")
     yield Family(
         "jobs_worker_restarts", "counter", "Workers replaced, by reason.",
@@ -176,23 +178,25 @@ def _of_workers(board: Board, it: SupervisorState, lease: float) -> Iterator[Fam
             for reason, number in pool.restarts.items()
         ],
     )  # fmt: skip
-    yield Family("jobs_worker_crashes", "counter", "Workers that died unasked.", [("_total", (), it.crashed)])
+    yield Family("jobs_worker_crashes", "counter", "Workers that crashed.", [("_total", (), it.crashed)])
     yield _by_pool(
-        "jobs_pool_failures", "gauge", "Workers in a row that died soon after their start.",
+        "jobs_pool_failures", "gauge", "Consecutive workers that crashed soon after their start.",
         {pool.name: pool.failures for pool in it.pools},
     )  # fmt: skip
 
 
 def _of_supervisor(it: SupervisorState) -> Iterator[Family]:
-    yield Family("jobs_build", "info", "The release that runs.", [("_info", (("version", it.version),), 1)])
+    yield Family("jobs_build", "info", "Running release of jobs-core.", [("_info", (("version", it.version),), 1)])
     yield Family(
-        "jobs_reload", "counter", "Reloads, by whether the new code was taken.",
+        "jobs_reload", "counter", "Reloads, by whether the new code was accepted.",
         [("_total", (("result", result),), it.reloads.get(result, 0)) for result in ("done", "refused")],
     )  # fmt: skip
-    yield Family("jobs_generation", "gauge", "Number of the code that serves; a reload raises it.", [("", (), it.generation)])
-    yield Family("jobs_quiet", "gauge", "Whether an operator told it to take nothing new.", [("", (), int(it.quiet))])
     yield Family(
-        "process_start_time_seconds", "gauge", "When the supervisor started, unix time.", [("", (), it.started_at)], "seconds"
+        "jobs_generation", "gauge", ("Generation of the code that is serving; a reload raises it."), [("", (), it.generation)]
+    )
+    yield Family("jobs_quiet", "gauge", "Whether an operator told it to take no new jobs.", [("", (), int(it.quiet))])
+    yield Family(
+        "process_start_time_seconds", "gauge", "Start time of the supervisor, Unix time.", [("", (), it.started_at)], "seconds"
     )
 
 

@@ -40,7 +40,7 @@ class Ended(Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.signal:
-            hint = ", by kill -9 or because memory ran out" if self.signal == signal.SIGKILL else ""
+            hint = ", by kill -9 or possibly out of memory" if self.signal == signal.SIGKILL else ""
             return f"killed by {self.signal_name}{hint}"
         return f"exit code {self.exit_code}"
 

@@ -23,7 +23,7 @@ class AlreadyRunning(JobsError):
     """Raised when a supervisor runs in this run directory; `pid` is its process."""
 
     def __init__(self, run_dir: Path, pid: int) -> None:
-        super().__init__(f"a supervisor runs here already: process {pid}, run directory {run_dir}")
+        super().__init__(f"a supervisor is already running here: process {pid}, run directory {run_dir}")
         self.pid = pid
 
 
@@ -34,11 +34,11 @@ class OfAnotherUser(JobsError):
     """
 
     def __init__(self, run_dir: Path, user: str, pid: int | None) -> None:
-        call = f"call this as {user} (sudo -u {user} …), or as root" if user != "root" else "call this as root (sudo …)"
+        call = f"run this as {user} (sudo -u {user} …), or as root" if user != "root" else "run this as root (sudo …)"
         if pid is None:
-            what = f"{run_dir} belongs to {user}: whether a supervisor runs there is not known"
+            what = f"{run_dir} belongs to {user}, so it is not known whether a supervisor is running there"
         else:
-            what = f"a supervisor runs, process {pid}, and belongs to {user}, as {run_dir} does"
+            what = f"a supervisor is running as process {pid} and belongs to {user}, as does {run_dir}"
         super().__init__(f"{what}; {call}")
         self.user = user
         self.pid = pid

@@ -279,7 +279,7 @@ class Pool:
         worker.enter("stopping")
         worker.stop_by = time.monotonic() + patience + KILL_AFTER
         if not worker.send("stop", timeout=patience) and worker.pid:
-            worker.kill("it does not listen", charge=False, run_dir=self._run_dir)
+            worker.kill("it does not respond", charge=False, run_dir=self._run_dir)
 
     def stop_all(self, why: str) -> None:
         """The end of the pool."""
@@ -341,7 +341,7 @@ class Pool:
         elif ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
             pass
         elif ended.exit_code == WorkerExit.REPLACE:
-            reason = "a job did not end when it was told to"
+            reason = "a job did not end when told to"
             if worker.leaving != "timeout":
                 self._count_restart("timeout")
         elif ended.exit_code == WorkerExit.CANNOT_BOOT or lived is None:

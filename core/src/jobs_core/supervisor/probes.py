@@ -91,7 +91,7 @@ class Checks:
     def started(self) -> Iterable[Check]:
         """Every pool came to serve once."""
         it = self._state()
-        yield "startup", "" if it and it.served else "not every pool has come to serve yet"
+        yield "startup", "" if it and it.served else "not every pool is serving yet"
 
     def ready(self) -> Iterable[Check]:
         """Jobs that are enqueued now are run."""
@@ -99,7 +99,7 @@ class Checks:
         yield from self._alive(it)
         if it is None:
             return
-        yield "application", "" if it.generation >= 1 and it.served else "it has not been imported and served yet"
+        yield "application", "" if it.generation >= 1 and it.served else "it is not imported and serving yet"
         yield "taking", _not_taking(it)
         for pool in it.pools:
             if pool.min > 0 and pool.wanted > 0:
@@ -135,7 +135,7 @@ class Checks:
             states.append(state)
         found = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "there is none"
         error = f": {pool.last_error.splitlines()[0]}" if pool.failures and pool.last_error else ""
-        return f"no worker serves ({found}){error}"
+        return f"no worker is serving ({found}){error}"
 
     def _backend(self, backlog: Backlog | None) -> str:
         if backlog is None or not backlog.answered_at:
@@ -148,5 +148,5 @@ class Checks:
 
 def _not_taking(it: SupervisorState) -> str:
     if it.state == "stopping":
-        return "it stops"
-    return "an operator told it to take nothing new" if it.quiet or it.state == "quiet" else ""
+        return "it is stopping"
+    return "an operator told it to take no new jobs" if it.quiet or it.state == "quiet" else ""

@@ -144,9 +144,9 @@ class Succession:
         pause = self._backoff.left()
         events.emit(events.HelperDied("template", ended.pid, str(ended), pause))
         if self._reload is not None and generation is self._reload.new and self._reload.step == "importing":
-            self._refuse(f"the template died while it imported the new code: {ended}")
+            self._refuse(f"the template died while importing the new code: {ended}")
         elif not self.proved and self._backoff.failures >= MOST_FAILURES:
-            self._on_hopeless(f"the process that imports the application is killed again and again: {ended}")
+            self._on_hopeless(f"the process that imports the application is killed every time: {ended}")
         else:
             self._loop.after(pause, functools.partial(self._revive, generation))
 

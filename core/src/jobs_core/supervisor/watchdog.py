@@ -97,7 +97,7 @@ class Watchdog:
     def _look_at(self, pool: Pool, worker: Worker, file: WorkerFile, header: Header, running: int, now: float) -> None:
         silent = now - max(header.beat, self._awake_since)
         if silent > SILENCE * self._lease():
-            self._kill(worker, f"its courier was silent for {silent:.0f} s: a job held the interpreter, or it was stopped")
+            self._kill(worker, f"no heartbeat for {silent:.0f} s: a job held the interpreter, or the process was stopped")
             return
         if header.phase != Phase.OFFLINE:
             worker.offline_since = None
@@ -105,7 +105,7 @@ class Watchdog:
             worker.offline_since = worker.offline_since or now
             alone = now - max(worker.offline_since, self._answers_since, self._awake_since)
             if alone > SILENCE * self._lease() and now - self._answered <= LONGEST_PAUSE:
-                self._kill(worker, f"for {alone:.0f} s it has not reached the backend, which answers others")
+                self._kill(worker, f"it has not reached the backend, although others have, for {alone:.0f} s")
                 return
         if not running:
             return
@@ -114,7 +114,7 @@ class Watchdog:
             ends = max(entry.deadline, self._awake_since) + grace
             # Its own courier ends a run, if it can: one that has made a turn since then holds the interpreter no longer.
             if entry.deadline and now > ends + COURIER_FIRST and header.beat < ends:
-                late = f"{entry.job} {entry.id} ran {entry.seconds(now):.0f} s and ignored the end of its time"
+                late = f"{entry.job} {entry.id} ran {entry.seconds(now):.0f} s and ignored its timeout"
                 self._kill(worker, late, culprit=entry.id)
                 return
 

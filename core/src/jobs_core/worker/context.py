@@ -96,7 +96,7 @@ class JobContext:
         self._run.followups.append(app.outgoing(message, chosen=job.overrides.id is not UNSET))
         if self._run.ended:  # after the append: who ends the run sets it before the follow-ups are read
             raise RuntimeError(
-                f"{self.name} {self.id} has ended: a follow-up is sent with its acknowledgement, which is over. "
+                f"{self.name} {self.id} has ended: follow-ups are sent with its acknowledgement, which has already happened. "
                 f"Wait for your threads before the job ends, or call {job.name}.enqueue()"
             )
         return app.handle(call, message)

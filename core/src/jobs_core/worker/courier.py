@@ -458,7 +458,7 @@ class Courier:
             error = run.interrupted
             if culprit is not None and culprit is not run:
                 error = JobTimeout(
-                    f"it held the event loop for more than {self._grace:g} s, and job {run.id} could not be ended"
+                    f"it held the event loop for more than {self._grace:g} s, and job {run.id} could not be stopped"
                 )
             assert error is not None
             blamed = culprit or run

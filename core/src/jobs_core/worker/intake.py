@@ -84,7 +84,7 @@ class Intake:
             self._registry.find(name)
         except UnknownJob as error:
             return error
-        return UnknownJob(f"no job is called {name!r} here")  # pragma: no cover - find has just not found it
+        return UnknownJob(f"no job named {name!r} is registered here")  # pragma: no cover - find has just not found it
 
     def _unknown(self, delivery: Delivery, error: Exception) -> Settlement:
         """Left for a newer worker for a while; then dead, with what this one knows."""
@@ -94,12 +94,19 @@ class Intake:
             reason = "unknown job" if isinstance(error, UnknownJob) else "unknown version"
             return self._dead(delivery, Outcome.DEAD, reason, str(error))
         after = min(after, self._config.unknown_grace - waited)
-        boundary.log(logger, logging.WARNING, "job %s waits %.0f s for a newer worker: %s", delivery.id, after, error)
+        boundary.log(
+            logger,
+            logging.WARNING,
+            ("job %s is deferred for %.0f s, to wait for a newer worker: %s"),
+            delivery.id,
+            after,
+            error,
+        )
         return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
 
     def _crashed(self, delivery: Delivery) -> Settlement:
         died = count(delivery.crashes, "worker")
-        text = f"{died} died while {'it' if delivery.crashes == 1 else 'they'} ran this job and no other: it is not run again"
+        text = f"{died} died while running this job and no other: it is not run again"
         return self._dead(delivery, Outcome.DEAD, "crashed", text)
 
     def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:

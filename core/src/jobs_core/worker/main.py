@@ -206,4 +206,4 @@ def _executor(pool: Pool, handover: Handover, surroundings: Surroundings, board:
 
 
 REPLACE = 75
-"""Exit code of a worker that asks to be replaced: a job did not end when it was told to (EX_TEMPFAIL)."""
+"""Exit code of a worker that asks to be replaced: a job did not end when told to (EX_TEMPFAIL)."""

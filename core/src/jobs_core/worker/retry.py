@@ -77,7 +77,7 @@ def _encode_result(value: object, limit: int) -> bytes:
         if len(encoded) > limit:
             return _unstorable(f"it is {len(encoded):,} bytes long, max_result is {limit:,}")
         if may_hide_non_finite(encoded) and non_finite(value):
-            return _unstorable("it holds NaN or infinity, which JSON cannot carry")
+            return _unstorable("it contains NaN or infinity, which JSON cannot represent")
         return encoded
     except BaseException as error:
         simple = issubclass(type(error), (TypeError, ValueError))

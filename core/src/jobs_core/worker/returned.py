@@ -41,9 +41,9 @@ def in_loop(run: Run, value: Any, loops: Callable[[], LoopRunner]) -> Any:
 def _result(run: Run, value: Any) -> Any:
     if isinstance(value, LAZY):
         what = "a generator" if isinstance(value, (GeneratorType, AsyncGeneratorType)) else f"a {type(value).__name__}"
-        raise JobDefinitionError(f"{run.job.name} returned {what}, and nothing of it has run: loop over it inside the job")
+        raise JobDefinitionError(f"{run.job.name} returned {what}, which has not run: loop over it inside the job")
     if isinstance(value, list) and value and inspect.iscoroutine(value[0]):
         raise JobDefinitionError(
-            f"{run.job.name} returned a list of coroutines, and none of them has run: await asyncio.gather(*them) in the job"
+            f"{run.job.name} returned a list of coroutines, none of which has run: await asyncio.gather(*them) in the job"
         )
     return value

@@ -91,7 +91,7 @@ def _plain(manager: Any, whose: str) -> AbstractContextManager[object]:
         return manager
     if isinstance(manager, AbstractAsyncContextManager):
         raise TypeError(
-            f"{whose} returned {name_of(type(manager))}, which cannot surround a plain function: "
-            "return a context manager that is synchronous, or None for functions that are not async"
+            f"{whose} returned {name_of(type(manager))}, which cannot wrap a plain function: return a synchronous context "
+            "manager, or None for functions that are not async"
         )
     raise TypeError(f"{whose} returned {name_of(type(manager))}, expected a context manager or None")

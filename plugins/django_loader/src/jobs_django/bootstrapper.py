@@ -68,8 +68,8 @@ def _name_settings(config: Config) -> None:
     module = os.environ.get(ENVIRONMENT_VARIABLE) or table.get("settings")
     if not isinstance(module, str) or not module:
         raise ConfigError(
-            'django.settings: which settings? Set DJANGO_SETTINGS_MODULE, or [django] settings = "shop.settings", '
-            "or start through `manage.py jobs …`, which knows"
+            'django.settings: no settings are named: set DJANGO_SETTINGS_MODULE, or [django] settings = "shop.settings", '
+            "or start through `manage.py jobs …`, which sets it"
         )
     import_module(module, "django.settings")
     os.environ[ENVIRONMENT_VARIABLE] = module
@@ -84,8 +84,8 @@ def _compare(config: Config) -> None:
     for key in values:
         if hasattr(config, key) and getattr(wanted, key) != getattr(config, key):
             raise LoadError(
-                f"{settings.name()} sets {key!r}, which this process was started without: start it anew, "
-                "through `manage.py jobs …`, which reads both, or move the setting to jobs.toml"
+                f"{settings.name()} sets {key!r}, which this process was started without: restart it through `manage.py jobs "
+                "…`, which reads both, or move the setting to jobs.toml"
             )
 
 

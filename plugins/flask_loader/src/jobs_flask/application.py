@@ -36,7 +36,7 @@ def _path(config: Config) -> str:
             raise ConfigError(f"flask.{key}: unknown key" + ('; did you mean "app"?' if near else ': there is only "app"'))
     path = table.get("app")
     if not isinstance(path, str) or not path:
-        raise ConfigError('flask.app: name the application, as `flask --app` does: [flask] app = "shop:create_app"')
+        raise ConfigError('flask.app: set the application, as `flask --app` does: [flask] app = "shop:create_app"')
     file, colon, name = path.partition(":")
     return f"{config.base_dir / file}{colon}{name}" if file.endswith(".py") else path
 
@@ -63,6 +63,6 @@ def _compare(app: Flask, config: Config) -> None:
     for key in given:
         if getattr(wanted, key) != getattr(config, key):
             raise LoadError(
-                f"{NAME} sets JOBS_{key.upper()}, which this process was started without: start it anew, "
-                "as `flask --app … jobs start` (or worker), which reads both, or move the setting to jobs.toml"
+                f"{NAME} sets JOBS_{key.upper()}, which this process was started without: restart it as `flask --app … jobs "
+                "start` (or worker), which reads both, or move the setting to jobs.toml"
             )

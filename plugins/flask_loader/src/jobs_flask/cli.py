@@ -23,7 +23,7 @@ from .settings import NAME, settings
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def jobs(ctx: click.Context, arguments: tuple[str, ...]) -> None:
-    """Everything that `jobsctl` does, with this application and its JOBS_ settings."""
+    """All commands of `jobsctl`, with this application and its JOBS_ settings."""
     info = ctx.ensure_object(ScriptInfo)
     app = info.load_app()
     try:

@@ -25,8 +25,8 @@ def _version(wire: Wire) -> Iterator[str]:
     found = version(wire)
     if (0, 0) < found < OLDEST:
         yield (
-            f"RabbitMQ {found[0]}.{found[1]} is older than 3.10, the first whose quorum queues have dead letters that are "
-            "not lost: upgrade it"
+            f"RabbitMQ {found[0]}.{found[1]} is older than 3.10, the first release whose quorum queues do not lose dead "
+            "letters: upgrade it"
         )
 
 
@@ -43,7 +43,7 @@ def _consumer_timeout(target: Target, options: BackendOptions, wire: Wire) -> It
     yield (
         f"consumer_timeout is {limit:g} s{'' if target.consumer_timeout else ' unless it is set'}, and {jobs}: the broker "
         f"would then close the connection's channel and run it again. Write `consumer_timeout = {wanted * 1000}` into "
-        f"rabbitmq.conf and say so with ?consumer_timeout={wanted} in the URL"
+        f"rabbitmq.conf and declare it with ?consumer_timeout={wanted} in the URL"
     )
 
 
@@ -56,7 +56,7 @@ def _access(target: Target) -> Iterator[str]:
     if all(_is_local(host) for host, _ in target.addresses):
         return
     if target.tls is None:
-        yield "RabbitMQ is reached over the network without TLS: passwords and jobs can be read on the way; amqps://…"
+        yield "RabbitMQ is reached over the network without TLS: passwords and jobs can be read in transit; use amqps://…"
     if target.username == "guest":
         yield "RabbitMQ is reached over the network as guest: give jobs a user of its own, docs/rabbitmq.md says how"
 

@@ -177,7 +177,7 @@ class RabbitMQBackend(RabbitMQOperations):
         confirmed = set() if confirmed is None else confirmed
         refused = self._try_to_publish(posts, confirmed)
         if refused:
-            logger.warning("a queue of jobs is missing and is made anew: has somebody deleted it?")
+            logger.warning("a queue of jobs is missing and is being recreated: was it deleted?")
             self._topology.doubt()
             again = [post for post in posts if post.properties.message_id in refused]
             self._topology.need({self._topic_of(post.key) for post in again})
@@ -186,7 +186,7 @@ class RabbitMQBackend(RabbitMQOperations):
             refused = self._try_to_publish(again, confirmed)
         if refused:
             raise BackendError(
-                f"{self._target.shown}: no queue takes {count(len(refused), 'message')}: `jobsctl setup` makes the queues"
+                f"{self._target.shown}: no queue takes {count(len(refused), 'message')}: `jobsctl setup` creates the queues"
             )
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
@@ -493,6 +493,6 @@ class RabbitMQBackend(RabbitMQOperations):
             return NotSupported(
                 feature,
                 f"{self.name}://",
-                'say [results] url = "sqlite:///results.db" (or a redis:// URL), which keeps it beside',
+                'set [results] url = "sqlite:///results.db" (or a redis:// URL), which stores it separately',
             )
         return super()._lacks(feature)

@@ -334,7 +334,7 @@ class Consumer:
         if self._consumed.get(queue) == request.method.consumer_tag:
             del self._consumed[queue]
         if queue in self._queues:
-            logger.error("queue %s was deleted, and the jobs in it with it; it is made anew", queue)
+            logger.error("queue %s was deleted, along with its jobs; it is being recreated", queue)
             self._topology.doubt()
 
     # -- one by one ----------------------------------------------------------------------------------

@@ -24,13 +24,13 @@ def translated(error: BaseException, where: str) -> BackendError:
         return error
     text = _text(error)
     if isinstance(error, exceptions.ProbableAuthenticationError) or "ACCESS_REFUSED - Login" in text:
-        return BackendError(f"{where}: user or password are wrong: amqp://user:password@…")
+        return BackendError(f"{where}: wrong user or password: amqp://user:password@…")
     if isinstance(error, exceptions.ProbableAccessDeniedError) or ("not found" in text and "vhost" in text):
         return BackendError(
-            f"{where}: this virtual host is not there, or not for this user: rabbitmqctl add_vhost, set_permissions"
+            f"{where}: this virtual host does not exist, or this user may not use it: rabbitmqctl add_vhost, set_permissions"
         )
     if isinstance(error, exceptions.IncompatibleProtocolError):
-        return BackendError(f"{where}: this is no AMQP broker, or the port is for TLS: amqps://…")
+        return BackendError(f"{where}: this is not an AMQP broker, or the port is for TLS: amqps://…")
     if isinstance(error, ssl.SSLCertVerificationError):
         return BackendError(
             f"{where}: its certificate cannot be trusted: {error.verify_message}; ?ca=FILE names your authority"
@@ -39,13 +39,13 @@ def translated(error: BaseException, where: str) -> BackendError:
     if code == ACCESS_REFUSED:
         return BackendError(f"{where}: the user lacks a permission: {text}; docs/rabbitmq.md has what jobs needs")
     if code == NOT_FOUND:
-        return BackendUnavailable(f"{where}: has somebody deleted what belongs to jobs? It is made anew: {text}")
+        return BackendUnavailable(f"{where}: something of jobs is missing (was it deleted?) and is being recreated: {text}")
     if code == PRECONDITION_FAILED and "timed out" in text:
         return BackendUnavailable(
             f"{where}: a job ran for longer than the broker waits for its acknowledgement: {_TIMEOUT_MEND}"
         )
     if code == PRECONDITION_FAILED:
-        return BackendError(f"{where}: a queue of ours is there with other settings: {text}; docs/rabbitmq.md has the settings")
+        return BackendError(f"{where}: a queue of jobs exists with other settings: {text}; docs/rabbitmq.md has the settings")
     if isinstance(error, exceptions.AMQPHeartbeatTimeout):
         return BackendUnavailable(f"{where} has fallen silent")
     if isinstance(error, TimeoutError):

@@ -183,5 +183,5 @@ def _reason(letter: Letter) -> str:
         return str(reason)
     deaths = letter.headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
-        return f"put aside by RabbitMQ: {deaths[0].get('reason', '')}"
+        return f"dead-lettered by RabbitMQ: {deaths[0].get('reason', '')}"
     return ""

@@ -97,7 +97,7 @@ class Publisher:
         confirmed -= self._returned
         if self.nacked:
             raise QueueFull(
-                f"{wire.where}: RabbitMQ would not take {count(len(self.nacked), 'message')}: a queue has reached its "
+                f"{wire.where}: RabbitMQ refused {count(len(self.nacked), 'message')}: a queue has reached its "
                 "max-length; look at the queues in the management page"
             )
         return self._returned
@@ -123,7 +123,7 @@ class Publisher:
 
     def _blocked(self, wire: Wire) -> BackendUnavailable:
         return BackendUnavailable(
-            f"{wire.where} takes no messages at present ({wire.blocked}): jobs that are queued go on; give it memory or disk"
+            f"{wire.where} accepts no messages at present ({wire.blocked}): queued jobs continue; give it memory or disk"
         )
 
     def _confirming(self, wire: Wire) -> OpenChannel:

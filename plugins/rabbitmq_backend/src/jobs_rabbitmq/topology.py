@@ -261,8 +261,8 @@ class Topology:
             raise Missing
         if reply_code(ends[0]) == ACCESS_REFUSED:
             raise BackendError(
-                f"{wire.where}: a queue of jobs is missing, and this user may not make it: `jobsctl setup` with one that may "
-                f"(configure permission) makes them all ({ends[0]})"
+                f"{wire.where}: a queue of jobs is missing, and this user may not create it: `jobsctl setup` as a user with "
+                f"configure permission creates them all ({ends[0]})"
             )
         raise translated(ends[0], wire.where)
 

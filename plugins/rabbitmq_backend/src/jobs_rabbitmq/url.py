@@ -68,10 +68,10 @@ def parse(url: str) -> Target:
     secure, parameters = parts.scheme == "amqps", parts.parameters
     queues = parameters.get("queues", "quorum")
     if queues not in ("quorum", "classic"):
-        raise _wrong(url, f"queues={queues}: quorum and classic are there")
+        raise _wrong(url, f"queues={queues}: expected quorum or classic")
     heartbeat = _duration(url, "heartbeat", parameters)
     if heartbeat is not None and not 1 <= heartbeat <= 3600:
-        raise _wrong(url, f"heartbeat={parameters['heartbeat']}: 1 to 3600 seconds are possible")
+        raise _wrong(url, f"heartbeat={parameters['heartbeat']}: expected 1 to 3600 seconds")
     return Target(
         shown=redact(url),
         addresses=_addresses(url, parts.hosts or "localhost", _TLS_PORT if secure else _PORT),
@@ -107,7 +107,7 @@ def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
             raise _wrong(url, "the host is missing")
         port_number = number(given)
         if port_number is None or not 0 < port_number < 65536:
-            raise _wrong(url, "the port is no number from 1 to 65535")  # which may be part of a password
+            raise _wrong(url, "the port is not a number from 1 to 65535")  # which may be part of a password
         found.append((host.strip("[]"), port_number))
     return tuple(found)
 

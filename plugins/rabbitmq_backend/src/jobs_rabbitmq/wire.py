@@ -92,7 +92,7 @@ class Wire(Connection):
         self.where = target.shown
         self.failure: BaseException | None = None  # why it is closed
         self.closing = False  # because we want it so
-        self.blocked = ""  # why the broker takes no messages at present
+        self.blocked = ""  # why the broker accepts no messages at present
         self._address = address
         self._patience = patience
         self._loop = loop
@@ -299,13 +299,13 @@ class Wire(Connection):
     def _on_blocked(self, _: Connection, method: Any) -> None:
         self.blocked = str(method.method.reason) or "resources are low"
         logger.warning(
-            "%s takes no messages at present (%s): pushes and retries wait, jobs go on; give it memory or disk",
+            "%s accepts no messages at present (%s): pushes and retries wait, jobs continue; give it memory or disk",
             self.where, self.blocked,
         )  # fmt: skip
 
     def _on_unblocked(self, *_: Any) -> None:
         self.blocked = ""
-        logger.info("%s takes messages again", self.where)
+        logger.info("%s accepts messages again", self.where)
 
 
 def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:

@@ -34,7 +34,10 @@ def _role(link: Link) -> Iterator[str]:
     role = _ask(link, "ROLE")
     if role and role[0] == b"slave":
         master = f"{role[1].decode()}:{role[2]}"
-        yield f"this server is a replica of {master}, which alone can be written to: name that, or sentinels (redis+sentinel://)"
+        yield (
+            f"this server is a replica of {master}, the only one that can be written to: use that, or sentinels "
+            "(redis+sentinel://)"
+        )
 
 
 def _durability(link: Link) -> Iterator[str]:
@@ -52,7 +55,7 @@ def _memory(link: Link) -> Iterator[str]:
     if policy and policy != "noeviction":
         yield (
             f"maxmemory-policy is {policy}: a full Redis would delete jobs to make room: "
-            "CONFIG SET maxmemory-policy noeviction; enqueue then says QueueFull"
+            "CONFIG SET maxmemory-policy noeviction; enqueue then raises QueueFull"
         )
     facts = _info(link, "memory")
     used, most = (int(facts.get(name, "0")) for name in ("used_memory", "maxmemory"))
@@ -69,11 +72,11 @@ def _access(target: Target, link: Link) -> Iterator[str]:
     user = _ask(link, "ACL", "WHOAMI")
     if user == b"default":
         yield (
-            "Redis is reached over the network as its default user: give jobs a user of its own that may touch its keys "
-            "alone (docs/backends.md has the ACL), redis://user:password@…"
+            "Redis is reached over the network as its default user: give jobs a user of its own that may access only its own "
+            "keys (docs/backends.md has the ACL), redis://user:password@…"
         )
     if target.tls is None:
-        yield "Redis is reached over the network without TLS: passwords and jobs can be read on the way; rediss://…"
+        yield "Redis is reached over the network without TLS: passwords and jobs can be read in transit; use rediss://…"
 
 
 def _is_local(host: str) -> bool:

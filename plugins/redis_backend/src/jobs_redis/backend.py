@@ -104,8 +104,8 @@ class RedisBackend(RedisOperations, BindsKeys):
         reached = int(self._link.call("WAIT", wanted, round(REPLICATION_TIMEOUT * 1000)))
         if reached < wanted:
             raise BackendUnavailable(
-                f"{self._target.shown}: the push has reached {count(reached, 'replica')} in {REPLICATION_TIMEOUT:g} s, "
-                f"replicas={wanted} are asked for"
+                f"{self._target.shown}: the push reached {count(reached, 'replica')} in {REPLICATION_TIMEOUT:g} s, but "
+                f"replicas={wanted} is required"
             )
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:

@@ -17,7 +17,7 @@ _CODE = re.compile(
     r"NOPERM|NOAUTH|WRONGPASS|DENIED|WRONGTYPE|MOVED|ASK|NOSCRIPT)\b"
 )
 _PASSING = {
-    "READONLY": "this server is a replica: its master has changed, which we wait for, or the URL names the wrong server",
+    "READONLY": "this server is a replica: its master has changed (waiting for the new one), or the URL names the wrong server",
     "UNBLOCKED": "this server has become a replica, its master has changed: waiting for the new one",
     "LOADING": "Redis is loading its data",
     "MASTERDOWN": "this replica has lost its master",
@@ -33,22 +33,24 @@ _PASSING = {
 }
 _LOSES_CONNECTION = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
 _LASTING = {
-    "NOAUTH": "it wants a password: redis://user:password@…",
-    "WRONGPASS": "user or password are wrong",
+    "NOAUTH": "it requires a password: redis://user:password@…",
+    "WRONGPASS": "wrong user or password",
     "DENIED": "it is in protected mode: give it a password, or bind it to loopback",
 }
 _BY_TEXT = {
-    "without any password configured": "it wants no password, and was given one: leave it out of the URL, or set it there",
+    "without any password configured": (
+        "it has no password, but was given one: leave it out of the URL, or set it on the server"
+    ),
     "DB index is out of range": "it has no database of that number: see `databases` in redis.conf",
-    "cluster support disabled": "it is no node of a cluster: redis://host names a single server",
-    "command SENTINEL": "it is no sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
+    "cluster support disabled": "it is not a node of a cluster: use redis://host for a single server",
+    "command SENTINEL": "it is not a sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
 }
 _QUOTES = dict.fromkeys(map(ord, "'`"))  # before Redis 7 there were others
 _DENIED_TO_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
 _OF_SCRIPT = re.compile(r"^((?:ERR|NOPERM|WRONGTYPE) )?(Error running script.*user_script: ?\d+: )?|,? script: .*$")
 _UNREACHABLE = {
-    errno.ECONNREFUSED: "connection refused: does Redis run, and does it listen there?",
-    errno.ENOENT: "there is no such socket: does Redis run, and is this its unixsocket?",
+    errno.ECONNREFUSED: "connection refused: is Redis running and listening there?",
+    errno.ENOENT: "there is no such socket: is Redis running, and is this its unixsocket?",
     errno.EACCES: "no permission to use the socket: see unixsocketperm and the groups of this user",
     socket.EAI_NONAME: "no host has this name",
 }
@@ -94,7 +96,7 @@ def translated(error: Exception, where: str) -> BackendError:
     word = code(error)
     text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
     if isinstance(error, redis.exceptions.MovedError):
-        return Moved(f"{where}: it is a node of a cluster, whose jobs redis+cluster:// finds", (error.host, error.port))
+        return Moved(f"{where}: it is a node of a cluster: use redis+cluster://", (error.host, error.port))
     for part, mend in _BY_TEXT.items():
         if part in text.translate(_QUOTES):
             return BackendError(f"{where}: {mend}")
@@ -105,13 +107,13 @@ def translated(error: Exception, where: str) -> BackendError:
     if word == "NOPERM":
         return BackendError(f"{where}: the user lacks a permission: {text}; docs/backends.md has the ACL that jobs needs")
     if word in _LASTING:
-        return BackendError(f"{where}: Redis refuses us: {_LASTING[word]}")
+        return BackendError(f"{where}: Redis refuses the connection: {_LASTING[word]}")
     if word == "WRONGTYPE":
-        return BackendError(f"{where}: a key of ours holds something else: is the prefix used by another program? ({text})")
+        return BackendError(f"{where}: a key of jobs holds something else: does another program use the prefix? ({text})")
     if isinstance(error, redis.exceptions.InvalidResponse):
-        return BackendError(f"{where}: what answers there is no Redis, or wants TLS ({text})")
+        return BackendError(f"{where}: the server there is not Redis, or requires TLS ({text})")
     if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
-        doubt = ": does it speak TLS?" if where.startswith("rediss:") and "connecting" in text else ""
+        doubt = ": does it use TLS?" if where.startswith("rediss:") and "connecting" in text else ""
         return BackendUnavailable(f"{where} does not answer in time{doubt}")
     if isinstance(error, redis.exceptions.ConnectionError | OSError):
         return BackendUnavailable(f"{where} cannot be reached: {_unreachable(error) or text}")

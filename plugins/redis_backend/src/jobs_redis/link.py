@@ -93,7 +93,7 @@ def _to_master(target: Target) -> Connect:
         connection.send_command("ROLE")
         if connection.read_response()[0] != b"master":
             connection.disconnect()
-            raise redis.exceptions.ReadOnlyError("the sentinels' master is none yet")
+            raise redis.exceptions.ReadOnlyError("the sentinels' master is not a master yet")
         return connection
 
     return connect

@@ -49,7 +49,7 @@ class Sentinels:
         except (redis.RedisError, OSError) as error:
             if code(error) in ("NOAUTH", "WRONGPASS") and "without any password" not in str(error):
                 mend = "?sentinel_username=…&sentinel_password=…"
-                raise BackendError(f"{where} wants its own password, or another one than was given: {mend}") from None
+                raise BackendError(f"{where} requires a password of its own, or a different one: {mend}") from None
             raise translated(error, where) from None
         finally:
             connection.disconnect()

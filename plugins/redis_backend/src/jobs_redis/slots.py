@@ -69,7 +69,7 @@ class Nodes:
             found = [address for first, last, address in self._slots if first <= slot <= last]
             if not found:
                 self.forget()
-                raise BackendUnavailable(f"{self._target.shown}: nobody serves slot {slot} of the cluster")
+                raise BackendUnavailable(f"{self._target.shown}: no node serves slot {slot} of the cluster")
             address = self._by_key[key] = found[0]
         return address
 
@@ -106,7 +106,7 @@ class Nodes:
                 self.forget()
                 return ask(self._to(moved.address))
         except Moved as moved:
-            raise BackendUnavailable(f"{self._target.shown}: the nodes do not agree on who has a slot: {moved}") from None
+            raise BackendUnavailable(f"{self._target.shown}: the nodes do not agree on the owner of a slot: {moved}") from None
         except BackendUnavailable:
             self.forget()  # it may have failed over: ask again next time
             raise

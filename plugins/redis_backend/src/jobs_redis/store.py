@@ -88,7 +88,8 @@ class Store:
         schema = int(self._run(scripts.OPEN, owner, self._lease, SCHEMA))
         if schema > SCHEMA:
             raise BackendError(
-                f"the store {self.keys.base} is of schema version {schema}, this jobs-redis knows {SCHEMA}: upgrade it"
+                f"the store {self.keys.base} has schema version {schema}, but this jobs-redis knows {SCHEMA}: upgrade "
+                "jobs-redis"
             )
 
     def heartbeat(self, owner: str) -> Heartbeat:

@@ -113,14 +113,14 @@ def _number(url: str, text: str) -> int:
     found = number(text)
     if found is None:
         shown = repr(text) if redact(url) == url else "the database, or replicas,"  # or what is part of a password
-        raise _wrong(url, f"{shown} is no number")
+        raise _wrong(url, f"{shown} is not a number")
     return found
 
 
 def _port(url: str, text: str) -> int:
     found = number(text)
     if found is None or not 0 < found < 65536:
-        raise _wrong(url, "the port is no number from 1 to 65535")
+        raise _wrong(url, "the port is not a number from 1 to 65535")
     return found
 
 

@@ -42,7 +42,7 @@ def status_command(context: click.Context, as_json: bool) -> None:
     config = _config(context)
     url = config.backend or ""
     if not url.startswith(("zmq+tcp://", "zmq+ipc://")):
-        raise click.UsageError('backend is no broker: status asks the one that `backend = "zmq+…"` names')
+        raise click.UsageError('backend is not a broker: status asks the one named in `backend = "zmq+…"`')
     backend = ZeromqBackend(url, BackendOptions(base_dir=config.base_dir))
     try:
         backend.open(None)
@@ -69,7 +69,7 @@ def _shown(value: Any) -> str:
 
 @broker_command.command("keygen")
 @click.argument("directory", type=click.Path(path_type=Path), default=Path("keys"), required=False)
-@click.option("--client", "clients", metavar="NAME", multiple=True, help="Make a key for a client of this name, and let it in.")
+@click.option("--client", "clients", metavar="NAME", multiple=True, help="Make a key for a client of this name, and accept it.")
 def keygen_command(directory: Path, clients: tuple[str, ...]) -> None:
     """Make CURVE keys in DIRECTORY (default: keys): the broker's, if it has none, and its clients'.
 

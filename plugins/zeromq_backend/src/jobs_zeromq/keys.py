@@ -38,10 +38,10 @@ def make_broker(directory: Path) -> Path:
 def make_client(directory: Path, name: str) -> Path:
     """Make a client's pair and let it in; its secret key's file. Raises BackendError if the name is taken."""
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or name == BROKER or len(name) > 64:
-        raise BackendError(f"{name[:80]!r} is no name for a client: use up to 64 letters, digits, - and _")
+        raise BackendError(f"invalid client name {name[:80]!r}: use up to 64 letters, digits, - and _")
     public, secret = directory / CLIENTS / f"{name}.key", directory / f"{name}.key_secret"
     if public.exists() or secret.exists():
-        raise BackendError(f"{public}: there is a client of that name already: remove its files first, or choose another")
+        raise BackendError(f"{public}: a client of that name already exists: remove its files first, or choose another name")
     _make(directory, name)
     (directory / f"{name}.key").rename(public)
     return secret
@@ -71,9 +71,9 @@ def load_pair(path: Path) -> tuple[bytes, bytes]:
     """A public key and its secret; raises BackendError, also if others may read the file."""
     public, secret = _load(path)
     if secret is None:
-        raise BackendError(f"{path}: holds no secret key: name the file that ends in .key_secret")
+        raise BackendError(f"{path}: contains no secret key: use the file that ends in .key_secret")
     if path.stat().st_mode & 0o077:
-        raise BackendError(f"{path}: others may read this secret key: chmod 600 {path}")
+        raise BackendError(f"{path}: other users may read this secret key: chmod 600 {path}")
     return public, secret
 
 
@@ -83,7 +83,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     try:
         return zmq.auth.load_certificate(path)
     except (OSError, ValueError) as error:
-        raise BackendError(f"{path}: is no key that `jobsctl broker keygen` made: {error}") from None
+        raise BackendError(f"{path}: is not a key that `jobsctl broker keygen` made: {error}") from None
 
 
 class AllowList:

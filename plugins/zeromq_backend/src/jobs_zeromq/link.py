@@ -362,31 +362,31 @@ class Link:
     def _handshake(self, give_up: float) -> None:
         """Wait until the connection is up."""
         assert self._monitor is not None
-        reason = "cannot be reached: does `jobsctl broker` run there?"
+        reason = "cannot be reached: is `jobsctl broker` running there?"
         while True:
             rest = give_up - time.monotonic()
             if rest <= 0 or not self._monitor.poll(int(rest * 1000) + 1):
                 raise _Gone(reason)
             event, status = self._event()
             if event == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL and self.address.broker:
-                reason = f"cannot be reached: who listens there hangs up: is {self.address.broker} its public key?"
+                reason = f"cannot be reached: the other end hangs up: is {self.address.broker} its public key?"
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 return
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self.drop()
                 if status == NO_ROOM:  # at once: to knock again and again is no use, and a burden
                     raise BackendUnavailable(
-                        f"the broker at {self.address.shown} lets nobody else in: it has no descriptor left for another client"
+                        f"the broker at {self.address.shown} accepts no more clients: it has no descriptor left"
                     )
                 raise BackendError(
-                    f"the broker at {self.address.shown} does not let this client in: "
-                    "its public key has to lie among the broker's clients (`jobsctl broker keygen`)"
+                    f"the broker at {self.address.shown} does not accept this client: its public key must be among the "
+                    "broker's clients (`jobsctl broker keygen`)"
                 )
             if event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
                 self.drop()
                 raise BackendError(
-                    f"{self.address.shown}: one end encrypts and the other does not, or it is no broker of jobs: "
-                    "compare the keys in the URL with the broker's configuration"
+                    f"{self.address.shown}: one end encrypts and the other does not, or it is not a broker of jobs: compare "
+                    "the keys in the URL with the broker's configuration"
                 )
 
     def _event(self) -> tuple[int, int]:

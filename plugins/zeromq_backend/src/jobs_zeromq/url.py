@@ -43,12 +43,12 @@ def parse(url: str, base_dir: Path) -> Address:
     else:
         host, port = host_and_port(parts.hosts)
         if parts.path or not host or port is None:
-            raise BackendError(f"{shown}: expected zmq+tcp://host:port, or zmq+ipc:///path of a socket")
+            raise BackendError(f"{shown}: expected zmq+tcp://host:port, or zmq+ipc:///path/of/a/socket")
         endpoint = tcp_endpoint(host, port or DEFAULT_PORT)
         if not files and not is_loopback(host):
             raise BackendError(
-                f"{shown}: beyond this machine the connection has to be encrypted: "
-                "make keys with `jobsctl broker keygen` and name them, ?key=NAME.key_secret&broker=broker.key"
+                f"{shown}: beyond this machine the connection must be encrypted: make keys with `jobsctl broker keygen` and "
+                "name them, ?key=NAME.key_secret&broker=broker.key"
             )
     return Address(shown, endpoint, files.get("key"), files.get("broker"))
 

@@ -132,7 +132,7 @@ class Connection:
         kind = network_type(self.path.parent)
         if kind:
             raise BackendError(
-                f"{self.path} lies on a network file system ({kind}), where SQLite's locks do not hold: "
+                f"{self.path} is on a network file system ({kind}), where SQLite's locks do not work: "
                 "put it on a local disk, or use a backend with a server"
             )
         with self.translated(), self.lock:
@@ -268,8 +268,8 @@ class Connection:
         if found:
             kind, name = found
             raise BackendError(
-                f"{self.path} has a {kind} that is not of jobs, {str(name)[:100]!r}: it would run within every step of a job. "
-                f"Remove it (DROP {kind.upper()}), if you know where it comes from, or move the file away"
+                f"{self.path} has a {kind} that does not belong to jobs, {str(name)[:100]!r}: it would run in every operation "
+                f"on a job. Remove it (DROP {kind.upper()}), if you know where it comes from, or move the file away"
             )
 
     # -- transactions ----------------------------------------------------------------------------
@@ -382,13 +382,13 @@ class Connection:
     def wrong_values(self, error: Exception) -> BackendError:
         """The error for values of a kind that we never wrote, in the file or on the way into it."""
         return BackendError(
-            f"{self.path} holds, or was given, what no release of jobs writes ({type(error).__name__}: {error})"
+            f"{self.path} contains, or was given, data that no release of jobs writes ({type(error).__name__}: {error})"
         )
 
     def translation(self, error: sqlite3.Error) -> BackendError:
         text = str(error)
         if _is_busy(error):
-            return BackendUnavailable(f"{self.path} is locked by another process for more than {BUSY_TIMEOUT:g} s")
+            return BackendUnavailable(f"{self.path} has been locked by another process for more than {BUSY_TIMEOUT:g} s")
         if "full" in text:
             return QueueFull(f"{self.path}: the disk is full: make room; jobs already queued are safe")
         if "readonly" in text or "read-only" in text:
@@ -397,7 +397,7 @@ class Connection:
             return BackendError(f"{self.path} cannot be opened: does the directory exist, and may this user write there?")
         if "not a database" in text or "malformed" in text or "corrupt" in text:
             return BackendError(
-                f"{self.path} is damaged or no SQLite database ({text}): move it away to start with an empty queue, "
+                f"{self.path} is damaged or not a SQLite database ({text}): move it away to start with an empty queue, "
                 "or restore a copy; `sqlite3 FILE .recover` may save its jobs"
             )
         if "disk I/O" in text:

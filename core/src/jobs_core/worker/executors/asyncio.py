@@ -81,8 +81,10 @@ class AsyncExecutor(Executor):
         except (asyncio.CancelledError, RuntimeError):
             if self._loop.is_closed():
                 raise
-            what = "cancelled the tasks of others" if serving.done() else "stopped the event loop"
-            boundary.log(logger, logging.ERROR, "a job has %s, which all jobs of this worker share; they go on", what)
+            what = "cancelled tasks that are not its own" if serving.done() else "stopped the event loop"
+            boundary.log(
+                logger, logging.ERROR, ("a job has %s; all jobs of this worker share the event loop, and continue"), what
+            )
         except BaseException as error:  # of a callback that ends the loop, or of a signal's handler
             self.outlive(None, error)
         return False

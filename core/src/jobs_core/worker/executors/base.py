@@ -79,7 +79,7 @@ class Executor(abc.ABC):
         What a job leaves behind can raise there, between any two instructions: a trace function, the handler of an alarm,
         an exception that was sent to the thread from another. Were it to end the executor, the job would never be settled.
         """
-        text = "code that a job has left behind raised %s in its worker, outside of any job; the jobs go on"
+        text = "code left behind by a job raised %s in its worker, outside of any job; jobs continue"
         boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
         self.upset = True
         if run is None:

@@ -85,7 +85,7 @@ class TasksBackend(BaseTaskBackend):
     def validate_task(self, task: Task) -> None:
         super().validate_task(task)
         for reason in [] if task.queue_name.replace("-", "").replace("_", "").replace(".", "").isalnum() else [task.queue_name]:
-            raise InvalidTask(f"{reason!r} is no topic of jobs: use letters, digits, _, - and .")
+            raise InvalidTask(f"invalid topic name {reason!r}: use letters, digits, _, - and .")
 
     def get_result(self, result_id: str) -> TaskResult:
         """What became of a task. One that was cancelled, or whose result has expired, does not exist any more."""

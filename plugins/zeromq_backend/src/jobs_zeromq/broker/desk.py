@@ -103,7 +103,7 @@ class Desk:
                 tx.options = one.peer.options
                 endings.settle(tx, [(one.request.owner, [Settlement(job.id, job.token, Outcome.RELEASE) for job in jobs])])
         except BackendError as error:
-            logger.warning("%d jobs stay with a worker that is gone until its lease runs out: %s", len(jobs), error)
+            logger.warning("%d jobs stay with a worker that is gone until its lease expires: %s", len(jobs), error)
         else:
             self.news |= tx.wake
 

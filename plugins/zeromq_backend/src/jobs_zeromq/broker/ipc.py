@@ -26,7 +26,7 @@ class PrivateSocket:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise BackendError(f"{path}: another broker listens there: stop it first, or choose another path") from None
+            raise BackendError(f"{path}: another broker is listening there: stop it first, or choose another path") from None
 
     def close(self) -> None:
         """Leave the path to others."""
@@ -44,5 +44,5 @@ def private_directory(directory: Path) -> None:
         raise BackendError(f"{directory}: {error.strerror}") from None
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise BackendError(
-            f"{directory}: others may enter the directory of the broker's socket: give it one of its own, chmod 700 {directory}"
+            f"{directory}: other users may enter the directory of the broker's socket: give it its own, chmod 700 {directory}"
         )

@@ -33,11 +33,11 @@ def settings(config: Config) -> Settings:
     base = config.base_dir
     keys = base / broker.keys if broker.keys else None
     if keys is not None and not (keys / "broker.key_secret").exists():
-        raise ConfigError(f"broker.keys: there is no broker.key_secret in {keys}: `jobsctl broker keygen` makes it")
+        raise ConfigError(f"broker.keys: there is no broker.key_secret in {keys}: `jobsctl broker keygen` creates it")
     listen = broker.listen
     if not listen:
         if scheme(config.backend or "") not in ("zmq+tcp", "zmq+ipc"):
-            raise ConfigError('broker.listen: say where, or set backend = "zmq+tcp://127.0.0.1:7788", as its clients do')
+            raise ConfigError('broker.listen: give an address, or set backend = "zmq+tcp://127.0.0.1:7788", as its clients do')
         listen = [str(config.backend).partition("?")[0]]
     store = broker.store
     if store is None:
@@ -64,10 +64,10 @@ def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
         raise ConfigError(str(error)) from None
     host, port = url.host_and_port(parts.hosts)
     if parts.scheme != "zmq+tcp" or not host or port is None or parts.user or parts.password or parts.path:
-        raise ConfigError(f"{shown}: expected zmq+tcp://127.0.0.1:7788, or zmq+ipc:///path of a socket")
+        raise ConfigError(f"{shown}: expected zmq+tcp://127.0.0.1:7788, or zmq+ipc:///path/of/a/socket")
     if not encrypted and not url.is_loopback(host):
         raise ConfigError(
-            f"{shown} can be reached from other machines: that needs keys. "
+            f"{shown} can be reached from other machines: this needs keys. "
             'Make them with `jobsctl broker keygen`, and set broker.keys = "keys"'
         )
     if host == "localhost":

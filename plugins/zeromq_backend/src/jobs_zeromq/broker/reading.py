@@ -79,7 +79,7 @@ def _check_messages(messages: Sequence[Outgoing]) -> None:
         if not 0 < len(message.id) <= _LONGEST_ID:
             raise Malformed(f"push: an id has 1 to {_LONGEST_ID} characters")
         if not _is_topic(message.topic):
-            raise Malformed(f"push: {message.topic[:200]!r} is no topic name")
+            raise Malformed(f"push: {message.topic[:200]!r} is not a topic name")
         if not 0 <= message.priority <= 9:
             raise Malformed("push: a priority is 0 to 9")
         if not math.isfinite(message.delay):

@@ -234,7 +234,9 @@ class Server:
     def _confirm(self, answers: Sequence[Answered]) -> None:
         """Reply what is true once it is on the disk."""
         if not self._store.is_there():
-            raise BackendError(f"{self._store.path} was removed while the broker ran: jobs would be lost; it ends here")
+            raise BackendError(
+                f"{self._store.path} was removed while the broker was running: jobs would be lost, so the broker stops"
+            )
         for answer in self._desk.synced(answers):
             self._reply(answer)
 
@@ -255,7 +257,7 @@ class Server:
                 self._wait(one)
         elif one.verb is p.RESULT:
             if len(self._results) >= MOST_RESULTS:
-                self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are waited for already: ask again later")))
+                self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are already being waited for: ask again later")))
                 return
             self._results.add(one)
             self._desk.touched.add(one.request.id)

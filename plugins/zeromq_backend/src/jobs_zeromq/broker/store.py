@@ -44,7 +44,7 @@ class Store:
         if existed and not self.path.exists():
             self._unlock()
             raise BackendError(
-                f"{self.path} is gone, though a broker kept jobs there: put it back, or remove {mark} to begin anew"
+                f"{self.path} is gone, although a broker kept jobs there: put it back, or remove {mark} to start afresh"
             )
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)

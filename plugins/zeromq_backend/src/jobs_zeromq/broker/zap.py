@@ -76,4 +76,4 @@ class Doorkeeper:
         now = time.monotonic()
         if now - self._said >= SAY_EVERY:
             self._said = now
-            logger.warning("a client at %s was not let in: its key is not on the list (%d so far)", address, self.refused)
+            logger.warning("a client at %s was refused: its key is not on the list (%d so far)", address, self.refused)
