@@ -58,7 +58,7 @@ def test_what_no_queue_takes_is_an_error_that_says_the_mend_and_the_same_push_go
     channel.queue_unbind("jobs:delay.02", "jobs:delay.02", "*." * (STEPS - 3) + "1.#")
     late, at_once = jobs(delay=0.1)[0], jobs()[0]
     request = new_token()
-    with pytest.raises(BackendError, match=r"no queue takes 1 messages: `jobsctl setup`"):
+    with pytest.raises(BackendError, match=r"no queue takes 1 message: `jobsctl setup`"):
         producer.push([late, at_once], request)
     producer.setup()
     assert producer.push([late, at_once], request) == {}
