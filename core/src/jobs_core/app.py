@@ -108,7 +108,10 @@ class App:
     @property
     def backend_url(self) -> str:
         """Where jobs are kept: as configured, or SQLite in the run directory."""
-        return self.config.backend or urls.of_sqlite(self.run_dir / "jobs.db")
+        if self.config.backend:
+            return self.config.backend
+        config_sources.require_utf8(self.run_dir, "the run directory")
+        return urls.of_sqlite(self.run_dir / "jobs.db")
 
     @property
     def run_dir(self) -> Path:

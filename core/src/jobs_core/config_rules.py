@@ -72,8 +72,10 @@ def text(value: str) -> str | None:
         return "expected a string, got an empty one: leave the key out to use its default"
     if len(value) > LONGEST_TEXT:
         return f"expected at most {LONGEST_TEXT:,} characters, got {len(value):,}"
-    if any(ord(each) < 32 or 127 <= ord(each) < 160 or 0xD800 <= ord(each) < 0xE000 for each in value):
+    if any(ord(each) < 32 or 127 <= ord(each) < 160 for each in value):
         return "expected a string on one line, without control characters"
+    if any(0xD800 <= ord(each) < 0xE000 for each in value):
+        return "expected valid UTF-8; files and directories with other names have to be renamed"
     return None
 
 

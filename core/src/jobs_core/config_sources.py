@@ -110,6 +110,15 @@ def load(
     return Effective(config, reader.sources, path, path.parent if path else cwd)
 
 
+def require_utf8(directory: Path, what: str) -> None:
+    """Raise ConfigError for a directory whose name is no text: it can be neither stored, logged nor shown as it is."""
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:
+        shown = str(directory).encode(errors="backslashreplace").decode()
+        raise ConfigError(f"{what} {shown} is not valid UTF-8: rename the directory, or move the project") from None
+
+
 def working_directory() -> Path:
     """The current directory by the name by which the user went there.
 

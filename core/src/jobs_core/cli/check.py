@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import guard
+from .. import boundary, guard
 from ..app import App
 from ..backends.base import Backend, State
 from ..config import Workers
@@ -47,6 +47,7 @@ class _Checks:
         self._quiet = quiet
 
     def add(self, mark: str, what: str, text: str, code: Exit = Exit.FAILED) -> None:
+        text = boundary.storable(text, boundary.LONGEST_TRACEBACK)  # paths and errors may hold halves of characters
         self._on_add(mark, what, text, code)
         state = {output.GOOD: "good", output.WARN: "warning"}.get(mark, "bad")
         self.found.append({"check": what, "state": state, "text": text})

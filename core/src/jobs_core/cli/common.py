@@ -45,7 +45,9 @@ class Context:
         """The configuration with its sources."""
         if self._effective is None:
             try:
-                self._effective = config_sources.load(self.config_file)
+                effective = config_sources.load(self.config_file)
+                config_sources.require_utf8(effective.config.base_dir, "the project's directory")
+                self._effective = effective
             except ConfigError as error:
                 self.broken = error
                 raise

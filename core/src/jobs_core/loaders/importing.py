@@ -44,7 +44,7 @@ def place_of(thread: int) -> str:
     frame = sys._current_frames().get(thread)
     frames = [each for each in traceback.extract_stack(frame) if not each.filename.startswith(MACHINERY)] if frame else []
     places = [each for each in frames if not each.filename.startswith(LIBRARIES)] or frames
-    return f"{places[-1].filename}:{places[-1].lineno}  {places[-1].line}" if places else ""
+    return boundary.storable(f"{places[-1].filename}:{places[-1].lineno}  {places[-1].line}") if places else ""
 
 
 def add_to_path(directory: Path) -> None:
