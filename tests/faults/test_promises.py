@@ -98,12 +98,12 @@ def test_a_worker_stopped_for_longer_than_its_lease_is_told_and_goes_on(project)
     second = project.worker()
     project.until_noted("end long")
     first.signal(signal.SIGCONT)
-    first.until_said("elsewhere too")
+    first.until_said("as well")
     second.stop()
     project.push("note", "after")
     project.until_noted("note after")
     assert project.times("end long") == 2
-    assert "going on as" in first.output
+    assert "continuing as" in first.output
 
 
 def test_early_acknowledgement_is_at_most_once(project):

@@ -86,7 +86,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
     for worker in workers:
         worker.until_said("answers again")
         assert "elsewhere" not in worker.output
-        assert "going on as" not in worker.output
+        assert "continuing as" not in worker.output
 
 
 def test_a_connection_that_fell_silent_is_noticed_within_10_s(project, server):
@@ -160,7 +160,7 @@ def test_a_worker_serves_on_after_somebody_has_deleted_everything(redis_project,
     project.push("note", "before")
     project.until_noted("note before")
     server.command("FLUSHALL")
-    worker.until_said("going on as")
+    worker.until_said("continuing as")
     project.push("note", "after")
     project.until_noted("note after")
 

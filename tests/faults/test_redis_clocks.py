@@ -59,7 +59,7 @@ def test_a_jump_of_the_servers_clock_costs_nobody_the_lease_and_dead_workers_are
         clock.move(jump)
         project.until_noted("end one", "end two")
         assert starts(project) == {"one": 1, "two": 1}
-        assert not any("elsewhere" in worker.output or "going on as" in worker.output for worker in workers)
+        assert not any("another worker is running" in worker.output or "continuing as" in worker.output for worker in workers)
         project.push("note", "after")
         project.until_noted("note after")
         # What is due is due by the server's clock.
