@@ -164,8 +164,8 @@ def completion_command(shell: str) -> None:
 
     bash and zsh: eval "$(jobsctl completion bash)"; fish: jobsctl completion fish | source
 
-    Shells have a builtin called `jobs`, which wins over ours. The script makes `jobs` run ours when it is given a
-    command of ours, and the builtin otherwise.
+    Shells have a builtin called `jobs`, which takes precedence. The script makes `jobs` run this program if the first
+    argument is one of its commands, and the builtin otherwise.
     """
     from click.shell_completion import get_completion_class
 

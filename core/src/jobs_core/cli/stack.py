@@ -31,12 +31,12 @@ _LOOK = 0.01
 
 @click.command("stack")
 @click.argument("pid", type=click.IntRange(1, 2**22))
-@click.option("--all", "-a", "everything", is_flag=True, help="Show every thread and frame, including those of jobs itself.")
+@click.option("--all", "-a", "everything", is_flag=True, help="Show every thread and frame, including those of this package.")
 @pass_context
 def stack_command(context: Context, pid: int, everything: bool) -> None:
     """Print the stack of every thread and asyncio task of the running worker PID, most recent call first.
 
-    Threads that run the application's code come first, without the frames of jobs that call it.
+    Threads that run the application's code come first; frames inside this package are omitted.
 
     Its jobs are not disturbed. Thread stacks are shown even if the worker hangs in C code; the tasks of its event loop,
     grouped by stack, if its main thread answers within a second. `jobsctl status` lists the workers.

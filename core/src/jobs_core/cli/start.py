@@ -58,7 +58,7 @@ give_up_option = click.option("--give-up", is_flag=True, help="With --daemon: st
 def start_command(context: Context, daemon: bool, wait: float, give_up: bool, reload: bool) -> None:
     """Start the supervisor and its workers: in the foreground, logging to standard error or to logs.file.
 
-    In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. If one is already
+    In the background (--daemon) it logs to logs.file, or jobs.log in the run directory. If a supervisor is already
     running, nothing happens and the exit code is 0: a crontab line may run this every minute. If the backend does not
     answer, the supervisor waits for it: --daemon says so, and returns after --wait.
     """
