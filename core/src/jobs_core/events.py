@@ -305,6 +305,14 @@ class KillingWorker(Event, frozen=True):
     reason: str
 
 
+class WorkerSpared(Event, frozen=True):
+    """A worker that was about to be killed is working again: it is not killed."""
+
+    owner: str
+    pid: int
+    pool: str
+
+
 class JobsHandedBack(Event, frozen=True):
     """A dead worker's jobs are in their topics again."""
 
@@ -445,6 +453,7 @@ LEVELS: dict[type[Event], int] = {
     WorkerDied: logging.ERROR,
     CannotStart: logging.ERROR,
     KillingWorker: logging.ERROR,
+    WorkerSpared: logging.WARNING,
     JobsHandedBack: logging.WARNING,
     PoolGrows: logging.INFO,
     PoolShrinks: logging.INFO,

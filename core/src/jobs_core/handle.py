@@ -39,8 +39,10 @@ class JobHandle(Struct, Generic[T], eq=False):
     job: Any
     topic: str
     stores_result: bool
-    created: bool = True
+    created: bool | None = True
     """False if a job with the same unique key, or the id that was chosen, was there before: this is its handle.
+
+    None for a follow-up (`current_job().enqueue`): it is sent when its job ends, and nobody knows before.
 
     Where a backend lacks `known_ids` (RabbitMQ without `[results]`), a chosen id counts as new.
     """

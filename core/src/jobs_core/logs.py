@@ -127,6 +127,10 @@ def sentence(event: Event) -> str:
             return f"pool {pool} is short of a worker, retrying {_soon(restart_in)}: {error}"
         case events.KillingWorker(owner, pid, pool, reason):
             return f"worker {owner} ({pid}) of pool {pool} is being killed, after its stacks were written: {reason}"
+        case events.WorkerSpared(owner, pid, pool):
+            return (
+                f"worker {owner} ({pid}) of pool {pool} is working again and was not killed: the request for its stacks woke it"
+            )
         case events.JobsHandedBack(owner, released, charged):
             return f"{count(released, 'job')} of dead worker {owner} went back to their topics; {charged} had started"
         case events.PoolGrows(pool, before, after):

@@ -276,6 +276,24 @@ def test_a_follow_up_after_the_end_of_the_run_raises(app, registry, mode):
     assert "has ended" in text
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("options", [{}, {"id": "chosen"}, {"unique": "key"}, {"id": "own"}])
+def test_a_follow_up_does_not_claim_to_be_created_before_it_is_sent(app, registry, mode, options):
+    created: list[object] = []
+
+    @job(registry=registry, name="follow", retries=0)
+    def follow() -> None: ...
+
+    @job(registry=registry, name="first", retries=0)
+    def first() -> None:
+        created.extend(current_job().enqueue(follow.using(**options)).created for _ in range(2))
+
+    first.using(id="own").enqueue()
+    drain(app, mode)
+    assert created == [None, None]
+    assert follow.using(id="now").enqueue().created is True
+
+
 def in_the_run(wait: Any) -> None:
     wait()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .. import events
 from ..scoreboard.layout import Phase
-from ..scoreboard.reader import Header, WorkerFile
+from ..scoreboard.reader import Entry, Header, WorkerFile
 from .loop import Loop
 from .pool import Pool
 from .worker import Worker
@@ -97,7 +97,8 @@ class Watchdog:
     def _look_at(self, pool: Pool, worker: Worker, file: WorkerFile, header: Header, running: int, now: float) -> None:
         silent = now - max(header.beat, self._awake_since)
         if silent > SILENCE * self._lease():
-            self._kill(worker, f"no heartbeat for {silent:.0f} s: a job held the interpreter, or the process was stopped")
+            why = f"no heartbeat for {silent:.0f} s: a job held the interpreter, or the process was stopped"
+            self._kill(worker, why, still=lambda file: file.header().beat == header.beat)
             return
         if header.phase != Phase.OFFLINE:
             worker.offline_since = None
@@ -109,14 +110,22 @@ class Watchdog:
                 return
         if not running:
             return
+        late = self._late(worker, file, header, now)
+        if late is not None:
+            why = f"{late.job} {late.id} ran {late.seconds(now):.0f} s and ignored its timeout"
+            self._kill(worker, why, culprit=late.id, still=lambda file: self._late(worker, file, file.header(), now) == late)
+
+    def _late(self, worker: Worker, file: WorkerFile, header: Header, now: float) -> Entry | None:
+        """The first run here that should have ended, and that its worker's courier cannot end.
+
+        Its own courier ends a run, if it can: one that has made a turn since then holds the interpreter no longer.
+        """
         grace = float(worker.settings.timeout_grace)
         for entry in file.entries():
             ends = max(entry.deadline, self._awake_since) + grace
-            # Its own courier ends a run, if it can: one that has made a turn since then holds the interpreter no longer.
             if entry.deadline and now > ends + COURIER_FIRST and header.beat < ends:
-                late = f"{entry.job} {entry.id} ran {entry.seconds(now):.0f} s and ignored its timeout"
-                self._kill(worker, late, culprit=entry.id)
-                return
+                return entry
+        return None
 
     def _is_due(self, pool: Pool, worker: Worker, now: float) -> None:
         """Old or large: to be replaced, between jobs."""
@@ -128,16 +137,35 @@ class Watchdog:
         elif worker.is_too_large(now):
             pool.replace(worker, "max_memory")
 
-    def _kill(self, worker: Worker, why: str, *, culprit: str = "", charge: bool = True) -> None:
-        """Stacks first: they say what hung, and the next instant nobody could tell."""
+    def _kill(
+        self,
+        worker: Worker,
+        why: str,
+        *,
+        culprit: str = "",
+        charge: bool = True,
+        still: Callable[[WorkerFile], bool] = lambda file: True,
+    ) -> None:
+        """Stacks first: they say what hung, and the next instant nobody could tell.
+
+        The signal for them may wake what hung, as it interrupts system calls. A worker for which `why` holds no more (`still`)
+        has gone on to other jobs, and is spared for them.
+        """
         if worker.killed_for or worker.doomed:
             return
         worker.doomed = True
         events.emit(events.KillingWorker(worker.owner, worker.pid, worker.spec.pool, why))
         worker.dump_stacks()
-        self._loop.after(
-            STACKS_PATIENCE, lambda: worker.kill(f"killed: {why}", culprit=culprit, charge=charge, run_dir=self._run_dir)
-        )
+
+        def kill() -> None:
+            file = worker.file(self._run_dir)
+            if file is None or still(file):
+                worker.kill(f"killed: {why}", culprit=culprit, charge=charge, run_dir=self._run_dir)
+            else:
+                worker.doomed = False
+                events.emit(events.WorkerSpared(worker.owner, worker.pid, worker.spec.pool))
+
+        self._loop.after(STACKS_PATIENCE, kill)
 
     def _measure(self, pool: Pool, done: int, busy: int, now: float) -> None:
         """Jobs a second of a pool, for scaling. Workers that left take their count along: then there is no rate this time."""

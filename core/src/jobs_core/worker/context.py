@@ -99,7 +99,9 @@ class JobContext:
                 f"{self.name} {self.id} has ended: follow-ups are sent with its acknowledgement, which has already happened. "
                 f"Wait for your threads before the job ends, or call {job.name}.enqueue()"
             )
-        return app.handle(call, message)
+        handle = app.handle(call, message)
+        handle.created = None  # not before it is sent, and then a job with its key or id may be there
+        return handle
 
     def __repr__(self) -> str:
         return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
