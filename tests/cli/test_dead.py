@@ -117,7 +117,7 @@ def test_of_many_ids_those_that_are_no_dead_letters_are_named_with_what_they_are
     text = project.here(*command.split(), "nosuch", dead, waiting, dead, code=1)
     assert text.splitlines() == [
         says,
-        "jobs: nosuch is not in the dead letters: no such job is known",
+        "jobs: nosuch is not in the dead letters: unknown job",
         f"jobs: {waiting} is not in the dead letters: it is ready",
     ]
 

@@ -131,18 +131,18 @@ def test_a_plugin_that_is_no_longer_imported_hides_nothing(project: Project, lon
 
 
 BROKEN_LINES = {  # what stands in line 3, what is said of it, where; and how to fix it
-    "backend = redis://:secret@host": ("not valid TOML: Invalid value", "stands in quotes"),
-    "lease = 30s": ("not valid TOML", "stands in quotes"),
-    "lease = 30 s": ("not valid TOML", "stands in quotes"),
+    "backend = redis://:secret@host": ("not valid TOML: Invalid value", "needs quotes"),
+    "lease = 30s": ("not valid TOML", "needs quotes"),
+    "lease = 30 s": ("not valid TOML", "needs quotes"),
     "lease =": ("not valid TOML: Invalid value", "the value is missing"),
-    "lease: 30": ("not valid TOML: Expected '='", "joined by =, not by a colon"),
+    "lease: 30": ("not valid TOML: Expected '='", "separated by =, not by a colon"),
     "preload = True": ("not valid TOML: Invalid value", "write true or false, in lower case"),
-    "backend = None": ("not valid TOML: Invalid value", "leave the key out for its default"),
+    "backend = None": ("not valid TOML: Invalid value", "leave the key out to use its default"),
     "<<<<<<< HEAD": ("not valid TOML: Invalid statement", "keep one of the two sides"),
     "[pools.mail": ("not valid TOML", "[pools.default]"),
-    'prefix = "C:\\jobs"': ("not valid TOML: Unescaped", "a backslash is written twice"),
-    'prefix = "jobs': ("not valid TOML", "the text is not closed"),
-    'modules = ["a" "b"]': ("not valid TOML: Unclosed array", "have commas"),
+    'prefix = "C:\\jobs"': ("not valid TOML: Unescaped", "write a backslash twice"),
+    'prefix = "jobs': ("not valid TOML", "the string is not closed"),
+    'modules = ["a" "b"]': ("not valid TOML: Unclosed array", "with commas"),
     'lease = "soon"': ("lease: expected a duration", 'such as "30s"'),
     "leese = 30": ("leese: unknown key", 'did you mean "lease"?'),
     "pools.mail.mode = 'zync'": ("pools.mail.mode: expected one of", "sync, threads, async"),
@@ -180,13 +180,13 @@ def test_a_broken_file_is_told_with_its_line_and_the_fix(tmp_path: Path, line: s
 
 def test_what_stands_twice_is_told_with_both_lines(tmp_path: Path):
     (tmp_path / "jobs.toml").write_text('lease = 1\n[pools.a]\nworkers = 1\nmode = """\nlease = 1\n"""\nworkers = 2\n')
-    with pytest.raises(ConfigError, match=r"pools\.a\.workers stands at line 3 and at line 7: keep one"):
+    with pytest.raises(ConfigError, match=r"pools\.a\.workers is set on line 3 and again on line 7: keep one"):
         config_sources.load(tmp_path / "jobs.toml", environ={})
 
 
 def test_a_list_that_is_never_closed_is_told_as_that(tmp_path: Path):
     (tmp_path / "jobs.toml").write_text('modules = [\n"a",\n"b"\n')
-    with pytest.raises(ConfigError, match="Unclosed array.*: a quote or a bracket that was opened is never closed"):
+    with pytest.raises(ConfigError, match="Unclosed array.*: an opening quote or bracket is never closed"):
         config_sources.load(tmp_path / "jobs.toml", environ={})
 
 
@@ -205,8 +205,8 @@ def test_a_command_that_a_broken_file_keeps_from_working_says_so(project: Projec
     assert said[0].startswith("jobs: jobs.toml: lease: expected a duration")
     assert said[0].endswith("(at line 3)")
     assert said[1:] == [
-        "jobs: until that is fixed no command works but for what runs already (status, top, stack, quiet, scale, stop, exit); "
-        "`jobsctl check` checks it again"
+        "jobs: until this is fixed, only commands for a running supervisor work (status, top, stack, quiet, scale, stop, "
+        "exit); `jobsctl check` checks it again"
     ]
 
 
@@ -267,7 +267,7 @@ def test_a_restart_with_code_whose_import_hangs_stops_nothing(project: Project, 
     monkeypatch.setattr(apart, "IMPORT_TIMEOUT", 0.3)
     (project.root / "tasks.py").write_text("import time\ntime.sleep(1000)\n")
     text = project.here("restart", code=2)
-    assert 'the module "tasks" is not imported after 0.3 s' in text
+    assert 'the module "tasks" is still not imported after 0.3 s' in text
     assert "tasks.py:2  time.sleep(1000)" in text
     assert process.alive()
     project.here("exit")

@@ -94,7 +94,7 @@ def test_the_design_page_example_is_read(read):
         ('[schedule.x]\njob="a.b"\ncron="* * * * *"\nevery="5s"', "needs either cron or every"),
         (
             '[schedule.x]\njob="a.b"\nevery="5s"\ntz="Asia/Tokyo"',
-            "jobs.toml: schedule.x.tz: belongs to cron, and this entry has every",
+            "jobs.toml: schedule.x.tz: belongs to cron, but this entry has every",
         ),
     ],
 )

@@ -277,8 +277,8 @@ def test_a_configuration_in_code_says_what_it_takes_as_its_file_does(kind):
 @pytest.mark.parametrize(
     ("kind", "slip", "near"),
     [
-        (Backoff, "frist", "did you mean first?"), (Backoff, "xyz", "there are first, longest"),
-        (Unique, "scop", "did you mean scope?"), (Unique, "xyz", "there are key, scope, conflict"),
+        (Backoff, "frist", "did you mean first?"), (Backoff, "xyz", "choose from first, longest"),
+        (Unique, "scop", "did you mean scope?"), (Unique, "xyz", "choose from key, scope, conflict"),
         (config.Config, "modles", "did you mean modules"), (config.Pool, "topcs", "did you mean topics"),
     ],
 )  # fmt: skip

@@ -77,15 +77,15 @@ def _takes(number: int, to: str = "", *rest: int, **more: int) -> None: ...
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("{nope}", r"names {nope}, which is no parameter of the function: it may name {number}, {to}, {rest}, {more}"),
+        ("{nope}", r"names {nope}, which is not a parameter of the function: it may name {number}, {to}, {rest}, {more}"),
         ("mail-{number}-{nope.name}", "names {nope}"),
         ("{number:{nope}}", "names {nope}"),
         ("{}", r"names {}"),
         ("{0}", r"names {0}"),
         ("{Number}", r"names {Number}"),
-        ("{number", "is no template"),
-        ("{number}}", "is no template"),
-        ("{number!x}", r"is no template \(unknown conversion !x\)"),
+        ("{number", "is not a template"),
+        ("{number}}", "is not a template"),
+        ("{number!x}", r"is not a template \(unknown conversion !x\)"),
     ],
 )
 def test_a_unique_key_that_no_call_could_fill_in_is_refused_when_it_is_written(registry, key, says):
@@ -106,7 +106,7 @@ def test_a_unique_key_may_name_parameters_and_hold_braces(registry, key):
 
 
 def test_a_function_without_parameters_is_told_so(registry):
-    with pytest.raises(JobDefinitionError, match="it may name nothing, for it has no parameters"):
+    with pytest.raises(JobDefinitionError, match="it may name nothing, because it has no parameters"):
         job(registry=registry, name="a", unique="{x}")(lambda: None)
 
 
@@ -115,14 +115,14 @@ def test_a_function_without_parameters_is_told_so(registry):
     [
         (
             {"tz": "Europe/Paris"},
-            r'tz: it belongs to cron, and this job has none: .*@job\(cron="0 3 \* \* \*", tz="Europe/Paris"',
+            r'tz: it belongs to cron, but this job has none: .*@job\(cron="0 3 \* \* \*", tz="Europe/Paris"',
         ),
         ({"tz": "UTC"}, "tz: it belongs to cron"),
         ({"missed": "once"}, "missed: it belongs to cron"),
         ({"missed": "never", "cron": "@daily"}, 'missed: expected "skip" or "once", got \'never\''),
-        ({"cron": 5}, "cron: expected a text, got 5"),
-        ({"cron": "@daily", "tz": None}, "tz: expected a text, got None"),
-        ({"cron": "@daily", "tz": 5}, "tz: expected a text, got 5"),
+        ({"cron": 5}, "cron: expected a string, got 5"),
+        ({"cron": "@daily", "tz": None}, "tz: expected a string, got None"),
+        ({"cron": "@daily", "tz": 5}, "tz: expected a string, got 5"),
     ],
 )
 def test_what_can_never_be_a_time_is_refused_when_it_is_written(registry, options, says):

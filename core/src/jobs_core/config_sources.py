@@ -409,7 +409,7 @@ class _Reader:
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")
             elif entry.cron is None and f"schedule.{name}.tz" in self.sources:
-                self._error(f"schedule.{name}.tz", "belongs to cron, and this entry has every: leave it out")
+                self._error(f"schedule.{name}.tz", "belongs to cron, but this entry has every: leave it out")
 
 
 def too_many_threads(pool: Pool) -> str | None:

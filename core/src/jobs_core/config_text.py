@@ -49,16 +49,16 @@ def _plain(dotted: str) -> str:
 
 
 _SLIPS = (
-    (r"(<<<<<<<|=======|>>>>>>>)", "this is the mark of a merge that is not finished: keep one of the two sides"),
-    (rf"\s*{_DOTTED}\s*:", "a key and its value are joined by =, not by a colon"),
-    (r"[^=]*=\s*(#.*)?$", "the value is missing: write one after the =, or leave the key out for its default"),
+    (r"(<<<<<<<|=======|>>>>>>>)", "this is a merge conflict marker: keep one of the two sides"),
+    (rf"\s*{_DOTTED}\s*:", "a key and its value are separated by =, not by a colon"),
+    (r"[^=]*=\s*(#.*)?$", "the value is missing: write one after the =, or leave the key out to use its default"),
     (r"[^=]*=\s*(True|False|yes|no|on|off)\b", "write true or false, in lower case and without quotes"),
-    (r"[^=]*=\s*(None|null|nil|undefined)\b", "there is no such value: leave the key out for its default"),
-    (r"[^=]*=\s*\d[\d._]*\s+[A-Za-z]", 'a text, a duration or a URL stands in quotes: key = "text"'),
-    (r"""[^=]*=\s*[^\s"'\[{#]*[^\s"'\[{#\d.+_-]""", 'a text, a duration or a URL stands in quotes: key = "text"'),
-    (r"\s*\[[^\]]*$", "a table's name stands in brackets, and closes with one: [pools.default]"),
-    (r"[^=]*=.*\\", "in double quotes a backslash is written twice; in single quotes it stands for itself"),
-    (r"""[^=]*=\s*["'][^"']*$""", "the text is not closed: it ends on this line, with the quote that it began with"),
+    (r"[^=]*=\s*(None|null|nil|undefined)\b", "TOML has no such value: leave the key out to use its default"),
+    (r"[^=]*=\s*\d[\d._]*\s+[A-Za-z]", 'a string, a duration or a URL needs quotes: key = "value"'),
+    (r"""[^=]*=\s*[^\s"'\[{#]*[^\s"'\[{#\d.+_-]""", 'a string, a duration or a URL needs quotes: key = "value"'),
+    (r"\s*\[[^\]]*$", "a table name needs an opening and a closing bracket: [pools.default]"),
+    (r"[^=]*=.*\\", "in double quotes, write a backslash twice; in single quotes, write it once"),
+    (r"""[^=]*=\s*["'][^"']*$""", "the string is not closed: it must end on this line, with the same kind of quote"),
 )
 
 
@@ -72,9 +72,9 @@ def advice(text: str, error: str) -> str:
     line = lines[number - 1] if number <= len(lines) else ""
     found = next((says for pattern, says in _SLIPS if re.match(pattern, line)), None)
     if found is None and match is None:
-        return "a quote or a bracket that was opened is never closed"
-    return (
-        found or "each line is a key = value, a [table], or a # comment; the items of a list and of {a = 1, b = 2} have commas"
+        return "an opening quote or bracket is never closed"
+    return found or (
+        "each line is a key = value, a [table], or a # comment; separate the items of a list and of {a = 1, b = 2} with commas"
     )
 
 
@@ -82,6 +82,6 @@ def _twice(text: str) -> str:
     seen: dict[str, int] = {}
     for number, key in _keys(text):
         if key in seen:
-            return f"{key} stands at line {seen[key]} and at line {number}: keep one"
+            return f"{key} is set on line {seen[key]} and again on line {number}: keep one"
         seen[key] = number
-    return "a key or table stands in the file twice: keep one"
+    return "a key or table appears twice in the file: keep one"

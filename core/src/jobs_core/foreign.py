@@ -238,7 +238,7 @@ SIGNALS: Final = _table(
 """Keywords of `Retry`, `Snooze` and `Discard`."""
 
 _FIRST = Word("the longest wait before the first retry, in seconds", code="Backoff(first=2)")
-_LONGEST = Word("no wait is longer than that, in seconds", code="Backoff(first=2, longest=600)")
+_LONGEST = Word("the longest wait, in seconds", code="Backoff(first=2, longest=600)")
 _DOUBLES = Word("the wait always doubles with every attempt, up to the longest", code="Backoff(first=2, longest=600)")
 _RANDOM = Word("every wait is a random share of what it may be, so leave this out", code="Backoff(first=2, longest=600)")
 
@@ -251,11 +251,12 @@ BACKOFF: Final = _table(
 )
 """Keywords of `Backoff`."""
 
-_SCOPE = Word("scope is how long the key is held: queued, done or a duration", code='Unique(scope="5m")')
+_SCOPE = Word("scope sets how long the key is held: queued, done or a duration", code='Unique(scope="5m")')
 _KEY = Word(
-    "the key is a text that may name arguments, or a function of them; without one, all arguments count", code="Unique(key=str)"
+    "the key is a string that may name arguments, or a function of them; without one, all arguments count",
+    code="Unique(key=str)",
 )
-_CONFLICT = Word("conflict says what becomes of the second job: drop, replace or raise", code='Unique(conflict="replace")')
+_CONFLICT = Word("conflict sets what happens to the second job: drop, replace or raise", code='Unique(conflict="replace")')
 
 UNIQUE: Final = _table(
     ("ttl for for_ timeout expires expiry duration period seconds window within lock_ttl lock_expires lock_timeout", _SCOPE),
@@ -378,10 +379,10 @@ _SCHEDULE: Final = _table(
     ("acks", Word("this belongs to the job's definition", option='acks="early"')),
     ("store_result", Word("this belongs to the job's definition", option="store_result=True")),
     ("aliases", Word("this belongs to the job's definition", option='aliases=["shop.old_name"]')),
-    ("delay", _toml("the schedule says when; to come later, change it", 'cron = "5 3 * * *"')),
+    ("delay", _toml("the schedule sets the time; to run later, change it", 'cron = "5 3 * * *"')),
     (
         "key headers id on_commit",
-        Word("a scheduled job has none, only what it is called with", toml='kwargs = {tenant = "acme"}'),
+        Word("a scheduled job has none, only its arguments", toml='kwargs = {tenant = "acme"}'),
     ),
 )
 

@@ -75,7 +75,7 @@ class JobHandle(Struct, Generic[T], eq=False):
     if not TYPE_CHECKING:  # a type checker refuses `await handle` by itself
 
         def __await__(self):
-            raise NotAwaitable("a handle is not awaited: wait for its result with `await handle.aresult()`")
+            raise NotAwaitable("a handle cannot be awaited: wait for its result with `await handle.aresult()`")
 
     def __repr__(self) -> str:
         name = getattr(self.job, "name", self.job)

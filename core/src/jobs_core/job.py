@@ -342,13 +342,13 @@ def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
     """
     for option, value in (("cron", cron), ("tz", tz)):
         if value is not UNSET and not isinstance(value, str) and (option, value) != ("cron", None):
-            raise JobDefinitionError(f"{name}: {option}: expected a text, got {shown(value)}")
+            raise JobDefinitionError(f"{name}: {option}: expected a string, got {shown(value)}")
     if missed is not UNSET and missed not in ("skip", "once"):
         raise JobDefinitionError(f'{name}: missed: expected "skip" or "once", got {shown(missed)}')
     for option, value in (("tz", tz), ("missed", missed)):
         if cron is None and value is not UNSET:
             raise JobDefinitionError(
-                f"{name}: {option}: it belongs to cron, and this job has none: leave it out, or say when the job runs: "
+                f"{name}: {option}: it belongs to cron, but this job has none: leave it out, or set when the job runs: "
                 f'@job(cron="0 3 * * *", {option}="{value}")'
             )
 

@@ -242,13 +242,13 @@ def refuse_foreign_placeholders(
         names = [*_placeholders(unique.key)]
     except ValueError as error:
         raise JobDefinitionError(
-            f"{where}: unique: the key {key} is no template ({error}): {{{{ and }}}} stand for braces"
+            f"{where}: unique: the key {key} is not a template ({error}): {{{{ and }}}} stand for braces"
         ) from None
     wrong = next((name for name in names if name not in parameters()), None)
     if wrong is not None:
-        there = ", ".join(f"{{{name}}}" for name in parameters()) or "nothing, for it has no parameters"
+        there = ", ".join(f"{{{name}}}" for name in parameters()) or "nothing, because it has no parameters"
         raise JobDefinitionError(
-            f"{where}: unique: the key {key} names {{{wrong}}}, which is no parameter of the function: it may name {there}; "
+            f"{where}: unique: the key {key} names {{{wrong}}}, which is not a parameter of the function: it may name {there}; "
             "{{ and }} stand for braces"
         )
 

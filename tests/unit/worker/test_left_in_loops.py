@@ -100,7 +100,7 @@ async def call_in_a_thread(stage: Stage, loop: asyncio.AbstractEventLoop) -> str
     future = loop.run_in_executor(None, stage.thread.wait)
     future.add_done_callback(lambda future: None if future.cancelled() else stage.ring())
     stage.go_off = stage.thread.set
-    return "a call in an executor, which goes on there"
+    return "a call in an executor, which continues there"
 
 
 async def server(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:

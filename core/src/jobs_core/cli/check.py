@@ -135,7 +135,7 @@ def _run_apart(checks: _Checks, app: App, import_timeout: float) -> None:
     try:
         how = apart(work, hear, what, lambda: import_timeout if loading else None)
     except TookTooLong as error:
-        remedy = "start would wait for it as well; if it is only slow, give it more time with --import-timeout"
+        remedy = "start would wait for it as well; if it is only slow, allow more time with --import-timeout"
         checks.add(output.BAD, "application", importing.not_imported(module, import_timeout, error.place, remedy), Exit.USAGE)
         return
     if how:

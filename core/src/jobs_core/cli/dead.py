@@ -138,7 +138,7 @@ def _instead(context: Context, job_id: str) -> str:
         record = context.operate(lambda backend: backend.get(job_id))
     except NotSupported:
         return ""
-    return f": it is {record.state.value}" if record else ": no such job is known"
+    return f": it is {record.state.value}" if record else ": unknown job"
 
 
 def _find(context: Context, backend: Backend, job_id: str) -> JobRecord:
@@ -149,7 +149,7 @@ def _find(context: Context, backend: Backend, job_id: str) -> JobRecord:
     if record is None:
         fail(
             f"{job_id} is not among the {MOST_DEAD:,} newest dead letters of each topic, and {backend.name}:// cannot look up "
-            "single jobs ([results] url has them recorded)"
+            "single jobs (set [results] url to record them)"
         )
     return record
 

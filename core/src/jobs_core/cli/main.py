@@ -115,8 +115,8 @@ class JobsCommand(click.Group):
                 output.echo(f"jobs: {line}", err=True)
             if isinstance(ctx.obj, Context) and error is ctx.obj.broken:
                 output.echo(
-                    "jobs: until that is fixed no command works but for what runs already (status, top, stack, quiet, scale, "
-                    "stop, exit); `jobsctl check` checks it again",
+                    "jobs: until this is fixed, only commands for a running supervisor work (status, top, stack, quiet, "
+                    "scale, stop, exit); `jobsctl check` checks it again",
                     err=True,
                 )
             raise click.exceptions.Exit(exit_code(error)) from None

@@ -35,8 +35,8 @@ def ended_importing(module: str, how: object) -> str:
 def not_imported(module: str, seconds: float, place: str, remedy: str) -> str:
     """What to say where an import did not end in time."""
     which = f'the module "{module}"' if module else "the application"
-    where = f"it is at\n  {place}\n" if place else "where it is is not known, since it holds the interpreter\n"
-    return f"{which} is not imported after {seconds:g} s: {where}{remedy}"
+    where = f"it is at\n  {place}\n" if place else "its position is not known, because it holds the interpreter\n"
+    return f"{which} is still not imported after {seconds:g} s: {where}{remedy}"
 
 
 def place_of(thread: int) -> str:

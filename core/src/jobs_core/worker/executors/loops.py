@@ -163,7 +163,7 @@ class Traces:
         self._undo.clear()
         for call in list(self._calls):
             if call.cancel():
-                left.append("a call in an executor, which goes on there")
+                left.append("a call in an executor, which continues there")
         self._calls.clear()
         return left
 
