@@ -220,3 +220,63 @@ def test_check_says_it_too(project):
     assert "no pool serves topic mail (tasks.send enqueues to it)" in project.here("check")
     project.configure("[topics.mail]\nserve = false")
     assert "no pool serves topic mail (" not in project.here("check")
+
+
+# -- where jobs are enqueued, and by a lone worker -----------------------------------------------------
+
+ELSEWHERE = TASKS + "\n@job(topic='reports')\ndef report(): ...\n"
+SAYS = "no pool serves topic reports (tasks.report enqueues to it): add it to the topics of a pool"
+
+
+@pytest.mark.parametrize("arguments", [["tasks.report"], ["tasks.note", "--topic", "reports"], ["--json", "lines"]])
+def test_push_says_it_once_of_each_topic(project, arguments):
+    (project.root / "tasks.py").write_text(ELSEWHERE)
+    (project.root / "lines").write_text('{"job": "tasks.report"}\n{"job": "tasks.note"}\n{"job": "tasks.report"}\n')
+    said = project.here("push", *arguments)
+    assert said.count("no pool serves topic reports (") == 1
+    assert said.count("no pool serves") == 1
+    project.configure("[topics.reports]\nserve = false")
+    assert "no pool serves" not in project.here("push", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [
+        ({"modules": ["tasks"]}, True),
+        ({"framework": "django"}, True),
+        ({"pools": {"mail": Pool(topics=["mail"])}}, True),
+        ({"modules": ["tasks"], "topics": {"reports": Topic(serve=False)}}, False),
+        ({"pools": {"mail": Pool(topics=["reports"])}}, False),
+        ({}, False),  # nothing of workers is said where it enqueues: their configuration is another
+    ],
+)
+def test_an_enqueue_warns_once_of_each_topic(registry, caplog, settings, warns):
+    app = App(Config(backend=f"memory://{new_token()}", **settings), registry=registry)
+    report = job(name="tasks.report", topic="reports", registry=registry)(lambda: None)
+    with caplog.at_level(logging.WARNING, "jobs"):
+        for _ in range(3):
+            app.enqueue(report.call())
+            app.enqueue(report.using(delay=3).call())
+    assert [record.getMessage()[: len(SAYS)] for record in caplog.records] == [SAYS] * warns
+    app.close()
+
+
+def test_a_lone_worker_says_it_too_but_not_of_what_it_serves(project):
+    (project.root / "tasks.py").write_text(ELSEWHERE)
+    assert SAYS in project.run("worker", "--drain").stderr
+    assert "no pool serves" not in project.run("worker", "--drain", "--topics", "reports").stderr
+
+
+def test_channels_hear_once_of_jobs_that_wait_for_nobody(keeper_of, caplog, monkeypatch):
+    app, keeper = keeper_of(topics={"reports": Topic(alert_above=1)})
+    sent = []
+    monkeypatch.setattr(keeper._alerts, "_send", sent.append)
+    look(keeper, caplog)
+    assert sent == []
+    push(app, "reports")
+    look(keeper, caplog)
+    look(keeper, caplog)
+    [alert] = sent
+    assert alert.title == "jobs: no pool serves topic reports"
+    assert "add it to a pool's topics, or set serve = false in [topics.reports]" in alert.text
+    assert (alert.facts["kind"], alert.facts["ready"]) == ("unserved", 1)

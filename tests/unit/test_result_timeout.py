@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from jobs_core import ResultTimeout, job
+from jobs_core import App, ResultTimeout, job
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Config, Pool
 from jobs_core.deadline import left
 from jobs_core.errors import BackendUnavailable
+from jobs_core.explain import no_supervisor
 from jobs_core.ids import new_token
+from jobs_core.supervisor.pidfile import PidFile
+
+
+def _add() -> int:
+    return 1
+
+
+@contextlib.contextmanager
+def supervised(run_dir: Path) -> Iterator[None]:
+    held = PidFile(run_dir)
+    yield
+    held.close()
 
 
 @pytest.fixture
@@ -63,6 +80,20 @@ def test_the_timeout_says_what_is_known_of_the_job(app, add, before, delay, situ
     text = str(failed.value)
     assert text.startswith(f"job {handle.id} has not ended within 0.01 s: ")
     assert says.format(id=handle.id) in text
+
+
+def test_that_no_supervisor_runs_here_is_told_where_jobs_are_shared(registry, tmp_path):
+    app = App(Config(backend=f"sqlite:///{tmp_path}/queue.db", base_dir=tmp_path), registry=registry)
+    handle = app.enqueue(job(name="tasks.add", registry=registry, store_result=True)(_add).call())
+    says = f"no supervisor is running on this machine in {tmp_path / '.jobs'}: `jobsctl start` starts it; it is ready"
+    with pytest.raises(ResultTimeout, match=re.escape(says)):
+        handle.result(timeout=0.01)
+    (tmp_path / ".jobs").mkdir(mode=0o700)
+    with supervised(tmp_path / ".jobs"), pytest.raises(ResultTimeout, match="within 0.01 s: it is ready"):
+        handle.result(timeout=0.01)
+    app.close()
+    shared = App(Config(backend="redis://127.0.0.1:1/0", base_dir=tmp_path), registry=registry)
+    assert no_supervisor(shared).endswith("starts it, unless workers on another machine do the work")
 
 
 def test_a_backend_that_fails_meanwhile_makes_the_error_no_other(app, add, monkeypatch):

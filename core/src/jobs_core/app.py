@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 import time
@@ -65,6 +66,9 @@ class App:
     needs_transactions = True
     """Whether `on_commit=True` is an error where no plugin knows of transactions; tests' applications send at once."""
 
+    warns_of_unserved = True
+    """Whether an enqueue into a topic that nobody serves is warned of, once for each topic; supervised workers leave it out."""
+
     def __init__(
         self,
         config: Config | None = None,
@@ -78,6 +82,7 @@ class App:
         self.signer = Signer(self.config.signing_keys)
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
+        self._topics_seen: set[str] = set()
         self._holds_none = False  # no plugin holds an enqueue back, as far as is known
         self._connect()
         _apps.add(self)
@@ -316,7 +321,19 @@ class App:
         stamp: Stamp = job.stamp
         if stamp is None or stamp.config is not self.config:
             stamp = job.stamp = stamp_of(job, self.config)
+            if stamp.envelope.topic not in self._topics_seen:
+                self._topics_seen.add(stamp.envelope.topic)
+                self._warn_of_unserved(stamp.envelope.topic, job.name)
         return stamp
+
+    def _warn_of_unserved(self, topic: str, job: str) -> None:
+        """For a topic that is seen for the first time. A configuration that says nothing of workers is a producer's."""
+        config = self.config
+        for_workers = config.modules or config.framework or config.pools.keys() != {"default"}
+        if self.warns_of_unserved and for_workers and config.nobody_serves(topic):
+            from . import events, logs  # for this case alone
+
+            logging.getLogger("jobs").warning("%s", logs.sentence(events.TopicUnserved(topic, 0, [job])))
 
     def message(self, call: Call[Any]) -> Message:
         """The envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from . import lockfile, urls
 from .backends.base import Backend, JobRecord, State
 from .errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
 from .units import count, format_duration, shown_time, times
@@ -60,6 +61,24 @@ class Here:
 NOWHERE = Here()
 
 
+class _Producer(Here):
+    """What a producer can tell at once of the machine that it is on."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def of_waiting(self, topic: str) -> Iterator[str]:
+        with contextlib.suppress(PermissionError):  # of another user: it is not known
+            if lockfile.holder(self._app.run_dir) is None:
+                yield no_supervisor(self._app)
+
+
+def no_supervisor(app: App) -> str:
+    """What is said where none runs in the application's run directory."""
+    others = "" if urls.scheme(app.backend_url) == "sqlite" else ", unless workers on another machine do the work"
+    return f"no supervisor is running on this machine in {app.run_dir}: `jobsctl start` starts it{others}"
+
+
 def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Explanation:
     """Everything. The application's jobs should be loaded, to know their names."""
     if "lookup" not in backend.features:
@@ -77,7 +96,8 @@ def unfinished(app: App, backend: Backend, job_id: str) -> list[str]:
         return []
     if record.state is State.RESERVED:
         return [_reserved(record)]
-    return list(_waits(app, backend, record, NOWHERE, PAGE))
+    here = _Producer(app) if "multiprocess" in backend.features else NOWHERE
+    return list(_waits(app, backend, record, here, PAGE))
 
 
 def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterator[str]:

@@ -201,13 +201,14 @@ class JobFunction(Generic[P, R, T]):
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)
         overrides = parse(f"{self.name}.using", given)
-        refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, self._parameters)
+        refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, lambda: self._parameters)
         twin.overrides = overrides.over(self.overrides)
         twin.stamp = None
         return twin
 
+    @_Lazy
     def _parameters(self) -> Collection[str]:
-        return inspect.signature(self.function).parameters
+        return tuple(inspect.signature(self.function).parameters)
 
     def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:
         if isinstance(item, tuple):
@@ -330,7 +331,7 @@ def _define(
         tz="UTC" if tz is UNSET else tz,
         missed="once" if missed is UNSET else missed,
     )
-    refuse_foreign_placeholders(name, made.options.unique, made._parameters)
+    refuse_foreign_placeholders(name, made.options.unique, lambda: made._parameters)
     (default_registry if registry is None else registry).add(made)
     return made
 

@@ -13,12 +13,12 @@ from jobs_core import hookimpl
 from jobs_core.backends.base import FEATURES, BackendOptions, Counts
 from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Alerts as AlertsConfig
-from jobs_core.config import Config, Duration, Topic
+from jobs_core.config import Config, Duration, Pool, Topic
 from jobs_core.errors import ConfigError, PluginError
 from jobs_core.loaders.base import AlertChannel
 from jobs_core.plugins import PluginInfo, Plugins
 from jobs_core.supervisor.alert_sender import Sender, hide, secrets
-from jobs_core.supervisor.alerts import Alerts, blind, channels
+from jobs_core.supervisor.alerts import Alerts, blind, channels, message
 
 from ...support.project import PATIENCE, until
 from ...support.receiver import Receiver
@@ -45,7 +45,11 @@ class Told:
         self.plugins = plugins or Plugins()
         self.plugins._add(Plugin(), PluginInfo("keep", "test", "1"))
         configured = {name: {} for name in ("keep",)} | dict(channels)
-        config = Config(topics={"email": topic, "other": Topic()}, alerts=AlertsConfig(channels=configured, **alerts))
+        config = Config(
+            topics={"email": topic, "other": Topic()},
+            pools={"mail": Pool(topics=["email"])},
+            alerts=AlertsConfig(channels=configured, **alerts),
+        )
         self.alerts = Alerts(config, self.plugins, lambda hook, **said: self.hooks.append((hook, said)))
 
     def look(self, now, counts, topic="email"):
@@ -175,6 +179,15 @@ def test_an_alert_says_who_when_what_and_how_far():
         "for 1m1s",
     ]
     assert f"jobs on {host}, " in text
+
+
+def test_an_alert_of_a_topic_that_nobody_serves_says_so():
+    counts = Counts(ready=3, scheduled=0, reserved=0, dead=0, oldest_age=60.0)
+    told = {name: message(config, "backlog", "email", counts, 60.0).text for name, config in {
+        "served": Config(pools={"mail": Pool(topics=["email"])}), "nobody": Config(),
+        "elsewhere": Config(topics={"email": Topic(serve=False)}),
+    }.items()}  # fmt: skip
+    assert [name for name, text in told.items() if "no pool serves it" in text] == ["nobody"]
 
 
 def test_it_is_always_in_the_log(caplog):

@@ -7,9 +7,8 @@ import socket
 import time
 from collections.abc import Iterator
 
-from .. import urls
 from ..app import App
-from ..explain import Here
+from ..explain import Here, no_supervisor
 from ..scoreboard.reader import Entry
 from ..scoreboard.state import PoolState, read_board
 from ..scoreboard.view import TAKING
@@ -44,9 +43,7 @@ class ThisMachine(Here):
             yield str(error)
             return
         if pid is None:
-            local = urls.scheme(self._app.backend_url) == "sqlite"
-            others = "" if local else ", unless workers on another machine do the work"
-            yield f"no supervisor is running on this machine in {self._app.run_dir}: `jobsctl start` starts it{others}"
+            yield no_supervisor(self._app)
             return
         if it is None or it.pid != pid or it.state == "starting":
             yield f"the supervisor, process {pid}, is not serving yet: `jobsctl status` says what it is waiting for"

@@ -9,7 +9,9 @@ import click
 import msgspec
 
 from ..errors import JobsError
+from ..events import TopicUnserved
 from ..job import Call, JobFunction
+from ..logs import sentence
 from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
@@ -69,6 +71,7 @@ def push_command(
     """
     with importing_application():
         prepare(context.app)
+    context.app.warns_of_unserved = False  # it is told below, for jobs that were stored
     shared = {name: value for name, value in (("topic", topic), ("delay", delay), ("priority", priority)) if value is not None}
     if file is None:
         if job is None:
@@ -76,19 +79,29 @@ def push_command(
         assert job is not None
         call = _find(context, job, shared).call(*map(literal, args), **_keywords(keywords))
         with context.asking():
-            job_id = context.app.enqueue(call).id
-        output.echo(job_id)
+            handle = context.app.enqueue(call)
+        output.echo(handle.id)
+        _warn_of_unserved(context, {handle.topic: handle.job.name})
         return
     if args or keywords:
         fail("--json supplies the arguments: leave out ARGS and --kw", Exit.USAGE)
-    pushed = 0
+    pushed, senders = 0, dict[str, str]()
     for batch in _batches(_calls(context, file, job, shared)):
         with context.asking():
             handles = context.app.enqueue_many(batch)
         for handle in handles:
             output.echo(handle.id)
+            senders.setdefault(handle.topic, handle.job.name)
         pushed += len(batch)
     output.echo(f"{count(pushed, 'job')} enqueued", err=True)
+    _warn_of_unserved(context, senders)
+
+
+def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
+    """Say which of these topics, each with a job that was pushed into it, nobody serves as far as is known here."""
+    for topic, job in senders.items():
+        if context.app.config.nobody_serves(topic):
+            output.echo(f"jobs: {sentence(TopicUnserved(topic, 0, [job]))}", err=True)
 
 
 def _find(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:

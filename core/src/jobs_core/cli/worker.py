@@ -8,7 +8,7 @@ import sys
 import click
 import msgspec
 
-from .. import logs
+from .. import events, logs
 from ..config import Pool
 from ..config_sources import too_many_threads
 from ..errors import BackendError
@@ -51,6 +51,10 @@ def worker_command(
     app = context.app
     with importing_application():
         bootstrapper = prepare(app)
+    app.warns_of_unserved = False  # here it is told of all topics at once
+    for topic, senders in app.destinations().items():
+        if topic not in settings.topics and config.nobody_serves(topic):
+            events.emit(events.TopicUnserved(topic, 0, senders))
     worker = Worker(app, name, settings, bootstrapper, drain=drain, on_replace=None if drain else _start_again)
     try:
         with obeying(worker.courier.stop):

@@ -112,6 +112,10 @@ class Alerts:
         events.emit(events.TopicCaughtUp(topic, counts.ready, lasted))
         self._send(message(self._config, "over", topic, counts, lasted))
 
+    def unserved(self, topic: str, counts: Counts) -> None:
+        """Tell of jobs that wait where no pool serves them, with or without a limit; called once, when that is first seen."""
+        self._send(message(self._config, "unserved", topic, counts, 0.0))
+
     def _send(self, alert: Alert) -> None:
         for sender in self._senders:
             sender.send(alert.topic, alert.title, alert.text, alert.facts)
@@ -155,7 +159,7 @@ def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
 
 
 def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float) -> Alert:
-    """What is said of a topic: `kind` is backlog, over or test."""
+    """What is said of a topic: `kind` is backlog, unserved, over or test."""
     limits = config.topic(topic)
     host = os.uname().nodename
     now = datetime.now(timezone.utc).replace(microsecond=0)
@@ -179,13 +183,22 @@ def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float
     above = "" if limits.alert_above is None else f" (limit {limits.alert_above:,})"
     older = "" if limits.alert_age is None else f" (limit {limits.alert_age})"
     waited = "nothing is waiting" if age is None else f"the oldest has waited for {format_duration(round(age))}"
-    titles = {"backlog": f"topic {topic} is behind", "over": f"topic {topic} has caught up", "test": "this is a test of alerts"}
+    titles = {
+        "backlog": f"topic {topic} is behind",
+        "unserved": f"no pool serves topic {topic}",
+        "over": f"topic {topic} has caught up",
+        "test": "this is a test of alerts",
+    }
     lines = [
         f"{counts.ready:,} ready{above}, {waited}{older}",
         f"{counts.reserved:,} running, {counts.scheduled:,} scheduled, {counts.dead:,} dead",
         f"{'lasted' if kind == 'over' else 'for'} {format_duration(round(lasted))}",
         f"{config.prefix} on {host}, {now:%Y-%m-%d %H:%M:%S} UTC",
     ]
+    if kind == "unserved":
+        lines[2] = f"add it to a pool's topics, or set serve = false in [topics.{topic}] if workers elsewhere serve it"
+    elif kind == "backlog" and config.nobody_serves(topic):
+        lines.insert(2, "no pool serves it")
     if kind == "test":
         lines = lines[-1:]
     return Alert(f"jobs: {titles[kind]}", "\n".join(lines), facts)

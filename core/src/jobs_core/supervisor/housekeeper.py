@@ -274,6 +274,8 @@ class Housekeeper:
             if told is None or (waiting and not told):
                 self._told_unserved[topic] = bool(waiting)
                 events.emit(events.TopicUnserved(topic, waiting, senders))
+                if waiting:
+                    self._alerts.unserved(topic, counts[topic])
         self._backlog.unserved = unserved
 
     def _show(self, *, counts: dict[str, Counts] | None = None, error: str = "") -> None:

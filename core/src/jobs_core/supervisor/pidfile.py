@@ -6,16 +6,16 @@ two processes cannot hold locks on two files of one name.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pwd
 import time
 from pathlib import Path
 
+from .. import lockfile
 from ..errors import JobsError
+from ..lockfile import NAME
 
-NAME = "supervisor.pid"
 _PATIENCE = 0.3  # seconds: somebody who only looks holds the lock for an instant
 
 
@@ -52,9 +52,9 @@ class PidFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self.descriptor = os.open(run_dir / NAME, flags, 0o600)
         deadline = time.monotonic() + _PATIENCE
-        while not _lock(self.descriptor, fcntl.LOCK_EX):
+        while not lockfile.lock(self.descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
-                pid = _pid(self.descriptor)
+                pid = lockfile.number(self.descriptor)
                 os.close(self.descriptor)
                 raise AlreadyRunning(run_dir, pid)
             time.sleep(0.01)
@@ -81,15 +81,9 @@ class PidFile:
 def running(run_dir: Path) -> int | None:
     """The process id of the supervisor that runs in this run directory, or None; raises OfAnotherUser."""
     try:
-        descriptor = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return lockfile.holder(run_dir)
     except PermissionError:
         raise _of_another_user(run_dir) from None
-    except OSError:
-        return None
-    try:
-        return None if _lock(descriptor, fcntl.LOCK_SH) else _pid(descriptor) or None
-    finally:
-        os.close(descriptor)
 
 
 def _of_another_user(run_dir: Path) -> OfAnotherUser:
@@ -107,15 +101,3 @@ def _of_another_user(run_dir: Path) -> OfAnotherUser:
     except KeyError:
         name = f"user {owner}"
     return OfAnotherUser(run_dir, name, process_of(run_dir, owner))
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        return True
-    return False
-
-
-def _pid(descriptor: int) -> int:
-    text = os.pread(descriptor, 32, 0).strip()
-    return int(text) if text.isdigit() else 0

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import pidfile
+from .. import lockfile
 
 TITLE = "supervisor "
 """How the title of a supervisor's process begins, after the name of the program; its run directory follows."""
@@ -22,7 +22,7 @@ def run_dirs() -> Iterator[Path]:
             held = [os.readlink(link) for link in (process / "fd").iterdir()]
         except OSError:  # of another user, or gone
             continue
-        yield from (Path(path).parent for path in held if path.endswith(f"/{pidfile.NAME}"))
+        yield from (Path(path).parent for path in held if path.endswith(f"/{lockfile.NAME}"))
 
 
 def process_of(run_dir: Path, user: int) -> int | None:
@@ -39,7 +39,7 @@ def process_of(run_dir: Path, user: int) -> int | None:
 def holds(pid: int, run_dir: Path) -> bool:
     """Whether the process has the file open that says who runs in this run directory."""
     try:
-        wanted = (run_dir / pidfile.NAME).stat()
+        wanted = (run_dir / lockfile.NAME).stat()
         return any(os.path.samestat(wanted, link.stat()) for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False

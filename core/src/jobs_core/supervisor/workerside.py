@@ -59,6 +59,7 @@ def load(config: Config) -> Made:
     importlib.invalidate_caches()  # the same name may lead to another directory by now
     add_to_path(config.base_dir)
     app = App(config)
+    app.warns_of_unserved = False  # the housekeeper does
     made = Made(app, prepare(app))
     app.new_backend()
     schedule.entries(app)

@@ -162,6 +162,7 @@ class _TestApp(App):
     """An application with a clock of its own, that may run something after each enqueue."""
 
     needs_transactions = False
+    warns_of_unserved = False
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         super().__init__(config, plugins=Plugins())
