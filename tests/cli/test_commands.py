@@ -336,7 +336,7 @@ def test_dead_letters_are_listed_retried_and_purged(project, dead):
     assert "ValueError: boom" in said(project.run("dead", "show", dead))
     assert "1 job is ready again" in said(project.run("dead", "retry", dead))
     assert "is not dead, but ready" in said(project.run("dead", "show", dead), 1)
-    assert "1 was not in the dead letters" in said(project.run("dead", "retry", dead), 1)
+    assert f"{dead} is not in the dead letters: it is ready" in said(project.run("dead", "retry", dead), 1)
     project.worker("--drain").wait()
     assert "Pass --yes to skip this prompt" in said(project.run("dead", "retry", "--topic", "default"), 2)
     assert "1 job is ready again" in said(project.run("dead", "retry", "--topic", "default", "--yes"))

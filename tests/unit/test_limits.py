@@ -177,9 +177,20 @@ def test_a_unique_key_is_measured_as_it_is_stored(app, length, fits):
             app.enqueue(call)
 
 
-@pytest.mark.parametrize("key", ["{missing}", "{x.y}", "{x[9]}", "{", "{}", "{x:d}", "{x!q}"])
-def test_a_unique_key_that_cannot_be_filled_in_is_told_by_the_key(app, key):
-    with pytest.raises(JobDefinitionError, match=r"shop.anything: unique: the key .* cannot be filled in"):
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("{missing}", r"names \{missing\}"),
+        ("{x.y}", "cannot be filled in"),
+        ("{x[9]}", "cannot be filled in"),
+        ("{", "is not a template"),
+        ("{}", r"names \{\}"),
+        ("{x:d}", "cannot be filled in"),
+        ("{x!q}", "is not a template"),
+    ],
+)
+def test_a_unique_key_that_cannot_be_filled_in_is_told_by_the_key(app, key, reason):
+    with pytest.raises(JobDefinitionError, match=f"shop.anything: unique: the key .* {reason}"):
         app.enqueue(defined(unique=key).call("text"))
 
 
