@@ -172,7 +172,7 @@ def test_a_key_that_was_taken_over_by_an_enqueue_that_fails_too_is_no_answer(con
             failing.push([one("failed", "done")], "r2")
 
     at_point("push.before_bind", meanwhile, monkeypatch)
-    with pytest.raises(BackendUnavailable, match="under way"):
+    with pytest.raises(BackendUnavailable, match="in progress"):
         slow.push([one("slow", "done")], "r1")
 
 

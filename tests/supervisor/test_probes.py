@@ -173,8 +173,8 @@ def test_every_pool_needs_a_worker_that_serves_unless_it_may_have_none(board, as
     [
         ({"quiet": True}, "taking: an operator told it to take no new jobs"),
         ({"state": "stopping"}, "taking: it is stopping"),
-        ({"generation": 0}, "application: it is not imported and serving yet"),
-        ({"served": False}, "application: it is not imported and serving yet"),
+        ({"generation": 0}, "application: it is not serving yet"),
+        ({"served": False}, "application: it is not serving yet"),
     ],
 )
 def test_what_takes_nothing_is_not_ready(board, ask, change, reason):

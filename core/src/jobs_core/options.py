@@ -170,7 +170,7 @@ def _headers(value: Any) -> dict[str, Any]:
     if nesting(json_encoder.encode(headers)) > MAX_NESTING:
         raise ValueError(f"they are nested deeper than {MAX_NESTING} levels")
     if non_finite(headers):
-        raise ValueError("a value is or contains NaN or infinity, which JSON cannot represent")
+        raise ValueError("a value contains NaN or infinity, which JSON cannot represent")
     return headers
 
 

@@ -183,7 +183,7 @@ def test_a_url_that_cannot_be_is_refused_with_its_mend(url, mend):
         ({"listen": ["zmq+tcp://127.0.0.1:no"]}, "broker.listen"),
         ({"keys": "nowhere"}, "keygen"),
         ({"listen": ["zmq+tcp://127.0.0.1"], "store": "redis://x"}, "SQLite URL"),
-        ({}, "say where"),
+        ({}, "give an address"),
     ],
 )
 def test_a_broker_that_cannot_be_is_refused_with_its_mend(tmp_path, toml, mend):

@@ -67,7 +67,7 @@ def _job_id(value: str) -> str | None:
     if not value or len(value) > 512:
         return "expected the id of a job, of 1 to 512 characters"
     if any(each == "\0" or 0xD800 <= ord(each) < 0xE000 for each in value):
-        return "expected the id of a job, which holds no NUL and no half of a character"
+        return "expected a job id without NUL characters or unpaired surrogates"
     return None
 
 

@@ -99,7 +99,7 @@ class Checks:
         yield from self._alive(it)
         if it is None:
             return
-        yield "application", "" if it.generation >= 1 and it.served else "it is not imported and serving yet"
+        yield "application", "" if it.generation >= 1 and it.served else "it is not serving yet"
         yield "taking", _not_taking(it)
         for pool in it.pools:
             if pool.min > 0 and pool.wanted > 0:

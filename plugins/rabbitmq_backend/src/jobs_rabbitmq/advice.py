@@ -42,7 +42,7 @@ def _consumer_timeout(target: Target, options: BackendOptions, wire: Wire) -> It
     wanted = 86_400 if longest is None else max(3600, round(2 * longest))
     yield (
         f"consumer_timeout is {limit:g} s{'' if target.consumer_timeout else ' unless it is set'}, and {jobs}: the broker "
-        f"would then close the connection's channel and run it again. Write `consumer_timeout = {wanted * 1000}` into "
+        f"would then close the channel, and the job would run again. Write `consumer_timeout = {wanted * 1000}` into "
         f"rabbitmq.conf and declare it with ?consumer_timeout={wanted} in the URL"
     )
 

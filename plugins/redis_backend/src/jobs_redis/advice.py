@@ -43,7 +43,7 @@ def _role(link: Link) -> Iterator[str]:
 def _durability(link: Link) -> Iterator[str]:
     if _setting(link, "appendonly") == "no":
         yield (
-            "appendonly is off: when Redis ends, jobs since its last snapshot are lost: "
+            "appendonly is off: when Redis stops, jobs since its last snapshot are lost: "
             "CONFIG SET appendonly yes, and write it into redis.conf"
         )
     elif _setting(link, "appendfsync") == "no":

@@ -82,7 +82,7 @@ def keygen_command(directory: Path, clients: tuple[str, ...]) -> None:
     click.echo(f"{public}: the broker's public key, which every client needs")
     for name in clients:
         secret = keys.make_client(directory, name)
-        click.echo(f"{secret}: the secret key of {name}: carry it to its machine, and delete it here")
+        click.echo(f"{secret}: the secret key of {name}: copy it to that machine, then delete it here")
 
 
 def _config(context: click.Context) -> Any:

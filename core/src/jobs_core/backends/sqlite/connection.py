@@ -316,7 +316,9 @@ class Connection:
         self._be_patient(db, True)
         busy = db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]
         if busy:
-            raise BackendUnavailable(f"{self.path}: its log cannot be synced to the disk, nor written to the file itself yet")
+            raise BackendUnavailable(
+                f"{self.path}: its write-ahead log cannot be synced to the disk, and cannot be written back into the file yet"
+            )
         self._log_failed = False
 
     def get_ready(self) -> None:
