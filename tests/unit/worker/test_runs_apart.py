@@ -8,6 +8,7 @@ import contextvars
 import ctypes
 import decimal
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from jobs_core.config import Pool
 from jobs_core.events import LeftBehind
 from jobs_core.units import Duration
 from jobs_core.worker.executors import base, loops
+from jobs_core.worker.executors.asyncio import AsyncExecutor
 from jobs_core.worker.main import Worker
 
 MODES = ["sync", "threads", "async"]
@@ -231,6 +233,40 @@ def test_a_job_that_an_executor_took_and_forgot_is_started_again_and_uncharged(a
     worker.run()
     assert worker.courier.failure is None
     assert [handle.result(1) for handle in handles] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("function", [AsyncExecutor._make_tasks, AsyncExecutor._ended], ids=["begin", "end"])
+def test_whatever_line_of_the_async_executor_is_struck_each_job_runs_once(app, registry, monkeypatch, function):
+    monkeypatch.setattr("jobs_core.worker.hand.LOST_AFTER", 0.02)
+    ran: list[int] = []
+
+    @job(registry=registry, name="counted", retries=0)
+    async def counted(number: int) -> None:
+        ran.append(number)
+        await asyncio.sleep(0)
+
+    for line in sorted({line for *_, line in function.__code__.co_lines() if line} - {function.__code__.co_firstlineno}):
+
+        def strike(frame: FrameType, event: str, _: Any, line: int = line) -> Any:
+            if frame.f_code is not function.__code__:
+                return None
+            if event == "line" and frame.f_lineno == line:
+                raise Left  # and the trace function is gone
+            return strike
+
+        ran.clear()
+        counted.enqueue_many([(number,) for number in range(3)])
+        worker = Worker(app, "p", Pool(mode="async", concurrency=2), None, drain=True)
+        before = sys.gettrace()
+        sys.settrace(strike)
+        try:
+            worker.run()
+        finally:
+            sys.settrace(before)
+        assert worker.courier.failure is None
+        assert sorted(ran) == [0, 1, 2], f"struck at line {line}"
+        assert worker._executor.started() == []
+        assert worker.courier.done == 3
 
 
 def test_the_time_of_a_plain_function_in_an_async_pool_begins_on_its_thread(app, registry, monkeypatch):

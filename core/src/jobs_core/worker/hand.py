@@ -165,6 +165,7 @@ class Hand:
         for run in lost:
             run.started = 0.0
             del self._astray[run.id]
+        self._executor.board.settled((None, run) for run in lost)  # some have a place there already
         if lost:
             self._executor.submit(lost)
         if self._astray:

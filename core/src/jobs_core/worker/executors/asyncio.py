@@ -63,6 +63,7 @@ class AsyncExecutor(Executor):
         asyncio.set_event_loop(self._loop)
         self._main_thread = threading.get_ident()
         self._own_decimal_context = own_decimal_context()
+        self._loop.set_exception_handler(self._noted)
         serving = asyncio.Task(self._serve(), loop=self._loop)
         try:
             while not self._go_on(serving):
@@ -87,7 +88,14 @@ class AsyncExecutor(Executor):
             )
         except BaseException as error:  # of a callback that ends the loop, or of a signal's handler
             self.outlive(None, error)
+            self._recover()
         return False
+
+    def _noted(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The loop reports what a callback has raised: it may have been one of ours, before its first line."""
+        loop.default_exception_handler(context)
+        if "handle" in context:
+            self._recover()
 
     async def _serve(self) -> None:
         self.handover.dry()
@@ -101,7 +109,19 @@ class AsyncExecutor(Executor):
             self._make_tasks()
         except BaseException as error:  # of a signal's handler: the loop would note it and forget what waits
             self.outlive(None, error)
-            self._loop.call_soon(self._start_pending)
+            self._recover()
+
+    def _recover(self) -> None:
+        """Repair what was cut off: runs half begun wait again (a task of theirs notices), and those that ended are given back."""
+        for run in list(self._current.values()):
+            if run.task is None:
+                del self._current[run.delivery.id]
+                self.board.settled([(None, run)])
+                run.started = 0.0
+                self.handover.pending.appendleft(run)
+            elif run.task.done():
+                self._loop.call_soon(self._ended, run, run.task)
+        self._loop.call_soon(self._start_pending)
 
     def _make_tasks(self) -> None:
         pending, current, loop, now = self.handover.pending, self._current, self._loop, time.monotonic()
@@ -119,11 +139,14 @@ class AsyncExecutor(Executor):
             if not run.job.is_async:
                 run.started = 0.0  # its time begins on its thread, which it may have to wait for
             current[run.delivery.id] = run
-            run.task = asyncio.Task(self._run(run), loop=loop)  # not the loop's: a job may have set another factory
-            run.task.add_done_callback(functools.partial(self._ended, run))
+            task = asyncio.Task(self._run(run), loop=loop)  # not the loop's: a job may have set another factory
+            task.add_done_callback(functools.partial(self._ended, run))
+            run.task = task  # last: what is raised before leaves no doubt whether the run has begun
 
     async def _run(self, run: Run) -> None:
         """One run in its task, whose context is its own. Raises nothing: asyncio would end the loop for some errors."""
+        if run.task is None:
+            return  # taken back half begun; another task runs it
         running.set(run)
         if self._own_decimal_context is not None:
             self._own_decimal_context()
@@ -165,13 +188,19 @@ class AsyncExecutor(Executor):
             conclude(run, self.surroundings)
 
     def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:
-        if not run.ended:  # cancelled before its first step
-            run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
-            conclude(run, self.surroundings)
-        run.task = None  # a cycle with the exception's frames otherwise
-        del self._current[run.delivery.id]
-        self.board.end(run)
-        self.handover.finish(run)
+        try:
+            if run.task is task:
+                if not run.ended:  # cancelled before its first step
+                    run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
+                    conclude(run, self.surroundings)
+                self.board.end(run)
+                self.handover.finish(run)
+                self._current.pop(run.delivery.id, None)
+                run.task = None  # a cycle with the exception's frames otherwise
+        except BaseException as error:  # of a signal's handler; it is done once more, where a second `finish` does no harm
+            self.outlive(None, error)
+            self._recover()
+            return
         if self.handover.pending:
             self._start_pending()
         elif not self._current:
