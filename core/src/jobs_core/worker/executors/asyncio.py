@@ -112,7 +112,7 @@ class AsyncExecutor(Executor):
             self._recover()
 
     def _recover(self) -> None:
-        """Repair what was cut off: runs half begun wait again (a task of theirs notices), and those that ended are given back."""
+        """Repair what was cut off: runs half begun wait again (a task of theirs notices), ended ones are given back."""
         for run in list(self._current.values()):
             if run.task is None:
                 del self._current[run.delivery.id]
