@@ -4,6 +4,7 @@ the order in which `pytest -n 4 --dist loadfile` hands out files."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ settings.load_profile(os.environ.get("JOBS_HYPOTHESIS", "jobs"))
 """A change is tried on the same examples every time. `make torture` looks for others, and many more."""
 
 VHOSTS_AT_ONCE = 30
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # -- RabbitMQ --------------------------------------------------------------------------------------
