@@ -212,7 +212,7 @@ def test_an_outage_is_told_once_by_a_worker_that_has_nothing_to_do(project, node
         proxy.accept()
         worker.until_said("answers again")
         assert worker.stop() == 0
-        reasons = [line.partition("until it can: ")[2] for line in worker.lines if "cannot be reached" in line]
+        reasons = [line.partition("until it answers: ")[2] for line in worker.lines if "cannot be reached" in line]
         assert all(reasons), worker.output  # nobody says it but the courier
         assert len(set(reasons)) == len(reasons), reasons
         assert worker.output.count("answers again") == 1

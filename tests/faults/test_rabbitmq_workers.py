@@ -53,7 +53,7 @@ def test_a_frozen_workers_jobs_run_elsewhere_and_it_settles_none_of_them(rabbit_
     project.until_noted("end slept")  # once its silence has cost it its connection
     frozen.signal(signal.SIGCONT)
     project.until(lambda: project.times("end slept") == 2)
-    frozen.until_said("elsewhere")
+    frozen.until_said("as well")
     project.push("note", "after")
     project.until_noted("note after")
     project.until_empty()
