@@ -85,7 +85,7 @@ def test_a_job_that_takes_longer_than_a_lease_runs_once(project):
     project.until_noted("end waits", "end spins")
     for worker in workers:
         assert worker.stop() == 0
-        assert "elsewhere" not in worker.output
+        assert "as well" not in worker.output
     assert Counter(line.split()[0] for line in project.ledger()) == {"start": 2, "end": 2}
 
 
@@ -241,7 +241,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(project, mode):
     assert set(starts.values()) == {1}
     for worker in workers:
         worker.until_said("answers again")
-        assert "elsewhere" not in worker.output
+        assert "as well" not in worker.output
 
 
 # -- 8 and 9. Bad input ------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
     assert set(starts.values()) == {1}, "\n\n".join(worker.output for worker in workers)
     for worker in workers:
         worker.until_said("answers again")
-        assert "elsewhere" not in worker.output
+        assert "as well" not in worker.output
         assert "continuing as" not in worker.output
 
 

@@ -42,7 +42,7 @@ def test_a_wrong_clock_of_producer_and_worker_harms_nothing(project, tmp_path, e
         project.until_empty()
         assert project.dead() == []
         assert starts(project) == {"across": 1}
-        assert "elsewhere" not in worker.output
+        assert "as well" not in worker.output
         assert worker.stop() == 0
 
 

@@ -79,7 +79,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(broker_project, broker):
     assert set(starts.values()) == {1}
     for worker in workers:
         worker.until_said("answers again")
-        assert "elsewhere" not in worker.output
+        assert "as well" not in worker.output
 
 
 def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, broker):
@@ -169,7 +169,7 @@ def test_a_frozen_worker_s_jobs_run_elsewhere_and_it_can_settle_none_of_them(bro
     other = project.worker()
     project.until_noted("end slept")
     frozen.signal(signal.SIGCONT)
-    frozen.until_said("elsewhere")
+    frozen.until_said("as well")
     project.until_empty()
     assert other.stop() == 0
 
