@@ -14,12 +14,16 @@ from jobs_core.ids import new_token
 from .helpers import TOPIC, jobs
 
 KINDS = ["quorum", "classic"]
+PATIENCE = 30.0
+"""Seconds: a broker on a busy machine sends when it can."""
 
 
 def run(worker, count, outcome=Outcome.DONE, batch=1000):
     """Reserve some and settle them in an order of their own, so many at a time."""
     deliveries = []
-    while len(deliveries) < count and (found := worker.reserve([TOPIC], count - len(deliveries), new_token())):
+    while len(deliveries) < count:
+        found = worker.reserve([TOPIC], count - len(deliveries), new_token())
+        assert found or worker.wait([TOPIC], PATIENCE), f"{len(deliveries)} of {count} came"
         deliveries += found
     random.Random(count).shuffle(deliveries)
     for at in range(0, len(deliveries), batch):
