@@ -220,9 +220,9 @@ def test_a_file_that_hides_the_package_is_told_with_the_mend(project):
 
 
 def test_push_reads_arguments_as_json_or_text(project):
-    job_id = said(
-        project.run("push", "tasks.add", "1", "--kw", "b=3", "--topic", "t", "--priority", "5", "--delay", "1h")
-    ).strip()
+    pushed = project.run("push", "tasks.add", "1", "--kw", "b=3", "--topic", "t", "--priority", "5", "--delay", "1h")
+    assert "no pool serves" in pushed.stderr
+    job_id = pushed.stdout.strip()
     record = json.loads(project.run("show", job_id, "--json").stdout)
     assert (record["topic"], record["priority"], record["state"]) == ("t", 5, "scheduled")
     assert (record["message"]["args"], record["message"]["kwargs"]) == ([1], {"b": 3})

@@ -203,7 +203,7 @@ def test_an_inlet_is_emptied_on_request(backend):
 
 def test_a_backend_without_an_inlet_says_so(tmp_path):
     app = App(Config(backend=f"sqlite:///{tmp_path}/q.db"))
-    with pytest.raises(NotSupported, match="no inlet"):
+    with pytest.raises(NotSupported, match="does not support inlet"):
         app.operate(lambda backend: backend.purge_inlet("t"))
     app.close()
 
