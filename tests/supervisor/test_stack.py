@@ -85,10 +85,10 @@ def test_tasks_are_counted_by_stack_the_most_frequent_first(project, process):
         """
     )
     text = stack(project, lone.pid)
-    assert "Asyncio tasks: 5004 (most recent call first)\n5000 tasks:\n" in text
+    assert "Asyncio tasks: 5004 (most recent call first)\n5,000 tasks:\n" in text
     counts = [line for line in text.splitlines() if line.endswith((" tasks:", " task:"))]
-    assert counts == ["5000 tasks:", "3 tasks:", "1 task:"]
-    group = text.split("5000 tasks:\n")[1].split("3 tasks:")[0]
+    assert counts == ["5,000 tasks:", "3 tasks:", "1 task:"]
+    group = text.split("5,000 tasks:\n")[1].split("3 tasks:")[0]
     assert [line.rpartition(" in ")[2] for line in group.splitlines()] == ["sleep", "fetch", "many"]
 
 
