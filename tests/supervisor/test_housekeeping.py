@@ -74,7 +74,8 @@ def test_a_wrong_schedule_or_alert_channel_stops_the_start_and_names_itself(proj
 
 def test_a_backlog_is_told_and_its_end_too(project: Project, receiver: Receiver):
     project.configure(
-        f'[topics.nobodys]\nalert_above = 5\n[alerts]\nafter = "1s"\n[alerts.channels]\nwebhook = {{ url = "{receiver.url}" }}'
+        f'[topics.nobodys]\nserve = false\nalert_above = 5\n[alerts]\nafter = "1s"\n'
+        f'[alerts.channels]\nwebhook = {{ url = "{receiver.url}" }}'
     )
     supervised = Supervised(project, no_proxy="*")
     project.push_many([("note", ("x",), {"topic": "nobodys"}) for _ in range(6)])

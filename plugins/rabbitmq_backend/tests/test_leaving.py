@@ -73,5 +73,7 @@ def test_a_worker_that_knows_its_last_job_has_nothing_to_give_back(connect, rabb
     worker.close()
     assert len(set(ran)) == len(ran) == 300
     rest = list(left(url))
-    assert [job_id for job_id, _ in rest] == [message.id for message in pushed if message.id not in ran]
+    # Not their order: what a queue that has just been made refuses is published again, behind the others.
+    assert Counter([*ran, *dict(rest)]) == Counter(message.id for message in pushed)
+    assert len(rest) == 700
     assert not any(again for _, again in rest)
