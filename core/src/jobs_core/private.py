@@ -26,7 +26,7 @@ def directory(path: Path, owners: Collection[int] = ()) -> Path:
     if found.st_uid not in (os.geteuid(), *owners):
         raise _refusal(
             path,
-            (f"it belongs to user {found.st_uid}, who could put anything there, but this process runs as user {os.geteuid()}"),
+            f"it belongs to user {found.st_uid}, who could put anything there, but this process runs as user {os.geteuid()}",
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = f"{stat.S_IMODE(found.st_mode):04o}"

@@ -213,7 +213,7 @@ def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:
     if reachable and "unique" not in app.new_backend().features:
         yield (
             output.WARN,
-            ("this backend has no unique keys: with several machines, a scheduled job may be enqueued several times"),
+            "this backend has no unique keys: with several machines, a scheduled job may be enqueued several times",
         )
 
 

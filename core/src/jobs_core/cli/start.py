@@ -177,7 +177,7 @@ def _not_in_time(run_dir: Path, pid: int, log: Path, wait: float, give_up: bool)
     if give_up:
         _end(run_dir, pid)
         fail(
-            (f"no workers were serving within {format_duration(wait)}, so it was stopped; it was waiting for {reason}"),
+            f"no workers were serving within {format_duration(wait)}, so it was stopped; it was waiting for {reason}",
             Exit.UNAVAILABLE,
         )
     fail(

@@ -142,7 +142,7 @@ def _of_backend(board: Board) -> Iterator[Family]:
     yield Family(
         "jobs_backend_round_trip_seconds",
         "gauge",
-        ("Duration of the last round trip to the backend."),
+        "Duration of the last round trip to the backend.",
         [("", (), backlog.round_trip)],
         "seconds",
     )
@@ -192,7 +192,7 @@ def _of_supervisor(it: SupervisorState) -> Iterator[Family]:
         [("_total", (("result", result),), it.reloads.get(result, 0)) for result in ("done", "refused")],
     )  # fmt: skip
     yield Family(
-        "jobs_generation", "gauge", ("Generation of the code that is serving; a reload raises it."), [("", (), it.generation)]
+        "jobs_generation", "gauge", "Generation of the code that is serving; a reload raises it.", [("", (), it.generation)]
     )
     yield Family("jobs_quiet", "gauge", "Whether an operator told it to take no new jobs.", [("", (), int(it.quiet))])
     yield Family(

@@ -97,7 +97,7 @@ class Intake:
         boundary.log(
             logger,
             logging.WARNING,
-            ("job %s is deferred for %.0f s, to wait for a newer worker: %s"),
+            "job %s is deferred for %.0f s, to wait for a newer worker: %s",
             delivery.id,
             after,
             error,

@@ -41,16 +41,17 @@ class _Listener:
     def __init__(self, stop: Callable[[float | None], None]) -> None:
         self._stop = stop
         self._told = False
+        self._before = -1
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._writer, False)
         self._thread = threading.Thread(target=self._read, name="jobs-signals", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
 
     def __exit__(self, *error: object) -> None:
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._before)
         try:
             os.write(self._writer, bytes([_DONE]))
             self._thread.join()

@@ -84,7 +84,7 @@ class AsyncExecutor(Executor):
                 raise
             what = "cancelled tasks that are not its own" if serving.done() else "stopped the event loop"
             boundary.log(
-                logger, logging.ERROR, ("a job has %s; all jobs of this worker share the event loop, and continue"), what
+                logger, logging.ERROR, "a job has %s; all jobs of this worker share the event loop, and continue", what
             )
         except BaseException as error:  # of a callback that ends the loop, or of a signal's handler
             self.outlive(None, error)
