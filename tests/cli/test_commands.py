@@ -396,6 +396,17 @@ def test_a_worker_logs_json_where_asked(project):
     assert {"WorkerStarted", "JobDied", "WorkerStopped"} <= {entry.get("event") for entry in entries}
 
 
+def test_a_worker_ends_though_a_job_has_left_threads_that_do_not(project):
+    (project.root / "tasks.py").write_text(
+        "import asyncio, threading\nfrom jobs_core import job\n\n@job(timeout=0.2, retries=0)\nasync def leaves():\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n    await asyncio.to_thread(threading.Event().wait)\n"
+    )
+    project.push("leaves")
+    worker = project.start("worker", "--drain")
+    assert worker.wait() == 0
+    assert "work submitted to an executor has not ended within 2.5 s" in worker.lines[-1]
+
+
 # -- plugins, contract, demo -----------------------------------------------------------------------
 
 

@@ -81,6 +81,8 @@ def test_what_an_import_forks_does_not_go_on_as_who_imports(load, capfd, ending)
 LEAVING = {
     "import os\nos._exit(3)": True,
     "from os import _exit\n_exit(3)": True,
+    "import os\nos._exit(status=3)": True,
+    "import os\nos.close(2)\nos._exit(3)": False,
     "import os, threading\nt = threading.Thread(target=os._exit, args=(3,))\nt.start()\nt.join()": True,
     "import os\nif os.fork() == 0: os._exit(3)\nos.wait()": False,
     "from os import _exit\nimport atexit": False,

@@ -46,6 +46,7 @@ from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
 from .running import may_be_in_job, running
 from .stamp import Stamp, stamp_of
+from .uninterrupted import at_fork, uninterrupted
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,7 @@ class App:
             limits.append(policy(job.options, topic if isinstance(topic, str) else DEFAULT_TOPIC, self.config).timeout)
         return None if not limits or None in limits else max(limit for limit in limits if limit is not None)
 
+    @uninterrupted
     def operate(self, action: Callable[[Backend], T]) -> T:
         """Run an operator's call on a connection of its own, kept for the next."""
         with self._idle_lock:
@@ -607,7 +609,7 @@ def _after_fork() -> None:
         app._connect()
 
 
-os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork)
+at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork)
 set_application_source(current_app)
 
 __all__ = ["App", "NotSupported", "current_app", "private_directory", "set_app_source", "set_current_app"]

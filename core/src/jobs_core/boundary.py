@@ -109,10 +109,11 @@ def exit_told(what: str) -> Iterator[None]:
     exit_process, process = os._exit, os.getpid()
     inside = True
 
-    def exit_and_tell(code: int) -> None:
+    def exit_and_tell(status: int) -> None:
         if inside and os.getpid() == process:
-            os.write(2, f"jobs: {what} ended this process: it called os._exit({code})\n".encode(errors="replace"))
-        exit_process(code)
+            with contextlib.suppress(Exception):  # standard error is closed, or the status cannot be shown
+                os.write(2, f"jobs: {what} ended this process: it called os._exit({status})\n".encode(errors="replace"))
+        exit_process(status)
 
     os._exit = exit_and_tell  # type: ignore[assignment]
     try:

@@ -28,6 +28,7 @@ from .deadline import deadline as of_thread
 from .errors import BackendUnavailable
 from .failpoints import failpoint
 from .ids import new_id
+from .uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from .backends.base import Backend, Outgoing
@@ -105,6 +106,7 @@ class Producer:
         self._crowded = 0.0  # until when other threads are taken to hold the interpreter
         self._crowd = SHORTEST_CROWD  # for how long, the next time
 
+    @uninterrupted
     def push(self, messages: Sequence[Outgoing], timeout: float) -> Mapping[str, str]:
         """Store messages durably, together with what other threads push meanwhile; return conflicts by id.
 
@@ -157,6 +159,7 @@ class Producer:
         finally:
             of_thread.at = before
 
+    @uninterrupted
     def close(self) -> None:
         """Disconnect, once nobody is sending; the next push connects again."""
         turn = _Batch((), float("inf"))

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import pytest
 
-from jobs_core.supervisor import born, inherited
+from jobs_core.supervisor import ending, inherited
 
 CODE = 5
 PATIENCE = 0.4
@@ -38,7 +38,7 @@ def ended(body: Callable[[], None], before_fork: Callable[[], None] = lambda: No
             atexit._clear()  # those of the test runner
             inherited.disown()
             body()
-            born.leave(CODE, PATIENCE)
+            ending.leave(CODE, PATIENCE)
         finally:
             os._exit(99)
     os.close(writer)

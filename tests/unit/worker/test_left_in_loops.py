@@ -55,6 +55,14 @@ async def timer(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     return "a timer for Stage.ring"
 
 
+async def timers_for_the_same_time(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
+    when = loop.time() + 3600
+    loop.call_at(when, stage.ring)
+    loop.call_at(when, stage.ring)
+    stage.ring_in_an_hour(loop)
+    return "a timer for Stage.ring"
+
+
 async def timer_that_is_due(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     loop.call_at(loop.time(), stage.ring)
     return ""
@@ -83,6 +91,14 @@ async def reader(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     return "a reader of a file"
 
 
+async def reader_by_keywords(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
+    loop.add_writer(fd=stage.writing, callback=stage.ring)
+    loop.remove_writer(fd=stage.writing)
+    loop.add_reader(fd=stage.reading, callback=stage.ring)
+    stage.go_off = lambda: os.write(stage.writing, b"x") and None
+    return "a reader of a file"
+
+
 async def writer(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     loop.add_writer(stage.writing, stage.ring)
     return "a writer of a file"
@@ -94,6 +110,14 @@ async def handler(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     loop.add_signal_handler(signal.SIGUSR1, stage.ring)
     stage.go_off = lambda: signal.raise_signal(signal.SIGUSR1)
     return "a handler of SIGUSR1"
+
+
+async def handler_by_keywords(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
+    if threading.current_thread() is not threading.main_thread():
+        return ""
+    loop.add_signal_handler(sig=signal.SIGUSR1, callback=stage.ring)
+    loop.remove_signal_handler(sig=signal.SIGUSR1)
+    return ""
 
 
 async def call_in_a_thread(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
@@ -141,7 +165,8 @@ async def loop_without_executor(stage: Stage, loop: asyncio.AbstractEventLoop) -
 
 
 LEFT = [
-    timer, timer_that_is_due, soon_and_again, timer_made_by_a_task, reader, writer, handler, call_in_a_thread, server,
+    timer, timers_for_the_same_time, timer_that_is_due, soon_and_again, timer_made_by_a_task, reader, reader_by_keywords,
+    writer, handler, handler_by_keywords, call_in_a_thread, server,
     generator_in_an_error, exception_handler, loop_without_executor,
 ]  # fmt: skip
 

@@ -235,8 +235,16 @@ def show(error: click.ClickException) -> None:
 
 
 def main() -> None:
-    """Run the command line; ends the process with an exit code of `Exit`."""
-    sys.exit(run())
+    """Run the command line; ends the process with an exit code of `Exit`.
+
+    After a command that ran the application's code, threads that it has left behind are not waited for without end.
+    """
+    code = run()
+    if f"{__package__.rpartition('.')[0]}.worker.main" in sys.modules:
+        from ..supervisor import ending
+
+        ending.leave(code, ending.PATIENCE)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

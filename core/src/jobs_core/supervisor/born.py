@@ -3,10 +3,8 @@ die with."""
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from types import FrameType
 
@@ -15,7 +13,7 @@ from setproctitle import setproctitle
 
 from ..config import Logs
 from ..worker import output
-from . import ending, inherited, kernel
+from . import inherited, kernel
 from .loop import default_signals
 
 DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)
@@ -56,18 +54,6 @@ def settle_in(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, 
 def title(role: str) -> None:
     """What `ps` shows; never a URL or an argument."""
     setproctitle(f"jobs: {role}")
-
-
-def leave(code: int, exit_patience: float = 0.0) -> None:
-    """End a child; first its exit functions (see `ending`) for so many seconds, if it has run the application's code."""
-    try:
-        if exit_patience:
-            ending.run_exit_functions(code, exit_patience)
-        logging.shutdown()  # lines that were begun
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
 
 
 def _deaf(signum: int, frame: FrameType | None) -> None:

@@ -22,6 +22,18 @@ PATIENCE = 5.0
 """Seconds for all of it; a function that hangs is cut off."""
 
 
+def leave(code: int, exit_patience: float = 0.0) -> None:
+    """End this process; first its exit functions, for so many seconds, if it has run the application's code."""
+    try:
+        if exit_patience:
+            run_exit_functions(code, exit_patience)
+        logging.shutdown()  # lines that were begun
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
 def run_exit_functions(code: int, patience: float = PATIENCE) -> None:
     """Run them in the main thread; end the process with `code` where they take too long."""
     until = time.monotonic() + patience

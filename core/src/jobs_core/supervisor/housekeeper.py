@@ -30,7 +30,7 @@ from ..scoreboard.state import Backlog, TopicState
 from ..topics import topic_error
 from ..worker.courier import HOUSEKEEP_LIMIT
 from ..worker.outage import Outage
-from . import born, kernel, timeouts, workerside
+from . import born, ending, kernel, timeouts, workerside
 from .alerts import Alerts
 from .born import Ends
 from .channel import Channel
@@ -72,7 +72,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     except BaseException:
         traceback.print_exc()
     finally:
-        born.leave(code, EXIT_PATIENCE)
+        ending.leave(code, EXIT_PATIENCE)
     raise AssertionError  # pragma: no cover - leave does not return
 
 

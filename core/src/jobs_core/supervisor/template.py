@@ -24,7 +24,7 @@ from ..errors import JobsError
 from ..failpoints import failpoint
 from ..loaders import importing
 from ..plugins import Plugins
-from . import alerts, born, housekeeper, kernel, workerside
+from . import alerts, born, ending, housekeeper, kernel, workerside
 from .born import Ends
 from .channel import Channel
 from .workerside import Made, WorkerSpec
@@ -49,7 +49,7 @@ def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn
     except BaseException:
         traceback.print_exc()
     finally:
-        born.leave(code)
+        ending.leave(code)
     raise AssertionError  # pragma: no cover - leave does not return
 
 
@@ -61,7 +61,7 @@ def be_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, superv
     except BaseException:
         traceback.print_exc()
     finally:
-        born.leave(0)
+        ending.leave(0)
     raise AssertionError  # pragma: no cover - leave does not return
 
 

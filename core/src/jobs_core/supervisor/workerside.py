@@ -82,7 +82,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
         code = WorkerExit.FAILED
     if channel is not None:
         channel.send({"is": "ending"})
-    born.leave(code, ending.PATIENCE)
+    ending.leave(code, ending.PATIENCE)
     raise AssertionError  # pragma: no cover - leave does not return
 
 

@@ -47,7 +47,7 @@ class Handover:
 
         The courier beats first, takes back what is lost, and rings again.
         """
-        run.started = 0.0
+        run.started, run.interrupted = 0.0, None
         self.pending.appendleft(run)
         self.park()
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ..uninterrupted import at_fork
+
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _DONE = 0
 """No signal: tells the thread that the worker has ended."""
@@ -117,4 +119,4 @@ def _after_fork_in_child() -> None:
     _after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

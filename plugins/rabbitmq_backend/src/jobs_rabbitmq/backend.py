@@ -45,7 +45,7 @@ IDLE = 60.0
 """A producer's connection that nobody has looked at for so long is made anew, seconds."""
 
 FULL = 2.0
-"""A queue that refuses what is published for so long is full, seconds."""
+"""A queue that refuses what is published for so long is full, or has lost its leader, seconds."""
 
 FIRST_PAUSE = 0.05
 """Before it is asked for the second time, seconds; doubled each time."""
@@ -190,7 +190,7 @@ class RabbitMQBackend(RabbitMQOperations):
             )
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
-        """Publish; ids of what no queue takes. One that refuses for a while is full."""
+        """Publish; ids of what no queue takes. One that refuses for a while is full, or has no leader."""
         until, pause = time.monotonic() + left(2 * FULL) / 2, FIRST_PAUSE  # full is told before time is over
         while True:
             try:
@@ -198,10 +198,10 @@ class RabbitMQBackend(RabbitMQOperations):
             except QueueFull:
                 self._publisher.change_channel()
                 if time.monotonic() > until:
+                    nacked = (post for post in posts if post.properties.message_id in self._publisher.nacked)
+                    self._need_leaders({post.exchange or post.key for post in nacked})
                     raise
                 posts = [post for post in posts if post.properties.message_id not in confirmed]
-                nacked = (post for post in posts if post.properties.message_id in self._publisher.nacked)
-                self._need_leaders({post.exchange or post.key for post in nacked})
                 self._loop.until(lambda: self._publisher.failure is not None, pause)
                 pause *= 2
             except BackendError:

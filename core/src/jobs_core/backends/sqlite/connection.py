@@ -20,6 +20,7 @@ from ... import private
 from ...deadline import left
 from ...errors import BackendError, BackendUnavailable, QueueFull
 from ...soundness import require_soundness
+from ...uninterrupted import at_fork
 from ..base import BackendOptions
 from .netfs import network_type
 from .wakeup import WakeUp, pipe_of
@@ -63,11 +64,12 @@ class Transaction:
         try:
             with self._connection.translated():
                 self._connection.begin(self._durable)
-        except BaseException:
+            self.db = self._connection.db
+            self.now = self.options.now()
+        except BaseException:  # of a signal's handler too, when the transaction has begun already
+            self._connection.give_up()
             self._connection.lock.release()
             raise
-        self.db = self._connection.db
-        self.now = self.options.now()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -121,7 +123,8 @@ class Connection:
         self._is_open = False
         self.lock = threading.RLock()  # held while SQLite is at work; a fork waits for it
         self.wake_up: WakeUp | None = None
-        _connections.add(self)
+        with _one_fork_at_a_time:  # which goes through them
+            _connections.add(self)
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -213,11 +216,11 @@ class Connection:
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """SQLite's connection for several reads of one moment: a job that moves meanwhile is seen once."""
         with self.reading() as db:
-            db.execute("BEGIN")
             try:
+                db.execute("BEGIN")
                 yield db
             finally:
-                db.execute("ROLLBACK")
+                self.give_up()
 
     def _prepare(self) -> None:
         if sqlite3.sqlite_version_info < (3, 35):
@@ -289,6 +292,12 @@ class Connection:
             db.execute(f"PRAGMA synchronous = {level}")
             self._synchronous = level
         self.take_lock("BEGIN IMMEDIATE")
+
+    def give_up(self) -> None:
+        """Roll back what has begun, if anything."""
+        if self._db is not None and self._db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
 
     def sync(self) -> None:
         """Have on the disk what was committed without `durable`: for who has something to do between commit and sync.
@@ -446,7 +455,7 @@ def _after_fork_in_child() -> None:
     _after_fork()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def among(values: Sequence[str]) -> tuple[str, str]:

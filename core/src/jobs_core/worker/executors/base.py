@@ -141,6 +141,14 @@ def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], Loop
         end_fork(run)
 
 
+def tell_why(run: Run) -> None:
+    """Put the interruption of a run in the place of the cancellation by which its task learned of it."""
+    from asyncio import CancelledError  # late: what plain jobs can do without
+
+    if issubclass(type(run.error), CancelledError):
+        run.error = run.interrupted
+
+
 def convert(run: Run) -> None:
     """Convert the arguments, where that runs code of the application; raises ArgumentError, or what else that code raises."""
     try:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import signal
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from types import FunctionType, MethodType
+from enum import Enum
+from types import CoroutineType, FrameType, FunctionType, MethodType
 from typing import Any
 
 from ... import boundary, events
@@ -25,6 +27,9 @@ CANCEL_PATIENCE = 1.0
 
 TURNS = 20
 """Turns of the loop for what is due when a run ends: a connection that is being closed takes a few."""
+
+_MACHINERY = frozenset({"asyncio", "concurrent", "contextlib", "selectors", "socket", "threading", "uvloop", "weakref"})
+"""Packages whose code a loop runs by itself, between the application's."""
 
 ROUNDS = 3
 """How often a loop is tidied up, if what is ended begins something new, before it is given up."""
@@ -56,18 +61,18 @@ class Traces:
         self.spoilt = False  # no other run can use this loop
         self.due: Any = getattr(loop, "_ready", ())
         self.generators: Any = getattr(loop, "_asyncgens", ())
-        self._loop = loop
-        self._timers: weakref.WeakSet[asyncio.TimerHandle] = weakref.WeakSet()
+        self.loop = loop
+        self._timers: weakref.WeakValueDictionary[int, asyncio.TimerHandle] = weakref.WeakValueDictionary()  # twins are equal
         self._calls: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
         self._undo: dict[object, Callable[[], str]] = {}  # each says what it has ended, if anything
         self._told: set[str] = set()  # timers: libraries leave the same ones in every run
-        self._note("call_at", after=self._timers.add)
-        self._note("call_later", after=self._timers.add)
+        self._note("call_at", after=self._times)
+        self._note("call_later", after=self._times)
         self._note("run_in_executor", after=self._calls.add)
         self._note("add_reader", before=functools.partial(self._watches, "reader", loop.remove_reader))
         self._note("add_writer", before=functools.partial(self._watches, "writer", loop.remove_writer))
-        self._note("remove_reader", before=lambda file: self._undo.pop(("reader", file), None))
-        self._note("remove_writer", before=lambda file: self._undo.pop(("writer", file), None))
+        self._note("remove_reader", before=lambda fd: self._undo.pop(("reader", fd), None))
+        self._note("remove_writer", before=lambda fd: self._undo.pop(("writer", fd), None))
         self._note("add_signal_handler", before=self._handles)
         self._note("set_exception_handler", before=self._sets_exception_handler)
         self._note("set_debug", before=self._sets_debug)
@@ -86,22 +91,22 @@ class Traces:
     def _note(
         self, name: str, *, before: Callable[..., object] | None = None, after: Callable[[Any], object] | None = None
     ) -> None:
-        method = getattr(self._loop, name)
+        method = getattr(self.loop, name)
 
         @functools.wraps(method)
         def noting(*args: Any, **options: Any) -> Any:
             self.made = True
             if before is not None:
-                before(*args)
+                before(*args, **options)
             result = method(*args, **options)
             if after is not None:
                 after(result)
             return result
 
-        setattr(self._loop, name, noting)
+        setattr(self.loop, name, noting)
 
     def _note_server(self, name: str) -> None:
-        method = getattr(self._loop, name)
+        method = getattr(self.loop, name)
 
         @functools.wraps(method)
         async def noting(*args: Any, **options: Any) -> asyncio.AbstractServer:
@@ -110,55 +115,58 @@ class Traces:
             self._undo[server] = functools.partial(_close, server)
             return server
 
-        setattr(self._loop, name, noting)
+        setattr(self.loop, name, noting)
 
-    def _watches(self, kind: str, remove: Callable[[Any], bool], file: Any, *_: Any) -> None:
+    def _times(self, timer: asyncio.TimerHandle) -> None:
+        self._timers[id(timer)] = timer
+
+    def _watches(self, kind: str, remove: Callable[[Any], bool], fd: Any, *_: Any, **__: Any) -> None:
         def end() -> str:
             with contextlib.suppress(RuntimeError, ValueError, OSError):  # a connection has it now; it is closed
-                if remove(file) is not False:  # None: uvloop does not tell
+                if remove(fd) is not False:  # None: uvloop does not tell
                     self.spoilt = True  # libraries that watch a file of their own do it once for each loop
                     return f"a {kind} of a file"
             return ""
 
-        self._undo[kind, file] = end
+        self._undo[kind, fd] = end
 
-    def _handles(self, number: int, *_: Any) -> None:
+    def _handles(self, sig: int, *_: Any, **__: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # asyncio refuses it
-        handler = signal.getsignal(number)
+        handler = signal.getsignal(sig)
         wakes = signal.set_wakeup_fd(-1)
         signal.set_wakeup_fd(wakes)
 
         def end() -> str:
-            left = self._loop.remove_signal_handler(number) is not False
-            signal.signal(number, handler)
+            left = self.loop.remove_signal_handler(sig) is not False
+            signal.signal(sig, handler)
             signal.set_wakeup_fd(wakes)
-            return f"a handler of {signal.Signals(number).name}" if left else ""
+            return f"a handler of {signal.Signals(sig).name}" if left else ""
 
-        self._undo.setdefault(("signal", number), end)
+        self._undo.setdefault(("signal", sig), end)
 
-    def _sets_exception_handler(self, *_: Any) -> None:
-        handler = self._loop.get_exception_handler()
-        self._undo.setdefault("exception handler", lambda: self._loop.set_exception_handler(handler) or "")
+    def _sets_exception_handler(self, *_: Any, **__: Any) -> None:
+        handler = self.loop.get_exception_handler()
+        self._undo.setdefault("exception handler", lambda: self.loop.set_exception_handler(handler) or "")
 
-    def _sets_debug(self, *_: Any) -> None:
-        debug = self._loop.get_debug()
-        self._undo.setdefault("debug", lambda: self._loop.set_debug(debug) or "")
+    def _sets_debug(self, *_: Any, **__: Any) -> None:
+        debug = self.loop.get_debug()
+        self._undo.setdefault("debug", lambda: self.loop.set_debug(debug) or "")
 
-    def _spoils(self) -> None:
+    def _spoils(self, *_: Any, **__: Any) -> None:
         self.spoilt = True
 
     # -- ending --------------------------------------------------------------------------------------
 
     def remain(self) -> bool:
         """Whether there may be anything to end."""
-        factory = self._loop.get_task_factory()
+        factory = self.loop.get_task_factory()
         return self.made or bool(self.due) or bool(self.generators) or factory != self.make_task
 
     def end(self) -> list[str]:
         """End what can be ended at once, and tell it. Tasks and generators have ended before."""
         self.made = False
-        self._loop.set_task_factory(self.make_task)
+        self.loop.set_task_factory(self.make_task)
         left = [each for undo in list(self._undo.values()) if (each := undo())]
         self._undo.clear()
         for call in list(self._calls):
@@ -169,8 +177,8 @@ class Traces:
 
     def end_timers(self) -> list[str]:
         """Cancel the timers that have not rung, and tell each kind of them once."""
-        left, now = [], self._loop.time()
-        for timer in list(self._timers):
+        left, now = [], self.loop.time()
+        for timer in list(self._timers.values()):
             if not timer.cancelled() and getattr(timer, "_scheduled", timer.when() > now):
                 name = _name(getattr(timer, "_callback", None))
                 if name not in self._told:
@@ -186,6 +194,31 @@ class Traces:
             handle.cancel()
 
 
+class Place(Enum):
+    """What a thread is at that a signal has interrupted."""
+
+    OUTSIDE = "no loop of this run"
+    TASK = "the run's own task"
+    ELSEWHERE = "other code of the application: a callback, another task"
+    BETWEEN = "the loop itself"
+    TOLD = "anything, after its task was told"
+
+
+class _Going:
+    """The run that is going on in a loop, as the task that it is."""
+
+    def __init__(self, run: Run, task: asyncio.Task[Any]) -> None:
+        self.run = run
+        self.task = task
+        self.asked = False  # to cancel it, at the loop's next turn
+        self.told = False  # of its interruption, which is told once: it may be cleaning up
+
+    def cancel(self) -> None:
+        if not self.told:
+            self.told = True
+            self.task.cancel()
+
+
 class LoopRunner:
     """Runs async functions from a plain thread, on an event loop of its own that lives as long as the thread.
 
@@ -196,38 +229,80 @@ class LoopRunner:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._traces: Traces | None = None
-        self._running: tuple[Run, asyncio.Task[Any]] | None = None
+        self._going: _Going | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         """The value of a coroutine of the run's; an interruption cancels it first and lets it clean up."""
+        try:
+            return self._value(coroutine, run)
+        except BaseException:
+            if type(coroutine) is CoroutineType and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()  # interrupted before it began: no warning that nobody awaited it
+            raise
+
+    def _value(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
         loop, traces = self._loop, self._traces
-        if loop is None or traces is None or loop.is_closed():
+        if loop is None or traces is None or traces.loop is not loop or loop.is_closed():
             loop = self._loop = asyncio.new_event_loop()
             traces = self._traces = Traces(loop)
         elif traces.due:
             traces.forget_due()
         task = asyncio.Task(carried(coroutine), loop=loop)
-        self._running = run, task
+        going = self._going = _Going(run, task)
+        if run.interrupted is not None:  # by another thread, which could not cancel anything yet
+            going.cancel()
         try:
             value, error = loop.run_until_complete(task)
             if error is not None:
                 raise error
             return value
         except JobInterrupted:
-            task.cancel()
+            going.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
             raise
         finally:
-            self._running = None
+            self._going = None
             if traces.remain() or not task.done():
                 self._tidy(loop, traces, run)
 
-    def cancel(self, run: Run) -> None:
-        """Cancel what `run` awaits here, if it is still that run that is going on. Called by: any thread."""
-        running, loop = self._running, self._loop
-        if running is not None and running[0] is run and loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has just been closed
-                loop.call_soon_threadsafe(running[1].cancel)
+    def cancel(self, run: Run) -> bool:
+        """Cancel what `run` awaits here, if it is still that run that is going on; whether that was not asked for before.
+
+        Called by: any thread, signal handlers.
+        """
+        going, loop = self._going, self._loop
+        if going is None or going.run is not run or loop is None or going.asked:
+            return False
+        going.asked = True
+        with contextlib.suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(going.cancel)
+        return True
+
+    def place(self, run: Run, frame: FrameType | None) -> Place:
+        """Where a signal has struck that came to `frame`. Called by: signal handlers of the loop's thread.
+
+        What is raised in the loop itself may lose a callback, and the loop would wait for it forever. What is raised
+        ELSEWHERE ends there, and the run does not learn of it. What is raised in its own task may skip what an inner
+        function does at its end.
+        """
+        going, loop = self._going, self._loop
+        if going is None or going.run is not run or loop is None:
+            return Place.OUTSIDE
+        if going.told:
+            return Place.TOLD
+        if asyncio.current_task(loop) is going.task:
+            return Place.TASK
+        while frame is not None and frame.f_globals is not globals():
+            module = frame.f_globals.get("__name__")
+            if type(module) is not str or module.partition(".")[0] not in _MACHINERY:
+                return Place.ELSEWHERE
+            frame = frame.f_back
+        return Place.BETWEEN
+
+    def tell(self, run: Run) -> None:
+        """Note that `run` learns of its interruption otherwise, and is not to be cancelled."""
+        if self._going is not None and self._going.run is run:
+            self._going.told = True
 
     def _tidy(self, loop: asyncio.AbstractEventLoop, traces: Traces, run: Run) -> None:
         """End and tell what a run has left behind, and leave a loop behind that cannot be put right."""

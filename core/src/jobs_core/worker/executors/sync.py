@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import _thread
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
+from ...uninterrupted import within
 from ..handover import Handover
 from ..run import INTERRUPT, Run
 from ..surroundings import Surroundings
-from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of
+from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of, tell_why
 
 if TYPE_CHECKING:
     from .loops import LoopRunner
+
+
+AGAIN = 0.005
+"""Seconds until an interruption is tried again that came where nothing may be raised: in code of ours, in an event loop."""
+
+PATIENCE = 50
+"""Attempts after which an event loop that does nothing else is taken to be held up by a callback in C."""
 
 
 class SyncExecutor(Executor):
@@ -33,6 +43,9 @@ class SyncExecutor(Executor):
         self._stopping = False
         self._current: Run | None = None
         self._interruptible: Run | None = None
+        self._insists_on: Run | None = None
+        self._unraisable: Callable[[Any], object] = sys.unraisablehook
+        self._attempts = 0
         self._loop: LoopRunner | None = None
         self._main_thread = 0
         self._own_decimal_context: Callable[[], None] | None = None
@@ -40,11 +53,14 @@ class SyncExecutor(Executor):
     def main(self) -> None:
         self._main_thread = threading.get_ident()
         previous = signal.signal(INTERRUPT, self._raise_in_job)
+        hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+        self._unraisable = hook
         try:
             while not self._served():
                 pass
         finally:
             signal.signal(INTERRUPT, previous)
+            sys.unraisablehook = hook
             if self._loop is not None:
                 self._loop.close()
 
@@ -88,12 +104,18 @@ class SyncExecutor(Executor):
         if self._own_decimal_context is not None:
             self._own_decimal_context()
         self._call(run)
+        if run.interrupted is not None and run.error is not None:
+            tell_why(run)
         conclude(run, self.surroundings)
 
     def _call(self, run: Run) -> None:
         """Run one job; the signal may strike between any two instructions here, and never leaves this function."""
         try:
             self._interruptible = run
+            if run.interrupted is not None:  # since it was taken; the signal has found nothing to interrupt
+                self._interruptible = None
+                run.interrupted.struck = True
+                raise run.interrupted
             run_in_thread(run, self.surroundings, self._own_loop)
             self._interruptible = None
         except JobInterrupted as error:
@@ -110,18 +132,59 @@ class SyncExecutor(Executor):
 
     def _raise_in_job(self, signum: int, frame: FrameType | None) -> None:
         run = self._interruptible
-        if run is not None and run.interrupted is not None:
-            self._interruptible = None
+        if run is None or run.interrupted is None:
+            return
+        if within(frame):
+            self._insist(run)
+        elif self._loop is None or self._strikes(self._loop, run, frame):
+            self._interruptible = self._insists_on = None
             run.interrupted.struck = True
             raise run.interrupted
+
+    def _strikes(self, loop: LoopRunner, run: Run, frame: FrameType | None) -> bool:
+        """Whether to raise here. What runs in an event loop is cancelled first, and raised in if it holds the loop up."""
+        from .loops import Place  # late, as in _own_loop
+
+        place = loop.place(run, frame)
+        if place is Place.TOLD:
+            self._interruptible = None
+            return False
+        if place is Place.OUTSIDE:
+            return True
+        held_up = not loop.cancel(run)
+        self._insist(run)
+        if held_up and place is Place.TASK:
+            loop.tell(run)
+        return held_up and (place is not Place.BETWEEN or self._attempts > PATIENCE)
+
+    def _insist(self, run: Run) -> None:
+        """Have the signal sent again until it has struck."""
+        self._attempts += 1
+        if self._insists_on is not run:
+            self._insists_on, self._attempts = run, 0
+            _thread.start_new_thread(self._send_again, (run,))  # the main thread may be within `threading` itself
+
+    def _send_again(self, run: Run) -> None:
+        while self._interruptible is run:
+            time.sleep(AGAIN)
+            signal.pthread_kill(self._main_thread, INTERRUPT)
+
+    def _swallowed(self, unraisable: Any) -> None:
+        """What Python has caught and dropped: an interruption in a finalizer, or in a function that is called at a fork."""
+        run = self._current
+        if run is not None and unraisable.exc_value is not None and unraisable.exc_value is run.interrupted:
+            self._interruptible = run
+            self._insist(run)
+        else:
+            self._unraisable(unraisable)
 
     def submit(self, runs: Sequence[Run]) -> None:
         self.handover.pending.extend(runs)
         self._bell.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
+        run.interrupted = error  # seen by `_call`, if the run has just been taken
         if self._current is run:
-            run.interrupted = error
             signal.pthread_kill(self._main_thread, INTERRUPT)
 
     def can_interrupt(self, run: Run) -> bool:

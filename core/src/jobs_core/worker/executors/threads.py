@@ -14,7 +14,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, conclude, run_in_thread, stack_of
+from .base import Executor, conclude, run_in_thread, stack_of, tell_why
 
 if TYPE_CHECKING:
     from .loops import LoopRunner
@@ -87,14 +87,8 @@ class ThreadsExecutor(Executor):
         """One run from its start to its end, in a context of its own."""
         run_in_thread(run, self.surroundings, self._own_loop)
         if run.interrupted is not None and run.error is not None:
-            self._tell_why(run)
+            tell_why(run)
         conclude(run, self.surroundings)
-
-    def _tell_why(self, run: Run) -> None:
-        from asyncio import CancelledError  # late: what plain jobs can do without
-
-        if isinstance(run.error, CancelledError):
-            run.error = run.interrupted
 
     def _own_loop(self) -> LoopRunner:
         me = threading.get_ident()
