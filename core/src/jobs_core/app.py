@@ -46,7 +46,7 @@ from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
 from .running import may_be_in_job, running
 from .stamp import Stamp, stamp_of
-from .uninterrupted import at_fork, uninterrupted
+from .uninterrupted import at_fork, let_in, uninterrupted
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +56,8 @@ T = TypeVar("T")
 RESULT_SLICE = 5.0
 """Longest single wait for a result in one call of the backend, seconds."""
 
+RESULT_SLICE_IN_JOB = 0.1
+"""The same where a job waits that can be interrupted: not within such a call, and after 250 ms at the latest."""
 
 EXPLAIN_PATIENCE = 0.5
 """Seconds that the error of a `result` may take longer, to say what is known of the job."""
@@ -194,9 +196,15 @@ class App:
             limits.append(policy(job.options, topic if isinstance(topic, str) else DEFAULT_TOPIC, self.config).timeout)
         return None if not limits or None in limits else max(limit for limit in limits if limit is not None)
 
-    @uninterrupted
     def operate(self, action: Callable[[Backend], T]) -> T:
         """Run an operator's call on a connection of its own, kept for the next."""
+        try:
+            return self._operate(action)
+        finally:
+            let_in()
+
+    @uninterrupted
+    def _operate(self, action: Callable[[Backend], T]) -> T:
         with self._idle_lock:
             backend = self._idle.pop() if self._idle else None
         if backend is None:
@@ -222,7 +230,7 @@ class App:
         """Store one call durably; see `JobFunction.enqueue`."""
         outgoing, handle = self._made(call)
         if self._holds_none and call.job.stamp.on_commit is None:
-            conflicts = self._producer.push([outgoing], self.config.enqueue_timeout)
+            conflicts = self._push([outgoing])
         else:
             conflicts = self._deliver((call.job,), [outgoing])
         if conflicts:
@@ -287,7 +295,13 @@ class App:
             raise JobDefinitionError(
                 "on_commit: no framework is set up in this process: only Django's plugin handles transactions"
             )
-        return self._producer.push(outgoing, self.config.enqueue_timeout)
+        return self._push(outgoing)
+
+    def _push(self, outgoing: list[Outgoing]) -> Mapping[str, str]:
+        try:
+            return self._producer.push(outgoing, self.config.enqueue_timeout)
+        finally:
+            let_in()
 
     def _deliver_apart(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
         """Calls that want one thing and calls that want another, each group in its order."""
@@ -298,7 +312,7 @@ class App:
         return conflicts
 
     def _push_into(self, conflicts: dict[str, str], group: list[Outgoing]) -> None:
-        conflicts.update(self._producer.push(group, self.config.enqueue_timeout))
+        conflicts.update(self._push(group))
 
     def _made(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
         """A call as the backend takes it, and its handle; raises what `message` and `outgoing` do."""
@@ -453,8 +467,10 @@ class App:
     def _ended(self, job_id: str, timeout: float | None) -> JobRecord | None:
         """Wait in slices, so that an outage or an interrupt of the caller is noticed."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        in_job = running.get() is not None and threading.current_thread() is threading.main_thread()
+        longest = RESULT_SLICE_IN_JOB if in_job else RESULT_SLICE
         while True:
-            left = RESULT_SLICE if deadline is None else min(RESULT_SLICE, max(0.0, deadline - time.monotonic()))
+            left = longest if deadline is None else min(longest, max(0.0, deadline - time.monotonic()))
             try:
                 record = self.operate(functools.partial(_fetch, job_id, left))
             except BackendUnavailable:

@@ -2,17 +2,26 @@
 
 A run that is overdue or cancelled on a sync pool is interrupted by an exception, raised between any two instructions. Raised
 within a commit, it would leave the queue file locked; within a push, it would leave other threads waiting for their turn. It
-is raised a moment later instead, when no such function is on the stack. To be marked costs a function nothing.
+is raised a moment later instead, when no such function is on the stack. To be marked costs a function nothing. A job may do
+nothing else but call such functions: after them it calls `let_in`.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPT = signal.SIGURG
+"""Ends a run in a main thread: its handler raises there, out of system calls too. Ignored by default everywhere,
+so one that comes late harms nobody (the Go runtime preempts with it for that reason)."""
+
+waiting = False
+"""Whether an interrupt came within a marked function; set by the handler of the signal."""
 
 _codes: set[CodeType] = set()
 
@@ -30,6 +39,12 @@ def within(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def let_in() -> None:
+    """Have the interrupt that waits for a marked function raised here, behind it."""
+    if waiting:
+        signal.raise_signal(INTERRUPT)
 
 
 def at_fork(

@@ -35,7 +35,7 @@ class Stage:
     def __init__(self, app: App) -> None:
         self.app = app
         self.noted: list[str] = []
-        self.note: Callable[[], object] = lambda: None  # enqueues something
+        self.note: Callable[[], Any] = lambda: None  # enqueues something
 
     def until_told(self) -> None:
         """Keep the interpreter busy until the timeout has struck, and for some instructions longer."""
@@ -100,6 +100,27 @@ def asking_a_backend(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     time.sleep(LONG)
 
 
+def asking_a_slow_backend_again_and_again(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    until = time.monotonic() + LONG
+    while time.monotonic() < until:
+        stage.app.operate(lambda backend: time.sleep(0.02))
+
+
+def enqueueing_slowly_again_and_again(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> dict[str, str]:
+        time.sleep(0.02)
+        return {}
+
+    patch.setattr(stage.app._producer, "_send", slow)
+    until = time.monotonic() + LONG
+    while time.monotonic() < until:
+        stage.note()
+
+
+def waiting_for_a_result(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    stage.note().result(LONG)
+
+
 def in_a_fork(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     run, made = running.get(), connection.Connection(Path("never.db"), BackendOptions(), durability="power")
     held = threading.Event()
@@ -140,7 +161,10 @@ def in_finalizers(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     time.sleep(LONG)
 
 
-PLAIN = [sleeping, in_a_transaction, at_the_end_of_a_transaction, asking_a_backend, in_a_fork, in_a_finalizer, in_finalizers]
+PLAIN = [
+    sleeping, in_a_transaction, at_the_end_of_a_transaction, asking_a_backend, asking_a_slow_backend_again_and_again,
+    enqueueing_slowly_again_and_again, waiting_for_a_result, in_a_fork, in_a_finalizer, in_finalizers,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("place", PLAIN)
@@ -155,13 +179,15 @@ def test_a_timeout_that_strikes_in_code_of_ours_leaves_nothing_locked(stage, reg
         stage.note()
         return number
 
-    @job(registry=registry, name="noted")
+    @job(registry=registry, name="noted", store_result=True)
     def noted() -> None:
         stage.noted.append("noted")
 
     stage.note = noted.enqueue
     handles = overdue.enqueue(), after.enqueue(1)
+    began = time.monotonic()
     drain(stage.app)
+    assert time.monotonic() - began < LONG / 4, "it was ended after its grace, with its worker"
     with pytest.raises(JobFailed, match="ran longer than its timeout"):
         handles[0].result(1)
     assert handles[1].result(1) == 1

@@ -24,9 +24,9 @@ from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
 from jobs_core.running import running
 from jobs_core.supervisor.logpipes import ChildOutput
+from jobs_core.uninterrupted import INTERRUPT
 from jobs_core.worker import output
 from jobs_core.worker.main import Worker
-from jobs_core.worker.run import INTERRUPT
 
 from ..supervisor.writers import child
 

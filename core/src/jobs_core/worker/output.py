@@ -21,8 +21,9 @@ import msgspec
 
 from .. import boundary, logs
 from ..running import running
+from ..uninterrupted import INTERRUPT
 from ..units import count
-from .run import INTERRUPT, Run
+from .run import Run
 
 LONGEST_RECORD = 256 * 1024
 """Bytes of one record; a longer one loses its middle."""

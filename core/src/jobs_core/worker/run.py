@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,8 +55,3 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.job.name} {self.delivery.id}>"
-
-
-INTERRUPT = signal.SIGURG
-"""Ends a run in a main thread: its handler raises there, out of system calls too. Ignored by default everywhere,
-so one that comes late harms nobody (the Go runtime preempts with it for that reason)."""

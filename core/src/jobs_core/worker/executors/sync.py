@@ -13,11 +13,12 @@ from contextvars import copy_context
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ... import uninterrupted
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
-from ...uninterrupted import within
+from ...uninterrupted import INTERRUPT, within
 from ..handover import Handover
-from ..run import INTERRUPT, Run
+from ..run import Run
 from ..surroundings import Surroundings
 from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of, tell_why
 
@@ -131,10 +132,11 @@ class SyncExecutor(Executor):
         return self._loop
 
     def _raise_in_job(self, signum: int, frame: FrameType | None) -> None:
-        run = self._interruptible
+        run, uninterrupted.waiting = self._interruptible, False
         if run is None or run.interrupted is None:
             return
         if within(frame):
+            uninterrupted.waiting = True
             self._insist(run)
         elif self._loop is None or self._strikes(self._loop, run, frame):
             self._interruptible = self._insists_on = None
