@@ -120,7 +120,7 @@ OPTIONS: Final = _table(
     ("args kwargs params", _ARGUMENTS),
     ("task_id job_id message_id", Word("an id of your own belongs to one enqueue", using='id="order-4711"')),
     ("task_name actor_name job_name fn_name", Word("this is the job's name", option='name="shop.send_email"')),
-    ("at_front", Word("the higher of the priorities 0 to 9 is taken first", option="priority=9")),
+    ("at_front", Word("priorities are 0 to 9, and higher ones run first", option="priority=9")),
     ("meta tags labels metadata", Word("headers reach the run as current_job().headers", using='headers={"tenant": "acme"}')),
     (
         "track_started send_events shadow trail typing description coro",
@@ -166,7 +166,7 @@ HANDLE: Final = _table(
     ),
     ("revoke abort delete terminate", _HANDLE_CANCEL),
     ("task_id message_id job_id key uuid", Word("the id is", code="handle.id")),
-    ("forget refresh", Word("a handle holds nothing and asks anew each time", code="handle.status()")),
+    ("forget refresh", Word("a handle caches nothing and asks the backend each time", code="handle.status()")),
 )
 """Attributes of what enqueue returns."""
 

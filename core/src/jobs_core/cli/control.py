@@ -116,7 +116,7 @@ def quiet_command(context: Context, off: bool) -> None:
 @click.argument("pool", type=TEXT)
 @click.argument("workers", type=click.IntRange(min=0), required=False)
 @click.option("--auto", is_flag=True, help="Return the pool to its configured size.")
-@click.option("--force", is_flag=True, help="Even if this is more than the machine has cores and memory for.")
+@click.option("--force", is_flag=True, help="Allow more workers than the machine has cores and memory for.")
 @pass_context
 def scale_command(context: Context, pool: str, workers: int | None, auto: bool, force: bool) -> None:
     """Set the number of workers in a pool, until the next reload or restart. Busy workers leave after their job.

@@ -64,8 +64,8 @@ def import_module(name: str, key: str) -> None:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise LoadError(
-                f'{key}: there is no module "{name}": is it spelled as in an import statement, and is the '
-                "directory it lies in the one jobs.toml lies in, or on PYTHONPATH?"
+                f'{key}: there is no module "{name}": is it spelled as in an import statement, and is it in '
+                "the directory of jobs.toml, or in one on PYTHONPATH?"
             ) from None
         raise load_error(f'{key}: the module "{name}" cannot be imported', error) from error
     except SystemExit as error:
