@@ -1,4 +1,4 @@
-"""Ordinary Python functions, run as background jobs. `docs/` and README.md say how."""
+"""Run ordinary Python functions as background jobs. See README.md and `docs/`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ __all__ = [
     "ResultTimeout",
 ]
 
-if not TYPE_CHECKING:  # a checker would believe every name to be there
+if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
     def __getattr__(name):
         from .foreign import package_attribute

@@ -1,4 +1,4 @@
-"""`python -m jobs_core`: the command line, where the scripts are not on the path."""
+"""`python -m jobs_core`: the command line, if the scripts are not on the path."""
 
 from .cli.main import main
 

@@ -1,4 +1,4 @@
-"""The application: configuration, plugins, registry and backend of one process; enqueue lives here."""
+"""The application: configuration, plugins, registry and backend of one process, and the enqueue operation."""
 
 from __future__ import annotations
 
@@ -54,23 +54,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RESULT_SLICE = 5.0
-"""Longest single wait for a result in one call of the backend, seconds."""
+"""Longest single wait for a result in one call of the backend, in seconds."""
 
 RESULT_SLICE_IN_JOB = 0.1
 """The same where a job waits that can be interrupted: not within such a call, and after 250 ms at the latest."""
 
 EXPLAIN_PATIENCE = 0.5
-"""Seconds that the error of a `result` may take longer, to say what is known of the job."""
+"""Seconds that the error of a `result` may take longer, in order to report what is known about the job."""
 
 
 class App:
-    """What one process knows and holds. Any thread may use it; a fork may happen at any time between calls."""
+    """The configuration, plugins, registry and connections of one process.
+
+    Any thread may use it; a fork may happen at any time between calls.
+    """
 
     needs_transactions = True
-    """Whether `on_commit=True` is an error where no plugin knows of transactions; tests' applications send at once."""
+    """Whether `on_commit=True` is an error if no plugin handles transactions; tests' applications send at once."""
 
     warns_of_unserved = True
-    """Whether an enqueue into a topic that nobody serves is warned of, once for each topic; supervised workers leave it out."""
+    """Whether an enqueue warns of a topic that no pool serves, once for each topic; supervised workers do not."""
 
     def __init__(
         self,
@@ -86,15 +89,15 @@ class App:
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
         self._topics_seen: set[str] = set()
-        self._holds_none = False  # no plugin holds an enqueue back, as far as is known
+        self._holds_none = False  # no plugin holds enqueues back, as far as is known
         self._connect()
         _apps.add(self)
 
     def _connect(self) -> None:
-        """Start without connections: at first, and in the child of every fork, where the parent's are not ours."""
+        """Start without connections: at first, and in the child of every fork, because the parent's are not ours."""
         inherited = getattr(self, "_producer", None), getattr(self, "_idle", None)
         if any(inherited):
-            _inherited.append(inherited)  # closing them would disturb the parent: keep them from the collector
+            _inherited.append(inherited)  # closing them would disturb the parent: keep them from the garbage collector
         self._producer = Producer(self.new_backend)
         self._idle: list[Backend] = []
         self._idle_lock = threading.Lock()
@@ -115,7 +118,7 @@ class App:
 
     @property
     def backend_url(self) -> str:
-        """Where jobs are kept: as configured, or SQLite in the run directory."""
+        """Return the URL of the queue: as configured, or SQLite in the run directory."""
         if self.config.backend:
             return self.config.backend
         config_sources.require_utf8(self.run_dir, "the run directory")
@@ -123,11 +126,11 @@ class App:
 
     @property
     def run_dir(self) -> Path:
-        """The directory for what belongs to one installation, absolute."""
+        """Return the directory for the files of one installation, absolute."""
         return self.config.base_dir / self.config.run_dir
 
     def new_backend(self, *, clock: Callable[[], float] | None = None) -> Backend:
-        """An unopened backend as configured; raises ConfigError or PluginError."""
+        """Return an unopened backend as configured; raise ConfigError or PluginError."""
         with _making:
             return self._make_backend(clock)
 
@@ -147,7 +150,7 @@ class App:
         return backend
 
     def results_store(self, clock: Callable[[], float] | None = None) -> Backend:
-        """What `[results] url` names, unopened; its records have a prefix of their own."""
+        """Return the backend that `[results] url` names, unopened; its records have a prefix of their own."""
         url = self.config.results.url or ""
         scheme = urls.scheme(url)
         factory = self.plugins.choose("jobs_queue_backends", scheme, "results.url")
@@ -157,7 +160,7 @@ class App:
         return store
 
     def backend_options(self, clock: Callable[[], float] | None = None) -> BackendOptions:
-        """What the configuration says to a backend."""
+        """Return the options that the configuration sets for a backend."""
 
         def retention(topic: str) -> Retention:
             settings = self.config.topic(topic)
@@ -178,7 +181,7 @@ class App:
         )
 
     def destinations(self) -> dict[str, list[str]]:
-        """The topics that jobs and schedule of this application go to by themselves, each with the names of what does."""
+        """Return the topics that jobs and schedule of this application use by default, each with the names of its senders."""
         found: dict[str, list[str]] = {}
         for job in self.registry:
             topic = job.options.topic
@@ -189,7 +192,7 @@ class App:
         return found
 
     def _longest_run(self) -> float | None:
-        """How long a job of this application may take, as far as it is loaded; None for without end."""
+        """Return how long a job of this application may take, as far as it is loaded; None for no limit."""
         limits = []
         for job in self.registry:
             topic = job.options.topic
@@ -219,7 +222,7 @@ class App:
                 self._idle.append(backend)
 
     def blaming_backend(self) -> AbstractContextManager[None]:
-        """For calls of the backend: what a plugin's raises, if it is no error of ours, is told with the plugin's name."""
+        """Wrap calls of the backend: an exception of a plugin's backend that is not ours is reported with the plugin's name."""
         scheme = urls.scheme(self.backend_url)
         plugin = self.plugins.provider("jobs_queue_backends", scheme)
         return nullcontext() if plugin is None else guard.blaming(plugin, f"the backend of {scheme}://", hide=urls.cover)
@@ -240,12 +243,12 @@ class App:
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
         """Store many calls in one round trip, in order; handles come in the same order.
 
-        With `conflict="raise"` a duplicate is told after the others were stored.
+        With `conflict="raise"`, a duplicate is reported after the others were stored.
         """
         jobs: list[JobFunction[Any, Any, T]] = []
         handles: list[JobHandle[T]] = []
         outgoing: list[Outgoing] = []
-        for call in calls:  # one after the other: what lives on costs the garbage collector time
+        for call in calls:  # one after the other: objects that stay alive cost the garbage collector time
             one, handle = self._made(call)
             jobs.append(call.job)
             outgoing.append(one)
@@ -269,7 +272,7 @@ class App:
         return await self._in_thread(lambda: self.enqueue_many(given))
 
     def _deliver(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing]) -> Mapping[str, str]:
-        """Push, or leave it to a plugin to have it pushed when a transaction commits; conflicts known by now."""
+        """Push, or leave it to a plugin to push when a transaction commits; return the conflicts known by now."""
         if self._hold_enqueue is None:
             self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
             self._holds_none = not self._hold_enqueue
@@ -304,7 +307,7 @@ class App:
             let_in()
 
     def _deliver_apart(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
-        """Calls that want one thing and calls that want another, each group in its order."""
+        """Deliver calls with different wishes separately, each group in its order."""
         conflicts: dict[str, str] = {}
         for wish in dict.fromkeys(wanted):
             places = [n for n, other in enumerate(wanted) if other is wish]
@@ -315,7 +318,7 @@ class App:
         conflicts.update(self._push(group))
 
     def _made(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
-        """A call as the backend takes it, and its handle; raises what `message` and `outgoing` do."""
+        """Return a call as the backend takes it, and its handle; raises the errors of `message` and `outgoing`."""
         job, args, kwargs = call.job, call.args, call.kwargs
         stamp = self._stamp(job)
         form = stamp.form
@@ -343,16 +346,19 @@ class App:
         return stamp
 
     def _warn_of_unserved(self, topic: str, job: str) -> None:
-        """For a topic that is seen for the first time. A configuration that says nothing of workers is a producer's."""
+        """Warn of a topic that is new here and that no pool serves.
+
+        A configuration that names no workers belongs to a producer.
+        """
         config = self.config
         for_workers = config.modules or config.framework or config.pools.keys() != {"default"}
         if self.warns_of_unserved and for_workers and config.nobody_serves(topic):
-            from . import events, logs  # for this case alone
+            from . import events, logs  # only this case needs them
 
             logging.getLogger("jobs").warning("%s", logs.sentence(events.TopicUnserved(topic, 0, [job])))
 
     def message(self, call: Call[Any]) -> Message:
-        """The envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
+        """Return the envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
         job = call.job
         stamp = self._stamp(job)
         args, kwargs = call.args, call.kwargs
@@ -363,7 +369,7 @@ class App:
             id=stamp.id or new_id(now),
             args=list(args),
             kwargs=dict(kwargs) if kwargs else {},
-            enqueued_at=int(now * 1e6) / 1e6,  # a third of the price of round()
+            enqueued_at=int(now * 1e6) / 1e6,  # a third of the cost of round()
             unique=None if unique is None else self._unique_key(job, call, unique),
         )
         if self._before_enqueue is None:
@@ -379,15 +385,15 @@ class App:
         return unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))
 
     def outgoing(self, message: Message, *, chosen: bool = True) -> Outgoing:
-        """The message as a backend takes it; raises MessageError or MessageTooLarge.
+        """Return the message as a backend takes it; raises MessageError or MessageTooLarge.
 
-        `chosen` says that the id may be known to the backend, which then looks: not so with one of `message`'s own making.
+        `chosen` declares that the backend may know the id, so it has to look; this is not so for an id that `message` made.
         """
         payload = encode(message, signer=self.signer or None, limit=self.config.max_message)
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
 
     def handle(self, call: Call[T], message: Message) -> JobHandle[T]:
-        """The handle of a message."""
+        """Return the handle of a message."""
         stores, stamp = message.store_result, call.job.stamp
         if stores is None:  # a hook may have sent it to another topic
             here = message.topic is stamp.envelope.topic
@@ -395,34 +401,34 @@ class App:
         return JobHandle(self, message.id, call.job, message.topic, stores)
 
     def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]:
-        """A handle for an id; see `JobFunction.handle`. Whether a result is kept is found out when it is asked for."""
+        """Return a handle for an id; see `JobFunction.handle`. Whether a result is kept is determined when it is requested."""
         topic = DEFAULT_TOPIC if job.options.topic is UNSET else job.options.topic
         return JobHandle(self, job_id, job, topic, stores_result=True, created=False)
 
-    # -- following -------------------------------------------------------------------------------
+    # -- status and results -------------------------------------------------------------------------
 
     def status(self, job_id: str) -> State:
-        """Where a job is; UNKNOWN also for one that is done and kept no result."""
+        """Return the state of a job; UNKNOWN also for one that is done and whose result was not stored."""
         record = self.operate(lambda backend: backend.get(job_id))
         return record.state if record else State.UNKNOWN
 
     def find(self, job_id: str) -> JobRecord | None:
-        """Everything the backend knows about a job; None if it is unknown, or done without a result that is kept."""
+        """Return everything the backend knows about a job; None if it is unknown, or done without a stored result."""
         return self.operate(lambda backend: backend.get(job_id))
 
     def read(self, record: JobRecord) -> Message:
-        """The message of a record; raises MessageError."""
+        """Return the message of a record; raises MessageError."""
         default_job = self.config.topic(record.topic).default_job
         return decode(record.payload, signer=self.signer, topic=record.topic, default_job=default_job)
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
-        """Cancel a queued job, or ask a running one to end; its state afterwards. See `JobHandle.cancel`."""
+        """Cancel a queued job, or ask a running one to end; return its state afterwards. See `JobHandle.cancel`."""
         if not force:
             return self.operate(lambda backend: backend.cancel(job_id))
         return self.operate(lambda backend: backend.cancel(job_id, force=True))
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
-        """Wait for a job's end and return what it returned; see `JobHandle.result`."""
+        """Wait for a job's end and return its result; see `JobHandle.result`."""
         self._may_wait(handle, timeout)
         return self._result(handle, timeout)
 
@@ -432,7 +438,7 @@ class App:
         return await self._in_thread(lambda: self._result(handle, timeout), shared=False)
 
     def _may_wait(self, handle: JobHandle[T], timeout: float | None) -> None:
-        """Raise ResultNotStored or EndlessWait where there is nothing to wait for, or no end of it."""
+        """Raise ResultNotStored or EndlessWait if there is no result to wait for, or the wait might never end."""
         if not handle.stores_result:
             raise ResultNotStored(
                 f"{handle.job.name} does not store its result: use @job(store_result=True), "
@@ -452,8 +458,8 @@ class App:
         return self._read_result(handle, record)
 
     def _what_is_known(self, job_id: str) -> str:
-        """Of a job that somebody has waited for in vain; the bound keeps a backend that hangs from making it longer."""
-        from . import explain  # for those alone whose time is over
+        """Explain the state of a job whose result did not arrive in time. The time is bounded: a backend may hang."""
+        from . import explain  # only a caller whose time is over needs it
 
         before, of_thread.at = of_thread.at, time.monotonic() + EXPLAIN_PATIENCE
         try:
@@ -501,8 +507,8 @@ class App:
         return handle.job.convert_result(stored["value"])  # type: ignore[no-any-return]  # the handle's job is typed Any
 
     async def _in_thread(self, function: Callable[[], T], *, shared: bool = True) -> T:
-        """Run on a thread: one for all enqueues, so that they combine; any for calls that wait long."""
-        import asyncio  # half of this package's import time, and nothing to those who have no event loop
+        """Run on a thread: a single one for all enqueues, so that they combine; any for calls that wait long."""
+        import asyncio  # half of this package's import time, and of no use without an event loop
         from concurrent.futures import ThreadPoolExecutor
 
         if not shared:
@@ -517,7 +523,7 @@ foreign.teach(App, foreign.APP)
 
 
 def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:
-    """Make handles those of the jobs that were there; raise DuplicateJob for the first that wanted it."""
+    """Make handles those of the existing jobs; raise DuplicateJob for the first one that requested it."""
     refused: DuplicateJob | None = None
     for handle, message in zip(handles, sent, strict=True):
         holder = conflicts.get(message.id)
@@ -534,7 +540,7 @@ def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing]
 
 
 def _note_repeated(handles: Sequence[JobHandle[Any]]) -> None:
-    """Of several handles of one id in one call, the first is of the job that was made."""
+    """Mark repeated ids in one call: the first handle is that of the job that was made."""
     seen: set[str] = set()
     for handle in handles:
         if handle.id in seen:
@@ -547,7 +553,7 @@ def _fetch(job_id: str, timeout: float, backend: Backend) -> JobRecord | None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner may enter; raises ConfigError if it cannot be had, or is not private."""
+    """Make a directory that only its owner may enter; raise ConfigError if that is impossible, or it is not private."""
     try:
         private.directory(path)
         if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
@@ -564,12 +570,14 @@ _inherited: list[Any] = []
 _current: App | None = None
 _source: Callable[[], App | None] | None = None
 _making = threading.RLock()
-"""Held while an application or a backend is made, which may import modules. A fork waits for it: in its child an import
-that another thread had begun would never end, and nobody could import that module."""
+"""Held while an application or a backend is made, which may import modules. A fork waits for it.
+
+In the child, an import that another thread had begun would never end, and no thread could import that module.
+"""
 
 
 def current_app() -> App:
-    """This process's application: the one that was set, else the framework's, else one made from the configuration."""
+    """Return this process's application: the one that was set, else the framework's, else one made from the configuration."""
     global _current
     if _current is None:
         found = _source() if _source is not None else None
@@ -582,9 +590,10 @@ def current_app() -> App:
 
 
 def _configuration() -> Config:
-    """The configuration of a process that enqueues: as commands find it, else beside or above the modules that define jobs.
+    """Return the configuration of a process that enqueues: as commands find it, else near the modules that define jobs.
 
-    A server or a cron job may be started anywhere. What was not found where the process is gets a warning, once.
+    The file is then searched for beside and above these modules. A server or a cron job may be started in any directory: if
+    the file is not found from there, the process warns once.
     """
     found = config_sources.load()
     if found.file is not None or found.config.backend is not None:
@@ -604,15 +613,15 @@ def _warn(what: str) -> None:
 
 
 def set_current_app(app: App | None) -> None:
-    """Make `app` the one that `enqueue` uses; None forgets it, and the next use makes one anew."""
+    """Make `app` the application that `enqueue` uses; None forgets it, and the next use makes a new one."""
     global _current
     _current = app
 
 
 def set_app_source(source: Callable[[], App | None] | None) -> Callable[[], App | None] | None:
-    """Ask `source` for the application where none was set: a framework's plugin knows whose request this is.
+    """Ask `source` for the application if none was set: a framework's plugin knows to which application a request belongs.
 
-    Returns what was asked before.
+    Returns the previous source.
     """
     global _source
     before, _source = _source, source

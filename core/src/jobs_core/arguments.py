@@ -1,9 +1,8 @@
-"""The arguments of a job: checked against the signature and annotations when it is enqueued, converted to the
-annotated types when it runs.
+"""The arguments of a job: checked when it is enqueued, converted to the annotated types when it runs.
 
-Compiled once a function, on its first enqueue or when a worker starts, so that names under `from __future__
-import annotations` and forward references can be found. Each parameter is compiled alone: one that cannot be
-does not spoil the others.
+A call is checked against the signature and the annotations. These are compiled once per function, on its first enqueue or
+when a worker starts, so that names under `from __future__ import annotations` and forward references can be found. Each
+parameter is compiled alone: one that cannot be compiled does not affect the others.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _ANYTHING = (inspect.Parameter.empty, Any, object)
 
 
 class Parameter:
-    """One parameter's type: what passes as it is, and how the rest is converted."""
+    """One parameter's type: the values that need no conversion, and how the others are converted."""
 
     __slots__ = ("as_is", "name", "type")
 
@@ -38,7 +37,7 @@ class Parameter:
         self.as_is = _scalars(kind)
 
     def under(self, name: str) -> Parameter:
-        """The same for the argument of this name: `**kwargs` stands for many."""
+        """Return the same for the argument of this name: `**kwargs` stands for many."""
         if name == self.name:
             return self
         other = copy.copy(self)
@@ -46,7 +45,7 @@ class Parameter:
         return other
 
     def check(self, value: Any, job: str) -> None:
-        """Raise ArgumentError unless a worker could convert what `value` becomes on its way."""
+        """Raise ArgumentError unless a worker could convert the value after its transport as JSON."""
         try:
             plain = msgspec.to_builtins(value, enc_hook=encode_hook, str_keys=True)
         except Exception as error:  # a model's code may raise anything
@@ -57,7 +56,7 @@ class Parameter:
             self.convert(plain, job)
 
     def convert(self, value: Any, job: str) -> Any:
-        """`value`, as decoded from JSON, as the annotated type; raises ArgumentError, whatever the type's code raises."""
+        """Convert `value`, as decoded from JSON, to the annotated type; raise ArgumentError, whatever the type raises."""
         try:
             return msgspec.convert(value, self.type, dec_hook=decode_hook, str_keys=True)
         except Exception as error:
@@ -91,7 +90,7 @@ class Arguments:
         everything = (*self._positional, *self._by_name.values(), self._rest, self._named_rest)
         self._untyped = all(parameter.type is Any for parameter in everything)
         self.run_code = any(_runs_code(parameter.type) for parameter in everything)
-        """Whether converting runs code of the application: that is part of the run then, charged and timed with it."""
+        """Whether conversion runs code of the application: then it is part of the run, and charged and timed with it."""
 
     def _compile(self, function: Callable[..., Any], parameter: inspect.Parameter) -> Parameter:
         try:
@@ -103,7 +102,7 @@ class Arguments:
             )
         except TypeError as error:
             reason = f"its type cannot be read from JSON: {' '.join(str(error).split())}"
-        except Exception as error:  # text that is no Python, or whatever code of its own an annotation runs
+        except Exception as error:  # text that is not Python, or any error of code that an annotation runs
             reason = (
                 f"its annotation {shown(parameter.annotation)} is not a type ({type(error).__name__}: {shown(str(error))}): "
                 'annotate with a type, or with Annotated[a type, "your note"]'
@@ -112,7 +111,7 @@ class Arguments:
         return Parameter(parameter.name, Any)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """For producers: raise ArgumentError unless the call fits, and its values fit the annotations."""
+        """Raise ArgumentError unless the call fits, and its values fit the annotations. For producers."""
         try:
             self._bind(*args, **kwargs)
         except TypeError as error:
@@ -136,12 +135,12 @@ class Arguments:
         unknown = next((name for name in kwargs if name not in parameters and f"argument '{name}'" in str(error)), None)
         if unknown is None:
             return ArgumentError(f"{self._job}: {error}")
-        said = str(error).partition(". Did you mean")[0]  # Python 3.13 asks by itself
+        said = str(error).partition(". Did you mean")[0]  # Python 3.13 asks that itself
         advice = foreign.argument_advice(unknown, self._job.rpartition(".")[2], parameters)
         return ArgumentError(f"{self._job}: {said}: {advice}", argument=unknown)
 
     def convert(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """For workers: the call with its values converted to the annotated types; raises ArgumentError."""
+        """Return the call with its values converted to the annotated types; raises ArgumentError. For workers."""
         self.bind(args, kwargs)
         if self._untyped:
             return args, kwargs
@@ -157,14 +156,14 @@ class Arguments:
         return args, kwargs
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise ArgumentError unless the function could be called so."""
+        """Raise ArgumentError unless the function accepts these arguments."""
         try:
             self._bind(*args, **kwargs)
         except TypeError as error:
             raise ArgumentError(f"{self._job}: {error}") from None
 
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The call's values by parameter name, defaults included. Slow (7 µs): for unique keys only."""
+        """Return the call's values by parameter name, defaults included. Slow (7 µs): for unique keys only."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
@@ -181,7 +180,7 @@ def _signature(function: Callable[..., Any], job: str) -> inspect.Signature:
 
 
 def _reason(error: Exception) -> str:
-    """Why a value does not fit: as msgspec and `ValueError`s say it, of any other error with its name."""
+    """Return why a value does not fit: the text of msgspec and of a `ValueError`; any other error with its name."""
     if not issubclass(type(error), (msgspec.ValidationError, TypeError, ValueError)):
         return without_values(told(error))
     text = without_values(text_of(error)).replace("`", "").replace(" - at $", ", at ")
@@ -189,7 +188,7 @@ def _reason(error: Exception) -> str:
 
 
 def _with_type(reason: str, kind: Any) -> str:
-    """Name the type that an object, or a value inside it, was to become: msgspec says "object" of all of them."""
+    """Name the type to which an object, or a value inside it, was to be converted: msgspec says "object" for all of them."""
     name = name_of(kind) if isinstance(kind, type) else shown(kind)
     if ", at ." in reason or ", at [" in reason:
         return f"{reason} of {name}"
@@ -212,7 +211,7 @@ def _runs_code(kind: Any) -> bool:
 
 
 def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The parameter's annotation as a type msgspec can convert to; raises NameError or TypeError."""
+    """Return the parameter's annotation as a type to which msgspec can convert; raises NameError or TypeError."""
     if _is_anything(parameter.annotation):
         return Any
     unwrapped = inspect.unwrap(function)
@@ -227,17 +226,17 @@ def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     for node in _nodes(msgspec.inspect.type_info(kind)):
         if isinstance(node, msgspec.inspect.CustomType) and not is_custom(node.cls):
             raise TypeError(f"{node.cls!r} is not a JSON type, dataclass, Struct, pydantic model or Path")
-    msgspec.json.Decoder(kind, dec_hook=decode_hook)  # refuses unions it could not tell apart
+    msgspec.json.Decoder(kind, dec_hook=decode_hook)  # refuses unions that it could not tell apart
     return kind
 
 
 def _is_anything(kind: Any) -> bool:
-    """By identity: an annotation may be any object, and how it compares is its own affair."""
+    """Compare by identity: an annotation may be any object, with a comparison of its own."""
     return any(kind is one for one in _ANYTHING)
 
 
 def _nodes(node: Any, seen: set[int] | None = None) -> typing.Iterator[Any]:
-    """Every type inside a type description."""
+    """Yield every type inside a type description."""
     seen = set() if seen is None else seen
     if id(node) in seen:
         return
@@ -252,7 +251,7 @@ def _nodes(node: Any, seen: set[int] | None = None) -> typing.Iterator[Any]:
 
 
 def _scalars(kind: Any) -> frozenset[type]:
-    """The exact types of values that need no conversion to `kind`. NaN is looked for when encoding."""
+    """Return the exact types of values that need no conversion to `kind`. NaN is detected during encoding."""
     if kind is Any:
         return _SCALARS
     arms = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
@@ -260,7 +259,7 @@ def _scalars(kind: Any) -> frozenset[type]:
 
 
 def _binder(signature: inspect.Signature, job: str) -> Callable[..., None]:
-    """A function of the same signature that does nothing: calling it checks a call in 0.1 µs."""
+    """Return a function of the same signature that does nothing: calling it checks a call in 0.1 µs."""
     parts: list[str] = []
     kinds = inspect.Parameter
     parameters = list(signature.parameters.values())
@@ -278,12 +277,12 @@ def _binder(signature: inspect.Signature, job: str) -> Callable[..., None]:
     scope: dict[str, Any] = {}
     exec(f"def job({', '.join(parts)}): pass", scope)  # parameter names of a real signature: identifiers, nothing else
     binder: Callable[..., None] = scope["job"]
-    binder.__name__ = binder.__qualname__ = job.rpartition(".")[2]  # what Python's complaints begin with
+    binder.__name__ = binder.__qualname__ = job.rpartition(".")[2]  # the beginning of Python's error messages
     return binder
 
 
 def resolve_return(function: Callable[..., Any]) -> Any:
-    """The type results are converted to for a caller: the return annotation, or Any where it cannot be used."""
+    """Return the type to which results are converted for a caller: the return annotation, or Any if it cannot be used."""
     try:
         annotation = inspect.signature(function).return_annotation
         return _resolve(function, inspect.Parameter("it", inspect.Parameter.KEYWORD_ONLY, annotation=annotation))

@@ -1,7 +1,7 @@
-"""The boundary to the application's code: what it hands over or raises is taken as it comes, and nothing gets past.
+"""The boundary to the application's code: its objects and exceptions are accepted in any state, and none can do harm.
 
 Exceptions, reasons, delays and results are objects of the application, and so is every method on them: `str(error)` may
-raise, or return what cannot be stored. Whoever touches such an object outside of the job's own run does it through here.
+raise, or return text that cannot be stored. All access to such an object outside the job's own run goes through here.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _own_traceback: Callable[[BaseException], Any] = BaseException.__dict__["__trace
 
 
 def interrupts(error: BaseException) -> bool:
-    """Whether this is the end of a run, raised by a signal wherever the run happens to be: it has to be passed on."""
+    """Return whether this exception ends a run: a signal raised it, wherever the run was, so it must be passed on."""
     return type(error) in (JobTimeout, JobCancelled) and error.struck  # type: ignore[attr-defined]
 
 
 def passes(error: BaseException) -> bool:
-    """Whether this is meant for somebody further up, whoever's code it comes out of: the end of a run, or a person's Ctrl-C."""
+    """Return whether this exception must be passed on, whatever code it comes from: the end of a run, or a user's Ctrl-C."""
     return interrupts(error) or (type(error) is KeyboardInterrupt and _of_a_signal(error))
 
 
 def _of_a_signal(error: KeyboardInterrupt) -> bool:
     """Tell a real interrupt from `raise KeyboardInterrupt`.
 
-    Python's own handler raises between any two instructions, one of the application in its own code: all other `raise`
-    statements are somebody's.
+    Python's own handler raises between any two instructions, and a handler of the application raises in its own code; all
+    other `raise` statements are not interrupts.
     """
     handler: Any = signal.getsignal(signal.SIGINT)
     while isinstance(handler, functools.partial):
@@ -57,7 +57,7 @@ def _of_a_signal(error: KeyboardInterrupt) -> bool:
 
 
 def text_of(value: object, limit: int = LONGEST_TEXT) -> str:
-    """`str(value)`, of at most so many characters that can all be stored; a stand-in where there is none."""
+    """Return `str(value)`, cut to `limit` characters that can all be stored; a substitute if it raises."""
     try:
         text = str(value)
     except BaseException as error:
@@ -68,13 +68,13 @@ def text_of(value: object, limit: int = LONGEST_TEXT) -> str:
 
 
 def storable(text: str, limit: int = LONGEST_TEXT) -> str:
-    """`text` without its middle if it is too long, and with halves of characters written out."""
+    """Return `text` without its middle if it is too long, and with unpaired surrogates escaped."""
     text = clip(str.__str__(text), limit)  # of a subclass, the plain text
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def clip(text: str, limit: int) -> str:
-    """`text`, with its middle left out if it is longer than `limit` characters."""
+    """Return `text`, with its middle left out if it is longer than `limit` characters."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -82,7 +82,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def name_of(kind: type) -> str:
-    """The name of a class with its module, whatever the class makes of its attributes."""
+    """Return the name of a class with its module, whatever the class does with its attributes."""
     name = storable(_qualname(kind), 200)
     try:
         module = _module(kind)
@@ -94,7 +94,7 @@ def name_of(kind: type) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error as one would tell it: the name of its class, and its text."""
+    """Describe an error: the name of its class, and its text."""
     text = text_of(error)
     name = name_of(type(error)).rpartition(".")[2]
     return f"{name}: {text}" if text else name
@@ -102,9 +102,9 @@ def told(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def exit_told(what: str) -> Iterator[None]:
-    """If the body ends this process with `os._exit`, say so on standard error: nothing that follows ever could.
+    """If the body ends this process with `os._exit`, report it on standard error: no later code could.
 
-    For imports. A crash in C code cannot be told; what the body has forked may end as it likes.
+    For imports. A crash in C code cannot be reported; processes that the body has forked may end as they like.
     """
     exit_process, process = os._exit, os.getpid()
     inside = True
@@ -119,13 +119,13 @@ def exit_told(what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        inside = False  # somebody may keep the function
+        inside = False  # other code may keep the function
         if os._exit is exit_and_tell:
             os._exit = exit_process
 
 
 def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
-    """The traceback with its causes, without the outermost frames of files that start with `plumbing`."""
+    """Return the traceback with its causes, without the outermost frames of files that start with `plumbing`."""
     try:
         frames = traceback.TracebackException.from_exception(error, limit=-50)
         while plumbing and len(frames.stack) > 1 and frames.stack[0].filename.startswith(plumbing):
@@ -134,7 +134,7 @@ def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
     except BaseException as trouble:
         if interrupts(trouble):
             raise
-    try:  # notes, causes or sources that raise: at least where it happened
+    try:  # notes, causes or sources may raise: then at least the position is shown
         lines = "".join(traceback.format_tb(_own_traceback(error), limit=-50))
     except BaseException as trouble:
         if interrupts(trouble):
@@ -144,7 +144,7 @@ def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
 
 
 class _OwnLogger(logging.Logger):
-    """A logger of ours, which the application's logging configuration does not disable (dictConfig does unless told not to)."""
+    """A logger of ours that the application's logging configuration does not disable (dictConfig does unless told not to)."""
 
     @property
     def disabled(self) -> bool:
@@ -156,7 +156,10 @@ class _OwnLogger(logging.Logger):
 
 
 def own_logger(name: str) -> logging.Logger:
-    """The logger of this name ("jobs", or one below), for what an operator has to see whatever the application configures."""
+    """Return the logger of this name ("jobs", or one below), which the logging of the application cannot silence.
+
+    For lines that an operator must see.
+    """
     logger = logging.getLogger(name)
     logger.__dict__.pop("disabled", None)
     logger.__class__ = _OwnLogger
@@ -164,15 +167,15 @@ def own_logger(name: str) -> logging.Logger:
 
 
 last_resort: Callable[[int, str], None] | None = None
-"""Where a line goes that the application's logging did not take: the supervisor's pipe, once there is one."""
+"""Called with a line that the application's logging did not accept: the supervisor's pipe, once there is one."""
 
 
 def log(
     logger: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None, **extra: object
 ) -> None:
-    """Log, and survive the logging of the application: what a handler of its raises is told in place of the line.
+    """Log, and survive the logging of the application: an exception of one of its handlers is reported beside the line.
 
-    Texts and the traceback are written out first, where they may hold halves of characters: not every handler can write those.
+    Texts and the traceback are escaped first if they may contain unpaired surrogates, which not every handler can write.
     """
     args = tuple(storable(arg, LONGEST_TRACEBACK) if isinstance(arg, str) else arg for arg in args)
     try:
@@ -201,4 +204,4 @@ def log_past(level: int, text: str, error: BaseException | None = None) -> None:
         else:
             os.write(2, f"jobs: {text}\n".encode("utf-8", "backslashreplace"))
     except OSError:
-        return  # nowhere is left to say it
+        return  # there is no other place to report it

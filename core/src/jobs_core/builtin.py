@@ -1,4 +1,7 @@
-"""What the core itself provides, through the very hooks that third parties use. Each factory imports late."""
+"""The core's own backends, loader and alert channels, provided through the same hooks as third parties'.
+
+Each factory imports late.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""jobs.toml as typed values: what can be set, its defaults, and what each key means.
+"""jobs.toml as typed values: the keys, their defaults, and their meanings.
 
-The field comments below are the documentation: docs/configuration.md lists every key, and a test compares.
-Reading and merging of the sources is in config_sources.py; what a value may be beyond its type says the rule in its
-annotation (config_rules.py). The reader obeys them all, so a command refuses what would fail later before it begins.
+The field comments below are the documentation: docs/configuration.md lists every key, and a test compares. Reading and
+merging of the sources is in config_sources.py; the rule in a key's annotation (config_rules.py) restricts its values beyond
+the type. The reader applies all rules, so a command refuses before it begins what would fail later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _rule(check: rules.Rule) -> Meta:
 
 
 MOST = 10**12
-"""Of anything that is counted: it fits into every store's integers, and nobody gets there."""
+"""The largest number of anything that is counted: it fits into every store's integers, and is beyond real use."""
 
 PositiveInt = Annotated[int, Meta(ge=1, le=MOST)]
 NonNegativeInt = Annotated[int, Meta(ge=0, le=MOST)]
@@ -189,15 +189,15 @@ class Config(Section, frozen=True, kw_only=True):
     base_dir: Path = Path()  # set by the reader, not a key: the directory that relative paths start from
 
     def topic(self, name: str) -> Topic:
-        """The settings of a topic; defaults where the configuration has none."""
+        """Return the settings of a topic; defaults if the configuration has none."""
         return self.topics.get(name, _DEFAULT_TOPIC)
 
     def served_topics(self) -> set[str]:
-        """Topics that some pool serves."""
+        """Return the topics that some pool serves."""
         return {topic for pool in self.pools.values() for topic in pool.topics}
 
     def nobody_serves(self, topic: str) -> bool:
-        """Whether a job in `topic` waits for ever as far as is known here: no pool serves it, and none elsewhere is said to."""
+        """Return whether no pool serves `topic`, and no worker elsewhere is said to: a job there would wait forever."""
         return self.topic(topic).serve and topic not in self.served_topics()
 
 

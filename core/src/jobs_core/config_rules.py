@@ -1,7 +1,7 @@
-"""What the values of the configuration may be where a type alone does not say.
+"""The values that a configuration key may have, beyond its type.
 
-A rule takes a value and returns why it cannot be used, with the fix, or None. It looks at the value alone: whether a
-port is free or a directory can be written is asked by `jobsctl check` and `start`, of the machine that they run on.
+A rule takes a value and returns why it cannot be used, with the fix, or None. It examines the value alone: `jobsctl check`
+and `start` test whether a port is free or a directory can be written, on the machine on which they run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .units import MAX_SECONDS, format_duration, format_size
 Rule: TypeAlias = "Callable[[Any], str | None]"
 
 LARGEST_SIZE = 10**15
-"""A petabyte: nobody has one, and it fits into every store's integers."""
+"""A petabyte: beyond real use, and it fits into every store's integers."""
 LONGEST_TEXT = 4096
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -32,7 +32,7 @@ _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9
 
 
 def seconds(least: float = 0.0, longest: float = MAX_SECONDS) -> Rule:
-    """A duration within bounds."""
+    """Accept a duration within bounds."""
 
     def check(value: float) -> str | None:
         if least <= value <= longest:
@@ -43,7 +43,7 @@ def seconds(least: float = 0.0, longest: float = MAX_SECONDS) -> Rule:
 
 
 def size_or_none(least: int, largest: int = LARGEST_SIZE) -> Rule:
-    """A size within bounds, or 0 for no limit."""
+    """Accept a size within bounds, or 0 for no limit."""
 
     def check(value: int) -> str | None:
         if value == 0 or least <= value <= largest:
@@ -56,7 +56,7 @@ def size_or_none(least: int, largest: int = LARGEST_SIZE) -> Rule:
 
 
 def size(least: int, largest: int = LARGEST_SIZE) -> Rule:
-    """A size within bounds."""
+    """Accept a size within bounds."""
 
     def check(value: int) -> str | None:
         if least <= value <= largest:
@@ -67,7 +67,7 @@ def size(least: int, largest: int = LARGEST_SIZE) -> Rule:
 
 
 def text(value: str) -> str | None:
-    """A text on one line that is not empty. NUL and newlines end a path, a header or a name early."""
+    """Accept a string on one line that is not empty. NUL and newlines would end a path, a header or a name early."""
     if not value.strip():
         return "expected a string, got an empty one: leave the key out to use its default"
     if len(value) > LONGEST_TEXT:
@@ -80,12 +80,12 @@ def text(value: str) -> str | None:
 
 
 def name(value: str) -> str | None:
-    """The name of an entry that the configuration gives."""
+    """Accept the name of an entry that the configuration gives."""
     return text(value) or ("expected a name of at most 200 characters" if len(value) > 200 else None)
 
 
 def path(value: str) -> str | None:
-    """What can name a file or directory."""
+    """Accept the name of a file or directory."""
     reason = text(value)
     if reason is None and any(len(part.encode()) > 255 for part in value.split("/")):
         reason = "expected a path whose parts have at most 255 bytes each"
@@ -93,7 +93,7 @@ def path(value: str) -> str | None:
 
 
 def url(value: str) -> str | None:
-    """A URL by its form; which schemes there are is for plugins to say. The value may hold a password: it is not shown."""
+    """Accept a URL by its form; plugins decide which schemes exist. The value may contain a password, so it is not shown."""
     if reason := text(value):
         return reason
     if _URL.fullmatch(value):
@@ -104,14 +104,14 @@ def url(value: str) -> str | None:
 
 
 def store_url(value: str) -> str | None:
-    """The SQLite URL of a broker's store."""
+    """Accept the SQLite URL of a broker's store."""
     if reason := url(value):
         return reason
     return None if urls.scheme(value) == "sqlite" else 'expected a SQLite URL, such as "sqlite:///broker.db"'
 
 
 def endpoint(value: str) -> str | None:
-    """Where a ZeroMQ broker may listen."""
+    """Accept an address on which a ZeroMQ broker may listen."""
     if reason := url(value):
         return reason
     if urls.scheme(value) in ("zmq+tcp", "zmq+ipc"):
@@ -120,33 +120,33 @@ def endpoint(value: str) -> str | None:
 
 
 def module(value: str) -> str | None:
-    """A module as an import statement names it."""
+    """Accept a module as written in an import statement."""
     if _MODULE.fullmatch(value) and len(value) <= LONGEST_TEXT and text(value) is None:
         return None
     return f'{value[:80]!r} is not a module name: write it as in an import statement, "shop.tasks" for shop/tasks.py'
 
 
 def pool_name(value: str) -> str | None:
-    """A pool's name, which is a key, a label of metrics, and 48 bytes of the scoreboard."""
+    """Accept a pool's name, which is a key, a label of metrics, and 48 bytes of the scoreboard."""
     if _NAME.fullmatch(value) and not value.startswith((".", "-")) and len(value) <= 48:
         return None
     return f"invalid pool name {value[:80]!r}: use 1 to 48 letters, digits, _ . - and begin with a letter or digit"
 
 
 def topic(value: str) -> str | None:
-    """A topic's name."""
+    """Accept a topic's name."""
     return topic_error(value)
 
 
 def prefix(value: str) -> str | None:
-    """What the names of a backend's keys and queues begin with; some allow 255 bytes in all."""
+    """Accept the beginning of the names of a backend's keys and queues; some allow 255 bytes in all."""
     if _PREFIX.fullmatch(value):
         return None
     return f"invalid prefix {value[:80]!r}: use 1 to 64 letters, digits, _ . : -"
 
 
 def listen(value: str) -> str | None:
-    """An address to listen on."""
+    """Accept an address to listen on."""
     if reason := text(value):
         return reason
     try:
@@ -157,7 +157,10 @@ def listen(value: str) -> str | None:
 
 
 def parse_listen(value: str) -> Path | tuple[str, int]:
-    """Host and port, or the path of a unix socket; raises ValueError. Without a host it would be public unmeant."""
+    """Return host and port, or the path of a unix socket; raise ValueError.
+
+    An address without a host is refused: it would be public by accident.
+    """
     if value.startswith("unix:"):
         where = value.removeprefix("unix:").removeprefix("//")
         if not where or where.endswith("/") or path(where):
@@ -191,12 +194,12 @@ def _address(host: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Add
 
 
 def not_empty(value: Any) -> str | None:
-    """A list or table with something in it."""
+    """Accept a list or table that is not empty."""
     return None if value else "expected at least one entry, got none"
 
 
 def arguments(value: Any) -> str | None:
-    """What a job may be called with: it has to fit into JSON."""
+    """Accept arguments of a job: they have to fit into JSON."""
     try:
         msgspec.json.encode(value)
     except (OverflowError, RecursionError, UnicodeEncodeError, TypeError) as error:
@@ -205,6 +208,6 @@ def arguments(value: Any) -> str | None:
 
 
 def no_repeats(value: list[str]) -> str | None:
-    """A list that names nothing twice."""
+    """Accept a list without duplicates."""
     twice = [each for number, each in enumerate(value) if each in value[:number]]
     return f'"{twice[0][:80]}" is listed twice: once is enough' if twice else None

@@ -1,6 +1,6 @@
-"""Where the configuration comes from: defaults, jobs.toml or pyproject.toml, JOBS_ variables, *_FILE secrets.
+"""Read the configuration from its sources: defaults, jobs.toml or pyproject.toml, JOBS_ variables, *_FILE secrets.
 
-Later sources win, key by key. Every value keeps the name of its source, for `jobsctl check --show`.
+Later sources override earlier ones, key by key. Every value keeps the name of its source, for `jobsctl check --show`.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Effective(msgspec.Struct, frozen=True):
     config: Config
     sources: dict[str, str]
     file: Path | None
-    directory: Path  # where the file lies, or was looked for, by the name that was said: see `working_directory`
+    directory: Path  # where the file is, or was searched for, as the user named it: see `working_directory`
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(key, value, source) for every key, secrets covered, in the order of the documentation."""
+        """Return (key, value, source) for every key, with secrets hidden, in the order of the documentation."""
         return [(key, text, self._source(key)) for key, text in _flatten(self.config, "")]
 
     def _source(self, key: str) -> str:
@@ -49,14 +49,14 @@ class Effective(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a framework's settings say, on its way to child processes."""
+    """The settings of a framework, on their way to child processes."""
 
     name: str
     directory: str
     values: dict[str, Any]
 
     def encode(self) -> str:
-        """The value of JOBS_SETTINGS."""
+        """Return the value of JOBS_SETTINGS."""
         return msgspec.json.encode(_plain(msgspec.structs.asdict(self)), enc_hook=str).decode()
 
 
@@ -87,10 +87,10 @@ def load(
 ) -> Effective:
     """Read and check the configuration.
 
-    `file` (or JOBS_CONFIG) names it; otherwise jobs.toml, then [tool.jobs] of pyproject.toml, is looked for
-    in `cwd` and in the directories above it. `settings` are values from an application, above the file and below the
-    environment; a command that runs inside a framework hands them to its children in JOBS_SETTINGS. Raises ConfigError
-    with one line for each thing that is wrong.
+    `file` (or JOBS_CONFIG) names it; otherwise jobs.toml, then [tool.jobs] of pyproject.toml, is searched for in `cwd` and
+    in the directories above it. `settings` are values from an application; they override the file, and the environment
+    overrides them. A command that runs inside a framework passes them to its children in JOBS_SETTINGS. Raises ConfigError
+    with one line for each problem.
     """
     environ = os.environ if environ is None else environ
     if settings is None and environ.get("JOBS_SETTINGS"):
@@ -111,7 +111,7 @@ def load(
 
 
 def require_utf8(directory: Path, what: str) -> None:
-    """Raise ConfigError for a directory whose name is no text: it can be neither stored, logged nor shown as it is."""
+    """Raise ConfigError for a directory whose name is not valid text: it can be neither stored, logged nor shown as it is."""
     try:
         str(directory).encode()
     except UnicodeEncodeError:
@@ -120,19 +120,19 @@ def require_utf8(directory: Path, what: str) -> None:
 
 
 def working_directory() -> Path:
-    """The current directory by the name by which the user went there.
+    """Return the current directory by the name by which the user entered it.
 
-    That may be a link, such as `current`, which leads to the next release tomorrow. Names are kept as they were said, and
-    looked up anew by each `load`; what comes of that, `base_dir`, is a directory for good.
+    That may be a link, such as `current`, which may lead to the next release tomorrow. Names are kept as given, and each
+    `load` resolves them again; the result, `base_dir`, is a directory for good.
     """
     try:
         return as_named(Path.cwd())
-    except FileNotFoundError:  # it was removed, as old releases are; by its name it still has directories above
+    except FileNotFoundError:  # it was removed, as old releases are; its name still has directories above it
         return Path(os.environ.get("PWD") or "/")
 
 
 def as_named(directory: Path) -> Path:
-    """A directory by the name that the shell has for it (PWD), if it is in that one or below."""
+    """Return a directory by the name that the shell has for it (PWD), if it is that one or below it."""
     named = os.environ.get("PWD", "")
     if os.path.isabs(named):
         with contextlib.suppress(ValueError):
@@ -146,20 +146,20 @@ def _find(file: str | Path | None, cwd: Path) -> Path | None:
         try:
             if path.is_file():
                 return path
-        except OSError as error:  # in a directory that this user may not look into
+        except OSError as error:  # in a directory that this user may not read
             raise ConfigError(f"{file}: cannot be read: {error.strerror} (named by -c or JOBS_CONFIG)") from None
         raise ConfigError(f"{file}: no such file (named by -c or JOBS_CONFIG)")
     for path in _places(cwd):
         try:
             if _is_configuration(path):
                 return path
-        except OSError:  # a directory above that this user may not look into
+        except OSError:  # a directory above that this user may not read
             continue
     return None
 
 
 def candidates(file: str | Path | None = None) -> list[Path]:
-    """The files that `load` looks for, whether they are there or not, up to the one that it finds, broken or not."""
+    """List the files for which `load` searches, whether they exist or not, up to the one that it finds, broken or not."""
     cwd = working_directory()
     if os.environ.get("JOBS_SETTINGS"):
         with contextlib.suppress(ConfigError):
@@ -187,7 +187,7 @@ def _places(cwd: Path) -> Iterator[Path]:
 
 
 def _is_configuration(path: Path) -> bool:
-    """Whether the file is there, and says something to us; raises OSError, ConfigError."""
+    """Return whether the file exists and contains our configuration; raises OSError, ConfigError."""
     if not path.is_file():
         return False
     return path.name == "jobs.toml" or "jobs" in _parse_toml(path, str(path)).get("tool", {})
@@ -207,7 +207,7 @@ def _parse_toml(path: Path, name: str) -> dict[str, Any]:
 
 
 def _loads(text: str) -> dict[str, Any]:
-    """TOML as a dict; raises ValueError. The parser is imported by those who have something to parse."""
+    """Parse TOML into a dict; raises ValueError. The parser is imported only if there is something to parse."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -223,18 +223,18 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 
 class _Text(str):
-    """A value from the environment: text that may stand for any type."""
+    """A value from the environment: text that may represent any type."""
 
 
 class _Reader:
-    """Raw values by key with their sources, and then the typed configuration."""
+    """Collects raw values by key with their sources, and then builds the typed configuration."""
 
     def __init__(self) -> None:
         self.raw: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
         self._tables: dict[str, str] = {}
         self.errors: list[str] = []
-        self.file: tuple[Path, str] | None = None  # and what its values have as their source
+        self.file: tuple[Path, str] | None = None  # and the source of its values
 
     def merge(self, data: Mapping[str, Any], source: str) -> None:
         self._merge(self.raw, data, source, "")
@@ -291,14 +291,14 @@ class _Reader:
         return msgspec.structs.replace(config, base_dir=base_dir)
 
     def _adopt_plugin_tables(self) -> None:
-        """[flask] is short for [plugins.flask] where flask is the framework or the loader."""
+        """Move [flask] to [plugins.flask] if flask is the framework or the loader."""
         for name in {str(self.raw.get("framework", "")), str(self.raw.get("loader", ""))}:
             if isinstance(self.raw.get(name), dict):
                 table = self.raw.pop(name)
                 self._merge(self.raw.setdefault("plugins", {}), {name: table}, self._tables[name], "plugins.")
 
     def _adopt_preference(self) -> None:
-        """[plugins] prefer = […] stands among the plugins' tables, and is none."""
+        """Take [plugins] prefer = […] out of the plugins' tables: it is not a plugin."""
         plugins = self.raw.get("plugins")
         if isinstance(plugins, dict) and "prefer" in plugins and not isinstance(plugins["prefer"], dict):
             self.raw["prefer"] = plugins.pop("prefer")
@@ -335,7 +335,7 @@ class _Reader:
         if section:
             kind = next(arm for arm in _arms(kind) if arm is not section)
         if isinstance(value, _Text):
-            if _takes_list(kind) and not value.strip(" ,"):  # a secret that is not there must not switch signatures off
+            if _takes_list(kind) and not value.strip(" ,"):  # a missing secret must not switch signatures off
                 self._error(
                     path,
                     "expected a list, got an empty string: use [] for none, or unset the variable to use the file's value",
@@ -351,7 +351,7 @@ class _Reader:
         return found
 
     def _obey(self, kind: Any, value: Any, path: str) -> None:
-        """Hold a converted value, and what a list holds, against the rules of its annotation."""
+        """Check a converted value, and the items of a list, against the rules of its annotation."""
         for arm in _arms(kind) if value is not None else ():
             for rule in _rules(arm):
                 if reason := rule(value):
@@ -362,7 +362,7 @@ class _Reader:
                     self._obey(typing.get_args(_bare(arm))[0], item, path)
 
     def _error(self, path: str, reason: str) -> None:
-        """Note what is wrong with `path`, after the name of the file or variable that says so."""
+        """Record what is wrong with `path`, after the name of the file or variable that sets it."""
         reason, source, key = cover(reason), None, path
         while key and not source:
             source, key = self.sources.get(key) or self._tables.get(key), key.rpartition(".")[0]
@@ -372,7 +372,7 @@ class _Reader:
             self.errors.append(_fit_to_show(f"{source or 'configuration'}: {path}: {reason}") + self._line(source, path))
 
     def _line(self, source: str | None, key: str) -> str:
-        """Where in the file a key stands, as the parser of TOML says it of what it cannot read."""
+        """Return the line of a key in the file, in the form that the TOML parser uses in its errors."""
         if self.file is None or source != self.file[1]:
             return ""
         path = self.file[0]
@@ -384,7 +384,7 @@ class _Reader:
         return f" (at line {number})" if number else ""
 
     def _check(self, config: Config) -> None:
-        """What no single key can show."""
+        """Check rules that concern several keys."""
         for name, pool in config.pools.items():
             workers = pool.workers
             if not isinstance(workers, int) and workers.min > workers.max:
@@ -413,14 +413,14 @@ class _Reader:
 
 
 def too_many_threads(pool: Pool) -> str | None:
-    """Why a worker cannot have as many threads as this pool wants; None if it can."""
+    """Return why a worker cannot have as many threads as this pool requests; None if it can."""
     if pool.mode != "threads" or pool.concurrency <= MOST_THREADS:
         return None
     return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: use more workers, or mode = "async"'
 
 
 def _advice(kind: type[Section], key: str, value: Any) -> str:
-    """What to say of a key that a table does not have."""
+    """Return the advice for a key that a table does not have."""
     near = difflib.get_close_matches(key, _fields(kind), 1)
     known = foreign.key_advice(kind.__name__, key)
     if known and not (near and isinstance(value, dict)):  # [pool.x] is a slip; `pool = "prefork"` is another system's
@@ -429,14 +429,14 @@ def _advice(kind: type[Section], key: str, value: Any) -> str:
 
 
 def _meant(path: str) -> str:
-    """What whoever gives one of our tables a plain value may have meant, as the end of a complaint."""
+    """Return the end of the error for a plain value in place of one of our tables: what the user may have meant."""
     known = foreign.TABLES.get(path)
     return f"; {known.advice('job')}" if known else ""
 
 
 @functools.cache
 def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
-    """The keys of a table by name; kept, since their annotations are evaluated each time they are asked for."""
+    """Return the keys of a table by name; cached, since their annotations are evaluated at each request."""
     return {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
 
 
@@ -445,12 +445,12 @@ def _arms(kind: Any) -> tuple[Any, ...]:
 
 
 def _bare(kind: Any) -> Any:
-    """A type without its annotations."""
+    """Return a type without its annotations."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
 
 
 def _rules(kind: Any) -> Iterator[Rule]:
-    """The rules in a type's annotations."""
+    """Yield the rules in a type's annotations."""
     if typing.get_origin(kind) is typing.Annotated:
         for note in typing.get_args(kind)[1:]:
             if isinstance(note, msgspec.Meta) and note.extra:
@@ -469,7 +469,7 @@ def _takes_list(kind: Any) -> bool:
 
 
 def _from_text(text: str, kind: Any) -> Any:
-    """Text of the environment as the value it stands for: itself where text is wanted, else as TOML or a,b,c."""
+    """Convert text of the environment to the value it represents: itself if a string is expected, else as TOML or a,b,c."""
     arms = [_bare(arm) for arm in _arms(kind)]
     if Duration in arms or Size in arms:
         return plain_number(text)  # of seconds or bytes, as in a file
@@ -492,7 +492,7 @@ def _unit(kind: type, value: Any) -> Any:
 
 
 def _reason(error: Exception, kind: Any, value: Any, path: str) -> str:
-    """msgspec's complaint in the words of a configuration file, with the value unless it may be secret."""
+    """Return msgspec's error in the words of a configuration file, with the value unless it may be secret."""
     text = str(error).partition(" - at ")[0].replace("`", "")
     if isinstance(error, OverflowError):
         return "is too large a number"
@@ -509,16 +509,16 @@ def _reason(error: Exception, kind: Any, value: Any, path: str) -> str:
 
 
 def _show(value: Any) -> str:
-    """A value as TOML would have it, its beginning if it is long."""
+    """Format a value as TOML would, shortened if it is long."""
     try:
         text = msgspec.json.encode(value).decode() if isinstance(value, (str, int, float, bool, list)) else type(value).__name__
-    except (OverflowError, ValueError, RecursionError, TypeError):  # a number of 400 digits, nested too deeply
+    except (OverflowError, ValueError, RecursionError, TypeError):  # a number of 400 digits, or nested too deeply
         return "a number that large" if isinstance(value, int) else f"a {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _fit_to_show(text: str) -> str:
-    """A complaint as one line of bearable length: what is wrong may be a URL with its password under any key, or a file."""
+    """Return an error as one line of acceptable length: its value may be a URL with a password under any key, or a file."""
     text = cover(text)
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:2000])
     return text if len(text) <= 600 else f"{text[:400]} … {text[-160:]}"
@@ -529,7 +529,7 @@ def _secret(path: str) -> bool:
 
 
 def _covered(value: Any) -> Any:
-    """A value without the secrets of URLs in it, wherever they stand."""
+    """Return a value without the secrets of URLs in it, wherever they are."""
     if isinstance(value, str):
         return redact(value) if scheme(value) else cover(value)
     return [_covered(item) for item in value] if isinstance(value, list) else value

@@ -1,6 +1,6 @@
-"""A configuration file as text: where a key stands, and what a person may have meant where it is no TOML.
+"""A configuration file as text: the line of a key, and the probable intention behind invalid TOML.
 
-Looked at when something is wrong, and never before. No line is quoted: it may hold a secret.
+Used only after an error. No line is quoted, because it may contain a secret.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LINE = re.compile(r"at line (\d+)")
 
 
 def line_of(text: str, key: str) -> int | None:
-    """The number of the line where a dotted key stands; else of the table or key that it is in, or that is in it."""
+    """Return the number of the line of a dotted key; else of the table or key that contains it, or that it contains."""
     around = inside = None
     length = 0
     for number, found in _keys(text):
@@ -30,7 +30,7 @@ def line_of(text: str, key: str) -> int | None:
 
 
 def _keys(text: str) -> Iterator[tuple[int, str]]:
-    """Each line's number that begins a table or a value, with the dotted key; what several lines hold is not looked into."""
+    """Yield the number and the dotted key of each line that begins a table or a value; skip the lines inside a value."""
     table, within = "", ""
     for number, line in enumerate(text.splitlines(), 1):
         if within:
@@ -63,7 +63,7 @@ _SLIPS = (
 
 
 def advice(text: str, error: str) -> str:
-    """How to fix what the parser complains of."""
+    """Return how to fix an error of the parser."""
     if "overwrite" in error or "twice" in error or "mutate" in error:
         return _twice(text)
     lines = text.splitlines()

@@ -1,4 +1,4 @@
-"""Values that msgspec does not know on its own, both ways: paths, and pydantic models by duck typing."""
+"""Conversion of types that msgspec does not support, in both directions: paths, and pydantic models by duck typing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 
 
 def encode_hook(value: Any) -> Any:
-    """What msgspec cannot write on its own: paths, pydantic models by duck typing, and subclasses of plain types.
+    """Encode values that msgspec cannot write: paths, pydantic models by duck typing, and subclasses of plain types.
 
-    Of the latter msgspec knows those of list, tuple and dict; others, as Django's SafeString or NumPy's float64, are written
-    as what they are a kind of.
+    Of these subclasses, msgspec supports those of list, tuple and dict; others, such as Django's SafeString or NumPy's
+    float64, are written as their base type.
     """
     if isinstance(value, str):
         return str.__str__(value)
@@ -34,7 +34,7 @@ def encode_hook(value: Any) -> Any:
 
 
 def decode_hook(kind: type, value: Any) -> Any:
-    """The reverse of `encode_hook`."""
+    """Decode values that `encode_hook` has encoded."""
     if isinstance(kind, type) and issubclass(kind, pathlib.PurePath):
         if not isinstance(value, str):
             raise TypeError(f"expected str for a path, got {type(value).__name__}")
@@ -58,7 +58,7 @@ def _validate(validate: Callable[[Any], Any], value: Any) -> Any:
 
 
 def without_values(text: str) -> str:
-    """What msgspec and the standard library say is wrong with a value, without the value: it may be secret."""
+    """Return the error of msgspec or the standard library about a value, without the value: it may be secret."""
     return _SHOWN_VALUE.sub(lambda match: next(filter(None, match.groups())), text)
 
 
@@ -72,7 +72,7 @@ _SHOWN_VALUE = re.compile(
 
 
 def is_custom(kind: Any) -> bool:
-    """Whether the hooks handle this type."""
+    """Return whether the hooks handle this type."""
     return isinstance(kind, type) and (issubclass(kind, pathlib.PurePath) or hasattr(kind, "model_validate"))
 
 
@@ -81,15 +81,15 @@ json_encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 
 
 def may_hide_non_finite(encoded: bytes) -> bool:
-    """Whether JSON that msgspec wrote may hold NaN or infinity: it writes them as null, as keys by name.
+    """Return whether JSON that msgspec wrote may contain NaN or infinity: it writes them as null, and keys by their names.
 
-    Cheap, so that only what has a null is looked through with `non_finite`.
+    Cheap, so that `non_finite` searches only values that contain a null.
     """
     return b"null" in encoded or b"nan" in encoded or b"inf" in encoded
 
 
 def non_finite(value: Any) -> bool:
-    """Whether a value holds NaN or infinity, at any depth."""
+    """Return whether a value contains NaN or infinity, at any depth."""
     if isinstance(value, float):
         return not math.isfinite(value)
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""Until when the current thread may wait for a server: one deadline for everything that an enqueue waits for.
+"""The time until which the current thread may wait for a server: one deadline for all waits of an enqueue.
 
-`enqueue_timeout` is a bound, whatever the server does: it may be frozen, accept and never answer, or answer at every
-step just in time. So each wait on the way (for a name's address, a connection, TLS, a login, a reply, a lock) asks `left`
-how long it may take at most. Where no deadline is set, as in a worker, that is what the wait itself asks for.
+`enqueue_timeout` is a bound, whatever the server does: it may be frozen, accept and never answer, or answer at every step
+just in time. So each wait on the way (for a name's address, a connection, TLS, a login, a reply, a lock) asks `left` how
+long it may take at most. Without a deadline, as in a worker, `left` returns the time for which it is asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Found: TypeAlias = "list[tuple[Any, Any, int, str, Any]]"
 
 
 class Deadline(threading.local):
-    """Each thread's own: when it gives up, by time.monotonic(). Whoever sets it restores what it was."""
+    """The time at which each thread gives up, by time.monotonic(). Code that sets it restores the previous value."""
 
     at = math.inf
 
@@ -26,7 +26,7 @@ deadline: Final = Deadline()
 
 
 def left(most: float) -> float:
-    """How many seconds a wait may take that would take up to `most`: less, perhaps 0, where the deadline is nearer."""
+    """Return how many seconds a wait may take that would take up to `most`: less, perhaps 0, if the deadline is nearer."""
     rest = deadline.at - time.monotonic()
     if rest >= most:
         return most
@@ -34,9 +34,9 @@ def left(most: float) -> float:
 
 
 def addresses(host: str, port: int, timeout: float) -> Found:
-    """`socket.getaddrinfo` for TCP that takes no longer than `timeout` and the deadline allow; raises OSError.
+    """Return `socket.getaddrinfo` for TCP, within `timeout` and the deadline; raises OSError.
 
-    The system's own resolver cannot be given up: a thread is left behind that ends when it does.
+    The system's own resolver cannot be interrupted: a thread is left behind that ends when the resolver does.
     """
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

@@ -1,5 +1,7 @@
-"""What a framework's plugin needs of the core: a configuration that the framework's settings may fill, and the
-command line inside the framework's own."""
+"""Support for the plugin of a framework: the configuration, and the command line inside the framework's own.
+
+The framework's settings may fill the configuration.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ def load_config(
     settings_name: str = "settings",
     directory: Path | None = None,
 ) -> Config:
-    """Read the configuration: the file, above it `settings` as a framework holds them, above these JOBS_ variables.
+    """Read the configuration: the file, overridden by `settings` as a framework holds them, overridden by JOBS_ variables.
 
-    `directory` is where jobs.toml is looked for and relative paths start, the current one by default. Raises
-    ConfigError; `settings_name` is what its message calls the settings.
+    `directory` is where jobs.toml is searched for and where relative paths start, the current one by default. Raises
+    ConfigError; `settings_name` is the name of the settings in its message.
     """
     return config_sources.load(file, settings=settings, settings_name=settings_name, cwd=directory).config
 
@@ -35,11 +37,11 @@ def run_command(
     directory: Path | None = None,
     called: str = "jobsctl",
 ) -> int:
-    """Run the `jobs` command with these settings, its child processes too; return its exit code.
+    """Run the `jobs` command with these settings, which its child processes receive too; return its exit code.
 
-    `called` is what a reader types for it: help and advice name the command so, and not `jobsctl`.
+    `called` is the command that a reader types: help and advice use it instead of `jobsctl`.
     """
-    from .cli.main import run  # late: click and rich, which an application that enqueues does without
+    from .cli.main import run  # late: click and rich, which an application that enqueues does not need
 
     handed = config_sources.Settings(settings_name, str(config_sources.as_named(directory or Path.cwd())), dict(settings))
     before = os.environ.get("JOBS_SETTINGS")

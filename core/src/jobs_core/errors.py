@@ -1,6 +1,6 @@
-"""The one tree of errors.
+"""All errors, in one tree.
 
-A message says what happened, where, and how to mend it; what a program may want to look at is also a field.
+A message says what happened, where, and how to fix it; facts that a program may need are also fields.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from . import foreign
 
 
 class JobsError(Exception):
-    """Base of every error this package raises on its own account."""
+    """Base of every error that this package itself raises."""
 
 
-# -- set-up: what an operator mends in a file -----------------------------------------------------
+# -- set-up: to be fixed by an operator in a file ---------------------------------------------------
 
 
 class ConfigError(JobsError):
-    """Raised when the configuration cannot be used: the message names file, key and mend."""
+    """Raised when the configuration cannot be used: the message names file, key and fix."""
 
 
 class PluginError(JobsError):
@@ -33,19 +33,19 @@ class LoadError(JobsError):
         self.frame = frame
 
 
-# -- definition and enqueue: what a developer mends in code ----------------------------------------
+# -- definition and enqueue: to be fixed by a developer in code -------------------------------------
 
 
 class JobDefinitionError(JobsError):
-    """Raised when a function cannot be a job as written: two under one name, options out of range."""
+    """Raised when a function cannot be a job as written: two with the same name, options out of range."""
 
 
 class UnknownOption(JobDefinitionError, TypeError):
-    """Raised when `@job`, `using` or `Retry` is given a keyword that it does not have; the message says what is ours."""
+    """Raised when `@job`, `using` or `Retry` is given a keyword that it does not have; the message names our equivalent."""
 
 
 class UnknownAttribute(JobsError, AttributeError):
-    """Raised when a job function, a handle or `current_job()` is asked for what another system's has."""
+    """Raised on access to an attribute of another system's objects on a job function, a handle or `current_job()`."""
 
 
 class NotAwaitable(JobsError, TypeError):
@@ -53,11 +53,11 @@ class NotAwaitable(JobsError, TypeError):
 
 
 class UnknownName(JobsError, ImportError):
-    """Raised when `jobs_core` is asked for a name of another system."""
+    """Raised when a name of another system is imported from `jobs_core`."""
 
 
 class ArgumentError(JobsError, TypeError):
-    """Raised when arguments do not fit a job's signature or annotations; `argument` names the offender."""
+    """Raised when arguments do not fit a job's signature or annotations; `argument` names the one at fault."""
 
     def __init__(self, message: str, *, argument: str | None = None) -> None:
         super().__init__(message)
@@ -72,11 +72,11 @@ class DuplicateJob(JobsError):
         self.existing_id = existing_id
 
 
-# -- messages: what a worker could not read --------------------------------------------------------
+# -- messages that a worker cannot read -----------------------------------------------------------
 
 
 class MessageError(JobsError):
-    """Raised when bytes from a queue are no envelope this version can run."""
+    """Raised when bytes from a queue are not an envelope that this version can run."""
 
 
 class UnknownVersion(MessageError):
@@ -109,14 +109,14 @@ class BackendError(JobsError):
 class BackendUnavailable(BackendError):
     """Raised when the backend cannot be reached or is too busy; the same request may be sent again.
 
-    `nothing_sent` is known where no connection came about: then nothing of the request can have arrived.
+    `nothing_sent` is true if no connection was made: then nothing of the request can have arrived.
     """
 
     nothing_sent = False
 
 
 class QueueFull(BackendError):
-    """Raised when the backend has no room for more jobs; taking and settling still work."""
+    """Raised when the backend has no room for more jobs; reserving and settling still work."""
 
 
 class OwnerLost(BackendError):
@@ -137,7 +137,7 @@ class NotSupported(BackendError):
 
 
 class ResultNotStored(JobsError):
-    """Raised when a result is asked for that no worker stores."""
+    """Raised when a result is requested that no worker stores."""
 
 
 class ResultTimeout(JobsError, TimeoutError):
@@ -166,7 +166,7 @@ class JobWasCancelled(JobsError):
 
 
 class JobSignal(Exception):
-    """Base of what a job raises to say how it should go on; none of them is an error."""
+    """Base of the exceptions by which a job says how to continue; none of them is an error."""
 
 
 class Retry(JobSignal):
@@ -182,7 +182,7 @@ class Retry(JobSignal):
 
 
 class Snooze(JobSignal):
-    """Raise in a job to have it run again after `delay`, as if this run had not been: no attempt is counted."""
+    """Raise in a job to have it run again after `delay`, as if this run had not taken place: no attempt is counted."""
 
     @foreign.explains(foreign.SIGNALS)
     def __init__(self, delay: object) -> None:
@@ -202,7 +202,10 @@ class Discard(JobSignal):
 
 
 class JobInterrupted(BaseException):
-    """Base of what is raised in the middle of a job. Not an `Exception`: `except Exception` must not swallow it."""
+    """Base of the exceptions that are raised in the middle of a job.
+
+    Not an `Exception`: `except Exception` must not swallow it.
+    """
 
     struck = False
     """Whether a signal has raised it in the main thread."""
@@ -213,4 +216,4 @@ class JobTimeout(JobInterrupted):
 
 
 class JobCancelled(JobInterrupted):
-    """Raised inside a job that somebody cancelled while it ran."""
+    """Raised inside a job that was cancelled while it ran."""

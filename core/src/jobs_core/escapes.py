@@ -1,8 +1,8 @@
-"""Text that came from elsewhere, fit for a terminal and a log line.
+"""Make foreign text safe for a terminal and a log line.
 
-Messages, exceptions, ids and the names of files are whatever somebody made them. What could move the cursor, begin a line
-of its own, turn the direction of text or hide in it is written out: control characters (C0, C1), separators of lines,
-format characters (zero-width and bidirectional ones, tags), halves of characters.
+Messages, exceptions, ids and file names contain whatever their authors wrote. Everything that could move the cursor, begin
+a line of its own, turn the direction of text or hide in it is escaped: control characters (C0, C1), separators of lines,
+format characters (zero-width and bidirectional ones, tags), unpaired surrogates.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def one_line(text: str) -> str:
-    """`text` with what is unsafe written out, new lines and tabs too."""
+    """Return `text` with unsafe characters escaped, newlines and tabs too."""
     return text if text.isprintable() else _UNSAFE.sub(_written_out, text)
 
 
 def in_one_line(text: str) -> str:
-    """Prose of several lines, such as an error's, as one line to be read: the lines as clauses, the rest as `one_line`."""
+    """Return prose of several lines, such as an error's, as one readable line: the lines as clauses, the rest as in
+    `one_line`.
+    """
     if text.isprintable():
         return text
     parts = [part.strip() for part in text.splitlines() if part.strip()]
@@ -36,12 +38,12 @@ def in_one_line(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """`text` of several lines, or of columns between tabs, with all else that is unsafe written out."""
+    """Return `text` of several lines, or of columns between tabs, with all other unsafe characters escaped."""
     return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_written_out, text)
 
 
 def json(text: str) -> str:
-    """A JSON document that means the same, with what is unsafe in its strings written as JSON does."""
+    """Return a JSON document with the same meaning, with unsafe characters in its strings written as JSON escapes."""
     return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_as_json, text)
 
 

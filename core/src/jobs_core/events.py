@@ -91,7 +91,7 @@ class JobTaken(Event, frozen=True):
 
 
 class JobDone(Event, frozen=True):
-    """A run has succeeded after `seconds`; logged where `logs.done` is set."""
+    """A run has succeeded after `seconds`; logged if `logs.done` is set."""
 
     job_id: str
     job: str
@@ -101,7 +101,7 @@ class JobDone(Event, frozen=True):
 
 
 class JobSettled(Event, frozen=True):
-    """The backend has answered a settlement; `job` is empty where the message could not be decoded."""
+    """The backend has answered a settlement; `job` is empty if the message could not be decoded."""
 
     job_id: str
     job: str
@@ -255,7 +255,7 @@ class CannotPreload(Event, frozen=True):
 
 
 class StillImporting(Event, frozen=True):
-    """The application takes long to be imported; `module` of `modules` is at work, if known."""
+    """The import of the application takes long; `module` of `modules` is being imported, if known."""
 
     generation: int
     module: str
@@ -479,12 +479,12 @@ LEVELS: dict[type[Event], int] = {
 
 
 def tells_all() -> bool:
-    """Tell whether level debug is on: asked once per batch, before any debug event is made."""
+    """Return whether level debug is on: asked once per batch, before any debug event is made."""
     return logger.isEnabledFor(logging.DEBUG)
 
 
 def emit(event: Event) -> None:
-    """Tell the log. Any thread may call."""
+    """Pass an event to the log. Any thread may call."""
     level = LEVELS.get(type(event), logging.INFO)
     if logger.isEnabledFor(level):
         boundary.log(logger, level, "%s", event, event=event)

@@ -1,4 +1,4 @@
-"""The alert channels that come with the core: a webhook of one's own, Slack, DingTalk. Plugins add others."""
+"""The alert channels that come with the core: any webhook, Slack, DingTalk. Plugins add others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each service wants to be sent, and how it says no."""
+"""The alert channels: the message that each service expects, and how it refuses one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SlackSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 class DingTalkSettings(Struct, frozen=True, forbid_unknown_fields=True):
     url: str  # with its access_token
-    secret: str | None = None  # of a robot that wants signatures
+    secret: str | None = None  # for a robot that requires signatures
 
 
 class WebhookChannel(AlertChannel):
@@ -45,7 +45,7 @@ class WebhookChannel(AlertChannel):
 
 
 class SlackChannel(AlertChannel):
-    """An incoming webhook of Slack, or of what speaks like it (Mattermost)."""
+    """An incoming webhook of Slack, or of a compatible service (Mattermost)."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = _read(SlackSettings, settings)
@@ -57,12 +57,12 @@ class SlackChannel(AlertChannel):
 
 
 def _escaped(text: str) -> str:
-    """Slack's three control characters written out, so that no topic's name becomes a mention."""
+    """Escape Slack's three control characters, so that no topic's name becomes a mention."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 class DingTalkChannel(AlertChannel):
-    """A custom robot of DingTalk, signing where it has a secret."""
+    """A custom robot of DingTalk; messages are signed if it has a secret."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = _read(DingTalkSettings, settings)
@@ -78,12 +78,12 @@ class DingTalkChannel(AlertChannel):
             said = msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.MsgspecError:
             raise ConnectionError(f"sent an answer that no DingTalk robot sends: {answer[:100]!r}") from None
-        if said.get("errcode") != 0:  # under status 200 too
+        if said.get("errcode") != 0:  # with status 200 too
             raise ConnectionError(f"DingTalk refused it: {said.get('errcode')} {said.get('errmsg')}")
 
 
 def signature(secret: str, milliseconds: int) -> str:
-    """The query that signs a request to a DingTalk robot: HMAC-SHA256 over time and secret; good for an hour."""
+    """Return the query that signs a request to a DingTalk robot: HMAC-SHA256 over time and secret; valid for an hour."""
     mac = hmac.digest(secret.encode(), f"{milliseconds}\n{secret}".encode(), "sha256")
     return f"timestamp={milliseconds}&sign={quote_plus(base64.b64encode(mac))}"
 
@@ -92,7 +92,7 @@ def signature(secret: str, milliseconds: int) -> str:
 
 
 def _read(kind: type[S], given: dict[str, Any]) -> S:
-    """Checked settings; a text may come from a file, as `url_file = "/run/secrets/url"`. Raises ValueError."""
+    """Return checked settings; a string may come from a file, as `url_file = "/run/secrets/url"`. Raises ValueError."""
     known = kind.__struct_fields__
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -133,5 +133,5 @@ def _check_url(url: str) -> None:
         _ = parts.port  # a number, or ValueError
     except ValueError:
         good = False
-    if not good:  # and what it is instead may be secret
+    if not good:  # and its actual value may be secret
         raise ValueError("url: expected an address that begins with https:// (or http://)")

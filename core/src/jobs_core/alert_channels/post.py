@@ -1,4 +1,4 @@
-"""One POST of JSON that ends in time, whatever the other side does. Imported when something is to be sent."""
+"""One POST of JSON that ends in time, whatever the server does. Imported when something is to be sent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from urllib.error import HTTPError, URLError
 import msgspec
 
 PATIENCE = 5.0
-"""Seconds for all of it: name, connection, TLS, request and answer."""
+"""Seconds for the whole request: name, connection, TLS, request and answer."""
 
 _LONGEST_ANSWER = 65536
 
 
 def post(url: str, document: Any, headers: Mapping[str, str] = {}, *, patience: float = PATIENCE) -> bytes:
-    """Send JSON, return the answer's body. Raises ConnectionError that says why not, with nothing of the URL in it.
+    """Send JSON, return the answer's body. Raises ConnectionError with the reason, which contains nothing of the URL.
 
     Certificates are verified; HTTPS_PROXY, HTTP_PROXY and NO_PROXY are obeyed; redirects are not followed.
     """
@@ -55,7 +55,7 @@ def _refusal(error: HTTPError) -> str:
 
 
 class _Limit:
-    """Shuts the connections of one request when its time is over: urllib's time-out is one of each read only."""
+    """Shuts the connections of one request when its time is over: urllib's timeout bounds only a single read."""
 
     def __init__(self, patience: float) -> None:
         self._end = time.monotonic() + patience
@@ -71,7 +71,7 @@ class _Limit:
             self.opener.add_handler(handler)
 
     def read(self, response: Any) -> bytes:
-        """The body, or as much of it as is wanted."""
+        """Return the body, or as much of it as is wanted."""
         body = b""
         while len(body) < _LONGEST_ANSWER and (part := response.read1(_LONGEST_ANSWER)):
             body += part
@@ -99,12 +99,12 @@ def _deadline(patience: float) -> Iterator[_Limit]:
         yield limit
     finally:
         timer.cancel()
-        timer.join()  # so that it shuts nothing that is closed, whose number another connection may have by then
+        timer.join()  # so that it shuts no closed connection, whose descriptor another may have by then
         limit.close()
 
 
 class _Connection(http.client.HTTPConnection):
-    """Notes a second handle on its socket as soon as there is one, before TLS is spoken on it."""
+    """Keeps a second handle on its socket as soon as it exists, before TLS begins on it."""
 
     noted: list[socket.socket]
 
@@ -114,7 +114,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _TlsConnection(http.client.HTTPSConnection, _Connection):
-    """In this order HTTPSConnection connects by way of `_Connection`."""
+    """With this order of bases, HTTPSConnection connects through `_Connection`."""
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -1,17 +1,17 @@
-"""A queue that keeps no results, and a store beside it that does: two backends as one.
+"""A queue that keeps no results, and a store beside it that does, combined into one backend.
 
-The queue carries the jobs and decides who runs them. The store keeps a record of each, with the very states and keys of
-a queue of its own, but nobody reserves from it: whoever gets a job from the queue claims its record, and settles both.
-So results, status, cancelling and unique keys work as they do in the store, with two differences, since two stores
-be changed in one step: a status may outlast an enqueue that failed half-way, until somebody cancels that job; and a job
-that is cancelled stays in the queue until a worker meets it there and drops it.
+The queue carries the jobs and decides which worker runs them. The store keeps a record of each job, with the same states
+and keys as in a queue of its own, but no worker reserves from it: a worker that gets a job from the queue claims its
+record, and settles both. So results, status, cancelling and unique keys work as they do in the store, with two differences,
+because two stores cannot be changed in one step. A status may outlast an enqueue that failed half-way, until the job is
+cancelled; and a cancelled job stays in the queue until a worker receives it there and drops it.
 
 A unique key is taken in the store, then the job is pushed into the queue, then the key is bound to it. A producer may die
-or give up at any of these steps, and a job of which nobody knows whether it is in must not keep others out: whoever
-enqueues under a key that is not bound takes it over, and the job that had it is cancelled, so that it is dropped if it is
-in the queue after all. So what is answered with the id of another job is known to be in.
+or give up at any of these steps, and a job that may not be in the queue must not block others. Therefore an enqueue under a
+key that is not bound takes it over, and the job that had it is cancelled, so that it is dropped if it is in the queue after
+all. So an answer with the id of another job always names a job that is in the queue.
 
-What was ended in the store and comes back from the queue (its worker died between the two) is not run again.
+A job that was ended in the store and is delivered again by the queue (its worker died between the two) is not run again.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from .base import (
 )
 
 SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
-"""What the store supplies where the queue lacks it."""
+"""Features that the store supplies if the queue lacks them."""
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
 
 
 def composed(queue: Backend, store: Backend) -> AuxStore:
-    """The pair; raises ConfigError if the store cannot be one."""
+    """Return the pair; raise ConfigError if the store cannot be one."""
     missing = SUPPLIED - store.features
-    claims = "claim" in store.features or type(store).claim is not Backend.claim  # the flag is younger than the method
+    claims = "claim" in store.features or type(store).claim is not Backend.claim  # the flag is newer than the method
     if missing or not claims:
         what = ", ".join(sorted(missing)) or "records that another queue's workers can claim"
         raise ConfigError(f"results.url: {store.name}:// does not support {what}; sqlite:///results.db and redis:// do")
@@ -56,7 +56,10 @@ def composed(queue: Backend, store: Backend) -> AuxStore:
 
 
 class AuxStore(Backend):
-    """See the module. Made by `App.new_backend` where `[results] url` is set and the queue has no results."""
+    """The pair of queue and store; see the module.
+
+    Made by `App.new_backend` if `[results] url` is set and the queue has no results.
+    """
 
     def __init__(self, queue: Backend, store: Backend) -> None:
         self.queue = queue
@@ -84,13 +87,13 @@ class AuxStore(Backend):
         self.store.close()
         self._claims.clear()
 
-    # -- the way of a job ------------------------------------------------------------------------
+    # -- the path of a job -----------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        """Keys are taken first: what they refuse does not reach the queue.
+        """Take the keys, then push: messages that the keys refuse do not reach the queue.
 
-        A request that the queue has refused may come again with a part of its messages: to the store, that is another.
-        The job of a chosen id that the store knows may be of an enqueue that failed half-way: if it waits, it is sent again.
+        A request that the queue has refused may come again with a part of its messages: to the store, that is another
+        request. If the store knows a chosen id, an enqueue may have failed half-way: if that job waits, it is sent again.
         """
         if not messages:
             return {}
@@ -106,7 +109,7 @@ class AuxStore(Backend):
         return {**conflicts, **self._bound(binding, keyed)} if binding and keyed else conflicts
 
     def _bound(self, binding: BindsKeys, keyed: Sequence[Outgoing]) -> Mapping[str, str]:
-        """Bind keys; ids of those that were taken over meanwhile, and of the jobs that hold them now."""
+        """Bind keys; return the ids of messages whose key was taken over meanwhile, each with the job that holds it now."""
         taken_over = binding.bind(keyed)
         for job_id, holder in taken_over.items():
             if not holder:
@@ -114,7 +117,7 @@ class AuxStore(Backend):
         return taken_over
 
     def _waiting(self, job_id: str) -> list[Outgoing]:
-        """A job of the store as it was recorded, if it is neither held nor over."""
+        """Return a job of the store as it was recorded, if it is neither reserved nor ended; else nothing."""
         record = self.store.get(job_id)
         if record is None or record.state not in (State.READY, State.SCHEDULED):
             return []
@@ -145,7 +148,10 @@ class AuxStore(Backend):
         return {delivery.id: delivery.token for delivery in claimed}
 
     def _ended_before(self, delivery: Delivery) -> bool:
-        """Whether the store knows that it is over; the queue is then told. It knows nothing of foreign producers' jobs."""
+        """Return whether the store knows that the job has ended; if so, tell the queue.
+
+        The store does not know foreign producers' jobs.
+        """
         record = self.store.get(delivery.id)
         outcome = _ENDED.get(record.state) if record else None
         if record is None or outcome is None:
@@ -156,7 +162,9 @@ class AuxStore(Backend):
         return True
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        """In the store first: what has ended there is not run again, should we die before the queue hears of it."""
+        """Settle in the store first: a job that has ended there is not run again if this process dies before the queue is
+        told.
+        """
         known = [settlement for settlement in settlements if settlement.token in self._claims]
         recorded = dict(zip((s.token for s in known), self._record(known, request), strict=True))
         answers = self.queue.settle([_without_result(settlement) for settlement in settlements], request)
@@ -165,7 +173,7 @@ class AuxStore(Backend):
             for settlement, answer in zip(settlements, answers, strict=True)
             if answer is Answer.SETTLED and recorded.get(settlement.token) is Answer.STALE
         ]
-        if ours:  # the queue says that they are ours: the store had taken us for dead
+        if ours:  # the queue says that they are ours: the store had declared us dead
             self._record_as_ours(ours)
         for settlement in known:
             self._claims.pop(settlement.token, None)
@@ -205,7 +213,7 @@ class AuxStore(Backend):
         return replace(heartbeat, cancelled=tuple({*heartbeat.cancelled, *also.cancelled}), forced=also.forced)
 
     def _open_store_anew(self) -> None:
-        """Go on in the store under another name; in the queue we are who we were."""
+        """Continue in the store under another owner id; in the queue, the owner stays the same."""
         self._generation += 1
         self.store.close()
         self.store.open(f"{self._owner}~{self._generation}")
@@ -227,7 +235,7 @@ class AuxStore(Backend):
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         return self.queue.counts(topics)
 
-    # -- operators: of records in the store, of what waits in the queue ------------------------------
+    # -- operators: records are in the store, waiting jobs in the queue ----------------------------------
 
     def get(self, job_id: str) -> JobRecord | None:
         return self.store.get(job_id)

@@ -1,1 +1,1 @@
-"""The `jobs` command, a file a group of commands."""
+"""The `jobs` command, with one file for each group of commands."""

@@ -1,4 +1,4 @@
-"""`jobsctl alert test`: would people hear of it?"""
+"""`jobsctl alert test`: send a test alert through the channels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_alert(context: Context, names: tuple[str, ...]) -> None:
         try:
             with waiting(f"channel {name} to take the alert"), without_stdout():
                 found[name].send(alert.title, alert.text, alert.facts)
-        except BaseException as error:  # a plugin's may raise anything
+        except BaseException as error:  # a plugin's channel may raise anything
             if passes(error):
                 raise
             bad = True

@@ -1,4 +1,4 @@
-"""Work that may end its process, done in a child: what is imported may call `os._exit`, or crash in C code."""
+"""Run work that may end its process in a child: imported code may call `os._exit`, or crash in C code."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ IMPORT_TIMEOUT = 30.0
 """Seconds that `check` and `restart` wait for the application's import."""
 
 LOOK = 0.5
-"""Seconds between two looks of a child at where it is."""
+"""Seconds between two reports of a child about its position in the code."""
 
 
 class TookTooLong(Exception):
-    """Raised when the child was ended because it was not done in time; `place` is where it was, as far as is known."""
+    """Raised when the child was ended because it was not done in time; `place` is its last known position."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
@@ -43,9 +43,11 @@ def apart(
     what: str | Callable[[], str] = "the plugins to be imported",
     bound: Callable[[], float | None] = lambda: None,
 ) -> str:
-    """Run `work` in a child; what it says, JSON documents, is heard here. How the child ended; "" if `work` returned.
+    """Run `work` in a child, and pass the JSON documents that it sends to `hear`.
 
-    `what` names what is waited for, should it take long; `bound` tells how many seconds it may take in all, as of now.
+    Return how the child ended; "" if `work` returned.
+
+    `what` names the work in the message of a long wait; `bound` returns how many seconds it may take in all, as of now.
     Raises TookTooLong.
     """
     _flush()
@@ -70,7 +72,7 @@ def apart(
 
 
 class _Heard:
-    """What a child has said: lines of JSON, and where it is behind an @."""
+    """The output of a child: lines of JSON, and after an @ its position in the code."""
 
     def __init__(self, hear: Say) -> None:
         self.finished = False
@@ -105,13 +107,13 @@ def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
             os._exit(1)
 
     try:
-        with contextlib.suppress(OSError, RuntimeError):  # standard error may be closed, or no file
-            faulthandler.enable()  # a crash prints where it was
+        with contextlib.suppress(OSError, RuntimeError):  # standard error may be closed, or not a file
+            faulthandler.enable()  # a crash prints its position
         looking = threading.Thread(target=_look, args=(threading.get_ident(), say), name="jobs-looking", daemon=True)
         looking.start()
         work(say)
         say(None)
-    except KeyboardInterrupt:  # the parent has heard it, too
+    except KeyboardInterrupt:  # the parent has received it, too
         pass
     except BaseException:
         traceback.print_exc()
@@ -121,7 +123,10 @@ def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
 
 
 def _look(thread: int, say: Callable[[Any, bytes], None]) -> None:
-    """Say where a thread is, again and again: as long as it gives way to others, which nearly all that waits does."""
+    """Report the position of a thread again and again.
+
+    This works as long as the thread releases the GIL, as nearly all waits do.
+    """
     while True:
         time.sleep(LOOK)
         if place := importing.place_of(thread):
@@ -129,7 +134,10 @@ def _look(thread: int, say: Callable[[Any, bytes], None]) -> None:
 
 
 def _listen(reader: int, ended: int, heard: _Heard, bound: Callable[[], float | None]) -> bool:
-    """Until the child ends, and not the pipe: what it has forked may hold that open. False if it takes too long."""
+    """Read until the child ends, not until the pipe does: processes that the child has forked may hold it open.
+
+    Returns False if that takes too long.
+    """
     begin = time.monotonic()
     poll = select.poll()
     poll.register(reader, select.POLLIN)

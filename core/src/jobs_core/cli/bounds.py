@@ -1,4 +1,4 @@
-"""How many workers this machine is likely to bear."""
+"""The number of workers that this machine is likely to bear."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..scoreboard.state import Board
 from .figures import count, size
 
 PER_CORE = 32
-"""Workers for each core: most wait for others most of the time, and a machine with more of them only changes between them."""
+"""Workers for each core: most workers wait for other systems most of the time, and beyond this the machine only switches."""
 
 USUAL_SIZE = 50_000_000
 """Bytes of a worker, as long as none has been measured."""
 
 
 def too_many(board: Board, pool: str, workers: int) -> str:
-    """Why so many workers in a pool are to be doubted; empty if they are not."""
+    """Return why so many workers in a pool are doubtful; "" if they are not."""
     it = board.supervisor
     mine = next((each for each in it.pools if each.name == pool), None) if it else None
     if it is None or mine is None or workers <= max(mine.max, mine.wanted):
@@ -40,7 +40,7 @@ def _cores() -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that the machine has left, and the control group of this process."""
+    """Return the bytes of memory that the machine, or the control group of this process, has left."""
     found = []
     with contextlib.suppress(OSError):
         match = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
@@ -49,7 +49,7 @@ def free_memory(root: Path = Path("/")) -> int:
         (root / "sys/fs/cgroup", "memory.max", "memory.current"),
         (root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        with contextlib.suppress(OSError, ValueError):  # there is none, or its limit is "max"
+        with contextlib.suppress(OSError, ValueError):  # there is no control group, or its limit is "max"
             cached = re.search(r"^(?:total_)?inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
             free = int((group / limit).read_text()) - int((group / used).read_text())
             found.append(max(0, free + (int(cached[1]) if cached else 0)))

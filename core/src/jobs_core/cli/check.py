@@ -1,4 +1,4 @@
-"""`jobsctl check`: would it work? Each answer with its mend."""
+"""`jobsctl check`: test configuration, plugins, application and queue; each finding comes with its fix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .start import DAEMON_LOG
 from .types import DURATION
 
 SAMPLE = 500
-"""Most queued messages of a topic and state that are held against the code."""
+"""Most queued messages of a topic and state that are checked against the code."""
 
 
 class _Checks:
@@ -47,7 +47,7 @@ class _Checks:
         self._quiet = quiet
 
     def add(self, mark: str, what: str, text: str, code: Exit = Exit.FAILED) -> None:
-        text = boundary.storable(text, boundary.LONGEST_TRACEBACK)  # paths and errors may hold halves of characters
+        text = boundary.storable(text, boundary.LONGEST_TRACEBACK)  # paths and errors may contain unpaired surrogates
         self._on_add(mark, what, text, code)
         state = {output.GOOD: "good", output.WARN: "warning"}.get(mark, "bad")
         self.found.append({"check": what, "state": state, "text": text})
@@ -104,7 +104,7 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
 
 
 def _run_apart(checks: _Checks, app: App, import_timeout: float) -> None:
-    """Checks that need the application, in a child: its import may end the process that does it."""
+    """Run the checks that need the application in a child, because the import may end its process."""
     module = called = ""
     loading = True
 
@@ -170,7 +170,7 @@ def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield output.WARN, f"{info} {killers[info.name]}"
         elif info.disabled:
             yield output.WARN, f"{info} is disabled by JOBS_DISABLE_PLUGINS"
-        for trouble in info.troubles:  # fatal only where the configuration needs it, which the next checks tell
+        for trouble in info.troubles:  # fatal only if the configuration needs the plugin, which the next checks find out
             yield output.WARN, f"{info} {trouble}"
     for name in app.plugins.unknown_preferences():
         yield output.WARN, f"plugins.prefer: no plugin is named {name!r}"
@@ -249,7 +249,7 @@ def _ages(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
 
 
 def _messages(app: App) -> Iterator[tuple[str, str]]:
-    """Hold what waits against the code that is about to be deployed."""
+    """Check the waiting messages against the code that is about to be deployed."""
     looked, problems = app.operate(lambda backend: _misfits(app, backend))
     for topic, reason, number in problems:
         yield output.BAD, f"{number:,} waiting in {topic} would not run: {reason}"

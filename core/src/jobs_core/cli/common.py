@@ -1,4 +1,4 @@
-"""What every command needs: the application as configured, and errors as sentences with an exit code."""
+"""The parts that every command needs: the configured application, and errors as sentences with an exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Context:
-    """What the options before the command say; the application is made when a command asks for it."""
+    """The options before the command; the application is made when a command asks for it."""
 
     def __init__(self, config_file: str | None = None) -> None:
         self.config_file = config_file
@@ -42,7 +42,7 @@ class Context:
 
     @property
     def effective(self) -> Effective:
-        """The configuration with its sources."""
+        """Return the configuration with its sources."""
         if self._effective is None:
             try:
                 effective = config_sources.load(self.config_file)
@@ -55,7 +55,7 @@ class Context:
 
     @functools.cached_property
     def place(self) -> Place:
-        """Where the supervisor runs that a command is about. Nothing is imported, and a broken configuration is told of."""
+        """Return where the supervisor runs that a command addresses. Import nothing, and report a broken configuration."""
         found = find_place(lambda: self.effective, self.config_file)
         if found.trouble:
             for line in found.news():
@@ -64,7 +64,7 @@ class Context:
 
     @property
     def preferences(self) -> list[str]:
-        """[plugins] prefer; none where the configuration cannot be read: plugins are looked at all the same."""
+        """Return [plugins] prefer; empty if the configuration cannot be read, because plugins are listed anyway."""
         try:
             return self.effective.config.prefer
         except ConfigError:
@@ -72,7 +72,7 @@ class Context:
 
     @property
     def app(self) -> App:
-        """The application; its modules are importable, not yet imported."""
+        """Return the application; its modules are importable, but not yet imported."""
         if self._app is None:
             add_to_path(self.effective.config.base_dir)
             with waiting("the plugins to be imported"):
@@ -92,15 +92,15 @@ class Context:
             return self.app.operate(action)
 
     def asking(self, what: str = "") -> contextlib.AbstractContextManager[None]:
-        """Say what is waited for while the backend is asked: its answer, or `what`."""
+        """Report a long wait for the backend, as a wait for its answer or for `what`."""
         return waiting(what or f"{redact(self.app.backend_url)} to answer")
 
     def whole_id(self, text: str) -> str:
-        """The id of a job whose beginning was typed."""
+        """Return the id of the job whose id begins with `text`."""
         return self.operate(lambda backend: whole_id(backend, text, self.app.run_dir))
 
     def find(self, job_id: str) -> JobRecord:
-        """A job by its id, or the beginning of it; or the end of the command."""
+        """Return the job with this id or beginning of an id; end the command if there is none."""
         job_id = self.whole_id(job_id)
         record = self.operate(lambda backend: backend.get(job_id))
         if record is None:
@@ -123,7 +123,7 @@ def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
 
 
 def exit_code(error: JobsError) -> Exit:
-    """The exit code that an error deserves."""
+    """Return the exit code for an error."""
     if isinstance(error, BackendUnavailable):
         return Exit.UNAVAILABLE
     if isinstance(error, (ConfigError, PluginError, LoadError, UnknownJob, ArgumentError)):
@@ -132,7 +132,7 @@ def exit_code(error: JobsError) -> Exit:
 
 
 def confirm(question: str, yes: bool, option: str = "--yes") -> None:
-    """Ask before something is destroyed; without a terminal `--yes`, or another `option`, is needed."""
+    """Ask before something is destroyed; without a terminal, `--yes` or another `option` is required."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -142,7 +142,7 @@ def confirm(question: str, yes: bool, option: str = "--yes") -> None:
 
 
 def literal(text: str) -> Any:
-    """An argument of the command line: JSON if it is, else the text itself."""
+    """Parse an argument of the command line: as JSON if it is JSON, else as the text itself."""
     try:
         value = msgspec.json.decode(text.encode())
     except msgspec.DecodeError as error:
@@ -157,7 +157,7 @@ def literal(text: str) -> Any:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """The beginning of what may be long."""
+    """Shorten a text that may be long to its beginning."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
@@ -167,7 +167,7 @@ topic_argument = click.argument("topic", type=TOPIC)
 
 
 def read_lines(file: str) -> Iterator[bytes]:
-    """The lines of a file, or of standard input for "-"."""
+    """Yield the lines of a file, or of standard input for "-"."""
     if file == "-":
         yield from sys.stdin.buffer
         return

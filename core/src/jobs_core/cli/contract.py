@@ -1,4 +1,4 @@
-"""`jobsctl contract`: a backend against the contract, or its speed in the same figures for every backend."""
+"""`jobsctl contract`: test a backend against the contract, or measure it with the same figures for every backend."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TestContract(BackendContract):
 """
 
 CASE_TIMEOUT = 180
-"""Seconds that one case may take; then the stacks of all threads are shown and it has failed."""
+"""Seconds that one case may take; after that, the stacks of all threads are shown and the case has failed."""
 
 
 @click.command("contract")
@@ -54,7 +54,7 @@ def contract_command(context: Context, url: str, bench: bool, expression: str | 
 
 
 def measure(url: str) -> list[dict[str, Any]]:
-    """The figures of a backend."""
+    """Return the figures of a backend."""
     from ..testing.contract.bench import measure as figures
 
     return figures(url)

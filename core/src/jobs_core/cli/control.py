@@ -138,7 +138,10 @@ def scale_command(context: Context, pool: str, workers: int | None, auto: bool, 
 
 
 def _sound(context: Context) -> Place:
-    """Where it runs, if its configuration is good; raises ConfigError, without one as well: the defaults are another queue."""
+    """Return where the supervisor runs. Raises ConfigError if the configuration is invalid.
+
+    Also raises it if there is no configuration at all: the defaults name another queue.
+    """
     _ = context.effective
     if context.place.trouble and not context.place.moved:
         raise ConfigError(context.place.trouble)
@@ -146,8 +149,8 @@ def _sound(context: Context) -> Place:
 
 
 def _importable(app: App) -> None:
-    """Import the application in a child, which that may end; raises LoadError with what would keep it from starting."""
-    from ..loaders import importing  # late: stop, quiet and scale load no worker
+    """Import the application in a child, because the import may end its process. Raises LoadError if the import fails."""
+    from ..loaders import importing  # late: stop, quiet and scale import no worker code
     from ..schedule import entries
     from ..worker.main import prepare
     from .apart import IMPORT_TIMEOUT, Say, TookTooLong, apart
@@ -189,7 +192,7 @@ def _ask(run_dir: Path, message: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refused(what: str) -> Iterator[None]:
-    """Say of an error that what runs goes on."""
+    """Add to an error that everything which is running continues."""
     try:
         yield
     except JobsError as error:
@@ -211,7 +214,7 @@ def _stop(run_dir: Path, how: str) -> None:
         with waiting(lambda: _waiting_for(run_dir, pid)):
             try:
                 ask(run_dir, {"do": how}, timeout=5.0)
-            except (NotRunning, NoAnswer):  # too busy to answer, or not yet listening: signals always arrive
+            except (NotRunning, NoAnswer):  # the supervisor is too busy to answer, or not yet listening: signals always arrive
                 if running(run_dir) == told:
                     signal.pidfd_send_signal(handle, signal.SIGTERM if how == "stop" else signal.SIGQUIT)
             select.select([handle], [], [])

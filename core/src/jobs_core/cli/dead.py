@@ -1,4 +1,4 @@
-"""`jobsctl dead`: the dead letters."""
+"""`jobsctl dead`: list, show, retry and delete dead letters."""
 
 from __future__ import annotations
 
@@ -115,7 +115,10 @@ def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
 
 
 def _one_by_one(context: Context, job_ids: Sequence[str], action: Callable[[Backend, list[str]], int]) -> tuple[int, list[str]]:
-    """How many were dead letters, and the ids that were none: a backend tells only how many, so that each is asked alone."""
+    """Apply an action to each id. Return how many were dead letters, and the ids that were not.
+
+    A backend reports only the number, so each id takes a call of its own.
+    """
     ids = list(dict.fromkeys(map(context.whole_id, job_ids)))
     missed = [job_id for job_id in ids if not context.operate(functools.partial(_one, action, job_id))]
     return len(ids) - len(missed), missed
@@ -126,7 +129,7 @@ def _one(action: Callable[[Backend, list[str]], int], job_id: str, backend: Back
 
 
 def _tell_missed(context: Context, ids: list[str]) -> None:
-    """Say of each id that it is no dead letter, and what it is instead; with any, the command has failed."""
+    """Report for each id that it is not a dead letter, and its actual state. If there is any, the command has failed."""
     for job_id in ids:
         output.echo(f"jobs: {job_id} is not in the dead letters{_instead(context, job_id)}", err=True)
     if ids:
@@ -142,7 +145,7 @@ def _instead(context: Context, job_id: str) -> str:
 
 
 def _find(context: Context, backend: Backend, job_id: str) -> JobRecord:
-    """The job, also where single jobs cannot be looked up; or the end of the command."""
+    """Return the job, even if the backend cannot look up single jobs; end the command if there is none."""
     if "lookup" in backend.features:
         return context.find(job_id)
     record = dead_letter(context.app, backend, job_id)

@@ -1,4 +1,4 @@
-"""`jobs demo`: enqueue a small shop's work, run it with real workers, show what became of it."""
+"""`jobs demo`: enqueue the jobs of a small shop, run them with real workers, and show the results."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def demo_command(directory: str | None, workers: int, seconds: int) -> None:
 
 
 def _place(directory: str | None) -> Path:
-    """The directory to work in, with what is in it at first."""
+    """Return the directory to work in, after filling it with the sample files."""
     place = Path(directory or tempfile.mkdtemp(prefix="jobs-demo-")).resolve()
     try:
         for name in ("outbox", "thumbnails"):
@@ -81,7 +81,7 @@ def _place(directory: str | None) -> Path:
 
 
 def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
-    """Run the demonstration; the exit code."""
+    """Run the demonstration and return its exit code."""
     (place / "jobs.toml").write_text(CONFIG.format(workers=workers), encoding="utf-8")
     app = App(load(place / "jobs.toml", environ={}).config)
     set_current_app(app)
@@ -109,7 +109,7 @@ def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
 
 
 def _jobsctl(place: Path) -> str:
-    """The command of this installation with the demonstration's configuration, fit to be pasted anywhere."""
+    """Return the command of this installation with the demonstration's configuration, ready to be pasted in any directory."""
     beside = Path(sys.executable).with_name("jobsctl")
     program = [str(beside)] if beside.exists() else [sys.executable, "-m", "jobs_core"]
     return shlex.join([*program, "-c", str(place / "jobs.toml")])
@@ -142,9 +142,11 @@ def _start(place: Path) -> subprocess.Popen[bytes]:
 
 
 def _watch(app: App, calls: list[Call[Any]], supervisor: subprocess.Popen[bytes], until: float) -> int:
-    """Show progress until nothing is left to do and the time is over; kill a worker on the way, to see what becomes of it.
+    """Show progress until all jobs have ended and the time is over.
 
-    How often all was enqueued.
+    Kill a worker meanwhile, to show how its jobs are recovered.
+
+    Returns how often the whole set of jobs was enqueued.
     """
     killed, rounds = False, 1
     with _progress(len(calls)) as update:
@@ -172,7 +174,7 @@ def _kill_busy_worker(run_dir: Path) -> bool:
 
 
 def _report_kill(events: list[dict[str, Any]]) -> None:
-    """What became of the worker that was killed."""
+    """Report how the jobs of the killed worker were recovered."""
     died = next((event for event in events if event.get("event") == "WorkerDied"), None)
     if died is None:
         return
@@ -220,7 +222,7 @@ def _dead(backend: Backend) -> list[JobRecord]:
 
 
 def _report(place: Path, total: int, dead: list[JobRecord], seconds: float) -> None:
-    """The summary, and where to look next."""
+    """Print the summary, and where to look next."""
     events = [msgspec.json.decode(line) for line in (place / "jobs.log").read_bytes().splitlines()]
     retried = len({event["job_id"] for event in events if event.get("event") == "JobFailed"})
     output.echo()

@@ -1,6 +1,6 @@
-"""Plugins as the command line sees them: what is to be reported of them, and the commands they bring.
+"""Plugins on the command line: reports about them, and the commands that they add.
 
-A plugin's command is run like any other; what goes wrong in it, or in its help, is told with the plugin's name.
+A plugin's command runs like any other; an error in it, or in its help, is reported with the plugin's name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = "jobs_cli_commands"
 
 
 def commands(plugins: Plugins, ours: Collection[str]) -> dict[str, tuple[click.Command, PluginInfo]]:
-    """The commands of plugins by name; what cannot be one is noted as a problem of its plugin."""
+    """Return the commands of plugins by name; record anything that cannot be a command as a problem of its plugin."""
     found: dict[str, tuple[click.Command, PluginInfo]] = {}
     for name, offers in plugins.provided(COMMANDS).items():
         for command, info in offers:
@@ -38,13 +38,13 @@ def commands(plugins: Plugins, ours: Collection[str]) -> dict[str, tuple[click.C
 
 
 def reported(plugins: Plugins, ours: Collection[str]) -> list[PluginInfo]:
-    """Every plugin, with all that is wrong with it: what `plugins` shows and `check` repeats."""
+    """Return every plugin with all of its problems, as `plugins` shows them and `check` repeats them."""
     commands(plugins, ours)
     return plugins.ask(MADE)
 
 
 def short_help(name: str, command: click.Command, info: PluginInfo) -> str:
-    """The line of a plugin's command in the list of commands."""
+    """Return the line of a plugin's command in the list of commands."""
     try:
         with guard.blaming(info, f"the help of command {name!r}"), guard.without_stdout():
             return str(command.get_short_help_str(80))
@@ -54,7 +54,7 @@ def short_help(name: str, command: click.Command, info: PluginInfo) -> str:
 
 @contextmanager
 def named(command: str, info: PluginInfo) -> Iterator[None]:
-    """Run what belongs to a plugin's command: its exit code is its own affair, what it raises is told by name."""
+    """Run code of a plugin's command: pass on its exit code, and report its exceptions with the plugin's name."""
     try:
         yield
     except (JobsError, click.ClickException, click.exceptions.Exit, click.Abort):
@@ -69,7 +69,7 @@ def named(command: str, info: PluginInfo) -> Iterator[None]:
 
 
 def _told_code(error: SystemExit, command: str, info: PluginInfo) -> int:
-    """The exit code of a command that called sys.exit; one that is not 0 is not left without a word."""
+    """Return the exit code of a command that called sys.exit; report a code other than 0."""
     code = error.code
     if code is None or code == 0:
         return 0
@@ -81,9 +81,10 @@ def _told_code(error: SystemExit, command: str, info: PluginInfo) -> int:
 
 
 def leave_out_what_ends(vet: Callable[[], object]) -> dict[str, str]:
-    """Call `vet` in a child first: a plugin in which that ends, by os._exit or a crash, is disabled here and in children.
+    """Call `vet` in a child first: a plugin that ends it, by os._exit or a crash, is disabled here and in children.
 
-    Returns what is to be said of each by name. Other commands do without, for what it costs: they end with such a plugin.
+    Returns the report about each such plugin by name. Other commands skip this because of its cost: they end with such a
+    plugin.
     """
     said: dict[str, str] = {}
     while True:
@@ -95,7 +96,7 @@ def leave_out_what_ends(vet: Callable[[], object]) -> dict[str, str]:
 
 
 def _ended_in(vet: Callable[[], object]) -> tuple[str, str, str]:
-    """In which plugin the child ended, in which call, and how; empty if it did not, or in none."""
+    """Return the plugin in which the child ended, the call, and how it ended; empty strings if it did not end in a plugin."""
     doing = ("", "")
 
     def work(say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Figures as a tired person reads them: `12 s`, `3 m`, `45 MB`, `12,000`."""
+"""Numbers and durations in a short form: `12 s`, `3 m`, `45 MB`, `12,000`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STEPS = (("d", 86400), ("h", 3600), ("m", 60))
 
 
 def age(seconds: float) -> str:
-    """A stretch of time, in its two largest units: `12 s`, `3 m`, `2 h 5 m`, `3 d 4 h`."""
+    """Format a duration in its two largest units: `12 s`, `3 m`, `2 h 5 m`, `3 d 4 h`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -24,7 +24,7 @@ def age(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes: `45 MB`, `1.2 GB`; nothing for zero, which is unknown."""
+    """Format bytes: `45 MB`, `1.2 GB`; "" for zero, which means unknown."""
     if not number:
         return ""
     if number >= 10**9:
@@ -33,7 +33,7 @@ def size(number: int) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Events a second: `0`, `0.3`, `12`, `1,234`."""
+    """Format events per second: `0`, `0.3`, `12`, `1,234`."""
     if 0 < per_second < 9.95:
         return f"{per_second:.1f}"
     return f"{per_second:,.0f}"

@@ -1,4 +1,4 @@
-"""`jobsctl help`: what `--help` says, for who asks the other way round."""
+"""`jobsctl help`: print the same as `--help`, for users who type it the other way round."""
 
 from __future__ import annotations
 

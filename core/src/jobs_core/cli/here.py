@@ -1,4 +1,4 @@
-"""What the processes on this machine have to do with a job that somebody asks about: read from the scoreboard alone."""
+"""Explain a job by the processes on this machine, read from the scoreboard alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ LONGEST_ID = 64
 
 
 class ThisMachine(Here):
-    """The supervisor of this configuration's run directory, and its workers. Looked at once, when it is first asked."""
+    """The supervisor of this configuration's run directory, and its workers.
+
+    The scoreboard is read once, at the first question.
+    """
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -35,7 +38,7 @@ class ThisMachine(Here):
         return Overview(read_board(self._app.run_dir, most_entries=10**6))
 
     def of_waiting(self, topic: str) -> Iterator[str]:
-        """What keeps the supervisor from having a topic served, and how busy the pools are that serve it."""
+        """Explain why the supervisor does not serve a topic, and how busy the pools are that serve it."""
         it = self._view.board.supervisor
         try:
             pid = self._pid
@@ -97,7 +100,7 @@ class ThisMachine(Here):
         return f"it has as many workers as pools.{pool.name}.workers allows"
 
     def of_reserved(self, owner: str) -> Iterator[str]:
-        """Whether its owner has it in hand behind others, or lives no more."""
+        """Explain a reservation: the job waits behind others in its owner, or its owner has died."""
         line = next((line for line in self._view.workers if line.owner == owner), None)
         if line is not None:
             behind = f", behind {self._told(line.running[0])}" if line.running else ""
@@ -112,7 +115,7 @@ class ThisMachine(Here):
             )
 
     def of_running(self, job_id: str) -> Iterator[str]:
-        """The worker in which it runs."""
+        """Name the worker in which the job is running."""
         for line in self._view.workers:
             for entry in line.running:
                 if entry.id == job_id or (len(entry.id) >= LONGEST_ID and job_id.startswith(entry.id)):

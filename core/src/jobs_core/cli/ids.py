@@ -1,4 +1,4 @@
-"""Ids of jobs as people type them: the beginning is enough where it is the beginning of one id alone."""
+"""Ids of jobs as users type them: the beginning of an id is enough if it matches only one job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import ArgumentError, NotSupported
 from ..scoreboard.state import read_board
 
 SHORTEST = 4
-"""Characters of a beginning: what is shorter is more likely a slip."""
+"""Characters of a beginning: a shorter one is more likely a slip."""
 
 MOST_SHOWN = 5
 
@@ -19,7 +19,7 @@ _WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class AmbiguousId(ArgumentError):
-    """Raised when several ids begin with what was typed."""
+    """Raised when several ids begin with the typed text."""
 
     def __init__(self, text: str, found: list[str]) -> None:
         more = ", …" if len(found) > MOST_SHOWN else ""
@@ -27,14 +27,17 @@ class AmbiguousId(ArgumentError):
 
 
 def whole_id(backend: Backend, text: str, run_dir: Path) -> str:
-    """The id that `text` is or begins; `text` itself where none is found: then it is told to be unknown. Raises AmbiguousId."""
+    """Return the id that `text` is or begins; return `text` itself if there is none, to be reported as unknown.
+
+    Raises AmbiguousId.
+    """
     if _WHOLE.fullmatch(text) or len(text) < SHORTEST:
         return text
     with contextlib.suppress(NotSupported):
         if backend.get(text) is not None:
             return text
     found = set(backend.find_ids(text, MOST_SHOWN + 1))
-    if "lookup" not in backend.features:  # what runs here is known here
+    if "lookup" not in backend.features:  # jobs that run on this machine are known to the scoreboard
         board = read_board(run_dir, most_entries=10**6)
         found |= {entry.id for worker in board.workers for entry in worker.running if entry.id.startswith(text)}
     if len(found) > 1 and text not in found:

@@ -1,4 +1,4 @@
-"""`jobsctl list`, `show`, `why`, `result`, `cancel`: single jobs."""
+"""`jobsctl list`, `show`, `why`, `result`, `cancel`: commands for single jobs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def show_command(context: Context, job_id: str, as_json: bool) -> None:
 
 
 def show(context: Context, record: JobRecord) -> None:
-    """Print a record for people: all that its JSON holds."""
+    """Print a record for people, with everything that its JSON contains."""
     data = as_data(context, record)
     message = data.pop("message", None) or {}
     errors = data.pop("errors", [])
@@ -77,7 +77,7 @@ def show(context: Context, record: JobRecord) -> None:
 
 
 def _show_error(error: dict[str, Any]) -> None:
-    """One entry of a job's history: when, where, what, and whatever else is known, such as of a worker that died."""
+    """Print one entry of a job's history: time, place, error, and all other facts, such as those of a worker that died."""
     at, host, pid = (error.pop(key, None) for key in ("at", "host", "pid"))
     kind, message, traceback = (str(error.pop(key, "")) for key in ("type", "message", "traceback"))
     number, log = error.pop("attempt", None), error.pop("log", [])
@@ -124,7 +124,7 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
 
 
 def _result(context: Context, job_id: str, deadline: float) -> JobRecord | None:
-    """The record once the job has ended; asked for a while at a time, since no client waits for hours on one request."""
+    """Return the record once the job has ended. Ask for a while at a time, because no client waits for hours on one request."""
     while True:
         left = max(0.0, deadline - time.monotonic())
         fetch = functools.partial(_fetch, job_id=job_id, wait=min(left, LONGEST_WAIT))
@@ -173,7 +173,7 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
 
 
 def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
-    """A record as JSON holds it, with its message decoded where it can be."""
+    """Return a record as JSON represents it, with its message decoded if possible."""
     data: dict[str, Any] = {
         "id": record.id, "topic": record.topic, "state": record.state.value, "priority": record.priority,
         "attempt": attempt(record), "redeliveries": record.redeliveries, "crashes": record.crashes,
@@ -192,7 +192,7 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
 
 
 def name_of(context: Context, record: JobRecord) -> str:
-    """The job a record's message names."""
+    """Return the name of the job in a record's message."""
     try:
         return context.app.read(record).job or "?"
     except MessageError:
@@ -200,12 +200,12 @@ def name_of(context: Context, record: JobRecord) -> str:
 
 
 def attempt(record: JobRecord) -> int:
-    """The number of the attempt that runs or comes next, as log lines have it; of a job that has ended, of its last."""
+    """Return the number of the running or next attempt, as log lines show it; for a job that has ended, of its last."""
     return record.attempt + (record.state in (State.READY, State.SCHEDULED, State.RESERVED))
 
 
 def age(record: JobRecord) -> str:
-    """How long ago it was pushed."""
+    """Return how long ago the job was pushed."""
     return format_duration(max(0, round(record.broker_now - record.pushed_at)))
 
 

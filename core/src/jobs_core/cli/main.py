@@ -1,6 +1,6 @@
 """The entry of the command line: commands by group, plugins' commands, errors as sentences.
 
-A command's module is imported when the command is used, so that `jobs --help` and `jobsctl push` stay quick.
+A command's module is imported when the command is used, so that `jobs --help` and `jobsctl push` stay fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .extensions import commands, named, short_help
 from .patience import waiting
 from .types import FILE
 
-_PLUGIN = "jobs.plugin"  # in a context's meta: the plugin's command that is run, and whose it is
+_PLUGIN = "jobs.plugin"  # in a context's meta: the running plugin command, and its plugin
 
 GROUPS = {
     "Set up": {
@@ -76,7 +76,7 @@ OURS = {name: module for group in GROUPS.values() for name, (module, _) in group
 
 
 class _Help(click.HelpFormatter):
-    """Names the command as it was called."""
+    """A help formatter that shows the command's name as it was called."""
 
     def getvalue(self) -> str:
         return output.in_this_command(super().getvalue())
@@ -87,12 +87,12 @@ class _ClickContext(click.Context):
 
 
 class JobsCommand(click.Group):
-    """Finds commands late, shows them in groups, and adds those of plugins."""
+    """A group that imports commands on use, shows them by section, and adds those of plugins."""
 
     context_class = _ClickContext
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """What is no text can be stored, shown and named nowhere: refused here for all commands."""
+        """Refuse arguments that are not text, for all commands: they could not be stored, shown or named anywhere."""
         for number, text in enumerate(args, 1):
             try:
                 text.encode()
@@ -194,7 +194,7 @@ def cli(ctx: click.Context, config: str | None) -> None:
 
 
 def _called() -> str:
-    """The name we were called by; `jobs` is a builtin of every shell, so that advice says `jobsctl`."""
+    """Return the name by which this program was called. Advice says `jobsctl` for `jobs`, which is a builtin of every shell."""
     name = os.path.basename(sys.argv[0])
     return name if name in ("jobs", "jobsctl") else "python -m jobs_core"
 
@@ -209,7 +209,7 @@ def run(arguments: Sequence[str] | None = None, called: str | None = None) -> in
 
 
 def _run(arguments: Sequence[str] | None, called: str | None) -> int:
-    try:  # an Exit raised inside comes back
+    try:  # an Exit raised inside is returned
         given = None if arguments is None else list(arguments)
         code = cli.main(given, prog_name=called or _called(), standalone_mode=False) or Exit.FINE
     except click.exceptions.Abort:
@@ -228,16 +228,16 @@ def _run(arguments: Sequence[str] | None, called: str | None) -> int:
 
 
 def show(error: click.ClickException) -> None:
-    """Print what is wrong with a command line, as the library words it."""
+    """Print the error in a command line, in the library's words."""
     text = io.StringIO()
     error.show(text)
     output.echo(text.getvalue(), err=True, nl=False)
 
 
 def main() -> None:
-    """Run the command line; ends the process with an exit code of `Exit`.
+    """Run the command line; end the process with an exit code of `Exit`.
 
-    After a command that ran the application's code, threads that it has left behind are not waited for without end.
+    After a command that ran the application's code, the wait for threads that the code has left behind is bounded.
     """
     code = run()
     if f"{__package__.rpartition('.')[0]}.worker.main" in sys.modules:

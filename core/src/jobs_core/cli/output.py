@@ -1,6 +1,6 @@
-"""Printing: tables on a terminal, plain lines in a pipe, JSON when asked for.
+"""Print tables on a terminal, plain lines in a pipe, and JSON on request.
 
-All that a command says goes through here, for it may hold what somebody put into a message: see `escapes`.
+All output of a command goes through here, because it may contain text from foreign messages: see `escapes`.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ GOOD, BAD, WARN = "✓", "✗", "!"
 
 
 def json(value: Any) -> None:
-    """One JSON document, readable."""
+    """Print one JSON document, indented."""
     try:
         document = msgspec.json.encode(value, enc_hook=str)
-    except UnicodeEncodeError:  # halves of characters, as in undecodable file names
+    except UnicodeEncodeError:  # unpaired surrogates, as in undecodable file names
         document = dumps(value, default=str).encode()
     echo_json(msgspec.json.format(document, indent=2))
 
 
 def echo_json(document: bytes) -> None:
-    """A JSON document as it is, but for characters that a terminal would act on."""
+    """Print a JSON document as it is, except for characters on which a terminal would act."""
     click.echo(escapes.json(document.decode()))
 
 
 command = "jobsctl"
-"""What a reader has to type for our command: inside a framework's own, such as `manage.py jobs`. Set by `main.run`."""
+"""The command that a reader has to type: inside a framework's own, for example `manage.py jobs`. Set by `main.run`."""
 
 _OURS = re.compile(r"(?<![\w./-])jobsctl(?=\s+[a-z-])")
 
 
 def in_this_command(text: str) -> str:
-    """Advice as it can be typed where it is read: everything that is written names `jobsctl`."""
+    """Replace `jobsctl`, which all advice names, by the command that the reader has to type."""
     return text if command == "jobsctl" else _OURS.sub(lambda _: command, text)
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Lines of text, without anything that a terminal would act on."""
+    """Print lines of text, without anything on which a terminal would act."""
     click.echo(escapes.lines(in_this_command(text)), err=err, nl=nl)
 
 
 def script(text: str) -> None:
-    """What another program reads: as it is."""
+    """Print text for another program, unchanged."""
     click.echo(text)
 
 
@@ -62,7 +62,7 @@ def on_terminal() -> bool:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing", plain: bool | None = None) -> None:
-    """Rows under their columns on a terminal; tab-separated lines without a heading in a pipe (or as `plain` says)."""
+    """Print rows under their columns on a terminal; in a pipe, or with `plain`, tab-separated lines without a heading."""
     cells = texts(rows)
     if plain or (plain is None and not on_terminal()):
         for row in cells:
@@ -78,23 +78,23 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
 
 
 def texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
-    """Cells as text, each a line."""
+    """Return the cells as text, each on one line."""
     return [["" if cell is None else one_line(str(cell)) for cell in row] for row in rows]
 
 
 WHOLE = {"id", "since", "at", "pid"}
-"""Columns that are never cut nor broken: they are there to be copied, or to be compared."""
+"""Columns that are never cut or broken: readers copy or compare them."""
 
 NARROWEST = 8
-"""Characters that are left of a column that is cut."""
+"""Characters that remain of a column that is cut."""
 
 
 def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The heading and the rows of a table, a line each, where possible within `width`; numbers to the right.
+    """Return the heading and the rows of a table, one line each, if possible within `width`; align numbers to the right.
 
-    The widest texts are cut first. Columns that find no room even so are told below each row by name.
+    The widest texts are cut first. Columns that still do not fit are shown below each row, with their names.
     """
-    from rich.cells import cell_len  # late: for who looks at a table
+    from rich.cells import cell_len  # late: only tables need it
 
     right = [all(_is_number(row[number]) for row in cells) for number in range(len(columns))]
     widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
@@ -128,7 +128,7 @@ def _padded(text: str, width: int, to_right: bool) -> str:
 
 
 def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rest: str = "") -> None:
-    """A table among others on a page: under its title everywhere, with aligned columns in a pipe too."""
+    """Print a table among others on a page: always under its title, with aligned columns in a pipe too."""
     styled(f"\n{title}", bold=True)
     cells = texts(rows)
     if on_terminal() and cells:
@@ -141,7 +141,7 @@ def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], res
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Rows under their columns as plain lines; numbers to the right."""
+    """Yield rows under their columns as plain lines; align numbers to the right."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     right = [all(_is_number(row[number]) for row in rows) for number in range(len(columns))]
     for row in (columns, *rows):
@@ -153,12 +153,12 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[s
 
 
 def styled(text: str, **style: Any) -> None:
-    """A line that stands out on a terminal; NO_COLOR is respected."""
+    """Print a line that stands out on a terminal, unless NO_COLOR is set."""
     click.secho(escapes.lines(in_this_command(text)), **({} if "NO_COLOR" in os.environ else style))
 
 
 def facts(pairs: Mapping[str, Any]) -> None:
-    """Names and values, one a line; what is empty is left out."""
+    """Print names and values, one per line; leave out empty values."""
     shown = {name: value for name, value in pairs.items() if value not in (None, "", [], {}, ())}
     width = max((len(name) for name in shown), default=0)
     for name, value in shown.items():
@@ -167,7 +167,7 @@ def facts(pairs: Mapping[str, Any]) -> None:
 
 
 def block(title: str, text: str) -> None:
-    """A text of several lines, indented under its title; control characters written out."""
+    """Print a text of several lines, indented under its title; escape control characters."""
     echo(f"{title}")
     for line in text.splitlines():
         echo(f"  {one_line(line)}")

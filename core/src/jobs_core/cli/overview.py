@@ -1,4 +1,4 @@
-"""What `status` and `top` show of an installation, as words and rows: computed from the scoreboard, printed elsewhere."""
+"""The state of an installation in words and rows, for `status` and `top`: computed from the scoreboard, printed elsewhere."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..scoreboard.view import TAKING, shown_state, silence, waits_for
 from .figures import age, are, count, size
 
 STALE = 5.0
-"""Seconds after which the housekeeper's or the supervisor's last word is old."""
+"""Seconds after which the last report of the housekeeper or the supervisor is old."""
 
 
 MOST = 10
-"""Rows of a table that a page shows of many."""
+"""Rows that a page shows of a longer table."""
 
 
 class Sheet(Struct):
-    """A table with its title, and what is said of the rows that are left out."""
+    """A table with its title, and the text about the rows that are left out."""
 
     title: str
     columns: Sequence[str]
@@ -34,20 +34,20 @@ class Sheet(Struct):
 
 
 class Line(Struct):
-    """One worker as people see it: what the supervisor says of it, beside what it says itself."""
+    """One worker as people see it: the supervisor's record of it, beside its own."""
 
     pid: int
     pool: str
     owner: str
     state: str
-    since: float  # unix, of the state, or of its start
+    since: float  # unix time at which the state, or the process, began
     running: list[Entry]
     running_count: int
     done: int
     failed: int
     memory: int
     generation: int
-    silent: float  # seconds since its last beat
+    silent: float  # seconds since its last heartbeat
     reason: str
 
     @property
@@ -56,7 +56,7 @@ class Line(Struct):
 
 
 class Overview:
-    """A board at one moment. `width` is how wide rows may be."""
+    """A board at one moment. `width` is the largest width of a row."""
 
     def __init__(self, board: Board, *, width: int = 80, most: int | None = MOST) -> None:
         self.board = board
@@ -93,13 +93,13 @@ class Overview:
     # -- words -----------------------------------------------------------------------------------
 
     def headline(self) -> str:
-        """The first line: what it is and how it is."""
+        """Return the first line: the installation and its state."""
         it = self._supervisor()
         up = age(self.now - it.started_at)
         return f"jobs {it.version} is {it.state}: up {up}, generation {it.generation}, process {it.pid} on {it.host}"
 
     def summary(self) -> list[str]:
-        """The next lines: how much of everything."""
+        """Return the next lines: the totals."""
         busy = sum(line.busy for line in self.workers)
         running = sum(line.running_count for line in self.workers)
         ended = self.ended()
@@ -113,18 +113,18 @@ class Overview:
         return lines
 
     def ended(self) -> Counter[str]:
-        """Runs by outcome since the first start in this run directory."""
+        """Count runs by outcome since the first start in this run directory."""
         found: Counter[str] = Counter()
         for row in self.board.figures():
             found.update(row.outcomes)
         return found
 
     def troubles(self) -> list[str]:
-        """What needs a person, the worst first."""
+        """Return the problems that need a person, the worst first."""
         return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers(), *self._of_topics()]
 
     def notes(self) -> list[str]:
-        """What a person should look at some time."""
+        """Return the notes for a person to read at some time."""
         topics = self.board.backlog.topics if self.board.backlog else {}
         return [
             f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead list {name}`"
@@ -165,7 +165,7 @@ class Overview:
             yield from self.trouble_of(pool)
 
     def trouble_of(self, pool: PoolState) -> Iterable[str]:
-        """Why a pool has too few workers, if they crash."""
+        """Explain why a pool has too few workers, if they crash."""
         again = f"; next try in {age(pool.next_start - self.now)}" if pool.next_start > self.now else ""
         error = f": {pool.last_error}" if pool.last_error else ""
         if pool.cannot_boot:
@@ -220,7 +220,7 @@ class Overview:
         return (clip(pool.name, 12), f"{serving}/{pool.wanted}", limits + by_hand, mode, running, replaced, topics)
 
     def worker_table(self) -> Sheet:
-        """Those that need a look first, then the longest busy; as many as are readable."""
+        """Return the workers that need attention first, then those busy for longest; as many as are readable."""
         ranked = sorted(self.workers, key=self._rank)
         shown, rest = self._cut(ranked)
         rows = [
@@ -251,7 +251,7 @@ class Overview:
         return f"{what} {age(longest.seconds(self.monotonic))}"
 
     def running_table(self) -> Sheet:
-        """The jobs that have run longest."""
+        """Return the jobs that have been running longest."""
         jobs = [(entry, line) for line in self.workers for entry in line.running]
         jobs.sort(key=lambda each: each[0].started)
         shown, _ = self._cut(jobs)
@@ -266,7 +266,7 @@ class Overview:
         return " overdue" if entry.deadline and entry.deadline < self.monotonic else ""
 
     def topics(self) -> Sheet:
-        """Those in trouble and those with work first."""
+        """Return the topics, those in trouble and those with jobs first."""
         backlog = self.board.backlog
         if backlog is None:
             return Sheet("Topics", [], [], "the housekeeper has not counted yet")
@@ -302,7 +302,7 @@ class Overview:
         return Sheet("Topics", ["topic", *_STATES, "oldest", ""], rows, "; ".join(notes))
 
     def crashes(self, most: int = 5) -> list[str]:
-        """The last few, newest first."""
+        """Describe the last few crashes, newest first."""
         it = self._supervisor()
         lines = []
         for crash in sorted(it.crashes, key=lambda crash: -crash.at)[:most]:
@@ -313,7 +313,7 @@ class Overview:
         return lines
 
     def processes(self) -> str:
-        """The other processes, and where things are."""
+        """Describe the other processes, and where things are."""
         it = self._supervisor()
         names = (("template", it.template_pid), ("housekeeper", it.housekeeper_pid), ("http", it.http_pid))
         parts = [f"{name} {pid}" for name, pid in names if pid]
@@ -325,7 +325,7 @@ class Overview:
         return self.board.supervisor
 
     def _cut(self, items: list[Any]) -> tuple[list[Any], list[Any]]:
-        """The first few, and the rest; one that is left out alone is shown after all."""
+        """Return the first few, and the rest; a single one is never left out."""
         if self._most is None or len(items) <= self._most + 1:
             return items, []
         return items[: self._most], items[self._most :]
@@ -337,10 +337,10 @@ _STATES = ("ready", "scheduled", "reserved", "dead")
 
 
 def clip(text: str, width: int) -> str:
-    """The beginning, if all of it is too wide."""
+    """Return the beginning, if the whole is too wide."""
     return text if len(text) <= max(width, 8) else text[: max(width, 8) - 1] + "…"
 
 
 def clip_name(name: str, width: int) -> str:
-    """A job's name where there is room; its function alone where there is not."""
+    """Return a job's name if it fits, else its function alone."""
     return name if len(name) <= max(width, 8) else clip(name.rpartition(".")[2], width)

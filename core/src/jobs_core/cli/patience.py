@@ -1,4 +1,4 @@
-"""No command waits without a word: whatever may take long does so inside `waiting`."""
+"""Report long waits: no command waits silently, because everything that may take long happens inside `waiting`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FIRST = 1.5
 """Seconds that a command may be silent at first."""
 
 AGAIN, OFTEN, RARELY = 2.0, 60.0, 30.0
-"""It says so again every 2 s, for a minute, and then every 30 s: the log of a nightly command stays readable."""
+"""The report is repeated every 2 s for a minute, then every 30 s, so that the log of a nightly command stays readable."""
 
 
 @contextlib.contextmanager
 def waiting(what: str | Callable[[], str]) -> Iterator[None]:
-    """While the block takes long, say on standard error what is waited for.
+    """Report on standard error what the command is waiting for, while the block takes long.
 
-    A thread does it: most waits are in calls of a library. So nothing may fork inside of the block.
+    A thread does this, because most waits are in calls of a library. Therefore nothing may fork inside the block.
     """
     done = threading.Event()
     teller = threading.Thread(target=_tell, args=(what, done), name="jobs-patience", daemon=True)
@@ -45,7 +45,7 @@ def _tell(what: str | Callable[[], str], done: threading.Event) -> None:
 
 @contextlib.contextmanager
 def importing_application() -> Iterator[None]:
-    """While the block imports the application and takes long, say where it is."""
+    """Report the position in the code, while the block imports the application and takes long."""
     thread = threading.get_ident()
 
     def what() -> str:

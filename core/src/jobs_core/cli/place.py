@@ -1,7 +1,7 @@
-"""Where the supervisor runs that a command is about; also while its configuration is broken, gone, or says another place.
+"""Find the supervisor that a command addresses, even if its configuration is broken, missing, or names another directory.
 
-What such a command needs to know is then the last good configuration, of which the supervisor has left in its run directory
-what others need.
+Such a command then uses the last good configuration: the supervisor has left in its run directory the part that commands
+need.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..supervisor.pidfile import running
 
 
 class Place(Struct, frozen=True):
-    """A run directory, and what is wrong with the configuration: the supervisor there goes on with an older one."""
+    """A run directory, and the error in the configuration if there is one: the supervisor there continues with an older one."""
 
     run_dir: Path
     trouble: str = ""
-    moved: bool = False  # nothing is wrong but that the configuration names another run directory now
+    moved: bool = False  # the configuration is valid, but now names another run directory
 
     def news(self) -> list[str]:
-        """What is to be said of it."""
+        """Return the messages about the configuration."""
         if self.moved:
             return [self.trouble, f"the supervisor in {self.run_dir} keeps running there; a restart moves it"]
         return [
@@ -40,9 +40,10 @@ class Place(Struct, frozen=True):
 
 
 def find(load: Callable[[], Effective], named: str | None) -> Place:
-    """The run directory that the configuration names; or else that of the supervisor which runs with an older one.
+    """Return the run directory that the configuration names, or else that of the supervisor that runs with an older one.
 
-    `named` is the file that was named on the command line. Raises ConfigError if it is broken and none runs with it.
+    `named` is the file that was named on the command line. Raises ConfigError if it is broken and no supervisor runs with
+    it.
     """
     try:
         effective = load()
@@ -50,7 +51,7 @@ def find(load: Callable[[], Effective], named: str | None) -> Place:
         files = config_sources.candidates(named)
         for place in _running_with(files):
             return Place(place, str(error))
-        running(_usual(files[-1]))  # raises OfAnotherUser: who may not read the file may not look there either
+        running(_usual(files[-1]))  # raises OfAnotherUser: a user who may not read the file may not read that directory either
         raise
     run_dir = effective.config.base_dir / effective.config.run_dir
     if running(run_dir) is not None:
@@ -63,7 +64,7 @@ def find(load: Callable[[], Effective], named: str | None) -> Place:
 
 
 def _gone(run_dir: Path, effective: Effective) -> str:
-    """What to say of a file that the supervisor was started with and that is not there any more."""
+    """Return the message about a file that the supervisor was started with and that no longer exists."""
     it = read(run_dir / STATE, SupervisorState)
     if effective.file is None and it is not None and os.path.isabs(it.config_file) and not os.path.isfile(it.config_file):
         return f"{it.config_file}: no such file"
@@ -71,7 +72,7 @@ def _gone(run_dir: Path, effective: Effective) -> str:
 
 
 def _running_with(files: list[Path]) -> Iterator[Path]:
-    """Run directories of supervisors that were started with one of these files, the first file's first."""
+    """Yield the run directories of supervisors that were started with one of these files, the first file's first."""
     found: dict[Path, Path] = {}
     for run_dir in (*map(_usual, files), *search.run_dirs()):
         it = read(run_dir / STATE, SupervisorState)
@@ -86,5 +87,5 @@ def _usual(file: Path) -> Path:
 
 
 def _real(file: Path) -> Path:
-    """Where it lies; it may be missing, or be a link itself."""
+    """Resolve the file's directory; the file itself may be missing, or be a link."""
     return Path(os.path.realpath(file.parent)) / file.name

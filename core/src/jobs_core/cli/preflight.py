@@ -1,6 +1,6 @@
-"""What `check` and `start` ask of this machine: can the files be written, can the address be had?
+"""Test on this machine, for `check` and `start`, that the configured files can be written and the address can be bound.
 
-What a value may be is the configuration's affair (config_rules.py); this tries. Nothing that it makes stays.
+Which values are valid is decided by the configuration (config_rules.py); this module tries them. It leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..urls import redact
 
 
 def preflight(app: App, *, address: bool = True) -> None:
-    """Try what the configuration names on this machine; raises ConfigError with a line for each thing that is wrong.
+    """Try the files and addresses of the configuration on this machine; raise ConfigError with a line for each problem.
 
-    `start` leaves the address out: one that is in use for a while costs the probes, and must not cost the jobs.
+    `start` omits the address: if it is in use for a while, only the probes are affected, and the jobs must not be.
     """
     problems = [str(error) for error in _problems(app, address)]
     if problems:
@@ -64,7 +64,7 @@ def _log_file(app: App) -> None:
 
 def _listen(app: App) -> None:
     listen = app.config.http.listen
-    if listen is None or running(app.run_dir) is not None:  # then it is in use, by ours
+    if listen is None or running(app.run_dir) is not None:  # then our own supervisor is using it
         return
     base = app.config.base_dir
     httpd.listener(listen, base).close()
@@ -74,7 +74,7 @@ def _listen(app: App) -> None:
 
 
 def _results(app: App) -> None:
-    """Also where it is not needed: who names a store means it."""
+    """Test the store of results even if it is not needed: a user who configures a store relies on it."""
     if app.config.results.url is not None:
         app.results_store()
 
@@ -90,7 +90,7 @@ def _broker(app: App) -> None:
 
 
 def unused_results(app: App) -> str | None:
-    """What is to be said of a [results] url that the backend does without."""
+    """Return the message about a [results] url that the backend does not use."""
     if app.config.results.url is None or "results" not in app.new_backend().features:
         return None
     return f"results.url is not used: {urls.scheme(app.backend_url)}:// keeps results itself ({redact(app.backend_url)})"
@@ -98,7 +98,7 @@ def unused_results(app: App) -> str | None:
 
 @contextlib.contextmanager
 def _made(directory: Path) -> Iterator[None]:
-    """A directory, which is gone again afterwards as far as it was not there."""
+    """Make a directory, and remove afterwards the parts that did not exist."""
     missing = []
     while not os.path.lexists(directory):
         missing.append(directory)
@@ -113,5 +113,5 @@ def _made(directory: Path) -> Iterator[None]:
         yield
     finally:
         for path in reversed(made):
-            with contextlib.suppress(OSError):  # what somebody put into it meanwhile stays
+            with contextlib.suppress(OSError):  # files that another process has created in it stay
                 path.rmdir()

@@ -71,7 +71,7 @@ def push_command(
     """
     with importing_application():
         prepare(context.app)
-    context.app.warns_of_unserved = False  # it is told below, for jobs that were stored
+    context.app.warns_of_unserved = False  # the warning comes below, for jobs that were stored
     shared = {name: value for name, value in (("topic", topic), ("delay", delay), ("priority", priority)) if value is not None}
     if file is None:
         if job is None:
@@ -98,7 +98,7 @@ def push_command(
 
 
 def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
-    """Say which of these topics, each with a job that was pushed into it, nobody serves as far as is known here."""
+    """Warn of topics into which a job was pushed and which, as far as this machine knows, no pool serves."""
     for topic, job in senders.items():
         if context.app.config.nobody_serves(topic):
             output.echo(f"jobs: {sentence(TopicUnserved(topic, 0, [job]))}", err=True)
@@ -120,7 +120,9 @@ def _keywords(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any]) -> Iterator[Call[Any]]:
-    """The calls on the lines of a file; a bad line ends the command by number, with what came before it sent."""
+    """Yield the calls on the lines of a file; a bad line ends the command with its number, after the lines before it were
+    sent.
+    """
     for number, raw in enumerate(read_lines(file), 1):
         if not raw.strip():
             continue

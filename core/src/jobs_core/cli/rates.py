@@ -1,4 +1,4 @@
-"""How fast it goes: differences between looks at the board, and the last minute as a line of blocks."""
+"""Rates: differences between readings of the board, and the last minute as a line of blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW = 60.0
 _LITTLE = 1e-6
 
 OTHER = "(other)"
-"""The topic of what found no place in a worker's table."""
+"""The topic of runs that found no place in a worker's table."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -25,23 +25,23 @@ Counts = tuple[int, int]
 
 
 class Rates(Struct):
-    """Per second, done and failed."""
+    """Runs done and failed, per second."""
 
     topics: dict[str, tuple[float, float]] = {}
     pools: dict[str, tuple[float, float]] = {}
 
 
 class Meter:
-    """Remembers the last look and the last minute."""
+    """The last reading and the rates of the last minute."""
 
     def __init__(self) -> None:
         self._at: float | None = None
         self._topics: dict[str, Counts] = {}
         self._workers: dict[str, Counts] = {}
-        self._history: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)  # since, until, done a second
+        self._history: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)  # from, until, done per second
 
     def look(self, board: Board, now: float | None = None) -> Rates:
-        """Rates since the last look; none at the first."""
+        """Return the rates since the last reading; no rates at the first."""
         now = time.monotonic() if now is None else now
         topics: dict[str, Counts] = {}
         for row in board.figures():
@@ -69,13 +69,13 @@ class Meter:
                 history.popleft()
 
     def graph(self, topic: str, width: int) -> str:
-        """What a topic got done in the last minute, the newest to the right; the highest block is its peak."""
+        """Draw the throughput of a topic in the last minute, the newest to the right; the highest block is its peak."""
         sums = [0.0] * width
         begin, step = (self._at or 0.0) - WINDOW, WINDOW / width
         for since, until, done in self._history.get(topic, ()):
             position = max(0.0, (since - begin) / step)
             end = min(float(width), (until - begin) / step)
-            while end - position > _LITTLE:  # looks and blocks do not begin and end together
+            while end - position > _LITTLE:  # readings and blocks do not begin and end together
                 slot = int(position + _LITTLE)
                 part = min(end, slot + 1.0) - position
                 sums[slot] += done * part
@@ -83,7 +83,7 @@ class Meter:
         return blocks(sums)
 
     def peak(self, topic: str) -> float:
-        """The most that a topic got done in a second of the last minute."""
+        """Return the highest throughput of a topic in the last minute, per second."""
         return max((done for _, _, done in self._history.get(topic, ())), default=0.0)
 
 
@@ -93,7 +93,7 @@ def _per_second(counts: Counts, before: Counts | None, seconds: float) -> tuple[
 
 
 def blocks(values: Sequence[float]) -> str:
-    """Values as blocks of an eighth to a whole line; what is not zero is seen."""
+    """Draw values as blocks from an eighth of a line to a whole one; a value above zero is always visible."""
     highest = max(values, default=0.0)
     if highest <= 0:
         return BLOCKS[0] * len(values)

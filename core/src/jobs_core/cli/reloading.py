@@ -1,4 +1,4 @@
-"""`jobsctl start --reload`: a process beside the supervisor that has it reload when the project's files change."""
+"""`jobsctl start --reload`: a process beside the supervisor that requests a reload when the project's files change."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .exits import Exit
 
 
 def watch(directory: Path, run_dir: Path) -> None:
-    """Leave a process behind that watches `directory` until this process ends, which is about to be the supervisor.
+    """Leave a process behind that watches `directory` until this process ends, which is about to become the supervisor.
 
-    It is nobody's child, so that the supervisor knows all of its own. Ends the command where watchfiles is missing.
+    It is not a child of the supervisor, which therefore knows all of its children. Ends the command if watchfiles is
+    missing.
     """
     try:
         import watchfiles  # noqa: F401 - it is the other process that uses it
     except ImportError:
         fail("--reload needs watchfiles: pip install 'jobs-core[reload]'", Exit.USAGE)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # over the exec: until the supervisor listens, a change may come
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kept over the exec: a change may come before the supervisor listens
     supervisor = os.pidfd_open(os.getpid())
     child = os.fork()
     if child:
@@ -43,7 +44,7 @@ def _watch(directory: Path, run_dir: Path, supervisor: int) -> NoReturn:
     from watchfiles import PythonFilter
     from watchfiles import watch as changes_in
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the whole terminal; the supervisor decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor decides when it ends
     ended = threading.Event()
     threading.Thread(target=_tell_of_the_end, args=(supervisor, ended), daemon=True).start()
     wanted = PythonFilter(extra_extensions=(".toml",), ignore_paths=[run_dir])

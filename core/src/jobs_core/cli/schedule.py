@@ -1,4 +1,4 @@
-"""`jobsctl schedule`: what runs by the clock, and when next."""
+"""`jobsctl schedule`: list the scheduled jobs, with their next runs."""
 
 from __future__ import annotations
 

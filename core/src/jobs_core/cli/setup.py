@@ -1,4 +1,4 @@
-"""`jobsctl init`, `setup`, `plugins`, `completion`: what is done once."""
+"""`jobsctl init`, `setup`, `plugins`, `completion`: commands for setting up."""
 
 from __future__ import annotations
 
@@ -67,14 +67,16 @@ def init_command(backend: str | None, module: str, force: bool) -> None:
 
 
 def _toml(value: str | list[str]) -> str:
-    """Text, or a list of texts, as TOML has it."""
+    """Write a string, or a list of strings, as TOML."""
     return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
 
 
 def _topics_of(module: str) -> list[str]:
-    """The topics that a module's job functions name, and the one of those that name none. It is read, not imported.
+    """Return the topics that a module's job functions name, and the default for those that name none.
 
-    Where there is no such module yet, those of the README's application.
+    Read the module, do not import it.
+
+    If there is no such module yet, return the topics of the README's application.
     """
     place = Path(*module.split("."))
     source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")

@@ -1,4 +1,4 @@
-"""`jobsctl stack`: what a worker is doing right now, line by line."""
+"""`jobsctl stack`: show the present stacks of a worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .exits import Exit
 from .figures import count
 
 PATIENCE = 1.0
-"""How long the worker's main thread has to answer, seconds."""
+"""Seconds that the worker's main thread has to answer."""
 
 _LOOK = 0.01
 
@@ -61,18 +61,18 @@ def stack_command(context: Context, pid: int, everything: bool) -> None:
 
 
 class Block(Struct):
-    """A thread, or tasks of one stack: the heading, and the frames, most recent first."""
+    """A thread, or tasks with the same stack: the heading, and the frames, most recent first."""
 
     head: str
     frames: list[str]
 
     @property
     def ours(self) -> bool:
-        """Whether no code of the application is in it."""
+        """Return whether it contains no code of the application."""
         return bool(self.frames) and all(map(_is_plumbing, self.frames))
 
     def lines(self) -> list[str]:
-        """Without the frames below the application's: how we came to run it."""
+        """Return the lines without the frames below the application's, which only show how it came to run."""
         below = 0
         for frame in reversed(self.frames):
             if not _is_plumbing(frame):
@@ -83,7 +83,10 @@ class Block(Struct):
 
 
 def readable(text: str, everything: bool = False) -> str:
-    """What the worker wrote: what runs the application's code first, and of our own only the names, unless `everything`."""
+    """Format a worker's output: threads that run the application's code first; names alone of our own threads.
+
+    With `everything`, the output is complete.
+    """
     names = dict(re.findall(rf"^{THREAD} (0x[0-9a-f]+) (.*)$", text, re.MULTILINE))
     threads: list[Block] = []
     tasks: list[Block] = []
@@ -129,7 +132,7 @@ _LIBRARIES = {str(Path(os.__file__).parent), sysconfig.get_path("purelib"), sysc
 
 
 def _is_plumbing(frame: str) -> bool:
-    """Whether a frame is ours, or of what we use to call the application; anything else is the application's."""
+    """Return whether a frame is ours, or of a library through which we call the application; others are the application's."""
     match = re.match(r'  File "(.*)", line', frame)
     if match is None:
         return frame.strip() in ("...", "<no Python frame>")
@@ -145,7 +148,7 @@ def _is_plumbing(frame: str) -> bool:
 
 
 def _worker(directory: Path, pid: int) -> Path:
-    """The scoreboard file of the worker with this process id."""
+    """Return the scoreboard file of the worker with this process id."""
     others = []
     for path in worker_files(directory):
         try:
@@ -161,13 +164,13 @@ def _worker(directory: Path, pid: int) -> Path:
     listed = ", ".join(map(str, sorted(others)[:10])) + (f" and {len(others) - 10} more" if len(others) > 10 else "")
     supervisor = running(directory)
     if supervisor is not None:
-        number_here(directory, supervisor)  # raises InAnotherNamespace: there its workers have other numbers
+        number_here(directory, supervisor)  # raises InAnotherNamespace: there its workers have other process ids
     known = f"its workers are {listed}" if others else f"none runs in {directory}"
     return fail(f"process {pid} is not a worker of this installation: {known}", Exit.USAGE)
 
 
 def _introduction(path: Path) -> str:
-    """Who the worker is, and what it runs."""
+    """Describe the worker and its running jobs."""
     file = WorkerFile(path)
     header, jobs = file.header(), sorted(file.entries(), key=lambda entry: entry.started)
     file.close()
@@ -179,7 +182,7 @@ def _introduction(path: Path) -> str:
 
 
 def _ask(path: Path, pid: int) -> None:
-    """Send the signal to that very process: its number may have been given to another since we looked."""
+    """Send the signal to exactly this process: its id may have been given to another one since it was read."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
@@ -200,7 +203,7 @@ def _ask(path: Path, pid: int) -> None:
 
 
 def _answer(path: Path, before: int) -> tuple[str, bool]:
-    """What was appended to the file, and whether it came to its end."""
+    """Return the text that was appended to the file, and whether it is complete."""
     deadline = time.monotonic() + PATIENCE
     end = f"\n{END}\n".encode()
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""`jobsctl start`: check what a person may have got wrong, then turn into the supervisor."""
+"""`jobsctl start`: check for likely mistakes of the user, then become the supervisor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .types import DURATION
 DAEMON_LOG = "jobs.log"
 
 COUNT_PATIENCE = 1.5
-"""Seconds that a command waits for the first counts, to warn of topics that nobody serves."""
+"""Seconds that a command waits for the first counts, to warn of topics without a pool."""
 
 
 wait_option = click.option(
@@ -77,7 +77,7 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
     if context.effective.file is not None:
         command += ["--config", str(context.effective.file)]
     if reload:
-        from .reloading import watch  # late: watchfiles is there for development only
+        from .reloading import watch  # late: watchfiles is installed for development only
 
         watch(config.base_dir, run_dir)
         command += ["--developing", "yes"]
@@ -92,7 +92,10 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
 
 
 def ready_to_start(context: Context) -> None:
-    """Find what would keep a supervisor from starting, short of importing the application; raises ConfigError, PluginError."""
+    """Raise ConfigError or PluginError for anything that would keep a supervisor from starting.
+
+    The application is not imported.
+    """
     preflight(context.app, address=False)
     private_directory(context.app.run_dir)
     backend = context.app.new_backend()
@@ -106,14 +109,14 @@ def ready_to_start(context: Context) -> None:
 
 
 def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
-    """Say which topics nobody serves, as soon as the housekeeper of this generation has counted."""
+    """Warn of topics that no pool serves, as soon as the housekeeper of this generation has counted."""
     deadline = time.monotonic() + COUNT_PATIENCE
     while True:
         backlog, it = read(run_dir / BACKLOG, Backlog), read(run_dir / STATE, SupervisorState)
         counted = backlog and it and backlog.pid == it.housekeeper_pid and backlog.generation >= generation
         if backlog and counted and (backlog.answers or backlog.error):
             break
-        if time.monotonic() > deadline:  # the backend is slow, or away: the log will tell
+        if time.monotonic() > deadline:  # the backend is slow or away: the log will report them
             return
         time.sleep(0.02)
     for topic, senders in backlog.unserved.items():
@@ -122,7 +125,7 @@ def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Some who start services close their standard descriptors: the next files opened here would be taken for them."""
+    """Open the standard descriptors that the parent has closed: otherwise the next files opened would be mistaken for them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -136,7 +139,7 @@ def _become(command: list[str]) -> NoReturn:
 
 
 def _in_the_background(command: list[str], run_dir: Path, log: Path, wait: float, give_up: bool) -> None:
-    """Fork, detach, and wait for the word that it serves, so long at most."""
+    """Fork, detach, and wait at most `wait` seconds for the report that workers are serving."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.setsid()
@@ -158,7 +161,7 @@ def _in_the_background(command: list[str], run_dir: Path, log: Path, wait: float
             told = bool(select.select([pipe], [], [], wait)[0])
         if not told:
             _not_in_time(run_dir, pid, log, wait, give_up)
-        with waiting(lambda: _waits_for(run_dir)):  # an error comes before the end
+        with waiting(lambda: _waits_for(run_dir)):  # an error arrives before the end of the pipe
             said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}, which logs to {log}")

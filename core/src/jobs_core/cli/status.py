@@ -1,4 +1,4 @@
-"""`jobsctl status`: how it is, for a tired person and for a script."""
+"""`jobsctl status`: show the state of the installation, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def status_command(context: Context, everything: bool, as_json: bool) -> None:
 
 
 def here(directory: Path, as_json: bool = False, *, most_entries: int = 20) -> Board:
-    """What runs in this run directory; ends the command if nothing does, or only just begins to."""
+    """Return the board of this run directory; end the command if nothing is running, or the supervisor is only starting."""
     pid = pidfile.running(directory)
     if pid is None:
         output.echo('{"running": false}' if as_json else f"not running in {directory}; `jobsctl start` starts it")
         raise click.exceptions.Exit(Exit.NOT_RUNNING)
     board = read_board(directory, most_entries=most_entries)
-    if board.supervisor is None or board.supervisor.pid != pid:  # the file is of one that ran before
+    if board.supervisor is None or board.supervisor.pid != pid:  # the file belongs to an earlier supervisor
         output.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starting up as process {pid}")
         raise click.exceptions.Exit(Exit.FINE)
     return board
 
 
 def show(view: Overview) -> None:
-    """Print everything, what matters most first."""
+    """Print everything, the most important first."""
     troubles = view.troubles()
     output.styled(view.headline(), bold=True, fg="red" if troubles else "green")
     for line in view.summary():
@@ -99,7 +99,7 @@ def show(view: Overview) -> None:
 
 
 def document(view: Overview) -> dict[str, Any]:
-    """Everything for a script. Times are unix seconds, stretches of time seconds, memory bytes."""
+    """Return everything for a script. Times are unix seconds, durations seconds, memory bytes."""
     it, backlog = view.board.supervisor, view.board.backlog
     assert it is not None
     found: dict[str, Any] = msgspec.to_builtins(it)

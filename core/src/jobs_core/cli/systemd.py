@@ -1,4 +1,4 @@
-"""`jobsctl systemd`: a unit for this configuration."""
+"""`jobsctl systemd`: print a unit for this configuration."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .exits import Exit
 from .types import FILE, UNIT_NAME, USER
 
 STOP_RESERVE = 15
-"""Seconds that systemd waits beyond the longest stop_timeout, for what follows the jobs: giving back, the last lines."""
+"""Seconds that systemd waits beyond the longest stop_timeout, for the steps after the jobs: releases and the last log lines."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,199}\$?")
 
 MANAGED = {"/run": "RuntimeDirectory", "/var/lib": "StateDirectory", "/var/log": "LogsDirectory"}
-"""Where systemd makes a service's directories and gives them to its user."""
+"""Directories in which systemd creates those of a service, and makes its user their owner."""
 
 UNIT = """\
 # {name}.service, made by `jobsctl systemd`. To install it:
@@ -107,7 +107,7 @@ def systemd_command(context: Context, user: str | None, name: str | None, write:
 
 
 def unit(context: Context, user: str | None, name: str | None, more: list[Path]) -> str:
-    """The unit's text; raises ConfigError for a configuration that is wrong."""
+    """Return the unit's text; raise ConfigError for an invalid configuration."""
     effective, app = context.effective, context.app
     base = effective.directory.absolute()
     for option, given in (("--user", user), ("--name", name)):
@@ -157,7 +157,7 @@ def _own_directories(app: App) -> Iterator[Path]:
 
 
 def _lasting_directories(app: App) -> Iterator[Path]:
-    """Where what should outlive everything lies: jobs and log lines."""
+    """Yield the directories of data that should outlive everything: jobs and log lines."""
     if app.config.logs.file is not None:
         yield (app.config.base_dir / app.config.logs.file).absolute().parent
     stores = [app.backend_url]
@@ -180,7 +180,7 @@ def _remarks(context: Context, user: str) -> Iterator[str]:
 
 
 def _preparations(app: App, base: Path, directories: list[Path], user: str, group: str) -> Iterator[str]:
-    """The directories have to be there before anything of the service runs: a sandbox is built of what exists."""
+    """Yield the lines that create directories before the service starts, because its sandbox is built from existing ones."""
     for directory in directories:
         if _managed(directory) or base.is_relative_to(directory):
             continue
@@ -205,7 +205,7 @@ def _places(directories: list[Path]) -> Iterator[str]:
 
 def _managed(directory: Path) -> tuple[str, str] | None:
     for root, key in MANAGED.items():
-        if directory != Path(root) and directory.is_relative_to(root) and ":" not in str(directory):  # it would name a link
+        if directory != Path(root) and directory.is_relative_to(root) and ":" not in str(directory):  # a colon names a link
             return key, str(directory.relative_to(root))
     return None
 
@@ -215,12 +215,12 @@ def _inside(path: Path, roots: Iterable[str]) -> bool:
 
 
 def _argument(text: str) -> str:
-    """A word of a command's line, in which a dollar stands for itself."""
+    """Quote a word of a command line, in which a dollar sign stands for itself."""
     return _word(text).replace("$", "$$")
 
 
 def _word(text: str) -> str:
-    """A word of a unit's line, quoted if it has to be."""
+    """Return a word of a unit's line, quoted if necessary."""
     escaped = _escaped(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if re.search(r"[\s\"'\\;]", text) else escaped
 
@@ -232,7 +232,7 @@ def _escaped(text: str | Path) -> str:
 
 
 def _line(text: Path) -> str:
-    """The rest of a unit's line; at its end a backslash would swallow the next one."""
+    """Return the rest of a unit's line; a backslash at its end would swallow the next line, and is refused."""
     if str(text).endswith("\\"):
         fail(f"{str(text)!r} ends in a backslash, which no unit can contain", Exit.USAGE)
     return _escaped(text)

@@ -1,4 +1,4 @@
-"""`jobsctl top`: the status, live, with how fast it goes."""
+"""`jobsctl top`: show the status and the rates, live."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def top_command(context: Context, once: bool, interval: float) -> None:
 
 
 class Page:
-    """One screen after the other, from one look after the other."""
+    """The screens of `top`, each made from a new reading of the board."""
 
     def __init__(self) -> None:
         self._meter = Meter()
@@ -67,13 +67,13 @@ class Page:
         self._board = Board()
 
     def look(self, board: Board) -> None:
-        """Take in what the board says now."""
+        """Take in a reading of the board."""
         self._board = board
         if board.supervisor is not None:
             self._rates = self._meter.look(board)
 
     def view(self, width: int, height: int) -> tuple[Overview, list[Sheet]]:
-        """The words, and the tables that fit below them."""
+        """Return the words, and the tables that fit below them."""
         words = Overview(self._board, width=width)
         lines = _FIXED_LINES + len(words.troubles()) + len(words.pools().rows)
         most = max(3, (height - lines) // 3)
@@ -81,7 +81,7 @@ class Page:
         return view, [self._topics(view, width, most), self._pools(view), view.worker_table(), view.running_table()]
 
     def print(self) -> None:
-        """The page as text, as `status` prints."""
+        """Print the page as text, as `status` does."""
         view, sheets = self.view(100, 60)
         output.styled(view.headline(), bold=True)
         for line in (*view.summary(), *(f"{output.WARN} {text}" for text in (*view.troubles(), *view.notes()))):
@@ -91,7 +91,7 @@ class Page:
                 output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
 
     def rendered(self, width: int, height: int) -> RenderableType:
-        """The page for a terminal of that size."""
+        """Render the page for a terminal of this size."""
         from rich.console import Group
         from rich.text import Text
 
@@ -145,7 +145,7 @@ class Page:
 
 
 def _live(page: Page, directory: Path, interval: float) -> None:
-    """Draw until somebody has seen enough; a supervisor that ends and comes back is followed."""
+    """Draw until the user quits; follow a supervisor that ends and is started again."""
     from rich.console import Console
     from rich.live import Live
 
@@ -161,10 +161,12 @@ def _live(page: Page, directory: Path, interval: float) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Sequence[int]]:
-    """Where keys and signals that end us can be read; the terminal is as it was afterwards, whatever ends us.
+    """Yield the descriptors of keys and of signals that end us.
 
-    A signal is a byte in a pipe, never an exception: that would strike wherever we are, also in a finalizer, where Python
-    ignores it, and then nobody would end.
+    The terminal is restored afterwards, whatever the reason for the end.
+
+    A signal is a byte in a pipe, never an exception: an exception could be raised anywhere, also in a finalizer, where
+    Python ignores it, and then the process would not end.
     """
     descriptor = sys.stdin.fileno()
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -187,7 +189,7 @@ def _keys() -> Iterator[Sequence[int]]:
 
 
 def _pressed(descriptors: Sequence[int], seconds: float) -> str:
-    """Wait that long, or until a key is pressed or a signal comes that ends it; which one."""
+    """Wait for that many seconds, or until a key or a signal arrives; return the key."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         for descriptor in select.select(descriptors, [], [], left)[0]:

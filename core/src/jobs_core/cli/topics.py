@@ -1,4 +1,4 @@
-"""`jobsctl topics`, `pause`, `resume`, `purge`: whole topics."""
+"""`jobsctl topics`, `pause`, `resume`, `purge`: commands for whole topics."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def topics_command(context: Context, as_json: bool) -> None:
 
 
 def _alive(run_dir: Path) -> Counter[str] | None:
-    """How many workers on this machine take jobs of each topic; None where no supervisor runs, as far as can be seen."""
+    """Count the workers on this machine that take jobs of each topic; None if no supervisor is known to run."""
     try:
         if running(run_dir) is None:
             return None
@@ -86,7 +86,7 @@ def _alive(run_dir: Path) -> Counter[str] | None:
 
 
 def doubt(context: Context, backend: Backend, topic: str) -> str:
-    """Why the name of a topic is likely a slip: no configuration and no job names it. Empty if it is known."""
+    """Return why the name of a topic is probably a slip: no configuration and no job names it. "" if it is known."""
     config = context.app.config
     known = set(config.topics) | config.served_topics()
     known |= set(backend.topics()) - backend.paused() if "browse" in backend.features else set()
@@ -101,7 +101,7 @@ def _holds_jobs(number: Counts) -> bool:
 
 
 def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[str, T]:
-    """Do something to a topic; the doubts that there were of its name, which are said once it is done."""
+    """Apply an action to a topic; also return the doubts about its name, which are reported afterwards."""
     reason, result = context.operate(lambda backend: (doubt(context, backend, topic), action(backend)))
     return reason, result
 

@@ -1,4 +1,4 @@
-"""Types of options and arguments: what cannot be meant is refused before anything begins, by name and with exit code 2."""
+"""Types of options and arguments: invalid values are refused before anything begins, by name and with exit code 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..units import plain_number, seconds
 
 
 class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """A text that a rule of the configuration has nothing against."""
+    """A string that passes a rule of the configuration."""
 
     def __init__(self, name: str, rule: rules.Rule) -> None:
         self.name = name
@@ -26,7 +26,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
 
 
 class Several(Checked):
-    """Several of them, with commas between."""
+    """Several of them, separated by commas."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         parts = [part.strip() for part in str(value).split(",")]
@@ -38,7 +38,7 @@ class Several(Checked):
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """Seconds, or a text such as "5m"."""
+    """Seconds, or a string such as "5m"."""
 
     name = "time"
 
@@ -53,7 +53,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer v
 
 
 class Number(click.FloatRange):
-    """A number within bounds. A range of click's own lets NaN through: it is not less than anything."""
+    """A number within bounds. click's own range accepts NaN, which is not less than anything."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = super().convert(value, param, ctx)
@@ -63,7 +63,10 @@ class Number(click.FloatRange):
 
 
 def _job_id(value: str) -> str | None:
-    """Other producers choose ids, odd ones too, and who has to cancel such a job has to name it."""
+    """Accept every id that another producer may have chosen, odd ones too.
+
+    A user who has to cancel such a job must be able to name it.
+    """
     if not value or len(value) > 512:
         return "expected the id of a job, of 1 to 512 characters"
     if any(each == "\0" or 0xD800 <= ord(each) < 0xE000 for each in value):

@@ -1,4 +1,4 @@
-"""`jobsctl why`: one answer to why a job does not run, runs twice or is dead."""
+"""`jobsctl why`: explain in one answer why a job does not run, ran twice or is dead."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
     Checks the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. If the
     backend cannot look up single jobs, it reports what keeps jobs waiting here, and "known" is null in JSON.
     """
-    # What cannot be imported, `jobsctl check` tells; the rest of the answer holds.
+    # `jobsctl check` reports modules that cannot be imported; the rest of the answer holds.
     with contextlib.suppress(JobsError), importing_application():
         prepare(context.app)
     here = ThisMachine(context.app)
@@ -36,7 +36,7 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
         job_id = context.whole_id(job_id)
         found = context.operate(lambda backend: explain(context.app, backend, job_id, here))
     except BackendUnavailable:
-        for reason in here.of_running(job_id):  # what this machine knows needs no backend
+        for reason in here.of_running(job_id):  # the scoreboard of this machine needs no backend
             output.echo(f"- {in_one_line(reason)}")
         raise
     if as_json:

@@ -51,7 +51,7 @@ def worker_command(
     app = context.app
     with importing_application():
         bootstrapper = prepare(app)
-    app.warns_of_unserved = False  # here it is told of all topics at once
+    app.warns_of_unserved = False  # the worker warns of all its topics at once
     for topic, senders in app.destinations().items():
         if topic not in settings.topics and config.nobody_serves(topic):
             events.emit(events.TopicUnserved(topic, 0, senders))
@@ -90,5 +90,5 @@ def _choose(
 
 
 def _start_again() -> None:
-    """Take our own place: a job did not end when told to, and goes only with the process."""
+    """Replace our own process: a job did not end when told to, and ends only with the process."""
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

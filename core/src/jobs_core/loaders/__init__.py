@@ -1,1 +1,1 @@
-"""How job functions come into a process (loaders) and what surrounds them there (bootstrappers)."""
+"""Loaders, which bring job functions into a process, and bootstrappers, which set up their framework."""

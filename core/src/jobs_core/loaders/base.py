@@ -1,4 +1,4 @@
-"""What a framework plugin fills: a loader that imports the jobs, a bootstrapper that sets their stage."""
+"""The interfaces of a framework plugin: a loader that imports the jobs, a bootstrapper that sets up the framework."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class JobLoader(abc.ABC):
-    """Imports what defines the jobs."""
+    """Imports the modules that define the jobs."""
 
     @abc.abstractmethod
     def load(self) -> list[str]:
@@ -36,26 +36,26 @@ class Bootstrapper:
         """
 
     def before_fork(self) -> None:
-        """Close what the imports may have opened and a fork would share: database connections, pools, threads.
+        """Close connections, pools and threads that the imports may have opened and a fork would share.
 
         Called by: the template (or the worker without preload), once, after the jobs are loaded. Raises: LoadError.
         """
 
     def after_fork(self) -> None:
-        """Make what a worker process needs of its own.
+        """Create the resources that each worker process needs for itself.
 
         Called by: every worker, once, after the fork. Raises: anything; the worker then cannot boot.
         """
 
     def around(self, run: JobContext) -> AbstractContextManager[object] | None:
-        """A context manager for one run of a plain function, or None.
+        """Return a context manager for one run of a plain function, or None.
 
         Called by: executors, for every run, in the thread that runs the job. Raises: as a failure of the run.
         """
         return None
 
     def aaround(self, run: JobContext) -> AbstractAsyncContextManager[object] | AbstractContextManager[object] | None:
-        """A context manager for one run of an `async def` function, or None; the same as `around` by default.
+        """Return a context manager for one run of an `async def` function, or None; the same as `around` by default.
 
         Called by: executors, for every run, in the job's own task. Raises: as a failure of the run.
         """
@@ -63,7 +63,7 @@ class Bootstrapper:
 
 
 class AlertChannel(abc.ABC):
-    """Sends an alert somewhere people look."""
+    """Sends an alert to a place where people see it."""
 
     @abc.abstractmethod
     def send(self, title: str, text: str, facts: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Importing what a user named: from the right directory, and with the user's own line where it fails."""
+"""Import modules that the user named: from the right directory, and with the user's own line in the error if that fails."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .. import boundary
 from ..errors import JobDefinitionError, LoadError
 
 on_import: Callable[[str], object] | None = None
-"""Told each module's name before its import: where that ends the process, nobody else can say which it was."""
+"""Called with each module's name before its import: if the import ends the process, the name is known nowhere else."""
 
 
 CORE = Path(boundary.__file__).parent
 MACHINERY = ("<frozen", str(CORE))
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-"""Where files lie that are no application's, unless it is installed itself."""
+"""Directories of files that do not belong to an application, unless the application itself is installed."""
 AS_PROGRAM = "code that is only for running it as a program belongs under `if __name__ == '__main__':`"
 
 
 def ended_importing(module: str, how: object) -> str:
-    """What to say where an import has ended its process; `how` is its exit code or signal."""
+    """Return the message for an import that has ended its process; `how` is its exit code or signal."""
     where = f' while it imported the module "{module}"' if module else ""
     return (
         f"the process that imports the application ended{where} ({how}): "
@@ -33,14 +33,14 @@ def ended_importing(module: str, how: object) -> str:
 
 
 def not_imported(module: str, seconds: float, place: str, remedy: str) -> str:
-    """What to say where an import did not end in time."""
+    """Return the message for an import that did not end in time."""
     which = f'the module "{module}"' if module else "the application"
     where = f"it is at\n  {place}\n" if place else "its position is not known, because it holds the interpreter\n"
     return f"{which} is still not imported after {seconds:g} s: {where}{remedy}"
 
 
 def place_of(thread: int) -> str:
-    """Where a thread is now: its innermost line in the application, with its code; "" if that is not known."""
+    """Return a thread's position: its innermost line in the application, with its code; "" if that is not known."""
     frame = sys._current_frames().get(thread)
     frames = [each for each in traceback.extract_stack(frame) if not each.filename.startswith(MACHINERY)] if frame else []
     places = [each for each in frames if not each.filename.startswith(LIBRARIES)] or frames
@@ -48,7 +48,7 @@ def place_of(thread: int) -> str:
 
 
 def add_to_path(directory: Path) -> None:
-    """Let modules in `directory` be imported, first, once."""
+    """Add `directory` to the front of the module path, once."""
     text = str(directory.resolve())
     if text not in sys.path:
         sys.path.insert(0, text)
@@ -77,22 +77,22 @@ def import_module(name: str, key: str) -> None:
 
 
 def load_error(what: str, error: BaseException) -> LoadError:
-    """What happened in the user's file: import machinery and our own frames are of no use to anybody."""
+    """Return the error with the line in the user's file: frames of the import machinery and of our own code help no user."""
     return LoadError(pinpointed(f"{what}:", error), frame=_place(error)[0])
 
 
 def pinpointed(what: str, error: BaseException) -> str:
-    """`what`, the line of code that failed, and the error, each on a line of its own."""
+    """Return `what`, the line of code that failed, and the error, each on a line of its own."""
     where, line = _place(error)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, JobDefinitionError):
-        error = error.__cause__  # before Python 3.12 a class wraps what its attributes raise
+        error = error.__cause__  # before Python 3.12, a class wraps exceptions that its attributes raise
     place = f"\n  {where}" if where else ""
     code = f"\n    {line}" if line else ""
     return f"{what}{place}{code}\n  {boundary.told(error)}"
 
 
 def _place(error: BaseException) -> tuple[str, str]:
-    """Where it failed, and the code of that line; "" for what is not known."""
+    """Return the position of the failure, and the code of that line; "" for anything unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}", ""
     frames = [
@@ -100,6 +100,6 @@ def _place(error: BaseException) -> tuple[str, str]:
         for frame in traceback.extract_tb(error.__traceback__)
         if "importlib" not in frame.filename and frame.filename != __file__ and not frame.filename.startswith("<")
     ]
-    if isinstance(error, JobDefinitionError):  # raised by us, and to be fixed where the application called
+    if isinstance(error, JobDefinitionError):  # raised by us, and to be fixed at the application's call
         frames = [frame for frame in frames if Path(frame.filename).parent != CORE] or frames
     return (f"{frames[-1].filename}:{frames[-1].lineno}", frames[-1].line or "") if frames else ("", "")

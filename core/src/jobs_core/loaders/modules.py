@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ModulesLoader(JobLoader):
-    """Imports each configured module, with the configuration's directory on the path as `python -m` would have it."""
+    """Imports each configured module, with the configuration's directory on the path as with `python -m`."""
 
     def __init__(self, config: Config) -> None:
         self._modules = config.modules

@@ -1,4 +1,4 @@
-"""Jobs run by the clock: which there are, when they tick, and one enqueue a tick however many machines watch."""
+"""Jobs that run by the clock: the entries, the times at which they tick, and one enqueue per tick on any number of machines."""
 
 from __future__ import annotations
 

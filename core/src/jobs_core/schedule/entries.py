@@ -1,4 +1,4 @@
-"""What is scheduled: `@job(cron=...)` in the code, `[schedule]` in the configuration."""
+"""Entries of the schedule: `@job(cron=...)` in the code, `[schedule]` in the configuration."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..job import JobFunction
 
 
-class Entry(Struct, frozen=True, dict=True):  # dict: what is compiled is kept
+class Entry(Struct, frozen=True, dict=True):  # dict: compiled values are kept
     """One job and when it is to be enqueued."""
 
     name: str  # the job's, or the key in [schedule]
-    where: str  # what an error calls it
+    where: str  # the name that an error gives it
     job: str
     cron: str | None = None
     every: float | None = None
@@ -35,26 +35,29 @@ class Entry(Struct, frozen=True, dict=True):  # dict: what is compiled is kept
 
     @property
     def expression(self) -> str:
-        """When, as a person wrote it."""
+        """Return the cron expression or interval as it was written."""
         return self.cron or f"every {format_duration(self.every or 0)}"
 
     @property
     def identity(self) -> str:
-        """What makes it this entry and not another of its name: changed, it begins anew."""
+        """Return the settings that identify this entry: if they change, it begins anew."""
         return f"{self.job} {self.expression} {self.tz}"
 
     @functools.cached_property
     def after(self) -> times.Times:
-        """The first tick after a time, in milliseconds. Raises ValueError that says what is wrong."""
+        """Return the first tick after a time, in milliseconds.
+
+        Raises ValueError with the reason if there is an error in the entry.
+        """
         if self.every is not None:
             return times.by_interval(self.every)
         return times.by_cron(self.cron or "", times.zone(self.tz))
 
 
 def entries(app: App) -> list[Entry]:
-    """Every entry, checked, by name; the application's jobs have to be loaded.
+    """Return every entry, checked, by name; the application's jobs have to be loaded.
 
-    Raises ConfigError with a line for each thing that is wrong, which names key or job and the mend.
+    Raises ConfigError with a line for each problem, which names the key or job and the fix.
     """
     found: dict[str, Entry] = {}
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""What one machine remembers of its schedule: up to when each entry is handled. A file that may be lost."""
+"""The record that one machine keeps of its schedule: up to when each entry is handled. The file may be lost."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class _File(Struct, frozen=True):
 
 
 class Memory:
-    """The file, replaced whole; what cannot be read or written is told once and does not stop the schedule."""
+    """The file, replaced as a whole; a failed read or write is reported once and does not stop the schedule."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._failing = False
 
     def load(self) -> dict[str, Handled]:
-        """What was remembered; nothing if there is no file, or none that can be read."""
+        """Return the stored record; empty if there is no readable file."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=_File).entries
         except FileNotFoundError:
@@ -42,7 +42,7 @@ class Memory:
             return {}
 
     def save(self, entries: dict[str, Handled]) -> None:
-        """Remember, over a crash of the machine too."""
+        """Store the record, durable over a crash of the machine too."""
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:
             with temporary.open("wb") as file:

@@ -1,8 +1,8 @@
-"""One machine's watch over the schedule. Any number of machines may watch: each tick is enqueued once.
+"""Enqueue the ticks of the schedule on one machine. Any number of machines may do so: each tick is enqueued once.
 
-A tick's job has an id, a push request and a unique key that follow from entry and tick alone. The key outlives the
-tick by far (see `Tick.held`), so that whoever comes late, or comes back, adds nothing. A backend without unique keys
-has only the request, which it remembers for a minute or so, or not at all: there one machine should watch.
+A tick's job has an id, a push request and a unique key that depend on entry and tick alone. The key outlives the tick by
+far (see `Tick.held`), so that a machine that is late, or was away, adds nothing. A backend without unique keys has only the
+request, which it remembers for a minute or so, or not at all: there, only one machine should run the schedule.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ IN_TIME = 60_000
 """Milliseconds after which a tick counts as missed: longer than a restart or a slow broker, shorter than an outage."""
 
 CLOCK_ERROR = 86_400_000
-"""Milliseconds. A clock set back by less waits until it is again where it was; by more, it was wrong before."""
+"""Milliseconds.
+
+A clock set back by less waits until the earlier time is reached again; by more, it is assumed to have been wrong.
+"""
 
 PAUSE = 1.0
 """Seconds before a tick that could not be enqueued is tried again."""
@@ -49,29 +52,32 @@ class Tick(Struct, frozen=True):
 
     entry: Entry
     at: int  # milliseconds
-    missed_since: int | None = None  # it, or one before it, is late enough to be told
+    missed_since: int | None = None  # its time, or that of an earlier one, if it is late enough to be reported
 
     @property
     def id(self) -> str:
-        """The job's id: a UUID of version 8 (RFC 9562), the tick and then a digest of entry and tick."""
+        """Return the job's id: a UUID of version 8 (RFC 9562), made of the tick and a digest of entry and tick."""
         digest = hashlib.sha256(f"{self.entry.job}\0{self.entry.name}\0{self.at}".encode()).hexdigest()
         head, variant = f"{self.at & (1 << 48) - 1:012x}", "89ab"[int(digest[3], 16) % 4]
         return f"{head[:8]}-{head[8:]}-8{digest[:3]}-{variant}{digest[4:7]}-{digest[7:19]}"
 
     @property
     def held(self) -> float:
-        """Seconds for which its unique key is held: over the next tick, which is when this one is missed by nobody any
-        more, and a day for late machines; where ticks are closer than a minute less, so that keys do not heap up."""
+        """Return the seconds for which its unique key is held: past the next tick, plus a day for late machines.
+
+        After the next tick, no machine can miss this one any more. If ticks are closer than a minute, the time is shorter,
+        so that keys do not pile up.
+        """
         following = self.entry.after(self.at)
         period = DAY if following is None else following - self.at
         return (period + min(DAY, max(HOUR, 1440 * period))) / 1000
 
 
 class Ticker:
-    """Says what is due, enqueues it, and remembers. One thread uses it: the housekeeper's loop.
+    """Determines the due ticks, enqueues them, and records them. One thread uses it: the housekeeper's loop.
 
-    `now` is this machine's wall clock, `time.time()`. `state` is the file in the run directory. Raises ConfigError
-    as `entries` does.
+    `now` is this machine's wall clock, `time.time()`. `state` is the file in the run directory. Raises ConfigError as
+    `entries` does.
     """
 
     def __init__(self, app: App, state: Path) -> None:
@@ -85,7 +91,7 @@ class Ticker:
         self._unique: bool | None = None
 
     def due(self, now: float) -> list[Tick]:
-        """The ticks to enqueue now: of each entry the latest, if any has come. Those before it are missed for good."""
+        """Return the ticks to enqueue now: of each entry the latest that is due. Earlier ones are missed for good."""
         at, before = int(now * 1000), dict(self._handled)
         ticks = [tick for entry in self.entries if (tick := self._due(entry, at))]
         if self._handled != before:
@@ -93,17 +99,17 @@ class Ticker:
         return ticks
 
     def next(self, now: float) -> float:
-        """Seconds until something is due; infinite if nothing will be."""
+        """Return the seconds until something is due; infinite if nothing will be."""
         upcoming = [tick for entry in self.entries if (tick := self._upcoming(entry)) is not None]
         if not upcoming:
             return float("inf")
         return max(PAUSE if self._failed else 0.0, min(upcoming) / 1000 - now)
 
     def enqueue(self, ticks: Iterable[Tick], push: Push) -> None:
-        """Push each tick's job, and remember that it was; may be repeated at will.
+        """Push each tick's job, and record it; may be repeated any number of times.
 
-        A tick stays due where the queue is full, or, raising BackendUnavailable, when the backend is away. What cannot be
-        enqueued at all is told and left.
+        A tick stays due if the queue is full or, raising BackendUnavailable, if the backend is away. A tick that cannot be
+        enqueued at all is reported and dropped.
         """
         handled: list[Tick] = []
         full = False
@@ -112,7 +118,7 @@ class Ticker:
             for tick in ticks:
                 try:
                     self._push(tick, push)
-                except QueueFull as error:  # one topic's trouble is not another's
+                except QueueFull as error:  # an error of one topic does not affect others
                     full = True
                     self._tell_full(tick.entry, error)
                 else:
@@ -125,7 +131,7 @@ class Ticker:
             self.done(handled)
 
     def done(self, ticks: Iterable[Tick]) -> None:
-        """Remember that these are handled; `enqueue` does."""
+        """Record that these are handled; `enqueue` does so."""
         known = dict(self._handled)
         for tick in ticks:
             self._reset(tick.entry, max(tick.at, self._handled[tick.entry.name].until))
@@ -147,7 +153,7 @@ class Ticker:
         if first is None or first > now:
             return None
         last = times.latest(entry.after, known.until, now)
-        assert last is not None  # `first` has come
+        assert last is not None  # the tick `first` is due
         tick = Tick(entry, last, first if now - first > IN_TIME else None)
         if now - last <= IN_TIME or entry.missed == "once":
             return tick
@@ -163,7 +169,7 @@ class Ticker:
         if entry.name not in self._next:
             known = self._handled.get(entry.name)
             if known is None:
-                return 0  # not looked at yet
+                return 0  # not examined yet
             self._next[entry.name] = entry.after(known.until)
         return self._next[entry.name]
 

@@ -1,6 +1,6 @@
-"""When an entry ticks: by a cron expression in a time zone, or every so often.
+"""The ticks of an entry: by a cron expression in a time zone, or at a fixed interval.
 
-Times are whole milliseconds since 1970, so that every machine computes the very same ticks.
+Times are whole milliseconds since 1970, so that every machine computes exactly the same ticks.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from typing import TypeAlias
 from cronsim import CronSim, CronSimError
 
 Times: TypeAlias = "Callable[[int], int | None]"
-"""The first tick after a time; None if there is none within 50 years. Never decreases as the time grows."""
+"""A function that returns the first tick after a time; None if there is none within 50 years.
+
+Never decreases as the time grows.
+"""
 
 SHORTEST = 1000
-"""Milliseconds: a schedule is no timer."""
+"""Milliseconds: a schedule is not a timer."""
 
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
@@ -30,7 +33,7 @@ _NICKNAMES = {
 
 
 def by_interval(every: float) -> Times:
-    """Ticks at the multiples of `every` seconds since 1970. Raises ValueError if it is too short."""
+    """Tick at the multiples of `every` seconds since 1970. Raises ValueError if it is too short."""
     step = round(every * 1000)
     if step < SHORTEST:
         raise ValueError(f"every {every:g} s is too often, the shortest is 1s: let one job do several in a row")
@@ -38,7 +41,10 @@ def by_interval(every: float) -> Times:
 
 
 def by_cron(expression: str, zone: tzinfo) -> Times:
-    """Ticks as Debian's cron has them, daylight-saving changes included. Raises ValueError that says what is wrong."""
+    """Tick as Debian's cron does, with its rules for daylight saving.
+
+    Raises ValueError with the reason if the expression is invalid.
+    """
     text = _NICKNAMES.get(expression.strip().lower(), expression)
     try:
         CronSim(text, datetime.now(zone))
@@ -50,13 +56,13 @@ def by_cron(expression: str, zone: tzinfo) -> Times:
 
     def after(at: int) -> int | None:
         try:
-            # The loop: with fixed hours cronsim counts on the wall clock, which shows an hour twice in autumn, and may
-            # begin with a tick of the first of the two.
+            # The loop is needed for fixed hours: cronsim counts on the wall clock, which shows an hour twice in autumn, and
+            # may begin with a tick of the first of the two.
             for moment in CronSim(text, datetime.fromtimestamp(at // 1000, zone)):
                 tick = round(moment.timestamp()) * 1000
                 if tick > at:
                     return tick
-        except (OverflowError, ValueError, OSError):  # a clock beyond the calendar
+        except (OverflowError, ValueError, OSError):  # a time beyond the calendar
             pass
         return None
 
@@ -64,7 +70,7 @@ def by_cron(expression: str, zone: tzinfo) -> Times:
 
 
 def zone(name: str) -> tzinfo:
-    """The time zone of this name; raises ValueError that says how to mend it."""
+    """Return the time zone of this name; raise ValueError with the fix if there is none."""
     if name.upper() == "UTC":
         return timezone.utc  # needs no database
     try:
@@ -84,11 +90,11 @@ def zone(name: str) -> tzinfo:
 
 
 def latest(after: Times, since: int, now: int) -> int | None:
-    """The last tick of (since, now]; None if there is none."""
+    """Return the last tick of (since, now]; None if there is none."""
     first = after(since)
     if first is None or first > now:
         return None
-    low, high = since, now  # the tick after `low` has come, the one after `high` has not
+    low, high = since, now  # the tick after `low` is due, the one after `high` is not
     while high - low > 1:
         middle = (low + high) // 2
         tick = after(middle)

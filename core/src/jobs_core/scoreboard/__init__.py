@@ -1,4 +1,4 @@
-"""What every process of one installation knows of the others: one file a worker, and a few small JSON files.
+"""The state that the processes of one installation share: one file per worker, and a few small JSON files.
 
-Workers write without a system call a job; whoever wants to know reads, and disturbs nobody.
+Workers write without a system call per job; readers do not disturb them.
 """

@@ -1,16 +1,16 @@
 """The bytes of a worker's scoreboard file, `run_dir/workers/<owner>`. Little-endian, offsets fixed by VERSION.
 
 =========  =====  ==================================================================================
-offset     size   what
+offset     size   content
 =========  =====  ==================================================================================
-0          256    header: who the worker is, its state, beat and counters
+0          256    header: the worker's identity, state, heartbeat and counters
 256        640·n  statistics, a row for each topic and job that ran here (n = ROWS)
 41,216     280·e  entries, one for each job that has started and is not settled (e = `entries(concurrency)`), state
                   byte first: FREE, RUNNING, or ENDED and not yet settled
 =========  =====  ==================================================================================
 
-An entry's state byte is written last when a job starts and first when it is settled, so that a reader who sees it set
-sees the entry whole. The file is allocated before it is mapped: a sparse map on a full disk ends in SIGBUS.
+An entry's state byte is written last when a job starts and first when it is settled, so that a reader who sees it set sees
+the entry whole. The file is allocated before it is mapped: a sparse map on a full disk ends in SIGBUS.
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ ROW_SIZE = 640
 ROW_NAMES = struct.Struct("<96s200s")
 OUTCOMES = ("done", "retry", "dead", "cancelled", "deferred", "stale")
 UNRUN = "(not run)"
-"""Stands for the job in the row of those that ended without a run."""
+"""The job's name in the row of jobs that ended without a run."""
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Upper bounds of the histograms, seconds; one more bucket is beyond all."""
+"""Upper bounds of the histograms, seconds; one more bucket counts everything beyond."""
 ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}Q")
 """runs by outcome, seconds run and seconds waited in all, then the histogram of each."""
 
 ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
 ENTRY_SIZE = 280
 ENTRY = struct.Struct("<I3xdd128s64s64s")
-"""After the state byte: deaths of a worker that the job saw before,
-started (monotonic), deadline (monotonic, 0 for none), job id, job, topic."""
+"""The fields after the state byte.
+
+Earlier deaths of a worker that ran the job, started (monotonic), deadline (monotonic, 0 for none), job id, job, topic.
+"""
 
 FREE, RUNNING, ENDED = 0, 1, 2
 
 MOST_ENDED = 1000
-"""Jobs that may have ended and wait for their settlement: no more are reserved ahead, see `LARGEST_BATCH`."""
+"""Jobs that may have ended and wait for their settlement. Beyond that, no more are reserved ahead, see `LARGEST_BATCH`."""
 
 MODES = ("sync", "threads", "async")
 
 
 class Phase(enum.IntEnum):
-    """What a worker is about."""
+    """The phase of a worker's life."""
 
     STARTING = 0
     STANDBY = 1  # ready, waits for its predecessor's end
@@ -67,17 +69,17 @@ class Phase(enum.IntEnum):
 
 
 def entries(slots: int) -> int:
-    """How many entries a worker has that runs so many jobs at once; the last is shared by what finds none free."""
+    """Return the number of entries for a worker with so many slots; jobs that find no free entry share the last one."""
     return slots + max(slots, MOST_ENDED) + 1
 
 
 def size(slots: int) -> int:
-    """Bytes of a file for so many jobs at once."""
+    """Return the size in bytes of a file for so many slots."""
     return ENTRIES + entries(slots) * ENTRY_SIZE
 
 
 def clipped(text: str, limit: int) -> bytes:
-    """`text` as UTF-8 of at most `limit` bytes, cut between characters."""
+    """Return `text` as UTF-8 of at most `limit` bytes, cut between characters."""
     encoded = text.encode()
     return encoded if len(encoded) <= limit else encoded[:limit].decode(errors="ignore").encode()
 

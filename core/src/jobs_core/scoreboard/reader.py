@@ -1,4 +1,4 @@
-"""Reading scoreboard files: what each worker does, and what it has done so far."""
+"""Read scoreboard files: the running jobs of each worker, and its figures so far."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .writer import start_ticks
 
 
 class Entry(Struct, frozen=True):
-    """One job that runs. Times are this machine's monotonic seconds; `deadline` is 0 for none."""
+    """One running job. Times are this machine's monotonic seconds; `deadline` is 0 for none."""
 
     slot: int
     id: str
@@ -24,10 +24,10 @@ class Entry(Struct, frozen=True):
     topic: str
     started: float
     deadline: float
-    redeliveries: int = 0  # deaths of a worker that it saw before
+    redeliveries: int = 0  # earlier deaths of a worker that ran it
 
     def seconds(self, now: float | None = None) -> float:
-        """How long it has run."""
+        """Return how long it has been running."""
         return (time.monotonic() if now is None else now) - self.started
 
 
@@ -43,7 +43,7 @@ class Figures(Struct):
     wait_buckets: list[int]
 
     def add(self, other: Figures) -> None:
-        """Take another worker's figures of the same job in."""
+        """Add another worker's figures of the same job."""
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
         self.run_seconds += other.run_seconds
@@ -53,7 +53,7 @@ class Figures(Struct):
 
 
 class Header(Struct, frozen=True):
-    """Who a worker is and how far it got."""
+    """A worker's identity and progress."""
 
     pid: int
     generation: int
@@ -72,7 +72,7 @@ class Header(Struct, frozen=True):
 
 
 class WorkerFile:
-    """One worker's file, mapped; reading costs no system call. Raises OSError, and ValueError for what is no such file."""
+    """One worker's file, mapped; reading costs no system call. Raises OSError, and ValueError for any other file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -96,15 +96,17 @@ class WorkerFile:
         )  # fmt: skip
 
     def running(self) -> int:
-        """How many jobs run."""
+        """Count the running jobs."""
         return self._map[ENTRIES::ENTRY_SIZE].count(RUNNING)
 
     def entries(self) -> Iterator[Entry]:
-        """The jobs that run."""
+        """Yield the running jobs."""
         return self._in_state(RUNNING)
 
     def unsettled(self) -> Iterator[Entry]:
-        """The jobs that have started and are not settled: those that run, and those whose end is not yet told."""
+        """Yield the jobs that have started and are not settled: running ones, and ended ones whose outcome is not yet
+        reported.
+        """
         yield from self._in_state(RUNNING)
         yield from self._in_state(ENDED)
 
@@ -117,7 +119,7 @@ class WorkerFile:
             slot = states.find(state, slot + 1)
 
     def figures(self) -> Iterator[Figures]:
-        """What has run here so far."""
+        """Yield the figures of all runs here so far."""
         count = len(BUCKETS) + 1
         for number in range(ROWS):
             offset = layout.HEADER_SIZE + number * ROW_SIZE
@@ -131,7 +133,7 @@ class WorkerFile:
             yield Figures(_text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:])
 
     def spare(self) -> None:
-        """Mark the worker as ended by us: what it ran is not charged for its death."""
+        """Mark the worker as killed by us: the jobs that it ran are not charged for its death."""
         self._map[layout.CHARGE] = 0
 
     def close(self) -> None:
@@ -139,7 +141,7 @@ class WorkerFile:
 
 
 def total(rows: Iterable[Figures]) -> dict[tuple[str, str], Figures]:
-    """Figures by topic and job, summed up. What is handed in is not kept."""
+    """Sum up figures by topic and job. The given figures are not kept."""
     summed: dict[tuple[str, str], Figures] = {}
     for row in rows:
         key = (row.topic, row.job)
@@ -150,7 +152,7 @@ def total(rows: Iterable[Figures]) -> dict[tuple[str, str], Figures]:
 
 
 def alive(header: Header) -> bool:
-    """Whether the process that wrote the file is still there (and not another of its number)."""
+    """Return whether the process that wrote the file still exists (and not another process with the same id)."""
     return header.start_ticks != 0 and start_ticks(header.pid) == header.start_ticks
 
 

@@ -1,7 +1,7 @@
-"""The small JSON files beside the workers' own: who writes what, and one reader for status, top, probes and metrics.
+"""The small JSON files beside the workers' own: their writers, and one reader for status, top, probes and metrics.
 
 =================  ==============================  =====================================================
-file               written by                      what
+file               written by                      content
 =================  ==============================  =====================================================
 ``state.json``     the supervisor, on a change     itself, its pools, its children, recent crashes
 ``backlog.json``   the housekeeper, every second   each topic's counts, and whether the backend answers
@@ -36,10 +36,10 @@ class ChildState(Struct):
     pid: int
     pool: str
     generation: int
-    state: str  # starting | standby | serving | quiet | retiring | stopping | releasing (dead, its jobs not yet handed back)
+    state: str  # starting | standby | serving | quiet | retiring | stopping | releasing (dead, its jobs not yet released)
     since: float
-    reason: str = ""  # why it goes: max_jobs, max_age, max_memory, reload, scale, shrink, stop
-    memory: int = 0  # resident bytes, as of the last look
+    reason: str = ""  # why it ends: max_jobs, max_age, max_memory, reload, scale, shrink, stop
+    memory: int = 0  # resident bytes, as last read
 
 
 class PoolState(Struct):
@@ -56,12 +56,12 @@ class PoolState(Struct):
     restarts: dict[str, int] = {}  # why workers were replaced, and how often
     failures: int = 0  # quick deaths in a row
     next_start: float = 0.0  # back-off: no worker is started before
-    cannot_boot: bool = False  # its last worker never came to serve
+    cannot_boot: bool = False  # its last worker never started to serve
     last_error: str = ""
 
 
 class Crash(Struct):
-    """One worker that died of something other than its own or our decision."""
+    """One worker that died for another reason than its own or our decision."""
 
     at: float
     owner: str
@@ -90,23 +90,23 @@ class SupervisorState(Struct):
     backend: str = ""  # without secrets
     log: str = ""  # the file; empty for standard error
     start_ticks: int = 0
-    served: bool = False  # whether all pools came to serve once
+    served: bool = False  # whether all pools have served once
     quiet: bool = False
     template_pid: int = 0
     housekeeper_pid: int = 0
     http_pid: int = 0
-    helper_errors: dict[str, str] = {}  # why the housekeeper or the HTTP child does not serve
+    helper_errors: dict[str, str] = {}  # why the housekeeper or the HTTP child is not serving
     brokers: list[int] = []
     pools: list[PoolState] = []
     workers: list[ChildState] = []
     crashes: list[Crash] = []
     crashed: int = 0  # in all
     reloads: dict[str, int] = {}  # done, refused
-    last_refusal: str = ""  # why the last reload was refused; empty after one that was done
+    last_refusal: str = ""  # why the last reload was refused; empty after an accepted one
 
 
 class TopicState(Struct):
-    """How many jobs of a topic are where."""
+    """The number of jobs of a topic by state."""
 
     ready: int = 0
     scheduled: int = 0
@@ -117,7 +117,7 @@ class TopicState(Struct):
 
     @property
     def waiting(self) -> int:
-        """Jobs that are yet to run."""
+        """Return how many jobs have not run yet."""
         return self.ready + self.scheduled
 
 
@@ -127,12 +127,12 @@ class Backlog(Struct):
     at: float
     pid: int
     answers: bool = False  # whether the last round trip succeeded
-    answered_at: float = 0.0  # when one last did
-    round_trip: float = 0.0  # seconds it took
+    answered_at: float = 0.0  # the time of the last successful one
+    round_trip: float = 0.0  # its duration in seconds
     error: str = ""
     topics: dict[str, TopicState] = {}
-    unserved: dict[str, list[str]] = {}  # topics in which jobs wait for nobody, or would; names of what goes there by itself
-    alerts: list[str] = []  # topics with an alert going on
+    unserved: dict[str, list[str]] = {}  # unserved topics in which jobs wait, or would; names of the jobs sent there
+    alerts: list[str] = []  # topics with an active alert
     generation: int = 0  # of the code that counts
 
 
@@ -141,14 +141,14 @@ class Totals(Struct):
 
     rows: list[Figures] = []
     folded: list[str] = []  # files whose figures are in `rows`, though some may not have been removed yet
-    released: int = 0  # jobs handed back for dead workers
+    released: int = 0  # jobs released for dead workers
     since: float = 0.0
 
 
 class WorkerView(Struct):
-    """A worker: its own file beside what the supervisor says of it."""
+    """A worker: its own file beside the supervisor's record of it."""
 
-    file: str  # its name in run_dir/workers, the owner id it began with
+    file: str  # its name in run_dir/workers, the owner id with which it began
     header: Header
     running: list[Entry]
     running_count: int
@@ -165,14 +165,14 @@ class Board(Struct):
     workers: list[WorkerView] = []
 
     def figures(self) -> list[Figures]:
-        """Every row, of workers here and gone."""
+        """Return every row, of present and former workers."""
         folded = set(self.totals.folded)
         living = (worker for worker in self.workers if worker.file not in folded)
         return [*self.totals.rows, *(row for worker in living for row in worker.figures)]
 
 
 def write(path: Path, document: Struct) -> None:
-    """Replace a file as a whole; raises OSError. Not synced: after a power cut nobody needs it."""
+    """Replace a file as a whole; raise OSError. The file is not synced: after a power cut, no process needs it."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -183,7 +183,7 @@ def write(path: Path, document: Struct) -> None:
 
 
 def read(path: Path, kind: type[T]) -> T | None:
-    """A file's document; None if it is missing, or of another release."""
+    """Return a file's document; None if it is missing, or of another release."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError):
@@ -191,7 +191,7 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 
 def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
-    """Read everything; of each worker's running jobs the longest few."""
+    """Read everything; for each worker, the few jobs that have been running longest."""
     board = Board(read(run_dir / STATE, SupervisorState), read(run_dir / BACKLOG, Backlog))
     children = {child.owner: child for child in board.supervisor.workers} if board.supervisor else {}
     for path in worker_files(run_dir):
@@ -208,13 +208,14 @@ def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
             file.close()
         child = children.get(path.name)
         board.workers.append(WorkerView(path.name, header, running[:most_entries], len(running), figures, child))
-    # Last: a worker that goes meanwhile is in the totals before its file is removed, and is not counted twice (`folded`).
+    # Last: the totals include a worker that ends meanwhile before its file is removed, and it is not counted twice
+    # (`folded`).
     board.totals = read(run_dir / TOTALS, Totals) or board.totals
     return board
 
 
 def worker_files(run_dir: Path) -> list[Path]:
-    """The scoreboard files of workers, dead ones that are not yet repaired among them."""
+    """Return the scoreboard files of workers, including dead ones that are not yet repaired."""
     try:
         return sorted(path for path in (run_dir / WORKERS).iterdir() if path.suffix != STACKS)
     except OSError:

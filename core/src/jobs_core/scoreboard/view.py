@@ -1,4 +1,4 @@
-"""What state a worker is in, for status, top, probes and metrics alike: the supervisor's word beside the worker's own."""
+"""The state of a worker, for status, top, probes and metrics alike: the supervisor's record beside the worker's own."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .state import Backlog, ChildState, SupervisorState
 SHOWN = (
     "starting", "standby", "idle", "busy", "offline", "quiet", "silent", "retiring", "stopping", "releasing", "lost",
 )  # fmt: skip
-"""Every state there is; offline: its backend does not answer it, silent: it does not beat, lost: no supervisor knows it."""
+"""Every state; offline: its backend does not answer, silent: it sends no heartbeat, lost: no supervisor knows it."""
 
 TAKING = ("idle", "busy")
 """States in which a worker serves."""
 
 
 def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
-    """What a supervisor that does not serve yet waits for."""
+    """Return the reason why a supervisor is not serving yet."""
     if it is None:
         return "the supervisor to start"
     if not it.generation:
@@ -35,12 +35,12 @@ def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
 
 
 def silence(lease: float) -> float:
-    """Seconds without a beat after which a worker is called silent; a courier that has nothing to do beats every 5 s."""
+    """Return the seconds without a heartbeat after which a worker counts as silent; an idle courier sends one every 5 s."""
     return max(6.0, lease / 2)
 
 
 def shown_state(header: Header, running: int, child: ChildState | None, monotonic: float, silent_after: float) -> str:
-    """One of SHOWN."""
+    """Return one of SHOWN."""
     if child is None:
         return "lost"
     if child.state not in ("serving", "quiet"):

@@ -1,6 +1,6 @@
-"""A worker's own side of the scoreboard: memory writes, no system call a job.
+"""Write a worker's own scoreboard: memory writes, without a system call per job.
 
-A lone worker has none, and `NOWHERE` takes its place.
+A worker without a supervisor has none, and uses `NOWHERE` instead.
 """
 
 from __future__ import annotations
@@ -45,48 +45,51 @@ _WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
 
 
 class Scoreboard:
-    """What a worker shows of itself. `begin` and `end` belong to executors, any thread; the rest to the courier."""
+    """The state that a worker publishes.
+
+    `begin` and `end` belong to executors, any thread; all other methods to the courier.
+    """
 
     def begin(self, run: Run) -> None:
-        """A run starts; `run.started` is set."""
+        """Record that a run starts; `run.started` is set."""
 
     def end(self, run: Run) -> None:
-        """A run has ended. It counts as started until it is settled: so long a death of the worker is charged to it."""
+        """Record that a run has ended. Until it is settled it counts as started: a death of the worker is charged to it."""
 
     def settled(self, endings: Iterable[tuple[object, Run | None]]) -> None:
-        """The runs of these settlements are settled, or are no longer ours."""
+        """Record that the runs of these settlements are settled, or are no longer ours."""
 
     def beat(self, done: int, failed: int, in_hand: int) -> None:
-        """The courier has made a turn."""
+        """Record that the courier has completed a turn."""
 
     def note(self, run: Run, outcome: str) -> None:
-        """Count a run that ended, and how; shown with the next `publish`."""
+        """Count a run that ended, by outcome; shown with the next `publish`."""
 
     def note_unrun(self, topic: str, outcome: str) -> None:
-        """Count a job that ended without a run: unreadable, expired, or the death of too many workers; shown likewise."""
+        """Count a job that ended without a run (unreadable, expired, or too many workers died with it); shown likewise."""
 
     def publish(self) -> None:
-        """Show what was counted."""
+        """Show the counts."""
 
     def phase(self, phase: Phase) -> None:
-        """The worker enters another phase of its life."""
+        """Record that the worker enters another phase of its life."""
 
     def reach(self, reached: bool) -> None:
-        """The backend answers, or does not."""
+        """Record whether the backend answers."""
 
     def owner(self, owner: str) -> None:
-        """The worker goes on under another owner id."""
+        """Record that the worker continues under another owner id."""
 
     def close(self) -> None:
-        """Unmap the file; it stays for who repairs."""
+        """Unmap the file; it stays for the repair."""
 
 
 NOWHERE = Scoreboard()
-"""For a worker that nobody looks after."""
+"""For a worker without a supervisor."""
 
 
 class FileScoreboard(Scoreboard):
-    """The real one. Raises OSError if the disk has no room for the file."""
+    """The implementation on a file. Raises OSError if the disk has no room for it."""
 
     def __init__(self, path: Path, *, owner: str, pool: str, generation: int, mode: str, slots: int) -> None:
         size = layout.size(slots)
@@ -101,7 +104,7 @@ class FileScoreboard(Scoreboard):
         finally:
             os.close(descriptor)
         self._shared = layout.entries(slots) - 1
-        self._free = list(range(self._shared - 1, -1, -1))  # a stack: few pages are touched where few jobs run
+        self._free = list(range(self._shared - 1, -1, -1))  # a stack: few pages are touched if few jobs run
         self._rows: dict[tuple[str, str], tuple[int, list[float]]] = {}
         self._changed: set[tuple[str, str]] = set()
         layout.HEADER.pack_into(
@@ -132,7 +135,7 @@ class FileScoreboard(Scoreboard):
 
     def end(self, run: Run) -> None:
         slot = run.slot
-        if slot >= 0:  # else it was given back meanwhile: this process is about to end
+        if slot >= 0:  # else it was freed meanwhile: this process is about to end
             self._map[ENTRIES + slot * ENTRY_SIZE] = ENDED
 
     def settled(self, endings: Iterable[tuple[object, Run | None]]) -> None:
@@ -164,7 +167,7 @@ class FileScoreboard(Scoreboard):
         self._count(topic, UNRUN, outcome)
 
     def _count(self, topic: str, job: str, outcome: str) -> list[float]:
-        """One more in the row of a topic and job; the row's figures."""
+        """Count one more in the row of a topic and job; return the row's figures."""
         key = (topic, job)
         row = self._rows.get(key)
         if row is None:
@@ -174,7 +177,7 @@ class FileScoreboard(Scoreboard):
         return row[1]
 
     def _new_row(self, key: tuple[str, str]) -> tuple[int, list[float]]:
-        """A row for a topic and job; what is beyond the table shares the last one, without names."""
+        """Return a row for a topic and job; those that do not fit into the table share the last one, without names."""
         number = len(self._rows)
         if number >= ROWS:
             self._rows[key] = next(row for row in self._rows.values() if row[0] == ROWS - 1)
@@ -196,7 +199,7 @@ class FileScoreboard(Scoreboard):
 
     def reach(self, reached: bool) -> None:
         before, after = (Phase.OFFLINE, Phase.SERVING) if reached else (Phase.SERVING, Phase.OFFLINE)
-        if self._map[layout.PHASE] == before:  # else it is about to end, or takes nothing new
+        if self._map[layout.PHASE] == before:  # else it is about to end, or takes no new jobs
             self._map[layout.PHASE] = after
 
     def owner(self, owner: str) -> None:
@@ -207,9 +210,11 @@ class FileScoreboard(Scoreboard):
 
 
 def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its id it names a process for good. 0 if there is none.
+    """Return when a process started, in clock ticks since boot; 0 if it does not exist.
 
-    One that has ended and only waits to be reaped (a zombie) is none: in a container nobody may ever reap it.
+    With its id, this identifies a process for good.
+
+    A process that has ended and only waits to be reaped (a zombie) does not count: in a container it may never be reaped.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

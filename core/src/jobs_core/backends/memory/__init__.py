@@ -1,7 +1,7 @@
-"""The in-process backend: a real queue for tests and small programs, and the model that the contract compares with.
+"""The in-process backend: a real queue for tests and small programs, and the model with which the contract compares backends.
 
-`memory://` is one store a process, `memory://name` another. Everything is encoded, leased and expired as with a
-broker; only nothing outlives the process, and no other process sees it.
+`memory://` is one store per process, `memory://name` another. Jobs are encoded, leased and expire as with a broker; but
+nothing outlives the process, and no other process sees it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What operators ask of a memory store."""
+"""Operator calls on a memory store."""
 
 from __future__ import annotations
 

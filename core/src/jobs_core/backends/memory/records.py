@@ -1,4 +1,4 @@
-"""What the store is made of: jobs, owners, and the moment at which something happens to them."""
+"""The records of the store: jobs, owners, and the moment of a call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, Sta
 
 
 class Moment:
-    """One call on the store: its time by the broker's clock, and the options of who calls."""
+    """One call on the store: its time by the broker's clock, and the options of the caller."""
 
     __slots__ = ("now", "options")
 
@@ -16,7 +16,7 @@ class Moment:
 
 
 class Job:
-    """A job in the store; which container it stands in follows from `state`."""
+    """A job in the store; its `state` determines which container holds it."""
 
     # fmt: off
     __slots__ = ("attempt", "cancel", "crashes", "deferrals", "due", "errors", "force", "id", "owner", "payload", "pushed_at",
@@ -35,16 +35,16 @@ class Job:
         self.errors: tuple[bytes, ...] = ()
 
     def is_due(self, now: float) -> bool:
-        """Whether it is scheduled only for want of somebody who looked: it counts as ready."""
+        """Return whether it is still scheduled only because no call has looked since it became due: it counts as ready."""
         return self.state is State.SCHEDULED and self.due <= now
 
     def note(self, error: bytes) -> None:
-        """Add to its history."""
+        """Add an error to the history."""
         if error:
             self.errors = (*self.errors, error)[-KEPT_ERRORS:]
 
     def record(self, now: float) -> JobRecord:
-        """Everything known about it."""
+        """Return everything known about it."""
         scheduled = self.state is State.SCHEDULED and not self.is_due(now)
         return JobRecord(
             id=self.id,
@@ -68,13 +68,13 @@ class Job:
 
 
 class Owner:
-    """A worker's lease, what it holds, and its last requests for the case that a reply was lost."""
+    """A worker's lease, its reservations, and its last requests for the case that a reply was lost."""
 
     __slots__ = ("called", "held", "lease_until", "reserve_request", "settle_answers", "settle_request")
 
     def __init__(self, lease_until: float) -> None:
         self.lease_until = lease_until
-        self.called = False  # it is to beat: a job of its is to be cancelled
+        self.called = False  # it has to send a heartbeat: one of its jobs is to be cancelled
         self.held: dict[str, Job] = {}
         self.reserve_request = self.settle_request = ""
         self.settle_answers: list[Answer] = []

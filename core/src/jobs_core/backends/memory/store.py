@@ -1,4 +1,4 @@
-"""The state of one in-process broker, and everything that changes it."""
+"""The state of one in-process broker, and all operations that change it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _READY, _SCHEDULED, _RESERVED, _DEAD = State.READY, State.SCHEDULED, State.RESER
 
 
 class MemoryStore:
-    """Jobs and owners. Whoever calls holds `lock`; `changed` tells those who wait."""
+    """Jobs and owners. A caller holds `lock`; `changed` notifies waiting threads."""
 
     def __init__(self) -> None:
-        # Re-entrant: a signal handler may interrupt a wait while its own thread is in here.
+        # Re-entrant: a signal handler may interrupt a wait while its own thread holds the lock.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.jobs: dict[str, Job] = {}
@@ -35,14 +35,14 @@ class MemoryStore:
         self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(list)  # heaps; stale entries are skipped
         self._ready_count: dict[str, int] = defaultdict(int)
         self._scheduled: list[tuple[float, int, Job]] = []  # a heap, likewise
-        self._ended: dict[str, tuple[float, JobRecord]] = {}  # results and cancelled jobs: until when
+        self._ended: dict[str, tuple[float, JobRecord]] = {}  # results and cancelled jobs: until when they are kept
         self._unique: dict[str, tuple[str, float | None]] = {}  # key: job id, and when it ends if by time
-        self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request: when, and its answer
+        self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request: its time, and its answer
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
         self._last_housekeep: float | None = None
 
-    # -- in --------------------------------------------------------------------------------------
+    # -- push ------------------------------------------------------------------------------------
 
     def push(self, at: Moment, messages: Iterable[Outgoing], request: str) -> dict[str, str]:
         known = self._pushes.get(request)
@@ -73,7 +73,7 @@ class MemoryStore:
         return conflicts
 
     def _take_key(self, at: Moment, message: Outgoing) -> str | None:
-        """Give the message its unique key, or return who holds it."""
+        """Give the message its unique key, or return the id of the job that holds it."""
         unique = message.unique
         assert unique is not None
         holder, until = self._unique.get(unique.key, ("", None))
@@ -89,7 +89,7 @@ class MemoryStore:
         if job.unique and isinstance(job.unique.scope, str) and self._unique.get(job.unique.key, ("",))[0] == job.id:
             del self._unique[job.unique.key]
 
-    # -- in line ---------------------------------------------------------------------------------
+    # -- ready jobs -----------------------------------------------------------------------------
 
     def place(self, job: Job, now: float, after: float) -> None:
         """Make a job ready as of now, or schedule it."""
@@ -107,7 +107,7 @@ class MemoryStore:
         self._ready_count[job.topic] += 1
 
     def _ready_due(self, now: float, limit: int) -> int:
-        """Put due jobs in line, where they would stand had they been put there in time."""
+        """Make due jobs ready, in the order in which they would stand if each had been made ready in time."""
         readied = 0
         while self._scheduled and self._scheduled[0][0] <= now and readied < limit:
             due, _, job = heapq.heappop(self._scheduled)
@@ -118,14 +118,14 @@ class MemoryStore:
         return readied
 
     def has_ready(self, topic: str) -> bool:
-        """Whether a worker would get something of this topic."""
+        """Return whether a reserve would get a job of this topic."""
         return self._ready_count[topic] > 0 and topic not in self.paused
 
     def next_due(self) -> float | None:
-        """When the next scheduled job falls due, of whatever topic."""
+        """Return when the next scheduled job of any topic is due."""
         return self._scheduled[0][0] if self._scheduled else None
 
-    # -- out -------------------------------------------------------------------------------------
+    # -- reserve --------------------------------------------------------------------------------
 
     def reserve(self, at: Moment, owner_id: str, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         owner = self._owner(owner_id)
@@ -178,7 +178,7 @@ class MemoryStore:
         if job.unique and job.unique.scope == "queued":
             self._free_key(job)
 
-    # -- endings ---------------------------------------------------------------------------------
+    # -- settle ----------------------------------------------------------------------------------
 
     def settle(self, at: Moment, owner_id: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         owner = self.owners.get(owner_id)
@@ -240,7 +240,7 @@ class MemoryStore:
         self.changed.notify_all()
 
     def bury(self, at: Moment, job: Job, reason: str) -> None:
-        """To the dead letters, whose oldest make room."""
+        """Move a job to the dead letters; drop the oldest ones beyond the limit."""
         if job.state is _READY:
             self._ready_count[job.topic] -= 1
         self._free_key(job)
@@ -252,11 +252,11 @@ class MemoryStore:
         self.changed.notify_all()
 
     def ids(self) -> list[str]:
-        """Of all jobs that are in the store, and of those that left something."""
+        """Return the ids of all jobs that are in the store, or have ended and left a record."""
         return [*self.jobs, *self._ended]
 
     def find(self, now: float, job_id: str) -> JobRecord | None:
-        """A job that is in the store, or one that ended and left something."""
+        """Return a job that is in the store, or that has ended and left a record."""
         job = self.jobs.get(job_id)
         if job:
             return job.record(now)
@@ -282,14 +282,14 @@ class MemoryStore:
         return Heartbeat(cancelled=tuple(job.id for job in cancelled), forced=tuple(job.id for job in cancelled if job.force))
 
     def call_owner_of(self, job: Job) -> None:
-        """Have the owner of a reserved job beat."""
+        """Ask the owner of a reserved job for a heartbeat."""
         owner = self.owners.get(job.owner or "")
         if owner is not None:
             owner.called = True
             self.changed.notify_all()
 
     def is_called(self, owner_id: str) -> bool:
-        """Whether an owner is to beat."""
+        """Return whether an owner has to send a heartbeat."""
         owner = self.owners.get(owner_id)
         return owner is not None and owner.called
 
@@ -325,7 +325,7 @@ class MemoryStore:
         for owner in self.owners.values():
             if last is None or at.now - last > at.options.outage_after:
                 owner.lease_until = max(owner.lease_until, at.now + lease)
-            # A clock that was set back must not keep a dead owner for ever.
+            # A clock that was set back must not keep a dead owner forever.
             owner.lease_until = min(owner.lease_until, at.now + 2 * lease)
         expired = [owner_id for owner_id, owner in self.owners.items() if owner.lease_until <= at.now][:limit]
         for owner_id in expired:
@@ -347,7 +347,7 @@ class MemoryStore:
     # -- waiting ---------------------------------------------------------------------------------
 
     def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait, giving up the lock meanwhile, until something holds that `changed` tells of."""
+        """Wait, releasing the lock meanwhile, until a condition holds whose changes `changed` notifies."""
         deadline = time.monotonic() + timeout
         while not condition():
             left = deadline - time.monotonic()
@@ -365,7 +365,7 @@ def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
 
 
 def _drop(entries: dict[str, E], old: Callable[[E], bool], limit: int) -> int:
-    """Delete up to `limit` old entries; how many that were."""
+    """Delete up to `limit` old entries; return how many were deleted."""
     doomed = [key for key, entry in entries.items() if old(entry)][:limit]
     for key in doomed:
         del entries[key]

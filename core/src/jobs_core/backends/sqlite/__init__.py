@@ -1,8 +1,8 @@
 """The backend that needs no server: a SQLite file that several processes share, durable and crash-safe.
 
-`sqlite:///jobs.db` (relative to the configuration), `sqlite:////var/lib/app/jobs.db`; `?durability=process`
-survives the death of any process but not of the machine, and saves an fsync a push. How jobs are stored is at
-the head of schema.sql; how waiting processes are woken, in wakeup.py.
+`sqlite:///jobs.db` (relative to the configuration), `sqlite:////var/lib/app/jobs.db`; `?durability=process` survives the
+death of any process but not of the machine, and saves an fsync per push. The head of schema.sql describes how jobs are
+stored; wakeup.py, how waiting processes are woken.
 """
 
 from __future__ import annotations

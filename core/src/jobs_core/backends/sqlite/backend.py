@@ -1,4 +1,4 @@
-"""The connection as the core sees it; each method a transaction over the modules beside this one."""
+"""The connection as the core sees it; each method is a transaction that calls the modules beside this one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .connection import Connection
 from .operations import SqliteOperations
 
 LONGEST_WAIT = 1.0
-"""A waiting worker looks at the tables this often, in case that a byte was lost with its reader, seconds."""
+"""Seconds after which a waiting worker looks at the tables again, in case a byte was lost with the process that had read it."""
 
 
 class SqliteBackend(SqliteOperations, BindsKeys):
@@ -146,9 +146,9 @@ _DURABILITY = 'the only parameter is durability, "power" (the default) or "proce
 
 
 def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
-    """File and durability of sqlite:///relative, sqlite:////absolute?durability=process.
+    """Return the file and the durability of sqlite:///relative, sqlite:////absolute?durability=process.
 
-    %20 and the like are decoded, unless the file, or else its directory alone, is there under the name as it is written.
+    %20 and the like are decoded, unless the file, or else its directory alone, exists under the name as written.
     """
     directories, _, name = url.partition("://")[2].rpartition("/")
     try:

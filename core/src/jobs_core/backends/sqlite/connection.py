@@ -1,4 +1,4 @@
-"""The file: opening, creating and migrating it, transactions on it, and SQLite's errors as our own."""
+"""The SQLite file: opening, creating and migrating it, transactions on it, and translating SQLite's errors."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from .wakeup import WakeUp, pipe_of
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
-"""From schema version N to N+1: only additions, so that processes of the last release go on beside it."""
+"""Scripts from schema version N to N+1: only additions, so that processes of the previous release continue beside them."""
 
-_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has the latter alone
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 
 BUSY_TIMEOUT = 2.0
-"""How long an operation tries for the write lock before it raises BackendUnavailable, seconds."""
+"""Seconds for which an operation tries to get the write lock before it raises BackendUnavailable."""
 
 DOUBTS = 0.2
-"""Seconds of waiting for the write lock after which the reason may be this process."""
+"""Seconds of waiting for the write lock after which this process itself may be the cause."""
 
 
 class Transaction:
-    """One write transaction: what the modules beside this one work with.
+    """One write transaction: the modules beside this one work with it.
 
-    Topics put into `wake` have a waiting worker woken after the commit, unless whoever began it will see to that. Owners in
-    `call` are woken, too, and of those in `gone` the pipes are removed.
+    For each topic in `wake`, a waiting worker is woken after the commit, unless the caller that began it does so itself.
+    The owners in `call` are woken, too, and the pipes of those in `gone` are removed.
     """
 
     __slots__ = ("_connection", "_durable", "_pokes", "call", "db", "gone", "now", "options", "wake")
@@ -66,7 +66,7 @@ class Transaction:
                 self._connection.begin(self._durable)
             self.db = self._connection.db
             self.now = self.options.now()
-        except BaseException:  # of a signal's handler too, when the transaction has begun already
+        except BaseException:  # also those of a signal handler, when the transaction has already begun
             self._connection.give_up()
             self._connection.lock.release()
             raise
@@ -83,7 +83,7 @@ class Transaction:
             self._connection.tell_owners(self.call, self.gone)
 
     def _finish(self, error: BaseException | None) -> None:
-        """Commit, or roll back what failed."""
+        """Commit, or roll back after an error."""
         if error is None:
             try:
                 self.db.execute("COMMIT")
@@ -98,7 +98,7 @@ class Transaction:
                 raise self._connection.wrong_values(error) from error
 
     def first(self, sql: str, parameters: Sequence[object] = ()) -> Any:
-        """The first column of the first row, or None."""
+        """Return the first column of the first row, or None."""
         row = self.db.execute(sql, parameters).fetchone()
         return row[0] if row else None
 
@@ -106,9 +106,9 @@ class Transaction:
 class Connection:
     """One connection to a queue file, and the pipes beside it. One thread at a time.
 
-    SQLite keeps what it knows of its locks in memory of the process, where a fork copies it: a child would
-    believe in locks it does not have, and lose what it writes. Every connection is therefore closed before a
-    fork, whichever thread forks, and opened again when it is next used.
+    SQLite records its locks in the memory of the process, and a fork copies that record: a child would believe that it
+    holds locks which it does not, and lose its writes. Every connection is therefore closed before a fork, whichever thread
+    forks, and opened again when it is next used.
     """
 
     def __init__(self, path: Path, options: BackendOptions, *, durability: str) -> None:
@@ -117,19 +117,19 @@ class Connection:
         self._durable = "FULL" if durability == "power" else "NORMAL"
         self._synchronous = ""
         self._patient = True  # SQLite itself waits for locks
-        self._log = -1  # SQLite's write-ahead log, to be synced by us
+        self._log = -1  # SQLite's write-ahead log, which we sync
         self._log_failed = False
         self._db: sqlite3.Connection | None = None
         self._is_open = False
-        self.lock = threading.RLock()  # held while SQLite is at work; a fork waits for it
+        self.lock = threading.RLock()  # held while SQLite runs; a fork waits for it
         self.wake_up: WakeUp | None = None
-        with _one_fork_at_a_time:  # which goes through them
+        with _one_fork_at_a_time:  # which the fork handlers iterate over
             _connections.add(self)
 
     # -- opening and closing ---------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, creating or migrating the file; does nothing if it is connected."""
+        """Connect, and create or migrate the file; do nothing if it is connected."""
         if self._is_open:
             return
         kind = network_type(self.path.parent)
@@ -141,7 +141,7 @@ class Connection:
         with self.translated(), self.lock:
             self._connect()
             try:
-                owner = self.path.stat().st_uid  # who can change the jobs anyway
+                owner = self.path.stat().st_uid  # the owner can change the jobs anyway
                 self.wake_up = WakeUp(self.path.with_name(f"{self.path.name}.wake"), (owner,))
             except BaseException:
                 self.disconnect()
@@ -149,7 +149,7 @@ class Connection:
             self._is_open = True
 
     def _connect(self) -> None:
-        with contextlib.suppress(OSError):  # SQLite says it better
+        with contextlib.suppress(OSError):  # SQLite has a better error for it
             private.create(self.path)  # its log and index get the mode of the file
         # Autocommit: transactions are begun by hand. The threads of a process take turns by our lock.
         with _connecting:  # until `in_use` says so
@@ -164,7 +164,7 @@ class Connection:
             raise
 
     def disconnect(self) -> None:
-        """Close SQLite's side; it is opened again when next used."""
+        """Close SQLite's side; it is opened again when it is next used."""
         log, self._log = self._log, -1
         if log >= 0:
             os.close(log)
@@ -174,10 +174,10 @@ class Connection:
             except sqlite3.Error:
                 pass
             finally:
-                self._db = None  # not before: a fork does not wait for a connection that is not in use
+                self._db = None  # not earlier: a fork does not wait for a connection that is not in use
 
     def close(self) -> None:
-        """Disconnect for good; twice is fine."""
+        """Disconnect for good; a second call does nothing."""
         with self.lock:
             self._is_open = False
             self.disconnect()
@@ -191,12 +191,12 @@ class Connection:
 
     @property
     def in_use(self) -> bool:
-        """Whether SQLite has this connection."""
+        """Return whether SQLite has this connection open."""
         return self._db is not None
 
     @property
     def db(self) -> sqlite3.Connection:
-        """SQLite's connection, for who holds `lock`; raises BackendUnavailable if this one is not open."""
+        """Return SQLite's connection, for callers that hold `lock`; raise BackendUnavailable if this one is not open."""
         if self._db is None:
             if not self._is_open:
                 raise BackendUnavailable(f"{self.path} is not open")
@@ -206,7 +206,7 @@ class Connection:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """SQLite's connection for reads outside a transaction."""
+        """Provide SQLite's connection for reads outside a transaction."""
         with self.translated(), self.lock:
             db = self.db
             self._be_patient(db, True)
@@ -214,7 +214,7 @@ class Connection:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """SQLite's connection for several reads of one moment: a job that moves meanwhile is seen once."""
+        """Provide SQLite's connection for several reads of one moment: a job that moves meanwhile is seen once."""
         with self.reading() as db:
             try:
                 db.execute("BEGIN")
@@ -243,10 +243,10 @@ class Connection:
     def _create(self) -> None:
         if self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] and self._version() == 0:
             raise BackendError(f"{self.path} is a SQLite database, but not one of jobs: choose another file")
-        self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only takes before the first table
+        self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect only before the first table
         self.take_lock("PRAGMA journal_mode = WAL")
         with Transaction(self) as tx:
-            if self._version() == 0:  # nobody was faster
+            if self._version() == 0:  # no other process was faster
                 for statement in statements(_schema()):
                     tx.db.execute(statement)
 
@@ -266,7 +266,7 @@ class Connection:
             )
 
     def _refuse_foreign_code(self) -> None:
-        """Triggers and views run within our transactions, and could keep them from ever ending: we have none."""
+        """Refuse triggers and views: we have none, and they run within our transactions and could keep them from ending."""
         found = self.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') LIMIT 1").fetchone()
         if found:
             kind, name = found
@@ -278,10 +278,12 @@ class Connection:
     # -- transactions ----------------------------------------------------------------------------
 
     def transaction(self, *, durable: bool = True, pokes: bool = True) -> Transaction:
-        """A write transaction; takes the lock at its beginning, so that it never has to be given up midway.
+        """Return a write transaction.
 
-        Not `durable`: survives the process but perhaps not the machine. A worker's reserve and settle are
-        worth no fsync: losing them with the machine means that jobs run again, never that one is lost.
+        It takes the lock at its beginning, so that it never fails midway to get it.
+
+        Without `durable`, it survives the process but perhaps not the machine. A worker's reserve and settle are not worth
+        an fsync: losing them with the machine means that jobs run again, never that one is lost.
         """
         return Transaction(self, durable, pokes)
 
@@ -294,15 +296,15 @@ class Connection:
         self.take_lock("BEGIN IMMEDIATE")
 
     def give_up(self) -> None:
-        """Roll back what has begun, if anything."""
+        """Roll back the transaction that has begun, if any."""
         if self._db is not None and self._db.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
 
     def sync(self) -> None:
-        """Have on the disk what was committed without `durable`: for who has something to do between commit and sync.
+        """Sync earlier commits without `durable` to the disk: for callers that have work to do between commit and sync.
 
-        Raises BackendUnavailable if the disk fails; what was committed stands, and the next sync is for it too.
+        Raises BackendUnavailable if the disk fails; the commits stand, and the next sync covers them too.
         """
         if self._durable == "FULL":
             with self.translated(), self.lock:
@@ -310,7 +312,7 @@ class Connection:
                     self._checkpoint()
 
     def _sync_log(self) -> bool:
-        """Sync the log, as SQLite does on a commit; False if that failed: asked again, the kernel may say that all is well."""
+        """Sync the log, as SQLite does on a commit; return False if that failed: asked again, the kernel may report success."""
         try:
             if self._log < 0:
                 self._log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -320,7 +322,7 @@ class Connection:
         return not self._log_failed
 
     def _checkpoint(self) -> None:
-        """Write what the log holds to the file itself, and sync that."""
+        """Write the contents of the log to the file itself, and sync the file."""
         db = self.db
         self._be_patient(db, True)
         busy = db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]
@@ -331,14 +333,17 @@ class Connection:
         self._log_failed = False
 
     def get_ready(self) -> None:
-        """Do now what the next transaction would begin with; what it would say of an error, it will."""
+        """Do now what the next transaction would begin with, ignoring errors, which that transaction will report."""
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error), self.lock:
                 self._be_patient(self._db, False)
 
     def take_lock(self, sql: str) -> None:
-        """Run a statement that takes the write lock, trying every fraction of a millisecond: SQLite's own handler
-        sleeps up to 100 ms, and the lock is held for one (with 8 writers the longest wait was 18 ms instead of 700)."""
+        """Run a statement that takes the write lock, trying every fraction of a millisecond.
+
+        SQLite's own handler sleeps up to 100 ms, and the lock is held for one (with 8 writers the longest wait was 18 ms
+        instead of 700).
+        """
         now = time.monotonic()
         deadline, doubts = now + left(BUSY_TIMEOUT), now + DOUBTS
         db = self.db
@@ -357,7 +362,7 @@ class Connection:
             time.sleep(random.uniform(0.0001, 0.0006))
 
     def _be_patient(self, db: sqlite3.Connection, patient: bool) -> None:
-        """Whether SQLite itself waits for locks: not while we do. Who holds the write lock waits for none."""
+        """Set whether SQLite itself waits for locks. It does not while we do; a holder of the write lock waits for no other."""
         if patient is not self._patient:
             db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000) if patient else 0}")
             self._patient = patient
@@ -380,7 +385,7 @@ class Connection:
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
-        """SQLite's errors, and the file system's, as the core's own with their mend."""
+        """Translate SQLite's errors, and the file system's, into the core's own with their fix."""
         try:
             yield
         except sqlite3.Error as error:
@@ -391,7 +396,7 @@ class Connection:
             raise self.wrong_values(error) from error
 
     def wrong_values(self, error: Exception) -> BackendError:
-        """The error for values of a kind that we never wrote, in the file or on the way into it."""
+        """Return the error for values of a kind that we never wrote, in the file or on the way into it."""
         return BackendError(
             f"{self.path} contains, or was given, data that no release of jobs writes ({type(error).__name__}: {error})"
         )
@@ -417,17 +422,19 @@ class Connection:
 
 
 _WRONG_VALUES = (TypeError, ValueError, LookupError, OverflowError)
-"""What Python raises for a row of other types than the schema's, and for numbers and texts that SQLite cannot hold."""
+"""Exceptions that Python raises for rows of other types than the schema's, and for numbers and strings that SQLite cannot
+hold.
+"""
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 _connecting = threading.Lock()
-"""Held while a connection is made, by whoever makes it and over a fork: SQLite's own locks do not survive a fork."""
+"""Held while any thread makes a connection, and over a fork: SQLite's own locks do not survive a fork."""
 _locked_for_fork: list[Connection] = []
 _one_fork_at_a_time = threading.RLock()
 
 
 def _before_fork() -> None:
-    """Wait until no thread is at work in SQLite, and keep it so. A connection that is made meanwhile is waited for, too."""
+    """Wait until no thread runs in SQLite, and keep it so. A connection that is being made is waited for, too."""
     _one_fork_at_a_time.acquire()
     while True:
         for connection in set(_connections).difference(_locked_for_fork):
@@ -448,7 +455,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Forget connections that other threads were about to make: those threads, which hold their locks, are not here."""
+    """Forget connections that other threads were making: those threads, which hold their locks, do not exist here."""
     kept = list(_locked_for_fork)
     _connections.clear()
     _connections.update(kept)
@@ -459,14 +466,17 @@ at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_
 
 
 def among(values: Sequence[str]) -> tuple[str, str]:
-    """What a column is compared with to be one of these, and the parameter for it. One is asked for directly: twice as fast."""
+    """Return the condition that a column is one of these values, and its parameter.
+
+    A single value is compared directly: twice as fast.
+    """
     if len(values) == 1:
         return "= ?", values[0]
     return "IN (SELECT value FROM json_each(?))", json.dumps(values)
 
 
 def statements(script: str) -> list[str]:
-    """The statements of a script, to be run inside a transaction (executescript would commit it)."""
+    """Split a script into statements, to be run inside a transaction (executescript would commit it)."""
     found, statement = [], ""
     for line in script.splitlines():
         statement += line.partition("--")[0] + "\n"

@@ -1,4 +1,4 @@
-"""How reservations end: done in bulk, everything else one by one."""
+"""The end of reservations: done jobs in bulk, all others one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = j
 
 
 def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]]) -> list[list[Answer]]:
-    """Settle owners' batches; the answers of each in order."""
+    """Settle owners' batches; return the answers of each in order."""
     plain = [
         (owner, [s.token for s in settlements if s.outcome is Outcome.DONE and s.result is None and not s.followups])
         for owner, settlements in settles
@@ -33,7 +33,10 @@ def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]])
 
 
 def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) -> list[bool]:
-    """Delete done jobs by their reservations, of those batches that are their owners' from first to last; which those are."""
+    """Delete done jobs by their reservations, in those batches that are their owners' from first to last.
+
+    Returns which batches those are.
+    """
     tokens = [token for _, batch in plain for token in batch]
     if len(tokens) < 2:
         return [False] * len(plain)
@@ -49,7 +52,10 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
 
 
 def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> list[bool]:
-    """Whether all tokens of a batch, each named once, are reservations of its owner. `these` are all tokens, as JSON."""
+    """Return for each batch whether all its tokens, each named once, are reservations of its owner.
+
+    `these` are all tokens, as JSON.
+    """
     if len(plain) == 1:
         owner, tokens = plain[0]
         sql = f"SELECT count(*) FROM reserved WHERE owner = ? AND token {_AMONG}"

@@ -1,4 +1,4 @@
-"""What is done now and then: due jobs lined up, dead owners released, old things dropped; bounded, idempotent."""
+"""Periodic maintenance: make due jobs ready, release dead owners, drop old records; bounded and idempotent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_FREE_PAGES = 2000
 
 
 def housekeep(tx: Transaction, limit: int) -> Housekept:
-    """One round, about `limit` rows of each kind."""
+    """Do one round, with about `limit` rows of each kind."""
     due_topics = views.topics_of(tx.db, "job", "due IS NOT NULL")
     readied = lines.ready_due(tx, due_topics, limit)
     if readied:
@@ -41,6 +41,6 @@ def _drop_old(tx: Transaction, limit: int) -> int:
 
 
 def give_back_space(db: sqlite3.Connection) -> None:
-    """Make the file smaller when much of it is free, a little at a time."""
+    """Shrink the file when much of it is free, a little at a time."""
     if db.execute("PRAGMA freelist_count").fetchone()[0] > MOST_FREE_PAGES:
         db.execute("PRAGMA incremental_vacuum(500)").fetchall()

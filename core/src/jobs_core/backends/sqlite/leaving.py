@@ -1,4 +1,4 @@
-"""Jobs that leave the queue: for good, or to the dead letters; and what they leave behind."""
+"""Jobs that leave the queue, for good or to the dead letters, and the records that remain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, resul
 
 
 def bury(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
-    """To the dead letters, whose oldest make room."""
+    """Move a job to the dead letters; drop the oldest ones beyond the limit."""
     forget_marks(tx, THESE, json.dumps([seq]))
     topic = tx.first(
         "UPDATE job SET dead_at = ?, due = NULL, reason = ?, errors = ?, attempt = attempt + ? WHERE seq = ? RETURNING topic",
@@ -44,7 +44,7 @@ def bury(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: 
 
 
 def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
-    """Free the unique keys and cancel marks of jobs that end; skipped when there are none at all."""
+    """Free the unique keys and cancel marks of jobs that end; skipped if there are none at all."""
     keys, cancels = tx.db.execute(_MARKS).fetchone()
     if keys:
         tx.db.execute(
@@ -58,7 +58,7 @@ def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
 
 
 def note(errors: bytes | None, error: bytes) -> bytes | None:
-    """A job's history with one more entry."""
+    """Return a job's history with one more entry."""
     if not error:
         return errors
     history = json.loads(errors) if errors else []

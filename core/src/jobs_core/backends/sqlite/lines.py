@@ -1,4 +1,4 @@
-"""Jobs in line: pushed, put in line when due, and taken out in order of service."""
+"""Ready jobs: pushed, made ready when due, and reserved in order of service."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from . import leaving, views
 from .connection import Transaction
 
 READY_AT_ONCE = 1000
-"""Most scheduled jobs of a topic that one reserve puts in line: the bound on how long it holds the lock. When more
-fall due together, the order among them is exact only within that number."""
+"""Most scheduled jobs of a topic that one reserve makes ready: this bounds how long it holds the lock.
+
+If more are due together, the order among them is exact only within that number.
+"""
 
 _AT_ONCE = 16
-"""Rows in one statement, where there are so many: that saves a tenth."""
+"""Rows in one statement for large inserts: that saves a tenth."""
 
 _INSERT = "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_SOME = _INSERT + ",(?,?,?,?,?,?,?,?)" * (_AT_ONCE - 1)
@@ -31,15 +33,18 @@ SELECT seq, ?, ?, ? FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT ?
 """
 _PLACE = "SELECT topic, rank, since, seq FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT 1 OFFSET ?"
 _LEAVE = "DELETE FROM ready WHERE topic = ? AND (rank, since, seq) <= (?, ?, ?)"
-"""The place is fetched, not a subquery of this: SQLite makes a range of all three only of values that it knows, and would walk
-through the whole line of that rank."""
+"""The place is fetched separately instead of in a subquery.
+
+SQLite makes a range of all three only of values that it knows, and would otherwise walk through all ready jobs of that
+rank.
+"""
 
 
-# -- in --------------------------------------------------------------------------------------------
+# -- push --------------------------------------------------------------------------------------------
 
 
 def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False) -> list[dict[str, str]]:
-    """Store messages; return, for each batch, the id of each that is refused, and of the job that holds its key or is it."""
+    """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id."""
     seq = _numbers(tx, sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
     refused = []
@@ -49,7 +54,7 @@ def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool
         added: set[str] = set()  # chosen ids of this batch
         for message in messages:
             if message.unique or message.chosen:
-                _insert(tx, rows)  # what it may be a duplicate of, or replace, has to be there
+                _insert(tx, rows)  # jobs that it may duplicate or replace have to be in the table
                 rows = []
                 if _is_known(tx, message):
                     if message.chosen and message.id not in added:
@@ -71,7 +76,7 @@ def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool
 
 
 def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
-    """Insert new jobs, in ascending order of seq, and line up those that are not scheduled."""
+    """Insert new jobs, in ascending order of seq, and make those ready that are not scheduled."""
     if not rows:
         return
     whole = len(rows) - len(rows) % _AT_ONCE
@@ -82,13 +87,13 @@ def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
 
 
 def _numbers(tx: Transaction, count: int) -> int:
-    """Take `count` numbers; returns the one before the first."""
+    """Take `count` numbers; return the one before the first."""
     sql = "UPDATE meta SET value = value + ? WHERE key = 'sequence' RETURNING value"
     return int(tx.first(sql, (count,))) - count
 
 
 def _is_known(tx: Transaction, message: Outgoing) -> bool:
-    """Whether a job of this id is in the queue, or has ended and left something."""
+    """Return whether a job of this id is in the queue, or has ended and left a record."""
     if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
         return True
     sql = "SELECT EXISTS (SELECT 1 FROM ended WHERE id = ? AND until > ?)"
@@ -96,8 +101,10 @@ def _is_known(tx: Transaction, message: Outgoing) -> bool:
 
 
 def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Collection[str]) -> str | None:
-    """Give the message its unique key, or return who holds it. One that is held loosely is taken over from a job that waits,
-    but from none that has come together with this one."""
+    """Give the message its unique key, or return the id of the job that holds it.
+
+    A key that is held loosely is taken over from a waiting job, but not from one that was pushed together with this one.
+    """
     unique = message.unique
     assert unique is not None
     sql = "SELECT job_id, scope LIKE '%?' FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)"
@@ -122,13 +129,13 @@ def _hold_key(tx: Transaction, message: Outgoing, loosely: bool) -> None:
 
 
 def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
-    """Bind the keys that these messages hold; who was cancelled for the sake of another, and that one: see BindsKeys."""
+    """Bind the keys that these messages hold; return each job that was cancelled for another, with the other: see BindsKeys."""
     others = []
     for message in messages:
         unique = message.unique
         assert unique is not None
         holder = tx.first("SELECT job_id FROM unique_key WHERE key = ?", (unique.key,))
-        if holder == message.id or (holder is None and not isinstance(unique.scope, str)):  # or it has run already
+        if holder == message.id or (holder is None and not isinstance(unique.scope, str)):  # or that job has run already
             _hold_key(tx, message, False)
         elif holder is not None:
             others.append((message.id, unique.key))
@@ -141,16 +148,16 @@ def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
 
 
 def _waits(tx: Transaction, job_id: str) -> bool:
-    """Whether a job is ready or scheduled."""
+    """Return whether a job is ready or scheduled."""
     sql = "SELECT dead_at IS NULL AND NOT EXISTS (SELECT 1 FROM reserved WHERE reserved.seq = job.seq) FROM job WHERE id = ?"
     return bool(tx.first(sql, (job_id,)))
 
 
-# -- in line ---------------------------------------------------------------------------------------
+# -- ready jobs ----------------------------------------------------------------------------------
 
 
 def ready_due(tx: Transaction, topics: Iterable[str], limit: int) -> int:
-    """Put scheduled jobs that are due in line, where they would stand had they been put there in time."""
+    """Make due scheduled jobs ready, in the order in which they would stand if each had been made ready in time."""
     readied = 0
     sql = "SELECT seq FROM job WHERE topic = ? AND due IS NOT NULL AND due <= ? ORDER BY due, seq LIMIT ?"
     for topic in topics:
@@ -162,7 +169,7 @@ def ready_due(tx: Transaction, topics: Iterable[str], limit: int) -> int:
 
 
 def line_up(tx: Transaction, seqs: Sequence[int], since: float | None = None) -> None:
-    """Put jobs in line as of `since`, or of their due times."""
+    """Make jobs ready as of `since`, or of their due times."""
     these = json.dumps(list(seqs))
     sql = "UPDATE job SET ready_at = coalesce(?, due), due = NULL WHERE seq IN (SELECT value FROM json_each(?))"
     tx.db.execute(sql, (since, these))
@@ -170,7 +177,7 @@ def line_up(tx: Transaction, seqs: Sequence[int], since: float | None = None) ->
 
 
 def put_back(tx: Transaction, seqs: str) -> None:
-    """Put jobs, given as a JSON array, to where they stand in line."""
+    """Return jobs, given as a JSON array, to their places among the ready ones."""
     tx.db.execute(
         "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job "
         "WHERE seq IN (SELECT value FROM json_each(?))",
@@ -178,7 +185,7 @@ def put_back(tx: Transaction, seqs: str) -> None:
     )
 
 
-# -- out -------------------------------------------------------------------------------------------
+# -- reserve ---------------------------------------------------------------------------------------
 
 
 Taking: TypeAlias = tuple[str, Sequence[str], int, str]
@@ -186,7 +193,7 @@ Taking: TypeAlias = tuple[str, Sequence[str], int, str]
 
 
 def take(tx: Transaction, takings: Sequence[Taking], most_bytes: int | None = None) -> list[list[Delivery]]:
-    """Reserve jobs, topics in order, for one after the other; see `requests.reserve`."""
+    """Reserve jobs, topics in order, for one request after the other; see `requests.reserve`."""
     topics = list(dict.fromkeys([topic for _, wanted, _, _ in takings for topic in wanted]))
     ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, _ in takings])))
     empty = set(views.paused(tx.db))
@@ -200,8 +207,10 @@ def take(tx: Transaction, takings: Sequence[Taking], most_bytes: int | None = No
 
 
 def _take(tx: Transaction, taking: Taking, empty: set[str]) -> tuple[int, int]:
-    """Move jobs from ready to reserved; how many, and the last one's token. Topics in `empty` are passed over, and those
-    found so are added."""
+    """Move jobs from ready to reserved; return how many, and the last one's token.
+
+    Topics in `empty` are passed over, and topics that prove empty are added to it.
+    """
     owner, topics, limit, request = taking
     left, last_token = limit, 0
     for topic in topics:
@@ -218,12 +227,12 @@ def _take(tx: Transaction, taking: Taking, empty: set[str]) -> tuple[int, int]:
         if left > 0:
             empty.add(topic)
         else:
-            tx.wake.add(topic)  # there may be more: whoever is idle may look
+            tx.wake.add(topic)  # there may be more jobs: an idle worker may look
     return limit - left, last_token
 
 
 def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
-    """Reserve these jobs, wherever they stand but among the dead."""
+    """Reserve these jobs in whatever state, except dead ones."""
     before = tx.first("SELECT max(token) FROM reserved") or 0
     sql = "SELECT seq FROM job WHERE id IN (SELECT value FROM json_each(?)) AND dead_at IS NULL"
     these = json.dumps([row[0] for row in tx.db.execute(sql, (json.dumps(list(job_ids)),))])
@@ -242,12 +251,12 @@ def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str
 
 
 def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> list[Delivery]:
-    """What a request holds of the reservations after token `before`."""
+    """Return the reservations of a request after token `before`."""
     return _deliveries(tx, tx.db.execute(_DELIVERY, (before, owner, request)).fetchall())
 
 
 def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | None = None) -> list[Delivery]:
-    """Reservations as deliveries; keys held while queued are freed."""
+    """Convert reservations to deliveries, and free keys that are held while queued."""
     if most_bytes is not None:
         rows = _keep_within(tx, rows, most_bytes)
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
@@ -258,7 +267,7 @@ def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | 
 
 
 def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) -> list[tuple[Any, ...]]:
-    """The first reservations whose payloads are not too large together; the rest goes back to where it stood."""
+    """Keep the first reservations whose payloads together are not too large; return the rest to their places."""
     sizes = itertools.accumulate(len(row[2]) for row in rows)
     count = max(1, sum(size <= most_bytes for size in sizes))
     if count < len(rows):

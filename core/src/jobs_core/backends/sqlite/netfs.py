@@ -1,4 +1,4 @@
-"""Is a path on a network file system? SQLite's locks do not hold there."""
+"""Detect network file systems: SQLite's locks do not work there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NETWORK_TYPES = frozenset(
 
 
 def network_type(path: Path, mountinfo: str | None = None) -> str | None:
-    """The type of the network file system that `path` lies on; None on a local one, and where /proc is missing.
+    """Return the type of the network file system that contains `path`; None for a local one, and if /proc is missing.
 
     `mountinfo` is the text of /proc/self/mountinfo (proc(5)): id parent major:minor root mount-point options …
     - type source options.

@@ -1,4 +1,4 @@
-"""What operators ask of a queue file."""
+"""Operator calls on a queue file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class SqliteOperations(Backend):
         deadline = time.monotonic() + timeout
         version, pause = -1, _FIRST_PAUSE
         while True:
-            with self._connection.reading() as db:  # changes with others' commits: cheaper than looking
+            with self._connection.reading() as db:  # changes with other processes' commits: cheaper than looking
                 latest = db.execute("PRAGMA data_version").fetchone()[0]
                 if latest != version:
                     version = latest

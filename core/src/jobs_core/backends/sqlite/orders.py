@@ -1,4 +1,4 @@
-"""What operators change, each inside a transaction that somebody else began."""
+"""Changes by operators, each inside a transaction that the caller began."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PURGED_AT_ONCE = 500
 
 
 def requeue(tx: Transaction, job_id: str) -> int:
-    """Make a dead or scheduled job ready now; how many that were."""
+    """Make a dead or scheduled job ready now; return how many were."""
     sql = "SELECT seq, topic, dead_at FROM job WHERE id = ? AND (due > ? OR dead_at IS NOT NULL)"
     row = tx.db.execute(sql, (job_id, tx.now)).fetchone()
     if row is None:
@@ -28,7 +28,7 @@ def requeue(tx: Transaction, job_id: str) -> int:
 
 
 def discard(tx: Transaction, job_id: str, reason: str) -> int:
-    """Move a ready or scheduled job to the dead letters; how many that were."""
+    """Move a ready or scheduled job to the dead letters; return how many were."""
     record = views.get(tx.db, job_id, tx.now)
     if record is None or record.state not in (State.READY, State.SCHEDULED):
         return 0
@@ -41,7 +41,7 @@ def discard(tx: Transaction, job_id: str, reason: str) -> int:
 
 
 def purge_some(tx: Transaction, topic: str, state: State) -> int:
-    """Delete up to PURGED_AT_ONCE jobs of a topic; how many. Fewer mean that there are no more."""
+    """Delete up to PURGED_AT_ONCE jobs of a topic; return how many. Fewer mean that none are left."""
     if state is State.RESERVED:
         return 0
     ids = [record.id for record in views.browse(tx.db, topic, state, PURGED_AT_ONCE, 0, tx.now)]
@@ -50,7 +50,7 @@ def purge_some(tx: Transaction, topic: str, state: State) -> int:
 
 
 def drop(tx: Transaction, job_ids: Sequence[str]) -> int:
-    """Delete dead letters for good; how many."""
+    """Delete dead letters for good; return how many."""
     return tx.db.execute(
         "DELETE FROM job WHERE dead_at IS NOT NULL AND id IN (SELECT value FROM json_each(?))",
         (json.dumps(list(job_ids)),),
@@ -67,7 +67,7 @@ def resume(tx: Transaction, topic: str) -> None:
 
 
 def cancel(tx: Transaction, job_id: str, *, force: bool = False) -> State:
-    """Cancel a queued job, or ask the owner of a reserved one to; the state it is in afterwards."""
+    """Cancel a queued job, or ask the owner of a reserved one to; return the state afterwards."""
     record = views.get(tx.db, job_id, tx.now)
     if record is None:
         return State.UNKNOWN

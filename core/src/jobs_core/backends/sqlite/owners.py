@@ -1,4 +1,4 @@
-"""Owners: their leases, their last requests, and what becomes of what they held."""
+"""Owners: their leases, their last requests, and the release of their reservations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def register(tx: Transaction, owner: str) -> None:
 
 
 def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
-    """Renew leases, each with a reserve request; the owners that there are, with the last request that each had made before."""
+    """Renew leases, each with a reserve request.
+
+    Returns the owners that exist, each with the last request that it had made before.
+    """
     condition, these = among(list(requests))
     last = dict(tx.db.execute(f"SELECT id, reserve_request FROM owner WHERE id {condition}", (these,)).fetchall())
     until = tx.now + tx.options.lease
@@ -35,7 +38,7 @@ def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
 
 
 def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
-    """Renew the lease; which of its jobs somebody wants cancelled. Raises OwnerLost."""
+    """Renew the lease; return which of its jobs are to be cancelled. Raises OwnerLost."""
     if not tx.db.execute("UPDATE owner SET lease_until = ? WHERE id = ?", (tx.now + tx.options.lease, owner)).rowcount:
         raise lost(owner)
     forced = "EXISTS (SELECT 1 FROM meta WHERE key = 'force:' || id)"
@@ -45,7 +48,7 @@ def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
 
 
 def last_answers(tx: Transaction, settles: Sequence[tuple[str, Sequence[object], str]]) -> dict[str, list[Answer]]:
-    """By owner, the answers to settle requests that need no settling: those of lost owners, and repeated ones."""
+    """Return, by owner, the answers to settle requests that need no settling: those of lost owners, and repeated ones."""
     condition, these = among([owner for owner, _, _ in settles])
     sql = f"SELECT id, settle_request, settle_answers FROM owner WHERE id {condition}"
     last = {owner: (request, codes) for owner, request, codes in tx.db.execute(sql, (these,))}
@@ -60,7 +63,7 @@ def last_answers(tx: Transaction, settles: Sequence[tuple[str, Sequence[object],
 
 
 def remember(tx: Transaction, settled: Sequence[tuple[str, str, list[Answer]]]) -> None:
-    """Keep the answers to settle requests, owner, request and answers, in case that they are repeated."""
+    """Keep the answers to settle requests (owner, request and answers), in case they are repeated."""
     tx.db.executemany(
         "UPDATE owner SET settle_request = ?, settle_answers = ? WHERE id = ?",
         [(request, _codes(answers), owner) for owner, request, answers in settled],
@@ -72,7 +75,7 @@ def _codes(answers: list[Answer]) -> bytes:
 
 
 def release(tx: Transaction, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
-    """Give an owner's jobs back, charge those it had started, and forget it; how many jobs that were."""
+    """Release an owner's jobs, charge those that had started, and forget the owner; return how many jobs it had."""
     rows = tx.db.execute(_HELD, (owner,)).fetchall()
     tx.db.execute("DELETE FROM reserved WHERE owner = ?", (owner,))
     tx.db.execute("DELETE FROM owner WHERE id = ?", (owner,))
@@ -90,13 +93,13 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
 
 
 def release_expired(tx: Transaction, limit: int) -> int:
-    """Release owners whose lease ran out; after an outage of housekeeping itself, extend all leases instead."""
+    """Release owners whose lease has expired; after an outage of housekeeping itself, extend all leases instead."""
     lease = tx.options.lease
     last = tx.first("SELECT value FROM meta WHERE key = 'last_housekeep'")
     tx.db.execute("UPDATE meta SET value = ? WHERE key = 'last_housekeep'", (tx.now,))
     if tx.now - last > tx.options.outage_after:
         tx.db.execute("UPDATE owner SET lease_until = max(lease_until, ?)", (tx.now + lease,))
-    # A clock that was set back must not keep a dead owner for ever.
+    # A clock that was set back must not keep a dead owner forever.
     tx.db.execute("UPDATE owner SET lease_until = :latest WHERE lease_until > :latest", {"latest": tx.now + 2 * lease})
     expired = tx.db.execute("SELECT id FROM owner WHERE lease_until <= ? LIMIT ?", (tx.now, limit)).fetchall()
     for (owner,) in expired:
@@ -106,7 +109,7 @@ def release_expired(tx: Transaction, limit: int) -> int:
 
 
 def begin_grace(tx: Transaction) -> None:
-    """Have the next round of housekeeping extend every lease: whoever stands before the store was away."""
+    """Have the next round of housekeeping extend every lease: for a server in front of the store that was away itself."""
     tx.db.execute("UPDATE meta SET value = 0 WHERE key = 'last_housekeep'")
 
 

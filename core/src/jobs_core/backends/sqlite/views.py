@@ -1,4 +1,4 @@
-"""Looking at a store without changing it: records, lists, counts, and whether there is work."""
+"""Read a store without changing it: records, lists, counts, and whether there are jobs to run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SELECT count(*), min(since),
 
 
 def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[bool, float]:
-    """Whether a topic that is not paused has ready jobs, and in how many seconds the next scheduled one is due."""
+    """Return whether a topic that is not paused has ready jobs, and in how many seconds the next scheduled one is due."""
     next_due = float("inf")
     for topic in topics:
         row = db.execute(_LOOK, {"topic": topic}).fetchone()
@@ -53,7 +53,7 @@ def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[boo
 
 
 def counts(db: sqlite3.Connection, topics: Sequence[str], now: float) -> dict[str, Counts]:
-    """How many jobs of each topic are where."""
+    """Count the jobs of each topic by state."""
     reserved = dict(db.execute("SELECT topic, count(*) FROM reserved JOIN job USING (seq) GROUP BY topic").fetchall())
     found = {}
     for topic in topics:
@@ -65,14 +65,14 @@ def counts(db: sqlite3.Connection, topics: Sequence[str], now: float) -> dict[st
 
 
 def topics(db: sqlite3.Connection) -> list[str]:
-    """Every topic that holds jobs or is paused, sorted."""
+    """Return every topic that holds jobs or is paused, sorted."""
     reserved = [row[0] for row in db.execute("SELECT DISTINCT topic FROM reserved JOIN job USING (seq)")]
     waiting = [*topics_of(db, "ready"), *topics_of(db, "job", "due IS NOT NULL")]
     return sorted({*waiting, *topics_of(db, "job", "dead_at IS NOT NULL"), *paused(db), *reserved})
 
 
 def topics_of(db: sqlite3.Connection, table: str, condition: str = "1") -> list[str]:
-    """The topics in a table, by jumping from one to the next in an index that begins with the topic."""
+    """Return the topics in a table, by jumping from one to the next in an index that begins with the topic."""
     found: list[str] = []
     sql = f"SELECT topic FROM {table} WHERE topic > ? AND {condition} ORDER BY topic LIMIT 1"
     while True:
@@ -83,12 +83,12 @@ def topics_of(db: sqlite3.Connection, table: str, condition: str = "1") -> list[
 
 
 def paused(db: sqlite3.Connection) -> frozenset[str]:
-    """The paused topics."""
+    """Return the paused topics."""
     return frozenset(row[0] for row in db.execute("SELECT topic FROM paused"))
 
 
 def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
-    """Everything known about a job; None if it is unknown."""
+    """Return everything known about a job; None if it is unknown."""
     row = db.execute(f"{_RECORD} WHERE id = ?", (job_id,)).fetchone()
     if row:
         return _record(row, now)
@@ -99,7 +99,7 @@ def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
 
 
 def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> list[str]:
-    """Ids that begin with `prefix`: a range of each index."""
+    """Return ids that begin with `prefix`: a range of each index."""
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     rows = db.execute(
         "SELECT id FROM job WHERE id >= :begin AND id < :end UNION "
@@ -110,7 +110,7 @@ def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> lis
 
 
 def ended(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
-    """A job's record once it has ended, UNKNOWN if there is nothing to find any more; None while it has not."""
+    """Return a job's record once it has ended, UNKNOWN if there is no record any more; None while it has not ended."""
     record = get(db, job_id, now)
     if record is None:
         return JobRecord(job_id, "", State.UNKNOWN)
@@ -118,7 +118,7 @@ def ended(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
 
 
 def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset: int, now: float) -> list[JobRecord]:
-    """Jobs of a topic in one state, next to run first; dead letters newest first."""
+    """Return jobs of a topic in one state, next to run first; dead letters newest first."""
     sql = _BROWSE.get(state)
     if sql is None:
         return []

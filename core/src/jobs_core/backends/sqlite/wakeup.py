@@ -1,9 +1,9 @@
-"""Waking a process that waits for work, from another process: one named pipe a topic beside the database.
+"""Wake a waiting process from another process: one named pipe per topic beside the database.
 
-A push writes a byte, a waiting worker is woken by the kernel: no polling, no registration, and nothing to clean
-up after a kill, for the kernel knows who reads. Each waiter watches with EPOLLEXCLUSIVE, so that a byte wakes
-one of them, and that one passes the byte on if it leaves work behind. A byte that nobody reads stays until the
-next waiter looks. An owner has a pipe of its own, too, for what is meant for it alone.
+A push writes a byte, and the kernel wakes a waiting worker: no polling, no registration, and nothing to clean up after a
+kill, because the kernel knows the readers. Each waiter watches with EPOLLEXCLUSIVE, so that a byte wakes one of them, and
+that one passes the byte on if it leaves jobs behind. A byte that no waiter has read stays until the next waiter looks. An
+owner has a pipe of its own, too, for wake-ups that are meant for it alone.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ _READABLE = select.POLLIN
 _EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
 
 _NO_MATTER = {
-    errno.ENOENT: "nobody ever waited",
-    errno.ENXIO: "nobody does",
+    errno.ENOENT: "no process ever waited",
+    errno.ENXIO: "no process is waiting",
     errno.EPIPE: "likewise",
-    errno.EAGAIN: "bytes enough lie there",
-    errno.EMFILE: "out of descriptors: who waits looks again by itself, and what is stored is stored",
+    errno.EAGAIN: "enough bytes are waiting",
+    errno.EMFILE: "out of descriptors: waiting processes look again by themselves, and the jobs are stored",
     errno.ENFILE: "likewise",
 }
-"""Why nobody may be woken, and nobody told."""
+"""Errors of a write to a pipe that has no reader, is gone, or cannot be opened: nothing to report."""
 
 
 def pipe_of(owner: str) -> str:
-    """The pipe of an owner, as a name beside those of topics: none of these begins with a dot."""
+    """Return the pipe of an owner, as a name beside those of topics: no topic begins with a dot."""
     return f".{hashlib.sha256(owner.encode()).hexdigest()[:24]}"
 
 
 class WakeUp:
-    """The pipes in one directory. One thread uses it, but for `interrupt`, which any thread may call."""
+    """The pipes in one directory. One thread uses it, except for `interrupt`, which any thread may call."""
 
     def __init__(self, directory: Path, owners: Collection[int] = ()) -> None:
         self._directory = directory
         private.directory(directory, owners)
-        self._heard: dict[str, int] = {}  # topic: descriptor that we listen on
-        self._poked: dict[str, int] = {}  # topic: descriptor that we write to
+        self._heard: dict[str, int] = {}  # topic: descriptor to read from
+        self._poked: dict[str, int] = {}  # topic: descriptor to write to
         self._bell, self._bell_rope = os.pipe()
         for descriptor in (self._bell, self._bell_rope):
             os.set_blocking(descriptor, False)
@@ -72,7 +72,7 @@ class WakeUp:
         self._bell = self._bell_rope = -1
 
     def listen_for(self, owner: str) -> None:
-        """From now on hear what is meant for this owner; until `close`."""
+        """Listen to the pipe of this owner from now on, until `close`."""
         self._own_path = self._directory / pipe_of(owner)
         self._own = self._open_pipe(self._own_path)
         for poller in (self._poller, self._bell_poller):
@@ -83,7 +83,7 @@ class WakeUp:
         (self._directory / pipe_of(owner)).unlink(missing_ok=True)
 
     def poke(self, topics: Iterable[str]) -> None:
-        """Wake somebody who waits for each of these topics, if anybody does. Never blocks."""
+        """Wake one waiting process for each of these topics, if there is one. Never blocks."""
         for topic in topics:
             try:
                 if topic.startswith("."):
@@ -95,7 +95,7 @@ class WakeUp:
                     raise
 
     def _call(self, pipe: str) -> None:
-        """Poke an owner. Owners come and go: nothing of theirs is kept open."""
+        """Poke an owner. Owners come and go, so nothing of theirs is kept open."""
         descriptor = os.open(self._directory / pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.write(descriptor, b"\0")
@@ -109,7 +109,7 @@ class WakeUp:
         return self._poked[topic]
 
     def listen(self, topics: Iterable[str]) -> None:
-        """From now on hear about these topics and no others."""
+        """Listen to the pipes of these topics from now on, and of no others."""
         wanted = set(topics)
         for topic in self._heard.keys() - wanted:
             descriptor = self._heard.pop(topic)
@@ -124,7 +124,7 @@ class WakeUp:
     def _open_pipe(path: Path) -> int:
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
-        # Opened for both ways: it opens at once, and never reads as closed when the last writer goes.
+        # Opened for reading and writing: it opens at once, and never reads as closed when the last writer goes.
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def wait(self, timeout: float, *, bell_only: bool = False) -> tuple[bool, bool, bool]:
@@ -146,7 +146,7 @@ class WakeUp:
         return poked, interrupted, called
 
     def interrupt(self) -> None:
-        """End the current wait, or the next. From any thread or signal handler."""
+        """End the current wait, or the next one. Any thread or signal handler may call it."""
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._bell_rope, b"\0")
 
