@@ -121,9 +121,13 @@ def _cpu_seconds(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, broker):
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, broker, connected):
     project = broker_project
     worker = project.worker()
+    if connected:
+        project.push("note", "before")
+        project.until_noted("note before")
     _, most = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (4, most))
     broker.kill()

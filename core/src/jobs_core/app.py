@@ -353,9 +353,9 @@ class App:
         config = self.config
         for_workers = config.modules or config.framework or config.pools.keys() != {"default"}
         if self.warns_of_unserved and for_workers and config.nobody_serves(topic):
-            from . import events, logs  # only this case needs them
+            from . import events  # only this case needs them
 
-            logging.getLogger("jobs").warning("%s", logs.sentence(events.TopicUnserved(topic, 0, [job])))
+            logging.getLogger("jobs").warning("%s", events.TopicUnserved(topic, 0, [job]))
 
     def message(self, call: Call[Any]) -> Message:
         """Return the envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""

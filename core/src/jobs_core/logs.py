@@ -14,11 +14,10 @@ from typing import Any, TextIO
 
 import msgspec
 
-from . import boundary, escapes, events
+from . import boundary, escapes
 from .escapes import one_line
 from .events import Event
 from .running import running
-from .units import are, count, format_duration
 
 OUTPUT = "jobs.output"
 """The logger of what jobs print."""
@@ -29,161 +28,6 @@ LONGEST_VALUE = 200
 _PLAIN_VALUE = re.compile(r"[\w.:@/+<>-]+")
 
 
-def sentence(event: Event) -> str:
-    """What an event says: cause, consequence, what happens next."""
-    match event:
-        case events.WorkerStarted(owner, pool, topics, mode, concurrency):
-            jobs = count(concurrency, "job")
-            return f"worker {owner} of pool {pool} serves {', '.join(topics)}, {jobs} at a time ({mode})"
-        case events.WorkerStopping(owner, running):
-            return f"worker {owner} takes no new jobs; {running} still running" if running else f"worker {owner} is stopping"
-        case events.WorkerStopped(owner, done, failed):
-            return f"worker {owner} stopped: {count(done, 'job')} done, {count(failed, 'failed attempt')}"
-        case events.BackendLost(error):
-            return f"the backend cannot be reached; retrying until it answers: {error}"
-        case events.BackendBack(seconds):
-            return f"the backend answers again after {format_duration(round(seconds, 1))}"
-        case events.BackendRisk(advice):
-            return f"the backend works, but {advice}"
-        case events.OwnerReplaced(old, new, running):
-            here = f"{running} still running here"
-            return f"the lease of {old} expired and its jobs went to other workers ({here}); continuing as {new}"
-        case events.SettledStale(job_id, job, topic, attempt):
-            return (
-                f"{job} {job_id} in topic {topic}, attempt {attempt}, finished after its lease had expired: another worker is "
-                "running it, or has run it, as well"
-            )
-        case events.JobTaken(job_id, job, topic, attempt):
-            return f"{job} {job_id} in topic {topic} was reserved, attempt {attempt}"
-        case events.JobDone(job_id, job, topic, attempt, seconds):
-            again = f", attempt {attempt}" if attempt > 1 else ""
-            return f"{job} {job_id} in topic {topic} finished in {format_duration(_rounded(seconds))}{again}"
-        case events.JobSettled(job_id, job, outcome, answer):
-            return f"{job or 'job'} {job_id} was settled as {outcome}" + ("" if answer == "settled" else f" ({answer})")
-        case events.JobFailed(job_id, job, topic, attempt, retry_after, error, _):
-            pause = format_duration(round(retry_after, 2))
-            return f"{job} {job_id} in topic {topic} failed, attempt {attempt}; retrying in {pause}: {error}"
-        case events.JobDied(job_id, job, topic, attempt, reason, error, _):
-            return f"{job} {job_id} in topic {topic} is dead after {count(attempt, 'attempt')} ({reason}): {error}"
-        case events.JobOverdue(job_id, job, topic, attempt, timeout):
-            limit = format_duration(timeout)
-            return f"{job} {job_id} in topic {topic} exceeded its timeout of {limit} and was interrupted, attempt {attempt}"
-        case events.LeftBehind(job_id, job, topic, things, closed):
-            names = ", ".join(things[:5]) + (", …" if len(things) > 5 else "")
-            ended = "ended now, and the loop was closed" if closed else "ended now"
-            return (
-                f"{job} {job_id} in topic {topic} left in its event loop: {names} ({ended}); "
-                "await or cancel these in the job, or make each a job of its own"
-            )
-        case events.PutOffTooOften(job_id, job, topic, pause):
-            wait = format_duration(pause)
-            return (
-                f"{job} {job_id} in topic {topic} was deferred a hundred times within a second: from now on it waits at least "
-                f"{wait} each time; raise Snooze with a longer delay"
-            )
-        case events.TicksMissed(entry, job, first, last, runs):
-            missed = f"the run of {_when(last)} is enqueued now" if runs else 'they are skipped (missed = "skip")'
-            return f"schedule {entry} has missed its runs of {job} since {_when(first)}: {missed}"
-        case events.TickRefused(entry, job, error):
-            return f"schedule {entry} cannot enqueue {job}; this run is lost: {error}"
-        case events.TickWaits(entry, job, error):
-            return f"schedule {entry} cannot enqueue {job} yet; retrying until it can: {error}"
-        case events.ClockSetBack(entry, seconds):
-            ahead = format_duration(round(seconds))
-            return f"the clock of this machine was {ahead} ahead: schedule {entry} continues from the current time"
-        case events.ScheduleForgotten(path, error):
-            return f"{path} cannot be read, so missed runs cannot be detected; the schedule continues from now: {error}"
-        case events.ScheduleNotSaved(path, error):
-            return f"{path} cannot be written; after a restart, the latest scheduled jobs may be treated as missed: {error}"
-        case events.SupervisorStarting(pid, run_dir):
-            return f"supervisor {pid} is starting in {run_dir}"
-        case events.SupervisorServes(workers, pools):
-            return f"ready: {count(workers, 'worker')} in {count(pools, 'pool')}"
-        case events.SupervisorStopping(how):
-            if how == "exit":
-                return "stopping immediately: workers are killed, and the jobs they are running go back to their topics"
-            return "stopping: no new jobs are taken; waiting for running jobs to finish"
-        case events.SupervisorStopped(unrepaired):
-            if unrepaired:
-                return f"stopped; the jobs of {count(unrepaired, 'dead worker')} go back to their topics at the next start"
-            return "stopped"
-        case events.CannotServe(error):
-            return f"the application cannot be loaded, so nothing was started: {error}"
-        case events.CannotPreload(threads):
-            return (
-                f"threads are running after the import ({', '.join(threads)}), so every worker imports the application itself "
-                "and starts more slowly; start threads in the job or in after_fork, or set preload = false"
-            )
-        case events.StillImporting(generation, module, seconds):
-            return f"generation {generation} is still importing {module or 'the application'} ({seconds} s so far)"
-        case events.TemplateTrouble(error):
-            return f"the template cannot be restarted; retrying. Existing workers continue, new ones have to wait: {error}"
-        case events.HelperDied(name, pid, reason, restart_in):
-            return f"{name} {pid} died ({reason}); a replacement starts {_soon(restart_in)}"
-        case events.WorkerDied(owner, pid, pool, reason, running, restart_in):
-            held = f" while running {count(running, 'job')}" if running else ""
-            return f"worker {owner} ({pid}) of pool {pool} died{held}: {reason}; a replacement starts {_soon(restart_in)}"
-        case events.CannotStart(pool, error, restart_in):
-            return f"pool {pool} is short of a worker, retrying {_soon(restart_in)}: {error}"
-        case events.KillingWorker(owner, pid, pool, reason):
-            return f"worker {owner} ({pid}) of pool {pool} is being killed, after its stacks were written: {reason}"
-        case events.WorkerSpared(owner, pid, pool):
-            return (
-                f"worker {owner} ({pid}) of pool {pool} is working again and was not killed: the request for its stacks woke it"
-            )
-        case events.JobsHandedBack(owner, released, charged):
-            return f"{count(released, 'job')} of dead worker {owner} went back to their topics; {charged} had started"
-        case events.PoolGrows(pool, before, after):
-            return f"pool {pool} is growing from {before} to {count(after, 'worker')} to clear its backlog in time"
-        case events.PoolShrinks(pool, before, after):
-            return f"pool {pool} is shrinking from {before} to {count(after, 'worker')}: some were idle"
-        case events.Reloading(generation):
-            return f"reload: importing generation {generation}"
-        case events.Reloaded(generation):
-            return f"reload: generation {generation} is serving"
-        case events.ReloadRefused(error):
-            return f"reload refused, the old code keeps running: {error}"
-        case events.Quiet(on):
-            return "quiet: workers take no new jobs" if on else "workers take jobs again"
-        case events.StacksWritten(directory):
-            return f"the stacks of every worker are being appended to its .stacks file in {directory}"
-        case events.RunDirGone(run_dir):
-            return f"{run_dir} was removed or replaced: stopping, because no command could find this supervisor any more"
-        case events.RunDirTrouble(file, error):
-            return f"{file} cannot be written; status and metrics are out of date until it can be: {error}"
-        case events.TopicUnserved(topic, waiting, senders):
-            waits = [f"{are(waiting, 'job')} waiting there"] if waiting else []
-            more = f" and {len(senders) - 3} more" if len(senders) > 3 else ""
-            goes = [f"{', '.join(senders[:3])}{more} enqueue{'s' if len(senders) == 1 else ''} to it"] if senders else []
-            return (
-                f"no pool serves topic {topic} ({'; '.join(waits + goes)}): add it to the topics of a pool, "
-                f"or set serve = false in [topics.{topic}] if workers elsewhere serve it"
-            )
-        case events.TopicBacklog(topic, ready, oldest_age, seconds):
-            age = "" if oldest_age is None else f", the oldest for {format_duration(round(oldest_age))}"
-            return f"topic {topic} has been behind for {format_duration(round(seconds))}: {are(ready, 'job')} ready{age}"
-        case events.TopicCaughtUp(topic, ready, seconds):
-            return f"topic {topic} has caught up after {format_duration(round(seconds))}: {are(ready, 'job')} ready"
-        case events.AlertNotSent(channel, error):
-            return f"alert channel {channel} does not work; until it does, alerts appear only in this log: {error}"
-        case events.AlertsSentAgain(channel):
-            return f"alert channel {channel} works again"
-    return repr(event)
-
-
-def _rounded(seconds: float) -> float:
-    """To three digits below a second, to the millisecond above."""
-    return float(f"{seconds:.3g}") if seconds < 1 else round(seconds, 3)
-
-
-def _soon(seconds: float) -> str:
-    return f"in {format_duration(round(seconds, 1))}" if seconds > 0 else "immediately"
-
-
-def _when(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
 def job_context(run: Any) -> dict[str, object]:
     """What a log line says of the run that it was written in."""
     delivery = run.delivery
@@ -192,17 +36,23 @@ def job_context(run: Any) -> dict[str, object]:
 
 def _context(record: logging.LogRecord) -> Mapping[str, object]:
     """Looked up while a record is formatted, which is in the thread and task that made it; a run pays nothing for it."""
-    given: Mapping[str, object] | None = getattr(record, "job_context", None)
-    if given is not None:
+    given = getattr(record, "job_context", None)
+    if type(given) is dict:
         return given
     run = running.get()
-    return {} if run is None or getattr(record, "event", None) else job_context(run)
+    return {} if run is None or _event(record) is not None else job_context(run)
+
+
+def _event(record: logging.LogRecord) -> Event | None:
+    """The event that a record tells; an attribute of that name may be the application's as well."""
+    event = getattr(record, "event", None)
+    return event if isinstance(event, Event) else None
 
 
 def _message(record: logging.LogRecord) -> str:
-    event = getattr(record, "event", None)
-    if event:
-        return sentence(event)
+    event = _event(record)
+    if event is not None:
+        return str(event)
     try:
         return record.getMessage()
     except Exception as error:  # the caller's mistake; the line still says where
@@ -244,7 +94,8 @@ def _value(value: object) -> str:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    trace: str = getattr(getattr(record, "event", record), "traceback", "")
+    given = getattr(_event(record) or record, "traceback", "")
+    trace = given if type(given) is str else ""
     if not trace and record.exc_info:
         try:
             trace = formatter.formatException(record.exc_info)
@@ -272,8 +123,8 @@ class JsonFormatter(logging.Formatter):
             entry["worker"] = worker
         entry |= _context(record)
         entry["message"] = _message(record)
-        event = getattr(record, "event", None)
-        if event:
+        event = _event(record)
+        if event is not None:
             entry |= {"event": type(event).__name__, **msgspec.structs.asdict(event)}
         trace = _traceback(self, record)
         if trace:

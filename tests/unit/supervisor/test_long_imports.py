@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs_core import events, logs
+from jobs_core import events
 from jobs_core.config import Config
 from jobs_core.supervisor.generation import Generation
 
@@ -16,7 +16,7 @@ from jobs_core.supervisor.generation import Generation
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(events, "emit", lambda event: said.append(logs.sentence(event)))
+    monkeypatch.setattr(events, "emit", lambda event: said.append(str(event)))
     return said
 
 
@@ -54,4 +54,4 @@ def test_what_has_ended_is_no_longer_told(tmp_path, told, end):
 
 
 def test_it_is_no_trouble():
-    assert events.LEVELS[events.StillImporting] == logging.INFO
+    assert events.StillImporting.level == logging.INFO

@@ -16,7 +16,6 @@ from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..events import TopicUnserved
 from ..explain import misfit
 from ..loaders import importing
-from ..logs import sentence
 from ..plugins import Plugins
 from ..schedule import entries
 from ..supervisor.alerts import blind, channels, watched
@@ -194,7 +193,7 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
     served = app.config.served_topics()
     for topic, senders in app.destinations().items():
         if app.config.nobody_serves(topic):
-            yield output.WARN, sentence(TopicUnserved(topic, 0, senders))
+            yield output.WARN, str(TopicUnserved(topic, 0, senders))
     for name, settings in app.config.topics.items():
         if settings.default_job:
             app.registry.find(settings.default_job)  # raises UnknownJob with the nearest names

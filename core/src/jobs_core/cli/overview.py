@@ -10,7 +10,6 @@ from typing import Any
 from msgspec import Struct
 
 from ..events import TopicUnserved
-from ..logs import sentence
 from ..scoreboard.reader import Entry
 from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
 from ..scoreboard.view import TAKING, shown_state, silence, waits_for
@@ -197,7 +196,7 @@ class Overview:
         for name in backlog.unserved:
             topic = backlog.topics.get(name, TopicState())
             if topic.waiting:
-                yield sentence(TopicUnserved(name, topic.waiting, []))
+                yield str(TopicUnserved(name, topic.waiting, []))
         for name, topic in backlog.topics.items():
             if topic.paused:
                 yield f"topic {name} is paused until `jobsctl resume {name}`"

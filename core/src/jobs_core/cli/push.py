@@ -11,7 +11,6 @@ import msgspec
 from ..errors import JobsError
 from ..events import TopicUnserved
 from ..job import Call, JobFunction
-from ..logs import sentence
 from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
@@ -101,7 +100,7 @@ def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
     """Warn of topics into which a job was pushed and which, as far as this machine knows, no pool serves."""
     for topic, job in senders.items():
         if context.app.config.nobody_serves(topic):
-            output.echo(f"jobs: {sentence(TopicUnserved(topic, 0, [job]))}", err=True)
+            output.echo(f"jobs: {TopicUnserved(topic, 0, [job])}", err=True)
 
 
 def _find(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:

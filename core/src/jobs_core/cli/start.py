@@ -16,7 +16,6 @@ from ..app import private_directory
 from ..errors import ConfigError
 from ..escapes import in_one_line
 from ..events import TopicUnserved
-from ..logs import sentence
 from ..scoreboard.state import BACKLOG, STATE, Backlog, SupervisorState, TopicState, read
 from ..scoreboard.view import waits_for
 from ..supervisor.alerts import blind
@@ -121,7 +120,7 @@ def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
         time.sleep(0.02)
     for topic, senders in backlog.unserved.items():
         waiting = backlog.topics.get(topic, TopicState()).waiting
-        output.echo(f"jobs: {sentence(TopicUnserved(topic, waiting, senders))}", err=True)
+        output.echo(f"jobs: {TopicUnserved(topic, waiting, senders)}", err=True)
 
 
 def _open_what_is_closed() -> None:

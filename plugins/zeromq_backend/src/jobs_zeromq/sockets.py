@@ -18,16 +18,35 @@ _send: Any = _Bare.send
 _receive: Any = _Bare.recv
 _get: Any = _Bare.get
 _MOST_SOCKETS = 16_000
+_OF_THREADS = 12
+"""Descriptors that libzmq's threads and a first socket take at most."""
+
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """This process's context. One that was inherited by a fork is left alone: its threads did not come along."""
+    """This process's context. One that was inherited by a fork is left alone: its threads did not come along.
+
+    Raises OSError if there are too few descriptors: libzmq aborts the process if it cannot start its threads.
+    """
     made = _contexts.get(os.getpid())
     if made is None:
-        made = _contexts[os.getpid()] = zmq.Context()
+        _need_descriptors(_OF_THREADS)
+        made = zmq.Context()
         made.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
+        made.socket(zmq.PAIR).close()  # starts the threads
+        _contexts[os.getpid()] = made
     return made
+
+
+def _need_descriptors(number: int) -> None:
+    taken: list[int] = []
+    try:
+        while len(taken) < number:
+            taken += os.pipe()
+    finally:
+        for each in taken:
+            os.close(each)
 
 
 def beat(socket: zmq.Socket[bytes]) -> None:
