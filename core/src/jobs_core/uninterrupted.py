@@ -23,6 +23,12 @@ so one that comes late harms nobody (the Go runtime preempts with it for that re
 waiting = False
 """Whether an interrupt came within a marked function; set by the handler of the signal."""
 
+_LOCKING = frozenset(
+    {"threading", "logging", "contextlib", "importlib._bootstrap", "_frozen_importlib", "multiprocessing.synchronize"}
+)
+"""Modules of Python's own in whose functions a lock may have been taken that nobody would release: their callers' `with`
+has not begun. Elsewhere, `with lock` cannot be cut off there."""
+
 _codes: set[CodeType] = set()
 
 
@@ -39,6 +45,11 @@ def within(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def takes_locks(frame: FrameType | None) -> bool:
+    """Whether the innermost function of `frame` may just be taking or releasing a lock. It may also wait there, without end."""
+    return frame is not None and frame.f_globals.get("__name__") in _LOCKING
 
 
 def let_in() -> None:

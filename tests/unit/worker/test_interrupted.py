@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import os
+import sqlite3
 import threading
 import time
 import weakref
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from jobs_core import JobFailed, job, set_current_app
+from jobs_core import Discard, JobFailed, JobTimeout, JobWasCancelled, Retry, Snooze, job, set_current_app
 from jobs_core.app import App
 from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.sqlite import connection
@@ -121,6 +124,40 @@ def waiting_for_a_result(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     stage.note().result(LONG)
 
 
+def in_a_callback_of_a_loop_of_its_own(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    asyncio.run(busy_in_a_callback(stage))
+
+
+def in_a_task_of_a_loop_of_its_own(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    asyncio.run(busy_in_a_task(stage))
+
+
+def in_a_loop_of_its_own_that_is_held_up(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    asyncio.run(asleep_in_a_task(stage))
+
+
+def in_a_loop_of_its_own_that_turns(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    asyncio.run(turning(stage))
+
+
+def in_a_callback_of_c_code(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    db = sqlite3.connect(":memory:")
+    db.create_function("told", 0, stage.until_told)
+    db.execute("SELECT told()")  # SQLite makes an error of its own of what the function raises
+
+
+def in_the_making_of_a_class(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    class Field:
+        def __set_name__(self, owner: type, name: str) -> None:
+            stage.until_told()
+
+    type("Model", (), {"field": Field()})  # Python 3.11 makes a RuntimeError of what it raises
+
+
+def waiting_for_a_lock(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    threading.Event().wait(LONG)
+
+
 def in_a_fork(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     run, made = running.get(), connection.Connection(Path("never.db"), BackendOptions(), durability="power")
     held = threading.Event()
@@ -163,7 +200,9 @@ def in_finalizers(stage: Stage, patch: pytest.MonkeyPatch) -> None:
 
 PLAIN = [
     sleeping, in_a_transaction, at_the_end_of_a_transaction, asking_a_backend, asking_a_slow_backend_again_and_again,
-    enqueueing_slowly_again_and_again, waiting_for_a_result, in_a_fork, in_a_finalizer, in_finalizers,
+    enqueueing_slowly_again_and_again, waiting_for_a_result, in_a_callback_of_a_loop_of_its_own,
+    in_a_task_of_a_loop_of_its_own, in_a_loop_of_its_own_that_is_held_up, in_a_loop_of_its_own_that_turns,
+    in_a_callback_of_c_code, in_the_making_of_a_class, waiting_for_a_lock, in_a_fork, in_a_finalizer, in_finalizers,
 ]  # fmt: skip
 
 
@@ -192,6 +231,97 @@ def test_a_timeout_that_strikes_in_code_of_ours_leaves_nothing_locked(stage, reg
         handles[0].result(1)
     assert handles[1].result(1) == 1
     assert "noted" in stage.noted
+
+
+@pytest.mark.parametrize("stage", ["memory"], indirect=True)
+def test_a_timeout_leaves_no_lock_of_pythons_library_taken(stage, registry):
+    """Else the courier waits for a log handler's, and the next job for that of a queue or an event."""
+    event, condition, log = threading.Event(), threading.Condition(), logging.getLogger("app.of.this.test")
+    handler = logging.StreamHandler(io.StringIO())
+    log.addHandler(handler)
+    log.propagate = False
+
+    @job(registry=registry, name="locks", retries=0)
+    def locks() -> None:
+        while True:
+            log.error("x")
+            event.set()
+            with condition:
+                condition.notify_all()
+
+    for number in range(40):
+        locks.using(timeout=0.004 + number / 10_000).enqueue()
+    drain(stage.app)
+    free = []
+
+    def takes_all() -> None:
+        log.error("y")
+        event.set()
+        with condition:
+            free.append(True)
+
+    thread = threading.Thread(target=takes_all, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert free
+
+
+@pytest.mark.parametrize("stage", ["memory"], indirect=True)
+@pytest.mark.parametrize(("mode", "kind"), [("sync", "plain"), ("sync", "async"), ("threads", "async"), ("async", "async")])
+@pytest.mark.parametrize("why", ["timeout", "cancel"])
+def test_an_interrupted_job_that_fails_while_it_cleans_up_was_interrupted_all_the_same(stage, registry, mode, kind, why):
+    begun = threading.Event()
+
+    def plain() -> None:
+        try:
+            begun.set()
+            time.sleep(LONG)
+        finally:
+            raise ValueError("while cleaning up")
+
+    async def coroutine() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(LONG)
+        finally:
+            raise ValueError("while cleaning up")
+
+    declare = job(registry=registry, name="job", retries=0, timeout=TIMEOUT if why == "timeout" else None, store_result=True)
+    handle = declare(plain if kind == "plain" else coroutine).enqueue()
+    if why == "cancel":
+        threading.Thread(target=lambda: (begun.wait(LONG), handle.cancel())).start()
+    drain(stage.app, mode)
+    if why == "cancel":
+        with pytest.raises(JobWasCancelled):
+            handle.result(1)
+        return
+    with pytest.raises(JobFailed) as told:
+        handle.result(1)
+    assert told.value.reason == "timeout"
+    assert "ValueError: while cleaning up" in told.value.traceback
+
+
+@pytest.mark.parametrize("stage", ["memory"], indirect=True)
+@pytest.mark.parametrize("signal", [Retry(delay=0.01), Snooze(0.01), Discard("too slow")])
+def test_a_job_may_answer_its_timeout_with_another_way_to_go_on(stage, registry, signal):
+    @job(registry=registry, name="job", retries=5, timeout=TIMEOUT, store_result=True)
+    def answers() -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            try:
+                time.sleep(LONG)
+            except JobTimeout:
+                raise signal from None
+        return "in time"
+
+    runs: list[int] = []
+    handle = answers.enqueue()
+    drain(stage.app)
+    if isinstance(signal, Discard):
+        with pytest.raises(JobFailed, match="too slow"):
+            handle.result(1)
+    else:
+        assert handle.result(1) == "in time"
 
 
 # -- just taken ------------------------------------------------------------------------------------

@@ -165,8 +165,6 @@ class AsyncExecutor(Executor):
                         run.value = await awaited(run, value)
                 else:
                     run.value = await surroundings.acall(run)
-        except asyncio.CancelledError as error:
-            run.error = error if run.interrupted is None else run.interrupted
         except BaseException as error:
             run.error = error
         if os.getpid() != surroundings.process:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from ... import boundary
-from ...errors import ArgumentError, JobInterrupted, JobTimeout
+from ...errors import ArgumentError, JobInterrupted, JobSignal, JobTimeout
 from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
@@ -142,11 +142,19 @@ def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], Loop
 
 
 def tell_why(run: Run) -> None:
-    """Put the interruption of a run in the place of the cancellation by which its task learned of it."""
+    """Put the interruption of a run in the place of the error that came of it: its task's cancellation, what a library or
+    Python itself (in a callback from C, in the making of a class) makes of it, or what failed while the job cleaned up.
+
+    A job that is to go on in another way says so by Retry, Snooze or Discard.
+    """
+    error, interrupted = run.error, run.interrupted
+    if interrupted is None or error is None or run.unfit or issubclass(type(error), (JobInterrupted, JobSignal)):
+        return
     from asyncio import CancelledError  # late: what plain jobs can do without
 
-    if issubclass(type(run.error), CancelledError):
-        run.error = run.interrupted
+    if not issubclass(type(error), CancelledError):
+        interrupted.__cause__ = error
+    run.error = interrupted
 
 
 def convert(run: Run) -> None:
@@ -185,6 +193,7 @@ def conclude(run: Run, surroundings: Surroundings) -> None:
     """
     run.ended = time.monotonic()  # before the follow-ups are read: one that comes later notices
     if run.error is not None or run.store_result:
+        tell_why(run)
         run.ending = settlement(run)
         run.ended = time.monotonic()
     if partial:

@@ -28,7 +28,9 @@ CANCEL_PATIENCE = 1.0
 TURNS = 20
 """Turns of the loop for what is due when a run ends: a connection that is being closed takes a few."""
 
-_MACHINERY = frozenset({"asyncio", "concurrent", "contextlib", "selectors", "socket", "threading", "uvloop", "weakref"})
+_MACHINERY = frozenset(
+    {"asyncio", "concurrent", "contextlib", "selectors", "socket", "threading", "uvloop", "weakref", "_weakrefset"}
+)
 """Packages whose code a loop runs by itself, between the application's."""
 
 ROUNDS = 3
@@ -207,7 +209,7 @@ class Place(Enum):
 class _Going:
     """The run that is going on in a loop, as the task that it is."""
 
-    def __init__(self, run: Run, task: asyncio.Task[Any]) -> None:
+    def __init__(self, run: Run, task: asyncio.Future[Any]) -> None:
         self.run = run
         self.task = task
         self.asked = False  # to cancel it, at the loop's next turn
@@ -296,8 +298,14 @@ class LoopRunner:
             module = frame.f_globals.get("__name__")
             if type(module) is not str or module.partition(".")[0] not in _MACHINERY:
                 return Place.ELSEWHERE
+            if _begins_loop(frame):
+                break
             frame = frame.f_back
         return Place.BETWEEN
+
+    def has(self, run: Run) -> bool:
+        """Whether this is where `run` is going on. Called by: signal handlers of the loop's thread."""
+        return self._going is not None and self._going.run is run and not self._going.task.done()
 
     def tell(self, run: Run) -> None:
         """Note that `run` learns of its interruption otherwise, and is not to be cancelled."""
@@ -360,6 +368,29 @@ class LoopRunner:
         if self._loop is not None:
             end_loop(self._loop)
             self._loop = None
+
+
+def guest(run: Run, frame: FrameType | None) -> LoopRunner | None:
+    """The loop that a plain function has begun by itself (`asyncio.run`), if its thread is in one at `frame`.
+
+    Asyncio keeps what a callback or another task raises from the function: what ends it is the end of the loop's main task.
+    """
+    loop = asyncio._get_running_loop()
+    while loop is not None and frame is not None:
+        if _begins_loop(frame):
+            task = frame.f_locals.get("future") or frame.f_locals.get("task")
+            if isinstance(task, asyncio.Future) and not task.done() and task.get_loop() is loop:
+                found = LoopRunner()
+                found._loop, found._going = loop, _Going(run, task)
+                return found
+        frame = frame.f_back
+    return None
+
+
+def _begins_loop(frame: FrameType) -> bool:
+    """Whether this is the function that runs a loop until its main task ends."""
+    names = frame.f_globals.get("__name__"), frame.f_code.co_name
+    return names in (("asyncio.base_events", "run_until_complete"), ("asyncio.runners", "run"))
 
 
 def _name(callback: Any) -> str:

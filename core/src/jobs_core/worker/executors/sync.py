@@ -10,17 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from ... import uninterrupted
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
-from ...uninterrupted import INTERRUPT, within
+from ...uninterrupted import INTERRUPT, takes_locks, within
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of, tell_why
+from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of
 
 if TYPE_CHECKING:
     from .loops import LoopRunner
@@ -47,6 +47,8 @@ class SyncExecutor(Executor):
         self._insists_on: Run | None = None
         self._unraisable: Callable[[Any], object] = sys.unraisablehook
         self._attempts = 0
+        self._found_at: tuple[Run | None, CodeType | None, int | None, float] = None, None, None, 0.0
+        self._guest: LoopRunner | None = None  # of the plain function that runs, if it has one: `asyncio.run`
         self._loop: LoopRunner | None = None
         self._main_thread = 0
         self._own_decimal_context: Callable[[], None] | None = None
@@ -105,8 +107,6 @@ class SyncExecutor(Executor):
         if self._own_decimal_context is not None:
             self._own_decimal_context()
         self._call(run)
-        if run.interrupted is not None and run.error is not None:
-            tell_why(run)
         conclude(run, self.surroundings)
 
     def _call(self, run: Run) -> None:
@@ -138,18 +138,38 @@ class SyncExecutor(Executor):
         if within(frame):
             uninterrupted.waiting = True
             self._insist(run)
-        elif self._loop is None or self._strikes(self._loop, run, frame):
-            self._interruptible = self._insists_on = None
+        elif takes_locks(frame) and not self._waits_at(run, frame):
+            self._insist(run)
+        elif self._strikes(self._loop_at(run, frame), run, frame):
+            self._interruptible = self._insists_on = self._guest = None
             run.interrupted.struck = True
             raise run.interrupted
 
-    def _strikes(self, loop: LoopRunner, run: Run, frame: FrameType | None) -> bool:
+    def _waits_at(self, run: Run, frame: FrameType | None) -> bool:
+        """Whether the attempt before this one has found the thread at the same instruction, and it has hardly run since."""
+        before, cpu = self._found_at, time.thread_time()
+        self._found_at = run, frame and frame.f_code, frame and frame.f_lasti, cpu
+        return before[:3] == self._found_at[:3] and cpu - before[3] < AGAIN / 5
+
+    def _loop_at(self, run: Run, frame: FrameType | None) -> LoopRunner | None:
+        """The event loop that the run is in: its own, or one that a plain function has begun."""
+        if "asyncio" not in sys.modules or run.job.is_async or (self._loop is not None and self._loop.has(run)):
+            return self._loop
+        from .loops import guest  # late, as in _own_loop
+
+        if self._guest is None or not self._guest.has(run):
+            self._guest = guest(run, frame)
+        return self._guest or self._loop
+
+    def _strikes(self, loop: LoopRunner | None, run: Run, frame: FrameType | None) -> bool:
         """Whether to raise here. What runs in an event loop is cancelled first, and raised in if it holds the loop up."""
+        if loop is None:
+            return True
         from .loops import Place  # late, as in _own_loop
 
         place = loop.place(run, frame)
         if place is Place.TOLD:
-            self._interruptible = None
+            self._interruptible = self._guest = None
             return False
         if place is Place.OUTSIDE:
             return True

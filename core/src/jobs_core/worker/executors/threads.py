@@ -14,7 +14,7 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
-from .base import Executor, conclude, run_in_thread, stack_of, tell_why
+from .base import Executor, conclude, run_in_thread, stack_of
 
 if TYPE_CHECKING:
     from .loops import LoopRunner
@@ -86,8 +86,6 @@ class ThreadsExecutor(Executor):
     def _run(self, run: Run) -> None:
         """One run from its start to its end, in a context of its own."""
         run_in_thread(run, self.surroundings, self._own_loop)
-        if run.interrupted is not None and run.error is not None:
-            tell_why(run)
         conclude(run, self.surroundings)
 
     def _own_loop(self) -> LoopRunner:
