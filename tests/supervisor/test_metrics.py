@@ -14,8 +14,8 @@ from jobs_core.scoreboard import state
 from jobs_core.scoreboard.layout import BUCKETS, ROWS, Phase
 from jobs_core.scoreboard.reader import WorkerFile, total
 from jobs_core.scoreboard.state import PoolState, TopicState, Totals, read_board
-from jobs_core.supervisor import metrics
-from jobs_core.supervisor.folding import Folding
+from jobs_core.supervisor.housekeeper.totals import TotalsFile
+from jobs_core.supervisor.http import metrics
 
 from ..support.board import FakeBoard, run
 
@@ -230,13 +230,13 @@ def test_many_workers_that_go_while_they_are_read_are_counted_once(board, monkey
     for owner in owners:
         board.worker(owner)
         ended(board, owner)
-    folding = Folding(board.run_dir)
+    totals = TotalsFile(board.run_dir)
     read = state.read
 
     def between(path: Path, kind):
         if kind is Totals:
             for owner in owners:
-                folding.fold(board.run_dir / state.WORKERS / owner, 1)
+                totals.add_worker(board.run_dir / state.WORKERS / owner, 1)
         return read(path, kind)
 
     monkeypatch.setattr(state, "read", between)

@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 from jobs_core.scoreboard.layout import Phase
 from jobs_core.scoreboard.state import PoolState, TopicState
 from jobs_core.scoreboard.writer import start_ticks
-from jobs_core.supervisor import httpd
-from jobs_core.supervisor.httpd import ListenError
+from jobs_core.supervisor.http import server
+from jobs_core.supervisor.http.server import ListenError
 
 from ..support.board import FakeBoard
 from ..support.project import PATIENCE
@@ -28,7 +28,7 @@ from ..support.project import PATIENCE
 SERVE = """
 import sys
 from pathlib import Path
-from jobs_core.supervisor import probes
+from jobs_core.supervisor.http import probes
 probes.serve(Path(".jobs"), sys.argv[1], lease=30.0, ready=lambda: print("listens", flush=True))
 """
 
@@ -242,7 +242,7 @@ def test_bad_requests_are_answered(board, start, request_, status):
 
 def test_clients_that_dawdle_keep_nobody_out_and_are_dropped(board, start):
     process, where = start()
-    dawdlers = [connect(where) for _ in range(httpd.MOST_CONNECTIONS + 10)]
+    dawdlers = [connect(where) for _ in range(server.MOST_CONNECTIONS + 10)]
     try:
         for dawdler in dawdlers[10:]:
             dawdler.sendall(b"GET /livez HT")
@@ -313,14 +313,14 @@ def test_a_unix_socket_is_for_its_user_alone_and_takes_a_stale_ones_place(board,
 def test_what_another_process_listens_on_is_not_taken_away(board, start, project, kind):
     _, where = start(None if kind == "unix" else f"127.0.0.1:{free_port()}")
     with pytest.raises(ListenError, match=r"http.listen: .* cannot be used: .*: choose another address, or free this one"):
-        httpd.listener(where)
+        server.listener(where)
     assert get(where, "/livez")[0] == 200
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
     (tmp_path / "precious").write_text("x")
     with pytest.raises(ListenError, match="the file there is not a socket"):
-        httpd.listener(f"unix:{tmp_path / 'precious'}")
+        server.listener(f"unix:{tmp_path / 'precious'}")
     assert (tmp_path / "precious").read_text() == "x"
 
 
@@ -339,10 +339,10 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
 )
 def test_an_address_that_cannot_be_is_an_error_with_its_mend(listen, says):
     with pytest.raises(ListenError, match=says):
-        httpd.listener(listen)
+        server.listener(listen)
 
 
 def test_it_loads_nothing_heavy():
-    script = "import sys, jobs_core.supervisor.probes; print(*sys.modules)"
+    script = "import sys, jobs_core.supervisor.http.probes; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split())
     assert loaded & {"asyncio", "click", "rich", "http", "email", "ssl", "socketserver", "concurrent.futures"} == set()

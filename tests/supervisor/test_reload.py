@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs_core.supervisor.channel import Channel
 from jobs_core.supervisor.control import _address, ask
+from jobs_core.supervisor.system.channel import Channel
 
 from ..support.project import TASKS, Project, until
 from ..support.supervised import Supervised

@@ -14,7 +14,7 @@ from jobs_core.errors import BackendError, BackendUnavailable, ConfigError
 from jobs_core.ids import new_token
 from jobs_core.scoreboard import state
 from jobs_core.scoreboard.state import Backlog, TopicState
-from jobs_core.supervisor.housekeeper import Housekeeper
+from jobs_core.supervisor.housekeeper.housekeeper import Housekeeper
 
 from ..support.board import FakeBoard
 from ..support.project import TASKS, Project
@@ -107,7 +107,7 @@ def test_it_warns_once_and_once_more_when_jobs_begin_to_wait(keeper_of, registry
 def test_topics_that_nobody_configured_are_counted_in_a_small_share_of_the_time(keeper_of, caplog, monkeypatch):
     app, keeper = keeper_of()
     clock = [100.0]
-    monkeypatch.setattr("jobs_core.supervisor.housekeeper.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("jobs_core.supervisor.housekeeper.housekeeper.time.monotonic", lambda: clock[0])
     asked = keeper._backend.topics
 
     def slow():

@@ -13,11 +13,11 @@ from jobs_core.config_sources import load
 from jobs_core.scoreboard import state
 from jobs_core.scoreboard.state import ChildState, PoolState, SupervisorState
 from jobs_core.scoreboard.writer import FileScoreboard, start_ticks
-from jobs_core.supervisor.born import title
 from jobs_core.supervisor.control import ControlSocket, Request
-from jobs_core.supervisor.loop import Loop
 from jobs_core.supervisor.pidfile import PidFile
+from jobs_core.supervisor.processes.child_setup import title
 from jobs_core.supervisor.search import TITLE
+from jobs_core.supervisor.system.loop import Loop
 from jobs_core.worker import stacks
 
 

@@ -19,7 +19,7 @@ from jobs_core.config import Config, Section
 from jobs_core.config_sources import _arms, _bare, load
 from jobs_core.errors import ConfigError, JobsError
 from jobs_core.plugins import Plugins
-from jobs_core.supervisor import alerts
+from jobs_core.supervisor.housekeeper import alerts
 
 from ..support.inprocess import as_it_was
 

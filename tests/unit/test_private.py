@@ -16,7 +16,7 @@ from jobs_core.backends.sqlite.backend import SqliteBackend
 from jobs_core.config import Config, Logs
 from jobs_core.errors import BackendError, ConfigError
 from jobs_core.ids import new_token
-from jobs_core.supervisor.logwriter import LogWriter
+from jobs_core.supervisor.log.writer import LogWriter
 
 FOREIGN = 12345
 

@@ -25,7 +25,7 @@ from jobs_core.config import Config, Pool
 from jobs_core.events import PutOffTooOften
 from jobs_core.message import encode, new_message
 from jobs_core.plugins import PluginInfo
-from jobs_core.supervisor.alert_sender import Sender
+from jobs_core.supervisor.housekeeper.sender import Sender
 from jobs_core.worker import spinning
 from jobs_core.worker.main import Worker
 

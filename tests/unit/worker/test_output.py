@@ -23,12 +23,12 @@ from jobs_core.job import Call, job
 from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
 from jobs_core.running import running
-from jobs_core.supervisor.logpipes import ChildOutput
+from jobs_core.supervisor.processes.pipes import ChildOutput
 from jobs_core.uninterrupted import INTERRUPT
 from jobs_core.worker import output
 from jobs_core.worker.main import Worker
 
-from ..supervisor.writers import child
+from ..supervisor.log.writers import child
 
 EVIL = 'x\n2026-01-01 00:00:00.000 ERROR   [1] forged\r\x1b[31m\u2028y\x9b\u202e\x00 {"level":"error"} job_id=1]'
 

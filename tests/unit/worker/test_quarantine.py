@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs_core.scoreboard.reader import Entry
-from jobs_core.supervisor.repair import charged
+from jobs_core.supervisor.housekeeper.repair import charged
 from jobs_core.worker.isolation import Isolation
 from jobs_core.worker.quarantine import LOOK_AGAIN, PAUSE, SOLITUDE, SUSPECT, Quarantine
 from jobs_core.worker.run import Run

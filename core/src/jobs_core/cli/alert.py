@@ -7,8 +7,8 @@ import click
 from ..backends.base import Counts
 from ..boundary import passes, text_of, told
 from ..guard import without_stdout
-from ..supervisor.alert_sender import PATIENCE, hide, secrets
-from ..supervisor.alerts import channels, message
+from ..supervisor.housekeeper.alerts import channels, message
+from ..supervisor.housekeeper.sender import PATIENCE, hide, secrets
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit

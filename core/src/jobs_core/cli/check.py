@@ -18,7 +18,7 @@ from ..explain import misfit
 from ..loaders import importing
 from ..plugins import Plugins
 from ..schedule import entries
-from ..supervisor.alerts import blind, channels, watched
+from ..supervisor.housekeeper.alerts import blind, channels, watched
 from ..urls import redact
 from ..worker.main import prepare
 from . import output

@@ -18,8 +18,8 @@ from ..errors import ConfigError, JobsError, LoadError
 from ..scoreboard.layout import Phase
 from ..scoreboard.state import read_board
 from ..supervisor.control import NoAnswer, NotRunning, ask, number_here
-from ..supervisor.kernel import stopped
 from ..supervisor.pidfile import running
+from ..supervisor.system.linux import stopped
 from ..units import format_duration
 from . import output
 from .bounds import too_many

@@ -241,9 +241,9 @@ def main() -> None:
     """
     code = run()
     if f"{__package__.rpartition('.')[0]}.worker.main" in sys.modules:
-        from ..supervisor import ending
+        from ..supervisor.processes import exit_functions
 
-        ending.leave(code, ending.PATIENCE)
+        exit_functions.leave(code, exit_functions.PATIENCE)
     sys.exit(code)
 
 

@@ -14,7 +14,8 @@ from .. import urls
 from ..app import App
 from ..config_rules import parse_listen
 from ..errors import ConfigError
-from ..supervisor import httpd, logwriter
+from ..supervisor.http import server
+from ..supervisor.log import file
 from ..supervisor.pidfile import running
 from ..urls import redact
 
@@ -55,11 +56,11 @@ def _log_file(app: App) -> None:
     try:
         with _made(path.parent):
             new = not os.path.lexists(path)
-            os.close(os.open(path, logwriter.FLAGS, 0o600))
+            os.close(os.open(path, file.FLAGS, 0o600))
             if new:
                 path.unlink()
     except OSError as error:
-        raise ConfigError(f'logs.file = "{path}" cannot be written: {error.strerror}{logwriter.mend(path)}') from None
+        raise ConfigError(f'logs.file = "{path}" cannot be written: {error.strerror}{file.fix_for(path)}') from None
 
 
 def _listen(app: App) -> None:
@@ -67,7 +68,7 @@ def _listen(app: App) -> None:
     if listen is None or running(app.run_dir) is not None:  # then our own supervisor is using it
         return
     base = app.config.base_dir
-    httpd.listener(listen, base).close()
+    server.listener(listen, base).close()
     address = parse_listen(listen)
     if isinstance(address, Path):
         (base / address).unlink()

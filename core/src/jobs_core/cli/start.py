@@ -18,7 +18,7 @@ from ..escapes import in_one_line
 from ..events import TopicUnserved
 from ..scoreboard.state import BACKLOG, STATE, Backlog, SupervisorState, TopicState, read
 from ..scoreboard.view import waits_for
-from ..supervisor.alerts import blind
+from ..supervisor.housekeeper.alerts import blind
 from ..supervisor.pidfile import running
 from ..units import format_duration
 from . import output

@@ -22,13 +22,13 @@ from ..errors import ConfigError, JobsError
 from ..scoreboard import state
 from ..urls import of_sqlite, redact
 from . import search
-from .born import title
-from .logwriter import LogWriter
-from .loop import Loop
+from .log.collector import LogCollector
+from .log.writer import LogWriter
 from .master import Supervisor
-from .nursery import Offspring
-from .outlet import Outlet
 from .pidfile import AlreadyRunning, PidFile
+from .processes.child_setup import title
+from .processes.children import Child
+from .system.loop import Loop
 
 
 def main(arguments: list[str]) -> int:
@@ -55,17 +55,17 @@ def main(arguments: list[str]) -> int:
     _raise_descriptor_limit()
     title(f"{search.TITLE}{run_dir}")
 
-    def outlet_of(loop: Loop, job_of: Callable[[Offspring], dict[str, str]]) -> Outlet:
-        outlet = Outlet(loop, writer, config.logs, job_of)
-        logs.to_function(config.logs.level, config.logs.format, outlet.write, worker="supervisor")
-        return outlet
+    def collector_of(loop: Loop, job_of: Callable[[Child], dict[str, str]]) -> LogCollector:
+        collector = LogCollector(loop, writer, config.logs, job_of)
+        logs.to_function(config.logs.level, config.logs.format, collector.write, worker="supervisor")
+        return collector
 
     supervisor = Supervisor(
         config,
         lambda wish: source.load_again(wish, run_dir),
         run_dir,
         pid_file,
-        outlet_of,
+        collector_of,
         config_file=lambda: source.file,
         backend=redact(config.backend or of_sqlite(run_dir / "jobs.db")),
         on_ready=tell,

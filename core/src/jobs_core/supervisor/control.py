@@ -16,8 +16,8 @@ from typing import Any
 
 from ..errors import JobsError
 from . import search
-from .channel import Channel
-from .loop import Loop
+from .system.channel import Channel
+from .system.loop import Loop
 
 NAME = "control"
 

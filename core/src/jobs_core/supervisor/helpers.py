@@ -1,4 +1,5 @@
-"""Children of which there is one: the housekeeper, the HTTP child, a broker. Kept alive, with a back-off."""
+"""The children of which there is one: the housekeeper, the HTTP child, a broker. How each is made, kept alive with a back-off,
+and stopped."""
 
 from __future__ import annotations
 
@@ -6,13 +7,22 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from .. import events
-from .backoff import Backoff
-from .loop import Loop
-from .nursery import Ended, Offspring
+from ..config import Config
+from ..ids import new_token
+from .processes import child_setup, template
+from .processes.backoff import Backoff
+from .processes.child_setup import Ends
+from .processes.children import Child, Children, Ended
+from .processes.worker_process import WorkerSpec
+from .system.loop import Loop
+
+PATIENCE = 3.0
+"""Seconds that the end gives each of them."""
 
 
 class Helper:
@@ -22,16 +32,16 @@ class Helper:
         self,
         name: str,
         loop: Loop,
-        make: Callable[[Helper], Offspring | None],
+        make: Callable[[Helper], Child | None],
         *,
         obeys: bool = True,
         hear: Callable[[dict[str, Any]], None] = lambda message: None,
-        on_up: Callable[[Offspring], None] = lambda child: None,
+        on_up: Callable[[Child], None] = lambda child: None,
         on_down: Callable[[], None] = lambda: None,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self.child: Offspring | None = None
+        self.child: Child | None = None
         self.up = False
         self.error = ""
         self.stopping = False
@@ -99,7 +109,7 @@ class Helper:
         self._loop.after(self._backoff.left(), self.start)
         self._on_failure()
 
-    def stillborn(self, error: str) -> None:
+    def failed_to_start(self, error: str) -> None:
         """The template could not make it."""
         self.child = None
         self.error = error
@@ -132,3 +142,103 @@ class Helper:
         elif self.child.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.child.pid, signal.SIGTERM)
+
+
+def housekeeper_spec(generation: int) -> WorkerSpec:
+    """What a template is asked for to make the housekeeper."""
+    return WorkerSpec(owner=f"housekeeper-{new_token(4)}", pool=template.HOUSEKEEPER, generation=generation)
+
+
+def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Config], supervisor: int) -> Helper:
+    """The child that serves probes and metrics, where `[http] listen` asks for one."""
+
+    def make(helper: Helper) -> Child | None:
+        now = config()
+        if now.http.listen is None:
+            return None
+        listen = now.http.listen
+
+        def entry(ends: Ends) -> NoReturn:
+            from .http import probes
+            from .system.channel import Channel
+
+            child_setup.set_up("http", "http", ends, now.logs, supervisor)
+            channel = Channel.of(ends.control)
+            lease, ready = float(now.lease), lambda: tell_ready(channel)
+            try:
+                probes.serve(run_dir, listen, lease=lease, ready=ready, base_dir=now.base_dir)
+            except Exception as error:
+                channel.send({"is": "failed", "error": str(error)})
+                raise
+
+        return children.fork("http", entry, helper.hear, helper.ended)
+
+    return Helper("http", loop, make, obeys=False)
+
+
+def tell_ready(channel: object) -> None:
+    """Say that a child serves."""
+    channel.send({"is": "ready"})  # type: ignore[attr-defined]
+
+
+def broker(
+    command: Sequence[str], loop: Loop, children: Children, config: Config, supervisor: int, on_up: Callable[[], None]
+) -> Helper:
+    """A program that a plugin wants run beside the workers; it says that it serves by a byte on a pipe."""
+
+    def make(helper: Helper) -> Child:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+
+        def entry(ends: Ends) -> NoReturn:
+            child_setup.set_up("broker", "broker", ends, config.logs, supervisor)
+            os.set_inheritable(writer, True)
+            os.execve(command[0], list(command), {**os.environ, "JOBS_READY_FD": str(writer)})
+
+        try:
+            child = children.fork("broker", entry, helper.hear, helper.ended, keep=[writer])
+        finally:
+            os.close(writer)
+
+        def on_readable() -> None:
+            loop.unwatch(reader)
+            said = os.read(reader, 1)
+            os.close(reader)
+            if said:
+                helper.hear({"is": "ready"})
+
+        loop.watch(reader, on_readable)
+        return child
+
+    return Helper("broker", loop, make, obeys=False, on_up=lambda child: on_up())
+
+
+def stop_all(helpers: Sequence[Helper], brokers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
+    """End helpers, then the brokers that they need; one that does not go is killed."""
+    for helper in helpers:
+        helper.stop()
+    when_gone(helpers, loop, lambda: _end_brokers(brokers, loop, then))
+
+
+def _end_brokers(brokers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
+    for helper in brokers:
+        helper.stop()
+    when_gone(brokers, loop, then)
+
+
+def when_gone(helpers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
+    """Call when all are gone."""
+
+    def kill() -> None:
+        for helper in helpers:
+            helper.kill()
+
+    hurry = loop.after(PATIENCE, kill)
+
+    def check() -> None:
+        if any(helper.child is not None for helper in helpers):
+            loop.after(0.01, check)
+        else:
+            hurry.cancel()
+            then()
+
+    check()

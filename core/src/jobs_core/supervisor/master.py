@@ -16,22 +16,23 @@ from ..scoreboard import state
 from ..scoreboard.reader import WorkerFile, alive
 from ..scoreboard.state import Crash
 from ..units import format_duration
-from . import kernel, special
+from . import helpers
 from .control import ControlSocket, Request
-from .generation import Generation
+from .generations import MOST_FAILURES, Generations
 from .helpers import Helper
-from .loop import Loop
+from .housekeeper.repair import Repair
+from .log.collector import LogCollector
 from .notify import Notifier
-from .nursery import Nursery, Offspring
-from .outlet import Outlet
 from .pidfile import PidFile
-from .pool import Pool
-from .pools import Pools
-from .repair import Repair
-from .repairs import Repairs
+from .pools.pool import Pool
+from .pools.pools import Pools
+from .pools.repairs import Repairs
+from .pools.watchdog import INTERVAL, Watchdog
+from .processes.children import Child, Children
+from .processes.generation import Generation
 from .snapshot import Snapshot
-from .succession import MOST_FAILURES, Succession
-from .watchdog import INTERVAL, Watchdog
+from .system import linux
+from .system.loop import Loop
 
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
@@ -51,7 +52,7 @@ class Supervisor:
         read_config: Callable[[dict[str, Any]], Config],
         run_dir: Path,
         pid_file: PidFile,
-        outlet_of: Callable[[Loop, Callable[[Offspring], dict[str, str]]], Outlet],
+        collector_of: Callable[[Loop, Callable[[Child], dict[str, str]]], LogCollector],
         *,
         config_file: Callable[[], str] = str,
         backend: str = "",
@@ -65,24 +66,24 @@ class Supervisor:
         self._awaited = awaited  # somebody waits for `on_ready`: what cannot start ends, instead of trying on
         self._loop = Loop()
         self._pools = Pools(self._new_pool)
-        self._outlet = outlet_of(self._loop, lambda child: self._pools.job_of(child, run_dir))
-        self._nursery = self._outlet.nursery = Nursery(self._loop, self._outlet.take)
+        self._log = collector_of(self._loop, lambda child: self._pools.job_of(child, run_dir))
+        self._children = self._log.children = Children(self._loop, self._log.take)
         self._notifier = Notifier.from_environment()
         self._host = socket.gethostname()[:40]
         self._repairs = Repairs(self._repaired)
-        self._keeper = Helper(
-            "housekeeper", self._loop, self._make_keeper,
-            hear=self._hear_keeper, on_up=self._keeper_up, on_down=lambda: self._repairs.use(None),
+        self._housekeeper = Helper(
+            "housekeeper", self._loop, self._make_housekeeper,
+            hear=self._hear_housekeeper, on_up=self._housekeeper_up, on_down=lambda: self._repairs.use(None),
             on_failure=self._changed,
         )  # fmt: skip
-        self._succession = Succession(
-            config, read_config, self._loop, self._nursery, run_dir, self._pools,
+        self._generations = Generations(
+            config, read_config, self._loop, self._children, run_dir, self._pools,
             on_ready=self._start_brokers, on_hopeless=self._cannot_serve, on_reloading=self._notifier.reloading,
             on_replaced=self._renew_helpers, on_settled=self._notify_ready, on_change=self._changed,
         )  # fmt: skip
-        self._http = special.http(self._loop, self._nursery, run_dir, lambda: self._succession.config, os.getpid())
+        self._http = helpers.http(self._loop, self._children, run_dir, lambda: self._generations.config, os.getpid())
         self._brokers: list[Helper] = []
-        self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._succession.config.lease))
+        self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._generations.config.lease))
         log = str(config.base_dir / config.logs.file) if config.logs.file else ""
         self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend, log=log)
         self._backlog: dict[str, Any] = {}  # by topic: ready jobs, and the age of the oldest
@@ -96,16 +97,16 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until stopped; the exit code."""
-        kernel.subreaper()
+        linux.subreaper()
         self._loop.on_signals(SIGNALS, self._on_signal)
         (self._run_dir / state.WORKERS).mkdir(mode=0o700, exist_ok=True)
         self._take_over_leftovers()
         self._control = ControlSocket(self._loop, self._run_dir, self._obey)
-        self._pools.adopt(self._succession.config)
+        self._pools.adopt(self._generations.config)
         events.emit(events.SupervisorStarting(os.getpid(), str(self._run_dir)))
         self._snapshot.changed()
         self._http.start()
-        self._succession.begin()
+        self._generations.begin()
         self._loop.after(INTERVAL, self._tick)
         self._loop.run()
         return self._exit_code
@@ -115,7 +116,7 @@ class Supervisor:
     def _new_pool(self, name: str, settings: Any) -> Pool:
         return Pool(
             name, settings, self._host, self._run_dir,
-            generation=lambda: self._succession.generation,
+            generation=lambda: self._generations.generation,
             on_change=self._changed,
             on_crash=self._crash,
             repair=self._repairs.add,
@@ -150,8 +151,8 @@ class Supervisor:
             header = file.header()
             file.close()
             if alive(header):
-                kernel.kill_session(header.pid, header.start_ticks)
-                kernel.wait_for_end(header.pid, deadline - time.monotonic())
+                linux.kill_session(header.pid, header.start_ticks)
+                linux.wait_for_end(header.pid, deadline - time.monotonic())
             self._repairs.add(Repair(path.name, time.time(), "its supervisor died, so it was killed too", charge=False))
 
     # -- what everybody else needs ---------------------------------------------------------------
@@ -168,7 +169,7 @@ class Supervisor:
         if not self._brokers:
             config, supervisor = generation.config, os.getpid()
             self._brokers = [
-                special.broker(command, self._loop, self._nursery, config, supervisor, self._brokers_up)
+                helpers.broker(command, self._loop, self._children, config, supervisor, self._brokers_up)
                 for command in generation.brokers
             ]
             for broker in self._brokers:
@@ -177,28 +178,28 @@ class Supervisor:
 
     def _brokers_up(self) -> None:
         if all(broker.up for broker in self._brokers) and not self._stopping:
-            self._keeper.start()
+            self._housekeeper.start()
             self._pools.balance()
 
     def _renew_helpers(self) -> None:
         """A reload is done: they, too, are to run the new code."""
-        self._keeper.renew()
+        self._housekeeper.renew()
         self._http.renew()
 
     # -- the housekeeper -------------------------------------------------------------------------
 
-    def _make_keeper(self, helper: Helper) -> Offspring | None:
-        generation = self._succession.generation
+    def _make_housekeeper(self, helper: Helper) -> Child | None:
+        generation = self._generations.generation
         if generation is None or not generation.ready:
             self._loop.after(0.1, helper.start)
             return None
-        return generation.make(special.keeper_spec(generation.number), helper.hear, helper.ended, helper.stillborn)
+        return generation.make(helpers.housekeeper_spec(generation.number), helper.hear, helper.ended, helper.failed_to_start)
 
-    def _keeper_up(self, child: Offspring) -> None:
+    def _housekeeper_up(self, child: Child) -> None:
         self._repairs.use(child)
         self._changed()
 
-    def _hear_keeper(self, message: dict[str, Any]) -> None:
+    def _hear_housekeeper(self, message: dict[str, Any]) -> None:
         if message["is"] == "repaired":
             self._repairs.confirm(message["file"])
             if self._stopping:
@@ -212,20 +213,20 @@ class Supervisor:
         facts = {
             "pid": os.getpid(),
             "run_dir": str(self._run_dir),
-            "generation": self._succession.number,
+            "generation": self._generations.number,
             "pools": self._pools.names(),
         }
-        if self._keeper.child is not None:
-            self._keeper.child.send({"do": "tell", "hook": hook, "facts": facts})
+        if self._housekeeper.child is not None:
+            self._housekeeper.child.send({"do": "tell", "hook": hook, "facts": facts})
 
     # -- every second, and on every change ---------------------------------------------------------
 
     def _tick(self) -> None:
         self._loop.after(INTERVAL, self._tick)
         self._watchdog.look()
-        self._succession.look()
-        self._outlet.tick()
-        if not (self._stopping or self._quiet or self._succession.reloading):
+        self._generations.look()
+        self._log.tick()
+        if not (self._stopping or self._quiet or self._generations.reloading):
             self._pools.scale(self._backlog, self._watchdog)
         self._snapshot.keep()
         self._notifier.beat()
@@ -236,9 +237,9 @@ class Supervisor:
 
     def _changed(self) -> None:
         self._snapshot.changed()
-        self._succession.advance()
-        self._pools.sweep(self._succession.config)
-        if self._keeper.up and self._pools.are_up() and not self._served and not self._stopping:
+        self._generations.advance()
+        self._pools.sweep(self._generations.config)
+        if self._housekeeper.up and self._pools.are_up() and not self._served and not self._stopping:
             self._now_serves()
         if self._awaited and not (self._served or self._stopping):
             self._give_up_a_start_that_fails()
@@ -250,11 +251,11 @@ class Supervisor:
             if pool.failures >= MOST_FAILURES:
                 self._cannot_serve(f"pool {pool.name}: no worker has started serving: {pool.last_error}")
                 return
-        if self._keeper.failures >= MOST_FAILURES:
-            self._cannot_serve(f"the housekeeper cannot start: {self._keeper.error}")
+        if self._housekeeper.failures >= MOST_FAILURES:
+            self._cannot_serve(f"the housekeeper cannot start: {self._housekeeper.error}")
 
     def _now_serves(self) -> None:
-        self._served = self._succession.proved = True
+        self._served = self._generations.proved = True
         events.emit(events.SupervisorServes(self._pools.staying(), len(self._pools)))
         self._notify_ready()
         self._on_ready("")
@@ -267,15 +268,15 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self._nursery.reap()
+            self._children.reap()
         elif number == signal.SIGTERM or (number == signal.SIGINT and not self._stopping):
             self._stop("stop")
         elif number in (signal.SIGINT, signal.SIGQUIT):
             self._stop("exit")
         elif number == signal.SIGHUP:
-            self._succession.reload()
+            self._generations.reload()
         elif number == signal.SIGUSR1:
-            self._outlet.reopen()
+            self._log.reopen()
         elif number == signal.SIGUSR2:
             for worker in self._pools.workers():
                 worker.dump_stacks()
@@ -293,7 +294,7 @@ class Supervisor:
     def _obey(self, request: Request) -> None:
         order = request.message.get("do")
         if order == "reload":
-            self._succession.reload(request)
+            self._generations.reload(request)
         elif order == "quiet":
             self._be_quiet(bool(request.message.get("on", True)))
             request.answer(done=True)
@@ -317,7 +318,7 @@ class Supervisor:
         if self._stopping == how or self._stopping == "exit":
             return
         first, self._stopping = not self._stopping, how
-        self._succession.closing = True
+        self._generations.closing = True
         events.emit(events.SupervisorStopping(how))
         if first:
             self._tell("jobs_supervisor_stopping")
@@ -331,7 +332,7 @@ class Supervisor:
         if self._ended or not self._pools.are_gone():
             return
         self._ended = True
-        self._last_repairs = self._loop.after(LAST_REPAIRS if self._keeper.child else 0.0, self._end_helpers)
+        self._last_repairs = self._loop.after(LAST_REPAIRS if self._housekeeper.child else 0.0, self._end_helpers)
         self._wait_for_repairs()
 
     def _wait_for_repairs(self) -> None:
@@ -343,14 +344,14 @@ class Supervisor:
 
     def _end_helpers(self) -> None:
         self._last_repairs.cancel()
-        special.end_all([self._keeper, self._http], self._brokers, self._loop, self._finish)
+        helpers.stop_all([self._housekeeper, self._http], self._brokers, self._loop, self._finish)
 
     def _finish(self) -> None:
-        self._succession.retire()
+        self._generations.retire()
         self._control.close()
         events.emit(events.SupervisorStopped(len(self._repairs)))
         self._snapshot.close()
-        self._outlet.close()
+        self._log.close()
         self._pid_file.close()
         self._loop.stop()
 
@@ -358,9 +359,9 @@ class Supervisor:
 
     def _describe(self) -> dict[str, Any]:
         """The parts of state.json that change."""
-        succession, generation = self._succession, self._succession.generation
-        step = "reloading" if succession.reloading else "quiet" if self._quiet else "serving"
-        config = succession.config
+        generations, generation = self._generations, self._generations.generation
+        step = "reloading" if generations.reloading else "quiet" if self._quiet else "serving"
+        config = generations.config
         return {
             "config_file": self._config_file(),
             "base_dir": str(config.base_dir),
@@ -370,14 +371,14 @@ class Supervisor:
             "served": self._served,
             "quiet": self._quiet,
             "template_pid": generation.pid if generation else 0,
-            "housekeeper_pid": self._keeper.pid,
+            "housekeeper_pid": self._housekeeper.pid,
             "http_pid": self._http.pid,
-            "helper_errors": {helper.name: helper.error for helper in (self._keeper, self._http) if helper.error},
+            "helper_errors": {helper.name: helper.error for helper in (self._housekeeper, self._http) if helper.error},
             "brokers": [broker.pid for broker in self._brokers],
             "pools": [pool.shown() for pool in self._pools],
             "workers": [worker.shown() for worker in self._pools.workers()],
             "crashes": self._crashes,
             "crashed": self._crashed,
-            "reloads": succession.counts,
-            "last_refusal": succession.refusal,
+            "reloads": generations.counts,
+            "last_refusal": generations.refusal,
         }

@@ -13,7 +13,7 @@ from .. import __version__, events
 from ..scoreboard import state
 from ..scoreboard.state import SupervisorState
 from ..scoreboard.writer import start_ticks
-from .loop import Loop, Timer
+from .system.loop import Loop, Timer
 
 SHORTEST = 0.05
 """Seconds between two writings, however much changes."""

@@ -1,0 +1,211 @@
+"""Watches how far behind the topics are, and tells people: once it has lasted, not too often, and when it is over."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ... import events
+from ...backends.base import Backend
+from ...boundary import text_of
+from ...errors import ConfigError, PluginError
+from ...units import format_duration
+from .sender import Sender, hide, secrets
+
+if TYPE_CHECKING:
+    from ...backends.base import Counts
+    from ...config import Config
+    from ...loaders.base import AlertChannel
+    from ...plugins import Plugins
+
+
+class Alert(Struct, frozen=True):
+    """One message to people."""
+
+    title: str
+    text: str
+    facts: dict[str, Any]
+
+    @property
+    def topic(self) -> str:
+        return str(self.facts["topic"])
+
+
+class _Watch:
+    """What is known of one topic."""
+
+    __slots__ = ("since", "told", "told_at")
+
+    def __init__(self) -> None:
+        self.since: float | None = None  # over its limit since
+        self.told = False  # people know of it
+        self.told_at: float | None = None  # when they were last told, of this time or an earlier one
+
+
+class Alerts:
+    """Fed with counts by the housekeeper's loop, which it never blocks: channels have threads of their own.
+
+    `notify` calls a hook, `plugins.notify` by default. Raises ConfigError or PluginError for channels that cannot be used.
+    """
+
+    def __init__(self, config: Config, plugins: Plugins, notify: Callable[..., None] | None = None) -> None:
+        self._config = config
+        self._notify = notify or plugins.notify
+        self._watches = {topic: _Watch() for topic in watched(config)}
+        self._senders = [
+            Sender(name, channel, config.alerts.channels[name]) for name, channel in channels(config, plugins).items()
+        ]
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics whose counts are wanted."""
+        return tuple(self._watches)
+
+    def look(self, now: float, counts: Mapping[str, Counts]) -> None:
+        """Judge each topic by its counts; `now` is a clock that only grows, `time.monotonic()`.
+
+        A topic without counts, as in an outage of the broker, is as it was.
+        """
+        for topic, watch in self._watches.items():
+            if topic in counts:
+                self._judge(now, topic, watch, counts[topic])
+        for sender in self._senders:
+            sender.check()
+
+    def going_on(self) -> list[str]:
+        """The topics of which people were told and that are not over yet."""
+        return [topic for topic, watch in self._watches.items() if watch.told]
+
+    def close(self, patience: float = 0.0) -> None:
+        """Wait for what is being sent, for so many seconds at most."""
+        end = time.monotonic() + patience
+        for sender in self._senders:
+            sender.wait(max(0.0, end - time.monotonic()))
+
+    def _judge(self, now: float, topic: str, watch: _Watch, counts: Counts) -> None:
+        if not _over(self._config, topic, counts):
+            if watch.told:
+                self._tell_over(now, topic, watch, counts)
+            watch.since, watch.told = None, False
+            return
+        if watch.since is None:
+            watch.since = now
+        lasted = now - watch.since
+        if lasted < self._config.alerts.after:
+            return
+        if watch.told_at is not None and now - watch.told_at < self._config.alerts.repeat:
+            return
+        watch.told, watch.told_at = True, now
+        events.emit(events.TopicBacklog(topic, counts.ready, counts.oldest_age, lasted))
+        self._notify("jobs_topic_backlog", topic=topic, counts=counts)
+        self._send(message(self._config, "backlog", topic, counts, lasted))
+
+    def _tell_over(self, now: float, topic: str, watch: _Watch, counts: Counts) -> None:
+        assert watch.since is not None
+        lasted = now - watch.since
+        events.emit(events.TopicCaughtUp(topic, counts.ready, lasted))
+        self._send(message(self._config, "over", topic, counts, lasted))
+
+    def unserved(self, topic: str, counts: Counts) -> None:
+        """Tell of jobs that wait where no pool serves them, with or without a limit; called once, when that is first seen."""
+        self._send(message(self._config, "unserved", topic, counts, 0.0))
+
+    def _send(self, alert: Alert) -> None:
+        for sender in self._senders:
+            sender.send(alert.topic, alert.title, alert.text, alert.facts)
+
+
+def blind(config: Config, backend: Backend) -> list[str]:
+    """Limits that would never alert, since this backend does not tell what they look at; each with what to do instead."""
+    if "ages" in backend.features:
+        return []
+    return [
+        f"topics.{name}.alert_age would never alert: {backend.name}:// does not report how long jobs wait; set "
+        f"topics.{name}.alert_above to a number of jobs"
+        for name, topic in config.topics.items()
+        if topic.alert_age is not None
+    ]
+
+
+def watched(config: Config) -> list[str]:
+    """The topics that have a limit."""
+    return [name for name, topic in config.topics.items() if topic.alert_above is not None or topic.alert_age is not None]
+
+
+def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
+    """The configured channels by name. Raises ConfigError or PluginError that names the key and the fix_for.
+
+    A channel is of the kind that its table's name says, or its key `kind`, so that there can be several of one.
+    """
+    made: dict[str, AlertChannel] = {}
+    for name, settings in config.alerts.channels.items():
+        where = f"alerts.channels.{name}"
+        given = dict(settings)
+        kind = str(given.pop("kind", name))
+        factory = plugins.choose("jobs_alert_channels", kind, where, hide=functools.partial(hide, secrets=secrets(given)))
+        try:
+            made[name] = factory(given)
+        except PluginError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{where}: {text_of(error)}") from None
+    return made
+
+
+def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float) -> Alert:
+    """What is said of a topic: `kind` is backlog, unserved, over or test."""
+    limits = config.topic(topic)
+    host = os.uname().nodename
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    age = None if counts.oldest_age is None else round(counts.oldest_age, 1)
+    facts = {
+        "kind": kind,
+        "host": host,
+        "time": now.isoformat(),
+        "pid": os.getpid(),
+        "prefix": config.prefix,
+        "topic": topic,
+        "ready": counts.ready,
+        "scheduled": counts.scheduled,
+        "reserved": counts.reserved,
+        "dead": counts.dead,
+        "oldest_age": age,
+        "alert_above": limits.alert_above,
+        "alert_age": None if limits.alert_age is None else float(limits.alert_age),
+        "seconds": round(lasted, 1),
+    }
+    above = "" if limits.alert_above is None else f" (limit {limits.alert_above:,})"
+    older = "" if limits.alert_age is None else f" (limit {limits.alert_age})"
+    waited = "nothing is waiting" if age is None else f"the oldest has waited for {format_duration(round(age))}"
+    titles = {
+        "backlog": f"topic {topic} is behind",
+        "unserved": f"no pool serves topic {topic}",
+        "over": f"topic {topic} has caught up",
+        "test": "this is a test of alerts",
+    }
+    lines = [
+        f"{counts.ready:,} ready{above}, {waited}{older}",
+        f"{counts.reserved:,} running, {counts.scheduled:,} scheduled, {counts.dead:,} dead",
+        f"{'lasted' if kind == 'over' else 'for'} {format_duration(round(lasted))}",
+        f"{config.prefix} on {host}, {now:%Y-%m-%d %H:%M:%S} UTC",
+    ]
+    if kind == "unserved":
+        lines[2] = f"add it to a pool's topics, or set serve = false in [topics.{topic}] if workers elsewhere serve it"
+    elif kind == "backlog" and config.nobody_serves(topic):
+        lines.insert(2, "no pool serves it")
+    if kind == "test":
+        lines = lines[-1:]
+    return Alert(f"jobs: {titles[kind]}", "\n".join(lines), facts)
+
+
+def _over(config: Config, topic: str, counts: Counts) -> bool:
+    limits = config.topic(topic)
+    if limits.alert_above is not None and counts.ready > limits.alert_above:
+        return True
+    return limits.alert_age is not None and counts.oldest_age is not None and counts.oldest_age > limits.alert_age

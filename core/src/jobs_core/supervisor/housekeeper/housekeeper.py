@@ -1,0 +1,277 @@
+"""The housekeeper: the one child of a supervisor that speaks to the backend on behalf of all.
+
+It hands a dead worker's jobs back, keeps house in the store, counts, ticks the schedule and raises alerts. It may hang with the
+backend, and nothing else does. Every machine may run one: all that it does may be done twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ... import events
+from ...app import App, set_current_app
+from ...backends.base import Backend, Counts
+from ...boundary import told
+from ...errors import BackendError, BackendUnavailable, NotSupported
+from ...failpoints import failpoint
+from ...plugins import guarded
+from ...schedule import Ticker
+from ...scoreboard import state
+from ...scoreboard.reader import WorkerFile
+from ...scoreboard.state import Backlog, TopicState
+from ...topics import topic_error
+from ...worker.courier import HOUSEKEEP_LIMIT
+from ...worker.outage import Outage
+from ..system import linux
+from ..system.channel import Channel
+from . import timeouts
+from .alerts import Alerts
+from .repair import Repair, describe
+from .totals import TotalsFile
+
+COUNT_INTERVAL = 1.0
+"""Seconds between two looks at the topics."""
+
+SURVEY_SHARE = 0.02
+"""Of the time at most is spent on topics that nobody here serves and no table configures: there may be thousands."""
+
+UNLISTED_INTERVAL = 10.0
+"""Seconds between two looks at them where a backend cannot list its topics: RabbitMQ logs an error for each without a queue."""
+
+SCHEDULE = "schedule.json"
+
+
+class Housekeeper:
+    """See the module. The main thread works; another listens to the supervisor, and outlives it for a moment."""
+
+    def __init__(self, app: App, channel: Channel, run_dir: Path, generation: int = 0) -> None:
+        self._app = app
+        self._channel = channel
+        self._run_dir = run_dir
+        self._supervisor = os.getppid()
+        self._backend: Backend = app.new_backend()
+        self._open = False
+        self._outage = Outage()
+        self._orders: deque[dict[str, Any]] = deque()
+        self._stopping = False
+        self._folding = TotalsFile(run_dir)
+        self._topics = sorted(app.config.served_topics() | set(app.config.topics))
+        self._destinations = app.destinations()
+        self._others: dict[str, Counts] = {}  # topics that are not in `_topics`, as of the last survey
+        self._told_unlisted = False
+        self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when it was told
+        self._paused: frozenset[str] = frozenset()
+        self._ticker = Ticker(app, run_dir / SCHEDULE)
+        self._alerts = Alerts(app.config, app.plugins)
+        self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
+        self._next_kept = self._next_count = self._next_survey = 0.0
+        self._unwritten = ""  # why backlog.json could not be written the last time
+
+    def run(self) -> None:
+        set_current_app(self._app)
+        threading.Thread(target=self._listen, name="jobs-control", daemon=True).start()
+        self._channel.send({"is": "ready"})
+        while not (self._stopping and not self._orders):
+            self._turn()
+        self._alerts.close()
+        self._backend.close()
+        self._app.close()
+
+    # -- the supervisor --------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Take orders; at the supervisor's end, end everything that it started."""
+        while True:
+            order, _ = self._channel.receive()
+            if order is None:
+                if linux.is_child_of(self._supervisor):  # which lives, and does not know of this process
+                    os._exit(1)
+                self._end_everybody()
+            elif order["do"] == "stop":
+                self._stopping = True
+            else:
+                self._orders.append(order)
+            self._backend.interrupt()
+
+    def _end_everybody(self) -> NoReturn:
+        """Nothing of ours outlives the supervisor, no subprocess of a job in its session either."""
+        for path in state.worker_files(self._run_dir):
+            try:
+                file = WorkerFile(path)
+            except (OSError, ValueError):
+                continue
+            header = file.header()
+            linux.kill_session(header.pid, header.start_ticks)
+        os._exit(1)
+
+    # -- one turn --------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self._outage.may_try(now):
+            try:
+                self._work(now)
+                self._outage.over()
+            except BackendError as error:
+                self._outage.began(error)
+                self._show(error=str(error))
+                if self._stopping:
+                    self._orders.clear()  # the files stay: the next start hands back what they name
+        self._sleep()
+
+    def _work(self, now: float) -> None:
+        if not self._open:
+            self._backend.open(None)
+            self._open = True
+            self._tell_risks()
+        while self._orders:
+            self._obey(self._orders[0])
+            self._orders.popleft()
+        if now >= self._next_kept:
+            kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
+            self._next_kept = now if kept.more else now + min(3.0, float(self._app.config.lease) / 10)
+        if now >= self._next_count:
+            self._count()
+            self._next_count = now + COUNT_INTERVAL
+        self._tick()
+
+    def _tell_risks(self) -> None:
+        with contextlib.suppress(BackendError):  # what cannot be told keeps nobody from work
+            for advice in self._backend.advice():
+                events.emit(events.BackendRisk(advice))
+
+    def _sleep(self) -> None:
+        now = time.monotonic()
+        pause = self._outage.left(now)
+        if pause > 0:
+            time.sleep(min(pause, 0.05))
+        elif not (self._orders or self._stopping):
+            until = min(self._next_kept, self._next_count) - now
+            until = min(until, self._ticker.next(time.time()))
+            if until > 0:
+                try:
+                    self._backend.wait((), until)
+                except BackendError as error:
+                    self._outage.began(error)
+
+    # -- orders ----------------------------------------------------------------------------------
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if order["do"] == "repair":
+            self._repair(Repair.of(order))
+        elif order["do"] == "tell":
+            self._tell(order["hook"], facts=order["facts"])
+
+    def _repair(self, repair: Repair) -> None:
+        """Hand a dead worker's jobs back, then remember its figures and forget its files."""
+        path = self._run_dir / state.WORKERS / repair.file
+        found = describe(path, repair)
+        failpoint("repair.before")
+        started = found.started
+        if repair.culprit and timeouts.settle(
+            self._app, self._backend, found.owner, repair.culprit, repair.reason, found.report["stacks"]
+        ):
+            started = []
+        released = self._backend.release_owner(found.owner, started, found.document)
+        failpoint("repair.after")
+        if released or repair.crash:
+            events.emit(events.JobsHandedBack(found.owner, released, len(found.started)))
+        self._folding.add_worker(path, released)
+        self._channel.send({"is": "repaired", "file": repair.file, "released": released})
+        if repair.crash:
+            self._tell("jobs_worker_crashed", report=found.report)
+
+    def _tell(self, hook: str, **facts: Any) -> None:
+        for implementation in self._app.plugins.implementations(hook):
+            guarded(implementation, **facts)
+
+    # -- counting --------------------------------------------------------------------------------
+
+    def _count(self) -> None:
+        begin = time.monotonic()
+        counts = self._backend.counts(self._topics)
+        round_trip = time.monotonic() - begin
+        self._paused = self._backend.paused()
+        if begin >= self._next_survey:
+            self._survey()
+        self._alerts.look(time.monotonic(), counts)
+        self._backlog.answered_at = time.time()
+        self._backlog.round_trip = round_trip
+        self._backlog.alerts = sorted(self._alerts.going_on())
+        self._tell_unserved({**counts, **self._others})
+        self._show(counts={**counts, **self._others})
+        ages = {topic: [count.ready, count.oldest_age] for topic, count in counts.items() if topic not in self._paused}
+        self._channel.send({"is": "counts", "topics": ages, "leases": "fencing" in self._backend.features})
+
+    def _survey(self) -> None:
+        """Count every other topic that the backend holds, or that jobs of this application go to."""
+        begin = time.monotonic()
+        known = {*self._destinations, *self._listed()}
+        others = sorted(known.difference(self._topics))
+        self._others = self._backend.counts(others) if others else {}
+        now = time.monotonic()
+        least = 0.0 if "browse" in self._backend.features else UNLISTED_INTERVAL
+        self._next_survey = now + max(least, (now - begin) / SURVEY_SHARE)
+
+    def _listed(self) -> list[str]:
+        """The topics that the backend holds. Others may write into a queue, and no repair is to wait for what they wrote."""
+        try:
+            return [topic for topic in self._backend.topics() if isinstance(topic, str) and topic_error(topic) is None]
+        except BackendUnavailable:
+            raise
+        except NotSupported:
+            pass
+        except Exception as error:
+            if not self._told_unlisted:
+                self._told_unlisted = True
+                events.emit(events.BackendRisk(f"its reserved jobs cannot be listed by topic: {told(error)}"))
+        return []
+
+    def _tell_unserved(self, counts: dict[str, Counts]) -> None:
+        """Warn of each topic whose jobs wait for nobody: once, and once more when jobs do wait where none did before."""
+        unserved = {}
+        for topic in filter(self._app.config.nobody_serves, counts):
+            waiting, senders = counts[topic].ready + counts[topic].scheduled, self._destinations.get(topic, [])
+            if not (waiting or senders):
+                continue
+            unserved[topic] = senders
+            told = self._told_unserved.get(topic)
+            if told is None or (waiting and not told):
+                self._told_unserved[topic] = bool(waiting)
+                events.emit(events.TopicUnserved(topic, waiting, senders))
+                if waiting:
+                    self._alerts.unserved(topic, counts[topic])
+        self._backlog.unserved = unserved
+
+    def _show(self, *, counts: dict[str, Counts] | None = None, error: str = "") -> None:
+        """Write backlog.json."""
+        backlog = self._backlog
+        backlog.at = time.time()
+        backlog.answers, backlog.error = not error, error
+        if counts is not None:
+            backlog.topics = {
+                topic: TopicState(
+                    count.ready, count.scheduled, count.reserved, count.dead, count.oldest_age, topic in self._paused
+                )
+                for topic, count in counts.items()
+            }
+        try:
+            state.write(self._run_dir / state.BACKLOG, backlog)
+            self._unwritten = ""
+        except OSError as failed:
+            if str(failed) != self._unwritten:  # a full disk is told once, not every second
+                self._unwritten = str(failed)
+                events.emit(events.RunDirTrouble(state.BACKLOG, str(failed)))
+
+    # -- the schedule ----------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        ticks = self._ticker.due(time.time())
+        if ticks:
+            self._ticker.enqueue(ticks, self._backend.push)

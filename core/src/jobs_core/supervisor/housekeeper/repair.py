@@ -1,0 +1,107 @@
+"""What is known of a dead worker, and what follows for the jobs it held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ...boundary import clip
+from ...scoreboard.reader import Entry, WorkerFile
+from ...scoreboard.state import STACKS
+from ...worker.failure import document
+from ...worker.quarantine import SUSPECT
+
+LONGEST_STACKS = 16_000
+MOST_JOBS = 20
+
+
+class Repair(Struct, frozen=True):
+    """An order to the housekeeper: this worker is dead."""
+
+    file: str  # its name in run_dir/workers
+    at: float  # unix seconds of its death
+    reason: str  # a sentence
+    crash: bool = False  # whether it died of something other than its own or our decision
+    culprit: str = ""  # the job that it was killed for; nobody else is charged then
+    signal: str = ""
+    exit_code: int | None = None
+    peak_memory: int = 0
+    log: list[str] = []  # its last lines
+    charge: bool = True  # whether it died of its own: what others did to it is not its jobs' fault
+
+    @classmethod
+    def of(cls, order: dict[str, Any]) -> Repair:
+        return msgspec.convert(order["repair"], cls)
+
+
+class Found(Struct, frozen=True):
+    """What its files say."""
+
+    owner: str
+    started: list[str]  # jobs that are charged
+    document: bytes  # for their history
+    report: dict[str, Any]  # for the hook
+
+
+def describe(path: Path, repair: Repair) -> Found:
+    """Read a dead worker's files. One that never wrote any had no jobs: its name is its owner id."""
+    owner, pool, pid, charge = path.name, "", 0, False
+    unsettled: list[Entry] = []
+    try:
+        file = WorkerFile(path)
+    except (OSError, ValueError):
+        pass
+    else:
+        header = file.header()
+        owner, pool, pid, charge = header.owner, header.pool, header.pid, header.charge
+        unsettled = list(file.unsettled())
+        file.close()
+    started = charged(unsettled, repair.culprit) if charge and repair.charge else []
+    stacks = _stacks(path)
+    report = {
+        "owner": owner,
+        "pool": pool,
+        "pid": pid,
+        "reason": repair.reason,
+        "signal": repair.signal,
+        "exit_code": repair.exit_code,
+        "peak_memory": repair.peak_memory,
+        "stacks": stacks,
+        "log": repair.log,
+        "started": started[:MOST_JOBS],
+        "started_count": len(started),
+    }
+    told = document(
+        at=repair.at,
+        type="WorkerDied",
+        message=f"{repair.reason} (worker {owner}, process {pid}, peak memory {repair.peak_memory / 1e6:.0f} MB)",
+        traceback=stacks,
+        signal=repair.signal,
+        exit_code=repair.exit_code,
+        peak_memory=repair.peak_memory,
+        log=repair.log,
+    )
+    return Found(owner, started, told, report)
+
+
+def charged(running: Iterable[Entry], culprit: str = "") -> list[str]:
+    """The jobs that a worker's death is held against, of those that had started and were not settled.
+
+    The one that it was killed for; else the suspects, which run beside others just to be told from them; else all.
+    """
+    if culprit:
+        return [culprit]
+    running = list(running)
+    return [entry.id for entry in running if entry.redeliveries >= SUSPECT] or [entry.id for entry in running]
+
+
+def _stacks(path: Path) -> str:
+    try:
+        text = path.with_name(path.name + STACKS).read_bytes()[-4 * LONGEST_STACKS :].decode(errors="replace")
+    except OSError:
+        return ""
+    return clip(text, LONGEST_STACKS)

@@ -1,0 +1,59 @@
+"""A job whose worker had to be killed for its timeout: its run was an attempt, and is settled as one for the dead worker.
+
+The courier does this by itself wherever it can (`Courier._end_stubborn`). Code that holds the interpreter holds the courier,
+too; then the housekeeper takes the job from the dead owner and settles it. Where the queue cannot hand over a certain job
+(`claim`), the death of the worker is counted instead, as for any crash.
+"""
+
+from __future__ import annotations
+
+from ...app import App
+from ...backends.base import Backend, Delivery, Settlement, State
+from ...errors import JobInterrupted, JobsError, JobTimeout, NotSupported
+from ...ids import new_token
+from ...message import decode
+from ...options import policy
+from ...worker.retry import settlement
+from ...worker.run import Run
+
+
+def settle(app: App, backend: Backend, owner: str, job_id: str, reason: str, stacks: str) -> bool:
+    """Settle a run of a dead owner as timed out; False if it cannot be, or is not the owner's. May be done twice.
+
+    Raises BackendUnavailable, and what else the backend raises.
+    """
+    try:
+        record = backend.get(job_id)
+        if record is None or record.state is not State.RESERVED or record.owner != owner:
+            return False
+        taker = app.new_backend()
+        taker.open(f"{owner}+timeout")
+        try:
+            for delivery in taker.claim([job_id], new_token()):
+                ending = _ending(app, delivery, reason, stacks)
+                if ending is None:
+                    return False
+                taker.settle([ending], new_token())
+                return True
+        finally:
+            taker.close()
+    except NotSupported:
+        pass
+    return False
+
+
+def _ending(app: App, delivery: Delivery, reason: str, stacks: str) -> Settlement | None:
+    settings = app.config.topics.get(delivery.topic)
+    try:
+        message = decode(
+            delivery.payload, signer=app.signer, topic=delivery.topic, default_job=settings.default_job if settings else None
+        )
+    except JobsError:
+        return None
+    job = app.registry.get(message.job or "")
+    if job is None:
+        return None
+    run = Run(delivery, message, job, policy(job.options, delivery.topic, app.config), [], {})
+    run.error = JobTimeout(reason)
+    run.error.__cause__ = JobInterrupted(stacks)
+    return settlement(run)

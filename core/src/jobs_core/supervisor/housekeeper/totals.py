@@ -1,0 +1,46 @@
+"""Figures outlive the worker that made them: they are added to `totals.json` before its file goes.
+
+The order is what keeps counters from ever going back or counting twice: first the totals with the file's name in
+`folded`, then the file. The name stays for long enough: somebody may be just reading who has seen the file, and then
+reads the totals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from ... import events
+from ...scoreboard import state
+from ...scoreboard.reader import WorkerFile, total
+from ...scoreboard.state import STACKS, TOTALS, Totals
+
+REMEMBERED = 500
+"""Files whose names are kept: more than can go while somebody reads all of them."""
+
+
+class TotalsFile:
+    """Keeps the totals. Used by the housekeeper's main thread."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / TOTALS
+        self._totals = state.read(self._path, Totals) or Totals(since=time.time())
+
+    def add_worker(self, path: Path, released: int) -> None:
+        """Take in the figures of a worker whose jobs are handed back, and remove its files."""
+        totals = self._totals
+        totals.released += released
+        if path.name not in totals.folded:
+            with contextlib.suppress(OSError, ValueError):
+                file = WorkerFile(path)
+                rows = list(file.figures())
+                file.close()
+                totals.rows = list(total([*totals.rows, *rows]).values())
+                totals.folded = [*totals.folded, path.name][-REMEMBERED:]
+        try:
+            state.write(self._path, totals)
+        except OSError as error:
+            events.emit(events.RunDirTrouble(TOTALS, str(error)))
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + STACKS).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The HTTP child: probes and metrics, and the server that answers."""

@@ -1,0 +1,1 @@
+"""The log: where the lines of all processes are written."""

@@ -1,0 +1,1 @@
+"""The pools, and what is decided about their workers: how many, which are replaced, which are killed."""

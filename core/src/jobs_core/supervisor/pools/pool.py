@@ -1,0 +1,418 @@
+"""One pool: kept at the number of workers that it is to have, each replaced before it goes or at once when it died."""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ... import events
+from ...config import Pool as Settings
+from ...config import Workers
+from ...ids import new_token
+from ...loaders.importing import ended_importing
+from ...scoreboard.state import Crash, PoolState
+from ..housekeeper.repair import Repair
+from ..processes import exit_functions
+from ..processes.backoff import LONGEST, QUICK, Backoff
+from ..processes.children import Ended
+from ..processes.exit_codes import WorkerExit
+from ..processes.generation import Generation
+from ..processes.worker_process import WorkerSpec
+from .scaling import PoolScaler
+from .worker import AGE_JITTER, WorkerRecord
+
+KILL_AFTER = 2.0
+"""Seconds past its own patience after which a worker that was told to stop is killed."""
+
+JOBS_FAULT = 0.4
+"""Longest pause after a worker that died while it ran jobs, seconds: one of them is found soon, the others shall not wait."""
+
+MOST_AT_ONCE = 32
+"""Workers that are being made at the same time: each takes a moment of its template, and all want the processor."""
+
+FIXES = {
+    errno.EMFILE: " (raise the limit: ulimit -n, or LimitNOFILE= in the unit)",
+    errno.EAGAIN: " (raise the limit of processes: ulimit -u, TasksMax= in the unit, or pids.max of the container)",
+    errno.ENOMEM: " (the machine or the container has no memory left: fewer workers, or a larger limit)",
+}
+"""What to do about the commonest reasons."""
+
+
+class Pool:
+    """Keeps its workers. All methods belong to the supervisor's loop.
+
+    Who is to go stands in `outgoing` until a newcomer serves: replacing overlaps. In a pool that runs one job at a time
+    in each worker the newcomer waits for its predecessor's end, so that there are never more jobs at once than workers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        host: str,
+        run_dir: Path,
+        *,
+        generation: Callable[[], Generation | None],
+        on_change: Callable[[], None],
+        on_crash: Callable[[Crash], None],
+        repair: Callable[[Repair], None],
+        wake_after: Callable[[float], None],
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.workers: dict[str, WorkerRecord] = {}
+        self.outgoing: list[WorkerRecord] = []
+        self.quiet = False
+        self.closing = False
+        self.restarts: dict[str, int] = {}
+        self.last_error = ""
+        self.cannot_boot = False
+        self._host = host
+        self._run_dir = run_dir
+        self._generation = generation
+        self._on_change = on_change
+        self._on_crash = on_crash
+        self._repair = repair
+        self._wake_after = wake_after
+        self._backoff = Backoff()
+        self._scaled: int | None = None
+        self._configure(settings)
+
+    # -- how many --------------------------------------------------------------------------------
+
+    def _configure(self, settings: Settings) -> None:
+        self.settings = settings
+        workers = settings.workers
+        self.least, self.most = (workers.min, workers.max) if isinstance(workers, Workers) else (workers, workers)
+        self.scaler = PoolScaler(self.least, self.most, float(settings.grow_age), float(settings.shrink_after))
+        self.wanted = self.least
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take new settings over; workers that are there keep the old ones until they are replaced. A pool that was to end
+        and is wanted again goes on."""
+        wanted = self.wanted
+        self.closing = False
+        self._configure(settings)
+        self._scaled = None
+        self.wanted = max(self.least, min(wanted, self.most))
+
+    def scale(self, number: int | None) -> None:
+        """Have this many workers, whatever the configuration says; None gives the choice back to it."""
+        self._scaled = number
+        self.wanted = self.least if number is None else number
+        self.balance()
+
+    @property
+    def slots(self) -> int:
+        """Jobs at once in one worker."""
+        return 1 if self.settings.mode == "sync" else self.settings.concurrency
+
+    @property
+    def failures(self) -> int:
+        """Rounds of quick deaths one after the other."""
+        return self._backoff.failures
+
+    @property
+    def scales(self) -> bool:
+        """Whether the pool grows and shrinks by itself."""
+        return self._scaled is None and self.most > self.least
+
+    def staying(self) -> list[WorkerRecord]:
+        """Workers that are not on their way out."""
+        return [worker for worker in self.workers.values() if not worker.leaving and worker.state != "releasing"]
+
+    def is_up(self) -> bool:
+        """Whether as many serve as are to."""
+        return sum(worker.state in ("serving", "standby") for worker in self.staying()) >= self.wanted
+
+    def balance(self) -> None:
+        """Start who is missing, ask the surplus to leave."""
+        if self.closing:
+            return
+        staying = self.staying()
+        missing = self.wanted - len(staying)
+        if missing > 0:
+            self._start(missing)
+        elif missing < 0:
+            self._dismiss(staying, -missing, "scaled down")
+        elif self.outgoing and self.is_up():
+            # Nobody new is needed for these: their successors serve already.
+            while self.outgoing:
+                self._tell_to_stop(self.outgoing.pop())
+
+    def shrink(self, number: int) -> None:
+        """Ask idle workers to leave; busy ones are left alone."""
+        idle = [worker for worker in self.staying() if worker.idle_since is not None]
+        chosen = idle[:number]
+        self.wanted -= len(chosen)
+        for worker in chosen:
+            self._count_restart("shrink")
+            self.stop(worker, "shrink")
+
+    def _dismiss(self, staying: list[WorkerRecord], number: int, why: str) -> None:
+        """The ones that nobody would miss first: not yet serving, then idle, then busy ones after their job."""
+        order = sorted(staying, key=lambda worker: (worker.state == "serving", worker.idle_since is None))
+        for worker in order[:number]:
+            self.stop(worker, why)
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _start(self, number: int) -> None:
+        left = self._backoff.left()
+        generation = self._generation()
+        if left > 0:
+            self._wake_after(left)
+            return
+        if generation is None or not generation.ready or self.name not in generation.config.pools:
+            return  # it says when it is; a pool that a reload takes away is not filled up
+        booting = sum(worker.state == "starting" for worker in self.workers.values())
+        for _ in range(min(number, MOST_AT_ONCE - booting)):
+            if not self._start_one(generation):
+                return
+
+    def _start_one(self, generation: Generation) -> bool:
+        settings = self.settings
+        limit = settings.max_jobs
+        replaces = next((old for old in self.outgoing if old.spec.generation == generation.number), None)
+        spec = WorkerSpec(
+            owner=f"{self._host}-{self.name[:24]}-{new_token(6)}",
+            pool=self.name,
+            generation=generation.number,
+            max_jobs=max(1, round(limit * random.uniform(1 - AGE_JITTER, 1))) if limit else 0,
+            standby=self.quiet or (replaces is not None and self.slots == 1),
+        )
+        worker = WorkerRecord(spec, settings)
+        try:
+            worker.child = generation.make(
+                spec,
+                lambda message: self._hear(worker, message),
+                lambda ended: self._ended(worker, ended),
+                lambda error: self._failed_to_start(worker, error),
+            )
+        except OSError as error:
+            self._cannot_start(f"cannot start a worker: {error.strerror or error}{FIXES.get(error.errno or 0, '')}")
+            return False
+        self.workers[spec.owner] = worker
+        self._on_change()
+        return True
+
+    def _failed_to_start(self, worker: WorkerRecord, error: str) -> None:
+        self.workers.pop(worker.owner, None)
+        self._cannot_start(error)
+
+    def _cannot_start(self, error: str) -> None:
+        self._backoff.died(None)
+        self.last_error = error
+        events.emit(events.CannotStart(self.name, error, self._backoff.left()))
+        self._wake_after(self._backoff.left())
+        self._on_change()
+
+    # -- what workers say ------------------------------------------------------------------------
+
+    def _hear(self, worker: WorkerRecord, message: dict[str, Any]) -> None:
+        kind = message["is"]
+        if kind == "ready":
+            self._is_ready(worker)
+        elif kind == "due":
+            self.replace(worker, message["why"])
+        elif kind == "failed":
+            worker.error = message["error"]
+        elif kind == "importing":
+            worker.importing = message["module"]
+        elif kind == "ending":
+            self._is_ending(worker)
+
+    def _is_ready(self, worker: WorkerRecord) -> None:
+        worker.ready_at = time.monotonic()
+        worker.importing = ""
+        self.cannot_boot = False
+        if worker.state != "starting":
+            return  # it was told to stop meanwhile
+        if worker.leaving:
+            worker.enter("serving")
+            return
+        old = self.outgoing.pop(0) if self.outgoing else None
+        if old is not None and old.state != "releasing":
+            self._tell_to_stop(old)
+        if worker.spec.standby and (self.quiet or (old is not None and old.state == "stopping" and not old.ending)):
+            worker.successor_of = old
+            worker.enter("standby")
+        else:
+            self._serve(worker)
+        self.balance()
+        self._on_change()
+
+    def _serve(self, worker: WorkerRecord) -> None:
+        worker.successor_of = None
+        worker.enter("serving")
+        if worker.spec.standby and not self.quiet:
+            worker.send("serve")
+
+    # -- going -----------------------------------------------------------------------------------
+
+    def replace(self, worker: WorkerRecord, why: str) -> None:
+        """Have a successor made; when it is ready this one is told to stop."""
+        if worker.leaving or self.closing:
+            return
+        worker.leaving = why
+        self._count_restart(why)
+        self.outgoing.append(worker)
+        self.balance()
+        self._on_change()
+
+    def stop(self, worker: WorkerRecord, why: str, timeout: float | None = None) -> None:
+        """Tell one to finish what it runs, and to go."""
+        worker.leaving = worker.leaving or why
+        if worker in self.outgoing:
+            self.outgoing.remove(worker)
+        self._tell_to_stop(worker, timeout)
+        self._on_change()
+
+    def _tell_to_stop(self, worker: WorkerRecord, timeout: float | None = None) -> None:
+        if worker.state in ("stopping", "releasing"):
+            return
+        patience = float(worker.settings.stop_timeout) if timeout is None else timeout
+        worker.enter("stopping")
+        worker.stop_by = time.monotonic() + patience + KILL_AFTER
+        if not worker.send("stop", timeout=patience) and worker.pid:
+            worker.kill("it does not respond", charge=False, run_dir=self._run_dir)
+
+    def stop_all(self, why: str) -> None:
+        """The end of the pool."""
+        self.closing = True
+        self.outgoing.clear()
+        for worker in list(self.workers.values()):
+            if worker.state != "releasing":
+                self.stop(worker, why)
+
+    def kill_all(self) -> None:
+        """The end of the pool at once; its jobs go back as if they had not run."""
+        self.closing = True
+        for worker in list(self.workers.values()):
+            if worker.state != "releasing":
+                worker.leaving = worker.leaving or "exit"
+                worker.kill("killed by exit", charge=False, run_dir=self._run_dir)
+
+    def be_quiet(self, quiet: bool) -> None:
+        """Take nothing new, or take work again."""
+        self.quiet = quiet
+        for worker in self.workers.values():
+            if worker.state == "serving":
+                worker.send("quiet" if quiet else "serve")
+            elif worker.state == "standby" and not quiet and worker.successor_of is None:
+                self._serve(worker)
+        self._on_change()
+
+    def _is_ending(self, worker: WorkerRecord) -> None:
+        """It has run its last job and has only its exit functions left: nobody waits for those."""
+        worker.ending = True
+        worker.stop_by = time.monotonic() + exit_functions.PATIENCE + KILL_AFTER
+        self._let_successors_serve(worker)
+
+    def _let_successors_serve(self, worker: WorkerRecord) -> None:
+        for successor in self.workers.values():
+            if successor.successor_of is worker and successor.state == "standby":
+                self._serve(successor)
+
+    # -- gone ------------------------------------------------------------------------------------
+
+    def _ended(self, worker: WorkerRecord, ended: Ended) -> None:
+        asked = worker.state == "stopping"
+        lived = time.monotonic() - worker.ready_at if worker.ready_at is not None else None
+        worker.close_file()
+        worker.enter("releasing")
+        if worker in self.outgoing:
+            self.outgoing.remove(worker)
+        self._let_successors_serve(worker)
+        self._conclude(worker, ended, asked, lived)
+        self.balance()
+        self._on_change()
+
+    def _conclude(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> None:
+        """Was it a decision, a failure to boot, or a crash; and what follows."""
+        log = worker.child.output.tail() if worker.child else []
+        crash, reason = False, "it stopped"
+        if worker.killed_for:
+            crash, reason = bool(worker.culprit) or not worker.leaving, worker.killed_for
+        elif ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
+            pass
+        elif ended.exit_code == WorkerExit.REPLACE:
+            reason = "a job did not end when told to"
+            if worker.leaving != "timeout":
+                self._count_restart("timeout")
+        elif ended.exit_code == WorkerExit.CANNOT_BOOT or lived is None:
+            how = ended_importing(worker.importing, ended) if worker.importing else ended
+            reason = f"it cannot boot: {worker.error or how}"
+            self.cannot_boot = True
+            crash = ended.exit_code != WorkerExit.CANNOT_BOOT
+        elif not asked or ended.signal:
+            crash, reason = True, str(ended)
+        if not worker.leaving:
+            self._count_restart("crash" if crash else "exit")
+        if crash or self.cannot_boot:
+            self.last_error = reason
+        jobs = self._started(worker)  # before its file is folded into the totals, and gone
+        if not worker.leaving:
+            self._backoff.died(lived, JOBS_FAULT if jobs and lived is not None else LONGEST, started_at=worker.started_at)
+        self._repair(
+            Repair(
+                worker.owner, time.time(), reason, crash, worker.culprit, ended.signal_name, ended.exit_code,
+                ended.peak_memory, log, charge=crash or bool(worker.culprit),
+            )
+        )  # fmt: skip
+        if crash or (self.cannot_boot and lived is None):
+            self._on_crash(
+                Crash(
+                    time.time(), worker.owner, ended.pid, self.name, reason, ended.signal_name, ended.exit_code,
+                    ended.peak_memory, jobs,
+                )
+            )  # fmt: skip
+            events.emit(events.WorkerDied(worker.owner, ended.pid, self.name, reason, len(jobs), self._backoff.left()))
+
+    def _started(self, worker: WorkerRecord) -> list[str]:
+        file = worker.file(self._run_dir)
+        if file is None:
+            return []
+        jobs = [f"{entry.job} {entry.id}" for entry in file.entries()]
+        worker.close_file()
+        return jobs
+
+    def look(self, now: float) -> None:
+        """A worker that has lived for a while shows that what killed others before is over."""
+        if self._backoff.failures:
+            since = self._backoff.since
+            lived = (worker.ready_at for worker in self.workers.values() if worker.ready_at and worker.state == "serving")
+            if any(since < ready_at < now - QUICK for ready_at in lived):
+                self._backoff.well()
+                self._on_change()
+
+    def repaired(self, owner: str) -> bool:
+        """A dead worker's jobs are handed back; whether it was one of ours."""
+        return self.workers.pop(owner, None) is not None
+
+    # -- what is told ----------------------------------------------------------------------------
+
+    def _count_restart(self, why: str) -> None:
+        self.restarts[why] = self.restarts.get(why, 0) + 1
+
+    def shown(self) -> PoolState:
+        left = self._backoff.left()
+        return PoolState(
+            name=self.name,
+            topics=list(self.settings.topics),
+            mode=self.settings.mode,
+            concurrency=self.slots,
+            min=self.least,
+            max=self.most,
+            wanted=self.wanted,
+            scaled=self._scaled is not None,
+            restarts=dict(self.restarts),
+            failures=self._backoff.failures,
+            next_start=time.time() + left if left else 0.0,
+            cannot_boot=self.cannot_boot,
+            last_error=self.last_error,
+        )

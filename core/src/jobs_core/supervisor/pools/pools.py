@@ -1,0 +1,153 @@
+"""All pools of a supervisor: what is asked of each alike, and which of them a configuration wants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from ... import events
+from ...config import Config
+from ...config import Pool as Settings
+from ...units import count
+from ..processes.children import Child
+from .pool import Pool
+from .watchdog import Watchdog
+from .worker import WorkerRecord
+
+
+class Pools:
+    """By name, in the order of the configuration. Belongs to the supervisor's loop."""
+
+    def __init__(self, make: Callable[[str, Settings], Pool]) -> None:
+        self._make = make
+        self._pools: dict[str, Pool] = {}
+        self._quiet = False
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(list(self._pools.values()))  # what is done to one may lead to a sweep
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def get(self, name: str) -> Pool | None:
+        """The pool of this name, if there is one."""
+        return self._pools.get(name)
+
+    def names(self) -> list[str]:
+        return list(self._pools)
+
+    def workers(self) -> Iterator[WorkerRecord]:
+        """Those of all pools."""
+        return (worker for pool in self for worker in pool.workers.values())
+
+    # -- which -----------------------------------------------------------------------------------
+
+    def adopt(self, config: Config) -> None:
+        """Take a configuration over: new pools are made, known ones change; see `end_others` for those that it lacks."""
+        for name, settings in config.pools.items():
+            if name in self._pools:
+                self._pools[name].reconfigure(settings)
+            else:
+                self._pools[name] = self._make(name, settings)
+                self._pools[name].quiet = self._quiet
+
+    def wanted(self, config: Config) -> list[Pool]:
+        """Pools that this configuration has."""
+        return [pool for name, pool in self._pools.items() if name in config.pools]
+
+    def end_others(self, config: Config, why: str) -> None:
+        """Have the pools that this configuration lacks finish; they stay in sight until their last job is handed back."""
+        for pool in self:
+            if pool.name not in config.pools:
+                pool.stop_all(why)
+
+    def sweep(self, config: Config) -> None:
+        """Forget pools that this configuration lacks and that have nobody left."""
+        for name in [name for name, pool in self._pools.items() if name not in config.pools and not pool.workers]:
+            if self._pools[name].closing:
+                del self._pools[name]
+
+    # -- what is asked of all --------------------------------------------------------------------
+
+    def balance(self) -> None:
+        for pool in self:
+            pool.balance()
+
+    def are_up(self) -> bool:
+        return all(pool.is_up() for pool in self)
+
+    def be_quiet(self, quiet: bool) -> None:
+        self._quiet = quiet
+        for pool in self:
+            pool.be_quiet(quiet)
+
+    def end(self, how: str) -> None:
+        """`stop` lets jobs finish, `exit` kills."""
+        for pool in self:
+            if how == "exit":
+                pool.kill_all()
+            else:
+                pool.stop_all("stop")
+
+    def patience(self) -> float:
+        """Seconds that the slowest may take to stop."""
+        return max((float(pool.settings.stop_timeout) for pool in self), default=0.0)
+
+    def are_gone(self) -> bool:
+        """Whether no worker lives any more; jobs of dead ones may still have to be handed back."""
+        return all(worker.state == "releasing" for worker in self.workers())
+
+    def repaired(self, file: str) -> None:
+        """The jobs of a dead worker are handed back."""
+        for pool in self:
+            if pool.repaired(file):
+                break
+
+    def job_of(self, child: Child, run_dir: Path) -> dict[str, str]:
+        """Which job printed what came from a child's bare descriptors: known if it runs just one."""
+        worker = next((worker for worker in self.workers() if worker.owner == child.name), None)
+        file = worker.file(run_dir) if worker else None
+        entries = list(file.entries()) if file is not None and file.running() == 1 else []
+        if not entries:
+            return {}
+        return {"job_id": entries[0].id, "job": entries[0].job, "topic": entries[0].topic}
+
+    def scale(self, backlog: Mapping[str, tuple[int, float | None]], watchdog: Watchdog) -> None:
+        """Let those that scale grow or shrink with their topics' backlog: ready jobs, and the age of the oldest."""
+        now = time.monotonic()
+        for pool in self:
+            if pool.scales:
+                _scale(pool, backlog, watchdog, now)
+
+    def summary(self) -> str:
+        """In a few words."""
+        return f"{count(self.staying(), 'worker')} in {count(len(self), 'pool')}"
+
+    def staying(self) -> int:
+        """Workers that are not on their way out."""
+        return sum(len(pool.staying()) for pool in self)
+
+
+def _scale(pool: Pool, backlog: Mapping[str, tuple[int, float | None]], watchdog: Watchdog, now: float) -> None:
+    counts = [backlog.get(topic, (0, None)) for topic in pool.settings.topics]
+    staying = pool.staying()
+    change = pool.scaler.decide(
+        now,
+        workers=pool.wanted,
+        starting=pool.wanted - sum(worker.state in ("serving", "standby") for worker in staying),
+        busy=watchdog.busy.get(pool.name, 0),
+        idle_since=[worker.idle_since for worker in staying if worker.idle_since is not None],
+        ready=sum(ready for ready, _ in counts),
+        oldest_age=max((age for _, age in counts if age is not None), default=None),
+        done_rate=watchdog.rates.get(pool.name, 0.0),
+    )
+    if change > 0:
+        events.emit(events.PoolGrows(pool.name, pool.wanted, pool.wanted + change))
+        pool.wanted += change
+        pool.balance()
+    elif change < 0:
+        before = pool.wanted
+        pool.shrink(-change)
+        if pool.wanted != before:
+            events.emit(events.PoolShrinks(pool.name, before, pool.wanted))

@@ -1,0 +1,55 @@
+"""Dead workers whose jobs are not yet handed back: kept until the housekeeper has confirmed each, however long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..housekeeper.repair import Repair
+from ..processes.children import Child
+
+AT_ONCE = 4
+"""Orders that a housekeeper may have unconfirmed: its channel must never be full."""
+
+
+class Repairs:
+    """The list, and whom to tell. Belongs to the supervisor's loop."""
+
+    def __init__(self, on_repaired: Callable[[str], None]) -> None:
+        self._waiting: dict[str, Repair] = {}
+        self._told: set[str] = set()
+        self._housekeeper: Child | None = None
+        self._on_repaired = on_repaired
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, repair: Repair) -> None:
+        """A worker is dead."""
+        self._waiting[repair.file] = repair
+        self._tell()
+
+    def use(self, housekeeper: Child | None) -> None:
+        """Another housekeeper, or none: what the last one did not confirm is told again (it may be done twice)."""
+        self._housekeeper = housekeeper
+        self._told.clear()
+        self._tell()
+
+    def confirm(self, file: str) -> None:
+        """A housekeeper has done it."""
+        self._told.discard(file)
+        if self._waiting.pop(file, None) is not None:
+            self._on_repaired(file)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._housekeeper is None:
+            return
+        for file, repair in self._waiting.items():
+            if len(self._told) >= AT_ONCE:
+                return
+            if file not in self._told:
+                if not self._housekeeper.send({"do": "repair", "repair": msgspec.structs.asdict(repair)}):
+                    return
+                self._told.add(file)

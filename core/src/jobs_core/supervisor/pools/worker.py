@@ -1,0 +1,130 @@
+"""A worker as the supervisor sees it: from the order to make it until its jobs are handed back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from ...config import Pool
+from ...scoreboard.reader import WorkerFile
+from ...scoreboard.state import STACKS, WORKERS, ChildState
+from ..processes.children import Child
+from ..processes.worker_process import WorkerSpec
+from ..system import linux
+
+State: TypeAlias = Literal["starting", "standby", "serving", "stopping", "releasing"]
+
+AGE_JITTER = 0.1
+"""Workers of one start do not all reach `max_age` or `max_jobs` together: up to this share of it is taken off, at random."""
+
+
+GROWTH = 500_000_000
+"""Bytes that a worker may grow after its start, where the configuration names no `max_memory`."""
+
+SETTLED = 60.0
+"""Seconds after its start in which it may take what it needs: one whose jobs are large is not replaced all the time."""
+
+
+class WorkerRecord:
+    """One worker's record. Its pool moves it from state to state."""
+
+    def __init__(self, spec: WorkerSpec, settings: Pool) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.child: Child | None = None
+        self.state: State = "starting"
+        self.since = time.time()
+        self.started_at = time.monotonic()
+        self.ready_at: float | None = None  # monotonic
+        self.leaving = ""  # why a successor is wanted, or why it is told to stop; empty while it is to stay
+        self.successor_of: WorkerRecord | None = None  # waits for this one's end before it serves
+        self.error = ""  # why it could not boot
+        self.importing = ""  # the module whose import may have ended it
+        self.stop_by: float | None = None  # monotonic: then it is killed
+        self.killed_for = ""  # a sentence: why we killed it
+        self.ending = False  # only its exit functions are left
+        self.kill_pending = False  # it is about to be killed
+        self.culprit = ""  # the job we killed it for
+        self.memory = 0
+        self._first_memory = 0
+        self.idle_since: float | None = None
+        self.offline_since: float | None = None
+        self.max_age = float(settings.max_age) * random.uniform(1 - AGE_JITTER, 1)
+        self._file: WorkerFile | None = None
+
+    @property
+    def owner(self) -> str:
+        return self.spec.owner
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid if self.child else 0
+
+    def enter(self, state: State) -> None:
+        self.state = state
+        self.since = time.time()
+
+    def weigh(self) -> None:
+        """Read its resident size."""
+        self.memory = linux.resident(self.pid)
+        self._first_memory = self._first_memory or self.memory
+
+    def is_too_large(self, now: float) -> bool:
+        """Whether it has outgrown `max_memory`; without one, whether it has grown as a leak does, once it has settled."""
+        limit = self.settings.max_memory
+        if limit is not None:
+            return 0 < limit < self.memory
+        settled = self.ready_at is not None and now - self.ready_at > SETTLED
+        return settled and self.memory > self._first_memory + GROWTH
+
+    def send(self, do: str, **facts: Any) -> bool:
+        return self.child is not None and self.child.send({"do": do, **facts})
+
+    def file(self, run_dir: Path) -> WorkerFile | None:
+        """Its scoreboard file, once it has made one."""
+        if self._file is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._file = WorkerFile(run_dir / WORKERS / self.owner)
+        return self._file
+
+    def close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def signal(self, number: int) -> None:
+        """Signal the process alone; it is our child and not reaped, so that the number is its own."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def dump_stacks(self) -> None:
+        """Have every thread's stack written to its file."""
+        self.signal(signal.SIGUSR2)
+
+    def stacks_size(self, run_dir: Path) -> int:
+        with contextlib.suppress(OSError):
+            return (run_dir / WORKERS / (self.owner + STACKS)).stat().st_size
+        return 0
+
+    def kill(self, why: str, *, culprit: str = "", charge: bool = True, run_dir: Path) -> None:
+        """End it now, with its process group. Not `charge`: its jobs are not to blame, and go back as if they had not run."""
+        if self.killed_for:
+            return
+        self.killed_for, self.culprit = why, culprit
+        file = self.file(run_dir)
+        if file is not None and not charge:
+            file.spare()
+        if self.child is not None:
+            self.child.kill()
+
+    def shown(self) -> ChildState:
+        state = "retiring" if self.leaving and self.state in ("serving", "standby") else self.state
+        return ChildState(
+            self.owner, self.pid, self.spec.pool, self.spec.generation, state, self.since, self.leaving, self.memory
+        )

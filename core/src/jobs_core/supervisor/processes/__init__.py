@@ -1,0 +1,1 @@
+"""Child processes: how each is made, set up and ended, and what a template or worker does inside."""

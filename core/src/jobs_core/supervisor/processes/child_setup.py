@@ -1,0 +1,76 @@
+"""The first steps of every child: a session of its own, no inherited signals, its output into pipes, a name, a parent to
+die with."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from msgspec import Struct
+from setproctitle import setproctitle
+
+from ...config import Logs
+from ...worker import output
+from ..system import linux
+from ..system.loop import default_signals
+from . import inherited
+
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)
+"""What a service manager or a terminal may send to everybody: children go by their control channel alone."""
+
+
+class Ends(Struct, frozen=True):
+    """A child's descriptors: its control channel, and where its log lines and its bare output go."""
+
+    control: int
+    log: int
+    raw: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.control, self.log, self.raw))
+
+    def close(self) -> None:
+        """Close them, in a process that is not the child."""
+        for descriptor in self:
+            os.close(descriptor)
+
+
+def set_up(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, dies_with_supervisor: bool = True) -> None:
+    """Become a child of the supervisor.
+
+    `dies_with_supervisor`: the kernel kills it together with the supervisor. The housekeeper has to kill workers first.
+    """
+    os.setsid()
+    default_signals()
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, _ignored)
+    os.register_at_fork(after_in_child=_restore_signals)
+    linux.adopted_by(supervisor)
+    if dies_with_supervisor:
+        linux.die_with(supervisor)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    output.to_pipe(ends.log, logs.level, logs.format, worker=name)
+    output.capture(ends.raw)
+    os.close(ends.raw)
+    inherited.disown()
+    title(role)
+
+
+def title(role: str) -> None:
+    """What `ps` shows; never a URL or an argument."""
+    setproctitle(f"jobs: {role}")
+
+
+def _ignored(signum: int, frame: FrameType | None) -> None:
+    """A handler, and not SIG_IGN: programs that a job starts would inherit that and ignore their own TERM."""
+
+
+def _restore_signals() -> None:
+    """In what a job forks: signals do what they do everywhere."""
+    for number in IGNORED_SIGNALS:
+        if signal.getsignal(number) is _ignored:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -1,0 +1,215 @@
+"""Where children come from and where their ends are on_readable: channels, pipes, forks, and one `wait` for all.
+
+A child is made here by a fork of the supervisor itself, or its descriptors are handed to a template that makes it.
+Either way its end arrives by SIGCHLD, and its output through two pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from msgspec import Struct
+
+from ..system import linux
+from ..system.channel import Channel
+from ..system.loop import Loop
+from .child_setup import Ends
+from .pipes import ChildOutput
+
+
+class Ended(Struct, frozen=True):
+    """How a process ended."""
+
+    pid: int
+    exit_code: int | None  # None if a signal ended it
+    signal: int  # 0 if none did
+    peak_memory: int  # bytes
+
+    @property
+    def signal_name(self) -> str:
+        """SIGKILL and the like; empty if no signal ended it."""
+        if not self.signal:
+            return ""
+        with contextlib.suppress(ValueError):
+            return signal.Signals(self.signal).name
+        return f"signal {self.signal}"
+
+    def __str__(self) -> str:
+        if self.signal:
+            hint = ", by kill -9 or possibly out of memory" if self.signal == signal.SIGKILL else ""
+            return f"killed by {self.signal_name}{hint}"
+        return f"exit code {self.exit_code}"
+
+
+class Child:
+    """One child process of any role. `pid` is 0 until it is known."""
+
+    def __init__(
+        self, name: str, output: ChildOutput, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[Ended], None]
+    ) -> None:
+        self.name = name
+        self.pid = 0
+        self.channel: Channel | None = None
+        self.output = output
+        self.on_message = on_message
+        self.on_end = on_end
+        self.kill_pending = False
+
+    def send(self, message: dict[str, Any]) -> bool:
+        """Tell it something; False if it does not listen."""
+        return self.channel is not None and self.channel.send(message)
+
+    def kill(self) -> None:
+        """End it at once, with its process group; one that is not born yet, as soon as it is."""
+        self.kill_pending = True
+        if self.pid:
+            for end in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    end(self.pid, signal.SIGKILL)
+
+
+class Children:
+    """Makes children and hears of their ends. Belongs to the supervisor's one thread."""
+
+    def __init__(self, loop: Loop, take_output: Callable[[Child, bool], None]) -> None:
+        self._loop = loop
+        self._take_output = take_output
+        self._by_pid: dict[int, Child] = {}
+        self._unclaimed: dict[int, Ended] = {}  # ended before its birth was told
+        self._reading: set[Child] = set()
+
+    # -- making ----------------------------------------------------------------------------------
+
+    def prepare(
+        self, name: str, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[Ended], None]
+    ) -> tuple[Child, Ends]:
+        """Everything of a child but the process: hand the ends to who makes it, then `release` them here."""
+        ours, theirs = Channel.pair()
+        output, log, raw = ChildOutput.create()
+        child = Child(name, output, on_message, on_end)
+        child.channel = ours
+        self._reading.add(child)
+        self._loop.watch(ours.fileno(), lambda: self._hear(child))
+        self.resume_reading(child)
+        return child, Ends(theirs.detach(), log, raw)
+
+    def fork(
+        self,
+        name: str,
+        entry: Callable[[Ends], NoReturn],
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[Ended], None],
+        keep: Sequence[int] = (),
+    ) -> Child:
+        """Make a child of this very process; `entry` never returns. Raises OSError if there is no room for one."""
+        child, ends = self.prepare(name, on_message, on_end)
+        try:
+            pid = os.fork()
+        except OSError:
+            ends.close()
+            self.forget(child)
+            raise
+        if pid == 0:
+            try:
+                linux.close_all_but({0, 1, 2, *ends, *keep})
+                entry(ends)
+            finally:
+                os._exit(1)
+        ends.close()
+        self.started(child, pid)
+        return child
+
+    def started(self, child: Child, pid: int) -> None:
+        """This is the child's process; it may have ended by now."""
+        child.pid = pid
+        self._by_pid[pid] = child
+        ended = self._unclaimed.pop(pid, None)
+        if ended is not None:
+            self._report_end(ended)
+        elif child.kill_pending:
+            child.kill()
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Take note of every process that has ended; those of nobody, orphans that fell to us, too."""
+        while True:
+            try:
+                waiting = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if waiting is None:
+                return
+            pid = waiting.si_pid
+            if pid in self._by_pid:
+                # While it is not reaped its number is nobody else's: what it left in its group goes with it.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            _, status, usage = os.wait4(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            ended = Ended(pid, code if code >= 0 else None, -code if code < 0 else 0, usage.ru_maxrss * 1024)
+            if pid in self._by_pid:
+                self._report_end(ended)
+            else:
+                self._unclaimed[pid] = ended
+                if len(self._unclaimed) > 1000:
+                    del self._unclaimed[next(iter(self._unclaimed))]
+
+    def _report_end(self, ended: Ended) -> None:
+        child = self._by_pid.pop(ended.pid)
+        self._hear(child)  # its last words
+        self._take_output(child, True)
+        self.forget(child)
+        child.on_end(ended)
+
+    def forget(self, child: Child) -> None:
+        """Close what we hold of a child."""
+        if child in self._reading:
+            self.pause_reading(child)
+            self._reading.discard(child)
+            child.output.close()
+        self._close_channel(child)
+
+    def close_channel(self, child: Child) -> None:
+        """Close our end of its channel: for a template, the word to go."""
+        self._close_channel(child)
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    def _hear(self, child: Child) -> None:
+        while child.channel is not None:
+            try:
+                message, _ = child.channel.receive(wait=False)
+            except BlockingIOError:
+                return
+            if message is None:
+                self._close_channel(child)
+                return
+            child.on_message(message)
+
+    def _close_channel(self, child: Child) -> None:
+        if child.channel is not None:
+            self._loop.unwatch(child.channel.fileno())
+            child.channel.close()
+            child.channel = None
+
+    def pause_reading(self, child: Child) -> None:
+        """Leave its output where it is: it waits when its pipe is full."""
+        self._loop.unwatch(child.output.log_fd)
+        self._loop.unwatch(child.output.raw_fd)
+
+    def resume_reading(self, child: Child) -> None:
+        """Read its output as it comes."""
+        self.pause_reading(child)
+        output = child.output
+        for descriptor, ended in ((output.log_fd, output.log_ended), (output.raw_fd, output.raw_ended)):
+            if not ended:
+                self._loop.watch(descriptor, lambda: self._take_output(child, False))
+
+    def readers(self) -> list[Child]:
+        """Every child whose output may come."""
+        return list(self._reading)

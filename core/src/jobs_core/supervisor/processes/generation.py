@@ -1,0 +1,206 @@
+"""One generation of code: a template as the supervisor sees it, and workers made through it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ... import events
+from ...config import Config
+from ...ids import new_token
+from ...loaders.importing import ended_importing
+from . import template
+from .child_setup import Ends
+from .children import Child, Children, Ended
+from .worker_process import WorkerSpec
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""Signals that say nothing of the code that was being imported."""
+
+IMPORT_PATIENCE, IMPORT_REPEATED = 3, 30
+"""Looks, one a second, until the log says that the application is still being imported, and after which it says so again."""
+
+START_PATIENCE = 20
+"""Looks, one a second, without an answer of a template that was asked for children: then it is killed, and another made."""
+
+
+class Generation:
+    """Makes workers of one code and one configuration.
+
+    While its template is not ready (it imports, or died and is made anew) nothing is made; a template that may not be
+    forked, because threads run in it, only proves that the code can be imported: workers are then forked here and import
+    it themselves. A template that may be forked has a spare, forked from it, which takes its place when it dies: the same
+    code, even where the one on disk is another by then, or broken.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        children: Children,
+        run_dir: Path,
+        supervisor: int,
+        *,
+        on_ready: Callable[[Generation], None],
+        on_failed: Callable[[Generation, str], None],
+        on_lost: Callable[[Generation, Ended, float | None], None],
+    ) -> None:
+        self.number = number
+        self.config = config
+        self.ready = False
+        self.brokers: list[list[str]] = []
+        self._children = children
+        self._run_dir = run_dir
+        self._supervisor = supervisor
+        self._on_ready = on_ready
+        self._on_failed = on_failed
+        self._on_lost = on_lost
+        self._fit = False
+        self._error = ""
+        self._importing = ""  # the module that the template imports
+        self._retired = False
+        self._template: Child | None = None
+        self._spare: Child | None = None
+        self._ready_at: float | None = None  # monotonic
+        self._seconds = 0  # for which the template has been importing
+        self._unanswered = 0  # looks since the template last answered, while it should
+        self._expected: dict[str, tuple[Child, Callable[[str], None]]] = {}  # owner -> who waits to be born
+
+    @property
+    def pid(self) -> int:
+        """The template's process, or 0."""
+        return self._template.pid if self._template else 0
+
+    def begin(self) -> None:
+        """Make the template; raises OSError if there is no room for a process."""
+        self.ready = self._fit = False
+        self._error = self._importing = ""
+        self._ready_at = None
+        self._seconds = 0
+
+        def entry(ends: Ends) -> None:
+            template.main(ends, self.config, self._run_dir, self._supervisor)
+
+        self._template = self._children.fork("template", entry, self._hear, self._ended)  # type: ignore[arg-type]
+
+    def retire(self) -> None:
+        """Let the templates go: their channels end, and so do they."""
+        self._retired = True
+        self.ready = False
+        for one in (self._template, self._spare):
+            if one is not None:
+                self._children.close_channel(one)
+
+    def make(
+        self,
+        spec: WorkerSpec,
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[Ended], None],
+        on_failed_to_start: Callable[[str], None],
+    ) -> Child:
+        """Make a worker, or the housekeeper; raises OSError. `on_failed_to_start` is called if the template could not."""
+        preload = spec.pool == template.HOUSEKEEPER or self.config.pools[spec.pool].preload
+        if not (self._fit and preload):
+            role = template.role_of(spec)
+
+            def entry(ends: Ends) -> None:
+                role(spec, ends, self.config, self._run_dir, self._supervisor, None)
+
+            return self._children.fork(spec.owner, entry, on_message, on_end)  # type: ignore[arg-type]
+        child = self._order(spec, on_message, on_end, on_failed_to_start)
+        self._make_spare()  # should it have died
+        return child
+
+    def look(self) -> None:
+        """Once a second: a template that hangs, or whose answer was lost, is killed, so that nobody waits for ever."""
+        self._unanswered = self._unanswered + 1 if self._expected else 0
+        if self._template is not None and self._ready_at is None and not self._retired:
+            self._seconds += 1
+            if self._seconds == IMPORT_PATIENCE or self._seconds % IMPORT_REPEATED == 0:
+                events.emit(events.StillImporting(self.number, self._importing, self._seconds))
+        if self._unanswered > START_PATIENCE and self._template is not None:
+            self._template.kill()
+
+    def _order(
+        self,
+        spec: WorkerSpec,
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[Ended], None],
+        on_failed_to_start: Callable[[str], None],
+    ) -> Child:
+        assert self._template is not None
+        child, ends = self._children.prepare(spec.owner, on_message, on_end)
+        sent = self._template.channel is not None and self._template.channel.send(
+            {"spec": {name: getattr(spec, name) for name in spec.__struct_fields__}}, list(ends)
+        )
+        ends.close()
+        if not sent:
+            self._children.forget(child)
+            raise OSError("the template does not answer")
+        self._expected[spec.owner] = child, on_failed_to_start
+        return child
+
+    # -- the template ----------------------------------------------------------------------------
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        kind = message["is"]
+        self._unanswered = 0
+        if kind == "forked":
+            if message["owner"] in self._expected:
+                child, _ = self._expected.pop(message["owner"])
+                self._children.started(child, message["pid"])
+        elif kind == "failed_to_start":
+            self._give_up(message["owner"], message["error"])
+        elif kind == "importing":
+            self._importing = message["module"]
+        elif kind == "failed":
+            self._error = message["error"]
+        elif kind == "ready":
+            self.brokers = message["brokers"]
+            self._fit = message["preloaded"] and message["fit"]
+            self.ready = True
+            self._ready_at = time.monotonic()
+            if message["preloaded"] and not message["fit"]:
+                events.emit(events.CannotPreload(tuple(message["threads"])))
+            self._on_ready(self)
+            self._make_spare()
+
+    def _give_up(self, owner: str, error: str) -> None:
+        if owner in self._expected:
+            child, on_failed_to_start = self._expected.pop(owner)
+            self._children.forget(child)
+            on_failed_to_start(error)
+
+    def _make_spare(self) -> None:
+        if not self._fit or self._retired or self._spare is not None:
+            return
+
+        def lost(why: object) -> None:  # not made anew at once: what killed it may kill the next
+            self._spare = None
+
+        spec = WorkerSpec(owner=f"spare-{new_token(4)}", pool=template.SPARE, generation=self.number)
+        with contextlib.suppress(OSError):  # no descriptors left: the next worker's start tries again
+            self._spare = self._order(spec, self._hear, lost, lost)
+
+    def _ended(self, ended: Ended) -> None:
+        self._template = None
+        self.ready = False
+        spare, self._spare = self._spare, None
+        for owner in list(self._expected):
+            self._give_up(owner, "the template exited before it was ready")
+        if self._retired:
+            return
+        if spare is not None and spare.pid:
+            self._template, spare.on_end, self.ready = spare, self._ended, True
+            self._make_spare()
+        elif self._error:
+            self._on_failed(self, self._error)
+            return
+        elif self._ready_at is None and ended.signal not in FROM_OUTSIDE:
+            self._on_failed(self, ended_importing(self._importing, ended))
+            return
+        self._on_lost(self, ended, None if self._ready_at is None else time.monotonic() - self._ready_at)

@@ -1,0 +1,41 @@
+"""The housekeeper's process, from its first instruction to its last, as the supervisor's child."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from ...config import Config
+from ...errors import JobsError
+from ..housekeeper.housekeeper import Housekeeper
+from ..system.channel import Channel
+from . import child_setup, exit_functions, worker_process
+from .child_setup import Ends
+from .worker_process import Made, WorkerSpec
+
+EXIT_PATIENCE = 2.0
+"""Seconds for exit functions: a stop waits for no more than 3 s (helpers.PATIENCE)."""
+
+
+def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
+    """Be the housekeeper until told to stop, or until the supervisor is gone."""
+    code = 1
+    try:
+        child_setup.set_up("housekeeper", "housekeeper", ends, config.logs, supervisor, dies_with_supervisor=False)
+        channel = Channel.of(ends.control)
+        try:
+            if made is None:
+                made = worker_process.load(config)
+                made.app.plugins.log_troubles()  # else the template has told
+            housekeeper = Housekeeper(made.app, channel, run_dir, spec.generation)
+        except JobsError as error:
+            channel.send({"is": "failed", "error": str(error)[:8000]})
+            raise
+        housekeeper.run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        exit_functions.leave(code, EXIT_PATIENCE)
+    raise AssertionError  # pragma: no cover - leave does not return

@@ -1,0 +1,174 @@
+"""The template: imports the application once, and makes children of it by a double fork.
+
+A worker's own parent ends at once, so that the supervisor, the nearest subreaper above, becomes its parent: it hears
+of the worker's end from the kernel, and workers outlive the template.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from ... import boundary, schedule
+from ...config import Config
+from ...errors import JobsError
+from ...failpoints import failpoint
+from ...loaders import importing
+from ...plugins import Plugins
+from ..housekeeper import alerts
+from ..system import linux
+from ..system.channel import Channel
+from . import child_setup, exit_functions, housekeeper_process, worker_process
+from .child_setup import Ends
+from .worker_process import Made, WorkerSpec
+
+HOUSEKEEPER = ""
+"""The pool name under which the housekeeper is asked for."""
+
+SPARE = "\0spare"
+"""And a second template, which takes over where the first is killed: the code on disk may be another by then."""
+
+ANSWERED = 64
+"""Exit code of the process in between: it has told the supervisor what became of the order."""
+
+
+def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn:
+    """Be a template until the control channel ends."""
+    code = 1
+    try:
+        child_setup.set_up("template", "template", ends, config.logs, supervisor)
+        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor).live()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        exit_functions.leave(code)
+    raise AssertionError  # pragma: no cover - leave does not return
+
+
+def run_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
+    """Be a template that was forked from another: it has what that one imported."""
+    try:
+        child_setup.set_up("template spare", "template", ends, config.logs, supervisor)
+        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor, made).obey()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        exit_functions.leave(0)
+    raise AssertionError  # pragma: no cover - leave does not return
+
+
+class Template:
+    """The template's side of its channel. One thread, and it stays so: a fork copies no other."""
+
+    def __init__(
+        self, channel: Channel, log: int, config: Config, run_dir: Path, supervisor: int, made: Made | None = None
+    ) -> None:
+        self._channel = channel
+        self._log = log
+        self._config = config
+        self._run_dir = run_dir
+        self._supervisor = supervisor
+        self._made = made
+
+    def live(self) -> None:
+        importing.on_import = lambda module: self._tell("importing", module=module)
+        try:
+            self._get_ready()
+        except JobsError as error:
+            self._tell("failed", error=str(error)[:8000])
+            return
+        except BaseException as error:
+            self._tell("failed", error=f"{boundary.told(error)}\n{boundary.traceback_of(error)}"[:8000])
+            return
+        self.obey()
+
+    def obey(self) -> None:
+        """Make children until the channel ends."""
+        while True:
+            order, descriptors = self._channel.receive()
+            if order is None:
+                return
+            self._make(msgspec.convert(order["spec"], WorkerSpec), Ends(*descriptors))
+
+    def _get_ready(self) -> None:
+        """Import; then say whether this process may be forked, and what else the plugins want run."""
+        pools = self._config.pools.values()
+        preload = any(pool.preload for pool in pools)
+        plugins = None
+        if preload:
+            self._made = worker_process.load(self._config)
+            plugins = self._made.app.plugins
+            schedule.entries(self._made.app)  # what is wrong with it is told before anything starts
+            alerts.channels(self._config, plugins)
+            self._made.app.close()  # no connection crosses a fork
+        found = linux.threads()
+        python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        allowed = all(pool.preload_allow_native for pool in pools if pool.preload)
+        fit = not found or (allowed and not python)
+        if plugins is not None:
+            plugins.log_troubles()
+        brokers: list[list[str]] = []
+        if self._config.broker.embedded:  # a broker that cannot start is told, not left out
+            brokers = (plugins or Plugins.discover(self._config.prefer)).broker_commands(self._config)
+        gc.collect()
+        gc.freeze()  # the collector would write to every object, and so unshare every page
+        warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+        self._tell("ready", preloaded=preload, fit=fit, threads=python or found, brokers=brokers)
+
+    def _make(self, spec: WorkerSpec, ends: Ends) -> None:
+        """Every order is answered: by "forked" from the process in between, by "failed_to_start" if that did not come to it."""
+        try:
+            middle = os.fork()
+        except OSError as error:
+            self._failed_to_start(spec, f"cannot fork: {error.strerror}")
+        else:
+            if middle == 0:
+                self._in_between(spec, ends)
+            _, status = os.waitpid(middle, 0)
+            if os.waitstatus_to_exitcode(status) != ANSWERED:
+                self._failed_to_start(spec, "the process between it and the template was killed")
+        ends.close()
+
+    def _in_between(self, spec: WorkerSpec, ends: Ends) -> NoReturn:
+        """The process that is parent for an instant."""
+        failpoint("birth.between")
+        try:
+            child = os.fork()
+        except OSError as error:
+            self._failed_to_start(spec, f"cannot fork: {error.strerror}")
+            os._exit(ANSWERED)
+        if child:
+            failpoint("birth.untold")
+            if not self._tell("forked", owner=spec.owner, pid=child):
+                os.kill(child, signal.SIGKILL)  # nobody would know of it
+                os._exit(1)
+            failpoint("birth.told")
+            os._exit(ANSWERED)
+        failpoint("birth.child")
+        try:
+            self._channel.close()
+            os.close(self._log)
+            role_of(spec)(spec, ends, self._config, self._run_dir, self._supervisor, self._made)
+        finally:
+            os._exit(1)
+
+    def _failed_to_start(self, spec: WorkerSpec, error: str) -> None:
+        self._tell("failed_to_start", owner=spec.owner, error=error)
+
+    def _tell(self, what: str, **facts: Any) -> bool:
+        return self._channel.send({"is": what, **facts})
+
+
+def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:
+    """What the child of a specification does for a living."""
+    return {HOUSEKEEPER: housekeeper_process.main, SPARE: run_spare}.get(spec.pool, worker_process.main)

@@ -1,0 +1,178 @@
+"""A worker process from its first instruction to its last, as the supervisor's child."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from msgspec import Struct
+
+from ... import boundary, schedule, soundness
+from ...app import App
+from ...config import Config
+from ...errors import BackendError, ConfigError, LoadError, PluginError
+from ...loaders import importing
+from ...loaders.base import Bootstrapper, add_to_path
+from ...scoreboard.layout import MODES, Phase
+from ...scoreboard.state import STACKS, WORKERS
+from ...scoreboard.writer import FileScoreboard
+from ...worker import output, stacks
+from ...worker.isolation import Isolation
+from ...worker.main import Worker, prepare
+from ..housekeeper import alerts
+from ..system.channel import Channel
+from . import child_setup, exit_functions
+from .child_setup import Ends
+from .exit_codes import WorkerExit
+
+EXECUTORS = {mode: f"jobs_core.worker.executors.{mode.replace('async', 'asyncio')}" for mode in MODES}
+
+
+class WorkerSpec(Struct, frozen=True):
+    """What the supervisor wants of a new worker."""
+
+    owner: str
+    pool: str
+    generation: int
+    max_jobs: int = 0  # its share of jitter in it
+    standby: bool = False  # take nothing before it is told to serve
+
+
+class Made(Struct, frozen=True):
+    """What a template has made ready: the application, with its framework set up and its jobs imported."""
+
+    app: App
+    bootstrapper: Bootstrapper | None
+
+
+def load(config: Config) -> Made:
+    """Find the plugins and import the application; raises PluginError, LoadError, and ConfigError for a schedule or an
+    alert channel that cannot be: a start or a reload ends with it, not the housekeeper again and again.
+
+    Also what every worker would import by itself otherwise: what is loaded before the fork is shared, and loaded once.
+    """
+    importlib.invalidate_caches()  # the same name may lead to another directory by now
+    add_to_path(config.base_dir)
+    app = App(config)
+    app.warns_of_unserved = False  # the housekeeper does
+    made = Made(app, prepare(app))
+    app.new_backend()
+    schedule.entries(app)
+    alerts.channels(config, app.plugins)
+    for pool in config.pools.values():
+        importlib.import_module(EXECUTORS[pool.mode])
+    output.take_over()  # the application may have set up logging of its own
+    return made
+
+
+def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
+    """Be a worker until the end. `made` is the template's, or None to import here."""
+    channel = None
+    try:
+        child_setup.set_up(f"worker {spec.pool} starting", spec.owner, ends, config.logs, supervisor)
+        channel = Channel.of(ends.control)
+        code = _WorkerProcess(spec, channel).live(config, run_dir, made)
+    except BaseException:
+        traceback.print_exc()
+        code = WorkerExit.FAILED
+    if channel is not None:
+        channel.send({"is": "ending"})
+    exit_functions.leave(code, exit_functions.PATIENCE)
+    raise AssertionError  # pragma: no cover - leave does not return
+
+
+class _WorkerProcess:
+    """One worker's life: what it tells the supervisor, and what it is told."""
+
+    def __init__(self, spec: WorkerSpec, channel: Channel) -> None:
+        self._spec = spec
+        self._channel = channel
+        self._serving = not spec.standby
+        self._opened = False
+        self._worker: Worker | None = None
+
+    def live(self, config: Config, run_dir: Path, made: Made | None) -> int:
+        spec = self._spec
+        try:
+            pool = config.pools[spec.pool]
+            file = run_dir / WORKERS / spec.owner
+            stacks.arm(file.with_name(file.name + STACKS))
+            self._board = FileScoreboard(
+                file,
+                owner=spec.owner,
+                pool=spec.pool,
+                generation=spec.generation,
+                mode=pool.mode,
+                slots=1 if pool.mode == "sync" else pool.concurrency,
+            )
+            if made is None:
+                importing.on_import = lambda module: self._tell("importing", module=module)
+                made = load(config)
+            self._worker = Worker(
+                made.app,
+                spec.pool,
+                pool,
+                made.bootstrapper,
+                owner=spec.owner,
+                keeps_house=False,
+                max_jobs=spec.max_jobs,
+                quiet=spec.standby,
+                board=self._board,
+                isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
+                on_open=self._on_open,
+                on_due=lambda why: self._tell("due", why=why),
+            )
+            soundness.watch([self._channel.fileno()])
+            threading.Thread(target=self._obey, args=(self._worker,), name="jobs-control", daemon=True).start()
+            self._worker.run()
+        except Exception as error:
+            if self._opened:
+                raise
+            # Errors with their fix in them: where they were raised helps nobody.
+            if isinstance(error, BackendError | ConfigError | LoadError | PluginError):
+                self._tell("failed", error=str(error)[:4000])
+            else:
+                self._tell("failed", error=boundary.told(error)[:4000])
+                traceback.print_exc()
+            return WorkerExit.CANNOT_BOOT
+        return WorkerExit.FINE
+
+    def _on_open(self) -> None:
+        """The backend is there: from now on it serves, or stands by."""
+        self._opened = True
+        self._show(Phase.SERVING if self._serving else Phase.STANDBY)
+        self._tell("ready")
+
+    def _obey(self, worker: Worker) -> None:
+        """Do as the control channel says; its end is the supervisor's end, and then ours with everything we started."""
+        while True:
+            message, _ = self._channel.receive()
+            if message is None:
+                os.killpg(0, signal.SIGKILL)
+                sys.exit(1)
+            order = message["do"]
+            if order == "stop":
+                self._show(Phase.STOPPING)
+                worker.courier.stop(message["timeout"])
+            elif order == "quiet":
+                worker.courier.quiet()
+                self._serving = False
+                self._show(Phase.QUIET)
+            elif order == "serve":
+                self._serving = True
+                worker.courier.serve()
+                if self._opened:
+                    self._show(Phase.SERVING)
+
+    def _show(self, phase: Phase) -> None:
+        self._board.phase(phase)
+        child_setup.title(f"worker {self._spec.pool} {phase.name.lower()}")
+
+    def _tell(self, what: str, **facts: str) -> None:
+        self._channel.send({"is": what, **facts})

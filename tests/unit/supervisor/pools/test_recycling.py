@@ -1,0 +1,39 @@
+"""When a worker has grown so much that it is replaced."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs_core.config import Pool
+from jobs_core.supervisor.pools import worker as module
+from jobs_core.supervisor.pools.worker import GROWTH, SETTLED, WorkerRecord
+from jobs_core.supervisor.processes.worker_process import WorkerSpec
+from jobs_core.units import Size
+
+START = 3_000_000_000  # of an application that holds a model, say
+
+
+@pytest.mark.parametrize(
+    ("limit", "age", "memory", "too_large"),
+    [
+        (None, SETTLED + 1, START + GROWTH + 1, True),
+        (None, SETTLED + 1, START + GROWTH - 1, False),
+        (None, SETTLED + 1, START, False),  # large from the start is no leak
+        (None, SETTLED - 1, START + GROWTH + 1, False),  # it may still be taking what it needs
+        (Size(0), SETTLED + 1, START + 10 * GROWTH, False),  # 0: no limit
+        (Size(START + 1), 1.0, START + 2, True),  # what is said holds at once
+        (Size(START + 1), SETTLED + 1, START, False),
+    ],
+)
+def test_growth_is_told_from_size(monkeypatch, limit: Size | None, age: float, memory: int, too_large: bool):
+    worker = WorkerRecord(WorkerSpec("owner", "default", 1), Pool(max_memory=limit))
+    worker.ready_at = 100.0
+    for size in (START, memory):
+        monkeypatch.setattr(module.linux, "resident", lambda pid, size=size: size)
+        worker.weigh()
+    assert worker.is_too_large(100.0 + age) is too_large
+
+
+def test_no_default_counts_jobs():
+    assert Pool().max_jobs == 0
+    assert Pool().max_age > 0

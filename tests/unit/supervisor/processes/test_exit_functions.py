@@ -1,0 +1,127 @@
+"""Exit functions run, bounded in time, whatever they do. Each case in a process of its own: it ends with the case."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from jobs_core.supervisor.processes import exit_functions, inherited
+
+CODE = 5
+PATIENCE = 0.4
+"""Seconds: a case that hangs takes so long."""
+
+
+def ended(body: Callable[[], None], before_fork: Callable[[], None] = lambda: None) -> tuple[int, str]:
+    """Do something in a child and end it as a worker ends; its exit code and what it said."""
+    before_fork()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            os.dup2(writer, 1)
+            sys.stdout = os.fdopen(os.dup(writer), "w")
+            logging.basicConfig(stream=sys.stdout, force=True)
+            atexit._clear()  # those of the test runner
+            inherited.disown()
+            body()
+            exit_functions.leave(CODE, PATIENCE)
+        finally:
+            os._exit(99)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def fail() -> NoReturn:
+    raise ValueError("no flush")
+
+
+def hang() -> None:
+    threading.Event().wait()
+
+
+def registered(*functions: Callable[[], object]) -> Callable[[], None]:
+    """Registers exit functions, of which the last runs first, as always."""
+
+    def register() -> None:
+        for function in functions:
+            atexit.register(function)
+
+    return register
+
+
+def submitted(function: Callable[[], object]) -> Callable[[], None]:
+    def submit() -> None:
+        concurrent.futures.ThreadPoolExecutor(1).submit(function)
+        atexit.register(say, "flushed")
+
+    return submit
+
+
+def flushed() -> None:
+    say("flushed")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (registered(flushed), "flushed"),
+        (registered(flushed, fail), "exit function fail failed"),
+        (registered(flushed, lambda: sys.exit(3)), "failed"),
+        (registered(flushed, lambda: os.kill(os.getpid(), 0)), "flushed"),
+        (submitted(lambda: (time.sleep(0.05), say("submitted"))), "submitted"),  # 0.05: until well after it was submitted
+        (submitted(hang), "submitted to an executor has not ended"),
+        (submitted(fail), "flushed"),
+    ],
+)
+def test_every_exit_function_runs_whatever_another_does(body: Callable[[], None], told: str):
+    code, said = ended(body)
+    assert code == CODE
+    assert told in said
+    assert "flushed" in said
+
+
+def test_an_exit_function_that_hangs_is_told_and_cut_off():
+    begin = time.monotonic()
+    code, said = ended(registered(flushed, hang))
+    assert time.monotonic() - begin < 20.0, "it was bounded at all"
+    assert code == CODE
+    assert "has not ended within" in said
+    assert "in wait" in said, "where it hung"
+
+
+def test_what_was_made_before_the_fork_is_tidied_up_by_no_child(tmp_path: Path):
+    directory = tempfile.TemporaryDirectory(dir=tmp_path)
+    own: list[weakref.finalize] = []
+
+    class Thing: ...
+
+    thing = Thing()
+
+    def body() -> None:
+        own.append(weakref.finalize(thing, say, "own"))
+        atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]  # it was cleared with the runner's
+
+    code, said = ended(body)
+    assert (code, said) == (CODE, "own\n")
+    assert Path(directory.name).is_dir()
+    directory.cleanup()

@@ -1,0 +1,57 @@
+"""The log says that an application takes long to be imported, and which module does."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from jobs_core import events
+from jobs_core.config import Config
+from jobs_core.supervisor.processes.generation import Generation
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(events, "emit", lambda event: said.append(str(event)))
+    return said
+
+
+def generation(tmp_path: Any) -> Generation:
+    nothing: Any = lambda *_: None
+    children: Any = SimpleNamespace(fork=lambda *_: SimpleNamespace(pid=1, kill=nothing, channel=None), close_channel=nothing)
+    made = Generation(2, Config(), children, tmp_path, 1, on_ready=nothing, on_failed=nothing, on_lost=nothing)
+    made.begin()
+    return made
+
+
+def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
+    made = generation(tmp_path)
+    made.look()
+    assert told == []
+    made.look()
+    made.look()
+    assert told == ["generation 2 is still importing the application (3 s so far)"]
+    made._hear({"is": "importing", "module": "shop.tasks"})
+    for _ in range(57):
+        made.look()
+    assert told[1:] == [f"generation 2 is still importing shop.tasks ({seconds} s so far)" for seconds in (30, 60)]
+
+
+@pytest.mark.parametrize("end", ["ready", "retired"])
+def test_what_has_ended_is_no_longer_told(tmp_path, told, end):
+    made = generation(tmp_path)
+    if end == "ready":
+        made._hear({"is": "ready", "preloaded": False, "fit": True, "brokers": [], "threads": []})
+    else:
+        made.retire()
+    for _ in range(60):
+        made.look()
+    assert told == []
+
+
+def test_it_is_no_trouble():
+    assert events.StillImporting.level == logging.INFO

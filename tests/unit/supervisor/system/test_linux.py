@@ -1,0 +1,44 @@
+"""Children whose parent is gone before they have looked."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.supervisor.system import linux
+
+
+def test_a_child_whose_supervisor_is_gone_before_it_looks_ends():
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    child = os.fork()
+    if child == 0:
+        linux.adopted_by(gone)  # never comes about
+        os._exit(0)
+    begin = time.monotonic()
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert time.monotonic() - begin < 10.0
+
+
+def test_a_process_that_nobody_has_reaped_is_gone():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    assert start_ticks(child) > 0
+    begin = time.monotonic()
+    linux.wait_for_end(child, 0.01)  # it lives: so long and no longer
+    assert start_ticks(child) > 0
+    os.close(writer)
+    linux.wait_for_end(child, 30.0)
+    assert time.monotonic() - begin < 20.0, "it was told of the end"
+    assert start_ticks(child) == 0
+    os.waitpid(child, 0)
+    linux.wait_for_end(child, 30.0)  # of nobody
