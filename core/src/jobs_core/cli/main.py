@@ -243,7 +243,7 @@ def main() -> None:
     if f"{__package__.rpartition('.')[0]}.worker.main" in sys.modules:
         from ..supervisor.processes import exit_functions
 
-        exit_functions.leave(code, exit_functions.PATIENCE)
+        exit_functions.exit_process(code, exit_functions.PATIENCE)
     sys.exit(code)
 
 

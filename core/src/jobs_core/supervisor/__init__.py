@@ -1,1 +1,1 @@
-"""Starts worker processes and looks after them; a concern a file."""
+"""Start worker processes and keep them running; a concern a file."""

@@ -1,6 +1,6 @@
-"""`python -m jobs_core.supervisor [--config FILE] [--ready-fd N] [--developing yes]`: what `jobsctl start` turns into.
+"""`python -m jobs_core.supervisor [--config FILE] [--ready-fd N] [--developing yes]`: the process that `jobsctl start` becomes.
 
-Not meant to be typed: `jobsctl start` checks first what a person may have got wrong.
+Not meant to be typed: `jobsctl start` first checks for the mistakes that a user may have made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .system.loop import Loop
 
 
 def main(arguments: list[str]) -> int:
-    """Run a supervisor to its end; the exit code."""
+    """Run a supervisor until it stops; return the exit code."""
     options = dict(zip(arguments[::2], arguments[1::2], strict=True))
     source = _Source(options.get("--config"), developing="--developing" in options)
     tell = _Ready(int(options.get("--ready-fd", -1)))
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 class _Source:
-    """Where the configuration comes from, by the names that were said: each generation follows links anew."""
+    """The source of the configuration, by the names that were given: each generation follows symbolic links anew."""
 
     def __init__(self, file: str | None, *, developing: bool = False) -> None:
         self._file = file
@@ -83,12 +83,12 @@ class _Source:
         self._directory = config_sources.working_directory()
         self._here = os.path.realpath(self._directory)
         self._settings = os.environ.get("JOBS_SETTINGS", "")
-        self.file = ""  # that was read last
-        self._base_dir: Path | None = None  # of the generation that serves
-        self._path_entry = sys.path[0]  # the current directory, which `python -m` has put there
+        self.file = ""  # the one that was read last
+        self._base_dir: Path | None = None  # of the serving generation
+        self._path_entry = sys.path[0]  # the current directory: `python -m` has put it there
 
     def load(self) -> Effective:
-        """Read it, and go where it belongs: children begin here."""
+        """Read it, and change to its directory, in which children start."""
         if self._settings:
             os.environ["JOBS_SETTINGS"] = self._settings
         effective = config_sources.load(self._file, cwd=None if self._settings else self._directory)
@@ -99,20 +99,20 @@ class _Source:
             os.chdir(here)
             self._here = self._path_entry = here
         if effective.file:
-            os.environ["JOBS_CONFIG"] = str(effective.file)  # what plugins have run beside the workers reads it too
+            os.environ["JOBS_CONFIG"] = str(effective.file)  # the brokers of plugins read it, too
         self.file = str(effective.file or "")
         self._base_dir = effective.config.base_dir
         config = effective.config
-        if self._developing and config.logs.done is None:  # a developer waits to see whether anything has happened
+        if self._developing and config.logs.done is None:  # a developer wants to see each finished job
             return replace(effective, config=replace(config, logs=replace(config.logs, done=True)))
         return effective
 
     def load_again(self, wish: dict[str, Any], run_dir: Path) -> Config:
-        """For a reload, whose command may say where; raises ConfigError also where that means another queue."""
+        """Read it for a reload, whose command may name another place; raises ConfigError if that place means another queue."""
         before = self._file, self._directory, self._settings, self._base_dir, self.file
         if "config" in wish:
             self._file, self._settings = wish["config"] or None, wish["settings"] or self._settings
-            if self._here == str(self._base_dir):  # it was started beside its configuration
+            if self._here == str(self._base_dir):  # it was started in the directory of its configuration
                 self._directory = Path(wish["directory"])
         try:
             config = self.load().config
@@ -136,7 +136,7 @@ class _Source:
 
 
 class _Ready:
-    """Tells who started us in the background that we serve, or why not; once."""
+    """Tells the command that started this process in the background that it serves, or why not; once."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -147,13 +147,13 @@ class _Ready:
     def __call__(self, error: str) -> None:
         if self._descriptor >= 0:
             os.write(self._descriptor, (error or "ready").encode()[:60_000])
-            if not error:  # else at the end of this process: until then it holds the run directory
+            if not error:  # else when this process ends: until then it holds the run directory
                 os.close(self._descriptor)
             self._descriptor = -1
 
 
 def _raise_descriptor_limit() -> None:
-    """Each worker costs a few descriptors here; the soft limit is often 1,024."""
+    """Raise the soft limit, often 1,024: each worker costs a few descriptors here."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
     if soft < wanted:

@@ -1,7 +1,7 @@
-"""Commands to a running supervisor: a unix socket in the run directory, which only its owner can reach.
+"""Commands to a running supervisor: a unix socket in the run directory, which only its owner can connect to.
 
-One JSON document asks, one answers. The path of the socket may be longer than a socket address can be (107 bytes),
-so that it is reached by way of the opened directory.
+A command is one JSON document, its answer another. The path of the socket may be longer than a socket address can be (107
+bytes), so it is reached through the opened directory.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class NotRunning(JobsError):
 
 
 class NoAnswer(JobsError):
-    """Raised when a supervisor runs, and has not answered in time."""
+    """Raised when a supervisor is running, and has not answered in time."""
 
 
 class InAnotherNamespace(JobsError):
-    """Raised when the supervisor's process cannot be seen from this PID namespace: neither signal it nor see its end."""
+    """Raised when the supervisor's process is invisible in this PID namespace: it cannot be signalled, nor its end be seen."""
 
     def __init__(self, run_dir: Path, pid: int) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class InAnotherNamespace(JobsError):
 
 
 class Request:
-    """One command; `answer` it once, now or later."""
+    """A command; `answer` it once, now or later."""
 
     def __init__(self, message: dict[str, Any], channel: Channel, close: Callable[[], None]) -> None:
         self.message = message
@@ -77,7 +77,7 @@ class ControlSocket:
     def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
-        except OSError:  # no descriptors left, say: not again and again while somebody waits
+        except OSError:  # no descriptors left, for example: do not spin while a client waits
             self._loop.unwatch(self._socket.fileno())
             self._loop.after(1.0, lambda: self._loop.watch(self._socket.fileno(), self._accept))
             return
@@ -94,7 +94,7 @@ class ControlSocket:
             message, descriptors = channel.receive(wait=False)
         except BlockingIOError:
             return
-        except ValueError:  # no JSON
+        except ValueError:  # not JSON
             message, descriptors = None, []
         for descriptor in descriptors:
             os.close(descriptor)
@@ -118,7 +118,7 @@ class ControlSocket:
 
 
 def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) -> dict[str, Any]:
-    """Send a command to the supervisor and wait for its answer; raises NotRunning, NoAnswer."""
+    """Send a command to the supervisor and return its answer; raises NotRunning, NoAnswer."""
     with _connected(run_dir, timeout) as connection:
         channel = Channel(connection)
         try:
@@ -135,10 +135,10 @@ def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) ->
 
 
 def number_here(run_dir: Path, told: int) -> int:
-    """The number that the supervisor's process has in this PID namespace; `told` is what it is in its own.
+    """Return the supervisor's process id in this PID namespace; `told` is the one in its own.
 
-    The kernel translates that of the other end of a connection. One that does not listen yet is known by the file that it
-    holds. Raises InAnotherNamespace.
+    The kernel translates the process id of the other end of a connection. A supervisor that does not listen yet is found by
+    the file that it has open. Raises InAnotherNamespace.
     """
     try:
         with _connected(run_dir, 1.0) as connection:
@@ -172,7 +172,7 @@ def _address(run_dir: Path) -> Iterator[str]:
 
 
 def _peer(connection: socket.socket) -> tuple[int, int]:
-    """The process at the other end, 0 where it cannot be seen from here, and its user."""
+    """Return the process id of the other end, 0 if it is invisible from here, and its user."""
     size = struct.calcsize("iII")
     pid, uid, _ = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     return int(pid), int(uid)

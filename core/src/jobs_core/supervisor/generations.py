@@ -1,4 +1,4 @@
-"""Which code and which configuration new processes are of: the generation that serves, and the reload that replaces it."""
+"""The code and configuration that new processes use: the serving generation, and the reload that replaces it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .system.loop import Loop
 Step: TypeAlias = Literal["importing", "proving", "rolling"]
 
 REVIVE_AFTER = 5.0
-"""Seconds until code that could not be imported again, although it was once, is tried anew."""
+"""Seconds until another attempt to import code that could be imported before, and now cannot."""
 
 
 MOST_FAILURES = 5
-"""Children of a kind that die one after the other, or are never born, before a first start is given up."""
+"""Consecutive children of a kind that die, or cannot be started, before a first start is given up."""
 
 
 class Generations:
     """Begins generations, revives a lost template, and conducts reloads. Belongs to the supervisor's loop.
 
     `on_ready` is called when the serving generation's template is ready, `on_hopeless` when the first one never will be,
-    `on_replaced` when a reload is done, `on_settled` when one has ended in either way.
+    `on_replaced` when a reload has succeeded, `on_settled` when one has succeeded or failed.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Generations:
     ) -> None:
         self.config = config
         self.generation: Generation | None = None
-        self.proved = False  # the first generation has served: from now on a failure is not the end
+        self.proved = False  # the first generation has served: from now on a failure does not stop the supervisor
         self.closing = False
         self.counts = {"done": 0, "refused": 0}
         self.refusal = ""
@@ -79,7 +79,7 @@ class Generations:
 
     @property
     def number(self) -> int:
-        """Of the serving generation, or 0."""
+        """The number of the serving generation, or 0."""
         return self.generation.number if self.generation else 0
 
     @property
@@ -87,7 +87,7 @@ class Generations:
         return self._reload is not None
 
     def begin(self) -> None:
-        """The first generation; without it there is no service."""
+        """Start the first generation; without it the supervisor cannot serve."""
         self.generation = self._new(self.config)
         try:
             self.generation.begin()
@@ -95,14 +95,14 @@ class Generations:
             self._failed(self.generation, f"cannot make a process: {error.strerror}")
 
     def look(self) -> None:
-        """Once a second."""
+        """Check the templates; called once a second."""
         reload = self._reload
         for generation in {self.generation, *((reload.old, reload.new) if reload is not None else ())}:
             if generation is not None:
                 generation.look()
 
     def retire(self) -> None:
-        """Let all templates go."""
+        """Let all templates exit."""
         if self.generation is not None:
             self.generation.retire()
         if self._reload is not None:
@@ -127,7 +127,7 @@ class Generations:
         self._on_change()
 
     def _failed(self, generation: Generation, error: str) -> None:
-        """The code cannot be imported: at the first start that is the end, at a reload the old code goes on."""
+        """React to code that cannot be imported: give up a first start, refuse a reload, else try again later."""
         if self._reload is not None and generation is self._reload.new:
             self._refuse(error)
         elif not self.proved:
@@ -137,7 +137,7 @@ class Generations:
             self._loop.after(REVIVE_AFTER, functools.partial(self._revive, generation))
 
     def _lost(self, generation: Generation, ended: Ended, lived: float | None) -> None:
-        """A template was killed after it had been ready for so many seconds (None: while it imported)."""
+        """React to a killed template. `lived` is how many seconds it had been ready; None: it was still importing."""
         if generation.ready:  # its spare has taken over
             events.emit(events.HelperDied("template", ended.pid, str(ended), 0.0))
             if generation is self.generation:
@@ -154,7 +154,7 @@ class Generations:
             self._loop.after(pause, functools.partial(self._revive, generation))
 
     def _revive(self, generation: Generation) -> None:
-        """Import the same generation's code anew; workers in progress do not notice."""
+        """Import the same generation's code anew; its workers do not notice."""
         if self.closing or generation not in (self.generation, self._reload and self._reload.old):
             return
         try:
@@ -167,7 +167,7 @@ class Generations:
     # -- reloads ---------------------------------------------------------------------------------
 
     def reload(self, request: Request | None = None) -> None:
-        """Begin a reload; one that is asked for during another follows it."""
+        """Begin a reload; one that is requested during another follows it."""
         if self._reload is not None:
             self._again = True
             self._next_requests += [request] if request else []
@@ -193,7 +193,7 @@ class Generations:
         self._on_change()
 
     def advance(self) -> None:
-        """Go on with the reload that is under way, if there is one; called whenever something has changed."""
+        """Continue the reload in progress, if there is one; called whenever something has changed."""
         if self._reload is None or self._reload.step == "importing":
             return
         result = self._reload.advance()
@@ -203,12 +203,12 @@ class Generations:
             self._refuse(result)
 
     def _adopt(self, generation: Generation) -> None:
-        """From now on everything new is of this generation."""
+        """Make new processes of this generation from now on."""
         self.generation, self.config = generation, generation.config
         self._pools.adopt(generation.config)
 
     def _complete(self, reload: Reload) -> None:
-        """The new generation serves alone."""
+        """End a reload that succeeded: the new generation serves alone."""
         self._reload = None
         reload.old.retire()
         self._pools.end_others(self.config, "reload")
@@ -219,7 +219,7 @@ class Generations:
         self._settle("")
 
     def _refuse(self, error: str) -> None:
-        """The old code goes on."""
+        """End a reload that failed: the old code continues."""
         reload, self._reload = self._reload, None
         if reload is not None:
             self.generation, self.config = reload.old, reload.old.config
@@ -233,7 +233,7 @@ class Generations:
         self._settle(error)
 
     def _settle(self, error: str) -> None:
-        """Answer who asked, and begin the reload that was asked for meanwhile."""
+        """Answer the commands that requested the reload, and begin the one that was requested meanwhile."""
         requests, self._requests = self._requests, []
         for request in requests:
             request.answer(done=not error, error=error, generation=self.number)
@@ -246,10 +246,10 @@ class Generations:
 
 
 class Reload:
-    """One reload under way. `advance` is called whenever something has changed.
+    """One reload in progress. `advance` is called whenever something has changed.
 
-    New code beside the old, proved by one worker of each pool, then rolled out; refused if it cannot be had. The old
-    generation serves until the new one does, and takes over again if that fails.
+    New code runs beside the old, is proved by one worker of each pool, then rolled out; it is refused if it cannot be
+    imported or no worker starts. The old generation serves until the new one does, and takes over again if that fails.
     """
 
     def __init__(self, old: Generation, new: Generation, pools: Callable[[], Iterable[Pool]]) -> None:
@@ -259,7 +259,7 @@ class Reload:
         self._pools = pools
 
     def imported(self, adopt: Callable[[], None]) -> None:
-        """The new template is ready: have one worker of each pool replaced."""
+        """Replace one worker of each pool: the new template is ready."""
         adopt()
         self.step = "proving"
         for pool in self._pools():
@@ -270,7 +270,7 @@ class Reload:
                 pool.replace(old[0], "reload")
 
     def advance(self) -> str | None:
-        """Go on where possible; "done", or why it failed, or None while it is under way."""
+        """Continue where possible; return "done", or why it failed, or None while it is in progress."""
         pools = list(self._pools())
         if self.step == "proving":
             for pool in pools:
@@ -289,7 +289,7 @@ class Reload:
         return None
 
     def take_back(self) -> None:
-        """The new code is not to be: who was to go for it stays."""
+        """Give the new code up: workers that were to leave for it stay."""
         for pool in self._pools():
             for worker in pool.outgoing:
                 if worker.leaving == "reload":

@@ -1,5 +1,7 @@
-"""The children of which there is one: the housekeeper, the HTTP child, a broker. How each is made, kept alive with a back-off,
-and stopped."""
+"""The children of which there is one each: the housekeeper, the HTTP child, a broker.
+
+Each is started, restarted after a back-off when it dies, and stopped here.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ from .processes.worker_process import WorkerSpec
 from .system.loop import Loop
 
 PATIENCE = 3.0
-"""Seconds that the end gives each of them."""
+"""Seconds that a stop gives each of them."""
 
 
 class Helper:
-    """Keeps one child of a kind alive. Belongs to the supervisor's loop."""
+    """Keeps one child of a kind running. Belongs to the supervisor's loop."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Helper:
         self.renewing = False
         self._loop = loop
         self._make = make
-        self._obeys = obeys  # its control channel; otherwise it goes by TERM
+        self._obeys = obeys  # its control channel; otherwise it is stopped by TERM
         self._hear = hear
         self._on_up = on_up
         self._on_down = on_down
@@ -62,11 +64,11 @@ class Helper:
 
     @property
     def failures(self) -> int:
-        """Quick deaths one after the other."""
+        """Consecutive quick deaths."""
         return self._backoff.failures
 
     def start(self) -> None:
-        """Make it, unless it is there. One that cannot be made now (None) is tried again when asked for."""
+        """Start it, unless it is running. If `make` returns None, nothing runs until the next call."""
         if self.child is not None or self.stopping:
             return
         if self._backoff.left() > 0:
@@ -81,7 +83,7 @@ class Helper:
             self._loop.after(self._backoff.left(), self.start)
 
     def hear(self, message: dict[str, Any]) -> None:
-        """A message of the child's."""
+        """React to a message from the child."""
         if message["is"] == "ready" and self.child is not None:
             self.up, self.error = True, ""
             self._ready_at = time.monotonic()
@@ -92,7 +94,7 @@ class Helper:
             self._hear(message)
 
     def ended(self, ended: Ended) -> None:
-        """It is gone; a new one is made unless it was to go."""
+        """React to its end: start a new one, unless it was to stop."""
         self.child, was_up, self.up = None, self.up, False
         if was_up:
             self._on_down()
@@ -110,7 +112,7 @@ class Helper:
         self._on_failure()
 
     def failed_to_start(self, error: str) -> None:
-        """The template could not make it."""
+        """Try again after a back-off: the template could not start it."""
         self.child = None
         self.error = error
         self._backoff.died(None)
@@ -118,23 +120,23 @@ class Helper:
         self._on_failure()
 
     def stop(self) -> None:
-        """Ask it to go, for good."""
+        """Ask it to stop, for good."""
         self.stopping = True
-        self._ask_to_go()
+        self._ask_to_stop()
 
     def renew(self) -> None:
-        """Ask it to go, and make another: after a reload. One that is not there is made if it is wanted now."""
+        """Replace it, after a reload. One that is not running is started if it is wanted now."""
         if self.child is None:
             self.start()
         else:
             self.renewing = True
-            self._ask_to_go()
+            self._ask_to_stop()
 
     def kill(self) -> None:
         if self.child is not None:
             self.child.kill()
 
-    def _ask_to_go(self) -> None:
+    def _ask_to_stop(self) -> None:
         if self.child is None:
             return
         if self._obeys:
@@ -145,12 +147,12 @@ class Helper:
 
 
 def housekeeper_spec(generation: int) -> WorkerSpec:
-    """What a template is asked for to make the housekeeper."""
+    """Return the specification by which a template makes the housekeeper."""
     return WorkerSpec(owner=f"housekeeper-{new_token(4)}", pool=template.HOUSEKEEPER, generation=generation)
 
 
 def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Config], supervisor: int) -> Helper:
-    """The child that serves probes and metrics, where `[http] listen` asks for one."""
+    """Return the helper for the child that serves probes and metrics, if `http.listen` is set."""
 
     def make(helper: Helper) -> Child | None:
         now = config()
@@ -177,14 +179,17 @@ def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Con
 
 
 def tell_ready(channel: object) -> None:
-    """Say that a child serves."""
+    """Tell the supervisor that a child serves."""
     channel.send({"is": "ready"})  # type: ignore[attr-defined]
 
 
 def broker(
     command: Sequence[str], loop: Loop, children: Children, config: Config, supervisor: int, on_up: Callable[[], None]
 ) -> Helper:
-    """A program that a plugin wants run beside the workers; it says that it serves by a byte on a pipe."""
+    """Return the helper for a program that a plugin wants run beside the workers.
+
+    The program reports that it serves by a byte on a pipe.
+    """
 
     def make(helper: Helper) -> Child:
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -213,7 +218,7 @@ def broker(
 
 
 def stop_all(helpers: Sequence[Helper], brokers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
-    """End helpers, then the brokers that they need; one that does not go is killed."""
+    """Stop helpers, then the brokers that they need; kill one that does not stop in time."""
     for helper in helpers:
         helper.stop()
     when_gone(helpers, loop, lambda: _end_brokers(brokers, loop, then))
@@ -226,7 +231,7 @@ def _end_brokers(brokers: Sequence[Helper], loop: Loop, then: Callable[[], None]
 
 
 def when_gone(helpers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
-    """Call when all are gone."""
+    """Call `then` when all are gone."""
 
     def kill() -> None:
         for helper in helpers:

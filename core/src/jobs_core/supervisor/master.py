@@ -1,4 +1,4 @@
-"""The supervisor: one loop over signals, children and commands. It holds no user code, no broker connection and no thread."""
+"""The supervisor: one loop over signals, children and commands. It has no user code, no broker connection and no threads."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ SIGNALS = (
 )  # fmt: skip
 
 LAST_REPAIRS = 5.0
-"""Seconds that the end waits for the housekeeper to hand the last jobs back; what is left, the next start does."""
+"""Seconds that a stop waits for the housekeeper to release the last jobs; the next start releases the rest."""
 
 
 class Supervisor:
-    """Starts, looks after, reloads and stops. `run` returns the exit code."""
+    """Starts, watches, reloads and stops all processes of an installation. `run` returns the exit code."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Supervisor:
         self._pid_file = pid_file
         self._config_file = config_file
         self._on_ready = on_ready
-        self._awaited = awaited  # somebody waits for `on_ready`: what cannot start ends, instead of trying on
+        self._awaited = awaited  # a command waits for `on_ready`: give up a start that fails, instead of retrying
         self._loop = Loop()
         self._pools = Pools(self._new_pool)
         self._log = collector_of(self._loop, lambda child: self._pools.job_of(child, run_dir))
@@ -96,7 +96,7 @@ class Supervisor:
         self._crashed = 0
 
     def run(self) -> int:
-        """Serve until stopped; the exit code."""
+        """Serve until stopped; return the exit code."""
         linux.subreaper()
         self._loop.on_signals(SIGNALS, self._on_signal)
         (self._run_dir / state.WORKERS).mkdir(mode=0o700, exist_ok=True)
@@ -111,7 +111,7 @@ class Supervisor:
         self._loop.run()
         return self._exit_code
 
-    # -- what the parts need ---------------------------------------------------------------------
+    # -- pools ------------------------------------------------------------------------------------
 
     def _new_pool(self, name: str, settings: Any) -> Pool:
         return Pool(
@@ -140,7 +140,7 @@ class Supervisor:
         self._changed()
 
     def _take_over_leftovers(self) -> None:
-        """What a supervisor that was killed has left: its workers are ended, their jobs go back."""
+        """Kill the workers that a killed supervisor has left, and have their jobs released."""
         deadline = time.monotonic() + 2.0
         for path in state.worker_files(self._run_dir):
             try:
@@ -155,17 +155,17 @@ class Supervisor:
                 linux.wait_for_end(header.pid, deadline - time.monotonic())
             self._repairs.add(Repair(path.name, time.time(), "its supervisor died, so it was killed too", charge=False))
 
-    # -- what everybody else needs ---------------------------------------------------------------
+    # -- templates and brokers --------------------------------------------------------------------
 
     def _cannot_serve(self, error: str) -> None:
-        """The first generation's code cannot be imported."""
+        """Stop, and report the error: the first start has failed."""
         events.emit(events.CannotServe(error))
         self._on_ready(error)
         self._exit_code = 2
         self._stop("exit")
 
     def _start_brokers(self, generation: Generation) -> None:
-        """Brokers first, since everybody else wants to reach them."""
+        """Start the brokers first: workers and the housekeeper connect to them."""
         if not self._brokers:
             config, supervisor = generation.config, os.getpid()
             self._brokers = [
@@ -182,7 +182,7 @@ class Supervisor:
             self._pools.balance()
 
     def _renew_helpers(self) -> None:
-        """A reload is done: they, too, are to run the new code."""
+        """Replace the helpers after a reload: they, too, are to run the new code."""
         self._housekeeper.renew()
         self._http.renew()
 
@@ -231,7 +231,7 @@ class Supervisor:
         self._snapshot.keep()
         self._notifier.beat()
         if not self._stopping and not self._pid_file.is_ours(self._run_dir):
-            # Nobody could find this supervisor again, and a second one would start beside it.
+            # No command could find this supervisor again, and a second one would start beside it.
             events.emit(events.RunDirGone(str(self._run_dir)))
             self._stop("stop")
 
@@ -311,10 +311,10 @@ class Supervisor:
         else:
             request.answer(done=False, error=f"this supervisor does not know the command {order!r}")
 
-    # -- the end ---------------------------------------------------------------------------------
+    # -- stopping ---------------------------------------------------------------------------------
 
     def _stop(self, how: str) -> None:
-        """Begin the end, or hasten it."""
+        """Begin to stop, or hasten it."""
         if self._stopping == how or self._stopping == "exit":
             return
         first, self._stopping = not self._stopping, how
@@ -328,7 +328,7 @@ class Supervisor:
         self._changed()
 
     def _check_end(self) -> None:
-        """Workers first, then what they needed, from the top down."""
+        """Once all workers are gone, stop the helpers, then the brokers that those need."""
         if self._ended or not self._pools.are_gone():
             return
         self._ended = True
@@ -355,10 +355,10 @@ class Supervisor:
         self._pid_file.close()
         self._loop.stop()
 
-    # -- what is told ----------------------------------------------------------------------------
+    # -- state.json -------------------------------------------------------------------------------
 
     def _describe(self) -> dict[str, Any]:
-        """The parts of state.json that change."""
+        """Return the parts of state.json that change."""
         generations, generation = self._generations, self._generations.generation
         step = "reloading" if generations.reloading else "quiet" if self._quiet else "serving"
         config = generations.config

@@ -1,6 +1,6 @@
-"""Telling systemd (or what speaks like it) how it goes: ready, reloading, stopping, alive. `man sd_notify` has the words.
+"""Report the supervisor's state to systemd or a compatible manager: ready, reloading, stopping, alive. See `man sd_notify`.
 
-Without NOTIFY_SOCKET in the environment nothing is said, and nothing costs.
+Without NOTIFY_SOCKET in the environment nothing is sent, at no cost.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 def address_of(environ: Mapping[str, str]) -> str | None:
-    """Where to say it: a path, or a name that begins with NUL for one that is in no file system ("@" in the variable).
+    """Return the socket's address: a path, or a name that begins with NUL for an abstract one ("@" in the variable).
 
-    None if nobody listens, or in a way this system does not know (vsock, between virtual machines).
+    None if no manager listens, or on an unsupported kind of socket (vsock, between virtual machines).
     """
     address = environ.get("NOTIFY_SOCKET", "")
     if address.startswith("@"):
@@ -27,7 +27,7 @@ def address_of(environ: Mapping[str, str]) -> str | None:
 
 
 def watchdog_of(environ: Mapping[str, str], pid: int) -> float | None:
-    """After how many seconds of silence the service is killed; None if it is not watched, or not in this process."""
+    """Return after how many seconds of silence systemd kills the service; None if it does not watch this process."""
     microseconds, watched = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not microseconds.isascii() or not microseconds.isdigit() or int(microseconds) == 0:
         return None
@@ -35,7 +35,7 @@ def watchdog_of(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Notifier:
-    """Says how the service goes. Never blocks and never raises: a service manager that is deaf stops no jobs."""
+    """Reports the state of the service. Never blocks and never raises: a manager that hangs must not stop jobs."""
 
     def __init__(self, address: str | None, watchdog: float | None = None) -> None:
         self.watchdog = watchdog
@@ -49,46 +49,46 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ, pid: int | None = None) -> Notifier:
-        """The notifier of this process; takes its variables out of the environment, which jobs inherit."""
+        """Return the notifier of this process; remove its variables from the environment, which jobs inherit."""
         made = cls(address_of(environ), watchdog_of(environ, pid or os.getpid()))
         for name in VARIABLES:
             environ.pop(name, None)
         return made
 
     def ready(self, status: str = "") -> None:
-        """It serves: after the start, and again after each reload."""
-        self._say("READY=1", *_status(status))
+        """Report that it serves: after the start, and again after each reload."""
+        self._send("READY=1", *_status(status))
 
     def reloading(self) -> None:
-        """It takes up a new configuration; `ready` follows."""
-        self._say("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        """Report that it is loading a new configuration; `ready` follows."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str = "", extend: float = 0.0) -> None:
-        """It stops, and may take `extend` seconds from now, whatever TimeoutStopSec says."""
-        self._say("STOPPING=1", *_extension(extend), *_status(status))
+        """Report that it is stopping, and may take `extend` seconds from now, whatever TimeoutStopSec says."""
+        self._send("STOPPING=1", *_extension(extend), *_status(status))
 
     def extend(self, seconds: float) -> None:
-        """Starting, reloading or stopping may take so long from now."""
-        self._say(*_extension(seconds))
+        """Let a start, reload or stop take this long from now."""
+        self._send(*_extension(seconds))
 
     def status(self, text: str) -> None:
-        """A line for `systemctl status`."""
-        self._say(*_status(text))
+        """Set the line that `systemctl status` shows."""
+        self._send(*_status(text))
 
     def beat(self) -> None:
-        """It is alive; call it as often as you like, it is said three times in the time that the watchdog allows."""
+        """Report that it is alive; call it at any rate: it sends three times in the time that the watchdog allows."""
         if self.watchdog is None or time.monotonic() < self._beat_at:
             return
-        if self._say("WATCHDOG=1"):
+        if self._send("WATCHDOG=1"):
             self._beat_at = time.monotonic() + self.watchdog / 3
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Send nothing more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _say(self, *assignments: str) -> bool:
+    def _send(self, *assignments: str) -> bool:
         if self._socket is None or not assignments:
             return False
         try:

@@ -1,6 +1,6 @@
-"""Who runs in a run directory: a file that the supervisor holds a lock on for as long as it lives.
+"""The supervisor of a run directory: it holds a lock on a file there for as long as it lives.
 
-The lock says that it runs, not the number in the file: numbers are given again. The file is never removed, so that
+The lock shows that it is running, not the number in the file: process ids are reused. The file is never removed, so that
 two processes cannot hold locks on two files of one name.
 """
 
@@ -16,7 +16,7 @@ from .. import lockfile
 from ..errors import JobsError
 from ..lockfile import NAME
 
-_PATIENCE = 0.3  # seconds: somebody who only looks holds the lock for an instant
+_PATIENCE = 0.3  # seconds: a process that only checks holds the lock for an instant
 
 
 class AlreadyRunning(JobsError):
@@ -28,9 +28,9 @@ class AlreadyRunning(JobsError):
 
 
 class OfAnotherUser(JobsError):
-    """Raised when a run directory cannot be looked into, since it belongs to another user.
+    """Raised when a run directory cannot be read, since it belongs to another user.
 
-    `pid` is the supervisor there; None where that is not known, nor whether one runs.
+    `pid` is the supervisor there; None if it is unknown, and so is whether one is running.
     """
 
     def __init__(self, run_dir: Path, user: str, pid: int | None) -> None:
@@ -48,7 +48,7 @@ class PidFile:
     """The supervisor's hold on its run directory. The descriptor must not be kept by any child: it keeps the lock."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Raises AlreadyRunning, and OSError if the file cannot be used."""
+        """Lock the file. Raises AlreadyRunning, and OSError if the file cannot be used."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self.descriptor = os.open(run_dir / NAME, flags, 0o600)
         deadline = time.monotonic() + _PATIENCE
@@ -61,25 +61,25 @@ class PidFile:
         self.write()
 
     def write(self) -> None:
-        """Say who holds it."""
+        """Write this process id into the file."""
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def is_ours(self, run_dir: Path) -> bool:
-        """Whether the file of that name is still the one that is held: somebody may have removed the run directory."""
+        """Return whether the file of that name is still the locked one: the run directory may have been removed."""
         try:
             return os.path.samestat((run_dir / NAME).stat(), os.fstat(self.descriptor))
         except OSError:
             return False
 
     def close(self) -> None:
-        """Let go; the file says nobody."""
+        """Empty the file and release the lock."""
         os.ftruncate(self.descriptor, 0)
         os.close(self.descriptor)
 
 
 def running(run_dir: Path) -> int | None:
-    """The process id of the supervisor that runs in this run directory, or None; raises OfAnotherUser."""
+    """Return the process id of the supervisor that is running in this run directory, or None; raises OfAnotherUser."""
     try:
         return lockfile.holder(run_dir)
     except PermissionError:
@@ -94,7 +94,7 @@ def _of_another_user(run_dir: Path) -> OfAnotherUser:
         try:
             owner = directory.stat().st_uid
             break
-        except OSError:  # it is below one that this user may not enter
+        except OSError:  # it is below a directory that this user may not enter
             directory = directory.parent
     try:
         name = pwd.getpwuid(owner).pw_name

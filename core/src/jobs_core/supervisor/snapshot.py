@@ -1,4 +1,4 @@
-"""state.json: what the supervisor shows of itself, written on a change, and now and then to show that it lives."""
+"""state.json: the supervisor's published state, written on a change, and now and then to show that it is alive."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..scoreboard.writer import start_ticks
 from .system.loop import Loop, Timer
 
 SHORTEST = 0.05
-"""Seconds between two writings, however much changes."""
+"""Least number of seconds between two writes, however much changes."""
 
 LONGEST = 4.0
-"""Seconds after which it is written although nothing has changed: who reads it takes an old one for a hanging supervisor."""
+"""Seconds after which it is written although nothing has changed: readers take an old file as a sign of a hung supervisor."""
 
 
 class Snapshot:
-    """Writes it. Belongs to the supervisor's loop."""
+    """Writes state.json. Belongs to the supervisor's loop."""
 
     def __init__(
         self,
@@ -52,17 +52,17 @@ class Snapshot:
         self._broken = ""
 
     def changed(self) -> None:
-        """Something has changed: soon it is written."""
+        """Have the changed state written soon."""
         if self._timer is None:
             self._timer = self._loop.after(self._written + SHORTEST - time.monotonic(), self._write)
 
     def keep(self) -> None:
-        """Called every second."""
+        """Write it if the last one is old; called every second."""
         if time.monotonic() - self._written > LONGEST:
             self.changed()
 
     def close(self) -> None:
-        """The last one."""
+        """Write it for the last time."""
         self._write()
 
     def _write(self) -> None:
@@ -72,6 +72,6 @@ class Snapshot:
             state.write(self._path, SupervisorState(**self._always, written_at=time.time(), **self._describe()))
             self._broken = ""
         except OSError as error:
-            if str(error) != self._broken:  # a full disk is told once, not twenty times a second
+            if str(error) != self._broken:  # a full disk is reported once, not twenty times a second
                 self._broken = str(error)
                 events.emit(events.RunDirTrouble(state.STATE, str(error)))

@@ -38,7 +38,7 @@ def ended(body: Callable[[], None], before_fork: Callable[[], None] = lambda: No
             atexit._clear()  # those of the test runner
             inherited.disown()
             body()
-            exit_functions.leave(CODE, PATIENCE)
+            exit_functions.exit_process(CODE, PATIENCE)
         finally:
             os._exit(99)
     os.close(writer)

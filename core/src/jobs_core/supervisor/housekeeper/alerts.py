@@ -1,4 +1,4 @@
-"""Watches how far behind the topics are, and tells people: once it has lasted, not too often, and when it is over."""
+"""Watch how far behind the topics are, and alert people: once it has lasted, not too often, and when it is over."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class Alert(Struct, frozen=True):
 
 
 class _Watch:
-    """What is known of one topic."""
+    """The state of one topic."""
 
     __slots__ = ("since", "told", "told_at")
 
     def __init__(self) -> None:
-        self.since: float | None = None  # over its limit since
-        self.told = False  # people know of it
-        self.told_at: float | None = None  # when they were last told, of this time or an earlier one
+        self.since: float | None = None  # since when it has been over its limit
+        self.told = False  # an alert has been sent
+        self.told_at: float | None = None  # when the last alert was sent, for this backlog or an earlier one
 
 
 class Alerts:
-    """Fed with counts by the housekeeper's loop, which it never blocks: channels have threads of their own.
+    """The alerts of an installation. The housekeeper's loop passes counts; channels have their own threads, so it never blocks.
 
-    `notify` calls a hook, `plugins.notify` by default. Raises ConfigError or PluginError for channels that cannot be used.
+    `notify` calls a hook, `plugins.notify` by default. Raises ConfigError or PluginError for unusable channels.
     """
 
     def __init__(self, config: Config, plugins: Plugins, notify: Callable[..., None] | None = None) -> None:
@@ -64,13 +64,13 @@ class Alerts:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics whose counts are wanted."""
+        """The topics whose counts are needed."""
         return tuple(self._watches)
 
     def look(self, now: float, counts: Mapping[str, Counts]) -> None:
-        """Judge each topic by its counts; `now` is a clock that only grows, `time.monotonic()`.
+        """Judge each topic by its counts; `now` is `time.monotonic()`.
 
-        A topic without counts, as in an outage of the broker, is as it was.
+        A topic without counts, as in an outage of the broker, keeps its state.
         """
         for topic, watch in self._watches.items():
             if topic in counts:
@@ -79,11 +79,11 @@ class Alerts:
             sender.check()
 
     def going_on(self) -> list[str]:
-        """The topics of which people were told and that are not over yet."""
+        """Return the topics for which an alert was sent and that have not caught up yet."""
         return [topic for topic, watch in self._watches.items() if watch.told]
 
     def close(self, patience: float = 0.0) -> None:
-        """Wait for what is being sent, for so many seconds at most."""
+        """Wait for alerts that are being sent, for `patience` seconds at most."""
         end = time.monotonic() + patience
         for sender in self._senders:
             sender.wait(max(0.0, end - time.monotonic()))
@@ -113,7 +113,7 @@ class Alerts:
         self._send(message(self._config, "over", topic, counts, lasted))
 
     def unserved(self, topic: str, counts: Counts) -> None:
-        """Tell of jobs that wait where no pool serves them, with or without a limit; called once, when that is first seen."""
+        """Send an alert for jobs that no pool serves, with or without a limit; called once, when that is first seen."""
         self._send(message(self._config, "unserved", topic, counts, 0.0))
 
     def _send(self, alert: Alert) -> None:
@@ -122,7 +122,7 @@ class Alerts:
 
 
 def blind(config: Config, backend: Backend) -> list[str]:
-    """Limits that would never alert, since this backend does not tell what they look at; each with what to do instead."""
+    """Return warnings for limits that would never alert, as this backend lacks the figure; each with an alternative."""
     if "ages" in backend.features:
         return []
     return [
@@ -134,14 +134,14 @@ def blind(config: Config, backend: Backend) -> list[str]:
 
 
 def watched(config: Config) -> list[str]:
-    """The topics that have a limit."""
+    """Return the topics that have a limit."""
     return [name for name, topic in config.topics.items() if topic.alert_above is not None or topic.alert_age is not None]
 
 
 def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
-    """The configured channels by name. Raises ConfigError or PluginError that names the key and the fix_for.
+    """Make the configured channels, by name. Raises ConfigError or PluginError, which name the key and the fix.
 
-    A channel is of the kind that its table's name says, or its key `kind`, so that there can be several of one.
+    The kind of a channel is its key `kind`, else the name of its table: so there can be several channels of a kind.
     """
     made: dict[str, AlertChannel] = {}
     for name, settings in config.alerts.channels.items():
@@ -159,7 +159,7 @@ def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
 
 
 def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float) -> Alert:
-    """What is said of a topic: `kind` is backlog, unserved, over or test."""
+    """Compose an alert for a topic; `kind` is backlog, unserved, over or test."""
     limits = config.topic(topic)
     host = os.uname().nodename
     now = datetime.now(timezone.utc).replace(microsecond=0)

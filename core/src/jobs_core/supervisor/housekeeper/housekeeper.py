@@ -1,7 +1,7 @@
-"""The housekeeper: the one child of a supervisor that speaks to the backend on behalf of all.
+"""The housekeeper: the one child of a supervisor that talks to the backend on behalf of the installation.
 
-It hands a dead worker's jobs back, keeps house in the store, counts, ticks the schedule and raises alerts. It may hang with the
-backend, and nothing else does. Every machine may run one: all that it does may be done twice.
+It releases a dead worker's jobs, maintains the backend, counts jobs, ticks the schedule and raises alerts. If the backend
+hangs, only the housekeeper hangs with it. Every machine may run one: everything it does may be done twice.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from .repair import Repair, describe
 from .totals import TotalsFile
 
 COUNT_INTERVAL = 1.0
-"""Seconds between two looks at the topics."""
+"""Seconds between two counts of the topics."""
 
 SURVEY_SHARE = 0.02
-"""Of the time at most is spent on topics that nobody here serves and no table configures: there may be thousands."""
+"""Share of the time that is spent at most on topics that are neither served nor configured here: there may be thousands."""
 
 UNLISTED_INTERVAL = 10.0
-"""Seconds between two looks at them where a backend cannot list its topics: RabbitMQ logs an error for each without a queue."""
+"""Seconds between two such counts if a backend cannot list its topics: RabbitMQ logs an error for each without a queue."""
 
 SCHEDULE = "schedule.json"
 
 
 class Housekeeper:
-    """See the module. The main thread works; another listens to the supervisor, and outlives it for a moment."""
+    """See the module. The main thread works; another thread listens to the supervisor, and outlives it for a moment."""
 
     def __init__(self, app: App, channel: Channel, run_dir: Path, generation: int = 0) -> None:
         self._app = app
@@ -60,18 +60,18 @@ class Housekeeper:
         self._outage = Outage()
         self._orders: deque[dict[str, Any]] = deque()
         self._stopping = False
-        self._folding = TotalsFile(run_dir)
+        self._totals = TotalsFile(run_dir)
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
         self._destinations = app.destinations()
         self._others: dict[str, Counts] = {}  # topics that are not in `_topics`, as of the last survey
         self._told_unlisted = False
-        self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when it was told
+        self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when the warning was logged
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
         self._alerts = Alerts(app.config, app.plugins)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
         self._next_kept = self._next_count = self._next_survey = 0.0
-        self._unwritten = ""  # why backlog.json could not be written the last time
+        self._unwritten = ""  # why backlog.json could not be written last time
 
     def run(self) -> None:
         set_current_app(self._app)
@@ -86,21 +86,21 @@ class Housekeeper:
     # -- the supervisor --------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Take orders; at the supervisor's end, end everything that it started."""
+        """Take orders; when the supervisor dies, kill everything that it started."""
         while True:
             order, _ = self._channel.receive()
             if order is None:
-                if linux.is_child_of(self._supervisor):  # which lives, and does not know of this process
+                if linux.is_child_of(self._supervisor):  # it is alive, and does not know of this process
                     os._exit(1)
-                self._end_everybody()
+                self._kill_all()
             elif order["do"] == "stop":
                 self._stopping = True
             else:
                 self._orders.append(order)
             self._backend.interrupt()
 
-    def _end_everybody(self) -> NoReturn:
-        """Nothing of ours outlives the supervisor, no subprocess of a job in its session either."""
+    def _kill_all(self) -> NoReturn:
+        """Kill all workers and exit: nothing outlives the supervisor, nor does a job's subprocess in its worker's session."""
         for path in state.worker_files(self._run_dir):
             try:
                 file = WorkerFile(path)
@@ -122,7 +122,7 @@ class Housekeeper:
                 self._outage.began(error)
                 self._show(error=str(error))
                 if self._stopping:
-                    self._orders.clear()  # the files stay: the next start hands back what they name
+                    self._orders.clear()  # the files stay: the next start releases the jobs that they name
         self._sleep()
 
     def _work(self, now: float) -> None:
@@ -142,7 +142,7 @@ class Housekeeper:
         self._tick()
 
     def _tell_risks(self) -> None:
-        with contextlib.suppress(BackendError):  # what cannot be told keeps nobody from work
+        with contextlib.suppress(BackendError):  # a failure here must not stop the work
             for advice in self._backend.advice():
                 events.emit(events.BackendRisk(advice))
 
@@ -160,7 +160,7 @@ class Housekeeper:
                 except BackendError as error:
                     self._outage.began(error)
 
-    # -- orders ----------------------------------------------------------------------------------
+    # -- orders ------------------------------------------------------------------------------------
 
     def _obey(self, order: dict[str, Any]) -> None:
         if order["do"] == "repair":
@@ -169,7 +169,7 @@ class Housekeeper:
             self._tell(order["hook"], facts=order["facts"])
 
     def _repair(self, repair: Repair) -> None:
-        """Hand a dead worker's jobs back, then remember its figures and forget its files."""
+        """Release a dead worker's jobs, then add its counters to the totals and remove its files."""
         path = self._run_dir / state.WORKERS / repair.file
         found = describe(path, repair)
         failpoint("repair.before")
@@ -182,7 +182,7 @@ class Housekeeper:
         failpoint("repair.after")
         if released or repair.crash:
             events.emit(events.JobsHandedBack(found.owner, released, len(found.started)))
-        self._folding.add_worker(path, released)
+        self._totals.add_worker(path, released)
         self._channel.send({"is": "repaired", "file": repair.file, "released": released})
         if repair.crash:
             self._tell("jobs_worker_crashed", report=found.report)
@@ -204,13 +204,13 @@ class Housekeeper:
         self._backlog.answered_at = time.time()
         self._backlog.round_trip = round_trip
         self._backlog.alerts = sorted(self._alerts.going_on())
-        self._tell_unserved({**counts, **self._others})
+        self._warn_of_unserved({**counts, **self._others})
         self._show(counts={**counts, **self._others})
         ages = {topic: [count.ready, count.oldest_age] for topic, count in counts.items() if topic not in self._paused}
         self._channel.send({"is": "counts", "topics": ages, "leases": "fencing" in self._backend.features})
 
     def _survey(self) -> None:
-        """Count every other topic that the backend holds, or that jobs of this application go to."""
+        """Count every other topic that the backend has, or that this application enqueues to."""
         begin = time.monotonic()
         known = {*self._destinations, *self._listed()}
         others = sorted(known.difference(self._topics))
@@ -220,7 +220,7 @@ class Housekeeper:
         self._next_survey = now + max(least, (now - begin) / SURVEY_SHARE)
 
     def _listed(self) -> list[str]:
-        """The topics that the backend holds. Others may write into a queue, and no repair is to wait for what they wrote."""
+        """Return the topics of the backend. Other programs may write into it: invalid names must not delay a repair."""
         try:
             return [topic for topic in self._backend.topics() if isinstance(topic, str) and topic_error(topic) is None]
         except BackendUnavailable:
@@ -233,8 +233,8 @@ class Housekeeper:
                 events.emit(events.BackendRisk(f"its reserved jobs cannot be listed by topic: {told(error)}"))
         return []
 
-    def _tell_unserved(self, counts: dict[str, Counts]) -> None:
-        """Warn of each topic whose jobs wait for nobody: once, and once more when jobs do wait where none did before."""
+    def _warn_of_unserved(self, counts: dict[str, Counts]) -> None:
+        """Warn of each topic that no pool serves: once, and once more when jobs wait there for the first time."""
         unserved = {}
         for topic in filter(self._app.config.nobody_serves, counts):
             waiting, senders = counts[topic].ready + counts[topic].scheduled, self._destinations.get(topic, [])
@@ -265,7 +265,7 @@ class Housekeeper:
             state.write(self._run_dir / state.BACKLOG, backlog)
             self._unwritten = ""
         except OSError as failed:
-            if str(failed) != self._unwritten:  # a full disk is told once, not every second
+            if str(failed) != self._unwritten:  # a full disk is reported once, not every second
                 self._unwritten = str(failed)
                 events.emit(events.RunDirTrouble(state.BACKLOG, str(failed)))
 

@@ -1,4 +1,4 @@
-"""What is known of a dead worker, and what follows for the jobs it held."""
+"""The facts about a dead worker, and the consequences for the jobs that it had reserved."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MOST_JOBS = 20
 
 
 class Repair(Struct, frozen=True):
-    """An order to the housekeeper: this worker is dead."""
+    """An order to the housekeeper: release the jobs of this dead worker."""
 
     file: str  # its name in run_dir/workers
     at: float  # unix seconds of its death
     reason: str  # a sentence
-    crash: bool = False  # whether it died of something other than its own or our decision
-    culprit: str = ""  # the job that it was killed for; nobody else is charged then
+    crash: bool = False  # whether neither it nor the supervisor decided on its end
+    culprit: str = ""  # the job that it was killed for; no other job is charged then
     signal: str = ""
     exit_code: int | None = None
     peak_memory: int = 0
     log: list[str] = []  # its last lines
-    charge: bool = True  # whether it died of its own: what others did to it is not its jobs' fault
+    charge: bool = True  # whether its own jobs may have caused its death
 
     @classmethod
     def of(cls, order: dict[str, Any]) -> Repair:
@@ -39,16 +39,16 @@ class Repair(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """What its files say."""
+    """The content of its files."""
 
     owner: str
-    started: list[str]  # jobs that are charged
-    document: bytes  # for their history
+    started: list[str]  # the jobs that are charged
+    document: bytes  # for the jobs' history
     report: dict[str, Any]  # for the hook
 
 
 def describe(path: Path, repair: Repair) -> Found:
-    """Read a dead worker's files. One that never wrote any had no jobs: its name is its owner id."""
+    """Read a dead worker's files. A worker that never wrote any had no jobs; its name is its owner id."""
     owner, pool, pid, charge = path.name, "", 0, False
     unsettled: list[Entry] = []
     try:
@@ -89,9 +89,9 @@ def describe(path: Path, repair: Repair) -> Found:
 
 
 def charged(running: Iterable[Entry], culprit: str = "") -> list[str]:
-    """The jobs that a worker's death is held against, of those that had started and were not settled.
+    """Return the jobs that are charged with a worker's death, out of those that had started and were not settled.
 
-    The one that it was killed for; else the suspects, which run beside others just to be told from them; else all.
+    These are the job that it was killed for; else the suspects, which run beside others to be told apart; else all.
     """
     if culprit:
         return [culprit]

@@ -1,4 +1,4 @@
-"""The way to one alert channel: a thread while there is something to send, one at most, and nothing that heaps up."""
+"""Send alerts to one channel: on one thread, which lives while there is something to send, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHORTEST_SECRET = 6
 
 
 class Sender:
-    """Sends alerts one after another. Of what waits for the channel, only the newest of each topic is kept.
+    """Sends alerts one after another. Of the waiting alerts, only the newest of each topic is kept.
 
     `send`, `check` and `wait` are called by the housekeeper's loop and do not wait for the channel (`wait` does).
     """
@@ -34,11 +34,11 @@ class Sender:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[str, str, dict[str, Any]]] = {}  # topic: title, text, facts
         self._thread: threading.Thread | None = None
-        self._began = 0.0  # when the alert in hand was taken
+        self._began = 0.0  # when the current alert was taken
         self._failing = False
 
     def send(self, topic: str, title: str, text: str, facts: dict[str, Any]) -> None:
-        """Have an alert sent."""
+        """Queue an alert."""
         with self._lock:
             self._waiting.pop(topic, None)
             self._waiting[topic] = (title, text, facts)
@@ -48,14 +48,14 @@ class Sender:
                 self._thread.start()
 
     def check(self) -> None:
-        """Tell if the channel does not come back; called now and then."""
+        """Log it if the channel hangs; called now and then."""
         with self._lock:
             hangs = self._thread is not None and time.monotonic() - self._began > PATIENCE + _GRACE
         if hangs:
             self._failed(f"did not return within {PATIENCE:g} s")
 
     def wait(self, patience: float) -> bool:
-        """Wait until nothing is being sent any more, for so many seconds; whether that came about."""
+        """Wait until nothing is being sent, for `patience` seconds at most; return whether that is so."""
         thread = self._thread
         if thread is not None:
             thread.join(patience)
@@ -71,7 +71,7 @@ class Sender:
                 self._began = time.monotonic()
             try:
                 self._channel.send(*alert)
-            except BaseException as error:  # a plugin's, whatever it raises: the thread has to come to its end
+            except BaseException as error:  # a plugin may raise anything: the thread must end properly
                 self._failed(text_of(error) if issubclass(type(error), ConnectionError) else told(error))
             else:
                 self._succeeded()
@@ -79,7 +79,7 @@ class Sender:
     def _failed(self, error: str) -> None:
         with self._lock:
             told, self._failing = self._failing, True
-        if not told:  # once an outage
+        if not told:  # once in each outage
             events.emit(events.AlertNotSent(self.name, hide(error, self._secrets)))
 
     def _succeeded(self) -> None:
@@ -90,7 +90,7 @@ class Sender:
 
 
 def secrets(settings: Mapping[str, Any]) -> list[str]:
-    """Every text in a channel's settings that should not be seen: addresses hold tokens in path and query."""
+    """Return every string in a channel's settings that must not be shown: URLs have tokens in their path and query."""
     found: set[str] = set()
     for key, value in settings.items():
         if key == "kind":
@@ -113,7 +113,7 @@ def _parts(url: str) -> list[str]:
 
 
 def hide(text: str, secrets: list[str]) -> str:
-    """`text` without the secrets."""
+    """Return `text` with the secrets replaced."""
     for secret in secrets:
         text = text.replace(secret, "…")
     return text

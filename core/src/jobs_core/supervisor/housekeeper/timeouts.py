@@ -1,8 +1,8 @@
-"""A job whose worker had to be killed for its timeout: its run was an attempt, and is settled as one for the dead worker.
+"""Settle a job whose worker had to be killed for the job's timeout: the run was an attempt.
 
-The courier does this by itself wherever it can (`Courier._end_stubborn`). Code that holds the interpreter holds the courier,
-too; then the housekeeper takes the job from the dead owner and settles it. Where the queue cannot hand over a certain job
-(`claim`), the death of the worker is counted instead, as for any crash.
+The courier does this by itself wherever it can (`Courier._end_stubborn`). Code that holds the interpreter stops the courier,
+too; then the housekeeper claims the job from the dead owner and settles it. If the backend cannot do that (`claim`), the
+worker's death is counted instead, as for any crash.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ...worker.run import Run
 
 
 def settle(app: App, backend: Backend, owner: str, job_id: str, reason: str, stacks: str) -> bool:
-    """Settle a run of a dead owner as timed out; False if it cannot be, or is not the owner's. May be done twice.
+    """Settle a dead owner's run as timed out; return False if that is impossible, or the job is not the owner's.
 
-    Raises BackendUnavailable, and what else the backend raises.
+    May be done twice. Raises BackendUnavailable, and the backend's other errors.
     """
     try:
         record = backend.get(job_id)

@@ -1,8 +1,8 @@
-"""Figures outlive the worker that made them: they are added to `totals.json` before its file goes.
+"""Counters outlive their worker: they are added to `totals.json` before the worker's file is removed.
 
-The order is what keeps counters from ever going back or counting twice: first the totals with the file's name in
-`folded`, then the file. The name stays for long enough: somebody may be just reading who has seen the file, and then
-reads the totals.
+The order keeps counters from ever going back or counting twice: first the totals are written, with the file's name in
+`folded`, then the file is removed. The name is kept for long enough: a reader may have seen the file just before it reads
+the totals.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ...scoreboard.reader import WorkerFile, total
 from ...scoreboard.state import STACKS, TOTALS, Totals
 
 REMEMBERED = 500
-"""Files whose names are kept: more than can go while somebody reads all of them."""
+"""Files whose names are kept: more than can be removed while a reader reads all of them."""
 
 
 class TotalsFile:
-    """Keeps the totals. Used by the housekeeper's main thread."""
+    """The totals and their file. Used by the housekeeper's main thread."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / TOTALS
         self._totals = state.read(self._path, Totals) or Totals(since=time.time())
 
     def add_worker(self, path: Path, released: int) -> None:
-        """Take in the figures of a worker whose jobs are handed back, and remove its files."""
+        """Add the counters of a worker whose jobs have been released, and remove its files."""
         totals = self._totals
         totals.released += released
         if path.name not in totals.folded:

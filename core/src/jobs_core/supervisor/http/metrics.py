@@ -1,7 +1,7 @@
 """Metrics of one installation as OpenMetrics or Prometheus text, from the scoreboard alone.
 
-Counters are right over the coming and going of workers: those of workers that are gone are in `totals.json`. They begin
-anew with a new run directory, and those of the supervisor with the supervisor, which Prometheus takes for a reset.
+Counters stay correct when workers come and go: those of ended workers are in `totals.json`. They restart at zero with a new
+run directory, and the supervisor's own counters with the supervisor; Prometheus detects that as a reset.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ STALE = 5.0
 """Seconds without a round trip after which the backend counts as down."""
 
 FORGOTTEN = 30.0
-"""Seconds after which counts of topics are no longer told: an autoscaler should rather know nothing than something old."""
+"""Seconds after which counts of topics are left out: no figure is better for an autoscaler than an old one."""
 
 REST = "(other)"
-"""Topic and job of what found no place in a worker's table of 64."""
+"""Topic and job of runs that found no place in a worker's table of 64."""
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 Labels = tuple[tuple[str, str], ...]
-Sample = tuple[str, Labels, float]  # what comes after the family's name, labels, value
+Sample = tuple[str, Labels, float]  # suffix of the family's name, labels, value
 
 
 class Family(Struct):
@@ -47,7 +47,7 @@ class Family(Struct):
 
 
 def exposition(board: Board, *, lease: float, openmetrics: bool) -> str:
-    """Everything as text."""
+    """Return all metrics as text."""
     lines: list[str] = []
     for family in families(board, lease):
         if family.samples:
@@ -58,7 +58,7 @@ def exposition(board: Board, *, lease: float, openmetrics: bool) -> str:
 
 
 def families(board: Board, lease: float) -> Iterator[Family]:
-    """Every metric; one of which nothing is known has no samples."""
+    """Return every metric; one without any data has no samples."""
     it = board.supervisor
     yield from _of_jobs(total(board.figures()).values())
     yield Family(
@@ -72,7 +72,7 @@ def families(board: Board, lease: float) -> Iterator[Family]:
         yield from _of_supervisor(it)
 
 
-# -- what is told ----------------------------------------------------------------------------------
+# -- the metrics ------------------------------------------------------------------------------------
 
 
 def _of_jobs(rows: Iterable[Figures]) -> Iterator[Family]:
@@ -115,7 +115,7 @@ def _of_topics(board: Board) -> Iterator[Family]:
         [
             ("", (("topic", name),), float(topic.oldest_age or 0))
             for name, topic in topics.items()
-            if topic.oldest_age is not None or not topic.ready  # else the backend does not know
+            if topic.oldest_age is not None or not topic.ready  # else the backend does not report ages
         ], "seconds",
     )  # fmt: skip
     yield Family(
@@ -160,7 +160,7 @@ def _of_workers(board: Board, it: SupervisorState, lease: float) -> Iterator[Fam
         states[pool, shown_state(view.header, view.running_count, child, now, silence(lease))] += 1
         running[pool] += view.running_count
         memory[pool] += child.memory if child else 0
-    for child in children.values():  # their files are not yet written, or gone already
+    for child in children.values():  # their files are not yet written, or already removed
         states[child.pool, child.state] += 1
         memory[child.pool] += child.memory
     yield Family(
@@ -204,7 +204,7 @@ def _by_pool(name: str, kind: Kind, text: str, numbers: dict[str, int], unit: st
     return Family(name, kind, text, [("", (("pool", pool),), number) for pool, number in numbers.items()], unit)
 
 
-# -- how it is written -----------------------------------------------------------------------------
+# -- the two formats --------------------------------------------------------------------------------
 
 
 def _openmetrics(family: Family) -> Iterator[str]:
@@ -216,7 +216,7 @@ def _openmetrics(family: Family) -> Iterator[str]:
 
 
 def _prometheus(family: Family) -> Iterator[str]:
-    """The older format: a counter is named as its sample is, and there are no infos and no units."""
+    """Render the older format: a counter has the name of its sample, and there are no infos or units."""
     suffix = {"counter": "_total", "info": "_info"}.get(family.kind, "")
     kind = "gauge" if family.kind == "info" else family.kind
     yield f"# HELP {family.name}{suffix} {_escaped(family.help)}"

@@ -1,6 +1,6 @@
-"""The HTTP child: is it alive, is it ready, has it come up, and the metrics. From the scoreboard alone.
+"""The HTTP child: probes for alive, ready and started, and the metrics, all from the scoreboard alone.
 
-A broker that hangs makes it not ready, never not alive: a restart would not help.
+A broker that hangs makes the supervisor not ready, but never not alive: a restart would not help.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from . import metrics
 from .server import Handler, Request, Response, Server, listener
 
 LOOKS = 20.0
-"""Seconds without a new state.json after which the supervisor is not alive; it writes one every 5 s."""
+"""Seconds without a new state.json after which the supervisor counts as not alive; it writes one every 5 s."""
 
 ANSWERS = metrics.STALE
 
 Check = tuple[str, str]
-"""What was looked at, and what is wrong with it; nothing if it is well."""
+"""The name of a check, and its error; empty if it passed."""
 
 
 def serve(
     run_dir: Path, listen: str, *, lease: float, ready: Callable[[], None] | None = None, base_dir: Path = Path()
 ) -> NoReturn:
-    """Answer until TERM; `ready` is called when it listens. Raises ListenError before."""
+    """Serve until TERM; call `ready` once listening. Raises ListenError if that fails."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     listening = listener(listen, base_dir)
     server = Server(listening, handlers(run_dir, lease))
@@ -40,7 +40,7 @@ def serve(
 
 
 def handlers(run_dir: Path, lease: float) -> dict[str, Handler]:
-    """Every path with what answers it."""
+    """Return the handler of every path."""
     checks = Checks(run_dir, lease)
 
     def figures(request: Request) -> Response:
@@ -57,7 +57,7 @@ def handlers(run_dir: Path, lease: float) -> dict[str, Handler]:
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether a client names that format and does not refuse it."""
+    """Return whether a client accepts OpenMetrics by name."""
     for part in accept.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         if kind == "application/openmetrics-text":
@@ -78,23 +78,23 @@ def _answer(request: Request, checks: Iterable[Check]) -> Response:
 
 
 class Checks:
-    """What each probe looks at; every call reads the files anew."""
+    """The checks of each probe; every call reads the files anew."""
 
     def __init__(self, run_dir: Path, lease: float) -> None:
         self._run_dir = run_dir
         self._silence = silence(lease)
 
     def alive(self) -> Iterable[Check]:
-        """The supervisor is there, and looks after things."""
+        """Check that the supervisor is running and active."""
         return self._alive(self._state())
 
     def started(self) -> Iterable[Check]:
-        """Every pool came to serve once."""
+        """Check that every pool has served once."""
         it = self._state()
         yield "startup", "" if it and it.served else "not every pool is serving yet"
 
     def ready(self) -> Iterable[Check]:
-        """Jobs that are enqueued now are run."""
+        """Check that jobs that are enqueued now will run."""
         it = self._state()
         yield from self._alive(it)
         if it is None:
@@ -125,7 +125,7 @@ class Checks:
                 continue
             try:
                 file = WorkerFile(self._run_dir / WORKERS / child.owner)
-            except (OSError, ValueError):  # not yet written, or gone
+            except (OSError, ValueError):  # not yet written, or removed
                 states.append("starting" if child.state == "serving" else child.state)
                 continue
             state = shown_state(file.header(), file.running(), child, time.monotonic(), self._silence)

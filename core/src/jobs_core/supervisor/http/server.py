@@ -1,6 +1,6 @@
-"""A very small HTTP server: one thread, GET and HEAD, an answer a connection, everything bounded.
+"""A very small HTTP server: one thread, GET and HEAD, one response per connection, everything bounded.
 
-The standard library's own would cost several megabytes of imports and a thread for every client that dawdles.
+The standard library's server would cost several megabytes of imports, and a thread for every slow client.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...config_rules import parse_listen
 from ...errors import ConfigError
 
 MOST_CONNECTIONS = 64
-"""Beyond, the oldest is dropped for the newest: clients that dawdle cannot keep a probe out."""
+"""Beyond it, the newest replaces the oldest: slow clients cannot keep a probe out."""
 
 LONGEST_REQUEST = 8192
 REQUEST_PATIENCE = 5.0
@@ -35,11 +35,11 @@ _REASONS = {
 
 
 class ListenError(ConfigError):
-    """Raised when `http.listen` is no address, or one that cannot be used."""
+    """Raised when `http.listen` is not an address, or one that cannot be used."""
 
 
 class Request(Struct):
-    """What was asked for; header names in small letters."""
+    """An HTTP request; header names are in lower case."""
 
     method: str
     path: str
@@ -47,12 +47,12 @@ class Request(Struct):
     headers: dict[str, str]
 
     def asks(self, flag: str) -> bool:
-        """Whether the query holds a flag, with or without a value."""
+        """Return whether the query has a flag, with or without a value."""
         return any(part.partition("=")[0] == flag for part in self.query.split("&"))
 
 
 class Response(Struct):
-    """What is answered."""
+    """An HTTP response."""
 
     status: int
     body: str
@@ -63,9 +63,9 @@ Handler = Callable[[Request], Response]
 
 
 def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
-    """A listening socket for `HOST:PORT`, `[IPv6]:PORT` or `unix:PATH` (relative to `base_dir`); raises ListenError.
+    """Return a listening socket for `HOST:PORT`, `[IPv6]:PORT` or `unix:PATH` (relative to `base_dir`).
 
-    A unix socket is for its user alone, and takes the place of one that nobody listens on any more.
+    Raises ListenError. A unix socket is for its user alone, and replaces one on which no process listens any more.
     """
     try:
         address = parse_listen(listen)
@@ -117,7 +117,7 @@ def _answers(path: Path) -> bool:
         probe.setblocking(False)
         try:
             probe.connect(str(path))
-        except BlockingIOError:  # its queue is full, so there is one
+        except BlockingIOError:  # its queue is full, so a process is listening
             return True
         except OSError:
             return False
@@ -125,7 +125,7 @@ def _answers(path: Path) -> bool:
 
 
 class Server:
-    """Answers on a listening socket for ever. `handlers` maps a path to what makes the answer."""
+    """Serves a listening socket for ever. `handlers` maps a path to the function that makes the response."""
 
     def __init__(self, listening: socket.socket, handlers: Mapping[str, Handler]) -> None:
         self._listening = listening
@@ -140,8 +140,8 @@ class Server:
                 if key.data is None:
                     self._accept()
                 elif key.data in self._connections:
-                    self._go_on(key.data)
-            self._drop_the_late()
+                    self._continue(key.data)
+            self._drop_late()
 
     def _timeout(self) -> float | None:
         if not self._connections:
@@ -153,14 +153,14 @@ class Server:
             self._drop(next(iter(self._connections)))
         try:
             accepted, _ = self._listening.accept()
-        except OSError:  # it went away again, or there are no descriptors left
+        except OSError:  # the client has disconnected, or there are no descriptors left
             return
         accepted.setblocking(False)
         connection = _Connection(accepted)
         self._connections[connection] = None
         self._selector.register(accepted, selectors.EVENT_READ, connection)
 
-    def _go_on(self, connection: _Connection) -> None:
+    def _continue(self, connection: _Connection) -> None:
         try:
             if connection.answering:
                 if connection.send():
@@ -191,7 +191,7 @@ class Server:
         except Exception as error:
             return Response(500, f"{type(error).__name__}: {error}\n")
 
-    def _drop_the_late(self) -> None:
+    def _drop_late(self) -> None:
         now = time.monotonic()
         for connection in [each for each in self._connections if each.deadline <= now]:
             self._drop(connection)
@@ -203,9 +203,9 @@ class Server:
 
 
 class _Connection:
-    """One client: first its request is read, then the answer written, then what it still says is read until it goes.
+    """One client: its request is read, the response is written, then further input is read until the client disconnects.
 
-    (Closing with something unread would reset the connection, and the client might never see the answer.)
+    Closing with unread input would reset the connection, and the client might never see the response.
     """
 
     def __init__(self, accepted: socket.socket) -> None:
@@ -216,7 +216,7 @@ class _Connection:
         self._left = memoryview(b"")
 
     def receive(self) -> bool:
-        """Read what there is; False at the end."""
+        """Read what has arrived; return False at the end."""
         try:
             data = self.socket.recv(_CHUNK)
         except BlockingIOError:
@@ -226,7 +226,7 @@ class _Connection:
         return bool(data)
 
     def request(self) -> Request | int | None:
-        """The request once it is whole, the status of what is wrong with it, or None if there is more to come."""
+        """Return the request once it is complete, the status of its error, or None while it is incomplete."""
         head, end, _ = bytes(self._received).partition(b"\r\n\r\n")
         if len(head) > LONGEST_REQUEST:
             return 431
@@ -254,7 +254,7 @@ class _Connection:
         self.deadline = time.monotonic() + ANSWER_PATIENCE
 
     def send(self) -> bool:
-        """Write what goes; True when that was all."""
+        """Write as much as possible; return True once all is written."""
         try:
             self._left = self._left[self.socket.send(self._left) :]
         except BlockingIOError:

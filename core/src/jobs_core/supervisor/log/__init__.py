@@ -1,1 +1,1 @@
-"""The log: where the lines of all processes are written."""
+"""The log, which gets the lines of all processes."""

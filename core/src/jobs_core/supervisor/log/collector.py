@@ -1,4 +1,4 @@
-"""From the children's pipes to the log: the only way that a line takes."""
+"""Move lines from the children's pipes to the log: the only way into it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from .writer import LogWriter
 
 
 class LogCollector:
-    """Moves lines; leaves them in the pipes while standard error takes no more. Belongs to the supervisor's loop."""
+    """Collects the lines of all processes; leaves them in the pipes while standard error accepts none.
+
+    Belongs to the supervisor's loop.
+    """
 
     def __init__(self, loop: Loop, writer: LogWriter, settings: Logs, job_of: Callable[[Child], dict[str, str]]) -> None:
         self.children: Children | None = None
@@ -23,7 +26,7 @@ class LogCollector:
         self._watched = self._held = False
 
     def take(self, child: Child, last: bool) -> None:
-        """Write what a child has said; `last`: it is dead."""
+        """Write a child's output; `last`: the child is dead."""
         output = child.output
         lines, raw = output.read_last() if last else (output.read_log(), output.read_raw())
         if raw:
@@ -35,28 +38,28 @@ class LogCollector:
         if lines:
             self.write(lines)
         if (output.log_ended or output.raw_ended) and not self._held and self.children is not None:
-            self.children.resume_reading(child)  # of what has not ended
+            self.children.resume_reading(child)  # the pipes that have not ended
 
     def write(self, lines: bytes) -> None:
-        """Write lines of anybody's."""
+        """Write lines of any process."""
         self._writer.write(lines)
         self._watch()
 
     def tick(self) -> None:
-        """Called every second: a full disk may have room again."""
+        """Try waiting lines again, as a full disk may have room; called every second."""
         if self._writer.waiting():
             self._writer.flush()
 
     def reopen(self) -> None:
-        """The file was moved away; go on in a new one."""
+        """Continue in a new file: the old one was moved away."""
         self._writer.reopen()
 
     def close(self) -> None:
-        """The end: write what waits, for a second at most."""
+        """Write waiting lines, for a second at most, and close the log."""
         self._writer.close()
 
     def _watch(self) -> None:
-        """Wait for standard error where it is slow, and stop the children's where it is too slow."""
+        """Watch standard error while it is slow, and stop reading from the children while it is too slow."""
         wants = self._writer.wants_write()
         if wants and not self._watched:
             self._loop.watch(self._writer.fileno(), self._on_writable, writing=True)

@@ -1,4 +1,4 @@
-"""The log as a file that is rotated by size: whole lines, kept in a bounded buffer while the disk takes none.
+"""The log as a file that is rotated by size: whole lines, kept in a bounded buffer while the disk is full.
 
 A line is in exactly one file, and follows what was written before it.
 """
@@ -15,15 +15,15 @@ from pathlib import Path
 from ...errors import ConfigError
 
 LARGEST_BACKLOG = 4 * 1024 * 1024
-"""Bytes that are kept while the disk is full; later lines are counted and dropped, since jobs go on without a log."""
+"""Bytes that are kept while the disk is full; later lines are counted and dropped, since jobs continue without a log."""
 
 
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-"""How the file is opened. Not blocking: a device or fifo never holds the supervisor up."""
+"""The flags by which the file is opened. Non-blocking: a device or fifo must never block the supervisor."""
 
 
 class LogFile:
-    """The log file and its older ones, `file.1` (the last) to `file.N`."""
+    """The log file and its older ones, `file.1` (the newest) to `file.N`."""
 
     def __init__(self, path: Path, max_size: int, keep: int, note: Callable[[str], bytes]) -> None:
         self._path = path
@@ -33,7 +33,7 @@ class LogFile:
         self._backlog: deque[bytes] = deque()
         self._backlog_size = 0
         self._dropped = 0
-        self._begun = b""  # of the first line of the backlog: what stands in the file already
+        self._begun = b""  # the part of the backlog's first line that is already in the file
         self._rotate_at = max_size
         try:
             self._fd = self._open()
@@ -46,14 +46,14 @@ class LogFile:
         if not self._backlog:
             rest = self._put(block)
             if rest:
-                self._keep_back(rest)
+                self._queue(rest)
             return
         self.flush()
         if self._backlog_size + len(block) > LARGEST_BACKLOG:
             self._dropped += block.count(b"\n")
             return
-        self._say_what_was_lost()
-        self._keep_back(block)
+        self._report_lost_lines()
+        self._queue(block)
         self.flush()
 
     def flush(self) -> None:
@@ -66,28 +66,28 @@ class LogFile:
                 return
             self._backlog.popleft()
             if not self._backlog:
-                self._say_what_was_lost()
+                self._report_lost_lines()
 
     def waiting(self) -> bool:
         return bool(self._backlog)
 
-    def _say_what_was_lost(self) -> None:
+    def _report_lost_lines(self) -> None:
         if self._dropped:
-            self._keep_back(self._note(f"{self._dropped} log lines were lost while {self._path} could not be written"))
+            self._queue(self._note(f"{self._dropped} log lines were lost while {self._path} could not be written"))
             self._dropped = 0
 
-    def _keep_back(self, block: bytes) -> None:
+    def _queue(self, block: bytes) -> None:
         self._backlog.append(block)
         self._backlog_size += len(block)
 
     def _put(self, block: bytes) -> bytes:
-        """Write a block, in a new file if it does not fit; what could not be written."""
+        """Write a block, in a new file if it does not fit; return the rest that could not be written."""
         if self._size + len(block) > self._rotate_at and not self._begun:
             self._rotate(len(block))
         while block:
             try:
                 written = os.write(self._fd, block)
-            except OSError:  # no space, over quota, a broken disk: all may pass
+            except OSError:  # no space, over quota, a broken disk: all may be temporary
                 break
             self._size += written
             if written == len(block):
@@ -101,12 +101,12 @@ class LogFile:
     # -- files -----------------------------------------------------------------------------------
 
     def _open(self) -> int:
-        """Open the file for appending; raises OSError. A line that a killed process left unfinished is ended first."""
+        """Open the file for appending, and end a line that a killed process left unfinished; raises OSError."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, FLAGS, 0o600)
         status = os.fstat(fd)
         self._regular = stat.S_ISREG(status.st_mode)
-        if self._regular and status.st_mode & stat.S_IRWXO:  # what others may read was not meant so; a group may be
+        if self._regular and status.st_mode & stat.S_IRWXO:  # other users must not read it; a group may be intended
             with contextlib.suppress(OSError):
                 os.fchmod(fd, 0o600)
         self._size = status.st_size if self._regular else 0
@@ -126,7 +126,7 @@ class LogFile:
         except OSError as error:
             self.write(self._note(f"{self._path} cannot be reopened, continuing in the old file: {error.strerror}"))
             return
-        if self._begun:  # a line that the old file has no room for stands whole in the new one
+        if self._begun:  # move a line that the old file has no room for to the new one as a whole
             with contextlib.suppress(OSError):
                 if os.fstat(previous).st_size == size:
                     os.ftruncate(previous, size - len(self._begun))
@@ -137,10 +137,10 @@ class LogFile:
         self.flush()
 
     def _rotate(self, needed: int) -> None:
-        """file -> file.1 -> … -> file.N. If that fails, all lines go on into the file that is open."""
+        """Rename file -> file.1 -> … -> file.N. If that fails, the open file takes all further lines."""
         if not self._regular:
             return
-        self._size = os.fstat(self._fd).st_size  # something may have cut it, as logrotate's copytruncate does
+        self._size = os.fstat(self._fd).st_size  # another program may have cut it, as logrotate's copytruncate does
         if self._size == 0 or self._size + needed <= self._rotate_at:
             return
         previous = self._fd
@@ -148,14 +148,14 @@ class LogFile:
             self._shift()
             self._fd = self._open()
         except OSError as error:
-            self._rotate_at = self._size + max(self._max_size // 10, 1)  # and then it is tried again
+            self._rotate_at = self._size + max(self._max_size // 10, 1)  # until another attempt
             with contextlib.suppress(OSError):
                 self._size += os.write(self._fd, self._note(f"{self._path} cannot be rotated: {error.strerror}"))
             return
         os.close(previous)
 
     def _shift(self) -> None:
-        """Each older file takes the next number, as far as one is taken; the last is overwritten."""
+        """Give each older file the next number, up to the first free one; the last file is overwritten."""
         if self._keep == 0:
             self._path.unlink(missing_ok=True)
             return
@@ -167,7 +167,7 @@ class LogFile:
         with contextlib.suppress(FileNotFoundError):
             os.replace(self._path, f"{self._path}.1")
 
-    # -- the rest of what a sink is --------------------------------------------------------------
+    # -- what LogWriter needs besides --------------------------------------------------------------
 
     def fileno(self) -> int:
         return self._fd
@@ -187,7 +187,7 @@ class LogFile:
 
 
 def fix_for(path: Path) -> str:
-    """What to do about a file that cannot be written."""
+    """Return the fix for a file that cannot be written."""
     if path.is_symlink():
         return ". It is a symbolic link, which could point anywhere: use the real file, or leave logs.file out"
     return ". Leave logs.file out to log to standard error"

@@ -1,8 +1,8 @@
-"""Standard error as the log: written without ever waiting for whoever reads it.
+"""Standard error as the log: written without ever waiting for its reader.
 
-It is shared with other processes (the shell, a pager, journald), so that it may not be switched to non-blocking: they
-would fail. What it is decides how it is written: a socket with a flag for each call, a pipe or terminal through an open
-file description of our own, a file as it is.
+It is shared with other processes (the shell, a pager, journald), so it must not be switched to non-blocking: they would
+fail. Its kind decides how it is written: a socket with a flag for each call, a pipe or terminal through a separate open
+file description, a file as it is.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from collections import deque
 from collections.abc import Callable
 
 PIECE = 4096
-"""Most bytes of one write: what a pipe that says it is writable takes at once, and whole (PIPE_BUF)."""
+"""Largest write in bytes: a pipe that is writable accepts it at once, and as a whole (PIPE_BUF)."""
 
 FULL = 1024 * 1024
-"""Bytes that may wait before children's output is left in their pipes. Twice as much is the end: lines are dropped."""
+"""Bytes that may wait before children's output is left in their pipes. Beyond twice as much, lines are dropped."""
 
 LAST_PATIENCE = 1.0
 """Seconds that `close` gives a slow reader."""
 
 
 class LogStream:
-    """Writes whole lines to a descriptor that is not ours alone."""
+    """Writes whole lines to a descriptor that is shared with other processes."""
 
     def __init__(self, fd: int, note: Callable[[str], bytes]) -> None:
         self._note = note
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        self._gone = False  # the reader left; there is nowhere to say so
-        self._fd = fd  # what is watched and written
-        self._own = -1  # what is closed in the end
+        self._gone = False  # the reader has closed it; there is nowhere to report that
+        self._fd = fd  # watched and written
+        self._own = -1  # to be closed at the end
         self._socket: socket.socket | None = None
-        self._watched = False  # whether readiness means something: a file is always ready
+        self._watched = False  # whether readiness has a meaning: a file is always ready
         self._write = self._writer(fd)
 
     def _writer(self, fd: int) -> Callable[[bytes], int]:
-        """How to write to it without waiting: something that raises BlockingIOError where one would have to."""
+        """Return a function that writes without waiting: it raises BlockingIOError instead."""
         try:
             mode = os.fstat(fd).st_mode
         except OSError:  # closed, as a daemon's standard error may be
@@ -57,7 +57,7 @@ class LogStream:
             try:
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 self._fd = self._own = os.open(f"/proc/self/fd/{fd}", flags)
-            except OSError:  # another user's terminal, no /proc: look before each write
+            except OSError:  # another user's terminal, no /proc: poll before each write
                 return self._write_if_writable
         return lambda data: os.write(self._fd, data)
 
@@ -116,7 +116,7 @@ class LogStream:
         return self._size > FULL
 
     def reopen(self) -> None:
-        """Nobody can move standard error away."""
+        """Do nothing: standard error cannot be moved away."""
 
     def detach(self) -> None:
         self._gone = True
@@ -142,7 +142,7 @@ class LogStream:
 
 
 def pieces(block: bytes) -> list[bytes]:
-    """A block cut into pieces of at most PIECE bytes, at the ends of lines where there are some."""
+    """Cut a block into pieces of at most PIECE bytes, at the ends of lines if possible."""
     if len(block) <= PIECE:
         return [block]
     found = []

@@ -1,7 +1,7 @@
 """The one writer of the log: a file that is rotated by size, or standard error. The supervisor alone uses it.
 
-It takes whole lines and keeps them whole: a line is in exactly one file, and follows what was written before it. It
-never blocks and never raises once it is made: what cannot be written waits in a bounded buffer.
+It takes whole lines and keeps them whole: a line is in exactly one file, and follows the lines that were written before it.
+It never blocks, and once created it never raises: lines that cannot be written wait in a bounded buffer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .stderr import LogStream
 
 
 class LogWriter:
-    """Writes whole lines to the file that `logs.file` names, or to standard error. Raises ConfigError if it cannot begin."""
+    """Writes whole lines to the file `logs.file`, or to standard error. Raises ConfigError if the file cannot be opened."""
 
     def __init__(self, settings: Logs, base_dir: Path) -> None:
         def note(text: str) -> bytes:
@@ -34,37 +34,37 @@ class LogWriter:
             self._sink.write(block)
 
     def flush(self) -> None:
-        """Try again to write what waits. The loop calls it about once a second while `waiting` says so."""
+        """Try to write waiting lines. The loop calls it about once a second while `waiting` returns True."""
         self._sink.flush()
 
     def waiting(self) -> bool:
-        """Whether lines wait in memory that no event will announce room for: a full disk."""
+        """Return whether lines wait for a full disk: no event announces that it has room."""
         return self._sink.waiting()
 
     def reopen(self) -> None:
-        """Open the file by its name again: something moved it away (logrotate, then USR1)."""
+        """Open the file by its name again, after it was moved away (logrotate, then USR1)."""
         self._sink.reopen()
 
     def fileno(self) -> int:
-        """What to watch for writability while `wants_write`."""
+        """Return the descriptor to watch for writability while `wants_write`."""
         return self._sink.fileno()
 
     def wants_write(self) -> bool:
-        """Whether lines wait for standard error to take more. Always False for a file."""
+        """Return whether lines wait for standard error to become writable. Always False for a file."""
         return self._sink.wants_write()
 
     def on_writable(self) -> None:
-        """Write on; called by the loop when `fileno` is writable."""
+        """Continue to write; called by the loop when `fileno` is writable."""
         self._sink.flush()
 
     def full(self) -> bool:
-        """Whether so much waits for standard error that children's output is better left in their pipes."""
+        """Return whether so much waits for standard error that children's output is better left in their pipes."""
         return self._sink.full()
 
     def detach(self) -> None:
-        """Close without writing: for a child, after its fork."""
+        """Close without writing; for a child after its fork."""
         self._sink.detach()
 
     def close(self) -> None:
-        """Write what waits, for a second at most, and close."""
+        """Write waiting lines, for a second at most, and close."""
         self._sink.close()

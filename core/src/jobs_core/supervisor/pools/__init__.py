@@ -1,1 +1,1 @@
-"""The pools, and what is decided about their workers: how many, which are replaced, which are killed."""
+"""The pools, and the decisions about their workers: their number, their replacement, and when they are killed."""

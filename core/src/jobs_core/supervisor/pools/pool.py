@@ -1,4 +1,4 @@
-"""One pool: kept at the number of workers that it is to have, each replaced before it goes or at once when it died."""
+"""One pool, kept at its wanted number of workers: each is replaced before it stops, or at once if it crashed."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ from .scaling import PoolScaler
 from .worker import AGE_JITTER, WorkerRecord
 
 KILL_AFTER = 2.0
-"""Seconds past its own patience after which a worker that was told to stop is killed."""
+"""Seconds past its `stop_timeout` after which a worker that was told to stop is killed."""
 
 JOBS_FAULT = 0.4
-"""Longest pause after a worker that died while it ran jobs, seconds: one of them is found soon, the others shall not wait."""
+"""Longest pause after a worker that died while it ran jobs, seconds: the guilty job is found soon, the others must not wait."""
 
 MOST_AT_ONCE = 32
-"""Workers that are being made at the same time: each takes a moment of its template, and all want the processor."""
+"""Workers that start at the same time: each takes a moment of its template, and all compete for CPU time."""
 
 FIXES = {
     errno.EMFILE: " (raise the limit: ulimit -n, or LimitNOFILE= in the unit)",
     errno.EAGAIN: " (raise the limit of processes: ulimit -u, TasksMax= in the unit, or pids.max of the container)",
     errno.ENOMEM: " (the machine or the container has no memory left: fewer workers, or a larger limit)",
 }
-"""What to do about the commonest reasons."""
+"""Fixes for the most common reasons."""
 
 
 class Pool:
-    """Keeps its workers. All methods belong to the supervisor's loop.
+    """The workers of one pool. All methods belong to the supervisor's loop.
 
-    Who is to go stands in `outgoing` until a newcomer serves: replacing overlaps. In a pool that runs one job at a time
-    in each worker the newcomer waits for its predecessor's end, so that there are never more jobs at once than workers.
+    A worker that is to leave stays in `outgoing` until its successor serves: replacing overlaps. In a pool that runs one
+    job at a time in each worker, the successor waits for its predecessor's end, so that there are never more jobs at once
+    than workers.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class Pool:
         self.wanted = self.least
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take new settings over; workers that are there keep the old ones until they are replaced. A pool that was to end
-        and is wanted again goes on."""
+        """Take new settings over; present workers keep the old ones until they are replaced.
+
+        A pool that was about to stop and is wanted again continues.
+        """
         wanted = self.wanted
         self.closing = False
         self._configure(settings)
@@ -101,36 +104,36 @@ class Pool:
         self.wanted = max(self.least, min(wanted, self.most))
 
     def scale(self, number: int | None) -> None:
-        """Have this many workers, whatever the configuration says; None gives the choice back to it."""
+        """Keep this many workers, whatever the configuration says; None returns to the configured size."""
         self._scaled = number
         self.wanted = self.least if number is None else number
         self.balance()
 
     @property
     def slots(self) -> int:
-        """Jobs at once in one worker."""
+        """Number of jobs that one worker runs at once."""
         return 1 if self.settings.mode == "sync" else self.settings.concurrency
 
     @property
     def failures(self) -> int:
-        """Rounds of quick deaths one after the other."""
+        """Consecutive rounds of quick deaths."""
         return self._backoff.failures
 
     @property
     def scales(self) -> bool:
-        """Whether the pool grows and shrinks by itself."""
+        """True if the pool grows and shrinks by itself."""
         return self._scaled is None and self.most > self.least
 
     def staying(self) -> list[WorkerRecord]:
-        """Workers that are not on their way out."""
+        """Return the workers that are not about to leave."""
         return [worker for worker in self.workers.values() if not worker.leaving and worker.state != "releasing"]
 
     def is_up(self) -> bool:
-        """Whether as many serve as are to."""
+        """Return whether as many workers serve as are wanted."""
         return sum(worker.state in ("serving", "standby") for worker in self.staying()) >= self.wanted
 
     def balance(self) -> None:
-        """Start who is missing, ask the surplus to leave."""
+        """Start missing workers, and stop surplus ones."""
         if self.closing:
             return
         staying = self.staying()
@@ -140,12 +143,12 @@ class Pool:
         elif missing < 0:
             self._dismiss(staying, -missing, "scaled down")
         elif self.outgoing and self.is_up():
-            # Nobody new is needed for these: their successors serve already.
+            # No new worker is needed for these: their successors serve already.
             while self.outgoing:
                 self._tell_to_stop(self.outgoing.pop())
 
     def shrink(self, number: int) -> None:
-        """Ask idle workers to leave; busy ones are left alone."""
+        """Stop idle workers; busy ones are left alone."""
         idle = [worker for worker in self.staying() if worker.idle_since is not None]
         chosen = idle[:number]
         self.wanted -= len(chosen)
@@ -154,7 +157,7 @@ class Pool:
             self.stop(worker, "shrink")
 
     def _dismiss(self, staying: list[WorkerRecord], number: int, why: str) -> None:
-        """The ones that nobody would miss first: not yet serving, then idle, then busy ones after their job."""
+        """Stop workers in the order of least loss: not yet serving, then idle, then busy ones after their job."""
         order = sorted(staying, key=lambda worker: (worker.state == "serving", worker.idle_since is None))
         for worker in order[:number]:
             self.stop(worker, why)
@@ -168,7 +171,7 @@ class Pool:
             self._wake_after(left)
             return
         if generation is None or not generation.ready or self.name not in generation.config.pools:
-            return  # it says when it is; a pool that a reload takes away is not filled up
+            return  # it reports when it is ready; a pool that a reload removes is not filled up
         booting = sum(worker.state == "starting" for worker in self.workers.values())
         for _ in range(min(number, MOST_AT_ONCE - booting)):
             if not self._start_one(generation):
@@ -211,7 +214,7 @@ class Pool:
         self._wake_after(self._backoff.left())
         self._on_change()
 
-    # -- what workers say ------------------------------------------------------------------------
+    # -- messages from workers ---------------------------------------------------------------------
 
     def _hear(self, worker: WorkerRecord, message: dict[str, Any]) -> None:
         kind = message["is"]
@@ -231,7 +234,7 @@ class Pool:
         worker.importing = ""
         self.cannot_boot = False
         if worker.state != "starting":
-            return  # it was told to stop meanwhile
+            return  # it has been told to stop meanwhile
         if worker.leaving:
             worker.enter("serving")
             return
@@ -252,10 +255,10 @@ class Pool:
         if worker.spec.standby and not self.quiet:
             worker.send("serve")
 
-    # -- going -----------------------------------------------------------------------------------
+    # -- stopping ----------------------------------------------------------------------------------
 
     def replace(self, worker: WorkerRecord, why: str) -> None:
-        """Have a successor made; when it is ready this one is told to stop."""
+        """Start a successor; once that is ready, this worker is told to stop."""
         if worker.leaving or self.closing:
             return
         worker.leaving = why
@@ -265,7 +268,7 @@ class Pool:
         self._on_change()
 
     def stop(self, worker: WorkerRecord, why: str, timeout: float | None = None) -> None:
-        """Tell one to finish what it runs, and to go."""
+        """Tell a worker to finish its running jobs, and to exit."""
         worker.leaving = worker.leaving or why
         if worker in self.outgoing:
             self.outgoing.remove(worker)
@@ -282,7 +285,7 @@ class Pool:
             worker.kill("it does not respond", charge=False, run_dir=self._run_dir)
 
     def stop_all(self, why: str) -> None:
-        """The end of the pool."""
+        """Stop the pool."""
         self.closing = True
         self.outgoing.clear()
         for worker in list(self.workers.values()):
@@ -290,7 +293,7 @@ class Pool:
                 self.stop(worker, why)
 
     def kill_all(self) -> None:
-        """The end of the pool at once; its jobs go back as if they had not run."""
+        """Kill the pool at once; its jobs are released as if they had not run."""
         self.closing = True
         for worker in list(self.workers.values()):
             if worker.state != "releasing":
@@ -298,7 +301,7 @@ class Pool:
                 worker.kill("killed by exit", charge=False, run_dir=self._run_dir)
 
     def be_quiet(self, quiet: bool) -> None:
-        """Take nothing new, or take work again."""
+        """Reserve no new jobs, or reserve jobs again."""
         self.quiet = quiet
         for worker in self.workers.values():
             if worker.state == "serving":
@@ -308,7 +311,7 @@ class Pool:
         self._on_change()
 
     def _is_ending(self, worker: WorkerRecord) -> None:
-        """It has run its last job and has only its exit functions left: nobody waits for those."""
+        """React to a worker that has run its last job: its successor does not wait for its exit functions."""
         worker.ending = True
         worker.stop_by = time.monotonic() + exit_functions.PATIENCE + KILL_AFTER
         self._let_successors_serve(worker)
@@ -318,7 +321,7 @@ class Pool:
             if successor.successor_of is worker and successor.state == "standby":
                 self._serve(successor)
 
-    # -- gone ------------------------------------------------------------------------------------
+    # -- ended -------------------------------------------------------------------------------------
 
     def _ended(self, worker: WorkerRecord, ended: Ended) -> None:
         asked = worker.state == "stopping"
@@ -333,7 +336,7 @@ class Pool:
         self._on_change()
 
     def _conclude(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> None:
-        """Was it a decision, a failure to boot, or a crash; and what follows."""
+        """Tell a decision, a failure to boot and a crash apart, and act on it."""
         log = worker.child.output.tail() if worker.child else []
         crash, reason = False, "it stopped"
         if worker.killed_for:
@@ -355,7 +358,7 @@ class Pool:
             self._count_restart("crash" if crash else "exit")
         if crash or self.cannot_boot:
             self.last_error = reason
-        jobs = self._started(worker)  # before its file is folded into the totals, and gone
+        jobs = self._started(worker)  # before its file is added to the totals and removed
         if not worker.leaving:
             self._backoff.died(lived, JOBS_FAULT if jobs and lived is not None else LONGEST, started_at=worker.started_at)
         self._repair(
@@ -382,7 +385,7 @@ class Pool:
         return jobs
 
     def look(self, now: float) -> None:
-        """A worker that has lived for a while shows that what killed others before is over."""
+        """Reset the back-off once a worker has lived for a while: the cause of the earlier deaths is gone."""
         if self._backoff.failures:
             since = self._backoff.since
             lived = (worker.ready_at for worker in self.workers.values() if worker.ready_at and worker.state == "serving")
@@ -391,10 +394,10 @@ class Pool:
                 self._on_change()
 
     def repaired(self, owner: str) -> bool:
-        """A dead worker's jobs are handed back; whether it was one of ours."""
+        """Forget a dead worker whose jobs have been released; return whether it was one of this pool."""
         return self.workers.pop(owner, None) is not None
 
-    # -- what is told ----------------------------------------------------------------------------
+    # -- state.json --------------------------------------------------------------------------------
 
     def _count_restart(self, why: str) -> None:
         self.restarts[why] = self.restarts.get(why, 0) + 1

@@ -1,4 +1,4 @@
-"""All pools of a supervisor: what is asked of each alike, and which of them a configuration wants."""
+"""All pools of a supervisor: commands for all of them, and which of them a configuration wants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .worker import WorkerRecord
 
 
 class Pools:
-    """By name, in the order of the configuration. Belongs to the supervisor's loop."""
+    """The pools by name, in the order of the configuration. Belongs to the supervisor's loop."""
 
     def __init__(self, make: Callable[[str, Settings], Pool]) -> None:
         self._make = make
@@ -25,26 +25,26 @@ class Pools:
         self._quiet = False
 
     def __iter__(self) -> Iterator[Pool]:
-        return iter(list(self._pools.values()))  # what is done to one may lead to a sweep
+        return iter(list(self._pools.values()))  # an action on one may lead to a sweep
 
     def __len__(self) -> int:
         return len(self._pools)
 
     def get(self, name: str) -> Pool | None:
-        """The pool of this name, if there is one."""
+        """Return the pool of this name, if there is one."""
         return self._pools.get(name)
 
     def names(self) -> list[str]:
         return list(self._pools)
 
     def workers(self) -> Iterator[WorkerRecord]:
-        """Those of all pools."""
+        """Iterate over the workers of all pools."""
         return (worker for pool in self for worker in pool.workers.values())
 
-    # -- which -----------------------------------------------------------------------------------
+    # -- the configuration -------------------------------------------------------------------------
 
     def adopt(self, config: Config) -> None:
-        """Take a configuration over: new pools are made, known ones change; see `end_others` for those that it lacks."""
+        """Take a configuration over: make new pools, change known ones; see `end_others` for those that it lacks."""
         for name, settings in config.pools.items():
             if name in self._pools:
                 self._pools[name].reconfigure(settings)
@@ -53,22 +53,22 @@ class Pools:
                 self._pools[name].quiet = self._quiet
 
     def wanted(self, config: Config) -> list[Pool]:
-        """Pools that this configuration has."""
+        """Return the pools that this configuration has."""
         return [pool for name, pool in self._pools.items() if name in config.pools]
 
     def end_others(self, config: Config, why: str) -> None:
-        """Have the pools that this configuration lacks finish; they stay in sight until their last job is handed back."""
+        """Stop the pools that this configuration lacks; they are shown until their last job has been released."""
         for pool in self:
             if pool.name not in config.pools:
                 pool.stop_all(why)
 
     def sweep(self, config: Config) -> None:
-        """Forget pools that this configuration lacks and that have nobody left."""
+        """Forget pools that this configuration lacks and that have no workers left."""
         for name in [name for name, pool in self._pools.items() if name not in config.pools and not pool.workers]:
             if self._pools[name].closing:
                 del self._pools[name]
 
-    # -- what is asked of all --------------------------------------------------------------------
+    # -- all pools ---------------------------------------------------------------------------------
 
     def balance(self) -> None:
         for pool in self:
@@ -83,7 +83,7 @@ class Pools:
             pool.be_quiet(quiet)
 
     def end(self, how: str) -> None:
-        """`stop` lets jobs finish, `exit` kills."""
+        """Stop all workers: `stop` lets jobs finish, `exit` kills."""
         for pool in self:
             if how == "exit":
                 pool.kill_all()
@@ -91,21 +91,21 @@ class Pools:
                 pool.stop_all("stop")
 
     def patience(self) -> float:
-        """Seconds that the slowest may take to stop."""
+        """Return how many seconds the slowest pool may take to stop."""
         return max((float(pool.settings.stop_timeout) for pool in self), default=0.0)
 
     def are_gone(self) -> bool:
-        """Whether no worker lives any more; jobs of dead ones may still have to be handed back."""
+        """Return whether no worker is alive; jobs of dead ones may still have to be released."""
         return all(worker.state == "releasing" for worker in self.workers())
 
     def repaired(self, file: str) -> None:
-        """The jobs of a dead worker are handed back."""
+        """Forget a dead worker: its jobs have been released."""
         for pool in self:
             if pool.repaired(file):
                 break
 
     def job_of(self, child: Child, run_dir: Path) -> dict[str, str]:
-        """Which job printed what came from a child's bare descriptors: known if it runs just one."""
+        """Return the context of the job that printed to a child's descriptors 1 and 2: known if it runs just one."""
         worker = next((worker for worker in self.workers() if worker.owner == child.name), None)
         file = worker.file(run_dir) if worker else None
         entries = list(file.entries()) if file is not None and file.running() == 1 else []
@@ -114,18 +114,18 @@ class Pools:
         return {"job_id": entries[0].id, "job": entries[0].job, "topic": entries[0].topic}
 
     def scale(self, backlog: Mapping[str, tuple[int, float | None]], watchdog: Watchdog) -> None:
-        """Let those that scale grow or shrink with their topics' backlog: ready jobs, and the age of the oldest."""
+        """Grow or shrink the pools that scale by their topics' backlog: ready jobs, and the age of the oldest."""
         now = time.monotonic()
         for pool in self:
             if pool.scales:
                 _scale(pool, backlog, watchdog, now)
 
     def summary(self) -> str:
-        """In a few words."""
+        """Return the numbers of workers and pools in a few words."""
         return f"{count(self.staying(), 'worker')} in {count(len(self), 'pool')}"
 
     def staying(self) -> int:
-        """Workers that are not on their way out."""
+        """Return the number of workers that are not about to leave."""
         return sum(len(pool.staying()) for pool in self)
 
 

@@ -1,4 +1,4 @@
-"""Dead workers whose jobs are not yet handed back: kept until the housekeeper has confirmed each, however long that takes."""
+"""Dead workers whose jobs are not yet released: kept until the housekeeper has confirmed each, however long that takes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..housekeeper.repair import Repair
 from ..processes.children import Child
 
 AT_ONCE = 4
-"""Orders that a housekeeper may have unconfirmed: its channel must never be full."""
+"""Unconfirmed orders that a housekeeper may have: its channel must never be full."""
 
 
 class Repairs:
-    """The list, and whom to tell. Belongs to the supervisor's loop."""
+    """The unconfirmed repairs, and the housekeeper that gets them. Belongs to the supervisor's loop."""
 
     def __init__(self, on_repaired: Callable[[str], None]) -> None:
         self._waiting: dict[str, Repair] = {}
@@ -26,18 +26,18 @@ class Repairs:
         return len(self._waiting)
 
     def add(self, repair: Repair) -> None:
-        """A worker is dead."""
+        """Have a dead worker's jobs released."""
         self._waiting[repair.file] = repair
         self._tell()
 
     def use(self, housekeeper: Child | None) -> None:
-        """Another housekeeper, or none: what the last one did not confirm is told again (it may be done twice)."""
+        """Use another housekeeper, or none; tell it again what the last one did not confirm (it may be done twice)."""
         self._housekeeper = housekeeper
         self._told.clear()
         self._tell()
 
     def confirm(self, file: str) -> None:
-        """A housekeeper has done it."""
+        """Forget a repair that a housekeeper has done."""
         self._told.discard(file)
         if self._waiting.pop(file, None) is not None:
             self._on_repaired(file)

@@ -1,8 +1,8 @@
-"""How many workers a pool is to have: a policy without clock, process or memory of anything but what it was told.
+"""The number of workers that a pool is to have: a policy without a clock or processes, which knows only its arguments.
 
-It grows while jobs wait for too long, or while there are more than the workers clear in that time, and none of the
-workers has nothing to do. It shrinks by workers that have been idle for long, to what was in use at most of late and some
-to spare: what it took away it would otherwise want back, and then take away again.
+A pool grows while no worker is idle and jobs wait for too long, or more jobs wait than the workers can run in that time. It
+shrinks by workers that have been idle for long, down to the largest number that was in use recently, plus some spare ones:
+otherwise it would soon want the stopped workers back, and then stop them again.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections import deque
 from collections.abc import Sequence
 
 STEP_INTERVAL = 0.9
-"""Seconds between two steps, which come with the supervisor's looks, one a second."""
+"""Seconds between two steps; the supervisor calls `decide` once a second."""
 
 REALLY_IDLE = 1.5
-"""Seconds. Between two short jobs every worker is idle for a moment; two looks that find it so are no accident."""
+"""Seconds. Every worker is idle for a moment between two short jobs; one that is idle at two checks is not there by chance."""
 
 SPARE = 1.2
-"""How many workers are kept for each that is busy on average. At full use a queue grows without end."""
+"""Workers that are kept for each that is busy on average. At full use, a queue grows without limit."""
 
 
 class PoolScaler:
-    """Decides for one pool; pools share nothing, so that none can starve another. Call `decide` about once a second."""
+    """The policy of one pool; pools share nothing, so that none can starve another. Call `decide` about once a second."""
 
     def __init__(self, least: int, most: int, grow_age: float, shrink_after: float = 10.0) -> None:
         self._least = least
         self._most = most
         self._grow_age = grow_age
         self._shrink_after = shrink_after
-        self._busy: deque[tuple[float, int]] = deque()  # when, and how many were
+        self._busy: deque[tuple[float, int]] = deque()  # time, and number of busy workers
         self._rates: deque[tuple[float, float]] = deque()
-        self._deep_since: float | None = None  # the backlog is deeper than is cleared in time
+        self._deep_since: float | None = None  # since when the backlog has been deeper than the workers can clear in time
         self._stepped = -math.inf
 
     def decide(
@@ -46,11 +46,11 @@ class PoolScaler:
         done_rate: float,
         starting: int = 0,
     ) -> int:
-        """How many workers to add, or (negative) to ask to leave.
+        """Return how many workers to add, or (negative) to stop.
 
-        `workers` are those that serve or are to, `starting` the ones among them that do not serve yet, `busy` those that run
-        something; `idle_since` has the time of each that does not. `ready` and `oldest_age` are of the pool's topics together,
-        `done_rate` is in jobs a second. Times are those of `now`, a clock that only grows.
+        `workers` counts those that serve or will, `starting` the ones among them that do not serve yet, `busy` those that run
+        jobs; `idle_since` has the time of each one that runs none. `ready` and `oldest_age` cover all topics of the pool,
+        `done_rate` is in jobs a second. All times are of the same monotonic clock as `now`.
         """
         _note(self._busy, now, busy, self._shrink_after)
         _note(self._rates, now, done_rate, self._grow_age)
@@ -63,7 +63,7 @@ class PoolScaler:
         return change
 
     def _is_pressed(self, now: float, ready: int, oldest_age: float | None) -> bool:
-        """Whether jobs wait for too long, or soon will."""
+        """Return whether jobs wait for too long, or soon will."""
         rates = [rate for _, rate in self._rates]
         cleared = max(rates[-1], sum(rates) / len(rates)) * self._grow_age
         if ready <= cleared:
@@ -72,7 +72,7 @@ class PoolScaler:
             self._deep_since = now
         if oldest_age is not None and oldest_age > self._grow_age:
             return True
-        # Seen twice: what came just now may be cleared in a moment, the rate does not know of it yet.
+        # Seen twice: jobs that came just now may be done in a moment, and the rate does not include them yet.
         return self._deep_since is not None and now - self._deep_since >= STEP_INTERVAL
 
     def _growth(self, now: float, workers: int, starting: int, idle_since: Sequence[float]) -> int:
@@ -82,7 +82,7 @@ class PoolScaler:
 
     def _surplus(self, now: float, workers: int, idle_since: Sequence[float]) -> int:
         if now - self._busy[0][0] < self._shrink_after:
-            return 0  # not watched for long enough
+            return 0  # not observed for long enough
         idle = sum(now - since >= self._shrink_after for since in idle_since)
         counts = [count for _, count in self._busy]
         used = max(*counts, math.ceil(SPARE * sum(counts) / len(counts)))
@@ -92,7 +92,7 @@ class PoolScaler:
 def _note(
     samples: deque[tuple[float, float]] | deque[tuple[float, int]], now: float, value: int | float, window: float
 ) -> None:
-    """Add a sample; keep those of the window, and the one before it."""
-    samples.append((now, value))  # type: ignore[arg-type]  # the one or the other
+    """Add a sample; keep the samples of the window, and the one before it."""
+    samples.append((now, value))  # type: ignore[arg-type]  # either of the two types
     while len(samples) > 1 and samples[1][0] <= now - window:
         samples.popleft()

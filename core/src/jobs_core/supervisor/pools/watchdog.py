@@ -1,9 +1,9 @@
-"""What the supervisor looks at every second, in the workers' own memory: who hangs, who is too old or too large, who is idle.
+"""The checks of every second, in the workers' shared memory: workers that hang, are too old, too large, or idle.
 
-A worker whose courier is silent for 0.8 of its lease is killed before its jobs run elsewhere; so is one with a job
-that ignored its timeout for its grace, and one that alone does not reach a backend which answers the housekeeper: at the
-end of its lease its jobs would run elsewhere, too. They write their stacks first. If the supervisor itself stood still, its
-workers most likely did, too (a machine that slept): every clock that it holds against them begins anew.
+A worker whose courier has been silent for 0.8 of its lease is killed before its jobs run elsewhere. So is one with a job
+that ignored its timeout for longer than `timeout_grace`, and one that alone does not reach a backend which answers the
+housekeeper: at the end of its lease, its jobs would run elsewhere, too. They write their stacks first. If the supervisor
+itself stood still, its workers most likely did, too (a machine that slept): all their deadlines start anew.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from .worker import WorkerRecord
 
 INTERVAL = 1.0
 MEMORY_EVERY = 5
-"""Looks between two readings of a worker's memory: they cost a system call each."""
+"""Checks between two readings of a worker's memory, which cost a system call each."""
 
 SILENCE = 0.8
-"""Share of the lease."""
+"""Share of the lease after which a silent worker is killed."""
 
 LONGEST_PAUSE = 3.0
-"""Seconds between two answers that the housekeeper gets from a backend that serves; it asks once a second."""
+"""Longest interval between two answers of a serving backend to the housekeeper, seconds; it asks once a second."""
 
 COURIER_FIRST = 1.0
-"""Seconds past a job's grace that its worker's courier has to end it by itself."""
+"""Seconds past a job's grace that its worker's courier has to stop the job itself."""
 
 STOOD_STILL = 2.0
-"""Seconds between two looks after which the supervisor knows that it did not run."""
+"""Seconds between two checks after which the supervisor knows that it was not running."""
 
 STACKS_PATIENCE = 0.3
-"""Seconds between asking for the stacks and killing."""
+"""Seconds between the request for stacks and the kill."""
 
 
 class Watchdog:
-    """Looks, and acts through the pools. Belongs to the supervisor's loop."""
+    """Checks all workers, and acts through their pools. Belongs to the supervisor's loop."""
 
     def __init__(self, loop: Loop, run_dir: Path, pools: Iterable[Pool], lease: Callable[[], float]) -> None:
         self._loop = loop
@@ -50,20 +50,20 @@ class Watchdog:
         self._lease = lease
         self._looks = 0
         self._looked = self._awake_since = time.monotonic()
-        self._answered = self._answers_since = -math.inf  # the housekeeper, of a backend with leases
-        self._done: dict[str, tuple[float, int]] = {}  # by pool: when, and jobs done by then
+        self._answered = self._answers_since = -math.inf  # the housekeeper's answers from a backend with leases
+        self._done: dict[str, tuple[float, int]] = {}  # by pool: time, and jobs done by then
         self.rates: dict[str, float] = {}
         self.busy: dict[str, int] = {}
 
     def backend_answers(self) -> None:
-        """The housekeeper was answered, by a backend that gives a silent worker's jobs to others."""
+        """Take note that the housekeeper got an answer, from a backend that gives a silent worker's jobs to others."""
         now = time.monotonic()
         if now - self._answered > LONGEST_PAUSE:
             self._answers_since = now
         self._answered = now
 
     def look(self) -> None:
-        """Once over all workers."""
+        """Check all workers once."""
         now = time.monotonic()
         self._looks += 1
         if now - self._looked > STOOD_STILL:
@@ -116,9 +116,9 @@ class Watchdog:
             self._kill(worker, why, culprit=late.id, still=lambda file: self._late(worker, file, file.header(), now) == late)
 
     def _late(self, worker: WorkerRecord, file: WorkerFile, header: Header, now: float) -> Entry | None:
-        """The first run here that should have ended, and that its worker's courier cannot end.
+        """Return the first run that is overdue and that the worker's own courier cannot stop.
 
-        Its own courier ends a run, if it can: one that has made a turn since then holds the interpreter no longer.
+        The courier stops overdue runs if it can: if it has made a turn since, the job no longer holds the interpreter.
         """
         grace = float(worker.settings.timeout_grace)
         for entry in file.entries():
@@ -128,7 +128,7 @@ class Watchdog:
         return None
 
     def _is_due(self, pool: Pool, worker: WorkerRecord, now: float) -> None:
-        """Old or large: to be replaced, between jobs."""
+        """Replace a worker that is too old or too large, between jobs."""
         if worker.leaving or worker.ready_at is None:
             return
         settings = worker.settings
@@ -146,10 +146,10 @@ class Watchdog:
         charge: bool = True,
         still: Callable[[WorkerFile], bool] = lambda file: True,
     ) -> None:
-        """Stacks first: they say what hung, and the next instant nobody could tell.
+        """Kill a worker, after it has written its stacks: they show where it hung, and are the only trace of it.
 
-        The signal for them may wake what hung, as it interrupts system calls. A worker for which `why` holds no more (`still`)
-        has gone on to other jobs, and is spared for them.
+        Their signal may wake a worker that hung, as it interrupts system calls. If `why` no longer holds (`still`), the
+        worker has continued with other jobs, and is spared for them.
         """
         if worker.killed_for or worker.kill_pending:
             return
@@ -168,7 +168,7 @@ class Watchdog:
         self._loop.after(STACKS_PATIENCE, kill)
 
     def _measure(self, pool: Pool, done: int, busy: int, now: float) -> None:
-        """Jobs a second of a pool, for scaling. Workers that left take their count along: then there is no rate this time."""
+        """Update the pool's jobs a second, for scaling; keep the old rate when a worker has left with its count."""
         before = self._done.get(pool.name)
         self._done[pool.name] = now, done
         self.busy[pool.name] = busy

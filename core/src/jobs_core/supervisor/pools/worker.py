@@ -1,4 +1,4 @@
-"""A worker as the supervisor sees it: from the order to make it until its jobs are handed back."""
+"""A worker as the supervisor sees it: from the request to start it until its jobs are released."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from ...config import Pool
 from ...scoreboard.reader import WorkerFile
-from ...scoreboard.state import STACKS, WORKERS, ChildState
+from ...scoreboard.state import WORKERS, ChildState
 from ..processes.children import Child
 from ..processes.worker_process import WorkerSpec
 from ..system import linux
@@ -20,18 +20,17 @@ from ..system import linux
 State: TypeAlias = Literal["starting", "standby", "serving", "stopping", "releasing"]
 
 AGE_JITTER = 0.1
-"""Workers of one start do not all reach `max_age` or `max_jobs` together: up to this share of it is taken off, at random."""
-
+"""Share by which `max_age` and `max_jobs` are lowered at most, at random: workers that started together leave one by one."""
 
 GROWTH = 500_000_000
 """Bytes that a worker may grow after its start, where the configuration names no `max_memory`."""
 
 SETTLED = 60.0
-"""Seconds after its start in which it may take what it needs: one whose jobs are large is not replaced all the time."""
+"""Seconds after its start in which its growth is not counted: a worker with large jobs is not replaced all the time."""
 
 
 class WorkerRecord:
-    """One worker's record. Its pool moves it from state to state."""
+    """The record of one worker. Its pool moves it from state to state."""
 
     def __init__(self, spec: WorkerSpec, settings: Pool) -> None:
         self.spec = spec
@@ -41,15 +40,15 @@ class WorkerRecord:
         self.since = time.time()
         self.started_at = time.monotonic()
         self.ready_at: float | None = None  # monotonic
-        self.leaving = ""  # why a successor is wanted, or why it is told to stop; empty while it is to stay
-        self.successor_of: WorkerRecord | None = None  # waits for this one's end before it serves
+        self.leaving = ""  # why it is to be replaced or told to stop; empty while it is to stay
+        self.successor_of: WorkerRecord | None = None  # it serves once this one has ended
         self.error = ""  # why it could not boot
-        self.importing = ""  # the module whose import may have ended it
+        self.importing = ""  # the module that it imports, which may end it
         self.stop_by: float | None = None  # monotonic: then it is killed
-        self.killed_for = ""  # a sentence: why we killed it
+        self.killed_for = ""  # a sentence: why the supervisor killed it
         self.ending = False  # only its exit functions are left
         self.kill_pending = False  # it is about to be killed
-        self.culprit = ""  # the job we killed it for
+        self.culprit = ""  # the job it was killed for
         self.memory = 0
         self._first_memory = 0
         self.idle_since: float | None = None
@@ -70,12 +69,12 @@ class WorkerRecord:
         self.since = time.time()
 
     def weigh(self) -> None:
-        """Read its resident size."""
+        """Read its resident memory."""
         self.memory = linux.resident(self.pid)
         self._first_memory = self._first_memory or self.memory
 
     def is_too_large(self, now: float) -> bool:
-        """Whether it has outgrown `max_memory`; without one, whether it has grown as a leak does, once it has settled."""
+        """Return whether it exceeds `max_memory`; without one, whether it has grown as a leak does, once it has settled."""
         limit = self.settings.max_memory
         if limit is not None:
             return 0 < limit < self.memory
@@ -86,7 +85,7 @@ class WorkerRecord:
         return self.child is not None and self.child.send({"do": do, **facts})
 
     def file(self, run_dir: Path) -> WorkerFile | None:
-        """Its scoreboard file, once it has made one."""
+        """Return its scoreboard file, once it has made one."""
         if self._file is None:
             with contextlib.suppress(OSError, ValueError):
                 self._file = WorkerFile(run_dir / WORKERS / self.owner)
@@ -98,22 +97,17 @@ class WorkerRecord:
             self._file = None
 
     def signal(self, number: int) -> None:
-        """Signal the process alone; it is our child and not reaped, so that the number is its own."""
+        """Send a signal to the process alone. It is a child and not yet reaped, so that its process id cannot be reused."""
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def dump_stacks(self) -> None:
-        """Have every thread's stack written to its file."""
+        """Have it write every thread's stack to its file."""
         self.signal(signal.SIGUSR2)
 
-    def stacks_size(self, run_dir: Path) -> int:
-        with contextlib.suppress(OSError):
-            return (run_dir / WORKERS / (self.owner + STACKS)).stat().st_size
-        return 0
-
     def kill(self, why: str, *, culprit: str = "", charge: bool = True, run_dir: Path) -> None:
-        """End it now, with its process group. Not `charge`: its jobs are not to blame, and go back as if they had not run."""
+        """Kill it now, with its process group. Without `charge`, its jobs are released as if they had not run."""
         if self.killed_for:
             return
         self.killed_for, self.culprit = why, culprit

@@ -1,1 +1,1 @@
-"""Child processes: how each is made, set up and ended, and what a template or worker does inside."""
+"""Child processes: how each is started, set up and ended, and the code of templates and workers."""

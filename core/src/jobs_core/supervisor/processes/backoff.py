@@ -1,4 +1,4 @@
-"""How long to wait before something that keeps dying is started again."""
+"""The pause before a process that keeps dying is started again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 
 FIRST, LONGEST = 0.1, 30.0
 QUICK = 1.0
-"""A child that lived shorter than this after it was ready died quickly, seconds."""
+"""Seconds; a child that ended sooner after it was ready died quickly."""
 
 
 class Backoff:
-    """No pause after the first quick death, which may have been anybody's `kill -9`; from the second on the first pause,
-    doubling up to the longest; forgotten after a good life.
+    """The pause after quick deaths: none after the first, which may be an accidental `kill -9`; then one that doubles.
 
-    Children that were there already at the last quick death are of the same round: their deaths say nothing about those
-    that came since. So a whole pool that is killed is back at once, and in a crash loop a round counts once.
+    It doubles up to the longest, and is reset once a child has lived long enough. Children that were already running at
+    the last quick death are of the same round: their deaths show nothing about children that were started since. So a whole
+    pool that is killed is restarted at once, and a round of a crash loop counts once.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class Backoff:
         self.until = self.since + (min(longest, FIRST * 2.0**doubled) if doubled >= 0 else 0.0)
 
     def well(self) -> None:
-        """A child has proved that it can live."""
+        """Reset it: a child has lived long enough."""
         self.failures, self.until = 0, 0.0
 
     def left(self) -> float:
-        """Seconds until the next start is due."""
+        """Return the seconds until the next start is due."""
         return max(0.0, self.until - time.monotonic())

@@ -1,5 +1,5 @@
-"""The first steps of every child: a session of its own, no inherited signals, its output into pipes, a name, a parent to
-die with."""
+"""The first steps of every child: its own session, no inherited signal handlers, its output into pipes, a title, and the
+parent that it dies with."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..system.loop import default_signals
 from . import inherited
 
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGTSTP)
-"""What a service manager or a terminal may send to everybody: children go by their control channel alone."""
+"""Signals that a service manager or a terminal may send to all processes: children obey their control channel alone."""
 
 
 class Ends(Struct, frozen=True):
-    """A child's descriptors: its control channel, and where its log lines and its bare output go."""
+    """A child's descriptors: its control channel, and the pipes for its log records and its other output."""
 
     control: int
     log: int
@@ -61,16 +61,16 @@ def set_up(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, die
 
 
 def title(role: str) -> None:
-    """What `ps` shows; never a URL or an argument."""
+    """Set the title that `ps` shows; never put a URL or an argument into it."""
     setproctitle(f"jobs: {role}")
 
 
 def _ignored(signum: int, frame: FrameType | None) -> None:
-    """A handler, and not SIG_IGN: programs that a job starts would inherit that and ignore their own TERM."""
+    """Ignore a signal by a handler, not by SIG_IGN: programs that a job starts would inherit that and ignore their own TERM."""
 
 
 def _restore_signals() -> None:
-    """In what a job forks: signals do what they do everywhere."""
+    """Restore the default actions in a process that a job forks."""
     for number in IGNORED_SIGNALS:
         if signal.getsignal(number) is _ignored:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""Where children come from and where their ends are on_readable: channels, pipes, forks, and one `wait` for all.
+"""The supervisor's children: their channels and pipes, the forks that start them, and one `wait` for the end of all.
 
-A child is made here by a fork of the supervisor itself, or its descriptors are handed to a template that makes it.
-Either way its end arrives by SIGCHLD, and its output through two pipes.
+A child is started by a fork of the supervisor itself, or its descriptors are sent to a template that starts it. Either
+way its end arrives by SIGCHLD, and its output through two pipes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .pipes import ChildOutput
 
 
 class Ended(Struct, frozen=True):
-    """How a process ended."""
+    """The end of a process."""
 
     pid: int
     exit_code: int | None  # None if a signal ended it
-    signal: int  # 0 if none did
+    signal: int  # 0 if no signal ended it
     peak_memory: int  # bytes
 
     @property
     def signal_name(self) -> str:
-        """SIGKILL and the like; empty if no signal ended it."""
+        """The name of the signal, such as SIGKILL; empty if no signal ended it."""
         if not self.signal:
             return ""
         with contextlib.suppress(ValueError):
@@ -60,11 +60,11 @@ class Child:
         self.kill_pending = False
 
     def send(self, message: dict[str, Any]) -> bool:
-        """Tell it something; False if it does not listen."""
+        """Send it a message; return False if it does not listen."""
         return self.channel is not None and self.channel.send(message)
 
     def kill(self) -> None:
-        """End it at once, with its process group; one that is not born yet, as soon as it is."""
+        """Kill it at once, with its process group; one that has no process yet, as soon as it has."""
         self.kill_pending = True
         if self.pid:
             for end in (os.killpg, os.kill):
@@ -73,21 +73,21 @@ class Child:
 
 
 class Children:
-    """Makes children and hears of their ends. Belongs to the supervisor's one thread."""
+    """Starts children and learns of their ends. Belongs to the supervisor's only thread."""
 
     def __init__(self, loop: Loop, take_output: Callable[[Child, bool], None]) -> None:
         self._loop = loop
         self._take_output = take_output
         self._by_pid: dict[int, Child] = {}
-        self._unclaimed: dict[int, Ended] = {}  # ended before its birth was told
+        self._unclaimed: dict[int, Ended] = {}  # ended before its start was reported
         self._reading: set[Child] = set()
 
-    # -- making ----------------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
     def prepare(
         self, name: str, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[Ended], None]
     ) -> tuple[Child, Ends]:
-        """Everything of a child but the process: hand the ends to who makes it, then `release` them here."""
+        """Prepare all of a child but its process: pass the ends to the process that starts it, then close them here."""
         ours, theirs = Channel.pair()
         output, log, raw = ChildOutput.create()
         child = Child(name, output, on_message, on_end)
@@ -105,7 +105,7 @@ class Children:
         on_end: Callable[[Ended], None],
         keep: Sequence[int] = (),
     ) -> Child:
-        """Make a child of this very process; `entry` never returns. Raises OSError if there is no room for one."""
+        """Start a child by a fork of this process; `entry` never returns. Raises OSError if no process can be created."""
         child, ends = self.prepare(name, on_message, on_end)
         try:
             pid = os.fork()
@@ -124,7 +124,7 @@ class Children:
         return child
 
     def started(self, child: Child, pid: int) -> None:
-        """This is the child's process; it may have ended by now."""
+        """Record the child's process, which may have ended by now."""
         child.pid = pid
         self._by_pid[pid] = child
         ended = self._unclaimed.pop(pid, None)
@@ -133,10 +133,10 @@ class Children:
         elif child.kill_pending:
             child.kill()
 
-    # -- ends ------------------------------------------------------------------------------------
+    # -- ending ------------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Take note of every process that has ended; those of nobody, orphans that fell to us, too."""
+        """Reap every process that has ended, adopted orphans included."""
         while True:
             try:
                 waiting = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -146,7 +146,7 @@ class Children:
                 return
             pid = waiting.si_pid
             if pid in self._by_pid:
-                # While it is not reaped its number is nobody else's: what it left in its group goes with it.
+                # Its process id is not reused until it is reaped: kill whatever it left in its group.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
@@ -161,13 +161,13 @@ class Children:
 
     def _report_end(self, ended: Ended) -> None:
         child = self._by_pid.pop(ended.pid)
-        self._hear(child)  # its last words
+        self._hear(child)  # its last messages
         self._take_output(child, True)
         self.forget(child)
         child.on_end(ended)
 
     def forget(self, child: Child) -> None:
-        """Close what we hold of a child."""
+        """Close the supervisor's descriptors of a child."""
         if child in self._reading:
             self.pause_reading(child)
             self._reading.discard(child)
@@ -175,10 +175,10 @@ class Children:
         self._close_channel(child)
 
     def close_channel(self, child: Child) -> None:
-        """Close our end of its channel: for a template, the word to go."""
+        """Close the supervisor's end of its channel, which tells a template to exit."""
         self._close_channel(child)
 
-    # -- hearing ---------------------------------------------------------------------------------
+    # -- messages and output -----------------------------------------------------------------------
 
     def _hear(self, child: Child) -> None:
         while child.channel is not None:
@@ -198,12 +198,12 @@ class Children:
             child.channel = None
 
     def pause_reading(self, child: Child) -> None:
-        """Leave its output where it is: it waits when its pipe is full."""
+        """Stop reading its output: it waits when its pipe is full."""
         self._loop.unwatch(child.output.log_fd)
         self._loop.unwatch(child.output.raw_fd)
 
     def resume_reading(self, child: Child) -> None:
-        """Read its output as it comes."""
+        """Read its output as it arrives."""
         self.pause_reading(child)
         output = child.output
         for descriptor, ended in ((output.log_fd, output.log_ended), (output.raw_fd, output.raw_ended)):
@@ -211,5 +211,5 @@ class Children:
                 self._loop.watch(descriptor, lambda: self._take_output(child, False))
 
     def readers(self) -> list[Child]:
-        """Every child whose output may come."""
+        """Return every child whose output may still arrive."""
         return list(self._reading)

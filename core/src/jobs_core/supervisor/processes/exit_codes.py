@@ -1,4 +1,4 @@
-"""Exit codes of our own children: a worker that cannot boot is told apart from one that crashed."""
+"""Exit codes of workers: they tell a worker that cannot boot from one that crashed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ...worker.main import REPLACE
 
 
 class WorkerExit(enum.IntEnum):
-    """How a worker ends by its own decision."""
+    """The exit codes of a worker that ends by its own decision."""
 
     FINE = 0
-    FAILED = 1  # an error of ours, or jobs given up at the end of patience
-    CANNOT_BOOT = 70  # it never came to serve; its last message says why (EX_SOFTWARE)
-    REPLACE = REPLACE  # a job did not end when told to
+    FAILED = 1  # an error in this code, or jobs that did not end within the stop timeout
+    CANNOT_BOOT = 70  # it never served; its last message says why (EX_SOFTWARE)
+    REPLACE = REPLACE  # a job did not stop when told to

@@ -1,8 +1,8 @@
-"""The end of a process as Python would have it, within a bounded time: executors finish, then `atexit` functions run.
+"""The end of a process as Python does it, within a bounded time: executors finish, then `atexit` functions run.
 
-Error trackers and tracers send what they have queued in such functions. They are run in every process that ends by its
-own decision and has run the application's code, those that were registered before the fork too: it is here that events
-were queued since. They are not run where a process is killed, nor in the template.
+Error trackers and tracers send their queued events in such functions. They run in every process that exits by its own
+decision and has run the application's code. Functions that were registered before the fork run, too, since their events
+were queued in this process. They do not run where a process is killed, nor in the template.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 logger = logging.getLogger("jobs.worker")
 
 PATIENCE = 5.0
-"""Seconds for all of it; a function that hangs is cut off."""
+"""Seconds for all exit functions; one that hangs is cut off."""
 
 
-def leave(code: int, exit_patience: float = 0.0) -> None:
-    """End this process; first its exit functions, for so many seconds, if it has run the application's code."""
+def exit_process(code: int, exit_patience: float = 0.0) -> None:
+    """Exit; before, run exit functions for up to `exit_patience` seconds, if this process has run the application's code."""
     try:
         if exit_patience:
             run_exit_functions(code, exit_patience)
-        logging.shutdown()  # lines that were begun
+        logging.shutdown()  # unfinished lines
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -35,7 +35,7 @@ def leave(code: int, exit_patience: float = 0.0) -> None:
 
 
 def run_exit_functions(code: int, patience: float = PATIENCE) -> None:
-    """Run them in the main thread; end the process with `code` where they take too long."""
+    """Run exit functions in the main thread; exit with `code` if they take too long."""
     until = time.monotonic() + patience
     _finish_executors(patience / 2)
     done = threading.Event()
@@ -48,7 +48,7 @@ def run_exit_functions(code: int, patience: float = PATIENCE) -> None:
 
 
 def _finish_executors(patience: float) -> None:
-    """What the library registers to be called before threads are joined: thread pools finish what was submitted."""
+    """Call the functions that Python calls before it joins threads: thread pools finish their submitted work."""
     functions = list(getattr(threading, "_threading_atexits", ()))
     if not functions:
         return

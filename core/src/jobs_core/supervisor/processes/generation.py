@@ -1,4 +1,4 @@
-"""One generation of code: a template as the supervisor sees it, and workers made through it."""
+"""One generation of code: a template as the supervisor sees it, and the workers made from it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .children import Child, Children, Ended
 from .worker_process import WorkerSpec
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
-"""Signals that say nothing of the code that was being imported."""
+"""Signals that are sent from outside, and show nothing about the code that was being imported."""
 
 IMPORT_PATIENCE, IMPORT_REPEATED = 3, 30
-"""Looks, one a second, until the log says that the application is still being imported, and after which it says so again."""
+"""Seconds until the log says that the application is still being imported, and between repetitions."""
 
 START_PATIENCE = 20
-"""Looks, one a second, without an answer of a template that was asked for children: then it is killed, and another made."""
+"""Seconds without an answer from a template that was told to start children: then it is killed and replaced."""
 
 
 class Generation:
-    """Makes workers of one code and one configuration.
+    """Starts workers of one version of the code and one configuration.
 
-    While its template is not ready (it imports, or died and is made anew) nothing is made; a template that may not be
-    forked, because threads run in it, only proves that the code can be imported: workers are then forked here and import
-    it themselves. A template that may be forked has a spare, forked from it, which takes its place when it dies: the same
-    code, even where the one on disk is another by then, or broken.
+    While its template is not ready (it is importing, or has died and is being replaced) nothing is started. A template that
+    cannot be forked, because threads run in it, only proves that the code can be imported: workers are then forked from the
+    supervisor and import it themselves. A template that can be forked has a spare, forked from it, which replaces it when it
+    dies: the spare has the same code, even if the code on disk has changed since, or is broken.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Generation:
         self._template: Child | None = None
         self._spare: Child | None = None
         self._ready_at: float | None = None  # monotonic
-        self._seconds = 0  # for which the template has been importing
-        self._unanswered = 0  # looks since the template last answered, while it should
-        self._expected: dict[str, tuple[Child, Callable[[str], None]]] = {}  # owner -> who waits to be born
+        self._seconds = 0  # since the template began to import
+        self._unanswered = 0  # seconds since the template last answered, while it should
+        self._expected: dict[str, tuple[Child, Callable[[str], None]]] = {}  # by owner: children that the template is starting
 
     @property
     def pid(self) -> int:
@@ -76,7 +76,7 @@ class Generation:
         return self._template.pid if self._template else 0
 
     def begin(self) -> None:
-        """Make the template; raises OSError if there is no room for a process."""
+        """Start the template; raises OSError if no process can be created."""
         self.ready = self._fit = False
         self._error = self._importing = ""
         self._ready_at = None
@@ -88,7 +88,7 @@ class Generation:
         self._template = self._children.fork("template", entry, self._hear, self._ended)  # type: ignore[arg-type]
 
     def retire(self) -> None:
-        """Let the templates go: their channels end, and so do they."""
+        """Let the templates exit, by closing their channels."""
         self._retired = True
         self.ready = False
         for one in (self._template, self._spare):
@@ -102,7 +102,7 @@ class Generation:
         on_end: Callable[[Ended], None],
         on_failed_to_start: Callable[[str], None],
     ) -> Child:
-        """Make a worker, or the housekeeper; raises OSError. `on_failed_to_start` is called if the template could not."""
+        """Start a worker or the housekeeper; raises OSError. `on_failed_to_start` is called if the template could not."""
         preload = spec.pool == template.HOUSEKEEPER or self.config.pools[spec.pool].preload
         if not (self._fit and preload):
             role = template.role_of(spec)
@@ -112,11 +112,11 @@ class Generation:
 
             return self._children.fork(spec.owner, entry, on_message, on_end)  # type: ignore[arg-type]
         child = self._order(spec, on_message, on_end, on_failed_to_start)
-        self._make_spare()  # should it have died
+        self._make_spare()  # in case it has died
         return child
 
     def look(self) -> None:
-        """Once a second: a template that hangs, or whose answer was lost, is killed, so that nobody waits for ever."""
+        """Kill a template that hangs, or whose answer was lost, so that no child waits for ever; called once a second."""
         self._unanswered = self._unanswered + 1 if self._expected else 0
         if self._template is not None and self._ready_at is None and not self._retired:
             self._seconds += 1
@@ -179,7 +179,7 @@ class Generation:
         if not self._fit or self._retired or self._spare is not None:
             return
 
-        def lost(why: object) -> None:  # not made anew at once: what killed it may kill the next
+        def lost(why: object) -> None:  # not replaced at once: the next one might be killed for the same reason
             self._spare = None
 
         spec = WorkerSpec(owner=f"spare-{new_token(4)}", pool=template.SPARE, generation=self.number)

@@ -15,11 +15,11 @@ from .child_setup import Ends
 from .worker_process import Made, WorkerSpec
 
 EXIT_PATIENCE = 2.0
-"""Seconds for exit functions: a stop waits for no more than 3 s (helpers.PATIENCE)."""
+"""Seconds for exit functions: a stop waits 3 s at most (helpers.PATIENCE)."""
 
 
 def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
-    """Be the housekeeper until told to stop, or until the supervisor is gone."""
+    """Run the housekeeper until told to stop, or until the supervisor is gone."""
     code = 1
     try:
         child_setup.set_up("housekeeper", "housekeeper", ends, config.logs, supervisor, dies_with_supervisor=False)
@@ -27,7 +27,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
         try:
             if made is None:
                 made = worker_process.load(config)
-                made.app.plugins.log_troubles()  # else the template has told
+                made.app.plugins.log_troubles()  # else the template has logged them
             housekeeper = Housekeeper(made.app, channel, run_dir, spec.generation)
         except JobsError as error:
             channel.send({"is": "failed", "error": str(error)[:8000]})
@@ -37,5 +37,5 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     except BaseException:
         traceback.print_exc()
     finally:
-        exit_functions.leave(code, EXIT_PATIENCE)
-    raise AssertionError  # pragma: no cover - leave does not return
+        exit_functions.exit_process(code, EXIT_PATIENCE)
+    raise AssertionError  # pragma: no cover - exit_process does not return

@@ -1,7 +1,7 @@
-"""What a fork copies and a child must not keep: random numbers, and the duty to tidy up after its parent.
+"""State that a fork copies and a child must give up: random numbers, and the duty to clean up after its parent.
 
-The standard library looks after the rest itself: `random`, `tempfile`, `secrets` and OpenSSL notice the fork.
-An application's own generators (`random.Random()`, `numpy.random.default_rng()`) nobody can tell from wanted ones.
+The standard library handles the rest itself: `random`, `tempfile`, `secrets` and OpenSSL notice the fork. An
+application's own generators (`random.Random()`, `numpy.random.default_rng()`) keep their state: it may be intended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import weakref
 
 
 def disown() -> None:
-    """Call once in every child, before anything of the application runs in it. Touches only what is imported already."""
+    """Give up inherited state; call it once in every child, before the application's code runs. Imports nothing."""
     _reseed()
     _leave_to_the_parent()
 
@@ -22,21 +22,21 @@ def _reseed() -> None:
     random.seed()
     uuid = sys.modules.get("uuid")
     if uuid is not None:
-        # `uuid1` asks libuuid first, whose clock sequence survives a fork: children made of a template that had called
-        # it drew 5 % equal ids. Its own way in Python draws a sequence for each call, and costs 3 µs more.
+        # `uuid1` calls libuuid first, whose clock sequence survives a fork: children of a template that had called it
+        # drew 5 % equal ids. The implementation in Python draws a sequence for each call, and costs 3 µs more.
         uuid._generate_time_safe = None  # type: ignore[attr-defined]  # there is no public way to choose
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        with contextlib.suppress(Exception):  # another bit generator was set, which cannot be seeded this way
+        with contextlib.suppress(Exception):  # another bit generator is set, which cannot be seeded this way
             numpy_random.seed()
 
 
 def _leave_to_the_parent() -> None:
-    """Objects made before the fork, temporary directories say, are cleaned up by no child: others use them still."""
+    """Have no child clean up objects from before the fork, such as temporary directories: others still use them."""
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # there is no public list of them
         finalizer.atexit = False
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
-    if process is not None and util is not None:  # what multiprocessing does in its own children
+    if process is not None and util is not None:  # as multiprocessing does in its own children
         process._children.clear()
         util._finalizer_registry.clear()
         util._run_after_forkers()

@@ -1,7 +1,7 @@
-"""What one child writes, as it arrives at the supervisor: its log records, and what went past its logging.
+"""One child's output, as it arrives at the supervisor: its log records, and whatever it prints.
 
 A child has two pipes. In the *log pipe* each record ends with a NUL, which no formatter lets through: a record with a
-traceback is several lines, and those of another child may not come between. The *raw pipe* is its descriptors 1 and 2.
+traceback has several lines, and lines of another child must not come between. The *raw pipe* is its descriptors 1 and 2.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ END_OF_RECORD = b"\0"
 """Follows every record in the log pipe."""
 
 READ_SIZE = 64 * 1024
-"""Bytes taken from a pipe at once: what one holds."""
+"""Bytes read from a pipe at once: the capacity of a pipe."""
 
 LONGEST_RECORD = 512 * 1024
 """Bytes of an unfinished record that are kept; the child's handler clips at half of it."""
@@ -36,16 +36,16 @@ class ChildOutput:
         for fd in (log_fd, raw_fd):
             os.set_blocking(fd, False)
         self.log_ended = False
-        """Whether the log pipe has no writer left; it is to be watched no more."""
+        """True once the log pipe has no writer left; then it is no longer watched."""
         self.raw_ended = False
-        """Likewise the raw pipe. A job's subprocess may hold it for longer than the worker lives."""
+        """Likewise for the raw pipe. A job's subprocess may hold it for longer than the worker lives."""
         self._record = bytearray()
         self._line = bytearray()
         self._tail: deque[bytes | str] = deque(maxlen=TAIL_LINES)
 
     @classmethod
     def create(cls) -> tuple[ChildOutput, int, int]:
-        """New pipes: the supervisor's side, and the child's log and raw descriptors. Raises OSError."""
+        """Create the pipes; return the supervisor's side, and the child's log and raw descriptors. Raises OSError."""
         log_read, log_write = os.pipe()
         try:
             raw_read, raw_write = os.pipe()
@@ -56,7 +56,7 @@ class ChildOutput:
         return cls(log_read, raw_read), log_write, raw_write
 
     def read_log(self) -> bytes:
-        """The lines of whole records that have arrived; b"" if there are none. At the end, also of one cut short."""
+        """Return the lines of whole records that have arrived, or b""; at the end of the pipe, also an unfinished record."""
         data = _read(self.log_fd)
         if data is None:
             return b""
@@ -64,7 +64,7 @@ class ChildOutput:
         return self._whole_records(data, last=self.log_ended)
 
     def read_raw(self) -> list[str]:
-        """The lines that have arrived, with control characters written out and blank ones left out."""
+        """Return the lines that have arrived, with control characters escaped, without blank lines."""
         data = _read(self.raw_fd)
         if data is None:
             return []
@@ -72,7 +72,7 @@ class ChildOutput:
         return self._whole_lines(data, last=self.raw_ended)
 
     def read_last(self) -> tuple[bytes, list[str]]:
-        """What is left once the child is dead: a subprocess of its may hold the pipes open, and their end never come."""
+        """Read the rest once the child is dead: its subprocesses may hold the pipes open, so that their end never comes."""
         block = self._whole_records(b"".join(_left(self.log_fd)), last=True)
         lines = self._whole_lines(b"".join(_left(self.raw_fd)), last=True)
         self.log_ended = self.raw_ended = True
@@ -107,18 +107,18 @@ class ChildOutput:
         return lines
 
     def tail(self) -> list[str]:
-        """The last 20 lines of either, for the report of a crash."""
+        """Return the last 20 lines of both pipes, for the report of a crash."""
         texts = (item if isinstance(item, str) else item.decode("utf-8", "replace") for item in self._tail)
         return [text[:TAIL_WIDTH] for text in texts]
 
     def close(self) -> None:
-        """Close both pipes; a child that still writes is told by SIGPIPE."""
+        """Close both pipes; a child that still writes gets SIGPIPE."""
         for fd in (self.log_fd, self.raw_fd):
             os.close(fd)
 
 
 def _read(fd: int) -> bytes | None:
-    """What is there; None if nothing is, b"" at the end."""
+    """Read what has arrived; None if nothing has, b"" at the end."""
     try:
         return os.read(fd, READ_SIZE)
     except BlockingIOError:
@@ -126,7 +126,7 @@ def _read(fd: int) -> bytes | None:
 
 
 def _left(fd: int) -> list[bytes]:
-    """What is there, as far as it was written before: not what a surviving subprocess goes on to write."""
+    """Read what was written before; not what a surviving subprocess continues to write."""
     found: list[bytes] = []
     while len(found) < 4 and (data := _read(fd)):
         found.append(data)
@@ -134,7 +134,7 @@ def _left(fd: int) -> list[bytes]:
 
 
 def _cut(line: bytes) -> list[bytes]:
-    """A line in pieces of at most LONGEST_LINE bytes, none of which ends inside a character."""
+    """Cut a line into pieces of at most LONGEST_LINE bytes, none of which ends inside a character."""
     pieces = []
     while len(line) > LONGEST_LINE:
         end = LONGEST_LINE

@@ -1,7 +1,7 @@
-"""The template: imports the application once, and makes children of it by a double fork.
+"""The template: a process that imports the application once, and starts children by a double fork.
 
-A worker's own parent ends at once, so that the supervisor, the nearest subreaper above, becomes its parent: it hears
-of the worker's end from the kernel, and workers outlive the template.
+A worker's first parent exits at once, so that the supervisor, the nearest subreaper above, becomes its parent: the kernel
+reports the worker's end to it, and workers outlive the template.
 """
 
 from __future__ import annotations
@@ -32,43 +32,43 @@ from .child_setup import Ends
 from .worker_process import Made, WorkerSpec
 
 HOUSEKEEPER = ""
-"""The pool name under which the housekeeper is asked for."""
+"""The pool name that stands for the housekeeper."""
 
 SPARE = "\0spare"
-"""And a second template, which takes over where the first is killed: the code on disk may be another by then."""
+"""The pool name that stands for a second template, which replaces a killed one: the code on disk may have changed."""
 
 ANSWERED = 64
-"""Exit code of the process in between: it has told the supervisor what became of the order."""
+"""Exit code of the intermediate process once it has reported the outcome to the supervisor."""
 
 
 def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn:
-    """Be a template until the control channel ends."""
+    """Run a template until its control channel ends."""
     code = 1
     try:
         child_setup.set_up("template", "template", ends, config.logs, supervisor)
-        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor).live()
+        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor).run()
         code = 0
     except BaseException:
         traceback.print_exc()
     finally:
-        exit_functions.leave(code)
-    raise AssertionError  # pragma: no cover - leave does not return
+        exit_functions.exit_process(code)
+    raise AssertionError  # pragma: no cover - exit_process does not return
 
 
 def run_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
-    """Be a template that was forked from another: it has what that one imported."""
+    """Run a template that was forked from another: it already has the application."""
     try:
         child_setup.set_up("template spare", "template", ends, config.logs, supervisor)
         Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor, made).obey()
     except BaseException:
         traceback.print_exc()
     finally:
-        exit_functions.leave(0)
-    raise AssertionError  # pragma: no cover - leave does not return
+        exit_functions.exit_process(0)
+    raise AssertionError  # pragma: no cover - exit_process does not return
 
 
 class Template:
-    """The template's side of its channel. One thread, and it stays so: a fork copies no other."""
+    """The template's side of its channel. It has one thread and starts no other: a fork would not copy it."""
 
     def __init__(
         self, channel: Channel, log: int, config: Config, run_dir: Path, supervisor: int, made: Made | None = None
@@ -80,7 +80,7 @@ class Template:
         self._supervisor = supervisor
         self._made = made
 
-    def live(self) -> None:
+    def run(self) -> None:
         importing.on_import = lambda module: self._tell("importing", module=module)
         try:
             self._get_ready()
@@ -93,7 +93,7 @@ class Template:
         self.obey()
 
     def obey(self) -> None:
-        """Make children until the channel ends."""
+        """Start children until the channel ends."""
         while True:
             order, descriptors = self._channel.receive()
             if order is None:
@@ -101,7 +101,7 @@ class Template:
             self._make(msgspec.convert(order["spec"], WorkerSpec), Ends(*descriptors))
 
     def _get_ready(self) -> None:
-        """Import; then say whether this process may be forked, and what else the plugins want run."""
+        """Import the application; report whether this process can be forked, and the brokers that plugins want run."""
         pools = self._config.pools.values()
         preload = any(pool.preload for pool in pools)
         plugins = None
@@ -110,7 +110,7 @@ class Template:
             plugins = self._made.app.plugins
             schedule.entries(self._made.app)  # what is wrong with it is told before anything starts
             alerts.channels(self._config, plugins)
-            self._made.app.close()  # no connection crosses a fork
+            self._made.app.close()  # no connection must cross a fork
         found = linux.threads()
         python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         allowed = all(pool.preload_allow_native for pool in pools if pool.preload)
@@ -118,29 +118,29 @@ class Template:
         if plugins is not None:
             plugins.log_troubles()
         brokers: list[list[str]] = []
-        if self._config.broker.embedded:  # a broker that cannot start is told, not left out
+        if self._config.broker.embedded:  # a broker that cannot be started is reported, not left out
             brokers = (plugins or Plugins.discover(self._config.prefer)).broker_commands(self._config)
         gc.collect()
-        gc.freeze()  # the collector would write to every object, and so unshare every page
+        gc.freeze()  # the collector would write to every object, and so copy every shared page
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
         self._tell("ready", preloaded=preload, fit=fit, threads=python or found, brokers=brokers)
 
     def _make(self, spec: WorkerSpec, ends: Ends) -> None:
-        """Every order is answered: by "forked" from the process in between, by "failed_to_start" if that did not come to it."""
+        """Start a child. Each order is answered: "forked" by the intermediate process, else "failed_to_start"."""
         try:
             middle = os.fork()
         except OSError as error:
             self._failed_to_start(spec, f"cannot fork: {error.strerror}")
         else:
             if middle == 0:
-                self._in_between(spec, ends)
+                self._fork_again(spec, ends)
             _, status = os.waitpid(middle, 0)
             if os.waitstatus_to_exitcode(status) != ANSWERED:
                 self._failed_to_start(spec, "the process between it and the template was killed")
         ends.close()
 
-    def _in_between(self, spec: WorkerSpec, ends: Ends) -> NoReturn:
-        """The process that is parent for an instant."""
+    def _fork_again(self, spec: WorkerSpec, ends: Ends) -> NoReturn:
+        """Run the intermediate process, which is the child's parent for an instant."""
         failpoint("birth.between")
         try:
             child = os.fork()
@@ -150,7 +150,7 @@ class Template:
         if child:
             failpoint("birth.untold")
             if not self._tell("forked", owner=spec.owner, pid=child):
-                os.kill(child, signal.SIGKILL)  # nobody would know of it
+                os.kill(child, signal.SIGKILL)  # no process would know of it
                 os._exit(1)
             failpoint("birth.told")
             os._exit(ANSWERED)
@@ -170,5 +170,5 @@ class Template:
 
 
 def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:
-    """What the child of a specification does for a living."""
+    """Return the main function of the child that a specification describes."""
     return {HOUSEKEEPER: housekeeper_process.main, SPARE: run_spare}.get(spec.pool, worker_process.main)

@@ -35,60 +35,60 @@ EXECUTORS = {mode: f"jobs_core.worker.executors.{mode.replace('async', 'asyncio'
 
 
 class WorkerSpec(Struct, frozen=True):
-    """What the supervisor wants of a new worker."""
+    """The specification of a new worker."""
 
     owner: str
     pool: str
     generation: int
-    max_jobs: int = 0  # its share of jitter in it
-    standby: bool = False  # take nothing before it is told to serve
+    max_jobs: int = 0  # with its jitter applied; 0: no limit
+    standby: bool = False  # reserve no jobs until told to serve
 
 
 class Made(Struct, frozen=True):
-    """What a template has made ready: the application, with its framework set up and its jobs imported."""
+    """A template's result: the application, with its framework set up and its jobs imported."""
 
     app: App
     bootstrapper: Bootstrapper | None
 
 
 def load(config: Config) -> Made:
-    """Find the plugins and import the application; raises PluginError, LoadError, and ConfigError for a schedule or an
-    alert channel that cannot be: a start or a reload ends with it, not the housekeeper again and again.
+    """Find the plugins and import the application; raises PluginError, LoadError or ConfigError.
 
-    Also what every worker would import by itself otherwise: what is loaded before the fork is shared, and loaded once.
+    ConfigError is also raised for an invalid schedule or alert channel: it refuses a start or a reload, instead of killing
+    the housekeeper again and again. Modules that every worker needs are imported, too: before the fork, once, and shared.
     """
-    importlib.invalidate_caches()  # the same name may lead to another directory by now
+    importlib.invalidate_caches()  # the same name may be another directory by now
     add_to_path(config.base_dir)
     app = App(config)
-    app.warns_of_unserved = False  # the housekeeper does
+    app.warns_of_unserved = False  # the housekeeper warns
     made = Made(app, prepare(app))
     app.new_backend()
     schedule.entries(app)
     alerts.channels(config, app.plugins)
     for pool in config.pools.values():
         importlib.import_module(EXECUTORS[pool.mode])
-    output.take_over()  # the application may have set up logging of its own
+    output.take_over()  # the application may have set up its own logging
     return made
 
 
 def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
-    """Be a worker until the end. `made` is the template's, or None to import here."""
+    """Run a worker until it stops. `made` comes from the template; None: import the application here."""
     channel = None
     try:
         child_setup.set_up(f"worker {spec.pool} starting", spec.owner, ends, config.logs, supervisor)
         channel = Channel.of(ends.control)
-        code = _WorkerProcess(spec, channel).live(config, run_dir, made)
+        code = _WorkerProcess(spec, channel).run(config, run_dir, made)
     except BaseException:
         traceback.print_exc()
         code = WorkerExit.FAILED
     if channel is not None:
         channel.send({"is": "ending"})
-    exit_functions.leave(code, exit_functions.PATIENCE)
-    raise AssertionError  # pragma: no cover - leave does not return
+    exit_functions.exit_process(code, exit_functions.PATIENCE)
+    raise AssertionError  # pragma: no cover - exit_process does not return
 
 
 class _WorkerProcess:
-    """One worker's life: what it tells the supervisor, and what it is told."""
+    """A worker's side of the conversation with the supervisor."""
 
     def __init__(self, spec: WorkerSpec, channel: Channel) -> None:
         self._spec = spec
@@ -97,7 +97,7 @@ class _WorkerProcess:
         self._opened = False
         self._worker: Worker | None = None
 
-    def live(self, config: Config, run_dir: Path, made: Made | None) -> int:
+    def run(self, config: Config, run_dir: Path, made: Made | None) -> int:
         spec = self._spec
         try:
             pool = config.pools[spec.pool]
@@ -134,7 +134,7 @@ class _WorkerProcess:
         except Exception as error:
             if self._opened:
                 raise
-            # Errors with their fix in them: where they were raised helps nobody.
+            # These errors name their fix: a traceback would add nothing.
             if isinstance(error, BackendError | ConfigError | LoadError | PluginError):
                 self._tell("failed", error=str(error)[:4000])
             else:
@@ -144,13 +144,13 @@ class _WorkerProcess:
         return WorkerExit.FINE
 
     def _on_open(self) -> None:
-        """The backend is there: from now on it serves, or stands by."""
+        """Report that the backend is open: from now on the worker serves, or stands by."""
         self._opened = True
         self._show(Phase.SERVING if self._serving else Phase.STANDBY)
         self._tell("ready")
 
     def _obey(self, worker: Worker) -> None:
-        """Do as the control channel says; its end is the supervisor's end, and then ours with everything we started."""
+        """Obey the control channel. Its end means that the supervisor is dead: kill this process and all that it started."""
         while True:
             message, _ = self._channel.receive()
             if message is None:

@@ -1,1 +1,1 @@
-"""What the operating system provides: the event loop, channels between processes, and Linux's own calls."""
+"""Services of the operating system: the event loop, channels between processes, and Linux's own calls."""

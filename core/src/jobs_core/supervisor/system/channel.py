@@ -1,7 +1,7 @@
-"""A connection between two of our processes on one machine: whole JSON documents, with descriptors where needed.
+"""A connection between two processes of an installation: whole JSON documents, with descriptors where needed.
 
-Sequenced packets over a unix socket pair: a message arrives whole or not at all, and the other side's death is read
-as the end.
+It carries sequenced packets over a unix socket pair: a message arrives whole or not at all, and the death of the other
+process is read as the end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 LARGEST = 128 * 1024
-"""Bytes of one message; senders clip what could be longer."""
+"""Largest message in bytes; senders clip texts that could be longer."""
 
 MOST_DESCRIPTORS = 8
 
@@ -27,20 +27,20 @@ class Channel:
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        """Both ends, closed in programs that a process of ours executes."""
+        """Return both ends, which are closed in programs that a process executes."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
     @classmethod
     def of(cls, descriptor: int) -> Channel:
-        """The end that a descriptor is."""
+        """Return the end that has this descriptor."""
         return cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=descriptor))
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> bool:
-        """Send; False if the other side is gone, or has not read for so long that there is no room."""
+        """Send a message; return False if the other side is gone, or its buffer is full."""
         payload = msgspec.json.encode(message)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
@@ -50,7 +50,7 @@ class Channel:
         return True
 
     def receive(self, *, wait: bool = True) -> tuple[dict[str, Any] | None, list[int]]:
-        """The next message and the descriptors that came with it; None at the end.
+        """Return the next message and the descriptors that came with it; None at the end.
 
         Raises BlockingIOError if there is none and `wait` is false.
         """
@@ -68,7 +68,7 @@ class Channel:
         return msgspec.json.decode(payload), list(descriptors)
 
     def detach(self) -> int:
-        """The bare descriptor; this object is of no use after that."""
+        """Return the descriptor; this object cannot be used afterwards."""
         return self._socket.detach()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""What Linux does for a parent and its children that Python's library does not offer.
+"""Calls of Linux for a parent and its children that Python's library lacks.
 
-`prctl` through ctypes: the child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) and the parent-death signal
-(PR_SET_PDEATHSIG). Where there is no prctl, `subreaper` says so and workers are made without a template.
+`prctl` is called through ctypes: the child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) and the parent-death signal
+(PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from collections.abc import Collection
 from pathlib import Path
 
 _ADOPTION = 1.0
-"""Longest time from the end of a parent to the adoption by the next, seconds."""
+"""Longest time from the end of a parent to the adoption by the next one, seconds."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def subreaper() -> bool:
-    """Make orphans below this process its own children; False where the system cannot."""
+    """Make orphans below this process its own children; return False if the system cannot."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with(parent: int) -> None:
-    """Have this process killed when the thread that made it ends; ends it at once if `parent` is gone already.
+    """Have this process killed when the thread that created it ends; exit at once if `parent` is already gone.
 
-    To be called after reparenting: armed in a child whose parent exits on purpose, it would fire.
+    Call it after reparenting: it would fire in a child whose parent exits on purpose.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -39,9 +39,9 @@ def die_with(parent: int) -> None:
 
 
 def adopted_by(parent: int) -> None:
-    """Wait until this process, whose own parent ends on purpose, is `parent`'s child.
+    """Wait until this process, whose own parent exits on purpose, is a child of `parent`.
 
-    Ends it if that does not come about: then `parent` is gone, and whoever adopts orphans has got it.
+    Exit if that does not happen: then `parent` is gone, and another process has adopted this one.
     """
     deadline = time.monotonic() + _ADOPTION
     while os.getppid() != parent:
@@ -51,10 +51,10 @@ def adopted_by(parent: int) -> None:
 
 
 def wait_for_end(pid: int, seconds: float) -> None:
-    """Wait until a process that need be no child of ours has ended, so long at most."""
+    """Wait until a process, child or not, has ended, for `seconds` at most."""
     try:
         handle = os.pidfd_open(pid)
-    except OSError:  # it is gone
+    except OSError:  # it has ended
         return
     try:
         select.select([handle], [], [], max(0.0, seconds))
@@ -63,7 +63,7 @@ def wait_for_end(pid: int, seconds: float) -> None:
 
 
 def is_child_of(parent: int) -> bool:
-    """Whether `parent` lives, asked by its child after it has closed its end: a dying one does so an instant before."""
+    """Return whether `parent` is alive, once it has closed its channel: a dying one does so an instant before it ends."""
     deadline = time.monotonic() + _ADOPTION
     while os.getppid() == parent:
         if time.monotonic() > deadline:
@@ -73,7 +73,7 @@ def is_child_of(parent: int) -> bool:
 
 
 def close_all_but(keep: Collection[int]) -> None:
-    """Close every descriptor of this process but those in `keep`."""
+    """Close every descriptor of this process except those in `keep`."""
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor not in keep:
@@ -82,7 +82,7 @@ def close_all_but(keep: Collection[int]) -> None:
 
 
 def threads() -> list[str]:
-    """Names of the threads of this process besides the main one, native ones too."""
+    """Return the names of the threads of this process besides the main one, native ones included."""
     tasks = Path("/proc/self/task")
     names = []
     for task in tasks.iterdir() if tasks.is_dir() else ():
@@ -95,7 +95,7 @@ def threads() -> list[str]:
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process; 0 if it is gone."""
+    """Return the resident bytes of a process; 0 if it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
     except (OSError, IndexError):
@@ -103,7 +103,7 @@ def resident(pid: int) -> int:
 
 
 def stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal, or a debugger."""
+    """Return whether a process is stopped by a signal or a debugger."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
     except (OSError, IndexError):
@@ -111,9 +111,9 @@ def stopped(pid: int) -> bool:
 
 
 def kill_session(leader: int, since: int) -> None:
-    """Kill what a worker left in its session: every process that `leader` led and that started at clock tick `since` or later.
+    """Kill every process in the session or group of `leader` that started at clock tick `since` or later.
 
-    By /proc and not by group alone: the leader may be gone, and its number given to somebody else.
+    Search /proc instead of killing the group alone: the leader may be gone, and its process id reused.
     """
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

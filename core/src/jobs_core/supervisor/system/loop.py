@@ -1,4 +1,4 @@
-"""The supervisor's event loop: descriptors, timers and signals, one thing at a time, and no clock that ticks for nothing."""
+"""The supervisor's event loop: descriptors, timers and signals, one callback at a time. An idle loop never wakes up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Callback = Callable[[], None]
 
 
 class Timer:
-    """Something to be done once at a time; `cancel` makes nothing of it."""
+    """A callback to be called once, at a given time, unless it is cancelled."""
 
     __slots__ = ("at", "callback")
 
@@ -30,7 +30,7 @@ class Timer:
 
 
 class Loop:
-    """Waits for what was asked for, and calls. Belongs to one thread."""
+    """Waits for events and calls their callbacks. Belongs to one thread."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -38,34 +38,33 @@ class Loop:
         self._order = itertools.count()
         self._stopped = False
         self._signals: socket.socket | None = None
-        self._previous: dict[int, object] = {}
 
     def watch(self, descriptor: int, callback: Callback, *, writing: bool = False) -> None:
-        """Call whenever a descriptor can be read (or written) without waiting."""
+        """Call `callback` whenever a descriptor can be read (or written) without waiting."""
         event = selectors.EVENT_WRITE if writing else selectors.EVENT_READ
         self._selector.register(descriptor, event, callback)
 
     def unwatch(self, descriptor: int) -> None:
-        """Forget a descriptor; one that is not watched is fine."""
+        """Stop watching a descriptor; do nothing if it is not watched."""
         try:
             self._selector.unregister(descriptor)
         except (KeyError, ValueError):
             return
 
     def after(self, seconds: float, callback: Callback) -> Timer:
-        """Call once, in so many seconds."""
+        """Call `callback` once, after `seconds`."""
         timer = Timer(time.monotonic() + max(0.0, seconds), callback)
         heapq.heappush(self._timers, (timer.at, next(self._order), timer))
         return timer
 
     def on_signals(self, numbers: Iterable[int], callback: Callable[[int], None]) -> None:
-        """Call with the number of each signal that arrives, outside of any handler."""
+        """Call `callback` with the number of each signal that arrives, outside of any handler."""
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
         self._signals, self._writer = reader, writer
         for number in numbers:
-            signal.signal(number, _noted)
+            signal.signal(number, _do_nothing)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
         def read() -> None:
@@ -75,24 +74,24 @@ class Loop:
         self.watch(reader.fileno(), read)
 
     def stop(self) -> None:
-        """Let `run` return."""
+        """Make `run` return."""
         self._stopped = True
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Wait and call until `stop`."""
         while not self._stopped:
             self._run_due()
             if self._stopped:
                 return
             for key, _ in self._selector.select(self._pause()):
                 if key.fd in self._selector.get_map() and self._selector.get_key(key.fd).data is key.data:
-                    _guarded(key.data)  # not if an earlier callback closed it, or opened another of its number
+                    _guarded(key.data)  # unless an earlier callback closed it, or opened another one with its number
 
     def close(self) -> None:
         self._selector.close()
 
     def descriptors(self) -> list[int]:
-        """The loop's own, for who closes everything else."""
+        """Return the loop's own descriptors, for a caller that closes all others."""
         own = [self._selector.fileno()] if isinstance(self._selector, selectors.EpollSelector) else []
         return [*own, *([self._signals.fileno()] if self._signals else [])]
 
@@ -110,19 +109,19 @@ class Loop:
 
 
 def _guarded(callback: Callback) -> None:
-    """An error of ours costs what it was about, not everybody's service."""
+    """Call it; log an error and continue: a fault in one callback must not stop the supervisor."""
     try:
         callback()
     except Exception:
         logger.exception("internal error in the supervisor, which continues; please report this")
 
 
-def _noted(signum: int, frame: object) -> None:
-    """The wake-up descriptor has told the loop already."""
+def _do_nothing(signum: int, frame: object) -> None:
+    """Do nothing: the wake-up descriptor has already woken the loop."""
 
 
 def default_signals() -> None:
-    """In a child: forget the supervisor's handlers and its wake-up descriptor."""
+    """Remove the supervisor's handlers and its wake-up descriptor; for a child."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
