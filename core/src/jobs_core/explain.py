@@ -1,7 +1,7 @@
-"""One answer to "why does this job not run, run twice, or stand dead?", from what backend and configuration say.
+"""Explain in one answer why a job does not run, ran twice or is dead, from the backend and the configuration.
 
-What is known of the processes on this machine is added by a `Here`: the command line has one, a producer has none. Whatever
-waits in the queue, a bounded number of jobs is looked at.
+A `Here` adds what is known about the processes on this machine: the command line has one, a producer has none. However many
+jobs are waiting in the queue, a bounded number of them is read.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
     from .app import App
 
 PAGE = 100
-"""Jobs that are looked at in one round trip, to find the place of one."""
+"""Jobs that are read in one round trip, to find the place of one."""
 
 MOST_AHEAD = 1000
 MOST_BYTES = 4_000_000
-"""Of payloads on these pages, after which no other page is asked for: messages may be large."""
+"""Bytes of payload on these pages after which no other page is requested: messages may be large."""
 
 MOST_ERRORS = 3
-"""The last of a job's errors, which are told."""
+"""The number of a job's latest errors that are shown."""
 
 MOST_DEAD = 1000
-"""Dead letters of a topic that are looked at where single jobs cannot be looked up."""
+"""Dead letters of a topic that are read if single jobs cannot be looked up."""
 
 
 class Explanation(Struct, frozen=True):
-    """What is known of a job: sentences, the deciding one first."""
+    """The known facts about a job: sentences, the deciding one first."""
 
     known: bool | None  # None: this backend cannot tell whether there is such a job
     reasons: list[str]
 
 
 class Here:
-    """What is known of the processes on this machine: nothing. See `jobs_core.cli.here`."""
+    """The knowledge about the processes on this machine: here, none. See `jobs_core.cli.here`."""
 
     def of_waiting(self, topic: str) -> Iterator[str]:
-        """What keeps jobs of a topic from being run here, or who would run them."""
+        """Explain why jobs of a topic are not run here, or which workers would run them."""
         return iter(())
 
     def of_reserved(self, owner: str) -> Iterator[str]:
-        """What is known here of the worker that holds a job which does not run here."""
+        """Describe the worker that has reserved a job which is not running here."""
         return iter(())
 
     def of_running(self, job_id: str) -> Iterator[str]:
-        """Where a job runs here, if it does, without any word from the backend."""
+        """Describe where a job is running here, if it is, without any word from the backend."""
         return iter(())
 
 
@@ -62,25 +62,25 @@ NOWHERE = Here()
 
 
 class _Producer(Here):
-    """What a producer can tell at once of the machine that it is on."""
+    """The facts that a producer can give at once about its own machine."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     def of_waiting(self, topic: str) -> Iterator[str]:
-        with contextlib.suppress(PermissionError):  # of another user: it is not known
+        with contextlib.suppress(PermissionError):  # it belongs to another user: the state is unknown
             if lockfile.holder(self._app.run_dir) is None:
                 yield no_supervisor(self._app)
 
 
 def no_supervisor(app: App) -> str:
-    """What is said where none runs in the application's run directory."""
+    """Return the message for a run directory without a supervisor."""
     others = "" if urls.scheme(app.backend_url) == "sqlite" else ", unless workers on another machine do the work"
     return f"no supervisor is running on this machine in {app.run_dir}: `jobsctl start` starts it{others}"
 
 
 def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Explanation:
-    """Everything. The application's jobs should be loaded, to know their names."""
+    """Return the full explanation. The application's jobs should be loaded, because their names are needed."""
     if "lookup" not in backend.features:
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
@@ -90,7 +90,7 @@ def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Ex
 
 
 def unfinished(app: App, backend: Backend, job_id: str) -> list[str]:
-    """What a producer can tell at once of a job that has not ended; nothing where single jobs cannot be looked up."""
+    """Return what a producer can say at once about a job that has not ended; nothing if single jobs cannot be looked up."""
     record = backend.get(job_id) if "lookup" in backend.features else None
     if record is None:
         return []
@@ -125,7 +125,7 @@ def _reserved(record: JobRecord) -> str:
 
 
 def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int = MOST_AHEAD) -> Iterator[str]:
-    """Why a queued job is not running, what keeps it longest first."""
+    """Explain why a queued job is not running, the longest-lasting reason first."""
     topic = record.topic
     yield from _held_up(app, backend, topic)
     if record.state is State.SCHEDULED and record.due is not None:
@@ -147,7 +147,7 @@ def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int 
 
 
 def _held_up(app: App, backend: Backend, topic: str) -> Iterator[str]:
-    """What keeps all jobs of a topic waiting, as configuration and backend say."""
+    """Explain what keeps all jobs of a topic waiting, by configuration and backend."""
     if app.config.nobody_serves(topic):
         yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
     elif topic not in app.config.served_topics():
@@ -157,7 +157,7 @@ def _held_up(app: App, backend: Backend, topic: str) -> Iterator[str]:
 
 
 def _before(app: App, backend: Backend, topic: str) -> Iterator[str]:
-    """Topics with work that pools serve before this one."""
+    """Name the topics with ready jobs that pools serve before this one."""
     for name, pool in app.config.pools.items():
         earlier = pool.topics[: pool.topics.index(topic)] if topic in pool.topics else []
         busy = [f"{other} ({ready} ready)" for other in earlier if (ready := _ready(backend, other))]
@@ -166,7 +166,10 @@ def _before(app: App, backend: Backend, topic: str) -> Iterator[str]:
 
 
 def _ready(backend: Backend, topic: str) -> str:
-    """How many jobs of a topic are ready, empty for none; up to a page where they can be listed: a count may read them all."""
+    """Count the ready jobs of a topic, as text; "" for none.
+
+    Jobs that can be listed are counted up to a page, because a count may read them all.
+    """
     if "browse" not in backend.features:
         return f"{backend.counts([topic])[topic].ready or ''}"
     ready = len(backend.browse(topic, State.READY, PAGE))
@@ -174,7 +177,7 @@ def _ready(backend: Backend, topic: str) -> str:
 
 
 def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
-    """How many jobs of its topic come before it, as far as a few pages tell."""
+    """Count the jobs of its topic that come before it, as text, as far as a few pages show."""
     if "browse" not in backend.features:
         return ""
     looked = size = 0
@@ -185,13 +188,13 @@ def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
                 return f" with {_jobs(place)} ahead of it" if place else " and next in line"
             size += len(other.payload)
         looked += len(page)
-        if len(page) < PAGE:  # it has been taken meanwhile
+        if len(page) < PAGE:  # it has been reserved meanwhile
             return ""
     return f" with more than {looked:,} jobs ahead of it"
 
 
 def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
-    """What a worker with this code would say of the message."""
+    """Return what a worker with this code would report about the message."""
     try:
         message = app.read(record)
         job = app.registry.find(message.job or "")
@@ -226,7 +229,10 @@ def _history(record: JobRecord) -> Iterator[str]:
 
 
 def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
-    """How many ended. Who retries a dead letter has them counted anew: those of before are told apart by their numbers."""
+    """Describe how many attempts ended.
+
+    A retry of a dead letter restarts the count; earlier attempts are distinguished by number.
+    """
     numbers = [entry["attempt"] for entry in errors if isinstance(entry.get("attempt"), int) and entry["attempt"] > 0]
     now = record.attempt
     starts = [place for place in range(1, len(numbers)) if numbers[place] <= numbers[place - 1]]
@@ -245,7 +251,7 @@ def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Explanation:
-    """Where single jobs cannot be looked up: whether it runs here or is dead, and what keeps jobs waiting at all."""
+    """Explain a job that the backend cannot look up: whether it runs here or is dead, and what keeps jobs waiting."""
     runs = list(here.of_running(job_id))
     if runs:
         return Explanation(True, runs)
@@ -274,7 +280,7 @@ def _topics(app: App, backend: Backend) -> list[str]:
 
 
 def dead_letter(app: App, backend: Backend, job_id: str) -> JobRecord | None:
-    """A dead letter by its id, also where single jobs cannot be looked up: then among the newest of each topic."""
+    """Return a dead letter by its id; if single jobs cannot be looked up, search the newest of each topic."""
     with contextlib.suppress(NotSupported):
         for topic in _topics(app, backend):
             for record in backend.browse(topic, State.DEAD, MOST_DEAD):
@@ -284,7 +290,7 @@ def dead_letter(app: App, backend: Backend, job_id: str) -> JobRecord | None:
 
 
 def misfit(app: App, record: JobRecord) -> str | None:
-    """Why a queued message does not fit the code that is loaded here; None if it does."""
+    """Return why a queued message does not fit the code that is loaded here; None if it does."""
     try:
         message = app.read(record)
         app.registry.find(message.job or "").arguments.convert(list(message.args), dict(message.kwargs))

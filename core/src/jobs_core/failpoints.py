@@ -1,8 +1,8 @@
-"""Fail points: places where a test can make this process die, stall or fail, to hit a window exactly.
+"""Fail points: places where a test can make this process die, stall or fail, in order to hit a window exactly.
 
-`JOBS_FAILPOINT=reserve.after_commit=kill,push.before_commit=sleep:0.5@3` names points, what happens there,
-and after `@` on which visit (default: the first). Actions: `kill` (SIGKILL to itself), `exit:CODE`,
-`sleep:SECONDS`, `raise` (BackendUnavailable). Without the variable a point is an empty function.
+`JOBS_FAILPOINT=reserve.after_commit=kill,push.before_commit=sleep:0.5@3` names points, the action at each, and after `@`
+the visit at which it happens (default: the first). Actions: `kill` (SIGKILL to itself), `exit:CODE`, `sleep:SECONDS`,
+`raise` (BackendUnavailable). Without the variable a point is an empty function.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class _Point:
 
 
 def _none(name: str) -> None:
-    """No fail points are set."""
+    """Do nothing: no fail points are set."""
 
 
 def parse(text: str) -> Callable[[str], None]:
-    """The function that visits the points set in `text`."""
+    """Return the function that visits the points set in `text`."""
     pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
     points = {name: _Point(name, action) for name, _, action in pairs}
 

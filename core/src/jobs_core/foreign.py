@@ -1,7 +1,7 @@
-"""Words of other job systems, and ours for them: help for a newcomer who types what the hands know.
+"""Words of other job systems, and ours for them: help for newcomers who type what they are used to.
 
-Whoever refuses a word asks here what to add to the error; nothing is looked up before something is wrong. A test runs every
-example. This module imports nothing of ours, so that everything else may ask it.
+Code that refuses a word looks up here what to add to the error; nothing is looked up before an error. A test runs every
+example. This module imports nothing of ours, so that every other module may use it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Word(NamedTuple):
-    """What is ours for a word: half a sentence, and an example of one kind. In code `job` stands for the job function."""
+    """Our equivalent of a word: half a sentence, and an example of one kind. In code, `job` stands for the job function."""
 
     says: str
-    option: str = ""  # of `@job`, and of `using` where that has it
+    option: str = ""  # of `@job`, and of `using` if `using` has it
     using: str = ""  # of `using`: it belongs to one enqueue
     code: str = ""
-    toml: str = ""  # a line of jobs.toml, or of the table in which the word stood
+    toml: str = ""  # a line of jobs.toml, or of the table in which the word was found
 
     def advice(self, job: str, using: Collection[str] = ()) -> str:
-        """The end of an error about the job function `job`; `using` holds the options of what was called, if that was `using`."""
+        """Return the end of an error about the job function `job`; `using` holds the options of `using`, if that was called."""
         option = self.option
         if self.using or option.partition("=")[0] in using:
             example = f"{job}.using({self.using or option}).enqueue(...)"
@@ -71,7 +71,7 @@ _DEAD = Word("jobs.toml says how long dead letters are kept", toml='topics.defau
 USING: Final = (
     "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "headers", "id", "on_commit"
 )  # fmt: skip
-"""What `using` takes; a test compares."""
+"""Keywords of `using`; a test compares."""
 
 OPTIONS: Final = _table(
     ("name", Word("this belongs to the definition", option='name="shop.send_email"')),
@@ -168,7 +168,7 @@ HANDLE: Final = _table(
     ("task_id message_id job_id key uuid", Word("the id is", code="handle.id")),
     ("forget refresh", Word("a handle caches nothing and asks the backend each time", code="handle.status()")),
 )
-"""Attributes of what enqueue returns."""
+"""Attributes of a handle."""
 
 CONTEXT: Final = _table(
     ("retry", _RETRY),
@@ -420,7 +420,7 @@ TABLES: Final = _table(
     ("alerts", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
     ("schedule", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
 )
-"""Our tables, for who gives them a plain value."""
+"""Our tables, for configurations that give them a plain value."""
 
 
 # -- on the command line --------------------------------------------------------------------------
@@ -454,20 +454,20 @@ COMMANDS: Final = _table(
 
 
 def nearest(word: str, ours: Iterable[str]) -> str:
-    """What of ours looks like `word`; if nothing does, all there is."""
+    """Return our word that is most similar to `word`, or all words if none is similar."""
     names = [*ours]
     near = difflib.get_close_matches(word, names, 3)
     return f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}" if names else "it takes none"
 
 
 def option_advice(word: str, job: str, ours: Iterable[str]) -> str:
-    """For a keyword that `@job` does not have."""
+    """Return the advice for a keyword that `@job` does not have."""
     known = OPTIONS.get(word.lower())
     return known.advice(job) if known else nearest(word, ours)
 
 
 def argument_advice(word: str, job: str, parameters: Iterable[str]) -> str:
-    """For a keyword of an enqueue that the function has no parameter for: an option perhaps, ours or another system's."""
+    """Return the advice for a keyword of an enqueue that is not a parameter: perhaps an option, ours or another system's."""
     if word in USING:
         return f"options of an enqueue go through `using`: {job}.using({word}=...).enqueue(...)"
     known = OPTIONS.get(word.lower())
@@ -475,16 +475,16 @@ def argument_advice(word: str, job: str, parameters: Iterable[str]) -> str:
 
 
 def key_advice(table: str, key: str) -> str | None:
-    """For a key of jobs.toml in a table of this class; None if nothing is known of it."""
+    """Return the advice for a key of jobs.toml in a table of this class; None if the key is not known."""
     plain = key.lower().replace("-", "_").removeprefix("celery_")
     found = KEYS.get(table, {}).get(plain)
     return found.advice("job") if found else None
 
 
 def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
-    """Decorate a method that takes keywords: one that it does not take ends in an error that says what is ours.
+    """Decorate a method that takes keywords: an unknown keyword ends in an error that names our equivalent.
 
-    A type checker sees the method as it is, and complains of the keyword itself.
+    A type checker sees the method as it is, and reports the keyword itself.
     """
 
     def decorate(method: F) -> F:
@@ -512,7 +512,7 @@ def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
 
 
 class Explained(msgspec.StructMeta):
-    """Metaclass of Structs that developers make: a keyword that one does not take ends in an error that says what is ours."""
+    """A metaclass of Structs that developers make: an unknown keyword ends in an error that names our equivalent."""
 
     def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - of a metaclass
         try:
@@ -553,13 +553,13 @@ class _Attribute:
 
 
 def teach(kind: type, words: Mapping[str, Word]) -> None:
-    """Have the objects of a class answer these attributes with an error that says what is ours; `hasattr` is false as before."""
+    """Make objects of a class answer these attributes with an error that names our equivalent; `hasattr` stays false."""
     for name, word in words.items():
         setattr(kind, name, _Attribute(name, word))
 
 
 def package_attribute(name: str) -> Exception:
-    """The error for a name that `jobs_core` does not have."""
+    """Return the error for a name that `jobs_core` does not have."""
     from .errors import UnknownName
 
     known = PACKAGE.get(name)

@@ -1,6 +1,6 @@
-"""Calling a plugin's code: nothing that it raises gets past but a real interrupt, and all of it is told by name.
+"""Call a plugin's code: only a real interrupt passes; every other exception is reported with the plugin's name.
 
-Commands whose standard output somebody reads (`--json`) keep it to themselves: what a plugin prints goes to standard error.
+Commands keep standard output (`--json`) to themselves: output that a plugin prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .loaders.importing import pinpointed
 
 
 class Plugin(Protocol):
-    """Whose code is called; its text names it with its distribution."""
+    """The plugin whose code is called; its text names it with its distribution."""
 
     name: str
 
@@ -26,30 +26,30 @@ on_command_line = False
 """Whether this process runs a command of ours: then descriptor 1 is guarded as well, for programs and C code."""
 
 on_call: Callable[[Plugin | None, str], object] | None = None
-"""Told of each call before it begins, and (None, "") after it: where one ends the process, nobody else can say which it was."""
+"""Called before each call, and with (None, "") after it: if a call ends the process, its name is known nowhere else."""
 
 
 @contextlib.contextmanager
 def blaming(plugin: Plugin, what: str, *, key: str = "", hide: Callable[[str], str] = str) -> Iterator[None]:
-    """Call a plugin in the body: what it raises becomes a PluginError that names it and what it was asked for.
+    """Call a plugin in the body: an exception becomes a PluginError that names the plugin and the call.
 
-    `key` is the configuration's, for which it is asked; `hide` takes secrets out of the text.
+    `key` is the configuration key for which it is called; `hide` removes secrets from the text.
     """
     with calling(plugin, what, lambda error: blamed(plugin, what, error, key=key, hide=hide)):
         yield
 
 
 def blamed(plugin: Plugin, what: str, error: BaseException, *, key: str = "", hide: Callable[[str], str] = str) -> PluginError:
-    """The error for what a plugin raised; see `blaming`."""
+    """Return the error for an exception of a plugin; see `blaming`."""
     where = f"{key}: " if key else ""
     return PluginError(hide(pinpointed(f"{where}{plugin}: {what} raised", error)))
 
 
 @contextlib.contextmanager
 def calling(plugin: Plugin | None, what: str, error_for: Callable[[BaseException], JobsError]) -> Iterator[None]:
-    """Call a plugin in the body: what it raises becomes what `error_for` makes of it.
+    """Call a plugin in the body: an exception is converted by `error_for`.
 
-    Errors of ours pass, for they name key and fix; so do real interrupts.
+    Errors of ours pass, because they name key and fix; so do real interrupts.
     """
     try:
         with telling(plugin, what):
@@ -64,7 +64,7 @@ def calling(plugin: Plugin | None, what: str, error_for: Callable[[BaseException
 
 @contextlib.contextmanager
 def telling(plugin: Plugin | None, what: str) -> Iterator[None]:
-    """Tell `on_call` of what is called in the body."""
+    """Report the call in the body to `on_call`."""
     if on_call is None or plugin is None:
         yield
         return
@@ -77,9 +77,9 @@ def telling(plugin: Plugin | None, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_stdout(*, always: bool = False) -> Iterator[None]:
-    """Send what the body prints to standard error: in commands, elsewhere only if `always`.
+    """Redirect output of the body to standard error: in commands, elsewhere only if `always`.
 
-    Elsewhere it is `sys.stdout` alone that changes: other threads of an application go on writing to descriptor 1.
+    Elsewhere only `sys.stdout` changes: other threads of an application continue to write to descriptor 1.
     """
     if not (on_command_line or always):
         yield
@@ -101,7 +101,7 @@ def _descriptor() -> Iterator[None]:
             os.dup2(2, 1)
         yield
     finally:
-        _flush()  # into standard error: it was written meanwhile
+        _flush()  # to standard error: this was written meanwhile
         os.dup2(kept, 1)
         os.close(kept)
 

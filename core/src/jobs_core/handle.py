@@ -1,4 +1,4 @@
-"""What `enqueue` returns: the job's id, and ways to follow it."""
+"""The handle that `enqueue` returns: the job's id, and methods to follow the job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Follower(Protocol):
-    """What a handle needs of an application."""
+    """The methods of an application that a handle needs."""
 
     def status(self, job_id: str) -> State: ...
 
@@ -27,7 +27,7 @@ class Follower(Protocol):
 
 
 def _seconds(timeout: DurationLike | None) -> float | None:
-    """Any number passes: what is left of a deadline may be less than nothing."""
+    """Convert any number, negative ones too: the remaining time of a deadline may be below zero."""
     return timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
 
 
@@ -40,31 +40,31 @@ class JobHandle(Struct, Generic[T], eq=False):
     topic: str
     stores_result: bool
     created: bool | None = True
-    """False if a job with the same unique key, or the id that was chosen, was there before: this is its handle.
+    """False if a job with the same unique key, or with the chosen id, existed before: this is its handle.
 
-    None for a follow-up (`current_job().enqueue`): it is sent when its job ends, and nobody knows before.
+    None for a follow-up (`current_job().enqueue`): it is sent when its job ends, so this is not yet known.
 
-    Where a backend lacks `known_ids` (RabbitMQ without `[results]`), a chosen id counts as new.
+    If a backend lacks `known_ids` (RabbitMQ without `[results]`), a chosen id counts as new.
     """
 
     def status(self) -> State:
-        """Where the job is now; UNKNOWN also for one that is done and kept no result."""
+        """Return the job's state; UNKNOWN also for a job that is done and whose result was not stored."""
         return self._follower.status(self.id)
 
     def cancel(self, *, force: bool = False) -> State:
         """Cancel the job; return its state afterwards.
 
-        RESERVED says that it runs: its worker hears of it within 250 ms, and interrupts it. A plain function on a thread cannot
-        be interrupted: it ends when it looks at `current_job().cancelled`, or by itself. With `force` its worker is replaced,
-        as for a timeout, if the job has not ended after the pool's `timeout_grace`.
+        RESERVED means that it is running: its worker is told within 250 ms, and interrupts it. A plain function on a thread
+        cannot be interrupted: it ends when it checks `current_job().cancelled`, or by itself. With `force` its worker is
+        replaced, as for a timeout, if the job has not ended after the pool's `timeout_grace`.
         """
         return self._follower.cancel(self.id, force=force)
 
     def result(self, timeout: DurationLike | None = None) -> T:
-        """Wait for the job and return what it returned; `timeout` is a duration (5, "5s", a timedelta), None waits without end.
+        """Wait for the job and return its result; `timeout` is a duration (5, "5s", a timedelta), None waits without end.
 
-        Raises ResultTimeout, JobFailed, JobWasCancelled, ResultNotStored for a job that does not keep its result
-        (say `store_result=True`), and EndlessWait inside a job without a timeout.
+        Raises ResultTimeout, JobFailed, JobWasCancelled, ResultNotStored for a job that does not keep its result (set
+        `store_result=True`), and EndlessWait inside a job without a timeout.
         """
         return self._follower.result(self, _seconds(timeout))
 

@@ -1,4 +1,4 @@
-"""Identifiers: UUIDs of version 7 (RFC 9562), whose order is the order of their making."""
+"""Identifiers: UUIDs of version 7 (RFC 9562), which sort in the order of their creation."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 import random
 import time
 
-_random = random.Random()  # identifiers name, they do not authorise: no system call for each
+_random = random.Random()  # identifiers name, they do not authorise: no system call is needed for each
 _AT_ONCE = 256
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _COUNTED = [f"{n:02x}" for n in reversed(range(_AT_ONCE))]
 _tails: list[str] = []  # ends of identifiers, made many at a time, the next one last
-_head = 0, ""  # the millisecond of the last identifier, and how those of that millisecond begin
+_head = 0, ""  # the millisecond of the last identifier, and the beginning of those of that millisecond
 
 
 def new_id(now: float | None = None) -> str:
-    """A UUIDv7 as text, for jobs and pushes. Safe from any thread, and after a fork.
+    """Return a UUIDv7 as text, for jobs and pushes. Safe from any thread, and after a fork.
 
-    It sorts by the millisecond of its making, so that a store appends to its index: SQLite writes half as much as for
-    random ones.
+    It sorts by the millisecond of its creation, so that a store appends to its index: SQLite writes half as much as for
+    random ids.
     """
     global _head
     milliseconds = int((now or time.time()) * 1000)
@@ -34,8 +34,10 @@ def new_id(now: float | None = None) -> str:
 
 
 def _more() -> str:
-    """An end, 74 bits as they stand in a UUIDv7, and more of them in store: 66 random ones, and a count that makes those of
-    one millisecond sort as they were made."""
+    """Return an end, the last 74 bits of a UUIDv7, and keep more of them in stock.
+
+    Each has 66 random bits, and a count by which the ids of one millisecond sort in the order of their creation.
+    """
     made = f"{_random.getrandbits(68):017x}"
     begin = f"7{made[:3]}-{_VARIANTS[made[3]]}{made[4:7]}-{made[7:]}"
     *others, first = [begin + count for count in _COUNTED]
@@ -44,12 +46,12 @@ def _more() -> str:
 
 
 def new_token(bytes_: int = 8) -> str:
-    """A short random hexadecimal name, for owners, and for requests of which only the last is kept."""
+    """Return a short random hexadecimal name, for owners, and for requests of which only the last is kept."""
     return f"{_random.getrandbits(bytes_ * 8):0{bytes_ * 2}x}"
 
 
 def _begin_anew() -> None:
-    """In the child of a fork: what the parent will use is not ours."""
+    """Discard the stock in the child of a fork: the parent will use those ids."""
     _random.seed(os.urandom(32))
     _tails.clear()
 

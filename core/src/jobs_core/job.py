@@ -21,14 +21,15 @@ from .registry import Registry, default_registry, execution_that_defines
 from .units import DurationLike, shown
 
 P = ParamSpec("P")
-R = TypeVar("R")  # what calling the function returns
-T = TypeVar("T")  # what the job results in: for async functions, what awaiting returns
+R = TypeVar("R")  # the type that calling the function returns
+T = TypeVar("T")  # the type of the job's result: for async functions, of the awaited value
 
 
 class _Lazy(Generic[T]):
-    """An attribute that is made on first use; by two threads at once twice, the same.
+    """An attribute that is made on first use; if two threads do so at once, it is made twice, with equal values.
 
-    `functools.cached_property` holds a lock meanwhile, before Python 3.12: a child forked in that moment would wait for ever.
+    Before Python 3.12, `functools.cached_property` holds a lock meanwhile: a child forked in that moment would wait
+    forever.
     """
 
     def __init__(self, make: Callable[[Any], T]) -> None:
@@ -38,7 +39,7 @@ class _Lazy(Generic[T]):
 
     def __get__(self, instance: Any, owner: type) -> T:
         if instance is None:
-            raise AttributeError(self._name)  # of the class: there is none
+            raise AttributeError(self._name)  # on the class: there is none
         made = self._make(instance)
         instance.__dict__[self._name] = made
         return made
@@ -53,7 +54,7 @@ class Call(msgspec.Struct, Generic[T], eq=False):
 
 
 class Enqueuer(Protocol):
-    """What a job function needs of an application."""
+    """The methods of an application that a job function needs."""
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]: ...
 
@@ -67,7 +68,7 @@ class Enqueuer(Protocol):
 
 
 class JobFunction(Generic[P, R, T]):
-    """A registered function. Calling it calls the function; `enqueue` has a worker call it.
+    """A registered function. Calling it calls the function; `enqueue` lets a worker call it.
 
     Immutable; any thread may use it.
     """
@@ -94,15 +95,18 @@ class JobFunction(Generic[P, R, T]):
         self.defined: Final = execution_that_defines()
         self.is_async: Final = inspect.iscoroutinefunction(function)
         self.overrides = NO_OVERRIDES
-        self.stamp: Any = None  # an application's: what its envelopes of this job have in common
+        self.stamp: Any = None  # set by an application: the common part of its envelopes of this job
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """All that was said of this job beside its function and name."""
+        """Return all settings of this job besides its function and name."""
         return self.aliases, self.options, self.cron, self.tz, self.missed
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Called by the class whose body this stands in; refuse a method, whatever its first parameter is called."""
+        """Refuse a method, whatever its first parameter is called.
+
+        Python calls this for a class whose body contains the function.
+        """
         function = self.function
         if isinstance(function, staticmethod) or getattr(function, "__qualname__", "") != f"{owner.__qualname__}.{name}":
             return
@@ -112,7 +116,7 @@ class JobFunction(Generic[P, R, T]):
 
     @_Lazy
     def arguments(self) -> Arguments:
-        """The compiled signature; made on first use, when all modules are imported."""
+        """Return the compiled signature; made on first use, when all modules are imported."""
         return Arguments(self.function, self.name)
 
     @_Lazy
@@ -120,7 +124,7 @@ class JobFunction(Generic[P, R, T]):
         return resolve_return(self.function)
 
     def convert_result(self, value: Any) -> T:
-        """A stored result as the annotated type; raises ResultNotStored if this code's annotation does not fit it."""
+        """Convert a stored result to the annotated type; raise ResultNotStored if this code's annotation does not fit it."""
         try:
             converted: T = msgspec.convert(value, self._result_type, dec_hook=decode_hook, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError) as error:
@@ -131,38 +135,38 @@ class JobFunction(Generic[P, R, T]):
         return self.function(*args, **kwargs)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
-        """Have a worker call this function; durable when it returns.
+        """Enqueue a call of this function for a worker; durable when it returns.
 
-        Raises ArgumentError for arguments that do not fit, MessageTooLarge, DuplicateJob (only with
-        `conflict="raise"`), QueueFull, and BackendUnavailable after `enqueue_timeout`.
+        Raises ArgumentError for arguments that do not fit, MessageTooLarge, DuplicateJob (only with `conflict="raise"`),
+        QueueFull, and BackendUnavailable after `enqueue_timeout`.
         """
         if "on_commit" in kwargs:
             return _application().enqueue(self._call_on_commit(args, kwargs))
         return _application().enqueue(Call(self, args, kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
-        """`enqueue` without blocking the event loop. If cancelled, the job may have been enqueued all the same."""
+        """`enqueue` without blocking the event loop. If it is cancelled, the job may have been enqueued anyway."""
         if "on_commit" in kwargs:
             return await _application().aenqueue(self._call_on_commit(args, kwargs))
         return await _application().aenqueue(Call(self, args, kwargs))
 
     def _call_on_commit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[T]:
-        """`enqueue(..., on_commit=True)` is short for `using(on_commit=True)`, unless the function has such a parameter."""
+        """Treat `enqueue(..., on_commit=True)` as `using(on_commit=True)`, unless the function has such a parameter."""
         parameters = inspect.signature(self.function).parameters
         if "on_commit" in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
             return Call(self, args, kwargs)
         return Call(self.using(on_commit=kwargs.pop("on_commit")), args, kwargs)
 
     def handle(self, job_id: str) -> JobHandle[T]:
-        """The handle of a job of this function that was enqueued before, maybe by another process. Asks nothing."""
+        """Return the handle of an earlier job of this function, perhaps enqueued by another process. No request is sent."""
         return _application().find_handle(self, job_id)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
-        """This function with arguments, for `enqueue_many`."""
+        """Return a call of this function with arguments, for `enqueue_many`."""
         return Call(self, args, kwargs)
 
     def enqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
-        """Enqueue many in one round trip; each item is a `call(...)`, a tuple of arguments or a dict of them."""
+        """Enqueue many jobs in one round trip; each item is a `call(...)`, a tuple of arguments or a dict of them."""
         return _application().enqueue_many(map(self._as_call, calls))
 
     async def aenqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
@@ -186,12 +190,12 @@ class JobFunction(Generic[P, R, T]):
         id: str | UnsetType = UNSET,
         on_commit: bool | UnsetType = UNSET,
     ) -> JobFunction[P, R, T]:
-        """The same job function with other options for what is enqueued through it.
+        """Return the same job function with other options for the jobs that it enqueues.
 
-        Durations are seconds, a timedelta or a string ("5m"). `id` chooses the job's id beforehand; an id that
-        is in the queue already adds nothing. With `on_commit` it is sent when the database transaction around the
-        enqueue commits, and never if that is rolled back; a framework's plugin knows of transactions
-        (jobs-django). Raises JobDefinitionError for a value out of range.
+        Durations are seconds, a timedelta or a string ("5m"). `id` chooses the job's id beforehand; an id that is in the
+        queue already adds nothing. With `on_commit` the job is sent when the database transaction around the enqueue
+        commits, and never if that is rolled back; this needs a framework's plugin that handles transactions (jobs-django).
+        Raises JobDefinitionError for a value out of range.
         """
         given = {
             "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
@@ -236,7 +240,7 @@ _application: Callable[[], Enqueuer] = _no_application
 
 
 def set_application_source(source: Callable[[], Enqueuer]) -> None:
-    """Tell job functions where their application comes from; app.py does, so that this module need not know it."""
+    """Tell job functions where their application comes from; app.py does so, and this module need not import it."""
     global _application
     _application = source
 
@@ -274,9 +278,9 @@ def job(
 def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Register a function as a job; with options, or without as plain `@job`.
 
-    `name` defaults to module.function, `aliases` are older names whose messages still come here. `retries`
-    are further attempts after the first (default 3), `timeout` bounds one run, `backoff` the first retry's
-    wait. `acks="early"` acknowledges before the run: at most once, no retries. Raises JobDefinitionError.
+    `name` defaults to module.function, `aliases` are older names whose messages still come here. `retries` are further
+    attempts after the first (default 3), `timeout` bounds one run, `backoff` the first retry's wait. `acks="early"`
+    acknowledges before the run: at most once, no retries. Raises JobDefinitionError.
     """
     if function is not None:
         return _define(function, **options)
@@ -337,9 +341,9 @@ def _define(
 
 
 def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
-    """Refuse what can never be a time, and what says something of a cron that is not there.
+    """Refuse values of types that no schedule has, and options that need a missing cron.
 
-    Whether expression and zone are right is asked where they are used: reading them costs the import of a calendar.
+    Whether expression and zone are valid is checked at their use: parsing them costs the import of a calendar.
     """
     for option, value in (("cron", cron), ("tz", tz)):
         if value is not UNSET and not isinstance(value, str) and (option, value) != ("cron", None):
@@ -355,9 +359,10 @@ def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
 
 
 def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
-    """Raise JobDefinitionError for what is no function, or one whose call alone would run nothing of it.
+    """Raise JobDefinitionError for objects that are not functions, and functions whose call alone would run none of their
+    code.
 
-    An async function under a decorator that is none is fine: a worker awaits what the call returns.
+    An async function under a plain decorator is accepted: a worker awaits whatever the call returns.
     """
     if isinstance(function, JobFunction):
         raise JobDefinitionError(f"{function.name} is already a job: use @job once, and aliases=[...] for other names")
@@ -395,10 +400,10 @@ def _is_method(name: str, own: str) -> JobDefinitionError:
 
 
 def _innermost(function: Callable[..., Any]) -> Any:
-    """What all decorators that tell it (`functools.wraps`) stand around."""
+    """Return the function inside all decorators that declare it (`functools.wraps`)."""
     try:
         return inspect.unwrap(function)
-    except ValueError:  # it goes round in circles
+    except ValueError:  # the chain is circular
         return None
 
 
@@ -408,11 +413,11 @@ def _stands_in_class(qualname: str) -> bool:
 
 
 def own_name(function: Callable[..., Any]) -> str:
-    """The name of a job that is given none: module.function. Raises JobDefinitionError for a function that it does not tell.
+    """Return the default name of a job: module.function. Raises JobDefinitionError for a function that it does not identify.
 
-    What a factory makes, or a decorator without functools.wraps, is called the same whatever it was made of: a worker that
-    has imported other modules, or in another order, would run another. Who decorates inside a function what is written
-    there knows what it does.
+    Functions made by one factory, or by a decorator without functools.wraps, all have the same name: a worker that has
+    imported other modules, or in another order, would run another one. If a decorator is applied to a function inside a
+    function, its author knows the effect.
     """
     if not isinstance(function.__module__, str):
         raise JobDefinitionError(

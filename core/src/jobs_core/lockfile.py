@@ -1,4 +1,4 @@
-"""The file that a supervisor holds a lock on for as long as it lives, as others look at it."""
+"""The file on which a supervisor holds a lock for as long as it lives, as other processes see it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME = "supervisor.pid"
 
 
 def holder(run_dir: Path) -> int | None:
-    """The process id of the supervisor that runs in this run directory, or None; raises PermissionError."""
+    """Return the process id of the supervisor that runs in this run directory, or None; raise PermissionError."""
     try:
         descriptor = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except PermissionError:
@@ -25,7 +25,7 @@ def holder(run_dir: Path) -> int | None:
 
 
 def lock(descriptor: int, kind: int) -> bool:
-    """Whether the lock could be had."""
+    """Try to take the lock; return whether it was free."""
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         return True
@@ -33,6 +33,6 @@ def lock(descriptor: int, kind: int) -> bool:
 
 
 def number(descriptor: int) -> int:
-    """The process id that the file says, or 0."""
+    """Return the process id in the file, or 0."""
     text = os.pread(descriptor, 32, 0).strip()
     return int(text) if text.isdigit() else 0

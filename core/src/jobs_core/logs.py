@@ -1,4 +1,4 @@
-"""Log lines: events and records as text or JSON. Nothing a message carries can forge or break a line.
+"""Log lines: events and records as text or JSON. Nothing in a message can forge or break a line.
 
 The supervisor imports this module too: it may load nothing that a process without jobs does not need.
 """
@@ -20,7 +20,7 @@ from .events import Event
 from .running import running
 
 OUTPUT = "jobs.output"
-"""The logger of what jobs print."""
+"""The logger for output that jobs print."""
 
 LONGEST_VALUE = 200
 """Characters of a job's name, id or topic in the head of a line; they come from messages."""
@@ -29,13 +29,16 @@ _PLAIN_VALUE = re.compile(r"[\w.:@/+<>-]+")
 
 
 def job_context(run: Any) -> dict[str, object]:
-    """What a log line says of the run that it was written in."""
+    """Return the facts about the run in which a log line was written."""
     delivery = run.delivery
     return {"job_id": delivery.id, "job": run.job.name, "topic": delivery.topic, "attempt": delivery.attempt + 1}
 
 
 def _context(record: logging.LogRecord) -> Mapping[str, object]:
-    """Looked up while a record is formatted, which is in the thread and task that made it; a run pays nothing for it."""
+    """Return the context of a record.
+
+    It is looked up while the record is formatted, in the thread and task that made it; a run pays nothing for it.
+    """
     given = getattr(record, "job_context", None)
     if type(given) is dict:
         return given
@@ -55,22 +58,22 @@ def _message(record: logging.LogRecord) -> str:
         return str(event)
     try:
         return record.getMessage()
-    except Exception as error:  # the caller's mistake; the line still says where
+    except Exception as error:  # the caller's mistake; the line still has its position
         text = boundary.text_of(record.msg)
         return f"{text!r} cannot be filled in at {record.pathname}:{record.lineno}: {boundary.told(error)}"
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-23 12:00:00.123 WARNING [web1-812-3f2a job_id=… job=shop.pay topic=money attempt=2] …`, a line a record.
+    """Format each record as one line.
 
-    What surrounds the message comes first, so that no message can pretend to be in another job. A traceback follows,
-    indented.
+    `2026-11-23 12:00:00.123 WARNING [web1-812-3f2a job_id=… job=shop.pay topic=money attempt=2] …`: the context stands
+    before the message, so that no message can pretend to come from another job. A traceback follows, indented.
     """
 
     def __init__(self, worker: str = "") -> None:
         super().__init__()
         self._worker = worker
-        self._clock = (0, "")  # the last second and its text
+        self._clock = (0, "")  # the last second, and its text
 
     def format(self, record: logging.LogRecord) -> str:
         second = int(record.created)
@@ -99,7 +102,7 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if not trace and record.exc_info:
         try:
             trace = formatter.formatException(record.exc_info)
-        except Exception:  # an exception that cannot be told as usual
+        except Exception:  # an exception that cannot be formatted as usual
             trace = boundary.traceback_of(record.exc_info[1]) if record.exc_info[1] is not None else ""
     return f"{trace}\n{record.stack_info}" if record.stack_info else trace
 
@@ -133,10 +136,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def json_line(entry: dict[str, Any]) -> str:
-    """An object as one line of characters that are safe to print."""
+    """Return an object as one line of characters that are safe to print."""
     try:
         line = msgspec.json.encode(entry, enc_hook=str).decode()
-    except UnicodeEncodeError:  # halves of characters, as in undecodable file names
+    except UnicodeEncodeError:  # unpaired surrogates, as in undecodable file names
         import json
 
         return json.dumps(entry, default=str)
@@ -144,26 +147,26 @@ def json_line(entry: dict[str, Any]) -> str:
 
 
 def formatter(format_: str, worker: str = "") -> logging.Formatter:
-    """The formatter of `logs.format`; `worker` is said in every line, else the process id."""
+    """Return the formatter of `logs.format`; every line contains `worker`, or else the process id."""
     return JsonFormatter(worker) if format_ == "json" else TextFormatter(worker)
 
 
 def for_raw_line(line: str, format_: str, *, worker: str, pid: int, context: Mapping[str, object] | None = None) -> bytes:
-    """A log line for what a child wrote past its logging: C code, a subprocess of a job.
+    """Return a log line for output that bypassed a child's logging: from C code, or a subprocess of a job.
 
-    Called by the supervisor for each line of `ChildOutput.read_raw`; `context` is the job's, where only one can have
+    Called by the supervisor for each line of `ChildOutput.read_raw`; `context` is the job's, if only one job can have
     written it (keys as in `job_context`).
     """
     return line_of(line, format_, logging.INFO, OUTPUT, process=pid, worker=worker, job_context=context or {})
 
 
 def line_of(text: str, format_: str, level: int = logging.WARNING, logger: str = "jobs", **attributes: Any) -> bytes:
-    """A log line that goes past the logging of this process."""
+    """Return a log line that bypasses the logging of this process."""
     return encoded(_FORMATTERS[format_].format(record_of(text, level, logger, **attributes)))
 
 
 def record_of(text: str, level: int, logger: str, **attributes: Any) -> logging.LogRecord:
-    """A record that goes past the logging of this process; attributes may be `worker`, `process` and `job_context`."""
+    """Return a record that bypasses the logging of this process; attributes may be `worker`, `process` and `job_context`."""
     level_name = logging.getLevelName(level)
     return logging.makeLogRecord({"name": logger, "levelno": level, "levelname": level_name, "msg": text, **attributes})
 
@@ -172,12 +175,12 @@ _FORMATTERS: dict[str, logging.Formatter] = {"text": TextFormatter(), "json": Js
 
 
 def encoded(text: str) -> bytes:
-    """A formatted record as the bytes of whole lines."""
+    """Return a formatted record as the bytes of whole lines."""
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 class OwnHandler(logging.Handler):
-    """A handler of this package's, which a child of the process takes off."""
+    """A handler of this package, which a child of the process removes."""
 
 
 def to_stream(level: str, format_: str, stream: TextIO | None = None) -> None:

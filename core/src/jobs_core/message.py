@@ -29,10 +29,10 @@ MAX_UNIQUE_KEY: Final = 512
 MAX_PRIORITY: Final = 9
 MAX_RETRIES: Final = 2**31 - 1
 MAX_NESTING: Final = 200
-"""How deep lists and dicts may stand in one another: what encodes here must decode in a worker, whose stack is another."""
+"""Deepest nesting of lists and dicts: a message that is encoded here must be decoded in a worker, whose stack differs."""
 
-# These are the limits of all that is enqueued: options.py checks by them on the way in what a worker reads by them.
-# Patterns stand in the schema only: a name is looked up in a dict, and what is not in it goes no further.
+# These are the limits of all that is enqueued: options.py checks by them on the way in what a worker reads by them. The
+# patterns apply in the schema only: a name is looked up in a dict, and an unknown one goes no further.
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, extra_json_schema={"pattern": r"^[A-Za-z0-9_.<>:-]+$"})]
 Topic = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pattern": r"^[A-Za-z0-9_.-]+$"})]
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
@@ -41,7 +41,7 @@ Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 
 
 class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
-    """Who may not be enqueued twice: `key`, held while queued, until done, or for a number of seconds."""
+    """A key that only one job may hold: while it is queued, until it is done, or for a number of seconds."""
 
     key: Annotated[str, Meta(min_length=1, max_length=MAX_UNIQUE_KEY)]
     scope: Literal["queued", "done"] | Seconds = "done"
@@ -49,10 +49,10 @@ class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One job on its way. `None` means: as the job function or its topic says.
+    """One job as a message. `None` means that the setting of the job function or its topic applies.
 
-    Times are seconds; `enqueued_at` is the producer's Unix time and informs people only, delays and
-    expiry run on the broker's clock.
+    Times are seconds; `enqueued_at` is the producer's Unix time and informs people only, delays and expiry run on the
+    broker's clock.
     """
 
     v: int
@@ -78,7 +78,7 @@ class _VersionOnly(Struct):
 
 
 class _Marks(Struct):
-    """What tells an envelope from the plain JSON of a foreign producer."""
+    """The fields that distinguish an envelope from the plain JSON of a foreign producer."""
 
     v: int
     topic: str
@@ -91,7 +91,7 @@ _decode_marks = msgspec.json.Decoder(_Marks).decode
 
 
 def new_message(job: str | None, topic: str, args: Sequence[Any], kwargs: Mapping[str, Any], **options: Any) -> Message:
-    """A message stamped with a fresh id and this process's clock."""
+    """Return a message with a fresh id and this process's time."""
     return Message(
         v=VERSION,
         id=options.pop("id", None) or new_id(),
@@ -130,12 +130,12 @@ class Signer:
         return f"<Signer kids={[kid.decode() for kid in self._keys]}>"
 
     def sign(self, body: bytes) -> bytes:
-        """`body` behind its signature line."""
+        """Return `body` after its signature line."""
         mac = hmac.digest(self._keys[self._kid], body, "sha256").hex().encode()
         return _SIGNED + self._kid + b"." + mac + b"\n" + body
 
     def verify(self, payload: bytes) -> bytes:
-        """The body of a signed payload; raises SignatureError without having looked into it."""
+        """Return the body of a signed payload; raise SignatureError before anything in it is read."""
         line, newline, body = payload.partition(b"\n")
         if not newline or not line.startswith(_SIGNED):
             raise SignatureError("the message is not signed, but signing_keys are configured")
@@ -152,9 +152,9 @@ class Signer:
 
 
 def encode(message: Message, *, signer: Signer | None = None, limit: int | None = None) -> bytes:
-    """The bytes of `message` as a backend stores them.
+    """Return the bytes of `message` as a backend stores them.
 
-    Raises MessageTooLarge above `limit` bytes and MessageError for NaN, infinity and what JSON cannot hold.
+    Raises MessageTooLarge above `limit` bytes and MessageError for NaN, infinity and values that JSON cannot represent.
     """
     try:
         payload = _encode(message)
@@ -168,15 +168,15 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
 
 
 class Form:
-    """The envelopes of one job function, written but for what differs: to fill it in costs half of what a Message does.
+    """The envelopes of one job function, written except for the parts that differ: filling it in costs half of a Message.
 
-    What comes out is to the byte what `encode` makes of such a Message.
+    The result is equal, byte for byte, to what `encode` makes of such a Message.
     """
 
     __slots__ = ("_job", "_named", "_tail", "_version")
 
     def __init__(self, envelope: Message) -> None:
-        """`envelope` has all but id, arguments and time, and neither unique key nor headers."""
+        """Prepare the form from an `envelope` without id, arguments and time, and with neither unique key nor headers."""
         whole, version = _encode(envelope), b'{"v":%d,' % envelope.v
         named = _encode(Message(v=envelope.v, job=envelope.job, topic=envelope.topic))[:-1]
         self._job = envelope.job
@@ -194,7 +194,7 @@ class Form:
         signer: Signer | None = None,
         limit: int | None = None,
     ) -> bytes:
-        """The bytes of one envelope; raises as `encode` does."""
+        """Return the bytes of one envelope; raise the errors of `encode`."""
         try:
             given = b',"args":' + _encode(args) if args else b""
             if kwargs:
@@ -203,7 +203,7 @@ class Form:
             raise _unwritable(self._message(args, kwargs), error) from None
         if len(given) > _SHALLOW:
             _refuse_depth(self._message(args, kwargs), given, above=1)
-        if b"n" in given and may_hide_non_finite(given):  # the letter is in all that gives one away
+        if b"n" in given and may_hide_non_finite(given):  # every value that reveals one contains this letter
             _refuse_non_finite(self._message(args, kwargs))
         parts = (self._version, _encode(job_id), self._named, given, b',"enqueued_at":', _encode(enqueued_at), self._tail)
         return _sealed(b"".join(parts), self._job, signer, limit)
@@ -213,7 +213,7 @@ class Form:
 
 
 def _sealed(payload: bytes, job: str | None, signer: Signer | None, limit: int | None) -> bytes:
-    """A payload that is not too large, signed if there is a key."""
+    """Return a payload that is not too large, signed if there is a key."""
     if limit is not None and len(payload) > limit:
         raise MessageTooLarge(
             f"{job}: the message is {len(payload):,} bytes, the limit is {limit:,}: "
@@ -222,12 +222,12 @@ def _sealed(payload: bytes, job: str | None, signer: Signer | None, limit: int |
     return signer.sign(payload) if signer else payload
 
 
-_SHALLOW = 2 * MAX_NESTING  # so many bytes cannot be nested too deep
+_SHALLOW = 2 * MAX_NESTING  # so many bytes cannot be nested too deeply
 _UNWRITABLE = TypeError, ValueError, OverflowError, RecursionError
 
 
 def _unwritable(message: Message, error: Exception) -> MessageError:
-    """The error for a message that cannot be encoded, which names the part that is the reason."""
+    """Return the error for a message that cannot be encoded, which names the part at fault."""
     for name, value in _parts(message):
         try:
             _encode(value)
@@ -239,16 +239,16 @@ def _unwritable(message: Message, error: Exception) -> MessageError:
 
 
 def _parts(message: Message) -> list[tuple[str, Any]]:
-    """What a message carries, each with its name for errors."""
+    """Return the parts of a message, each with its name for errors."""
     args = [(f"positional argument {n}", value) for n, value in enumerate(message.args, 1)]
     kwargs = [(f"argument {shown(name)}", value) for name, value in message.kwargs.items()]
     return [*args, *kwargs, *((name, getattr(message, name)) for name in ("headers", "unique", "key", "id"))]
 
 
 def _refuse_depth(message: Message, payload: bytes, above: int) -> None:
-    """Raise MessageError if what stands in `payload`, JSON, below its first levels is nested deeper than MAX_NESTING.
+    """Raise MessageError if `payload`, JSON, is nested deeper than MAX_NESTING below its first levels.
 
-    Only what has so many brackets can be, and they are counted at the speed of memory.
+    Only a payload with so many brackets can be, and they are counted at the speed of memory.
     """
     if payload.count(b"[") + payload.count(b"{") <= MAX_NESTING or nesting(payload) <= MAX_NESTING + above:
         return
@@ -266,14 +266,14 @@ _STRUCTURE = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - set(b'[]{}"'
 
 
 def nesting(payload: bytes) -> int:
-    """How deep the arrays and objects of some JSON stand in one another; counts no further than twice MAX_NESTING.
+    """Return how deeply the arrays and objects of some JSON are nested; count no further than twice MAX_NESTING.
 
-    Each round takes all the innermost pairs away, in one pass over what is left.
+    Each round removes all innermost pairs, in one pass over the rest.
     """
     if b"\\" in payload:
         payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
     left = payload.translate(*_STRUCTURE).replace(b'""', b"")
-    left = b"".join(left.split(b'"')[::2])  # what stands in texts is none
+    left = b"".join(left.split(b'"')[::2])  # brackets in strings do not count
     rounds = 0
     while left and rounds < 2 * MAX_NESTING:
         left = left.replace(b"[]", b"")
@@ -282,16 +282,16 @@ def nesting(payload: bytes) -> int:
 
 
 def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_job: str | None = None) -> Message:
-    """The message in `payload`, which came from the queue of `topic`.
+    """Return the message in `payload`, which came from the queue of `topic`.
 
-    With a `default_job`, JSON that is no envelope becomes that job's single argument. Raises
-    SignatureError, UnknownVersion or MessageError; the payload is verified before it is decoded.
+    With a `default_job`, JSON that is not an envelope becomes that job's single argument. Raises SignatureError,
+    UnknownVersion or MessageError; the payload is verified before it is decoded.
     """
     signed = bool(signer)
     if signer:
         payload = signer.verify(payload)
     elif payload.startswith(_SIGNED):
-        payload = payload.partition(b"\n")[2]  # no keys here: nothing to verify with, and nothing that demands it
+        payload = payload.partition(b"\n")[2]  # no keys here: nothing to verify with, and nothing that requires it
     try:
         message = _decode_message(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -310,7 +310,7 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
 
 
 def _decode_other(payload: bytes, error: Exception, topic: str, default_job: str | None) -> Message:
-    """A later version, foreign JSON for the default job, or a MessageError that says what is wrong."""
+    """Decode a later version, or foreign JSON for the default job; else raise a MessageError with the reason."""
     try:
         version = _decode_version(payload).v
         if version > VERSION:
@@ -345,7 +345,7 @@ _FINITE = frozenset({str, int, bool, type(None)})
 
 
 def _finite(message: Message) -> bool:
-    """Whether the types of the arguments alone say that there is no NaN and no infinity."""
+    """Return whether the types of the arguments alone exclude NaN and infinity."""
     if message.kwargs and not _FINITE.issuperset(map(type, message.kwargs.values())):
         return False
     return not message.headers and _FINITE.issuperset(map(type, message.args))
@@ -358,7 +358,7 @@ def _refuse_non_finite(message: Message) -> None:
 
 
 def readable(message: Message, name: str) -> None:
-    """Raise MessageError unless a worker could read a message that others have made or changed; `name` is for the error."""
+    """Raise MessageError unless a worker could read a message that other code has made or changed; `name` is for the error."""
     payload = encode(message)
     try:
         _decode_message(payload)
@@ -367,7 +367,7 @@ def readable(message: Message, name: str) -> None:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the envelope, as docs/envelope.schema.json holds it."""
+    """Return the JSON Schema of the envelope, as in docs/envelope.schema.json."""
     schema = msgspec.json.schema(Message)
     for part in schema["$defs"].values():  # docstrings are indented up to Python 3.12
         part["description"] = inspect.cleandoc(part["description"])

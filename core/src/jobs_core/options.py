@@ -24,7 +24,7 @@ Acks: TypeAlias = Literal["late", "early"]
 
 
 class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
-    """How long retries wait: a random time up to `first`, doubling with every attempt, up to `longest` seconds.
+    """The wait before a retry: a random time up to `first`, doubling with every attempt, up to `longest` seconds.
 
     "Full jitter" of Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015).
     """
@@ -33,16 +33,16 @@ class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
     longest: float = 3600.0
 
     def ceiling(self, attempt: int) -> float:
-        """The longest wait after the attempt of this number, counted from 1."""
+        """Return the longest wait after the attempt of this number, counted from 1."""
         return min(self.longest, self.first * 2.0 ** min(attempt - 1, 64))
 
 
 class Unique(Struct, metaclass=foreign.Explained, frozen=True):
     """At most one such job: while it is queued, until it is done, or for a time.
 
-    `key` is a text, which may name arguments (`"invoice-{number}"`), or a function of the arguments; without
-    one, all arguments count. On a conflict the enqueue drops the new job and returns the old one's handle,
-    replaces the old one if it has not started, or raises DuplicateJob.
+    `key` is a string, which may name arguments (`"invoice-{number}"`), or a function of the arguments; without one, all
+    arguments count. On a conflict the enqueue drops the new job and returns the old one's handle, replaces the old one if
+    it has not started, or raises DuplicateJob.
     """
 
     key: str | Callable[..., str] | None = None
@@ -51,7 +51,7 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
 
 
 class JobOptions(Struct, frozen=True, kw_only=True):
-    """What `@job` and `using` take. UNSET: not said here."""
+    """The options of `@job` and `using`. UNSET: not set here."""
 
     topic: str | UnsetType = UNSET
     retries: int | UnsetType = UNSET
@@ -69,7 +69,7 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     on_commit: bool | UnsetType = UNSET
 
     def over(self, other: JobOptions) -> JobOptions:
-        """These options, with what they do not say taken from `other`."""
+        """Return these options, with unset ones taken from `other`."""
         if other is NO_OVERRIDES:
             return self
         mine = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not UNSET}
@@ -77,7 +77,7 @@ class JobOptions(Struct, frozen=True, kw_only=True):
 
 
 class Policy(Struct, frozen=True):
-    """How a worker treats the runs of one job in one topic; the envelope may override the first three."""
+    """The rules by which a worker treats the runs of one job in one topic; the envelope may override the first three."""
 
     retries: int
     timeout: float | None
@@ -89,7 +89,7 @@ class Policy(Struct, frozen=True):
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
-    """Checked options from what a developer wrote; raises JobDefinitionError that names the option."""
+    """Return checked options from a developer's values; raise JobDefinitionError that names the option."""
     values: dict[str, Any] = {}
     for name, value in given.items():
         if value is UNSET:
@@ -141,7 +141,7 @@ def _in(low: int, high: int) -> Callable[[Any], int]:
 
 
 def _stored_text(most: int) -> Callable[[Any], str]:
-    """Text of 1 to `most` characters that UTF-8 can hold."""
+    """Accept a string of 1 to `most` characters that UTF-8 can represent."""
 
     def check(value: Any) -> str:
         if not isinstance(value, str) or not 0 < len(value) <= most:
@@ -153,7 +153,7 @@ def _stored_text(most: int) -> Callable[[Any], str]:
 
 
 def _id(value: Any) -> str:
-    """A job's id: it stands in queues' own properties, keys and commands, which count in bytes."""
+    """Accept a job's id: it stands in queues' own properties, keys and commands, which count in bytes."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or not value.isprintable() or len(value.encode()) > MAX_ID:
         raise ValueError(f"expected 1 to {MAX_ID} printable characters, {MAX_ID} bytes in UTF-8 at most, got {shown(value)}")
     return str.__str__(value)
@@ -212,7 +212,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 
 
 def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]) -> UniqueKey:
-    """The key of one call, as its envelope carries it."""
+    """Return the key of one call, as its envelope carries it."""
     key = f"{job}:{_key_text(unique, job, args, kwargs, named)}"
     if len(key) > MAX_UNIQUE_KEY:
         raise MessageError(
@@ -234,7 +234,7 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
 def refuse_foreign_placeholders(
     where: str, unique: Unique | UnsetType | None, parameters: Callable[[], Collection[str]]
 ) -> None:
-    """Raise JobDefinitionError if a key's text names what is no parameter: no call could ever fill it in."""
+    """Raise JobDefinitionError if a key's text names anything but a parameter: no call could ever fill it in."""
     if not isinstance(unique, Unique) or not isinstance(unique.key, str) or "{" not in unique.key:
         return
     key = shown(unique.key)
@@ -254,7 +254,7 @@ def refuse_foreign_placeholders(
 
 
 def _placeholders(template: str) -> Iterator[str]:
-    """The names that `str.format` would look up. Raises ValueError for what it could not read."""
+    """Yield the names that `str.format` would look up. Raises ValueError for a template that it could not read."""
     for _, field, inside, conversion in string.Formatter().parse(template):
         if field is not None:
             if conversion not in (None, "r", "s", "a"):
@@ -284,12 +284,12 @@ def _key_text(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[
 
 
 def _canonical(value: Any) -> Any:
-    """What a value that JSON does not know is in a key: its text; of a subclass of a plain type, what it is a kind of."""
+    """Convert a value that JSON cannot represent for a key: to its text; a subclass of a plain type, to that type."""
     return encode_hook(value) if isinstance(value, (str, int, float, bytes)) else str(value)
 
 
 def policy(options: JobOptions, topic: str, config: Config) -> Policy:
-    """What holds for the runs of a job with these `@job` options in this topic."""
+    """Return the policy for the runs of a job with these `@job` options in this topic."""
     settings = config.topic(topic)
 
     def first(*values: Any) -> Any:
@@ -310,11 +310,11 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
 
 
 def stores_result(options: JobOptions, topic: str, config: Config) -> bool:
-    """That alone, of what `policy` says: asked for every enqueue."""
+    """Return `store_result` alone, of all that `policy` contains: every enqueue needs it."""
     if options.store_result is not UNSET and options.store_result is not None:
         return bool(options.store_result)
     return bool(config.topic(topic).store_result)
 
 
 NO_OVERRIDES = JobOptions()
-"""What a job function has that nobody called `using` on; compared by identity on the way of every enqueue."""
+"""The overrides of a job function without `using`; every enqueue compares it by identity."""

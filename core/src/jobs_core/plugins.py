@@ -1,8 +1,9 @@
-"""Finding plugins and asking them: every result has an owner, every failure a culprit, and no plugin stops a
-process that does not need it.
+"""Find plugins and call their hooks: every result and every failure names its plugin.
 
-Discovery is a loop of our own over the entry points of the group `jobs`, one guard a plugin: pluggy's would end
-at the first broken one. Hooks are called implementation by implementation for the same reason.
+No plugin stops a process that does not need it.
+
+Discovery is a loop of our own over the entry points of the group `jobs`, with one guard per plugin: pluggy's would end at
+the first broken one. Hooks are called implementation by implementation for the same reason.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jobs.plugins")
 
 GROUP = "jobs"
-PROVIDERS = {  # provider hook: what a user calls the thing
+PROVIDERS = {  # provider hook: the user's word for its products
     "jobs_queue_backends": "backend",
     "jobs_job_loaders": "loader",
     "jobs_framework_bootstrappers": "framework",
     "jobs_alert_channels": "alert channel",
     "jobs_cli_commands": "command",
 }
-MADE: dict[str, type] = {  # provider hook: what its factories make
+MADE: dict[str, type] = {  # provider hook: the type that its factories make
     "jobs_queue_backends": Backend,
     "jobs_job_loaders": JobLoader,
     "jobs_framework_bootstrappers": Bootstrapper,
@@ -49,7 +50,7 @@ MADE: dict[str, type] = {  # provider hook: what its factories make
 SLOW = 1.0
 """Seconds that a plugin's import may take: every process and every command pays for it."""
 
-DISTRIBUTIONS = {  # what to install for a name that nobody here provides
+DISTRIBUTIONS = {  # the distribution to install for a name that no plugin here provides
     "redis": "jobs-redis",
     "rediss": "jobs-redis",
     "redis+unix": "jobs-redis",
@@ -65,7 +66,7 @@ DISTRIBUTIONS = {  # what to install for a name that nobody here provides
 
 
 class PluginInfo(msgspec.Struct):
-    """One plugin that was found: where from, what it provides, what is wrong with it."""
+    """One plugin that was found: its origin, the names that it provides, and its problems."""
 
     name: str
     distribution: str
@@ -73,14 +74,14 @@ class PluginInfo(msgspec.Struct):
     hooks: list[str] = []
     provides: dict[str, list[str]] = {}
     problems: list[str] = []
-    notes: list[str] = []  # what works, and yet should be known
-    seconds: float = 0.0  # that its import took
+    notes: list[str] = []  # facts that cause no failure, but should be known
+    seconds: float = 0.0  # duration of its import
     detail: str = ""  # the traceback behind a failed import
     disabled: bool = False
 
     @property
     def troubles(self) -> list[str]:
-        """All that is to be told of it."""
+        """Return everything that should be reported about it."""
         return [*self.problems, *self.notes]
 
     def __str__(self) -> str:
@@ -88,7 +89,7 @@ class PluginInfo(msgspec.Struct):
 
 
 class Implementation(msgspec.Struct, frozen=True):
-    """One plugin's function for one hook; called with the arguments it names."""
+    """One plugin's function for one hook; called with the arguments that it names."""
 
     hook: str
     info: PluginInfo
@@ -99,7 +100,7 @@ class Implementation(msgspec.Struct, frozen=True):
         return self.call(arguments)
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Call it with the arguments of the hook by name; what is called for each enqueue packs them once."""
+        """Call it with the arguments of the hook by name; a hook that is called for each enqueue packs them once."""
         if _tracing:
             print(f"jobs: hook {self.hook} in {self.info}", file=sys.stderr, flush=True)
         return self.function(*[arguments[name] for name in self.argnames])
@@ -128,7 +129,7 @@ class Plugins:
 
     @classmethod
     def discover(cls, prefer: Sequence[str] = ()) -> Plugins:
-        """Every plugin installed here, but those that JOBS_DISABLE_PLUGINS=a,b names; `prefer` as in the configuration."""
+        """Find every plugin installed here, except those in JOBS_DISABLE_PLUGINS=a,b; `prefer` as in the configuration."""
         from importlib import metadata  # late: it costs more than all of this module
 
         disabled = os.environ.get("JOBS_DISABLE_PLUGINS", "")
@@ -170,7 +171,7 @@ class Plugins:
                 usable = not problems
                 if usable:
                     registered = self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
-        except JobsError as error:  # arguments that the hook does not have, among others
+        except JobsError as error:  # among others, for arguments that the hook does not have
             cause = error.__cause__ or error
             text = boundary.text_of(cause) if isinstance(cause, pluggy.PluginValidationError) else boundary.told(cause)
             usable, problems = False, [f"cannot be used: {' '.join(text.split())}"]
@@ -181,7 +182,7 @@ class Plugins:
             info.hooks.clear()
 
     def _problems(self, plugin: object, info: PluginInfo) -> list[str]:
-        """What forbids to use it; its hooks are noted on the way."""
+        """Return the reasons not to use it; record its hooks on the way."""
         version = getattr(plugin, "jobs_interface_version", INTERFACE_VERSION)
         if version != INTERFACE_VERSION:
             return [
@@ -206,19 +207,19 @@ class Plugins:
         return found
 
     def implementations(self, hook: str) -> list[Implementation]:
-        """Who implements a hook, in order of registration; empty for a hook that costs nothing."""
+        """Return the implementations of a hook, in order of registration; empty for a hook that costs nothing."""
         return [
             Implementation(hook, self._by_plugin[impl.plugin_name], impl.function, tuple(impl.argnames))
             for impl in getattr(self._manager.hook, hook).get_hookimpls()
         ]
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Tell everybody who listens; an exception is logged with its culprit and stops nobody."""
+        """Call every implementation; an exception is logged with its plugin's name and stops no other one."""
         for implementation in self.implementations(hook):
             guarded(implementation, **arguments)
 
     def provided(self, hook: str) -> dict[str, list[tuple[Any, PluginInfo]]]:
-        """name → (factory, who provides it) for a provider hook; asked once."""
+        """Return name → (factory, its provider) for a provider hook; asked once."""
         if hook not in self._provided:
             found: dict[str, list[tuple[Any, PluginInfo]]] = {}
             for implementation in self.implementations(hook):
@@ -231,13 +232,13 @@ class Plugins:
         return self._provided[hook]
 
     def ask(self, hooks: Iterable[str] = MADE) -> list[PluginInfo]:
-        """Have every plugin say what it provides, so that what is wrong with its answers is known; all that were found."""
+        """Ask every plugin for the names that it provides, to find errors in its answers; return all plugins found."""
         for hook in hooks:
             self.provided(hook)
         return self.infos
 
     def log_troubles(self) -> None:
-        """Say in the log what is wrong with plugins, needed or not."""
+        """Log the problems of plugins, whether these are needed or not."""
         for info in self.ask():
             for trouble in info.troubles:
                 boundary.log(logger, logging.WARNING, "%s %s", str(info), trouble)
@@ -263,9 +264,10 @@ class Plugins:
         return {name: factory for name, factory in offered.items() if name not in wrong}
 
     def choose(self, hook: str, name: str, key: str, *, hide: Callable[[str], str] = str) -> Callable[..., Any]:
-        """The factory called `name`, which the configuration asks for under `key`; raises PluginError with the fix.
+        """Return the factory called `name`, which the configuration requests under `key`; raise PluginError with the fix.
 
-        What it raises, when it is called, names plugin and key; `hide` takes secrets out of its text.
+        An exception of the factory, when it is called, is reported with plugin and key; `hide` removes secrets from its
+        text.
         """
         found = self.provided(hook)
         offers = found.get(name, [])
@@ -283,17 +285,17 @@ class Plugins:
         return factory if info is self._builtin else functools.partial(_make, factory, info, key, hook, name, hide)
 
     def provider(self, hook: str, name: str) -> PluginInfo | None:
-        """The plugin that `choose` would take; None for the core itself, and where there is none."""
+        """Return the plugin that `choose` would take; None for the core itself, and if there is none."""
         winner = self._winner(self.provided(hook).get(name, []))
         return None if winner is None or winner[1] is self._builtin else winner[1]
 
     def unknown_preferences(self) -> list[str]:
-        """What [plugins] prefer names and nobody is."""
+        """Return the names in [plugins] prefer that belong to no plugin."""
         known = {name for info in self.infos for name in (info.name, info.distribution)}
         return [name for name in self._prefer if name not in known]
 
     def _winner(self, offers: Sequence[tuple[Any, PluginInfo]]) -> tuple[Any, PluginInfo] | None:
-        """Of several that provide one name: the preferred one, else the core's own; None where nothing decides."""
+        """Return the winner if several provide one name: the preferred one, else the core's own; None if nothing decides."""
         for wanted in self._prefer:
             for offer in offers:
                 if wanted in (offer[1].name, offer[1].distribution):
@@ -316,7 +318,10 @@ class Plugins:
             info.notes.append(f"provides {kind} {name!r}, as does {others}: {fate}")
 
     def broker_commands(self, config: Config) -> list[list[str]]:
-        """What plugins want run beside the workers. Raises PluginError for an answer that names no programs."""
+        """Return the programs that plugins want run beside the workers.
+
+        Raises PluginError for an answer that is not a list of commands.
+        """
         commands: list[list[str]] = []
         for implementation in self.implementations("jobs_broker_commands"):
             made = guarded_but_for_ours(implementation, config=config) or []
@@ -347,7 +352,7 @@ class Plugins:
 def _make(
     factory: Any, info: PluginInfo, key: str, hook: str, name: str, hide: Callable[[str], str], /, *arguments: Any, **named: Any
 ) -> Any:
-    """Call a plugin's factory; raises PluginError for what it raises, or makes instead of what it should."""
+    """Call a plugin's factory; raise PluginError if it raises, or makes an object of another type."""
     what = f"the factory of {PROVIDERS[hook]} {name!r}"
     if hook == "jobs_queue_backends" and arguments:
         hide = functools.partial(_without, str(arguments[0]))
@@ -363,9 +368,9 @@ def _without(url: str, text: str) -> str:
 
 
 def obeyed(implementation: Implementation, returns: type, arguments: Mapping[str, Any]) -> Any:
-    """Call a hook whose failure is its caller's; raises PluginError that names it, also for what it may not return.
+    """Call a hook whose failure is its caller's; raise PluginError with its name, also for an invalid return value.
 
-    Each enqueue comes through here: without a context manager, which would cost as much as all the rest.
+    Each enqueue calls this: there is no context manager, which would cost as much as all the rest.
     """
     try:
         answer = implementation.call(arguments)
@@ -382,7 +387,7 @@ def obeyed(implementation: Implementation, returns: type, arguments: Mapping[str
 
 
 def guarded(implementation: Implementation, **arguments: Any) -> Any:
-    """Call a hook that is nobody's business to fail; what it returned, or None, whatever it raises."""
+    """Call a hook; log its failure and continue. Returns its value, or None if it raised."""
     try:
         return implementation(**arguments)
     except BaseException as error:
@@ -391,7 +396,7 @@ def guarded(implementation: Implementation, **arguments: Any) -> Any:
 
 
 def guarded_but_for_ours(implementation: Implementation, **arguments: Any) -> Any:
-    """Likewise, but an error of ours, which names key and fix, goes to who asked."""
+    """Call a hook likewise, but pass an error of ours, which names key and fix, to the caller."""
     try:
         return implementation(**arguments)
     except JobsError:

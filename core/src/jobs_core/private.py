@@ -1,7 +1,7 @@
-"""Directories and files that are this user's alone: who may write there decides what we do.
+"""Directories and files that belong to this user alone, because anyone who can write there controls us.
 
-Whoever writes into the run directory commands the workers, and with them, often, root. So a directory that exists already is
-used only if it is one: no symbolic link, of this user, and writable for nobody else.
+A user who can write to the run directory commands the workers, and with them, often, root. So an existing directory is used
+only if it is a directory and no symbolic link, belongs to this user, and only its owner can write to it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 
 def directory(path: Path, owners: Collection[int] = ()) -> Path:
-    """Make a directory that only this user may enter; raises OSError if it cannot be had, or is not private.
+    """Make a directory that only this user may enter; raise OSError if that is impossible, or it is not private.
 
-    One of `owners`, user ids besides this one, may own it as well.
+    One of `owners`, further user ids, may own it as well.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = os.lstat(path)  # mkdir is content with a link to a directory
+    found = os.lstat(path)  # mkdir accepts a link to a directory
     if stat.S_ISLNK(found.st_mode):
         raise _refusal(path, "it is a symbolic link, which could point anywhere: use the directory itself")
     if found.st_uid not in (os.geteuid(), *owners):
@@ -35,9 +35,9 @@ def directory(path: Path, owners: Collection[int] = ()) -> Path:
 
 
 def create(path: Path) -> None:
-    """Make an empty file for this user alone, whatever the umask; one that exists stays as it is. Raises OSError.
+    """Make an empty file for this user alone, whatever the umask; an existing one stays as it is. Raises OSError.
 
-    It is not opened if it exists: to close a file lets go of all locks that this process has on it.
+    An existing file is not opened: closing it would release all locks that this process has on it.
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -1,17 +1,18 @@
 """The producing side of a process: one connection, shared by all its threads.
 
-Concurrent pushes are combined (group commit, as databases do). A thread that finds nobody sending leads: it sends at once.
-Others meanwhile lay their messages down and sleep; when the leader has its answer, the first of them leads, and sends what
-all of them have laid down as one push. A thread that is alone meets one lock and nothing else. A fork leaves parent and
-child with a connection each.
+Concurrent pushes are combined (group commit, as in databases). A thread that finds no push in progress becomes the leader:
+it sends at once. Other threads meanwhile queue their messages and sleep. When the leader has its answer, the first of them
+becomes the leader, and sends all queued messages as one push. A thread that is alone takes one lock and nothing else. After
+a fork, parent and child have a connection each.
 
-A push ends within its timeout, whatever the server does: its deadline is handed down to every wait, see `deadline`. Who
-leads and has no time left hands what it sends for others on to the next of them, under the request it was sent with.
+A push ends within its timeout, whatever the server does: its deadline is passed down to every wait, see `deadline`. A
+leader whose time is over passes the messages that it sends for others to the next of them, under the request with which
+they were sent.
 
-Those who were sent together wake one another in a chain, and the last hands the lead over. All of them woken at once would
-only queue for the interpreter's lock, which costs more than the push, and would come too late for the next one: in the chain
-they are just in time for it. Where threads that compute hold the interpreter, each link of a chain would wait for them: who
-wakes late has all the others woken at once, for a while.
+Threads whose messages were sent together wake one another in a chain, and the last one passes the lead on. If all were
+woken at once, they would only queue for the interpreter's lock, which costs more than the push, and would be too late for
+the next one: in the chain they are just in time for it. If threads that compute hold the interpreter, each link of a chain
+would wait for them: a thread that wakes late lets all the others be woken at once, for a while.
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 SHORTEST_TRY = 0.25
-"""Seconds that a try may take however little time is left: less would break a connection that works."""
+"""Seconds that a try may take even if less time is left: a shorter try would break a connection that works."""
 MOST_COMBINED = 1000
-"""Messages of several callers that go into one push; one caller's own are never parted."""
+"""Messages of several callers that go into one push; those of a single caller are never split."""
 SHORTEST_CROWD, LONGEST_CROWD = 0.002, 0.256
-"""For how long nobody is woken by a chain after one was held up: doubled at each link that is, a quarter less at each that
-is not; seconds."""
+"""Seconds for which no thread is woken by a chain after a link was delayed.
+
+Doubled at each link that is delayed, a quarter less at each that is not.
+"""
 
 
 class _Batch:
-    """One caller's messages, and what became of them."""
+    """One caller's messages, and their outcome."""
 
     __slots__ = (
         "awake",
@@ -69,19 +72,19 @@ class _Batch:
         self.messages = messages
         self.deadline = deadline
         self.done = False
-        self.leads = False  # it is its caller's turn to send
-        self.links = False  # its caller is to wake the following one's
-        self.following: _Batch | None = None  # of those that are sent together
+        self.leads = False  # it is the caller's turn to send
+        self.links = False  # its caller has to wake the following one's
+        self.following: _Batch | None = None  # the next of those that are sent together
         self.conflicts: Mapping[str, str] = {}
         self.error: Exception | None = None
-        self.awake = self.left = False  # its caller was woken; needs nothing any more
+        self.awake = self.left = False  # its caller was woken; it needs nothing any more
         self.sent = False  # it may have arrived
-        self.request = ""  # under which it was sent
+        self.request = ""  # the request under which it was sent
         self.bell = threading.Lock()  # held until there is news: the cheapest way to wake one thread
         self.bell.acquire()
 
     def wake(self) -> None:
-        """Wake the caller, once; under the guard."""
+        """Wake the caller, once; while holding the guard."""
         if not self.awake:
             self.awake = True
             self.bell.release()
@@ -93,25 +96,25 @@ class _Batch:
 
 
 class Producer:
-    """Pushes through one backend connection that is opened when first needed. Any thread may call `push`."""
+    """A backend connection for pushes, opened when it is first needed. Any thread may call `push`."""
 
     def __init__(self, make_backend: Callable[[], Backend]) -> None:
         self._make_backend = make_backend
         self._backend: Backend | None = None
         self.away = False  # the backend did not answer the last time
-        self._guard = threading.Lock()  # of what is below, and of who wakes whom; nobody waits while holding it
+        self._guard = threading.Lock()  # guards the fields below, and the order of wake-ups; no thread waits while holding it
         self._led = False
         self._waiting: deque[_Batch] = deque()
-        self._woken_at = 0.0  # when somebody was woken whose turn it is to send, or to wake the next
-        self._crowded = 0.0  # until when other threads are taken to hold the interpreter
-        self._crowd = SHORTEST_CROWD  # for how long, the next time
+        self._woken_at = 0.0  # when a thread was woken whose turn it is to send, or to wake the next
+        self._crowded = 0.0  # until when other threads are assumed to hold the interpreter
+        self._crowd = SHORTEST_CROWD  # the length of that period, the next time
 
     @uninterrupted
     def push(self, messages: Sequence[Outgoing], timeout: float) -> Mapping[str, str]:
-        """Store messages durably, together with what other threads push meanwhile; return conflicts by id.
+        """Store messages durably, together with those that other threads push meanwhile; return conflicts by id.
 
-        Tries for `timeout` seconds, then raises BackendUnavailable: the messages may have arrived all the
-        same, if the broker went away after it had them. The error says so unless no connection came about.
+        Tries for `timeout` seconds, then raises BackendUnavailable: the messages may have arrived anyway if the broker went
+        away after receiving them. The error says so unless no connection was made.
         """
         before, now, leads = of_thread.at, time.monotonic(), False
         deadline = now + timeout
@@ -144,10 +147,10 @@ class Producer:
                     self._hand_over()
 
     def in_turn(self, function: Callable[[], T], asked_at: float, timeout: float) -> T:
-        """Call what enqueues, and had to wait for a thread since `asked_at`.
+        """Call a function that enqueues, and that had to wait for a thread since `asked_at`.
 
-        In an outage this counts. Where the backend answers, who waits for a thread does so behind many others: that takes
-        its time, and is no outage.
+        During an outage, the wait counts. If the backend answers, the wait for the thread was one behind many others: that
+        takes its time, and is not an outage.
         """
         if not self.away:
             return function()
@@ -161,7 +164,7 @@ class Producer:
 
     @uninterrupted
     def close(self) -> None:
-        """Disconnect, once nobody is sending; the next push connects again."""
+        """Disconnect, once no thread is sending; the next push connects again."""
         turn = _Batch((), float("inf"))
         try:
             with self._guard:
@@ -177,10 +180,10 @@ class Producer:
         finally:
             self._leave(turn)
 
-    # -- whose turn it is ------------------------------------------------------------------------
+    # -- turns ---------------------------------------------------------------------------------
 
     def _wait(self, batch: _Batch) -> Mapping[str, str]:
-        """Sleep until somebody has sent the batch, or it is its caller's turn to."""
+        """Sleep until another thread has sent the batch, or it is its caller's turn."""
         try:
             batch.bell.acquire(timeout=max(0.0, batch.deadline - time.monotonic()))
             if batch.leads or batch.links:
@@ -197,9 +200,9 @@ class Producer:
         return batch.outcome()
 
     def _laid_down(self) -> list[_Batch]:
-        """What is to be sent together; the first is our own. One that has nothing to send wants its own turn.
+        """Return the batches to send together; the first is our own. One that has nothing to send gets a turn of its own.
 
-        What was sent before is sent again with what it was sent with, and with nothing else: the request is the same.
+        A batch that was sent before is sent again with the same batches, and no others: the request is the same.
         """
         waiting, size = self._waiting, 0
         batches: list[_Batch] = []
@@ -212,7 +215,7 @@ class Producer:
         return batches
 
     def _leave(self, batch: _Batch) -> bool:
-        """Wait no longer, whatever has come of it, and if others wait for us, see to them; whether nobody has taken it."""
+        """Stop waiting, whatever the outcome, and wake others that wait for us; return whether the batch is still unsent."""
         with self._guard:
             batch.left = True
             withdrawn = not batch.done and batch in self._waiting
@@ -223,7 +226,7 @@ class Producer:
         return withdrawn
 
     def _wake_next(self, batch: _Batch | None) -> None:
-        """Wake who was sent with us, this one or the first behind it that sleeps; behind the last the turn is handed over."""
+        """Wake the thread that was sent with us: this one, or the first after it that sleeps; after the last, pass the turn."""
         now = time.monotonic()
         while batch:
             if batch.done and not batch.left and not batch.awake:
@@ -236,7 +239,7 @@ class Producer:
         self._hand_over()
 
     def _hand_over(self) -> None:
-        """End our turn: it is that of the first who waits."""
+        """End our turn: it passes to the first waiting thread."""
         if self._waiting:
             first = self._waiting[0]
             first.leads, self._woken_at = True, time.monotonic()
@@ -245,7 +248,7 @@ class Producer:
             self._led = False
 
     def _look_for_crowd(self, batch: _Batch) -> None:
-        """We were woken: if only after the interpreter's switch interval, somebody did not let go of it before."""
+        """Examine how we were woken: if only after the interpreter's switch interval, another thread had held it until then."""
         now = time.monotonic()
         if now - self._woken_at > sys.getswitchinterval():
             self._crowded, self._crowd = now + self._crowd, min(2 * self._crowd, LONGEST_CROWD)
@@ -253,7 +256,7 @@ class Producer:
             self._crowd = max(0.75 * self._crowd, SHORTEST_CROWD)
 
     def _hand_on(self, batches: list[_Batch], request: str) -> None:
-        """Our time is over: who was to be sent with us and has time left comes first in the line."""
+        """Put the batches that were to be sent with us, and have time left, first in the queue: our time is over."""
         with self._guard:
             for batch in reversed(batches):
                 if not batch.done and not batch.left:
@@ -261,7 +264,7 @@ class Producer:
                     self._waiting.appendleft(batch)
 
     def _end(self, batch: _Batch, conflicts: Mapping[str, str], error: Exception | None = None) -> None:
-        """Tell one caller what became of its batch, before others hear of theirs."""
+        """Give one caller the outcome of its batch, before others get theirs."""
         batch.conflicts, batch.error, batch.done = conflicts, error, True
         if not batch.leads:
             with self._guard:
@@ -293,7 +296,7 @@ class Producer:
         return backend
 
     def _send_together(self, batches: list[_Batch]) -> None:
-        """Send the batches of several callers as one push, and tell each what became of its own."""
+        """Send the batches of several callers as one push, and give each caller the outcome of its own."""
         request, deadline = batches[0].request or new_id(), batches[0].deadline
         if len(batches) > 1 and not batches[0].request and _repeat(batches):
             self._send_apart(batches, request, None, deadline)
@@ -304,7 +307,7 @@ class Producer:
             self._persist(batches, request, error, deadline)
         except Exception as error:
             self._send_apart(batches, request, error, deadline)
-        except BaseException:  # meant for our caller alone, while the others' messages are in our hands
+        except BaseException:  # meant for our caller alone, while we are sending the others' messages
             self._send_once_more(batches[1:], request, deadline)
             raise
         else:
@@ -312,7 +315,7 @@ class Producer:
                 batch.conflicts, batch.done = conflicts, True
 
     def _persist(self, batches: list[_Batch], request: str, error: BackendUnavailable, deadline: float) -> None:
-        """Send again, under the same request id, until it is answered or our time is over: `deadline`."""
+        """Send again, under the same request id, until there is an answer or our time is over: `deadline`."""
         pauses, self.away = 0, True
         while True:
             now = time.monotonic()
@@ -345,12 +348,12 @@ class Producer:
                 return
 
     def _send_apart(self, batches: list[_Batch], request: str, error: Exception | None, deadline: float) -> None:
-        """A push was refused as a whole: find out whose messages are the reason; the others' are innocent.
+        """Send the batches of a refused push separately, to find those that are the reason; the others are not at fault.
 
-        Or, without an error: two callers have chosen one id, and each has to hear whether the job is its own.
+        Or, without an error: two callers have chosen the same id, and each has to learn whether the job is its own.
 
-        A backend with `dedup` remembers a request's answer, so each batch has its own; one without it that
-        remembers which messages it has (and need not send again) knows them by the request they came with.
+        A backend with `dedup` remembers a request's answer, so each batch has its own request; one without it that
+        remembers which messages it has (and need not send again) recognises them by their first request.
         """
         if error is not None and (len(batches) == 1 or self._backend is None):
             for batch in batches:
@@ -374,7 +377,7 @@ class Producer:
                 raise
 
     def _send_once_more(self, batches: list[_Batch], request: str, deadline: float) -> None:
-        """Before we give up our turn in an exception: the others' messages, if only with one try."""
+        """Send the others' messages, if only with one try, before we give up our turn in an exception."""
         error: Exception = BackendUnavailable("the thread that was sending was interrupted")
         try:
             conflicts = self._send_late(_messages(batches), request, deadline) if batches else {}
@@ -390,7 +393,7 @@ class Producer:
 
 
 def _fits(batch: _Batch, first: _Batch, room: int) -> bool:
-    """Whether it can be sent with those behind `first`."""
+    """Return whether the batch can be sent with those behind `first`."""
     return batch.request == first.request and 0 < len(batch.messages) <= room
 
 
@@ -399,7 +402,7 @@ def _messages(batches: Sequence[_Batch]) -> list[Outgoing]:
 
 
 def _repeat(batches: Sequence[_Batch]) -> bool:
-    """Whether an id that was chosen stands in them more than once."""
+    """Return whether a chosen id occurs in them more than once."""
     chosen = [message.id for batch in batches for message in batch.messages if message.chosen]
     return len(set(chosen)) < len(chosen)
 

@@ -1,4 +1,4 @@
-"""The registry of names: a message can only name what stands here, and is never a reason to import anything."""
+"""The registry of names: a message can only name registered jobs, and never causes an import."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ AnyJob: TypeAlias = "JobFunction[Any, Any, Any]"
 
 
 class Registry:
-    """Names, and aliases of older names, to job functions. Filled at import, read by any thread."""
+    """Job functions by their names, and by aliases for older names. Filled at import, read by any thread."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, AnyJob] = {}
 
     def add(self, job: AnyJob) -> None:
-        """Register a job under its name and aliases; raises JobDefinitionError if one is taken by another function.
+        """Register a job under its name and aliases; raise JobDefinitionError if one is taken by another function.
 
-        When a module is executed again (a reload), what it defines now takes the place of what it defined before.
+        When a module is executed again (a reload), its new definitions replace its old ones.
         """
         for name in (job.name, *job.aliases):
             other = self._jobs.get(name)
@@ -37,11 +37,11 @@ class Registry:
             self._jobs[name] = job
 
     def get(self, name: str) -> AnyJob | None:
-        """The job of this name or alias, or None."""
+        """Return the job of this name or alias, or None."""
         return self._jobs.get(name)
 
     def find(self, name: str) -> AnyJob:
-        """The job of this name or alias; raises UnknownJob with the nearest names."""
+        """Return the job of this name or alias; raise UnknownJob with the nearest names."""
         job = self._jobs.get(name)
         if job is None:
             within = [known for known in self._jobs if known.endswith(f".{name}")]  # the function's name alone
@@ -51,7 +51,7 @@ class Registry:
         return job
 
     def __iter__(self) -> Iterator[AnyJob]:
-        """Every job once, by name."""
+        """Yield every job once, by name."""
         return iter(sorted(set(self._jobs.values()), key=lambda job: job.name))
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Execution(NamedTuple):
 
 
 def execution_that_defines() -> Execution:
-    """Which module is being executed as this is called, if any: the nearest on the stack."""
+    """Return the execution of a module during which this is called, if any: the nearest on the stack."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
@@ -79,11 +79,12 @@ def execution_that_defines() -> Execution:
 
 
 def replaces(job: AnyJob, other: AnyJob) -> bool:
-    """Whether a job may take the name of another: it is the same function with the same options, or the other is of an older
-    execution of its module.
+    """Return whether a job may take the name of another.
 
-    Where a function stands is no evidence: a factory, or a decorator, makes many on one line. In `__main__`, where people try
-    things out, functions of one name are versions of one function, unless they were made of different things.
+    It may if it is the same function with the same options, or if the other is of an older execution of its module.
+
+    The line of a function is no evidence: a factory, or a decorator, makes many on one line. In `__main__`, where people
+    try things out, functions of one name are versions of one function, unless they were made of different things.
     """
     if job.function is other.function and job.settings == other.settings:
         return True
@@ -98,7 +99,7 @@ def _wanting(job: AnyJob, other: AnyJob) -> str:
 
 
 def _looks_like(one: Any, other: Any) -> bool:
-    """Whether two functions have the same name, and were made of things that look alike, at any depth."""
+    """Return whether two functions have the same name, and were made of things that look alike, at any depth."""
     if (one.__module__, one.__qualname__) != (other.__module__, other.__qualname__):
         return False
     if "<locals>" not in one.__qualname__:
@@ -124,11 +125,11 @@ def _are_alike(one: Any, other: Any) -> bool:
 
 
 def origin(function: Any) -> str:
-    """Where a function is defined, for people."""
+    """Return where a function is defined, for people."""
     code = getattr(function, "__code__", None)
     where = f"{code.co_filename}:{code.co_firstlineno}" if code else "?"
     return f"{function.__module__}.{function.__qualname__} ({where})"
 
 
 default_registry = Registry()
-"""Where `@job` registers."""
+"""The registry in which `@job` registers."""

@@ -1,4 +1,4 @@
-"""Which run this is: for those who want to know whether they are called by a job."""
+"""The current run: for code that has to know whether a job calls it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from .worker.run import Run
 
 running: ContextVar[Run | None] = ContextVar("jobs_running", default=None)
-"""The run that this thread or task is in; set by executors, in a context that is the run's own."""
+"""The run of this thread or task; set by executors, in a context that belongs to the run."""
 
-_before: weakref.WeakSet[threading.Thread] | None = None  # in a worker: the threads that it had before its first job
+_before: weakref.WeakSet[threading.Thread] | None = None  # in a worker: the threads that existed before its first job
 
 
 def jobs_begin() -> None:
-    """From now on this process is a worker's: a thread that is made later may be a job's."""
+    """Declare this process a worker from now on: a thread that is made later may belong to a job."""
     global _before
     _before = weakref.WeakSet(threading.enumerate())
 
@@ -28,8 +28,9 @@ def jobs_end() -> None:
 
 
 def may_be_in_job() -> bool:
-    """Whether a job may have to wait for the caller: it is a run, or a thread that a worker has made since it runs jobs.
+    """Return whether a job may have to wait for the caller.
 
-    A new thread has no context of its maker (but in Python 3.14, if asked to), so that nothing tells whose it is.
+    The caller is then a run, or a thread made since the worker began to run jobs. A new thread does not inherit its
+    creator's context (except in Python 3.14, on request), so its job is not known.
     """
     return running.get() is not None or (_before is not None and threading.current_thread() not in _before)

@@ -1,7 +1,7 @@
-"""Whether this process can still do what any worker has to: a job may have closed its descriptors, or lowered its limits.
+"""Check that this process can still do a worker's work: a job may have closed its descriptors, or lowered its limits.
 
-Such a worker cannot settle what it ran, nor be told to stop. It would wait for a backend that was never away, with its jobs
-in hand. So whatever waits for a backend asks `require_soundness`, which ends such a process instead.
+Such a worker can neither settle its jobs nor be told to stop. It would wait for a backend that was never away, with its
+reservations. So all code that waits for a backend calls `require_soundness`, which ends such a process instead.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ _limits: dict[str, float] = {}
 
 
 class UnsoundProcess(BaseException):
-    """This process is of no use any more, and not for want of a backend. No retry helps, so no `except Exception` gets it."""
+    """Raised when this process is of no use any more, for another reason than its backend.
+
+    No retry helps, so it is not an `Exception`, and no `except Exception` catches it.
+    """
 
 
 def watch(descriptors: Iterable[int]) -> None:
-    """From now on this process needs these descriptors, and the limits that it has. Called once, by a worker."""
+    """Watch these descriptors, and the present limits, from now on: this process needs them. Called once, by a worker."""
     _files.update((descriptor, _identity(descriptor)) for descriptor in descriptors)
     _limits.update((name, _limit(number)) for name, number in _LIMITS.items())
 
 
 def require_soundness() -> None:
-    """Raise UnsoundProcess for what is missing in a process that is watched. Costs a few system calls. Any thread."""
+    """Raise UnsoundProcess if a watched process lacks something. Costs a few system calls. Any thread."""
     for descriptor, file in _files.items():
         if _identity(descriptor) != file:
             raise UnsoundProcess(f"descriptor {descriptor} of this worker was closed")
@@ -42,7 +45,7 @@ def require_soundness() -> None:
 
 
 def is_sound() -> bool:
-    """Whether `require_soundness` finds nothing missing."""
+    """Return whether `require_soundness` finds nothing missing."""
     try:
         require_soundness()
     except UnsoundProcess:

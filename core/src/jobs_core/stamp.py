@@ -1,4 +1,4 @@
-"""What all envelopes of one job function have in common: worked out once, not for every enqueue."""
+"""The common part of all envelopes of one job function: computed once, not for every enqueue."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_res
 
 
 class Stamp(Struct, frozen=True):
-    """The options of a job function, or of its twin by `using`, resolved under one configuration."""
+    """The options of a job function, or of one returned by `using`, resolved under one configuration."""
 
     config: Config
-    envelope: Message  # all but id, arguments and time
-    form: Form | None  # the same as bytes; None if there is more that differs
+    envelope: Message  # without id, arguments and time
+    form: Form | None  # the same as bytes; None if further parts differ
     id: str | None  # chosen beforehand
     unique: Unique | None
     stores_result: bool
-    on_commit: bool | None  # what `using`, else `@job`, says
+    on_commit: bool | None  # the value given to `using`, else to `@job`
 
 
 def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
-    """Resolve the options of a job function; raises JobDefinitionError for one that no worker could find."""
+    """Resolve the options of a job function; raise JobDefinitionError for one that no worker could find."""
     if job.name.startswith("__main__."):
         raise JobDefinitionError(
             f"{job.name} is defined in the program that was started, which a worker imports under another name: "
@@ -49,7 +49,9 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
 
 
 def _fields(options: JobOptions, overrides: JobOptions, settings: Any) -> dict[str, Any]:
-    """What the envelope says beyond name and arguments: only `using` writes what the worker resolves itself."""
+    """Return the envelope's fields besides name and arguments: only `using` writes fields that the worker else resolves
+    itself.
+    """
     fields: dict[str, Any] = {}
     for name in ("retries", "timeout", "store_result"):
         if getattr(overrides, name) is not UNSET:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 DurationLike: TypeAlias = "float | str | timedelta"
 
 MAX_SECONDS: Final = 1e9
-"""The longest time that anything here may take, 31 years: a delay, a timeout, a lease, how long something is kept.
+"""The longest time of anything here, 31 years: a delay, a timeout, a lease, a retention.
 
 In microseconds it is exact as a float, which is how Redis counts, and a date that is so far off can still be shown.
 """
@@ -37,9 +37,9 @@ class Size(int):
 
 
 def seconds(value: object) -> Duration:
-    """A duration in seconds from a number, a timedelta or text such as "1h30m".
+    """Convert a number, a timedelta or a string such as "1h30m" to a duration in seconds.
 
-    Raises ValueError for anything else, and for what is negative, not finite or more than MAX_SECONDS.
+    Raises ValueError for anything else, and for values that are negative, not finite or more than MAX_SECONDS.
     """
     result: float
     if isinstance(value, timedelta):
@@ -58,7 +58,7 @@ def seconds(value: object) -> Duration:
 
 
 def size(value: object) -> Size:
-    """A number of bytes from a number or text such as "1MB"; raises ValueError for anything else."""
+    """Convert a number or a string such as "1MB" to a number of bytes; raise ValueError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise ValueError(f"expected a size of zero or more, got {value}")
@@ -72,18 +72,18 @@ def size(value: object) -> Size:
 
 
 def plain_number(text: str) -> int | float | str:
-    """The number that a text is, in a variable or on a command line, as TOML has numbers; the text itself if it is none."""
+    """Convert text of a variable or a command line to a number, by TOML's rules; return it unchanged if it is not one."""
     stripped = text.strip()
     if not _NUMBER.fullmatch(stripped):
         return text
     try:
         return float(stripped) if any(each in ".eE" for each in stripped) else int(stripped)
-    except ValueError:  # underlines where none may be
+    except ValueError:  # underscores in places that are not allowed
         return text
 
 
 def format_duration(value: float) -> str:
-    """The shortest text a person would write: "30s", "1h30m", "250ms"."""
+    """Return the shortest text that a person would write: "30s", "1h30m", "250ms"."""
     if 0 < value < 1:
         return f"{value * 1000:g}ms"
     left, text = value, ""
@@ -96,7 +96,7 @@ def format_duration(value: float) -> str:
 
 
 def format_size(value: int) -> str:
-    """The shortest exact text a person would write: "1MB", "64KB", "123B"."""
+    """Return the shortest exact text that a person would write: "1MB", "64KB", "123B"."""
     for unit in ("GB", "MB", "KB"):
         if value and value % _BYTES[unit] == 0:
             return f"{int(value) // _BYTES[unit]}{unit}"
@@ -104,22 +104,22 @@ def format_size(value: int) -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """`1 worker`, `2 workers`, `12,000 jobs`."""
+    """Format a count: `1 worker`, `2 workers`, `12,000 jobs`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def are(number: int, noun: str, plural: str = "") -> str:
-    """`1 job is`, `2 jobs are`."""
+    """Format a count with its verb: `1 job is`, `2 jobs are`."""
     return f"{count(number, noun, plural)} {'is' if number == 1 else 'are'}"
 
 
 def times(number: int) -> str:
-    """`once`, `twice`, `3 times`."""
+    """Format a number of times: `once`, `twice`, `3 times`."""
     return {1: "once", 2: "twice"}.get(number) or count(number, "time")
 
 
 def shown_time(at: float) -> str:
-    """A moment as people read it, in local time; also one that no calendar has, which a foreign producer may ask for."""
+    """Format a moment in local time; also one that no calendar has, which a foreign producer may send."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
     except (OverflowError, ValueError, OSError):
@@ -127,7 +127,7 @@ def shown_time(at: float) -> str:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value as an error shows it: cut off where it is long, by its type where it cannot be shown."""
+    """Format a value for an error: shortened if it is long, as its type if it cannot be shown."""
     try:
         text = repr(value)
     except Exception:  # of a user's class, or an int of more digits than Python writes

@@ -1,8 +1,8 @@
-"""URLs of backends: reading them, and showing them without their secrets.
+"""URLs of backends: parse them, and show them without their secrets.
 
-Passwords are written as people have them, with `/`, `#`, `?` and `@` in them too. So there is one rule for reading and
-showing: what stands before the last `@` is user and password. A parameter's value that holds an `@` is `%40` there. An
-address that begins with a slash is a path, and has no user.
+Passwords are written as people have them, with `/`, `#`, `?` and `@` in them too. So there is one rule for parsing and
+showing: the text before the last `@` is user and password. In a parameter's value, an `@` is written as `%40`. An address
+that begins with a slash is a path, and has no user.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PATHS_ALONE = frozenset({"sqlite", "memory"})
 
 
 class Url(Struct, frozen=True, kw_only=True):
-    """A URL, read; user, password and path are decoded, hosts are as they came."""
+    """A parsed URL; user, password and path are decoded, hosts are unchanged."""
 
     scheme: str
     user: str | None = None
     password: str | None = None
     hosts: str = ""
-    path: str | None = None  # what follows the slash; None: there is none
+    path: str | None = None  # the text after the slash; None if there is none
     parameters: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
@@ -41,18 +41,18 @@ class Url(Struct, frozen=True, kw_only=True):
 
     @property
     def location(self) -> str:
-        """Hosts and path, as the file that a URL without a host names: `zmq+ipc://relative/path`."""
+        """Return hosts and path as the file that a URL without a host names: `zmq+ipc://relative/path`."""
         return unquote(self.hosts) + ("" if self.path is None else f"/{self.path}")
 
 
 def scheme(url: str) -> str:
-    """The scheme of a backend URL, lower case; empty if there is none."""
+    """Return the scheme of a backend URL, in lower case; "" if there is none."""
     head, separator, _ = url.partition("://")
     return head.lower() if separator and _SCHEME.fullmatch(head) else ""
 
 
 def read(url: str, parameters: Collection[str]) -> Url:
-    """The parts of a backend URL that knows these parameters; raises BackendError, which shows no secret."""
+    """Return the parts of a URL of a backend that has these parameters; raise BackendError, which shows no secret."""
     try:
         url.encode()
     except UnicodeEncodeError:
@@ -80,7 +80,7 @@ def read(url: str, parameters: Collection[str]) -> Url:
 
 
 def _split_query(rest: str, parameters: Collection[str]) -> tuple[str, str]:
-    """What stands before and behind the `?` of the query, which need not be the only one."""
+    """Return the text before and after the `?` of the query, which need not be the only one."""
     for mark in re.finditer(r"\?", rest):
         query = rest[mark.end() :]
         if all(part.partition("=")[0] in parameters for part in query.split("&")):
@@ -90,17 +90,17 @@ def _split_query(rest: str, parameters: Collection[str]) -> tuple[str, str]:
 
 
 def of_sqlite(path: Path) -> str:
-    """The URL of a SQLite file, whatever its name holds."""
+    """Return the URL of a SQLite file, whatever its name contains."""
     return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F").replace("#", "%23")
 
 
 def number(text: str) -> int | None:
-    """Digits as a number; None for what is none. (`isdigit` alone is true of `²`, too.)"""
+    """Return digits as a number; None for any other text. (`isdigit` alone is true of `²`, too.)"""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def redact(url: str) -> str:
-    """`url` without anything that is, or may be, secret; fit for logs and error messages. It need not be a right one."""
+    """Return `url` without anything that is, or may be, secret; fit for logs and errors. The URL need not be valid."""
     name = scheme(url)
     if not name:
         return "…" if "@" in url or ":" in url else url
@@ -125,5 +125,5 @@ def redact(url: str) -> str:
 
 
 def cover(text: str) -> str:
-    """`text` without the users and passwords of URLs in it; in one pass, however long it is."""
+    """Return `text` without the users and passwords of URLs in it; in one pass, however long it is."""
     return _WITHIN_TEXT.sub(lambda found: f"://***@{found[0].rpartition('@')[2]}" if "@" in found[0] else found[0], text)

@@ -1,1 +1,1 @@
-"""A small shop whose slow work runs in the background: what `jobsctl demo` shows."""
+"""A small shop whose slow work runs in the background: the application of `jobsctl demo`."""

@@ -15,7 +15,7 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass
 class Customer:
-    """Somebody who gets a mail."""
+    """A person who gets a mail."""
 
     name: str
     address: str
@@ -34,14 +34,14 @@ def thumbnail(photo: Path, width: int, target: Path) -> None:
 
 @job(topic="texts", store_result=True)
 def count_words(text: Path) -> dict[str, int]:
-    """The five most frequent words of a text."""
+    """Return the five most frequent words of a text."""
     words = Counter(_WORD.findall(text.read_text(encoding="utf-8").lower()))
     return dict(words.most_common(5))
 
 
 @job(topic="mails", priority=5, retries=2, backoff=0.2)
 def send_mail(customer: Customer, template: Path, outbox: Path) -> None:
-    """Render a mail and put it into the outbox, as a mail server would take it."""
+    """Render a mail and put it into the outbox, in place of a mail server."""
     run = current_job()
     if "@" not in customer.address:
         raise ValueError(f"{customer.address!r} is not a mail address")

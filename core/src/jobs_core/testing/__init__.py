@@ -1,6 +1,6 @@
-"""For tests: of applications (a pytest plugin, see plugin.py) and of backends (`BackendContract`).
+"""Support for tests: of applications (a pytest plugin, see plugin.py) and of backends (`BackendContract`).
 
-The contract needs `pip install "jobs-core[testing]"` and is therefore only imported when asked for.
+The contract needs `pip install "jobs-core[testing]"` and is therefore only imported on request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A process for the contract to run and to kill: `python -m jobs_core.testing.contract_child URL LEASE TOPIC VERB ARG...`.
-Of several arguments each is for a process of its own, forked once everything is imported, so that they do begin at once.
 
-It lies outside the contract, whose import of pytest and Hypothesis costs each child half a second of processor time.
+With several arguments, each is for a process of its own, forked once everything is imported, so that they begin at once.
+
+It lies outside the contract, whose import of pytest and Hypothesis costs each child half a second of CPU time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..urls import scheme
 P = ParamSpec("P")
 T = TypeVar("T")
 PATIENCE = 20.0
-"""Longest time that a broker may be away, seconds."""
+"""Longest time in seconds that a broker may be away."""
 
 
 def main(url: str, lease: str, topic: str, verb: str, *arguments: str) -> None:
@@ -45,7 +46,7 @@ def main(url: str, lease: str, topic: str, verb: str, *arguments: str) -> None:
 
 
 def at_once(live: Callable[[str], None], arguments: Sequence[str]) -> None:
-    """Run each in a fork of this process; ends with an exit code of 1 if one did not do well."""
+    """Run each in a fork of this process; end with an exit code of 1 if one failed."""
     gc.freeze()
     children = []
     for argument in arguments:
@@ -77,7 +78,7 @@ def _factory(url: str) -> BackendFactory:
 
 
 def persist(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Ask again until it is answered, as the core does when a broker is away: the same, under the same request id."""
+    """Repeat a call until it is answered, as the core does while a broker is away: the same call, under the same request id."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -88,7 +89,7 @@ def persist(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
 
 
 def drain(backend: Backend, topic: str, ledger: Path) -> None:
-    """Take and settle jobs until there are none for a while; their ids go to the ledger first."""
+    """Reserve and settle jobs until there are none for a while; write their ids to the ledger first."""
     record = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     idle = 0
     while idle < 3:
@@ -104,7 +105,7 @@ def drain(backend: Backend, topic: str, ledger: Path) -> None:
 
 
 def victim(backend: Backend, topic: str) -> None:
-    """Push one job, take one, beat, settle it: every boundary at which a fail point may strike, announced."""
+    """Push one job, reserve one, send a heartbeat, settle it: every boundary at which a fail point may strike, announced."""
     print("push", flush=True)
     backend.push([Outgoing("pushed-by-victim", topic, b"pushed by the victim")], new_token())
     print("reserve", flush=True)

@@ -1,4 +1,4 @@
-"""Jobs in tests: on a memory backend, run in the test's own thread, through everything a worker does to them."""
+"""Run jobs in tests: on a memory backend, in the test's own thread, with all steps that a worker takes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class JobsQueue:
-    """An application on an empty memory backend: look at what was enqueued, run it, let time pass.
+    """An application on an empty memory backend: inspect enqueued jobs, run them, let time pass.
 
     Jobs fail as they would with a worker, and `drain` re-raises the first job's own exception.
     """
@@ -63,7 +63,7 @@ class JobsQueue:
     # -- looking ---------------------------------------------------------------------------------
 
     def enqueued(self, job: JobFunction[Any, Any, Any] | None = None) -> list[Message]:
-        """The messages that wait, ready before scheduled, of one job or of all."""
+        """Return the waiting messages, ready before scheduled, of one job or of all."""
         found = []
         for topic in self._backend.topics():
             for state in (State.READY, State.SCHEDULED):
@@ -74,7 +74,7 @@ class JobsQueue:
         return found
 
     def assert_enqueued(self, job: JobFunction[Any, Any, Any], /, *args: Any, **kwargs: Any) -> Message:
-        """The message of a call that must be waiting; without arguments, of any call of this job."""
+        """Return the message of a call that must be waiting; without arguments, of any call of this job."""
         waiting = self.enqueued(job)
         if not args and not kwargs and waiting:
             return waiting[0]
@@ -93,16 +93,16 @@ class JobsQueue:
             )
 
     def dead(self) -> list[Any]:
-        """The dead letters, as backend records with reason and errors."""
+        """Return the dead letters, as backend records with reason and errors."""
         return [r for topic in self._backend.topics() for r in self._backend.browse(topic, State.DEAD, 1_000_000)]
 
     # -- running ---------------------------------------------------------------------------------
 
     def drain(self, topics: Sequence[str] = (), *, raise_errors: bool = True) -> int:
-        """Run what is ready, and what that enqueues, until nothing is; return how many runs that took.
+        """Run the ready jobs, and those that they enqueue, until none is ready; return the number of runs.
 
-        With `raise_errors` the first exception of a job is raised here, after the job was settled as a
-        worker would have. Jobs scheduled for later, retries among them, wait for `advance`.
+        With `raise_errors` the first exception of a job is raised here, after the job was settled as a worker would have
+        settled it. Jobs scheduled for later, retries among them, wait for `advance`.
         """
         runs = 0
         while True:
@@ -207,7 +207,7 @@ def _in_event_loop() -> bool:
 
 
 def install(queue: JobsQueue) -> Callable[[], None]:
-    """Make the queue's application the current one; returns what undoes it."""
+    """Make the queue's application the current one; return a function that undoes this."""
     from .. import app as app_module
 
     previous = app_module._current

@@ -1,7 +1,7 @@
-"""Fixtures for applications' tests, there wherever jobs-core is installed.
+"""Fixtures for applications' tests, available wherever jobs-core is installed.
 
-`jobs_queue`: enqueued jobs wait to be looked at and run with `drain()`. `jobs_inline`: they run at once.
-Both pass arguments through the real encoder and the conversion to annotated types.
+`jobs_queue`: enqueued jobs wait to be inspected and run with `drain()`. `jobs_inline`: they run at once. Both pass
+arguments through the real encoder and the conversion to annotated types.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def jobs_config() -> Config | None:
-    """The configuration of the fixtures below; override it where topics or signing keys matter."""
+    """Return the configuration of the fixtures below; override it if topics or signing keys matter."""
     return None
 
 
 @pytest.fixture
 def jobs_queue(jobs_config: Config | None) -> Iterator[JobsQueue]:
-    """An application on an empty memory backend: `enqueued`, `assert_enqueued`, `drain`, `advance`."""
+    """Provide an application on an empty memory backend: `enqueued`, `assert_enqueued`, `drain`, `advance`."""
     from .inline import JobsQueue, install
 
     queue = JobsQueue(jobs_config)
@@ -35,7 +35,7 @@ def jobs_queue(jobs_config: Config | None) -> Iterator[JobsQueue]:
 
 @pytest.fixture
 def jobs_inline(jobs_config: Config | None) -> Iterator[InlineJobs]:
-    """An application whose `enqueue` runs the job at once and raises what the job raises."""
+    """Provide an application whose `enqueue` runs the job at once and raises the job's exception."""
     from .inline import InlineJobs, install
 
     inline = InlineJobs(jobs_config)
@@ -46,5 +46,5 @@ def jobs_inline(jobs_config: Config | None) -> Iterator[InlineJobs]:
 
 @pytest.fixture
 def assert_enqueued(jobs_queue: JobsQueue) -> Callable[..., Any]:
-    """`assert_enqueued(job, *args, **kwargs)`: the message of a call that must be waiting."""
+    """Provide `assert_enqueued(job, *args, **kwargs)`, which returns the message of a call that must be waiting."""
     return jobs_queue.assert_enqueued

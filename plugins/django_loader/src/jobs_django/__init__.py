@@ -50,7 +50,7 @@ def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[],
 
 
 def __getattr__(name: str) -> object:
-    """`TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`; django.tasks is not in every Django we run on."""
+    """Provide `TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`; not every supported Django has django.tasks."""
     if name == "TasksBackend":
         from .tasks import TasksBackend
 

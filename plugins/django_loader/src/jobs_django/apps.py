@@ -27,7 +27,7 @@ class JobsConfig(AppConfig):
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Whether JOBS (and jobs.toml) can be used: a part of `manage.py check`."""
+    """Check that JOBS (and jobs.toml) can be used, as a part of `manage.py check`."""
     try:
         settings.load(settings.complete())
     except ConfigError as error:

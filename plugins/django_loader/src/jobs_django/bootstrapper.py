@@ -1,4 +1,4 @@
-"""A Django project in a worker: set up once, database connections looked after as round a request."""
+"""A Django project in a worker: set up once, with database connections managed as around a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = ("settings", "on_commit")
 
 
 class DjangoBootstrapper(Bootstrapper):
-    """Sets Django up; closes connections that are old or broken round every run, and all before the fork."""
+    """Sets Django up; closes old and broken connections around every run, and all before the fork."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -43,7 +43,7 @@ class DjangoBootstrapper(Bootstrapper):
 
         for connection in connections.all(initialized_only=True):
             connection.close()
-            if hasattr(connection, "close_pool"):  # PostgreSQL's, from Django 5.1 on, with threads of its own
+            if hasattr(connection, "close_pool"):  # of PostgreSQL, from Django 5.1 on, with threads of its own
                 connection.close_pool()
         close_caches()
 
@@ -55,7 +55,7 @@ class DjangoBootstrapper(Bootstrapper):
 
 
 def _name_settings(config: Config) -> None:
-    """DJANGO_SETTINGS_MODULE, as the environment or `[django] settings` says."""
+    """Set DJANGO_SETTINGS_MODULE from the environment or `[django] settings`."""
     from django.conf import ENVIRONMENT_VARIABLE, settings
 
     table = config.plugins.get("django", {})
@@ -76,7 +76,10 @@ def _name_settings(config: Config) -> None:
 
 
 def _compare(config: Config) -> None:
-    """A worker that listens elsewhere than views send would leave their jobs lying, silently."""
+    """Compare the configurations of the worker and the views.
+
+    A worker that listens to another queue than the views use would silently leave their jobs waiting.
+    """
     from . import settings
 
     values = settings.given()
@@ -91,7 +94,7 @@ def _compare(config: Config) -> None:
 
 @contextmanager
 def _connections() -> Iterator[None]:
-    """What Django does round a request."""
+    """Do what Django does around a request."""
     from django.db import close_old_connections, reset_queries
 
     reset_queries()
@@ -103,7 +106,7 @@ def _connections() -> Iterator[None]:
 
 
 def _leave() -> None:
-    """Close what is old or broken, and what a run left inside a transaction when it was interrupted."""
+    """Close old and broken connections, and those that an interrupted run left inside a transaction."""
     from django.db import close_old_connections, connections
 
     for connection in connections.all(initialized_only=True):
@@ -115,7 +118,7 @@ def _leave() -> None:
 
 @asynccontextmanager
 async def _aconnections() -> AsyncIterator[None]:
-    """The same for an async job: what it does with `sync_to_async` has a thread, and so connections, of its own."""
+    """Do the same for an async job: its calls through `sync_to_async` have a thread, and so connections, of their own."""
     from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
     from django.db import connections
 

@@ -1,4 +1,4 @@
-"""Finds jobs where Django projects keep them: `jobs.py` and `tasks.py` of every installed app."""
+"""Find the jobs of a Django project: in `jobs.py` and `tasks.py` of every installed app."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DjangoLoader(JobLoader):
 
 
 def discover() -> list[str]:
-    """Import `jobs.py` and `tasks.py` of the installed apps; their names. Raises LoadError."""
+    """Import `jobs.py` and `tasks.py` of the installed apps; return their names. Raises LoadError."""
     from django.apps import apps
 
     found = []

@@ -1,4 +1,4 @@
-"""`JOBS = {…}` in Django's settings, and the application that web processes enqueue with."""
+"""`JOBS = {…}` in Django's settings, and the application with which web processes enqueue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs_core.errors import ConfigError
 
 
 def given() -> dict[str, Any]:
-    """What JOBS says, with the keys of jobs.toml; raises ConfigError."""
+    """Return the value of JOBS, with the keys of jobs.toml; raise ConfigError."""
     from django.conf import settings
 
     values = getattr(settings, "JOBS", None)
@@ -25,7 +25,7 @@ def given() -> dict[str, Any]:
 
 
 def complete() -> dict[str, Any]:
-    """JOBS, and what follows from being Django's: the framework, and the settings a child process will need."""
+    """Return JOBS with the consequences of using Django: the framework, and the settings that a child process needs."""
     values = given()
     values.setdefault("framework", "django")
     module = os.environ.get("DJANGO_SETTINGS_MODULE")
@@ -35,19 +35,19 @@ def complete() -> dict[str, Any]:
 
 
 def name() -> str:
-    """What messages call these settings."""
+    """Return the name of these settings in errors."""
     return f"{os.environ.get('DJANGO_SETTINGS_MODULE', 'settings')}.JOBS"
 
 
 def directory() -> Path:
-    """Where jobs.toml is looked for and relative paths start: BASE_DIR, else the current directory."""
+    """Return where jobs.toml is searched for and relative paths start: BASE_DIR, else the current directory."""
     from django.conf import settings
 
     return Path(getattr(settings, "BASE_DIR", None) or Path.cwd())
 
 
 def load(values: Mapping[str, Any]) -> Config:
-    """The configuration with these settings; raises ConfigError."""
+    """Return the configuration with these settings; raise ConfigError."""
     return load_config(settings=values, settings_name=name(), directory=directory())
 
 
@@ -56,7 +56,7 @@ _app: App | None = None
 
 
 def application() -> App:
-    """What enqueues for this project; made at the first enqueue."""
+    """Return the application that enqueues for this project; made at the first enqueue."""
     global _app
     with _lock:
         if _app is None:
@@ -65,7 +65,7 @@ def application() -> App:
 
 
 def forget() -> None:
-    """Read the settings anew at the next enqueue; for tests that override JOBS."""
+    """Read the settings again at the next enqueue; for tests that override JOBS."""
     global _app
     with _lock:
         app, _app = _app, None

@@ -1,4 +1,4 @@
-"""Enqueues that wait for the commit of the transaction they are made in."""
+"""Enqueues that wait for the commit of the surrounding transaction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def hold(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bool | None:
     """Send when the innermost transaction commits, if the enqueue or `[django] on_commit` says so; else leave it alone.
 
-    Outside of `atomic` it is sent at once. A rollback forgets it. Like all that Django runs on commit, a failure (an
+    Outside `atomic` it is sent at once. A rollback discards it. As with every on_commit function of Django, a failure (an
     outage of the queue) is raised where the block ends, after the commit.
     """
     if "django.db" not in sys.modules:
@@ -32,7 +32,7 @@ def hold(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bo
 
 
 def _in_transaction() -> str | None:
-    """The database whose transaction this thread is in, the default one first. Opens no connection."""
+    """Return the database whose transaction this thread is in, the default one first. Opens no connection."""
     from django.conf import settings
     from django.db import DEFAULT_DB_ALIAS, connections
 

@@ -57,7 +57,10 @@ def _build(path: str) -> Flask:
 
 
 def _compare(app: Flask, config: Config) -> None:
-    """A worker that listens elsewhere than views send would leave their jobs lying, silently."""
+    """Compare the configurations of the worker and the views.
+
+    A worker that listens to another queue than the views use would silently leave their jobs waiting.
+    """
     given = settings(app)
     wanted = load_config(app.config.get("JOBS_CONFIG"), settings=given, settings_name=NAME, directory=config.base_dir)
     for key in given:

@@ -1,4 +1,4 @@
-"""A Flask application in a worker: an application context of its own round every job."""
+"""A Flask application in a worker: each job has an application context of its own."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class FlaskBootstrapper(Bootstrapper):
         self._app = application(self._config)
 
     def before_fork(self) -> None:
-        """Disconnect Flask-SQLAlchemy: a connection that two processes hold answers either with the other's rows."""
+        """Disconnect Flask-SQLAlchemy: a connection shared by two processes returns either one's rows to the other."""
         for engine in self._engines():
             engine.dispose()
 
     def after_fork(self) -> None:
         for engine in self._engines():
-            engine.dispose(close=False)  # whatever is left is the parent's
+            engine.dispose(close=False)  # any other connection belongs to the parent
 
     def around(self, run: JobContext) -> AbstractContextManager[object]:
         assert self._app is not None

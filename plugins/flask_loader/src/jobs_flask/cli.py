@@ -1,4 +1,4 @@
-"""`flask jobs …`: the whole `jobs` command, for this application and with its configuration."""
+"""`flask jobs …`: all of the `jobs` command, for this application and with its configuration."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def jobs(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 def _found_by_flask() -> str | None:
-    """The file that `flask` takes when none is named."""
+    """Return the file that `flask` takes if none is named."""
     return next((name for name in ("wsgi.py", "app.py") if Path(name).is_file()), None)

@@ -1,4 +1,4 @@
-"""`JobsFlask(app)`: what views and commands of this application enqueue goes where its configuration says."""
+"""`JobsFlask(app)`: views and commands of this application enqueue with its configuration."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ EXTENSION = "jobs"
 class JobsFlask:
     """Ties `enqueue` to a Flask application. Make it once, then `init_app` each application that a factory makes.
 
-    The configuration is read at the first enqueue: jobs.toml, above it `JOBS_BACKEND` and the like in `app.config`,
-    above these the environment. Raises ConfigError then.
+    The configuration is read at the first enqueue: jobs.toml, overridden by `JOBS_BACKEND` and the like in `app.config`,
+    overridden by the environment. Raises ConfigError then.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -37,7 +37,7 @@ class JobsFlask:
 
 
 class Tie:
-    """One Flask application with its application of `jobs`, made when somebody enqueues."""
+    """One Flask application with its application of `jobs`, made at the first enqueue."""
 
     def __init__(self, app: Flask) -> None:
         self._flask = weakref.ref(app)
@@ -46,7 +46,7 @@ class Tie:
 
     @property
     def app(self) -> App:
-        """What enqueues for this Flask application; one, whichever thread asks first."""
+        """Return the application that enqueues for this Flask application: the same one for all threads."""
         with self._lock:
             if self._app is None:
                 flask = self._flask()
@@ -60,7 +60,7 @@ _latest: weakref.ref[Flask] | None = None
 
 
 def _application() -> App | None:
-    """The application whose context we are in, or outside of any the one that was tied last."""
+    """Return the application of the current context, or outside of any, the one that was tied last."""
     from flask import current_app, has_app_context
 
     app = current_app if has_app_context() else _latest() if _latest is not None else None

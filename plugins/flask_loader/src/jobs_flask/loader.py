@@ -1,5 +1,7 @@
-"""Finds jobs where a Flask application keeps them: whatever its factory imports, and `jobs.py` and `tasks.py` of it
-and of its blueprints' packages."""
+"""Find the jobs of a Flask application.
+
+They are in the modules that its factory imports, and in `jobs.py` and `tasks.py` of it and of its blueprints' packages.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,6 @@ class FlaskLoader(JobLoader):
 
 
 def _beside(name: str) -> list[str]:
-    """The modules of jobs in a package, or in the package that a module lies in. Top-level modules have none."""
+    """Return the modules of jobs in a package, or in the package of a module. Top-level modules have none."""
     package = name if hasattr(sys.modules.get(name), "__path__") else name.rpartition(".")[0]
     return [f"{package}.{each}" for each in NAMES if package and importlib.util.find_spec(f"{package}.{each}")]

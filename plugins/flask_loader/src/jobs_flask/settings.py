@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from flask import Flask
 
 NAME = "app.config"
-"""What messages call the settings."""
+"""The name of the settings in errors."""
 
 
 def settings(app: Flask) -> dict[str, Any]:
-    """What `app.config` says under JOBS_…, nested by `__` as in the environment; JOBS_CONFIG is no setting but a file."""
+    """Return the JOBS_… settings of `app.config`, nested by `__` as in the environment.
+
+    JOBS_CONFIG is left out, because it names a file.
+    """
     found: dict[str, Any] = {}
     for key, value in app.config.items():
         if not key.startswith("JOBS_") or key == "JOBS_CONFIG":

@@ -1,7 +1,8 @@
 """RabbitMQ as the queue of `jobs`: `backend = "amqp://localhost"`.
 
-Pushes are confirmed, jobs are acknowledged after they ran, and what comes back later is a confirmed copy: nothing is
-lost, and what RabbitMQ itself cannot know is left out of `features`. Which queues there are is told in topology.py.
+Pushes are confirmed, jobs are acknowledged after they ran, and a job that has to run later is published as a confirmed
+copy: nothing is lost, and features that RabbitMQ cannot support are left out of `features`. topology.py describes the
+queues.
 """
 
 from __future__ import annotations

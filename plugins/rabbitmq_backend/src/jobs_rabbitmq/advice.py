@@ -1,4 +1,4 @@
-"""What is risky about a broker as it is set up, each with its mend."""
+"""Risks in a broker's configuration, each with its fix."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .wire import Wire
 
 OLDEST = (3, 10)
 CONSUMER_TIMEOUT = 1800.0
-"""What brokers have since 3.8.17 if nothing is set, seconds."""
+"""The default of brokers since 3.8.17, in seconds."""
 
 
 def advice(target: Target, options: BackendOptions, wire: Wire) -> list[str]:
-    """For `jobsctl check`."""
+    """Return the risks, for `jobsctl check`."""
     return [*_version(wire), *_consumer_timeout(target, options, wire), *_queues(target), *_access(target)]
 
 
@@ -31,9 +31,12 @@ def _version(wire: Wire) -> Iterator[str]:
 
 
 def _consumer_timeout(target: Target, options: BackendOptions, wire: Wire) -> Iterator[str]:
-    """A client cannot ask a broker for its setting: it is the default, unless the URL says what it is."""
+    """Check the consumer timeout.
+
+    A client cannot ask a broker for it: the default is assumed, unless the URL states the value.
+    """
     if version(wire) >= OWN_CONSUMER_TIMEOUT and target.queues == "quorum" and target.consumer_timeout is None:
-        return  # our queues say it themselves
+        return  # our queues set it themselves
     limit = CONSUMER_TIMEOUT if target.consumer_timeout is None else target.consumer_timeout
     longest = options.longest_run()
     if longest is not None and longest < limit:

@@ -1,4 +1,4 @@
-"""The connection as the core sees it: two of RabbitMQ's, one for what is delivered and one for what is published."""
+"""The connection as the core sees it: two connections to RabbitMQ, one for deliveries and one for publishing."""
 
 from __future__ import annotations
 
@@ -32,26 +32,28 @@ from .wire import Wire, connect
 logger = logging.getLogger("jobs.rabbitmq")
 
 AHEAD = 0.050
-"""What was delivered ahead goes back when a worker had nothing to do but wait for its jobs during this time, seconds."""
+"""Seconds for which a worker may do nothing but wait for its jobs before it releases the messages delivered ahead."""
 
 FEW, LONGER = 8, 0.25
-"""The same where more than a few are delivered ahead, since jobs are short: beginning anew costs more than they do."""
+"""The same if more than a few are delivered ahead, because jobs are short: starting again costs more than they do."""
 
 PUBLISHERS_HEARTBEAT = 60
-"""Seconds. A worker's connection for publishing holds no jobs, and its next use finds out whether it lives. Beside a job that
-holds the interpreter there is time for few beats: they are for the connection that holds jobs."""
+"""Seconds. A worker's connection for publishing holds no jobs, and its next use finds out whether it is alive.
+
+Beside a job that holds the interpreter there is time for few heartbeats: they are for the connection that holds jobs.
+"""
 
 IDLE = 60.0
-"""A producer's connection that nobody has looked at for so long is made anew, seconds."""
+"""Seconds after which a producer's unused connection is replaced."""
 
 FULL = 2.0
-"""A queue that refuses what is published for so long is full, or has lost its leader, seconds."""
+"""Seconds of refusals after which a queue counts as full, or without a leader."""
 
 FIRST_PAUSE = 0.05
-"""Before it is asked for the second time, seconds; doubled each time."""
+"""Seconds before the second try; doubled each time."""
 
 CALM = 0.2
-"""Seconds after which a worker that has nothing to do is told of suspects, too."""
+"""Seconds after which an idle worker is told of suspects, too."""
 
 REMEMBERED_PUSHES = 64
 
@@ -74,13 +76,13 @@ class RabbitMQBackend(RabbitMQOperations):
         self._holding = Holding()
         self._suspects = Suspects(self._holding)
         self._consumer: Consumer | None = None
-        self._expected = sys.maxsize  # jobs that will be reserved, at most
+        self._expected = sys.maxsize  # most jobs that will still be reserved
         self._generation = 0
         self._odd = Oddments(self._holding, self._copies, self._topology, self._publish)
-        self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in
+        self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in the queue
         self._as_it_comes = self._more_may_have_come = False  # see reserve_next
-        self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens it got
-        self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens it settled
+        self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens of its jobs
+        self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens that it settled
         self._asked_at = self._worked_at = self._idle_since = self._used_at = self._tried_at = 0.0
 
     # -- connections ---------------------------------------------------------------------------------
@@ -107,14 +109,14 @@ class RabbitMQBackend(RabbitMQOperations):
         self._loop.rest()
 
     def _connect_publisher(self) -> Wire:
-        # A producer looks at its connection when it pushes: nobody would answer heartbeats in between.
+        # A producer looks at its connection when it pushes: it could not answer heartbeats in between.
         heartbeat = max(self._target.heartbeat, PUBLISHERS_HEARTBEAT) if self._owner else 0
         if not self._owner:
             self._topology.forget()
         return connect(self._target, self._loop, heartbeat=heartbeat, name=f"jobs push {self._owner}".rstrip())
 
     def _primary(self) -> Wire:
-        """The connection for everything but publishing; a producer has but one."""
+        """Return the connection for everything but publishing; a producer has only one."""
         if self._owner:
             return self._taking().wire
         now = time.monotonic()
@@ -124,7 +126,7 @@ class RabbitMQBackend(RabbitMQOperations):
         return self._publisher.open()
 
     def _taking(self) -> Consumer:
-        """The consumer, on a connection that works."""
+        """Return the consumer, on a working connection."""
         consumer = self._consumer
         if consumer is not None and consumer.wire.failure is None:
             return consumer
@@ -137,12 +139,12 @@ class RabbitMQBackend(RabbitMQOperations):
         return self._consumer
 
     def _lost(self) -> None:
-        """What this connection held is the broker's again."""
+        """Forget the messages of this connection: the broker has them again."""
         self._consumer = None
         self._odd.clear()
         self._holding.connection_lost()
 
-    # -- pushing -------------------------------------------------------------------------------------
+    # -- push ------------------------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         if not messages:
@@ -171,7 +173,7 @@ class RabbitMQBackend(RabbitMQOperations):
         return Post(exchange, key, properties, message.payload)
 
     def _publish(self, posts: Sequence[Post], confirmed: set[str] | None = None) -> None:
-        """Publish, making the queues anew that somebody has deleted."""
+        """Publish; recreate queues that were deleted."""
         if not posts:
             return
         confirmed = set() if confirmed is None else confirmed
@@ -190,8 +192,11 @@ class RabbitMQBackend(RabbitMQOperations):
             )
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
-        """Publish; ids of what no queue takes. One that refuses for a while is full, or has no leader."""
-        until, pause = time.monotonic() + left(2 * FULL) / 2, FIRST_PAUSE  # full is told before time is over
+        """Publish; return the ids of messages that no queue takes.
+
+        A queue that refuses for a while is full, or has no leader.
+        """
+        until, pause = time.monotonic() + left(2 * FULL) / 2, FIRST_PAUSE  # "full" is reported before time is over
         while True:
             try:
                 return self._publisher.publish(posts, confirmed)
@@ -205,13 +210,16 @@ class RabbitMQBackend(RabbitMQOperations):
                 self._loop.until(lambda: self._publisher.failure is not None, pause)
                 pause *= 2
             except BackendError:
-                if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange; the next try finds it again
+                if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange is missing; the next try finds it again
                     self._topology.doubt()
                 raise
 
     def _need_leaders(self, queues: Iterable[str]) -> None:
-        """A queue refuses while it has no leader, too: just made by somebody else, or its node is gone. It is said to be empty
-        then, but for a moment on either side, and a full one never is."""
+        """Check that refusing queues have leaders: a queue refuses without one, too, when it was just made or its node is
+        gone.
+
+        Such a queue is reported as empty, except for a moment before and after, and a full one never is.
+        """
         for queue in queues:
             if not self._topology.length(queue):
                 raise BackendUnavailable(f"{self._target.shown}: queue {queue} has no leader at present: is a node down?")
@@ -220,7 +228,7 @@ class RabbitMQBackend(RabbitMQOperations):
         name = key[key.index(f"{self._names.prefix}.") + len(self._names.prefix) + 1 :]
         return name.partition(":")[0]
 
-    # -- taking --------------------------------------------------------------------------------------
+    # -- reserve ---------------------------------------------------------------------------------------
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         consumer = self._taking()
@@ -235,7 +243,7 @@ class RabbitMQBackend(RabbitMQOperations):
             if not letters and not self._suspects.drying:
                 letters = self._take(consumer, topics, limit) or self._suspects.when_idle(consumer, topics, limit)
             if letters and letters[0].suspect:
-                self._stand_back()  # should this one kill us, nothing else shall be suspected with it
+                self._stand_back()  # if this job kills us, no other job shall be suspected with it
             elif letters:
                 self._give_back(consumer.leave_suspects(topics), ahead=False)
         except BackendError:
@@ -250,16 +258,17 @@ class RabbitMQBackend(RabbitMQOperations):
         return deliveries
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
-        """What is delivered to a worker that waits is handed out as it comes: it is subscribed to all queues, and to ask those
-        that come first once more would cost a round trip each before the job may start. What came behind it is looked for
-        the next time, before waiting.
+        """Reserve jobs as they are delivered, if the worker is waiting.
+
+        The worker is subscribed to all queues, and to ask those that come first once more would cost a round trip each
+        before the job may start. Jobs that arrived behind it are found the next time, before waiting.
         """
         if self._more_may_have_come:
             self._more_may_have_come = False
             deliveries = self.reserve(topics, limit, request)
             if deliveries:
                 return deliveries
-            self._reserved = "", []  # the request is not over
+            self._reserved = "", []  # the request continues
         if not self.wait(topics, timeout):
             return []
         self._as_it_comes = True
@@ -339,20 +348,20 @@ class RabbitMQBackend(RabbitMQOperations):
             raise consumer.wire.error()
 
     def _only_serve(self, timeout: float) -> None:
-        """Answer heartbeats, and give back what is delivered ahead and not asked for."""
+        """Answer heartbeats, and release messages that were delivered ahead and are not wanted."""
         consumer = self._consumer
         now = time.monotonic()
         if consumer is None or consumer.wire.failure is not None:
-            if now - self._tried_at >= RETRY_PAUSE:  # what ran here may come back to us before it goes to another
+            if now - self._tried_at >= RETRY_PAUSE:  # a job of ours may come back before another worker gets it
                 self._tried_at = now
                 with contextlib.suppress(BackendError):
                     self._taking()
             self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
             return
         if consumer.subscribed or any(consumer.lines.values()) or self._odd:
-            # Counted from the first wait after something was asked for or has ended, without the time that this took.
+            # Measured from the first wait after a request or the end of a job, without the time that this took.
             self._idle_since = self._idle_since or now
-            patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine short jobs pause, too
+            patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine, short jobs pause too
             give_back_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._odd.due_at)
             if now >= give_back_at:
                 try:
@@ -368,7 +377,7 @@ class RabbitMQBackend(RabbitMQOperations):
         )
 
     def _holds(self, consumer: Consumer, topics: Sequence[str]) -> bool:
-        """Whether a reserve would find something here: suspects only if nothing else is held."""
+        """Return whether a reserve would find something here: suspects count only if no other job is held."""
         return consumer.holds(topics, suspects=not self._holding.held)
 
     def expect(self, jobs: int) -> None:
@@ -377,10 +386,10 @@ class RabbitMQBackend(RabbitMQOperations):
     def interrupt(self) -> None:
         self._loop.interrupt()
 
-    # -- giving back ---------------------------------------------------------------------------------
+    # -- release ---------------------------------------------------------------------------------------
 
     def _stand_back(self) -> None:
-        """Have nothing more delivered, and give back what was delivered ahead."""
+        """Stop deliveries, and release the messages that were delivered ahead."""
         consumer = self._taking()
         if consumer.subscribed:
             consumer.unsubscribe()
@@ -389,7 +398,7 @@ class RabbitMQBackend(RabbitMQOperations):
         self._give_back([])
 
     def _give_back(self, held: Iterable[Letter], *, ahead: bool = True) -> None:
-        """Give back these, and what was delivered ahead, as copies: a rejected message would count as lost."""
+        """Release these jobs, and those delivered ahead, as copies: a rejected message would count as lost."""
         consumer = self._consumer
         if consumer is None or consumer.wire.failure is not None:
             return
@@ -405,7 +414,7 @@ class RabbitMQBackend(RabbitMQOperations):
         consumer.acknowledge([*letters, *waiting])
 
     def _leave(self) -> None:
-        """Give everything back before the connection closes: what is unacknowledged then counts as lost with it."""
+        """Release everything before the connection closes: a message that is still unacknowledged counts as lost with it."""
         consumer = self._consumer
         if consumer is None or consumer.wire.failure is not None:
             return
@@ -417,12 +426,12 @@ class RabbitMQBackend(RabbitMQOperations):
         consumer.acknowledge(twins)
         consumer.confirm()
 
-    # -- settling ------------------------------------------------------------------------------------
+    # -- settle ----------------------------------------------------------------------------------------
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         if not settlements:
             return []
-        self._loop.look()  # nobody confirms an acknowledgement: whether the connection has ended is found out before
+        self._loop.look()  # acknowledgements are not confirmed, so a closed connection has to be noticed before
         consumer = self._taking()
         failpoint("settle.before_commit")
         if self._settled[0] != request:
@@ -431,7 +440,7 @@ class RabbitMQBackend(RabbitMQOperations):
         released = sum(settlement.outcome is Outcome.RELEASE for settlement in settlements)
         if released:
             self._expected += released
-            consumer.unsubscribe(leaving=True)  # who has too much gets no more for it
+            consumer.unsubscribe(leaving=True)  # a worker that has too many gets no more in return
         answers: list[Answer] = []
         over: list[Letter] = []
         copied: list[tuple[Letter, Post]] = []
@@ -475,7 +484,7 @@ class RabbitMQBackend(RabbitMQOperations):
             self._settled[1].add(letter.token)
             self._holding.gone(letter)
 
-    # -- the lease, which is the connection ------------------------------------------------------------
+    # -- the lease: the connection ----------------------------------------------------------------------
 
     def heartbeat(self) -> Heartbeat:
         failpoint("heartbeat.before_commit")
@@ -485,7 +494,7 @@ class RabbitMQBackend(RabbitMQOperations):
         return Heartbeat()
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        """The end of a dead process's connection has released its jobs: there is nothing left to do."""
+        """Do nothing: the end of a dead process's connection has released its jobs."""
         return 0
 
     def _lacks(self, feature: str) -> NotSupported:

@@ -1,8 +1,8 @@
 """System calls that keep the interpreter lock, on sockets and pipes that do not block.
 
-Python gives the lock away around each call of its own, and beside a job that holds the interpreter it gets it back when
-that job pauses, after a second perhaps. These return at once anyway, so that nobody waits for the lock longer than else;
-and a connection that is served with one wait for it a turn, not with five, keeps its heartbeats.
+Python releases the lock around each call of its own. Beside a job that holds the interpreter, it gets the lock back when
+that job pauses, perhaps after a second. The calls here return at once anyway, so they delay no other thread; and a
+connection that waits for the lock once per turn, instead of five times, keeps its heartbeats.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SENDING, _RECEIVING = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0),
 
 
 class _Buffer(threading.local):
-    """What is received into; each thread has its own."""
+    """The receive buffer; each thread has its own."""
 
     def __init__(self) -> None:
         self.bytes = ctypes.create_string_buffer(_MOST)
@@ -34,7 +34,10 @@ _buffer = _Buffer()
 
 
 def send(descriptor: int, data: bytes) -> int:
-    """How many bytes were taken; raises BlockingIOError if there is room for none, OSError. Thread-safe."""
+    """Send data and return the number of bytes taken; raise BlockingIOError if there is room for none, or OSError.
+
+    Thread-safe.
+    """
     sent: int = _send(descriptor, data, len(data), _SENDING)
     if sent < 0:
         raise _error()
@@ -42,12 +45,15 @@ def send(descriptor: int, data: bytes) -> int:
 
 
 def receive(descriptor: int, most: int) -> bytes:
-    """Up to `most` bytes, or 64 KiB, of what has come; none at its end. Raises BlockingIOError if nothing has, OSError."""
+    """Receive up to `most` bytes, or 64 KiB; none at the end of the stream.
+
+    Raises BlockingIOError if nothing has arrived, OSError.
+    """
     return _received(_recv(descriptor, _buffer.bytes, min(most, _MOST), _RECEIVING))
 
 
 def read(descriptor: int, most: int) -> bytes:
-    """The same for a pipe that does not block."""
+    """Read likewise from a pipe that does not block."""
     return _received(_read(descriptor, _buffer.bytes, min(most, _MOST)))
 
 
@@ -59,4 +65,4 @@ def _received(length: int) -> bytes:
 
 def _error() -> OSError:
     number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))  # of the class that belongs to the number
+    return OSError(number, os.strerror(number))  # of the class that belongs to the error number

@@ -1,8 +1,8 @@
-"""Taking messages: from queues that deliver to us, or one by one.
+"""Receive messages: from queues that deliver to us, or one by one.
 
-Short jobs are delivered ahead of time, several at once. Long ones are fetched one by one from the first queue that has
-any, so that topics and priorities keep their order and nothing waits here that another worker could run. Whoever has
-nothing to do subscribes to all queues, one message each, and is told at once.
+Short jobs are delivered ahead of time, several at once. Long ones are fetched one by one from the first queue that has any,
+so that topics and priorities keep their order and no job waits here that another worker could run. An idle worker
+subscribes to all queues, with one message each, and receives a new job at once.
 """
 
 from __future__ import annotations
@@ -33,29 +33,32 @@ ENOUGH = 64
 """A batch of this size is not made larger by asking the broker for more."""
 
 HOARD = 16
-"""How many times as much as suits the jobs may be here before it goes back."""
+"""The multiple of the suitable number of jobs that may be here before the rest is released."""
 
 DELIVERED_WITHIN = 1.0
-"""So long what is on its way is waited for before a consumer is ended, seconds."""
+"""Seconds to wait for messages in transit before a consumer is ended."""
 
 LOOK_AGAIN = 0.02
-"""After so long without it, seconds, whether there is anything: another worker may have got it."""
+"""Seconds after which the queue is checked for messages: another worker may have received them."""
 
 Arrived = Callable[["Consumer", Letter], None]
 
 
 def suitable(wanted: int) -> int:
-    """How much is to be delivered ahead, of each queue, to a worker that wants so many jobs."""
+    """Return how many messages each queue delivers ahead to a worker that wants so many jobs."""
     return max(8, 1 << (wanted * 3 // 2 - 1).bit_length())
 
 
 class Consumer:
-    """One channel for everything that is delivered and acknowledged. It ends with its connection, and all it held with it."""
+    """One channel for all deliveries and acknowledgements.
+
+    It ends with its connection, and its messages return to the broker.
+    """
 
     def __init__(self, wire: Wire, topology: Topology, generation: int, arrived: Arrived) -> None:
         self.wire = wire
         self.generation = generation
-        self.lines: dict[str, deque[Letter]] = {}  # queue → delivered, not handed out
+        self.lines: dict[str, deque[Letter]] = {}  # queue → delivered, not yet reserved
         self._topology = topology
         self._names = topology.names
         self._arrived = arrived
@@ -64,12 +67,10 @@ class Consumer:
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
         self._under_way: dict[str, int] = {}  # consumer tag → delivered, not acknowledged
-        self._windows: dict[str, int] = {}  # consumer tag → how much may be under way
+        self._windows: dict[str, int] = {}  # consumer tag → how many may be under way
         self._cancelled: set[str] = set()  # tags of consumers whose end the broker has not confirmed
-        self._ended: list[str] = []  # those whose end it has confirmed, until it has answered once more
-        self._scattered: set[tuple[str, int]] = (
-            set()
-        )  # topics and levels of which single letters were acknowledged, see `finish`
+        self._ended: list[str] = []  # those whose end it has confirmed, until its next answer
+        self._scattered: set[tuple[str, int]] = set()  # topics and levels of individually acknowledged messages, see `finish`
         self.prefetch = 0
         self._ending = False
         self._number = self._came = 0
@@ -84,10 +85,10 @@ class Consumer:
         channel.add_on_close_callback(self._on_closed)
         return channel
 
-    # -- what has come -------------------------------------------------------------------------------
+    # -- delivered messages -----------------------------------------------------------------------------
 
     def queues(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> list[str]:
-        """Queues in order of service."""
+        """Return the queues in order of service."""
         ordered = []
         for topic in topics:
             for level in levels:
@@ -97,30 +98,30 @@ class Consumer:
         return ordered
 
     def holds(self, topics: Iterable[str], *, suspects: bool) -> bool:
-        """Whether something of these topics is here to be handed out."""
+        """Return whether a message of these topics is here to be reserved."""
         return any(self.lines.get(queue) for queue in self.queues(topics, _ALL if suspects else _NORMAL))
 
     def all_lines(self) -> list[Letter]:
-        """Take everything that was delivered and not handed out."""
+        """Remove and return all messages that were delivered and not reserved."""
         found = [letter for line in self.lines.values() for letter in line]
         self.lines.clear()
         return found
 
     def keep(self, letter: Letter) -> None:
-        """Put a letter where it is handed out from."""
+        """Put a letter into the line from which it will be reserved."""
         queue = self._names.queue(letter.topic, letter.level)
         self.lines.setdefault(queue, deque()).append(letter)
 
     def put_back(self, letters: Sequence[Letter]) -> None:
-        """Put letters to the heads of the lines that they were taken from."""
+        """Return letters to the heads of their lines."""
         for letter in reversed(letters):
             if letter.generation == self.generation:
                 self.lines.setdefault(self._names.queue(letter.topic, letter.level), deque()).appendleft(letter)
 
     def take(self, topics: Sequence[str], limit: int, wanted: int, expected: int) -> list[Letter]:
-        """Up to `limit` letters, in order; what was pushed before is found.
+        """Return up to `limit` letters, in order; earlier pushes are found.
 
-        `wanted`: with those already in hand; `expected`: how many will be taken from now on, at most.
+        `wanted`: including those already reserved; `expected`: how many will still be reserved, at most.
         """
         self._topology.need(topics)
         queues = self.queues(topics)
@@ -144,23 +145,23 @@ class Consumer:
             while len(found) < limit and self._get(queue):
                 self._shift(queue, found, limit)
                 if ahead:
-                    break  # the rest is on its way
+                    break  # the rest is in transit
             self._shift(queue, found, limit)
         return found
 
     def take_delivered(self, topics: Sequence[str], limit: int) -> list[Letter]:
-        """Up to `limit` letters of those that are here, in order."""
+        """Return up to `limit` letters of those that are here, in order."""
         found: list[Letter] = []
         for queue in self.queues(topics):
             self._shift(queue, found, limit)
         return found
 
     def suspects_wait(self, topics: Sequence[str]) -> bool:
-        """Whether there are jobs to be run apart."""
+        """Return whether suspects are waiting."""
         return any(self.lines.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
 
     def take_suspects(self, topics: Sequence[str], limit: int) -> list[Letter]:
-        """Jobs to be run apart from others: of one that was lost three times or more, that one alone."""
+        """Take jobs that run apart from others: if one was lost three times or more, that one alone."""
         self._topology.need(topics)
         found: list[Letter] = []
         for queue in self.queues(topics, [SUSPECTS]):
@@ -188,8 +189,10 @@ class Consumer:
         return bool(self._consumed)
 
     def _is_to_end(self, wanted: int, left: int) -> bool:
-        """Whether no more are left to be taken than may be delivered ahead: consumers, which are given more for each that is
-        acknowledged, have then ended."""
+        """Return whether at most as many jobs remain as may be delivered ahead.
+
+        Consumers, which get more for each acknowledgement, then have to end.
+        """
         if not self._ending:
             self._ending = left < max(self.prefetch, suitable(wanted))
             if self._ending:
@@ -197,51 +200,52 @@ class Consumer:
         return self._ending
 
     def _fetch(self, topics: Sequence[str], count: int) -> None:
-        """Have up to so many delivered of each queue, where there is much, and no more."""
+        """Have up to so many messages delivered from each queue that has many, and no more."""
         if any(self._topology.length(queue) > ONE_BY_ONE for queue in self.queues(topics)):
             self.subscribe(topics, count)
             self._until_delivered(list(self._consumed.values()))
             self.unsubscribe()
 
     def _adjust(self, topics: Sequence[str], wanted: int) -> None:
-        """Have more delivered ahead, if that suits jobs of this length and there is more.
+        """Have more delivered ahead, if that suits jobs of this length and there are more.
 
-        Less is not worth a change: how long jobs take is known roughly, and what is too much goes back, see `hoards`.
+        A smaller number is not worth a change: the duration of jobs is known only roughly, and excess messages are
+        released, see `hoards`.
         """
         if self.covers(topics) and (suitable(wanted) <= self.prefetch or not self._full(topics)):
             return
         self.subscribe(topics, suitable(wanted))
 
     def hoards(self, wanted: int) -> bool:
-        """Whether far more is here than suits jobs of this length: they take longer than those did for which it came."""
+        """Return whether far more messages are here than suit jobs of this length: these take longer than those before them."""
         return sum(map(len, self.lines.values())) > HOARD * suitable(wanted)
 
     def _full(self, topics: Sequence[str]) -> list[str]:
-        """Queues of which we hold all that their consumers may be delivered."""
+        """Return the queues whose consumers hold as many messages as they may."""
         return [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self.prefetch]
 
     def covers(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> bool:
-        """Whether we are delivered from all queues of these topics."""
+        """Return whether we are subscribed to all queues of these topics."""
         return all(queue in self._consumed for queue in self.queues(topics, levels))
 
     def listen(self, topics: Sequence[str]) -> None:
-        """Be told when something comes."""
+        """Subscribe, to be told when a message arrives."""
         if not self.covers(topics):
-            self.subscribe(topics, 1)  # what comes with the answer makes it full, and is not handed out yet
+            self.subscribe(topics, 1)  # a message that comes with the answer makes it full, and is not yet reserved
             return
         full = self._full(topics)
-        if full:  # of what runs: begin anew
+        if full:  # of running jobs: start again
             self._cancel([self._consumed.pop(queue) for queue in full])
             self._consume(full, self.prefetch)
 
     def listen_for_suspects(self, topics: Sequence[str]) -> None:
-        """Be told of suspects as well: for a worker that holds nothing."""
+        """Subscribe to suspects as well: for a worker that holds no job."""
         missing = [queue for queue in self.queues(topics, [SUSPECTS]) if queue not in self._consumed]
         if missing:
             self._consume(missing, 1)
 
     def leave_suspects(self, topics: Sequence[str]) -> list[Letter]:
-        """Be told of them no more; returns those that have come."""
+        """End the subscription to suspects; return those that have arrived."""
         queues = self.queues(topics, [SUSPECTS])
         tags = [self._consumed[queue] for queue in queues if queue in self._consumed]
         self._until_delivered([tag for tag in tags if tag in self._under_way])
@@ -249,7 +253,7 @@ class Consumer:
         return [letter for queue in queues for letter in self.lines.pop(queue, ())]
 
     def subscribe(self, topics: Sequence[str], prefetch: int) -> None:
-        """Be delivered from these queues, and no others, up to `prefetch` unsettled messages each."""
+        """Receive from these queues, and no others, up to `prefetch` unsettled messages each."""
         self._topology.need(topics)
         self.unsubscribe()
         self.prefetch = prefetch
@@ -269,7 +273,7 @@ class Consumer:
         self.wire.wait_for(lambda: len(answers) == len(queues))
 
     def unsubscribe(self, *, leaving: bool = False) -> None:
-        """Have nothing more delivered. `leaving`: others may leave at the same time, and what they give back comes here."""
+        """Stop deliveries. `leaving`: other workers may leave at the same time, and the jobs that they release come here."""
         self._until_delivered(list(self._consumed.values()), calm=leaving)
         consumed, self._consumed, self.prefetch = self._consumed, {}, 0
         self._cancel(consumed.values())
@@ -277,10 +281,10 @@ class Consumer:
             self.wire.wait_for(lambda: not self._cancelled)
 
     def _until_delivered(self, tags: Sequence[str], *, calm: bool = False) -> None:
-        """Wait until these consumers have all that they may be delivered; `calm`: until nothing more has come for a moment.
+        """Wait until these consumers have all messages that they may have; `calm`: until no more has arrived for a moment.
 
-        What is on its way to one that ends meanwhile a quorum queue takes back, and counts as lost. That is so after an
-        acknowledgement, which makes room; a consumer that is full, or whose queue is empty, gets nothing more.
+        If a consumer ends meanwhile, a quorum queue takes back the messages in transit to it, and counts them as lost. This
+        happens after an acknowledgement, which makes room; a consumer that is full, or whose queue is empty, gets no more.
         """
         deadline = time.monotonic() + DELIVERED_WITHIN
         while self.wire.failure is None and time.monotonic() < deadline:
@@ -299,11 +303,12 @@ class Consumer:
         return self._under_way.get(tag, 0) < self._windows[tag]
 
     def finish(self) -> None:
-        """Have nothing more delivered; when it returns, what was on its way is here, and acknowledgements are with the queues.
+        """Stop deliveries; on return, messages in transit are here, and acknowledgements are with the queues.
 
-        A channel holds acknowledgements back while a quorum queue has many to write to the disk, and forgets them when it is
-        closed. What it asks of the queue and waits for (the end of a consumer, one more message) comes behind those that it has
-        sent; with its answer it sends the others. The second round trip is behind that.
+        A channel holds acknowledgements back while a quorum queue has many to write to the disk, and forgets them when it
+        is closed. A request of the channel to the queue for which it waits (the end of a consumer, one more message) comes
+        after the acknowledgements that it has sent; with the answer, it sends the others. The second round trip comes after
+        those.
         """
         queues = [self._names.queue(topic, level) for topic, level in self._scattered]
         asked = [queue for queue in queues if queue not in self._consumed]
@@ -314,7 +319,7 @@ class Consumer:
         self.confirm()
 
     def confirm(self) -> None:
-        """Wait until the broker has seen everything that was sent: it acts on what a channel says in that order."""
+        """Wait until the broker has processed everything that was sent: it acts on a channel's frames in order."""
         self._call(lambda done: self._channel.basic_qos(prefetch_count=1, callback=done))
 
     def _cancel(self, tags: Iterable[str]) -> None:
@@ -326,10 +331,10 @@ class Consumer:
     def _on_cancel_ok(self, answer: Any) -> None:
         tag = answer.method.consumer_tag
         self._cancelled.discard(tag)
-        self._ended.append(tag)  # what its queue has sent before may still come
+        self._ended.append(tag)  # messages that its queue has sent before may still arrive
 
     def _on_cancelled(self, request: Any) -> None:
-        """The broker has ended a consumer: its queue was deleted."""
+        """Note that the broker has ended a consumer: its queue was deleted."""
         queue = self._by_tag.pop(request.method.consumer_tag, "")
         if self._consumed.get(queue) == request.method.consumer_tag:
             del self._consumed[queue]
@@ -340,7 +345,7 @@ class Consumer:
     # -- one by one ----------------------------------------------------------------------------------
 
     def _get(self, queue: str) -> bool:
-        """Fetch one message, if there is one; it is then at the end of the queue's line."""
+        """Fetch one message, if there is one, to the end of the queue's line."""
         found: list[bool] = []
 
         def got(_: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -379,12 +384,12 @@ class Consumer:
     # -- acknowledging -------------------------------------------------------------------------------
 
     def acknowledge(self, letters: Iterable[Letter]) -> None:
-        """Settle letters of this connection for good; returns when the system has it."""
+        """Settle letters of this connection for good; return when the system has the acknowledgement."""
         tags = {letter.tag for letter in letters if letter.generation == self.generation}
         if not tags:
             return
         last = 0
-        for tag in self._unacknowledged:  # in the order in which they came
+        for tag in self._unacknowledged:  # in order of arrival
             if tag not in tags:
                 break
             last = tag
@@ -404,7 +409,7 @@ class Consumer:
         self.wire.flush()
 
     def _came_through(self, consumer: str) -> None:
-        """One delivery less is under way."""
+        """Count one delivery less under way."""
         if consumer:
             left = self._under_way[consumer] = self._under_way.get(consumer, 1) - 1
             if left <= 0 and consumer not in self._by_tag:
@@ -427,9 +432,12 @@ class Consumer:
                 self._under_way.pop(tag, None)
 
     def _on_closed(self, _: Any, reason: BaseException) -> None:
-        """All that was delivered on it goes back; with one way to begin anew there is one to test."""
+        """Forget all deliveries of the channel, which the broker takes back.
+
+        With a single way to start again, there is only one to test.
+        """
         if self.wire.failure is None and not self.wire.closing:
-            if isinstance(reason, ChannelClosed):  # else it is the connection's end, which is told by whoever asks next
+            if isinstance(reason, ChannelClosed):  # else the connection has ended, which the next request reports
                 logger.error("%s", translated(reason, self.wire.where))
             if reply_code(reason) == NOT_FOUND:
                 self._topology.doubt()
@@ -437,4 +445,4 @@ class Consumer:
 
 
 def _not_called(*_: Any) -> None:
-    """What pika wants to call with a delivery; ours go another way, see OpenChannel."""
+    """Stand in for the callback that pika requires for deliveries; ours take another way, see OpenChannel."""

@@ -1,4 +1,4 @@
-"""What becomes of a letter, as the copy that is published before the letter itself is acknowledged."""
+"""The copy of a letter that is published before the letter itself is acknowledged."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Copies:
         self._retention = retention
 
     def settled(self, letter: Letter, settlement: Settlement) -> Post | None:
-        """The copy that a settlement asks for; None if the job is over."""
+        """Return the copy that a settlement requires; None if the job has ended."""
         outcome = settlement.outcome
         if outcome is Outcome.RETRY:
-            # It has ended by itself: whatever took its workers down before, it was not this run.
+            # It has ended by itself: its earlier losses were not the fault of this run.
             return self._again(letter, settlement.after, settlement.error, {ATTEMPT: letter.attempt + 1, LOSSES: 0})
         if outcome is Outcome.DEFER:
             return self._again(letter, settlement.after, b"", {DEFERRALS: letter.deferrals + 1, LOSSES: letter.losses})
@@ -38,27 +38,30 @@ class Copies:
         return None
 
     def front(self, letter: Letter) -> Post:
-        """Given back unstarted: to come first, or to where suspects wait. A loss that is forgiven is forgotten, or giving back
-        would add up to a suspicion: the broker counts as one what was on its way to a consumer that ended."""
+        """Return the copy of a job that is released unstarted: first in its queue, or among the suspects.
+
+        A loss that is forgiven is forgotten, or releases would add up to a suspicion: the broker counts a message in
+        transit to an ended consumer as lost.
+        """
         level, losses = (SUSPECTS, letter.losses) if letter.suspect else (FRONT, 0)
         return Post("", self._names.queue(letter.topic, level), letter.copy({LOSSES: losses}), letter.body)
 
     def charged(self, letter: Letter) -> Post:
-        """Lost once more: written down, and put off for longer each time."""
+        """Return the copy of a job that was lost once more: the loss is recorded, and the delay grows each time."""
         losses = letter.losses
         pause = min(LONGEST_PAUSE, 2.0 ** (losses - 3)) if losses >= 3 else 0.0
         return self._again(letter, pause, b"", {LOSSES: losses})
 
     def later(self, letter: Letter, delay: float) -> Post:
-        """Not yet due."""
+        """Return the copy of a job that is not yet due."""
         return self._again(letter, delay, b"", {LOSSES: letter.losses})
 
     def requeued(self, letter: Letter) -> Post:
-        """From the dead letters back, as if it were new."""
+        """Return the copy of a dead letter as if it were new."""
         return self._again(letter, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: ""})
 
     def dead(self, letter: Letter, reason: str, error: bytes, attempt: int) -> Post:
-        """To the dead letters, for as long as they are kept."""
+        """Return the copy for the dead letters, which expires when they do."""
         properties = letter.copy({REASON: reason, ATTEMPT: attempt, LOSSES: letter.losses}, error)
         properties.expiration = str(max(1, min(round(self._retention(letter.topic).dead_keep * 1000), (1 << 32) - 1)))
         return Post("", self._names.dead(letter.topic), properties, letter.body)

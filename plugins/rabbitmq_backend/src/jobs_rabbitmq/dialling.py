@@ -1,4 +1,4 @@
-"""Connecting while the loop turns: other connections are served meanwhile, whoever holds the interpreter."""
+"""Connect while the loop turns: other connections are served meanwhile, whichever thread holds the interpreter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .url import Address
 
 
 class _Dialled:
-    """A socket on its way, for the loop to watch."""
+    """A socket that is being connected, for the loop to watch."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._descriptor = stream.fileno()
@@ -37,8 +37,10 @@ class _Dialled:
 
 
 def dial(address: Address, loop: Loop, timeout: float, tls: ssl.SSLContext | None) -> socket.socket:
-    """A socket to that host, which does not block; raises OSError. `timeout` seconds are for each of its addresses, and for
-    finding them."""
+    """Return a socket to that host, which does not block; raise OSError.
+
+    `timeout` seconds apply to each of its addresses, and to finding them.
+    """
     last = OSError("it has no address")
     loop.pulse()
     for family, kind, protocol, _, where in addresses(*address, timeout):

@@ -1,4 +1,4 @@
-"""RabbitMQ's and pika's errors as the core's own, each with its mend; in this one place."""
+"""Translate errors of RabbitMQ and pika into the core's own, each with its fix; only here."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _TIMEOUT_MEND = "set consumer_timeout in rabbitmq.conf above the longest job, do
 
 
 def reply_code(error: BaseException | None) -> int:
-    """The number that the broker gave with a channel's or connection's end; 0 where there is none."""
+    """Return the code that the broker gave for the end of a channel or connection; 0 if there is none."""
     closed = isinstance(error, exceptions.ConnectionClosed | exceptions.ChannelClosed)
     return int(error.reply_code) if closed else 0  # type: ignore[union-attr]  # narrowed on the line above
 
 
 def translated(error: BaseException, where: str) -> BackendError:
-    """The core's error for one of pika's; `where` names the broker without its secrets."""
+    """Return the core's error for one of pika's; `where` names the broker without its secrets."""
     if isinstance(error, BackendError):
         return error
     text = _text(error)

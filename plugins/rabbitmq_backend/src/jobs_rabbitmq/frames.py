@@ -1,7 +1,7 @@
-"""The frames there are most of, written and read by hand: messages that are published, their confirms, and deliveries.
+"""Read and write the most frequent frames ourselves: published messages, their confirms, and deliveries.
 
-pika makes a dozen objects of each message, which is most of what a worker does for a short job. All other frames are
-its own: those it is given one at a time. The format is that of AMQP 0-9-1, chapter 4: type, channel, size, payload, end.
+pika makes a dozen objects of each message, which is most of a worker's effort for a short job. All other frames are left to
+pika, which gets them one at a time. The format is that of AMQP 0-9-1, chapter 4: type, channel, size, payload, end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 from pika.spec import BasicProperties
 
 OURS = "jobs"
-"""What `app_id` says in messages of ours."""
+"""The `app_id` of our own messages."""
 
 PERSISTENT = 2
 
@@ -27,7 +27,7 @@ _MANDATORY = 1
 _frame = struct.Struct(">BHI")
 _number = struct.Struct(">I")
 _delivered = struct.Struct(">Q?")
-_ack = struct.Struct(">BHIIQ?B")  # a whole frame: method, tag, whether all before it are meant
+_ack = struct.Struct(">BHIIQ?B")  # a whole frame: method, tag, whether all earlier tags are meant
 _content = struct.Struct(">BHIHHQ")  # a header's frame up to its properties: class 60, weight 0, size of the body
 _CONTENT_SIZE = _content.size - _frame.size
 
@@ -44,7 +44,7 @@ _stamp = struct.Struct(">Q")
 
 
 class Plain(BasicProperties):  # type: ignore[misc]  # pika's has no types
-    """Properties of a fresh job. What says the same is written and read as one piece."""
+    """Properties of a fresh job. Equal properties are written and read as one piece."""
 
     content_type = "application/json"
     delivery_mode = PERSISTENT
@@ -57,7 +57,7 @@ class Plain(BasicProperties):  # type: ignore[misc]  # pika's has no types
 
 
 def _properties(data: bytes, start: int, end: int) -> BasicProperties:
-    """What a content header says."""
+    """Return the properties in a content header."""
     if data.startswith(_PLAIN_HEAD, start):
         text = start + len(_PLAIN_HEAD) + 1
         after = text + data[text - 1]
@@ -77,19 +77,19 @@ def _encoded(properties: BasicProperties) -> bytes:
 
 
 def publish_method(channel: int, exchange: str, key: str) -> bytes:
-    """The first frame of a message: where it goes. It comes back if no queue takes it."""
+    """Return the first frame of a message, with its destination. The message comes back if no queue takes it."""
     to, by = exchange.encode(), key.encode()
     payload = b"%b\0\0%c%b%c%b%c" % (_number.pack(_PUBLISH), len(to), to, len(by), by, _MANDATORY)
     return _frame.pack(_METHOD, channel, len(payload)) + payload + bytes([_END])
 
 
 def ack(channel: int, tag: int, multiple: bool = False) -> bytes:
-    """A delivery is settled; with `multiple` all before it are, too."""
+    """Return the frame that settles a delivery; with `multiple`, also all deliveries before it."""
     return _ack.pack(_METHOD, channel, _number.size + _delivered.size, _ACK, tag, multiple, _END)
 
 
 def content(channel: int, properties: BasicProperties, body: bytes, largest: int) -> bytes:
-    """The other frames of a message, with no more than `largest` bytes of the body in each."""
+    """Return the other frames of a message, with no more than `largest` bytes of the body in each."""
     encoded = _encoded(properties)
     size = len(body)
     head = _content.pack(_HEADER, channel, _CONTENT_SIZE + len(encoded), _BASIC, 0, size)
@@ -103,21 +103,21 @@ def content(channel: int, properties: BasicProperties, body: bytes, largest: int
 
 
 class Receiver(Protocol):
-    """Who is told of what has come."""
+    """The receiver of deliveries and confirms."""
 
     def delivered(self, channel: int, tag: int, again: bool, consumer: str, properties: BasicProperties, body: bytes) -> None:
-        """A delivery is complete."""
+        """Accept a complete delivery."""
 
     def confirmed(self, channel: int, tag: int, multiple: bool) -> bool:
-        """The broker has what was published; False if this channel leaves that to pika."""
+        """Accept a confirm of published messages; return False if this channel leaves that to pika."""
 
 
 _Whole = tuple[int, int, bool, str, BasicProperties, bytes]
-"""What Receiver.delivered is given."""
+"""The arguments of Receiver.delivered."""
 
 
 class _Delivery:
-    """One whose content is still to come."""
+    """A delivery whose content is incomplete."""
 
     __slots__ = ("again", "consumer", "left", "pieces", "properties", "tag")
 
@@ -131,8 +131,11 @@ class _Delivery:
 
 
 class Reader:
-    """Takes what comes off a connection apart. `others` is given every frame that is not read here; False if nothing
-    behind it is to be read, because that has ended the connection."""
+    """Parses the bytes of a connection.
+
+    `others` is called with every frame that is not read here; it returns False if the rest must not be read, because that
+    frame has ended the connection.
+    """
 
     def __init__(self, receiver: Receiver, others: Callable[[bytes], bool]) -> None:
         self._receiver = receiver
@@ -141,7 +144,7 @@ class Reader:
         self._coming: dict[int, _Delivery] = {}
 
     def feed(self, data: bytes) -> int:
-        """Act on what has come; how many bytes of it were frames that were read here."""
+        """Act on received data; return how many of its bytes were frames that were read here."""
         if self._rest:
             data = self._rest + data
         at, end, ours = 0, len(data), 0
@@ -150,7 +153,7 @@ class Reader:
                 kind, channel, size = _frame.unpack_from(data, at)
                 begin, start, after = at, at + _frame.size, at + _frame.size + size + 1
                 if kind > _HEARTBEAT or (after <= end and data[after - 1] != _END):
-                    after = end  # no AMQP: pika says so
+                    after = end  # not AMQP: pika reports it
                 elif after > end:
                     break
                 at = after
@@ -168,12 +171,12 @@ class Reader:
         return ours
 
     def _delivery(self, data: bytes, channel: int, start: int, after: int) -> tuple[int, _Whole | None]:
-        """Where what was read of a delivery ends, and the delivery if all of it is here; else its content is waited for."""
+        """Return where the parsed part of a delivery ends, and the delivery if it is complete; else wait for its content."""
         text = start + 5
         at = text + data[start + 4]
         consumer = data[text:at].decode()
         tag, again = _delivered.unpack_from(data, at)
-        with contextlib.suppress(struct.error, IndexError):  # not all is here
+        with contextlib.suppress(struct.error, IndexError):  # incomplete
             header, same, size, _, _, length = _content.unpack_from(data, after)
             properties, body = after + _content.size, after + _frame.size + size + 1
             kind, likewise, size = _frame.unpack_from(data, body)
@@ -186,7 +189,7 @@ class Reader:
         return after, None
 
     def _read(self, data: bytes, kind: int, channel: int, start: int, end: int) -> bool:
-        """Whether this frame was for us."""
+        """Return whether this frame was for us."""
         if kind == _METHOD:
             if _number.unpack_from(data, start)[0] != _ACK:
                 return False

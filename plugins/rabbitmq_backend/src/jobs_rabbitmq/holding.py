@@ -1,8 +1,9 @@
-"""What this worker holds, and what it remembers of what it held when a connection broke.
+"""The messages that this worker holds, and those that it held when a connection broke.
 
-The broker gives back everything that was unacknowledged on a connection that is gone. Whoever gets it cannot know
-whether its worker has died; the worker itself, if it lives, does. So what comes back to the worker that still runs it is
-taken for the same reservation, and what comes back to the one that has finished it meanwhile is settled, not run again.
+The broker makes all messages ready again that were unacknowledged on a broken connection. Another worker cannot know
+whether the first one has died; the first one itself, if it is alive, can. So a message that comes back to the worker that
+still runs it continues its reservation, and one that comes back to the worker that has meanwhile finished it is settled,
+not run again.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from jobs_core.backends.base import Delivery, Outcome, Settlement
 from .letters import SUSPECT, Letter
 
 REMEMBERED = 60.0
-"""How long a finished run is remembered that could not be acknowledged, seconds."""
+"""Seconds for which a finished run is remembered that could not be acknowledged."""
 
 DOUBTFUL = 2.0
-"""Acknowledgements of so many seconds before a connection broke may not have arrived."""
+"""Seconds before a broken connection's end in which acknowledgements may have been lost."""
 
 FORGOTTEN_AT_ONCE = 4
-"""Older ones are forgotten so many batches at a time: to free ten thousand letters takes a while."""
+"""Batches of older ones that are forgotten at a time: freeing ten thousand letters takes a while."""
 
 PARDONED = 3
-"""Losses that are no sign of a job that kills its worker: it was not alone in the first two, and connections break."""
+"""Losses that do not indicate a job that kills its worker: it was not alone in the first two, and connections break."""
 
 _Key = tuple[str, float, int, int]
 
@@ -37,13 +38,13 @@ class Holding:
         self.held: dict[int, Letter] = {}
         self._tokens = 0
         self._ids: dict[str, int] = {}  # job id → token
-        self._twins: dict[str, list[Letter]] = {}  # job id → further messages of a job that is held
+        self._twins: dict[str, list[Letter]] = {}  # job id → further messages of a held job
         self._strays: dict[_Key, int] = {}  # held when the connection broke → token
         self._owed: OrderedDict[_Key, tuple[float, Settlement]] = OrderedDict()
         self._recent: deque[tuple[float, list[Letter]]] = deque()
 
     def hand_out(self, letters: Iterable[Letter]) -> list[Delivery]:
-        """Reserve letters, but one at a time of each job: one that was published twice is not run twice at once."""
+        """Reserve letters, but only one at a time of each job: a job that was published twice does not run twice at once."""
         deliveries = []
         for letter in letters:
             if letter.id in self._ids:
@@ -56,29 +57,29 @@ class Holding:
         return deliveries
 
     def twins(self, letter: Letter) -> list[Letter]:
-        """Further messages of a job that is held no more."""
+        """Return further messages of a job that is no longer held."""
         return self._twins.pop(letter.id, [])
 
     def all_twins(self) -> list[Letter]:
-        """Further messages of jobs that are held, of all of them."""
+        """Return all further messages of held jobs."""
         twins = [letter for letters in self._twins.values() for letter in letters]
         self._twins.clear()
         return twins
 
     def find(self, settlement: Settlement) -> Letter | None:
-        """The letter that a settlement is for, if it is held under that token."""
+        """Return the letter of a settlement, if it is held under that token."""
         letter = self.held.get(settlement.token) if isinstance(settlement.token, int) else None
         return letter if letter is not None and letter.id == settlement.id else None
 
     def gone(self, letter: Letter) -> None:
-        """A letter is settled."""
+        """Forget a settled letter."""
         self.held.pop(letter.token, None)
         if self._ids.get(letter.id) == letter.token:
             del self._ids[letter.id]
         self._strays.pop(_key(letter), None)
 
     def acknowledged(self, letters: list[Letter]) -> None:
-        """Their acknowledgement is on its way."""
+        """Record that their acknowledgement is in transit."""
         now = time.monotonic()
         self._recent.append((now, letters))
         for _ in range(FORGOTTEN_AT_ONCE):
@@ -86,7 +87,7 @@ class Holding:
                 self._recent.popleft()
 
     def owe(self, letter: Letter, settlement: Settlement) -> None:
-        """It has ended, and could not be settled: the broker has given it back."""
+        """Record the outcome of a job that could not be settled, because the broker has taken it back."""
         self.gone(letter)
         self._remember(letter, settlement)
 
@@ -97,7 +98,7 @@ class Holding:
             self._owed.popitem(last=False)
 
     def connection_lost(self) -> None:
-        """Everything held is given back by the broker; what was acknowledged last perhaps, too."""
+        """Record that the broker has taken back all held messages; perhaps also those acknowledged last."""
         self._twins.clear()
         self._strays = {_key(letter): token for token, letter in self.held.items()}
         oldest = time.monotonic() - DOUBTFUL
@@ -108,7 +109,7 @@ class Holding:
         self._recent.clear()
 
     def recognise(self, letter: Letter) -> bool:
-        """Whether this is what we hold already; it is then the one that will be acknowledged."""
+        """Return whether we already hold this job; this message is then the one that will be acknowledged."""
         token = self._strays.pop(_key(letter), None)
         if token is None or token not in self.held:
             return False
@@ -117,21 +118,21 @@ class Holding:
         return True
 
     def owes(self, letter: Letter) -> bool:
-        """Whether this has ended here before it came back."""
+        """Return whether this job has ended here before it came back."""
         return _key(letter) in self._owed
 
     def owed(self, letter: Letter) -> Settlement | None:
-        """How this ended here before it came back."""
+        """Return the outcome of a job that ended here before it came back."""
         found = self._owed.get(_key(letter))
         return found[1] if found and found[0] >= time.monotonic() else None
 
     def paid(self, letters: Iterable[Letter]) -> None:
-        """They are settled: should one come back now, it is another loss."""
+        """Record that they are settled: if one comes back now, that is another loss."""
         for letter in letters:
             self._owed.pop(_key(letter), None)
 
     def forget(self) -> list[Letter]:
-        """Hold nothing any more; returns what was held."""
+        """Hold no messages any more; return those that were held."""
         held, self.held = list(self.held.values()), {}
         self._ids.clear()
         self._twins.clear()
@@ -142,7 +143,7 @@ class Holding:
 
 
 def delivery(letter: Letter) -> Delivery:
-    """The letter as the core sees it."""
+    """Return the letter as the core's delivery."""
     return Delivery(
         letter.id,
         letter.topic,

@@ -1,17 +1,17 @@
-"""Messages as the broker carries them: the payload as it came, what we know of the job in properties and headers.
+"""Messages as the broker carries them: the payload unchanged, the facts about the job in properties and headers.
 
-A message that was never delivered has no headers of ours. What a worker sends back is a copy that says in headers what
-happened so far. Nothing of ours is ever rejected, so that the broker's own count of deliveries (which classic queues lack)
-tells losses alone; it is looked at for the first one, and what goes beyond is written into a copy.
+A message that was never delivered has no headers of ours. A worker publishes copies, whose headers record the job's
+history. We never reject a message, so that the broker's own count of deliveries (which classic queues lack) counts losses
+alone; it is used for the first loss, and later ones are recorded in a copy.
 
 ============  ==========================================================================================
-property      what
+property      content
 ============  ==========================================================================================
 message_id    the job's id
-timestamp     when it was pushed, rounded up to a second, by the producer's clock: RabbitMQ has none to ask
+timestamp     when it was pushed, rounded up to a second, by the producer's clock: RabbitMQ's cannot be asked
 priority      0 to 9
 headers       x-jobs-attempt, -deferrals: counts so far; -losses: workers or connections it was lost with
-              x-jobs-left: seconds that the ladder was too short for
+              x-jobs-left: seconds of the delay that exceed the ladder
               x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is dead
 ============  ==========================================================================================
 """
@@ -36,17 +36,17 @@ ATTEMPT, LOSSES, DEFERRALS = "x-jobs-attempt", "x-jobs-losses", "x-jobs-deferral
 LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"
 COUNT = "x-delivery-count"
 SUSPECT = 2
-"""Losses from which on a job is run apart from others. The first is forgiven: it may be a neighbour's doing."""
+"""Losses from which on a job runs apart from others. The first is forgiven: another job may have caused it."""
 
 
 ERRORS_SIZE = 90_000
-"""Most bytes of errors that a message carries: its headers have to fit into one frame."""
+"""Most bytes of errors in a message: its headers have to fit into one frame."""
 
 _NONE: Mapping[str, Any] = {}
 
 
 def fresh(message: Outgoing) -> BasicProperties:
-    """The properties of a job on its way in."""
+    """Return the properties of a newly pushed job."""
     properties: BasicProperties = Plain(message.id, math.ceil(time.time()))
     if message.priority:
         properties.priority = message.priority
@@ -54,7 +54,7 @@ def fresh(message: Outgoing) -> BasicProperties:
 
 
 class Letter:
-    """A delivery that is not settled: where it came from, and what it says about itself."""
+    """An unsettled delivery: its origin, and the facts in its properties."""
 
     __slots__ = (
         "again", "attempt", "body", "consumer", "deferrals", "generation", "headers", "id", "level", "losses", "priority",
@@ -66,7 +66,7 @@ class Letter:
     ) -> None:
         self.tag = tag
         self.again = again
-        self.consumer = ""  # whose delivery it was; none, if it was fetched
+        self.consumer = ""  # of the consumer that received it; empty if it was fetched
         self.generation = generation
         self.topic = topic
         self.level = level
@@ -84,25 +84,25 @@ class Letter:
             self.attempt = _count(headers, ATTEMPT)
             self.losses = _count(headers, LOSSES)
             self.deferrals = _count(headers, DEFERRALS)
-        if again:  # whoever had it is gone, with it or without
+        if again:  # it was lost, because or independently of this job
             self.losses = 2 if self.losses == 0 and self.deliveries() > 1 else self.losses + 1
 
     @property
     def suspect(self) -> bool:
-        """Whether it is to be run apart from others."""
+        """Return whether it has to run apart from others."""
         return self.losses >= SUSPECT
 
     @property
     def foreign(self) -> bool:
-        """Whether somebody else has published it."""
+        """Return whether another program has published it."""
         return bool(self.properties.app_id != OURS)
 
     def deliveries(self) -> int:
-        """How often it came back unsettled, by the broker's count: of this copy, and whatever the reason."""
+        """Return how often it came back unsettled, by the broker's count: for this copy, and for whatever reason."""
         return _count(self.headers, COUNT)
 
     def copy(self, headers: Mapping[str, Any], error: bytes = b"") -> BasicProperties:
-        """The properties of a copy: what it said, with these headers set, an error added, and the broker's marks left out."""
+        """Return the properties of a copy: the old ones with these headers and an error, without the broker's marks."""
         kept = {name: value for name, value in self.headers.items() if name not in (COUNT, LEFT, "x-death")}
         kept.update(headers)
         if error:
@@ -122,13 +122,13 @@ class Letter:
         )
 
     def errors(self) -> tuple[bytes, ...]:
-        """JSON documents, oldest first."""
+        """Return JSON documents, oldest first."""
         found = self.headers.get(ERRORS)
         listed = found if isinstance(found, list) else []
         return tuple(entry.encode() if isinstance(entry, str) else bytes(entry) for entry in listed)
 
     def _errors_with(self, error: bytes) -> list[str]:
-        """The newest that fit."""
+        """Return the newest that fit."""
         kept: list[str] = []
         room = ERRORS_SIZE
         for entry in reversed([*self.errors(), error][-KEPT_ERRORS:]):
@@ -140,13 +140,13 @@ class Letter:
 
 
 def _count(headers: Mapping[str, Any], name: str) -> int:
-    """A number that somebody else may have written."""
+    """Return a number that another program may have written."""
     value = headers.get(name)
     return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
 
 
 class _Envelope(Struct):
-    """What a queue acts on in a foreign producer's message; who runs the job reads, and checks, the whole of it."""
+    """The fields of a foreign message on which a queue acts; the worker that runs the job checks the whole envelope."""
 
     v: int
     topic: str
@@ -159,7 +159,7 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 
 def wishes(letter: Letter) -> tuple[str, int, float]:
-    """Id, priority and delay of a foreign message, as its properties or its envelope say."""
+    """Return id, priority and delay of a foreign message, from its properties or its envelope."""
     body = letter.body
     if body.startswith(b"jobs1."):
         body = body.partition(b"\n")[2]

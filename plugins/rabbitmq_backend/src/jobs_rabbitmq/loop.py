@@ -1,4 +1,4 @@
-"""The loop that one thread turns while it waits for something: sockets, timers, and a bell that anybody may ring."""
+"""The loop that one thread turns while it waits: sockets, timers, and a bell that any thread may ring."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 _READ = select.POLLIN | select.POLLHUP | select.POLLERR
 LONGEST_TURN = 60.0
-"""Longest time that it sleeps at a stretch, seconds."""
+"""Longest single sleep, in seconds."""
 
 SHORT_TURN = 0.25
-"""The same while an answer is waited for, seconds."""
+"""The same while an answer is awaited, in seconds."""
 
 FEW = 64
-"""So many messages are seen to in a millisecond or less."""
+"""Messages that are processed in a millisecond or less."""
 
 
 class Stream(Protocol):
-    """What the loop watches."""
+    """A socket that the loop watches."""
 
     def fileno(self) -> int: ...
 
@@ -42,7 +42,7 @@ class Stream(Protocol):
     def writable(self) -> None: ...
 
     def pulse(self) -> None:
-        """Write what there is room for; if it is time to, a sign of life."""
+        """Write as much as there is room for, and a heartbeat if it is time for one."""
 
 
 class Timer:
@@ -56,15 +56,19 @@ class Timer:
 
 
 class Loop:
-    """See the module. One thread at a time, but for `interrupt`, which any thread and a signal handler may call."""
+    """Sockets, timers and a bell. See the module.
+
+    One thread at a time, except for `interrupt`, which any thread and a signal handler may call.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self.beside_jobs = False  # it is a worker's, whose jobs may hold the interpreter; only that process is ours to tune
+        self.beside_jobs = False  # in a worker, whose jobs may hold the interpreter; only there may we tune the process
         self._out, self._in = os.pipe()
         for end in (self._out, self._in):
             os.set_blocking(end, False)
-        # Closed with the last reference, not before: a late interrupt must not write into somebody else's descriptor.
+        # Closed with the last reference, not before: a late interrupt must not write into a descriptor that has been
+        # reused.
         weakref.finalize(self, _close, self._out, self._in)
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
@@ -74,14 +78,14 @@ class Loop:
         self._numbers = itertools.count()
         self._stretches = Stretches()
 
-    # -- who takes part ------------------------------------------------------------------------------
+    # -- members ----------------------------------------------------------------------------------------
 
     def add(self, stream: Stream) -> None:
         self._streams[stream.fileno()] = stream
         self._poll.register(stream.fileno(), _READ)
 
     def remove(self, descriptor: int) -> None:
-        """Stop watching; before the descriptor is closed, for its number may come back."""
+        """Stop watching, before the descriptor is closed, because its number may be reused."""
         if self._streams.pop(descriptor, None) is not None:
             self._poll.unregister(descriptor)
             self._writing.discard(descriptor)
@@ -97,13 +101,13 @@ class Loop:
             os.write(self._in, b"!")
 
     def rest(self) -> None:
-        """Nobody turns it for a while, or any more."""
+        """Note that no thread turns the loop for a while, or any more."""
         self._stretches.over()
 
     # -- turning -------------------------------------------------------------------------------------
 
     def until(self, condition: Callable[[], object], timeout: float) -> bool:
-        """Turn until `condition` holds (True) or `timeout` seconds have passed (False); once at least if time is left."""
+        """Turn until `condition` holds (True) or `timeout` seconds have passed (False); at least once if time is left."""
         if condition():
             return True
         deadline = time.monotonic() + left_of(timeout)
@@ -116,8 +120,11 @@ class Loop:
                 return False
 
     def answered(self, condition: Callable[[], object], timeout: float) -> bool:
-        """Like `until`, for the broker's answers: while a job holds the interpreter nobody can ask it or hear it, and it is not
-        to blame. Of the time that such a turn takes, only what was meant to be waited counts; but a deadline is one."""
+        """Turn like `until`, for the broker's answers.
+
+        While a job holds the interpreter, no request can be sent and no answer read, and the broker is not at fault. Of the
+        time of such a turn, only the intended wait counts; but a deadline is a deadline.
+        """
         left = timeout
         while not condition():
             left = left_of(left)
@@ -129,7 +136,7 @@ class Loop:
         return True
 
     def look(self) -> None:
-        """Do what can be done without waiting, not even for the interpreter."""
+        """Do everything that is possible without waiting, even for the interpreter."""
         self.pulse()
         for descriptor, stream in list(self._streams.items()):
             if self._streams.get(descriptor) is stream:
@@ -137,12 +144,12 @@ class Loop:
         self._call_what_is_due()
 
     def pulse(self) -> None:
-        """To be called before what may wait for the interpreter, where a job holds it."""
+        """Send due heartbeats. To be called before steps that may wait for the interpreter, while a job holds it."""
         for stream in list(self._streams.values()):
             stream.pulse()
 
     def attending(self, items: Iterable[T]) -> Iterator[T]:
-        """Go through many, with a pulse now and then: a thread that computes for 5 ms gives the interpreter away, too."""
+        """Iterate over many items, with a pulse now and then: a thread that computes for 5 ms loses the interpreter, too."""
         for number, item in enumerate(items):
             if number % FEW == 0:
                 self.pulse()
@@ -158,7 +165,7 @@ class Loop:
         events = self._poll.poll(longest * 1000)
         if self.beside_jobs:
             self._stretches.waited(begin + longest, time.monotonic())
-        # Sockets come before timers: what arrived while a job held the interpreter is no silence of the broker's.
+        # Sockets come before timers: data that arrived while a job held the interpreter is not silence of the broker.
         for descriptor, event in events:
             if descriptor == self._out:
                 self._hear()
@@ -178,7 +185,7 @@ class Loop:
                 timer.callback()
 
     def _mark_writers(self) -> None:
-        """Watch for room where something waits to be written."""
+        """Watch for room where data waits to be written."""
         for descriptor, stream in self._streams.items():
             waits = stream.wants_to_write()
             if waits != (descriptor in self._writing):

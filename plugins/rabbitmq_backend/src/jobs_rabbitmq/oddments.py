@@ -1,8 +1,8 @@
-"""Letters that are not simply to be handed out, and what is done with each.
+"""Letters that cannot simply be reserved, and how each is handled.
 
-Some came back to a worker that still runs them, or has finished them meanwhile; some were lost once too often, and that
-is written into a copy; some have to wait on, because the ladder was too short; some were published by others, and their
-envelopes ask for a delay or a priority. They are noted as they arrive, and dealt with when the loop does not turn.
+Some came back to a worker that still runs them, or has finished them meanwhile; some were lost once too often, which is
+recorded in a copy; some have to wait on, because the ladder was too short; some were published by other programs, and their
+envelopes request a delay or a priority. They are noted on arrival, and handled when the loop does not turn.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .topology import Topology, level_of
 logger = logging.getLogger("jobs.rabbitmq")
 
 RETRY_PAUSE = 1.0
-"""Seconds before something is tried again that did not work."""
+"""Seconds before a failed operation is tried again."""
 
 
 class Oddments:
-    """Those of one worker. One thread."""
+    """The exceptional letters of one worker. One thread."""
 
     def __init__(self, holding: Holding, copies: Copies, topology: Topology, publish: Callable[[Sequence[Post]], None]) -> None:
         self._holding = holding
@@ -41,17 +41,17 @@ class Oddments:
         return bool(self._letters)
 
     def clear(self) -> None:
-        """Their connection is gone: they are the broker's again."""
+        """Forget them: their connection is gone, and the broker has taken them back."""
         self._letters.clear()
 
     @property
     def due_at(self) -> float:
-        """When they may be dealt with: at once, or a moment after that did not work."""
+        """Return when they may be handled: at once, or a moment after a failure."""
         return self._failed_at + RETRY_PAUSE if self._letters else 0.0
 
     @property
     def due(self) -> bool:
-        """Whether there are any that may be dealt with now."""
+        """Return whether any may be handled now."""
         return bool(self._letters) and time.monotonic() >= self.due_at
 
     def arrived(self, consumer: Consumer, letter: Letter) -> None:
@@ -72,11 +72,11 @@ class Oddments:
         return self._holding.owes(letter) or self._to_be_charged(letter)
 
     def _to_be_charged(self, letter: Letter) -> bool:
-        """The broker itself counts the first loss, in a quorum queue; what goes beyond is written into a copy."""
+        """Return whether to record a loss: in a quorum queue, the broker counts the first; a copy records later ones."""
         return letter.again and (letter.suspect or letter.deliveries() != 1)
 
     def sort_out(self, consumer: Consumer) -> None:
-        """Deal with them; what cannot be dealt with now is kept for later."""
+        """Handle them; keep those that cannot be handled now."""
         letters, self._letters = self._letters, []
         posts: list[Post] = []
         over: list[Letter] = []
@@ -108,7 +108,7 @@ class Oddments:
         self._holding.paid(over)
 
     def _foreign(self, consumer: Consumer, letter: Letter) -> Post | None:
-        """What another producer's message asks for; None if it may simply be handed out."""
+        """Return the copy that another producer's message requires; None if it may simply be reserved."""
         letter.id, priority, delay = wishes(letter)
         if not letter.again and (delay > 0 or level_of(priority) != letter.level):
             letter.properties.priority = letter.priority = priority

@@ -1,4 +1,4 @@
-"""What operators ask: counts, and the dead letters, which are looked at by taking them and giving them back."""
+"""Operator calls: counts, and the dead letters, which are read by taking them off the queue and returning them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .url import Target
 from .wire import OpenChannel, Wire
 
 MOST_LOOKED_AT = 100_000
-"""Dead letters of a topic that are looked at, the oldest."""
+"""Dead letters of a topic that are read, the oldest first."""
 
 
 class RabbitMQOperations(Backend):
@@ -40,7 +40,7 @@ class RabbitMQOperations(Backend):
         raise NotImplementedError  # pragma: no cover - the other half has it
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        """Lengths of queues. What is scheduled or reserved the broker does not tell by topic."""
+        """Return the lengths of queues. The broker does not report scheduled and reserved jobs by topic."""
         self._primary()
         return {
             topic: Counts(
@@ -51,7 +51,7 @@ class RabbitMQOperations(Backend):
         }
 
     def housekeep(self, limit: int) -> Housekept:
-        """Dead letters expire by themselves; the oldest beyond the number to keep are dropped here."""
+        """Drop the oldest dead letters beyond the number to keep; expired ones go by themselves."""
         dropped = 0
         for topic in self._topics():
             surplus = self._topology.length(self._names.dead(topic)) - self._options.retention(topic).dead_max
@@ -70,12 +70,12 @@ class RabbitMQOperations(Backend):
         return records[::-1][offset : offset + limit]
 
     def topics(self) -> list[str]:
-        """Those we know that have queues: a client cannot list queues."""
+        """Return the known topics that have queues: a client cannot list queues."""
         self._primary()
         return sorted(topic for topic in self._topics() if self._topology.exists(self._names.queue(topic, 0)))
 
     def _topics(self) -> set[str]:
-        """The configured ones, and those that we have met."""
+        """Return the configured topics, and those that were used here."""
         return {*self._options.topics, *self._topology.known()}
 
     def requeue(self, job_ids: Sequence[str]) -> int:
@@ -101,7 +101,7 @@ class RabbitMQOperations(Backend):
     # -- dead letters --------------------------------------------------------------------------------
 
     def _pick(self, job_ids: Sequence[str], act: Callable[[Letter], None]) -> int:
-        """Act on these dead letters of the topics we know, and take them out."""
+        """Act on these dead letters of the known topics, and remove them."""
         wanted, found = set(job_ids), 0
         for topic in self._topics():
             if not wanted:
@@ -117,7 +117,7 @@ class RabbitMQOperations(Backend):
 
     @contextlib.contextmanager
     def _dead(self, topic: str) -> Iterator[tuple[Callable[[int], Iterator[Letter]], Callable[[Letter], None]]]:
-        """Take dead letters on a channel of its own; those not acknowledged go back when it is closed."""
+        """Take dead letters on a channel of its own; when it is closed, those not acknowledged return to their queue."""
         wire = self._primary()
         channel = wire.new_channel()
         ends: list[BaseException] = []
@@ -137,7 +137,7 @@ class RabbitMQOperations(Backend):
 def _fetched(
     wire: Wire, channel: OpenChannel, queue: str, topic: str, most: int, ends: list[BaseException]
 ) -> Iterator[Letter]:
-    """One after the other, the oldest first."""
+    """Yield one after the other, the oldest first."""
     found: list[Letter] = []
     empty: list[Any] = []
     channel.add_callback(empty.append, [spec.Basic.GetEmpty], one_shot=False)
@@ -177,7 +177,7 @@ def _record(letter: Letter) -> JobRecord:
 
 
 def _reason(letter: Letter) -> str:
-    """Ours, or why the broker itself has put it aside."""
+    """Return our reason, or the broker's own for dead-lettering it."""
     reason = letter.headers.get(REASON)
     if reason:
         return str(reason)

@@ -1,4 +1,4 @@
-"""Publishing: many confirms in flight, and nothing counts as published before the broker has confirmed it."""
+"""Publish: many confirms are in flight, and no message counts as published before the broker has confirmed it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW = 1000
 """Most messages that wait for their confirms."""
 
 WINDOW_SIZE = 8_000_000
-"""Most bytes of them."""
+"""Most bytes of these messages."""
 
 
 class Post(NamedTuple):
@@ -33,7 +33,7 @@ class Post(NamedTuple):
 
 
 class Publisher:
-    """A connection for publishing alone: the broker stops reading one that publishes when its memory or disk runs low."""
+    """A connection for publishing alone: when memory or disk runs low, the broker stops reading from one that publishes."""
 
     def __init__(self, loop: Loop, connect: Callable[[], Wire]) -> None:
         self._loop = loop
@@ -49,11 +49,11 @@ class Publisher:
 
     @property
     def failure(self) -> BaseException | None:
-        """Why the connection is closed, if it is."""
+        """Return why the connection is closed, if it is."""
         return self.wire.failure if self.wire is not None else None
 
     def open(self) -> Wire:
-        """Connect if it is not connected; raises BackendUnavailable or BackendError."""
+        """Connect if it is not connected; raise BackendUnavailable or BackendError."""
         if self.wire is None or self.wire.failure is not None:
             self.close()
             self.wire = self._connect()
@@ -73,10 +73,12 @@ class Publisher:
             wire.abort(TimeoutError())
 
     def publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
-        """Publish all, and wait for their confirms; ids go into `confirmed` as they come. Returns the ids that no queue took.
+        """Publish all, and wait for their confirms; ids are added to `confirmed` as they arrive.
 
-        Raises QueueFull for messages that the broker would not take, BackendUnavailable if it is silent or blocks
-        publishers; what is in `confirmed` by then need not be published again.
+        Return the ids that no queue took.
+
+        Raises QueueFull for messages that the broker refuses, BackendUnavailable if it is silent or blocks publishers;
+        messages whose ids are in `confirmed` by then need not be published again.
         """
         wire = self.open()
         self._until_unblocked(wire)
@@ -140,7 +142,7 @@ class Publisher:
         return self._channel
 
     def change_channel(self) -> None:
-        """Publish on another one from now on: on a channel to which a queue was without a leader once it may stay so."""
+        """Publish on another channel from now on: one on which a queue was once without a leader may stay unusable for it."""
         channel, self._channel = self._channel, None
         if channel is not None and channel.is_open:
             channel.close()
@@ -153,7 +155,7 @@ class Publisher:
         self._no_longer_waiting(tag, multiple, self._confirmed)
 
     def _on_refused(self, answer: Any) -> None:
-        """What pika reads itself: a nack."""
+        """Handle a nack, which pika itself reads."""
         self._no_longer_waiting(answer.method.delivery_tag, answer.method.multiple, self.nacked)
 
     def _no_longer_waiting(self, tag: int, multiple: bool, now: set[str]) -> None:

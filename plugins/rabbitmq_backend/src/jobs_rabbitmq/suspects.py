@@ -1,9 +1,9 @@
-"""Jobs that were lost twice, with their workers or connections: run apart, so that the one that kills is told from the rest.
+"""Jobs that were lost twice, with their workers or connections: run apart, to identify the one that kills its workers.
 
-They wait in a queue of their own and are fetched only by a worker that holds nothing else; should it die, nothing else is
-suspected with them. One at first; where that goes well, twice as many each time, of those that were lost no more than
-twice; one that was lost three times runs alone. A busy worker looks for them now and then, lets itself run dry if there
-are any, and then runs one after the other for a moment: there may be hundreds, since a worker that dies loses all it had.
+They wait in a queue of their own and are fetched only by a worker that holds no other job; if it dies, no other job is
+suspected with them. One at first; as long as that succeeds, twice as many each time, of those that were lost no more than
+twice; one that was lost three times runs alone. A busy worker looks for them now and then, finishes its other jobs if there
+are any, and then runs one after the other for a moment: there may be hundreds, since a worker that dies loses all its jobs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .holding import Holding
 from .letters import Letter
 
 EVERY = 1.0
-"""How often a busy worker looks for suspects, seconds; where it could not run dry for them, ten times as seldom."""
+"""Seconds between two looks of a busy worker for suspects; if it could not finish its other jobs, ten times as long."""
 
 DRY = 1.0
-"""How long it waits to run dry, seconds."""
+"""Seconds that it waits for its other jobs to finish."""
 
 SPELL = 0.25
-"""How long it then runs suspects before anything else, seconds."""
+"""Seconds for which it then runs suspects before other jobs."""
 
 MOST = 256
 
@@ -37,23 +37,23 @@ class Suspects:
         self._next_look = 0.0
         self._dry_until = 0.0
         self._spell_until = 0.0
-        self._more = False  # there were some, and they went well: there may be more
+        self._more = False  # there were some, and they succeeded: there may be more
         self._batch = 1
         self._most = MOST
         self._went_well = 0
 
     @property
     def drying(self) -> bool:
-        """Whether nothing else is taken at present."""
+        """Return whether no other jobs are taken at present."""
         return self._dry_until > 0
 
     @property
     def more(self) -> bool:
-        """Whether to look for more at once, those that were taken having ended."""
+        """Return whether to look for more at once, because those taken have ended."""
         return self._more and not self._holding.held
 
     def before(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
-        """Suspects, if it is time for some and nothing else is held."""
+        """Return suspects, if it is time for some and no other job is held."""
         now = time.monotonic()
         due = self.drying or now >= self._next_look
         if not due and now >= self._spell_until:
@@ -76,7 +76,7 @@ class Suspects:
         return []
 
     def when_idle(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
-        """Suspects, for a worker that found nothing else."""
+        """Return suspects, for a worker that found no other job."""
         return [] if self._holding.held else self._take(consumer, topics, limit)
 
     def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
@@ -90,7 +90,7 @@ class Suspects:
         return found
 
     def settled(self, settlement: Settlement) -> None:
-        """Learn from how one has ended: what is given back was more than the worker runs at once."""
+        """Learn from the outcome of one: if it was released, more were taken than the worker runs at once."""
         if settlement.outcome is Outcome.RELEASE:
             self._most = self._batch = max(1, self._batch - 1)
         else:

@@ -40,7 +40,7 @@ from .wire import OpenChannel, Wire
 logger = logging.getLogger("jobs.rabbitmq")
 
 LEVELS = ("", ":1-3", ":4-6", ":7-9", ":suspects")
-"""What is added to a queue's name: four levels of priority, and what is apart from them."""
+"""Suffixes of a queue's name: four levels of priority, and the suspects."""
 
 FRONT = 3
 """The level that is served first."""
@@ -50,20 +50,20 @@ SUSPECTS = 4
 STEP = 0.025
 STEPS = 24
 LONGEST = STEP * (2**STEPS - 1)
-"""Longest delay that the ladder knows, seconds: almost five days. A longer one passes it several times."""
+"""The longest delay that fits on the ladder, in seconds: almost five days. A longer one passes it several times."""
 
 DELIVERIES = 1000
-"""Deliveries after which the broker itself puts a message aside; long before, the core has found it out."""
+"""Deliveries after which the broker itself dead-letters a message; the core has identified it long before."""
 
 OWN_CONSUMER_TIMEOUT = (3, 12)
-"""The first version in which a queue may say how long an acknowledgement may take."""
+"""The first version in which a queue may set how long an acknowledgement may take."""
 
 LONGEST_RUN = 7 * 86400.0
-"""What our queues say there, seconds: it is the core that limits how long a job may take."""
+"""The value that our queues set there, in seconds: the core limits how long a job may take."""
 
 
 def level_of(priority: int) -> int:
-    """Which of the four queues a priority is kept in."""
+    """Return which of the four queues holds a priority."""
     return (max(0, min(priority, 9)) + 2) // 3 if priority else 0
 
 
@@ -87,17 +87,17 @@ class Names:
         return f"{self.prefix}:delay.{number:02}"
 
     def route(self, queue: str, delay: float) -> tuple[str, str, int]:
-        """Exchange and routing key of a message for a queue after `delay` seconds, and what the ladder leaves of them."""
+        """Return exchange and routing key of a message for a queue after `delay` seconds, and the seconds beyond the ladder."""
         if delay <= 0:
             return "", queue, 0
-        left = max(0, math.ceil(delay - LONGEST))  # whole seconds: a header holds no fractions
+        left = max(0, math.ceil(delay - LONGEST))  # whole seconds: headers have no fractions
         steps = math.ceil((delay - left) / STEP - 1e-9)
         bits = f"{steps:0{STEPS}b}"
         return self.step(steps.bit_length() - 1), f"{'.'.join(bits)}.{queue}", left
 
 
 class Topology:
-    """Makes what is missing, on a connection; what was seen once is not looked for again."""
+    """Makes missing queues and exchanges on a connection; each is checked only once."""
 
     def __init__(self, target: Target, names: Names, wire: Callable[[], Wire]) -> None:
         self._target = target
@@ -107,26 +107,26 @@ class Topology:
         self._topics: set[str] = set()
         self._ladder = False
         self._foot = False
-        self._doubted = False  # somebody deletes things: that one is there says nothing of the others
+        self._doubted = False  # something was deleted: one that exists does not prove that others do
 
     def forget(self) -> None:
-        """Look again: this is another connection."""
+        """Check again: this is another connection."""
         self._topics.clear()
         self._ladder = self._foot = False
         self._channel = None
 
     def doubt(self) -> None:
-        """Look again, and from now on at everything: something was deleted."""
+        """Check everything again from now on: something was deleted."""
         self._topics.clear()
         self._ladder = self._foot = False
         self._doubted = True
 
     def known(self) -> frozenset[str]:
-        """Topics whose queues were seen, or made, on this connection."""
+        """Return the topics whose queues were seen, or made, on this connection."""
         return frozenset(self._topics)
 
     def need(self, topics: Iterable[str]) -> None:
-        """See to it that the queues of these topics are there."""
+        """Make sure that the queues of these topics exist."""
         for topic in topics:
             if topic not in self._topics:
                 queues = [self.names.dead(topic), *self.names.queues(topic)]
@@ -135,7 +135,7 @@ class Topology:
                 self._topics.add(topic)
 
     def need_ladder(self) -> None:
-        """See to it that the ladder is there."""
+        """Make sure that the ladder exists."""
         if not self._ladder:
             steps = [self.names.step(number) for number in range(STEPS)]
             if self._doubted:
@@ -150,7 +150,7 @@ class Topology:
         return self._there(lambda channel, done: channel.exchange_declare(name, passive=True, callback=done))
 
     def make(self, topics: Iterable[str]) -> None:
-        """Everything that workers and producers may need."""
+        """Make everything that workers and producers may need."""
         self.forget()
         for topic in topics:
             self._make_topic(topic)
@@ -162,7 +162,10 @@ class Topology:
         return self._there(lambda channel, done: _look(channel, queue, done))
 
     def length(self, queue: str) -> int:
-        """Messages that are ready in a queue; 0 where there is none. Right after a restart the broker may say too few."""
+        """Count the messages that are ready in a queue; 0 if there is none.
+
+        Right after a restart, the broker may report too few.
+        """
         try:
             answer = self._do(lambda channel, done: _look(channel, queue, done))
         except Missing:
@@ -170,15 +173,15 @@ class Topology:
         return int(answer.method.message_count)
 
     def purge(self, queue: str) -> int:
-        """Delete what is ready in a queue; how many."""
+        """Delete the ready messages of a queue; return how many."""
         if not self.exists(queue):
             return 0
         return int(self._do(lambda channel, done: channel.queue_purge(queue, callback=done)).method.message_count)
 
-    # -- what is made --------------------------------------------------------------------------------
+    # -- making queues ----------------------------------------------------------------------------------
 
     def _make_topic(self, topic: str) -> None:
-        """The queue that is looked for comes last: while it is missing, the others may be, too."""
+        """Make a topic's queues; the one that is checked comes last: while it is missing, the others may be, too."""
         names, quorum = self.names, self._target.queues == "quorum"
         if not self._foot:
             self._exchange(names.due)
@@ -228,10 +231,10 @@ class Topology:
         self._do(lambda channel, done: channel.exchange_bind(below, exchange, key, callback=done))
 
     def version(self) -> tuple[int, int]:
-        """The broker's."""
+        """Return the broker's version."""
         return version(self._wire())
 
-    # -- asking --------------------------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------------------
 
     def _there(self, command: Callable[[OpenChannel, Callable[[Any], None]], Any]) -> bool:
         try:
@@ -241,7 +244,7 @@ class Topology:
         return True
 
     def _do(self, command: Callable[[OpenChannel, Callable[[Any], None]], Any]) -> Any:
-        """Give a command and wait for its answer; it has a channel to itself, since a refusal closes that."""
+        """Send a command and wait for its answer; it has a channel to itself, since a refusal closes that."""
         wire = self._wire()
         if self._channel is None or not self._channel.is_open:
             self._channel = wire.new_channel()
@@ -268,7 +271,7 @@ class Topology:
 
 
 class Missing(Exception):
-    """Raised when what was looked for is not there."""
+    """Raised when a queue or exchange does not exist."""
 
 
 def _look(channel: OpenChannel, queue: str, done: Callable[[Any], None]) -> None:
@@ -276,7 +279,7 @@ def _look(channel: OpenChannel, queue: str, done: Callable[[Any], None]) -> None
 
 
 def version(wire: Wire) -> tuple[int, int]:
-    """The version of the node behind a connection; (0, 0) where it does not say."""
+    """Return the version of the node behind a connection; (0, 0) if it does not report one."""
     text = str((wire.server_properties or {}).get("version", ""))
     numbers = [int(part) for part in text.split(".")[:2] if part.isdigit()]
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)

@@ -1,4 +1,4 @@
-"""URLs: where the nodes are and how to be let in."""
+"""URLs: the addresses of the nodes, and the credentials."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jobs_core.units import seconds
 from jobs_core.urls import number, read, redact
 
 CONNECT_TIMEOUT = 5.0
-"""Longest time that one node may take to let us in, seconds."""
+"""Longest time, in seconds, that one node may take to accept a connection."""
 
 HEARTBEAT = 15
-"""Seconds; a connection that carries nothing for about twice as long is dead to both ends."""
+"""Seconds; a connection that carries nothing for about twice as long counts as dead at both ends."""
 
 _PORT, _TLS_PORT = 5672, 5671
 _FORM = "amqp[s]://[user:password@]host[:port][,host[:port]…][/vhost][?prefix=…&queues=classic]"
@@ -27,7 +27,7 @@ Address = tuple[str, int]
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """A URL, read."""
+    """A parsed URL."""
 
     shown: str  # without its secrets
     addresses: tuple[Address, ...]
@@ -38,7 +38,7 @@ class Target(Struct, frozen=True, kw_only=True):
     prefix: str | None = None
     queues: Literal["quorum", "classic"] = "quorum"
     heartbeat: int = HEARTBEAT
-    consumer_timeout: float | None = None  # what the broker's own is set to, where it is not the default; seconds
+    consumer_timeout: float | None = None  # the broker's own setting, if it is not the default; seconds
 
     def __repr__(self) -> str:
         return f"<Target {self.shown}>"
@@ -46,7 +46,7 @@ class Target(Struct, frozen=True, kw_only=True):
     __str__ = __repr__
 
     def parameters(self, address: Address, heartbeat: int, name: str) -> ConnectionParameters:
-        """What pika wants to know of one node."""
+        """Return pika's parameters for one node."""
         host, port = address
         return ConnectionParameters(
             host=host,
@@ -60,7 +60,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> Target:
-    """Read a URL; raises BackendError that shows the form."""
+    """Parse a URL; raise BackendError that shows the form."""
     try:
         parts = read(url, _PARAMETERS)
     except BackendError as error:
@@ -87,7 +87,7 @@ def parse(url: str) -> Target:
 
 
 def _tls(url: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
-    """Certificates are verified, always; against the system's authorities, or those in the file `ca`."""
+    """Return the TLS options. Certificates are always verified, against the system's authorities or those in the file `ca`."""
     try:
         context = ssl.create_default_context(cafile=parameters.get("ca"))
         if "cert" in parameters:
@@ -107,7 +107,7 @@ def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
             raise _wrong(url, "the host is missing")
         port_number = number(given)
         if port_number is None or not 0 < port_number < 65536:
-            raise _wrong(url, "the port is not a number from 1 to 65535")  # which may be part of a password
+            raise _wrong(url, "the port is not a number from 1 to 65535")  # which may be a part of the password
         found.append((host.strip("[]"), port_number))
     return tuple(found)
 

@@ -1,8 +1,8 @@
 """One connection: pika's, with an adapter of ours that a single thread drives when it has the time.
 
-pika's own adapters either block inside each call or want to own the thread. This one reads and writes only in `Loop`,
-so that the courier, which sleeps nowhere else, answers heartbeats. And it delivers what was on its way while a consumer
-was being cancelled: pika would reject that, and the broker would count a redelivery that no crash has caused.
+pika's own adapters either block inside each call or want to own the thread. This one reads and writes only in `Loop`, so
+that the courier, which sleeps nowhere else, answers heartbeats. It also delivers messages that were in transit while a
+consumer was being cancelled: pika would reject them, and the broker would count redeliveries that no crash has caused.
 """
 
 from __future__ import annotations
@@ -33,42 +33,44 @@ from .loop import Loop, Timer
 from .url import CONNECT_TIMEOUT, Address, Target
 
 logger = logging.getLogger("jobs.rabbitmq")
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it says as errors we raise, with the mend
+logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
 
 COMMAND_TIMEOUT = 4.0
-"""Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
+"""Longest time that a command may take before its connection counts as dead, in seconds; shorter than `enqueue_timeout`."""
 
 CHUNK = 1 << 16
-"""So much is written without waiting for more, bytes."""
+"""Bytes that are written without waiting for more."""
 
 SIP = 1 << 14
-"""So much is read at once, bytes. To see to it takes a millisecond or less, and then there is a pulse."""
+"""Bytes that are read at once. They are processed in a millisecond or less, and then a pulse follows."""
 
 PULSE = 1 / 16
-"""After this share of the heartbeat without a word a turn of the loop begins with one: it may end late. The broker gives a
-connection up after twice the heartbeat."""
+"""Share of the heartbeat after which a turn of the loop begins with a heartbeat, because the turn may end late.
+
+The broker gives a connection up after twice the heartbeat.
+"""
 
 _END_AND_HEAD = 8
-"""What a frame has beside its payload."""
+"""Bytes of a frame beside its payload."""
 
 
 class OpenChannel(Channel):
-    """A channel that hands every delivery over, also those behind a cancel, and does without pika's objects."""
+    """A channel that passes on every delivery, also those after a cancel, and needs none of pika's objects."""
 
     on_delivery: Callable[[int, bool, str, BasicProperties, bytes], None] | None = None
     """Called with the delivery's tag, whether it was delivered before, and its consumer."""
 
     on_confirm: Callable[[int, bool], None] | None = None
-    """Called with the tag of what was confirmed, and whether all before it are, too."""
+    """Called with the tag of a confirmed message, and whether all earlier ones are confirmed, too."""
 
     _route: tuple[str, str] | None = None
     _method = b""
 
     def publish(self, exchange: str, key: str, properties: BasicProperties, body: bytes) -> None:
-        """Publish a message that is to come back if no queue takes it."""
+        """Publish a message that comes back if no queue takes it."""
         if not self.is_open:
             raise exceptions.ChannelWrongStateError("the channel is closed")
-        if self._route != (exchange, key):  # seldom another one than before
+        if self._route != (exchange, key):  # it seldom differs from the last one
             self._route, self._method = (exchange, key), publish_method(self.channel_number, exchange, key)
         largest = self.connection.params.frame_max - _END_AND_HEAD
         self.connection.send(self._method, content(self.channel_number, properties, body, largest))
@@ -92,14 +94,14 @@ class Wire(Connection):
         self.where = target.shown
         self.failure: BaseException | None = None  # why it is closed
         self.closing = False  # because we want it so
-        self.blocked = ""  # why the broker accepts no messages at present
+        self.blocked = ""  # the broker's reason to accept no messages at present
         self._address = address
         self._patience = patience
         self._loop = loop
         self._socket: socket.socket | None = None
         self._unsent = bytearray()
         self._sent_at = 0.0
-        self._pause = 0.0  # between signs of life, seconds; 0 while it is not open, and where none are wanted
+        self._pause = 0.0  # between heartbeats, in seconds; 0 while it is not open, and if none are wanted
         self._reader = Reader(self, self._for_pika)
         self._channels_by_number: dict[int, OpenChannel] = {}
         super().__init__(
@@ -113,12 +115,12 @@ class Wire(Connection):
     # -- for its users -------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        """Wait until it is open; raises BackendUnavailable or BackendError."""
+        """Wait until it is open; raise BackendUnavailable or BackendError."""
         self.wait_for(lambda: self.is_open, self._patience)
         self._pause = self.params.heartbeat * PULSE
 
     def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
-        """Turn the loop until something holds; raises if the connection ends, or is silent for too long."""
+        """Turn the loop until a condition holds; raise if the connection ends, or is silent for too long."""
         held = self._loop.answered(lambda: condition() or self.failure is not None, timeout)
         if condition():
             return
@@ -127,11 +129,11 @@ class Wire(Connection):
         raise self.error()
 
     def until(self, condition: Callable[[], object], timeout: float) -> bool:
-        """Turn the loop until something holds (True), or for so many seconds (False): there is no harm in that."""
+        """Turn the loop until a condition holds (True), or for so many seconds (False), which is not an error."""
         return bool(self._loop.until(lambda: condition() or self.failure is not None, timeout) and condition())
 
     def new_channel(self) -> OpenChannel:
-        """An open channel."""
+        """Return an open channel."""
         opened: list[Channel] = []
         channel = self.channel(on_open_callback=opened.append)
         self.wait_for(lambda: opened)
@@ -139,7 +141,7 @@ class Wire(Connection):
         return channel
 
     def send(self, *frames: bytes) -> None:
-        """Send frames of ours; they leave at once where there are many, else with the next turn of the loop or flush."""
+        """Send frames of ours: at once if there are many, else with the next turn of the loop or flush."""
         for frame in frames:
             self._unsent += frame
             self.bytes_sent += len(frame)  # pika looks at this to know when a heartbeat is due
@@ -147,24 +149,24 @@ class Wire(Connection):
             self.writable()
 
     def flush(self) -> None:
-        """Hand everything to the system, waiting for room where there is none."""
+        """Pass everything to the system, and wait for room if there is none."""
         self.writable()
         if self._unsent:
             self.wait_for(lambda: not self._unsent)
 
     def error(self) -> BackendError:
-        """Why it is closed, as the core's error."""
+        """Return why it is closed, as the core's error."""
         failure = self.failure or exceptions.ConnectionClosed(0, "the connection was closed")
         return translated(failure, self.where)
 
     def abort(self, reason: BaseException) -> None:
-        """Drop it without a word to the other end."""
+        """Drop it without telling the other end."""
         if self.failure is None:
             self._terminate_stream(reason if isinstance(reason, Exception) else None)
             self.failure = reason
 
     def shut(self) -> None:
-        """Close it politely, for a moment's patience."""
+        """Close it with the protocol's handshake, within a moment."""
         if self.failure is not None:
             return
         self.closing = True
@@ -173,7 +175,7 @@ class Wire(Connection):
             self.wait_for(lambda: self.failure is not None, 1.0)
         self.abort(exceptions.ConnectionClosedByClient(200, "closed"))
 
-    # -- what pika asks of an adapter ----------------------------------------------------------------
+    # -- pika's interface of an adapter ----------------------------------------------------------------
 
     def _adapter_connect_stream(self) -> None:
         options = self.params.ssl_options
@@ -205,7 +207,7 @@ class Wire(Connection):
         channel = self._channels_by_number[channel_number] = OpenChannel(self, channel_number, on_open_callback)
         return channel
 
-    # -- what the loop asks of a stream --------------------------------------------------------------
+    # -- the loop's interface of a stream --------------------------------------------------------------
 
     def fileno(self) -> int:
         assert self._socket is not None
@@ -228,7 +230,7 @@ class Wire(Connection):
             del self._unsent[:sent]
 
     def readable(self) -> None:
-        """Read what has come, and have pika act on it."""
+        """Read the received data, and pass it to pika."""
         while self._socket is not None:
             try:
                 data = self._receive()
@@ -240,8 +242,8 @@ class Wire(Connection):
             if not data:
                 self._lose(exceptions.StreamLostError("the other end has closed the connection"))
                 return
-            read = self._reader.feed(data)  # pika counts what it is given of this itself, so that this comes first
-            self.bytes_received += read  # and looks at it to know whether the broker is alive
+            read = self._reader.feed(data)  # pika counts the bytes that it gets itself, so this comes first
+            self.bytes_received += read  # pika uses this to know whether the broker is alive
             self._loop.pulse()
             if len(data) < SIP and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
                 return
@@ -252,7 +254,7 @@ class Wire(Connection):
         self.writable()
 
     def _send(self, data: bytearray) -> int:
-        """TLS has no way around giving the interpreter away."""
+        """Send through TLS, which cannot avoid releasing the interpreter."""
         secured = self._tls()
         return secured.send(data) if secured is not None else calls.send(self.fileno(), bytes(data))
 
@@ -260,7 +262,7 @@ class Wire(Connection):
         secured = self._tls()
         return secured.recv(SIP) if secured is not None else calls.receive(self.fileno(), SIP)
 
-    # -- what the reader has -------------------------------------------------------------------------
+    # -- the reader's calls ----------------------------------------------------------------------------
 
     def delivered(self, channel: int, tag: int, again: bool, consumer: str, properties: BasicProperties, body: bytes) -> None:
         receive = self._channels_by_number[channel].on_delivery
@@ -309,7 +311,7 @@ class Wire(Connection):
 
 
 def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:
-    """A connection to the first node that lets us in; raises what the last one said."""
+    """Return a connection to the first node that accepts one; raise the error of the last one."""
     last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
     for n, address in enumerate(target.addresses):
         patience = min(CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n))  # one that hangs leaves time for others

@@ -1,4 +1,4 @@
-"""What is risky about a server as it is set up, each with its mend."""
+"""Risks in a server's configuration, each with its fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEARLY_FULL = 0.9
 
 
 def advice(target: Target, link: Link) -> list[str]:
-    """For `jobsctl check`. What the server does not let us see is left out."""
+    """Return the risks, for `jobsctl check`. Settings that the server does not show are left out."""
     return [*_version(link), *_role(link), *_durability(link), *_memory(link), *_access(target, link)]
 
 
@@ -97,7 +97,7 @@ def _setting(link: Link, name: str) -> str | None:
 
 
 def _ask(link: Link, *command: str) -> Any:
-    """The answer, or None where the server does not tell us."""
+    """Return the answer, or None if the server refuses to tell."""
     try:
         return link.call(*command)
     except BackendUnavailable:

@@ -34,7 +34,7 @@ from .url import Target
 from .waiting import Line, Waiter
 
 REPLICATION_TIMEOUT = 2.0
-"""How long a push waits for replicas, seconds; shorter than a command may take."""
+"""Seconds that a push waits for replicas; shorter than a command may take."""
 
 
 class RedisBackend(RedisOperations, BindsKeys):
@@ -51,9 +51,9 @@ class RedisBackend(RedisOperations, BindsKeys):
         self._waiter = Waiter()
         self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
         self._owner = ""
-        self._tokens: set[str] = set()  # topics whose wake token we took and have not looked at since
+        self._tokens: set[str] = set()  # topics whose wake token we took and which we have not checked since
         self._outlook = UNKNOWN
-        self._seen: set[str] = set()  # topics we were asked about
+        self._seen: set[str] = set()  # topics of earlier requests
         self._inlets: InletWatch | None = None
         self._keeps_house = False
 
@@ -99,7 +99,7 @@ class RedisBackend(RedisOperations, BindsKeys):
         return taken_over
 
     def _until_replicated(self) -> None:
-        """Wait until as many replicas as asked for have what this connection wrote."""
+        """Wait until the requested number of replicas has the writes of this connection."""
         wanted = self._target.replicas
         reached = int(self._link.call("WAIT", wanted, round(REPLICATION_TIMEOUT * 1000)))
         if reached < wanted:
@@ -115,12 +115,12 @@ class RedisBackend(RedisOperations, BindsKeys):
         return self._taken(topics, limit, reserved)
 
     def _taken(self, topics: Sequence[str], limit: int, reserved: Reserved) -> list[Delivery]:
-        """What a reserve has taken; and keep in mind what it saw."""
+        """Return the deliveries of a reserve, and remember the state that it reported."""
         deliveries = reserved.deliveries
         if len(deliveries) < limit:
             self._outlook = Outlook.now(topics, reserved.due)
             self._tokens.difference_update(topics)
-        else:  # it has not looked into the topics behind that of the last job
+        else:  # it has not checked the topics after that of the last job
             self._outlook = UNKNOWN
             for topic in topics:
                 self._tokens.discard(topic)
@@ -135,7 +135,7 @@ class RedisBackend(RedisOperations, BindsKeys):
         return self._store.claim(self._owner, job_ids, request)
 
     def _admit(self, topic: str) -> None:
-        """Take in what foreign producers have pushed. Whether it comes off does not concern what was reserved."""
+        """Admit the messages that foreign producers have pushed. A failure does not affect the reserved jobs."""
         with contextlib.suppress(BackendError):
             self._store.admit(topic, new_token())
 
@@ -157,7 +157,7 @@ class RedisBackend(RedisOperations, BindsKeys):
             woken, interrupted = self._sleep(self._line(topics), min(left, due, LONGEST_LOOK), exact=due < left)
             if woken:
                 return True
-            if interrupted or (due >= left and time.monotonic() >= deadline):  # what came meanwhile would have woken us
+            if interrupted or (due >= left and time.monotonic() >= deadline):  # a change in the meantime would have woken us
                 return False
         return False
 
@@ -167,16 +167,19 @@ class RedisBackend(RedisOperations, BindsKeys):
         return Line(self._waiting, tokens, keys.bell(self._owner), partial(self._store.ring, self._owner), then)
 
     def _sleep(self, line: Line, timeout: float, *, exact: bool) -> tuple[bool, bool]:
-        """Wait for the wake tokens of topics, and keep those that come; whether any came, and whether it was interrupted."""
+        """Wait for the wake tokens of topics, and keep those that arrive.
+
+        Returns whether any arrived, and whether the wait was interrupted.
+        """
         tokens, interrupted = self._waiter.wait([line], timeout, exact=exact)
         self._tokens.update(map(self._store.keys.woken, tokens))
         return bool(tokens), interrupted
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
-        """The reserve is sent right behind the wait, so that the server answers both at once.
+        """Send the reserve directly after the wait, so that the server answers both at once.
 
-        What the last reserve saw holds on: whatever becomes ready leaves a wake token. It is the scheduled jobs, and tokens
-        lost with their receivers, for which one has to look.
+        The state that the last reserve reported remains valid, because every job that becomes ready leaves a wake token.
+        Only scheduled jobs, and tokens lost with their receivers, require another look.
         """
         if self._waiter.interrupted():
             return []
@@ -197,7 +200,7 @@ class RedisBackend(RedisOperations, BindsKeys):
         return self._taken(topics, limit, reserved)
 
     def _hand_tokens_on(self) -> None:
-        """We were woken and cannot take work: let somebody else be."""
+        """Pass our wake-up on to another worker, because we cannot take jobs."""
         if self._tokens:
             self._store.nudge(self._tokens)
             self._tokens.clear()
@@ -229,7 +232,10 @@ class RedisBackend(RedisOperations, BindsKeys):
         return kept
 
     def _see(self, topics: Collection[str]) -> None:
-        """Who keeps house watches the inlets of all topics it is asked about, from the first moment."""
+        """Watch the inlets of these topics.
+
+        A process that does housekeeping watches all topics of its requests from the beginning.
+        """
         self._seen.update(topics)
         if self._keeps_house and self._seen:
             if self._inlets is None:

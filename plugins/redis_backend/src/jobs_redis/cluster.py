@@ -1,7 +1,7 @@
-"""Redis Cluster: a store a topic, each in a slot of its own, and a hub that knows the owners and the topics.
+"""Redis Cluster: one store per topic, each in a slot of its own, and a hub that records the owners and the topics.
 
 Each topic's keys are tagged `{prefix:topic}`, so that one of its operations is one script on one node, as on a single
-server. What would concern two topics in one step is not: `atomic_followups` and `strict_order` are not among the
+server. Operations on two topics in one step are not supported: `atomic_followups` and `strict_order` are not among the
 features, and a unique key is unique in its topic.
 """
 
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class RedisClusterBackend(Backend):
-    """See the module."""
+    """A cluster as one backend. See the module."""
 
     name = "redis+cluster"
     features = FEATURES - {"atomic_followups", "strict_order", "claim"}
@@ -62,8 +62,8 @@ class RedisClusterBackend(Backend):
         self._registry = f"{{{self._prefix}}}:cluster-topics"
         self._stores: dict[str, Store] = {}
         self._waiting: dict[str, Link] = {}
-        self._registered: set[str] = set()  # topics that the hub knows, as far as we know
-        self._joined: set[str] = set()  # topics whose store knows our owner
+        self._registered: set[str] = set()  # topics that the hub has, as far as this process knows
+        self._joined: set[str] = set()  # topics whose stores have our owner
         self._renewed: dict[str, float] = {}  # base of a store: when our lease there was last renewed
         self._owner = ""
         self._tokens: set[str] = set()
@@ -80,7 +80,7 @@ class RedisClusterBackend(Backend):
         return store
 
     def _register(self, topics: Iterable[str]) -> None:
-        """Tell the hub of topics, before anything is in them."""
+        """Register topics in the hub, before anything is stored in them."""
         new = set(topics) - self._registered
         if new:
             self._nodes.call("SADD", self._registry, *sorted(new))
@@ -94,7 +94,7 @@ class RedisClusterBackend(Backend):
             yield self._store(topic)
 
     def _join(self, topic: str) -> Store:
-        """The store of a topic, which from now on knows our owner; raises OwnerLost if the hub no longer does."""
+        """Return the store of a topic, after registering our owner there; raise OwnerLost if the hub no longer has it."""
         store = self._store(topic)
         if topic not in self._joined:
             self._beat(self._hub)
@@ -109,11 +109,11 @@ class RedisClusterBackend(Backend):
         return store.heartbeat(self._owner)
 
     def _ours(self) -> list[Store]:
-        """The stores that know our owner."""
+        """Return the stores that have our owner."""
         return [self._hub, *(self._store(topic) for topic in sorted(self._joined))]
 
     def _renew(self) -> None:
-        """To reserve somewhere renews the lease everywhere, but not more often than a heartbeat would."""
+        """Renew the lease in all stores when a reserve renews it in one, but not more often than a heartbeat would."""
         for store in self._ours():
             if time.monotonic() - self._renewed.get(store.keys.base, 0.0) >= self._options.lease / 6:
                 self._beat(store)
@@ -141,7 +141,7 @@ class RedisClusterBackend(Backend):
         self._waiting.clear()
         self._nodes.disconnect()
 
-    # -- the way of a job ------------------------------------------------------------------------
+    # -- the path of a job ----------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         by_topic: dict[str, list[Outgoing]] = {}
@@ -191,13 +191,13 @@ class RedisClusterBackend(Backend):
             pause = min(left, due, LONGEST_LOOK)
             try:
                 tokens, interrupted = self._waiter.wait(waiting, pause, exact=due < left)
-            except Moved:  # while we waited; the next look follows it
+            except Moved:  # during the wait; the next look follows it
                 self._nodes.forget()
                 continue
             if tokens:
                 self._tokens.update(lines[key] for key in tokens)
                 return True
-            if interrupted or (due >= left and time.monotonic() >= deadline):  # what came meanwhile would have woken us
+            if interrupted or (due >= left and time.monotonic() >= deadline):  # a change in the meantime would have woken us
                 return False
         return False
 
@@ -211,7 +211,7 @@ class RedisClusterBackend(Backend):
         return any_ready, first_due
 
     def _line(self, topic: str) -> Line:
-        """A connection a topic: a command may block on the keys of one slot only."""
+        """Return a connection for a topic: a command may block on the keys of one slot only."""
         store = self._store(topic)
         node = self._nodes.link(store.keys.base)
         waiting = self._waiting.get(topic)
@@ -236,7 +236,7 @@ class RedisClusterBackend(Backend):
         failpoint("settle.before_commit")
         answers = [Answer.STALE] * len(settlements)
         for topic, places in by_topic.items():
-            # Follow-ups the core has pushed before: they belong to topics of their own.
+            # The core has pushed follow-ups before: they belong to topics of their own.
             part = [msgspec.structs.replace(settlements[n], followups=()) for n in places]
             for n, answer in zip(places, self._store(topic).settle(self._owner, part, request), strict=True):
                 answers[n] = answer
@@ -270,7 +270,10 @@ class RedisClusterBackend(Backend):
         )
 
     def _see(self, topics: Collection[str]) -> None:
-        """Who keeps house watches the inlets of all topics it is asked about, from the first moment."""
+        """Watch the inlets of these topics.
+
+        A process that does housekeeping watches all topics of its requests from the beginning.
+        """
         self._seen.update(topics)
         if self._keeps_house and self._seen:
             if self._inlets is None:
@@ -334,7 +337,7 @@ class RedisClusterBackend(Backend):
         return self._first(lambda store: store.cancel(job_id, force=force), State.UNKNOWN)
 
     def _first(self, ask: Callable[[Store], T], nothing: T) -> T:
-        """The first answer that is something."""
+        """Return the first answer that is not empty."""
         return next((answer for store in self._everywhere() if (answer := ask(store)) != nothing), nothing)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
@@ -347,12 +350,12 @@ class RedisClusterBackend(Backend):
             waiting = self._nodes.new_link(store.keys.base)
             try:
                 return followed(store, waiting, job_id, max(0.0, deadline - time.monotonic()))
-            except Moved:  # while we waited
+            except Moved:  # during the wait
                 self._nodes.forget()
             finally:
                 waiting.disconnect()
 
     def advice(self) -> list[str]:
-        """What is risky about any of the nodes, once."""
+        """Return the risks of any of the nodes, each once."""
         found = (line for link in self._nodes.masters() for line in advice.advice(self._target, link))
         return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""Redis's and its client's errors as the core's own, each with its mend; in this one place."""
+"""Translate errors of Redis and its client into the core's own, each with its fix; only here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PASSING = {
     "MASTERDOWN": "this replica has lost its master",
     "CLUSTERDOWN": "the cluster is down or misses slots",
     "TRYAGAIN": "a slot of the cluster is on its way to another node",
-    # Not followed: on the way, a slot's keys are with either node. Our scripts name none that exists, so that neither
-    # node runs one before all keys have arrived.
+    # Not followed: during a migration, a slot's keys are split between two nodes. Our scripts name no existing key, so that
+    # neither node runs one before all keys have arrived.
     "ASK": "a slot of the cluster is on its way to another node",
     "BUSY": "Redis is busy with a script",
     "UNKILLABLE": "Redis is busy with a script",
@@ -45,7 +45,7 @@ _BY_TEXT = {
     "cluster support disabled": "it is not a node of a cluster: use redis://host for a single server",
     "command SENTINEL": "it is not a sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
 }
-_QUOTES = dict.fromkeys(map(ord, "'`"))  # before Redis 7 there were others
+_QUOTES = dict.fromkeys(map(ord, "'`"))  # before Redis 7, the quotes differed
 _DENIED_TO_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
 _OF_SCRIPT = re.compile(r"^((?:ERR|NOPERM|WRONGTYPE) )?(Error running script.*user_script: ?\d+: )?|,? script: .*$")
 _UNREACHABLE = {
@@ -57,7 +57,7 @@ _UNREACHABLE = {
 
 
 class Moved(BackendError):
-    """Raised for a command that the node of a cluster at `address` has to be sent instead; it was not done."""
+    """Raised for a command that belongs to the cluster node at `address`; it was not executed."""
 
     def __init__(self, message: str, address: Address) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class Moved(BackendError):
 
 
 def code(error: Exception) -> str:
-    """The word by which Redis says what is wrong; older servers hide it in the text of a script's error."""
+    """Return the code with which Redis begins an error; older servers hide it in the text of a script's error."""
     if isinstance(error, redis.exceptions.NoScriptError):
         return "NOSCRIPT"
     for kind, word in _BY_TYPE.items():
@@ -78,7 +78,7 @@ def code(error: Exception) -> str:
 
 
 _BY_TYPE: dict[type[Exception], str] = {
-    redis.exceptions.MovedError: "MOVED",  # before ASK, whose child it is
+    redis.exceptions.MovedError: "MOVED",  # before ASK, which is its subclass
     redis.exceptions.AskError: "ASK",
     redis.exceptions.BusyLoadingError: "LOADING",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -92,7 +92,7 @@ _BY_TYPE: dict[type[Exception], str] = {
 
 
 def translated(error: Exception, where: str) -> BackendError:
-    """The core's error for one of the client's; `where` names the server without its secrets."""
+    """Return the core's error for one of the client's; `where` names the server without its secrets."""
     word = code(error)
     text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
     if isinstance(error, redis.exceptions.MovedError):
@@ -121,12 +121,12 @@ def translated(error: Exception, where: str) -> BackendError:
 
 
 def _unreachable(error: BaseException) -> str:
-    """What is known of the operating system's error behind the client's."""
+    """Return what is known of the operating system's error behind the client's."""
     cause = error if isinstance(error, OSError) else error.__context__
     return _UNREACHABLE.get(cause.errno or 0, "") if isinstance(cause, OSError) else ""
 
 
 def loses_connection(error: Exception) -> bool:
-    """Whether to connect anew after it: perhaps to another server."""
+    """Return whether a new connection is needed after this error, perhaps to another server."""
     gone = isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError)
     return gone or code(error) in _LOSES_CONNECTION

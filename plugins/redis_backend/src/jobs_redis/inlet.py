@@ -1,8 +1,9 @@
-"""The inlet: what a producer in any language has put into a plain list, made into messages.
+"""The inlet: convert entries that a producer in any language has pushed to a plain list into messages.
 
-Nothing in an entry is trusted. Whatever is not an envelope within its limits, or not signed where signatures are asked for,
-is carried as it came, under an id of its own and without any effect on other jobs; the worker that gets it buries it with
-the reason. What is larger than any message may be is buried where it lies, see `Store.admit`.
+Nothing in an entry is trusted. An entry that is not an envelope within the limits, or not signed although signatures are
+required, is carried unchanged, under an id of its own and without any effect on other jobs; the worker that gets it moves
+it to the dead letters with the reason. An entry that is larger than any message may be is moved there by the server, see
+`Store.admit`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Verify = Callable[[bytes], bytes]
 
 
 class _Envelope(Struct):
-    """What a queue acts on; who runs the job reads, and checks, the whole of it."""
+    """The fields on which a queue acts; the worker that runs the job reads, and checks, the whole envelope."""
 
     v: int
     topic: str
@@ -35,10 +36,10 @@ _decode = msgspec.json.Decoder(_Envelope).decode
 
 
 def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoing:
-    """The message for an entry of a topic's inlet; never raises."""
+    """Return the message for an entry of a topic's inlet; never raise."""
     try:
         envelope = _envelope(topic, payload, verify)
-    except Exception:  # who wrote it is unknown, and it must not stay at the inlet's head, whatever is wrong with it
+    except Exception:  # its author is unknown, and it must not stay at the inlet's head, whatever is wrong with it
         return Outgoing(new_id(), topic, payload)
     unique = envelope.unique
     if unique is not None:
@@ -48,7 +49,7 @@ def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoi
 
 
 def _envelope(topic: str, payload: bytes, verify: Verify | None) -> _Envelope:
-    """The envelope in an entry; raises for all that is none, or that the worker will refuse."""
+    """Return the envelope in an entry; raise for an entry that is none, or that the worker will refuse."""
     if verify is not None:
         body = verify(payload)
     else:
@@ -60,8 +61,8 @@ def _envelope(topic: str, payload: bytes, verify: Verify | None) -> _Envelope:
 
 
 def own_key(topic: str, key: str) -> str:
-    """A foreign producer's unique key, in the space of its inlet: it must not hold, or replace, what the application's does.
+    """Put a foreign producer's unique key into the space of its inlet: it must not hold, or replace, the application's keys.
 
-    The application's own begin with the name of a job, in which there is no space.
+    The application's own keys begin with the name of a job, which contains no space.
     """
     return f"inlet {topic} {key}"

@@ -1,4 +1,4 @@
-"""Taking in what foreign producers push, at once: see `InletWatch`."""
+"""Admit the messages of foreign producers at once: see `InletWatch`."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from .waiting import Waiter
 logger = logging.getLogger("jobs.redis")
 
 LONGEST_BLOCK = 30.0
-"""Seconds after which a blocked command is sent anew, in case that its connection is dead."""
+"""Seconds after which a blocked command is sent again, in case its connection is dead."""
 
 PAUSE = 1.0
-"""Seconds to let an outage, or a full server, be."""
+"""Seconds of pause during an outage, or while the server is full."""
 
 
 class InletWatch:
-    """A thread that holds a blocked command a topic: `BLMOVE inlet inlet LEFT LEFT`, which keeps the list as it is and
-    answers when something is in it. Then what is there is admitted, as pushes are, and a worker is woken.
+    """A thread that keeps one blocked command per topic: `BLMOVE inlet inlet LEFT LEFT`.
 
-    Kept by whoever keeps house. Without one, workers find an inlet's messages when they next look.
+    The command leaves the list unchanged and answers when there is an entry in it. Then the entries are admitted, as pushes
+    are, and a worker is woken.
+
+    The process that does housekeeping has this thread. Without one, workers find an inlet's messages when they next look.
     """
 
     def __init__(
         self, keys: Callable[[str], Keys], link: Callable[[str], Link], admit: Callable[[str], int], let_go: Callable[[], None]
     ) -> None:
-        self._keys, self._link, self._admit, self._let_go = keys, link, admit, let_go  # called by the thread alone
+        self._keys, self._link, self._admit, self._let_go = keys, link, admit, let_go  # used by this thread alone
         self._topics: set[str] = set()
         self._links: dict[str, Link] = {}
-        self._sent: dict[str, float] = {}  # topics whose command is out, and until when it has to be answered
+        self._sent: dict[str, float] = {}  # topics whose command has been sent, and until when it must be answered
         self._waiter = Waiter()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs-redis-inlets", daemon=True)
@@ -69,7 +71,7 @@ class InletWatch:
         self._drop()
 
     def _drop(self) -> None:
-        """Let go of every connection, and of what was known of nodes."""
+        """Drop every connection, and everything known about nodes."""
         for link in self._links.values():
             link.disconnect()
         self._links.clear()

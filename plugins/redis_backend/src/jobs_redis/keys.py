@@ -49,7 +49,7 @@ class Keys:
         return f"{self.base}:wake:{topic}"
 
     def woken(self, wake: str) -> str:
-        """The topic of such a key."""
+        """Return the topic of such a key."""
         return wake[len(self.base) + len(":wake:") :]
 
     def bell(self, owner: str) -> str:

@@ -1,4 +1,4 @@
-"""One connection to one server: opened when first used, and again after it broke. No command is ever sent twice by itself."""
+"""One connection to one server: opened on first use, and again after it broke. It never repeats a command by itself."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .url import Address, Target
 from .wire import Wire
 
 CONNECT_TIMEOUT = 2.0
-"""Longest time a connection may take, seconds."""
+"""Longest time for making a connection, in seconds."""
 
 COMMAND_TIMEOUT = 4.0
-"""Longest time a command may take before its connection counts as dead, seconds; shorter than `enqueue_timeout`."""
+"""Longest time that a command may take before its connection counts as dead, in seconds; shorter than `enqueue_timeout`."""
 
 SHORTEST = 0.01
-"""No time left is not the same as no end to it, which 0 means to sockets; seconds."""
+"""Shortest timeout in seconds: to sockets, 0 would mean no timeout at all."""
 
 Connect: TypeAlias = Callable[[], Connection]
 
 
 def connector(target: Target, address: Address | None = None) -> Connect:
-    """How to connect to a target, or to one node of a cluster."""
+    """Return the function that connects to a target, or to one node of a cluster."""
     if target.kind == "sentinel":
         return _to_master(target)
     address = address or (target.addresses[0] if target.addresses else None)
@@ -43,7 +43,7 @@ def connector(target: Target, address: Address | None = None) -> Connect:
 
 
 def _connection(target: Target, address: Address | None) -> Connection:
-    """Half of the time that is left is for the connection, half for each answer when we introduce ourselves."""
+    """Return a connector that uses half of the remaining time for the connection, and half for each answer of the handshake."""
     found = addresses(*address, CONNECT_TIMEOUT) if address is not None else ()
     patience = max(SHORTEST, left(math.inf) / 2)
     settings: dict[str, Any] = {
@@ -52,13 +52,13 @@ def _connection(target: Target, address: Address | None) -> Connection:
         "password": target.password,
         "socket_timeout": min(COMMAND_TIMEOUT, patience),
         "socket_connect_timeout": min(CONNECT_TIMEOUT, patience / max(1, len(found))),
-        "retry": Retry(NoBackoff(), 0),  # a write that is silently repeated is a duplicate
+        "retry": Retry(NoBackoff(), 0),  # a write that is repeated silently is a duplicate
         "protocol": 2,
         "client_name": "jobs",
         "driver_info": None,
     }
     if address is None:
-        local: Any = UnixDomainSocketConnection  # redis-py types it as another abstract class; it is used alike
+        local: Any = UnixDomainSocketConnection  # redis-py types it as another abstract class; it has the same interface
         return cast(Connection, local(path=target.path, **settings))
     settings |= {"host": address[0], "port": address[1], "socket_keepalive": True}
     if target.tls is not None:
@@ -67,7 +67,7 @@ def _connection(target: Target, address: Address | None) -> Connection:
 
 
 def _to_master(target: Target) -> Connect:
-    """Ask the sentinels for the master, each time anew, and make sure that it knows it is one."""
+    """Ask the sentinels for the master, each time again, and check that it is one."""
 
     def to_sentinel(address: Address) -> Connection:
         patience = max(SHORTEST, left(2 * CONNECT_TIMEOUT) / 2)
@@ -100,7 +100,7 @@ def _to_master(target: Target) -> Connect:
 
 
 class Link:
-    """See the module. One thread at a time."""
+    """A connection that is made when needed. See the module. One thread at a time."""
 
     def __init__(self, connect: Connect, where: str) -> None:
         self.where = where
@@ -113,7 +113,7 @@ class Link:
         return self._wire is not None
 
     def connect(self) -> Wire:
-        """Connect if it is not connected; raises BackendUnavailable or BackendError."""
+        """Connect if it is not connected; raise BackendUnavailable or BackendError."""
         wire = self._wire
         if wire is None:
             try:
@@ -127,7 +127,7 @@ class Link:
         try:
             connection = self._connect()
             connection.connect()
-            found: socket.socket | None = connection._sock  # the one thing that the client does not give openly
+            found: socket.socket | None = connection._sock  # the only part that the client does not expose
             assert found is not None
             wire = Wire(found, COMMAND_TIMEOUT)
         except (redis.RedisError, OSError) as error:
@@ -148,21 +148,21 @@ class Link:
         return self.read(timeout)
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
-        """Run a script on the store at `base`; the server is taught it when it does not know it."""
+        """Run a script on the store at `base`; load it into the server if the server does not have it."""
         wire = self._wire or self.connect()
         try:
             wire.send((b"EVALSHA", script.digest, 1, base, *arguments))
             return wire.read()
-        except redis.exceptions.NoScriptError:  # it has not been run: nothing is sent twice
+        except redis.exceptions.NoScriptError:  # it was not executed: nothing is sent twice
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
-        except BaseException:  # such as a job's timeout: whoever asked next would read this answer
+        except BaseException:  # for example a job's timeout: the next command would read this answer
             self.disconnect()
             raise
 
     def send(self, *command: Any, then: ScriptCall | None = None) -> None:
-        """Send a command, and a script right behind it, without waiting for the replies: `read` and `read_script` do."""
+        """Send a command, and a script directly after it, without waiting for the replies: `read` and `read_script` do."""
         wire = self._wire or self.connect()
         try:
             if then is None:
@@ -194,7 +194,7 @@ class Link:
         wire = self._connected()
         try:
             return wire.read()
-        except redis.exceptions.NoScriptError:  # it has not been run: nothing is sent twice
+        except redis.exceptions.NoScriptError:  # it was not executed: nothing is sent twice
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
@@ -212,5 +212,5 @@ class Link:
     # -- for waiting -----------------------------------------------------------------------------
 
     def socket(self) -> socket.socket:
-        """The socket, to be watched for the reply of a command that blocks."""
+        """Return the socket, to be watched for the reply of a blocking command."""
         return self._connected().socket

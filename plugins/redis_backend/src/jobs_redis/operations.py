@@ -1,4 +1,4 @@
-"""What operators ask of a store."""
+"""Operator calls on a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .store import Store
 from .url import Target
 
 LONGEST_FOLLOW = 5.0
-"""Longest time that one command waits for a job's end, so that a dead connection is noticed; seconds."""
+"""Longest time, in seconds, that one command waits for a job's end, so that a dead connection is noticed."""
 
 
 class RedisOperations(Backend):
@@ -80,5 +80,5 @@ def followed(store: Store, waiting: Link, job_id: str, timeout: float) -> JobRec
         if record is not None or left <= 0:
             return record
         end = store.keys.end(job_id)
-        # The list keeps what is in it, so that everybody who waits for this job is told.
+        # The list keeps its entry, so that every process that waits for this job is told.
         waiting.call("BLMOVE", end, end, "LEFT", "LEFT", f"{max(pause, 0.001):.3f}", timeout=pause + COMMAND_TIMEOUT)

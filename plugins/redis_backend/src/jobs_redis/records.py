@@ -1,4 +1,4 @@
-"""Messages and settlements as the scripts' arguments, and the scripts' answers as what the core knows."""
+"""Convert messages and settlements to the scripts' arguments, and the scripts' answers to the core's types."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _PLAIN = (0, 0, 0, 0)
 
 
 def micro(seconds: float) -> int:
-    """Seconds as microseconds; at most 31 years of them, whatever was asked for."""
+    """Convert seconds to microseconds; to those of 31 years at most."""
     return round(min(MAX_SECONDS, seconds) * _MICRO)
 
 
-# -- in --------------------------------------------------------------------------------------------
+# -- arguments ---------------------------------------------------------------------------------------
 
 _heads: dict[tuple[int, str], bytes] = {}
 _FEW = 10_000  # topics of which the heads of records are kept
 
 
 def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
-    """The arguments of put.lua from the fourth on; None if it cannot store these messages."""
+    """Return the arguments of put.lua from the fourth on; None if it cannot store these messages."""
     first = messages[0]
     topic, priority = first.topic, first.priority
     group: list[Any] = [topic, priority, 0]
@@ -67,12 +67,12 @@ def _extra(outgoing: Outgoing, replaces: int, timed: int) -> str:
 
 
 def held_for(unique: UniqueKey) -> int:
-    """Microseconds for which a key is held; 0 for as long as its job."""
+    """Return the microseconds for which a key is held; 0 for as long as its job exists."""
     return 0 if isinstance(unique.scope, str) else micro(float(unique.scope))
 
 
 def _record(outgoing: Outgoing) -> bytes:
-    """The record of a message without a unique key, but for its time."""
+    """Return the record of a message without a unique key, except for its time."""
     priority, topic = outgoing.priority, outgoing.topic
     return (_heads.get((priority, topic)) or _head(priority, topic)) + outgoing.payload
 
@@ -86,7 +86,7 @@ def _head(priority: int, topic: str) -> bytes:
 
 
 def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retention]) -> tuple[list[Any], list[int]]:
-    """The arguments of settle.lua from the fifth on, and in which order its answers come."""
+    """Return the arguments of settle.lua from the fifth on, and the order in which its answers come."""
     groups: dict[str, tuple[list[str], list[str], list[int]]] = {}
     others: list[Any] = []
     order: list[int] = []
@@ -138,20 +138,20 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
 
 
 def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:
-    """The answers in the order of the settlements."""
+    """Return the answers in the order of the settlements."""
     found = [Answer.STALE] * len(order)
     for letter, n in zip(letters, order, strict=True):
         found[n] = _ANSWERS.get(letter, Answer.STALE)
     return found
 
 
-# -- out -------------------------------------------------------------------------------------------
+# -- answers -----------------------------------------------------------------------------------------
 
 _shapes: dict[bytes, tuple[int, int, int]] = {}
 
 
 def _unpacked(record: bytes) -> tuple[float, int, str, bytes]:
-    """Time of the push, priority, topic and payload; raises ValueError for what is no record: somebody else wrote it."""
+    """Return time of the push, priority, topic and payload; raise ValueError for a record that another program wrote."""
     head, _, rest = record.partition(b"|")
     pushed, _, shape = head.partition(b" ")
     known = _shapes.get(shape)
@@ -164,7 +164,7 @@ def _unpacked(record: bytes) -> tuple[float, int, str, bytes]:
 
 
 def deliveries(found: Sequence[Any]) -> list[Delivery]:
-    """What reserve.lua found, from its third value on; the first is the broker's time."""
+    """Convert the answer of reserve.lua, from its third value on; the first is the broker's time."""
     now = int(found[0]) / _MICRO
     made = []
     for n in range(2, len(found), 4):
@@ -172,14 +172,14 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
         token = found[n + 1].decode()
         try:
             pushed, _, topic, payload = _unpacked(found[n + 2])
-        except ValueError:  # whoever gets it finds that it is no message either, and buries it
+        except ValueError:  # the worker that gets it finds that it is not a message, and moves it to the dead letters
             pushed, topic, payload = now, token.split(":", 2)[-1], found[n + 2]
         made.append(Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now))
     return made
 
 
 def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
-    """What describe.lua found; None for an empty answer."""
+    """Convert the answer of describe.lua; return None for an empty one."""
     if not found:
         return None
     broker_now = int(now) / _MICRO

@@ -1,4 +1,4 @@
-"""Sentinels: who the master is, asked each time anew."""
+"""Sentinels: ask for the master, each time again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sentinels:
         self._service, self._where, self._connection = service, where, connection
 
     def master(self) -> Address:
-        """Where the master is, by the first sentinel that knows; raises what each said if none does."""
+        """Return the master's address from the first sentinel that knows it; if none does, raise with each one's answer."""
         failures: list[BackendError] = []
         for address in list(self._addresses):
             try:
@@ -30,7 +30,7 @@ class Sentinels:
                 failures.append(error)
                 continue
             self._addresses.remove(address)
-            self._addresses.insert(0, address)  # who answered is asked first next time
+            self._addresses.insert(0, address)  # the one that answered is asked first next time
             return found
         said = "; ".join(str(error) for error in failures)
         passing = any(isinstance(error, BackendUnavailable) for error in failures)

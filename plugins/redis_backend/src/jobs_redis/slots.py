@@ -1,4 +1,4 @@
-"""The nodes of a cluster, and which of them has a slot."""
+"""The nodes of a cluster, and the slots of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .url import Address, Target
 
 
 class Nodes:
-    """A connection to each node that is talked to; runs commands where their key lives. One thread at a time."""
+    """A connection to each node in use; runs commands on the node of their key. One thread at a time."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -35,22 +35,22 @@ class Nodes:
         self.forget()
 
     def forget(self) -> None:
-        """Have the nodes asked anew who has what."""
+        """Forget the slots of each node, so that they are requested again."""
         self._slots.clear()
         self._by_key.clear()
 
-    # -- where -----------------------------------------------------------------------------------
+    # -- nodes -----------------------------------------------------------------------------------
 
     def link(self, key: str) -> Link:
-        """The connection to the node that has a key."""
+        """Return the connection to the node of a key."""
         return self._to(self._address(key))
 
     def new_link(self, key: str) -> Link:
-        """A connection of one's own to the node that has a key."""
+        """Return a separate connection to the node of a key."""
         return self._make(self._address(key))
 
     def masters(self) -> Iterator[Link]:
-        """A connection to every node that has slots."""
+        """Yield a connection to every node that has slots."""
         self._learn()
         for address in sorted({address for _, _, address in self._slots}):
             yield self._to(address)
@@ -74,7 +74,7 @@ class Nodes:
         return address
 
     def _learn(self) -> None:
-        """Ask the nodes who has what, the first that answers."""
+        """Ask for the slots of each node; the first node that answers is enough."""
         if self._slots:
             return
         failed: BackendError | None = None
@@ -88,10 +88,10 @@ class Nodes:
             return
         raise failed or BackendUnavailable(f"{self._target.shown}: no node is named")
 
-    # -- what ------------------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
-        """Run a script on the store at `base`. A node that no longer has it has not run it: then the new one does."""
+        """Run a script on the store at `base`. A node that no longer has it does not run it: then the new one does."""
         return self._follow(base, lambda link: link.run(script, base, *arguments))
 
     def call(self, *command: Any) -> Any:
@@ -113,6 +113,6 @@ class Nodes:
 
 
 def _address(master: Any, asked: Address) -> Address:
-    """A node that does not know its own address is the one that was asked."""
+    """Return a node's address: one that does not know its own has the address that was asked."""
     host = master[0].decode() if master[0] else ""
     return host or asked[0], int(master[1])

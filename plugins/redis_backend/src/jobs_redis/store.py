@@ -1,4 +1,4 @@
-"""One store: all keys under one base, and every operation on them, each one script."""
+"""One store: all keys under one base, and every operation on them, each as one script."""
 
 from __future__ import annotations
 
@@ -37,18 +37,21 @@ FORCED = b"\0force"
 """As in `common.lua`."""
 LARGEST_RESERVE = 1000
 LARGEST_PUSH = 10_000
-"""Most messages that one script stores: about 50 ms of the server. A larger push is several, each all or nothing."""
+"""Most messages that one script stores: about 50 ms of the server's time.
+
+A larger push is split; each part is all or nothing.
+"""
 INLET_BATCH = 500
 INLET_BYTES = 4_000_000
-"""Most entries, and about how many bytes of them, that are taken from an inlet at once."""
+"""Bytes, approximately, of the entries that are taken from an inlet at once."""
 PURGED_AT_ONCE = 1000
 
 
 class Reserved(NamedTuple):
-    """What a reserve took, and saw."""
+    """The jobs that a reserve took, and the state that it saw."""
 
     deliveries: list[Delivery]
-    due: float  # seconds until the next scheduled job falls due, infinite if there is none; if the limit was not reached
+    due: float  # seconds until the next scheduled job is due, infinite if there is none; if the limit was not reached
     inlets: list[str]  # topics to which foreign producers have pushed
 
 
@@ -61,21 +64,21 @@ class Runner(Protocol):
 
 
 class Store:
-    """See the module. What it knows of an owner it is told with every call."""
+    """All operations on one store. See the module. It has no state of an owner: every call passes it."""
 
     def __init__(self, base: str, runner: Runner, options: BackendOptions) -> None:
         self.keys = Keys(base)
         self.options = options
         self._runner = runner
         self._clock = options.clock
-        self._retention: dict[str, int] = {}  # topic: microseconds its dead letters are kept
+        self._retention: dict[str, int] = {}  # topic: microseconds for which its dead letters are kept
         self._lease = micro(options.lease)
         self._cancelled_ttl = micro(options.cancelled_ttl)
         self._window = max(1, round(options.dedup_window * 1000))
 
     def now(self) -> int | str:
-        """The time for a script: empty, for the server's own clock, but in tests."""
-        # A moment, to which the bound of `micro` is nothing.
+        """Return the time for a script: empty, for the server's own clock, except in tests."""
+        # A moment, to which the bound of `micro` does not apply.
         return round(self._clock() * 1e6) if self._clock else ""
 
     def _run(self, script: Script, *arguments: Any) -> Any:
@@ -105,7 +108,7 @@ class Store:
     def release(self, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
         return int(self._run(scripts.RELEASE, owner, self._cancelled_ttl, int(crash), report, *started))
 
-    # -- the way of a job ------------------------------------------------------------------------
+    # -- the path of a job ----------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         if len(messages) <= LARGEST_PUSH:
@@ -153,9 +156,9 @@ class Store:
         return dict(zip(answer[::2], answer[1::2], strict=True))
 
     def admit(self, topic: str, request: str) -> int:
-        """Take the next entries from a topic's inlet into its line, in one step; how many.
+        """Move the next entries of a topic's inlet to its ready jobs, in one step; return how many.
 
-        One that is larger than a message may be goes to the dead letters, and never through this process.
+        An entry that is larger than a message may be goes to the dead letters, and never through this process.
         """
         found = self._run(scripts.PEEK, topic, INLET_BATCH, self.options.largest_payload, INLET_BYTES)
         if isinstance(found, int):
@@ -170,7 +173,9 @@ class Store:
         return 0 if answer is None else len(payloads)
 
     def _bury(self, topic: str, length: int) -> int:
-        """Bury the first entry of an inlet, of which no more than its length is known; how many were."""
+        """Move the first entry of an inlet, of which only the length is known, to the dead letters; return how many were
+        moved.
+        """
         reason = "bad message"
         text = f"an entry of the inlet is {length:,} bytes, max_message is {self.options.max_message:,}"
         error = msgspec.json.encode({"at": self.options.now(), "attempt": 0, "type": reason, "message": text, "traceback": ""})
@@ -184,17 +189,17 @@ class Store:
         return int(self._run(scripts.EMPTY, topic))
 
     def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str) -> Reserved:
-        """Take jobs. Raises OwnerLost."""
+        """Reserve jobs. Raises OwnerLost."""
         call = self.reserving(owner, topics, limit, request)
         return self.reserved(owner, self._runner.run(*call))
 
     def reserving(self, owner: str, topics: Sequence[str], limit: int, request: str) -> ScriptCall:
-        """What to send to take jobs; `reserved` reads its answer."""
+        """Return the script call that reserves jobs; `reserved` reads its answer."""
         arguments = (owner, request, self._lease, min(limit, LARGEST_RESERVE), *topics)
         return scripts.RESERVE, self.keys.base, self.now(), *arguments
 
     def reserved(self, owner: str, found: Any) -> Reserved:
-        """What was taken, from the script's answer. Raises OwnerLost."""
+        """Return the reserved jobs from the script's answer. Raises OwnerLost."""
         if not found:
             raise lost(owner)
         due, *inlets = found[1]
@@ -209,17 +214,17 @@ class Store:
     def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         arguments, order = records.settlements(settlements, self.options.retention)
         letters = self._run(scripts.SETTLE, owner, request, self._cancelled_ttl, *arguments)
-        if len(letters) != len(order):  # another batch under a request that was answered: nothing was done for this one
+        if len(letters) != len(order):  # another batch under an answered request: nothing was done for this one
             raise BackendError("a settle request was sent again with other settlements")
         return records.answers(letters, order)
 
     def look(self, topics: Sequence[str]) -> tuple[bool, float, list[str]]:
-        """Whether there is a ready job, seconds until one falls due, and the topics whose inlet has something."""
+        """Return whether there is a ready job, the seconds until one is due, and the topics whose inlet has entries."""
         ready, due, *inlets = self._run(scripts.LOOK, *topics)
         return bool(ready), _seconds(due), [topic.decode() for topic in inlets]
 
     def nudge(self, topics: Collection[str]) -> None:
-        """Put wake tokens back."""
+        """Return wake tokens."""
         self._run(scripts.NUDGE, *topics)
 
     def ring(self, owner: str) -> None:
@@ -233,7 +238,7 @@ class Store:
         kept = Housekept(found[0], found[1], found[2], more=bool(found[3]))
         if not found[4]:
             return kept
-        for topic in found[4]:  # topics met for the first time: once more, now knowing for how long to keep their dead
+        for topic in found[4]:  # topics seen for the first time: once more, with the time to keep their dead letters
             self._retention[topic.decode()] = micro(self.options.retention(topic.decode()).dead_keep)
         again = self.housekeep(limit)
         return Housekept(
@@ -267,7 +272,7 @@ class Store:
         return int(self._run(scripts.REQUEUE, *job_ids))
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
-        """The topics, and with them the limits on dead letters, are looked up first."""
+        """Move jobs to the dead letters; their topics, and with them the limits on dead letters, are looked up first."""
         arguments: list[Any] = []
         for job_id in job_ids:
             record = self.get(job_id)
@@ -300,8 +305,10 @@ class Store:
         return State(self._run(scripts.CANCEL, job_id, self._cancelled_ttl, int(force)).decode())
 
     def follow(self, job_id: str, seconds: float) -> JobRecord | None:
-        """The record of a job that has ended, in state UNKNOWN if there is none; None while it has not, and its end is
-        then told through the list `keys.end(job_id)`."""
+        """Return the record of a job that has ended, in state UNKNOWN if there is none; None while it has not ended.
+
+        In that case, its end will be announced through the list `keys.end(job_id)`.
+        """
         answer = self._run(scripts.FOLLOW, job_id, micro(seconds))
         if answer is None:
             return None
@@ -311,7 +318,7 @@ class Store:
 
 @contextlib.contextmanager
 def in_parts(others: bool) -> Iterator[None]:
-    """Where another part of a push was sent, one that was not does not mean that nothing was."""
+    """Correct the error of one part of a push: "nothing sent" does not hold if another part was sent."""
     try:
         yield
     except BackendUnavailable as error:
@@ -320,7 +327,7 @@ def in_parts(others: bool) -> Iterator[None]:
 
 
 def _seconds(due: int) -> float:
-    """A script's microseconds until something falls due; less than none if nothing will."""
+    """Convert a script's microseconds until the next due job; negative ones mean that there is none."""
     return float("inf") if due < 0 else due / 1e6
 
 

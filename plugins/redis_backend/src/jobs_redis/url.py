@@ -1,4 +1,4 @@
-"""URLs: where the servers are and how to be let in."""
+"""URLs: the addresses of the servers, and the credentials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Address = tuple[str, int]
 
 
 class Target(Struct, frozen=True, kw_only=True):
-    """A URL, read."""
+    """A parsed URL."""
 
     kind: Literal["server", "unix", "sentinel", "cluster"]
     shown: str  # without its secrets
@@ -47,7 +47,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> Target:
-    """Read a URL; raises BackendError that shows the forms there are."""
+    """Parse a URL; raise BackendError that shows the possible forms."""
     try:
         parts = read(url, _PARAMETERS)
     except BackendError as error:
@@ -87,7 +87,7 @@ def parse(url: str) -> Target:
 
 
 def _tls(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Certificates are verified, always; against the system's authorities, or those in the file `ca`."""
+    """Return the TLS options. Certificates are always verified, against the system's authorities or those in the file `ca`."""
     return {
         "ssl_cert_reqs": "required",
         "ssl_check_hostname": True,
@@ -112,7 +112,7 @@ def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
 def _number(url: str, text: str) -> int:
     found = number(text)
     if found is None:
-        shown = repr(text) if redact(url) == url else "the database, or replicas,"  # or what is part of a password
+        shown = repr(text) if redact(url) == url else "the database, or replicas,"  # or a part of the password
         raise _wrong(url, f"{shown} is not a number")
     return found
 

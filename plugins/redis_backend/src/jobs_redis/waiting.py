@@ -1,12 +1,13 @@
-"""Sleeping until there is work or somebody interrupts: without polling, without a thread.
+"""Sleep until there is a job or an interrupt: without polling, without a thread.
 
-A wait is a blocking command on a connection of its own, and a pipe beside it. Who wants to end it writes a byte into
-the pipe, which any thread and a signal handler may do; the waiting thread itself then rings: the command waits for a
-bell of its owner, too, which is put there through the connection for commands. (CLIENT UNBLOCK is no bell: a Redis that
-is failing over, before 8.2, dies of it.) A reply left behind would take somebody's wake token with it.
+A wait is a blocking command on a connection of its own, and a pipe beside it. To end it, any thread or a signal handler
+writes a byte into the pipe, and the waiting thread itself then rings: the command also waits for a bell of its owner, which
+is put there through the connection for commands. (CLIENT UNBLOCK cannot serve as a bell: a Redis that is failing over,
+before 8.2, crashes because of it.) A reply left behind would contain a wake token that another worker needs.
 
-A script may be sent right behind the blocking command. The server runs it as soon as the wait has ended, whatever ended
-it, so that who waits for work has it with the same answer; who died meanwhile has no connection, and nothing is run.
+A script may be sent directly after the blocking command. The server runs it as soon as the wait has ended, for whatever
+reason, so that a waiting worker has its result with the same answer; if the worker died meanwhile, its connection is gone,
+and nothing is run.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .link import COMMAND_TIMEOUT, Link
 from .scripts import ScriptCall
 
 SERVER_TIMES = 0.5
-"""Waits of this length and more are ended by the server, which is up to 0.1 s late, shorter ones by us; seconds."""
+"""Seconds. The server ends waits of this length and more, up to 0.1 s late; shorter ones are ended by us."""
 
 
 class Line:
@@ -34,16 +35,16 @@ class Line:
         self, waiting: Link, keys: Sequence[str], bell: str, ring: Callable[[], None], then: ScriptCall | None = None
     ) -> None:
         self.waiting, self.keys, self.bell, self.ring, self.then = waiting, keys, bell, ring, then
-        self.answer: Any = None  # of the script that was to be run then
+        self.answer: Any = None  # of the script that was sent with the wait
 
     def begin(self, timeout: float, *, exact: bool) -> None:
         server = timeout if timeout >= SERVER_TIMES and not exact else timeout + 1.0
         self.waiting.send("BZPOPMIN", *self.keys, self.bell, f"{max(server, 0.001):.3f}", then=self.then)
 
     def end(self, answered: bool) -> str | None:
-        """End the wait if it still goes on; the key whose token has come, or None.
+        """End the wait if it is still in progress; return the key whose token has arrived, or None.
 
-        Where a token comes before the bell, the bell ends the next wait, which is then begun again.
+        If a token arrives before the bell, the bell ends the next wait, which is then begun again.
         """
         if not answered and not select.select([self.waiting.socket()], [], [], 0)[0]:
             self.ring()
@@ -55,13 +56,14 @@ class Line:
 
 
 class Waiter:
-    """The pipe, and waits on it and on servers. `interrupt` is for any thread, the rest for one."""
+    """The pipe, and waits on it and on servers. Any thread may call `interrupt`; all other methods belong to one thread."""
 
     def __init__(self) -> None:
         self._out, self._in = os.pipe()
         for end in (self._out, self._in):
             os.set_blocking(end, False)
-        # Closed with the last reference, not before: a late interrupt must not write into somebody else's descriptor.
+        # Closed with the last reference, not before: a late interrupt must not write into a descriptor that has been
+        # reused.
         weakref.finalize(self, _close, self._out, self._in)
 
     def interrupt(self) -> None:
@@ -69,11 +71,11 @@ class Waiter:
             os.write(self._in, b"!")
 
     def fileno(self) -> int:
-        """What becomes readable when somebody interrupts."""
+        """Return the descriptor that becomes readable at an interrupt."""
         return self._out
 
     def interrupted(self, timeout: float = 0.0) -> bool:
-        """Whether somebody has interrupted, or does within `timeout` seconds; that is then used up."""
+        """Return whether there was an interrupt, or is one within `timeout` seconds; it is then used up."""
         if not select.select([self._out], [], [], max(0.0, timeout))[0]:
             return False
         with contextlib.suppress(BlockingIOError):
@@ -81,7 +83,7 @@ class Waiter:
         return True
 
     def wait(self, lines: Sequence[Line], timeout: float, *, exact: bool) -> tuple[list[str], bool]:
-        """Wait on all lines; the keys whose tokens came, and whether it was interrupted. `exact`: end in time."""
+        """Wait on all lines; return the keys whose tokens arrived, and whether there was an interrupt. `exact`: end in time."""
         begun: list[Line] = []
         try:
             for line in lines:
@@ -89,7 +91,7 @@ class Waiter:
                 begun.append(line)
             return self._wait(begun, timeout, exact)
         except BaseException:
-            for line in begun:  # what the server may still answer there belongs to no wait of ours
+            for line in begun:  # a later answer of the server there belongs to no wait of ours
                 line.waiting.disconnect()
             raise
 

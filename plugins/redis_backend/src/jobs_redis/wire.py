@@ -1,8 +1,8 @@
-"""A socket that speaks Redis's protocol: one system call sends a command, one reads its reply.
+"""A socket with Redis's protocol: one system call sends a command, one reads its reply.
 
 The client connects, authenticates and wraps in TLS; after that its layers cost more than an enqueue's work on the server,
 most of all a poll() before every send and receive, which Python makes for a socket with a timeout of its own. Here the
-kernel keeps the time.
+kernel measures the timeout.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import redis.exceptions
 from jobs_core.deadline import deadline
 
 NOTHING = object()
-"""No reply is whole yet."""
+"""The result while no reply is complete."""
 
 _pack = hiredis.pack_command
 _BUFFER = 64 * 1024
 SLACK = 0.1
-"""Seconds by which a wait may end too early or too late, for the sake of fewer system calls."""
+"""Seconds by which a wait may end too early or too late, in exchange for fewer system calls."""
 
 
 class Wire:
-    """See the module. One thread at a time; the socket stays its owner's, who closes it."""
+    """The protocol on a socket. See the module. One thread at a time; the socket's owner closes it."""
 
     __slots__ = ("_buffer", "_feed", "_gets", "_limit", "_receive", "_send", "_timeout", "socket")
 
     def __init__(self, connected: socket.socket, timeout: float) -> None:
         self.socket = connected
         self._timeout = timeout
-        self._limit = 0.0  # of each wait of the socket's, as it is set
+        self._limit = 0.0  # timeout of each wait of the socket, as set
         if not isinstance(connected, ssl.SSLSocket):
             connected.settimeout(None)
         self._set_limit(timeout)
@@ -46,7 +46,7 @@ class Wire:
         self._buffer = bytearray(_BUFFER)
 
     def _limit_waits(self) -> None:
-        """Have the socket wait no longer than the deadline allows. It is told seldom: to tell it is a system call."""
+        """Set the socket's timeout to the deadline at most. It is set rarely, because setting it is a system call."""
         rest = deadline.at - monotonic()
         if rest >= self._timeout:
             if self._limit != self._timeout:
@@ -57,7 +57,7 @@ class Wire:
             self._set_limit(rest)
 
     def _set_limit(self, limit: float) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):  # its library must not meet the kernel's EAGAIN
+        if isinstance(self.socket, ssl.SSLSocket):  # its library must not see the kernel's EAGAIN
             self.socket.settimeout(limit)
         else:
             seconds, fraction = divmod(limit, 1)
@@ -79,14 +79,14 @@ class Wire:
             raise redis.exceptions.TimeoutError("the server takes nothing") from None
 
     def _send_piece_by_piece(self, rest: memoryview) -> None:
-        """The system's limit is for each call, of which each may come forward a little."""
+        """Send in pieces: the system's timeout applies to each call, and each may make little progress."""
         while rest:
             rest = rest[self.socket.send(rest) :]
             if rest:
                 self._limit_waits()
 
     def read(self) -> Any:
-        """The next reply; raises OSError or a RedisError, which may be the reply."""
+        """Return the next reply; raise OSError or a RedisError, which may be the reply."""
         reply = self._gets()
         while reply is NOTHING:
             try:
@@ -104,14 +104,14 @@ class Wire:
         return reply
 
     def readable(self, timeout: float) -> bool:
-        """Whether something arrives within so many seconds."""
+        """Return whether something arrives within so many seconds."""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
 
 
 def refusal(text: str) -> redis.exceptions.ResponseError:
-    """The error that the server answers with; of a kind of its own where somebody has to tell it apart."""
+    """Return the error for an error reply of the server; of a class of its own if callers have to distinguish it."""
     word, _, rest = text.partition(" ")
     kind = _REFUSALS.get(word)
     return kind(rest) if kind else redis.exceptions.ResponseError(text)

@@ -7,9 +7,9 @@ A backend's whole test file::
         def backend_url(self, tmp_path):
             return f"mine://{tmp_path}"
 
-The fixture names a store that is empty and nobody else's. What a backend cannot do it leaves out of `features`:
-the cases bound to a feature then assert the weaker property that holds without it, and never skip a check on
-loss or duplicates. A case may be excused only with `@pytest.mark.xfail(reason=...)` on an override.
+The fixture returns the URL of an empty store that nothing else uses. A backend leaves features that it lacks out of
+`features`: the cases bound to a feature then assert the weaker property that holds without it, and never skip a check
+on loss or duplicates. A case may be excused only with `@pytest.mark.xfail(reason=...)` on an override.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class BackendContract(
     Machine,
     Completeness,
 ):
-    """Subclass it, give it the fixture `backend_url`, and run pytest. See the module."""
+    """The contract as a test class: subclass it, give it the fixture `backend_url`, and run pytest. See the module."""
 
     takes_clock = False
     """True if the backend honours `BackendOptions.clock`: time then passes when the test says so."""
 
     hands_out_at_once = False
-    """True if a reserve finds at once what was pushed before, of a backend without `strict_order`: cases then wait less."""
+    """True if a reserve immediately finds all earlier pushes, for a backend without `strict_order`: cases then wait less."""
 
 
 __all__ = ["BackendContract", "Rig"]

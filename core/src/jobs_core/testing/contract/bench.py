@@ -1,4 +1,4 @@
-"""The same figures for every backend: what its calls cost, and how soon a push is heard of."""
+"""The same figures for every backend: the cost of its calls, and the time from a push to the wake-up of a worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def measure(url: str) -> list[dict[str, Any]]:
-    """Figures, medians of three rounds: what, figure, unit."""
+    """Return the figures, medians of three rounds: what, figure, unit."""
     factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "URL")
     fresh(url)
     options = BackendOptions(base_dir=Path.cwd())
@@ -93,7 +93,7 @@ def _wake_ups(producer: Backend, worker: Backend, count: int) -> list[float]:
     for _ in range(count):
         waiting.wait()
         waiting.clear()
-        time.sleep(0.005)  # the worker is to be inside its wait, of which nothing tells from outside
+        time.sleep(0.005)  # the worker has to be inside its wait, which cannot be observed from outside
         pushed[0] = time.perf_counter()
         producer.push([Outgoing(new_id(), TOPIC, PAYLOAD)], new_token())
         done.wait()

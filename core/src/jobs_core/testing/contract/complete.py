@@ -1,4 +1,4 @@
-"""That nothing of the contract was left out quietly."""
+"""Check that no case of the contract was left out silently."""
 
 from __future__ import annotations
 

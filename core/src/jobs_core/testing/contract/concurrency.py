@@ -19,7 +19,7 @@ JOBS = 400
 
 
 class Concurrency(RigCase):
-    """No job is handed out twice, none is left lying."""
+    """No job is delivered twice, and none is left behind."""
 
     def test_processes_that_reserve_at_once_share_the_jobs(self, rig: Rig, tmp_path: Path) -> None:
         ids = rig.push_many(rig.producer(), JOBS)
@@ -83,7 +83,7 @@ def _drain(rig: Rig, worker: Backend) -> list[str]:
 
 
 def _run_at_once(rig: Rig, verb: str, *arguments: str) -> None:
-    """A process for each argument; all have to do well, and none is left when one has not."""
+    """Start a process for each argument. All have to succeed, and none is left running if one has failed."""
     with _child(rig, verb, *arguments) as child:
         try:
             output, _ = child.communicate(timeout=PATIENCE * 3)

@@ -16,7 +16,7 @@ BOUNDARIES = [
 
 
 class Crashes(RigCase):
-    """A dead process loses no job, and has none run that was settled."""
+    """A dead process loses no job, and causes no settled job to run again."""
 
     @pytest.mark.parametrize("boundary", BOUNDARIES)
     def test_a_process_killed_at_a_boundary_loses_nothing(self, rig: Rig, boundary: str) -> None:
@@ -25,7 +25,7 @@ class Crashes(RigCase):
         producer, survivor = rig.producer(), rig.worker()
         (waiting,) = rig.push_many(producer, 1, priority=9)
         operation, _, moment = boundary.partition(".")
-        second = rig.results_url and operation in ("push", "settle")  # the store beside the queue passes it first
+        second = rig.results_url and operation in ("push", "settle")  # the store beside the queue passes the point first
         child = start_child(rig, "victim", "the-victim", failpoint=f"{boundary}={'kill@2' if second else 'kill'}")
         output, _ = child.communicate(timeout=PATIENCE)
         assert child.returncode == -9, f"the backend does not pass the fail point {boundary}: {output}"

@@ -1,4 +1,4 @@
-"""Owners and their leases: who is believed dead when, and what that costs whom."""
+"""Owners and their leases: when an owner counts as dead, and the consequences for its jobs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .rig import ERROR, Rig, RigCase, T
 
 
 class Leases(RigCase):
-    """A silent owner's jobs go to others; a living one's never do."""
+    """A silent owner's jobs go to others; a living owner's never do."""
 
     def test_an_owner_that_falls_silent_loses_its_jobs(self, rig: Rig) -> None:
         silent, living = rig.worker(), rig.worker()
         ids = rig.push_many(rig.producer(), 3)
         rig.take(silent)
         if not rig.has("owner_release"):
-            silent.close()  # where the connection is the lease, its end is the silence
+            silent.close()  # if the connection is the lease, its end is the silence
         taken: list[str] = []
 
         def gone() -> bool:
@@ -104,7 +104,7 @@ class Leases(RigCase):
 
     def test_an_outage_longer_than_a_lease_expires_nobody(self, rig: Rig) -> None:
         if not rig.clock:
-            return  # a broker that is away needs its own kind of outage: see the fault tests of each
+            return  # a broker that is away needs its own kind of outage: see each backend's fault tests
         running, keeper = rig.worker(), rig.worker()
         rig.push_many(rig.producer(), 3)
         held = rig.take(running)

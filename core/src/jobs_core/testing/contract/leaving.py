@@ -1,4 +1,4 @@
-"""Workers that stop while they have much in hand: what they give back is as if it had never been taken."""
+"""Workers that stop with many jobs reserved: released jobs are as if they had never been reserved."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Leaving(RigCase):
 
 
 def _run(rig: Rig, worker: Backend, batches: int) -> list[Delivery]:
-    """Take and settle, as fast as jobs are that do nothing."""
+    """Reserve and settle, as fast as with jobs that do nothing."""
     ran: list[Delivery] = []
     for _ in range(batches):
         deliveries = rig.take(worker, BATCH)
@@ -67,7 +67,7 @@ def _run(rig: Rig, worker: Backend, batches: int) -> list[Delivery]:
 
 
 def _serve(rig: Rig, worker: Backend) -> list[Delivery]:
-    """A short life: some batches, and the last one is given back."""
+    """Run a short life: some batches are settled, and the last one is released."""
     ran = _run(rig, worker, 1)
     _release(rig, worker, rig.take(worker, BATCH))
     worker.close()
@@ -79,7 +79,7 @@ def _release(rig: Rig, worker: Backend, deliveries: Sequence[Delivery]) -> None:
 
 
 def _rest(rig: Rig, worker: Backend, count: int) -> list[Delivery]:
-    """Run so many more jobs, which have to come, and what comes beyond them."""
+    """Run so many more jobs, which have to arrive, and any that arrive beyond them."""
     ran: list[Delivery] = []
 
     def complete() -> bool:

@@ -1,7 +1,7 @@
-"""A state machine that drives the backend with whatever Hypothesis thinks of, beside the memory model.
+"""A state machine that drives the backend with Hypothesis, beside the memory model.
 
-With a clock that can be moved and all of the model's features, every answer must equal the model's. Without, the machine keeps
-account of ids: everything pushed and not ended comes out in the end, and nothing else.
+With a movable clock and all of the model's features, every answer must equal the model's. Otherwise, the machine keeps
+account of ids: all jobs that were pushed and not ended are delivered in the end, and no others.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ OWNERS = ["one", "two", "three"]
 STEPS = int(os.environ.get("JOBS_CONTRACT_STEPS", "40"))
 EXAMPLES = int(os.environ.get("JOBS_CONTRACT_EXAMPLES", "60"))
 SHRINKS = bool(os.environ.get("JOBS_CONTRACT_SHRINK"))
-"""Whether a failure is made as short as can be before it is shown. Each try replays a whole example on a real broker, so this
-takes minutes (Hypothesis stops after five): without it, the failure is shown as it was found."""
+"""Whether a failure is made as short as possible before it is shown.
+
+Each try replays a whole example on a real broker, so this takes minutes (Hypothesis stops after five): without it, the
+failure is shown as it was found.
+"""
 
 topics_in_order = st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True)
 uniques = st.none() | st.builds(
@@ -46,7 +49,7 @@ class Machine(RigCase):
     """A class whose every request is slow may try fewer."""
 
     loses_answers = False
-    """Whether a call may be made twice, its answer lost. `housekeep` has no request id: it then tells of the second."""
+    """Whether a call may be made twice, its answer lost. `housekeep` has no request id: it then reports the second call."""
 
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
         if not SHRINKS:
@@ -70,7 +73,7 @@ class Machine(RigCase):
 
 
 def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
-    """The machine against the model, on the rig's store; each example starts with what the last one left removed."""
+    """Return the machine against the model, on the rig's store; each example begins by removing the rest of the last one."""
 
     class Exact(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -114,7 +117,7 @@ def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
             self.models[owner].open(owner)
 
         def both(self, owner: str, call: Callable[[Backend], Any]) -> tuple[Any, Any]:
-            """The answers of subject and model; an owner both say is lost opens anew."""
+            """Return the answers of subject and model; an owner that both report as lost is opened anew."""
             answers = []
             for backend in (self.subjects[owner], self.models[owner]):
                 try:
@@ -221,7 +224,7 @@ def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
         @rule()
         def housekeep(self) -> None:
             subject, model = self.subject.housekeep(1000), self.model.housekeep(1000)
-            if not loses_answers:  # when due jobs are lined up is everybody's own affair
+            if not loses_answers:  # each backend decides when it makes due jobs ready
                 assert subject.owners_released == model.owners_released
 
         @rule(owner=st.sampled_from(OWNERS), started=st.integers(0, 3))
@@ -256,7 +259,7 @@ def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
                 subject, model = self.subject.get(job_id), self.model.get(job_id)
                 assert (subject is None) == (model is None), (job_id, subject, model)
                 if subject and model:
-                    ended = model.state in (State.DONE, State.CANCELLED)  # of which not everything need be remembered
+                    ended = model.state in (State.DONE, State.CANCELLED)  # of which a backend need not remember everything
                     facts = ("state",) if ended else _FACTS
                     ours, theirs = ([getattr(record, fact) for fact in facts] for record in (subject, model))
                     assert ours == theirs, f"{job_id} {facts}: {ours} instead of {theirs}"
@@ -269,12 +272,12 @@ def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
 
 
 def _shape(deliveries: list[Delivery]) -> list[tuple[Any, ...]]:
-    """Deliveries without their tokens, which are each backend's own."""
+    """Return deliveries without their tokens, which differ between backends."""
     return [(d.id, d.topic, d.payload, d.attempt, d.redeliveries, d.crashes, d.deferrals) for d in deliveries]
 
 
 def _account(rig: Rig) -> type[RuleBasedStateMachine]:
-    """The machine that only keeps account of ids, for backends without strict order or with a clock of their own."""
+    """Return the machine that only keeps account of ids, for backends without strict order or with a clock of their own."""
 
     class Account(RuleBasedStateMachine):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""In which order jobs are handed out."""
+"""The order in which jobs are delivered."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Ordering(RigCase):
         producer, worker = rig.producer(), rig.worker()
         ids = rig.push_many(producer, 4)
         taken = rig.take(worker, 2)
-        rig.advance(0.01)  # what became ready now would come last
+        rig.advance(0.01)  # a job that became ready now would come last
         for delivery in reversed(taken):
             rig.settle(worker, delivery, Outcome.RELEASE)
         again = rig.take_ids(worker)

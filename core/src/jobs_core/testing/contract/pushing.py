@@ -1,4 +1,4 @@
-"""What push promises."""
+"""The promises of push."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .rig import ERROR, Rig, RigCase, T
 
 
 class Pushing(RigCase):
-    """Durable, to the byte, once."""
+    """A pushed job is durable, unchanged to the byte, and stored once."""
 
     @pytest.mark.parametrize(
         "payload",
@@ -112,7 +112,7 @@ class Pushing(RigCase):
         assert seen == [job.id] if rig.has("dedup", "lookup") else set(seen) == {job.id}
 
     def test_an_id_that_was_chosen_and_is_known_adds_nothing_and_is_told(self, rig: Rig) -> None:
-        """Whatever has become of its job, while the store holds anything of it."""
+        """A known chosen id adds nothing, whatever the state of its job, as long as the store holds anything about it."""
         if not rig.has("known_ids"):
             return
         producer, worker = rig.producer(), rig.worker()
@@ -218,7 +218,7 @@ class Pushing(RigCase):
         if not rig.has("delay"):
             return
         producer, worker = rig.producer(), rig.worker()
-        delay = 2 * rig.lease  # a broker that starts anew meanwhile has the time
+        delay = 2 * rig.lease  # gives a broker that is restarted meanwhile enough time
         (late,) = rig.push(producer, rig.job(delay=delay))
         (soon,) = rig.push(producer, rig.job())
         assert rig.take_ids(worker) == [soon]

@@ -1,4 +1,4 @@
-"""What contract cases work with: backends that are opened and closed for them, time that passes, jobs to push."""
+"""The tools of contract cases: backends that are opened and closed for them, time that passes, jobs to push."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from ...plugins import Plugins
 from ...urls import scheme
 
 T = "contract.topic"
-"""The topic of cases that need just one."""
+"""The topic of cases that need only one."""
 
 ERROR = msgspec.json.encode({"type": "ValueError", "message": "no", "traceback": ""})
 PATIENCE = float(os.environ.get("JOBS_CONTRACT_PATIENCE", "20"))
-"""Longest time, in seconds, that a case waits for something that has to happen."""
+"""Longest time, in seconds, that a case waits for an event that has to happen."""
 
 
 class ManualClock:
@@ -58,7 +58,7 @@ class Rig:
         self.results_url = results_url
         self.clock = clock
         self.name = new_token(4)
-        """Tells this case from others on the same store: a store that a person gives may remember the last case's names."""
+        """Distinguishes this case from others on the same store: a user's store may remember the last case's names."""
         self.lease = 30.0 if clock else 1.0
         plugins = Plugins.discover()
         self._factory = self._queue_factory(plugins)
@@ -67,14 +67,14 @@ class Rig:
         self._opened: list[Backend] = []
         self._requests = itertools.count()
         self.features = self.unopened().features
-        self.hand_out_time = 0.0 if at_once or self.has("strict_order") else 1.0  # seconds a reserve may need to find all
+        self.hand_out_time = 0.0 if at_once or self.has("strict_order") else 1.0  # seconds until a reserve finds all
 
     def _queue_factory(self, plugins: Plugins) -> BackendFactory:
         factory: BackendFactory = plugins.choose("jobs_queue_backends", scheme(self.url), "backend_url")
         return factory
 
     def has(self, *features: str) -> bool:
-        """Whether the backend under test claims all of these."""
+        """Return whether the backend under test claims all of these features."""
         return self.features.issuperset(features)
 
     def options(self, **changes: Any) -> BackendOptions:
@@ -86,11 +86,11 @@ class Rig:
         return composed(backend, self._results(self.results_url, self.options(**options))) if self.results_url else backend
 
     def producer(self, **options: Any) -> Backend:
-        """A connection without an owner, closed when the case ends."""
+        """Return a connection without an owner, closed when the case ends."""
         return self.worker(None, **options)
 
     def worker(self, owner: str | None = "", **options: Any) -> Backend:
-        """A connection under an owner id of its own, closed when the case ends."""
+        """Return a connection under an owner id of its own, closed when the case ends."""
         backend = self.unopened(**options)
         backend.open(new_token() if owner == "" else owner)
         self._opened.append(backend)
@@ -102,7 +102,10 @@ class Rig:
             self._opened.pop().close()
 
     def lacks(self, backend: Backend, *features: str) -> bool:
-        """Whether a feature is missing; what would need it is then refused by name, before anything is done."""
+        """Return whether a feature is missing; if so, check that calls which need it are refused.
+
+        They have to be refused by name, before anything is done.
+        """
         missing = [feature for feature in features if not self.has(feature)]
         calls: dict[str, Callable[[], object]] = {
             "lookup": lambda: backend.get("x"),
@@ -128,10 +131,10 @@ class Rig:
         if self.clock:
             self.clock.time += seconds
         else:
-            time.sleep(seconds)  # the broker's own clock cannot be moved: this is the event that is waited for
+            time.sleep(seconds)  # the broker's own clock cannot be moved: the time itself is the event
 
     def live_through(self, seconds: float, *living: Backend) -> None:
-        """Let time pass, and keep the leases of the living meanwhile: somebody else may keep house here."""
+        """Let time pass, and renew the leases of the living meanwhile: another process may run housekeeping here."""
         steps = int(2 * seconds / self.lease) + 1
         for _ in range(steps):
             self.advance(seconds / steps)
@@ -150,7 +153,7 @@ class Rig:
             self.advance(self.lease / 20)
 
     def expire(self, keeper: Backend, gone: Callable[[], bool], living: Sequence[Backend] = ()) -> None:
-        """Keep house, and the living owners' leases, until somebody else's lease has run out."""
+        """Run housekeeping, and renew the living owners' leases, until another owner's lease has expired."""
 
         def step() -> bool:
             for backend in living:
@@ -166,7 +169,7 @@ class Rig:
         return Outgoing(new_id(), topic, payload, **fields)
 
     def push(self, backend: Backend, *jobs: Outgoing) -> list[str]:
-        """Push jobs; their ids."""
+        """Push jobs; return their ids."""
         backend.push(jobs, self.request())
         return [job.id for job in jobs]
 
@@ -174,7 +177,7 @@ class Rig:
         return self.push(backend, *[self.job(**fields) for _ in range(count)])
 
     def take(self, backend: Backend, limit: int = 100, topics: Sequence[str] = (T,)) -> list[Delivery]:
-        """Reserve what can be reserved now; a backend that needs a moment to hand out gets it."""
+        """Reserve all jobs that can be reserved now; a backend that needs a moment to deliver gets it."""
         deliveries = backend.reserve(topics, limit, self.request())
         deadline = time.monotonic() + self.hand_out_time
         while len(deliveries) < limit and time.monotonic() < deadline:
@@ -186,7 +189,7 @@ class Rig:
         return [delivery.id for delivery in self.take(backend, limit, topics)]
 
     def take_one(self, backend: Backend, topics: Sequence[str] = (T,)) -> Delivery:
-        """Reserve the one job there has to be, waiting for it if it is not there yet."""
+        """Reserve the one job that must exist, waiting for it if it has not arrived yet."""
         found: list[Delivery] = self.until(lambda: backend.reserve(topics, 1, self.request()))
         return found[0]
 
@@ -199,7 +202,7 @@ class Rig:
         assert answers == [Answer.SETTLED] * len(deliveries)
 
     def drain(self, backend: Backend, topics: Sequence[str] = (T,)) -> list[str]:
-        """Run everything there is to its end; ids in order of delivery. Delayed jobs are waited for by the caller."""
+        """Run all jobs to their end; return ids in order of delivery. The caller waits for delayed jobs."""
         seen: list[str] = []
         while True:
             deliveries = self.take(backend, 50, topics)
@@ -215,14 +218,14 @@ class Rig:
 
 
 class Outage(NamedTuple):
-    """A server that can be made unreachable, and come back; of the fixture `outage`."""
+    """A server that can be made unreachable, and reachable again; of the fixture `outage`."""
 
     url: str
-    """Where an empty store is found while the server can be reached."""
+    """The URL of an empty store while the server can be reached."""
     begin: Callable[[], object]
-    """Reset all connections, and let nobody in."""
+    """Reset all connections, and accept no new ones."""
     end: Callable[[], object]
-    """Let everybody in again."""
+    """Accept connections again."""
 
 
 class RigCase:
@@ -233,32 +236,35 @@ class RigCase:
 
     @pytest.fixture
     def small_url(self) -> str:
-        """The URL of an empty store that holds fewer than 20,000 jobs of 1,000 bytes; none unless a subclass says so."""
+        """Return the URL of an empty store that holds fewer than 20,000 jobs of 1,000 bytes.
+
+        There is none unless a subclass provides one.
+        """
         return ""
 
     @pytest.fixture
     def shared_url(self, backend_url: str) -> str:
-        """The same store by a URL that names no prefix, which would hold in place of the option."""
+        """Return a URL of the same store without a prefix, which would override the option."""
         return backend_url
 
     @pytest.fixture
     def unreachable_url(self) -> str:
-        """A URL of this backend where nothing answers; none unless a subclass says so."""
+        """Return a URL of this backend where no server answers; none unless a subclass provides one."""
         return ""
 
     @pytest.fixture
     def outage(self) -> Outage | None:
-        """A way to a server of this backend that can be cut; none unless a subclass gives it."""
+        """Return an outage for a server of this backend; none unless a subclass provides one."""
         return None
 
     @pytest.fixture
     def backend_url(self) -> str:
-        """The URL of an empty store that is nobody else's; every subclass of the contract gives it."""
+        """Return the URL of an empty store that nothing else uses; every subclass of the contract provides it."""
         raise pytest.UsageError(f"{type(self).__name__} has to define the fixture backend_url")
 
     @pytest.fixture
     def results_url(self) -> str:
-        """The URL of the store beside the queue, as `[results] url`; none unless a subclass says so."""
+        """Return the URL of the store beside the queue, as `[results] url`; none unless a subclass provides one."""
         return ""
 
     @pytest.fixture
@@ -270,5 +276,5 @@ class RigCase:
 
 
 def retention(keep: float = 30 * 86400.0, most: int = 100_000) -> Callable[[str], Retention]:
-    """Limits on dead letters, the same for every topic."""
+    """Return limits on dead letters, the same for every topic."""
     return lambda topic: Retention(keep, most)

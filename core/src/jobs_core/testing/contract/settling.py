@@ -1,4 +1,4 @@
-"""How reservations end."""
+"""The end of reservations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .rig import ERROR, Rig, RigCase, T
 
 
 class Settling(RigCase):
-    """Every outcome, once, by the holder of the current token alone."""
+    """Every outcome takes effect once, and only from the holder of the current token."""
 
     def test_done_jobs_are_gone(self, rig: Rig) -> None:
         producer, worker = rig.producer(), rig.worker()

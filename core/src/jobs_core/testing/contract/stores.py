@@ -1,4 +1,4 @@
-"""An empty store at a URL that a person gives: emptied of what an earlier case left."""
+"""Make a store at a given URL empty: remove the jobs of an earlier case."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...urls import scheme
 from .rig import T
 
 MOST_WAKE_UPS = 1000
-"""Left by one case at most."""
+"""Wake-ups that one case leaves at most."""
 
 
 def fresh(url: str) -> str:
-    """The same URL, with every topic of the contract empty and resumed."""
+    """Return the same URL, with every topic of the contract empty and resumed."""
     if scheme(url) == "memory":
         forget(url)
         return url

@@ -26,7 +26,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 class Trouble(RigCase):
-    """What goes wrong outside of the queue's own state is told in the core's errors, and costs nobody else anything."""
+    """Trouble outside the queue's own state is reported in the core's errors, and affects nothing else."""
 
     def test_a_full_store_refuses_a_push_with_queue_full(self, rig: Rig, small_url: str) -> None:
         if not small_url:
@@ -57,11 +57,11 @@ class Trouble(RigCase):
             away.close()
 
     def test_an_outage_in_the_middle_is_told_and_loses_nothing(self, rig: Rig, outage: Outage | None) -> None:
-        """While it lasts calls raise BackendUnavailable, in time; afterwards they are answered under their request ids."""
+        """During an outage, calls raise BackendUnavailable in time; afterwards they are answered under their request ids."""
         if outage is None:
             return
         cut = Rig(outage.url, rig.clock)
-        cut.lease = 60.0  # no lease runs out meanwhile
+        cut.lease = 60.0  # no lease expires meanwhile
         try:
             producer, worker = cut.producer(), cut.worker()
             pushed = cut.push_many(producer, 3)
@@ -81,7 +81,7 @@ class Trouble(RigCase):
             outage.end()
             answer = _answered(lambda: worker.settle([settlement], settle))[0]
             _answered(lambda: producer.push([job], push))
-            ran = [held.id]  # where the connection is the lease, it may run again, or its owed settlement may end it
+            ran = [held.id]  # if the connection is the lease, it may run again, or its outstanding settlement may end it
             expected, deadline = {*pushed, job.id}, time.monotonic() + PATIENCE
             while not expected.issubset(ran) and time.monotonic() < deadline:
                 taken = _answered(lambda: cut.take(worker, 10))
@@ -136,7 +136,7 @@ class Trouble(RigCase):
                 mine.open(None)
                 rig.push(mine, rig.job(b"of the child"))
                 mine.close()
-                del producer, worker  # what was carried over the fork is the parent's: its end here harms nobody
+                del producer, worker  # the objects copied by the fork belong to the parent: their end here must not disturb it
                 gc.collect()
                 code = 0
             finally:
@@ -159,7 +159,7 @@ class Trouble(RigCase):
                 rig.push(backend, rig.job(topic="other"))
                 backend.close()
 
-        open_and_close()  # what a process has once and keeps is there now
+        open_and_close()  # everything that a process has once and keeps exists now
         before = len(list(_DESCRIPTORS.iterdir())), threading.active_count()
         for _ in range(3):
             open_and_close()
@@ -167,7 +167,7 @@ class Trouble(RigCase):
         while (left := (len(list(_DESCRIPTORS.iterdir())), threading.active_count())) > before:
             assert time.monotonic() < deadline, f"descriptors and threads: {before} before, {left} after"
             gc.collect()
-            time.sleep(0.05)  # a thread that has been told to end gives no other sign
+            time.sleep(0.05)  # a thread that was told to end gives no other sign
 
 
 def _answered(call: Callable[[], R]) -> R:
@@ -179,4 +179,4 @@ def _answered(call: Callable[[], R]) -> R:
         except BackendUnavailable:
             if time.monotonic() > deadline:
                 raise
-        time.sleep(0.05)  # between two tries: nothing tells when a server is back
+        time.sleep(0.05)  # between two tries: no event announces that a server is back

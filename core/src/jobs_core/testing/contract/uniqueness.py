@@ -12,7 +12,10 @@ from .rig import Rig, RigCase
 
 
 class Uniqueness(RigCase):
-    """Who holds a key, until when, and what becomes of the others. Without `unique`, a message with a key is refused."""
+    """The holder of a key, how long it holds the key, and the outcome for other jobs.
+
+    Without the feature `unique`, a message with a key is refused.
+    """
 
     @pytest.fixture
     def producer(self, rig: Rig) -> Backend:
@@ -88,7 +91,7 @@ class Uniqueness(RigCase):
         if rig.lacks(producer, "unique"):
             return
         worker = rig.worker()
-        seconds = 3 * rig.lease  # a broker that starts anew meanwhile has the time
+        seconds = 3 * rig.lease  # gives a broker that is restarted meanwhile enough time
         first, second, third = (self.keyed(rig, scope=seconds) for _ in range(3))
         producer.push([first], rig.request())
         rig.drain(worker)

@@ -1,4 +1,4 @@
-"""Waiting for work without looking for it."""
+"""Waiting for jobs without polling."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .rig import PATIENCE, Rig, RigCase, T
 
 
 class Waiting(RigCase):
-    """`wait` ends for work, for a due job, for an interrupt; and a settle is never stuck behind it."""
+    """`wait` ends for a ready job, for a due job, for an interrupt; and a settle is never stuck behind it."""
 
     def waiting(self, pool: ThreadPoolExecutor, backend: Backend, topics: list[str]) -> object:
-        """Start a long wait on a thread, and come back when it is under way."""
+        """Start a long wait on a thread, and return when it has begun."""
         started = threading.Event()
 
         def wait() -> bool:
@@ -81,7 +81,7 @@ class Waiting(RigCase):
         for topics in ([T], []):
             with ThreadPoolExecutor(1) as pool:
                 future = pool.submit(worker.wait, topics, PATIENCE * 3)
-                time.sleep(0.05)  # for a wait that is well under way; one that is not is ended all the same
+                time.sleep(0.05)  # for a wait that has begun; one that has not ends anyway
                 worker.interrupt()
                 assert future.result(PATIENCE) is False
 
@@ -105,16 +105,16 @@ class Waiting(RigCase):
 
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(courier)
-            time.sleep(0.05)  # for a wait that is well under way; one that is not is ended all the same
+            time.sleep(0.05)  # for a wait that has begun; one that has not ends anyway
             asked = time.monotonic()
             worker.interrupt()
             future.result(PATIENCE)
-        assert delays[0] - asked < PATIENCE / 2  # 10 ms is the aim; the figure is a benchmark's, not a test's
+        assert delays[0] - asked < PATIENCE / 2  # 10 ms is the target; the figure belongs to a benchmark, not to a test
         assert rig.take(rig.worker()) == []
 
     def test_a_wait_ends_when_a_scheduled_job_falls_due(self, rig: Rig) -> None:
         if not rig.has("delay") or rig.clock:
-            return  # with a clock that stands still nothing falls due during a wait
+            return  # with a clock that stands still, nothing becomes due during a wait
         producer, worker = rig.producer(), rig.worker()
         rig.push(producer, rig.job(delay=0.5))
         deadline = time.monotonic() + PATIENCE
@@ -135,7 +135,7 @@ class Waiting(RigCase):
             assert future.result(PATIENCE + 5) is True
         assert rig.take_one(other).id == delivery.id
 
-    # -- and reserving in the same breath ----------------------------------------------------------
+    # -- and reserving in the same call ----------------------------------------------------------
 
     def test_who_waits_to_reserve_gets_what_is_pushed(self, rig: Rig) -> None:
         producer, worker = rig.producer(), rig.worker()
@@ -146,7 +146,7 @@ class Waiting(RigCase):
             assert [delivery.id for delivery in future.result(PATIENCE + 5)] == [job_id]
 
     def next_of(self, rig: Rig, worker: Backend, limit: int) -> list[Delivery]:
-        """What it reserves next; it may come back with nothing before its time."""
+        """Return the next reservation; the call may return early with nothing."""
         found: list[Delivery] = rig.until(lambda: worker.reserve_next([T], limit, rig.request(), PATIENCE))
         return found
 
@@ -184,7 +184,7 @@ class Waiting(RigCase):
         assert worker.reserve_next([T], 1, rig.request(), 0.2) == []
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(worker.reserve_next, [T], 1, rig.request(), PATIENCE * 3)
-            time.sleep(0.05)  # for a wait that is well under way; one that is not is ended all the same
+            time.sleep(0.05)  # for a wait that has begun; one that has not ends anyway
             worker.interrupt()
             assert future.result(PATIENCE) == []
         rig.push_many(rig.producer(), 1)
@@ -192,7 +192,7 @@ class Waiting(RigCase):
 
     def test_who_waits_to_reserve_gets_a_scheduled_job_when_it_falls_due(self, rig: Rig) -> None:
         if not rig.has("delay") or rig.clock:
-            return  # with a clock that stands still nothing falls due during a wait
+            return  # with a clock that stands still, nothing becomes due during a wait
         worker = rig.worker()
         rig.take(worker)
         (job_id,) = rig.push(rig.producer(), rig.job(delay=0.5))

@@ -1,4 +1,4 @@
-"""Every step that makes a job ready wakes the workers that wait for it, and a wait costs nothing until then."""
+"""Check that every step that makes a job ready wakes the workers that wait for it, and that a wait costs nothing until then."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from ...backends.base import Backend, Outcome
 from .rig import ERROR, PATIENCE, Rig, RigCase, T
 
 IDLE = 2.0
-"""Seconds of waiting in which a backend that polls gives itself away."""
+"""Seconds of waiting in which polling by a backend is detected."""
 
 MOST_SWITCHES = 12
-"""Times that a thread may wake up in that while: one that polls four times a second does so more often than it heartbeats."""
+"""Wake-ups of a thread that are allowed in that time.
+
+A thread that polls four times a second wakes up more often than its heartbeats require.
+"""
 
 
 class Waking(RigCase):
-    """A worker that waits hears of work at once, whoever made the work."""
+    """A waiting worker is woken at once, whichever process made the job ready."""
 
     @contextmanager
     def woken(self, rig: Rig, wait: Callable[[float], object]) -> Iterator[None]:
-        """Have `wait` under way before the block, and ended by it long before its own time is over."""
+        """Start `wait` before the block, and check that the block ends it long before its own timeout."""
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(wait, 2 * PATIENCE)
-            time.sleep(0.2)  # a wait gives no sign that it is under way; one that is not makes the case weaker, not wrong
+            time.sleep(0.2)  # a wait gives no sign that it has begun; one that has not makes the case weaker, not wrong
             yield
             begin = time.monotonic()
             future.result(2 * PATIENCE + 10)
@@ -48,7 +51,7 @@ class Waking(RigCase):
     @pytest.mark.parametrize("topics", [(), (T,)], ids=["full", "taking"])
     def test_a_cancel_calls_the_owner_of_a_running_job_and_nobody_else(self, rig: Rig, topics: tuple[str, ...]) -> None:
         if not rig.has("cancel") or not rig.unopened().wakes_to_cancel:
-            return  # its couriers ask
+            return  # its couriers poll for it
         worker, other, producer = rig.worker(), rig.worker(), rig.producer()
         (job_id,) = rig.push_many(producer, 1)
         rig.take_one(worker)

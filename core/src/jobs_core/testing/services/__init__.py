@@ -1,7 +1,7 @@
 """Private real servers for tests: each on a free port of loopback, in a directory of its own, ended with the test.
 
-A test whose server is not installed is skipped on a laptop and fails in CI (environment variable `CI`), so that a
-green build never means "not tried". A module for each server lies beside this one.
+A test whose server is not installed is skipped on a laptop and fails in CI (environment variable `CI`), so that a green
+build never means "not tried". Each server has a module beside this one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import NoReturn
 
 PATIENCE = 60.0
-"""Longest time a server may take to serve, seconds."""
+"""Longest time in seconds until a server must serve."""
 
 
 def program(name: str, package: str) -> str:
-    """The path of a server's program; without it the test is skipped, and fails in CI. `package` is Debian's."""
+    """Return the path of a server's program; without it the test is skipped, and fails in CI. `package` is Debian's."""
     found = shutil.which(
         name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/rabbitmq/bin"
     )
@@ -35,7 +35,7 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listened on just now."""
+    """Return a port of loopback on which no process was listening just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -43,17 +43,17 @@ def free_port() -> int:
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a server serves; fails with the end of its log if it ended or took longer than PATIENCE."""
+    """Wait until a server serves; fail with the end of its log if it has ended or takes longer than PATIENCE."""
     deadline = time.monotonic() + PATIENCE
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             fail(f"{process.args!r} does not serve (exit code {process.poll()}):\n{tail}")
-        time.sleep(0.02)  # a server that starts gives no other sign
+        time.sleep(0.02)  # a starting server gives no other sign
 
 
 def fail(why: str) -> NoReturn:
-    """Fail the test; outside of one, as in a script of one's own, raise ServiceError."""
+    """Fail the test; outside of a test, as in a script, raise ServiceError."""
     if (test := _pytest()) is not None:
         test.fail(why, pytrace=False)
     raise ServiceError(why)
@@ -65,12 +65,12 @@ def _skip(why: str) -> None:
 
 
 def _pytest() -> ModuleType | None:
-    """pytest, if it runs; servers can be had without it."""
+    """Return pytest, if it is running; servers can be started without it."""
     return sys.modules.get("pytest") if "PYTEST_CURRENT_TEST" in os.environ else None
 
 
 class ServiceError(RuntimeError):
-    """Raised outside of tests when a server cannot be started: the message says why, and what to install."""
+    """Raised outside of tests if a server cannot be started: the message gives the reason, and the package to install."""
 
 
 __all__ = ["PATIENCE", "ServiceError", "fail", "free_port", "program", "until"]

@@ -1,7 +1,6 @@
-"""Brokers born by a fork from a process that has imported everything: within milliseconds, however busy the machine is.
+"""Brokers forked from a process that has imported everything: they start within milliseconds, however busy the machine is.
 
-A client of a broker that died gives its successor a second and a half. Python, on a machine with other things to do, takes
-longer to start.
+A client of a broker that died gives its successor a second and a half. Python, on a busy machine, takes longer to start.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ for line in sys.stdin:
 
 
 class Newborn:
-    """A broker of the nursery's; `pid`, `send_signal` and `wait` as of subprocess.Popen."""
+    """A broker forked by the nursery; `pid`, `send_signal` and `wait` as of subprocess.Popen."""
 
     def __init__(self, nursery: Nursery, number: int) -> None:
         self._nursery = nursery
@@ -81,7 +80,7 @@ class Newborn:
         self.pid = int(pid)
 
     def serves(self) -> bool:
-        """Wait until it lets clients in; False if it ends instead."""
+        """Wait until it accepts clients; return False if it ends instead."""
         return self._nursery.hear("ready", self._number) is not None
 
     def send_signal(self, number: int) -> None:
@@ -89,7 +88,7 @@ class Newborn:
             os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code; raises subprocess.TimeoutExpired."""
+        """Wait for its end; return its exit code; raise subprocess.TimeoutExpired."""
         code = self._nursery.hear("ended", self._number, timeout)
         if code is None:
             raise subprocess.TimeoutExpired("a broker", timeout or 0.0)
@@ -97,7 +96,7 @@ class Newborn:
 
 
 class Nursery:
-    """The process, and what it has told of its children."""
+    """The forking process, and its reports about its children."""
 
     def __init__(self) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
@@ -130,22 +129,25 @@ class Nursery:
             self._changed.notify_all()
 
     def bear(self, directory: Path, log: Path, environment: dict[str, str]) -> Newborn:
-        """Have a broker begin in a directory; it is there, and may not serve yet."""
+        """Start a broker in a directory; on return it exists, and may not be serving yet."""
         number = next(self._numbers)
         order = {"number": number, "directory": str(directory), "log": str(log), "environment": environment}
         assert self._process.stdin is not None
-        with self._changed:  # a line at a time
+        with self._changed:  # one line at a time
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
         return Newborn(self, number)
 
     def heard(self, word: str, number: int) -> bool:
-        """Whether something was told already."""
+        """Return whether a report has arrived."""
         with self._changed:
             return (word, number) in self._told
 
     def hear(self, word: str, number: int, timeout: float | None = PATIENCE) -> str | None:
-        """What was told of a child, when it is; None if its end was told first, or time is over. None waits for ever."""
+        """Return a report about a child when it arrives; None if the child's end was reported first, or time is over.
+
+        Without a timeout it waits forever.
+        """
 
         def told() -> bool:
             return any((this, number) in self._told for this in (word, "ended")) or self._ended
@@ -159,7 +161,7 @@ _nursery: list[Nursery] = []
 
 
 def nursery() -> Nursery:
-    """This process's; made when it is first needed."""
+    """Return this process's nursery; made when it is first needed."""
     if not _nursery:
         _nursery.append(Nursery())
     return _nursery[0]

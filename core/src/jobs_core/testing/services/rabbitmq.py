@@ -1,7 +1,7 @@
-"""A private RabbitMQ node: one a test run, since it boots for seconds; every test gets a virtual host of its own.
+"""A private RabbitMQ node: one per test run, since it takes seconds to boot; every test gets a virtual host of its own.
 
-The node has its own name, ports, cookie and directory; its Erlang distribution and its port mapper listen on loopback.
-It is ended by its process group and leaves nothing behind but the port mapper's directory, which is the test's.
+The node has its own name, ports, cookie and directory; its Erlang distribution and its port mapper listen on loopback. It
+is ended by its process group and leaves nothing behind but the port mapper's directory, which belongs to the test.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from ...ids import new_token
 from . import PATIENCE, free_port, program, until
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
-"""Where Debian puts the programs themselves. What it puts into /usr/sbin changes to the system's user first."""
+"""Debian's directory of the programs themselves. The ones in /usr/sbin change to the system's user first."""
 
 STUCK = 2.0
-"""After so many seconds the node tries again what it could not forward from one queue to the next; it is 180 by default."""
+"""Seconds after which the node retries messages that it could not forward from one queue to the next; 180 by default."""
 
 COOKIE = ".erlang.cookie"
-"""What nodes of a cluster have in common."""
+"""The secret that nodes of a cluster share."""
 
 _AMQP = b"AMQP\x00\x00\x09\x01"
 
 
 class RabbitMQNode:
-    """One node. The same ports and directory serve again after `start`. `joins` is one that runs, whose cluster it joins;
-    `erlang` are arguments of the virtual machine's."""
+    """One node. The same ports and directory serve again after `start`.
+
+    `joins` is a running node whose cluster it joins; `erlang` are arguments for the virtual machine.
+    """
 
     def __init__(self, directory: Path, *, config: str = "", erlang: str = "", joins: RabbitMQNode | None = None) -> None:
         self.directory = directory
@@ -56,10 +58,10 @@ class RabbitMQNode:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- its life ------------------------------------------------------------------------------------
+    # -- start and end --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it, and come back when it serves: 5 to 20 seconds."""
+        """Start it, and return when it is serving: 5 to 20 seconds."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         first, cookie = self._joins, self.directory / COOKIE
         if first is not None and not cookie.exists():
@@ -98,7 +100,7 @@ class RabbitMQNode:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
         return {
             **kept,
-            "HOME": str(self.directory),  # the cookie is made there
+            "HOME": str(self.directory),  # the cookie is created there
             "RABBITMQ_NODENAME": self._name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(self.port),
@@ -111,13 +113,13 @@ class RabbitMQNode:
                 "-kernel inet_dist_use_interface {127,0,0,1} "
                 f"-rabbit dead_letter_worker_publisher_confirm_timeout {round(STUCK * 1000)} {self._erlang}"
             ),
-            "ERL_CRASH_DUMP_SECONDS": "0",  # nobody reads them, and they lie where the tests were started
+            "ERL_CRASH_DUMP_SECONDS": "0",  # never read, and written where the tests were started
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._mapper),
         }
 
     def serves(self) -> bool:
-        """Whether it answers to the protocol's greeting."""
+        """Return whether it answers the protocol's greeting."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
                 connection.sendall(_AMQP)
@@ -139,7 +141,7 @@ class RabbitMQNode:
             os.killpg(self._process.pid, number)
 
     def close(self) -> None:
-        """End it, and its port mapper, which does so when asked once it has noticed that its node is gone."""
+        """End it, and its port mapper, which ends on request once it has noticed that its node is gone."""
         self.kill()
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:
@@ -151,10 +153,10 @@ class RabbitMQNode:
                 return
             time.sleep(0.02)  # it gives no other sign
 
-    # -- its operator --------------------------------------------------------------------------------
+    # -- rabbitmqctl ---------------------------------------------------------------------------------
 
     def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` on it; what it prints. A second or two, most of which is the program's start."""
+        """Run `rabbitmqctl` on it; return its output. A second or two, most of which is the program's start."""
         done = subprocess.run(
             [_program("rabbitmqctl"), "--node", self._name, "--quiet", *arguments],
             env=self._environment(),
@@ -166,15 +168,15 @@ class RabbitMQNode:
         return done.stdout
 
     def evaluate(self, expression: str) -> str:
-        """Evaluate Erlang in it; the value as text."""
+        """Evaluate Erlang in it; return the value as text."""
         return self.control("eval", expression).strip()
 
     def make_vhost(self) -> str:
-        """A new, empty virtual host that its guest may use; the name."""
+        """Make a new, empty virtual host that its guest may use; return the name."""
         return self.make_vhosts(1)[0]
 
     def make_vhosts(self, count: int, instead_of: Sequence[str] = ()) -> list[str]:
-        """Several at once, since what costs is the start of the program that asks; others are deleted meanwhile."""
+        """Make several at once, since the start of the program is the main cost; delete others meanwhile."""
         names = [f"v{new_token(6)}" for _ in range(count)]
         self.evaluate(
             f'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"tests">>), rabbit_auth_backend_internal:set_permissions('
@@ -185,7 +187,7 @@ class RabbitMQNode:
         return names
 
     def url(self, vhost: str, *, port: int = 0) -> str:
-        """The backend's URL of a virtual host, perhaps through a proxy."""
+        """Return the backend's URL of a virtual host, perhaps through a proxy."""
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}/{vhost}"
 
 

@@ -1,6 +1,6 @@
 """Private Redis servers: append-only file on, on free ports of loopback, in directories of their own.
 
-JOBS_TEST_REDIS_SERVER names another program than the `redis-server` that is installed: another version, or Valkey.
+JOBS_TEST_REDIS_SERVER names a program to use instead of the installed `redis-server`: another version, or Valkey.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from . import PATIENCE, free_port, program, until
 
 SERVER = "JOBS_TEST_REDIS_SERVER"
 BUS_OFFSET = 10_000
-"""Nodes of a cluster talk at this distance from their port; only Redis 7 can be told another."""
+"""The distance of a cluster node's bus from its port; only Redis 7 can be configured otherwise."""
 
 
 @functools.cache
 def server_version(path: str) -> tuple[int, int]:
-    """The version of Redis whose options and commands a server's program knows; Valkey began with those of 7.2."""
+    """Return the version of Redis whose options and commands a server's program supports; Valkey began with those of 7.2."""
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
     found = re.search(r" v=(\d+)\.(\d+)", said)
     assert found, f"{path} --version says {said!r}"
@@ -36,7 +36,7 @@ def server_version(path: str) -> tuple[int, int]:
 
 
 def server_program() -> str:
-    """The program under test; without one the test is skipped, and fails in CI."""
+    """Return the program under test; without one the test is skipped, and fails in CI."""
     return program(os.environ.get(SERVER) or "redis-server", "redis-server")
 
 
@@ -73,13 +73,13 @@ class RedisServer:
         return self._process.pid
 
     def start(self, *more: str) -> None:
-        """Start it, and come back when it serves; `more` options are for this time."""
+        """Start it, and return when it is serving; `more` options apply to this start only."""
         command = [server_program()]
         if self._sentinel:
             command += [str(self.directory / "sentinel.conf"), "--sentinel"]
         else:
             command += ["--appendonly", "yes", "--save", "", "--dir", str(self.directory)]
-            if server_version(command[0]) >= (7, 0):  # before, it needs no leave
+            if server_version(command[0]) >= (7, 0):  # earlier versions need no permission for it
                 command += ["--enable-debug-command", "yes"]
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options, *more]
         self._process = subprocess.Popen(
@@ -88,34 +88,34 @@ class RedisServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-            restore_signals=False,  # SIGXFSZ stays ignored: a file size limit then is a full disk, not a death
+            restore_signals=False,  # SIGXFSZ stays ignored: a file size limit then acts like a full disk instead of a kill
         )
         until(self.serves, self._process, self.log)
 
     def serves(self) -> bool:
-        """Whether it answers, and has its data loaded."""
+        """Return whether it answers, and has loaded its data."""
         try:
             return self.command("PING") in (b"+PONG", b"-NOAUTH Authentication required.")
         except OSError:
             return False
 
     def command(self, *words: str, timeout: float = PATIENCE) -> bytes:
-        """Send one command without a client library; the first line of the answer."""
+        """Send one command without a client library; return the first line of the answer."""
         with self._asked(words, timeout) as answer:
             return answer.readline().rstrip(b"\r\n")
 
     def text(self, *words: str, timeout: float = PATIENCE) -> str:
-        """Send a command that answers with a text, such as INFO; the text."""
+        """Send a command that answers with a text, such as INFO; return the text."""
         with self._asked(words, timeout) as answer:
             length = answer.readline()
             return answer.read(int(length[1:])).decode() if length.startswith(b"$") else ""
 
     def fact(self, name: str, *words: str) -> str:
-        """What a text such as INFO's says of one thing; empty if it does not."""
+        """Return one value from a text such as INFO's; "" if it is missing."""
         return dict(line.split(":", 1) for line in self.text(*words).splitlines() if ":" in line).get(name, "")
 
     def monitor(self, seconds: float) -> list[str]:
-        """What clients ask of it for so long; the calls that a script makes are not among them."""
+        """Return the commands that clients send in that time; the calls that a script makes are not among them."""
         heard = b""
         deadline = time.monotonic() + seconds
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
@@ -134,7 +134,7 @@ class RedisServer:
                 yield answer
 
     def append_only_files(self) -> list[Path]:
-        """The files that it appends its writes to now; before Redis 7 it is one, and in no directory of its own."""
+        """Return the files to which it appends its writes now; before Redis 7 it is one, outside a directory of its own."""
         return [*self.directory.glob("appendonlydir/*.incr.aof"), *self.directory.glob("appendonly.aof")]
 
     # -- ends ------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class RedisServer:
         self.wait()
 
     def shutdown(self) -> None:
-        """End it politely."""
+        """Shut it down normally."""
         self.signal(signal.SIGTERM)
         self.wait()
 
@@ -162,7 +162,7 @@ class RedisServer:
 def sentinels(
     root: Path, master: RedisServer, count: int = 3, *, service: str = "jobs", settings: Sequence[str] = ()
 ) -> list[RedisServer]:
-    """Sentinels that watch a master and agree on its failure within a second or so; not yet started."""
+    """Return sentinels that watch a master and agree on its failure within a second or so; not yet started."""
     made = []
     for number in range(count):
         directory = root / f"sentinel-{number}"
@@ -177,7 +177,7 @@ def sentinels(
 
 
 def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> list[RedisServer]:
-    """Masters of a cluster without replicas, started, joined, and serving every slot."""
+    """Return masters of a cluster without replicas, started, joined, and serving every slot."""
     nodes = [
         RedisServer(
             root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options,
@@ -198,7 +198,7 @@ def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> lis
 
 
 def _port_with_bus() -> int:
-    """A free port whose bus has a free one, too."""
+    """Return a free port whose bus port is free, too."""
     while True:
         port = free_port()
         with contextlib.suppress(OSError, OverflowError), socket.socket() as bus:
@@ -211,5 +211,5 @@ def _takes_part(node: RedisServer) -> bool:
 
 
 def urls(servers: Sequence[RedisServer]) -> str:
-    """The hosts' part of a URL."""
+    """Return the hosts' part of a URL."""
     return ",".join(f"127.0.0.1:{server.port}" for server in servers)

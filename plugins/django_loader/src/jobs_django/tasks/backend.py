@@ -46,7 +46,7 @@ class TasksBackend(BaseTaskBackend):
         return "priority" in self._features
 
     def enqueue(self, task: Task, args: Any, kwargs: Any) -> TaskResult:
-        """Store a task durably; raises what `JobFunction.enqueue` does, and InvalidTask."""
+        """Store a task durably; raise the errors of `JobFunction.enqueue`, and InvalidTask."""
         self.validate_task(task)
         now = datetime.now(timezone.utc)
         run_after = None if task.run_after is None else task.run_after.isoformat()
@@ -66,7 +66,7 @@ class TasksBackend(BaseTaskBackend):
             worker_ids=[],
         )
         handle = self._send(task, made, head, now)
-        if not handle.created:  # a task with the same unique key is there: it is the one
+        if not handle.created:  # a task with the same unique key exists: its result is returned
             return self.get_result(handle.id)
         made = dataclasses.replace(made, id=handle.id)
         task_enqueued.send(type(self), task_result=made)
@@ -88,11 +88,11 @@ class TasksBackend(BaseTaskBackend):
             raise InvalidTask(f"invalid topic name {reason!r}: use letters, digits, _, - and .")
 
     def get_result(self, result_id: str) -> TaskResult:
-        """What became of a task. One that was cancelled, or whose result has expired, does not exist any more."""
+        """Return the result of a task. One that was cancelled, or whose result has expired, no longer exists."""
         try:
             record = current_app().find(str(result_id))
         except NotSupported as error:
-            raise NotImplementedError(str(error)) from None  # what Django's interface wants of a backend without results
+            raise NotImplementedError(str(error)) from None  # Django's interface requires this of a backend without results
         if record is None or record.state in (State.CANCELLED, State.UNKNOWN):
             raise TaskResultDoesNotExist(result_id)
         if record.state is State.DONE:
@@ -105,12 +105,12 @@ class TasksBackend(BaseTaskBackend):
 def _stored(record: JobRecord) -> Stored:
     value = json.loads(record.result or b"{}").get("value")
     if not isinstance(value, dict) or value.keys() != {field.name for field in dataclasses.fields(Stored)}:
-        raise TaskResultDoesNotExist(record.id)  # a job that was no task
+        raise TaskResultDoesNotExist(record.id)  # a job that is not a task
     return Stored(**value)
 
 
 def _task(path: str, result_id: str) -> Task:
-    """The task of this path; if none is known yet, the apps' modules of tasks are imported first."""
+    """Return the task of this path; if none is known yet, first import the apps' modules of tasks."""
     task = task_at(path)
     if task is None:
         adopt(discover())

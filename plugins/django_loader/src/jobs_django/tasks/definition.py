@@ -1,4 +1,4 @@
-"""A task of Django is a job of ours: registered under its path when it is declared, so that a worker knows it."""
+"""Register each Django task as a job of ours under its path when it is declared, so that a worker knows it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SCHEDULE = ("cron", "tz", "missed")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobsTask(Task):
-    """A task with what `jobs` can do besides: `@task(retries=5, cron="0 7 * * *")`, from Django 6.1 on.
+    """A task with the further options of `jobs`: `@task(retries=5, cron="0 7 * * *")`, from Django 6.1 on.
 
-    What is None is as the backend's OPTIONS say. A task is not retried unless it asks for it: to Django a task that
+    None means the value of the backend's OPTIONS. A task is not retried unless it asks for it: to Django, a task that
     raised has failed.
     """
 
@@ -45,7 +45,7 @@ _known: dict[str, tuple[object, Task, AnyJob]] = {}
 
 
 def job_of(task: Task) -> AnyJob:
-    """The job behind a task, registered the first time; raises JobDefinitionError for options that make no sense."""
+    """Return the job behind a task, registered the first time; raise JobDefinitionError for invalid options."""
     path, definition = task.module_path, _definition(task)
     if path not in _known or _known[path][0] != definition:
         _known[path] = definition, task, _register(task, path)
@@ -53,7 +53,7 @@ def job_of(task: Task) -> AnyJob:
 
 
 def task_at(path: str) -> Task | None:
-    """The task that was declared under this path. Nothing is imported because a message says so."""
+    """Return the task that was declared under this path. Nothing is imported because a message says so."""
     found = _known.get(path)
     return found[1] if found else None
 
@@ -66,12 +66,12 @@ def adopt(module: ModuleType) -> None:
 
 
 def ten_steps(priority: int) -> int:
-    """−100…100 as 0…9, the order kept; neighbours may share a step."""
+    """Convert −100…100 to 0…9 with the order kept; neighbours may share a step."""
     return (priority - TASK_MIN_PRIORITY) * 10 // (TASK_MAX_PRIORITY - TASK_MIN_PRIORITY + 1)
 
 
 def _definition(task: Task) -> object:
-    """What is the same for all that `using` makes of a task."""
+    """Return the part of a task that `using` does not change."""
     return task.func, task.takes_context, [getattr(task, name, None) for name in (*OPTIONS, *SCHEDULE)]
 
 

@@ -1,4 +1,4 @@
-"""From what the queue keeps of a job to Django's TaskResult: the header in its envelope, its history, its result."""
+"""Convert the queue's record of a job to Django's TaskResult: the header in its envelope, its history, its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs_core import Message
 from jobs_core.backends.base import JobRecord, State
 
 HEADER = "django"
-"""The header of the envelope that holds what Django knows of a task and we do not."""
+"""The header of the envelope for facts that Django needs and we do not store elsewhere."""
 
 STATUS = {
     State.READY: TaskResultStatus.READY,
@@ -30,7 +30,7 @@ STATUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """How a task was enqueued, to the letter: priorities are stored coarser, times relative."""
+    """The exact values with which a task was enqueued: priorities are stored more coarsely, times relative."""
 
     enqueued: float
     backend: str = DEFAULT_TASK_BACKEND_ALIAS
@@ -47,7 +47,7 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """The result of a job that was a task: all that is left of it when it is done."""
+    """The stored result of a job that is a task: all that remains of it when it is done."""
 
     value: Any
     path: str
@@ -63,7 +63,7 @@ class Stored:
 
 
 def header(message: Message) -> Header:
-    """The header of a message; of one that the schedule or another producer wrote, what can be said of it."""
+    """Return the header of a message; for one that the schedule or another producer wrote, as much as is known."""
     given = message.headers.get(HEADER)
     if isinstance(given, Mapping):
         return Header(**given)
@@ -71,19 +71,19 @@ def header(message: Message) -> Header:
 
 
 def described(task: Task, head: Header) -> Task:
-    """The task as it was when it was enqueued."""
+    """Return the task as it was when it was enqueued."""
     run_after = None if head.run_after is None else datetime.fromisoformat(head.run_after)
     return dataclasses.replace(task, priority=head.priority, queue_name=head.queue, backend=head.backend, run_after=run_after)
 
 
 def moment(at: float) -> datetime:
-    """A time as the project has its times: aware, or naive with USE_TZ = False."""
+    """Return a time as the project represents times: aware, or naive with USE_TZ = False."""
     found = datetime.fromtimestamp(at, timezone.utc)
     return found if settings.USE_TZ else make_naive(found, get_current_timezone())
 
 
 def waiting(task: Task, message: Message, record: JobRecord) -> TaskResult:
-    """The result of a task that is queued, runs or has failed."""
+    """Return the result of a task that is queued, running or failed."""
     head = header(message)
     errors = [json.loads(error) for error in record.errors]
     workers = [f"{error.get('host', '?')}-{error.get('pid', '?')}" for error in errors]
@@ -108,7 +108,7 @@ def waiting(task: Task, message: Message, record: JobRecord) -> TaskResult:
 
 
 def done(task: Task, record: JobRecord, stored: Stored) -> TaskResult:
-    """The result of a task that succeeded."""
+    """Return the result of a task that succeeded."""
     head = Header(**stored.header)
     result = TaskResult(
         task=described(task, head),

@@ -1,4 +1,4 @@
-"""How a worker runs a task: with its context, its signals, and a record of the run as its result."""
+"""Run a task in a worker: with its context, its signals, and a record of the run as its result."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .record import Stored, described, header
 
 
 def worker_id() -> str:
-    """This process, as the history of a job names it."""
+    """Return the name of this process in the history of a job."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def runner(task: Task) -> Callable[..., Any]:
-    """The function of the job behind a task. Its arguments are JSON, as Django's are, and are not converted."""
+    """Return the function of the job behind a task. Its arguments are JSON, as Django's are, and are not converted."""
     run = _coroutine(task) if iscoroutinefunction(task.func) else _plain(task)
     run.__module__, run.__name__, run.__qualname__ = task.func.__module__, task.func.__name__, task.func.__qualname__
     return run
@@ -67,7 +67,7 @@ def _coroutine(task: Task) -> Callable[..., Any]:
 
 
 class Running:
-    """One run of a task: what its context and its signals show, and in the end what is stored."""
+    """One run of a task: the values of its context and its signals, and in the end the stored result."""
 
     def __init__(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         job: JobContext = current_job()
@@ -93,7 +93,7 @@ class Running:
         self.context = (TaskContext(task_result=self.result),) if task.takes_context else ()
 
     def succeeded(self, value: Any) -> dict[str, Any]:
-        """Note the end; the result as it is stored."""
+        """Record the success; return the result as it is stored."""
         now = datetime.now(timezone.utc)
         self._end(TaskResultStatus.SUCCESSFUL, now, _return_value=value)
         return Stored(
@@ -108,7 +108,7 @@ class Running:
         ).values()
 
     def failed(self, error: BaseException) -> bool:
-        """Note a failure, if it is the task's end; whether it is. A retry is to come back, not to have finished."""
+        """Record a failure if it ends the task; return whether it does. A task that will be retried has not finished."""
         given_up = isinstance(error, (Discard, JobCancelled)) or self._job.attempt > self._job.retries
         if isinstance(error, Snooze) or not given_up:
             return False

@@ -1,4 +1,4 @@
-"""The Lua scripts: one file an operation, and the parts that several share."""
+"""The Lua scripts: one file per operation, and the parts that several share."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Script:
         parts: dict[str, str] = {}
         _gather(name, parts)
         self.name = name
-        # Comments would travel with every first use, and tell the server nothing.
+        # Comments would be sent with every first use, and are of no use to the server.
         self.source = "\n".join(map(_stripped, parts.values())).encode()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
 ScriptCall: TypeAlias = tuple[Any, ...]
-"""A script, the base of the store it works on, and its arguments: what `Link.run` takes."""
+"""A script, the base of its store, and its arguments: the parameters of `Link.run`."""
 
 
 def _gather(name: str, parts: dict[str, str]) -> None:
-    """A file, behind those that it says it needs."""
+    """Add a file, after the files that it declares as requirements."""
     own = _read(name)
     needs = re.search(r"Needs (\w+(?:(?:, | and )\w+)*)\.", own)
     for part in re.split(r", | and ", needs[1]) if needs else ():

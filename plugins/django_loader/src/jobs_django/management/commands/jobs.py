@@ -1,4 +1,4 @@
-"""`manage.py jobs …`: the whole `jobs` command, with this project's settings."""
+"""`manage.py jobs …`: all of the `jobs` command, with this project's settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs_django import settings
 
 
 class Command(BaseCommand):
-    """Hands its arguments to `jobs`, options and `--help` included."""
+    """Passes its arguments to `jobs`, options and `--help` included."""
 
     help = "Background jobs: start, status, worker, topics and the rest of jobsctl; `manage.py jobs --help` lists them."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's name and shape
@@ -31,7 +31,7 @@ class Command(BaseCommand):
         parser.add_argument("arguments", nargs=argparse.REMAINDER)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """For `call_command("jobs", "topics")`."""
+        """Support `call_command("jobs", "topics")`."""
         try:
             code = _run([str(argument) for argument in options["arguments"]])
         except ConfigError as error:
