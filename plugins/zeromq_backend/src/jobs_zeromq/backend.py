@@ -37,7 +37,7 @@ class ZeromqBackend(ZeromqOperations):
         self._address = parse(url, options.base_dir)
         self._owner = ""
         self._settle_request = ""  # the last one
-        self._retention: dict[str, tuple[float, int]] = {}  # what the broker was told
+        self._retention: dict[str, tuple[float, int]] = {}  # the values that the broker has
         self._open_link: Link | None = None
 
     @property
@@ -50,13 +50,13 @@ class ZeromqBackend(ZeromqOperations):
         self.close()
         try:
             link = Link(self._address, self._hello)
-        except OSError as error:  # for want of descriptors
+        except OSError as error:  # out of descriptors
             raise BackendUnavailable(f"the broker at {self._address.shown} cannot be reached: {error.strerror}") from None
         try:
             if owner:
                 link.call(p.OPEN, p.Owner(owner=owner))
             else:
-                link.call(p.COUNTS, p.OfTopics(topics=[]))  # that somebody is there
+                link.call(p.COUNTS, p.OfTopics(topics=[]))  # checks that a broker is there
         except BaseException:
             link.close()
             raise
@@ -112,7 +112,7 @@ class ZeromqBackend(ZeromqOperations):
         failpoint("reserve.before_commit")
         asked = p.Next(owner=self._owner, request=request, topics=list(topics), limit=limit, timeout=timeout)
         deliveries = self._link.call_later(p.NEXT, asked, timeout)
-        if deliveries is None:  # the same request for no more than it may have got: then it is over, and we know
+        if deliveries is None:  # repeated with limit 0: ends that request, and returns its result
             ending = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0)
             deliveries = self._link.call(p.RESERVE, ending)
         failpoint("reserve.after_commit")
@@ -129,7 +129,7 @@ class ZeromqBackend(ZeromqOperations):
         link = self._link
         answers = link.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
         failpoint("settle.after_commit")
-        if first and link.sendings > 1:  # it was we who repeated it: our caller has asked once
+        if first and link.sendings > 1:  # the repetition was ours: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
 
@@ -153,7 +153,7 @@ class ZeromqBackend(ZeromqOperations):
         return self._link.call(p.COUNTS, p.OfTopics(topics=list(topics)))
 
     def status(self) -> p.Status:
-        """What the broker says of itself."""
+        """Return the broker's report about itself."""
         return self._link.call(p.STATUS, p.Nothing())
 
     def _say_retention(self, topics: Sequence[str]) -> None:

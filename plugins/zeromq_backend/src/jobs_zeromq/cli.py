@@ -1,4 +1,4 @@
-"""`jobsctl broker`: serve, look, make keys."""
+"""`jobsctl broker`: serve, show the status, make keys."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ BROKER = "broker"
 CLIENTS = "clients"
 _WANT = (errno.EMFILE, errno.ENFILE)
 _SETTLED = 2 * 10**9
-"""A directory changed so recently may change again under the same time stamp, nanoseconds."""
+"""Nanoseconds. A directory that changed so recently may change again with the same time stamp."""
 
 
 def make_broker(directory: Path) -> Path:
-    """Make the broker's pair, unless it is there; its public key's file."""
+    """Make the broker's pair, unless it exists; return its public key's file."""
     _private(directory)
     _private(directory / CLIENTS)
     public = directory / f"{BROKER}.key"
@@ -36,7 +36,7 @@ def make_broker(directory: Path) -> Path:
 
 
 def make_client(directory: Path, name: str) -> Path:
-    """Make a client's pair and let it in; its secret key's file. Raises BackendError if the name is taken."""
+    """Make a client's pair and add it to the list; return its secret key's file. Raises BackendError if the name is taken."""
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or name == BROKER or len(name) > 64:
         raise BackendError(f"invalid client name {name[:80]!r}: use up to 64 letters, digits, - and _")
     public, secret = directory / CLIENTS / f"{name}.key", directory / f"{name}.key_secret"
@@ -63,12 +63,12 @@ def _private(directory: Path) -> None:
 
 
 def load_public(path: Path) -> bytes:
-    """A public key; raises BackendError."""
+    """Return a public key; raise BackendError."""
     return _load(path)[0]
 
 
 def load_pair(path: Path) -> tuple[bytes, bytes]:
-    """A public key and its secret; raises BackendError, also if others may read the file."""
+    """Return a public key and its secret; raise BackendError, also if others may read the file."""
     public, secret = _load(path)
     if secret is None:
         raise BackendError(f"{path}: contains no secret key: use the file that ends in .key_secret")
@@ -87,7 +87,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
 
 
 class AllowList:
-    """The clients that are let in; read again whenever the directory has changed."""
+    """The clients that may connect; read again whenever the directory has changed."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -95,7 +95,7 @@ class AllowList:
         self._names: dict[bytes, str] = {}
 
     def name(self, public: bytes) -> str | None:
-        """Whose key this is; None for a stranger's."""
+        """Return the name of this key's client; None for a stranger's."""
         try:
             stamp = self._directory.stat().st_mtime_ns
             if stamp != self._stamp or time.time_ns() - stamp < _SETTLED:
@@ -104,7 +104,7 @@ class AllowList:
         except OSError as error:
             if error.errno not in _WANT:
                 return None
-        return self._names.get(public)  # out of descriptors: as it was read last
+        return self._names.get(public)  # out of descriptors: as it was last read
 
     def _read(self) -> dict[bytes, str]:
         names = {}
@@ -116,5 +116,5 @@ class AllowList:
                 names[zmq.auth.load_certificate(path)[0]] = path.stem
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in _WANT:
-                    raise  # somebody's half-written file keeps nobody else out; this would keep out everybody
+                    raise  # a half-written file of one client must not keep others out; this would keep out all
         return names

@@ -1,7 +1,7 @@
-"""The client's connection: one request at a time, asked again over a new connection when the old one breaks.
+"""The client's connection: one request at a time, sent again over a new connection when the old one breaks.
 
-Every request that changes something carries a request id, under which the broker does it once however often it is
-asked. So a lost reply costs a repetition, here, and the core hears of an outage only when it lasts.
+Every request that changes something carries a request id, under which the broker executes it once however often it is sent.
+So a lost reply costs a repetition, here, and the core is told of an outage only when it lasts.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 RECONNECT = 1.5
-"""How long a call goes on connecting before it says that the broker is away, seconds: a restart is not noticed."""
+"""Seconds for which a call tries to connect before it reports that the broker is away: a restart is not noticed."""
 
 AGAIN = 20
-"""Milliseconds between two tries to connect. It goes on for RECONNECT seconds: no reason to slow down."""
+"""Milliseconds between two tries to connect. They end after RECONNECT seconds, so there is no reason to slow down."""
 
 STAGGER = 0.02
-"""Longest pause of a client before it connects to a broker's successor, seconds: not all of its clients at once."""
+"""Longest pause in seconds of a client before it connects to a broker's successor, so that not all clients do so at once."""
 
 LATE = 0.5
-"""How much later than asked for may come what is to be answered in the end, seconds."""
+"""Seconds by which an answer at the end of a wait may be late."""
 
 REPLY = 10.0
-"""How long a broker that is there may take to answer, seconds."""
+"""Seconds that a reachable broker may take to answer."""
 
 _EVENTS = (
     zmq.Event.HANDSHAKE_SUCCEEDED
@@ -52,11 +52,11 @@ _EVENTS = (
 
 
 class _Gone(Exception):
-    """The connection broke; what was asked may or may not have been done."""
+    """Raised when the connection broke; the request may or may not have been executed."""
 
 
 class Link:
-    """A connection to the broker. One thread uses it at a time, but for the bell, which any thread may ring."""
+    """A connection to the broker. One thread uses it at a time; but any thread may ring the bell."""
 
     def __init__(self, address: Address, hello: Callable[[], Hello]) -> None:
         self.address = address
@@ -66,10 +66,10 @@ class Link:
         self._monitor: zmq.Socket[bytes] | None = None
         self._pid = 0
         self.sendings = 0
-        """How often the last request was sent."""
+        """Number of times that the last request was sent."""
         self._tags = 0
-        self._waiting = False  # the broker may think that we wait
-        self._woken = False  # it woke us, and our wait had ended: on a slow line each wait may
+        self._waiting = False  # the broker may assume that we wait
+        self._woken = False  # it woke us after our wait had ended: on a slow network, this may happen to each wait
         self._bell, self._rope = os.pipe()
         for descriptor in (self._bell, self._rope):
             os.set_blocking(descriptor, False)
@@ -89,7 +89,7 @@ class Link:
         if socket is None:
             return
         if self._pid != os.getpid():
-            _inherited.append((socket, monitor))  # of the parent, who goes on using it
+            _inherited.append((socket, monitor))  # of the parent, which continues to use it
             return
         socket.disable_monitor()
         if monitor is not None:
@@ -106,7 +106,7 @@ class Link:
         reply: float = REPLY,
         reconnect: float = RECONNECT,
     ) -> A:
-        """Ask, and return the answer. `items` go in frames of their own after the body of a bulk request.
+        """Send a request, and return the answer. `items` go in frames of their own after the body of a bulk request.
 
         Raises the broker's refusals, and BackendUnavailable when it cannot be reached or takes longer than `reply`, or than
         the deadline allows.
@@ -128,16 +128,16 @@ class Link:
                 time.sleep(random.uniform(0.0, STAGGER))
 
     def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
-        """Until when to try connecting again; raises BackendUnavailable if that is enough."""
+        """Return until when to try to connect again; raise BackendUnavailable if that time has passed."""
         now = time.monotonic()
-        if not gone.args:  # it was connected: a fresh start for its successor
+        if not gone.args:  # it was connected: its successor gets the full time
             give_up = min(now + reconnect, at_last)
         if now < give_up:
             return give_up
         raise BackendUnavailable(f"the broker at {self.address.shown} {gone.args[0] if gone.args else 'broke off'}") from None
 
     def tell(self, verb: Verb[Q, A], request: Q) -> None:
-        """Say something that is not answered, if there is a connection; what is lost with one is said again in hello."""
+        """Send a message that is not answered, if there is a connection; one that is lost is repeated in hello."""
         if self._socket is not None and self._pid == os.getpid():
             try:
                 sockets.send(self._socket, [VERSION, verb.name, b"", verb.encode(request)])
@@ -145,7 +145,7 @@ class Link:
                 self.drop()
 
     def _frames(self, verb: Verb[Any, Any], items: Sequence[Any]) -> list[bytes]:
-        """Items in as many frames as their size asks for; an item that is too large for any is refused."""
+        """Split items into as many frames as their size requires; refuse an item that is too large for any."""
         if not items:
             return []
         frame = verb.encode(items)
@@ -164,7 +164,7 @@ class Link:
         return self._body(*self._answer(tag, timeout))
 
     def _body(self, kind: bytes, body: bytes) -> bytes:
-        """What an answer holds; raises what it says if it is an error."""
+        """Return the body of an answer; if it is an error, raise it."""
         if kind == ERROR:
             refusal: Refusal = decode_refusal(body)
             if refusal.code == "hello":
@@ -180,7 +180,7 @@ class Link:
             raise _Gone from None
 
     def _answer(self, tag: bytes, timeout: float) -> tuple[bytes, bytes]:
-        """The answer to a tag; what else comes is an answer that nobody waits for any more, or a late wake-up."""
+        """Return the answer to a tag; all other messages are late wake-ups, or answers to requests that have ended."""
         deadline = time.monotonic() + timeout
         while True:
             for answer in self._received():
@@ -194,7 +194,7 @@ class Link:
             self._poll(rest)
 
     def _received(self) -> Iterator[list[bytes]]:
-        """What has come in, of the right form; what is not taken is there the next time."""
+        """Yield received messages of the right form; those that are not consumed remain for the next call."""
         assert self._socket is not None
         while self._readable():
             answer = sockets.receive(self._socket)
@@ -202,7 +202,7 @@ class Link:
                 yield answer
 
     def _poll(self, seconds: float, *bell: int) -> bool:
-        """Sleep until something comes in, or the bell rings (True); raises _Gone when the connection breaks."""
+        """Sleep until a message arrives, or the bell rings (True); raise _Gone when the connection breaks."""
         watched: list[tuple[Any, int]] = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
         watched += [(descriptor, zmq.POLLIN) for descriptor in bell]
         events = zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1))
@@ -214,7 +214,7 @@ class Link:
     # -- waiting ---------------------------------------------------------------------------------
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
-        """Sleep until the broker says that there may be work (True), the bell rings, or time is over (False)."""
+        """Sleep until the broker reports that there may be jobs (True), the bell rings, or time is over (False)."""
         begin = time.monotonic()
         deadline, give_up = begin + timeout, begin + RECONNECT
         while True:
@@ -255,9 +255,10 @@ class Link:
                 return False
 
     def call_later(self, verb: Verb[Q, A], request: Q, timeout: float) -> A | None:
-        """Ask what is answered within so long; None if it is not, the bell rings, or the connection breaks.
+        """Send a request that is answered within `timeout`; return None if it is not, the bell rings, or the connection
+        breaks.
 
-        Whether it was done is for another request to find out then, which also ends it.
+        Another request, which also ends this one, then has to find out whether it was executed.
         """
         deadline = time.monotonic() + timeout + LATE
         try:
@@ -285,13 +286,13 @@ class Link:
         return sockets.readable(self._socket)
 
     def wait_no_longer(self) -> None:
-        """Let the broker wake somebody else."""
+        """Tell the broker to wake another worker instead."""
         if self._waiting:
             self._waiting = False
             self.tell(WAIT, Wait())
 
     def doze(self, seconds: float, *, keep_bell: bool = False) -> None:
-        """Sleep until the bell rings or time is over; what comes in meanwhile is looked at by the next call."""
+        """Sleep until the bell rings or time is over; the next call reads messages that arrive meanwhile."""
         if zmq.zmq_poll([(self._bell, zmq.POLLIN)], max(0, int(seconds * 1000))) and not keep_bell:
             self._rung()
 
@@ -309,7 +310,7 @@ class Link:
     # -- connecting ------------------------------------------------------------------------------
 
     def _connect(self, give_up: float) -> None:
-        """Have a connection on which hello was said; raises _Gone with the reason if there is none by then."""
+        """Make a connection on which hello was answered; raise _Gone with the reason if there is none by then."""
         if self._socket is not None and self._pid != os.getpid():
             self.drop()
         if self._socket is not None:
@@ -340,7 +341,7 @@ class Link:
         sockets.beat(socket)
         for option, value in (
             (zmq.LINGER, 0),
-            (zmq.IMMEDIATE, 1),  # to a broker that is there, or not at all
+            (zmq.IMMEDIATE, 1),  # send only to a reachable broker, or fail
             (zmq.RECONNECT_IVL, AGAIN),
             (zmq.CONNECT_TIMEOUT, 2000),
             (zmq.HANDSHAKE_IVL, 2000),
@@ -360,7 +361,7 @@ class Link:
             raise BackendError(f"{address.shown}: {error}") from None
 
     def _handshake(self, give_up: float) -> None:
-        """Wait until the connection is up."""
+        """Wait until the connection is established."""
         assert self._monitor is not None
         reason = "cannot be reached: is `jobsctl broker` running there?"
         while True:
@@ -374,7 +375,7 @@ class Link:
                 return
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self.drop()
-                if status == NO_ROOM:  # at once: to knock again and again is no use, and a burden
+                if status == NO_ROOM:  # at once: trying again and again is useless, and a burden
                     raise BackendUnavailable(
                         f"the broker at {self.address.shown} accepts no more clients: it has no descriptor left"
                     )
@@ -390,7 +391,7 @@ class Link:
                 )
 
     def _event(self) -> tuple[int, int]:
-        """What has happened to the connection, and the status that goes with it."""
+        """Return the last event of the connection, and its status."""
         assert self._monitor is not None
         event = parse_monitor_message(self._monitor.recv_multipart())
         return event["event"], event["value"]

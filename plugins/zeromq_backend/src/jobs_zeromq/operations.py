@@ -1,4 +1,4 @@
-"""What operators ask, sent to the broker."""
+"""Operator calls, sent to the broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ZeromqOperations(Backend):
     @property
     @abc.abstractmethod
     def _link(self) -> Link:
-        """The connection; raises BackendUnavailable if there is none."""
+        """Return the connection; raise BackendUnavailable if there is none."""
 
     def get(self, job_id: str) -> JobRecord | None:
         return self._link.call(p.GET, p.OfJob(id=job_id))

@@ -1,8 +1,8 @@
-"""What goes over the wire, for both ends; docs/zeromq-protocol.md is the same in prose, and a test compares.
+"""The wire protocol, for both ends; docs/zeromq-protocol.md describes it in prose, and a test compares.
 
 A request is [VERSION, verb, tag, body, more…], its answer [VERSION, "ok" | "error", tag, body]. Bodies are MessagePack maps
 of the structures below and of `jobs_core.backends.base`; unknown fields are ignored, missing ones have their defaults.
-`put` alone speaks JSON, so that a producer needs nothing but ZeroMQ.
+`put` alone uses JSON, so that a producer needs nothing but ZeroMQ.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ WAKE: Final = b"wake"
 BEAT: Final = b"beat"
 
 HEARTBEAT: Final = 1.5
-"""Seconds between ZMTP pings, both ways; a peer that answers none within as long again is dead."""
+"""Seconds between ZMTP pings, in both directions; a peer that does not answer within as long again is dead."""
 
 MAX_FRAME: Final = 8 * 2**20
-"""Largest frame that the broker takes, bytes; who sends a larger one is disconnected. Bulk goes in several frames.
+"""Largest frame that the broker accepts, in bytes; a client that sends a larger one is disconnected. Bulk is split into
+frames.
 
-And the most that a reserve hands out at once, one job excepted: an answer that takes longer than a heartbeat to come
-through would break the connection, be asked for again, and never arrive.
+It is also the most that one reserve returns, except for a single job: an answer that takes longer than a heartbeat to
+arrive would break the connection, be requested again, and never arrive.
 """
 
 MAX_TAG: Final = 64
 
 NO_ROOM: Final = 500
-"""The status with which ZeroMQ turns a client away for whom the broker has no descriptor."""
+"""The status with which ZeroMQ rejects a client for which the broker has no descriptor."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Request = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -58,7 +59,7 @@ Retentions = Annotated[dict[Topic, tuple[Seconds, Natural]], Meta(max_length=10_
 
 
 class Hello(Struct, kw_only=True):
-    """The first request on a connection: what the client's configuration says."""
+    """The first request on a connection: the client's configuration."""
 
     lease: Annotated[float, Meta(gt=0, le=1e7)] = 30.0
     cancelled_ttl: Seconds = 86400.0
@@ -67,7 +68,7 @@ class Hello(Struct, kw_only=True):
 
 
 class Welcome(Struct, kw_only=True):
-    """Whom the client has reached."""
+    """The broker that the client has reached."""
 
     epoch: str = ""  # of this start of the broker; tokens and requests outlive it
     pid: int = 0
@@ -102,7 +103,7 @@ class Stored(Struct, kw_only=True):
 
 
 class Reserve(Struct, kw_only=True):
-    """The limit is the credit: the broker never hands out more jobs than were asked for, nor more than MAX_FRAME bytes."""
+    """The limit is the credit: the broker never returns more jobs than requested, nor more than MAX_FRAME bytes."""
 
     owner: Id
     request: Request
@@ -111,15 +112,17 @@ class Reserve(Struct, kw_only=True):
 
 
 class Next(Reserve, kw_only=True):
-    """A reserve that is answered when it has taken something. Any other request ends it: a reserve of the same request id and
-    limit 0 returns what it may have taken."""
+    """A reserve that is answered when it has reserved something. Any other request ends it.
+
+    A reserve of the same request id and limit 0 returns the jobs that it may have reserved.
+    """
 
     limit: Annotated[int, Meta(ge=1, le=100_000)]
     timeout: Seconds = 0.0
 
 
 class Claim(Struct, kw_only=True):
-    """These very jobs, whoever holds them."""
+    """Reserve exactly these jobs, even if another owner holds them."""
 
     owner: Id
     request: Request
@@ -146,7 +149,7 @@ class Housekeep(Struct, kw_only=True):
 
 
 class Kept(Struct, kw_only=True):
-    """What was done, and the topics whose retention the client has not said yet."""
+    """The result, and the topics whose retention the client has not sent yet."""
 
     kept: Housekept
     unsaid: list[str] = []
@@ -159,7 +162,10 @@ class Retain(Struct, kw_only=True):
 
 
 class Wait(Struct, kw_only=True):
-    """Credit for one wake-up; the answer is "wake", once, or nothing. No topics: no longer. Any other request ends it too."""
+    """Credit for one wake-up; the answer is "wake", once, or nothing. Without topics, it ends the wait.
+
+    Any other request ends it too.
+    """
 
     topics: Topics = []
     timeout: Seconds = 0.0
@@ -186,7 +192,7 @@ class Browse(Struct, kw_only=True):
 
 
 class Change(Struct, kw_only=True):
-    """Of jobs by id: requeue, discard, drop, cancel (one; the reason "force" has it ended by whatever means)."""
+    """Change jobs by id: requeue, discard, drop, cancel (one; the reason "force" ends it by any means)."""
 
     request: Request
     ids: list[str]
@@ -213,7 +219,7 @@ class Nothing(Struct, kw_only=True):
 
 
 class Status(Struct, kw_only=True):
-    """What `jobs broker status` shows."""
+    """The report of `jobs broker status`."""
 
     pid: int
     epoch: str
@@ -221,8 +227,8 @@ class Status(Struct, kw_only=True):
     store: str
     listen: list[str]
     encrypted: bool
-    clients: int  # heard from in the last minute
-    waiting: int  # workers that wait for work
+    clients: int  # with a message in the last minute
+    waiting: int  # workers that wait for jobs
     pushed: int
     reserved: int
     settled: int
@@ -236,7 +242,7 @@ A = TypeVar("A")
 
 
 class Verb(Generic[Q, A]):
-    """One request: its name, what it carries and what answers it."""
+    """One request: its name, the type of its body, and that of its answer."""
 
     def __init__(self, name: str, request: type[Q], answer: Any, *, writes: bool = True, durable: bool = False) -> None:
         self.name = name.encode()
@@ -297,7 +303,7 @@ ITEMS: Final[dict[bytes, Any]] = {
     PUSH.name: msgspec.msgpack.Decoder(list[Outgoing]).decode,
     SETTLE.name: msgspec.msgpack.Decoder(list[Settlement]).decode,
 }
-"""What the frames after the body of a bulk request hold."""
+"""The types of the frames after the body of a bulk request."""
 
 Code = Literal["unavailable", "full", "owner_lost", "refused", "malformed", "hello"]
 _CODES: Final[tuple[tuple[type[BackendError], Code], ...]] = (
@@ -309,18 +315,18 @@ _CODES: Final[tuple[tuple[type[BackendError], Code], ...]] = (
 
 
 class Refusal(Struct, kw_only=True):
-    """The body of an error. `hello`: the broker does not know this connection, say hello and ask again."""
+    """The body of an error. `hello`: the broker does not know this connection; send hello and repeat the request."""
 
     code: str = "refused"
     message: str = ""
 
     def error(self) -> BackendError:
-        """The same as an exception of the core's."""
+        """Return it as an exception of the core."""
         return next((kind for kind, code in _CODES if code == self.code), BackendError)(self.message)
 
 
 def code_of(error: BackendError) -> Code:
-    """The code under which an error goes over the wire."""
+    """Return the code of an error on the wire."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 

@@ -1,4 +1,4 @@
-"""One ZeroMQ context a process, and the options that both ends set."""
+"""One ZeroMQ context per process, and the socket options of both ends."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def beat(socket: zmq.Socket[bytes]) -> None:
     """Ping the other end when it is silent, and drop a connection that does not answer: within two heartbeats."""
     milliseconds = int(HEARTBEAT * 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(0.9 * milliseconds))  # the rest is for what follows from it
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(0.9 * milliseconds))  # the rest is for the consequences
     socket.setsockopt(zmq.HEARTBEAT_TTL, 2 * milliseconds)
 
 
 def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
-    """Send a message, or raise Again: in a tenth of the time of `send_multipart`, which checks every frame, twice."""
+    """Send a message, or raise Again: in a tenth of the time of `send_multipart`, which checks every frame twice."""
     for frame in frames[:-1]:
         _send(socket, frame, _MORE)
     _send(socket, frames[-1], _NOW)
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    """Receive a message, or raise Again. A frame knows whether it is the last one, so that the socket need not be asked."""
+    """Receive a message, or raise Again. Each frame indicates whether it is the last one, so the socket need not be asked."""
     frame = _receive(socket, _NOW, False)
     frames = [frame.bytes]
     while frame.more:
@@ -75,5 +75,5 @@ def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
 
 
 def readable(socket: zmq.Socket[bytes]) -> bool:
-    """Whether there is something to be received."""
+    """Return whether there is a message to receive."""
     return bool(_get(socket, _EVENTS) & _POLLIN)

@@ -1,4 +1,4 @@
-"""zmq+tcp://host:port?key=client.key_secret&broker=broker.key and zmq+ipc:///path, read into what ZeroMQ wants."""
+"""Parse zmq+tcp://host:port?key=client.key_secret&broker=broker.key and zmq+ipc:///path into ZeroMQ's terms."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _PARAMETERS = "the only parameters are key and broker, the files that `jobsctl b
 
 
 class Address(Struct, frozen=True):
-    """Where a broker is, and the files that prove who we are and who it is."""
+    """The address of a broker, and the files that identify us and the broker."""
 
-    shown: str  # for messages
-    endpoint: str  # ZeroMQ's
+    shown: str  # for errors and logs
+    endpoint: str  # in ZeroMQ's form
     key: Path | None = None  # our secret key
     broker: Path | None = None  # its public key
 
 
 def parse(url: str, base_dir: Path) -> Address:
-    """Read a backend URL; raises BackendError naming what is wrong, and the mend."""
+    """Parse a backend URL; raise BackendError that names the error and the fix."""
     shown = redact(url)
     try:
         parts = read(url, ("key", "broker"))
@@ -54,7 +54,7 @@ def parse(url: str, base_dir: Path) -> Address:
 
 
 def host_and_port(hosts: str) -> tuple[str, int | None]:
-    """The host, and its port: 0 if it names none, None if that is no port."""
+    """Return the host, and its port: 0 if it names none, None if that is not a port."""
     host, colon, given = hosts.rpartition(":") if not hosts.endswith("]") else (hosts, "", "")
     if not colon:
         host, given = hosts, "0"
@@ -67,7 +67,7 @@ def tcp_endpoint(host: str, port: int) -> str:
 
 
 def ipc_endpoint(shown: str, path: str, base_dir: Path) -> str:
-    """zmq+ipc://relative starts at `base_dir`, zmq+ipc:///absolute does not."""
+    """Return the endpoint: zmq+ipc://relative starts at `base_dir`, zmq+ipc:///absolute does not."""
     if not path or path.endswith("/"):
         raise BackendError(f"{shown}: expected the path of a socket, zmq+ipc:///run/jobs/broker.sock")
     full = str((base_dir / path).absolute())
@@ -77,7 +77,7 @@ def ipc_endpoint(shown: str, path: str, base_dir: Path) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody beyond this machine can reach an address; a name other than localhost is not trusted."""
+    """Return whether an address is unreachable from other machines; a name other than localhost is not trusted."""
     if host.lower() == "localhost":
         return True
     try:

@@ -1,6 +1,6 @@
 """`python -m jobs_zeromq.broker`: the broker as a child of a supervisor.
 
-It reads the configuration (JOBS_CONFIG, or jobs.toml here), serves in the foreground, obeys TERM, ends with its parent,
+It reads the configuration (JOBS_CONFIG, or jobs.toml here), serves in the foreground, stops on TERM, ends with its parent,
 and writes a byte to the descriptor in JOBS_READY_FD when it serves. Exit codes are those of `jobs`.
 """
 
@@ -18,7 +18,7 @@ FAILED, USAGE = 1, 2
 
 
 def main() -> int:
-    """Serve; the exit code."""
+    """Serve; return the exit code."""
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:

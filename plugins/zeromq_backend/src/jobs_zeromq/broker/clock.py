@@ -1,14 +1,14 @@
-"""The broker's clock: Unix time at its start, and from then on what really passed, however the wall clock jumps."""
+"""The broker's clock: Unix time at its start, and from then on the elapsed time, however the wall clock jumps."""
 
 from __future__ import annotations
 
 import time
 
-_PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, as the world does
+_PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # continues while the machine sleeps, as real time does
 
 
 class Clock:
-    """Call it for the time, seconds."""
+    """A callable that returns the time in seconds."""
 
     def __init__(self) -> None:
         self._offset = time.time() - time.clock_gettime(_PASSING)

@@ -1,9 +1,10 @@
-"""What has come in, done in one transaction and answered after its commit (group commit).
+"""Execute the received requests in one transaction and answer after its commit (group commit).
 
-What has to be on the disk before it is answered is synced after the commit, once what was handed out is on its way.
+Changes that have to be on the disk before they are answered are synced after the commit, once the reserved jobs are on
+their way to the workers.
 
-A request that fails takes nobody with it: its group is rolled back and done again in halves, until it stands alone. A
-request that is only refused (a lost owner, a full disk) is so before it has written anything, and its group goes on.
+A request that fails affects no other: its group is rolled back and executed again in halves, until it stands alone. A
+request that is only refused (a lost owner, a full disk) is refused before it has written anything, and its group continues.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 
 class Answered(Struct):
-    """What goes back to whom."""
+    """An answer and its recipient."""
 
     to: Asked
     kind: bytes
@@ -42,7 +43,7 @@ class Answered(Struct):
 
 
 class Figures(Struct):
-    """What was done since the start."""
+    """Counters since the start."""
 
     pushed: int = 0
     reserved: int = 0
@@ -55,23 +56,26 @@ class Figures(Struct):
 class Desk:
     """Serves requests on a store. One thread.
 
-    `takers` names those who wait to reserve of some topics: what a group brings is handed out to them in its transaction.
+    `takers` returns the workers that wait to reserve from some topics: jobs that a group brings are reserved for them in
+    its transaction.
     """
 
     def __init__(self, store: Store, takers: Callable[[Collection[str]], Sequence[Asked]] = lambda topics: ()) -> None:
         self._store = store
         self._takers = takers
-        self.handed_out: list[Answered] = []  # to takers, by what was served
+        self.handed_out: list[Answered] = []  # to takers, by the last call of `serve`
         self.figures = Figures()
-        self.news: set[str] = set()  # topics that may have work for who waits
-        self.heeds_ends = False  # whether somebody waits for the end of a job
+        self.news: set[str] = set()  # topics that may have jobs for waiting workers
+        self.heeds_ends = False  # whether a client waits for the end of a job
         self.touched: set[str] = set()  # jobs that may have ended, if so
 
     def serve(self, asked: Sequence[Asked], *, hands_out: bool = True) -> list[Answered]:
-        """Do what is asked and return the answers, in order. It is committed then, as is what was handed out; answers of
-        durable requests are true after `synced`.
+        """Execute the requests and return the answers, in order.
 
-        Who only waits takes part in no second try.
+        The transaction is committed then, including the reservations for takers; answers of durable requests are true after
+        `synced`.
+
+        Waiting workers take part in no second try.
         """
         if not asked:
             return []
@@ -86,7 +90,7 @@ class Desk:
             return self.serve(asked[:middle], hands_out=False) + self.serve(asked[middle:], hands_out=False)
 
     def synced(self, answers: Sequence[Answered]) -> Sequence[Answered]:
-        """Have on the disk what these answers say; where that fails, they say so instead."""
+        """Sync these answers' changes to the disk; if that fails, the answers report it instead."""
         try:
             self._store.sync()
         except BackendError as error:
@@ -95,7 +99,7 @@ class Desk:
         return answers
 
     def give_back(self, answer: Answered) -> None:
-        """Release what a reserve took for somebody who is gone."""
+        """Release the jobs that a reserve took for a worker that is gone."""
         one = answer.to
         jobs = p.RESERVE.decode_answer(answer.body)
         try:
@@ -128,7 +132,7 @@ class Desk:
         return [done[id(one)] for one in asked]
 
     def _do_all(self, tx: Transaction, asked: Sequence[Asked], done: dict[int, Answered]) -> None:
-        """Note the answer to each, by its identity."""
+        """Record the answer to each request, by its identity."""
         for step in steps(asked):
             tx.options = step[0].peer.options
             done.update(zip(map(id, step), self._do(tx, step), strict=True))
@@ -163,7 +167,7 @@ class Desk:
         elif isinstance(request, p.Change):
             self.touched.update(request.ids)
 
-    # -- what each request does ------------------------------------------------------------------
+    # -- requests -----------------------------------------------------------------------------------
 
     def push(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
         try:
@@ -241,7 +245,7 @@ class Desk:
         return State(self._once(tx, one, lambda: orders.cancel(tx, one.request.ids[0], force=force).value))
 
     def _once(self, tx: Transaction, one: Asked, work: Callable[[], T]) -> T:
-        """Do something that answers differently when it is done again, once a request id."""
+        """Execute a request once per request id, if its answer would differ when it is executed again."""
         request = f"{one.verb.name.decode()}:{one.request.request}"
         kept = requests.recall(tx, request)
         if kept is not None:
@@ -268,7 +272,7 @@ def _ok(one: Asked, answer: Any) -> Answered:
 
 
 def refusal(one: Asked, error: Exception) -> Answered:
-    """The answer to a request that failed."""
+    """Return the answer to a request that failed."""
     if isinstance(error, Malformed):
         return Answered(one, p.ERROR, one.verb.encode_error("malformed", str(error)))
     if isinstance(error, BackendError):

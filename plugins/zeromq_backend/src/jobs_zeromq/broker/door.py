@@ -1,4 +1,4 @@
-"""Where clients come in: the socket that listens, who guards it, and what ZeroMQ tells of connections that end."""
+"""The listening socket: its access control, and ZeroMQ's reports about connections that end."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .zap import DOMAIN, Doorkeeper
 logger = logging.getLogger("jobs.broker")
 
 SAY_EVERY = 60.0
-"""Seconds between log lines that say that nobody else can come in."""
+"""Seconds between log lines that no further clients can connect."""
 
 SPARE = 32
-"""Descriptors that clients leave to the broker, and to others while they are turned away; an eighth where there are few."""
+"""Descriptors that clients leave to the broker, and to clients while they are rejected; an eighth if there are few."""
 
 
 class Door:
-    """Open from the start; raises BackendError if it cannot listen where it is told to."""
+    """The listening socket, open from the start; raises BackendError if it cannot listen as configured."""
 
     def __init__(self, endpoints: Sequence[str], keys_directory: Path | None) -> None:
         self.doorkeeper: Doorkeeper | None = None
         self.endpoints: list[str] = []
-        """Where it listens; with a port where a wildcard was asked for."""
+        """The addresses on which it listens; with the actual port if a wildcard was requested."""
         self._private: list[PrivateSocket] = []
         self._said = -SAY_EVERY
         self.socket = sockets.context().socket(zmq.ROUTER)
@@ -58,18 +58,18 @@ class Door:
         sockets.beat(self.socket)
         for option, value in (
             (zmq.LINGER, 200),
-            (zmq.ROUTER_MANDATORY, 1),  # an answer to who is gone is an error, not a silence
+            (zmq.ROUTER_MANDATORY, 1),  # an answer to a client that is gone is an error, not ignored
             (zmq.MAXMSGSIZE, p.MAX_FRAME),
             (zmq.HANDSHAKE_IVL, 5000),
             (zmq.BACKLOG, 1024),
-            (zmq.SNDHWM, 10_000),  # never the flow control: a client asks for one thing at a time
+            (zmq.SNDHWM, 10_000),  # never the flow control: a client has one request at a time
             (zmq.RCVHWM, 10_000),
             (zmq.IPV6, int(ipv6)),
         ):
             self.socket.setsockopt(option, value)
 
     def _lock(self, directory: Path) -> None:
-        """Let in who is on the list, and encrypt."""
+        """Accept only clients on the list, and encrypt."""
         public, secret = keys.load_pair(directory / f"{keys.BROKER}.key_secret")
         self.doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(directory / keys.CLIENTS), self.has_room)
         self.socket.zap_domain = DOMAIN
@@ -77,8 +77,8 @@ class Door:
         self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
 
     def _count(self) -> None:
-        """Let in who comes, for as long as there is room."""
-        with contextlib.suppress(zmq.ZMQError):  # tests have many brokers in a process, of which one can have it
+        """Accept clients, for as long as there is room."""
+        with contextlib.suppress(zmq.ZMQError):  # tests have many brokers in a process, of which only one can have it
             self.doorkeeper = Doorkeeper(sockets.context(), None, self.has_room)
             self.socket.zap_domain = DOMAIN
 
@@ -90,7 +90,7 @@ class Door:
         self.endpoints.append(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def close(self) -> None:
-        """Listen no more; what has been answered still goes out."""
+        """Stop listening; answers that are already queued are still sent."""
         self.socket.disable_monitor()
         self.socket.close()
         self.monitor.close(0)
@@ -100,7 +100,7 @@ class Door:
             private.close()
 
     def has_news(self) -> bool:
-        """Whether a connection has ended since it was last asked: closed, or its other end silent for two heartbeats."""
+        """Return whether a connection has ended since the last call: closed, or its other end silent for two heartbeats."""
         ended = False
         while sockets.readable(self.monitor):
             self.monitor.recv_multipart(zmq.NOBLOCK)
@@ -108,7 +108,7 @@ class Door:
         return ended
 
     def has_room(self) -> bool:
-        """Whether descriptors are left for more clients; says so, once in a while, if there are none."""
+        """Return whether descriptors are left for more clients; if not, log it once in a while."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if limit == resource.RLIM_INFINITY or self._lowest_free() < limit - min(SPARE, limit // 8):
             return True
@@ -123,7 +123,7 @@ class Door:
         return False
 
     def _lowest_free(self) -> float:
-        """The number that the next descriptor will have: how many are in use, or fewer."""
+        """Return the number that the next descriptor will have: at most the number in use."""
         try:
             free = os.dup(int(self.monitor.FD))
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A socket in the file system that only its owner can reach, and that only one broker listens at."""
+"""A socket in the file system that only its owner can reach, and on which only one broker listens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs_core.errors import BackendError
 
 
 class PrivateSocket:
-    """The right to listen at a path. ZeroMQ takes a path away from whoever listens there: hence a lock beside it."""
+    """The right to listen at a path. ZeroMQ takes a path from another process that listens there: hence a lock beside it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -29,14 +29,14 @@ class PrivateSocket:
             raise BackendError(f"{path}: another broker is listening there: stop it first, or choose another path") from None
 
     def close(self) -> None:
-        """Leave the path to others."""
+        """Free the path for other brokers."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         os.close(self._lock)
 
 
 def private_directory(directory: Path) -> None:
-    """Make a directory that only this user may enter; raises BackendError if it is not."""
+    """Make a directory that only this user may enter; raise BackendError if it is not private."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()

@@ -1,4 +1,4 @@
-"""A broker as the configuration describes it, run to its end in this process."""
+"""Run a broker in this process, as configured, until it is stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def settings(config: Config) -> Settings:
-    """What the configuration says to a broker; raises ConfigError naming key and mend."""
+    """Return the broker's settings from the configuration; raise ConfigError that names key and fix."""
     broker = config.broker
     base = config.base_dir
     keys = base / broker.keys if broker.keys else None
@@ -54,7 +54,7 @@ def settings(config: Config) -> Settings:
 
 
 def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
-    """A URL as what ZeroMQ binds; raises ConfigError, also for an open door to the network."""
+    """Convert a URL to a ZeroMQ endpoint; raise ConfigError, also for an address on the network without encryption."""
     shown = f"broker.listen: {redact(where)}"
     try:
         parts = read(where, ())
@@ -76,7 +76,7 @@ def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
 
 
 def serve(config: Config, ready: Callable[[Server], None] = lambda server: None) -> None:
-    """Serve until TERM or INT; `ready` is called once clients are let in. Raises ConfigError and BackendError."""
+    """Serve until TERM or INT; `ready` is called once clients can connect. Raises ConfigError and BackendError."""
     server = Server(settings(config))
     _allow_many_clients()
     with _stopped_by_signals(server):
@@ -92,14 +92,17 @@ def serve(config: Config, ready: Callable[[Server], None] = lambda server: None)
 
 
 def _allow_many_clients() -> None:
-    """Take as many descriptors as we may have: each client needs one, and the usual 1,024 are for programs that use select."""
+    """Raise the limit of descriptors to its maximum: each client needs one, and the usual 1,024 are meant for select."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited", and means less
+    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited", and accepts less
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _collect_less_garbage() -> None:
-    """What stands now stands to the end, and a group of requests is no garbage before it is answered: worth 3 % of the time."""
+    """Freeze the objects that exist now, which live to the end, and collect less often: worth 3 % of the time.
+
+    A group of requests is not garbage before it is answered.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
@@ -119,23 +122,23 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """Have the kernel ask us to stop when our parent ends, whichever way; nothing where it cannot (macOS)."""
+    """Ask the kernel to send us TERM when our parent ends, for whatever reason; nothing where it cannot (macOS)."""
     parent = os.getppid()
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(0)  # it ended before we had asked
+        sys.exit(0)  # it ended before the request
 
 
 def tell_ready(server: Server) -> None:
-    """Write a byte to the descriptor that JOBS_READY_FD names, and close it; stop if nobody is there to read it."""
+    """Write a byte to the descriptor that JOBS_READY_FD names, and close it; stop if no process reads it."""
     text = os.environ.pop("JOBS_READY_FD", "")
     if text.isdigit():
         try:
             os.write(int(text), b"\n")
             os.close(int(text))
         except BrokenPipeError:
-            server.stop()  # our parent ended before we could ask to be told
+            server.stop()  # our parent ended before the kernel could be asked for the signal
         except OSError as error:
             raise ConfigError(f"JOBS_READY_FD: {text}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The clients of a broker: what each has said of its configuration, and when it was last heard of."""
+"""The clients of a broker: the configuration that each has sent, and the time of its last message."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jobs_core.backends.base import BackendOptions, Retention
 from ..protocol import Hello
 
 FORGET_AFTER = 600.0
-"""A client silent for so long is forgotten, seconds; it says hello again when it has something to ask."""
+"""Seconds after which a silent client is forgotten; it sends hello again before its next request."""
 
 MOST = 20_000
-"""Clients that are remembered; the one that said hello first is forgotten for one more."""
+"""Most clients that are remembered; for a further one, the client with the oldest hello is forgotten."""
 
 _KEEP_ALL = Retention(float("inf"), 2**53)
 
@@ -37,11 +37,11 @@ class Peer:
         )
 
     def retain(self, retention: dict[str, tuple[float, int]]) -> None:
-        """Add what the client says of its topics."""
+        """Add the retention of topics that the client has sent."""
         self._retention.update({topic: Retention(*kept) for topic, kept in retention.items()})
 
     def _retained(self, topic: str) -> Retention:
-        """How long a topic's dead letters are kept: for ever until the client has said."""
+        """Return how long a topic's dead letters are kept: forever until the client has sent it."""
         kept = self._retention.get(topic)
         if kept is None:
             self.unsaid.add(topic)
@@ -49,19 +49,19 @@ class Peer:
         return kept
 
     def take_unsaid(self) -> list[str]:
-        """The topics that were asked for and not known, once."""
+        """Return the topics whose retention was needed and not known, once."""
         unsaid, self.unsaid = self.unsaid, set()
         return sorted(unsaid)
 
 
 class Peers:
-    """All of them, by the name that ZeroMQ gives a connection."""
+    """All clients, by the name that ZeroMQ gives a connection."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._peers: dict[bytes, Peer] = {}
         self._numbers = itertools.count(1)
-        self._owners: dict[str, tuple[int, bytes]] = {}  # the latest connection over which each asked
+        self._owners: dict[str, tuple[int, bytes]] = {}  # the latest connection of each
         self.stranger = Peer(Hello(), clock)
 
     def greet(self, name: bytes, hello: Hello) -> None:
@@ -77,9 +77,10 @@ class Peers:
         return peer
 
     def follow(self, owner: str, name: bytes, peer: Peer) -> bytes | None:
-        """Note that an owner asks over this connection; the one that it has left for it, if any.
+        """Record that an owner uses this connection; return the one that it has left for it, if any.
 
-        What was sent over a connection that broke may come after what was sent over the next: `is_at` tells.
+        A request that was sent over a broken connection may arrive after one that was sent over the next: `is_at` detects
+        that.
         """
         known = self._owners.get(owner)
         if known is None or known[0] < peer.number:
@@ -89,7 +90,7 @@ class Peers:
         return known[1] if known is not None and known[1] != name else None
 
     def is_at(self, owner: str, name: bytes) -> bool:
-        """Whether this is the latest connection over which an owner asked."""
+        """Return whether this is the latest connection of an owner."""
         known = self._owners.get(owner)
         return known is None or known[1] == name
 
@@ -102,6 +103,6 @@ class Peers:
             del self._peers[name]
 
     def heard_from(self, seconds: float) -> int:
-        """How many were heard from lately."""
+        """Count the clients that have sent something lately."""
         limit = time.monotonic() - seconds
         return sum(peer.seen >= limit for peer in self._peers.values())

@@ -1,4 +1,4 @@
-"""Requests from their frames, checked: what reaches the store is of the form that it expects."""
+"""Parse and check requests: a request that reaches the store has the form that it expects."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _DONE = Outcome.DONE
 
 
 class Asked(Struct):
-    """One request, read."""
+    """One parsed request."""
 
     peer: Peer
     sender: bytes
     tag: bytes
     verb: p.Verb[Any, Any]
     request: Any
-    payloads: Sequence[bytes] = ()  # put's
-    plain: bool = True  # no settlement asks for more than that a job is done
+    payloads: Sequence[bytes] = ()  # of put
+    plain: bool = True  # every settlement says only that a job is done
 
 
 class Malformed(BackendError):
-    """Raised when a request is not of its form; the message says where."""
+    """Raised when a request does not have its form; the message says where."""
 
 
 def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: Sequence[bytes]) -> Asked:
-    """A request from the frames after its tag; raises Malformed."""
+    """Return a request from the frames after its tag; raise Malformed."""
     try:
         request = verb.decode_request(frames[0])
         if verb is p.PUT:
@@ -93,7 +93,7 @@ def _number(scope: object) -> float:
 
 
 def _check_settlements(settlements: Sequence[Settlement]) -> bool:
-    """Raise Malformed unless all are of the right form; whether they say no more than that jobs are done."""
+    """Raise Malformed unless all are of the right form; return whether they only say that jobs are done."""
     plain = True
     for one in settlements:
         if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:

@@ -1,4 +1,4 @@
-"""Who waits for the end of a job."""
+"""The clients that wait for the end of a job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from .reading import Asked
 
 LOOK_AGAIN = 1.0
-"""Every so often all are looked at, seconds: a result may also end by its time to live, or in another process."""
+"""Seconds after which all are checked: a result may also end by its time to live, or in another process."""
 
 NEVER = float("inf")
 
@@ -21,7 +21,7 @@ class Results:
     def __init__(self) -> None:
         self._by_job: dict[str, dict[int, Asked]] = {}
         self._count = 0
-        self._timers: list[tuple[float, int, str]] = []  # when, which wait, for which job; also of waits that are over
+        self._timers: list[tuple[float, int, str]] = []  # when, which wait, for which job; also of waits that have ended
         self._order = itertools.count()
         self._next_look = 0.0
 
@@ -38,13 +38,13 @@ class Results:
         heapq.heappush(self._timers, (time.monotonic() + asked.request.timeout, number, job_id))
 
     def take(self, job_id: str) -> Collection[Asked]:
-        """Who waits for a job that has ended; they wait no longer."""
+        """Remove and return the waits for a job that has ended."""
         taken = self._by_job.pop(job_id, {}).values()
         self._count -= len(taken)
         return taken
 
     def to_look_at(self, touched: Collection[str]) -> list[str]:
-        """The jobs that somebody waits for, of those touched; now and then all of them."""
+        """Return those of the touched jobs for which a client waits; now and then all such jobs."""
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_AGAIN
@@ -52,7 +52,7 @@ class Results:
         return [job_id for job_id in touched if job_id in self._by_job]
 
     def overdue(self) -> list[Asked]:
-        """Who has waited for as long as it wanted; they wait no longer."""
+        """Remove and return the waits whose timeout has passed."""
         now = time.monotonic()
         found = []
         while self._timers and self._timers[0][0] <= now:
@@ -66,7 +66,7 @@ class Results:
         return found
 
     def next_moment(self) -> float:
-        """When to come back, on the monotonic clock."""
+        """Return when to check again, on the monotonic clock."""
         if not self._by_job:
             return NEVER
         return min(self._timers[0][0] if self._timers else NEVER, self._next_look)

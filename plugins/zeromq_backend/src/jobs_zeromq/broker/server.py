@@ -1,4 +1,4 @@
-"""The loop: requests from the sockets to the desk, its answers back, and those who wait woken."""
+"""The loop: pass requests from the sockets to the desk, send its answers, and wake waiting clients."""
 
 from __future__ import annotations
 
@@ -35,24 +35,27 @@ GROUP = 512
 """Most requests in one commit."""
 
 GROUP_BYTES = 32 * 2**20
-"""And most bytes of them."""
+"""Most bytes of the requests in one commit."""
 
 ROUND = 1.0
-"""Seconds after which waiting topics are looked at in any case: another process may have written to the store."""
+"""Seconds after which waiting topics are checked in any case: another process may have written to the store."""
 
 SWEEP = 10.0
-"""Seconds after which the dead are looked for in any case."""
+"""Seconds after which dead clients are searched for in any case."""
 
 SETTLING = 0.05
-"""ZeroMQ says that a connection has ended a moment before its socket knows, seconds. And as long waits who found work gone."""
+"""Seconds by which ZeroMQ reports the end of a connection before its socket knows.
+
+A worker that was woken and found no job waits as long.
+"""
 
 
 MOST_RESULTS = 100_000
-"""Most results that may be waited for at once."""
+"""Most waits for results at once."""
 
 
 class Settings(Struct, kw_only=True):
-    """What a broker is told."""
+    """The settings of a broker."""
 
     store: str
     listen: list[str]  # ZeroMQ endpoints
@@ -73,7 +76,7 @@ class Server:
         self._desk = Desk(self._store, self._next_takers)
         self._peers = Peers(clock)
         self._waiting = Waiting(self._wake)
-        self._takers: list[Asked] = []  # who waited to reserve, and is to now
+        self._takers: list[Asked] = []  # workers that waited to reserve, and now shall
         self._results = Results()
         self._door: Door | None = None
         self._began = time.monotonic()
@@ -95,7 +98,7 @@ class Server:
             raise
 
     def close(self) -> None:
-        """Stop listening and close the store; twice is fine."""
+        """Stop listening and close the store; a second call does nothing."""
         door, self._door = self._door, None
         if door is not None:
             door.close()
@@ -111,15 +114,15 @@ class Server:
         return self._door
 
     def stop(self) -> None:
-        """Have `run` return when what is being done is answered."""
+        """Make `run` return when the present requests are answered."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # it knows already
+        with contextlib.suppress(OSError):  # it is already awake
             os.write(self._rope, b"\0")
 
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until stopped. Raises BackendError when the store is gone from under it."""
+        """Serve until stopped. Raises BackendError when the store disappears while it serves."""
         door = self.door
         watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (door.socket, door.monitor, self._bell)]
         if door.doorkeeper is not None:
@@ -133,7 +136,7 @@ class Server:
             if door.doorkeeper is not None and door.doorkeeper.socket in ready:
                 door.doorkeeper.answer()
             if door.monitor in ready and door.has_news():
-                self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # have the dead looked for
+                self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # search for dead clients then
             self._pass_time()
 
     def _next_moment(self) -> float:
@@ -145,7 +148,7 @@ class Server:
         )
 
     def _come_in(self) -> Iterator[Asked]:
-        """What lies in the sockets, read; what is malformed is answered, or dropped, here."""
+        """Yield the requests in the sockets, parsed; malformed ones are answered, or dropped, here."""
         socket, size = self.door.socket, 0
         for n in range(GROUP):
             try:
@@ -163,7 +166,7 @@ class Server:
     def _read(self, sender: bytes, frames: Sequence[bytes]) -> Asked | None:
         if len(frames) < 4 or frames[0] != p.VERSION or len(frames[2]) > p.MAX_TAG:
             self._desk.figures.refused += 1
-            return None  # whoever speaks another language would not understand an answer either
+            return None  # a client of another protocol would not understand an answer either
         tag = frames[2]
         verb = p.VERBS.get(frames[1])
         peer = self._peers.get(sender)
@@ -186,7 +189,10 @@ class Server:
         return asked
 
     def _comes_from_owner(self, one: Asked) -> bool:
-        """Whether what is to be handed out would reach its owner: over a connection that broke it would be nobody's."""
+        """Return whether reserved jobs would reach their owner.
+
+        Jobs that are sent over a broken connection would be reserved by a worker that never sees them.
+        """
         owner = one.request.owner
         left = self._peers.follow(owner, one.sender, one.peer)
         if left is not None and self._peers.is_at(owner, one.sender):
@@ -200,7 +206,7 @@ class Server:
         self._send([sender, p.VERSION, p.ERROR, tag, verb.encode_error(code, why)])
 
     def _serve(self, asked: Sequence[Asked]) -> None:
-        """Do what was asked, answer, and wake whom it concerns."""
+        """Execute the requests, answer, and wake the clients concerned."""
         if not asked:
             return
         neglected: list[str] = []
@@ -232,7 +238,7 @@ class Server:
         self._tell_news()
 
     def _confirm(self, answers: Sequence[Answered]) -> None:
-        """Reply what is true once it is on the disk."""
+        """Send answers once their changes are on the disk."""
         if not self._store.is_there():
             raise BackendError(
                 f"{self._store.path} was removed while the broker was running: jobs would be lost, so the broker stops"
@@ -249,7 +255,7 @@ class Server:
         self._reply(Answered(one, p.OK, p.HELLO.encode(welcome)))
 
     def _serve_later(self, one: Asked, *, is_last: bool) -> None:
-        """Requests that are answered when something happens; a wait that another request has followed is over."""
+        """Accept requests that are answered when something happens; a wait ends when its client sends another request."""
         if one.verb is p.STATUS:
             self._reply(Answered(one, p.OK, p.STATUS.encode(self._status())))
         elif (one.verb is p.WAIT or one.verb is p.NEXT) and one.request.topics and is_last:
@@ -263,7 +269,7 @@ class Server:
             self._desk.touched.add(one.request.id)
 
     def _wait(self, one: Asked, *, got_nothing: bool = False) -> None:
-        """Have it wait, unless there is work; for a moment even then if it has just got nothing."""
+        """Let a worker wait, unless there is a job; for a moment even then if it has just got nothing."""
         try:
             with self._store.reading() as db:
                 ready, due = views.look(db, one.request.topics, self._store.now())
@@ -284,7 +290,7 @@ class Server:
         return [_as_reserve(one) for one in self._waiting.takers(topics)]
 
     def _reply_takers(self) -> None:
-        """Answer those to whom something was handed out while they waited; who got nothing waits on."""
+        """Answer workers for which jobs were reserved while they waited; those that got nothing wait on."""
         answers, self._desk.handed_out = self._desk.handed_out, []
         for answer in answers:
             if not _is_nothing(answer):
@@ -292,7 +298,7 @@ class Server:
                 self._give(answer)
 
     def _hand_out(self) -> None:
-        """Reserve for those who waited for something to reserve; who gets nothing waits on."""
+        """Reserve for the workers that waited to reserve; those that get nothing wait on."""
         takers, self._takers = self._takers, []
         for one, answer in zip(takers, self._desk.serve([*map(_as_reserve, takers)], hands_out=False), strict=True):
             if _is_nothing(answer):
@@ -301,7 +307,7 @@ class Server:
                 self._give(answer)
 
     def _give(self, answer: Answered) -> None:
-        """Send what was handed out; if its worker is gone, it goes back at once: whoever asks again gets nothing for it."""
+        """Send reserved jobs; if their worker is gone, release them at once, because no other request would return them."""
         if not self._reply(answer) and answer.kind is p.OK:
             self._desk.give_back(answer)
 
@@ -315,7 +321,7 @@ class Server:
     # -- news ------------------------------------------------------------------------------------
 
     def _tell_news(self) -> None:
-        """Wake who waits for topics with work, and answer who waits for jobs that have ended."""
+        """Wake workers that wait for topics with jobs, and answer clients that wait for jobs that have ended."""
         share = 1
         while self._desk.news or self._takers:
             news, self._desk.news = self._desk.news, set()
@@ -324,7 +330,7 @@ class Server:
                 for _ in range(share):
                     self._waiting.wake(topic)
             self._hand_out()
-            share *= 2  # one took all that it could, so that there may be more, for more
+            share *= 2  # a worker took all that it could, so there may be more jobs, for more workers
         touched, self._desk.touched = self._desk.touched, set()
         if self._results:
             self._tell_ends(self._results.to_look_at(touched))
@@ -345,7 +351,7 @@ class Server:
                     self._reply(Answered(one, p.OK, body))
 
     def _pass_time(self) -> None:
-        """What falls due by the clock."""
+        """Handle everything that is due by the clock."""
         now = time.monotonic()
         self._desk.news.update(self._waiting.pass_time())
         for one in self._waiting.over():
@@ -363,7 +369,7 @@ class Server:
             self._tell_news()
 
     def _with_work(self, topics: Sequence[str]) -> list[str]:
-        """Those topics that have ready jobs, or due ones, now: who took the last one says that there may be more."""
+        """Return the topics that have ready or due jobs now: a worker that took the last one reports that there may be more."""
         if not topics:
             return []
         try:
@@ -376,14 +382,14 @@ class Server:
         return [topic for topic, (ready, due) in looks.items() if ready or due <= 0]
 
     def _sweep(self) -> None:
-        """Find the dead among those who wait: nothing can be sent to them any more."""
+        """Find dead clients among the waiting ones: no message can be sent to them any more."""
         for waiter in self._waiting:
             if not self._send([waiter.peer, p.VERSION, p.BEAT, b"", b""]):
                 self._waiting.drop(waiter.peer)
                 self._peers.forget(waiter.peer)
         self._peers.forget_silent()
 
-    # -- out -------------------------------------------------------------------------------------
+    # -- sending ------------------------------------------------------------------------------------
 
     def _wake(self, waiter: Waiter) -> bool:
         if waiter.asked is not None:
@@ -398,7 +404,7 @@ class Server:
         return self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
 
     def _send(self, frames: Sequence[bytes]) -> bool:
-        """Send; False if the client is gone, or does not read: it will ask again."""
+        """Send; return False if the client is gone, or does not read: it will ask again."""
         try:
             sockets.send(self.door.socket, frames)
         except zmq.ZMQError:

@@ -1,9 +1,9 @@
-"""What of a group is done together, and in which order.
+"""The order in which the requests of a group are executed, and which of them together.
 
-One statement for many requests costs little more than for one. So the pushes of a group come first, all together, then
-its settlements, then its reserves; whoever has not been answered cannot tell. Who asks without waiting for answers can:
-what one owner settles and reserves, and what one connection pushes, keeps the order in which it came in. So does all
-else, which is done alone, after what came before it and before what came after.
+One statement for many requests costs little more than for one. So the pushes of a group come first, all together, then its
+settlements, then its reserves; a client whose request is not answered yet cannot notice. A client that sends requests
+without waiting for answers can: the settlements and reserves of one owner, and the pushes of one connection, keep the order
+in which they arrived. So do all other requests, which are executed alone, after earlier ones and before later ones.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _STAGES = {p.PUSH.name: _PUSHES, p.PUT.name: _PUSHES, p.SETTLE.name: _SETTLES, p
 
 
 def steps(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Requests in the order in which they are done, and in lists of what is done at once."""
+    """Return requests in the order in which they are executed, in lists that are executed at once."""
     stages: tuple[list[Asked], ...] = ([], [], [])
-    reached: dict[bytes | str, int] = {}  # who: the stage of what it has among these
+    reached: dict[bytes | str, int] = {}  # client: the stage of its requests among these
     for one in asked:
         stage = _STAGES.get(one.verb.name)
         if stage is None:
@@ -39,7 +39,7 @@ def steps(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
 
 
 def _lists(stages: tuple[list[Asked], ...]) -> Iterator[list[Asked]]:
-    """A list for each stage and for each configuration of clients; settlements that are more than plain stand alone."""
+    """Return a list for each stage and for each configuration of clients; settlements that are not plain stand alone."""
     for stage in stages:
         for plain, those in itertools.groupby(stage, lambda one: one.peer.terms if one.plain else None):
             if plain is None:

@@ -14,7 +14,7 @@ from jobs_core.backends.sqlite.connection import Connection, Transaction
 from jobs_core.errors import BackendError, QueueFull
 
 MIN_FREE = 32 * 2**20
-"""Bytes of the disk that pushes leave free, so that what is queued can still be settled."""
+"""Bytes of the disk that pushes leave free, so that queued jobs can still be settled."""
 
 
 class Store:
@@ -24,12 +24,12 @@ class Store:
         self.path, durability = parse_url(url, options.base_dir)
         self._connection = Connection(self.path, options, durability=durability)
         self._min_free = min_free
-        self._free: int | None = None  # bytes, when the broker last had nothing to do: a second ago at most
+        self._free: int | None = None  # bytes, when the broker was last idle: a second ago at most
         self._lock = -1
         self._inode: tuple[int, int] | None = None
 
     def open(self) -> None:
-        """Lock and open; every lease begins anew. Raises BackendError."""
+        """Lock and open; renew every lease. Raises BackendError."""
         mark = self.path.with_name(f"{self.path.name}.broker")
         existed = mark.exists()
         try:
@@ -53,7 +53,7 @@ class Store:
             self._inode = self._identity()
             with self.transaction() as tx:
                 owners.begin_grace(tx)
-            self.sync()  # with the descriptor that this takes, while there is one
+            self.sync()  # opens the descriptor that a sync needs, while there is one
         except BaseException:
             self.close()
             raise
@@ -68,36 +68,36 @@ class Store:
             self._lock = -1
 
     def transaction(self) -> Transaction:
-        """A write transaction, which survives this process; and the machine, once `sync` has returned.
+        """Return a write transaction, which survives this process; and the machine, once `sync` has returned.
 
-        The topics that it has news of are for `poke`.
+        `poke` wakes workers for the topics in its `wake`.
         """
         return self._connection.transaction(durable=False, pokes=False)
 
     def sync(self) -> None:
-        """Have on the disk what was committed; raises BackendUnavailable."""
+        """Sync the commits to the disk; raise BackendUnavailable."""
         self._connection.sync()
 
     def poke(self, topics: set[str]) -> None:
-        """Wake whoever waits for these topics beside the broker's clients, on the file itself."""
+        """Wake other processes that wait for these topics on the file itself, beside the broker's clients."""
         self._connection.poke(topics)
 
     def get_ready(self) -> None:
-        """Before the broker sleeps: do what the next requests would have to wait for."""
+        """Prepare, before the broker sleeps, what the next requests would have to wait for."""
         self._connection.get_ready()
-        with contextlib.suppress(OSError):  # whoever has to know will meet it
+        with contextlib.suppress(OSError):  # a request that needs it will get the error
             self._free = self._free_bytes()
 
     def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """SQLite's connection, for looking."""
+        """Return SQLite's connection, for reading."""
         return self._connection.reading()
 
     def now(self) -> float:
-        """The broker's time."""
+        """Return the broker's time."""
         return self._connection.options.now()
 
     def check_room(self) -> None:
-        """Raise QueueFull if the disk is all but full: what is there must still be settled, which takes room too."""
+        """Raise QueueFull if the disk is nearly full: queued jobs must still be settled, which needs room too."""
         if self._free is None:
             self._free = self._free_bytes()
         if self._free < self._min_free:
@@ -110,7 +110,7 @@ class Store:
         return disk.f_bavail * disk.f_frsize
 
     def is_there(self) -> bool:
-        """Whether the file that we write to is the one that the next start would find."""
+        """Return whether the file to which we write is the one that the next start would open."""
         return self._identity() == self._inode
 
     def _identity(self) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
-"""Who waits for work: workers by topic, first come first woken; one is woken for one piece of news, not all.
+"""Workers that wait for jobs, by topic: the longest-waiting one is woken first, and only one for each piece of news.
 
 A woken worker is expected to reserve. If it does not, because its wait had just been interrupted or because it died, the
-next one is woken: `Waiting` remembers whom it woke until it is heard of, or a moment has passed.
+next one is woken: `Waiting` remembers the woken worker until it sends a request, or a moment has passed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from .reading import Asked
 
 PATIENCE = 0.25
-"""How long a woken worker has to come for the work before the next is woken, seconds."""
+"""Seconds that a woken worker has to reserve before the next one is woken."""
 
 NEVER = float("inf")
 
 
 class Waiter:
-    """One worker's wait: to be woken, or to have reserved what it asked for."""
+    """One worker's wait: to be woken, or for a reservation."""
 
     __slots__ = ("alive", "asked", "peer", "tag", "topics")
 
@@ -30,14 +30,14 @@ class Waiter:
 
 
 class Waiting:
-    """All waits. `wake` gives one what it waits for, and says whether it could be reached."""
+    """All waits. `wake` sends a worker its answer, and returns whether it could be reached."""
 
     def __init__(self, wake: Callable[[Waiter], bool]) -> None:
         self._wake = wake
         self._by_peer: dict[bytes, Waiter] = {}
         self._by_topic: dict[str, dict[bytes, Waiter]] = {}
-        self._by_owner: dict[str, Waiter] = {}  # of those who wait to reserve
-        self._timers: list[tuple[float, int, Waiter, bool]] = []  # when, order, who, whether to wake it
+        self._by_owner: dict[str, Waiter] = {}  # of workers that wait to reserve
+        self._timers: list[tuple[float, int, Waiter, bool]] = []  # when, order, waiter, whether to wake it
         self._order = itertools.count()
         self._over: list[Asked] = []
         self._woken: dict[bytes, tuple[float, Sequence[str]]] = {}
@@ -51,7 +51,7 @@ class Waiting:
     def add(
         self, peer: bytes, tag: bytes, topics: Sequence[str], timeout: float, due: float, asked: Asked | None = None
     ) -> None:
-        """Somebody waits for at most `timeout` seconds; a scheduled job of its topics falls due in `due` seconds."""
+        """Add a wait of at most `timeout` seconds; a scheduled job of its topics is due in `due` seconds."""
         self.drop(peer)
         waiter = Waiter(peer, tag, topics, asked)
         self._by_peer[peer] = waiter
@@ -62,13 +62,13 @@ class Waiting:
             self._by_topic.setdefault(topic, {})[peer] = waiter
         now = time.monotonic()
         wakes = due < timeout
-        if len(self._timers) > 2 * len(self._by_peer) + 1000:  # most are of waits that are over
+        if len(self._timers) > 2 * len(self._by_peer) + 1000:  # most belong to waits that have ended
             self._timers = [timer for timer in self._timers if timer[2].alive]
             heapq.heapify(self._timers)
         heapq.heappush(self._timers, (now + min(due, timeout), next(self._order), waiter, wakes))
 
     def drop(self, peer: bytes) -> None:
-        """Somebody waits no longer."""
+        """Remove a wait."""
         waiter = self._by_peer.pop(peer, None)
         if waiter is None:
             return
@@ -83,29 +83,31 @@ class Waiting:
                     del self._by_topic[topic]
 
     def drop_owner(self, owner: str) -> None:
-        """An owner asks anew, perhaps on another connection: what it got on the old one it would not hear of."""
+        """End the wait of an owner that asks again, perhaps on another connection: an answer on the old one would not reach
+        it.
+        """
         waiter = self._by_owner.get(owner)
         if waiter is not None:
             self.drop(waiter.peer)
 
     def waited_for(self, topics: Iterable[str]) -> list[str]:
-        """Those topics that somebody waits for."""
+        """Return those topics for which a worker waits."""
         return [topic for topic in topics if topic in self._by_topic]
 
     def takers(self, topics: Iterable[str]) -> list[Asked]:
-        """Who has waited longest for each of these topics, of those who wait to reserve; they wait on."""
+        """Return the longest-waiting worker for each of these topics, of those that wait to reserve; they wait on."""
         first = [next(iter(self._by_topic[topic].values())) for topic in topics if topic in self._by_topic]
         return [waiter.asked for waiter in dict.fromkeys(first) if waiter.asked is not None]
 
     def wake(self, topic: str) -> None:
-        """Wake whoever has waited longest for a topic."""
+        """Wake the longest-waiting worker of a topic."""
         while line := self._by_topic.get(topic):
             waiter = next(iter(line.values()))
             if self.wake_one(waiter):
                 return
 
     def wake_one(self, waiter: Waiter) -> bool:
-        """Wake this one; False if it is gone."""
+        """Wake this worker; return False if it is gone."""
         self.drop(waiter.peer)
         if not self._wake(waiter):
             return False
@@ -114,7 +116,7 @@ class Waiting:
         return True
 
     def heard_of(self, peer: bytes, *, reserves: bool) -> Sequence[str]:
-        """A request has come in, which ends a wait; the topics that somebody else has to look after now."""
+        """Record a request, which ends its client's wait; return the topics that another worker has to check now."""
         self.drop(peer)
         woken = self._woken.pop(peer, None)
         return () if woken is None or reserves else woken[1]
@@ -122,12 +124,12 @@ class Waiting:
     # -- time ------------------------------------------------------------------------------------
 
     def next_moment(self) -> float:
-        """When to call `pass_time` next, on the monotonic clock."""
+        """Return when to call `pass_time` next, on the monotonic clock."""
         first = self._timers[0][0] if self._timers else NEVER
         return min(first, next(iter(self._woken.values()))[0] if self._woken else NEVER)
 
     def pass_time(self) -> list[str]:
-        """Wake those whose jobs are due; the topics whose woken worker did not come."""
+        """Wake workers whose jobs are due; return the topics whose woken worker did not reserve."""
         now = time.monotonic()
         while self._timers and (self._timers[0][0] <= now or not self._timers[0][2].alive):
             _, _, waiter, wakes = heapq.heappop(self._timers)
@@ -149,6 +151,6 @@ class Waiting:
         return neglected
 
     def over(self) -> list[Asked]:
-        """Who waited to reserve for as long as it wanted, and is to be told so; each once."""
+        """Return workers whose wait to reserve has timed out, and which need an answer; each once."""
         over, self._over = self._over, []
         return over

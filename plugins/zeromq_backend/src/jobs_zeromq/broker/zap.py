@@ -1,7 +1,7 @@
-"""Who may come in: ZeroMQ asks here (ZAP, RFC 27) before a client's connection is made.
+"""Access control: ZeroMQ asks here (ZAP, RFC 27) before a client's connection is made.
 
-With keys, who is on the list; and nobody while there is no room. Were all descriptors in use, ZeroMQ could not even accept
-whom it is to turn away, and would try again and again, which takes a processor.
+With keys, clients on the list are accepted; and none while there is no room. If all descriptors were in use, ZeroMQ could
+not even accept a connection to reject it, and would try again and again, which occupies a CPU.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ _ENDPOINT = "inproc://zeromq.zap.01"
 
 
 class Doorkeeper:
-    """Answers ZeroMQ's questions, from the broker's own loop. One a context."""
+    """Answers ZeroMQ's requests, from the broker's own loop. One per context."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList | None, has_room: Callable[[], bool]
     ) -> None:
-        """Without a list everybody is let in for whom there is room. Raises ZMQError if the context has another."""
+        """Accept every client for which there is room, if there is no list.
+
+        Raises ZMQError if the context has another doorkeeper.
+        """
         self.socket = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         try:
@@ -47,7 +50,7 @@ class Doorkeeper:
         self.socket.close()
 
     def answer(self) -> None:
-        """Answer what has been asked."""
+        """Answer the waiting requests."""
         while True:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
