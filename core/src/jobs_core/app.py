@@ -70,10 +70,10 @@ class App:
     """
 
     needs_transactions = True
-    """Whether `on_commit=True` is an error if no plugin handles transactions; tests' applications send at once."""
+    """True if `on_commit=True` is an error without a plugin that handles transactions; tests' applications send at once."""
 
     warns_of_unserved = True
-    """Whether an enqueue warns of a topic that no pool serves, once for each topic; supervised workers do not."""
+    """True if an enqueue warns of a topic that no pool serves, once for each topic; supervised workers do not."""
 
     def __init__(
         self,

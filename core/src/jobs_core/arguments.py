@@ -90,7 +90,7 @@ class Arguments:
         everything = (*self._positional, *self._by_name.values(), self._rest, self._named_rest)
         self._untyped = all(parameter.type is Any for parameter in everything)
         self.run_code = any(_runs_code(parameter.type) for parameter in everything)
-        """Whether conversion runs code of the application: then it is part of the run, and charged and timed with it."""
+        """True if conversion runs code of the application: then it is part of the run, and charged and timed with it."""
 
     def _compile(self, function: Callable[..., Any], parameter: inspect.Parameter) -> Parameter:
         try:
@@ -286,5 +286,5 @@ def resolve_return(function: Callable[..., Any]) -> Any:
     try:
         annotation = inspect.signature(function).return_annotation
         return _resolve(function, inspect.Parameter("it", inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
-    except Exception:  # whatever stands there instead of a type
+    except Exception:  # any object in place of a type
         return Any

@@ -208,7 +208,7 @@ class JobInterrupted(BaseException):
     """
 
     struck = False
-    """Whether a signal has raised it in the main thread."""
+    """True if a signal has raised it in the main thread."""
 
 
 class JobTimeout(JobInterrupted):

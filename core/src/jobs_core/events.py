@@ -235,7 +235,7 @@ class LeftBehind(JobEvent, frozen=True):
 
     what: list[str]
     closed: bool
-    """Whether the loop was closed as well, so that the next run gets a new one."""
+    """True if the loop was closed as well, so that the next run gets a new one."""
 
     def __str__(self) -> str:
         names = ", ".join(self.what[:5]) + (", …" if len(self.what) > 5 else "")

@@ -408,7 +408,7 @@ KEYS: Final[Mapping[str, Mapping[str, Word]]] = {
     "Http": _HTTP,
     "Results": _RESULTS,
 }
-"""Keys by the class of the table they stand in."""
+"""Keys by the class of their table."""
 
 TABLES: Final = _table(
     ("pools", _WORKERS),

@@ -23,7 +23,7 @@ class Plugin(Protocol):
 
 
 on_command_line = False
-"""Whether this process runs a command of ours: then descriptor 1 is guarded as well, for programs and C code."""
+"""True if this process runs a command of ours: then descriptor 1 is guarded as well, for programs and C code."""
 
 on_call: Callable[[Plugin | None, str], object] | None = None
 """Called before each call, and with (None, "") after it: if a call ends the process, its name is known nowhere else."""

@@ -1,25 +1,25 @@
-"""Which queues and exchanges there are. `jobs` is the prefix, `email` a topic; everything is durable.
+"""The queues and exchanges in the broker. `jobs` is the prefix, `email` a topic; everything is durable.
 
 ====================  ===============  =============================================================================
-name                  kind             what
+name                  kind             content
 ====================  ===============  =============================================================================
-jobs.email            queue            jobs of priority 0, which is what jobs have that say nothing; a producer in
-                                       another language publishes here, through the default exchange
+jobs.email            queue            jobs of priority 0, the default; producers in other languages publish here,
+                                       through the default exchange
 jobs.email:1-3        queue            jobs of priority 1 to 3
 jobs.email:4-6        queue            jobs of priority 4 to 6
-jobs.email:7-9        queue            jobs of priority 7 to 9, and what workers gave back unstarted, to come first
+jobs.email:7-9        queue            jobs of priority 7 to 9, and jobs released unstarted, which run first
 jobs.email:suspects   queue            jobs that were lost with two workers or connections: each is run alone
 jobs.email:dead       queue            dead letters: each with its reason and errors in its headers
 jobs:delay.due        topic exchange   the foot of the ladder: bound to every queue by the queue's name
 jobs:delay.00 … 23    topic exchange   step n of the ladder, for 25 ms x 2^n
-jobs:delay.00 … 23    queue            what waits on step n; its time to live over, a message goes to step n - 1
+jobs:delay.00 … 23    queue            messages that wait on step n; when its time to live ends, one goes to step n - 1
 ====================  ===============  =============================================================================
 
-Queues of jobs and of the ladder are quorum queues (or classic ones, `?queues=classic`). What a queue of jobs rejects,
-lets expire or has delivered a thousand times goes to the topic's dead letters, at least once.
+Queues of jobs and of the ladder are quorum queues (or classic ones, `?queues=classic`). A message that a queue of jobs
+rejects, lets expire or has delivered a thousand times goes to the topic's dead letters, at least once.
 
 The routing key of a delayed message is a word for each step, 1 where it waits and 0 where it passes, from the highest
-step down, and then the queue's name: `0.0. … .1.0.1.jobs.email` waits on two steps. The broker alone moves it.
+step down, and then the queue's name: `0.0. … .1.0.1.jobs.email` waits on two steps. Only the broker moves it.
 """
 
 from __future__ import annotations

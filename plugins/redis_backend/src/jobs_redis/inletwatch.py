@@ -64,7 +64,7 @@ class InletWatch:
                 logger.debug("inlets are not watched for the moment: %s", error)
                 self._drop()
                 self._waiter.interrupted(PAUSE)
-            except Exception:  # without this thread, what is pushed would wait for a worker that looks
+            except Exception:  # without this thread, entries would wait for a worker that looks
                 logger.exception("inlets are not watched for the moment")
                 self._drop()
                 self._waiter.interrupted(PAUSE)

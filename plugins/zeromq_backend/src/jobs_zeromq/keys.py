@@ -2,7 +2,7 @@
 
 keys/broker.key_secret      the broker's own, 0600
 keys/broker.key             its public half: every client needs it
-keys/clients/NAME.key       who may come in; remove one, and its next connection is refused
+keys/clients/NAME.key       clients that may connect; remove one, and its next connection is refused
 keys/NAME.key_secret        a client's own, 0600: carry it to its machine, and delete it here
 """
 

@@ -336,7 +336,7 @@ class Link:
             socket = sockets.context().socket(zmq.DEALER)
             self._socket, self._pid = socket, os.getpid()
             self._monitor = socket.get_monitor_socket(_EVENTS)
-        except (zmq.ZMQError, OSError) as error:  # for want of descriptors
+        except (zmq.ZMQError, OSError) as error:  # out of descriptors
             raise _Gone(f"cannot be reached: {error.strerror}") from None
         sockets.beat(socket)
         for option, value in (

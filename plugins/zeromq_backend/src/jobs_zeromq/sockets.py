@@ -25,7 +25,7 @@ _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """This process's context. One that was inherited by a fork is left alone: its threads did not come along.
+    """Return this process's context. One that was inherited by a fork is left alone, because its threads do not exist here.
 
     Raises OSError if there are too few descriptors: libzmq aborts the process if it cannot start its threads.
     """

@@ -26,7 +26,7 @@ OWNERS = ["one", "two", "three"]
 STEPS = int(os.environ.get("JOBS_CONTRACT_STEPS", "40"))
 EXAMPLES = int(os.environ.get("JOBS_CONTRACT_EXAMPLES", "60"))
 SHRINKS = bool(os.environ.get("JOBS_CONTRACT_SHRINK"))
-"""Whether a failure is made as short as possible before it is shown.
+"""True to make a failure as short as possible before it is shown.
 
 Each try replays a whole example on a real broker, so this takes minutes (Hypothesis stops after five): without it, the
 failure is shown as it was found.
@@ -49,7 +49,7 @@ class Machine(RigCase):
     """A class whose every request is slow may try fewer."""
 
     loses_answers = False
-    """Whether a call may be made twice, its answer lost. `housekeep` has no request id: it then reports the second call."""
+    """True if a call may be made twice, its answer lost. `housekeep` has no request id: it then reports the second call."""
 
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
         if not SHRINKS:
