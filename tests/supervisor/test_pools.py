@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from ..support.project import TASKS, Project, until
 from ..support.supervised import Supervised, kill, seconds_until
 
@@ -57,6 +61,20 @@ def test_a_pool_of_one_never_runs_two_jobs_at_once_while_its_worker_is_replaced(
     assert state is not None
     assert state.pools[0].restarts["max_age"] >= 2
     supervised.stop()
+
+
+@pytest.mark.parametrize("limit", ['max_age = "300ms"', "max_jobs = 1"])
+def test_a_job_longer_than_its_workers_life_runs_once_to_its_end_and_a_stop_does_not_wait_for_it(project: Project, limit: str):
+    project.configure(f'pools.default.{limit}\npools.default.stop_timeout = "100ms"')
+    supervised = Supervised(project)
+    project.push("doze", 2.5, "long")
+    project.until_noted("end long")
+    assert [line.split()[:2] for line in project.ledger()] == [["start", "long"], ["end", "long"]]
+    project.push("doze", 60.0, "longer")
+    until(lambda: any(worker.reason for worker in supervised.board().supervisor.workers))
+    began = time.monotonic()
+    supervised.stop()
+    assert time.monotonic() - began < 20
 
 
 def test_a_worker_that_grew_too_large_is_replaced_between_jobs(project: Project):

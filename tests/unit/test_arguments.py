@@ -10,6 +10,7 @@ import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
+from unittest import mock
 
 import msgspec
 import pydantic
@@ -296,3 +297,15 @@ def test_a_misfit_names_the_type_that_was_wanted():
         arguments.convert(["x"], {})
     with pytest.raises(ArgumentError, match=r"argument 'point' of shop.pay: expected .*, got .*, at \.x of .*Point"):
         arguments.convert([{"x": [], "y": 1}], {})
+
+
+class _HasEverything:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **options: _HasEverything()
+
+
+@pytest.mark.parametrize("value", [mock.MagicMock(), mock.Mock(), _HasEverything()], ids=lambda value: type(value).__name__)
+def test_an_object_that_has_every_attribute_is_refused_at_once(value: object):
+    """A mock's `model_dump` returns a mock: to follow that took a minute and all memory."""
+    with pytest.raises(TypeError, match="is not a JSON type"):
+        json_encoder.encode([value])

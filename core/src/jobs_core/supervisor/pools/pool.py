@@ -28,6 +28,9 @@ from .worker import AGE_JITTER, WorkerRecord
 KILL_AFTER = 2.0
 """Seconds past its `stop_timeout` after which a worker that was told to stop is killed."""
 
+AS_LONG_AS_IT_TAKES = 1e9
+"""Seconds that a worker may finish its jobs if nothing presses: its successor serves meanwhile."""
+
 JOBS_FAULT = 0.4
 """Longest pause after a worker that died while it ran jobs, seconds: the guilty job is found soon, the others must not wait."""
 
@@ -145,7 +148,8 @@ class Pool:
         elif self.outgoing and self.is_up():
             # No new worker is needed for these: their successors serve already.
             while self.outgoing:
-                self._tell_to_stop(self.outgoing.pop())
+                surplus = self.outgoing.pop()
+                self._tell_to_stop(surplus, _patience(surplus))
 
     def shrink(self, number: int) -> None:
         """Stop idle workers; busy ones are left alone."""
@@ -240,7 +244,7 @@ class Pool:
             return
         old = self.outgoing.pop(0) if self.outgoing else None
         if old is not None and old.state != "releasing":
-            self._tell_to_stop(old)
+            self._tell_to_stop(old, _patience(old))
         if worker.spec.standby and (self.quiet or (old is not None and old.state == "stopping" and not old.ending)):
             worker.successor_of = old
             worker.enter("standby")
@@ -276,11 +280,13 @@ class Pool:
         self._on_change()
 
     def _tell_to_stop(self, worker: WorkerRecord, timeout: float | None = None) -> None:
-        if worker.state in ("stopping", "releasing"):
-            return
         patience = float(worker.settings.stop_timeout) if timeout is None else timeout
+        stop_by = time.monotonic() + patience + KILL_AFTER
+        told = worker.state == "stopping" and worker.stop_by is not None and worker.stop_by <= stop_by
+        if told or worker.state == "releasing":
+            return
         worker.enter("stopping")
-        worker.stop_by = time.monotonic() + patience + KILL_AFTER
+        worker.stop_by = stop_by
         if not worker.send("stop", timeout=patience) and worker.pid:
             worker.kill("it does not respond", charge=False, run_dir=self._run_dir)
 
@@ -419,3 +425,10 @@ class Pool:
             cannot_boot=self.cannot_boot,
             last_error=self.last_error,
         )
+
+
+def _patience(worker: WorkerRecord) -> float:
+    """Return how long a replaced worker may finish what it runs: a job longer than `max_age` would otherwise begin again
+    with every worker, and never end. One that is too large may grow on, and new code is not to wait for long."""
+    pressing = worker.leaving in ("max_memory", "reload")
+    return float(worker.settings.stop_timeout) if pressing else AS_LONG_AS_IT_TAKES
