@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
+from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -34,6 +36,8 @@ Their callers' `with` has not begun. Elsewhere, `with lock` cannot be cut off th
 """
 
 _codes: set[CodeType] = set()
+_forking: list[int] = []  # threads
+_whole_forks = False
 
 
 def uninterrupted(function: F) -> F:
@@ -43,7 +47,9 @@ def uninterrupted(function: F) -> F:
 
 
 def within(frame: FrameType | None) -> bool:
-    """Return whether a marked function is on the stack of `frame`."""
+    """Return whether a marked function is on the stack of `frame`, or this thread is in a fork."""
+    if get_ident() in _forking:
+        return True
     while frame is not None:
         if frame.f_code in _codes:
             return True
@@ -76,9 +82,30 @@ def at_fork(
     os.register_at_fork(**{when: _marked(function) for when, function in given.items() if function is not None})
 
 
+def hold_back_in_forks() -> None:
+    """Hold interrupts back during whole forks, as libraries take locks before a fork and release them after it (`logging`).
+
+    Python calls such functions in reverse order of registration before a fork, and in order after it. Ours surround all that
+    were registered before: call this when the application is imported.
+    """
+    global _whole_forks
+    if not _whole_forks:
+        _whole_forks = True
+        at_fork(
+            before=lambda: _forking.append(get_ident()),
+            after_in_parent=lambda: _forking.remove(get_ident()),
+            after_in_child=_forking.clear,
+        )
+
+
 def _marked(function: Callable[[], object]) -> Callable[[], object]:
     @uninterrupted
     def call() -> None:
         function()
 
     return call
+
+
+_show_warning = getattr(warnings, "_showwarnmsg", None)
+if _show_warning is not None:  # C code calls it and drops what is raised there; a fork beside threads does, from Python 3.12 on
+    uninterrupted(_show_warning)

@@ -13,6 +13,8 @@ from jobs_core.errors import BackendUnavailable
 from jobs_core.plugins import Plugins
 from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.units import Duration
+from jobs_core.worker.executors.asyncio import AsyncExecutor
+from jobs_core.worker.hand import Hand
 from jobs_core.worker.main import Worker
 
 from ...support.project import until
@@ -297,6 +299,32 @@ def test_a_worker_whose_lease_may_have_ended_starts_nothing_before_it_has_asked(
     assert sorted({number for number, _ in ran}) == list(range(10))
     owner = "w+1" if lost else "w"
     assert sorted(each for each in ran if each[0] > 5) == [(number, owner) for number in range(6, 10)], "once each"
+
+
+def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_other_job_back(memory_app, registry, monkeypatch):
+    monkeypatch.setattr("jobs_core.worker.hand.AHEAD", 5.0)  # so that no machine is too slow
+    looked = threading.Event()
+    look, begin = Hand.give_back_what_waits_long, AsyncExecutor._run_in_thread
+
+    def looks(self, now):
+        look(self, now)
+        looked.set()
+
+    def begins_late(self, run):
+        for _ in range(2):  # the first look may have begun before
+            looked.clear()
+            worker.courier.wake()
+            assert looked.wait(10)
+        begin(self, run)
+
+    monkeypatch.setattr(Hand, "give_back_what_waits_long", looks)
+    monkeypatch.setattr(AsyncExecutor, "_run_in_thread", begins_late)
+    plain = job(registry=registry, name="plain")(lambda number: None)
+    plain.enqueue_many([(number,) for number in range(10)])
+    worker = Worker(memory_app, "p", Pool(mode="async", concurrency=1), None, drain=True)
+    worker.courier._hand._prefetch._mean = 0.001  # all are reserved ahead
+    worker.run()
+    assert (worker.courier.done, worker.courier._hand.given_back) == (10, 0)
 
 
 # -- suspicion -------------------------------------------------------------------------------------

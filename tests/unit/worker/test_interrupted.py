@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import os
+import signal
 import sqlite3
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from jobs_core import Discard, JobFailed, JobTimeout, JobWasCancelled, Retry, Snooze, job, set_current_app
+from jobs_core import Discard, JobFailed, JobTimeout, JobWasCancelled, Retry, Snooze, job, set_current_app, uninterrupted
 from jobs_core.app import App
 from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.sqlite import connection
@@ -24,6 +27,8 @@ from jobs_core.config import Config, Pool
 from jobs_core.plugins import Plugins
 from jobs_core.running import running
 from jobs_core.scoreboard.writer import Scoreboard
+from jobs_core.uninterrupted import INTERRUPT
+from jobs_core.worker.executors.sync import SyncExecutor
 from jobs_core.worker.main import Worker
 from jobs_core.worker.run import Run
 
@@ -141,9 +146,9 @@ def in_a_loop_of_its_own_that_turns(stage: Stage, patch: pytest.MonkeyPatch) -> 
 
 
 def in_a_callback_of_c_code(stage: Stage, patch: pytest.MonkeyPatch) -> None:
-    db = sqlite3.connect(":memory:")
-    db.create_function("told", 0, stage.until_told)
-    db.execute("SELECT told()")  # SQLite makes an error of its own of what the function raises
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.create_function("told", 0, stage.until_told)
+        db.execute("SELECT told()")  # SQLite makes an error of its own of what the function raises
 
 
 def in_the_making_of_a_class(stage: Stage, patch: pytest.MonkeyPatch) -> None:
@@ -198,11 +203,37 @@ def in_finalizers(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     time.sleep(LONG)
 
 
+def in_a_finalizer_and_where_that_is_noticed(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    insist, again = SyncExecutor._insist, []
+
+    def slow(self: SyncExecutor, run: Run) -> None:
+        if not again:
+            again.append(True)
+            signal.raise_signal(INTERRUPT)  # as it is sent again on a busy machine
+        insist(self, run)
+
+    patch.setattr(SyncExecutor, "_insist", slow)
+    in_a_finalizer(stage, patch)
+
+
+def in_a_warning_of_a_fork(stage: Stage, patch: pytest.MonkeyPatch) -> None:
+    """From Python 3.12 on, a fork beside threads is warned of, and drops what is raised there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *_: stage.until_told()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        time.sleep(LONG)
+
+
 PLAIN = [
     sleeping, in_a_transaction, at_the_end_of_a_transaction, asking_a_backend, asking_a_slow_backend_again_and_again,
     enqueueing_slowly_again_and_again, waiting_for_a_result, in_a_callback_of_a_loop_of_its_own,
     in_a_task_of_a_loop_of_its_own, in_a_loop_of_its_own_that_is_held_up, in_a_loop_of_its_own_that_turns,
-    in_a_callback_of_c_code, in_the_making_of_a_class, waiting_for_a_lock, in_a_fork, in_a_finalizer, in_finalizers,
+    in_a_callback_of_c_code, in_the_making_of_a_class, waiting_for_a_lock, in_a_fork, in_a_warning_of_a_fork, in_a_finalizer,
+    in_finalizers, in_a_finalizer_and_where_that_is_noticed,
 ]  # fmt: skip
 
 
@@ -322,6 +353,42 @@ def test_a_job_may_answer_its_timeout_with_another_way_to_go_on(stage, registry,
             handle.result(1)
     else:
         assert handle.result(1) == "in time"
+
+
+@pytest.mark.parametrize("stage", ["memory"], indirect=True)
+def test_a_timeout_never_cuts_off_what_libraries_do_around_a_fork(stage, registry, monkeypatch):
+    monkeypatch.setattr(uninterrupted, "_whole_forks", False)  # as in a process that has not run jobs yet
+    lock, concerned = threading.Lock(), []
+
+    def take() -> None:
+        if concerned:
+            stage.until_told()
+            lock.acquire()
+
+    def give() -> None:
+        if concerned:
+            for _ in range(100_000):  # the signal comes again meanwhile
+                pass
+            lock.release()
+
+    os.register_at_fork(before=take, after_in_parent=give)
+
+    @job(registry=registry, name="forks", retries=0, timeout=TIMEOUT, store_result=True)
+    def forks() -> None:
+        concerned.append(True)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        concerned.clear()
+        os.waitpid(pid, 0)
+        time.sleep(LONG)
+
+    handle = forks.enqueue()
+    drain(stage.app)
+    concerned.clear()
+    with pytest.raises(JobFailed, match="ran longer than its timeout"):
+        handle.result(1)
+    assert lock.acquire(blocking=False)
 
 
 # -- just taken ------------------------------------------------------------------------------------

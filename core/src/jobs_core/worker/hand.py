@@ -75,7 +75,7 @@ class Hand:
     def stuck(self, now: float) -> bool:
         """Whether every slot has been busy with the same job for longer than we hold jobs for."""
         running = self._executor.started()
-        return len(running) >= self._executor.concurrency and all(now - run.started > AHEAD for run in running)
+        return len(running) >= self._executor.concurrency and all(now - (run.started or run.taken) > AHEAD for run in running)
 
     @property
     def full(self) -> bool:

@@ -21,7 +21,8 @@ class Run:
 
     __slots__ = (
         "args", "context", "convert", "delivery", "ended", "ending", "error", "failure", "followups", "interrupted", "job",
-        "kwargs", "message", "policy", "retries", "slot", "started", "store_result", "task", "timeout", "unfit", "value",
+        "kwargs", "message", "policy", "retries", "slot", "started", "store_result", "taken", "task", "timeout", "unfit",
+        "value",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,7 @@ class Run:
         self.convert = False  # whether the arguments are still as they came, see `Arguments.run_code`
         self.unfit = False  # they could not be converted
         self.started = self.ended = 0.0
+        self.taken = 0.0  # when it got a slot, where it may have to wait for a thread before it starts
         self.value: Any = None
         self.error: BaseException | None = None
         self.failure: Failure | None = None  # the error, told

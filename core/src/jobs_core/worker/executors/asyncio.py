@@ -137,7 +137,7 @@ class AsyncExecutor(Executor):
             run.started = now
             self.board.begin(run)
             if not run.job.is_async:
-                run.started = 0.0  # its time begins on its thread, which it may have to wait for
+                run.started, run.taken = 0.0, now  # its time begins on its thread, which it may have to wait for
             current[run.delivery.id] = run
             task = asyncio.Task(self._run(run), loop=loop)  # not the loop's: a job may have set another factory
             task.add_done_callback(functools.partial(self._ended, run))

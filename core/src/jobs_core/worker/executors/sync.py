@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ... import uninterrupted
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
-from ...uninterrupted import INTERRUPT, takes_locks, within
+from ...uninterrupted import INTERRUPT, hold_back_in_forks, takes_locks, within
 from ..handover import Handover
 from ..run import Run
 from ..surroundings import Surroundings
@@ -55,6 +55,7 @@ class SyncExecutor(Executor):
 
     def main(self) -> None:
         self._main_thread = threading.get_ident()
+        hold_back_in_forks()
         previous = signal.signal(INTERRUPT, self._raise_in_job)
         hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         self._unraisable = hook
@@ -191,6 +192,7 @@ class SyncExecutor(Executor):
             time.sleep(AGAIN)
             signal.pthread_kill(self._main_thread, INTERRUPT)
 
+    @uninterrupted.uninterrupted  # what is raised here, Python drops as well
     def _swallowed(self, unraisable: Any) -> None:
         """What Python has caught and dropped: an interruption in a finalizer, or in a function that is called at a fork."""
         run = self._current
