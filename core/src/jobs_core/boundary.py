@@ -195,13 +195,15 @@ def log(
 
 
 def log_past(level: int, text: str, error: BaseException | None = None) -> None:
-    """Write a line into the log without the application's logging."""
+    """Write a line into the log without the application's logging. Raises nothing but an interrupt."""
     if error is not None:
         text = f"{text}\n{traceback_of(error)}"
     try:
         if last_resort is not None:
             last_resort(level, text)
-        else:
-            os.write(2, f"jobs: {text}\n".encode("utf-8", "backslashreplace"))
-    except OSError:
-        return  # there is no other place to report it
+            return
+    except BaseException as trouble:  # the application has broken more than its logging: it has replaced functions of Python's
+        if interrupts(trouble):
+            raise
+    with contextlib.suppress(OSError):  # there is no other place to report it
+        os.write(2, f"jobs: {text}\n".encode("utf-8", "backslashreplace"))

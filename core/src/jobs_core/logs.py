@@ -167,8 +167,9 @@ def line_of(text: str, format_: str, level: int = logging.WARNING, logger: str =
 
 def record_of(text: str, level: int, logger: str, **attributes: Any) -> logging.LogRecord:
     """Return a record that bypasses the logging of this process; attributes may be `worker`, `process` and `job_context`."""
-    level_name = logging.getLevelName(level)
-    return logging.makeLogRecord({"name": logger, "levelno": level, "levelname": level_name, "msg": text, **attributes})
+    record = logging.LogRecord(logger, level, "", 0, text, None, None)  # makeLogRecord calls the application's factory
+    record.__dict__.update(attributes)
+    return record
 
 
 _FORMATTERS: dict[str, logging.Formatter] = {"text": TextFormatter(), "json": JsonFormatter()}

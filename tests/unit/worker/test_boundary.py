@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from jobs_core import Discard, JobTimeout, Retry, Snooze, boundary, hookimpl, job
+from jobs_core import Discard, JobTimeout, Retry, Snooze, boundary, hookimpl, job, logs
 from jobs_core.backends.base import Outcome, Settlement, State
 from jobs_core.config import Config, Pool
 from jobs_core.events import PutOffTooOften
@@ -361,6 +361,38 @@ def test_a_result_above_max_result_is_not_stored_and_its_job_is_done(registry, s
 
 def test_max_result_is_max_message_where_it_is_not_given():
     assert Config().max_result is None
+
+
+def breaks_factory(patch: pytest.MonkeyPatch) -> None:
+    before = logging.getLogRecordFactory()
+    patch.setattr(logging, "_logRecordFactory", before)  # what monkeypatch restores
+    logging.setLogRecordFactory(lambda *args, **options: 1 / 0)
+
+
+def breaks_last_resort(patch: pytest.MonkeyPatch) -> None:
+    def ends(level: int, text: str) -> None:
+        raise SystemExit("of a function that the application has replaced")
+
+    breaks_factory(patch)
+    patch.setattr(boundary, "last_resort", ends)
+
+
+@pytest.mark.parametrize("breaks", [breaks_factory, breaks_last_resort])
+def test_a_line_of_ours_depends_on_nothing_that_the_application_may_have_broken(app, registry, monkeypatch, capfd, breaks):
+    @job(registry=registry, name="tells", retries=0)
+    def tells() -> None:
+        raise ValueError("the reason of it")
+
+    handle = tells.enqueue()
+    with monkeypatch.context() as patch:
+        breaks(patch)
+        record = logs.record_of("100 % itself", logging.ERROR, "jobs", worker="w")
+        worker = Worker(app, "p", Pool(), None, drain=True)
+        worker.run()
+    assert (record.getMessage(), record.levelname, record.worker) == ("100 % itself", "ERROR", "w")
+    assert worker.courier.failure is None
+    assert handle.status() is State.DEAD
+    assert "the reason of it" in capfd.readouterr().err
 
 
 def test_a_job_that_is_put_off_without_a_pause_is_slowed_down_and_told_once(app, registry, monkeypatch, caplog):

@@ -163,9 +163,9 @@ class Courier:
             self.failure = error
         except BaseException as error:
             # What has started and is not settled is charged: one of those may be what the courier dies of.
+            self.failure = error
             self._handover.take_back()
             boundary.log_past(logging.ERROR, f"worker {self.owner}: the courier failed; the worker ends", error)
-            self.failure = error
         finally:
             self._executor.stop()
             if self.failure is None or is_sound():  # or a goodbye would wait for its answer in vain
