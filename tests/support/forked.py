@@ -2,7 +2,7 @@
 
 A process from scratch imports for a quarter of a second of processor time, and the tests run hundreds. A forked one begins
 where `python -m jobs_core` begins after its imports, and is a process like any other from there on: with a directory, streams,
-signals, an environment and an end of its own. Brokers are born alike: `jobs_core.testing.services.nursery`.
+signals, an environment and an end of its own. Brokers are born alike: `jobs_core.testing.services.fork_server`.
 """
 
 from __future__ import annotations

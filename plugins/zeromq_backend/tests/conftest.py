@@ -16,7 +16,7 @@ from jobs_core.errors import BackendError
 from jobs_core.testing.services import PATIENCE, free_port
 from jobs_core.testing.services.broker import BrokerService
 from jobs_zeromq import link
-from jobs_zeromq.broker import desk
+from jobs_zeromq.broker import transactions
 from jobs_zeromq.broker.server import Server, Settings
 
 
@@ -104,7 +104,7 @@ def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
         if name == "broker.after_commit" and next(commits) % 10 == 0:
             raise Died
 
-    monkeypatch.setattr(desk, "failpoint", visit)
+    monkeypatch.setattr(transactions, "failpoint", visit)
     monkeypatch.setattr(owners, "begin_grace", lambda tx: None)
     monkeypatch.setattr(link, "AGAIN", 2)
     monkeypatch.setattr(link, "STAGGER", 0.0)

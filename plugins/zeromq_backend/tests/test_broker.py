@@ -19,13 +19,13 @@ from jobs_core.errors import BackendUnavailable
 from jobs_core.ids import new_id, new_token
 from jobs_zeromq import protocol as p
 from jobs_zeromq.backend import ZeromqBackend
-from jobs_zeromq.broker import desk as desk_module
-from jobs_zeromq.broker.desk import Desk
+from jobs_zeromq.broker import transactions as desk_module
+from jobs_zeromq.broker.decoding import read
 from jobs_zeromq.broker.peers import Peers
-from jobs_zeromq.broker.reading import read
 from jobs_zeromq.broker.results import Results
 from jobs_zeromq.broker.server import Server, Settings
 from jobs_zeromq.broker.store import Store
+from jobs_zeromq.broker.transactions import Transactions
 from jobs_zeromq.broker.waiting import Waiting
 from jobs_zeromq.link import Link
 
@@ -33,10 +33,10 @@ from .raw import Raw
 
 
 @pytest.fixture
-def desk(tmp_path):
+def transactions(tmp_path):
     store = Store("sqlite:///broker.db", BackendOptions(base_dir=tmp_path), min_free=0)
     store.open()
-    yield Desk(store)
+    yield Transactions(store)
     store.close()
 
 
@@ -60,24 +60,24 @@ def kinds(answers):
 # -- group commit ----------------------------------------------------------------------------------
 
 
-def test_what_comes_together_is_one_commit_and_confirmed_after_it(desk, monkeypatch):
+def test_what_comes_together_is_one_commit_and_confirmed_after_it(transactions, monkeypatch):
     at_commit = []
-    monkeypatch.setattr(desk_module, "failpoint", lambda name: at_commit.append((name, desk._store.is_there())))
-    answers = desk.serve([push(f"job-{n}") for n in range(200)])
+    monkeypatch.setattr(desk_module, "failpoint", lambda name: at_commit.append((name, transactions._store.is_there())))
+    answers = transactions.serve([push(f"job-{n}") for n in range(200)])
     assert kinds(answers) == [p.OK] * 200
-    assert desk.figures.commits == 1
+    assert transactions.figures.commits == 1
     assert [name for name, _ in at_commit[:2]] == ["broker.before_commit", "broker.after_commit"]
 
 
-def test_a_request_that_is_refused_takes_nobody_with_it(desk):
+def test_a_request_that_is_refused_takes_nobody_with_it(transactions):
     lost = asked(p.RESERVE, owner="nobody", request="r", topics=["t"], limit=1)
-    answers = desk.serve([push("a"), lost, push("b")])
+    answers = transactions.serve([push("a"), lost, push("b")])
     assert kinds(answers) == [p.OK, p.ERROR, p.OK]
     assert p.decode_refusal(answers[1].body).code == "owner_lost"
-    assert desk.figures.commits == 1
+    assert transactions.figures.commits == 1
 
 
-def test_a_request_that_fails_is_rolled_back_alone_and_the_others_are_done(desk, monkeypatch):
+def test_a_request_that_fails_is_rolled_back_alone_and_the_others_are_done(transactions, monkeypatch):
     add = desk_module.requests.push
 
     def fails(tx, pushes):
@@ -87,17 +87,17 @@ def test_a_request_that_fails_is_rolled_back_alone_and_the_others_are_done(desk,
         return conflicts
 
     monkeypatch.setattr(desk_module.requests, "push", fails)
-    answers = desk.serve([push("a"), push("b"), push("bad"), push("c")])
+    answers = transactions.serve([push("a"), push("b"), push("bad"), push("c")])
     assert kinds(answers) == [p.OK, p.OK, p.ERROR, p.OK]
-    assert desk.figures.pushed == 3
-    (counts,) = desk.serve([asked(p.COUNTS, topics=["t"])])
+    assert transactions.figures.pushed == 3
+    (counts,) = transactions.serve([asked(p.COUNTS, topics=["t"])])
     assert p.COUNTS.decode_answer(counts.body)["t"].ready == 3
 
 
-def test_a_request_that_comes_twice_in_one_group_is_done_once(desk):
-    first, again = desk.serve([push("a", "r"), push("b", "r")])
+def test_a_request_that_comes_twice_in_one_group_is_done_once(transactions):
+    first, again = transactions.serve([push("a", "r"), push("b", "r")])
     assert (first.kind, again.kind) == (p.OK, p.OK)
-    (counts,) = desk.serve([asked(p.COUNTS, topics=["t"])])
+    (counts,) = transactions.serve([asked(p.COUNTS, topics=["t"])])
     assert p.COUNTS.decode_answer(counts.body)["t"].ready == 1
 
 
@@ -253,13 +253,13 @@ def test_a_wait_on_an_old_connection_gets_nothing_once_its_owner_has_asked_on_a_
             backend.close()
 
 
-def test_what_was_handed_out_to_who_is_gone_goes_back_at_once(desk):
-    desk.serve([asked(p.OPEN, owner="gone"), push("a")])
-    (handed,) = desk.serve([asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1)])
-    desk.news.clear()
-    desk.give_back(handed)
-    assert desk.news == {"t"}
-    again, counts = desk.serve(
+def test_what_was_handed_out_to_who_is_gone_goes_back_at_once(transactions):
+    transactions.serve([asked(p.OPEN, owner="gone"), push("a")])
+    (handed,) = transactions.serve([asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1)])
+    transactions.news.clear()
+    transactions.give_back(handed)
+    assert transactions.news == {"t"}
+    again, counts = transactions.serve(
         [asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1), asked(p.COUNTS, topics=["t"])]
     )
     assert p.RESERVE.decode_answer(again.body) == []

@@ -10,11 +10,11 @@ import pytest
 from jobs_core.backends.base import Answer, BackendOptions, State
 from jobs_core.ids import new_token
 from jobs_zeromq import protocol as p
-from jobs_zeromq.broker.desk import Desk
+from jobs_zeromq.broker.batching import batches
+from jobs_zeromq.broker.decoding import read
 from jobs_zeromq.broker.peers import Peer
-from jobs_zeromq.broker.reading import read
-from jobs_zeromq.broker.steps import steps
 from jobs_zeromq.broker.store import Store
+from jobs_zeromq.broker.transactions import Transactions
 
 NOW = 1_700_000_000.0
 PEER = Peer(p.Hello(), lambda: NOW)
@@ -27,7 +27,7 @@ def asked(verb, sender=b"somebody", payloads=(), peer=PEER, **body):
 
 
 @pytest.fixture
-def desks(tmp_path):
+def both(tmp_path):
     """Two desks, each before a store of its own."""
     stores = [
         Store(f"sqlite:///{name}.db?durability=process", BackendOptions(base_dir=tmp_path, clock=lambda: NOW), min_free=0)
@@ -35,7 +35,7 @@ def desks(tmp_path):
     ]
     for store in stores:
         store.open()
-    yield [Desk(store) for store in stores]
+    yield [Transactions(store) for store in stores]
     for store in stores:
         store.close()
 
@@ -100,61 +100,61 @@ class Traffic:
                 self.held[answer.to.request.owner] += [(one.id, one.token) for one in deliveries]
 
 
-def shown(desk):
+def shown(transactions):
     """All that can be seen of a store."""
     look = [
         asked(p.COUNTS, topics=TOPICS),
         *(asked(p.BROWSE, topic=t, state=state, limit=99) for t in TOPICS for state in SEEN),
     ]
-    return [answer.body for answer in desk.serve(look)]
+    return [answer.body for answer in transactions.serve(look)]
 
 
 SEEN = [State.READY.value, State.SCHEDULED.value, State.RESERVED.value, State.DEAD.value]
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_group_is_answered_as_if_each_had_come_alone(desks, seed):
-    together, alone = desks
+def test_a_group_is_answered_as_if_each_had_come_alone(both, seed):
+    together, alone = both
     traffic = Traffic(seed)
-    for desk in desks:
-        desk.serve(traffic.opening())
+    for transactions in both:
+        transactions.serve(traffic.opening())
     for _ in range(40):
         group = traffic.group()
         answers = together.serve(group)
-        one_by_one = {id(one): desk_answer for step in steps(group) for one in step for desk_answer in alone.serve([one])}
+        one_by_one = {id(one): answered for batch in batches(group) for one in batch for answered in alone.serve([one])}
         assert [(a.kind, a.body) for a in answers] == [(one_by_one[id(one)].kind, one_by_one[id(one)].body) for one in group]
         assert shown(together) == shown(alone)
         traffic.note(answers)
     assert together.figures.reserved == alone.figures.reserved > 20
 
 
-def test_the_group_of_many_clients_takes_hardly_more_statements_than_that_of_one(desks):
-    desk, _ = desks
+def test_the_group_of_many_clients_takes_hardly_more_statements_than_that_of_one(both):
+    transactions, _ = both
     owners = [f"worker-{n}" for n in range(32)]
-    desk.serve([asked(p.OPEN, owner=owner) for owner in owners])
+    transactions.serve([asked(p.OPEN, owner=owner) for owner in owners])
     statements = []
-    with desk._store.reading() as db:
+    with transactions._store.reading() as db:
         db.set_trace_callback(lambda sql: statements.append(sql.split()[0]))
 
     def group(owners):
         statements.clear()
         count, held = len(owners), {}
-        for step in ("push", "reserve", "settle"):
-            answers = desk.serve([of_each(step, owner, held) for owner in owners])
+        for batch in ("push", "reserve", "settle"):
+            answers = transactions.serve([of_each(batch, owner, held) for owner in owners])
             assert [answer.kind for answer in answers] == [p.OK] * count
-            if step == "reserve":
+            if batch == "reserve":
                 held = {answer.to.request.owner: p.RESERVE.decode_answer(answer.body) for answer in answers}
                 assert [len(each) for each in held.values()] == [10] * count
-            if step == "settle":
+            if batch == "settle":
                 assert {state for answer in answers for state in p.SETTLE.decode_answer(answer.body)} == {Answer.SETTLED}
         return sum(sql in ("SELECT", "DELETE") for sql in statements)  # those that are run for many rows are traced for each
 
-    def of_each(step, owner, held):
+    def of_each(batch, owner, held):
         request = new_token()
-        if step == "push":
+        if batch == "push":
             messages = [{"id": f"{request}-{n}", "topic": "a", "payload": b"x"} for n in range(10)]
             return asked(p.PUSH, owner.encode(), request=request, messages=messages)
-        if step == "reserve":
+        if batch == "reserve":
             return asked(p.RESERVE, owner=owner, request=request, topics=["a"], limit=10)
         settlements = [{"id": one.id, "token": one.token, "outcome": "done"} for one in held[owner]]
         return asked(p.SETTLE, owner=owner, request=request, settlements=settlements)
@@ -163,26 +163,28 @@ def test_the_group_of_many_clients_takes_hardly_more_statements_than_that_of_one
     assert of_all - of_one <= 2 * 31  # each reserve looks where its share ends, and takes it
 
 
-def test_who_waits_to_reserve_is_handed_what_a_push_brings_in_its_transaction(desks):
+def test_who_waits_to_reserve_is_handed_what_a_push_brings_in_its_transaction(both):
     def takers(topics):
         return [asked(p.RESERVE, owner=owner, request="r", topics=[*topics], limit=2) for owner in ("worker", "nobody")]
 
-    desk = Desk(desks[0]._store, takers)
-    desk.serve([asked(p.OPEN, owner="worker")])
-    (pushed,) = desk.serve([asked(p.PUSH, request="1", messages=[{"id": n, "topic": "a", "payload": b"x"} for n in "xyz"])])
-    assert (pushed.kind, desk.figures.commits) == (p.OK, 2)
-    handed, lost = desk.handed_out
+    transactions = Transactions(both[0]._store, takers)
+    transactions.serve([asked(p.OPEN, owner="worker")])
+    (pushed,) = transactions.serve(
+        [asked(p.PUSH, request="1", messages=[{"id": n, "topic": "a", "payload": b"x"} for n in "xyz"])]
+    )
+    assert (pushed.kind, transactions.figures.commits) == (p.OK, 2)
+    handed, lost = transactions.handed_out
     assert [one.id for one in p.RESERVE.decode_answer(handed.body)] == ["x", "y"]
     assert p.decode_refusal(lost.body).code == "owner_lost"
 
 
-def test_who_waits_cannot_fail_what_others_push(desks):
+def test_who_waits_cannot_fail_what_others_push(both):
     def takers(topics):
         raise RuntimeError("no")
 
-    desk = Desk(desks[0]._store, takers)
-    (pushed,) = desk.serve([asked(p.PUSH, request="1", messages=[{"id": "x", "topic": "a", "payload": b"x"}])])
-    assert (pushed.kind, desk.figures.pushed, desk.handed_out) == (p.OK, 1, [])
+    transactions = Transactions(both[0]._store, takers)
+    (pushed,) = transactions.serve([asked(p.PUSH, request="1", messages=[{"id": "x", "topic": "a", "payload": b"x"}])])
+    assert (pushed.kind, transactions.figures.pushed, transactions.handed_out) == (p.OK, 1, [])
 
 
 def test_what_one_owner_asks_and_one_connection_pushes_keeps_its_order():
@@ -199,7 +201,7 @@ def test_what_one_owner_asks_and_one_connection_pushes_keeps_its_order():
     first, second, third = push(b"x", "1"), push(b"y", "2"), push(b"x", "3")
     then, others, again, last = reserve("one"), reserve("other"), settle("one"), reserve("one")
     beat, after = asked(p.HEARTBEAT_OF, owner="one"), push(b"x", "4")
-    assert list(steps([one, first, then, second, other, others, third, again, last, beat, after])) == [
+    assert list(batches([one, first, then, second, other, others, third, again, last, beat, after])) == [
         [first, second, third],
         [one, other],
         [then, others],
@@ -216,4 +218,4 @@ def test_clients_of_different_configurations_are_not_done_together():
         asked(p.RESERVE, owner=str(n), request="r", topics=["a"], limit=1, peer=peer)
         for n, peer in enumerate([PEER, Peer(p.Hello(), lambda: NOW), other])
     ]
-    assert list(steps(reserves)) == [reserves[:2], reserves[2:]]
+    assert list(batches(reserves)) == [reserves[:2], reserves[2:]]

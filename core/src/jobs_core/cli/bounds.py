@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..scoreboard.state import Board
-from .figures import count, size
+from .formatting import count, size
 
 PER_CORE = 32
 """Workers for each core: most workers wait for other systems most of the time, and beyond this the machine only switches."""

@@ -26,7 +26,7 @@ from .apart import IMPORT_TIMEOUT, Say, TookTooLong, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
 from .extensions import leave_out_what_ends, reported
-from .figures import count
+from .formatting import count
 from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG

@@ -25,7 +25,7 @@ from . import output
 from .bounds import too_many
 from .common import Context, confirm, exit_code, fail, pass_context
 from .exits import Exit
-from .figures import count
+from .formatting import count
 from .patience import waiting
 from .place import Place
 from .start import give_up_option, ready_to_start, start_command, wait_option, warn_of_unserved

@@ -16,7 +16,7 @@ from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .exits import Exit
-from .figures import are, count
+from .formatting import are, count
 from .jobs import as_data, name_of, show
 from .topics import doubt
 from .types import JOB_ID, LIMIT, TOPIC

@@ -13,7 +13,7 @@ from ..scoreboard.reader import Entry
 from ..scoreboard.state import PoolState, read_board
 from ..scoreboard.view import TAKING
 from ..supervisor import pidfile
-from .figures import age, count
+from .formatting import age, count
 from .overview import Line, Overview
 
 LONGEST_ID = 64

@@ -16,7 +16,7 @@ from ..units import format_duration, shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
-from .figures import size
+from .formatting import size
 from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
 

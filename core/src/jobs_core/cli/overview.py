@@ -13,7 +13,7 @@ from ..events import TopicUnserved
 from ..scoreboard.reader import Entry
 from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
 from ..scoreboard.view import TAKING, shown_state, silence, waits_for
-from .figures import age, are, count, size
+from .formatting import age, are, count, size
 
 STALE = 5.0
 """Seconds after which the last report of the housekeeper or the supervisor is old."""

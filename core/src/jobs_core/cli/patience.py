@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from ..loaders import importing
 from . import output
-from .figures import age
+from .formatting import age
 
 FIRST = 1.5
 """Seconds that a command may be silent at first."""

@@ -15,7 +15,7 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
-from .figures import count
+from .formatting import count
 from .patience import importing_application
 from .types import DURATION, FILE, TEXT, TOPIC
 

@@ -18,10 +18,10 @@ from ..scoreboard.state import STACKS, worker_files
 from ..supervisor.control import number_here
 from ..supervisor.pidfile import running
 from ..worker.stacks import END, SIGNAL, TASKS, THREAD
-from . import figures, output
+from . import formatting, output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .figures import count
+from .formatting import count
 
 PATIENCE = 1.0
 """Seconds that the worker's main thread has to answer."""
@@ -178,7 +178,7 @@ def _introduction(path: Path) -> str:
     if not jobs:
         return f"{text} is running no job"
     more = f", and {count(len(jobs) - 1, 'more job')}" if len(jobs) > 1 else ""
-    return f"{text}\nrunning {jobs[0].id} {jobs[0].job} for {figures.age(jobs[0].seconds())}{more}"
+    return f"{text}\nrunning {jobs[0].id} {jobs[0].job} for {formatting.age(jobs[0].seconds())}{more}"
 
 
 def _ask(path: Path, pid: int) -> None:

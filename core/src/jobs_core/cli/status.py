@@ -15,7 +15,7 @@ from ..supervisor import pidfile
 from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
-from .figures import count
+from .formatting import count
 from .overview import MOST, Overview
 
 MOST_NOTES = 5

@@ -22,7 +22,7 @@ from ..scoreboard.state import Board, TopicState, read_board
 from ..supervisor import pidfile
 from . import output
 from .common import Context, pass_context
-from .figures import age, count, rate
+from .formatting import age, count, rate
 from .overview import Overview, Sheet, clip
 from .rates import Meter, Rates
 from .status import here

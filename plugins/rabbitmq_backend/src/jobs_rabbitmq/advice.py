@@ -26,7 +26,7 @@ def _version(wire: Wire) -> Iterator[str]:
     if (0, 0) < found < OLDEST:
         yield (
             f"RabbitMQ {found[0]}.{found[1]} is older than 3.10, the first release whose quorum queues do not lose dead "
-            "letters: upgrade it"
+            "messages: upgrade it"
         )
 
 

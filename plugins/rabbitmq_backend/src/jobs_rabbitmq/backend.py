@@ -16,16 +16,16 @@ from jobs_core.failpoints import failpoint
 from jobs_core.units import count
 
 from .consumer import Consumer
-from .copies import Copies
 from .errors import NOT_FOUND, reply_code
-from .holding import Holding, delivery
-from .letters import LEFT, Letter, fresh
+from .exceptional import RETRY_PAUSE, Exceptional
 from .loop import Loop
-from .oddments import RETRY_PAUSE, Oddments
+from .messages import LEFT, BrokerMessage, fresh
 from .operations import RabbitMQOperations
 from .publisher import Post, Publisher
+from .republish import Republisher
 from .suspects import Suspects
 from .topology import Names, Topology, level_of
+from .unacked import Unacked, delivery
 from .url import Target
 from .wire import Wire, connect
 
@@ -72,13 +72,13 @@ class RabbitMQBackend(RabbitMQOperations):
         self._owner = ""
         self._publisher = Publisher(self._loop, self._connect_publisher)
         self._topology = Topology(target, self._names, self._primary)
-        self._copies = Copies(self._names, options.retention)
-        self._holding = Holding()
-        self._suspects = Suspects(self._holding)
+        self._republisher = Republisher(self._names, options.retention)
+        self._unacked = Unacked()
+        self._suspects = Suspects(self._unacked)
         self._consumer: Consumer | None = None
         self._expected = sys.maxsize  # most jobs that will still be reserved
         self._generation = 0
-        self._odd = Oddments(self._holding, self._copies, self._topology, self._publish)
+        self._exceptional = Exceptional(self._unacked, self._republisher, self._topology, self._publish)
         self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in the queue
         self._as_it_comes = self._more_may_have_come = False  # see reserve_next
         self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens of its jobs
@@ -98,9 +98,9 @@ class RabbitMQBackend(RabbitMQOperations):
         if self._owner:
             with contextlib.suppress(BackendError):
                 self._leave()
-        self._holding.forget()
+        self._unacked.forget()
         consumer, self._consumer = self._consumer, None
-        self._odd.clear()
+        self._exceptional.clear()
         self._owner = ""
         if consumer is not None:
             consumer.wire.shut()
@@ -135,14 +135,14 @@ class RabbitMQBackend(RabbitMQOperations):
         self._topology.forget()
         wire = connect(self._target, self._loop, heartbeat=self._target.heartbeat, name=f"jobs take {self._owner}")
         self._generation += 1
-        self._consumer = Consumer(wire, self._topology, self._generation, self._odd.arrived)
+        self._consumer = Consumer(wire, self._topology, self._generation, self._exceptional.arrived)
         return self._consumer
 
     def _lost(self) -> None:
         """Forget the messages of this connection: the broker has them again."""
         self._consumer = None
-        self._odd.clear()
-        self._holding.connection_lost()
+        self._exceptional.clear()
+        self._unacked.connection_lost()
 
     # -- push ------------------------------------------------------------------------------------------
 
@@ -236,23 +236,23 @@ class RabbitMQBackend(RabbitMQOperations):
         failpoint("reserve.before_commit")
         again, tokens = self._reserved
         if again == request:
-            return [delivery(self._holding.held[token]) for token in tokens if token in self._holding.held]
+            return [delivery(self._unacked.held[token]) for token in tokens if token in self._unacked.held]
         self._asked_at, self._idle_since = time.monotonic(), 0.0
-        letters = self._suspects.before(consumer, topics, limit)
+        messages = self._suspects.before(consumer, topics, limit)
         try:
-            if not letters and not self._suspects.drying:
-                letters = self._take(consumer, topics, limit) or self._suspects.when_idle(consumer, topics, limit)
-            if letters and letters[0].suspect:
+            if not messages and not self._suspects.drying:
+                messages = self._take(consumer, topics, limit) or self._suspects.when_idle(consumer, topics, limit)
+            if messages and messages[0].suspect:
                 self._stand_back()  # if this job kills us, no other job shall be suspected with it
-            elif letters:
+            elif messages:
                 self._give_back(consumer.leave_suspects(topics), ahead=False)
         except BackendError:
-            consumer.put_back(letters)
+            consumer.put_back(messages)
             raise
-        if letters:
+        if messages:
             self._worked_at = time.monotonic()
-        deliveries = self._holding.hand_out(letters)
-        self._reserved = request, [letter.token for letter in letters if letter.token]
+        deliveries = self._unacked.hand_out(messages)
+        self._reserved = request, [message.token for message in messages if message.token]
         self._expected -= len(deliveries)
         failpoint("reserve.after_commit")
         return deliveries
@@ -277,21 +277,21 @@ class RabbitMQBackend(RabbitMQOperations):
         finally:
             self._as_it_comes = False
 
-    def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
-        if self._as_it_comes and not self._odd.due:
-            letters = consumer.take_delivered(topics, limit)
-            self._more_may_have_come = bool(letters)
-            if letters:
-                return letters
-        wanted = limit + len(self._holding.held)
+    def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
+        if self._as_it_comes and not self._exceptional.due:
+            messages = consumer.take_delivered(topics, limit)
+            self._more_may_have_come = bool(messages)
+            if messages:
+                return messages
+        wanted = limit + len(self._unacked.held)
         if consumer.hoards(wanted):
             self._stand_back()
         expected = max(limit, self._expected)
-        letters = consumer.take(topics, limit, wanted, expected)
-        if not self._odd.due:
-            return letters
-        consumer.put_back(letters)
-        self._odd.sort_out(consumer)
+        messages = consumer.take(topics, limit, wanted, expected)
+        if not self._exceptional.due:
+            return messages
+        consumer.put_back(messages)
+        self._exceptional.sort_out(consumer)
         return consumer.take(topics, limit, wanted, expected)
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
@@ -317,14 +317,14 @@ class RabbitMQBackend(RabbitMQOperations):
         self._asked_at, self._idle_since = time.monotonic(), 0.0
         if self._suspects.drying:
             self._loop.until(lambda: self._loop.interrupted or consumer.wire.failure, min(max(0.0, timeout), AHEAD))
-            return not self._holding.held
+            return not self._unacked.held
         if self._holds(consumer, topics) or self._suspects.more:
             return True
         consumer.listen(topics)
-        if self._odd.due:
-            self._odd.sort_out(consumer)
+        if self._exceptional.due:
+            self._exceptional.sort_out(consumer)
         calm = self._asked_at - self._worked_at >= CALM
-        if calm and not self._holding.held:
+        if calm and not self._unacked.held:
             consumer.listen_for_suspects(topics)
         self._until_something(consumer, topics, timeout if calm else min(timeout, CALM))
         return self._holds(consumer, topics)
@@ -337,12 +337,12 @@ class RabbitMQBackend(RabbitMQOperations):
                 self._loop.interrupted
                 or consumer.wire.failure
                 or self._holds(consumer, topics)
-                or self._odd.due
+                or self._exceptional.due
                 or not consumer.covers(topics)
             )
 
-        if self._odd:
-            timeout = min(timeout, self._odd.due_at - time.monotonic())
+        if self._exceptional:
+            timeout = min(timeout, self._exceptional.due_at - time.monotonic())
         self._loop.until(something, max(0.0, timeout))
         if consumer.wire.failure is not None:
             raise consumer.wire.error()
@@ -358,11 +358,11 @@ class RabbitMQBackend(RabbitMQOperations):
                     self._taking()
             self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
             return
-        if consumer.subscribed or any(consumer.lines.values()) or self._odd:
+        if consumer.subscribed or any(consumer.lines.values()) or self._exceptional:
             # Measured from the first wait after a request or the end of a job, without the time that this took.
             self._idle_since = self._idle_since or now
             patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine, short jobs pause too
-            give_back_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._odd.due_at)
+            give_back_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._exceptional.due_at)
             if now >= give_back_at:
                 try:
                     self._stand_back()
@@ -378,7 +378,7 @@ class RabbitMQBackend(RabbitMQOperations):
 
     def _holds(self, consumer: Consumer, topics: Sequence[str]) -> bool:
         """Return whether a reserve would find something here: suspects count only if no other job is held."""
-        return consumer.holds(topics, suspects=not self._holding.held)
+        return consumer.holds(topics, suspects=not self._unacked.held)
 
     def expect(self, jobs: int) -> None:
         self._expected = jobs
@@ -393,25 +393,25 @@ class RabbitMQBackend(RabbitMQOperations):
         consumer = self._taking()
         if consumer.subscribed:
             consumer.unsubscribe()
-        if self._odd.due:
-            self._odd.sort_out(consumer)
+        if self._exceptional.due:
+            self._exceptional.sort_out(consumer)
         self._give_back([])
 
-    def _give_back(self, held: Iterable[Letter], *, ahead: bool = True) -> None:
+    def _give_back(self, held: Iterable[BrokerMessage], *, ahead: bool = True) -> None:
         """Release these jobs, and those delivered ahead, as copies: a rejected message would count as lost."""
         consumer = self._consumer
         if consumer is None or consumer.wire.failure is not None:
             return
-        letters = [letter for letter in held if letter.generation == self._generation]
+        messages = [message for message in held if message.generation == self._generation]
         waiting = consumer.all_lines() if ahead else []
-        if not letters and not waiting:
+        if not messages and not waiting:
             return
         try:
-            self._publish([self._copies.front(letter) for letter in self._loop.attending([*letters, *waiting])])
+            self._publish([self._republisher.front(message) for message in self._loop.attending([*messages, *waiting])])
         except BackendError:
-            consumer.put_back([letter for letter in (*letters, *waiting) if not letter.token])
+            consumer.put_back([message for message in (*messages, *waiting) if not message.token])
             raise
-        consumer.acknowledge([*letters, *waiting])
+        consumer.acknowledge([*messages, *waiting])
 
     def _leave(self) -> None:
         """Release everything before the connection closes: a message that is still unacknowledged counts as lost with it."""
@@ -419,10 +419,10 @@ class RabbitMQBackend(RabbitMQOperations):
         if consumer is None or consumer.wire.failure is not None:
             return
         consumer.finish()
-        if self._odd:
-            self._odd.sort_out(consumer)
-        twins = self._holding.all_twins()
-        self._give_back(self._holding.forget())
+        if self._exceptional:
+            self._exceptional.sort_out(consumer)
+        twins = self._unacked.all_twins()
+        self._give_back(self._unacked.forget())
         consumer.acknowledge(twins)
         consumer.confirm()
 
@@ -442,47 +442,47 @@ class RabbitMQBackend(RabbitMQOperations):
             self._expected += released
             consumer.unsubscribe(leaving=True)  # a worker that has too many gets no more in return
         answers: list[Answer] = []
-        over: list[Letter] = []
-        copied: list[tuple[Letter, Post]] = []
+        over: list[BrokerMessage] = []
+        copied: list[tuple[BrokerMessage, Post]] = []
         for settlement in settlements:
-            letter = self._holding.find(settlement)
-            if letter is None:
+            message = self._unacked.find(settlement)
+            if message is None:
                 answers.append(Answer.ALREADY if settlement.token in done_before else Answer.STALE)
-            elif letter.generation != self._generation:
-                self._holding.owe(letter, settlement)
-                consumer.put_back(self._holding.twins(letter))
+            elif message.generation != self._generation:
+                self._unacked.owe(message, settlement)
+                consumer.put_back(self._unacked.twins(message))
                 answers.append(Answer.STALE)
             else:
                 answers.append(Answer.SETTLED)
-                post = self._copies.settled(letter, settlement)
-                if letter.suspect:
+                post = self._republisher.settled(message, settlement)
+                if message.suspect:
                     self._suspects.settled(settlement)
                 if post is None:
-                    over.append(letter)
+                    over.append(message)
                 else:
-                    copied.append((letter, post))
+                    copied.append((message, post))
         self._acknowledge(consumer, over)
         if over:
             self._idle_since = 0.0
-        self._holding.acknowledged(over)
-        consumer.acknowledge([twin for letter in over for twin in self._holding.twins(letter)])  # that job is done
+        self._unacked.acknowledged(over)
+        consumer.acknowledge([twin for message in over for twin in self._unacked.twins(message)])  # that job is done
         if copied:
             if any(post.exchange for _, post in copied):
                 self._topology.need_ladder()
             self._publish([post for _, post in copied])
-            self._acknowledge(consumer, [letter for letter, _ in copied])
-            for letter, _ in copied:
-                consumer.put_back(self._holding.twins(letter))
+            self._acknowledge(consumer, [message for message, _ in copied])
+            for message, _ in copied:
+                consumer.put_back(self._unacked.twins(message))
         failpoint("settle.after_commit")
         return answers
 
-    def _acknowledge(self, consumer: Consumer, letters: list[Letter]) -> None:
-        if not letters:
+    def _acknowledge(self, consumer: Consumer, messages: list[BrokerMessage]) -> None:
+        if not messages:
             return
-        consumer.acknowledge(letters)
-        for letter in letters:
-            self._settled[1].add(letter.token)
-            self._holding.gone(letter)
+        consumer.acknowledge(messages)
+        for message in messages:
+            self._settled[1].add(message.token)
+            self._unacked.gone(message)
 
     # -- the lease: the connection ----------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from pika import spec
 from pika.exceptions import AMQPError, ChannelClosed
 
 from .errors import NOT_FOUND, reply_code, translated
-from .letters import SUSPECT, Letter
+from .messages import SUSPECT, BrokerMessage
 from .topology import FRONT, SUSPECTS, Topology
 from .wire import OpenChannel, Wire
 
@@ -41,7 +41,7 @@ DELIVERED_WITHIN = 1.0
 LOOK_AGAIN = 0.02
 """Seconds after which the queue is checked for messages: another worker may have received them."""
 
-Arrived = Callable[["Consumer", Letter], None]
+Arrived = Callable[["Consumer", BrokerMessage], None]
 
 
 def suitable(wanted: int) -> int:
@@ -58,11 +58,11 @@ class Consumer:
     def __init__(self, wire: Wire, topology: Topology, generation: int, arrived: Arrived) -> None:
         self.wire = wire
         self.generation = generation
-        self.lines: dict[str, deque[Letter]] = {}  # queue → delivered, not yet reserved
+        self.lines: dict[str, deque[BrokerMessage]] = {}  # queue → delivered, not yet reserved
         self._topology = topology
         self._names = topology.names
         self._arrived = arrived
-        self._unacknowledged: dict[int, Letter] = {}
+        self._unacknowledged: dict[int, BrokerMessage] = {}
         self._queues: dict[str, tuple[str, int]] = {}  # queue → topic, level
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
@@ -101,31 +101,31 @@ class Consumer:
         """Return whether a message of these topics is here to be reserved."""
         return any(self.lines.get(queue) for queue in self.queues(topics, _ALL if suspects else _NORMAL))
 
-    def all_lines(self) -> list[Letter]:
+    def all_lines(self) -> list[BrokerMessage]:
         """Remove and return all messages that were delivered and not reserved."""
-        found = [letter for line in self.lines.values() for letter in line]
+        found = [message for line in self.lines.values() for message in line]
         self.lines.clear()
         return found
 
-    def keep(self, letter: Letter) -> None:
-        """Put a letter into the line from which it will be reserved."""
-        queue = self._names.queue(letter.topic, letter.level)
-        self.lines.setdefault(queue, deque()).append(letter)
+    def keep(self, message: BrokerMessage) -> None:
+        """Put a message into the line from which it will be reserved."""
+        queue = self._names.queue(message.topic, message.level)
+        self.lines.setdefault(queue, deque()).append(message)
 
-    def put_back(self, letters: Sequence[Letter]) -> None:
-        """Return letters to the heads of their lines."""
-        for letter in reversed(letters):
-            if letter.generation == self.generation:
-                self.lines.setdefault(self._names.queue(letter.topic, letter.level), deque()).appendleft(letter)
+    def put_back(self, messages: Sequence[BrokerMessage]) -> None:
+        """Return messages to the heads of their lines."""
+        for message in reversed(messages):
+            if message.generation == self.generation:
+                self.lines.setdefault(self._names.queue(message.topic, message.level), deque()).appendleft(message)
 
-    def take(self, topics: Sequence[str], limit: int, wanted: int, expected: int) -> list[Letter]:
-        """Return up to `limit` letters, in order; earlier pushes are found.
+    def take(self, topics: Sequence[str], limit: int, wanted: int, expected: int) -> list[BrokerMessage]:
+        """Return up to `limit` messages, in order; earlier pushes are found.
 
         `wanted`: including those already reserved; `expected`: how many will still be reserved, at most.
         """
         self._topology.need(topics)
         queues = self.queues(topics)
-        found: list[Letter] = []
+        found: list[BrokerMessage] = []
         ahead = wanted > ONE_BY_ONE
         if ahead:
             for queue in queues:
@@ -149,9 +149,9 @@ class Consumer:
             self._shift(queue, found, limit)
         return found
 
-    def take_delivered(self, topics: Sequence[str], limit: int) -> list[Letter]:
-        """Return up to `limit` letters of those that are here, in order."""
-        found: list[Letter] = []
+    def take_delivered(self, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
+        """Return up to `limit` messages of those that are here, in order."""
+        found: list[BrokerMessage] = []
         for queue in self.queues(topics):
             self._shift(queue, found, limit)
         return found
@@ -160,10 +160,10 @@ class Consumer:
         """Return whether suspects are waiting."""
         return any(self.lines.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
 
-    def take_suspects(self, topics: Sequence[str], limit: int) -> list[Letter]:
+    def take_suspects(self, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
         """Take jobs that run apart from others: if one was lost three times or more, that one alone."""
         self._topology.need(topics)
-        found: list[Letter] = []
+        found: list[BrokerMessage] = []
         for queue in self.queues(topics, [SUSPECTS]):
             while len(found) < limit:
                 if not self.lines.get(queue) and not self._get(queue):
@@ -177,7 +177,7 @@ class Consumer:
                 return found
         return found
 
-    def _shift(self, queue: str, found: list[Letter], limit: int) -> None:
+    def _shift(self, queue: str, found: list[BrokerMessage], limit: int) -> None:
         line = self.lines.get(queue)
         while line and len(found) < limit:
             found.append(line.popleft())
@@ -244,13 +244,13 @@ class Consumer:
         if missing:
             self._consume(missing, 1)
 
-    def leave_suspects(self, topics: Sequence[str]) -> list[Letter]:
+    def leave_suspects(self, topics: Sequence[str]) -> list[BrokerMessage]:
         """End the subscription to suspects; return those that have arrived."""
         queues = self.queues(topics, [SUSPECTS])
         tags = [self._consumed[queue] for queue in queues if queue in self._consumed]
         self._until_delivered([tag for tag in tags if tag in self._under_way])
         self._cancel([self._consumed.pop(queue) for queue in queues if queue in self._consumed])
-        return [letter for queue in queues for letter in self.lines.pop(queue, ())]
+        return [message for queue in queues for message in self.lines.pop(queue, ())]
 
     def subscribe(self, topics: Sequence[str], prefetch: int) -> None:
         """Receive from these queues, and no others, up to `prefetch` unsettled messages each."""
@@ -376,16 +376,16 @@ class Consumer:
         self, queue: str, tag: int, again: bool, properties: spec.BasicProperties, body: bytes, consumer: str = ""
     ) -> None:
         topic, level = self._queues[queue]
-        letter = Letter(tag, self.generation, topic, level, again, properties, body)
-        letter.consumer = consumer
-        self._unacknowledged[tag] = letter
-        self._arrived(self, letter)
+        message = BrokerMessage(tag, self.generation, topic, level, again, properties, body)
+        message.consumer = consumer
+        self._unacknowledged[tag] = message
+        self._arrived(self, message)
 
     # -- acknowledging -------------------------------------------------------------------------------
 
-    def acknowledge(self, letters: Iterable[Letter]) -> None:
-        """Settle letters of this connection for good; return when the system has the acknowledgement."""
-        tags = {letter.tag for letter in letters if letter.generation == self.generation}
+    def acknowledge(self, messages: Iterable[BrokerMessage]) -> None:
+        """Settle messages of this connection for good; return when the system has the acknowledgement."""
+        tags = {message.tag for message in messages if message.generation == self.generation}
         if not tags:
             return
         last = 0
@@ -395,13 +395,13 @@ class Consumer:
             last = tag
         singly = []
         for tag in tags:
-            letter = self._unacknowledged.pop(tag, None)
-            if letter is None:
+            message = self._unacknowledged.pop(tag, None)
+            if message is None:
                 continue
-            self._came_through(letter.consumer)
+            self._came_through(message.consumer)
             if tag > last:
                 singly.append(tag)
-                self._scattered.add((letter.topic, letter.level))
+                self._scattered.add((message.topic, message.level))
         try:
             self._channel.acknowledge(singly, up_to=last)
         except AMQPError as error:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from jobs_core.deadline import left as left_of
 
 from . import calls
-from .stretches import Stretches
+from .gil import LongHolds
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Loop:
         self._writing: set[int] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
-        self._stretches = Stretches()
+        self._gil = LongHolds()
 
     # -- members ----------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Loop:
 
     def rest(self) -> None:
         """Note that no thread turns the loop for a while, or any more."""
-        self._stretches.over()
+        self._gil.over()
 
     # -- turning -------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class Loop:
         longest = min(longest, LONGEST_TURN)
         events = self._poll.poll(longest * 1000)
         if self.beside_jobs:
-            self._stretches.waited(begin + longest, time.monotonic())
+            self._gil.waited(begin + longest, time.monotonic())
         # Sockets come before timers: data that arrived while a job held the interpreter is not silence of the broker.
         for descriptor, event in events:
             if descriptor == self._out:

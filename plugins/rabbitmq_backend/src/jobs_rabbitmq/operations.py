@@ -11,12 +11,12 @@ from pika import spec
 from jobs_core.backends.base import Backend, BackendOptions, Counts, Housekept, JobRecord, State
 
 from . import advice
-from .copies import Copies
 from .errors import NOT_FOUND, reply_code, translated
-from .holding import delivery
-from .letters import REASON, Letter
+from .messages import REASON, BrokerMessage
 from .publisher import Post
+from .republish import Republisher
 from .topology import Names, Topology
+from .unacked import delivery
 from .url import Target
 from .wire import OpenChannel, Wire
 
@@ -31,7 +31,7 @@ class RabbitMQOperations(Backend):
     _options: BackendOptions
     _names: Names
     _topology: Topology
-    _copies: Copies
+    _republisher: Republisher
 
     def _primary(self) -> Wire:
         raise NotImplementedError  # pragma: no cover - the other half has it
@@ -56,17 +56,17 @@ class RabbitMQOperations(Backend):
         for topic in self._topics():
             surplus = self._topology.length(self._names.dead(topic)) - self._options.retention(topic).dead_max
             if surplus > 0:
-                with self._dead(topic) as (letters, acknowledge):
-                    for letter in letters(min(surplus, limit)):
-                        acknowledge(letter)
+                with self._dead(topic) as (messages, acknowledge):
+                    for message in messages(min(surplus, limit)):
+                        acknowledge(message)
                         dropped += 1
         return Housekept(dropped=dropped)
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         if state is not State.DEAD:
             raise self._lacks("browse")
-        with self._dead(topic) as (letters, _):
-            records = [_record(letter) for letter in letters(MOST_LOOKED_AT)]
+        with self._dead(topic) as (messages, _):
+            records = [_record(message) for message in messages(MOST_LOOKED_AT)]
         return records[::-1][offset : offset + limit]
 
     def topics(self) -> list[str]:
@@ -79,10 +79,10 @@ class RabbitMQOperations(Backend):
         return {*self._options.topics, *self._topology.known()}
 
     def requeue(self, job_ids: Sequence[str]) -> int:
-        return self._pick(job_ids, lambda letter: self._publish([self._copies.requeued(letter)]))
+        return self._pick(job_ids, lambda message: self._publish([self._republisher.requeued(message)]))
 
     def drop(self, job_ids: Sequence[str]) -> int:
-        return self._pick(job_ids, lambda letter: None)
+        return self._pick(job_ids, lambda message: None)
 
     def purge(self, topic: str, state: State) -> int:
         if state is State.READY:
@@ -100,31 +100,31 @@ class RabbitMQOperations(Backend):
 
     # -- dead letters --------------------------------------------------------------------------------
 
-    def _pick(self, job_ids: Sequence[str], act: Callable[[Letter], None]) -> int:
+    def _pick(self, job_ids: Sequence[str], act: Callable[[BrokerMessage], None]) -> int:
         """Act on these dead letters of the known topics, and remove them."""
         wanted, found = set(job_ids), 0
         for topic in self._topics():
             if not wanted:
                 break
-            with self._dead(topic) as (letters, acknowledge):
-                for letter in letters(MOST_LOOKED_AT):
-                    if letter.id in wanted:
-                        wanted.discard(letter.id)
-                        act(letter)
-                        acknowledge(letter)
+            with self._dead(topic) as (messages, acknowledge):
+                for message in messages(MOST_LOOKED_AT):
+                    if message.id in wanted:
+                        wanted.discard(message.id)
+                        act(message)
+                        acknowledge(message)
                         found += 1
         return found
 
     @contextlib.contextmanager
-    def _dead(self, topic: str) -> Iterator[tuple[Callable[[int], Iterator[Letter]], Callable[[Letter], None]]]:
+    def _dead(self, topic: str) -> Iterator[tuple[Callable[[int], Iterator[BrokerMessage]], Callable[[BrokerMessage], None]]]:
         """Take dead letters on a channel of its own; when it is closed, those not acknowledged return to their queue."""
         wire = self._primary()
         channel = wire.new_channel()
         ends: list[BaseException] = []
         channel.add_on_close_callback(lambda _, reason: ends.append(reason))
 
-        def acknowledge(letter: Letter) -> None:
-            channel.basic_ack(letter.tag)
+        def acknowledge(message: BrokerMessage) -> None:
+            channel.basic_ack(message.tag)
 
         try:
             yield lambda most: _fetched(wire, channel, self._names.dead(topic), topic, most, ends), acknowledge
@@ -136,14 +136,14 @@ class RabbitMQOperations(Backend):
 
 def _fetched(
     wire: Wire, channel: OpenChannel, queue: str, topic: str, most: int, ends: list[BaseException]
-) -> Iterator[Letter]:
+) -> Iterator[BrokerMessage]:
     """Yield one after the other, the oldest first."""
-    found: list[Letter] = []
+    found: list[BrokerMessage] = []
     empty: list[Any] = []
     channel.add_callback(empty.append, [spec.Basic.GetEmpty], one_shot=False)
 
     def got(_: Any, method: Any, properties: Any, body: bytes) -> None:
-        found.append(Letter(method.delivery_tag, 0, topic, 0, False, properties, body))
+        found.append(BrokerMessage(method.delivery_tag, 0, topic, 0, False, properties, body))
 
     for _ in range(most):
         channel.basic_get(queue, got)
@@ -157,31 +157,31 @@ def _fetched(
         yield found.pop()
 
 
-def _record(letter: Letter) -> JobRecord:
-    seen = delivery(letter)
+def _record(message: BrokerMessage) -> JobRecord:
+    seen = delivery(message)
     return JobRecord(
-        letter.id,
-        letter.topic,
+        message.id,
+        message.topic,
         State.DEAD,
-        letter.body,
-        letter.priority,
-        letter.attempt,
+        message.body,
+        message.priority,
+        message.attempt,
         seen.redeliveries,
         seen.crashes,
-        letter.deferrals,
-        letter.pushed_at,
-        reason=_reason(letter),
-        errors=letter.errors(),
+        message.deferrals,
+        message.pushed_at,
+        reason=_reason(message),
+        errors=message.errors(),
         broker_now=seen.broker_now,
     )
 
 
-def _reason(letter: Letter) -> str:
+def _reason(message: BrokerMessage) -> str:
     """Return our reason, or the broker's own for dead-lettering it."""
-    reason = letter.headers.get(REASON)
+    reason = message.headers.get(REASON)
     if reason:
         return str(reason)
-    deaths = letter.headers.get("x-death")
+    deaths = message.headers.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
         return f"dead-lettered by RabbitMQ: {deaths[0].get('reason', '')}"
     return ""

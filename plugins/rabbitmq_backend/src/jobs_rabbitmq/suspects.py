@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from jobs_core.backends.base import Outcome, Settlement
 
 from .consumer import Consumer
-from .holding import Holding
-from .letters import Letter
+from .messages import BrokerMessage
+from .unacked import Unacked
 
 EVERY = 1.0
 """Seconds between two looks of a busy worker for suspects; if it could not finish its other jobs, ten times as long."""
@@ -32,8 +32,8 @@ MOST = 256
 class Suspects:
     """When a worker takes suspects, and how many. One thread."""
 
-    def __init__(self, holding: Holding) -> None:
-        self._holding = holding
+    def __init__(self, unacked: Unacked) -> None:
+        self._unacked = unacked
         self._next_look = 0.0
         self._dry_until = 0.0
         self._spell_until = 0.0
@@ -50,15 +50,15 @@ class Suspects:
     @property
     def more(self) -> bool:
         """Return whether to look for more at once, because those taken have ended."""
-        return self._more and not self._holding.held
+        return self._more and not self._unacked.held
 
-    def before(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
+    def before(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
         """Return suspects, if it is time for some and no other job is held."""
         now = time.monotonic()
         due = self.drying or now >= self._next_look
         if not due and now >= self._spell_until:
             return []
-        if not self._holding.held:
+        if not self._unacked.held:
             if due:
                 self._dry_until = 0.0
                 self._spell_until = now + SPELL
@@ -75,11 +75,11 @@ class Suspects:
             self._next_look = now + 10 * EVERY
         return []
 
-    def when_idle(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
+    def when_idle(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
         """Return suspects, for a worker that found no other job."""
-        return [] if self._holding.held else self._take(consumer, topics, limit)
+        return [] if self._unacked.held else self._take(consumer, topics, limit)
 
-    def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[Letter]:
+    def _take(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
         if self._went_well >= self._batch:
             self._batch = min(2 * self._batch, self._most)
         self._went_well = 0

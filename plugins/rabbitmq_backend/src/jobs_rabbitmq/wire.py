@@ -26,7 +26,7 @@ from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import calls
-from .dialling import dial
+from .connecting import dial
 from .errors import translated
 from .frames import Reader, ack, content, publish_method
 from .loop import Loop, Timer

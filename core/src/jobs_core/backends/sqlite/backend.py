@@ -11,7 +11,7 @@ from ...errors import BackendError, BackendUnavailable, OwnerLost
 from ...failpoints import failpoint
 from ...urls import read, redact
 from ..base import FEATURES, Answer, BackendOptions, BindsKeys, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
-from . import housekeeping, lines, owners, requests, views
+from . import housekeeping, owners, queue, requests, views
 from .connection import Connection
 from .operations import SqliteOperations
 
@@ -68,7 +68,7 @@ class SqliteBackend(SqliteOperations, BindsKeys):
 
     def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         with self._connection.transaction() as tx:
-            return lines.bind(tx, messages)
+            return queue.bind(tx, messages)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         failpoint("reserve.before_commit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import lines, owners, views
+from . import owners, queue, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -15,7 +15,7 @@ MOST_FREE_PAGES = 2000
 def housekeep(tx: Transaction, limit: int) -> Housekept:
     """Do one round, with about `limit` rows of each kind."""
     due_topics = views.topics_of(tx.db, "job", "due IS NOT NULL")
-    readied = lines.ready_due(tx, due_topics, limit)
+    readied = queue.ready_due(tx, due_topics, limit)
     if readied:
         tx.wake.update(due_topics)
     released = owners.release_expired(tx, limit)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from ..base import Backend, JobRecord, State
-from . import orders, views
+from . import operators, views
 from .connection import Connection
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020
@@ -36,32 +36,32 @@ class SqliteOperations(Backend):
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         with self._connection.transaction() as tx:
-            return sum(orders.requeue(tx, job_id) for job_id in job_ids)
+            return sum(operators.requeue(tx, job_id) for job_id in job_ids)
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         with self._connection.transaction() as tx:
-            return sum(orders.discard(tx, job_id, reason) for job_id in job_ids)
+            return sum(operators.discard(tx, job_id, reason) for job_id in job_ids)
 
     def purge(self, topic: str, state: State) -> int:
         deleted = 0
         while True:
             with self._connection.transaction() as tx:
-                some = orders.purge_some(tx, topic, state)
+                some = operators.purge_some(tx, topic, state)
             deleted += some
-            if some < orders.PURGED_AT_ONCE:
+            if some < operators.PURGED_AT_ONCE:
                 return deleted
 
     def drop(self, job_ids: Sequence[str]) -> int:
         with self._connection.transaction() as tx:
-            return orders.drop(tx, job_ids)
+            return operators.drop(tx, job_ids)
 
     def pause(self, topic: str) -> None:
         with self._connection.transaction() as tx:
-            orders.pause(tx, topic)
+            operators.pause(tx, topic)
 
     def resume(self, topic: str) -> None:
         with self._connection.transaction() as tx:
-            orders.resume(tx, topic)
+            operators.resume(tx, topic)
 
     def paused(self) -> frozenset[str]:
         with self._connection.reading() as db:
@@ -69,7 +69,7 @@ class SqliteOperations(Backend):
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         with self._connection.transaction() as tx:
-            return orders.cancel(tx, job_id, force=force)
+            return operators.cancel(tx, job_id, force=force)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout

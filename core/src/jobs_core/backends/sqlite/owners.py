@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ...errors import OwnerLost
 from ..base import Answer, Heartbeat, State
-from . import leaving, lines
+from . import queue, removal
 from .connection import Transaction, among
 
 _HELD = """
@@ -82,12 +82,12 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
     tx.gone += (owner,)
     tx.db.executemany(
         "UPDATE job SET redeliveries = redeliveries + 1, crashes = crashes + ?, errors = ? WHERE seq = ?",
-        [(int(crash), leaving.note(errors, report), seq) for seq, job_id, _, errors, _ in rows if job_id in started],
+        [(int(crash), removal.note(errors, report), seq) for seq, job_id, _, errors, _ in rows if job_id in started],
     )
-    lines.put_back(tx, json.dumps([seq for seq, _, _, _, cancelled in rows if not cancelled]))
+    queue.put_back(tx, json.dumps([seq for seq, _, _, _, cancelled in rows if not cancelled]))
     cancelled_ids = [job_id for _, job_id, _, _, cancelled in rows if cancelled]
     if cancelled_ids:
-        leaving.end(tx, cancelled_ids, State.CANCELLED, tx.options.cancelled_ttl)
+        removal.end(tx, cancelled_ids, State.CANCELLED, tx.options.cancelled_ttl)
     tx.wake.update(topic for _, _, topic, _, _ in rows)
     return len(rows)
 

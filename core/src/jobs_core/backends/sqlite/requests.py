@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...errors import OwnerLost
 from ..base import Answer, Delivery, Outgoing, Settlement
-from . import endings, lines, owners
+from . import owners, queue, settling
 from .connection import Transaction, among
 
 
@@ -45,7 +45,7 @@ def push(tx: Transaction, pushes: Sequence[Push], *, loosely: bool = False) -> l
         if request not in answers:
             new.setdefault(request, messages)
     if new:
-        answers.update(zip(new, lines.add(tx, list(new.values()), loosely=loosely), strict=True))
+        answers.update(zip(new, queue.add(tx, list(new.values()), loosely=loosely), strict=True))
         kept = [(request, tx.now, json.dumps(answers[request]) if answers[request] else "{}") for request in new]
         tx.db.executemany(_REMEMBER, kept)
     return [answers[request] for _, request in pushes]
@@ -75,12 +75,12 @@ def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None
     new = [reserve for reserve in reserves if last.get(reserve.owner, reserve.request) != reserve.request]
     answers: dict[str, list[Delivery] | OwnerLost] = {}
     if new:
-        answers.update(zip((reserve.owner for reserve in new), lines.take(tx, new, most_bytes), strict=True))
+        answers.update(zip((reserve.owner for reserve in new), queue.take(tx, new, most_bytes), strict=True))
     for owner, _, _, request in reserves:
         if owner not in last:
             answers[owner] = owners.lost(owner)
         elif owner not in answers:
-            answers[owner] = lines.deliveries(tx, owner, request)
+            answers[owner] = queue.deliveries(tx, owner, request)
     return [answers[reserve.owner] for reserve in reserves]
 
 
@@ -93,8 +93,8 @@ def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> 
     if owner not in last:
         raise owners.lost(owner)
     if last[owner] == request:
-        return lines.deliveries(tx, owner, request)
-    return lines.take_these(tx, owner, job_ids, request)
+        return queue.deliveries(tx, owner, request)
+    return queue.take_these(tx, owner, job_ids, request)
 
 
 def settle(tx: Transaction, settles: Sequence[Settle]) -> list[list[Answer]]:
@@ -102,7 +102,7 @@ def settle(tx: Transaction, settles: Sequence[Settle]) -> list[list[Answer]]:
     answered = owners.last_answers(tx, settles)
     new = [settle for settle in settles if settle.owner not in answered]
     if new:
-        answers = endings.settle(tx, [(owner, settlements) for owner, settlements, _ in new])
+        answers = settling.settle(tx, [(owner, settlements) for owner, settlements, _ in new])
         owners.remember(tx, [(owner, request, those) for (owner, _, request), those in zip(new, answers, strict=True)])
         answered.update((settle.owner, those) for settle, those in zip(new, answers, strict=True))
     return [answered[settle.owner] for settle in settles]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import PATIENCE, free_port
-from .nursery import Newborn, nursery
+from .fork_server import ForkedBroker, fork_server
 
 
 class BrokerService:
@@ -25,7 +25,7 @@ class BrokerService:
         (directory / "jobs.toml").write_text(f'backend = "{self.url}"\n{toml}\n')
         self.starts = 0
         self._log = directory / "broker.log"
-        self._process: subprocess.Popen[bytes] | Newborn | None = None
+        self._process: subprocess.Popen[bytes] | ForkedBroker | None = None
         self._reviver: threading.Thread | None = None
         self._closing = False
         self._turn = threading.Lock()
@@ -56,7 +56,7 @@ class BrokerService:
 
         def begin() -> None:
             points = failpoints[self.starts] if self.starts < len(failpoints) else ever_after
-            born = self._process = nursery().bear(self.directory, self._log, {"JOBS_FAILPOINT": points} if points else {})
+            born = self._process = fork_server().bear(self.directory, self._log, {"JOBS_FAILPOINT": points} if points else {})
             self.starts += 1
             if not born.serves() and not points:
                 raise AssertionError(f"the broker did not start:\n{self.log}")

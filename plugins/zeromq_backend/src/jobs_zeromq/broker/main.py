@@ -84,7 +84,7 @@ def serve(config: Config, ready: Callable[[Server], None] = lambda server: None)
         _collect_less_garbage()
         try:
             ready(server)
-            logger.info("broker %d serves at %s", os.getpid(), ", ".join(server.door.endpoints))
+            logger.info("broker %d serves at %s", os.getpid(), ", ".join(server.listener.endpoints))
             server.run()
         finally:
             server.close()

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Collection
 
-from .reading import Asked
+from .decoding import Asked
 
 LOOK_AGAIN = 1.0
 """Seconds after which all are checked: a result may also end by its time to live, or in another process."""

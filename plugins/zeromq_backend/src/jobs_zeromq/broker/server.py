@@ -1,4 +1,4 @@
-"""The loop: pass requests from the sockets to the desk, send its answers, and wake waiting clients."""
+"""The loop: pass requests from the sockets to the transactions, send the answers, and wake waiting clients."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jobs_core.ids import new_token
 from .. import protocol as p
 from .. import sockets
 from .clock import Clock
-from .desk import Answered, Desk, refusal
-from .door import Door
+from .decoding import Asked, Malformed, read
+from .listener import Listener
 from .peers import Peers
-from .reading import Asked, Malformed, read
 from .results import Results
 from .store import MIN_FREE, Store
+from .transactions import Answered, Transactions, refusal
 from .waiting import Waiter, Waiting
 
 logger = logging.getLogger("jobs.broker")
@@ -73,12 +73,12 @@ class Server:
         clock = settings.clock or Clock()
         options = BackendOptions(base_dir=settings.base_dir, clock=clock)
         self._store = Store(settings.store, options, min_free=settings.min_free)
-        self._desk = Desk(self._store, self._next_takers)
+        self._transactions = Transactions(self._store, self._next_takers)
         self._peers = Peers(clock)
         self._waiting = Waiting(self._wake)
         self._takers: list[Asked] = []  # workers that waited to reserve, and now shall
         self._results = Results()
-        self._door: Door | None = None
+        self._listener: Listener | None = None
         self._began = time.monotonic()
         self._next_round = self._next_sweep = 0.0
         self._stopping = False
@@ -92,16 +92,16 @@ class Server:
         """Lock the store and listen; raises BackendError."""
         try:
             self._store.open()
-            self._door = Door(self._settings.listen, self._settings.keys)
+            self._listener = Listener(self._settings.listen, self._settings.keys)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop listening and close the store; a second call does nothing."""
-        door, self._door = self._door, None
-        if door is not None:
-            door.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         self._store.close()
         for descriptor in (self._bell, self._rope):
             if descriptor >= 0:
@@ -109,9 +109,9 @@ class Server:
         self._bell = self._rope = -1
 
     @property
-    def door(self) -> Door:
-        assert self._door is not None, "it is closed"
-        return self._door
+    def listener(self) -> Listener:
+        assert self._listener is not None, "it is closed"
+        return self._listener
 
     def stop(self) -> None:
         """Make `run` return when the present requests are answered."""
@@ -123,19 +123,19 @@ class Server:
 
     def run(self) -> None:
         """Serve until stopped. Raises BackendError when the store disappears while it serves."""
-        door = self.door
-        watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (door.socket, door.monitor, self._bell)]
-        if door.doorkeeper is not None:
-            watched.append((door.doorkeeper.socket, zmq.POLLIN))
+        listener = self.listener
+        watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (listener.socket, listener.monitor, self._bell)]
+        if listener.authenticator is not None:
+            watched.append((listener.authenticator.socket, zmq.POLLIN))
         while not self._stopping:
             self._store.get_ready()
             pause = self._next_moment() - time.monotonic()
             ready = [socket for socket, _ in zmq.zmq_poll(watched, max(0, int(pause * 1000) + 1))]
-            if door.socket in ready:
+            if listener.socket in ready:
                 self._serve(list(self._come_in()))
-            if door.doorkeeper is not None and door.doorkeeper.socket in ready:
-                door.doorkeeper.answer()
-            if door.monitor in ready and door.has_news():
+            if listener.authenticator is not None and listener.authenticator.socket in ready:
+                listener.authenticator.answer()
+            if listener.monitor in ready and listener.has_news():
                 self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # search for dead clients then
             self._pass_time()
 
@@ -149,13 +149,13 @@ class Server:
 
     def _come_in(self) -> Iterator[Asked]:
         """Yield the requests in the sockets, parsed; malformed ones are answered, or dropped, here."""
-        socket, size = self.door.socket, 0
+        socket, size = self.listener.socket, 0
         for n in range(GROUP):
             try:
                 sender, *frames = sockets.receive(socket)
             except zmq.Again:
                 return
-            self._desk.figures.requests += 1
+            self._transactions.figures.requests += 1
             asked = self._read(sender, frames)
             if asked is not None:
                 yield asked
@@ -165,7 +165,7 @@ class Server:
 
     def _read(self, sender: bytes, frames: Sequence[bytes]) -> Asked | None:
         if len(frames) < 4 or frames[0] != p.VERSION or len(frames[2]) > p.MAX_TAG:
-            self._desk.figures.refused += 1
+            self._transactions.figures.refused += 1
             return None  # a client of another protocol would not understand an answer either
         tag = frames[2]
         verb = p.VERBS.get(frames[1])
@@ -202,7 +202,7 @@ class Server:
     def _turn_away(
         self, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], code: p.Code, why: str, *, counts: bool = True
     ) -> None:
-        self._desk.figures.refused += counts
+        self._transactions.figures.refused += counts
         self._send([sender, p.VERSION, p.ERROR, tag, verb.encode_error(code, why)])
 
     def _serve(self, asked: Sequence[Asked]) -> None:
@@ -221,8 +221,8 @@ class Server:
             if one.verb is p.HELLO or one.verb is p.RETAIN:
                 self._note(one)
         work = [one for one in asked if one.verb.name not in _OURS]
-        self._desk.heeds_ends = bool(self._results)
-        answers = self._desk.serve(work)
+        self._transactions.heeds_ends = bool(self._results)
+        answers = self._transactions.serve(work)
         self._reply_takers()
         lasting = [answer for answer in answers if answer.to.verb.durable]
         for answer in answers:
@@ -234,7 +234,7 @@ class Server:
             self._serve_later(one, is_last=last.get(one.sender) is one)
         if any(one.verb is p.HOUSEKEEP for one in work):
             self._give_back_space()
-        self._desk.news.update(neglected)
+        self._transactions.news.update(neglected)
         self._tell_news()
 
     def _confirm(self, answers: Sequence[Answered]) -> None:
@@ -243,7 +243,7 @@ class Server:
             raise BackendError(
                 f"{self._store.path} was removed while the broker was running: jobs would be lost, so the broker stops"
             )
-        for answer in self._desk.synced(answers):
+        for answer in self._transactions.synced(answers):
             self._reply(answer)
 
     def _note(self, one: Asked) -> None:
@@ -266,7 +266,7 @@ class Server:
                 self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are already being waited for: ask again later")))
                 return
             self._results.add(one)
-            self._desk.touched.add(one.request.id)
+            self._transactions.touched.add(one.request.id)
 
     def _wait(self, one: Asked, *, got_nothing: bool = False) -> None:
         """Let a worker wait, unless there is a job; for a moment even then if it has just got nothing."""
@@ -291,7 +291,7 @@ class Server:
 
     def _reply_takers(self) -> None:
         """Answer workers for which jobs were reserved while they waited; those that got nothing wait on."""
-        answers, self._desk.handed_out = self._desk.handed_out, []
+        answers, self._transactions.handed_out = self._transactions.handed_out, []
         for answer in answers:
             if not _is_nothing(answer):
                 self._waiting.drop(answer.to.sender)
@@ -300,7 +300,7 @@ class Server:
     def _hand_out(self) -> None:
         """Reserve for the workers that waited to reserve; those that get nothing wait on."""
         takers, self._takers = self._takers, []
-        for one, answer in zip(takers, self._desk.serve([*map(_as_reserve, takers)], hands_out=False), strict=True):
+        for one, answer in zip(takers, self._transactions.serve([*map(_as_reserve, takers)], hands_out=False), strict=True):
             if _is_nothing(answer):
                 self._wait(one, got_nothing=True)
             else:
@@ -309,7 +309,7 @@ class Server:
     def _give(self, answer: Answered) -> None:
         """Send reserved jobs; if their worker is gone, release them at once, because no other request would return them."""
         if not self._reply(answer) and answer.kind is p.OK:
-            self._desk.give_back(answer)
+            self._transactions.give_back(answer)
 
     def _give_back_space(self) -> None:
         try:
@@ -323,15 +323,15 @@ class Server:
     def _tell_news(self) -> None:
         """Wake workers that wait for topics with jobs, and answer clients that wait for jobs that have ended."""
         share = 1
-        while self._desk.news or self._takers:
-            news, self._desk.news = self._desk.news, set()
+        while self._transactions.news or self._takers:
+            news, self._transactions.news = self._transactions.news, set()
             self._store.poke(news)
             for topic in self._with_work(self._waiting.waited_for(news)):
                 for _ in range(share):
                     self._waiting.wake(topic)
             self._hand_out()
             share *= 2  # a worker took all that it could, so there may be more jobs, for more workers
-        touched, self._desk.touched = self._desk.touched, set()
+        touched, self._transactions.touched = self._transactions.touched, set()
         if self._results:
             self._tell_ends(self._results.to_look_at(touched))
 
@@ -353,19 +353,19 @@ class Server:
     def _pass_time(self) -> None:
         """Handle everything that is due by the clock."""
         now = time.monotonic()
-        self._desk.news.update(self._waiting.pass_time())
+        self._transactions.news.update(self._waiting.pass_time())
         for one in self._waiting.over():
             self._reply(Answered(one, p.OK, _NOTHING))
         for one in self._results.overdue():
             self._reply(Answered(one, p.OK, p.RESULT.encode(None)))
         if now >= self._next_round:
             self._next_round = now + ROUND
-            self._desk.news.update(topic for waiter in self._waiting for topic in waiter.topics)
+            self._transactions.news.update(topic for waiter in self._waiting for topic in waiter.topics)
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP
             self._sweep()
-            self.door.has_room()
-        if self._desk.news or self._takers or self._results:
+            self.listener.has_room()
+        if self._transactions.news or self._takers or self._results:
             self._tell_news()
 
     def _with_work(self, topics: Sequence[str]) -> list[str]:
@@ -400,26 +400,26 @@ class Server:
     def _reply(self, answer: Answered) -> bool:
         one = answer.to
         if answer.kind is p.ERROR:
-            self._desk.figures.refused += 1
+            self._transactions.figures.refused += 1
         return self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
 
     def _send(self, frames: Sequence[bytes]) -> bool:
         """Send; return False if the client is gone, or does not read: it will ask again."""
         try:
-            sockets.send(self.door.socket, frames)
+            sockets.send(self.listener.socket, frames)
         except zmq.ZMQError:
             return False
         return True
 
     def _status(self) -> p.Status:
-        figures = self._desk.figures
-        refused = figures.refused + (self.door.doorkeeper.refused if self.door.doorkeeper else 0)
+        figures = self._transactions.figures
+        refused = figures.refused + (self.listener.authenticator.refused if self.listener.authenticator else 0)
         return p.Status(
             pid=os.getpid(),
             epoch=self.epoch,
             uptime=time.monotonic() - self._began,
             store=str(self._store.path),
-            listen=self.door.endpoints,
+            listen=self.listener.endpoints,
             encrypted=self._settings.keys is not None,
             clients=self._peers.heard_from(60.0),
             waiting=len(self._waiting),

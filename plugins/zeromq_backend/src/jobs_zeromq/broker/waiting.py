@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from .reading import Asked
+from .decoding import Asked
 
 PATIENCE = 0.25
 """Seconds that a woken worker has to reserve before the next one is woken."""

@@ -53,7 +53,7 @@ def fresh(message: Outgoing) -> BasicProperties:
     return properties
 
 
-class Letter:
+class BrokerMessage:
     """An unsettled delivery: its origin, and the facts in its properties."""
 
     __slots__ = (
@@ -158,14 +158,14 @@ class _Envelope(Struct):
 _decode = msgspec.json.Decoder(_Envelope).decode
 
 
-def wishes(letter: Letter) -> tuple[str, int, float]:
+def wishes(message: BrokerMessage) -> tuple[str, int, float]:
     """Return id, priority and delay of a foreign message, from its properties or its envelope."""
-    body = letter.body
+    body = message.body
     if body.startswith(b"jobs1."):
         body = body.partition(b"\n")[2]
     try:
         envelope = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return letter.id, letter.priority, 0.0
-    job_id = letter.properties.message_id or envelope.id or letter.id
-    return job_id, letter.priority or envelope.priority, envelope.delay or 0.0
+        return message.id, message.priority, 0.0
+    job_id = message.properties.message_id or envelope.id or message.id
+    return job_id, message.priority or envelope.priority, envelope.delay or 0.0

@@ -69,33 +69,33 @@ for line in sys.stdin:
 """
 
 
-class Newborn:
-    """A broker forked by the nursery; `pid`, `send_signal` and `wait` as of subprocess.Popen."""
+class ForkedBroker:
+    """A broker forked by the fork_server; `pid`, `send_signal` and `wait` as of subprocess.Popen."""
 
-    def __init__(self, nursery: Nursery, number: int) -> None:
-        self._nursery = nursery
+    def __init__(self, fork_server: ForkServer, number: int) -> None:
+        self._server = fork_server
         self._number = number
-        pid = nursery.hear("born", number)
-        assert pid is not None, "the nursery has ended"
+        pid = fork_server.hear("born", number)
+        assert pid is not None, "the fork server has ended"
         self.pid = int(pid)
 
     def serves(self) -> bool:
         """Wait until it accepts clients; return False if it ends instead."""
-        return self._nursery.hear("ready", self._number) is not None
+        return self._server.hear("ready", self._number) is not None
 
     def send_signal(self, number: int) -> None:
-        if not self._nursery.heard("ended", self._number):
+        if not self._server.heard("ended", self._number):
             os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; return its exit code; raise subprocess.TimeoutExpired."""
-        code = self._nursery.hear("ended", self._number, timeout)
+        code = self._server.hear("ended", self._number, timeout)
         if code is None:
             raise subprocess.TimeoutExpired("a broker", timeout or 0.0)
         return int(code)
 
 
-class Nursery:
+class ForkServer:
     """The forking process, and its reports about its children."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Nursery:
         self._told: dict[tuple[str, int], str] = {}
         self._changed = threading.Condition()
         self._ended = False
-        threading.Thread(target=self._listen, name="nursery", daemon=True).start()
+        threading.Thread(target=self._listen, name="fork_server", daemon=True).start()
         self.hear("imported", 0)
 
     def _end(self) -> None:
@@ -128,7 +128,7 @@ class Nursery:
             self._ended = True
             self._changed.notify_all()
 
-    def bear(self, directory: Path, log: Path, environment: dict[str, str]) -> Newborn:
+    def bear(self, directory: Path, log: Path, environment: dict[str, str]) -> ForkedBroker:
         """Start a broker in a directory; on return it exists, and may not be serving yet."""
         number = next(self._numbers)
         order = {"number": number, "directory": str(directory), "log": str(log), "environment": environment}
@@ -136,7 +136,7 @@ class Nursery:
         with self._changed:  # one line at a time
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
-        return Newborn(self, number)
+        return ForkedBroker(self, number)
 
     def heard(self, word: str, number: int) -> bool:
         """Return whether a report has arrived."""
@@ -157,11 +157,11 @@ class Nursery:
             return self._told.get((word, number))
 
 
-_nursery: list[Nursery] = []
+_server: list[ForkServer] = []
 
 
-def nursery() -> Nursery:
-    """Return this process's nursery; made when it is first needed."""
-    if not _nursery:
-        _nursery.append(Nursery())
-    return _nursery[0]
+def fork_server() -> ForkServer:
+    """Return this process's fork_server; made when it is first needed."""
+    if not _server:
+        _server.append(ForkServer())
+    return _server[0]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from ..base import Delivery, Outgoing, State
-from . import leaving, views
+from . import removal, views
 from .connection import Transaction
 
 READY_AT_ONCE = 1000
@@ -114,7 +114,7 @@ def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Colle
         takes = held[1] and holder not in together
         if (unique.conflict != "replace" and not takes) or not _waits(tx, holder):
             return holder
-        leaving.end(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
+        removal.end(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
     _hold_key(tx, message, loosely)
     return None
 

@@ -12,13 +12,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from .. import protocol as p
-from .reading import Asked
+from .decoding import Asked
 
 _PUSHES, _SETTLES, _RESERVES = range(3)
 _STAGES = {p.PUSH.name: _PUSHES, p.PUT.name: _PUSHES, p.SETTLE.name: _SETTLES, p.RESERVE.name: _RESERVES}
 
 
-def steps(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
     """Return requests in the order in which they are executed, in lists that are executed at once."""
     stages: tuple[list[Asked], ...] = ([], [], [])
     reached: dict[bytes | str, int] = {}  # client: the stage of its requests among these

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 
 from ..base import Answer, Outcome, Settlement, State
-from . import leaving, lines
+from . import queue, removal
 from .connection import Transaction
 
-_AMONG = f"IN ({leaving.THESE})"
+_AMONG = f"IN ({removal.THESE})"
 _HELD = """
 SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq)
   FROM reserved JOIN job USING (seq) WHERE token = ? AND owner = ?
@@ -45,7 +45,7 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
     if not all(whole):
         these = json.dumps([token for (_, batch), ours in zip(plain, whole, strict=True) if ours for token in batch])
     seqs = f"SELECT seq FROM reserved WHERE token {_AMONG}"
-    leaving.forget_marks(tx, seqs, these)
+    removal.forget_marks(tx, seqs, these)
     tx.db.execute(f"DELETE FROM job WHERE seq IN ({seqs})", (these,))
     tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG}", (these,))
     return whole
@@ -72,16 +72,16 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     tx.db.execute("DELETE FROM reserved WHERE token = ?", (settlement.token,))
     outcome = settlement.outcome
     if outcome is Outcome.DONE:
-        leaving.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
+        removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
         if settlement.followups:
-            lines.add(tx, [settlement.followups])
+            queue.add(tx, [settlement.followups])
     elif outcome is Outcome.CANCELLED:
-        leaving.end(tx, [job_id], State.CANCELLED, settlement.result_ttl)
+        removal.end(tx, [job_id], State.CANCELLED, settlement.result_ttl)
     elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
         counted = int(settlement.counts and outcome is Outcome.DEAD)
-        leaving.bury(tx, seq, settlement.reason or outcome.value, leaving.note(errors, settlement.error), counted)
+        removal.bury(tx, seq, settlement.reason or outcome.value, removal.note(errors, settlement.error), counted)
     elif cancelled:
-        leaving.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
+        removal.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
     else:
         _send_back(tx, seq, errors, settlement)
         tx.wake.add(topic)
@@ -91,14 +91,14 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
 def _send_back(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:
     """Release, retry or defer."""
     if settlement.outcome is Outcome.RELEASE:
-        lines.put_back(tx, json.dumps([seq]))
+        queue.put_back(tx, json.dumps([seq]))
         return
     if settlement.outcome is Outcome.RETRY:
-        noted = leaving.note(errors, settlement.error)
+        noted = removal.note(errors, settlement.error)
         tx.db.execute("UPDATE job SET attempt = attempt + 1, errors = ? WHERE seq = ?", (noted, seq))
     else:
         tx.db.execute("UPDATE job SET deferrals = deferrals + 1 WHERE seq = ?", (seq,))
     if settlement.after > 0:
         tx.db.execute("UPDATE job SET due = ? WHERE seq = ?", (tx.now + settlement.after, seq))
     else:
-        lines.line_up(tx, [seq], tx.now)
+        queue.line_up(tx, [seq], tx.now)

@@ -24,7 +24,7 @@ SAY_EVERY = 5.0
 _ENDPOINT = "inproc://zeromq.zap.01"
 
 
-class Doorkeeper:
+class Authenticator:
     """Answers ZeroMQ's requests, from the broker's own loop. One per context."""
 
     def __init__(

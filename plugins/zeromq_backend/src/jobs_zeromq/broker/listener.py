@@ -17,8 +17,8 @@ from jobs_core.errors import BackendError
 
 from .. import keys, sockets
 from .. import protocol as p
+from .authentication import DOMAIN, Authenticator
 from .ipc import PrivateSocket
-from .zap import DOMAIN, Doorkeeper
 
 logger = logging.getLogger("jobs.broker")
 
@@ -29,11 +29,11 @@ SPARE = 32
 """Descriptors that clients leave to the broker, and to clients while they are rejected; an eighth if there are few."""
 
 
-class Door:
+class Listener:
     """The listening socket, open from the start; raises BackendError if it cannot listen as configured."""
 
     def __init__(self, endpoints: Sequence[str], keys_directory: Path | None) -> None:
-        self.doorkeeper: Doorkeeper | None = None
+        self.authenticator: Authenticator | None = None
         self.endpoints: list[str] = []
         """The addresses on which it listens; with the actual port if a wildcard was requested."""
         self._private: list[PrivateSocket] = []
@@ -71,7 +71,7 @@ class Door:
     def _lock(self, directory: Path) -> None:
         """Accept only clients on the list, and encrypt."""
         public, secret = keys.load_pair(directory / f"{keys.BROKER}.key_secret")
-        self.doorkeeper = Doorkeeper(sockets.context(), keys.AllowList(directory / keys.CLIENTS), self.has_room)
+        self.authenticator = Authenticator(sockets.context(), keys.AllowList(directory / keys.CLIENTS), self.has_room)
         self.socket.zap_domain = DOMAIN
         self.socket.curve_server = True
         self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
@@ -79,7 +79,7 @@ class Door:
     def _count(self) -> None:
         """Accept clients, for as long as there is room."""
         with contextlib.suppress(zmq.ZMQError):  # tests have many brokers in a process, of which only one can have it
-            self.doorkeeper = Doorkeeper(sockets.context(), None, self.has_room)
+            self.authenticator = Authenticator(sockets.context(), None, self.has_room)
             self.socket.zap_domain = DOMAIN
 
     def _bind(self, endpoint: str) -> None:
@@ -94,8 +94,8 @@ class Door:
         self.socket.disable_monitor()
         self.socket.close()
         self.monitor.close(0)
-        if self.doorkeeper is not None:
-            self.doorkeeper.close()
+        if self.authenticator is not None:
+            self.authenticator.close()
         for private in self._private:
             private.close()
 

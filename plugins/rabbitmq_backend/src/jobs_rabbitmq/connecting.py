@@ -13,7 +13,7 @@ from .loop import Loop
 from .url import Address
 
 
-class _Dialled:
+class _Connecting:
     """A socket that is being connected, for the loop to watch."""
 
     def __init__(self, stream: socket.socket) -> None:
@@ -63,7 +63,7 @@ def dial(address: Address, loop: Loop, timeout: float, tls: ssl.SSLContext | Non
 def _connect(stream: socket.socket, where: object, loop: Loop, timeout: float) -> None:
     with contextlib.suppress(BlockingIOError):
         stream.connect(where)  # type: ignore[arg-type]  # as getaddrinfo gave it
-    _wait(_Dialled(stream), loop, timeout)
+    _wait(_Connecting(stream), loop, timeout)
     number = stream.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         raise OSError(number, os.strerror(number))
@@ -72,7 +72,7 @@ def _connect(stream: socket.socket, where: object, loop: Loop, timeout: float) -
 def _secured(stream: socket.socket, host: str, loop: Loop, timeout: float, tls: ssl.SSLContext) -> ssl.SSLSocket:
     secured = tls.wrap_socket(stream, server_hostname=host, do_handshake_on_connect=False)
     while True:
-        waiting = _Dialled(secured)
+        waiting = _Connecting(secured)
         try:
             secured.do_handshake()
             return secured
@@ -86,7 +86,7 @@ def _secured(stream: socket.socket, host: str, loop: Loop, timeout: float, tls: 
         _wait(waiting, loop, timeout)
 
 
-def _wait(dialled: _Dialled, loop: Loop, timeout: float) -> None:
+def _wait(dialled: _Connecting, loop: Loop, timeout: float) -> None:
     loop.add(dialled)
     try:
         if not loop.answered(lambda: dialled.ready, timeout):

@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
-from jobs_core.backends.sqlite import endings, housekeeping, orders, owners, requests, views
+from jobs_core.backends.sqlite import housekeeping, operators, owners, requests, settling, views
 from jobs_core.backends.sqlite.connection import Transaction
 from jobs_core.errors import BackendError
 from jobs_core.failpoints import failpoint
 
 from .. import protocol as p
-from .reading import Asked, Malformed, check_json
-from .steps import steps
+from .batching import batches
+from .decoding import Asked, Malformed, check_json
 from .store import Store
 
 logger = logging.getLogger("jobs.broker")
@@ -53,7 +53,7 @@ class Figures(Struct):
     refused: int = 0
 
 
-class Desk:
+class Transactions:
     """Serves requests on a store. One thread.
 
     `takers` returns the workers that wait to reserve from some topics: jobs that a group brings are reserved for them in
@@ -105,7 +105,7 @@ class Desk:
         try:
             with self._store.transaction() as tx:
                 tx.options = one.peer.options
-                endings.settle(tx, [(one.request.owner, [Settlement(job.id, job.token, Outcome.RELEASE) for job in jobs])])
+                settling.settle(tx, [(one.request.owner, [Settlement(job.id, job.token, Outcome.RELEASE) for job in jobs])])
         except BackendError as error:
             logger.warning("%d jobs stay with a worker that is gone until its lease expires: %s", len(jobs), error)
         else:
@@ -133,9 +133,9 @@ class Desk:
 
     def _do_all(self, tx: Transaction, asked: Sequence[Asked], done: dict[int, Answered]) -> None:
         """Record the answer to each request, by its identity."""
-        for step in steps(asked):
-            tx.options = step[0].peer.options
-            done.update(zip(map(id, step), self._do(tx, step), strict=True))
+        for batch in batches(asked):
+            tx.options = batch[0].peer.options
+            done.update(zip(map(id, batch), self._do(tx, batch), strict=True))
 
     def _answer(self, one: Asked, work: Callable[[], Any]) -> Answered:
         try:
@@ -143,11 +143,11 @@ class Desk:
         except BackendError as error:
             return refusal(one, error)
 
-    def _do(self, tx: Transaction, step: Sequence[Asked]) -> Sequence[Answered]:
-        one = step[0]
+    def _do(self, tx: Transaction, batch: Sequence[Asked]) -> Sequence[Answered]:
+        one = batch[0]
         together = _TOGETHER.get(one.verb.name)
         if together is not None:
-            return together(self, tx, step)
+            return together(self, tx, batch)
         if one.verb.writes:
             return [self._answer(one, partial(_WRITE[one.verb.name], self, tx, one))]
         return [self._answer(one, partial(_READ[one.verb.name], tx.db, tx.now, one.request))]
@@ -169,23 +169,23 @@ class Desk:
 
     # -- requests -----------------------------------------------------------------------------------
 
-    def push(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
+    def push(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
         try:
             self._store.check_room()
         except BackendError as error:
-            return [refusal(one, error) for one in step]
-        conflicts = requests.push(tx, [_as_push(one) for one in step])
+            return [refusal(one, error) for one in batch]
+        conflicts = requests.push(tx, [_as_push(one) for one in batch])
         return [
             _ok(one, p.Stored(ids=one.request.ids) if one.verb is p.PUT else refused)
-            for one, refused in zip(step, conflicts, strict=True)
+            for one, refused in zip(batch, conflicts, strict=True)
         ]
 
-    def reserve(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
+    def reserve(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
         reserves = [
-            requests.Reserve(one.request.owner, one.request.topics, one.request.limit, one.request.request) for one in step
+            requests.Reserve(one.request.owner, one.request.topics, one.request.limit, one.request.request) for one in batch
         ]
         answers = []
-        for one, deliveries in zip(step, requests.reserve(tx, reserves, p.MAX_FRAME), strict=True):
+        for one, deliveries in zip(batch, requests.reserve(tx, reserves, p.MAX_FRAME), strict=True):
             if isinstance(deliveries, BackendError):
                 answers.append(refusal(one, deliveries))
             else:
@@ -193,9 +193,9 @@ class Desk:
                 answers.append(_ok(one, deliveries))
         return answers
 
-    def settle(self, tx: Transaction, step: Sequence[Asked]) -> list[Answered]:
-        settles = [requests.Settle(one.request.owner, one.request.settlements, one.request.request) for one in step]
-        return [_ok(one, answers) for one, answers in zip(step, requests.settle(tx, settles), strict=True)]
+    def settle(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
+        settles = [requests.Settle(one.request.owner, one.request.settlements, one.request.request) for one in batch]
+        return [_ok(one, answers) for one, answers in zip(batch, requests.settle(tx, settles), strict=True)]
 
     def open(self, tx: Transaction, one: Asked) -> None:
         owners.register(tx, one.request.owner)
@@ -221,28 +221,28 @@ class Desk:
         return p.Kept(kept=kept, unsaid=one.peer.take_unsaid())
 
     def requeue(self, tx: Transaction, one: Asked) -> int:
-        return self._once(tx, one, lambda: sum(orders.requeue(tx, job_id) for job_id in one.request.ids))
+        return self._once(tx, one, lambda: sum(operators.requeue(tx, job_id) for job_id in one.request.ids))
 
     def discard(self, tx: Transaction, one: Asked) -> int:
-        return self._once(tx, one, lambda: sum(orders.discard(tx, job_id, one.request.reason) for job_id in one.request.ids))
+        return self._once(tx, one, lambda: sum(operators.discard(tx, job_id, one.request.reason) for job_id in one.request.ids))
 
     def purge(self, tx: Transaction, one: Asked) -> int:
-        return self._once(tx, one, lambda: orders.purge_some(tx, one.request.topic, one.request.state))
+        return self._once(tx, one, lambda: operators.purge_some(tx, one.request.topic, one.request.state))
 
     def drop(self, tx: Transaction, one: Asked) -> int:
-        return self._once(tx, one, lambda: orders.drop(tx, one.request.ids))
+        return self._once(tx, one, lambda: operators.drop(tx, one.request.ids))
 
     def pause(self, tx: Transaction, one: Asked) -> None:
-        orders.pause(tx, one.request.topic)
+        operators.pause(tx, one.request.topic)
 
     def resume(self, tx: Transaction, one: Asked) -> None:
-        orders.resume(tx, one.request.topic)
+        operators.resume(tx, one.request.topic)
 
     def cancel(self, tx: Transaction, one: Asked) -> State:
         if len(one.request.ids) != 1:
             raise Malformed("cancel: one id at a time")
         force = one.request.reason == "force"
-        return State(self._once(tx, one, lambda: orders.cancel(tx, one.request.ids[0], force=force).value))
+        return State(self._once(tx, one, lambda: operators.cancel(tx, one.request.ids[0], force=force).value))
 
     def _once(self, tx: Transaction, one: Asked, work: Callable[[], T]) -> T:
         """Execute a request once per request id, if its answer would differ when it is executed again."""
@@ -281,14 +281,16 @@ def refusal(one: Asked, error: Exception) -> Answered:
     return Answered(one, p.ERROR, one.verb.encode_error("malformed", f"{one.verb.name.decode()}: {error}"))
 
 
-_TOGETHER: dict[bytes, Callable[[Desk, Transaction, Sequence[Asked]], list[Answered]]] = {
-    b"push": Desk.push,
-    b"put": Desk.push,
-    b"reserve": Desk.reserve,
-    b"settle": Desk.settle,
+_TOGETHER: dict[bytes, Callable[[Transactions, Transaction, Sequence[Asked]], list[Answered]]] = {
+    b"push": Transactions.push,
+    b"put": Transactions.push,
+    b"reserve": Transactions.reserve,
+    b"settle": Transactions.settle,
 }
-_WRITE: dict[bytes, Callable[[Desk, Transaction, Asked], Any]] = {
-    verb.name: getattr(Desk, verb.name.decode()) for verb in p.VERBS.values() if verb.writes and verb.name not in _TOGETHER
+_WRITE: dict[bytes, Callable[[Transactions, Transaction, Asked], Any]] = {
+    verb.name: getattr(Transactions, verb.name.decode())
+    for verb in p.VERBS.values()
+    if verb.writes and verb.name not in _TOGETHER
 }
 
 

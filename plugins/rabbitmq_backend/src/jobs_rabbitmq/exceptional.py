@@ -1,4 +1,4 @@
-"""Letters that cannot simply be reserved, and how each is handled.
+"""Messages that cannot simply be reserved, and how each is handled.
 
 Some came back to a worker that still runs them, or has finished them meanwhile; some were lost once too often, which is
 recorded in a copy; some have to wait on, because the ladder was too short; some were published by other programs, and their
@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from jobs_core.errors import BackendError
 
 from .consumer import Consumer
-from .copies import Copies
-from .holding import Holding
-from .letters import LEFT, Letter, wishes
+from .messages import LEFT, BrokerMessage, wishes
 from .publisher import Post
+from .republish import Republisher
 from .topology import Topology, level_of
+from .unacked import Unacked
 
 logger = logging.getLogger("jobs.rabbitmq")
 
@@ -26,15 +26,17 @@ RETRY_PAUSE = 1.0
 """Seconds before a failed operation is tried again."""
 
 
-class Oddments:
-    """The exceptional letters of one worker. One thread."""
+class Exceptional:
+    """The exceptional messages of one worker. One thread."""
 
-    def __init__(self, holding: Holding, copies: Copies, topology: Topology, publish: Callable[[Sequence[Post]], None]) -> None:
-        self._holding = holding
-        self._copies = copies
+    def __init__(
+        self, unacked: Unacked, republisher: Republisher, topology: Topology, publish: Callable[[Sequence[Post]], None]
+    ) -> None:
+        self._unacked = unacked
+        self._republisher = republisher
         self._topology = topology
         self._publish = publish
-        self._letters: list[Letter] = []
+        self._letters: list[BrokerMessage] = []
         self._failed_at = 0.0
 
     def __bool__(self) -> bool:
@@ -54,47 +56,47 @@ class Oddments:
         """Return whether any may be handled now."""
         return bool(self._letters) and time.monotonic() >= self.due_at
 
-    def arrived(self, consumer: Consumer, letter: Letter) -> None:
-        """Keep a letter here or with the consumer. Called while the loop turns: nothing here may wait."""
-        again = letter.properties.headers is not None or letter.again
-        if again and letter.again and self._holding.recognise(letter):
+    def arrived(self, consumer: Consumer, message: BrokerMessage) -> None:
+        """Keep a message here or with the consumer. Called while the loop turns: nothing here may wait."""
+        again = message.properties.headers is not None or message.again
+        if again and message.again and self._unacked.recognise(message):
             return
-        if letter.foreign or (again and self._is_odd(letter)):
-            self._letters.append(letter)
+        if message.foreign or (again and self._is_odd(message)):
+            self._letters.append(message)
         else:
-            consumer.keep(letter)
+            consumer.keep(message)
 
-    def _is_odd(self, letter: Letter) -> bool:
-        if LEFT in letter.headers:
+    def _is_odd(self, message: BrokerMessage) -> bool:
+        if LEFT in message.headers:
             return True
-        if not letter.again:
+        if not message.again:
             return False
-        return self._holding.owes(letter) or self._to_be_charged(letter)
+        return self._unacked.owes(message) or self._to_be_charged(message)
 
-    def _to_be_charged(self, letter: Letter) -> bool:
+    def _to_be_charged(self, message: BrokerMessage) -> bool:
         """Return whether to record a loss: in a quorum queue, the broker counts the first; a copy records later ones."""
-        return letter.again and (letter.suspect or letter.deliveries() != 1)
+        return message.again and (message.suspect or message.deliveries() != 1)
 
     def sort_out(self, consumer: Consumer) -> None:
         """Handle them; keep those that cannot be handled now."""
-        letters, self._letters = self._letters, []
+        messages, self._letters = self._letters, []
         posts: list[Post] = []
-        over: list[Letter] = []
-        for letter in letters:
-            settlement = self._holding.owed(letter) if letter.again else None
+        over: list[BrokerMessage] = []
+        for message in messages:
+            settlement = self._unacked.owed(message) if message.again else None
             if settlement is not None:
-                post = self._copies.settled(letter, settlement)
-            elif LEFT in letter.headers:
-                post = self._copies.later(letter, _seconds(letter.headers[LEFT]))
-            elif self._to_be_charged(letter):
-                post = self._copies.charged(letter)
+                post = self._republisher.settled(message, settlement)
+            elif LEFT in message.headers:
+                post = self._republisher.later(message, _seconds(message.headers[LEFT]))
+            elif self._to_be_charged(message):
+                post = self._republisher.charged(message)
             else:
-                post = self._foreign(consumer, letter)
+                post = self._foreign(consumer, message)
                 if post is None:
                     continue
             if post is not None:
                 posts.append(post)
-            over.append(letter)
+            over.append(message)
         try:
             if any(post.exchange for post in posts):
                 self._topology.need_ladder()
@@ -102,18 +104,18 @@ class Oddments:
         except BackendError as error:
             logger.warning("%s", error)
             self._failed_at = time.monotonic()
-            self._letters += [letter for letter in over if letter.generation == consumer.generation]
+            self._letters += [message for message in over if message.generation == consumer.generation]
             return
         consumer.acknowledge(over)
-        self._holding.paid(over)
+        self._unacked.paid(over)
 
-    def _foreign(self, consumer: Consumer, letter: Letter) -> Post | None:
+    def _foreign(self, consumer: Consumer, message: BrokerMessage) -> Post | None:
         """Return the copy that another producer's message requires; None if it may simply be reserved."""
-        letter.id, priority, delay = wishes(letter)
-        if not letter.again and (delay > 0 or level_of(priority) != letter.level):
-            letter.properties.priority = letter.priority = priority
-            return self._copies.later(letter, delay)
-        consumer.keep(letter)
+        message.id, priority, delay = wishes(message)
+        if not message.again and (delay > 0 or level_of(priority) != message.level):
+            message.properties.priority = message.priority = priority
+            return self._republisher.later(message, delay)
+        consumer.keep(message)
         return None
 
 

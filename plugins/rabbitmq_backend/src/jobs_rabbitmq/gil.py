@@ -20,7 +20,7 @@ CALM = 10.0
 """Seconds without a long stretch after which the interval is reset."""
 
 
-class Stretches:
+class LongHolds:
     """The switch interval of the process: it changes `sys.setswitchinterval`, and resets it. One thread at a time."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ..base import State
-from . import leaving, lines, views
+from . import queue, removal, views
 from .connection import Transaction
 
 PURGED_AT_ONCE = 500
@@ -22,7 +22,7 @@ def requeue(tx: Transaction, job_id: str) -> int:
     if dead_at is not None:
         forgotten = "dead_at = NULL, reason = NULL, attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0"
         tx.db.execute(f"UPDATE job SET {forgotten} WHERE seq = ?", (seq,))
-    lines.line_up(tx, [seq], tx.now)
+    queue.line_up(tx, [seq], tx.now)
     tx.wake.add(topic)
     return 1
 
@@ -36,7 +36,7 @@ def discard(tx: Transaction, job_id: str, reason: str) -> int:
     seq, rank, since, errors = tx.db.execute(sql, (record.id,)).fetchone()
     place = (record.topic, rank, since, seq)
     tx.db.execute("DELETE FROM ready WHERE topic = ? AND rank = ? AND since = ? AND seq = ?", place)
-    leaving.bury(tx, seq, reason, errors, 0)
+    removal.bury(tx, seq, reason, errors, 0)
     return 1
 
 
@@ -45,7 +45,7 @@ def purge_some(tx: Transaction, topic: str, state: State) -> int:
     if state is State.RESERVED:
         return 0
     ids = [record.id for record in views.browse(tx.db, topic, state, PURGED_AT_ONCE, 0, tx.now)]
-    leaving.end(tx, ids, State.UNKNOWN, 0.0)
+    removal.end(tx, ids, State.UNKNOWN, 0.0)
     return len(ids)
 
 
@@ -77,6 +77,6 @@ def cancel(tx: Transaction, job_id: str, *, force: bool = False) -> State:
             tx.db.execute("INSERT OR IGNORE INTO meta VALUES ('force:' || ?, 1)", (job_id,))
         tx.call += (record.owner,) if record.owner else ()
     elif record.state in (State.READY, State.SCHEDULED):
-        leaving.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
+        removal.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
         return State.CANCELLED
     return record.state

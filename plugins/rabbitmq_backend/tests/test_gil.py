@@ -13,8 +13,8 @@ import pytest
 from jobs_core.backends.base import Answer, Outcome, Settlement
 from jobs_core.ids import new_token
 from jobs_rabbitmq import calls
+from jobs_rabbitmq.gil import CALM, LONG, SHARE, LongHolds
 from jobs_rabbitmq.loop import FEW, Loop
-from jobs_rabbitmq.stretches import CALM, LONG, SHARE, Stretches
 
 from .helpers import TOPIC, jobs
 
@@ -30,19 +30,19 @@ AHEAD = 1500
 @pytest.fixture
 def held():
     """An interpreter that somebody holds for more than half a second at a time."""
-    over, stretches = threading.Event(), []
+    over, gil = threading.Event(), []
 
     def hold():
         number = 1_000_000
         while not over.is_set():
             begin = time.monotonic()
             sum(range(number))
-            stretches.append(time.monotonic() - begin)
-            number = int(number * STRETCH / max(0.01, stretches[-1]))
+            gil.append(time.monotonic() - begin)
+            number = int(number * STRETCH / max(0.01, gil[-1]))
 
     thread = threading.Thread(target=hold)
     thread.start()
-    yield stretches
+    yield gil
     over.set()
     thread.join()
 
@@ -60,38 +60,38 @@ def test_giving_back_what_was_delivered_ahead_over_a_new_connection_costs_none(c
         worker.heartbeat()  # it sees what has come
     (long,) = worker.reserve([TOPIC], 1, new_token())
     connection = worker._taking().wire
-    stretches, sent, send = request.getfixturevalue("held"), [], calls.send
+    gil, sent, send = request.getfixturevalue("held"), [], calls.send
 
     def watched(descriptor, data):
         if descriptor == connection.fileno():
-            sent.append(len(stretches))
+            sent.append(len(gil))
         return send(descriptor, data)
 
     monkeypatch.setattr(calls, "send", watched)
-    while len(stretches) < 6 or ahead(worker):
+    while len(gil) < 6 or ahead(worker):
         worker.wait((), 0.5)
     assert connection.failure is None
-    assert max(after - before for before, after in pairwise(sent)) <= MOST, (sent, stretches)
+    assert max(after - before for before, after in pairwise(sent)) <= MOST, (sent, gil)
     answer = worker.settle([Settlement(long.id, long.token, Outcome.DONE)], new_token())
     assert answer == [Answer.SETTLED]
 
 
 def test_a_thread_that_waits_for_the_interpreter_keeps_it_for_longer_while_stretches_are_long():
-    before, stretches = sys.getswitchinterval(), Stretches()
-    stretches.waited(until=100.0, now=100.0 + LONG / 2)
+    before, gil = sys.getswitchinterval(), LongHolds()
+    gil.waited(until=100.0, now=100.0 + LONG / 2)
     assert sys.getswitchinterval() == before
-    stretches.waited(until=100.0, now=100.0 + LONG * 2)
+    gil.waited(until=100.0, now=100.0 + LONG * 2)
     assert sys.getswitchinterval() == pytest.approx(SHARE)
-    stretches.waited(until=100.0 + CALM, now=100.0 + CALM)
+    gil.waited(until=100.0 + CALM, now=100.0 + CALM)
     assert sys.getswitchinterval() == pytest.approx(SHARE)
-    stretches.waited(until=101.0 + CALM, now=101.0 + CALM)
+    gil.waited(until=101.0 + CALM, now=101.0 + CALM)
     assert sys.getswitchinterval() == before
 
 
 def test_only_workers_look_for_long_stretches(connect, monkeypatch):
     """Nobody turns a producer's loop between two pushes: who would change the interval of its process back?"""
     waits = []
-    monkeypatch.setattr(Stretches, "waited", lambda *_, **__: waits.append(1))
+    monkeypatch.setattr(LongHolds, "waited", lambda *_, **__: waits.append(1))
     connect().push(jobs(), new_token())
     assert not waits
     assert connect("w").wait([TOPIC], 20.0)

@@ -1,0 +1,75 @@
+"""The copy of a message that is published before the message itself is acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jobs_core.backends.base import Outcome, Retention, Settlement
+
+from .messages import ATTEMPT, DEFERRALS, LEFT, LOSSES, REASON, SUSPECT, BrokerMessage
+from .publisher import Post
+from .topology import FRONT, SUSPECTS, Names, level_of
+
+LONGEST_PAUSE = 64.0
+
+
+class Republisher:
+    """Makes copies for one prefix."""
+
+    def __init__(self, names: Names, retention: Callable[[str], Retention]) -> None:
+        self._names = names
+        self._retention = retention
+
+    def settled(self, message: BrokerMessage, settlement: Settlement) -> Post | None:
+        """Return the copy that a settlement requires; None if the job has ended."""
+        outcome = settlement.outcome
+        if outcome is Outcome.RETRY:
+            # It has ended by itself: its earlier losses were not the fault of this run.
+            return self._again(message, settlement.after, settlement.error, {ATTEMPT: message.attempt + 1, LOSSES: 0})
+        if outcome is Outcome.DEFER:
+            return self._again(message, settlement.after, b"", {DEFERRALS: message.deferrals + 1, LOSSES: message.losses})
+        if outcome is Outcome.RELEASE:
+            return self.front(message)
+        if outcome is Outcome.DEAD:
+            counted = message.attempt + (1 if settlement.counts else 0)
+            return self.dead(message, settlement.reason, settlement.error, counted)
+        if outcome is Outcome.EXPIRED:
+            return self.dead(message, "expired", settlement.error, message.attempt)
+        return None
+
+    def front(self, message: BrokerMessage) -> Post:
+        """Return the copy of a job that is released unstarted: first in its queue, or among the suspects.
+
+        A loss that is forgiven is forgotten, or releases would add up to a suspicion: the broker counts a message in
+        transit to an ended consumer as lost.
+        """
+        level, losses = (SUSPECTS, message.losses) if message.suspect else (FRONT, 0)
+        return Post("", self._names.queue(message.topic, level), message.copy({LOSSES: losses}), message.body)
+
+    def charged(self, message: BrokerMessage) -> Post:
+        """Return the copy of a job that was lost once more: the loss is recorded, and the delay grows each time."""
+        losses = message.losses
+        pause = min(LONGEST_PAUSE, 2.0 ** (losses - 3)) if losses >= 3 else 0.0
+        return self._again(message, pause, b"", {LOSSES: losses})
+
+    def later(self, message: BrokerMessage, delay: float) -> Post:
+        """Return the copy of a job that is not yet due."""
+        return self._again(message, delay, b"", {LOSSES: message.losses})
+
+    def requeued(self, message: BrokerMessage) -> Post:
+        """Return the copy of a dead letter as if it were new."""
+        return self._again(message, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: ""})
+
+    def dead(self, message: BrokerMessage, reason: str, error: bytes, attempt: int) -> Post:
+        """Return the copy for the dead letters, which expires when they do."""
+        properties = message.copy({REASON: reason, ATTEMPT: attempt, LOSSES: message.losses}, error)
+        properties.expiration = str(max(1, min(round(self._retention(message.topic).dead_keep * 1000), (1 << 32) - 1)))
+        return Post("", self._names.dead(message.topic), properties, message.body)
+
+    def _again(self, message: BrokerMessage, after: float, error: bytes, headers: dict[str, object]) -> Post:
+        suspect = int(str(headers.get(LOSSES, 0))) >= SUSPECT
+        queue = self._names.queue(message.topic, SUSPECTS if suspect else level_of(message.priority))
+        exchange, key, left = self._names.route(queue, after)
+        if left:
+            headers[LEFT] = left
+        return Post(exchange, key, message.copy(headers, error), message.body)
