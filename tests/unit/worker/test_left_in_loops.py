@@ -120,6 +120,15 @@ async def handler_by_keywords(stage: Stage, loop: asyncio.AbstractEventLoop) -> 
     return ""
 
 
+async def handler_beside_a_closed_wakeup_descriptor(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
+    if threading.current_thread() is not threading.main_thread():
+        return ""
+    signal.set_wakeup_fd(closed := os.open(os.devnull, os.O_WRONLY | os.O_NONBLOCK))
+    os.close(closed)  # as an event loop that ends
+    loop.add_signal_handler(signal.SIGUSR1, stage.ring)
+    return "a handler of SIGUSR1"
+
+
 async def call_in_a_thread(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     future = loop.run_in_executor(None, stage.thread.wait)
     future.add_done_callback(lambda future: None if future.cancelled() else stage.ring())
@@ -166,7 +175,7 @@ async def loop_without_executor(stage: Stage, loop: asyncio.AbstractEventLoop) -
 
 LEFT = [
     timer, timers_for_the_same_time, timer_that_is_due, soon_and_again, timer_made_by_a_task, reader, reader_by_keywords,
-    writer, handler, handler_by_keywords, call_in_a_thread, server,
+    writer, handler, handler_by_keywords, handler_beside_a_closed_wakeup_descriptor, call_in_a_thread, server,
     generator_in_an_error, exception_handler, loop_without_executor,
 ]  # fmt: skip
 

@@ -68,6 +68,7 @@ class Traces:
         self._calls: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
         self._undo: dict[object, Callable[[], str]] = {}  # each says what it has ended, if anything
         self._told: set[str] = set()  # timers: libraries leave the same ones in every run
+        self._handled: set[int] = set()  # signals
         self._note("call_at", after=self._times)
         self._note("call_later", after=self._times)
         self._note("run_in_executor", after=self._calls.add)
@@ -76,6 +77,7 @@ class Traces:
         self._note("remove_reader", before=lambda fd: self._undo.pop(("reader", fd), None))
         self._note("remove_writer", before=lambda fd: self._undo.pop(("writer", fd), None))
         self._note("add_signal_handler", before=self._handles)
+        self._note("remove_signal_handler", before=lambda sig: self._handled.discard(sig))
         self._note("set_exception_handler", before=self._sets_exception_handler)
         self._note("set_debug", before=self._sets_debug)
         self._note("shutdown_asyncgens", before=self._spoils)
@@ -135,14 +137,19 @@ class Traces:
     def _handles(self, sig: int, *_: Any, **__: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # asyncio refuses it
-        handler = signal.getsignal(sig)
-        wakes = signal.set_wakeup_fd(-1)
-        signal.set_wakeup_fd(wakes)
+        self._handled.add(sig)
+        handler, wakes = signal.getsignal(sig), _wakeup_fd()
 
         def end() -> str:
-            left = self.loop.remove_signal_handler(sig) is not False
+            left = sig in self._handled
+            self._handled.discard(sig)
+            if isinstance(self.loop, asyncio.SelectorEventLoop):
+                self.loop.remove_signal_handler(sig)
+                with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+                    signal.set_wakeup_fd(wakes)
+            elif left:
+                self.spoilt = True  # uvloop removes handlers only while it runs; the descriptor was its own, and is set back
             signal.signal(sig, handler)
-            signal.set_wakeup_fd(wakes)
             return f"a handler of {signal.Signals(sig).name}" if left else ""
 
         self._undo.setdefault(("signal", sig), end)
@@ -403,6 +410,14 @@ def _name(callback: Any) -> str:
         callback = callback.__func__
     plain = type(callback) is FunctionType
     return "a timer for " + (boundary.storable(callback.__qualname__, 100) if plain else boundary.name_of(type(callback)))
+
+
+def _wakeup_fd() -> int:
+    fd = signal.set_wakeup_fd(-1)
+    with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+        signal.set_wakeup_fd(fd)
+        return fd
+    return -1
 
 
 def _close(server: asyncio.Server) -> str:
