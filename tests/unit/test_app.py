@@ -28,6 +28,7 @@ from jobs_core import (
     hookimpl,
     job,
     set_current_app,
+    uninterrupted,
 )
 from jobs_core.arguments import Arguments
 from jobs_core.backends.base import Outcome, Settlement
@@ -378,6 +379,50 @@ def test_a_fork_while_another_thread_enqueues_does_not_hang_the_child(project):
     finally:
         stop.set()
         thread.join()
+
+
+def test_functions_that_are_registered_while_a_thread_forks_are_all_called(monkeypatch):
+    monkeypatch.setattr(uninterrupted, "_at_fork", [])
+    calls = []
+
+    def noted(name):
+        return lambda: calls.append(name)
+
+    def register(name, before):
+        uninterrupted.at_fork(before=before, after_in_parent=noted(f"{name} parent"), after_in_child=noted(f"{name} child"))
+
+    def import_elsewhere():
+        calls.append("first before")
+        thread = threading.Thread(target=register, args=("second", noted("second before")))
+        thread.start()
+        thread.join()
+
+    register("first", import_elsewhere)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if calls == ["first before", "second before", "second child", "first child"] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert calls == ["first before", "second before", "second parent", "first parent"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("moment", ["before", "after_in_parent", "after_in_child"])
+def test_a_function_that_raises_at_a_fork_keeps_no_other_from_being_called(monkeypatch, moment):
+    monkeypatch.setattr(uninterrupted, "_at_fork", [])
+    calls = []
+
+    def broken():
+        raise KeyboardInterrupt
+
+    for broken_one in (False, True, False):
+        functions = {when: lambda when=when: calls.append(when) for when in ("before", "after_in_parent", "after_in_child")}
+        uninterrupted.at_fork(**functions | ({moment: broken} if broken_one else {}))
+    expected = {when: 2 if when == moment else 3 for when in ("before", "after_in_parent", "after_in_child")}
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if all(calls.count(when) == expected[when] for when in ("before", "after_in_child")) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert all(calls.count(when) == expected[when] for when in ("before", "after_in_parent"))
 
 
 def test_a_producer_that_runs_elsewhere_finds_the_configuration_beside_its_jobs_or_says_that_there_is_none(tmp_path):

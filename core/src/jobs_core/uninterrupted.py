@@ -8,13 +8,14 @@ may do nothing but call such functions: therefore `App` calls `let_in` after the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import warnings
 from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,15 +72,62 @@ def let_in() -> None:
         signal.raise_signal(INTERRUPT)
 
 
+class _AtFork(NamedTuple):
+    before: Callable[[], object]
+    after_in_parent: Callable[[], object]
+    after_in_child: Callable[[], object]
+
+
+_at_fork: list[_AtFork] = []
+_begun: dict[int, list[_AtFork]] = {}
+"""Thread that forks: those whose `before` was called."""
+
+
 def at_fork(
-    *,
-    before: Callable[[], object] | None = None,
-    after_in_parent: Callable[[], object] | None = None,
-    after_in_child: Callable[[], object] | None = None,
+    *, before: Callable[[], object], after_in_parent: Callable[[], object], after_in_child: Callable[[], object]
 ) -> None:
-    """Register functions as `os.register_at_fork` does, which swallows exceptions in them, interrupts among them."""
-    given = {"before": before, "after_in_parent": after_in_parent, "after_in_child": after_in_child}
-    os.register_at_fork(**{when: _marked(function) for when, function in given.items() if function is not None})
+    """Register functions like `os.register_at_fork`, to be called all or none of them, without interrupts.
+
+    While one thread forks and waits in a `before`, another may import a module that registers functions. Python would then call
+    only their `after`, which releases locks that it has not taken; here, their `before` is called as well.
+    """
+    _at_fork.append(_AtFork(before, after_in_parent, after_in_child))
+
+
+@uninterrupted
+def _before_fork() -> None:
+    begun = _begun[get_ident()] = []
+    _call_before(begun)
+
+
+def _call_before(begun: list[_AtFork]) -> None:
+    for one in reversed(_at_fork):
+        if one not in begun:
+            begun.append(one)
+            try:
+                one.before()
+            finally:  # an exception ends no fork: Python prints it
+                _call_before(begun)
+            return
+
+
+@uninterrupted
+def _after_fork_in_parent() -> None:
+    with contextlib.ExitStack() as stack:
+        for one in _begun.pop(get_ident(), ()):
+            stack.callback(one.after_in_parent)
+
+
+@uninterrupted
+def _after_fork_in_child() -> None:
+    begun = _begun.pop(get_ident(), ())
+    _begun.clear()
+    with contextlib.ExitStack() as stack:
+        for one in begun:
+            stack.callback(one.after_in_child)
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def hold_back_in_forks() -> None:
@@ -91,10 +139,10 @@ def hold_back_in_forks() -> None:
     global _whole_forks
     if not _whole_forks:
         _whole_forks = True
-        at_fork(
-            before=lambda: _forking.append(get_ident()),
-            after_in_parent=lambda: _forking.remove(get_ident()),
-            after_in_child=_forking.clear,
+        os.register_at_fork(
+            before=_marked(lambda: _forking.append(get_ident())),
+            after_in_parent=_marked(lambda: _forking.remove(get_ident())),
+            after_in_child=_marked(_forking.clear),
         )
 
 
