@@ -10,7 +10,8 @@ from jobs_core.config import Pool
 from jobs_core.scoreboard import layout
 from jobs_core.scoreboard.reader import WorkerFile
 from jobs_core.scoreboard.writer import FileScoreboard
-from jobs_core.supervisor.housekeeper.repair import Repair, describe
+from jobs_core.supervisor.housekeeper.repair import describe
+from jobs_core.supervisor.system.messages import Repair
 from jobs_core.worker.main import Worker
 
 MODES = ["sync", "threads", "async"]

@@ -43,7 +43,7 @@ class InAnotherNamespace(JobsError):
 class Request:
     """A command; `answer` it once, now or later."""
 
-    def __init__(self, message: dict[str, Any], channel: Channel, close: Callable[[], None]) -> None:
+    def __init__(self, message: dict[str, Any], channel: Channel[dict[str, Any]], close: Callable[[], None]) -> None:
         self.message = message
         self._channel = channel
         self._close = close
@@ -71,7 +71,7 @@ class ControlSocket:
                 os.umask(before)
         self._socket.listen(16)
         self._socket.setblocking(False)
-        self._clients: set[Channel] = set()
+        self._clients: set[Channel[dict[str, Any]]] = set()
         loop.watch(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -85,11 +85,11 @@ class ControlSocket:
             if _peer(connection)[1] not in (0, os.geteuid()):
                 connection.close()
                 return
-            channel = Channel(connection)
+            channel = Channel[dict[str, Any]](connection)
             self._clients.add(channel)
             self._loop.watch(channel.fileno(), lambda: self._read(channel))
 
-    def _read(self, channel: Channel) -> None:
+    def _read(self, channel: Channel[dict[str, Any]]) -> None:
         try:
             message, descriptors = channel.receive(wait=False)
         except BlockingIOError:
@@ -103,7 +103,7 @@ class ControlSocket:
         else:
             self._obey(Request(message, channel, lambda: self._close(channel)))
 
-    def _close(self, channel: Channel) -> None:
+    def _close(self, channel: Channel[dict[str, Any]]) -> None:
         if channel in self._clients:
             self._clients.discard(channel)
             self._loop.unwatch(channel.fileno())
@@ -120,7 +120,7 @@ class ControlSocket:
 def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) -> dict[str, Any]:
     """Send a command to the supervisor and return its answer; raises NotRunning, NoAnswer."""
     with _connected(run_dir, timeout) as connection:
-        channel = Channel(connection)
+        channel = Channel[dict[str, Any]](connection)
         try:
             channel.send(message)
             answer, _ = channel.receive()

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from .. import events
 from ..config import Config
@@ -20,8 +20,9 @@ from .processes import child_setup, template
 from .processes.backoff import Backoff
 from .processes.child_setup import Ends
 from .processes.children import Child, Children, Ended
-from .processes.worker_process import WorkerSpec
+from .system.channel import Channel
 from .system.loop import Loop
+from .system.messages import Failed, FromChild, Ready, Stop, WorkerSpec
 
 PATIENCE = 3.0
 """Seconds that a stop gives each of them."""
@@ -37,7 +38,7 @@ class Helper:
         make: Callable[[Helper], Child | None],
         *,
         obeys: bool = True,
-        hear: Callable[[dict[str, Any]], None] = lambda message: None,
+        hear: Callable[[FromChild], None] = lambda message: None,
         on_up: Callable[[Child], None] = lambda child: None,
         on_down: Callable[[], None] = lambda: None,
         on_failure: Callable[[], None] = lambda: None,
@@ -82,14 +83,15 @@ class Helper:
             self._backoff.died(None)
             self._loop.after(self._backoff.left(), self.start)
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def hear(self, message: FromChild) -> None:
         """React to a message from the child."""
-        if message["is"] == "ready" and self.child is not None:
-            self.up, self.error = True, ""
-            self._ready_at = time.monotonic()
-            self._on_up(self.child)
-        elif message["is"] == "failed":
-            self.error = message["error"]
+        if isinstance(message, Ready):
+            if self.child is not None:
+                self.up, self.error = True, ""
+                self._ready_at = time.monotonic()
+                self._on_up(self.child)
+        elif isinstance(message, Failed):
+            self.error = message.error
         else:
             self._hear(message)
 
@@ -140,7 +142,7 @@ class Helper:
         if self.child is None:
             return
         if self._obeys:
-            self.child.send({"do": "stop"})
+            self.child.send(Stop())
         elif self.child.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.child.pid, signal.SIGTERM)
@@ -162,15 +164,14 @@ def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Con
 
         def entry(ends: Ends) -> NoReturn:
             from .http import probes
-            from .system.channel import Channel
 
             child_setup.set_up("http", "http", ends, now.logs, supervisor)
-            channel = Channel.of(ends.control)
+            channel = Channel[None].of(ends.control, None)
             lease, ready = float(now.lease), lambda: tell_ready(channel)
             try:
                 probes.serve(run_dir, listen, lease=lease, ready=ready, base_dir=now.base_dir)
             except Exception as error:
-                channel.send({"is": "failed", "error": str(error)})
+                channel.send(Failed(str(error)))
                 raise
 
         return children.fork("http", entry, helper.hear, helper.ended)
@@ -178,9 +179,9 @@ def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Con
     return Helper("http", loop, make, obeys=False)
 
 
-def tell_ready(channel: object) -> None:
+def tell_ready(channel: Channel[None]) -> None:
     """Tell the supervisor that a child serves."""
-    channel.send({"is": "ready"})  # type: ignore[attr-defined]
+    channel.send(Ready())
 
 
 def broker(
@@ -209,7 +210,7 @@ def broker(
             said = os.read(reader, 1)
             os.close(reader)
             if said:
-                helper.hear({"is": "ready"})
+                helper.hear(Ready())
 
         loop.watch(reader, on_readable)
         return child

@@ -20,7 +20,6 @@ from . import helpers
 from .control import ControlSocket, Request
 from .generations import MOST_FAILURES, Generations
 from .helpers import Helper
-from .housekeeper.repair import Repair
 from .log.collector import LogCollector
 from .notify import Notifier
 from .pidfile import PidFile
@@ -33,6 +32,7 @@ from .processes.generation import Generation
 from .snapshot import Snapshot
 from .system import linux
 from .system.loop import Loop
+from .system.messages import CallHook, Counted, FromChild, Repair, Repaired
 
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
@@ -86,7 +86,7 @@ class Supervisor:
         self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._generations.config.lease))
         log = str(config.base_dir / config.logs.file) if config.logs.file else ""
         self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend, log=log)
-        self._backlog: dict[str, Any] = {}  # by topic: ready jobs, and the age of the oldest
+        self._backlog: dict[str, tuple[int, float | None]] = {}  # by topic: ready jobs, and the age of the oldest
         self._quiet = False
         self._served = False
         self._stopping = ""  # stop | exit
@@ -199,17 +199,18 @@ class Supervisor:
         self._repairs.use(child)
         self._changed()
 
-    def _hear_housekeeper(self, message: dict[str, Any]) -> None:
-        if message["is"] == "repaired":
-            self._repairs.confirm(message["file"])
-            if self._stopping:
-                self._check_end()
-        elif message["is"] == "counts":
-            self._backlog = message["topics"]
-            if message["leases"]:
-                self._watchdog.backend_answers()
+    def _hear_housekeeper(self, message: FromChild) -> None:
+        match message:
+            case Repaired(file):
+                self._repairs.confirm(file)
+                if self._stopping:
+                    self._check_end()
+            case Counted(topics, leases):
+                self._backlog = topics
+                if leases:
+                    self._watchdog.backend_answers()
 
-    def _tell(self, hook: str) -> None:
+    def _call_hook(self, hook: str) -> None:
         facts = {
             "pid": os.getpid(),
             "run_dir": str(self._run_dir),
@@ -217,7 +218,7 @@ class Supervisor:
             "pools": self._pools.names(),
         }
         if self._housekeeper.child is not None:
-            self._housekeeper.child.send({"do": "tell", "hook": hook, "facts": facts})
+            self._housekeeper.child.send(CallHook(hook, facts))
 
     # -- every second, and on every change ---------------------------------------------------------
 
@@ -259,7 +260,7 @@ class Supervisor:
         events.emit(events.SupervisorServes(self._pools.staying(), len(self._pools)))
         self._notify_ready()
         self._on_ready("")
-        self._tell("jobs_supervisor_started")
+        self._call_hook("jobs_supervisor_started")
 
     def _notify_ready(self) -> None:
         self._notifier.ready(self._pools.summary())
@@ -321,7 +322,7 @@ class Supervisor:
         self._generations.closing = True
         events.emit(events.SupervisorStopping(how))
         if first:
-            self._tell("jobs_supervisor_stopping")
+            self._call_hook("jobs_supervisor_stopping")
             patience = self._pools.patience()
             self._notifier.stopping(f"waiting up to {format_duration(patience)} for running jobs", patience + 10.0)
         self._pools.end(how)

@@ -7,7 +7,7 @@ import pytest
 from jobs_core.config import Pool
 from jobs_core.supervisor.pools import worker as module
 from jobs_core.supervisor.pools.worker import GROWTH, SETTLED, WorkerRecord
-from jobs_core.supervisor.processes.worker_process import WorkerSpec
+from jobs_core.supervisor.system.messages import WorkerSpec
 from jobs_core.units import Size
 
 START = 3_000_000_000  # of an application that holds a model, say

@@ -27,7 +27,7 @@ class Hanging:
         self.state, self.owner, self.pid = "serving", "w1", 1
         self.stop_by = self.idle_since = self.offline_since = None
         self.ready_at = 0.0
-        self.killed_for, self.kill_pending, self.ending, self.leaving = "", False, False, False
+        self.killed_for, self.kill_pending, self.exiting, self.leaving = "", False, False, False
 
     def file(self, run_dir: Path) -> Any:
         header = lambda: SimpleNamespace(beat=self.beat, phase=Phase.SERVING, done=0, failed=0, in_hand=1)

@@ -11,6 +11,7 @@ import pytest
 from jobs_core import events
 from jobs_core.config import Config
 from jobs_core.supervisor.processes.generation import Generation
+from jobs_core.supervisor.system.messages import Importing, TemplateReady
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
     made.look()
     made.look()
     assert told == ["generation 2 is still importing the application (3 s so far)"]
-    made._hear({"is": "importing", "module": "shop.tasks"})
+    made._hear(Importing("shop.tasks"))
     for _ in range(57):
         made.look()
     assert told[1:] == [f"generation 2 is still importing shop.tasks ({seconds} s so far)" for seconds in (30, 60)]
@@ -45,7 +46,7 @@ def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
 def test_what_has_ended_is_no_longer_told(tmp_path, told, end):
     made = generation(tmp_path)
     if end == "ready":
-        made._hear({"is": "ready", "preloaded": False, "fit": True, "brokers": [], "threads": []})
+        made._hear(TemplateReady(preloaded=False, fit=True, threads=[], brokers=[]))
     else:
         made.retire()
     for _ in range(60):

@@ -30,9 +30,10 @@ from ...worker.courier import HOUSEKEEP_LIMIT
 from ...worker.outage import Outage
 from ..system import linux
 from ..system.channel import Channel
+from ..system.messages import CallHook, Counted, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
 from .alerts import Alerts
-from .repair import Repair, describe
+from .repair import describe
 from .totals import TotalsFile
 
 COUNT_INTERVAL = 1.0
@@ -50,7 +51,7 @@ SCHEDULE = "schedule.json"
 class Housekeeper:
     """See the module. The main thread works; another thread listens to the supervisor, and outlives it for a moment."""
 
-    def __init__(self, app: App, channel: Channel, run_dir: Path, generation: int = 0) -> None:
+    def __init__(self, app: App, channel: Channel[ToHousekeeper], run_dir: Path, generation: int = 0) -> None:
         self._app = app
         self._channel = channel
         self._run_dir = run_dir
@@ -58,7 +59,7 @@ class Housekeeper:
         self._backend: Backend = app.new_backend()
         self._open = False
         self._outage = Outage()
-        self._orders: deque[dict[str, Any]] = deque()
+        self._orders: deque[Repair | CallHook] = deque()
         self._stopping = False
         self._totals = TotalsFile(run_dir)
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
@@ -76,7 +77,7 @@ class Housekeeper:
     def run(self) -> None:
         set_current_app(self._app)
         threading.Thread(target=self._listen, name="jobs-control", daemon=True).start()
-        self._channel.send({"is": "ready"})
+        self._channel.send(Ready())
         while not (self._stopping and not self._orders):
             self._turn()
         self._alerts.close()
@@ -93,7 +94,7 @@ class Housekeeper:
                 if linux.is_child_of(self._supervisor):  # it is alive, and does not know of this process
                     os._exit(1)
                 self._kill_all()
-            elif order["do"] == "stop":
+            elif isinstance(order, Stop):
                 self._stopping = True
             else:
                 self._orders.append(order)
@@ -162,11 +163,11 @@ class Housekeeper:
 
     # -- orders ------------------------------------------------------------------------------------
 
-    def _obey(self, order: dict[str, Any]) -> None:
-        if order["do"] == "repair":
-            self._repair(Repair.of(order))
-        elif order["do"] == "tell":
-            self._tell(order["hook"], facts=order["facts"])
+    def _obey(self, order: Repair | CallHook) -> None:
+        if isinstance(order, Repair):
+            self._repair(order)
+        else:
+            self._call_hook(order.hook, facts=order.facts)
 
     def _repair(self, repair: Repair) -> None:
         """Release a dead worker's jobs, then add its counters to the totals and remove its files."""
@@ -183,11 +184,11 @@ class Housekeeper:
         if released or repair.crash:
             events.emit(events.JobsHandedBack(found.owner, released, len(found.started)))
         self._totals.add_worker(path, released)
-        self._channel.send({"is": "repaired", "file": repair.file, "released": released})
+        self._channel.send(Repaired(repair.file))
         if repair.crash:
-            self._tell("jobs_worker_crashed", report=found.report)
+            self._call_hook("jobs_worker_crashed", report=found.report)
 
-    def _tell(self, hook: str, **facts: Any) -> None:
+    def _call_hook(self, hook: str, **facts: Any) -> None:
         for implementation in self._app.plugins.implementations(hook):
             guarded(implementation, **facts)
 
@@ -206,8 +207,8 @@ class Housekeeper:
         self._backlog.alerts = sorted(self._alerts.going_on())
         self._warn_of_unserved({**counts, **self._others})
         self._show(counts={**counts, **self._others})
-        ages = {topic: [count.ready, count.oldest_age] for topic, count in counts.items() if topic not in self._paused}
-        self._channel.send({"is": "counts", "topics": ages, "leases": "fencing" in self._backend.features})
+        ages = {topic: (count.ready, count.oldest_age) for topic, count in counts.items() if topic not in self._paused}
+        self._channel.send(Counted(ages, leases="fencing" in self._backend.features))
 
     def _survey(self) -> None:
         """Count every other topic that the backend has, or that this application enqueues to."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from ...boundary import clip
@@ -14,28 +13,10 @@ from ...scoreboard.reader import Entry, WorkerFile
 from ...scoreboard.state import STACKS
 from ...worker.failure import document
 from ...worker.quarantine import SUSPECT
+from ..system.messages import Repair
 
 LONGEST_STACKS = 16_000
 MOST_JOBS = 20
-
-
-class Repair(Struct, frozen=True):
-    """An order to the housekeeper: release the jobs of this dead worker."""
-
-    file: str  # its name in run_dir/workers
-    at: float  # unix seconds of its death
-    reason: str  # a sentence
-    crash: bool = False  # whether neither it nor the supervisor decided on its end
-    culprit: str = ""  # the job that it was killed for; no other job is charged then
-    signal: str = ""
-    exit_code: int | None = None
-    peak_memory: int = 0
-    log: list[str] = []  # its last lines
-    charge: bool = True  # whether its own jobs may have caused its death
-
-    @classmethod
-    def of(cls, order: dict[str, Any]) -> Repair:
-        return msgspec.convert(order["repair"], cls)
 
 
 class Found(Struct, frozen=True):

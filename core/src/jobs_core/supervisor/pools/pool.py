@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ... import events
 from ...config import Pool as Settings
@@ -15,13 +14,12 @@ from ...config import Workers
 from ...ids import new_token
 from ...loaders.importing import ended_importing
 from ...scoreboard.state import Crash, PoolState
-from ..housekeeper.repair import Repair
 from ..processes import exit_functions
 from ..processes.backoff import LONGEST, QUICK, Backoff
 from ..processes.children import Ended
 from ..processes.exit_codes import WorkerExit
 from ..processes.generation import Generation
-from ..processes.worker_process import WorkerSpec
+from ..system.messages import Due, Exiting, Failed, FromChild, Importing, Quiet, Ready, Repair, Serve, Stop, WorkerSpec
 from .scaling import PoolScaler
 from .worker import AGE_JITTER, WorkerRecord
 
@@ -220,18 +218,18 @@ class Pool:
 
     # -- messages from workers ---------------------------------------------------------------------
 
-    def _hear(self, worker: WorkerRecord, message: dict[str, Any]) -> None:
-        kind = message["is"]
-        if kind == "ready":
-            self._is_ready(worker)
-        elif kind == "due":
-            self.replace(worker, message["why"])
-        elif kind == "failed":
-            worker.error = message["error"]
-        elif kind == "importing":
-            worker.importing = message["module"]
-        elif kind == "ending":
-            self._is_ending(worker)
+    def _hear(self, worker: WorkerRecord, message: FromChild) -> None:
+        match message:
+            case Ready():
+                self._is_ready(worker)
+            case Due(reason):
+                self.replace(worker, reason)
+            case Failed(error):
+                worker.error = error
+            case Importing(module):
+                worker.importing = module
+            case Exiting():
+                self._is_exiting(worker)
 
     def _is_ready(self, worker: WorkerRecord) -> None:
         worker.ready_at = time.monotonic()
@@ -245,7 +243,7 @@ class Pool:
         old = self.outgoing.pop(0) if self.outgoing else None
         if old is not None and old.state != "releasing":
             self._tell_to_stop(old, _patience(old))
-        if worker.spec.standby and (self.quiet or (old is not None and old.state == "stopping" and not old.ending)):
+        if worker.spec.standby and (self.quiet or (old is not None and old.state == "stopping" and not old.exiting)):
             worker.successor_of = old
             worker.enter("standby")
         else:
@@ -257,7 +255,7 @@ class Pool:
         worker.successor_of = None
         worker.enter("serving")
         if worker.spec.standby and not self.quiet:
-            worker.send("serve")
+            worker.send(Serve())
 
     # -- stopping ----------------------------------------------------------------------------------
 
@@ -287,7 +285,7 @@ class Pool:
             return
         worker.enter("stopping")
         worker.stop_by = stop_by
-        if not worker.send("stop", timeout=patience) and worker.pid:
+        if not worker.send(Stop(patience)) and worker.pid:
             worker.kill("it does not respond", charge=False, run_dir=self._run_dir)
 
     def stop_all(self, why: str) -> None:
@@ -311,14 +309,14 @@ class Pool:
         self.quiet = quiet
         for worker in self.workers.values():
             if worker.state == "serving":
-                worker.send("quiet" if quiet else "serve")
+                worker.send(Quiet() if quiet else Serve())
             elif worker.state == "standby" and not quiet and worker.successor_of is None:
                 self._serve(worker)
         self._on_change()
 
-    def _is_ending(self, worker: WorkerRecord) -> None:
+    def _is_exiting(self, worker: WorkerRecord) -> None:
         """React to a worker that has run its last job: its successor does not wait for its exit functions."""
-        worker.ending = True
+        worker.exiting = True
         worker.stop_by = time.monotonic() + exit_functions.PATIENCE + KILL_AFTER
         self._let_successors_serve(worker)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
-from ..housekeeper.repair import Repair
 from ..processes.children import Child
+from ..system.messages import Repair
 
 AT_ONCE = 4
 """Unconfirmed orders that a housekeeper may have: its channel must never be full."""
@@ -50,6 +48,6 @@ class Repairs:
             if len(self._told) >= AT_ONCE:
                 return
             if file not in self._told:
-                if not self._housekeeper.send({"do": "repair", "repair": msgspec.structs.asdict(repair)}):
+                if not self._housekeeper.send(repair):
                     return
                 self._told.add(file)

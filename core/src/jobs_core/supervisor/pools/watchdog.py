@@ -79,7 +79,7 @@ class Watchdog:
                     self._kill(worker, "it did not stop in time", charge=False)
                     continue
                 file = worker.file(self._run_dir)
-                if file is None or worker.ready_at is None or worker.ending:
+                if file is None or worker.ready_at is None or worker.exiting:
                     continue
                 header = file.header()
                 running = file.running()

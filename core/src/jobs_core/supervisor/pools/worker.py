@@ -8,14 +8,14 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ...config import Pool
 from ...scoreboard.reader import WorkerFile
 from ...scoreboard.state import WORKERS, ChildState
 from ..processes.children import Child
-from ..processes.worker_process import WorkerSpec
 from ..system import linux
+from ..system.messages import ToWorker, WorkerSpec
 
 State: TypeAlias = Literal["starting", "standby", "serving", "stopping", "releasing"]
 
@@ -46,7 +46,7 @@ class WorkerRecord:
         self.importing = ""  # the module that it imports, which may end it
         self.stop_by: float | None = None  # monotonic: then it is killed
         self.killed_for = ""  # a sentence: why the supervisor killed it
-        self.ending = False  # only its exit functions are left
+        self.exiting = False  # only its exit functions are left
         self.kill_pending = False  # it is about to be killed
         self.culprit = ""  # the job it was killed for
         self.memory = 0
@@ -81,8 +81,8 @@ class WorkerRecord:
         settled = self.ready_at is not None and now - self.ready_at > SETTLED
         return settled and self.memory > self._first_memory + GROWTH
 
-    def send(self, do: str, **facts: Any) -> bool:
-        return self.child is not None and self.child.send({"do": do, **facts})
+    def send(self, message: ToWorker) -> bool:
+        return self.child is not None and self.child.send(message)
 
     def file(self, run_dir: Path) -> WorkerFile | None:
         """Return its scoreboard file, once it has made one."""

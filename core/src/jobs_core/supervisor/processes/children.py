@@ -10,13 +10,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from msgspec import Struct
 
 from ..system import linux
 from ..system.channel import Channel
 from ..system.loop import Loop
+from ..system.messages import FromChild, ToChild
 from .child_setup import Ends
 from .pipes import ChildOutput
 
@@ -49,17 +50,17 @@ class Child:
     """One child process of any role. `pid` is 0 until it is known."""
 
     def __init__(
-        self, name: str, output: ChildOutput, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[Ended], None]
+        self, name: str, output: ChildOutput, on_message: Callable[[FromChild], None], on_end: Callable[[Ended], None]
     ) -> None:
         self.name = name
         self.pid = 0
-        self.channel: Channel | None = None
+        self.channel: Channel[FromChild] | None = None
         self.output = output
         self.on_message = on_message
         self.on_end = on_end
         self.kill_pending = False
 
-    def send(self, message: dict[str, Any]) -> bool:
+    def send(self, message: ToChild) -> bool:
         """Send it a message; return False if it does not listen."""
         return self.channel is not None and self.channel.send(message)
 
@@ -85,23 +86,28 @@ class Children:
     # -- starting ----------------------------------------------------------------------------------
 
     def prepare(
-        self, name: str, on_message: Callable[[dict[str, Any]], None], on_end: Callable[[Ended], None]
+        self, name: str, on_message: Callable[[FromChild], None], on_end: Callable[[Ended], None]
     ) -> tuple[Child, Ends]:
         """Prepare all of a child but its process: pass the ends to the process that starts it, then close them here."""
-        ours, theirs = Channel.pair()
-        output, log, raw = ChildOutput.create()
+        ours, theirs = Channel[FromChild].pair(FromChild)
+        try:
+            output, log, raw = ChildOutput.create()
+        except OSError:
+            ours.close()
+            os.close(theirs)
+            raise
         child = Child(name, output, on_message, on_end)
         child.channel = ours
         self._reading.add(child)
         self._loop.watch(ours.fileno(), lambda: self._hear(child))
         self.resume_reading(child)
-        return child, Ends(theirs.detach(), log, raw)
+        return child, Ends(theirs, log, raw)
 
     def fork(
         self,
         name: str,
         entry: Callable[[Ends], NoReturn],
-        on_message: Callable[[dict[str, Any]], None],
+        on_message: Callable[[FromChild], None],
         on_end: Callable[[Ended], None],
         keep: Sequence[int] = (),
     ) -> Child:
@@ -172,11 +178,7 @@ class Children:
             self.pause_reading(child)
             self._reading.discard(child)
             child.output.close()
-        self._close_channel(child)
-
-    def close_channel(self, child: Child) -> None:
-        """Close the supervisor's end of its channel, which tells a template to exit."""
-        self._close_channel(child)
+        self.close_channel(child)
 
     # -- messages and output -----------------------------------------------------------------------
 
@@ -186,12 +188,15 @@ class Children:
                 message, _ = child.channel.receive(wait=False)
             except BlockingIOError:
                 return
+            except ValueError:  # a job has written into a descriptor that is not its own: its worker goes on
+                continue
             if message is None:
-                self._close_channel(child)
+                self.close_channel(child)
                 return
             child.on_message(message)
 
-    def _close_channel(self, child: Child) -> None:
+    def close_channel(self, child: Child) -> None:
+        """Close the supervisor's end of its channel, which tells a template to exit."""
         if child.channel is not None:
             self._loop.unwatch(child.channel.fileno())
             child.channel.close()

@@ -7,16 +7,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ... import events
 from ...config import Config
 from ...ids import new_token
 from ...loaders.importing import ended_importing
+from ..system.messages import Failed, FailedToStart, Forked, FromChild, Importing, TemplateReady, WorkerSpec
 from . import template
 from .child_setup import Ends
 from .children import Child, Children, Ended
-from .worker_process import WorkerSpec
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 """Signals that are sent from outside, and show nothing about the code that was being imported."""
@@ -98,7 +97,7 @@ class Generation:
     def make(
         self,
         spec: WorkerSpec,
-        on_message: Callable[[dict[str, Any]], None],
+        on_message: Callable[[FromChild], None],
         on_end: Callable[[Ended], None],
         on_failed_to_start: Callable[[str], None],
     ) -> Child:
@@ -128,15 +127,13 @@ class Generation:
     def _order(
         self,
         spec: WorkerSpec,
-        on_message: Callable[[dict[str, Any]], None],
+        on_message: Callable[[FromChild], None],
         on_end: Callable[[Ended], None],
         on_failed_to_start: Callable[[str], None],
     ) -> Child:
         assert self._template is not None
         child, ends = self._children.prepare(spec.owner, on_message, on_end)
-        sent = self._template.channel is not None and self._template.channel.send(
-            {"spec": {name: getattr(spec, name) for name in spec.__struct_fields__}}, list(ends)
-        )
+        sent = self._template.channel is not None and self._template.channel.send(spec, list(ends))
         ends.close()
         if not sent:
             self._children.forget(child)
@@ -146,28 +143,31 @@ class Generation:
 
     # -- the template ----------------------------------------------------------------------------
 
-    def _hear(self, message: dict[str, Any]) -> None:
-        kind = message["is"]
+    def _hear(self, message: FromChild) -> None:
         self._unanswered = 0
-        if kind == "forked":
-            if message["owner"] in self._expected:
-                child, _ = self._expected.pop(message["owner"])
-                self._children.started(child, message["pid"])
-        elif kind == "failed_to_start":
-            self._give_up(message["owner"], message["error"])
-        elif kind == "importing":
-            self._importing = message["module"]
-        elif kind == "failed":
-            self._error = message["error"]
-        elif kind == "ready":
-            self.brokers = message["brokers"]
-            self._fit = message["preloaded"] and message["fit"]
-            self.ready = True
-            self._ready_at = time.monotonic()
-            if message["preloaded"] and not message["fit"]:
-                events.emit(events.CannotPreload(tuple(message["threads"])))
-            self._on_ready(self)
-            self._make_spare()
+        match message:
+            case Forked(owner, pid):
+                if owner in self._expected:
+                    child, _ = self._expected.pop(owner)
+                    self._children.started(child, pid)
+            case FailedToStart(owner, error):
+                self._give_up(owner, error)
+            case Importing(module):
+                self._importing = module
+            case Failed(error):
+                self._error = error
+            case TemplateReady():
+                self._be_ready(message)
+
+    def _be_ready(self, template: TemplateReady) -> None:
+        self.brokers = template.brokers
+        self._fit = template.preloaded and template.fit
+        self.ready = True
+        self._ready_at = time.monotonic()
+        if template.preloaded and not template.fit:
+            events.emit(events.CannotPreload(tuple(template.threads)))
+        self._on_ready(self)
+        self._make_spare()
 
     def _give_up(self, owner: str, error: str) -> None:
         if owner in self._expected:

@@ -10,9 +10,10 @@ from ...config import Config
 from ...errors import JobsError
 from ..housekeeper.housekeeper import Housekeeper
 from ..system.channel import Channel
+from ..system.messages import Failed, ToHousekeeper, WorkerSpec
 from . import child_setup, exit_functions, worker_process
 from .child_setup import Ends
-from .worker_process import Made, WorkerSpec
+from .worker_process import Made
 
 EXIT_PATIENCE = 2.0
 """Seconds for exit functions: a stop waits 3 s at most (helpers.PATIENCE)."""
@@ -23,14 +24,14 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     code = 1
     try:
         child_setup.set_up("housekeeper", "housekeeper", ends, config.logs, supervisor, dies_with_supervisor=False)
-        channel = Channel.of(ends.control)
+        channel = Channel[ToHousekeeper].of(ends.control, ToHousekeeper)
         try:
             if made is None:
                 made = worker_process.load(config)
                 made.app.plugins.log_troubles()  # else the template has logged them
             housekeeper = Housekeeper(made.app, channel, run_dir, spec.generation)
         except JobsError as error:
-            channel.send({"is": "failed", "error": str(error)[:8000]})
+            channel.send(Failed(str(error)[:8000]))
             raise
         housekeeper.run()
         code = 0

@@ -14,22 +14,20 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import msgspec
-
-from ... import boundary, schedule
+from ... import boundary
 from ...config import Config
 from ...errors import JobsError
 from ...failpoints import failpoint
 from ...loaders import importing
 from ...plugins import Plugins
-from ..housekeeper import alerts
 from ..system import linux
 from ..system.channel import Channel
+from ..system.messages import Failed, FailedToStart, Forked, Importing, TemplateReady, WorkerSpec
 from . import child_setup, exit_functions, housekeeper_process, worker_process
 from .child_setup import Ends
-from .worker_process import Made, WorkerSpec
+from .worker_process import Made
 
 HOUSEKEEPER = ""
 """The pool name that stands for the housekeeper."""
@@ -46,7 +44,7 @@ def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn
     code = 1
     try:
         child_setup.set_up("template", "template", ends, config.logs, supervisor)
-        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor).run()
+        Template(Channel[WorkerSpec].of(ends.control, WorkerSpec), ends.log, config, run_dir, supervisor).run()
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -59,7 +57,7 @@ def run_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, super
     """Run a template that was forked from another: it already has the application."""
     try:
         child_setup.set_up("template spare", "template", ends, config.logs, supervisor)
-        Template(Channel.of(ends.control), ends.log, config, run_dir, supervisor, made).obey()
+        Template(Channel[WorkerSpec].of(ends.control, WorkerSpec), ends.log, config, run_dir, supervisor, made).obey()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -71,7 +69,7 @@ class Template:
     """The template's side of its channel. It has one thread and starts no other: a fork would not copy it."""
 
     def __init__(
-        self, channel: Channel, log: int, config: Config, run_dir: Path, supervisor: int, made: Made | None = None
+        self, channel: Channel[WorkerSpec], log: int, config: Config, run_dir: Path, supervisor: int, made: Made | None = None
     ) -> None:
         self._channel = channel
         self._log = log
@@ -81,24 +79,24 @@ class Template:
         self._made = made
 
     def run(self) -> None:
-        importing.on_import = lambda module: self._tell("importing", module=module)
+        importing.on_import = lambda module: self._channel.send(Importing(module))
         try:
             self._get_ready()
         except JobsError as error:
-            self._tell("failed", error=str(error)[:8000])
+            self._channel.send(Failed(str(error)[:8000]))
             return
         except BaseException as error:
-            self._tell("failed", error=f"{boundary.told(error)}\n{boundary.traceback_of(error)}"[:8000])
+            self._channel.send(Failed(f"{boundary.told(error)}\n{boundary.traceback_of(error)}"[:8000]))
             return
         self.obey()
 
     def obey(self) -> None:
         """Start children until the channel ends."""
         while True:
-            order, descriptors = self._channel.receive()
-            if order is None:
+            spec, descriptors = self._channel.receive()
+            if spec is None:
                 return
-            self._make(msgspec.convert(order["spec"], WorkerSpec), Ends(*descriptors))
+            self._make(spec, Ends(*descriptors))
 
     def _get_ready(self) -> None:
         """Import the application; report whether this process can be forked, and the brokers that plugins want run."""
@@ -108,8 +106,6 @@ class Template:
         if preload:
             self._made = worker_process.load(self._config)
             plugins = self._made.app.plugins
-            schedule.entries(self._made.app)  # what is wrong with it is told before anything starts
-            alerts.channels(self._config, plugins)
             self._made.app.close()  # no connection must cross a fork
         found = linux.threads()
         python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
@@ -123,10 +119,10 @@ class Template:
         gc.collect()
         gc.freeze()  # the collector would write to every object, and so copy every shared page
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        self._tell("ready", preloaded=preload, fit=fit, threads=python or found, brokers=brokers)
+        self._channel.send(TemplateReady(preload, fit, python or found, brokers))
 
     def _make(self, spec: WorkerSpec, ends: Ends) -> None:
-        """Start a child. Each order is answered: "forked" by the intermediate process, else "failed_to_start"."""
+        """Start a child. Each order is answered: `Forked` by the intermediate process, else `FailedToStart`."""
         try:
             middle = os.fork()
         except OSError as error:
@@ -149,7 +145,7 @@ class Template:
             os._exit(ANSWERED)
         if child:
             failpoint("birth.untold")
-            if not self._tell("forked", owner=spec.owner, pid=child):
+            if not self._channel.send(Forked(spec.owner, child)):
                 os.kill(child, signal.SIGKILL)  # no process would know of it
                 os._exit(1)
             failpoint("birth.told")
@@ -163,10 +159,7 @@ class Template:
             os._exit(1)
 
     def _failed_to_start(self, spec: WorkerSpec, error: str) -> None:
-        self._tell("failed_to_start", owner=spec.owner, error=error)
-
-    def _tell(self, what: str, **facts: Any) -> bool:
-        return self._channel.send({"is": what, **facts})
+        self._channel.send(FailedToStart(spec.owner, error))
 
 
 def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:

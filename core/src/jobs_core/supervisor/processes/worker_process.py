@@ -27,21 +27,12 @@ from ...worker.isolation import Isolation
 from ...worker.main import Worker, prepare
 from ..housekeeper import alerts
 from ..system.channel import Channel
+from ..system.messages import Due, Exiting, Failed, FromChild, Importing, Quiet, Ready, Serve, Stop, ToWorker, WorkerSpec
 from . import child_setup, exit_functions
 from .child_setup import Ends
 from .exit_codes import WorkerExit
 
 EXECUTORS = {mode: f"jobs_core.worker.executors.{mode.replace('async', 'asyncio')}" for mode in MODES}
-
-
-class WorkerSpec(Struct, frozen=True):
-    """The specification of a new worker."""
-
-    owner: str
-    pool: str
-    generation: int
-    max_jobs: int = 0  # with its jitter applied; 0: no limit
-    standby: bool = False  # reserve no jobs until told to serve
 
 
 class Made(Struct, frozen=True):
@@ -76,13 +67,13 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     channel = None
     try:
         child_setup.set_up(f"worker {spec.pool} starting", spec.owner, ends, config.logs, supervisor)
-        channel = Channel.of(ends.control)
+        channel = Channel[ToWorker].of(ends.control, ToWorker)
         code = _WorkerProcess(spec, channel).run(config, run_dir, made)
     except BaseException:
         traceback.print_exc()
         code = WorkerExit.FAILED
     if channel is not None:
-        channel.send({"is": "ending"})
+        channel.send(Exiting())
     exit_functions.exit_process(code, exit_functions.PATIENCE)
     raise AssertionError  # pragma: no cover - exit_process does not return
 
@@ -90,7 +81,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
 class _WorkerProcess:
     """A worker's side of the conversation with the supervisor."""
 
-    def __init__(self, spec: WorkerSpec, channel: Channel) -> None:
+    def __init__(self, spec: WorkerSpec, channel: Channel[ToWorker]) -> None:
         self._spec = spec
         self._channel = channel
         self._serving = not spec.standby
@@ -112,7 +103,7 @@ class _WorkerProcess:
                 slots=1 if pool.mode == "sync" else pool.concurrency,
             )
             if made is None:
-                importing.on_import = lambda module: self._tell("importing", module=module)
+                importing.on_import = lambda module: self._tell(Importing(module))
                 made = load(config)
             self._worker = Worker(
                 made.app,
@@ -126,7 +117,7 @@ class _WorkerProcess:
                 board=self._board,
                 isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
                 on_open=self._on_open,
-                on_due=lambda why: self._tell("due", why=why),
+                on_due=lambda why: self._tell(Due(why)),
             )
             soundness.watch([self._channel.fileno()])
             threading.Thread(target=self._obey, args=(self._worker,), name="jobs-control", daemon=True).start()
@@ -136,9 +127,9 @@ class _WorkerProcess:
                 raise
             # These errors name their fix: a traceback would add nothing.
             if isinstance(error, BackendError | ConfigError | LoadError | PluginError):
-                self._tell("failed", error=str(error)[:4000])
+                self._tell(Failed(str(error)[:4000]))
             else:
-                self._tell("failed", error=boundary.told(error)[:4000])
+                self._tell(Failed(boundary.told(error)[:4000]))
                 traceback.print_exc()
             return WorkerExit.CANNOT_BOOT
         return WorkerExit.FINE
@@ -147,32 +138,32 @@ class _WorkerProcess:
         """Report that the backend is open: from now on the worker serves, or stands by."""
         self._opened = True
         self._show(Phase.SERVING if self._serving else Phase.STANDBY)
-        self._tell("ready")
+        self._tell(Ready())
 
     def _obey(self, worker: Worker) -> None:
         """Obey the control channel. Its end means that the supervisor is dead: kill this process and all that it started."""
         while True:
-            message, _ = self._channel.receive()
-            if message is None:
-                os.killpg(0, signal.SIGKILL)
-                sys.exit(1)
-            order = message["do"]
-            if order == "stop":
-                self._show(Phase.STOPPING)
-                worker.courier.stop(message["timeout"])
-            elif order == "quiet":
-                worker.courier.quiet()
-                self._serving = False
-                self._show(Phase.QUIET)
-            elif order == "serve":
-                self._serving = True
-                worker.courier.serve()
-                if self._opened:
-                    self._show(Phase.SERVING)
+            order, _ = self._channel.receive()
+            match order:
+                case None:
+                    os.killpg(0, signal.SIGKILL)
+                    sys.exit(1)
+                case Stop(timeout):
+                    self._show(Phase.STOPPING)
+                    worker.courier.stop(timeout)
+                case Quiet():
+                    worker.courier.quiet()
+                    self._serving = False
+                    self._show(Phase.QUIET)
+                case Serve():
+                    self._serving = True
+                    worker.courier.serve()
+                    if self._opened:
+                        self._show(Phase.SERVING)
 
     def _show(self, phase: Phase) -> None:
         self._board.phase(phase)
         child_setup.title(f"worker {self._spec.pool} {phase.name.lower()}")
 
-    def _tell(self, what: str, **facts: str) -> None:
-        self._channel.send({"is": what, **facts})
+    def _tell(self, message: FromChild) -> None:
+        self._channel.send(message)

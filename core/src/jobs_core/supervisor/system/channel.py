@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -18,28 +18,31 @@ LARGEST = 128 * 1024
 
 MOST_DESCRIPTORS = 8
 
+Received = TypeVar("Received")
 
-class Channel:
-    """One end. One thread reads, any thread may send."""
 
-    def __init__(self, connection: socket.socket) -> None:
+class Channel(Generic[Received]):
+    """One end, which receives messages of one type. One thread reads, any thread may send."""
+
+    def __init__(self, connection: socket.socket, received: Any = dict[str, Any]) -> None:
         self._socket = connection
+        self._decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(received)
 
     @classmethod
-    def pair(cls) -> tuple[Channel, Channel]:
-        """Return both ends, which are closed in programs that a process executes."""
+    def pair(cls, received: Any) -> tuple[Channel[Received], int]:
+        """Return one end, and the descriptor of the other; programs that a process executes inherit neither."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(ours), cls(theirs)
+        return cls(ours, received), theirs.detach()
 
     @classmethod
-    def of(cls, descriptor: int) -> Channel:
+    def of(cls, descriptor: int, received: Any = dict[str, Any]) -> Channel[Received]:
         """Return the end that has this descriptor."""
-        return cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=descriptor))
+        return cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=descriptor), received)
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> bool:
+    def send(self, message: Any, descriptors: Sequence[int] = ()) -> bool:
         """Send a message; return False if the other side is gone, or its buffer is full."""
         payload = msgspec.json.encode(message)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
@@ -49,10 +52,10 @@ class Channel:
             return False
         return True
 
-    def receive(self, *, wait: bool = True) -> tuple[dict[str, Any] | None, list[int]]:
+    def receive(self, *, wait: bool = True) -> tuple[Received | None, list[int]]:
         """Return the next message and the descriptors that came with it; None at the end.
 
-        Raises BlockingIOError if there is none and `wait` is false.
+        Raises BlockingIOError if there is none and `wait` is false, and ValueError for a message of another type.
         """
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
@@ -65,11 +68,7 @@ class Channel:
                 descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         if not payload:
             return None, list(descriptors)
-        return msgspec.json.decode(payload), list(descriptors)
-
-    def detach(self) -> int:
-        """Return the descriptor; this object cannot be used afterwards."""
-        return self._socket.detach()
+        return self._decoder.decode(payload), list(descriptors)
 
     def close(self) -> None:
         self._socket.close()
