@@ -18,7 +18,7 @@ from ..explain import misfit
 from ..loaders import importing
 from ..plugins import Plugins
 from ..schedule import entries
-from ..supervisor.housekeeper.alerts import blind, channels, watched
+from ..supervisor.housekeeper.alerts import channels, ineffective_limits, watched
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
@@ -239,7 +239,7 @@ def _backend(app: App) -> Iterator[tuple[str, str]]:
 
 
 def _ages(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
-    for problem in blind(app.config, backend):
+    for problem in ineffective_limits(app.config, backend):
         yield output.BAD, problem
     scaling = [name for name, pool in app.config.pools.items() if isinstance(pool.workers, Workers)]
     if scaling and "ages" not in backend.features:

@@ -18,7 +18,7 @@ from ..escapes import in_one_line
 from ..events import TopicUnserved
 from ..scoreboard.state import BACKLOG, STATE, Backlog, SupervisorState, TopicState, read
 from ..scoreboard.view import waits_for
-from ..supervisor.housekeeper.alerts import blind
+from ..supervisor.housekeeper.alerts import ineffective_limits
 from ..supervisor.pidfile import running
 from ..units import format_duration
 from . import output
@@ -103,7 +103,7 @@ def ready_to_start(context: Context) -> None:
             f"backend: {backend.name}:// lives in one process, and start creates many: choose another backend "
             "(sqlite:///jobs.db needs no server), or run one worker with `jobsctl worker`"
         )
-    for problem in blind(context.app.config, backend):
+    for problem in ineffective_limits(context.app.config, backend):
         raise ConfigError(problem)
 
 

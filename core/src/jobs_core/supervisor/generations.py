@@ -94,12 +94,12 @@ class Generations:
         except OSError as error:
             self._failed(self.generation, f"cannot make a process: {error.strerror}")
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check the templates; called once a second."""
         reload = self._reload
         for generation in {self.generation, *((reload.old, reload.new) if reload is not None else ())}:
             if generation is not None:
-                generation.look()
+                generation.check()
 
     def retire(self) -> None:
         """Let all templates exit."""

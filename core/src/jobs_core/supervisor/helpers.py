@@ -38,7 +38,7 @@ class Helper:
         make: Callable[[Helper], Child | None],
         *,
         obeys: bool = True,
-        hear: Callable[[FromChild], None] = lambda message: None,
+        on_message: Callable[[FromChild], None] = lambda message: None,
         on_up: Callable[[Child], None] = lambda child: None,
         on_down: Callable[[], None] = lambda: None,
         on_failure: Callable[[], None] = lambda: None,
@@ -52,7 +52,7 @@ class Helper:
         self._loop = loop
         self._make = make
         self._obeys = obeys  # its control channel; otherwise it is stopped by TERM
-        self._hear = hear
+        self._on_message = on_message
         self._on_up = on_up
         self._on_down = on_down
         self._on_failure = on_failure
@@ -83,7 +83,7 @@ class Helper:
             self._backoff.died(None)
             self._loop.after(self._backoff.left(), self.start)
 
-    def hear(self, message: FromChild) -> None:
+    def on_message(self, message: FromChild) -> None:
         """React to a message from the child."""
         if isinstance(message, Ready):
             if self.child is not None:
@@ -93,7 +93,7 @@ class Helper:
         elif isinstance(message, Failed):
             self.error = message.error
         else:
-            self._hear(message)
+            self._on_message(message)
 
     def ended(self, ended: Ended) -> None:
         """React to its end: start a new one, unless it was to stop."""
@@ -167,19 +167,19 @@ def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Con
 
             child_setup.set_up("http", "http", ends, now.logs, supervisor)
             channel = Channel[None].of(ends.control, None)
-            lease, ready = float(now.lease), lambda: tell_ready(channel)
+            lease, ready = float(now.lease), lambda: report_ready(channel)
             try:
                 probes.serve(run_dir, listen, lease=lease, ready=ready, base_dir=now.base_dir)
             except Exception as error:
                 channel.send(Failed(str(error)))
                 raise
 
-        return children.fork("http", entry, helper.hear, helper.ended)
+        return children.fork("http", entry, helper.on_message, helper.ended)
 
     return Helper("http", loop, make, obeys=False)
 
 
-def tell_ready(channel: Channel[None]) -> None:
+def report_ready(channel: Channel[None]) -> None:
     """Tell the supervisor that a child serves."""
     channel.send(Ready())
 
@@ -201,7 +201,7 @@ def broker(
             os.execve(command[0], list(command), {**os.environ, "JOBS_READY_FD": str(writer)})
 
         try:
-            child = children.fork("broker", entry, helper.hear, helper.ended, keep=[writer])
+            child = children.fork("broker", entry, helper.on_message, helper.ended, keep=[writer])
         finally:
             os.close(writer)
 
@@ -210,7 +210,7 @@ def broker(
             said = os.read(reader, 1)
             os.close(reader)
             if said:
-                helper.hear(Ready())
+                helper.on_message(Ready())
 
         loop.watch(reader, on_readable)
         return child

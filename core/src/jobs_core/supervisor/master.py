@@ -67,13 +67,13 @@ class Supervisor:
         self._loop = Loop()
         self._pools = Pools(self._new_pool)
         self._log = collector_of(self._loop, lambda child: self._pools.job_of(child, run_dir))
-        self._children = self._log.children = Children(self._loop, self._log.take)
+        self._children = self._log.children = Children(self._loop, self._log.collect)
         self._notifier = Notifier.from_environment()
         self._host = socket.gethostname()[:40]
         self._repairs = Repairs(self._repaired)
         self._housekeeper = Helper(
             "housekeeper", self._loop, self._make_housekeeper,
-            hear=self._hear_housekeeper, on_up=self._housekeeper_up, on_down=lambda: self._repairs.use(None),
+            on_message=self._on_housekeeper_message, on_up=self._housekeeper_up, on_down=lambda: self._repairs.use(None),
             on_failure=self._changed,
         )  # fmt: skip
         self._generations = Generations(
@@ -193,13 +193,15 @@ class Supervisor:
         if generation is None or not generation.ready:
             self._loop.after(0.1, helper.start)
             return None
-        return generation.make(helpers.housekeeper_spec(generation.number), helper.hear, helper.ended, helper.failed_to_start)
+        return generation.make(
+            helpers.housekeeper_spec(generation.number), helper.on_message, helper.ended, helper.failed_to_start
+        )
 
     def _housekeeper_up(self, child: Child) -> None:
         self._repairs.use(child)
         self._changed()
 
-    def _hear_housekeeper(self, message: FromChild) -> None:
+    def _on_housekeeper_message(self, message: FromChild) -> None:
         match message:
             case Repaired(file):
                 self._repairs.confirm(file)
@@ -224,8 +226,8 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._loop.after(INTERVAL, self._tick)
-        self._watchdog.look()
-        self._generations.look()
+        self._watchdog.check()
+        self._generations.check()
         self._log.tick()
         if not (self._stopping or self._quiet or self._generations.reloading):
             self._pools.scale(self._backlog, self._watchdog)
@@ -239,7 +241,7 @@ class Supervisor:
     def _changed(self) -> None:
         self._snapshot.changed()
         self._generations.advance()
-        self._pools.sweep(self._generations.config)
+        self._pools.forget_stopped(self._generations.config)
         if self._housekeeper.up and self._pools.are_up() and not self._served and not self._stopping:
             self._now_serves()
         if self._awaited and not (self._served or self._stopping):

@@ -17,7 +17,7 @@ from jobs_core.config import Config, Duration, Pool, Topic
 from jobs_core.errors import ConfigError, PluginError
 from jobs_core.loaders.base import AlertChannel
 from jobs_core.plugins import PluginInfo, Plugins
-from jobs_core.supervisor.housekeeper.alerts import Alerts, blind, channels, message
+from jobs_core.supervisor.housekeeper.alerts import Alerts, channels, ineffective_limits, message
 from jobs_core.supervisor.housekeeper.sender import Sender, hide, secrets
 
 from ....support.project import PATIENCE, until
@@ -52,8 +52,8 @@ class Told:
         )
         self.alerts = Alerts(config, self.plugins, lambda hook, **said: self.hooks.append((hook, said)))
 
-    def look(self, now, counts, topic="email"):
-        self.alerts.look(now, {topic: counts})
+    def check(self, now, counts, topic="email"):
+        self.alerts.check(now, {topic: counts})
         self.alerts.close(PATIENCE)
 
     @property
@@ -67,19 +67,19 @@ class Told:
 def test_a_topic_over_its_limit_for_a_minute_is_told():
     told = Told()
     for second in range(60):
-        told.look(second, DEEP)
+        told.check(second, DEEP)
     assert told.sent == []
-    assert told.alerts.going_on() == []
-    told.look(60, DEEP)
+    assert told.alerts.active() == []
+    told.check(60, DEEP)
     assert told.kinds == ["backlog"]
-    assert told.alerts.going_on() == ["email"]
+    assert told.alerts.active() == ["email"]
     assert told.hooks == [("jobs_topic_backlog", {"topic": "email", "counts": DEEP})]
 
 
 def test_it_is_told_again_every_three_minutes_and_when_it_is_over():
     told, at = Told(), []
     for second in range(501):
-        told.look(second, DEEP if second < 500 else SHALLOW)
+        told.check(second, DEEP if second < 500 else SHALLOW)
         at += [second] * (len(told.sent) - len(at))
     assert list(zip(at, told.kinds, strict=True)) == [(60, "backlog"), (240, "backlog"), (420, "backlog"), (500, "over")]
     assert len(told.hooks) == 3
@@ -88,8 +88,8 @@ def test_it_is_told_again_every_three_minutes_and_when_it_is_over():
 def test_an_old_job_is_enough():
     told = Told()
     old = Counts(ready=1, oldest_age=60.5)
-    told.look(0, old)
-    told.look(60, old)
+    told.check(0, old)
+    told.check(60, old)
     assert told.kinds == ["backlog"]
     assert told.sent[0][2]["oldest_age"] == 60.5
 
@@ -97,33 +97,33 @@ def test_an_old_job_is_enough():
 def test_a_short_peak_is_not_told():
     told = Told()
     for second in range(0, 600, 10):
-        told.look(second, SHALLOW if second % 60 == 50 else DEEP)
+        told.check(second, SHALLOW if second % 60 == 50 else DEEP)
     assert told.sent == []
     assert told.hooks == []
 
 
 def test_the_end_is_told_only_of_what_was_told():
     told = Told()
-    told.look(0, DEEP)
-    told.look(59, SHALLOW)
+    told.check(0, DEEP)
+    told.check(59, SHALLOW)
     assert told.sent == []
 
 
 def test_a_topic_that_comes_and_goes_is_not_told_more_often():
     told = Told()
     for second in range(3600):
-        told.look(second, SHALLOW if second % 70 == 69 else DEEP)
+        told.check(second, SHALLOW if second % 70 == 69 else DEEP)
     assert told.kinds.count("backlog") <= 3600 / 180
     assert told.kinds.count("over") <= told.kinds.count("backlog")
 
 
 def test_a_topic_without_counts_is_as_it_was():
     told = Told()
-    told.look(0, DEEP)
-    told.look(30, DEEP, topic="other")
-    told.look(60, DEEP)
+    told.check(0, DEEP)
+    told.check(30, DEEP, topic="other")
+    told.check(60, DEEP)
     assert told.kinds == ["backlog"]
-    told.look(70, SHALLOW, topic="other")
+    told.check(70, SHALLOW, topic="other")
     assert told.kinds == ["backlog"]
 
 
@@ -131,14 +131,14 @@ def test_only_topics_with_a_limit_are_watched():
     told = Told()
     assert told.alerts.topics == ("email",)
     for second in range(100):
-        told.look(second, Counts(ready=10**9, oldest_age=10**6), topic="other")
+        told.check(second, Counts(ready=10**9, oldest_age=10**6), topic="other")
     assert told.sent == []
 
 
 def test_after_and_repeat_are_configurable():
     told = Told(after=Duration(2), repeat=Duration(5))
     for second in range(9):
-        told.look(second, DEEP)
+        told.check(second, DEEP)
     assert told.kinds == ["backlog", "backlog"]
 
 
@@ -148,7 +148,7 @@ def test_never_more_often_than_repeat_and_ends_follow_beginnings(steps):
     told, now, at = Told(), 0, []
     for seconds, deep in steps:
         now += seconds
-        told.look(now, DEEP if deep else SHALLOW)
+        told.check(now, DEEP if deep else SHALLOW)
         at += [now] * (len(told.sent) - len(at))
     times = [moment for moment, kind in zip(at, told.kinds, strict=True) if kind == "backlog"]
     assert all(later - earlier >= 180 for earlier, later in itertools.pairwise(times))
@@ -163,8 +163,8 @@ def test_never_more_often_than_repeat_and_ends_follow_beginnings(steps):
 
 def test_an_alert_says_who_when_what_and_how_far():
     told = Told()
-    told.look(0, DEEP)
-    told.look(61, DEEP)
+    told.check(0, DEEP)
+    told.check(61, DEEP)
     ((title, text, facts),) = told.sent
     assert title == "jobs: topic email is behind"
     host = os.uname().nodename
@@ -193,9 +193,9 @@ def test_an_alert_of_a_topic_that_nobody_serves_says_so():
 def test_it_is_always_in_the_log(caplog):
     caplog.set_level(logging.INFO, "jobs")
     told = Told()
-    told.look(0, DEEP)
-    told.look(60, DEEP)
-    told.look(61, SHALLOW)
+    told.check(0, DEEP)
+    told.check(60, DEEP)
+    told.check(61, SHALLOW)
     assert [type(record.event).__name__ for record in caplog.records] == ["TopicBacklog", "TopicCaughtUp"]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
@@ -212,8 +212,8 @@ def receiver():
 
 def test_the_built_in_channels_are_plugins_and_several_of_a_kind_have_names(receiver):
     told = Told({"webhook": {"url": f"{receiver.url}/1"}, "ops": {"kind": "slack", "url": f"{receiver.url}/2"}})
-    told.look(0, DEEP)
-    told.look(60, DEEP)
+    told.check(0, DEEP)
+    told.check(60, DEEP)
     by_path = dict(zip(receiver.paths, receiver.until(2), strict=True))
     assert by_path["/1"]["ready"] == 101
     assert by_path["/1"]["title"] == "jobs: topic email is behind"
@@ -224,11 +224,11 @@ def test_a_channel_that_hangs_holds_up_nobody_and_does_not_heap_up(receiver):
     receiver.hang.clear()
     told = Told({"webhook": {"url": receiver.url}})
     before = threading.active_count()
-    told.alerts.look(0, {"email": DEEP})
-    told.alerts.look(60, {"email": DEEP})
+    told.alerts.check(0, {"email": DEEP})
+    told.alerts.check(60, {"email": DEEP})
     receiver.until(1)
     for second in range(70, 3600, 10):
-        told.alerts.look(second, {"email": DEEP})
+        told.alerts.check(second, {"email": DEEP})
     assert threading.active_count() <= before + 4  # of the channels, the timer of a request, the server's own
     until(lambda: len(told.sent) >= 1)
     receiver.hang.set()
@@ -243,11 +243,11 @@ def test_a_failing_channel_is_told_once_an_outage_without_its_secrets(receiver, 
     told = Told({"webhook": {"url": url}})
     receiver.status, receiver.answer = 500, b"no such /services/T00SECRET/B00SECRET?token=tokensecret here tokensecret"
     for second in range(0, 700, 60):
-        told.look(second, DEEP)
+        told.check(second, DEEP)
     receiver.status = 200
-    told.look(1000, DEEP)
+    told.check(1000, DEEP)
     receiver.status = 500
-    told.look(1200, DEEP)
+    told.check(1200, DEEP)
     said = [record.event for record in caplog.records if "Backlog" not in type(record.event).__name__]
     assert [type(event).__name__ for event in said] == ["AlertNotSent", "AlertsSentAgain", "AlertNotSent"]
     assert said[0].error.startswith("answered 500 Said: no such ")
@@ -311,6 +311,6 @@ def test_a_limit_that_could_never_alert_is_named(features, limit, by_age):
     config = Config(topics={"email": Topic(**limit)})
     backend = MemoryBackend("memory://", BackendOptions())
     backend.features = features
-    problems = blind(config, backend)
+    problems = ineffective_limits(config, backend)
     assert bool(problems) == (by_age and "ages" not in features)
     assert all("topics.email.alert_age" in problem and "alert_above" in problem for problem in problems)

@@ -30,7 +30,7 @@ def test_growth_is_told_from_size(monkeypatch, limit: Size | None, age: float, m
     worker.ready_at = 100.0
     for size in (START, memory):
         monkeypatch.setattr(module.linux, "resident", lambda pid, size=size: size)
-        worker.weigh()
+        worker.read_memory()
     assert worker.is_too_large(100.0 + age) is too_large
 
 

@@ -33,7 +33,7 @@ class Hanging:
         header = lambda: SimpleNamespace(beat=self.beat, phase=Phase.SERVING, done=0, failed=0, in_hand=1)
         return SimpleNamespace(header=header, running=lambda: len(self.entries), entries=lambda: iter(self.entries))
 
-    def weigh(self) -> None: ...
+    def read_memory(self) -> None: ...
 
     def is_too_large(self, now: float) -> bool:
         return False
@@ -77,12 +77,12 @@ def test_a_worker_that_goes_on_when_its_stacks_are_asked_for_is_spared(reason, t
     now = time.monotonic()
     late = entry("late", now - LONG_AGO) if reason == "late" else entry("late", 0.0)
     worker = Hanging(now - LONG_AGO - 1, [late], then)
-    pool = SimpleNamespace(name="default", workers={"w1": worker}, look=lambda now: None)
+    pool = SimpleNamespace(name="default", workers={"w1": worker}, check=lambda now: None)
     after: list[Any] = []
     loop = SimpleNamespace(after=lambda seconds, call: after.append(call))
     watchdog = Watchdog(loop, Path(), [pool], lambda: 1e9 if reason == "late" else 10.0)  # type: ignore[arg-type,list-item]
     watchdog._awake_since = 0.0
-    watchdog.look()
+    watchdog.check()
     assert worker.kill_pending
     (kill,) = after
     kill()
@@ -92,5 +92,5 @@ def test_a_worker_that_goes_on_when_its_stacks_are_asked_for_is_spared(reason, t
     if not spared and reason == "late":
         assert worker.killed[0][1] == "late"
     after.clear()
-    watchdog.look()
+    watchdog.check()
     assert not after  # once is enough, and one that goes on is left alone

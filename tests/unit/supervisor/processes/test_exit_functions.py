@@ -36,7 +36,7 @@ def ended(body: Callable[[], None], before_fork: Callable[[], None] = lambda: No
             sys.stdout = os.fdopen(os.dup(writer), "w")
             logging.basicConfig(stream=sys.stdout, force=True)
             atexit._clear()  # those of the test runner
-            inherited.disown()
+            inherited.reset()
             body()
             exit_functions.exit_process(CODE, PATIENCE)
         finally:

@@ -31,14 +31,14 @@ def generation(tmp_path: Any) -> Generation:
 
 def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
     made = generation(tmp_path)
-    made.look()
+    made.check()
     assert told == []
-    made.look()
-    made.look()
+    made.check()
+    made.check()
     assert told == ["generation 2 is still importing the application (3 s so far)"]
-    made._hear(Importing("shop.tasks"))
+    made._on_message(Importing("shop.tasks"))
     for _ in range(57):
-        made.look()
+        made.check()
     assert told[1:] == [f"generation 2 is still importing shop.tasks ({seconds} s so far)" for seconds in (30, 60)]
 
 
@@ -46,11 +46,11 @@ def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
 def test_what_has_ended_is_no_longer_told(tmp_path, told, end):
     made = generation(tmp_path)
     if end == "ready":
-        made._hear(TemplateReady(preloaded=False, fit=True, threads=[], brokers=[]))
+        made._on_message(TemplateReady(preloaded=False, fit=True, threads=[], brokers=[]))
     else:
         made.retire()
     for _ in range(60):
-        made.look()
+        made.check()
     assert told == []
 
 

@@ -37,7 +37,7 @@ class Alert(Struct, frozen=True):
         return str(self.facts["topic"])
 
 
-class _Watch:
+class _TopicState:
     """The state of one topic."""
 
     __slots__ = ("since", "told", "told_at")
@@ -57,7 +57,7 @@ class Alerts:
     def __init__(self, config: Config, plugins: Plugins, notify: Callable[..., None] | None = None) -> None:
         self._config = config
         self._notify = notify or plugins.notify
-        self._watches = {topic: _Watch() for topic in watched(config)}
+        self._watches = {topic: _TopicState() for topic in watched(config)}
         self._senders = [
             Sender(name, channel, config.alerts.channels[name]) for name, channel in channels(config, plugins).items()
         ]
@@ -67,18 +67,18 @@ class Alerts:
         """The topics whose counts are needed."""
         return tuple(self._watches)
 
-    def look(self, now: float, counts: Mapping[str, Counts]) -> None:
+    def check(self, now: float, counts: Mapping[str, Counts]) -> None:
         """Judge each topic by its counts; `now` is `time.monotonic()`.
 
         A topic without counts, as in an outage of the broker, keeps its state.
         """
         for topic, watch in self._watches.items():
             if topic in counts:
-                self._judge(now, topic, watch, counts[topic])
+                self._check_topic(now, topic, watch, counts[topic])
         for sender in self._senders:
             sender.check()
 
-    def going_on(self) -> list[str]:
+    def active(self) -> list[str]:
         """Return the topics for which an alert was sent and that have not caught up yet."""
         return [topic for topic, watch in self._watches.items() if watch.told]
 
@@ -88,10 +88,10 @@ class Alerts:
         for sender in self._senders:
             sender.wait(max(0.0, end - time.monotonic()))
 
-    def _judge(self, now: float, topic: str, watch: _Watch, counts: Counts) -> None:
+    def _check_topic(self, now: float, topic: str, watch: _TopicState, counts: Counts) -> None:
         if not _over(self._config, topic, counts):
             if watch.told:
-                self._tell_over(now, topic, watch, counts)
+                self._report_caught_up(now, topic, watch, counts)
             watch.since, watch.told = None, False
             return
         if watch.since is None:
@@ -106,7 +106,7 @@ class Alerts:
         self._notify("jobs_topic_backlog", topic=topic, counts=counts)
         self._send(message(self._config, "backlog", topic, counts, lasted))
 
-    def _tell_over(self, now: float, topic: str, watch: _Watch, counts: Counts) -> None:
+    def _report_caught_up(self, now: float, topic: str, watch: _TopicState, counts: Counts) -> None:
         assert watch.since is not None
         lasted = now - watch.since
         events.emit(events.TopicCaughtUp(topic, counts.ready, lasted))
@@ -121,7 +121,7 @@ class Alerts:
             sender.send(alert.topic, alert.title, alert.text, alert.facts)
 
 
-def blind(config: Config, backend: Backend) -> list[str]:
+def ineffective_limits(config: Config, backend: Backend) -> list[str]:
     """Return warnings for limits that would never alert, as this backend lacks the figure; each with an alternative."""
     if "ages" in backend.features:
         return []

@@ -121,7 +121,7 @@ class Housekeeper:
                 self._outage.over()
             except BackendError as error:
                 self._outage.began(error)
-                self._show(error=str(error))
+                self._write_backlog(error=str(error))
                 if self._stopping:
                     self._orders.clear()  # the files stay: the next start releases the jobs that they name
         self._sleep()
@@ -130,7 +130,7 @@ class Housekeeper:
         if not self._open:
             self._backend.open(None)
             self._open = True
-            self._tell_risks()
+            self._warn_of_risks()
         while self._orders:
             self._obey(self._orders[0])
             self._orders.popleft()
@@ -142,7 +142,7 @@ class Housekeeper:
             self._next_count = now + COUNT_INTERVAL
         self._tick()
 
-    def _tell_risks(self) -> None:
+    def _warn_of_risks(self) -> None:
         with contextlib.suppress(BackendError):  # a failure here must not stop the work
             for advice in self._backend.advice():
                 events.emit(events.BackendRisk(advice))
@@ -201,12 +201,12 @@ class Housekeeper:
         self._paused = self._backend.paused()
         if begin >= self._next_survey:
             self._survey()
-        self._alerts.look(time.monotonic(), counts)
+        self._alerts.check(time.monotonic(), counts)
         self._backlog.answered_at = time.time()
         self._backlog.round_trip = round_trip
-        self._backlog.alerts = sorted(self._alerts.going_on())
+        self._backlog.alerts = sorted(self._alerts.active())
         self._warn_of_unserved({**counts, **self._others})
-        self._show(counts={**counts, **self._others})
+        self._write_backlog(counts={**counts, **self._others})
         ages = {topic: (count.ready, count.oldest_age) for topic, count in counts.items() if topic not in self._paused}
         self._channel.send(Counted(ages, leases="fencing" in self._backend.features))
 
@@ -250,7 +250,7 @@ class Housekeeper:
                     self._alerts.unserved(topic, counts[topic])
         self._backlog.unserved = unserved
 
-    def _show(self, *, counts: dict[str, Counts] | None = None, error: str = "") -> None:
+    def _write_backlog(self, *, counts: dict[str, Counts] | None = None, error: str = "") -> None:
         """Write backlog.json."""
         backlog = self._backlog
         backlog.at = time.time()

@@ -25,7 +25,7 @@ class LogCollector:
         self._job_of = job_of
         self._watched = self._held = False
 
-    def take(self, child: Child, last: bool) -> None:
+    def collect(self, child: Child, last: bool) -> None:
         """Write a child's output; `last`: the child is dead."""
         output = child.output
         lines, raw = output.read_last() if last else (output.read_log(), output.read_raw())

@@ -142,7 +142,7 @@ class Pool:
         if missing > 0:
             self._start(missing)
         elif missing < 0:
-            self._dismiss(staying, -missing, "scaled down")
+            self._stop_surplus(staying, -missing, "scaled down")
         elif self.outgoing and self.is_up():
             # No new worker is needed for these: their successors serve already.
             while self.outgoing:
@@ -158,7 +158,7 @@ class Pool:
             self._count_restart("shrink")
             self.stop(worker, "shrink")
 
-    def _dismiss(self, staying: list[WorkerRecord], number: int, why: str) -> None:
+    def _stop_surplus(self, staying: list[WorkerRecord], number: int, why: str) -> None:
         """Stop workers in the order of least loss: not yet serving, then idle, then busy ones after their job."""
         order = sorted(staying, key=lambda worker: (worker.state == "serving", worker.idle_since is None))
         for worker in order[:number]:
@@ -194,7 +194,7 @@ class Pool:
         try:
             worker.child = generation.make(
                 spec,
-                lambda message: self._hear(worker, message),
+                lambda message: self._on_message(worker, message),
                 lambda ended: self._ended(worker, ended),
                 lambda error: self._failed_to_start(worker, error),
             )
@@ -218,7 +218,7 @@ class Pool:
 
     # -- messages from workers ---------------------------------------------------------------------
 
-    def _hear(self, worker: WorkerRecord, message: FromChild) -> None:
+    def _on_message(self, worker: WorkerRecord, message: FromChild) -> None:
         match message:
             case Ready():
                 self._is_ready(worker)
@@ -335,11 +335,11 @@ class Pool:
         if worker in self.outgoing:
             self.outgoing.remove(worker)
         self._let_successors_serve(worker)
-        self._conclude(worker, ended, asked, lived)
+        self._report_end(worker, ended, asked, lived)
         self.balance()
         self._on_change()
 
-    def _conclude(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> None:
+    def _report_end(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> None:
         """Tell a decision, a failure to boot and a crash apart, and act on it."""
         log = worker.child.output.tail() if worker.child else []
         crash, reason = False, "it stopped"
@@ -388,13 +388,13 @@ class Pool:
         worker.close_file()
         return jobs
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Reset the back-off once a worker has lived for a while: the cause of the earlier deaths is gone."""
         if self._backoff.failures:
             since = self._backoff.since
             lived = (worker.ready_at for worker in self.workers.values() if worker.ready_at and worker.state == "serving")
             if any(since < ready_at < now - QUICK for ready_at in lived):
-                self._backoff.well()
+                self._backoff.reset()
                 self._on_change()
 
     def repaired(self, owner: str) -> bool:

@@ -62,7 +62,7 @@ class Pools:
             if pool.name not in config.pools:
                 pool.stop_all(why)
 
-    def sweep(self, config: Config) -> None:
+    def forget_stopped(self, config: Config) -> None:
         """Forget pools that this configuration lacks and that have no workers left."""
         for name in [name for name, pool in self._pools.items() if name not in config.pools and not pool.workers]:
             if self._pools[name].closing:

@@ -48,8 +48,8 @@ class Watchdog:
         self._run_dir = run_dir
         self._pools = pools
         self._lease = lease
-        self._looks = 0
-        self._looked = self._awake_since = time.monotonic()
+        self._checks = 0
+        self._checked_at = self._awake_since = time.monotonic()
         self._answered = self._answers_since = -math.inf  # the housekeeper's answers from a backend with leases
         self._done: dict[str, tuple[float, int]] = {}  # by pool: time, and jobs done by then
         self.rates: dict[str, float] = {}
@@ -62,14 +62,14 @@ class Watchdog:
             self._answers_since = now
         self._answered = now
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check all workers once."""
         now = time.monotonic()
-        self._looks += 1
-        if now - self._looked > STOOD_STILL:
+        self._checks += 1
+        if now - self._checked_at > STOOD_STILL:
             self._awake_since = now
-        self._looked = now
-        weigh = self._looks % MEMORY_EVERY == 1
+        self._checked_at = now
+        read_memory = self._checks % MEMORY_EVERY == 1
         for pool in self._pools:
             done = busy = 0
             for worker in list(pool.workers.values()):
@@ -87,14 +87,16 @@ class Watchdog:
                 done += header.done + header.failed
                 idle = not running and not header.in_hand
                 worker.idle_since = (worker.idle_since or now) if idle else None
-                self._look_at(pool, worker, file, header, running, now)
-                if weigh:
-                    worker.weigh()
-                self._is_due(pool, worker, now)
+                self._check_worker(pool, worker, file, header, running, now)
+                if read_memory:
+                    worker.read_memory()
+                self._replace_if_due(pool, worker, now)
             self._measure(pool, done, busy, now)
-            pool.look(now)
+            pool.check(now)
 
-    def _look_at(self, pool: Pool, worker: WorkerRecord, file: WorkerFile, header: Header, running: int, now: float) -> None:
+    def _check_worker(
+        self, pool: Pool, worker: WorkerRecord, file: WorkerFile, header: Header, running: int, now: float
+    ) -> None:
         silent = now - max(header.beat, self._awake_since)
         if silent > SILENCE * self._lease():
             why = f"no heartbeat for {silent:.0f} s: a job held the interpreter, or the process was stopped"
@@ -127,7 +129,7 @@ class Watchdog:
                 return entry
         return None
 
-    def _is_due(self, pool: Pool, worker: WorkerRecord, now: float) -> None:
+    def _replace_if_due(self, pool: Pool, worker: WorkerRecord, now: float) -> None:
         """Replace a worker that is too old or too large, between jobs."""
         if worker.leaving or worker.ready_at is None:
             return

@@ -68,7 +68,7 @@ class WorkerRecord:
         self.state = state
         self.since = time.time()
 
-    def weigh(self) -> None:
+    def read_memory(self) -> None:
         """Read its resident memory."""
         self.memory = linux.resident(self.pid)
         self._first_memory = self._first_memory or self.memory

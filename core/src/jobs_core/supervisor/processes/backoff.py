@@ -30,7 +30,7 @@ class Backoff:
         `longest`. `started_at` (monotonic) is when the child was made, where there are several at a time.
         """
         if lived is not None and lived >= QUICK:
-            self.well()
+            self.reset()
             return
         if self.failures and started_at < self.since:
             return
@@ -39,7 +39,7 @@ class Backoff:
         doubled = self.failures - (1 if lived is None else 2)
         self.until = self.since + (min(longest, FIRST * 2.0**doubled) if doubled >= 0 else 0.0)
 
-    def well(self) -> None:
+    def reset(self) -> None:
         """Reset it: a child has lived long enough."""
         self.failures, self.until = 0, 0.0
 

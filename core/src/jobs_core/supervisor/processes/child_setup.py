@@ -56,7 +56,7 @@ def set_up(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, die
     output.to_pipe(ends.log, logs.level, logs.format, worker=name)
     output.capture(ends.raw)
     os.close(ends.raw)
-    inherited.disown()
+    inherited.reset()
     title(role)
 
 

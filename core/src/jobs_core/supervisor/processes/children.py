@@ -99,7 +99,7 @@ class Children:
         child = Child(name, output, on_message, on_end)
         child.channel = ours
         self._reading.add(child)
-        self._loop.watch(ours.fileno(), lambda: self._hear(child))
+        self._loop.watch(ours.fileno(), lambda: self._receive(child))
         self.resume_reading(child)
         return child, Ends(theirs, log, raw)
 
@@ -167,7 +167,7 @@ class Children:
 
     def _report_end(self, ended: Ended) -> None:
         child = self._by_pid.pop(ended.pid)
-        self._hear(child)  # its last messages
+        self._receive(child)  # its last messages
         self._take_output(child, True)
         self.forget(child)
         child.on_end(ended)
@@ -182,7 +182,7 @@ class Children:
 
     # -- messages and output -----------------------------------------------------------------------
 
-    def _hear(self, child: Child) -> None:
+    def _receive(self, child: Child) -> None:
         while child.channel is not None:
             try:
                 message, _ = child.channel.receive(wait=False)

@@ -84,7 +84,7 @@ class Generation:
         def entry(ends: Ends) -> None:
             template.main(ends, self.config, self._run_dir, self._supervisor)
 
-        self._template = self._children.fork("template", entry, self._hear, self._ended)  # type: ignore[arg-type]
+        self._template = self._children.fork("template", entry, self._on_message, self._ended)  # type: ignore[arg-type]
 
     def retire(self) -> None:
         """Let the templates exit, by closing their channels."""
@@ -114,7 +114,7 @@ class Generation:
         self._make_spare()  # in case it has died
         return child
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Kill a template that hangs, or whose answer was lost, so that no child waits for ever; called once a second."""
         self._unanswered = self._unanswered + 1 if self._expected else 0
         if self._template is not None and self._ready_at is None and not self._retired:
@@ -143,7 +143,7 @@ class Generation:
 
     # -- the template ----------------------------------------------------------------------------
 
-    def _hear(self, message: FromChild) -> None:
+    def _on_message(self, message: FromChild) -> None:
         self._unanswered = 0
         match message:
             case Forked(owner, pid):
@@ -184,7 +184,7 @@ class Generation:
 
         spec = WorkerSpec(owner=f"spare-{new_token(4)}", pool=template.SPARE, generation=self.number)
         with contextlib.suppress(OSError):  # no descriptors left: the next worker's start tries again
-            self._spare = self._order(spec, self._hear, lost, lost)
+            self._spare = self._order(spec, self._on_message, lost, lost)
 
     def _ended(self, ended: Ended) -> None:
         self._template = None

@@ -12,10 +12,10 @@ import sys
 import weakref
 
 
-def disown() -> None:
+def reset() -> None:
     """Give up inherited state; call it once in every child, before the application's code runs. Imports nothing."""
     _reseed()
-    _leave_to_the_parent()
+    _drop_finalizers()
 
 
 def _reseed() -> None:
@@ -31,7 +31,7 @@ def _reseed() -> None:
             numpy_random.seed()
 
 
-def _leave_to_the_parent() -> None:
+def _drop_finalizers() -> None:
     """Have no child clean up objects from before the fork, such as temporary directories: others still use them."""
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # there is no public list of them
         finalizer.atexit = False
