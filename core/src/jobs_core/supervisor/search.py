@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import lockfile
 
 TITLE = "supervisor "
-"""The begin of a supervisor's process title, after the name of the program; its run directory follows."""
+"""The beginning of a supervisor's process title, after the name of the program; its run directory follows."""
 
 
 def run_dirs() -> Iterator[Path]:

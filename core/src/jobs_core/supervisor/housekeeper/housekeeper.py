@@ -101,7 +101,7 @@ class Housekeeper:
             self._backend.interrupt()
 
     def _kill_all(self) -> NoReturn:
-        """Kill all workers and exit: nothing outlives the supervisor, nor does a job's subprocess in its worker's session."""
+        """Kill all workers and exit: neither they nor their jobs' subprocesses outlive the supervisor."""
         for path in state.worker_files(self._run_dir):
             try:
                 file = WorkerFile(path)

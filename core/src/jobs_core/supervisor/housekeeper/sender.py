@@ -24,7 +24,7 @@ _SHORTEST_SECRET = 6
 class Sender:
     """Sends alerts one after another. Of the waiting alerts, only the newest of each topic is kept.
 
-    `send`, `check` and `wait` are called by the housekeeper's loop and do not wait for the channel (`wait` does).
+    `send`, `check` and `wait` are called by the housekeeper's loop; only `wait` waits for the channel.
     """
 
     def __init__(self, name: str, channel: AlertChannel, settings: Mapping[str, Any]) -> None:

@@ -221,7 +221,7 @@ class Pool:
     def _on_message(self, worker: WorkerRecord, message: FromChild) -> None:
         match message:
             case Ready():
-                self._is_ready(worker)
+                self._on_ready(worker)
             case Due(reason):
                 self.replace(worker, reason)
             case Failed(error):
@@ -229,9 +229,9 @@ class Pool:
             case Importing(module):
                 worker.importing = module
             case Exiting():
-                self._is_exiting(worker)
+                self._on_exiting(worker)
 
-    def _is_ready(self, worker: WorkerRecord) -> None:
+    def _on_ready(self, worker: WorkerRecord) -> None:
         worker.ready_at = time.monotonic()
         worker.importing = ""
         self.cannot_boot = False
@@ -314,7 +314,7 @@ class Pool:
                 self._serve(worker)
         self._on_change()
 
-    def _is_exiting(self, worker: WorkerRecord) -> None:
+    def _on_exiting(self, worker: WorkerRecord) -> None:
         """React to a worker that has run its last job: its successor does not wait for its exit functions."""
         worker.exiting = True
         worker.stop_by = time.monotonic() + exit_functions.PATIENCE + KILL_AFTER

@@ -23,7 +23,7 @@ PATIENCE = 5.0
 
 
 def exit_process(code: int, exit_patience: float = 0.0) -> None:
-    """Exit; before, run exit functions for up to `exit_patience` seconds, if this process has run the application's code."""
+    """Exit, after exit functions for up to `exit_patience` seconds; 0 for a process that has not run the application's code."""
     try:
         if exit_patience:
             run_exit_functions(code, exit_patience)

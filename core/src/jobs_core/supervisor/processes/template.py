@@ -33,7 +33,7 @@ HOUSEKEEPER = ""
 """The pool name that stands for the housekeeper."""
 
 SPARE = "\0spare"
-"""The pool name that stands for a second template, which replaces a killed one: the code on disk may have changed."""
+"""The pool name that stands for a spare template. It replaces a killed one: the code on disk may have changed by then."""
 
 ANSWERED = 64
 """Exit code of the intermediate process once it has reported the outcome to the supervisor."""

@@ -90,11 +90,6 @@ class Loop:
     def close(self) -> None:
         self._selector.close()
 
-    def descriptors(self) -> list[int]:
-        """Return the loop's own descriptors, for a caller that closes all others."""
-        own = [self._selector.fileno()] if isinstance(self._selector, selectors.EpollSelector) else []
-        return [*own, *([self._signals.fileno()] if self._signals else [])]
-
     def _run_due(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
