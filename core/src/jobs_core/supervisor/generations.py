@@ -15,7 +15,7 @@ from .control import Request
 from .pools.pool import Pool
 from .pools.pools import Pools
 from .pools.worker import WorkerRecord
-from .processes.backoff import Backoff
+from .processes.backoff import RestartBackoff
 from .processes.children import Children, Ended
 from .processes.generation import Generation
 from .system.loop import Loop
@@ -71,7 +71,7 @@ class Generations:
         self._on_settled = on_settled
         self._on_change = on_change
         self._numbers = 0
-        self._backoff = Backoff()
+        self._backoff = RestartBackoff()
         self._reload: Reload | None = None
         self._requests: list[Request] = []
         self._next_requests: list[Request] = []

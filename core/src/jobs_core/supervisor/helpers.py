@@ -17,7 +17,7 @@ from .. import events
 from ..config import Config
 from ..ids import new_token
 from .processes import child_setup, template
-from .processes.backoff import Backoff
+from .processes.backoff import RestartBackoff
 from .processes.child_setup import Ends
 from .processes.children import Child, Children, Ended
 from .system.channel import Channel
@@ -56,7 +56,7 @@ class Helper:
         self._on_up = on_up
         self._on_down = on_down
         self._on_failure = on_failure
-        self._backoff = Backoff()
+        self._backoff = RestartBackoff()
         self._ready_at: float | None = None
 
     @property

@@ -17,7 +17,7 @@ from jobs_core.config import Config, Duration, Pool, Topic
 from jobs_core.errors import ConfigError, PluginError
 from jobs_core.loaders.base import AlertChannel
 from jobs_core.plugins import PluginInfo, Plugins
-from jobs_core.supervisor.housekeeper.alerts import Alerts, channels, ineffective_limits, message
+from jobs_core.supervisor.housekeeper.alerts import TopicAlerts, channels, ineffective_limits, message
 from jobs_core.supervisor.housekeeper.sender import Sender, hide, secrets
 
 from ....support.project import PATIENCE, until
@@ -50,7 +50,7 @@ class Told:
             pools={"mail": Pool(topics=["email"])},
             alerts=AlertsConfig(channels=configured, **alerts),
         )
-        self.alerts = Alerts(config, self.plugins, lambda hook, **said: self.hooks.append((hook, said)))
+        self.alerts = TopicAlerts(config, self.plugins, lambda hook, **said: self.hooks.append((hook, said)))
 
     def check(self, now, counts, topic="email"):
         self.alerts.check(now, {topic: counts})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs_core.supervisor.processes import backoff
-from jobs_core.supervisor.processes.backoff import FIRST, LONGEST, QUICK, Backoff
+from jobs_core.supervisor.processes.backoff import FIRST, LONGEST, QUICK, RestartBackoff
 
 
 class Clock:
@@ -24,7 +24,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def pauses(lives: list[float | None], clock: Clock) -> list[float]:
     """The pause after each of these lives, one child after the other."""
-    made, found = Backoff(), []
+    made, found = RestartBackoff(), []
     for lived in lives:
         started_at = clock.now
         clock.now += 0.01 + (lived or 0.0)
@@ -63,7 +63,7 @@ def test_no_pause_is_longer_than_the_longest(lived, clock):
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 100])
 def test_a_pool_that_is_killed_as_a_whole_is_back_at_once_and_one_that_keeps_dying_counts_rounds(workers, clock):
-    made = Backoff()
+    made = RestartBackoff()
     for expected in (0, FIRST, 2 * FIRST, 4 * FIRST):
         started_at = clock.now
         clock.now += YOUNG

@@ -48,7 +48,7 @@ class _TopicState:
         self.told_at: float | None = None  # when the last alert was sent, for this backlog or an earlier one
 
 
-class Alerts:
+class TopicAlerts:
     """The alerts of an installation. The housekeeper's loop passes counts; channels have their own threads, so it never blocks.
 
     `notify` calls a hook, `plugins.notify` by default. Raises ConfigError or PluginError for unusable channels.

@@ -32,7 +32,7 @@ from ..system import linux
 from ..system.channel import Channel
 from ..system.messages import CallHook, Counted, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
-from .alerts import Alerts
+from .alerts import TopicAlerts
 from .repair import describe
 from .totals import TotalsFile
 
@@ -69,7 +69,7 @@ class Housekeeper:
         self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when the warning was logged
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
-        self._alerts = Alerts(app.config, app.plugins)
+        self._alerts = TopicAlerts(app.config, app.plugins)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
         self._next_kept = self._next_count = self._next_survey = 0.0
         self._unwritten = ""  # why backlog.json could not be written last time

@@ -15,7 +15,7 @@ from ...ids import new_token
 from ...loaders.importing import ended_importing
 from ...scoreboard.state import Crash, PoolState
 from ..processes import exit_functions
-from ..processes.backoff import LONGEST, QUICK, Backoff
+from ..processes.backoff import LONGEST, QUICK, RestartBackoff
 from ..processes.children import Ended
 from ..processes.exit_codes import WorkerExit
 from ..processes.generation import Generation
@@ -80,7 +80,7 @@ class Pool:
         self._on_crash = on_crash
         self._repair = repair
         self._wake_after = wake_after
-        self._backoff = Backoff()
+        self._backoff = RestartBackoff()
         self._scaled: int | None = None
         self._configure(settings)
 

@@ -10,7 +10,7 @@ QUICK = 1.0
 """Seconds; a child that ended sooner after it was ready died quickly."""
 
 
-class Backoff:
+class RestartBackoff:
     """The pause after quick deaths: none after the first, which may be an accidental `kill -9`; then one that doubles.
 
     It doubles up to the longest, and is reset once a child has lived long enough. Children that were already running at
