@@ -341,7 +341,7 @@ def _define(
 
 
 def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
-    """Refuse values of types that no schedule has, and options that need a missing cron.
+    """Refuse values that can never be a time, and options that need a missing cron.
 
     Whether expression and zone are valid is checked at their use: parsing them costs the import of a calendar.
     """

@@ -23,7 +23,7 @@ from ..urls import redact
 def preflight(app: App, *, address: bool = True) -> None:
     """Try the files and addresses of the configuration on this machine; raise ConfigError with a line for each problem.
 
-    `start` omits the address: if it is in use for a while, only the probes are affected, and the jobs must not be.
+    `start` omits the address: while it is in use, only the probes are missing, and the jobs have to run anyway.
     """
     problems = [str(error) for error in _problems(app, address)]
     if problems:

@@ -61,7 +61,7 @@ class Republisher:
         return self._again(message, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: ""})
 
     def dead(self, message: BrokerMessage, reason: str, error: bytes, attempt: int) -> Post:
-        """Return the copy for the dead letters, which expires when they do."""
+        """Return the copy for the dead letters, which expires after `dead_keep`."""
         properties = message.copy({REASON: reason, ATTEMPT: attempt, LOSSES: message.losses}, error)
         properties.expiration = str(max(1, min(round(self._retention(message.topic).dead_keep * 1000), (1 << 32) - 1)))
         return Post("", self._names.dead(message.topic), properties, message.body)
