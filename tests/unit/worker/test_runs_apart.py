@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from jobs_core import EndlessWait, JobFailed, JobWasCancelled, current_job, job
+from jobs_core.backends.base import State
 from jobs_core.config import Pool
 from jobs_core.events import LeftBehind
 from jobs_core.units import Duration
@@ -204,6 +205,42 @@ def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert worker.courier.failure is None
     assert following.result(1) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_thrown_into_a_thread_that_waits_for_a_job_costs_no_job(app, registry, mode):
+    """Libraries that time out threads throw late; a thread that waits for a job notices when it has been given one."""
+    threads: list[int] = []
+
+    @job(registry=registry, name="first", retries=0)
+    def first() -> None:
+        threads.append(threading.get_ident())
+
+    @job(registry=registry, name="after", store_result=True, retries=0)
+    def after() -> int:
+        return 1
+
+    worker = Worker(app, "p", Pool(mode=mode, stop_timeout=60), None)
+    got: list[int] = []
+
+    def produce() -> None:
+        try:
+            for _ in range(5):
+                threads.clear()
+                handle = first.enqueue()
+                while handle.status() is not State.UNKNOWN:  # done, and its thread waits, or is about to
+                    time.sleep(0.001)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(threads[0]), ctypes.py_object(Left))
+                got.append(after.enqueue().result(5))
+        finally:
+            worker.courier.stop(0)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    worker.run()
+    producer.join()
+    assert got == [1] * 5
+    assert worker.courier.failure is None
 
 
 class Snatching(deque[Any]):

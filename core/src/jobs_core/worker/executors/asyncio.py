@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ... import boundary
@@ -24,6 +23,7 @@ from ..run import Run
 from ..surroundings import Surroundings
 from .base import Executor, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
 from .loops import LoopRunner, carried, end_loop
+from .plain import PlainThreads
 
 logger = logging.getLogger("jobs.worker")
 
@@ -55,7 +55,7 @@ class AsyncExecutor(Executor):
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._current: dict[str, Run] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: PlainThreads | None = None
         self._unheard: set[str] = set()  # jobs whose interruption the loop has not come to yet
         self._main_thread = threading.get_ident()
 
@@ -71,7 +71,7 @@ class AsyncExecutor(Executor):
                     serving = asyncio.Task(self._serve(), loop=self._loop)
         finally:
             if self._threads:
-                self._threads.shutdown(wait=False, cancel_futures=True)
+                self._threads.stop()
             end_loop(self._loop)
 
     def _go_on(self, serving: asyncio.Task[None]) -> bool:
@@ -174,9 +174,9 @@ class AsyncExecutor(Executor):
 
     async def _run_plain(self, run: Run) -> None:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(min(PLAIN_THREADS, self.concurrency), "jobs-plain")
+            self._threads = PlainThreads(min(PLAIN_THREADS, self.concurrency), functools.partial(self.outlive, None))
         context = contextvars.copy_context()
-        await self._loop.run_in_executor(self._threads, context.run, self._run_in_thread, run)
+        await asyncio.wrap_future(self._threads.submit(context.run, self._run_in_thread, run), loop=self._loop)
 
     def _run_in_thread(self, run: Run) -> None:
         """One run of a plain function, to its end: a loop that is blocked by another job adds nothing to its time."""

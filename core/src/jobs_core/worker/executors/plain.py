@@ -1,0 +1,74 @@
+"""Threads for plain functions beside an event loop. What is thrown into one that waits costs no function its run."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+
+class PlainThreads:
+    """At most so many threads, started as they are needed.
+
+    A ThreadPoolExecutor's threads wait for the function itself: an exception that code left behind throws into one (libraries
+    that time out threads do) is raised when it has the next function in hand, which is then lost. Ours wait for a bell.
+    """
+
+    def __init__(self, most: int, on_error: Callable[[BaseException], object]) -> None:
+        self._most = most
+        self._on_error = on_error
+        self._waiting: deque[tuple[Future[None], Callable[..., None], tuple[Any, ...]]] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._busy: set[int] = set()
+        self._threads: list[threading.Thread] = []
+        self._stopped = False
+
+    def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
+        """Have a function called. Called by: one thread."""
+        future: Future[None] = Future()
+        self._waiting.append((future, function, args))
+        if len(self._busy) + len(self._waiting) > len(self._threads) < self._most:
+            # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
+            thread = threading.Thread(target=self._main, name=f"jobs-plain-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._bell.put(None)
+        return future
+
+    def stop(self) -> None:
+        """Let the threads end; what waits is not called."""
+        self._stopped = True
+        self._waiting.clear()
+        for _ in self._threads:
+            self._bell.put(None)
+
+    def _main(self) -> None:
+        while not self._stopped:
+            try:
+                self._serve()
+            except BaseException as error:
+                self._bell.put(None)  # it may have struck behind a ring, and nobody else would come for that function
+                self._on_error(error)
+
+    def _serve(self) -> None:
+        me = threading.get_ident()
+        while not self._stopped:
+            self._busy.discard(me)
+            self._bell.get()
+            self._busy.add(me)
+            try:
+                future, function, args = self._waiting.popleft()
+            except IndexError:
+                continue
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                function(*args)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+            del future, function, args
