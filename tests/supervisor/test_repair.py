@@ -29,8 +29,8 @@ async def poison():
 
 @job
 def unsettled():
-    from jobs_core.worker.outbox import Outbox
-    Outbox.send = lambda self: os._exit(9)  # the run ends well, and its worker dies of telling so
+    from jobs_core.worker.settlements import Settlements
+    Settlements.send = lambda self: os._exit(9)  # the run ends well, and its worker dies of telling so
 
 @job
 def with_child():

@@ -15,7 +15,7 @@ from jobs_core.errors import NotSupported
 from jobs_core.ids import new_id, new_token
 from jobs_core.message import Signer, UniqueKey, encode, new_message
 from jobs_core.registry import Registry
-from jobs_core.worker.intake import Intake
+from jobs_core.worker.decoder import Decoder
 from jobs_redis import _create
 
 KEYS = ["k1:0123456789abcdef0123456789abcdef"]
@@ -94,10 +94,10 @@ def accept(deliveries, **settings):
     """What a worker makes of them: reasons of the dead, None for the runs."""
     registry = Registry()
     app = App(Config(**settings), registry=registry)
-    intake = Intake(app)
+    decoder = Decoder(app)
     verdicts = []
     for delivery in deliveries:
-        verdict = intake.accept(delivery)
+        verdict = decoder.accept(delivery)
         verdicts.append(verdict if isinstance(verdict, Settlement) else None)
     app.close()
     return verdicts

@@ -14,8 +14,8 @@ from jobs_core.plugins import Plugins
 from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.units import Duration
 from jobs_core.worker.executors.asyncio import AsyncExecutor
-from jobs_core.worker.hand import Hand
 from jobs_core.worker.main import Worker
+from jobs_core.worker.reservations import Reservations
 
 from ...support.project import until
 
@@ -285,15 +285,15 @@ def test_a_worker_whose_lease_may_have_ended_starts_nothing_before_it_has_asked(
         courier = workers[0].courier
         ran.append((number, courier.owner))
         if number == 5 and not frozen:  # as if the process had been stopped here, and was continued a long time afterwards
-            assert courier._handover.pending
+            assert courier._run_queue.pending
             if lost:
                 other.release_owner(courier.owner, (), b"")
             frozen.append(True)
-            courier._handover.leased_until = 0.0
+            courier._run_queue.leased_until = 0.0
 
     note.enqueue_many([(number,) for number in range(10)])
     workers.append(Worker(memory_app, "p", Pool(mode=mode, concurrency=1), None, owner="w", drain=True))
-    prefetch = workers[0].courier._hand._prefetch
+    prefetch = workers[0].courier._reservations._prefetch
     prefetch._mean, prefetch.learn = 0.001, lambda runs: None  # all ten are reserved ahead, however slow the machine is
     workers[0].run()
     assert sorted({number for number, _ in ran}) == list(range(10))
@@ -302,9 +302,9 @@ def test_a_worker_whose_lease_may_have_ended_starts_nothing_before_it_has_asked(
 
 
 def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_other_job_back(memory_app, registry, monkeypatch):
-    monkeypatch.setattr("jobs_core.worker.hand.AHEAD", 5.0)  # so that no machine is too slow
+    monkeypatch.setattr("jobs_core.worker.reservations.AHEAD", 5.0)  # so that no machine is too slow
     looked = threading.Event()
-    look, begin = Hand.give_back_what_waits_long, AsyncExecutor._run_in_thread
+    look, begin = Reservations.give_back_what_waits_long, AsyncExecutor._run_in_thread
 
     def looks(self, now):
         look(self, now)
@@ -317,14 +317,14 @@ def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_ot
             assert looked.wait(10)
         begin(self, run)
 
-    monkeypatch.setattr(Hand, "give_back_what_waits_long", looks)
+    monkeypatch.setattr(Reservations, "give_back_what_waits_long", looks)
     monkeypatch.setattr(AsyncExecutor, "_run_in_thread", begins_late)
     plain = job(registry=registry, name="plain")(lambda number: None)
     plain.enqueue_many([(number,) for number in range(10)])
     worker = Worker(memory_app, "p", Pool(mode="async", concurrency=1), None, drain=True)
-    worker.courier._hand._prefetch._mean = 0.001  # all are reserved ahead
+    worker.courier._reservations._prefetch._mean = 0.001  # all are reserved ahead
     worker.run()
-    assert (worker.courier.done, worker.courier._hand.given_back) == (10, 0)
+    assert (worker.courier.done, worker.courier._reservations.given_back) == (10, 0)
 
 
 # -- suspicion -------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
-"""Prefetch, deadlines, handover, outage: the small parts of a worker."""
+"""Prefetch, deadlines, run queue, outage: the small parts of a worker."""
 
 from jobs_core import events
 from jobs_core.backends.base import Delivery
 from jobs_core.message import Message
 from jobs_core.options import Backoff, Policy
 from jobs_core.worker.deadlines import Deadlines
-from jobs_core.worker.handover import Handover
 from jobs_core.worker.outage import MOST_REASONS, Outage
 from jobs_core.worker.prefetch import AHEAD, LARGEST_BATCH, Prefetch
 from jobs_core.worker.run import Run
+from jobs_core.worker.run_queue import RunQueue
 
 
 def made(job_id="id", *, timeout=None, redeliveries=0, deferrals=0, started=0.0, ended=0.0):
@@ -78,31 +78,31 @@ def test_the_earliest_is_looked_at_first():
     assert [run.id for run in deadlines.due(3.5)] == ["1", "2"]
 
 
-# -- handover --------------------------------------------------------------------------------------
+# -- run queue -------------------------------------------------------------------------------------
 
 
 def test_the_courier_is_woken_once_an_interval():
     wakes = []
-    handover = Handover(lambda: wakes.append(1))
-    handover.be_quiet(10.0)
+    run_queue = RunQueue(lambda: wakes.append(1))
+    run_queue.be_quiet(10.0)
     for ended in (8.0, 9.0, 10.0, 10.5, 11.0):
-        handover.finish(made(ended=ended))
+        run_queue.finish(made(ended=ended))
     assert len(wakes) == 1
-    assert len(handover.collect()) == 5
-    assert handover.collect() == []
-    handover.wake_me()
-    handover.finish(made(ended=12.0))
-    handover.finish(made(ended=12.1))
+    assert len(run_queue.collect()) == 5
+    assert run_queue.collect() == []
+    run_queue.wake_me()
+    run_queue.finish(made(ended=12.0))
+    run_queue.finish(made(ended=12.1))
     assert len(wakes) == 2
 
 
 def test_what_has_not_started_can_be_taken_back():
-    handover = Handover(lambda: None)
+    run_queue = RunQueue(lambda: None)
     runs = [made(str(n)) for n in range(3)]
-    handover.pending.extend(runs)
-    handover.pending.popleft()
-    assert handover.take_back() == [runs[2], runs[1]]
-    assert handover.take_back() == []
+    run_queue.pending.extend(runs)
+    run_queue.pending.popleft()
+    assert run_queue.take_back() == [runs[2], runs[1]]
+    assert run_queue.take_back() == []
 
 
 # -- outage ----------------------------------------------------------------------------------------

@@ -258,7 +258,7 @@ class Snatching(deque[Any]):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_job_that_an_executor_took_and_forgot_is_started_again_and_uncharged(app, registry, monkeypatch, mode):
-    monkeypatch.setattr("jobs_core.worker.hand.LOST_AFTER", 0.05)
+    monkeypatch.setattr("jobs_core.worker.reservations.LOST_AFTER", 0.05)
 
     @job(registry=registry, name="taken", store_result=True, retries=0)
     def taken() -> int:
@@ -266,7 +266,7 @@ def test_a_job_that_an_executor_took_and_forgot_is_started_again_and_uncharged(a
 
     handles = [taken.enqueue() for _ in range(3)]
     worker = Worker(app, "p", Pool(mode=mode), None, drain=True)
-    worker._executor.handover.pending = Snatching()
+    worker._executor.run_queue.pending = Snatching()
     worker.run()
     assert worker.courier.failure is None
     assert [handle.result(1) for handle in handles] == [1, 1, 1]
@@ -274,7 +274,7 @@ def test_a_job_that_an_executor_took_and_forgot_is_started_again_and_uncharged(a
 
 @pytest.mark.parametrize("function", [AsyncExecutor._make_tasks, AsyncExecutor._ended], ids=["begin", "end"])
 def test_whatever_line_of_the_async_executor_is_struck_each_job_runs_once(app, registry, monkeypatch, function):
-    monkeypatch.setattr("jobs_core.worker.hand.LOST_AFTER", 0.02)
+    monkeypatch.setattr("jobs_core.worker.reservations.LOST_AFTER", 0.02)
     ran: list[int] = []
 
     @job(registry=registry, name="counted", retries=0)

@@ -84,7 +84,7 @@ def test_level_debug_tells_which_jobs_are_taken_and_settled(drain):
 
 
 def test_nothing_of_a_job_is_looked_at_for_a_log_that_does_not_want_it(drain, monkeypatch):
-    for module in ("courier.tell_done", "courier.tell_taken", "outbox.tell_settled"):
+    for module in ("courier.tell_done", "courier.tell_taken", "settlements.tell_settled"):
         monkeypatch.setattr(f"jobs_core.worker.{module}", None)
     drain("sync", "info")
 

@@ -24,12 +24,12 @@ from ..message import Message, decode
 from ..plugins import Plugins
 from ..units import times
 from ..worker import context
+from ..worker.decoder import Decoder
 from ..worker.executors.base import conclude, run_in_thread
 from ..worker.executors.loops import LoopRunner
-from ..worker.intake import Intake
+from ..worker.middleware import Middleware
 from ..worker.retry import settlement
 from ..worker.run import Run
-from ..worker.surroundings import Surroundings
 
 T = TypeVar("T")
 
@@ -46,8 +46,8 @@ class JobsQueue:
         self.app = _TestApp(msgspec.structs.replace(config or Config(), backend=self._url), self._now)
         self._backend = self.app.new_backend()
         self._backend.open(f"drain-{new_token()}")
-        self._intake = Intake(self.app)
-        self._surroundings = Surroundings(self.app.plugins, None)
+        self._decoder = Decoder(self.app)
+        self._middleware = Middleware(self.app.plugins, None)
         self._loop = LoopRunner()
 
     def _now(self) -> float:
@@ -110,7 +110,7 @@ class JobsQueue:
             if not deliveries:
                 return runs
             runs += 1
-            run = self._intake.accept(deliveries[0])
+            run = self._decoder.accept(deliveries[0])
             if isinstance(run, Settlement):
                 self._backend.settle([run], new_token())
                 continue
@@ -134,9 +134,9 @@ class JobsQueue:
                 thread.start()
                 thread.join()
             else:
-                own.run(run_in_thread, run, self._surroundings, lambda: self._loop)
+                own.run(run_in_thread, run, self._middleware, lambda: self._loop)
             error = run.error
-            own.run(conclude, run, self._surroundings)
+            own.run(conclude, run, self._middleware)
         finally:
             context.worker_app = previous
         return error
@@ -145,7 +145,7 @@ class JobsQueue:
         """Run a job in this thread, on an event loop of its own."""
         loop = LoopRunner()
         try:
-            run_in_thread(run, self._surroundings, lambda: loop)
+            run_in_thread(run, self._middleware, lambda: loop)
         finally:
             loop.close()
 

@@ -22,17 +22,17 @@ from ..ids import new_token
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
+from .decoder import Decoder
 from .executors.base import Executor, overdue
-from .hand import Hand
-from .handover import SETTLE_INTERVAL, Handover
-from .intake import Intake
 from .isolation import Isolation
 from .outage import Outage
-from .outbox import Outbox, tell_stale
 from .prefetch import AHEAD
 from .report import report, tell_done, tell_taken
+from .reservations import Reservations
 from .retry import settlement
 from .run import Run
+from .run_queue import SETTLE_INTERVAL, RunQueue
+from .settlements import Settlements, tell_stale
 from .spinning import Spinning
 
 logger = logging.getLogger("jobs.worker")
@@ -67,7 +67,7 @@ class Courier:
         owner: str,
         topics: list[str],
         executor: Executor,
-        intake: Intake,
+        decoder: Decoder,
         *,
         lease: float,
         stop_timeout: float,
@@ -91,8 +91,8 @@ class Courier:
         self._backend = backend
         self._topics = topics
         self._executor = executor
-        self._handover: Handover = executor.handover
-        self._intake = intake
+        self._run_queue: RunQueue = executor.run_queue
+        self._decoder = decoder
         self._lease = lease
         self._stop_timeout = stop_timeout
         self._grace = timeout_grace
@@ -107,9 +107,9 @@ class Courier:
         self._on_open = on_open
         self._on_due = on_due
         self._on_abandon = on_abandon
-        self._outbox = Outbox(backend, board)
+        self._settlements = Settlements(backend, board)
         self._spinning = Spinning()
-        self._hand = Hand(executor, self._outbox, isolation, watched=board is not NOWHERE)
+        self._reservations = Reservations(executor, self._settlements, isolation, watched=board is not NOWHERE)
         self._reserve_request: tuple[str, int] | None = None
         self._outage = Outage(lease)
         self._may_have_work = True
@@ -164,7 +164,7 @@ class Courier:
         except BaseException as error:
             # What has started and is not settled is charged: one of those may be what the courier dies of.
             self.failure = error
-            self._handover.take_back()
+            self._run_queue.take_back()
             boundary.log_past(logging.ERROR, f"worker {self.owner}: the courier failed; the worker ends", error)
         finally:
             self._executor.stop()
@@ -193,15 +193,15 @@ class Courier:
             self._backend.expect(max(0, self._left))
 
     def _finished(self) -> bool:
-        if self._outbox:
+        if self._settlements:
             # What the backend will not take by then goes back with the lease; nobody waits for ever.
             return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
-        return self._stopping and not self._hand
+        return self._stopping and not self._reservations
 
     def _turn(self) -> None:
         now = time.monotonic()
         self._collect()
-        self._board.beat(self.done, self.failed, len(self._hand))
+        self._board.beat(self.done, self.failed, len(self._reservations))
         if self._stopping:
             if not self._told_stopping:
                 self._told_stopping = True
@@ -211,8 +211,8 @@ class Courier:
         stood_still = now > self._next_beat + self._lease / 6 and not self._outage.lasts
         if not stood_still:  # or it first hears what it has lost meanwhile
             self._interrupt_overdue(now)
-        self._hand.give_back_what_waits_long(now)
-        self._hand.hand_over_again(now)
+        self._reservations.give_back_what_waits_long(now)
+        self._reservations.hand_over_again(now)
         if self._told_to_end:
             self._end_stubborn(now)
         if self._outage.may_try(now) and self._ask(self._talk, now) and self._outage.lasts:
@@ -241,11 +241,11 @@ class Courier:
 
     def _talk(self, now: float) -> None:
         """Everything this turn has to say to the backend."""
-        if self._outbox:
+        if self._settlements:
             self._settle()
         keep_house = self._keeps_house and now >= self._next_housekeep
         # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
-        due = now >= min(self._next_beat - (self._lease / 12 if keep_house else 0.0), self._handover.leased_until)
+        due = now >= min(self._next_beat - (self._lease / 12 if keep_house else 0.0), self._run_queue.leased_until)
         due = due or self._backend.called or now >= self._next_call()
         if self._outage.lasts or due:
             self._beat(now)
@@ -253,13 +253,13 @@ class Courier:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # From its end: where a round trip is slow, there has to be time left to wait for work.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
-        if self._handover.parked and now <= self._handover.leased_until:
-            self._handover.parked = False
+        if self._run_queue.parked and now <= self._run_queue.leased_until:
+            self._run_queue.parked = False
             self._executor.submit(())
         if self._stopping:
-            self._hand.start_acknowledged(now)
+            self._reservations.start_acknowledged(now)
         else:
-            self._hand.start_waiting(now)
+            self._reservations.start_waiting(now)
         if self._wants_jobs(now):
             self._reserve(now)
 
@@ -267,7 +267,7 @@ class Courier:
 
     def _collect(self) -> None:
         """Turn finished runs into settlements."""
-        ours, stale = self._hand.collect()
+        ours, stale = self._reservations.collect()
         for run in stale:
             self._board.note(run, "stale")
             tell_stale(run)
@@ -293,36 +293,36 @@ class Courier:
             if ending.outcome is Outcome.DEFER:
                 ending = self._spinning.slowed(run, ending)
         if run.policy.acks == "late":
-            self._outbox.add(ending, run)
+            self._settlements.add(ending, run)
         else:
             self._board.settled(((ending, run),))
 
     def _settle(self) -> None:
         """Send settlements; those that come within the next moment are waited for, to be sent together."""
-        self._outbox.send()
-        self._handover.be_quiet(time.monotonic() + SETTLE_INTERVAL)
+        self._settlements.send()
+        self._run_queue.be_quiet(time.monotonic() + SETTLE_INTERVAL)
 
     # -- reserving -------------------------------------------------------------------------------
 
     def _room(self) -> int:
         """How many more jobs may be reserved."""
-        return min(self._hand.room(), self._left)
+        return min(self._reservations.room(), self._left)
 
     @property
     def _left(self) -> int:
         """How many jobs may still be taken."""
-        return self._most - self._taken + self._hand.given_back
+        return self._most - self._taken + self._reservations.given_back
 
     def _wants_jobs(self, now: float) -> bool:
         if self._reserve_request:
             return True
         if not self._may_have_work or not self._can_take(now):
             return False
-        return not self._handover.pending or self._room() >= min(self._hand.batch(), self._left) // 2
+        return not self._run_queue.pending or self._room() >= min(self._reservations.batch(), self._left) // 2
 
     def _can_take(self, now: float) -> bool:
         """Whether one more job could be taken."""
-        return not self._stopping and not self._quiet and self._room() > 0 and not self._hand.closed(now)
+        return not self._stopping and not self._quiet and self._room() > 0 and not self._reservations.closed(now)
 
     def _reserve(self, now: float) -> None:
         if self._reserve_request is None:
@@ -332,7 +332,7 @@ class Courier:
         deliveries = self._backend.reserve(self._topics, limit, request)
         failpoint("reserve.after")
         self._take_in(deliveries, limit, now)
-        if not deliveries and self._drain and not self._hand:
+        if not deliveries and self._drain and not self._reservations:
             self._end_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
@@ -355,18 +355,18 @@ class Courier:
         now = time.monotonic()
         runs: list[Run] = []
         for delivery in deliveries:
-            run = self._intake.accept(delivery)
+            run = self._decoder.accept(delivery)
             if isinstance(run, Run):
                 runs.append(run)
                 continue
-            self._outbox.add(run)
+            self._settlements.add(run)
             if run.outcome is not Outcome.DEFER:
                 self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
         if runs and events.tells_all():
             tell_taken(runs)
-        self._hand.take(runs, now)
+        self._reservations.take(runs, now)
         if not self._stopping:
-            self._hand.start_waiting(now)
+            self._reservations.start_waiting(now)
         self._use_up(len(deliveries))
         self._board.publish()
 
@@ -391,7 +391,7 @@ class Courier:
         heartbeat = self._backend.heartbeat()
         failpoint("heartbeat.after")
         for job_id in heartbeat.lost:
-            self._hand.lose(job_id)
+            self._reservations.lose(job_id)
         for job_id in heartbeat.cancelled:
             self._cancel(job_id)
         for job_id in heartbeat.forced:
@@ -401,18 +401,18 @@ class Courier:
 
     def _next_call(self) -> float:
         """When to ask whether a job is to be cancelled (monotonic); infinity if that is told, or none runs."""
-        return self._heard_at + CANCEL_POLL if self._asks_for_cancels and self._hand else _NEVER
+        return self._heard_at + CANCEL_POLL if self._asks_for_cancels and self._reservations else _NEVER
 
     def _renewed(self, began: float) -> None:
         """The lease was renewed by a call that began then. That it holds is known from then on; beyond it nothing starts."""
         self._next_beat = began + self._lease / 6
-        self._handover.leased_until = began + self._lease
+        self._run_queue.leased_until = began + self._lease
 
     def _cancel(self, job_id: str) -> None:
-        run = self._hand.get(job_id)
+        run = self._reservations.get(job_id)
         if run is None or run.interrupted is not None:
             return
-        if self._hand.withdraw(run):
+        if self._reservations.withdraw(run):
             run.error = JobCancelled("cancelled before it started")
             self._conclude(run)
         else:
@@ -420,13 +420,13 @@ class Courier:
 
     def _see_to_its_end(self, job_id: str) -> None:
         """If a cancelled run has not ended after its grace, neither will it be waited for."""
-        run = self._hand.get(job_id)
+        run = self._reservations.get(job_id)
         if run is not None and all(run is not told for _, told in self._told_to_end):
             self._told_to_end.append((time.monotonic() + self._grace, run))
 
     def _interrupt_overdue(self, now: float) -> None:
-        for run in self._hand.deadlines.due(now):
-            if self._hand.get(run.delivery.id) is not run:
+        for run in self._reservations.deadlines.due(now):
+            if self._reservations.get(run.delivery.id) is not run:
                 continue
             delivery, attempt = run.delivery, run.delivery.attempt + 1
             events.emit(events.JobOverdue(delivery.id, run.job.name, delivery.topic, attempt, run.timeout or 0.0))
@@ -452,7 +452,7 @@ class Courier:
         """
         while self._told_to_end and self._told_to_end[0][0] <= now:
             _, run = self._told_to_end.popleft()
-            if self._hand.get(run.delivery.id) is not run or run.ended:
+            if self._reservations.get(run.delivery.id) is not run or run.ended:
                 continue
             culprit = self._executor.holder(run)
             error = run.interrupted
@@ -462,14 +462,14 @@ class Courier:
                 )
             assert error is not None
             blamed = culprit or run
-            self._hand.drop(blamed)
+            self._reservations.drop(blamed)
             self._conclude_running(blamed, error, now)
             self._be_replaced(now)
             if culprit is not None:  # nothing else can go on here
-                for ended in self._hand.ended():  # of a plain function, on its thread, and the loop cannot take it over
+                for ended in self._reservations.ended():  # of a plain function, on its thread, and the loop cannot take it over
                     self._conclude(ended)
-                self._hand.give_back_unstarted()
-                self._hand.give_up()
+                self._reservations.give_back_unstarted()
+                self._reservations.give_up()
                 self.abandoned = True
                 self._stop_at = now
 
@@ -484,15 +484,15 @@ class Courier:
     def _wind_up(self, now: float) -> None:
         """Stopping: give back what has not started; at the end of patience, or behind a job that cannot be
         interrupted, give up what still runs."""
-        self._hand.give_back_unstarted()
-        if self._hand and now >= self._stop_at:
-            self._hand.give_up()
+        self._reservations.give_back_unstarted()
+        if self._reservations and now >= self._stop_at:
+            self._reservations.give_up()
             self.abandoned = True
-        elif self.replace and not self._hand:
+        elif self.replace and not self._reservations:
             self.abandoned = True
             self._stop_at = min(self._stop_at, now)
-        elif self.replace and self._hand.cannot_end():
-            for run in self._hand.end_all():
+        elif self.replace and self._reservations.cannot_end():
+            for run in self._reservations.end_all():
                 assert run.interrupted is not None
                 self._conclude_running(run, run.interrupted, now)
             self.abandoned = True
@@ -517,8 +517,8 @@ class Courier:
             self._goes_without(unavailable)
 
     def _forget_everything(self) -> None:
-        self._hand.forget()
-        self._outbox.clear()
+        self._reservations.forget()
+        self._settlements.clear()
         self._reserve_request = None
         self._may_have_work = True
 
@@ -527,24 +527,25 @@ class Courier:
     def _sleep(self) -> None:
         """Sleep in the backend until something is to do; without one, doze."""
         now = time.monotonic()
-        timeout = min(LONGEST_SLEEP, self._next_beat - now, self._hand.deadlines.next() - now, self._hand.looks_at(now) - now)
+        until = min(self._next_beat, self._reservations.deadlines.next(), self._reservations.looks_at(now))
+        timeout = min(LONGEST_SLEEP, until - now)
         if self._keeps_house:
             timeout = min(timeout, self._next_housekeep - now)
         if self._asks_for_cancels:
             timeout = min(timeout, self._next_call() - now)
         if self._told_to_end:
             timeout = min(timeout, self._told_to_end[0][0] - now)
-        if self._handover.pending:
+        if self._run_queue.pending:
             timeout = min(timeout, AHEAD)
-        if self._may_have_work and self._handover.pending:
-            timeout = min(timeout, self._hand.half_through())
+        if self._may_have_work and self._run_queue.pending:
+            timeout = min(timeout, self._reservations.half_through())
         if self._stopping:
-            timeout = min(timeout, self._stop_at - now, 0.0 if not self._hand else LONGEST_SLEEP)
-        if self._hand and now < self._handover.looks_at:
-            timeout = min(timeout, self._handover.looks_at - now)
+            timeout = min(timeout, self._stop_at - now, 0.0 if not self._reservations else LONGEST_SLEEP)
+        if self._reservations and now < self._run_queue.looks_at:
+            timeout = min(timeout, self._run_queue.looks_at - now)
         else:
-            self._handover.wake_me()
-        busy = self._handover.finished or self._outbox or self._wants_jobs(now)
+            self._run_queue.wake_me()
+        busy = self._run_queue.finished or self._settlements or self._wants_jobs(now)
         pause = self._outage.left(now)
         if pause > 0:
             time.sleep(min(pause, 0.05))  # nothing to sleep in; stops and finished jobs are looked at between
@@ -558,15 +559,15 @@ class Courier:
         now = time.monotonic()
         if self._may_have_work or not self._can_take(now) or self._soon_free(now):
             self._backend.wait((), timeout)
-        elif self._drain and not self._hand:
+        elif self._drain and not self._reservations:
             self._end_if_drained()
             if not self._stopping:
                 self._reserve_next(min(timeout, 0.5))
                 self._may_have_work = True  # or there is nothing left, which a reserve will tell
-        elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._outbox:
+        elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._settlements:
             # Out of the executor's way at once: what else there is to do can wait until it has begun.
             self._backend.wait((), SETTLE_INTERVAL)
 
     def _soon_free(self, now: float) -> bool:
         """Whether every slot has just been given a job: most are short, and one that comes meanwhile is another worker's."""
-        return now < self._handover.looks_at and self._hand.full
+        return now < self._run_queue.looks_at and self._reservations.full

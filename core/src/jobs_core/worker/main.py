@@ -21,11 +21,11 @@ from ..scoreboard.writer import NOWHERE, Scoreboard
 from . import context
 from .context import WorkerInfo
 from .courier import Courier
+from .decoder import Decoder
 from .executors.base import Executor
-from .handover import Handover
-from .intake import Intake
 from .isolation import Isolation
-from .surroundings import Surroundings
+from .middleware import Middleware
+from .run_queue import RunQueue
 
 logger = logging.getLogger("jobs.worker")
 
@@ -124,15 +124,15 @@ class Worker:
             self.owner, pool_name, tuple(pool.topics), pool.mode, 1 if pool.mode == "sync" else pool.concurrency
         )
         backend = app.new_backend()
-        handover = Handover(backend.interrupt)
-        surroundings = Surroundings(app.plugins, bootstrapper)
-        self._executor = _executor(pool, handover, surroundings, board)
+        run_queue = RunQueue(backend.interrupt)
+        middleware = Middleware(app.plugins, bootstrapper)
+        self._executor = _executor(pool, run_queue, middleware, board)
         self.courier = Courier(
             backend,
             self.owner,
             list(pool.topics),
             self._executor,
-            Intake(app),
+            Decoder(app),
             lease=float(app.config.lease),
             stop_timeout=float(pool.stop_timeout),
             timeout_grace=float(pool.timeout_grace),
@@ -191,18 +191,18 @@ def _fields(info: WorkerInfo) -> tuple[Any, ...]:
     return tuple(getattr(info, name) for name in info.__struct_fields__)
 
 
-def _executor(pool: Pool, handover: Handover, surroundings: Surroundings, board: Scoreboard) -> Executor:
+def _executor(pool: Pool, run_queue: RunQueue, middleware: Middleware, board: Scoreboard) -> Executor:
     if pool.mode == "sync":
         from .executors.sync import SyncExecutor
 
-        return SyncExecutor(handover, surroundings, board=board)
+        return SyncExecutor(run_queue, middleware, board=board)
     if pool.mode == "threads":
         from .executors.threads import ThreadsExecutor
 
-        return ThreadsExecutor(handover, surroundings, pool.concurrency, board)
+        return ThreadsExecutor(run_queue, middleware, pool.concurrency, board)
     from .executors.asyncio import AsyncExecutor
 
-    return AsyncExecutor(handover, surroundings, pool.concurrency, board)
+    return AsyncExecutor(run_queue, middleware, pool.concurrency, board)
 
 
 REPLACE = 75

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Made by the intake, run by an executor, settled by the courier; one of them has it at a time.
+    """Made by the decoder, run by an executor, settled by the courier; one of them has it at a time.
 
     `started` and `ended` are this process's monotonic seconds; 0.0 means not yet.
     """

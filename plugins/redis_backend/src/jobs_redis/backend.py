@@ -24,10 +24,10 @@ from jobs_core.failpoints import failpoint
 from jobs_core.ids import new_token
 from jobs_core.units import count
 
+from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
 from .inletwatch import InletWatch
 from .link import Link, connector
 from .operations import RedisOperations
-from .outlook import LONGEST_LOOK, UNKNOWN, Outlook
 from .scripts import ScriptCall
 from .store import Reserved, Store, in_parts
 from .url import Target
@@ -52,7 +52,7 @@ class RedisBackend(RedisOperations, BindsKeys):
         self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
         self._owner = ""
         self._tokens: set[str] = set()  # topics whose wake token we took and which we have not checked since
-        self._outlook = UNKNOWN
+        self._forecast = UNKNOWN
         self._seen: set[str] = set()  # topics of earlier requests
         self._inlets: InletWatch | None = None
         self._keeps_house = False
@@ -61,7 +61,7 @@ class RedisBackend(RedisOperations, BindsKeys):
         self._link.connect()
         self._store.open(owner or "")
         self._owner = owner or ""
-        self._outlook = UNKNOWN
+        self._forecast = UNKNOWN
 
     def close(self) -> None:
         inlets, self._inlets = self._inlets, None
@@ -118,10 +118,10 @@ class RedisBackend(RedisOperations, BindsKeys):
         """Return the deliveries of a reserve, and remember the state that it reported."""
         deliveries = reserved.deliveries
         if len(deliveries) < limit:
-            self._outlook = Outlook.now(topics, reserved.due)
+            self._forecast = Forecast.now(topics, reserved.due)
             self._tokens.difference_update(topics)
         else:  # it has not checked the topics after that of the last job
-            self._outlook = UNKNOWN
+            self._forecast = UNKNOWN
             for topic in topics:
                 self._tokens.discard(topic)
                 if topic == deliveries[-1].topic:
@@ -183,18 +183,18 @@ class RedisBackend(RedisOperations, BindsKeys):
         """
         if self._waiter.interrupted():
             return []
-        if timeout <= 0 or not self._outlook.calm(topics) or not self._tokens.isdisjoint(topics):
+        if timeout <= 0 or not self._forecast.calm(topics) or not self._tokens.isdisjoint(topics):
             ready, due, inlets = self._store.look(topics)
             if ready or due <= 0 or inlets:
                 return self.reserve(topics, limit, request)
-            self._outlook = Outlook.now(topics, due)
+            self._forecast = Forecast.now(topics, due)
             self._tokens.difference_update(topics)
         if timeout <= 0:
             return []
         failpoint("reserve.before_commit")
         line = self._line(topics, self._store.reserving(self._owner, topics, limit, request))
-        pause = min(timeout, self._outlook.calm(topics))
-        self._sleep(line, pause, exact=self._outlook.until_due() <= pause)
+        pause = min(timeout, self._forecast.calm(topics))
+        self._sleep(line, pause, exact=self._forecast.until_due() <= pause)
         reserved = self._store.reserved(self._owner, line.answer)
         failpoint("reserve.after_commit")
         return self._taken(topics, limit, reserved)

@@ -35,10 +35,10 @@ from jobs_core.ids import new_token
 
 from . import advice
 from .errors import Moved
+from .forecast import LONGEST_LOOK
 from .inletwatch import InletWatch
 from .link import Link
 from .operations import followed
-from .outlook import LONGEST_LOOK
 from .slots import Nodes
 from .store import Store, in_parts
 from .url import Target

@@ -17,10 +17,10 @@ from ...errors import JobInterrupted
 from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from .. import stacks
-from ..handover import Handover
+from ..middleware import Middleware
 from ..returned import RESULTS, awaited
 from ..run import Run
-from ..surroundings import Surroundings
+from ..run_queue import RunQueue
 from .base import Executor, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
 from .loops import LoopRunner, carried, end_loop
 from .plain import PlainThreads
@@ -49,8 +49,8 @@ class SharedLoop(LoopRunner):
 class AsyncExecutor(Executor):
     """Starts runs as tasks, `concurrency` at once. Plain functions run on a few threads of the loop."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
-        super().__init__(handover, surroundings, concurrency, board)
+    def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
+        super().__init__(run_queue, middleware, concurrency, board)
         self._own_decimal_context: Callable[[], None] | None = None
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
@@ -98,9 +98,9 @@ class AsyncExecutor(Executor):
             self._recover()
 
     async def _serve(self) -> None:
-        self.handover.dry()
+        self.run_queue.dry()
         await self._stopped.wait()
-        while self._current or self.handover.pending:
+        while self._current or self.run_queue.pending:
             await asyncio.sleep(0.005)
 
     def _start_pending(self) -> None:
@@ -118,21 +118,21 @@ class AsyncExecutor(Executor):
                 del self._current[run.delivery.id]
                 self.board.settled([(None, run)])
                 run.started = 0.0
-                self.handover.pending.appendleft(run)
+                self.run_queue.pending.appendleft(run)
             elif run.task.done():
                 self._loop.call_soon(self._ended, run, run.task)
         self._loop.call_soon(self._start_pending)
 
     def _make_tasks(self) -> None:
-        pending, current, loop, now = self.handover.pending, self._current, self._loop, time.monotonic()
-        if now > self.handover.leased_until:
-            self.handover.park()
+        pending, current, loop, now = self.run_queue.pending, self._current, self._loop, time.monotonic()
+        if now > self.run_queue.leased_until:
+            self.run_queue.park()
             return
         while len(current) < self.concurrency:
             try:
                 run = pending.popleft()
             except IndexError:
-                self.handover.dry()
+                self.run_queue.dry()
                 return
             run.started = now
             self.board.begin(run)
@@ -150,27 +150,27 @@ class AsyncExecutor(Executor):
         running.set(run)
         if self._own_decimal_context is not None:
             self._own_decimal_context()
-        surroundings = self.surroundings
+        middleware = self.middleware
         try:
             if not run.job.is_async:
                 await self._run_plain(run)
             else:
                 if run.convert:
                     convert(run)
-                if not surroundings.silent:
-                    surroundings.started(run)
-                if surroundings.bare:
+                if not middleware.silent:
+                    middleware.started(run)
+                if middleware.bare:
                     run.value = value = await run.job.function(*run.args, **run.kwargs)
                     if type(value) not in RESULTS:
                         run.value = await awaited(run, value)
                 else:
-                    run.value = await surroundings.acall(run)
+                    run.value = await middleware.acall(run)
         except BaseException as error:
             run.error = error
-        if os.getpid() != surroundings.process:
+        if os.getpid() != middleware.process:
             end_fork(run)
         if not run.ended:
-            conclude(run, self.surroundings)
+            conclude(run, self.middleware)
 
     async def _run_plain(self, run: Run) -> None:
         if self._threads is None:
@@ -181,31 +181,31 @@ class AsyncExecutor(Executor):
     def _run_in_thread(self, run: Run) -> None:
         """One run of a plain function, to its end: a loop that is blocked by another job adds nothing to its time."""
         run.started = time.monotonic()
-        run_in_thread(run, self.surroundings, lambda: SharedLoop(self._loop))
+        run_in_thread(run, self.middleware, lambda: SharedLoop(self._loop))
         if not run.ended:
-            conclude(run, self.surroundings)
+            conclude(run, self.middleware)
 
     def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:
         try:
             if run.task is task:
                 if not run.ended:  # cancelled before its first step
                     run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
-                    conclude(run, self.surroundings)
+                    conclude(run, self.middleware)
                 self.board.end(run)
-                self.handover.finish(run)
+                self.run_queue.finish(run)
                 self._current.pop(run.delivery.id, None)
                 run.task = None  # a cycle with the exception's frames otherwise
         except BaseException as error:  # of a signal's handler; it is done once more, where a second `finish` does no harm
             self.outlive(None, error)
             self._recover()
             return
-        if self.handover.pending:
+        if self.run_queue.pending:
             self._start_pending()
         elif not self._current:
-            self.handover.dry()
+            self.run_queue.dry()
 
     def submit(self, runs: Sequence[Run]) -> None:
-        self.handover.pending.extend(runs)
+        self.run_queue.pending.extend(runs)
         self._loop.call_soon_threadsafe(self._start_pending)
 
     def can_interrupt(self, run: Run) -> bool:

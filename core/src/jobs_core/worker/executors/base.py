@@ -16,12 +16,12 @@ from ... import boundary
 from ...errors import ArgumentError, JobInterrupted, JobSignal, JobTimeout
 from ...running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
-from ..handover import Handover
+from ..middleware import Middleware
 from ..output import end_lines, partial
 from ..retry import settlement
 from ..returned import RESULTS, in_loop
 from ..run import Run
-from ..surroundings import Surroundings
+from ..run_queue import RunQueue
 
 if TYPE_CHECKING:
     from .loops import LoopRunner
@@ -33,10 +33,10 @@ logger = logging.getLogger("jobs.worker")
 class Executor(abc.ABC):
     """Runs jobs. `main` occupies the worker's main thread until `stop`; the rest is called by the courier."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
+    def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         self.board = board
-        self.handover = handover
-        self.surroundings = surroundings
+        self.run_queue = run_queue
+        self.middleware = middleware
         self.concurrency = concurrency
         self.upset = False  # something raised in our own code; what was taken just then may be forgotten
 
@@ -83,13 +83,13 @@ class Executor(abc.ABC):
         boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
         self.upset = True
         if run is None:
-            self.handover.dry()
+            self.run_queue.dry()
             return
         if not run.ended:
             run.error = error
-            conclude(run, self.surroundings)
+            conclude(run, self.middleware)
         self.board.end(run)
-        self.handover.finish(run)
+        self.run_queue.finish(run)
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -119,25 +119,25 @@ def own_decimal_context() -> Callable[[], None] | None:
     return None
 
 
-def run_in_thread(run: Run, surroundings: Surroundings, loops: Callable[[], LoopRunner]) -> None:
+def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunner]) -> None:
     """Run one job in this thread and context, to its value or error. Raises nothing but what was never the job's."""
     running.set(run)
     try:
         if run.convert:
             convert(run)
-        if not surroundings.silent:
-            surroundings.started(run)
+        if not middleware.silent:
+            middleware.started(run)
         if run.job.is_async:
-            run.value = loops().run(surroundings.acall(run), run)
-        elif surroundings.bare:
+            run.value = loops().run(middleware.acall(run), run)
+        elif middleware.bare:
             run.value = value = run.job.function(*run.args, **run.kwargs)
             if type(value) not in RESULTS:
                 run.value = in_loop(run, value, loops)
         else:
-            run.value = surroundings.call(run, loops)
+            run.value = middleware.call(run, loops)
     except BaseException as error:
         run.error = error
-    if os.getpid() != surroundings.process:
+    if os.getpid() != middleware.process:
         end_fork(run)
 
 
@@ -185,7 +185,7 @@ def end_fork(run: Run) -> NoReturn:
         os._exit(code if type(code) is int else int(code is not None))
 
 
-def conclude(run: Run, surroundings: Surroundings) -> None:
+def conclude(run: Run, middleware: Middleware) -> None:
     """Note the end of a run, tell listeners, and drop the application's objects.
 
     What the application's objects have to say is asked here, while the run counts as going on: it is charged and timed
@@ -198,8 +198,8 @@ def conclude(run: Run, surroundings: Surroundings) -> None:
         run.ended = time.monotonic()
     if partial:
         end_lines(run)
-    if not surroundings.silent and not run.unfit:
-        surroundings.finished(run)
+    if not middleware.silent and not run.unfit:
+        middleware.finished(run)
     run.value = run.error = None  # what their destructors do is still the run's
     if run.convert:
         run.args.clear()

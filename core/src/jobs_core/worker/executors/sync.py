@@ -17,9 +17,9 @@ from ... import uninterrupted
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ...uninterrupted import INTERRUPT, hold_back_in_forks, takes_locks, within
-from ..handover import Handover
+from ..middleware import Middleware
 from ..run import Run
-from ..surroundings import Surroundings
+from ..run_queue import RunQueue
 from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of
 
 if TYPE_CHECKING:
@@ -36,10 +36,8 @@ PATIENCE = 50
 class SyncExecutor(Executor):
     """Runs jobs in the thread that calls `main`. A deadline or a cancel raises inside the job."""
 
-    def __init__(
-        self, handover: Handover, surroundings: Surroundings, concurrency: int = 1, board: Scoreboard = NOWHERE
-    ) -> None:
-        super().__init__(handover, surroundings, 1, board)
+    def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int = 1, board: Scoreboard = NOWHERE) -> None:
+        super().__init__(run_queue, middleware, 1, board)
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._current: Run | None = None
@@ -79,8 +77,8 @@ class SyncExecutor(Executor):
             return False
 
     def _serve(self) -> None:
-        handover, board = self.handover, self.board
-        pending, finish = handover.pending, handover.finish
+        run_queue, board = self.run_queue, self.board
+        pending, finish = run_queue.pending, run_queue.finish
         self._own_decimal_context = own_decimal_context()
         while True:
             try:
@@ -88,12 +86,12 @@ class SyncExecutor(Executor):
             except IndexError:
                 if self._stopping:
                     return
-                self.handover.dry()
+                self.run_queue.dry()
                 self._bell.get()
                 continue
             run.started = time.monotonic()
-            if run.started > handover.leased_until:
-                handover.put_back(run)
+            if run.started > run_queue.leased_until:
+                run_queue.put_back(run)
                 self._bell.get()
                 continue
             self._current = run
@@ -108,7 +106,7 @@ class SyncExecutor(Executor):
         if self._own_decimal_context is not None:
             self._own_decimal_context()
         self._call(run)
-        conclude(run, self.surroundings)
+        conclude(run, self.middleware)
 
     def _call(self, run: Run) -> None:
         """Run one job; the signal may strike between any two instructions here, and never leaves this function."""
@@ -118,7 +116,7 @@ class SyncExecutor(Executor):
                 self._interruptible = None
                 run.interrupted.struck = True
                 raise run.interrupted
-            run_in_thread(run, self.surroundings, self._own_loop)
+            run_in_thread(run, self.middleware, self._own_loop)
             self._interruptible = None
         except JobInterrupted as error:
             self._interruptible = None
@@ -203,7 +201,7 @@ class SyncExecutor(Executor):
             self._unraisable(unraisable)
 
     def submit(self, runs: Sequence[Run]) -> None:
-        self.handover.pending.extend(runs)
+        self.run_queue.pending.extend(runs)
         self._bell.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:

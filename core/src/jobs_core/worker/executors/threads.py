@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ...errors import JobInterrupted
 from ...scoreboard.writer import NOWHERE, Scoreboard
-from ..handover import Handover
+from ..middleware import Middleware
 from ..run import Run
-from ..surroundings import Surroundings
+from ..run_queue import RunQueue
 from .base import Executor, conclude, run_in_thread, stack_of
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class ThreadsExecutor(Executor):
-    """A fixed number of threads that take runs from the handover. What they await can be interrupted, and no more."""
+    """A fixed number of threads that take runs from the run queue. What they await can be interrupted, and no more."""
 
-    def __init__(self, handover: Handover, surroundings: Surroundings, concurrency: int, board: Scoreboard = NOWHERE) -> None:
-        super().__init__(handover, surroundings, concurrency, board)
+    def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
+        super().__init__(run_queue, middleware, concurrency, board)
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._current: dict[int, Run] = {}
@@ -42,7 +42,7 @@ class ThreadsExecutor(Executor):
             self._threads[0].join(0.05) if self._threads[0].is_alive() else time.sleep(0.01)
 
     def _unfinished(self) -> bool:
-        return bool(self.handover.pending) or any(run.interrupted is None for run in list(self._current.values()))
+        return bool(self.run_queue.pending) or any(run.interrupted is None for run in list(self._current.values()))
 
     def _main(self) -> None:
         while not self._served():
@@ -58,8 +58,8 @@ class ThreadsExecutor(Executor):
             return False
 
     def _serve(self) -> None:
-        handover, current, me, board = self.handover, self._current, threading.get_ident(), self.board
-        pending = handover.pending
+        run_queue, current, me, board = self.run_queue, self._current, threading.get_ident(), self.board
+        pending = run_queue.pending
         while True:
             try:
                 run = pending.popleft()
@@ -68,25 +68,25 @@ class ThreadsExecutor(Executor):
                     if me in self._loops:
                         self._loops[me].close()
                     return
-                self.handover.dry()
+                self.run_queue.dry()
                 self._bell.get()
                 continue
             run.started = time.monotonic()
-            if run.started > handover.leased_until:
-                handover.put_back(run)
+            if run.started > run_queue.leased_until:
+                run_queue.put_back(run)
                 self._bell.get()
                 continue
             current[me] = run
             board.begin(run)
             copy_context().run(self._run, run)
             board.end(run)
-            handover.finish(run)
+            run_queue.finish(run)
             del current[me]
 
     def _run(self, run: Run) -> None:
         """One run from its start to its end, in a context of its own."""
-        run_in_thread(run, self.surroundings, self._own_loop)
-        conclude(run, self.surroundings)
+        run_in_thread(run, self.middleware, self._own_loop)
+        conclude(run, self.middleware)
 
     def _own_loop(self) -> LoopRunner:
         me = threading.get_ident()
@@ -98,7 +98,7 @@ class ThreadsExecutor(Executor):
         return loop
 
     def submit(self, runs: Sequence[Run]) -> None:
-        self.handover.pending.extend(runs)
+        self.run_queue.pending.extend(runs)
         for _ in range(min(len(runs) or self.concurrency, self.concurrency)):
             self._bell.put(None)
 

@@ -10,7 +10,7 @@ LONGEST_LOOK = 5.0
 """Seconds after which a waiting worker looks at the store again, in case a wake token was lost with its receiver."""
 
 
-class Outlook(NamedTuple):
+class Forecast(NamedTuple):
     """The state seen by a worker that left nothing ready.
 
     It remains valid: a job that becomes ready later leaves a wake token.
@@ -21,7 +21,7 @@ class Outlook(NamedTuple):
     due: float  # monotonic: when the next scheduled job is due
 
     @classmethod
-    def now(cls, topics: Sequence[str], due: float) -> Outlook:
+    def now(cls, topics: Sequence[str], due: float) -> Forecast:
         """Return an outlook: nothing is ready in these topics, and the next scheduled job is due in so many seconds."""
         at = time.monotonic()
         return cls(tuple(topics), at, at + due)
@@ -37,4 +37,4 @@ class Outlook(NamedTuple):
         return self.due - time.monotonic()
 
 
-UNKNOWN = Outlook((), 0.0, 0.0)
+UNKNOWN = Forecast((), 0.0, 0.0)

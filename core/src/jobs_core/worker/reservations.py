@@ -1,7 +1,7 @@
-"""What a worker has in hand: every run from its reserve to its end, and whether one more would fit.
+"""The jobs that a worker has reserved: every run from its reservation to its end, and whether one more would fit.
 
-A run that is to start goes to the executor, in order; suspects wait for their turn beside the others (`Quarantine`), and jobs
-that are acknowledged early until a slot is free. What waits behind a job that turns out long is given back.
+Runs that are to start go to the executor, in order; suspects wait for their turn beside the others (`Quarantine`), and jobs
+that are acknowledged early until a slot is free. Jobs that wait behind one that turns out long are given back.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 
 from .deadlines import Deadlines
 from .executors.base import Executor
-from .handover import SETTLE_INTERVAL
 from .isolation import Isolation
-from .outbox import Outbox
 from .prefetch import AHEAD, LARGEST_BATCH, Prefetch
 from .quarantine import HOLD_AFTER, Quarantine
 from .run import Run
+from .run_queue import SETTLE_INTERVAL
+from .settlements import Settlements
 
 _NEVER = float("inf")
 
@@ -27,17 +27,17 @@ PUT_OFF = 0.5
 """Seconds for which a suspect is left to others: there are too many here, or an unsupervised worker is busy."""
 
 
-class Hand:
+class Reservations:
     """See the module. Used by the courier alone."""
 
     def __init__(
-        self, executor: Executor, outbox: Outbox, isolation: Isolation | None = None, *, watched: bool = False
+        self, executor: Executor, settlements: Settlements, isolation: Isolation | None = None, *, watched: bool = False
     ) -> None:
         self.deadlines = Deadlines()
         self.given_back = 0  # jobs that were taken and not run
         self._executor = executor
-        self._handover = executor.handover
-        self._outbox = outbox
+        self._run_queue = executor.run_queue
+        self._settlements = settlements
         self._runs: dict[str, Run] = {}  # handed over: pending, running, or finished and not collected
         self._early: deque[Run] = deque()  # acknowledged before they run: wait here for a free slot
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
@@ -84,7 +84,7 @@ class Hand:
 
     def half_through(self) -> float:
         """Seconds after which half of what is pending will have been run, as far as one knows."""
-        return max(0.001, self._prefetch.lasts(len(self._handover.pending)) / 2)
+        return max(0.001, self._prefetch.lasts(len(self._run_queue.pending)) / 2)
 
     # -- in ------------------------------------------------------------------------------------------
 
@@ -103,7 +103,7 @@ class Hand:
 
     def _suspect(self, run: Run, now: float) -> None:
         if len(self._quarantine) >= max(self._executor.concurrency, LARGEST_BATCH):
-            self._outbox.give_back(run, after=PUT_OFF)
+            self._settlements.give_back(run, after=PUT_OFF)
         else:
             self._quarantine.add(run, now)
 
@@ -114,24 +114,24 @@ class Hand:
             self._runs[run.delivery.id] = run
             if run.timeout:
                 self.deadlines.add(run, now)
-        self._handover.be_quiet(now + SETTLE_INTERVAL)
+        self._run_queue.be_quiet(now + SETTLE_INTERVAL)
         self._executor.submit(runs)
 
     def start_waiting(self, now: float) -> None:
         """Start suspects and early acknowledged jobs whose turn has come. Raises what settling raises."""
         if self._quarantine:
             self._start_suspects(now)
-        free = self._executor.concurrency - len(self._runs) - self._outbox.acknowledging
+        free = self._executor.concurrency - len(self._runs) - self._settlements.acknowledging
         if self._early and free > 0:
             for run in [self._early.popleft() for _ in range(min(free, len(self._early)))]:
-                self._outbox.acknowledge(run)
-            self._outbox.send()
+                self._settlements.acknowledge(run)
+            self._settlements.send()
         self.start_acknowledged(now)
 
     def start_acknowledged(self, now: float) -> None:
         """Start what is acknowledged and was not run: nobody else will, not even when we are to stop."""
-        if self._outbox.acknowledged:
-            ready, self._outbox.acknowledged = self._outbox.acknowledged, []
+        if self._settlements.acknowledged:
+            ready, self._settlements.acknowledged = self._settlements.acknowledged, []
             self._hand_over(ready, now)
 
     def _start_suspects(self, now: float) -> None:
@@ -143,11 +143,11 @@ class Hand:
             group = self._quarantine.admit(now)
             self._most = max(1, len(group))
             self._give_back(self._quarantine.take_back())
-            self._outbox.send()
+            self._settlements.send()
             self._hand_over(group, now)
         else:
             for run in self._quarantine.take_back():
-                self._outbox.give_back(run, after=PUT_OFF)
+                self._settlements.give_back(run, after=PUT_OFF)
 
     def hand_over_again(self, now: float) -> None:
         """Start what an executor took and never began, if something was raised in its own code.
@@ -158,7 +158,7 @@ class Hand:
         if not self._executor.upset:
             return
         self._executor.upset = False
-        had = {id(run) for run in (*self._handover.pending.copy(), *self._executor.started())}
+        had = {id(run) for run in (*self._run_queue.pending.copy(), *self._executor.started())}
         nowhere = [run for run in self._runs.values() if id(run) not in had and not run.ended]
         self._astray = {run.id: self._astray.get(run.id, (run, now)) for run in nowhere}
         lost = [run for run, since in self._astray.values() if now >= since + LOST_AFTER]
@@ -175,7 +175,7 @@ class Hand:
 
     def collect(self) -> tuple[list[Run], list[Run]]:
         """The runs that have ended: ours, and those that are no longer ours."""
-        finished = self._handover.collect()
+        finished = self._run_queue.collect()
         ours, stale = [], []
         for run in finished:
             if self._runs.get(run.delivery.id) is run:
@@ -190,7 +190,7 @@ class Hand:
     def withdraw(self, run: Run) -> bool:
         """Take back a run that has not started; False if an executor has it."""
         try:
-            self._handover.pending.remove(run)
+            self._run_queue.pending.remove(run)
         except ValueError:
             return False
         self._runs.pop(run.delivery.id, None)
@@ -208,14 +208,14 @@ class Hand:
 
     def give_back_what_waits_long(self, now: float) -> None:
         """Return what waits behind jobs that turned out long: an idle worker may run it (promise 6)."""
-        if (self._handover.pending or (self._early and self._runs)) and self.stuck(now):
+        if (self._run_queue.pending or (self._early and self._runs)) and self.stuck(now):
             self._give_back(self._take_back())
             self._give_back(self._early)
             self._early.clear()
 
     def _take_back(self) -> list[Run]:
         """What no executor has started, but for what is acknowledged: that is run here, or never."""
-        taken = self._handover.take_back()
+        taken = self._run_queue.take_back()
         if any(run.policy.acks == "early" for run in taken):
             self._executor.submit([run for run in reversed(taken) if run.policy.acks == "early"])
             taken = [run for run in taken if run.policy.acks != "early"]
@@ -239,7 +239,7 @@ class Hand:
         for run in runs:
             self.given_back += 1
             self._runs.pop(run.delivery.id, None)
-            self._outbox.give_back(run)
+            self._settlements.give_back(run)
 
     def drop(self, run: Run) -> None:
         """Forget a run that goes on: nobody will hear of its end."""

@@ -1,6 +1,6 @@
-"""What surrounds a run: the framework's context, middleware, started and finished hooks; composed once a worker.
+"""The calls around a run: the framework's context, middleware, started and finished hooks; composed once per worker.
 
-When nobody asked for any of it, a run is the bare call of its function.
+Without any of them, a run is the bare call of its function.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from .executors.loops import LoopRunner
 
 
-class Surroundings:
-    """Calls a run's function inside its surroundings. Any thread or task may use it."""
+class Middleware:
+    """Call a run's function inside its middleware. Any thread or task may use it."""
 
     def __init__(self, plugins: Plugins, bootstrapper: Bootstrapper | None) -> None:
         contexts: list[tuple[Callable[[Any], Any], str]] = []

@@ -1,4 +1,4 @@
-"""Where courier and executor meet: runs go one way, finished runs come back, and nobody waits for nothing.
+"""The queue between courier and executor: runs go one way, finished runs come back, and no thread waits for nothing.
 
 No lock and no system call a job: deque operations are atomic, and the courier is woken at most once per
 settle interval, or when the executor has run dry.
@@ -17,7 +17,7 @@ SETTLE_INTERVAL = 0.010
 _NEVER = float("inf")
 
 
-class Handover:
+class RunQueue:
     """Two queues. `pending` is filled and taken back by the courier, emptied by executors; `finished` the reverse."""
 
     def __init__(self, wake: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from .report import tell_settled
 from .run import Run
 
 
-class Outbox:
+class Settlements:
     """What the courier has to settle, in the order in which it came. Used by the courier alone."""
 
     def __init__(self, backend: Backend, board: Scoreboard = NOWHERE) -> None:

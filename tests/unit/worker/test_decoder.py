@@ -8,7 +8,7 @@ from jobs_core.backends.base import Delivery, Outcome, Settlement
 from jobs_core.config import Config, Topic
 from jobs_core.message import Message, Signer, encode, new_message
 from jobs_core.plugins import Plugins
-from jobs_core.worker.intake import Intake
+from jobs_core.worker.decoder import Decoder
 from jobs_core.worker.run import Run
 
 KEY = "k1:" + "s" * 32
@@ -23,7 +23,7 @@ def take(registry):
     def take(payload, *, config=None, **facts):
         app = App(config or Config(backend="memory://intake"), plugins=Plugins(), registry=registry)
         defaults = {"attempt": 0, "redeliveries": 0, "crashes": 0, "deferrals": 0, "pushed_at": 1000.0, "broker_now": 1000.0}
-        return Intake(app).accept(Delivery("id", "t", payload, 1, **(defaults | facts)))
+        return Decoder(app).accept(Delivery("id", "t", payload, 1, **(defaults | facts)))
 
     return take
 

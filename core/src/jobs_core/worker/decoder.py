@@ -1,4 +1,4 @@
-"""From a delivery to a run, or to the settlement of one that cannot run: decoded, verified, looked up, converted."""
+"""Turn a delivery into a run, or into the settlement of a job that cannot run: decode, verify, look up, convert."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIRST_DEFERRAL = 5.0
 _LONGEST_DEFERRAL = 60.0
 
 
-class Intake:
+class Decoder:
     """Turns deliveries into runs. Used by the courier alone; never raises for a bad message."""
 
     def __init__(self, app: App) -> None:
