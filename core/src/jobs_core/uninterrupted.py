@@ -14,7 +14,7 @@ import signal
 import warnings
 from _thread import get_ident
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -154,6 +154,6 @@ def _marked(function: Callable[[], object]) -> Callable[[], object]:
     return call
 
 
-_show_warning = getattr(warnings, "_showwarnmsg", None)
-if _show_warning is not None:  # C code calls it and drops what is raised there; a fork beside threads does, from Python 3.12 on
-    uninterrupted(_show_warning)
+for _function in (warnings.WarningMessage.__init__, getattr(warnings, "_showwarnmsg", None)):
+    if isinstance(_function, FunctionType):  # of Python's C code, which may drop what is raised there: at a fork from 3.12 on
+        uninterrupted(_function)

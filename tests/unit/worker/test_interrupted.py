@@ -217,10 +217,19 @@ def in_a_finalizer_and_where_that_is_noticed(stage: Stage, patch: pytest.MonkeyP
 
 
 def in_a_warning_of_a_fork(stage: Stage, patch: pytest.MonkeyPatch) -> None:
-    """From Python 3.12 on, a fork beside threads is warned of, and drops what is raised there."""
+    """From Python 3.12 on, a fork beside threads is warned of, and drops what is raised there.
+
+    Python 3.12 warns before logging has its lock back, which the courier may wait for.
+    """
+
+    def busy(*_: Any) -> None:
+        until = time.monotonic() + 2 * TIMEOUT
+        while time.monotonic() < until:
+            pass
+
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda *_: stage.until_told()
+        warnings.showwarning = busy
         pid = os.fork()
         if pid == 0:
             os._exit(0)
