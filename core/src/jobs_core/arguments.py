@@ -189,7 +189,8 @@ def _reason(error: Exception) -> str:
 
 def _with_type(reason: str, kind: Any) -> str:
     """Name the type to which an object, or a value inside it, was to be converted: msgspec says "object" for all of them."""
-    name = name_of(kind) if isinstance(kind, type) else shown(kind)
+    plain = isinstance(kind, type) and typing.get_origin(kind) is None  # Python 3.10 takes list[int] for a type
+    name = name_of(kind) if plain else shown(kind)
     if ", at ." in reason or ", at [" in reason:
         return f"{reason} of {name}"
     return reason.replace("expected object,", f"expected object for {name},", 1)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from . import urls
+from .message import MAX_NESTING, nesting
 from .topics import topic_error
 from .units import MAX_SECONDS, format_duration, format_size
 
@@ -201,9 +202,11 @@ def not_empty(value: Any) -> str | None:
 def arguments(value: Any) -> str | None:
     """Accept arguments of a job: they have to fit into JSON."""
     try:
-        msgspec.json.encode(value)
+        payload = msgspec.json.encode(value)
     except (OverflowError, RecursionError, UnicodeEncodeError, TypeError) as error:
         return f"cannot be stored as JSON ({error}): use smaller numbers, or strings"
+    if nesting(payload) > MAX_NESTING + 1:  # the list of arguments itself, in a configuration
+        return f"nested too deeply to be stored (more than {MAX_NESTING} levels): pass it as a string that the job parses"
     return None
 
 
