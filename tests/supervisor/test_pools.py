@@ -91,6 +91,18 @@ def test_a_worker_that_grew_too_large_is_replaced_between_jobs(project: Project)
     supervised.stop()
 
 
+def test_a_job_that_makes_its_worker_too_large_runs_once_to_its_end(project: Project):
+    grow = "\n@job\ndef grow(seconds, text):\n    held = bytearray(80_000_000)\n    doze.function(seconds, text)\n"
+    (project.root / "tasks.py").write_text(TASKS + grow)
+    project.configure('pools.default.max_memory = "100MB"\npools.default.stop_timeout = "100ms"')
+    supervised = Supervised(project)
+    project.push("grow", 6.0, "large")  # its size is read every five seconds
+    project.until_noted("end large")
+    until(lambda: supervised.board().supervisor.pools[0].restarts == {"max_memory": 1})
+    assert [line.split()[:2] for line in project.ledger()] == [["start", "large"], ["end", "large"]]
+    supervised.stop()
+
+
 def test_topics_are_served_in_the_order_of_the_pool(project: Project):
     project.configure('pools.default.topics = ["first", "second", "third"]')
     for topic in ("third", "second", "first"):

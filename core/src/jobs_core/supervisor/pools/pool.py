@@ -426,7 +426,9 @@ class Pool:
 
 
 def _patience(worker: WorkerRecord) -> float:
-    """Return how long a replaced worker may finish what it runs: a job longer than `max_age` would otherwise begin again
-    with every worker, and never end. One that is too large may grow on, and new code is not to wait for long."""
-    pressing = worker.leaving in ("max_memory", "reload")
-    return float(worker.settings.stop_timeout) if pressing else AS_LONG_AS_IT_TAKES
+    """Return how long a replaced worker may finish its running jobs.
+
+    A job that is longer than `max_age`, or needs more than `max_memory`, would otherwise begin again with every worker and
+    never end. Only new code is not to wait for long.
+    """
+    return float(worker.settings.stop_timeout) if worker.leaving == "reload" else AS_LONG_AS_IT_TAKES
