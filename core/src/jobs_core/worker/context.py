@@ -1,4 +1,4 @@
-"""What a job may know of itself: `current_job()`, and the objects that hooks receive."""
+"""The context of a running job, which `current_job()` returns, and the objects that hooks receive."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ worker_app: App | None = None
 
 
 class JobContext:
-    """The job that is running, as it sees itself."""
+    """The context of the job that is running."""
 
     __slots__ = ("_run",)
 
@@ -35,56 +35,56 @@ class JobContext:
 
     @property
     def id(self) -> str:
-        """The job's id."""
+        """Return the job's id."""
         return self._run.delivery.id
 
     @property
     def name(self) -> str:
-        """The job's registered name."""
+        """Return the job's registered name."""
         return self._run.job.name
 
     @property
     def topic(self) -> str:
-        """The topic it came from."""
+        """Return the topic that the job came from."""
         return self._run.delivery.topic
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, counted from 1."""
+        """Return the number of this attempt, counted from 1."""
         return self._run.delivery.attempt + 1
 
     @property
     def retries(self) -> int:
-        """How many attempts after the first it may have."""
+        """Return the number of attempts that the job may have after the first."""
         return self._run.retries
 
     @property
     def redeliveries(self) -> int:
-        """How many earlier runs were lost with their worker."""
+        """Return the number of earlier runs that were lost because their worker died."""
         return self._run.delivery.redeliveries
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The envelope's headers."""
+        """Return the headers of the envelope."""
         return self._run.message.headers
 
     @property
     def message(self) -> Message:
-        """The whole envelope."""
+        """Return the whole envelope."""
         return self._run.message
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody asked for this job's end; for jobs on threads, which cannot be interrupted."""
+        """Return whether this job was cancelled. Jobs on threads check it, since threads cannot be interrupted."""
         return isinstance(self._run.interrupted, JobCancelled)
 
     def enqueue(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Enqueue a follow-up together with this job's acknowledgement: both happen, or neither.
 
-        Nothing is sent if the job fails. Where the backend lacks `atomic_followups` the follow-ups are
-        pushed just before the acknowledgement, and a crash between the two repeats them. Raises as
-        `JobFunction.enqueue` does for arguments that do not fit, and RuntimeError when the run has ended, as a thread
-        that it has left behind may find: nothing would send the follow-up any more.
+        The follow-up is not sent if the job fails. Where the backend lacks `atomic_followups`, follow-ups are pushed
+        just before the acknowledgement, and a crash between the two repeats them. Raises the errors of
+        `JobFunction.enqueue` for arguments that do not fit. Raises RuntimeError if the run has ended, which happens in
+        a thread that outlives its run: the follow-up would never be sent.
         """
         app = worker_app
         if app is None:
@@ -94,13 +94,13 @@ class JobContext:
         if self._run.followups is None:
             self._run.followups = []
         self._run.followups.append(app.outgoing(message, chosen=job.overrides.id is not UNSET))
-        if self._run.ended:  # after the append: who ends the run sets it before the follow-ups are read
+        if self._run.ended:  # after the append: a run is marked as ended before its follow-ups are read
             raise RuntimeError(
                 f"{self.name} {self.id} has ended: follow-ups are sent with its acknowledgement, which has already happened. "
                 f"Wait for your threads before the job ends, or call {job.name}.enqueue()"
             )
         handle = app.handle(call, message)
-        handle.created = None  # not before it is sent, and then a job with its key or id may be there
+        handle.created = None  # unknown until it is sent: the backend may already have a job with its key or id
         return handle
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ foreign.teach(JobContext, foreign.CONTEXT)
 
 
 class RunOutcome(Struct, frozen=True):
-    """How a run ended, for `jobs_job_finished`."""
+    """The outcome of a run, for `jobs_job_finished`."""
 
     outcome: Outcome
     seconds: float
@@ -129,7 +129,7 @@ class WorkerInfo(Struct, frozen=True):
 
 
 def current_job() -> JobContext:
-    """The job that is running here; raises RuntimeError outside a job. Works in threads, tasks and to_thread."""
+    """Return the job that is running here, in threads, tasks and to_thread; raise RuntimeError outside a job."""
     run = running.get()
     if run is None:
         raise RuntimeError("current_job() was called outside a job: only code that a worker runs has a current job")
@@ -137,7 +137,7 @@ def current_job() -> JobContext:
 
 
 def context_of(run: Run) -> JobContext:
-    """The context object of a run; one each."""
+    """Return the context of a run; each run has one."""
     if run.context is None:
         run.context = JobContext(run)
     context: JobContext = run.context

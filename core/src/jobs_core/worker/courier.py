@@ -1,8 +1,8 @@
 """The courier: the one thread of a worker that talks to the backend.
 
-It reserves jobs for the executor, settles what the executor finished, renews the lease, interrupts what runs
-too long, gives back what waits too long, and sleeps in the backend the rest of the time. An outage
-stops none of this: what was asked of the backend is asked again under the same request id.
+It reserves jobs for the executor, settles finished runs, renews the lease, interrupts overdue runs, and releases jobs
+that have waited too long. The rest of the time it sleeps in the backend. An outage stops none of this: each request
+that was not answered is sent again under the same request id.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ CANCEL_POLL = 0.2
 """Seconds between two heartbeats of a worker that runs jobs, where the backend cannot wake it for a cancel."""
 
 DUE_SHARE = 0.9
-"""Share of `max_jobs` after which a successor is asked for, so that it serves before the last job has run."""
+"""Share of `max_jobs` after which the worker requests a successor, so that it serves before the last job has run."""
 
 _NEVER = float("inf")
 
 
 class Courier:
-    """See the module. All methods belong to its own thread but `start`, `wake`, `stop`, `join`, `quiet`, `serve`."""
+    """The courier of one worker; only `start`, `wake`, `stop`, `join`, `quiet` and `serve` may be called by other threads."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Courier:
         self.done = self.failed = 0
         self.failure: BaseException | None = None
         self.replace = False  # the worker is to be replaced: a job cannot be interrupted
-        self.abandoned = False  # jobs still run that were given back: the process has to end at once
+        self.abandoned = False  # released jobs are still running: the process has to end at once
         self._backend = backend
         self._topics = topics
         self._executor = executor
@@ -96,13 +96,13 @@ class Courier:
         self._lease = lease
         self._stop_timeout = stop_timeout
         self._grace = timeout_grace
-        self._told_to_end: deque[tuple[float, Run]] = deque()  # runs that were interrupted, and when their grace ends
+        self._told_to_end: deque[tuple[float, Run]] = deque()  # runs that were interrupted, and the end of their grace periods
         self._keeps_house = keeps_house
         self._drain = drain
-        self._most = max_jobs or sys.maxsize  # jobs that may be taken
+        self._most = max_jobs or sys.maxsize  # jobs that may be reserved
         self._taken = 0
-        self._due_at = max_jobs - max(1, int(max_jobs * DUE_SHARE)) if max_jobs else -1  # asks for a successor at so few left
-        self._tells_done = tells_done  # a log line for each job that is done
+        self._due_at = max_jobs - max(1, int(max_jobs * DUE_SHARE)) if max_jobs else -1  # requests a successor at so few left
+        self._tells_done = tells_done  # a log line for each job that succeeds
         self._board = board
         self._on_open = on_open
         self._on_due = on_due
@@ -113,7 +113,7 @@ class Courier:
         self._reserve_request: tuple[str, int] | None = None
         self._outage = Outage(lease)
         self._may_have_work = True
-        self._quiet = quiet  # takes nothing new
+        self._quiet = quiet  # reserves no new jobs
         self._next_beat = self._next_housekeep = self._heard_at = 0.0
         self._asks_for_cancels = "cancel" in backend.features and not backend.wakes_to_cancel
         self._stopping = self._told_stopping = False
@@ -124,26 +124,26 @@ class Courier:
     # -- from other threads and signal handlers --------------------------------------------------
 
     def start(self) -> None:
-        """Open the backend and begin, on a thread of its own; when it ends, the executor is stopped."""
+        """Open the backend and begin, on a thread of its own; stop the executor when that thread ends."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Have it look at what is new."""
+        """Wake the courier to check for changes."""
         self._backend.interrupt()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Take no more jobs, finish those that run, give back those running still after `timeout` seconds."""
+        """Reserve no more jobs, finish those that run, and release those that still run after `timeout` seconds."""
         self._stop_at = time.monotonic() + (self._stop_timeout if timeout is None else timeout)
         self._stopping = True
         self.wake()
 
     def quiet(self) -> None:
-        """Take no more jobs, but go on with those in hand, until `serve` or `stop`."""
+        """Reserve no more jobs, but run those already reserved, until `serve` or `stop`."""
         self._quiet = True
         self.wake()
 
     def serve(self) -> None:
-        """Take jobs again, or begin to."""
+        """Start or resume reserving jobs."""
         self._quiet = False
         self._may_have_work = True
         self.wake()
@@ -159,22 +159,22 @@ class Courier:
             self._on_open()
             while not self._finished():
                 self._turn()
-        except BackendError as error:  # on opening: nothing that trying again would mend
+        except BackendError as error:  # on opening: trying again would not fix it
             self.failure = error
         except BaseException as error:
-            # What has started and is not settled is charged: one of those may be what the courier dies of.
+            # Jobs that have started and are not settled are charged: one of them may have made the courier fail.
             self.failure = error
             self._run_queue.take_back()
             boundary.log_past(logging.ERROR, f"worker {self.owner}: the courier failed; the worker ends", error)
         finally:
             self._executor.stop()
-            if self.failure is None or is_sound():  # or a goodbye would wait for its answer in vain
+            if self.failure is None or is_sound():  # else the closing call would wait for its answer in vain
                 self._backend.close()
             if self.abandoned:
                 self._on_abandon()
 
     def _open(self) -> None:
-        """Connect, for as long as it takes; what is not an outage is raised."""
+        """Connect, however long that takes; raise errors that are not an outage."""
         while not self._stopping:
             try:
                 began = time.monotonic()
@@ -188,13 +188,13 @@ class Courier:
                 time.sleep(self._outage.pause())
 
     def _tell_the_rest(self) -> None:
-        """Tell the backend how many jobs it will be asked for, if there is a limit."""
+        """Tell the backend how many more jobs this worker will request, if there is a limit."""
         if self._most < sys.maxsize:
             self._backend.expect(max(0, self._left))
 
     def _finished(self) -> bool:
         if self._settlements:
-            # What the backend will not take by then goes back with the lease; nobody waits for ever.
+            # Jobs not settled by then return to their topics when the lease ends, so the worker need not wait forever.
             return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
         return self._stopping and not self._reservations
 
@@ -209,7 +209,7 @@ class Courier:
                 events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
             self._wind_up(now)
         stood_still = now > self._next_beat + self._lease / 6 and not self._outage.lasts
-        if not stood_still:  # or it first hears what it has lost meanwhile
+        if not stood_still:  # else the heartbeat first reports the reservations that were lost meanwhile
             self._interrupt_overdue(now)
         self._reservations.give_back_what_waits_long(now)
         self._reservations.hand_over_again(now)
@@ -223,7 +223,7 @@ class Courier:
         self._sleep()
 
     def _ask(self, what: Callable[[float], None], value: float) -> bool:
-        """Do something with the backend; False if it failed, and what follows is seen to."""
+        """Call the backend; on an error, handle it and return False."""
         try:
             what(value)
             return True
@@ -234,24 +234,24 @@ class Courier:
         return False
 
     def _goes_without(self, error: BackendError) -> None:
-        """The backend failed us: try again, unless it is this process that fails."""
+        """Note a failed call and try again later, unless this process itself is at fault."""
         require_soundness()
         self._outage.began(error)
         self._board.reach(False)
 
     def _talk(self, now: float) -> None:
-        """Everything this turn has to say to the backend."""
+        """Make all of this turn's calls to the backend."""
         if self._settlements:
             self._settle()
         keep_house = self._keeps_house and now >= self._next_housekeep
-        # Not woken twice for what can be done at once; and an outage is over when something was answered, not before.
+        # Heartbeat and housekeeping share one wake-up. An outage is over only when the backend has answered a call.
         due = now >= min(self._next_beat - (self._lease / 12 if keep_house else 0.0), self._run_queue.leased_until)
         due = due or self._backend.called or now >= self._next_call()
         if self._outage.lasts or due:
             self._beat(now)
         if keep_house:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
-            # From its end: where a round trip is slow, there has to be time left to wait for work.
+            # Counted from the end of the call: with slow round trips, there must be time left to wait for jobs.
             self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
         if self._run_queue.parked and now <= self._run_queue.leased_until:
             self._run_queue.parked = False
@@ -298,19 +298,19 @@ class Courier:
             self._board.settled(((ending, run),))
 
     def _settle(self) -> None:
-        """Send settlements; those that come within the next moment are waited for, to be sent together."""
+        """Send settlements, then wait a moment for more, so that they are sent together."""
         self._settlements.send()
         self._run_queue.be_quiet(time.monotonic() + SETTLE_INTERVAL)
 
     # -- reserving -------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        """How many more jobs may be reserved."""
+        """Return how many more jobs may be reserved now."""
         return min(self._reservations.room(), self._left)
 
     @property
     def _left(self) -> int:
-        """How many jobs may still be taken."""
+        """Return how many more jobs `max_jobs` allows."""
         return self._most - self._taken + self._reservations.given_back
 
     def _wants_jobs(self, now: float) -> bool:
@@ -321,7 +321,7 @@ class Courier:
         return not self._run_queue.pending or self._room() >= min(self._reservations.batch(), self._left) // 2
 
     def _can_take(self, now: float) -> bool:
-        """Whether one more job could be taken."""
+        """Return whether one more job could be reserved."""
         return not self._stopping and not self._quiet and self._room() > 0 and not self._reservations.closed(now)
 
     def _reserve(self, now: float) -> None:
@@ -336,7 +336,7 @@ class Courier:
             self._end_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
-        """Sleep until something could be reserved; whether it was. What it took in an outage is asked for again afterwards."""
+        """Sleep until jobs are reserved or `timeout` is over; return whether any were. An outage repeats the request later."""
         request, limit = self._reserve_request = new_token(), self._room()
         began = time.monotonic()
         failpoint("reserve.before")
@@ -348,7 +348,7 @@ class Courier:
         return bool(deliveries)
 
     def _take_in(self, deliveries: list[Delivery], limit: int, began: float) -> None:
-        """Start what a reserve that began at `began` has taken, or settle what cannot run."""
+        """Start the jobs that a reserve call begun at `began` has returned, and settle those that cannot run."""
         self._reserve_request = None
         self._may_have_work = len(deliveries) >= limit or (self._drain and bool(deliveries))
         self._renewed(began)
@@ -371,7 +371,7 @@ class Courier:
         self._board.publish()
 
     def _use_up(self, jobs: int) -> None:
-        """Count what was taken against `max_jobs`, and ask for a successor in time."""
+        """Count reserved jobs against `max_jobs`, and request a successor in time."""
         self._taken += jobs
         if self._left <= self._due_at:
             self._due_at = -1
@@ -400,11 +400,11 @@ class Courier:
         self._renewed(began)
 
     def _next_call(self) -> float:
-        """When to ask whether a job is to be cancelled (monotonic); infinity if that is told, or none runs."""
+        """Return when to ask for cancels (monotonic); infinity if the backend reports them or no job runs."""
         return self._heard_at + CANCEL_POLL if self._asks_for_cancels and self._reservations else _NEVER
 
     def _renewed(self, began: float) -> None:
-        """The lease was renewed by a call that began then. That it holds is known from then on; beyond it nothing starts."""
+        """Note that a call begun at `began` renewed the lease. The lease counts from then; no run starts after its end."""
         self._next_beat = began + self._lease / 6
         self._run_queue.leased_until = began + self._lease
 
@@ -419,7 +419,7 @@ class Courier:
             self._executor.interrupt(run, JobCancelled("cancelled while it ran"))
 
     def _see_to_its_end(self, job_id: str) -> None:
-        """If a cancelled run has not ended after its grace, neither will it be waited for."""
+        """Start the grace period of a cancelled run; when it is over, the worker stops waiting for the run."""
         run = self._reservations.get(job_id)
         if run is not None and all(run is not told for _, told in self._told_to_end):
             self._told_to_end.append((time.monotonic() + self._grace, run))
@@ -436,19 +436,20 @@ class Courier:
             self._executor.interrupt(run, overdue(run))
 
     def _be_replaced(self, now: float) -> None:
-        """A job does not end when it is told to: only the end of this process ends it. Others are finished first."""
+        """Have this worker replaced, since only its end ends a job that ignores its interruption. Other jobs finish first."""
         if not self.replace:
             self.replace = self._stopping = True
             self._stop_at = min(self._stop_at, now + 86400.0 * 365)
             self._on_due("timeout")
 
     def _end_stubborn(self, now: float) -> None:
-        """End, for the books, what has ignored its interruption for its grace.
+        """Conclude each run that has ignored its interruption for its grace period.
 
-        The rule of timeouts, in one place: a run that is ended for its timeout is one attempt with that reason, whether an
-        interrupt ended it or the end of its process. Charged is the run that kept the worker from ending it: in an event
-        loop that may be another than the one whose time was up. Those that go down with it go back as if they had not run.
-        Code that holds the interpreter holds this thread, too: then the supervisor does the same (`supervisor.timeouts`).
+        The rule of timeouts is implemented here only. A run that is ended for its timeout counts as one attempt with
+        that reason, whether an interrupt ended it or the end of its process. The run that kept the worker from ending
+        it is charged: in an event loop, that may be a different run from the overdue one. The other runs that end with
+        the process return to their topics uncharged. Code that holds the interpreter blocks this thread too; then the
+        supervisor applies the same rule (`supervisor.timeouts`).
         """
         while self._told_to_end and self._told_to_end[0][0] <= now:
             _, run = self._told_to_end.popleft()
@@ -465,8 +466,8 @@ class Courier:
             self._reservations.drop(blamed)
             self._conclude_running(blamed, error, now)
             self._be_replaced(now)
-            if culprit is not None:  # nothing else can go on here
-                for ended in self._reservations.ended():  # of a plain function, on its thread, and the loop cannot take it over
+            if culprit is not None:  # no other run of this worker can continue
+                for ended in self._reservations.ended():  # the blocked loop cannot report its plain functions
                     self._conclude(ended)
                 self._reservations.give_back_unstarted()
                 self._reservations.give_up()
@@ -474,7 +475,7 @@ class Courier:
                 self._stop_at = now
 
     def _conclude_running(self, run: Run, error: BaseException, now: float) -> None:
-        """Conclude a run that goes on until the end of this process; its history says where it was."""
+        """Conclude a run that continues until the process ends, and note in its history where it was."""
         error.__cause__ = JobInterrupted(self._executor.where(run))
         run.error, run.ended = error, now
         self._conclude(run)
@@ -482,8 +483,7 @@ class Courier:
     # -- the end, and a new beginning ------------------------------------------------------------
 
     def _wind_up(self, now: float) -> None:
-        """Stopping: give back what has not started; at the end of patience, or behind a job that cannot be
-        interrupted, give up what still runs."""
+        """Release jobs that have not started, and abandon running ones at the stop timeout or if no interrupt can end them."""
         self._reservations.give_back_unstarted()
         if self._reservations and now >= self._stop_at:
             self._reservations.give_up()
@@ -499,7 +499,7 @@ class Courier:
             self._stop_at = now
 
     def _go_on_as_another(self, error: OwnerLost) -> None:
-        """Our lease ran out: what we held went to others. Go on under a fresh owner id."""
+        """Continue under a fresh owner id, since the lease ran out and the reservations went to other workers."""
         self._generation += 1
         old = self.owner
         self.owner = f"{old.partition('+')[0]}+{self._generation}"
@@ -525,7 +525,7 @@ class Courier:
     # -- sleep -----------------------------------------------------------------------------------
 
     def _sleep(self) -> None:
-        """Sleep in the backend until something is to do; without one, doze."""
+        """Sleep in the backend until there is work; during an outage, sleep here."""
         now = time.monotonic()
         until = min(self._next_beat, self._reservations.deadlines.next(), self._reservations.looks_at(now))
         timeout = min(LONGEST_SLEEP, until - now)
@@ -548,14 +548,14 @@ class Courier:
         busy = self._run_queue.finished or self._settlements or self._wants_jobs(now)
         pause = self._outage.left(now)
         if pause > 0:
-            time.sleep(min(pause, 0.05))  # nothing to sleep in; stops and finished jobs are looked at between
+            time.sleep(min(pause, 0.05))  # no backend to sleep in; stops and finished jobs are checked in between
         elif not busy:
-            # Also without time to sleep: where a round trip outlasts the pause between beats, there never is any, and
-            # it is a wait that tells of new jobs.
+            # Also with no time left to sleep: where a round trip takes longer than the pause between heartbeats, there is never
+            # any, and only this wait reports new jobs.
             self._ask(self._wait, max(timeout, 0.0))
 
     def _wait(self, timeout: float) -> None:
-        """Sleep for so long, or until new jobs have been reserved."""
+        """Sleep for `timeout` seconds, or until jobs have been reserved."""
         now = time.monotonic()
         if self._may_have_work or not self._can_take(now) or self._soon_free(now):
             self._backend.wait((), timeout)
@@ -563,11 +563,11 @@ class Courier:
             self._end_if_drained()
             if not self._stopping:
                 self._reserve_next(min(timeout, 0.5))
-                self._may_have_work = True  # or there is nothing left, which a reserve will tell
+                self._may_have_work = True  # or there are none left, which the next reserve will show
         elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._settlements:
-            # Out of the executor's way at once: what else there is to do can wait until it has begun.
+            # Let the executor begin at once; other work can wait until it has.
             self._backend.wait((), SETTLE_INTERVAL)
 
     def _soon_free(self, now: float) -> bool:
-        """Whether every slot has just been given a job: most are short, and one that comes meanwhile is another worker's."""
+        """Return whether every slot has just got a job: most are short, and one that comes meanwhile suits another worker."""
         return now < self._run_queue.looks_at and self._reservations.full

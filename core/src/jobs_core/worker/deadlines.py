@@ -1,4 +1,4 @@
-"""When to interrupt which run: one heap for all timeouts of a worker."""
+"""The deadlines of a worker's runs: one heap for all timeouts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .run import Run
 
 
 class Deadlines:
-    """A heap of earliest possible deadlines, corrected when they come up: one push a job, and none without a timeout.
+    """A heap of earliest possible deadlines, corrected when they are reached.
 
-    A run's deadline is only known when it has started, which may be long after it was handed out. Used by
-    the courier alone.
+    It costs one push a job, and none for jobs without a timeout. The deadline of a run is known only once it has
+    started, which may be long after it was handed to the executor. Only the courier uses the heap.
     """
 
     def __init__(self) -> None:
@@ -21,16 +21,16 @@ class Deadlines:
         self._order = itertools.count()
 
     def add(self, run: Run, now: float) -> None:
-        """Watch a run that is being handed out."""
+        """Watch a run that is being handed to the executor."""
         if run.timeout:
             heapq.heappush(self._heap, (now + run.timeout, next(self._order), run))
 
     def next(self) -> float:
-        """The monotonic time to look again; infinity if there is nothing to watch."""
+        """Return the monotonic time of the next check; infinity if there is nothing to watch."""
         return self._heap[0][0] if self._heap else float("inf")
 
     def due(self, now: float) -> Iterator[Run]:
-        """Runs that have been going on for longer than their timeout, each once."""
+        """Yield the runs that have exceeded their timeout, each once."""
         while self._heap and self._heap[0][0] <= now:
             _, _, run = heapq.heappop(self._heap)
             if run.ended or run.timeout is None:

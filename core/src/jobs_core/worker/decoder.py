@@ -24,7 +24,7 @@ _LONGEST_DEFERRAL = 60.0
 
 
 class Decoder:
-    """Turns deliveries into runs. Used by the courier alone; never raises for a bad message."""
+    """The decoder of deliveries into runs. Only the courier uses it; it never raises for a bad message."""
 
     def __init__(self, app: App) -> None:
         self._registry = app.registry
@@ -34,7 +34,7 @@ class Decoder:
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
 
     def accept(self, delivery: Delivery) -> Run | Settlement:
-        """A run ready to start, or how the delivery ends without one."""
+        """Return a run that is ready to start, or the settlement of a delivery that cannot run."""
         try:
             if delivery.crashes >= self._config.max_redeliveries:
                 return self._crashed(delivery)
@@ -55,7 +55,7 @@ class Decoder:
             return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error))
         except MessageError as error:
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
-        except Exception as error:  # a fault of ours: the next message is not to wait for its mend
+        except Exception as error:  # a bug of ours: it must not delay the next message
             return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}")
         key = (job, delivery.topic)
         rules = self._policies.get(key)
@@ -75,7 +75,7 @@ class Decoder:
     def _expired(self, delivery: Delivery, message: Message) -> bool:
         if message.expires_in is None:
             return False
-        # What is signed counts from the producer's signed time too: a recorded message cannot be replayed later.
+        # For signed messages, expiry counts from the producer's signed time too: a recorded message cannot be replayed later.
         start = min(delivery.pushed_at, message.enqueued_at) if self._signer else delivery.pushed_at
         return delivery.broker_now >= start + message.expires_in
 
@@ -87,7 +87,7 @@ class Decoder:
         return UnknownJob(f"no job named {name!r} is registered here")  # pragma: no cover - find has just not found it
 
     def _unknown(self, delivery: Delivery, error: Exception) -> Settlement:
-        """Left for a newer worker for a while; then dead, with what this one knows."""
+        """Defer an unknown job for a while, in case a newer worker knows it; then make it a dead letter that says so."""
         after = min(_LONGEST_DEFERRAL, _FIRST_DEFERRAL * 2.0 ** min(delivery.deferrals, 10))
         waited = sum(min(_LONGEST_DEFERRAL, _FIRST_DEFERRAL * 2.0 ** min(n, 10)) for n in range(delivery.deferrals))
         if waited >= self._config.unknown_grace:

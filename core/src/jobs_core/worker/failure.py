@@ -1,4 +1,4 @@
-"""Errors as text for a job's history: a type, a message, a traceback from the user's first frame on."""
+"""The errors in a job's history as text: a type, a message, a traceback that begins at the user's first frame."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _HOST = socket.gethostname()
 
 
 class Failure(NamedTuple):
-    """An error, told: nothing in it is the application's any more, or is ever turned back into an exception."""
+    """An error as text. It holds no object of the application, and is never turned back into an exception."""
 
     type: str
     text: str
-    line: str  # both, for the log
+    line: str  # type and text, for the log
     traceback: str
 
 
 def of(error: BaseException) -> Failure:
-    """The error of a run, told without the frames that are the worker's way to the job."""
+    """Describe the error of a run, without the worker's own frames that lead to the job."""
     return Failure(name_of(type(error)), text_of(error), told(error), traceback_of(error, _PLUMBING))
 
 
 def history(failure: Failure, *, at: float, attempt: int) -> bytes:
-    """One JSON document of a job's history."""
+    """Return one JSON document for a job's history."""
     return document(at=at, attempt=attempt, type=failure.type, message=failure.text, traceback=failure.traceback)
 
 
 def document(**facts: Any) -> bytes:
-    """A JSON document for a job's history, with host and process."""
+    """Return a JSON document for a job's history, with host and process."""
     return msgspec.json.encode({**facts, "host": _HOST, "pid": os.getpid()})

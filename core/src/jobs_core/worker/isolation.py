@@ -1,4 +1,4 @@
-"""Which worker of a pool runs suspects: at most one at a time on a machine, so that one death at a time is theirs."""
+"""The lock that lets only one worker of a pool on a machine run suspects, so that they cause one death at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 class Isolation:
-    """A lock on a file; it ends with the process, and a process that a job forks does not share it."""
+    """A lock on a file. It ends with the process, and a process that a job forks does not share it."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._descriptor: int | None = None
 
     def enter(self) -> bool:
-        """Take the lock, or keep it; False while another worker has it. Without a file there is no other worker."""
+        """Take or keep the lock; return False while another worker has it. Without a file there is no other worker."""
         if self._path is None or self._descriptor is not None:
             return True
         descriptor = -1
@@ -25,7 +25,7 @@ class Isolation:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        except OSError:  # a full disk, a file system without locks: suspects run all the same
+        except OSError:  # a full disk, a file system without locks: suspects run without the lock
             if descriptor >= 0:
                 os.close(descriptor)
             return True
@@ -33,7 +33,7 @@ class Isolation:
         return True
 
     def leave(self) -> None:
-        """Let another worker have it."""
+        """Release the lock to other workers."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""One worker process: the application, a backend, a courier and an executor put together, and run to the end."""
+"""One worker process: combine the application, a backend, a courier and an executor, and run them to the end."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from .run_queue import RunQueue
 logger = logging.getLogger("jobs.worker")
 
 GIL_SWITCH_INTERVAL = 0.0005
-"""Seconds after which a busy job lets the courier in: a tenth of Python's default, for settling and heartbeats."""
+"""Seconds after which a busy job yields to the courier: a tenth of Python's default, for settling and heartbeats."""
 
 
 def prepare(app: App) -> Bootstrapper | None:
-    """Import what a worker needs: framework, then jobs, then their compiled signatures.
+    """Import the code that a worker needs: framework, then jobs, then their compiled signatures.
 
-    Raises PluginError, and LoadError also for a parameter that no message could fill, and for code that calls sys.exit.
-    A process that an import forks and that comes back out of it ends here: it would be a second worker, or template.
+    Raises PluginError. Raises LoadError, also for a parameter that no message could fill, and for code that calls
+    sys.exit. A process that an import forks and that returns from the import ends here: it would be a second worker, or
+    template.
     """
     process = os.getpid()
     try:
@@ -70,7 +71,7 @@ def _prepare(app: App) -> Bootstrapper | None:
 
 @contextmanager
 def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
-    """Call a framework's plugin, or a loader: whatever the application or the plugin raises is told with where, and by whom."""
+    """Call a framework's plugin or a loader; report any error of it or of the application with the step and the plugin."""
     hook, name = ("jobs_job_loaders", loader) if loader else ("jobs_framework_bootstrappers", app.config.framework or "")
     plugin = app.plugins.provider(hook, name)
 
@@ -85,7 +86,7 @@ def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
 
 
 def _loader(app: App) -> str:
-    """The configured loader, or the one that came with the framework, or the built-in."""
+    """Return the name of the configured loader, else of the framework's own, else of the built-in one."""
     name, framework = app.config.loader, app.config.framework
     if name is None and framework in app.plugins.provided("jobs_job_loaders"):
         name = framework
@@ -93,9 +94,9 @@ def _loader(app: App) -> str:
 
 
 class Worker:
-    """A worker of one pool. `run` occupies the main thread; signals are the process's affair, see `stop_signals`.
+    """A worker of one pool. `run` occupies the main thread; the process itself handles signals, see `stop_signals`.
 
-    A job that ignores its timeout ends only with the process, which `on_replace` may start anew.
+    A job that ignores its timeout ends only with the process, which `on_replace` may restart.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Worker:
         )
 
     def run(self) -> None:
-        """Serve until stopped. Raises what the courier failed of; jobs that had to be given up end the process."""
+        """Serve until stopped. Raises the error that made the courier fail. If jobs had to be abandoned, the process ends."""
         sys.setswitchinterval(GIL_SWITCH_INTERVAL)
         set_current_app(self._app)
         context.worker_app = self._app
@@ -173,7 +174,7 @@ class Worker:
             raise self.courier.failure
 
     def _end_at_once(self) -> None:
-        """The courier has given up jobs that still run in some thread: only the end of the process ends them."""
+        """End the process, since jobs that the courier has abandoned still run in some thread and nothing else ends them."""
         events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
         logging.shutdown()
         sys.stdout.flush()
@@ -206,4 +207,4 @@ def _executor(pool: Pool, run_queue: RunQueue, middleware: Middleware, board: Sc
 
 
 REPLACE = 75
-"""Exit code of a worker that asks to be replaced: a job did not end when told to (EX_TEMPFAIL)."""
+"""Exit code of a worker that asks to be replaced, since a job ignored its interruption (EX_TEMPFAIL)."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Middleware:
-    """Call a run's function inside its middleware. Any thread or task may use it."""
+    """The middleware around a run's function. Any thread or task may use it."""
 
     def __init__(self, plugins: Plugins, bootstrapper: Bootstrapper | None) -> None:
         contexts: list[tuple[Callable[[Any], Any], str]] = []
@@ -41,14 +41,14 @@ class Middleware:
         self._started = plugins.implementations("jobs_job_started")
         self._finished = plugins.implementations("jobs_job_finished")
         self.bare = not contexts and not acontexts
-        """Whether a run is nothing but its function's call."""
+        """True if a run is only the call of its function."""
         self.silent = not self._started and not self._finished
-        """Whether nobody listens to runs."""
+        """True if no hook listens to runs."""
         self.process = os.getpid()
-        """Whose runs these are: what a job forks is to end with its job."""
+        """Process that these runs belong to: a process that a job forks has to end with its job."""
 
     def call(self, run: Run, loops: Callable[[], LoopRunner]) -> Any:
-        """Run a plain function to its value."""
+        """Run a plain function and return its value."""
         with ExitStack() as stack:
             for enter, whose in self._contexts:
                 manager = enter(context_of(run))
@@ -58,7 +58,7 @@ class Middleware:
             return value if type(value) in RESULTS else in_loop(run, value, loops)
 
     async def acall(self, run: Run) -> Any:
-        """Run an async function to its value."""
+        """Run an async function and return its value."""
         async with AsyncExitStack() as stack:
             for enter, whose in self._acontexts:
                 manager = enter(context_of(run))
@@ -75,7 +75,7 @@ class Middleware:
             guarded(implementation, run=context_of(run))
 
     def finished(self, run: Run) -> None:
-        """Tell listeners how it ended."""
+        """Tell listeners the outcome of a run."""
         if self._finished:
             outcome = RunOutcome((run.ending or settlement(run)).outcome, run.ended - run.started, run.error)
             for implementation in self._finished:

@@ -1,4 +1,4 @@
-"""An outage of the backend: each reason for it told once, tried again with full jitter, over when a call succeeds."""
+"""An outage of the backend: each reason is logged once, retries have full jitter, and a successful call ends the outage."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from .. import events
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 MOST_REASONS = 10
-"""Told in one outage: a reason that carries a number could be another one every time."""
+"""Largest number of reasons logged in one outage: a reason with a number in it could differ every time."""
 
 
 class Outage:
-    """Whether the backend answers, and when to try again. Used by the courier alone.
+    """The state of the connection to the backend, and the time of the next try. Only the courier uses it.
 
-    Who is back first keeps house, and gives all others one more lease: within it they have to be back, too.
+    The first worker to reconnect does the housekeeping, and extends the leases of all others by one lease: they have to
+    reconnect within it.
     """
 
     def __init__(self, lease: float = 30.0) -> None:
         self._longest = min(LONGEST_PAUSE, lease / 4)
         self._since: float | None = None
-        self._told: set[str] = set()  # reasons: what begins as a dead server may go on as a wrong password
+        self._told: set[str] = set()  # reasons: an outage may begin with a dead server and continue with a wrong password
         self._tries = 0
         self._next_try = 0.0
 
     @property
     def lasts(self) -> bool:
-        """Whether the last call failed."""
+        """Return whether the last call failed."""
         return self._since is not None
 
     def began(self, error: Exception) -> None:
-        """A call failed: wait before the next, longer every time, at random so that workers do not come together."""
+        """Note a failed call, and wait before the next: longer every time, at random so that workers do not retry together."""
         now = time.monotonic()
         if self._since is None:
             self._since = now
@@ -44,7 +45,7 @@ class Outage:
         self._next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
 
     def over(self) -> None:
-        """A call succeeded."""
+        """Note a successful call, which ends the outage."""
         if self._since is not None:
             events.emit(events.BackendBack(time.monotonic() - self._since))
             self._since, self._tries, self._next_try = None, 0, 0.0
@@ -54,9 +55,9 @@ class Outage:
         return now >= self._next_try
 
     def left(self, now: float) -> float:
-        """Seconds until the next try."""
+        """Return the seconds until the next try."""
         return self._next_try - now
 
     def pause(self) -> float:
-        """Seconds until the next try, from now."""
+        """Return the seconds until the next try, counted from now."""
         return max(0.0, self._next_try - time.monotonic())

@@ -1,7 +1,8 @@
-"""What a child of the supervisor does with what it has to say: log records and prints go to the supervisor's pipes.
+"""The output of the supervisor's child processes: log records and prints go to the supervisor's pipes.
 
-Called in a child right after its fork. Every record is one write, whole even where a job is interrupted in the middle
-of it; a full pipe makes jobs wait for the supervisor, but not for long the courier, whose heartbeats keep their leases.
+Each child sets this up right after its fork. Every record is one write, and stays whole even if a job is interrupted in
+the middle of it. A full pipe makes jobs wait for the supervisor, but delays the courier only briefly, since its
+heartbeats keep the leases.
 """
 
 from __future__ import annotations
@@ -32,28 +33,28 @@ LONGEST_LINE = 16 * 1024
 """Characters of a printed line; a longer one is cut into several records."""
 
 MOST_PARTIAL = 10_000
-"""Lines without an end that are kept; beyond, the oldest are ended."""
+"""Largest number of unfinished lines that are kept; beyond it, the oldest are ended."""
 
 COURIER = "jobs-courier"
-"""The thread that may not wait for the log for longer than COURIER_PATIENCE seconds."""
+"""Name of the thread that may not wait for the log for longer than COURIER_PATIENCE seconds."""
 
 COURIER_PATIENCE = 2.0
 
 
 class PipeHandler(logs.OwnHandler):
-    """Writes records into the log pipe, each followed by a NUL, which the supervisor takes away."""
+    """A handler that writes records into the log pipe, each followed by a NUL, which the supervisor removes."""
 
     def __init__(self, fd: int, format_: str, worker: str) -> None:
         super().__init__()
         self._fd = fd
         self._json = format_ == "json"
-        self._rest = b""  # of a record that is in the pipe in part; comes before any other
+        self._rest = b""  # the rest of a record that is partly in the pipe; written before any other
         self._dropped = 0
         self.setFormatter(logs.formatter(format_, worker))
         os.set_blocking(fd, False)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Without the handler's lock: it may not be held where a job can be interrupted, see `_put`."""
+        """Write a record without the handler's lock, which may not be held where a job can be interrupted, see `_put`."""
         if not self.filter(record):
             return False
         self.emit(record)
@@ -61,16 +62,16 @@ class PipeHandler(logs.OwnHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, _SENT, False):
-            return  # it is with our own loggers as well as with the root
+            return  # the handler is on our own loggers as well as on the root
         setattr(record, _SENT, True)
         try:
             text = self.format(record)
-        except Exception as error:  # a record of the application that cannot be text may not cost the job
+        except Exception as error:  # a record of the application that cannot be formatted must not fail the job
             text = self.format(_unformattable(record, error))
         self._send(self._clip(logs.encoded(text)) + b"\0")
 
     def flush(self) -> None:
-        """Write what was begun, printed lines too; at the end of the process."""
+        """Write all unfinished records and printed lines; called at the end of the process."""
         for key in partial.copy():
             _end_line(key)
         self._send(b"", time.monotonic() + COURIER_PATIENCE)
@@ -98,10 +99,10 @@ class PipeHandler(logs.OwnHandler):
                 return
 
     def _put(self, data: bytes) -> tuple[bytes, bool]:
-        """Write what goes; the record if it is still to be begun, and whether nothing is left.
+        """Write as much as the pipe accepts; return the record if it is not yet begun, and whether nothing is left to write.
 
-        An interruption may not strike between the write and the note of how much was written, nor while the lock
-        is held; it comes when the signal is let in again.
+        An interruption may not strike between the write and the note of how much was written, nor while the lock is
+        held. It arrives when the signal is unblocked.
         """
         assert self.lock
         try:
@@ -130,12 +131,12 @@ class PipeHandler(logs.OwnHandler):
             return os.write(self._fd, data)
         except BlockingIOError:
             return 0
-        except OSError:  # the supervisor is gone, and this process will be soon
+        except OSError:  # the supervisor has ended, and this process will end soon
             return len(data)
 
 
 def _middle_out(text: str, limit: int, line_end: str = "") -> str:
-    """`text` without its middle, if it is longer than `limit` characters (of up to four bytes)."""
+    """Return `text` without its middle, if it is longer than `limit` characters (of up to four bytes)."""
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -156,11 +157,11 @@ def _wait_until_writable(fd: int, deadline: float | None) -> bool:
 _handler: PipeHandler | None = None
 _SENT = "_jobs_sent"
 OURS = "jobs"
-"""Our loggers' name, and what those below it begin with."""
+"""Name of our top logger, and first part of the names below it."""
 
 
 def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
-    """Send this process's log records to the supervisor; `worker` is said in each. Replaces what a parent had set up."""
+    """Send this process's log records to the supervisor, each with the name `worker`. Replaces the set-up of a parent."""
     global _handler
     _handler = PipeHandler(log_fd, format, worker)
     partial.clear()
@@ -171,12 +172,12 @@ def to_pipe(log_fd: int, level: str, format: str, *, worker: str) -> None:
 
 
 def take_over() -> None:
-    """Make sure that each record takes one way, ours. Called again after the application was imported.
+    """Ensure that each record is written once, by our handler. Called again after the application was imported.
 
-    Handlers that the application wants elsewhere, in files or on the network, stay. Those that write to standard output
-    or error go, on loggers whose records reach the root too: their lines would come a second time, as prints. Our own loggers
-    have the handler to themselves, and cannot be disabled: `logging.config.dictConfig`, whenever a job calls it, takes the
-    root's handlers away and disables every logger that it does not name.
+    Handlers of the application that write elsewhere, to files or to the network, stay. Handlers that write to standard
+    output or error are removed from loggers whose records reach the root too: otherwise their lines would be logged a
+    second time, as prints. Our own loggers have the handler themselves, and cannot be disabled: when a job calls
+    `logging.config.dictConfig`, that removes the root's handlers and disables every logger that it does not name.
     """
     if _handler is None:
         return
@@ -208,28 +209,28 @@ def _prints(handler: logging.Handler) -> bool:
 
 
 def capture(raw_fd: int) -> None:
-    """Make log records of what is printed, and send what is written past Python to `raw_fd`. After `to_pipe`.
+    """Turn printed lines into log records, and send output that bypasses Python to `raw_fd`. Call it after `to_pipe`.
 
-    Descriptors 1 and 2 become the raw pipe: C code and subprocesses write there. `sys.stdout` and `sys.stderr` become
-    makers of records, at level info, which know the job that prints.
+    Descriptors 1 and 2 become the raw pipe: C code and subprocesses write there. `sys.stdout` and `sys.stderr` are
+    replaced by streams that make records, at level info, and that know the job that prints.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not isinstance(stream, Printed):
             stream.flush()
     os.dup2(raw_fd, 1)
     os.dup2(raw_fd, 2)
-    if not isinstance(sys.stdout, Printed):  # a template's may be held by what it imported
+    if not isinstance(sys.stdout, Printed):  # modules that a template imported may hold its streams
         sys.stdout = Printed(1, "<stdout>")
     if not isinstance(sys.stderr, Printed):
         sys.stderr = Printed(2, "<stderr>")
 
 
 partial: dict[tuple[int, str | int], tuple[Run | None, str]] = {}
-"""Lines that have been begun, by stream and run (else thread): those of two jobs do not mix."""
+"""Unfinished lines by stream and run (else thread), so that the lines of two jobs do not mix."""
 
 
 def end_lines(run: Run) -> None:
-    """Log what a run that has ended left without an end of line. Executors call it if `partial` is not empty."""
+    """Log the unfinished lines of a run that has ended. Executors call it if `partial` is not empty."""
     for fd in (1, 2):
         if (fd, run.delivery.id) in partial:
             _end_line((fd, run.delivery.id))
@@ -241,7 +242,7 @@ def _end_line(key: tuple[int, str | int]) -> None:
 
 
 class Printed(io.TextIOBase):
-    """Stands for `sys.stdout` or `sys.stderr`: each line that is printed becomes a log record. Any thread may write."""
+    """A replacement for `sys.stdout` or `sys.stderr` that logs each printed line as a record. Any thread may write."""
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
@@ -270,20 +271,20 @@ class Printed(io.TextIOBase):
         return True
 
     def fileno(self) -> int:
-        """The raw pipe's: a subprocess that is given this stream writes there."""
+        """Return the raw pipe's descriptor: a subprocess that is given this stream writes there."""
         return self._fd
 
     def isatty(self) -> bool:
         return False
 
     def flush(self) -> None:
-        """A line is written when it is whole."""
+        """Do nothing: a line is written when it is complete."""
 
     def close(self) -> None:
-        """Code that closes its output does not close everybody's."""
+        """Do nothing: code that closes its output must not close it for all jobs."""
 
     def reconfigure(self, **options: Any) -> None:
-        """Taken and ignored: programs set an encoding or line buffering here."""
+        """Accept and ignore the options: programs set an encoding or line buffering here."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -299,7 +300,7 @@ class Printed(io.TextIOBase):
 
 
 class _PrintedBytes(io.RawIOBase):
-    """`sys.stdout.buffer`."""
+    """The binary stream `sys.stdout.buffer`, or that of `sys.stderr`."""
 
     def __init__(self, text: Printed) -> None:
         self._text = text
@@ -316,7 +317,7 @@ class _PrintedBytes(io.RawIOBase):
         return self._text.fileno()
 
     def close(self) -> None:
-        """As the stream itself."""
+        """Do nothing, like the text stream."""
 
 
 def _past_logging(level: int, text: str) -> None:
@@ -327,7 +328,7 @@ def _past_logging(level: int, text: str) -> None:
 
 
 def _log(run: Run | None, lines: Iterable[str]) -> None:
-    """Past the application's own logging: whatever it sets up, a print can neither be lost nor come round again."""
+    """Log printed lines past the application's own logging, so that its set-up can neither lose nor repeat a print."""
     handler = _handler
     if handler is None or not logging.getLogger().isEnabledFor(logging.INFO):
         return

@@ -1,4 +1,4 @@
-"""How many jobs to reserve ahead: as many as are short work, one if they are long."""
+"""The number of jobs to reserve ahead: as many short jobs as fill AHEAD seconds, one long job a slot."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Sequence
 from .run import Run
 
 AHEAD = 0.050
-"""Seconds of work a worker may hold that it has not started (promise 6)."""
+"""Seconds of work that a worker may have reserved and not started (promise 6)."""
 
 LARGEST_BATCH = 1000
 _WEIGHT = 0.3
 
 
 class Prefetch:
-    """Learns how long jobs take, as an exponentially weighted mean over batches."""
+    """An estimate of how long jobs take: an exponentially weighted mean over batches."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
         self._mean: float | None = None
 
     def learn(self, runs: Sequence[Run]) -> None:
-        """Take in a settled batch."""
+        """Add a batch of finished runs to the mean."""
         if runs:
             mean = sum(run.ended - run.started for run in runs) / len(runs)
             self._mean = mean if self._mean is None else self._mean + _WEIGHT * (mean - self._mean)
 
     def lasts(self, jobs: int) -> float:
-        """Seconds that so many jobs are likely to take."""
+        """Return the seconds that so many jobs are likely to take."""
         return jobs * (self._mean or 0.0) / self._slots
 
     def target(self) -> int:
-        """How many jobs make about AHEAD seconds of work; before anything is known, one a slot."""
+        """Return the number of jobs that make about AHEAD seconds of work; one a slot, before any job has ended."""
         if self._mean is None:
             return self._slots
         ahead = AHEAD * self._slots / max(self._mean, 1e-7)

@@ -1,19 +1,21 @@
-"""Suspects: jobs that were running when two workers died, or more. They run beside all other jobs, but few at a time.
+"""The suspects: jobs that were running when two or more workers died. They run beside all other jobs, but few at a time.
 
-The rule of suspicion, in one place:
+The rule of suspicion is implemented here only:
 
-- A first death is mostly a kill from outside. What it interrupted is handed back at full strength, and runs as any job.
+- A first death is mostly a kill from outside. The jobs that it interrupted return to their topics and run like any
+  other job.
 - With r >= 2 deaths a job is a suspect. Suspects run at most ceil(concurrency / 16^(r - 1)) together, in at most one
-  worker of a pool at a time, each after a pause that grows with r. Nothing else waits for them.
-- A worker that dies while suspects run in it died of them: they are charged, their neighbours are not
-  (`supervisor.repair`). So the group that contains the culprit shrinks with every death until it is alone.
-- The pause is for a neighbour that is poisonous and not yet suspected: meanwhile it kills without a suspect beside it, and is
-  charged itself.
+  worker of a pool at a time, each after a pause that grows with r. No other job waits for them.
+- A worker that dies while it runs suspects is taken to have died of them: the suspects are charged, the jobs beside
+  them are not (`supervisor.repair`). So the group that contains the culprit shrinks with every death until the culprit
+  runs alone.
+- The pause is for a neighbour that kills workers and is not yet suspected: during the pause it kills a worker that runs
+  no suspect, and is charged itself.
 
-Where nobody sees what a worker has started (one without a supervisor), all that it held is charged when its lease ends.
-There suspects have to be held without others to be told apart: as many as may run together start when the worker runs nothing
-but suspects, and nothing else is reserved for the moment that a poisonous job needs. Those that outlive the moment hold up
-nobody, the next suspects included.
+Without a supervisor, the jobs that a worker has started are unknown, and all its reservations are charged when its
+lease ends. Such a worker can identify a suspect only if it has reserved no other jobs. When it runs only suspects, it
+starts as many of them as may run together, and for the short time in which a job would kill it, it reserves nothing
+else. Suspects that survive this time delay no other job, including the next suspects.
 """
 
 from __future__ import annotations
@@ -26,28 +28,28 @@ from .isolation import Isolation
 from .run import Run
 
 SUSPECT = 2
-"""Deaths of a worker from which on a job is a suspect."""
+"""Number of a worker's deaths from which on a job is a suspect."""
 
 PAUSE, LONGEST_PAUSE = 0.5, 2.0
-"""Seconds that a suspect waits for each death beyond the first, and at most."""
+"""Seconds that a suspect waits for each death beyond the first, and the longest wait."""
 
 SOLITUDE = 0.5
-"""Seconds for which an unsupervised worker takes nothing beside a suspect; others may wait so long, and no longer."""
+"""Seconds for which an unsupervised worker reserves nothing beside a suspect; no other job waits longer for it."""
 
 LOOK_AGAIN = 0.25
-"""Seconds between two looks whether another worker of the pool is done with its suspects."""
+"""Seconds between two checks whether another worker of the pool has finished its suspects."""
 
 HOLD_AFTER = 3
-"""After so many deferrals an unsupervised worker that is never idle runs a suspect beside other jobs."""
+"""Number of deferrals after which an unsupervised worker that is never idle runs a suspect beside other jobs."""
 
 _NEVER = float("inf")
 
 
 class Quarantine:
-    """The suspects of one worker, waiting and running. Used by the courier alone."""
+    """The suspects of one worker, waiting and running. Only the courier uses it."""
 
     def __init__(self, concurrency: int, isolation: Isolation, *, watched: bool) -> None:
-        self.watched = watched  # a supervisor sees what has started
+        self.watched = watched  # a supervisor sees which jobs have started
         self._concurrency = concurrency
         self._isolation = isolation
         self._waiting: deque[tuple[float, Run]] = deque()
@@ -55,11 +57,11 @@ class Quarantine:
         self._alone_until = 0.0
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return the number of suspects that wait."""
         return len(self._waiting)
 
     def concerns(self, run: Run) -> bool:
-        """Whether a run is a suspect's. Also where one job runs at a time: what ended before it may not be settled yet."""
+        """Return whether a run is a suspect. This matters even if one job runs at a time: earlier ones may not be settled."""
         return run.delivery.redeliveries >= SUSPECT
 
     def add(self, run: Run, now: float) -> None:
@@ -68,12 +70,12 @@ class Quarantine:
         self._waiting.append((now + pause, run))
 
     def next(self, now: float) -> float:
-        """The monotonic time to look again; infinity if what waits does so for others to end."""
+        """Return the monotonic time of the next check; infinity if all suspects here wait for other runs to end."""
         until = self._alone_until if self.alone(now) else _NEVER
         return min((since for since, _ in self._waiting if since > now), default=until)
 
     def admit(self, now: float) -> list[Run]:
-        """The suspects that start now, those with most deaths first."""
+        """Return the suspects that start now, those with the most deaths first."""
         if self.alone(now):
             return []
         beside = list(self._running.values()) if self.watched else []
@@ -94,23 +96,23 @@ class Quarantine:
         return group
 
     def _most(self, runs: Iterable[Run]) -> int:
-        """How many suspects may run together with these."""
+        """Return how many suspects may run together with these."""
         return min(self.limit(run.delivery.redeliveries) for run in runs)
 
     def limit(self, redeliveries: int) -> int:
-        """How many suspects with so many deaths may run together."""
+        """Return how many suspects with so many deaths may run together."""
         return max(1, math.ceil(self._concurrency / 16.0 ** min(redeliveries - 1, 8)))
 
     def runs_all(self, runs: int) -> bool:
-        """Whether all that this worker runs are suspects."""
+        """Return whether all runs of this worker are suspects."""
         return runs == len(self._running)
 
     def alone(self, now: float) -> bool:
-        """Whether nothing is to be reserved beside a suspect now."""
+        """Return whether nothing may be reserved beside a suspect now."""
         return bool(self._running) and now < self._alone_until
 
     def ended(self, runs: Iterable[Run]) -> None:
-        """These run no longer, or will not."""
+        """Note that these runs have ended, or will not start."""
         if not self._running:
             return
         for run in runs:
@@ -121,11 +123,11 @@ class Quarantine:
             self._isolation.leave()
 
     def waiting(self) -> list[Run]:
-        """Every suspect that has not started."""
+        """Return every suspect that has not started."""
         return [run for _, run in self._waiting]
 
     def take_back(self) -> list[Run]:
-        """Take every suspect that has not started."""
+        """Remove and return every suspect that has not started."""
         taken = self.waiting()
         self._waiting.clear()
         return taken

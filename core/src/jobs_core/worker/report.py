@@ -1,4 +1,4 @@
-"""From a settlement to the event an operator reads, for runs that did not simply succeed."""
+"""The events that operators read about settlements, for runs that did not simply succeed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("jobs.worker")
 
 
 def report(run: Run, settlement: Settlement) -> None:
-    """Tell the log about a failed attempt or a death."""
+    """Log a failed attempt or a dead letter."""
     failure = run.failure
     if run.unfit and failure is not None:
         report_unrun(run.delivery, settlement.reason, failure.text)
@@ -30,24 +30,24 @@ def report(run: Run, settlement: Settlement) -> None:
 
 
 def tell_taken(runs: Sequence[Run]) -> None:
-    """Tell a log of level debug which jobs were reserved."""
+    """Log which jobs were reserved, at level debug."""
     for run in runs:
         emit(JobTaken(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))
 
 
 def tell_done(run: Run) -> None:
-    """Tell the log about a success, where it is to hear of each."""
+    """Log a success, if every success is to be logged."""
     delivery = run.delivery
     emit(JobDone(delivery.id, run.job.name, delivery.topic, delivery.attempt + 1, run.ended - run.started))
 
 
 def tell_settled(batch: Sequence[tuple[Settlement, Run | None]], answers: Sequence[Answer]) -> None:
-    """Tell a log of level debug what the backend answered to each settlement."""
+    """Log the backend's answer to each settlement, at level debug."""
     for (ending, run), answer in zip(batch, answers, strict=True):
         emit(JobSettled(ending.id, run.job.name if run else "", ending.outcome.value, answer.value))
 
 
 def report_unrun(delivery: Delivery, reason: str, text: str) -> None:
-    """Tell the log about a job that goes to the dead letters because it cannot be run."""
+    """Log a job that becomes a dead letter because it cannot be run."""
     line = "job %s of topic %s goes to the dead letters (%s): %s"
     boundary.log(logger, logging.ERROR, line, delivery.id, delivery.topic, reason, text)

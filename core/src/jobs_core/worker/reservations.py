@@ -1,7 +1,7 @@
-"""The jobs that a worker has reserved: every run from its reservation to its end, and whether one more would fit.
+"""The jobs that a worker has reserved: every run from its reservation to its end, and the room for more.
 
-Runs that are to start go to the executor, in order; suspects wait for their turn beside the others (`Quarantine`), and jobs
-that are acknowledged early until a slot is free. Jobs that wait behind one that turns out long are given back.
+Runs that may start go to the executor, in order. Suspects wait for their turn beside the others (`Quarantine`). Jobs
+that are acknowledged early wait for a free slot. Jobs that wait behind a job that turns out to be long are released.
 """
 
 from __future__ import annotations
@@ -21,79 +21,79 @@ from .settlements import Settlements
 _NEVER = float("inf")
 
 LOST_AFTER = 1.0
-"""Seconds after which a run that nobody has is nobody's, and not on its way between two instructions of an executor."""
+"""Seconds until a run that neither queue nor executor has counts as lost; before, an executor may be just moving it."""
 
 PUT_OFF = 0.5
-"""Seconds for which a suspect is left to others: there are too many here, or an unsupervised worker is busy."""
+"""Seconds for which a suspect is deferred to other workers: this one has too many, or is unsupervised and busy."""
 
 
 class Reservations:
-    """See the module. Used by the courier alone."""
+    """The reservations of one worker, see the module. Only the courier uses it."""
 
     def __init__(
         self, executor: Executor, settlements: Settlements, isolation: Isolation | None = None, *, watched: bool = False
     ) -> None:
         self.deadlines = Deadlines()
-        self.given_back = 0  # jobs that were taken and not run
+        self.given_back = 0  # jobs that were reserved and not run
         self._executor = executor
         self._run_queue = executor.run_queue
         self._settlements = settlements
-        self._runs: dict[str, Run] = {}  # handed over: pending, running, or finished and not collected
-        self._early: deque[Run] = deque()  # acknowledged before they run: wait here for a free slot
+        self._runs: dict[str, Run] = {}  # given to the executor: pending, running, or finished and not collected
+        self._early: deque[Run] = deque()  # acknowledged before they run: they wait here for a free slot
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
-        self._most = LARGEST_BATCH  # to reserve: where suspects are held apart, no more than may start together
+        self._most = LARGEST_BATCH  # at most so many are reserved: where suspects are isolated, no more than may start together
         self._prefetch = Prefetch(executor.concurrency)
-        self._astray: dict[str, tuple[Run, float]] = {}  # where nobody has them, and since when
+        self._astray: dict[str, tuple[Run, float]] = {}  # runs that neither queue nor executor has, and since when
 
     def __len__(self) -> int:
-        """How many runs the executor has."""
+        """Return how many runs the executor has."""
         return len(self._runs)
 
     def get(self, job_id: str) -> Run | None:
-        """A run that the executor has."""
+        """Return a run that the executor has."""
         return self._runs.get(job_id)
 
     # -- how much ----------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """How many more jobs may be reserved."""
+        """Return how many more jobs may be reserved."""
         return min(self._prefetch.target() - len(self._runs), self._most)
 
     def batch(self) -> int:
-        """How many jobs are reserved at a time while there are many."""
+        """Return how many jobs are reserved at a time while there are many."""
         return min(self._prefetch.target(), LARGEST_BATCH)
 
     def looks_at(self, now: float) -> float:
-        """The monotonic time at which something here may start that nothing wakes the courier for."""
+        """Return the monotonic time at which a run may start here without a call that wakes the courier."""
         astray = min((since + LOST_AFTER for _, since in self._astray.values()), default=_NEVER)
         return min(now + AHEAD if self._early else _NEVER, self._quarantine.next(now), astray)
 
     def closed(self, now: float) -> bool:
-        """Whether nothing is to be reserved now, whatever there is."""
+        """Return whether nothing may be reserved now, whatever the backend has."""
         return bool(self._early) or self._quarantine.alone(now) or self.stuck(now)
 
     def stuck(self, now: float) -> bool:
-        """Whether every slot has been busy with the same job for longer than we hold jobs for."""
+        """Return whether every slot has been busy with the same job for more than AHEAD, the longest wait of a reserved job."""
         running = self._executor.started()
         return len(running) >= self._executor.concurrency and all(now - (run.started or run.taken) > AHEAD for run in running)
 
     @property
     def full(self) -> bool:
-        """Whether every slot has a job."""
+        """Return whether every slot has a job."""
         return len(self._runs) >= self._executor.concurrency
 
     def half_through(self) -> float:
-        """Seconds after which half of what is pending will have been run, as far as one knows."""
+        """Return the estimated seconds until half of the pending jobs have been run."""
         return max(0.001, self._prefetch.lasts(len(self._run_queue.pending)) / 2)
 
     # -- in ------------------------------------------------------------------------------------------
 
     def take(self, runs: Iterable[Run], now: float) -> None:
-        """Start what was reserved, or keep what has to wait."""
+        """Start reserved runs, or keep those that have to wait."""
         self._most = LARGEST_BATCH
         ready: list[Run] = []
         for run in runs:
-            if run.policy.acks == "early":  # at most once, whatever it saw: first of all it is acknowledged
+            if run.policy.acks == "early":  # at most once, even for a suspect: it is acknowledged before anything else
                 self._early.append(run)
             elif self._quarantine.concerns(run):
                 self._suspect(run, now)
@@ -118,7 +118,7 @@ class Reservations:
         self._executor.submit(runs)
 
     def start_waiting(self, now: float) -> None:
-        """Start suspects and early acknowledged jobs whose turn has come. Raises what settling raises."""
+        """Start suspects and early acknowledged jobs whose turn has come. Raises the errors of settling."""
         if self._quarantine:
             self._start_suspects(now)
         free = self._executor.concurrency - len(self._runs) - self._settlements.acknowledging
@@ -129,7 +129,7 @@ class Reservations:
         self.start_acknowledged(now)
 
     def start_acknowledged(self, now: float) -> None:
-        """Start what is acknowledged and was not run: nobody else will, not even when we are to stop."""
+        """Start jobs that are acknowledged and not yet run, even while stopping: no other worker will run them."""
         if self._settlements.acknowledged:
             ready, self._settlements.acknowledged = self._settlements.acknowledged, []
             self._hand_over(ready, now)
@@ -150,10 +150,11 @@ class Reservations:
                 self._settlements.give_back(run, after=PUT_OFF)
 
     def hand_over_again(self, now: float) -> None:
-        """Start what an executor took and never began, if something was raised in its own code.
+        """Resubmit runs that an executor took and never began, if an exception was raised in its own code.
 
-        An exception from outside strikes between any two instructions, so also after a run was taken and before it was
-        written down as going on. The executor cannot know; we do, from what it neither has nor gave back.
+        Such an exception strikes between any two instructions, so it may strike after a run was taken and before it was
+        recorded as going on. The executor cannot know this. The courier can: it is a run that the executor neither has
+        nor has returned.
         """
         if not self._executor.upset:
             return
@@ -174,7 +175,7 @@ class Reservations:
     # -- out -----------------------------------------------------------------------------------------
 
     def collect(self) -> tuple[list[Run], list[Run]]:
-        """The runs that have ended: ours, and those that are no longer ours."""
+        """Return the runs that have ended: those still reserved by this worker, and those that are no longer."""
         finished = self._run_queue.collect()
         ours, stale = [], []
         for run in finished:
@@ -188,7 +189,7 @@ class Reservations:
         return ours, stale
 
     def withdraw(self, run: Run) -> bool:
-        """Take back a run that has not started; False if an executor has it."""
+        """Take back a run that has not started; return False if an executor has it."""
         try:
             self._run_queue.pending.remove(run)
         except ValueError:
@@ -197,7 +198,7 @@ class Reservations:
         return True
 
     def lose(self, job_id: str) -> None:
-        """A reservation is no longer ours; if the run goes on, its end will be stale."""
+        """Drop a reservation that this worker has lost; if the run continues, its outcome will be stale."""
         run = self._runs.get(job_id)
         if run is None or run.policy.acks == "early":
             return
@@ -207,14 +208,14 @@ class Reservations:
             del self._runs[job_id]
 
     def give_back_what_waits_long(self, now: float) -> None:
-        """Return what waits behind jobs that turned out long: an idle worker may run it (promise 6)."""
+        """Release jobs that wait behind jobs that turned out to be long: an idle worker may run them (promise 6)."""
         if (self._run_queue.pending or (self._early and self._runs)) and self.stuck(now):
             self._give_back(self._take_back())
             self._give_back(self._early)
             self._early.clear()
 
     def _take_back(self) -> list[Run]:
-        """What no executor has started, but for what is acknowledged: that is run here, or never."""
+        """Take back all runs that have not started, except acknowledged ones: those run here or never."""
         taken = self._run_queue.take_back()
         if any(run.policy.acks == "early" for run in taken):
             self._executor.submit([run for run in reversed(taken) if run.policy.acks == "early"])
@@ -222,14 +223,14 @@ class Reservations:
         return taken
 
     def give_back_unstarted(self) -> None:
-        """Return all that has not started."""
+        """Release all jobs that have not started."""
         self._give_back(self._take_back())
         self._give_back(self._early)
         self._give_back(self._quarantine.take_back())
         self._early.clear()
 
     def give_up(self) -> None:
-        """Return what runs, too: the process is about to end."""
+        """Release the running jobs too: the process is about to end."""
         self._give_back([run for run in self._runs.values() if run.policy.acks != "early"])
         self._runs.clear()
 
@@ -242,25 +243,25 @@ class Reservations:
             self._settlements.give_back(run)
 
     def drop(self, run: Run) -> None:
-        """Forget a run that goes on: nobody will hear of its end."""
+        """Forget a run that continues: its outcome will not be reported."""
         self._runs.pop(run.delivery.id, None)
         self._quarantine.ended([run])
 
     def ended(self) -> list[Run]:
-        """Take out the runs that have ended, whether the executor came to say so or not."""
+        """Remove and return the runs that have ended, even if the executor could not report them."""
         runs = [run for run in self._runs.values() if run.ended]
         for run in runs:
             self.drop(run)
         return runs
 
     def end_all(self) -> list[Run]:
-        """Every run that the executor has: nobody will hear of their ends."""
+        """Remove and return every run that the executor has: their outcomes will not be reported."""
         runs = list(self._runs.values())
         self._runs.clear()
         return runs
 
     def cannot_end(self) -> bool:
-        """Whether there are runs, and each was told to end but goes on where no interrupt reaches it."""
+        """Return whether runs remain, and all of them were interrupted but continue where no interrupt reaches them."""
         out_of_reach = (
             run.interrupted is not None and not run.ended and not self._executor.can_interrupt(run)
             for run in self._runs.values()
@@ -268,7 +269,7 @@ class Reservations:
         return bool(self._runs) and all(out_of_reach)
 
     def forget(self) -> None:
-        """The owner is lost, and with it every reservation."""
+        """Drop every reservation, since the owner is lost."""
         self._quarantine.ended(self._take_back())
         self._quarantine.take_back()
         self._early.clear()

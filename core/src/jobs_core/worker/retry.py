@@ -1,4 +1,4 @@
-"""What follows from how a run ended: done, again later, dead, cancelled. The only place that decides it."""
+"""The outcome of a run: done, retried later, dead or cancelled. No other module decides it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CANCELLED_TTL = 86400.0
 
 
 def settlement(run: Run) -> Settlement:
-    """The settlement of a finished run. Whatever its error and its value are made of, there is one."""
+    """Return the settlement of a finished run. There is one for every error and every value."""
     delivery, error = run.delivery, run.error
     if error is None:
         if not run.store_result and run.followups is None:
             return Settlement(delivery.id, delivery.token, Outcome.DONE)
         return _done(run)
-    kind = type(error)  # isinstance would ask the error itself
+    kind = type(error)  # isinstance would run code of the error itself
     if issubclass(kind, JobCancelled):
         return Settlement(delivery.id, delivery.token, Outcome.CANCELLED, result_ttl=CANCELLED_TTL)
     after: float | None = None
@@ -51,7 +51,7 @@ def settlement(run: Run) -> Settlement:
 
 
 def unrun(delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
-    """The settlement of a job that cannot be run; it counts as no attempt."""
+    """Return the settlement of a job that cannot be run; it does not count as an attempt."""
     error = failure.document(
         at=delivery.broker_now, attempt=delivery.attempt, type=reason, message=boundary.storable(text), traceback=""
     )
@@ -71,7 +71,7 @@ def _done(run: Run) -> Settlement:
 
 
 def _encode_result(value: object, limit: int) -> bytes:
-    """The result as stored. The job has succeeded: what it returned must not fail it."""
+    """Encode the result for storage. The job has succeeded: its result must not fail it."""
     try:
         encoded = json_encoder.encode({"value": value})
         if len(encoded) > limit:
@@ -89,7 +89,7 @@ def _unstorable(reason: str) -> bytes:
 
 
 def _delay(error: BaseException) -> float | None:
-    """The seconds that a Snooze or Retry asks for, None for none; raises ValueError for what is no duration."""
+    """Return the delay in seconds of a Snooze or Retry, or None if there is none; raise ValueError for an invalid duration."""
     try:
         value = _given(error, "delay")
         return None if value is None and issubclass(type(error), Retry) else float(seconds(value))
@@ -99,7 +99,7 @@ def _delay(error: BaseException) -> float | None:
 
 
 def _given(error: BaseException, name: str) -> object:
-    """What a job gave to an exception, None if it has overridden how it is told."""
+    """Return an attribute that a job gave to an exception, None if reading it raises."""
     try:
         return getattr(error, name, None)
     except BaseException:
@@ -107,5 +107,5 @@ def _given(error: BaseException, name: str) -> object:
 
 
 def broker_time(run: Run) -> float:
-    """About the time by the broker's clock: its time at the reservation, plus what has passed here."""
+    """Estimate the current time by the broker's clock: its time at the reservation, plus the time that has passed here."""
     return run.delivery.broker_now + (time.monotonic() - run.started if run.started else 0.0)

@@ -1,7 +1,8 @@
-"""What a function returned instead of its result: something that has yet to run.
+"""The values that a function returns instead of its result, and that have yet to run.
 
-An async function under a decorator that is none, and a plain function that returns a coroutine, are meant to be awaited. A
-generator (or a `map`, or a list of coroutines) is not run by anybody: that attempt has failed, for nothing of it has happened.
+An async function under a decorator that is not async, and a plain function that returns a coroutine, return a value
+that is meant to be awaited. A generator (or a `map`, or a list of coroutines) is never run: that attempt has failed,
+since none of its code has run.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ if TYPE_CHECKING:
     from .run import Run
 
 RESULTS = frozenset({type(None), bool, int, float, str, bytes, tuple, dict, set, JobHandle})
-"""Exact types that nearly all results are of, so that nothing more is asked of them; a handle only looks awaitable."""
+"""Exact types of nearly all results, which need no further check; a handle only looks awaitable."""
 
 LAZY = (GeneratorType, AsyncGeneratorType, map, filter, itertools.starmap)
-"""What runs the application's code when it is looped over, and not before."""
+"""Types that run the application's code only when a caller iterates over them."""
 
 
 async def awaited(run: Run, value: Any) -> Any:
-    """The result behind a value, whatever has to be awaited for it; raises JobDefinitionError for a generator."""
+    """Return the result behind a value, after all awaiting that it needs; raise JobDefinitionError for a generator."""
     while type(value) not in RESULTS and inspect.isawaitable(value):
         value = await value
     return _result(run, value)
 
 
 def in_loop(run: Run, value: Any, loops: Callable[[], LoopRunner]) -> Any:
-    """The same in a plain thread, on an event loop if it takes one."""
+    """Return the same result in a plain thread, on an event loop if the value needs one."""
     return loops().run(awaited(run, value), run) if inspect.isawaitable(value) else _result(run, value)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """Made by the decoder, run by an executor, settled by the courier; one of them has it at a time.
+    """A run: made by the decoder, run by an executor, settled by the courier, and used by one of them at a time.
 
     `started` and `ended` are this process's monotonic seconds; 0.0 means not yet.
     """
@@ -37,19 +37,19 @@ class Run:
         self.retries = policy.retries if message.retries is None else message.retries
         self.timeout = policy.timeout if message.timeout is None else (message.timeout or None)
         self.store_result = policy.store_result if message.store_result is None else message.store_result
-        self.convert = False  # whether the arguments are still as they came, see `Arguments.run_code`
-        self.unfit = False  # they could not be converted
+        self.convert = False  # the arguments are not converted yet, see `Arguments.run_code`
+        self.unfit = False  # the arguments could not be converted
         self.started = self.ended = 0.0
-        self.taken = 0.0  # when it got a slot, where it may have to wait for a thread before it starts
+        self.taken = 0.0  # when it got a slot, if it may have to wait for a thread before it starts
         self.value: Any = None
         self.error: BaseException | None = None
-        self.failure: Failure | None = None  # the error, told
-        self.ending: Settlement | None = None  # worked out by the executor where values of the application are in it
-        self.interrupted: JobInterrupted | None = None  # what the courier wants raised in it
+        self.failure: Failure | None = None  # the error as text
+        self.ending: Settlement | None = None  # computed by the executor, if it contains values of the application
+        self.interrupted: JobInterrupted | None = None  # the error that the courier wants raised in it
         self.followups: list[Outgoing] | None = None
         self.context: Any = None
-        self.slot = -1  # of the scoreboard, from its start until it is settled
-        self.task: Any = None  # async: what to cancel
+        self.slot = -1  # on the scoreboard, from its start until it is settled
+        self.task: Any = None  # async: the task to cancel
 
     @property
     def id(self) -> str:

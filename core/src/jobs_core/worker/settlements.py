@@ -1,4 +1,4 @@
-"""Settlements on their way to the backend: a batch is sent again as it was until it is answered."""
+"""The settlements on their way to the backend: a batch is sent again unchanged until it is answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .run import Run
 
 
 class Settlements:
-    """What the courier has to settle, in the order in which it came. Used by the courier alone."""
+    """The settlements that the courier has to send, in the order in which they came. Only the courier uses it."""
 
     def __init__(self, backend: Backend, board: Scoreboard = NOWHERE) -> None:
         self._backend = backend
@@ -22,33 +22,33 @@ class Settlements:
         self._waiting: list[tuple[Settlement, Run | None]] = []
         self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
         self._unstarted: set[str] = set()  # acknowledged before they run, and not yet answered
-        self.acknowledged: list[Run] = []  # answered: they are to be started, by nobody but us
+        self.acknowledged: list[Run] = []  # answered: only this worker will start them
 
     def __bool__(self) -> bool:
-        """Whether there is something to send."""
+        """Return whether there is something to send."""
         return bool(self._waiting or self._sending)
 
     def add(self, ending: Settlement, run: Run | None = None) -> None:
-        """Settle this with the next batch; of a run it is told if its reservation was no longer ours."""
+        """Add a settlement to the next batch; if its run is given, a lost reservation is reported."""
         self._waiting.append((ending, run))
 
     def acknowledge(self, run: Run) -> None:
-        """Settle a job as done before it runs. When that is answered it stands in `acknowledged`, if it was ours until then."""
+        """Acknowledge a job before it runs. If the backend answers that it was still reserved, it moves to `acknowledged`."""
         self._unstarted.add(run.delivery.id)
         self.add(Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), run)
 
     @property
     def acknowledging(self) -> int:
-        """How many are acknowledged and not yet started."""
+        """Return how many jobs are acknowledged and not yet started."""
         return len(self._unstarted) + len(self.acknowledged)
 
     def give_back(self, run: Run, *, after: float = 0.0) -> None:
-        """Have a job that has not been started run elsewhere: at once, or after a while."""
+        """Return a job that has not started to its topic: at once, or after `after` seconds."""
         outcome = Outcome.DEFER if after else Outcome.RELEASE
         self.add(Settlement(run.delivery.id, run.delivery.token, outcome, after=after), run)
 
     def send(self) -> None:
-        """Send all there is; a batch whose reply was lost as it was, before any other. Raises what the backend raises."""
+        """Send all settlements; first, unchanged, a batch whose reply was lost. Raises the errors of the backend."""
         while self:
             if self._sending is None:
                 self._sending = new_token(), self._waiting
@@ -70,7 +70,7 @@ class Settlements:
                         tell_stale(run)
 
     def _sort_out(self, answers: Sequence[Answer], batch: Sequence[tuple[Settlement, Run | None]]) -> None:
-        """Find what was acknowledged early; a job that others hold by now is theirs to run."""
+        """Find the jobs that were acknowledged early; another worker runs those that it has reserved meanwhile."""
         for answer, (ending, run) in zip(answers, batch, strict=True):
             if ending.id in self._unstarted and run is not None and ending.outcome is Outcome.DONE:
                 self._unstarted.discard(ending.id)
@@ -78,7 +78,7 @@ class Settlements:
                     self.acknowledged.append(run)
 
     def _push_followups(self, endings: Sequence[Settlement], request: str) -> None:
-        """Where the backend cannot commit follow-ups with the acknowledgement, push them before it."""
+        """Push follow-ups before the acknowledgement, where the backend cannot commit both together."""
         if "atomic_followups" in self._backend.features:
             return
         followups = [message for ending in endings for message in ending.followups]
@@ -86,7 +86,7 @@ class Settlements:
             self._backend.push(followups, request)
 
     def clear(self) -> None:
-        """Forget everything: the owner is lost, and its reservations are others' now."""
+        """Forget everything: the owner is lost, and its reservations belong to other workers now."""
         self._board.settled(self._waiting)
         if self._sending:
             self._board.settled(self._sending[1])
@@ -96,5 +96,5 @@ class Settlements:
 
 
 def tell_stale(run: Run) -> None:
-    """A run has ended that was no longer ours."""
+    """Report that a run has ended whose reservation was lost."""
     events.emit(events.SettledStale(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))

@@ -1,4 +1,4 @@
-"""Jobs that are put off again and again without a pause: they would keep a worker busy with nothing, for ever."""
+"""The jobs that are deferred again and again without a pause: they would keep a worker busy forever without progress."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from .run import Run
 
 TIMES = 100
 WITHIN = 1.0
-"""So many times in so many seconds, wherever: the backend counts."""
+"""Number of deferrals in so many seconds that slow a job down. The backend counts them, for all workers."""
 
 PAUSE = 1.0
-"""Shortest time, seconds, for which such a job is put off from then on."""
+"""Shortest time, in seconds, for which such a job is deferred from then on."""
 
 FORGOTTEN = 60.0
-"""Seconds after which one that came no more is a job like any other."""
+"""Seconds without a deferral after which such a job is treated like any other."""
 
 _MOST = 1000
 
 
 class Spinning:
-    """What came back to this worker within a second of being put off. Used by the courier alone."""
+    """The jobs that returned to this worker within a second of being deferred. Only the courier uses it."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[int, float]] = {}  # job id: times put off, and when that was looked at
-        self._slowed: dict[str, float] = {}  # job id: when it was last put off
+        self._seen: dict[str, tuple[int, float]] = {}  # job id: number of deferrals, and when that was read
+        self._slowed: dict[str, float] = {}  # job id: when it was last deferred
 
     def slowed(self, run: Run, ending: Settlement) -> Settlement:
-        """The settlement of a job that is put off, with a longer pause if it spins."""
+        """Return the settlement of a deferred job, with a longer pause if it spins."""
         if ending.after >= PAUSE:
             return ending
         job_id, times, now = run.delivery.id, run.delivery.deferrals, time.monotonic()

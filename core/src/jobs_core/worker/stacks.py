@@ -1,8 +1,9 @@
-"""What a process is doing, for somebody outside to read: USR2 appends its stacks to a file, and so does a crash.
+"""The stacks of a process, for a reader outside: USR2 appends them to a file, and so does a crash.
 
-First faulthandler's dump of all threads, which nothing in the process can hold up. Then, as soon as the main thread
-comes to run Python, the names of the threads and the asyncio tasks of its loop, those of one stack counted together, and
-a line `== end`. Jobs notice a pause of the main thread, no more: system calls go on, nothing is raised.
+First comes faulthandler's dump of all threads, which nothing in the process can delay. Then, as soon as the main thread
+runs Python code, come the names of the threads and the asyncio tasks of its loop, counted together if they have the
+same stack, and a line `== end`. Jobs notice only a pause of the main thread: system calls continue, and nothing is
+raised.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ THREAD = "== thread"
 TASKS = "== tasks"
 SIGNAL = signal.SIGUSR2
 
-_MOST_STACKS = 50  # different ones of tasks
+_MOST_STACKS = 50  # different stacks of tasks
 _MOST_FRAMES = 30
 _descriptor: int | None = None
 
@@ -34,9 +35,9 @@ Place = tuple[CodeType, int]
 
 
 def arm(path: Path) -> None:
-    """Obey USR2, and note crashes, in this file from now on. Called in the main thread; raises OSError.
+    """Obey USR2, and record crashes, in this file from now on. Called in the main thread; raises OSError.
 
-    When the file is there, USR2 is harmless. What the process forks is not armed, nor what it executes.
+    Once the file exists, USR2 is harmless. Processes that this one forks or executes are not armed.
     """
     global _descriptor
     _disarm()
@@ -53,7 +54,7 @@ _at_fork: list[object] = []
 
 
 def _disarm() -> None:
-    """In a child: its crash is not its parent's, and USR2 means what it means everywhere."""
+    """Disarm a child process: its crash is not its parent's, and USR2 gets its default meaning."""
     global _descriptor
     if _descriptor is None:
         return
@@ -66,7 +67,7 @@ def _disarm() -> None:
 
 
 def _add_names_and_tasks(signum: int, frame: FrameType | None) -> None:
-    """The Python side of USR2: whatever goes wrong here is nothing to the job that it interrupts."""
+    """Write the Python part of the answer to USR2; an error here must not affect the job that it interrupts."""
     if _descriptor is None:
         return
     try:
@@ -107,7 +108,7 @@ def _tasks() -> Iterator[str]:
 
 
 def places(awaited: Any) -> Iterator[Place]:
-    """Where a coroutine stands, from the outermost to what it awaits in the end."""
+    """Yield the positions of a coroutine, from the outermost frame to the one that it finally awaits."""
     for _ in range(_MOST_FRAMES):
         for prefix in ("cr", "gi", "ag"):
             frame = getattr(awaited, f"{prefix}_frame", None)

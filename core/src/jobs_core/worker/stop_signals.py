@@ -1,8 +1,9 @@
-"""The signals that stop a worker in the foreground, heard at once whatever its main thread is doing.
+"""The signals that stop a worker in the foreground, obeyed at once whatever its main thread is doing.
 
-Python calls a signal's handler in the main thread, between two instructions. One that enters a long C call, or the
-wait for the next job, in the very moment in which the signal comes would hear of it when that call ends, perhaps never.
-The number of a signal is therefore written to a pipe as well (`signal.set_wakeup_fd`), which a thread reads.
+Python calls a signal's handler in the main thread, between two instructions. If that thread enters a long C call, or
+the wait for the next job, at the very moment at which the signal arrives, the handler runs only when that call ends,
+perhaps never. The number of a signal is therefore also written to a pipe (`signal.set_wakeup_fd`), which a thread
+reads.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from ..uninterrupted import at_fork
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _DONE = 0
-"""No signal: tells the thread that the worker has ended."""
+"""A number that is no signal: it tells the thread that the worker has ended."""
 
 
 @contextmanager
 def obeying(stop: Callable[[float | None], None]) -> Iterator[None]:
-    """Call `stop(None)` on TERM and INT, `stop(0.0)` on QUIT and on INT after another. Enter in the main thread.
+    """Call `stop(None)` on TERM and INT, `stop(0.0)` on QUIT and on INT after another signal. Enter in the main thread.
 
-    A process that a job forks gets the default handlers back, so that it can be ended like any other.
+    A process that a job forks gets the default handlers back, so that it can be stopped like any other.
     """
     global _listener
     _listener = listener = _Listener(stop)
@@ -66,7 +67,7 @@ class _Listener:
         while True:
             try:
                 numbers = os.read(self._reader, 64)
-            except OSError:  # a job has closed it: from now on the handler is all there is
+            except OSError:  # a job has closed it: from now on only the handler is left
                 return
             for number in numbers:
                 if number == _DONE:
@@ -75,7 +76,7 @@ class _Listener:
                     self._obey(number)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Obey what the thread cannot have heard: an event loop of the application may have set a pipe of its own."""
+        """Obey a signal that the thread cannot have read: an event loop of the application may have set a pipe of its own."""
         try:
             before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             if before == self._writer:
@@ -93,11 +94,11 @@ class _Listener:
 
 
 _listener: _Listener | None = None
-_masks: dict[int, set[int | signal.Signals]] = {}  # by thread that forks: what it had blocked before
+_masks: dict[int, set[int | signal.Signals]] = {}  # by thread that forks: the signals that it had blocked before
 
 
 def _before_fork() -> None:
-    """Hold the signals back: one sent to a child that has our handlers still would be written to our pipe."""
+    """Block the signals: one sent to a child that still has our handlers would be written to our pipe."""
     if _listener is not None:
         _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 

@@ -1,1 +1,1 @@
-"""How a worker runs jobs: one after the other (sync), on threads, or as tasks of an event loop (async)."""
+"""The executors, which run a worker's jobs: one after the other (sync), on threads, or in an event loop (async)."""

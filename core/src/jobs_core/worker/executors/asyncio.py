@@ -1,4 +1,4 @@
-"""Thousands of jobs at once as tasks of one event loop, which has the main thread to itself."""
+"""The executor that runs thousands of jobs at once, as tasks of one event loop in the main thread."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .plain import PlainThreads
 logger = logging.getLogger("jobs.worker")
 
 PLAIN_THREADS = 32
-"""Most threads for plain functions among async ones."""
+"""Largest number of threads for plain functions among async ones."""
 
 
 class SharedLoop(LoopRunner):
-    """The executor's loop, for what plain functions return to be awaited: their thread waits for it meanwhile."""
+    """The executor's loop, for awaitables that plain functions return; the thread of the function waits meanwhile."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class SharedLoop(LoopRunner):
 
 
 class AsyncExecutor(Executor):
-    """Starts runs as tasks, `concurrency` at once. Plain functions run on a few threads of the loop."""
+    """An executor that starts up to `concurrency` runs as tasks. Plain functions run on a few threads beside the loop."""
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         super().__init__(run_queue, middleware, concurrency, board)
@@ -56,7 +56,7 @@ class AsyncExecutor(Executor):
         self._stopped = asyncio.Event()
         self._current: dict[str, Run] = {}
         self._threads: PlainThreads | None = None
-        self._unheard: set[str] = set()  # jobs whose interruption the loop has not come to yet
+        self._unheard: set[str] = set()  # jobs whose interruption the loop has not processed yet
         self._main_thread = threading.get_ident()
 
     def main(self) -> None:
@@ -75,7 +75,7 @@ class AsyncExecutor(Executor):
             end_loop(self._loop)
 
     def _go_on(self, serving: asyncio.Task[None]) -> bool:
-        """Run the loop until `serving` is done; False if code of a job has ended it before: it is everybody's loop."""
+        """Run the loop, which all jobs share, until `serving` is done; return False if a job's code stopped it before."""
         try:
             self._loop.run_until_complete(serving)
             return True
@@ -86,13 +86,13 @@ class AsyncExecutor(Executor):
             boundary.log(
                 logger, logging.ERROR, "a job has %s; all jobs of this worker share the event loop, and continue", what
             )
-        except BaseException as error:  # of a callback that ends the loop, or of a signal's handler
+        except BaseException as error:  # raised by a callback that ends the loop, or by a signal handler
             self.outlive(None, error)
             self._recover()
         return False
 
     def _noted(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The loop reports what a callback has raised: it may have been one of ours, before its first line."""
+        """Log an error that a callback raised, and recover: it may be a callback of ours that did not reach its first line."""
         loop.default_exception_handler(context)
         if "handle" in context:
             self._recover()
@@ -104,15 +104,15 @@ class AsyncExecutor(Executor):
             await asyncio.sleep(0.005)
 
     def _start_pending(self) -> None:
-        """Make tasks of what was handed over, as far as there are slots; runs in the loop."""
+        """Make tasks of pending runs, as far as there are free slots; runs in the loop."""
         try:
             self._make_tasks()
-        except BaseException as error:  # of a signal's handler: the loop would note it and forget what waits
+        except BaseException as error:  # raised by a signal handler: the loop would log it and forget the pending runs
             self.outlive(None, error)
             self._recover()
 
     def _recover(self) -> None:
-        """Repair what was cut off: runs half begun wait again (a task of theirs notices), ended ones are given back."""
+        """Repair interrupted bookkeeping: return half-begun runs to the queue (their tasks notice), and report ended ones."""
         for run in list(self._current.values()):
             if run.task is None:
                 del self._current[run.delivery.id]
@@ -139,14 +139,14 @@ class AsyncExecutor(Executor):
             if not run.job.is_async:
                 run.started, run.taken = 0.0, now  # its time begins on its thread, which it may have to wait for
             current[run.delivery.id] = run
-            task = asyncio.Task(self._run(run), loop=loop)  # not the loop's: a job may have set another factory
+            task = asyncio.Task(self._run(run), loop=loop)  # not made by the loop: a job may have set another task factory
             task.add_done_callback(functools.partial(self._ended, run))
-            run.task = task  # last: what is raised before leaves no doubt whether the run has begun
+            run.task = task  # last, so that an error raised before shows that the run has not begun
 
     async def _run(self, run: Run) -> None:
-        """One run in its task, whose context is its own. Raises nothing: asyncio would end the loop for some errors."""
+        """Run one job in its task, in a context of its own. Raise no error: asyncio would end the loop for some of them."""
         if run.task is None:
-            return  # taken back half begun; another task runs it
+            return  # returned to the queue half begun; another task runs it
         running.set(run)
         if self._own_decimal_context is not None:
             self._own_decimal_context()
@@ -179,7 +179,7 @@ class AsyncExecutor(Executor):
         await asyncio.wrap_future(self._threads.submit(context.run, self._run_in_thread, run), loop=self._loop)
 
     def _run_in_thread(self, run: Run) -> None:
-        """One run of a plain function, to its end: a loop that is blocked by another job adds nothing to its time."""
+        """Run a plain function to its end; a loop that another job blocks adds nothing to its time."""
         run.started = time.monotonic()
         run_in_thread(run, self.middleware, lambda: SharedLoop(self._loop))
         if not run.ended:
@@ -194,8 +194,8 @@ class AsyncExecutor(Executor):
                 self.board.end(run)
                 self.run_queue.finish(run)
                 self._current.pop(run.delivery.id, None)
-                run.task = None  # a cycle with the exception's frames otherwise
-        except BaseException as error:  # of a signal's handler; it is done once more, where a second `finish` does no harm
+                run.task = None  # else a reference cycle with the exception's frames
+        except BaseException as error:  # raised by a signal handler; this is repeated, and a second `finish` does no harm
             self.outlive(None, error)
             self._recover()
             return
@@ -223,7 +223,7 @@ class AsyncExecutor(Executor):
             run.task.cancel()
 
     def holder(self, run: Run) -> Run | None:
-        """The loop has not come to a call for as long as a run's grace: whose task it is in now has blocked it."""
+        """Return the run that blocks the loop, if the loop has processed no call for the whole grace period of `run`."""
         if run.delivery.id not in self._unheard:
             return None
         task = asyncio.current_task(self._loop)

@@ -1,4 +1,4 @@
-"""What an executor is to the courier, and what all of them share."""
+"""The interface between an executor and the courier, and the code that all executors share."""
 
 from __future__ import annotations
 
@@ -31,53 +31,53 @@ logger = logging.getLogger("jobs.worker")
 
 
 class Executor(abc.ABC):
-    """Runs jobs. `main` occupies the worker's main thread until `stop`; the rest is called by the courier."""
+    """An executor of jobs. `main` occupies the worker's main thread until `stop`; the courier calls the other methods."""
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         self.board = board
         self.run_queue = run_queue
         self.middleware = middleware
         self.concurrency = concurrency
-        self.upset = False  # something raised in our own code; what was taken just then may be forgotten
+        self.upset = False  # our own code was interrupted by an exception; the run being taken then may be forgotten
 
     @abc.abstractmethod
     def main(self) -> None:
-        """Run what the courier hands over, until `stop`. Called by: the main thread, once."""
+        """Run the jobs that the courier submits, until `stop`. Called by: the main thread, once."""
 
     @abc.abstractmethod
     def submit(self, runs: Sequence[Run]) -> None:
-        """Take runs over; they are started in order as slots are free. None: go on with those that wait.
+        """Accept runs and start them in order as slots become free. Without runs, continue with those that wait.
 
         Called by: the courier. Blocks: never.
         """
 
     @abc.abstractmethod
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
-        """Have `error` raised inside a run that is going on. Called by: the courier. Blocks: never.
+        """Raise `error` inside a run that is going on. Called by: the courier. Blocks: never.
 
-        A run that ends meanwhile is left alone; one that ignores it goes on.
+        A run that has ended meanwhile is left alone; a run that ignores the error continues.
         """
 
     @abc.abstractmethod
     def can_interrupt(self, run: Run) -> bool:
-        """Whether `interrupt` can end this run; where it cannot, the courier has the worker replaced."""
+        """Return whether `interrupt` can end this run; if it cannot, the courier has the worker replaced."""
 
     def holder(self, run: Run) -> Run | None:
-        """The run that keeps everything here from going on, an interrupted `run` that does not end among it.
+        """Return the run that blocks all runs here, among them an interrupted `run` that does not end.
 
-        None: it is this run alone that ignores its interruption. Called by: the courier. Blocks: never.
+        None means that only `run` ignores its interruption. Called by: the courier. Blocks: never.
         """
         return None
 
     def where(self, run: Run) -> str:
-        """The stack of a run that is going on, as text; empty if it cannot be had. Called by: the courier. Blocks: never."""
+        """Return the stack of a running job as text; empty if it is unavailable. Called by: the courier. Blocks: never."""
         return ""
 
     def outlive(self, run: Run | None, error: BaseException) -> None:
-        """End what was going on when `error` was raised in an executor's own code, which then goes on.
+        """End the current run when `error` was raised in the executor's own code; the executor continues.
 
-        What a job leaves behind can raise there, between any two instructions: a trace function, the handler of an alarm,
-        an exception that was sent to the thread from another. Were it to end the executor, the job would never be settled.
+        Code that a job left behind can raise there, between any two instructions: a trace function, an alarm handler,
+        an exception sent to the thread from another one. If it ended the executor, the job would never be settled.
         """
         text = "code left behind by a job raised %s in its worker, outside of any job; jobs continue"
         boundary.log(logger, logging.ERROR, text, boundary.told(error), error=error)
@@ -93,24 +93,24 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Let `main` return when what was submitted has been run. Called by: the courier. Blocks: never."""
+        """Let `main` return when all submitted runs are done. Called by: the courier. Blocks: never."""
 
     @abc.abstractmethod
     def started(self) -> list[Run]:
-        """The runs that are going on. Called by: the courier. Blocks: never."""
+        """Return the runs that are going on. Called by: the courier. Blocks: never."""
 
 
 def stack_of(thread: int) -> str:
-    """Where a thread is now."""
+    """Return the current stack of a thread as text."""
     frame = sys._current_frames().get(thread)
     return "It was here:\n" + "".join(traceback.format_stack(frame)[-20:]) if frame else ""
 
 
 def own_decimal_context() -> Callable[[], None] | None:
-    """What each run of this thread has to do first, if anything, so that it shares no decimal context with others.
+    """Return a function that each run of this thread calls first to get a decimal context of its own; None if not needed.
 
-    Context variables are its own already. The decimal context is one too, but an object that is changed in place: if
-    this thread has one, its runs need copies; if not, each run makes its own, and this costs it nothing.
+    Each run has its own context variables. The decimal context is one of them, but it is an object that is changed in
+    place. If this thread has one, its runs need copies; if not, each run makes its own, and this costs it nothing.
     """
     if any(variable.name == "decimal_context" for variable in contextvars.copy_context()):
         import decimal
@@ -120,7 +120,7 @@ def own_decimal_context() -> Callable[[], None] | None:
 
 
 def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunner]) -> None:
-    """Run one job in this thread and context, to its value or error. Raises nothing but what was never the job's."""
+    """Run one job in this thread and context, and store its value or error. Raises only errors that are not the job's."""
     running.set(run)
     try:
         if run.convert:
@@ -142,15 +142,16 @@ def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunn
 
 
 def tell_why(run: Run) -> None:
-    """Put the interruption of a run in the place of the error that came of it: its task's cancellation, what a library or
-    Python itself (in a callback from C, in the making of a class) makes of it, or what failed while the job cleaned up.
+    """Replace the error of an interrupted run with its interruption.
 
-    A job that is to go on in another way says so by Retry, Snooze or Discard.
+    The error may be the cancellation of its task, one that a library or Python itself made of the interruption (in a
+    callback from C, during the creation of a class), or a failure of the job's clean-up. A job that wants another
+    outcome raises Retry, Snooze or Discard.
     """
     error, interrupted = run.error, run.interrupted
     if interrupted is None or error is None or run.unfit or issubclass(type(error), (JobInterrupted, JobSignal)):
         return
-    from asyncio import CancelledError  # late: what plain jobs can do without
+    from asyncio import CancelledError  # late import: plain jobs do not need asyncio
 
     if not issubclass(type(error), CancelledError):
         interrupted.__cause__ = error
@@ -158,7 +159,7 @@ def tell_why(run: Run) -> None:
 
 
 def convert(run: Run) -> None:
-    """Convert the arguments, where that runs code of the application; raises ArgumentError, or what else that code raises."""
+    """Convert the arguments, where that runs the application's code; raise ArgumentError, or the error of that code."""
     try:
         run.job.arguments.convert(run.args, run.kwargs)
     except ArgumentError:
@@ -167,9 +168,9 @@ def convert(run: Run) -> None:
 
 
 def end_fork(run: Run) -> NoReturn:
-    """End a process that a job forked and that came back out of the job: the queue, and who waits, are its parent's.
+    """End a process that a job forked and that returned from the job: the queue and the jobs in it belong to its parent.
 
-    It would run the jobs that wait here a second time.
+    Otherwise it would run the waiting jobs a second time.
     """
     code: object = 1
     try:
@@ -188,10 +189,10 @@ def end_fork(run: Run) -> NoReturn:
 def conclude(run: Run, middleware: Middleware) -> None:
     """Note the end of a run, tell listeners, and drop the application's objects.
 
-    What the application's objects have to say is asked here, while the run counts as going on: it is charged and timed
-    with the run, and the courier has nothing to do with them.
+    All code of the application's objects runs here, while the run counts as going on. Its time and its errors are
+    charged to the run, and the courier never touches these objects.
     """
-    run.ended = time.monotonic()  # before the follow-ups are read: one that comes later notices
+    run.ended = time.monotonic()  # before the follow-ups are read: a later follow-up sees it
     if run.error is not None or run.store_result:
         tell_why(run)
         run.ending = settlement(run)
@@ -200,12 +201,12 @@ def conclude(run: Run, middleware: Middleware) -> None:
         end_lines(run)
     if not middleware.silent and not run.unfit:
         middleware.finished(run)
-    run.value = run.error = None  # what their destructors do is still the run's
+    run.value = run.error = None  # their destructors still run as part of the run
     if run.convert:
         run.args.clear()
         run.kwargs.clear()
 
 
 def overdue(run: Run) -> JobTimeout:
-    """The error for a run past its timeout."""
+    """Return the error for a run that exceeded its timeout."""
     return JobTimeout(f"ran longer than its timeout of {run.timeout:g} s")

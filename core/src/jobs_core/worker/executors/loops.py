@@ -1,7 +1,7 @@
-"""The event loop of a plain thread: async functions run on it one after the other, and none meets what another has left.
+"""The event loop of a plain thread: async functions run on it one after the other, isolated from each other.
 
-A loop is kept from run to run, since applications keep connections in it. All else that a run leaves there would go on in
-the middle of a later run, and is ended while the time is still its own.
+The loop is kept from run to run, since applications keep connections in it. Anything else that a run leaves there would
+continue in the middle of a later run; it is ended while the time still counts as the run's own.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from ...errors import JobInterrupted
 from ..run import Run
 
 CANCEL_PATIENCE = 1.0
-"""Seconds that asyncio tasks which a run has left behind get to end when they are cancelled."""
+"""Seconds that asyncio tasks left behind by a run get to end when they are cancelled."""
 
 TURNS = 20
-"""Turns of the loop for what is due when a run ends: a connection that is being closed takes a few."""
+"""Turns of the loop for callbacks that are due when a run ends: a connection that is being closed takes a few."""
 
 _MACHINERY = frozenset(
     {"asyncio", "concurrent", "contextlib", "selectors", "socket", "threading", "uvloop", "weakref", "_weakrefset"}
 )
-"""Packages whose code a loop runs by itself, between the application's."""
+"""Packages whose code a loop runs by itself, in between the application's code."""
 
 ROUNDS = 3
-"""How often a loop is tidied up, if what is ended begins something new, before it is given up."""
+"""Number of times that a loop is cleaned up before it is closed, if ending one thing starts another."""
 
 
 async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """The value or the error of a coroutine, past the task: for some the loop ends, others hang it (`__class__` raises)."""
+    """Return the value or error of a coroutine past its task: some errors end the loop or hang it (a raising `__class__`)."""
     try:
         return await coroutine, None
     except BaseException as error:
@@ -46,28 +46,29 @@ async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseExcepti
 
 
 def end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop that does not run, its generators first; whatever factory of tasks a job has set."""
+    """Close a loop that does not run, after its generators, regardless of a task factory that a job has set."""
     loop.run_until_complete(asyncio.Task(loop.shutdown_asyncgens(), loop=loop))
     loop.close()
 
 
 class Traces:
-    """What a run does to its loop that may outlast it, and how to end it. To note it costs those who do it, and no others.
+    """The changes that a run makes to its loop that may outlast it, and the means to undo them.
 
-    The methods of the loop are replaced by some that note their calls, whatever loop the application's policy has made. What
-    asyncio alone knows is read from its private attributes, which other loops lack: callbacks that are due, and generators.
+    Noting a change costs only the runs that make one. The loop's methods are replaced by ones that note their calls,
+    whichever loop the application's policy has made. Only asyncio's private attributes show the callbacks that are due
+    and the generators; other loops lack these attributes.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.made = False  # whether a run has made tasks, or anything that is noted here
+        self.made = False  # a run has made tasks, or anything else that is noted here
         self.spoilt = False  # no other run can use this loop
         self.due: Any = getattr(loop, "_ready", ())
         self.generators: Any = getattr(loop, "_asyncgens", ())
         self.loop = loop
-        self._timers: weakref.WeakValueDictionary[int, asyncio.TimerHandle] = weakref.WeakValueDictionary()  # twins are equal
+        self._timers: weakref.WeakValueDictionary[int, asyncio.TimerHandle] = weakref.WeakValueDictionary()  # some are equal
         self._calls: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
-        self._undo: dict[object, Callable[[], str]] = {}  # each says what it has ended, if anything
-        self._told: set[str] = set()  # timers: libraries leave the same ones in every run
+        self._undo: dict[object, Callable[[], str]] = {}  # each returns the name of what it has ended, or ""
+        self._told: set[str] = set()  # timers already reported: libraries leave the same ones in every run
         self._handled: set[int] = set()  # signals
         self._note("call_at", after=self._times)
         self._note("call_later", after=self._times)
@@ -126,9 +127,9 @@ class Traces:
 
     def _watches(self, kind: str, remove: Callable[[Any], bool], fd: Any, *_: Any, **__: Any) -> None:
         def end() -> str:
-            with contextlib.suppress(RuntimeError, ValueError, OSError):  # a connection has it now; it is closed
-                if remove(fd) is not False:  # None: uvloop does not tell
-                    self.spoilt = True  # libraries that watch a file of their own do it once for each loop
+            with contextlib.suppress(RuntimeError, ValueError, OSError):  # a connection owns it by now, or it is closed
+                if remove(fd) is not False:  # None: uvloop does not say
+                    self.spoilt = True  # a library that watches a file of its own sets this up once for each loop
                     return f"a {kind} of a file"
             return ""
 
@@ -136,7 +137,7 @@ class Traces:
 
     def _handles(self, sig: int, *_: Any, **__: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # asyncio refuses it
+            return  # asyncio will refuse it
         self._handled.add(sig)
         handler, wakes = signal.getsignal(sig), _wakeup_fd()
 
@@ -148,7 +149,7 @@ class Traces:
                 with contextlib.suppress(ValueError, OSError):  # closed meanwhile
                     signal.set_wakeup_fd(wakes)
             elif left:
-                self.spoilt = True  # uvloop removes handlers only while it runs; the descriptor was its own, and is set back
+                self.spoilt = True  # uvloop removes handlers only while it runs; it sets its own wake-up descriptor back
             signal.signal(sig, handler)
             return f"a handler of {signal.Signals(sig).name}" if left else ""
 
@@ -168,12 +169,12 @@ class Traces:
     # -- ending --------------------------------------------------------------------------------------
 
     def remain(self) -> bool:
-        """Whether there may be anything to end."""
+        """Return whether there may be anything to end."""
         factory = self.loop.get_task_factory()
         return self.made or bool(self.due) or bool(self.generators) or factory != self.make_task
 
     def end(self) -> list[str]:
-        """End what can be ended at once, and tell it. Tasks and generators have ended before."""
+        """End all that can be ended at once, and return the names. Tasks and generators have ended before."""
         self.made = False
         self.loop.set_task_factory(self.make_task)
         left = [each for undo in list(self._undo.values()) if (each := undo())]
@@ -185,7 +186,7 @@ class Traces:
         return left
 
     def end_timers(self) -> list[str]:
-        """Cancel the timers that have not rung, and tell each kind of them once."""
+        """Cancel timers that have not fired, and return each kind of timer once."""
         left, now = [], self.loop.time()
         for timer in list(self._timers.values()):
             if not timer.cancelled() and getattr(timer, "_scheduled", timer.when() > now):
@@ -198,13 +199,13 @@ class Traces:
         return left
 
     def forget_due(self) -> None:
-        """Drop what a thread that a run has left behind has put into the loop since."""
+        """Drop callbacks that a thread left behind by a run has added to the loop since."""
         for handle in list(self.due):
             handle.cancel()
 
 
 class Place(Enum):
-    """What a thread is at that a signal has interrupted."""
+    """The code that a signal has interrupted."""
 
     OUTSIDE = "no loop of this run"
     TASK = "the run's own task"
@@ -214,13 +215,13 @@ class Place(Enum):
 
 
 class _Going:
-    """The run that is going on in a loop, as the task that it is."""
+    """The run that is going on in a loop, with its task."""
 
     def __init__(self, run: Run, task: asyncio.Future[Any]) -> None:
         self.run = run
         self.task = task
-        self.asked = False  # to cancel it, at the loop's next turn
-        self.told = False  # of its interruption, which is told once: it may be cleaning up
+        self.asked = False  # the loop was asked to cancel it at its next turn
+        self.told = False  # the task was told of its interruption; told only once, since it may be cleaning up
 
     def cancel(self) -> None:
         if not self.told:
@@ -229,10 +230,10 @@ class _Going:
 
 
 class LoopRunner:
-    """Runs async functions from a plain thread, on an event loop of its own that lives as long as the thread.
+    """A runner of async functions in a plain thread, on an event loop that lives as long as the thread.
 
-    Connections stay open in it from run to run. Whatever else a run leaves there is ended with the run, and a loop that
-    cannot be tidied up is closed, so that the next run gets another.
+    Connections stay open in it from run to run. Anything else that a run leaves there is ended with the run. A loop
+    that cannot be cleaned up is closed, and the next run gets a new one.
     """
 
     def __init__(self) -> None:
@@ -241,12 +242,12 @@ class LoopRunner:
         self._going: _Going | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
-        """The value of a coroutine of the run's; an interruption cancels it first and lets it clean up."""
+        """Return the value of a run's coroutine; an interruption first cancels it and lets it clean up."""
         try:
             return self._value(coroutine, run)
         except BaseException:
             if type(coroutine) is CoroutineType and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                coroutine.close()  # interrupted before it began: no warning that nobody awaited it
+                coroutine.close()  # interrupted before it began: avoid the warning "never awaited"
             raise
 
     def _value(self, coroutine: Coroutine[Any, Any, Any], run: Run) -> Any:
@@ -258,7 +259,7 @@ class LoopRunner:
             traces.forget_due()
         task = asyncio.Task(carried(coroutine), loop=loop)
         going = self._going = _Going(run, task)
-        if run.interrupted is not None:  # by another thread, which could not cancel anything yet
+        if run.interrupted is not None:  # by another thread, which had nothing to cancel yet
             going.cancel()
         try:
             value, error = loop.run_until_complete(task)
@@ -275,7 +276,7 @@ class LoopRunner:
                 self._tidy(loop, traces, run)
 
     def cancel(self, run: Run) -> bool:
-        """Cancel what `run` awaits here, if it is still that run that is going on; whether that was not asked for before.
+        """Cancel the awaiting code of `run`, if that run is still going on here; return whether this is the first request.
 
         Called by: any thread, signal handlers.
         """
@@ -288,11 +289,11 @@ class LoopRunner:
         return True
 
     def place(self, run: Run, frame: FrameType | None) -> Place:
-        """Where a signal has struck that came to `frame`. Called by: signal handlers of the loop's thread.
+        """Return which code a signal interrupted at `frame`. Called by: signal handlers of the loop's thread.
 
-        What is raised in the loop itself may lose a callback, and the loop would wait for it forever. What is raised
-        ELSEWHERE ends there, and the run does not learn of it. What is raised in its own task may skip what an inner
-        function does at its end.
+        An exception raised in the loop itself may lose a callback, and the loop would wait for it forever. An exception
+        raised ELSEWHERE ends there, and the run is not told. An exception raised in the run's own task may skip the end
+        of an inner function.
         """
         going, loop = self._going, self._loop
         if going is None or going.run is not run or loop is None:
@@ -311,16 +312,16 @@ class LoopRunner:
         return Place.BETWEEN
 
     def has(self, run: Run) -> bool:
-        """Whether this is where `run` is going on. Called by: signal handlers of the loop's thread."""
+        """Return whether `run` is going on here. Called by: signal handlers of the loop's thread."""
         return self._going is not None and self._going.run is run and not self._going.task.done()
 
     def tell(self, run: Run) -> None:
-        """Note that `run` learns of its interruption otherwise, and is not to be cancelled."""
+        """Note that `run` learns of its interruption in another way, and must not be cancelled."""
         if self._going is not None and self._going.run is run:
             self._going.told = True
 
     def _tidy(self, loop: asyncio.AbstractEventLoop, traces: Traces, run: Run) -> None:
-        """End and tell what a run has left behind, and leave a loop behind that cannot be put right."""
+        """End and report everything that a run has left behind, and give up a loop that cannot be cleaned up."""
         if loop.is_closed():
             return
         left: list[str] = []
@@ -342,7 +343,7 @@ class LoopRunner:
                 events.emit(events.LeftBehind(run.delivery.id, run.job.name, run.delivery.topic, left, not tidy))
 
     def _end_tasks(self, loop: asyncio.AbstractEventLoop, traces: Traces, left: list[str]) -> bool:
-        """Cancel tasks and close generators; False if some go on all the same."""
+        """Cancel tasks and close generators; return False if some continue."""
         tasks = asyncio.all_tasks(loop)
         left += sorted("asyncio task " + boundary.text_of(task.get_name(), 100) for task in tasks)
         for task in tasks:
@@ -354,13 +355,13 @@ class LoopRunner:
         while not waiting.done():
             try:
                 loop.run_until_complete(waiting)
-            except BaseException as error:  # one that ends with SystemExit stops the loop
+            except BaseException as error:  # a task that ends with SystemExit stops the loop
                 if boundary.interrupts(error):
                     raise
         return all(task.done() for task in ending)
 
     def _run_out(self, loop: asyncio.AbstractEventLoop, traces: Traces) -> None:
-        """Let what is due happen: connections that are being closed take some turns of the loop."""
+        """Run the callbacks that are due: closing a connection takes some turns of the loop."""
         for _ in range(TURNS):
             if not traces.due:
                 return
@@ -378,9 +379,10 @@ class LoopRunner:
 
 
 def guest(run: Run, frame: FrameType | None) -> LoopRunner | None:
-    """The loop that a plain function has begun by itself (`asyncio.run`), if its thread is in one at `frame`.
+    """Return the loop that a plain function has started itself (`asyncio.run`), if its thread is in one at `frame`.
 
-    Asyncio keeps what a callback or another task raises from the function: what ends it is the end of the loop's main task.
+    An exception raised in a callback or another task does not reach the function: only the end of the loop's main task
+    ends it.
     """
     loop = asyncio._get_running_loop()
     while loop is not None and frame is not None:
@@ -395,17 +397,17 @@ def guest(run: Run, frame: FrameType | None) -> LoopRunner | None:
 
 
 def _begins_loop(frame: FrameType) -> bool:
-    """Whether this is the function that runs a loop until its main task ends."""
+    """Return whether this function runs a loop until its main task ends."""
     names = frame.f_globals.get("__name__"), frame.f_code.co_name
     return names in (("asyncio.base_events", "run_until_complete"), ("asyncio.runners", "run"))
 
 
 def _name(callback: Any) -> str:
-    """A timer by the name of its callback, without a look at objects of the application."""
+    """Name a timer after its callback, without touching objects of the application."""
     while type(callback) is functools.partial:
         callback = callback.func
     if callback is None:
-        return "a timer"  # uvloop does not tell
+        return "a timer"  # uvloop does not say
     if type(callback) is MethodType:
         callback = callback.__func__
     plain = type(callback) is FunctionType

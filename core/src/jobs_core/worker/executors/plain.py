@@ -1,4 +1,4 @@
-"""Threads for plain functions beside an event loop. What is thrown into one that waits costs no function its run."""
+"""The threads for plain functions beside an event loop. An exception thrown into an idle thread costs no function its run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 
 class PlainThreads:
-    """At most so many threads, started as they are needed.
+    """A pool of a limited number of threads, started as they are needed.
 
-    A ThreadPoolExecutor's threads wait for the function itself: an exception that code left behind throws into one (libraries
-    that time out threads do) is raised when it has the next function in hand, which is then lost. Ours wait for a bell.
+    The threads of a ThreadPoolExecutor wait for the function itself. An exception that leftover code throws into such a
+    thread (libraries that time out threads do this) is raised when the thread has just received the next function,
+    which is then lost. These threads wait for a bell instead.
     """
 
     def __init__(self, most: int, on_error: Callable[[BaseException], object]) -> None:
@@ -27,11 +28,11 @@ class PlainThreads:
         self._stopped = False
 
     def submit(self, function: Callable[..., None], *args: Any) -> Future[None]:
-        """Have a function called. Called by: one thread."""
+        """Queue a call of a function. Called by: one thread."""
         future: Future[None] = Future()
         self._waiting.append((future, function, args))
         if len(self._busy) + len(self._waiting) > len(self._threads) < self._most:
-            # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
+            # Daemon threads: one stuck in a job that never ends must not keep alive a worker that was told to stop.
             thread = threading.Thread(target=self._main, name=f"jobs-plain-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -39,7 +40,7 @@ class PlainThreads:
         return future
 
     def stop(self) -> None:
-        """Let the threads end; what waits is not called."""
+        """Stop the threads; functions that still wait are not called."""
         self._stopped = True
         self._waiting.clear()
         for _ in self._threads:
@@ -50,7 +51,7 @@ class PlainThreads:
             try:
                 self._serve()
             except BaseException as error:
-                self._bell.put(None)  # it may have struck behind a ring, and nobody else would come for that function
+                self._bell.put(None)  # it may have struck after a ring, and no other thread would run that function
                 self._on_error(error)
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""One job after the other, in the main thread: what signals interrupt, and what most code expects."""
+"""The executor that runs one job after the other in the main thread, where signals can interrupt them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 AGAIN = 0.005
-"""Seconds until an interruption is tried again that came where nothing may be raised: in code of ours, in an event loop."""
+"""Seconds until an interruption is tried again if it came where it must not raise: in our own code, or in an event loop."""
 
 PATIENCE = 50
-"""Attempts after which an event loop that does nothing else is taken to be held up by a callback in C."""
+"""Attempts after which an event loop that makes no progress is assumed to be blocked by a callback in C."""
 
 
 class SyncExecutor(Executor):
-    """Runs jobs in the thread that calls `main`. A deadline or a cancel raises inside the job."""
+    """An executor that runs jobs in the thread that calls `main`. A deadline or a cancel raises inside the job."""
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int = 1, board: Scoreboard = NOWHERE) -> None:
         super().__init__(run_queue, middleware, 1, board)
@@ -46,7 +46,7 @@ class SyncExecutor(Executor):
         self._unraisable: Callable[[Any], object] = sys.unraisablehook
         self._attempts = 0
         self._found_at: tuple[Run | None, CodeType | None, int | None, float] = None, None, None, 0.0
-        self._guest: LoopRunner | None = None  # of the plain function that runs, if it has one: `asyncio.run`
+        self._guest: LoopRunner | None = None  # the loop that the running plain function has started itself (`asyncio.run`)
         self._loop: LoopRunner | None = None
         self._main_thread = 0
         self._own_decimal_context: Callable[[], None] | None = None
@@ -67,7 +67,7 @@ class SyncExecutor(Executor):
                 self._loop.close()
 
     def _served(self) -> bool:
-        """Serve to the end; False if something that a job has left behind raised here."""
+        """Serve to the end; return False if code that a job left behind raised an exception here."""
         try:
             self._serve()
             return True
@@ -102,17 +102,17 @@ class SyncExecutor(Executor):
             self._current = None
 
     def _run(self, run: Run) -> None:
-        """One run from its start to its end, in a context of its own."""
+        """Run one job from start to end, in a context of its own."""
         if self._own_decimal_context is not None:
             self._own_decimal_context()
         self._call(run)
         conclude(run, self.middleware)
 
     def _call(self, run: Run) -> None:
-        """Run one job; the signal may strike between any two instructions here, and never leaves this function."""
+        """Run one job; the signal may strike between any two instructions here, and its exception stays in this function."""
         try:
             self._interruptible = run
-            if run.interrupted is not None:  # since it was taken; the signal has found nothing to interrupt
+            if run.interrupted is not None:  # interrupted after it was taken; the signal found nothing to interrupt
                 self._interruptible = None
                 run.interrupted.struck = True
                 raise run.interrupted
@@ -125,7 +125,7 @@ class SyncExecutor(Executor):
 
     def _own_loop(self) -> LoopRunner:
         if self._loop is None:
-            from .loops import LoopRunner  # late: asyncio, which plain jobs can do without
+            from .loops import LoopRunner  # late import: plain jobs do not need asyncio
 
             self._loop = LoopRunner()
         return self._loop
@@ -145,26 +145,26 @@ class SyncExecutor(Executor):
             raise run.interrupted
 
     def _waits_at(self, run: Run, frame: FrameType | None) -> bool:
-        """Whether the attempt before this one has found the thread at the same instruction, and it has hardly run since."""
+        """Return whether the last attempt found the thread at the same instruction, and it has hardly run since."""
         before, cpu = self._found_at, time.thread_time()
         self._found_at = run, frame and frame.f_code, frame and frame.f_lasti, cpu
         return before[:3] == self._found_at[:3] and cpu - before[3] < AGAIN / 5
 
     def _loop_at(self, run: Run, frame: FrameType | None) -> LoopRunner | None:
-        """The event loop that the run is in: its own, or one that a plain function has begun."""
+        """Return the event loop that the run is in: its own, or one that a plain function has started."""
         if "asyncio" not in sys.modules or run.job.is_async or (self._loop is not None and self._loop.has(run)):
             return self._loop
-        from .loops import guest  # late, as in _own_loop
+        from .loops import guest  # late import, as in _own_loop
 
         if self._guest is None or not self._guest.has(run):
             self._guest = guest(run, frame)
         return self._guest or self._loop
 
     def _strikes(self, loop: LoopRunner | None, run: Run, frame: FrameType | None) -> bool:
-        """Whether to raise here. What runs in an event loop is cancelled first, and raised in if it holds the loop up."""
+        """Return whether to raise here. Code in an event loop is cancelled first, and raised in only if it blocks the loop."""
         if loop is None:
             return True
-        from .loops import Place  # late, as in _own_loop
+        from .loops import Place  # late import, as in _own_loop
 
         place = loop.place(run, frame)
         if place is Place.TOLD:
@@ -179,20 +179,20 @@ class SyncExecutor(Executor):
         return held_up and (place is not Place.BETWEEN or self._attempts > PATIENCE)
 
     def _insist(self, run: Run) -> None:
-        """Have the signal sent again until it has struck."""
+        """Send the signal again and again until it has struck."""
         self._attempts += 1
         if self._insists_on is not run:
             self._insists_on, self._attempts = run, 0
-            _thread.start_new_thread(self._send_again, (run,))  # the main thread may be within `threading` itself
+            _thread.start_new_thread(self._send_again, (run,))  # the main thread may be inside `threading` itself
 
     def _send_again(self, run: Run) -> None:
         while self._interruptible is run:
             time.sleep(AGAIN)
             signal.pthread_kill(self._main_thread, INTERRUPT)
 
-    @uninterrupted.uninterrupted  # what is raised here, Python drops as well
+    @uninterrupted.uninterrupted  # Python drops exceptions raised here, too
     def _swallowed(self, unraisable: Any) -> None:
-        """What Python has caught and dropped: an interruption in a finalizer, or in a function that is called at a fork."""
+        """Retry an interruption that Python dropped, in a finalizer or in a function called at a fork; pass on other errors."""
         run = self._current
         if run is not None and unraisable.exc_value is not None and unraisable.exc_value is run.interrupted:
             self._interruptible = run
@@ -205,7 +205,7 @@ class SyncExecutor(Executor):
         self._bell.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
-        run.interrupted = error  # seen by `_call`, if the run has just been taken
+        run.interrupted = error  # `_call` checks it, if the run has just been taken
         if self._current is run:
             signal.pthread_kill(self._main_thread, INTERRUPT)
 

@@ -1,4 +1,4 @@
-"""Several jobs at once on threads of one process: for jobs that wait for networks and databases."""
+"""The executor that runs several jobs at once on threads of one process: for jobs that wait for networks and databases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ThreadsExecutor(Executor):
-    """A fixed number of threads that take runs from the run queue. What they await can be interrupted, and no more."""
+    """An executor with a fixed number of threads. It can interrupt only awaiting code."""
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         super().__init__(run_queue, middleware, concurrency, board)
@@ -33,7 +33,7 @@ class ThreadsExecutor(Executor):
 
     def main(self) -> None:
         for number in range(self.concurrency):
-            # Daemons: one stuck in a job that never ends must not keep a worker alive that was told to go.
+            # Daemon threads: one stuck in a job that never ends must not keep alive a worker that was told to stop.
             thread = threading.Thread(target=self._main, name=f"jobs-executor-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -49,7 +49,7 @@ class ThreadsExecutor(Executor):
             pass
 
     def _served(self) -> bool:
-        """Serve to the end; False if something that a job has left behind raised here."""
+        """Serve to the end; return False if code that a job left behind raised an exception here."""
         try:
             self._serve()
             return True
@@ -84,7 +84,7 @@ class ThreadsExecutor(Executor):
             del current[me]
 
     def _run(self, run: Run) -> None:
-        """One run from its start to its end, in a context of its own."""
+        """Run one job from start to end, in a context of its own."""
         run_in_thread(run, self.middleware, self._own_loop)
         conclude(run, self.middleware)
 
@@ -92,7 +92,7 @@ class ThreadsExecutor(Executor):
         me = threading.get_ident()
         loop = self._loops.get(me)
         if loop is None:
-            from .loops import LoopRunner  # late: asyncio, which plain jobs can do without
+            from .loops import LoopRunner  # late import: plain jobs do not need asyncio
 
             loop = self._loops[me] = LoopRunner()
         return loop
@@ -103,8 +103,10 @@ class ThreadsExecutor(Executor):
             self._bell.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
-        """Cancel what an async job awaits. A plain one is only told (`current_job().cancelled`): the courier lets the others
-        finish and has us replaced."""
+        """Cancel the awaiting code of an async job. A plain job can only read it from `current_job().cancelled`.
+
+        The courier then lets the other jobs finish and has this worker replaced.
+        """
         run.interrupted = error
         for loop in list(self._loops.values()):
             loop.cancel(run)
