@@ -69,6 +69,8 @@ def _finish_executors(patience: float) -> None:
 
 def _failed(unraisable: Any) -> None:
     name = getattr(unraisable.object, "__qualname__", unraisable.object)
+    if name is None and unraisable.exc_traceback is not None:  # from Python 3.13 on, it is only in the text
+        name = unraisable.exc_traceback.tb_frame.f_code.co_name
     error = (unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback)
     logger.error("the exit function %s failed", name, exc_info=error)
 
