@@ -7,6 +7,7 @@ signals, an environment and an end of its own. Brokers are born alike: `jobs_cor
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -109,6 +110,7 @@ def _origin() -> socket.socket:
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
+    atexit.register(ours.close)
     process.returncode = 0  # nobody waits for it, and nobody is to be warned of that
     return ours
 
