@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from jobs_core import App, set_current_app
 from jobs_core.cli import main as command_line
+from jobs_core.cli import patience as waits
 from jobs_core.config_sources import load
 
 from . import forked
@@ -24,6 +26,9 @@ from .inprocess import as_it_was
 
 PATIENCE = 30.0
 """Longest wait for something that has to happen, seconds."""
+
+USUAL = waits.FIRST
+"""Seconds after which a command tells what it waits for, if no test says otherwise."""
 
 TASKS = '''
 """Jobs that write to a ledger: one line a record, one write a line."""
@@ -97,6 +102,11 @@ def spin(seconds: float, text: str = "x"):
 '''
 
 
+def without_waits(text: str) -> str:
+    """What a command printed, without the waits of a slow machine."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("jobs: waiting for "))
+
+
 class Project:
     """The directory, its configuration, and whatever was started in it."""
 
@@ -157,7 +167,13 @@ class Project:
     def here(self, *arguments: str, code: int | None = 0, called: str = "jobsctl", **environment: str) -> str:
         """Run the `jobs` command in this process, which is faster; what it printed. Its exit code has to be `code`, if any."""
         said = io.StringIO()
-        with as_it_was(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        first = PATIENCE if waits.FIRST == USUAL else waits.FIRST  # a slow machine's waits are not to be told
+        with (
+            as_it_was(),
+            unittest.mock.patch.object(waits, "FIRST", first),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
             os.environ.clear()
             os.environ.update(self.environment(**environment))
             os.chdir(self.root)

@@ -22,6 +22,8 @@ from jobs_core.job import Call
 from jobs_core.registry import Registry
 from jobs_core.worker.main import Worker, prepare
 
+from ..support.project import without_waits
+
 DEEDS = {
     "exit": ("raise SystemExit(3)", "SystemExit: 3"),
     "exit without a code": ("import sys; sys.exit()", "SystemExit"),
@@ -399,7 +401,7 @@ def test_a_plugin_whose_import_ends_the_process_is_named_by_whatever_it_ends(pro
     line = [sys.executable, *(["-m", "jobs_core", *command] if command else ["-c", code])]
     done = subprocess.run(line, cwd=project.root, capture_output=True, text=True, env=os.environ)
     told = "jobs: the import of plugin 'bad' of jobs-bad 1.2.3 ended this process: it called os._exit(3)\n"
-    assert (done.returncode, done.stderr) == (3, told)
+    assert (done.returncode, without_waits(done.stderr)) == (3, told)
 
 
 def test_start_logs_what_is_wrong_with_plugins(project, install):
