@@ -315,6 +315,10 @@ class LoopRunner:
         """Return whether `run` is going on here. Called by: signal handlers of the loop's thread."""
         return self._going is not None and self._going.run is run and not self._going.task.done()
 
+    def has_told(self, run: Run) -> bool:
+        """Return whether `run` has learned of its interruption here."""
+        return self._going is not None and self._going.run is run and self._going.told
+
     def tell(self, run: Run) -> None:
         """Note that `run` learns of its interruption in another way, and must not be cancelled."""
         if self._going is not None and self._going.run is run:

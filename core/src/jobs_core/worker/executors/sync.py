@@ -32,6 +32,9 @@ AGAIN = 0.005
 PATIENCE = 50
 """Attempts after which an event loop that makes no progress is assumed to be blocked by a callback in C."""
 
+WAITS = 5
+"""Attempts that find the thread at the same instruction, after which it is taken to wait there."""
+
 
 class SyncExecutor(Executor):
     """An executor that runs jobs in the thread that calls `main`. A deadline or a cancel raises inside the job."""
@@ -45,7 +48,7 @@ class SyncExecutor(Executor):
         self._insists_on: Run | None = None
         self._unraisable: Callable[[Any], object] = sys.unraisablehook
         self._attempts = 0
-        self._found_at: tuple[Run | None, CodeType | None, int | None, float] = None, None, None, 0.0
+        self._found_at: tuple[tuple[Run | None, CodeType | None, int | None], float, int] = (None, None, None), 0.0, 0
         self._guest: LoopRunner | None = None  # the loop that the running plain function has started itself (`asyncio.run`)
         self._loop: LoopRunner | None = None
         self._main_thread = 0
@@ -145,10 +148,15 @@ class SyncExecutor(Executor):
             raise run.interrupted
 
     def _waits_at(self, run: Run, frame: FrameType | None) -> bool:
-        """Return whether the last attempt found the thread at the same instruction, and it has hardly run since."""
-        before, cpu = self._found_at, time.thread_time()
-        self._found_at = run, frame and frame.f_code, frame and frame.f_lasti, cpu
-        return before[:3] == self._found_at[:3] and cpu - before[3] < AGAIN / 5
+        """Return whether the last attempts have all found the thread at this instruction, where it has hardly run since.
+
+        Two of them do not show it: the thread may not have had a processor in between.
+        """
+        place, cpu = (run, frame and frame.f_code, frame and frame.f_lasti), time.thread_time()
+        known, since, times = self._found_at
+        same = known == place and cpu - since < AGAIN / 5
+        self._found_at = place, cpu, times + 1 if same else 1
+        return self._found_at[2] >= WAITS
 
     def _loop_at(self, run: Run, frame: FrameType | None) -> LoopRunner | None:
         """Return the event loop that the run is in: its own, or one that a plain function has started."""
@@ -156,8 +164,8 @@ class SyncExecutor(Executor):
             return self._loop
         from .loops import guest  # late import, as in _own_loop
 
-        if self._guest is None or not self._guest.has(run):
-            self._guest = guest(run, frame)
+        if self._guest is None or not (self._guest.has(run) or self._guest.has_told(run)):
+            self._guest = guest(run, frame)  # not anew once it was told: asyncio may be closing the loop
         return self._guest or self._loop
 
     def _strikes(self, loop: LoopRunner | None, run: Run, frame: FrameType | None) -> bool:
@@ -186,9 +194,14 @@ class SyncExecutor(Executor):
             _thread.start_new_thread(self._send_again, (run,))  # the main thread may be inside `threading` itself
 
     def _send_again(self, run: Run) -> None:
+        """Send the signal again and again, each time only after the last one has arrived: a busy machine may take long."""
+        arrived, waited = -1, 0
         while self._interruptible is run:
             time.sleep(AGAIN)
-            signal.pthread_kill(self._main_thread, INTERRUPT)
+            waited += 1
+            if self._attempts != arrived or waited >= PATIENCE:
+                arrived, waited = self._attempts, 0
+                signal.pthread_kill(self._main_thread, INTERRUPT)
 
     @uninterrupted.uninterrupted  # Python drops exceptions raised here, too
     def _swallowed(self, unraisable: Any) -> None:
