@@ -201,6 +201,7 @@ def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job
     try:
         worker.run()
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # first: one that is under way would set the timer again
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     assert worker.courier.failure is None
