@@ -103,6 +103,19 @@ def test_a_job_that_makes_its_worker_too_large_runs_once_to_its_end(project: Pro
     supervised.stop()
 
 
+@pytest.mark.parametrize("mode", ["threads", "async"])
+def test_a_worker_ends_by_itself_beside_a_job_that_was_cancelled_by_force(project: Project, mode: str):
+    project.configure(f'pools.default.mode = "{mode}"\npools.default.concurrency = 2\npools.default.timeout_grace = "100ms"')
+    supervised = Supervised(project)
+    (before,) = supervised.pids()
+    (job_id,) = project.push_many([("nap", (600, "forced"), {})])
+    project.until(lambda: any(line.startswith("start forced") for line in project.ledger()))
+    project.app().cancel(job_id, force=True)
+    until(lambda: before not in supervised.pids())
+    assert "being killed" not in supervised.process.output, "which is what its missing heartbeat would lead to"
+    supervised.stop()
+
+
 def test_topics_are_served_in_the_order_of_the_pool(project: Project):
     project.configure('pools.default.topics = ["first", "second", "third"]')
     for topic in ("third", "second", "first"):

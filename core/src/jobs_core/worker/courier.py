@@ -465,13 +465,13 @@ class Courier:
             blamed = culprit or run
             self._reservations.drop(blamed)
             self._conclude_running(blamed, error, now)
+            self.abandoned = True
             self._be_replaced(now)
             if culprit is not None:  # no other run of this worker can continue
                 for ended in self._reservations.ended():  # the blocked loop cannot report its plain functions
                     self._conclude(ended)
                 self._reservations.give_back_unstarted()
                 self._reservations.give_up()
-                self.abandoned = True
                 self._stop_at = now
 
     def _conclude_running(self, run: Run, error: BaseException, now: float) -> None:
