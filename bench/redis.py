@@ -85,7 +85,7 @@ def one_by_one() -> Rows:
     import redis
 
     from jobs_redis import scripts
-    from jobs_redis.link import Link, connector
+    from jobs_redis.transport.link import Link, connector
     from jobs_redis.url import parse
 
     from . import jobs_to_run

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pika import exceptions, frame, spec
 from pika.spec import BasicProperties
 
-from jobs_rabbitmq.frames import Plain, Reader, content, publish_method
+from jobs_rabbitmq.transport.frames import Plain, Reader, content, publish_method
 
 LARGEST = 40
 texts = st.text(max_size=30)

@@ -12,9 +12,9 @@ import pytest
 
 from jobs_core.backends.base import Answer, Outcome, Settlement
 from jobs_core.ids import new_token
-from jobs_rabbitmq import calls
-from jobs_rabbitmq.gil import CALM, LONG, SHARE, LongHolds
-from jobs_rabbitmq.loop import FEW, Loop
+from jobs_rabbitmq.transport import calls
+from jobs_rabbitmq.transport.gil import CALM, LONG, SHARE, LongHolds
+from jobs_rabbitmq.transport.loop import FEW, Loop
 
 from .helpers import TOPIC, jobs
 

@@ -2,7 +2,7 @@
 
 import time
 
-from jobs_rabbitmq.loop import Loop
+from jobs_rabbitmq.transport.loop import Loop
 
 
 def test_a_broker_is_not_given_up_for_time_that_a_job_took():

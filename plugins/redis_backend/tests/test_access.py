@@ -16,7 +16,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer, urls
 from jobs_core.urls import scheme
-from jobs_redis.link import Link, connector
+from jobs_redis.transport.link import Link, connector
 from jobs_redis.url import parse
 
 DOCS = Path(__file__).parents[3] / "docs" / "backends.md"

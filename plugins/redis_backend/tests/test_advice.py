@@ -11,7 +11,7 @@ from jobs_core.errors import BackendError
 from jobs_core.testing.services import free_port
 from jobs_core.testing.services.redis import RedisServer
 from jobs_redis.advice import advice
-from jobs_redis.link import Link, connector
+from jobs_redis.transport.link import Link, connector
 from jobs_redis.url import parse
 
 

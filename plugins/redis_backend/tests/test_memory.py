@@ -12,7 +12,7 @@ from jobs_core.ids import new_id, new_token
 from jobs_core.message import UniqueKey
 from jobs_core.testing.services.redis import RedisServer
 from jobs_redis.backend import RedisBackend
-from jobs_redis.link import Link, connector
+from jobs_redis.transport.link import Link, connector
 from jobs_redis.url import parse
 
 pytestmark = pytest.mark.timeout(300)

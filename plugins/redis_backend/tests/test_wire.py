@@ -8,8 +8,8 @@ import socket
 import pytest
 import redis.exceptions
 
-from jobs_redis.link import Link
-from jobs_redis.wire import Wire
+from jobs_redis.transport.link import Link
+from jobs_redis.transport.wire import Wire
 
 
 @pytest.fixture

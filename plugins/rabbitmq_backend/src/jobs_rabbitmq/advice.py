@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from jobs_core.backends.base import BackendOptions
 
 from .topology import OWN_CONSUMER_TIMEOUT, version
+from .transport.wire import Wire
 from .url import Target
-from .wire import Wire
 
 OLDEST = (3, 10)
 CONSUMER_TIMEOUT = 1800.0

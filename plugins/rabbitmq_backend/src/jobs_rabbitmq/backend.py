@@ -18,16 +18,16 @@ from jobs_core.units import count
 from .consumer import Consumer
 from .errors import NOT_FOUND, reply_code
 from .exceptional import RETRY_PAUSE, Exceptional
-from .loop import Loop
 from .messages import LEFT, BrokerMessage, fresh
 from .operations import RabbitMQOperations
 from .publisher import Post, Publisher
 from .republish import Republisher
 from .suspects import Suspects
 from .topology import Names, Topology, level_of
+from .transport.loop import Loop
+from .transport.wire import Wire, connect
 from .unacked import Unacked, delivery
 from .url import Target
-from .wire import Wire, connect
 
 logger = logging.getLogger("jobs.rabbitmq")
 

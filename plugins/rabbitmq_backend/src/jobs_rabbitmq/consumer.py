@@ -19,7 +19,7 @@ from pika.exceptions import AMQPError, ChannelClosed
 from .errors import NOT_FOUND, reply_code, translated
 from .messages import SUSPECT, BrokerMessage
 from .topology import FRONT, SUSPECTS, Topology
-from .wire import OpenChannel, Wire
+from .transport.wire import OpenChannel, Wire
 
 logger = logging.getLogger("jobs.rabbitmq")
 

@@ -30,7 +30,7 @@ from pika.spec import BasicProperties
 from jobs_core.backends.base import KEPT_ERRORS, Outgoing
 from jobs_core.ids import new_id
 
-from .frames import OURS, PERSISTENT, Plain
+from .transport.frames import OURS, PERSISTENT, Plain
 
 ATTEMPT, LOSSES, DEFERRALS = "x-jobs-attempt", "x-jobs-losses", "x-jobs-deferrals"
 LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"

@@ -16,9 +16,9 @@ from .messages import REASON, BrokerMessage
 from .publisher import Post
 from .republish import Republisher
 from .topology import Names, Topology
+from .transport.wire import OpenChannel, Wire
 from .unacked import delivery
 from .url import Target
-from .wire import OpenChannel, Wire
 
 MOST_LOOKED_AT = 100_000
 """Dead letters of a topic that are read, the oldest first."""

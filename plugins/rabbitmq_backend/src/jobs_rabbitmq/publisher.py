@@ -13,8 +13,8 @@ from jobs_core.errors import BackendUnavailable, QueueFull
 from jobs_core.units import count
 
 from .errors import translated
-from .loop import Loop
-from .wire import COMMAND_TIMEOUT, OpenChannel, Wire
+from .transport.loop import Loop
+from .transport.wire import COMMAND_TIMEOUT, OpenChannel, Wire
 
 WINDOW = 1000
 """Most messages that wait for their confirms."""

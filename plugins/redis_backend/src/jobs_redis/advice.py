@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
-from .link import Link
+from .transport.link import Link
 from .url import Target
 
 OLDEST = (6, 2)

@@ -26,10 +26,10 @@ from jobs_core.units import count
 
 from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
 from .inletwatch import InletWatch
-from .link import Link, connector
 from .operations import RedisOperations
 from .scripts import ScriptCall
 from .store import Reserved, Store, in_parts
+from .transport.link import Link, connector
 from .url import Target
 from .waiting import Line, Waiter
 

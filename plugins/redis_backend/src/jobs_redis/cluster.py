@@ -37,10 +37,10 @@ from . import advice
 from .errors import Moved
 from .forecast import LONGEST_LOOK
 from .inletwatch import InletWatch
-from .link import Link
 from .operations import followed
-from .slots import Nodes
 from .store import Store, in_parts
+from .transport.link import Link
+from .transport.slots import Nodes
 from .url import Target
 from .waiting import Line, Waiter
 

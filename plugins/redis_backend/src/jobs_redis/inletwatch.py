@@ -12,7 +12,7 @@ from typing import Any
 from jobs_core.errors import BackendError
 
 from .keys import Keys
-from .link import Link
+from .transport.link import Link
 from .waiting import Waiter
 
 logger = logging.getLogger("jobs.redis")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from jobs_core.backends.base import Backend, Counts, JobRecord, State
 
 from . import advice
-from .link import COMMAND_TIMEOUT, Link
 from .store import Store
+from .transport.link import COMMAND_TIMEOUT, Link
 from .url import Target
 
 LONGEST_FOLLOW = 5.0

@@ -21,8 +21,8 @@ from typing import Any
 
 from jobs_core.errors import BackendUnavailable
 
-from .link import COMMAND_TIMEOUT, Link
 from .scripts import ScriptCall
+from .transport.link import COMMAND_TIMEOUT, Link
 
 SERVER_TIMES = 0.5
 """Seconds. The server ends waits of this length and more, up to 0.1 s late; shorter ones are ended by us."""

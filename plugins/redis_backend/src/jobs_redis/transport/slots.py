@@ -9,10 +9,10 @@ from redis.crc import key_slot
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
-from .errors import Moved
+from ..errors import Moved
+from ..scripts import Script
+from ..url import Address, Target
 from .link import Link, connector
-from .scripts import Script
-from .url import Address, Target
 
 
 class Nodes:

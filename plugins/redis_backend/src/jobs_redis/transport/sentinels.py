@@ -9,8 +9,8 @@ from redis.connection import Connection
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
-from .errors import code, translated
-from .url import Address
+from ..errors import code, translated
+from ..url import Address
 
 
 class Sentinels:

@@ -9,8 +9,8 @@ import ssl
 
 from jobs_core.deadline import addresses
 
+from ..url import Address
 from .loop import Loop
-from .url import Address
 
 
 class _Connecting:

@@ -16,10 +16,10 @@ from redis.retry import Retry
 from jobs_core.deadline import addresses, left
 from jobs_core.errors import BackendUnavailable
 
-from .errors import loses_connection, translated
-from .scripts import Script, ScriptCall
+from ..errors import loses_connection, translated
+from ..scripts import Script, ScriptCall
+from ..url import Address, Target
 from .sentinels import Sentinels
-from .url import Address, Target
 from .wire import Wire
 
 CONNECT_TIMEOUT = 2.0

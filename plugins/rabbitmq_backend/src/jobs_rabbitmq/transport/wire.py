@@ -25,12 +25,12 @@ from pika.spec import BasicProperties
 from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable
 
+from ..errors import translated
+from ..url import CONNECT_TIMEOUT, Address, Target
 from . import calls
 from .connecting import dial
-from .errors import translated
 from .frames import Reader, ack, content, publish_method
 from .loop import Loop, Timer
-from .url import CONNECT_TIMEOUT, Address, Target
 
 logger = logging.getLogger("jobs.rabbitmq")
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
