@@ -1,0 +1,95 @@
+"""Events of the schedule."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import ClassVar
+
+from ..units import format_duration
+from .base import Event
+
+
+class TicksMissed(Event, frozen=True):
+    """Runs of a schedule entry were missed, from `first` to `last`; `runs` if the last is enqueued now."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    entry: str
+    job: str
+    first: float
+    last: float
+    runs: bool
+
+    def __str__(self) -> str:
+        missed = f"the run of {_when(self.last)} is enqueued now" if self.runs else 'they are skipped (missed = "skip")'
+        return f"schedule {self.entry} has missed its runs of {self.job} since {_when(self.first)}: {missed}"
+
+
+class TickRefused(Event, frozen=True):
+    """A scheduled job cannot be enqueued, now or later."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    entry: str
+    job: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"schedule {self.entry} cannot enqueue {self.job}; this run is lost: {self.error}"
+
+
+class TickWaits(Event, frozen=True):
+    """A scheduled job finds no room in the queue: enqueueing is retried until there is."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    entry: str
+    job: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"schedule {self.entry} cannot enqueue {self.job} yet; retrying until it can: {self.error}"
+
+
+class ClockSetBack(Event, frozen=True):
+    """This machine's clock was ahead by days: an entry continues from the current time."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    entry: str
+    seconds: float
+
+    def __str__(self) -> str:
+        ahead = format_duration(round(self.seconds))
+        return f"the clock of this machine was {ahead} ahead: schedule {self.entry} continues from the current time"
+
+
+class ScheduleForgotten(Event, frozen=True):
+    """The file of handled ticks cannot be read: missed runs cannot be detected."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    path: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be read, so missed runs cannot be detected; the schedule continues from now: {self.error}"
+
+
+class ScheduleNotSaved(Event, frozen=True):
+    """The file of handled ticks cannot be written."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    path: str
+    error: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} cannot be written; after a restart, the latest scheduled jobs may be treated as missed: {self.error}"
+        )
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -1,0 +1,182 @@
+"""Events of the supervisor: its start and end, its helpers, and the commands that it carries out."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar
+
+from ..units import count
+from .base import Event, soon
+
+
+class SupervisorStarting(Event, frozen=True):
+    """A supervisor is starting."""
+
+    pid: int
+    run_dir: str
+
+    def __str__(self) -> str:
+        return f"supervisor {self.pid} is starting in {self.run_dir}"
+
+
+class SupervisorServes(Event, frozen=True):
+    """Every pool has its workers for the first time."""
+
+    workers: int
+    pools: int
+
+    def __str__(self) -> str:
+        return f"ready: {count(self.workers, 'worker')} in {count(self.pools, 'pool')}"
+
+
+class SupervisorStopping(Event, frozen=True):
+    """The supervisor was asked to stop: gracefully ("stop"), or at once ("exit")."""
+
+    how: str
+
+    def __str__(self) -> str:
+        if self.how == "exit":
+            return "stopping immediately: workers are killed, and the jobs they are running go back to their topics"
+        return "stopping: no new jobs are taken; waiting for running jobs to finish"
+
+
+class SupervisorStopped(Event, frozen=True):
+    """The supervisor has stopped; the jobs of `unrepaired` dead workers are not back in their topics yet."""
+
+    unrepaired: int
+
+    def __str__(self) -> str:
+        if self.unrepaired:
+            return f"stopped; the jobs of {count(self.unrepaired, 'dead worker')} go back to their topics at the next start"
+        return "stopped"
+
+
+class CannotServe(Event, frozen=True):
+    """The application cannot be imported at the first start: the supervisor ends."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"the application cannot be loaded, so nothing was started: {self.error}"
+
+
+class CannotPreload(Event, frozen=True):
+    """Threads run in the template after the import: workers import the application themselves."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    threads: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"threads are running after the import ({', '.join(self.threads)}), so every worker imports the application itself "
+            "and starts more slowly; start threads in the job or in after_fork, or set preload = false"
+        )
+
+
+class StillImporting(Event, frozen=True):
+    """The import of the application takes long; `module` of `modules` is being imported, if known."""
+
+    generation: int
+    module: str
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"generation {self.generation} is still importing {self.module or 'the application'} ({self.seconds} s so far)"
+
+
+class TemplateTrouble(Event, frozen=True):
+    """The template could not be restarted; this is retried."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"the template cannot be restarted; retrying. Existing workers continue, new ones have to wait: {self.error}"
+
+
+class HelperDied(Event, frozen=True):
+    """A template, housekeeper, HTTP child or broker died; a replacement is started."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    name: str
+    pid: int
+    reason: str
+    restart_in: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.pid} died ({self.reason}); a replacement starts {soon(self.restart_in)}"
+
+
+class Reloading(Event, frozen=True):
+    """New code is being imported, while the old code serves."""
+
+    generation: int
+
+    def __str__(self) -> str:
+        return f"reload: importing generation {self.generation}"
+
+
+class Reloaded(Event, frozen=True):
+    """New code serves in place of the old."""
+
+    generation: int
+
+    def __str__(self) -> str:
+        return f"reload: generation {self.generation} is serving"
+
+
+class ReloadRefused(Event, frozen=True):
+    """New code cannot be loaded; the old code keeps running."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"reload refused, the old code keeps running: {self.error}"
+
+
+class Quiet(Event, frozen=True):
+    """Workers take no new jobs, or take jobs again."""
+
+    on: bool
+
+    def __str__(self) -> str:
+        return "quiet: workers take no new jobs" if self.on else "workers take jobs again"
+
+
+class StacksWritten(Event, frozen=True):
+    """Every worker was asked for its stacks."""
+
+    directory: str
+
+    def __str__(self) -> str:
+        return f"the stacks of every worker are being appended to its .stacks file in {self.directory}"
+
+
+class RunDirGone(Event, frozen=True):
+    """The run directory was removed or replaced: the supervisor stops, since no command could find it any more."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    run_dir: str
+
+    def __str__(self) -> str:
+        return f"{self.run_dir} was removed or replaced: stopping, because no command could find this supervisor any more"
+
+
+class RunDirTrouble(Event, frozen=True):
+    """A file of the run directory cannot be written; jobs continue, but status and metrics are out of date."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    file: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"{self.file} cannot be written; status and metrics are out of date until it can be: {self.error}"

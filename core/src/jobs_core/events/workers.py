@@ -1,0 +1,93 @@
+"""Events of a worker process, as it reports them itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar
+
+from ..units import count, format_duration
+from .base import Event
+
+
+class WorkerStarted(Event, frozen=True):
+    """A worker takes jobs."""
+
+    owner: str
+    pool: str
+    topics: tuple[str, ...]
+    mode: str
+    concurrency: int
+
+    def __str__(self) -> str:
+        jobs = count(self.concurrency, "job")
+        return f"worker {self.owner} of pool {self.pool} serves {', '.join(self.topics)}, {jobs} at a time ({self.mode})"
+
+
+class WorkerStopping(Event, frozen=True):
+    """A worker takes no new jobs and finishes the running ones."""
+
+    owner: str
+    running: int
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.owner} takes no new jobs; {self.running} still running"
+            if self.running
+            else f"worker {self.owner} is stopping"
+        )
+
+
+class WorkerStopped(Event, frozen=True):
+    """A worker has settled everything."""
+
+    owner: str
+    done: int
+    failed: int
+
+    def __str__(self) -> str:
+        return f"worker {self.owner} stopped: {count(self.done, 'job')} done, {count(self.failed, 'failed attempt')}"
+
+
+class BackendLost(Event, frozen=True):
+    """The backend cannot be reached; the worker keeps retrying."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"the backend cannot be reached; retrying until it answers: {self.error}"
+
+
+class BackendBack(Event, frozen=True):
+    """The backend answers again."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"the backend answers again after {format_duration(round(self.seconds, 1))}"
+
+
+class BackendRisk(Event, frozen=True):
+    """The backend works, but its setup may lose jobs or let any client in; logged once per start."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    advice: str
+
+    def __str__(self) -> str:
+        return f"the backend works, but {self.advice}"
+
+
+class OwnerReplaced(Event, frozen=True):
+    """The worker's lease had expired: its jobs went to other workers, and it continues under a new owner id."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    old: str
+    new: str
+    running: int
+
+    def __str__(self) -> str:
+        here = f"{self.running} still running here"
+        return f"the lease of {self.old} expired and its jobs went to other workers ({here}); continuing as {self.new}"
