@@ -79,9 +79,22 @@ def _until_empty(server: RedisServer) -> float:
     return time.perf_counter()
 
 
+def _on_eight_threads(work: Callable[[], None]) -> float:
+    """Return the seconds that eight threads take, each for all of `work`."""
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - begin
+
+
 def one_by_one() -> Rows:
-    """Enqueues one at a time, beside bare loops of EVALSHA with the same script and the same payload: by the client as one
-    uses it, and on its naked connection, where eight threads share the round trips, too."""
+    """Measure enqueueing one job at a time, beside bare loops of EVALSHA with the same script and the same payload.
+
+    The bare loops use redis-py as its users do, and its bare connection, on which eight threads share round trips, too.
+    """
     import redis
 
     from jobs_redis import scripts
@@ -119,23 +132,14 @@ def one_by_one() -> Rows:
             for _ in range(ONE_BY_ONE):
                 sharing.push()
 
-        def eight(work: Callable[[], None]) -> float:
-            threads = [threading.Thread(target=work) for _ in range(8)]
-            begin = time.perf_counter()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            return time.perf_counter() - begin
-
         rates: dict[str, list[float]] = {name: [] for name in ("naked", "bare", "ours", "threads", "naked threads")}
         naked()
         for _ in range(3):
             rates["naked"].append(ONE_BY_ONE / seconds(naked))
             rates["bare"].append(ONE_BY_ONE / seconds(bare))
             rates["ours"].append(ONE_BY_ONE / seconds(ours))
-            rates["threads"].append(8 * ONE_BY_ONE / eight(ours))
-            rates["naked threads"].append(8 * ONE_BY_ONE / eight(shared_naked))
+            rates["threads"].append(8 * ONE_BY_ONE / _on_eight_threads(ours))
+            rates["naked threads"].append(8 * ONE_BY_ONE / _on_eight_threads(shared_naked))
         link.disconnect()
         client.close()
         naked_rate, bare_rate, rate, shared, shared_naked_rate = (sorted(values)[1] for values in rates.values())

@@ -207,20 +207,26 @@ class FileBackend(base.Backend):
 
     def housekeep(self, limit: int) -> Housekept:
         with self._changing("housekeep") as queue:
+            expired = self._expire(queue, limit)
             now, options = self._options.now(), self._options
-            if not 0 <= now - queue.kept <= options.outage_after:  # nobody could beat, or a clock was set: all get time
-                queue.owners = {name: replace(owner, until=self._until) for name, owner in queue.owners.items()}
-            queue.kept = now
-            expired = [name for name, owner in queue.owners.items() if owner.until < now][:limit]
-            for name in expired:
-                self._release(queue, name, [job.id for job in queue.jobs.values() if job.owner == name], b"")
             due = [job for job in queue.jobs.values() if job.state is State.SCHEDULED and job.waits(now) == 0.0]
             queue.jobs.update({job.id: replace(job, state=State.READY) for job in due[:limit]})
             queue.pushes = {request: at for request, at in queue.pushes.items() if at > now - options.dedup_window}
             dead = [job for job in queue.jobs.values() if job.state is State.DEAD]
             old = {job.id for job in dead if (job.since or now) < now - options.retention(job.topic).dead_keep}
             queue.jobs = {job_id: job for job_id, job in queue.jobs.items() if job_id not in old}
-        return Housekept(len(due[:limit]), len(expired), len(old), more=len(due) > limit)
+        return Housekept(len(due[:limit]), expired, len(old), more=len(due) > limit)
+
+    def _expire(self, queue: Queue, limit: int) -> int:
+        """Release the jobs of owners whose leases have expired; return the number of these owners."""
+        now = self._options.now()
+        if not 0 <= now - queue.kept <= self._options.outage_after:  # nothing could renew leases, or a clock was set
+            queue.owners = {name: replace(owner, until=self._until) for name, owner in queue.owners.items()}
+        queue.kept = now
+        expired = [name for name, owner in queue.owners.items() if owner.until < now][:limit]
+        for name in expired:
+            self._release(queue, name, [job.id for job in queue.jobs.values() if job.owner == name], b"")
+        return len(expired)
 
     def counts(self, topics: Sequence[str]) -> dict[str, base.Counts]:
         with self._looking() as queue:

@@ -101,14 +101,9 @@ def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -
     whole = [name in WHOLE or number for name, number in zip(columns, right, strict=True)]
     least = [size if keep else min(size, NARROWEST) for size, keep in zip(widths, whole, strict=True)]
     beside = len(columns)
-    while beside > 1 and sum(least[:beside]) + 2 * (beside - 1) > width:
+    while beside > 1 and _total(least[:beside]) > width:
         beside -= 1
-    while sum(widths[:beside]) + 2 * (beside - 1) > width:
-        room = [size - lowest for size, lowest in zip(widths[:beside], least, strict=False)]
-        if not any(room):
-            break
-        widest = max((size, number) for number, size in enumerate(widths[:beside]) if room[number])[1]
-        widths[widest] -= 1
+    widths = _narrowed(widths[:beside], least, width)
     made = []
     for row in (columns, *cells):
         texts_ = [_padded(row[n], widths[n], right[n]) for n in range(beside)]
@@ -116,6 +111,23 @@ def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -
         below = [f"{columns[n]} {row[n]}" for n in range(beside, len(columns)) if row[n] and row is not columns]
         made += [f"    {'  '.join(below)}"] if below else []
     return made
+
+
+def _total(widths: Sequence[int]) -> int:
+    """Return the width of a line of these columns, with two spaces between them."""
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
+    """Narrow the widest columns until a line fits into `width`, or all are at their least."""
+    narrow = list(widths)
+    while _total(narrow) > width:
+        room = [size - lowest for size, lowest in zip(narrow, least, strict=False)]
+        if not any(room):
+            break
+        widest = max((size, number) for number, size in enumerate(narrow) if room[number])[1]
+        narrow[widest] -= 1
+    return narrow
 
 
 def _padded(text: str, width: int, to_right: bool) -> str:

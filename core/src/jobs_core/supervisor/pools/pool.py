@@ -340,24 +340,9 @@ class Pool:
         self._on_change()
 
     def _report_end(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> None:
-        """Tell a decision, a failure to boot and a crash apart, and act on it."""
+        """Count the end, have the worker's jobs released, and record a crash."""
         log = worker.child.output.tail() if worker.child else []
-        crash, reason = False, "it stopped"
-        if worker.killed_for:
-            crash, reason = bool(worker.culprit) or not worker.leaving, worker.killed_for
-        elif ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
-            pass
-        elif ended.exit_code == WorkerExit.REPLACE:
-            reason = "a job did not end when told to"
-            if worker.leaving != "timeout":
-                self._count_restart("timeout")
-        elif ended.exit_code == WorkerExit.CANNOT_BOOT or lived is None:
-            how = ended_importing(worker.importing, ended) if worker.importing else ended
-            reason = f"it cannot boot: {worker.error or how}"
-            self.cannot_boot = True
-            crash = ended.exit_code != WorkerExit.CANNOT_BOOT
-        elif not asked or ended.signal:
-            crash, reason = True, str(ended)
+        crash, reason = self._judge(worker, ended, asked, lived)
         if not worker.leaving:
             self._count_restart("crash" if crash else "exit")
         if crash or self.cannot_boot:
@@ -379,6 +364,24 @@ class Pool:
                 )
             )  # fmt: skip
             events.emit(events.WorkerDied(worker.owner, ended.pid, self.name, reason, len(jobs), self._backoff.left()))
+
+    def _judge(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> tuple[bool, str]:
+        """Tell a decision, a failure to boot and a crash apart; return True for a crash, and the reason of the end."""
+        if worker.killed_for:
+            return bool(worker.culprit) or not worker.leaving, worker.killed_for
+        if ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
+            return False, "it stopped"
+        if ended.exit_code == WorkerExit.REPLACE:
+            if worker.leaving != "timeout":
+                self._count_restart("timeout")
+            return False, "a job did not end when told to"
+        if ended.exit_code == WorkerExit.CANNOT_BOOT or lived is None:
+            self.cannot_boot = True
+            how = ended_importing(worker.importing, ended) if worker.importing else ended
+            return ended.exit_code != WorkerExit.CANNOT_BOOT, f"it cannot boot: {worker.error or how}"
+        if not asked or ended.signal:
+            return True, str(ended)
+        return False, "it stopped"
 
     def _started(self, worker: WorkerRecord) -> list[str]:
         file = worker.file(self._run_dir)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -57,9 +58,9 @@ class Machine(RigCase):
                 "If this fails: the steps below are as they were found; JOBS_CONTRACT_SHRINK=1 takes minutes to shorten them."
             )
         exact = rig.clock is not None and rig.has(*FEATURES - {"multiprocess", "prefix", "known_ids"})
-        machine = _exact(rig, self.loses_answers) if exact else _account(rig)
+        machine = partial(Exact, rig, self.loses_answers) if exact else partial(Account, rig)
         run_state_machine_as_test(
-            machine,
+            machine,  # type: ignore[arg-type]  # a function may take the place of the class, says its documentation
             settings=settings(
                 max_examples=self.examples if exact else max(5, self.examples // 6),
                 stateful_step_count=STEPS if exact else STEPS // 2,
@@ -72,203 +73,201 @@ class Machine(RigCase):
         )
 
 
-def _exact(rig: Rig, loses_answers: bool) -> type[RuleBasedStateMachine]:
-    """Return the machine against the model, on the rig's store; each example begins by removing the rest of the last one."""
+class Exact(RuleBasedStateMachine):
+    """The machine against the model, on the rig's store; each example begins by removing the rest of the last one."""
 
-    class Exact(RuleBasedStateMachine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.number = 0
-            self.held: dict[str, list[tuple[Delivery, Delivery]]] = {owner: [] for owner in OWNERS}
-            self.last_reserve: dict[str, tuple[list[str], int, str]] = {}
-            self.last_settle: dict[str, tuple[list[tuple[Settlement, Settlement]], str]] = {}
-            self.last_push: tuple[list[Outgoing], str] | None = None
-            self.ids: list[str] = []
-            self.subjects: dict[str, Backend] = {}
-            self.models: dict[str, Backend] = {}
+    def __init__(self, rig: Rig, loses_answers: bool) -> None:
+        super().__init__()
+        self.rig, self.loses_answers = rig, loses_answers
+        self.number = 0
+        self.held: dict[str, list[tuple[Delivery, Delivery]]] = {owner: [] for owner in OWNERS}
+        self.last_reserve: dict[str, tuple[list[str], int, str]] = {}
+        self.last_settle: dict[str, tuple[list[tuple[Settlement, Settlement]], str]] = {}
+        self.last_push: tuple[list[Outgoing], str] | None = None
+        self.ids: list[str] = []
+        self.subjects: dict[str, Backend] = {}
+        self.models: dict[str, Backend] = {}
 
-        @initialize()
-        def start(self) -> None:
-            forget("memory://contract-model")
-            self.clear()
-            for owner in OWNERS:
-                self.open(owner)
-            self.subject, self.model = rig.producer(), MemoryBackend("memory://contract-model", rig.options())
-            self.model.open(None)
+    @initialize()
+    def start(self) -> None:
+        forget("memory://contract-model")
+        self.clear()
+        for owner in OWNERS:
+            self.open(owner)
+        self.subject, self.model = self.rig.producer(), MemoryBackend("memory://contract-model", self.rig.options())
+        self.model.open(None)
 
-        def clear(self) -> None:
-            """Empty the store: one rig serves all examples."""
-            cleaner = rig.producer()
-            assert rig.clock is not None
-            rig.clock.time += 10 * 86400.0
-            for owner in OWNERS:
-                cleaner.release_owner(owner, (), b"")
-            for topic in (*TOPICS, *cleaner.topics()):
-                cleaner.resume(topic)
-                for state in (State.READY, State.SCHEDULED, State.DEAD):
-                    cleaner.purge(topic, state)
-            while cleaner.housekeep(1000).more:
-                pass
-            cleaner.close()
+    def clear(self) -> None:
+        """Empty the store: one rig serves all examples."""
+        cleaner = self.rig.producer()
+        assert self.rig.clock is not None
+        self.rig.clock.time += 10 * 86400.0
+        for owner in OWNERS:
+            cleaner.release_owner(owner, (), b"")
+        for topic in (*TOPICS, *cleaner.topics()):
+            cleaner.resume(topic)
+            for state in (State.READY, State.SCHEDULED, State.DEAD):
+                cleaner.purge(topic, state)
+        while cleaner.housekeep(1000).more:
+            pass
+        cleaner.close()
 
-        def open(self, owner: str) -> None:
-            self.subjects[owner] = rig.worker(owner)
-            self.models[owner] = MemoryBackend("memory://contract-model", rig.options())
-            self.models[owner].open(owner)
+    def open(self, owner: str) -> None:
+        self.subjects[owner] = self.rig.worker(owner)
+        self.models[owner] = MemoryBackend("memory://contract-model", self.rig.options())
+        self.models[owner].open(owner)
 
-        def both(self, owner: str, call: Callable[[Backend], Any]) -> tuple[Any, Any]:
-            """Return the answers of subject and model; an owner that both report as lost is opened anew."""
-            answers = []
-            for backend in (self.subjects[owner], self.models[owner]):
-                try:
-                    answers.append(call(backend))
-                except OwnerLost:
-                    answers.append(OwnerLost)
-            assert (answers[0] is OwnerLost) == (answers[1] is OwnerLost), answers
-            if answers[0] is OwnerLost:
-                self.held[owner] = []
-                self.last_reserve.pop(owner, None)
-                self.subjects[owner].close()
-                self.open(owner)
-                return [], []
-            return answers[0], answers[1]
+    def both(self, owner: str, call: Callable[[Backend], Any]) -> tuple[Any, Any]:
+        """Return the answers of subject and model; an owner that both report as lost is opened anew."""
+        answers = []
+        for backend in (self.subjects[owner], self.models[owner]):
+            try:
+                answers.append(call(backend))
+            except OwnerLost:
+                answers.append(OwnerLost)
+        assert (answers[0] is OwnerLost) == (answers[1] is OwnerLost), answers
+        if answers[0] is OwnerLost:
+            self.held[owner] = []
+            self.last_reserve.pop(owner, None)
+            self.subjects[owner].close()
+            self.open(owner)
+            return [], []
+        return answers[0], answers[1]
 
-        @rule(
-            jobs=st.lists(
-                st.tuples(st.sampled_from(TOPICS), st.integers(0, 9), st.sampled_from([0.0, 0.0, 5.0, 50.0]), uniques),
-                min_size=1,
-                max_size=4,
-            )
+    @rule(
+        jobs=st.lists(
+            st.tuples(st.sampled_from(TOPICS), st.integers(0, 9), st.sampled_from([0.0, 0.0, 5.0, 50.0]), uniques),
+            min_size=1,
+            max_size=4,
         )
-        def push(self, jobs: list[tuple[str, int, float, UniqueKey | None]]) -> None:
-            outgoing = []
-            for topic, priority, delay, unique in jobs:
-                self.number += 1
-                job_id = f"job-{self.number}"
-                outgoing.append(Outgoing(job_id, topic, job_id.encode(), priority, delay, unique))
-                self.ids.append(job_id)
-            self.last_push = outgoing, new_token()
-            self.repeat_push()
+    )
+    def push(self, jobs: list[tuple[str, int, float, UniqueKey | None]]) -> None:
+        outgoing = []
+        for topic, priority, delay, unique in jobs:
+            self.number += 1
+            job_id = f"job-{self.number}"
+            outgoing.append(Outgoing(job_id, topic, job_id.encode(), priority, delay, unique))
+            self.ids.append(job_id)
+        self.last_push = outgoing, new_token()
+        self.repeat_push()
 
-        @precondition(lambda self: self.last_push)
-        @rule()
-        def repeat_push(self) -> None:
-            assert self.last_push
-            outgoing, request = self.last_push
-            assert dict(self.subject.push(outgoing, request)) == dict(self.model.push(outgoing, request))
+    @precondition(lambda self: self.last_push)
+    @rule()
+    def repeat_push(self) -> None:
+        assert self.last_push
+        outgoing, request = self.last_push
+        assert dict(self.subject.push(outgoing, request)) == dict(self.model.push(outgoing, request))
 
-        @rule(owner=st.sampled_from(OWNERS), topics=topics_in_order, limit=st.integers(1, 5))
-        def reserve(self, owner: str, topics: list[str], limit: int) -> None:
-            request = new_token()
-            subject, model = self.both(owner, lambda backend: backend.reserve(topics, limit, request))
-            assert _shape(subject) == _shape(model)
-            self.held[owner] += zip(subject, model, strict=True)
-            self.last_reserve[owner] = topics, limit, request
+    @rule(owner=st.sampled_from(OWNERS), topics=topics_in_order, limit=st.integers(1, 5))
+    def reserve(self, owner: str, topics: list[str], limit: int) -> None:
+        request = new_token()
+        subject, model = self.both(owner, lambda backend: backend.reserve(topics, limit, request))
+        assert _shape(subject) == _shape(model)
+        self.held[owner] += zip(subject, model, strict=True)
+        self.last_reserve[owner] = topics, limit, request
 
-        @precondition(lambda self: self.last_reserve)
-        @rule(data=st.data())
-        def repeat_reserve(self, data: st.DataObject) -> None:
-            owner = data.draw(st.sampled_from(sorted(self.last_reserve)))
-            topics, limit, request = self.last_reserve[owner]
-            subject, model = self.both(owner, lambda backend: backend.reserve(topics, limit, request))
-            assert _shape(subject) == _shape(model)
+    @precondition(lambda self: self.last_reserve)
+    @rule(data=st.data())
+    def repeat_reserve(self, data: st.DataObject) -> None:
+        owner = data.draw(st.sampled_from(sorted(self.last_reserve)))
+        topics, limit, request = self.last_reserve[owner]
+        subject, model = self.both(owner, lambda backend: backend.reserve(topics, limit, request))
+        assert _shape(subject) == _shape(model)
 
-        @rule(
-            owner=st.sampled_from(OWNERS),
-            count=st.integers(1, 4),
-            outcome=st.sampled_from(list(Outcome)),
-            after=st.sampled_from([0.0, 5.0]),
-            keeps=st.booleans(),
-            follows=st.booleans(),
-        )
-        def settle(self, owner: str, count: int, outcome: Outcome, after: float, keeps: bool, follows: bool) -> None:
-            pairs, self.held[owner] = self.held[owner][:count], self.held[owner][count:]
-            followups: tuple[Outgoing, ...] = ()
-            if follows and outcome is Outcome.DONE and pairs:
-                self.number += 1
-                followups = (Outgoing(f"job-{self.number}", "a", b"follow-up"),)
-                self.ids.append(f"job-{self.number}")
-            batch = []
-            for n, (subject, model) in enumerate(pairs):
-                fields: dict[str, Any] = {
-                    "after": after, "reason": "why", "error": ERROR, "result": b"1" if keeps else None,
-                    "result_ttl": 20.0, "followups": followups if n == 0 else (),
-                }  # fmt: skip
-                ours = Settlement(subject.id, subject.token, outcome, **fields)
-                batch.append((ours, Settlement(model.id, model.token, outcome, **fields)))
-            self.last_settle[owner] = batch, new_token()
-            self.send(owner)
+    @rule(
+        owner=st.sampled_from(OWNERS),
+        count=st.integers(1, 4),
+        outcome=st.sampled_from(list(Outcome)),
+        after=st.sampled_from([0.0, 5.0]),
+        keeps=st.booleans(),
+        follows=st.booleans(),
+    )
+    def settle(self, owner: str, count: int, outcome: Outcome, after: float, keeps: bool, follows: bool) -> None:
+        pairs, self.held[owner] = self.held[owner][:count], self.held[owner][count:]
+        followups: tuple[Outgoing, ...] = ()
+        if follows and outcome is Outcome.DONE and pairs:
+            self.number += 1
+            followups = (Outgoing(f"job-{self.number}", "a", b"follow-up"),)
+            self.ids.append(f"job-{self.number}")
+        batch = []
+        for n, (subject, model) in enumerate(pairs):
+            fields: dict[str, Any] = {
+                "after": after, "reason": "why", "error": ERROR, "result": b"1" if keeps else None,
+                "result_ttl": 20.0, "followups": followups if n == 0 else (),
+            }  # fmt: skip
+            ours = Settlement(subject.id, subject.token, outcome, **fields)
+            batch.append((ours, Settlement(model.id, model.token, outcome, **fields)))
+        self.last_settle[owner] = batch, new_token()
+        self.send(owner)
 
-        @precondition(lambda self: self.last_settle)
-        @rule(data=st.data())
-        def repeat_settle(self, data: st.DataObject) -> None:
-            self.send(data.draw(st.sampled_from(sorted(self.last_settle))))
+    @precondition(lambda self: self.last_settle)
+    @rule(data=st.data())
+    def repeat_settle(self, data: st.DataObject) -> None:
+        self.send(data.draw(st.sampled_from(sorted(self.last_settle))))
 
-        def send(self, owner: str) -> None:
-            batch, request = self.last_settle[owner]
-            subject = self.subjects[owner].settle([pair[0] for pair in batch], request)
-            model = self.models[owner].settle([pair[1] for pair in batch], request)
-            assert subject == model
+    def send(self, owner: str) -> None:
+        batch, request = self.last_settle[owner]
+        subject = self.subjects[owner].settle([pair[0] for pair in batch], request)
+        model = self.models[owner].settle([pair[1] for pair in batch], request)
+        assert subject == model
 
-        @rule(owner=st.sampled_from(OWNERS))
-        def heartbeat(self, owner: str) -> None:
-            subject, model = self.both(owner, lambda backend: backend.heartbeat())
-            if subject:
-                assert (sorted(subject.cancelled), sorted(subject.lost)) == (sorted(model.cancelled), sorted(model.lost))
+    @rule(owner=st.sampled_from(OWNERS))
+    def heartbeat(self, owner: str) -> None:
+        subject, model = self.both(owner, lambda backend: backend.heartbeat())
+        if subject:
+            assert (sorted(subject.cancelled), sorted(subject.lost)) == (sorted(model.cancelled), sorted(model.lost))
 
-        @rule(seconds=st.sampled_from([1.0, 9.0, 31.0, 100.0]))
-        def time_passes(self, seconds: float) -> None:
-            assert rig.clock
-            rig.clock.time += seconds
+    @rule(seconds=st.sampled_from([1.0, 9.0, 31.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        assert self.rig.clock
+        self.rig.clock.time += seconds
 
-        @rule()
-        def housekeep(self) -> None:
-            subject, model = self.subject.housekeep(1000), self.model.housekeep(1000)
-            if not loses_answers:  # each backend decides when it makes due jobs ready
-                assert subject.owners_released == model.owners_released
+    @rule()
+    def housekeep(self) -> None:
+        subject, model = self.subject.housekeep(1000), self.model.housekeep(1000)
+        if not self.loses_answers:  # each backend decides when it makes due jobs ready
+            assert subject.owners_released == model.owners_released
 
-        @rule(owner=st.sampled_from(OWNERS), started=st.integers(0, 3))
-        def release_owner(self, owner: str, started: int) -> None:
-            ids = [subject.id for subject, _ in self.held[owner][:started]]
-            answers = [backend.release_owner(owner, ids, ERROR) for backend in (self.subject, self.model)]
-            assert answers[0] == answers[1]
+    @rule(owner=st.sampled_from(OWNERS), started=st.integers(0, 3))
+    def release_owner(self, owner: str, started: int) -> None:
+        ids = [subject.id for subject, _ in self.held[owner][:started]]
+        answers = [backend.release_owner(owner, ids, ERROR) for backend in (self.subject, self.model)]
+        assert answers[0] == answers[1]
 
-        @rule(topic=st.sampled_from(TOPICS), paused=st.booleans())
-        def pause(self, topic: str, paused: bool) -> None:
-            for backend in (self.subject, self.model):
-                (backend.pause if paused else backend.resume)(topic)
+    @rule(topic=st.sampled_from(TOPICS), paused=st.booleans())
+    def pause(self, topic: str, paused: bool) -> None:
+        for backend in (self.subject, self.model):
+            (backend.pause if paused else backend.resume)(topic)
 
-        @precondition(lambda self: self.ids)
-        @rule(data=st.data(), verb=st.sampled_from(["cancel", "requeue", "discard", "drop"]))
-        def operate(self, data: st.DataObject, verb: str) -> None:
-            job_id = data.draw(st.sampled_from(self.ids))
-            calls: dict[str, Callable[[Backend], Any]] = {
-                "cancel": lambda backend: backend.cancel(job_id),
-                "requeue": lambda backend: backend.requeue([job_id]),
-                "discard": lambda backend: backend.discard([job_id], "not wanted"),
-                "drop": lambda backend: backend.drop([job_id]),
-            }
-            assert calls[verb](self.subject) == calls[verb](self.model)
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), verb=st.sampled_from(["cancel", "requeue", "discard", "drop"]))
+    def operate(self, data: st.DataObject, verb: str) -> None:
+        job_id = data.draw(st.sampled_from(self.ids))
+        calls: dict[str, Callable[[Backend], Any]] = {
+            "cancel": lambda backend: backend.cancel(job_id),
+            "requeue": lambda backend: backend.requeue([job_id]),
+            "discard": lambda backend: backend.discard([job_id], "not wanted"),
+            "drop": lambda backend: backend.drop([job_id]),
+        }
+        assert calls[verb](self.subject) == calls[verb](self.model)
 
-        @invariant()
-        def nothing_differs(self) -> None:
-            if not self.subjects:
-                return
-            assert self.subject.counts(TOPICS) == self.model.counts(TOPICS)
-            for job_id in self.ids[-12:]:
-                subject, model = self.subject.get(job_id), self.model.get(job_id)
-                assert (subject is None) == (model is None), (job_id, subject, model)
-                if subject and model:
-                    ended = model.state in (State.DONE, State.CANCELLED)  # of which a backend need not remember everything
-                    facts = ("state",) if ended else _FACTS
-                    ours, theirs = ([getattr(record, fact) for fact in facts] for record in (subject, model))
-                    assert ours == theirs, f"{job_id} {facts}: {ours} instead of {theirs}"
-                    assert ended or len(subject.errors) == len(model.errors)
+    @invariant()
+    def nothing_differs(self) -> None:
+        if not self.subjects:
+            return
+        assert self.subject.counts(TOPICS) == self.model.counts(TOPICS)
+        for job_id in self.ids[-12:]:
+            subject, model = self.subject.get(job_id), self.model.get(job_id)
+            assert (subject is None) == (model is None), (job_id, subject, model)
+            if subject and model:
+                ended = model.state in (State.DONE, State.CANCELLED)  # of which a backend need not remember everything
+                facts = ("state",) if ended else _FACTS
+                ours, theirs = ([getattr(record, fact) for fact in facts] for record in (subject, model))
+                assert ours == theirs, f"{job_id} {facts}: {ours} instead of {theirs}"
+                assert ended or len(subject.errors) == len(model.errors)
 
-        def teardown(self) -> None:
-            rig.close()
-
-    return Exact
+    def teardown(self) -> None:
+        self.rig.close()
 
 
 def _shape(deliveries: list[Delivery]) -> list[tuple[Any, ...]]:
@@ -276,69 +275,67 @@ def _shape(deliveries: list[Delivery]) -> list[tuple[Any, ...]]:
     return [(d.id, d.topic, d.payload, d.attempt, d.redeliveries, d.crashes, d.deferrals) for d in deliveries]
 
 
-def _account(rig: Rig) -> type[RuleBasedStateMachine]:
-    """Return the machine that only keeps account of ids, for backends without strict order or with a clock of their own."""
+class Account(RuleBasedStateMachine):
+    """The machine that only keeps account of ids, for backends without strict order or with a clock of their own."""
 
-    class Account(RuleBasedStateMachine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.alive: set[str] = set()
-            self.held: list[Delivery] = []
-            self.worker = rig.worker()
-            self.producer = rig.producer()
-            self.again: tuple[list[Settlement], str] | None = None
-            rig.drain(self.worker, TOPICS)
+    def __init__(self, rig: Rig) -> None:
+        super().__init__()
+        self.rig = rig
+        self.alive: set[str] = set()
+        self.held: list[Delivery] = []
+        self.worker = self.rig.worker()
+        self.producer = self.rig.producer()
+        self.again: tuple[list[Settlement], str] | None = None
+        self.rig.drain(self.worker, TOPICS)
 
-        @rule(topic=st.sampled_from(TOPICS), count=st.integers(1, 5), priority=st.integers(0, 9))
-        def push(self, topic: str, count: int, priority: int) -> None:
-            self.alive |= set(rig.push_many(self.producer, count, topic=topic, priority=priority))
+    @rule(topic=st.sampled_from(TOPICS), count=st.integers(1, 5), priority=st.integers(0, 9))
+    def push(self, topic: str, count: int, priority: int) -> None:
+        self.alive |= set(self.rig.push_many(self.producer, count, topic=topic, priority=priority))
 
-        @rule(topics=topics_in_order, limit=st.integers(1, 5))
-        def reserve(self, topics: list[str], limit: int) -> None:
-            taken = self.worker.reserve(topics, limit, rig.request())
-            assert len(taken) <= limit
-            for delivery in taken:
-                assert delivery.id in self.alive
-                assert delivery.topic in topics
-                assert delivery.id not in {held.id for held in self.held}
-            self.held += taken
+    @rule(topics=topics_in_order, limit=st.integers(1, 5))
+    def reserve(self, topics: list[str], limit: int) -> None:
+        taken = self.worker.reserve(topics, limit, self.rig.request())
+        assert len(taken) <= limit
+        for delivery in taken:
+            assert delivery.id in self.alive
+            assert delivery.topic in topics
+            assert delivery.id not in {held.id for held in self.held}
+        self.held += taken
 
-        @rule(count=st.integers(1, 4), outcome=st.sampled_from(list(Outcome)))
-        def settle(self, count: int, outcome: Outcome) -> None:
-            batch, self.held = self.held[:count], self.held[count:]
-            settlements = [Settlement(d.id, d.token, outcome, reason="why", error=ERROR) for d in batch]
-            self.again = settlements, rig.request()
-            assert self.worker.settle(*self.again) == [Answer.SETTLED] * len(batch)
-            if outcome not in (Outcome.RETRY, Outcome.DEFER, Outcome.RELEASE):
-                self.alive -= {delivery.id for delivery in batch}
+    @rule(count=st.integers(1, 4), outcome=st.sampled_from(list(Outcome)))
+    def settle(self, count: int, outcome: Outcome) -> None:
+        batch, self.held = self.held[:count], self.held[count:]
+        settlements = [Settlement(d.id, d.token, outcome, reason="why", error=ERROR) for d in batch]
+        self.again = settlements, self.rig.request()
+        assert self.worker.settle(*self.again) == [Answer.SETTLED] * len(batch)
+        if outcome not in (Outcome.RETRY, Outcome.DEFER, Outcome.RELEASE):
+            self.alive -= {delivery.id for delivery in batch}
 
-        @precondition(lambda self: self.again)
-        @rule()
-        def repeat_settle(self) -> None:
-            assert self.again
-            assert Answer.SETTLED not in self.worker.settle(*self.again)
+    @precondition(lambda self: self.again)
+    @rule()
+    def repeat_settle(self) -> None:
+        assert self.again
+        assert Answer.SETTLED not in self.worker.settle(*self.again)
 
-        @rule()
-        def heartbeat(self) -> None:
-            assert self.worker.heartbeat().lost == ()
+    @rule()
+    def heartbeat(self) -> None:
+        assert self.worker.heartbeat().lost == ()
 
-        @rule()
-        def housekeep(self) -> None:
+    @rule()
+    def housekeep(self) -> None:
+        self.worker.heartbeat()
+        self.worker.housekeep(100)
+
+    def teardown(self) -> None:
+        for delivery in self.held:
+            self.rig.settle(self.worker, delivery, Outcome.RELEASE)
+        seen: list[str] = []
+
+        def complete() -> bool:
             self.worker.heartbeat()
-            self.worker.housekeep(100)
+            seen.extend(self.rig.drain(self.worker, TOPICS))
+            return len(seen) >= len(self.alive)
 
-        def teardown(self) -> None:
-            for delivery in self.held:
-                rig.settle(self.worker, delivery, Outcome.RELEASE)
-            seen: list[str] = []
-
-            def complete() -> bool:
-                self.worker.heartbeat()
-                seen.extend(rig.drain(self.worker, TOPICS))
-                return len(seen) >= len(self.alive)
-
-            rig.until(complete)
-            rig.close()
-            assert sorted(seen) == sorted(self.alive)
-
-    return Account
+        self.rig.until(complete)
+        self.rig.close()
+        assert sorted(seen) == sorted(self.alive)
