@@ -1,5 +1,5 @@
-"""What holds for all tests, of the core and of plugins: Hypothesis on a busy machine, RabbitMQ nodes for many tests each, and
-the order in which `pytest -n 4 --dist loadfile` hands out files."""
+"""Settings for all tests, of the core and of plugins: Hypothesis on a busy machine, RabbitMQ nodes that many tests share,
+and the order in which `pytest -n 4 --dist loadfile` distributes files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BUSY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("jobs", max_examples=40, derandomize=True, **BUSY)
 settings.register_profile("search", max_examples=500, **BUSY)
 settings.load_profile(os.environ.get("JOBS_HYPOTHESIS", "jobs"))
-"""A change is tried on the same examples every time. `make torture` looks for others, and many more."""
+"""Every run tries the same examples. `make torture` looks for others, and for many more."""
 
 VHOSTS_AT_ONCE = 30
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts background processes
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -30,15 +30,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
 
 @pytest.fixture(scope="session")
 def rabbitmq_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQNode]:
-    """A node boots for seconds: whoever asks for one gets this. With one scheduler that does not wait busily, a third of the
-    processor time is saved."""
+    """Run the node that all tests of this process share: it boots for seconds.
+
+    With one scheduler that does not wait busily, it needs a third less CPU time.
+    """
     with RabbitMQNode(tmp_path_factory.mktemp("rabbitmq"), erlang="+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none") as node:
         yield node
 
 
 @pytest.fixture(scope="session")
 def _vhosts(rabbitmq_node: RabbitMQNode) -> Iterator[str]:
-    """New virtual hosts, made so many at a time, those that were used being deleted."""
+    """Yield new virtual hosts, created in batches; used ones are deleted."""
 
     def fresh() -> Iterator[str]:
         used: list[str] = []
@@ -52,7 +54,7 @@ def _vhosts(rabbitmq_node: RabbitMQNode) -> Iterator[str]:
 
 @pytest.fixture
 def rabbitmq_url(rabbitmq_node: RabbitMQNode, _vhosts: Iterator[str]) -> str:
-    """An empty virtual host of its own."""
+    """Return the URL of an empty virtual host."""
     return rabbitmq_node.url(next(_vhosts))
 
 
@@ -62,8 +64,8 @@ TOGETHER = {
     "contracts on RabbitMQ": ("plugins/rabbitmq_backend/tests/",),
     "faults on RabbitMQ": ("tests/faults/test_rabbitmq", "tests/faults/test_enqueue_timeout.py"),
 }
-"""Files that one process runs, by how their paths begin: a node of RabbitMQ is each process's own, and costs seven seconds of
-processor time before it serves."""
+"""Prefixes of test files that one process runs: each process has its own RabbitMQ node, which takes seven seconds of CPU
+time to boot."""
 
 FIRST = [
     "faults on RabbitMQ",
@@ -94,12 +96,12 @@ FIRST = [
     "tests/supervisor/test_suspects.py",
     "tests/packaging/test_wheels.py",
 ]
-"""What takes longest begins first, that nobody is left with it when the others are done. The rest: most tests first."""
+"""Test files that take longest: they begin first, so that none is left alone at the end. The others: most tests first."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The order of `--dist loadfile`."""
+    """Set the order of `--dist loadfile`."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling

@@ -1,4 +1,4 @@
-"""`python -m bench [SCENARIO ...] [--rounds N]`: run scenarios in turn, print medians beside their goals, keep JSON."""
+"""Run scenarios in turn, print medians beside their goals, keep JSON: `python -m bench [SCENARIO ...] [--rounds N]`."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ def noop() -> None:
 
 @job
 def mark() -> None:
-    """Note that it has run: a byte."""
+    """Record that this job has run: append one byte."""
     os.write(LEDGER, b".")
 
 
 @job
 def stamp(sent: float) -> None:
-    """Note how long it took from the enqueue to here."""
+    """Record the time from the enqueue to this line."""
     os.write(LEDGER, f"{time.time() - sent:.6f}\n".encode())
 
 

@@ -1,4 +1,4 @@
-"""Scenarios of the core: one worker or two, memory and SQLite."""
+"""Scenarios of the core: one or two workers, on memory and SQLite."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ backend.close()
 
 
 def memory_cpu() -> Rows:
-    """Processor time a no-op job in one sync worker on memory: decode, bookkeeping, settle and all."""
+    """Measure the CPU time of a no-op job in one sync worker on memory: decoding, bookkeeping and settling included."""
     from . import jobs_to_run
 
     with application("memory://") as app:
@@ -51,7 +51,7 @@ def memory_cpu() -> Rows:
 
 
 def sqlite_drain() -> Rows:
-    """No-op jobs through two workers, and through two bare loops of the same storage calls."""
+    """Measure no-op jobs through two workers, and through two bare loops of the same storage calls."""
     from . import jobs_to_run
 
     with application("sqlite:///queue.db") as app:
@@ -73,7 +73,7 @@ def sqlite_drain() -> Rows:
 
 
 def _until_empty(queue: Path) -> float:
-    """The moment at which no job is left in the file."""
+    """Return the time at which the file holds no more jobs."""
     db = sqlite3.connect(queue, isolation_level=None, timeout=10)
     try:
         while db.execute("SELECT EXISTS (SELECT 1 FROM job)").fetchone()[0]:
@@ -84,7 +84,7 @@ def _until_empty(queue: Path) -> float:
 
 
 def sqlite_latency() -> Rows:
-    """From enqueue to start, with one idle worker."""
+    """Measure the time from enqueue to start, with one idle worker."""
     with application("sqlite:///queue.db") as app, workers(app, 1):
         return latency(app, "sqlite", 0.005)
 
@@ -107,7 +107,7 @@ print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def many_at_once() -> Rows:
-    """Ten thousand async jobs that each sleep a second, in one worker."""
+    """Measure ten thousand async jobs that each sleep for a second, in one worker."""
     from . import jobs_to_run
 
     with application("sqlite:///queue.db") as app:
@@ -117,7 +117,7 @@ def many_at_once() -> Rows:
 
 
 def import_time() -> Rows:
-    """`import jobs_core` in a fresh process."""
+    """Measure `import jobs_core` in a fresh process."""
     code = "import time; b = time.perf_counter(); import jobs_core; print(time.perf_counter() - b)"
     return {"import jobs_core, ms": min(float(run_python(code)) for _ in range(3)) * 1e3}
 

@@ -39,12 +39,12 @@ def take(channel, method, properties, body):
 channel.basic_consume(queue, take)
 channel.start_consuming()
 """
-"""It counts what it has acknowledged."""
+"""The job counts what it has acknowledged."""
 
 
 @contextlib.contextmanager
 def rabbitmq_application(queues: str = "quorum") -> Iterator[App]:
-    """An application on a node of its own, as it comes."""
+    """Yield an application on its own node with default settings."""
     with (
         tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory,
         RabbitMQNode(Path(directory)) as node,
@@ -54,19 +54,22 @@ def rabbitmq_application(queues: str = "quorum") -> Iterator[App]:
 
 
 def bare_url(app: App) -> str:
-    """What pika understands of the URL."""
+    """Return the URL with only the parts that pika understands."""
     return app.backend_url.partition("?")[0]
 
 
 def drain() -> Rows:
-    """Jobs through two workers, and the same messages through two bare loops: one that acknowledges a hundred at once, as
-    a clever one does, and one that acknowledges each, as pika's examples do."""
+    """Measure jobs through two workers, and the same messages through two bare loops.
+
+    One loop acknowledges a hundred messages at once, as a tuned consumer does; the other acknowledges each, as pika's
+    examples do.
+    """
     from . import jobs_to_run
 
     with rabbitmq_application() as app:
         ledger = app.config.base_dir / "ledger"
         with supervised(app, 2) as supervisor:
-            supervisor.send_signal(signal.SIGTSTP)  # quiet: RabbitMQ knows no pause
+            supervisor.send_signal(signal.SIGTSTP)  # quiet: RabbitMQ has no pause
             until_state(app, "quiet", supervisor)
             pushed = enqueue(jobs_to_run.mark, JOBS)
             begin = time.perf_counter()
@@ -86,7 +89,7 @@ def drain() -> Rows:
 
 
 def _until_marked(ledger: Path, count: int) -> float:
-    """The moment at which so many marks are there."""
+    """Return the time at which this many marks exist."""
     while not ledger.exists() or ledger.stat().st_size < count:
         time.sleep(0.002)
     return time.perf_counter()
@@ -100,7 +103,7 @@ def _bare_loops(app: App, every: int, jobs: int) -> float:
 
 
 def one_by_one() -> Rows:
-    """Enqueues one at a time, each confirmed, beside a bare loop of pika's confirmed publish with the same payload."""
+    """Measure confirmed enqueues one by one, beside a bare loop of pika's confirmed publish with the same payload."""
     from . import jobs_to_run
 
     with rabbitmq_application() as app:
@@ -132,7 +135,7 @@ def one_by_one() -> Rows:
 
 
 def from_enqueue_to_start() -> Rows:
-    """With two idle workers."""
+    """Measure the time from enqueue to start with two idle workers."""
     with rabbitmq_application() as app, workers(app, 2):
         return latency(app, "rabbitmq", 0.01)
 

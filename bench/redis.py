@@ -42,7 +42,7 @@ backend.close()
 
 @contextlib.contextmanager
 def redis_application() -> Iterator[tuple[App, RedisServer]]:
-    """An application on a server with its append-only file synced every second."""
+    """Yield an application on a server whose append-only file is synced every second."""
     with (
         tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory,
         RedisServer(Path(directory), "--appendfsync", "everysec") as server,
@@ -52,7 +52,7 @@ def redis_application() -> Iterator[tuple[App, RedisServer]]:
 
 
 def drain() -> Rows:
-    """No-op jobs through two workers, and through two bare loops of the same calls with the same payloads."""
+    """Measure no-op jobs through two workers, and through two bare loops of the same calls with the same payloads."""
     from . import jobs_to_run
 
     with redis_application() as (app, server):
@@ -73,7 +73,7 @@ def drain() -> Rows:
 
 
 def _until_empty(server: RedisServer) -> float:
-    """The moment at which no job is left."""
+    """Return the time at which no job is left."""
     while server.command("EXISTS", "{jobs}:job") != b":0":
         time.sleep(0.002)
     return time.perf_counter()
@@ -108,7 +108,7 @@ def one_by_one() -> Rows:
         jobs_to_run.noop.enqueue()
         (waiting,) = app.operate(lambda backend: backend.browse("default", State.READY, 1))
         digest, payload = scripts.ONE.digest.decode(), waiting.payload
-        number = map(str, itertools.count())  # a request that is known would store nothing
+        number = map(str, itertools.count())  # a repeated request would store nothing
 
         def bare() -> None:
             for _ in range(ONE_BY_ONE):
@@ -156,13 +156,13 @@ def one_by_one() -> Rows:
 
 
 def from_enqueue_to_start() -> Rows:
-    """With two idle workers."""
+    """Measure the time from enqueue to start with two idle workers."""
     with redis_application() as (app, _), workers(app, 2):
         return latency(app, "redis", 0.01)
 
 
 def from_enqueue_to_start_on_a_cluster() -> Rows:
-    """The same on three masters, where a wait and its reserve are two round trips."""
+    """Measure the same on three masters, where a wait and its reserve are two round trips."""
     with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
         nodes = cluster(Path(directory))
         try:

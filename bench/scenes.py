@@ -1,4 +1,4 @@
-"""What several scenarios do alike: enqueue in bulk, race bare loops against the clock, measure the way to a job's start."""
+"""What several scenarios share: enqueueing in bulk, timing bare loops, measuring the time until a job starts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STAMPS = 300
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Return the seconds that a call takes."""
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
 def enqueue(job: Any, count: int) -> float:
-    """Enqueue jobs without arguments, a thousand at a time; seconds."""
+    """Enqueue jobs without arguments, a thousand at a time; return the seconds."""
     begin = time.perf_counter()
     for _ in range(count // JOBS_OF_A_BULK):
         job.enqueue_many([()] * JOBS_OF_A_BULK)
@@ -34,8 +34,10 @@ def enqueue(job: Any, count: int) -> float:
 
 
 def race(code: str, arguments: Sequence[str], ended: Callable[[], float], count: int = 2) -> float:
-    """Seconds from a common start of so many programs until `ended` returns its moment. A program says that it is ready
-    by a line, starts at one, and is killed if it runs still."""
+    """Return the seconds from the common start of this many programs until the moment that `ended` returns.
+
+    A program prints a line when it is ready, starts when it reads one, and is killed if it still runs in the end.
+    """
     command = [sys.executable, "-c", code, *arguments]
     loops = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:
@@ -55,7 +57,7 @@ def race(code: str, arguments: Sequence[str], ended: Callable[[], float], count:
 
 
 def latency(app: App, name: str, pause: float) -> Rows:
-    """From enqueue to start, with workers of this application idle beside us; `pause` seconds between two jobs."""
+    """Measure the time from enqueue to start, with idle workers of this application; `pause` seconds between two jobs."""
     from . import jobs_to_run
 
     ledger = app.config.base_dir / "ledger"

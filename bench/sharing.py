@@ -1,4 +1,4 @@
-"""How fast threads can share round trips at all: what is left of a producer if one takes away all that it is for."""
+"""The limit of what threads gain by sharing round trips: a producer without all of its duties."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class _Turn:
-    """One thread's wish, which another may have sent with its own."""
+    """One thread's message, which another may have sent together with its own."""
 
     __slots__ = ("bell", "following", "sent")
 
@@ -21,8 +21,11 @@ class _Turn:
 
 
 class Sharing:
-    """Threads lay down wishes and sleep; one of them makes a round trip for all. They wake one another in a chain, as those of
-    `jobs_core.producer` do. Nothing is checked, encoded, timed or answered, and nobody may be interrupted."""
+    """Threads queue messages and sleep; one of them makes a round trip for all.
+
+    They wake one another in a chain, as those of `jobs_core.producer` do. Nothing is checked, encoded, timed or answered,
+    and no thread may be interrupted.
+    """
 
     def __init__(self, round_trip: Callable[[int], object]) -> None:
         self._round_trip = round_trip

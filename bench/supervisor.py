@@ -1,4 +1,4 @@
-"""What a supervisor costs and how quick it is: start, respawn, repair, memory, many workers, many jobs at once."""
+"""The costs and delays of a supervisor: start, restart, repair, memory, many workers, many jobs at once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def anap(seconds: float):
 
 
 class Run:
-    """A supervisor in a directory of its own."""
+    """A supervisor in its own directory."""
 
     def __init__(self, directory: Path, toml: str, *, ballast: int = 0, pause: float = 0.0) -> None:
         self.directory = directory
@@ -62,7 +62,7 @@ class Run:
         return read_board(self.run_dir, most_entries=0)
 
     def until_served(self) -> float:
-        """Seconds from the command to all workers serving."""
+        """Return the seconds from the command until all workers serve."""
         until(lambda: (state := self.board().supervisor) is not None and state.served)
         return time.monotonic() - self.begun
 
@@ -83,7 +83,7 @@ class Run:
         return path.read_text().splitlines() if path.exists() else []
 
     def stop(self) -> float:
-        """Seconds that a graceful stop takes."""
+        """Return the seconds that a graceful stop takes."""
         begin = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
@@ -110,7 +110,8 @@ def until(condition: Any, patience: float = 60.0, pause: float = 0.001) -> None:
 
 
 def respawn() -> dict[str, float]:
-    """A killed worker's successor serves, with an application whose import takes 2 s; and its job runs again."""
+    """Measure until the successor of a killed worker serves, with an application that takes 2 s to import, and its job
+    reruns."""
     with supervised("pools.default.workers = 2", pause=2.0) as run:
         run.until_served()
         back, again = [], []
@@ -129,7 +130,7 @@ def respawn() -> dict[str, float]:
             assert state is not None
             died, served = state.crashes[-1].at, max(worker.since for worker in state.workers if worker.state == "serving")
             back.append(served - died)
-            for view in read_board(run.run_dir).workers:  # its second life is of no interest
+            for view in read_board(run.run_dir).workers:  # its second life is not measured
                 if view.running:
                     run.app.operate(lambda backend, job_id=view.running[0].id: backend.cancel(job_id))
             until(lambda: not any(view.running_count for view in run.board().workers))
@@ -137,7 +138,7 @@ def respawn() -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """What the processes hold, small application; and what one more idle worker costs beside an application of 100 MB."""
+    """Measure the memory of all processes of a small application, and of one more idle worker of a 100 MB application."""
     with supervised("pools.default.workers = 2") as run:
         run.until_served()
         time.sleep(6.0)  # idle
@@ -157,13 +158,13 @@ def memory() -> dict[str, float]:
 
 
 def smaps(pid: int, *names: str) -> float:
-    """Megabytes of a process, as /proc says."""
+    """Return the megabytes of a process according to /proc."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(size) for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE) if name in names) / 1000
 
 
 def many_workers() -> dict[str, float]:
-    """200 workers: start to all serving, the supervisor's processor time when idle, a graceful stop."""
+    """Measure 200 workers: from start to all serving, the CPU time of the idle supervisor, a graceful stop."""
     with supervised("pools.default.workers = 200") as run:
         served = run.until_served()
         time.sleep(3.0)
@@ -180,7 +181,7 @@ def cpu(pid: int) -> float:
 
 
 def ten_thousand() -> dict[str, float]:
-    """10,000 jobs of one second at once, in two workers."""
+    """Measure 10,000 jobs of one second at once, in two workers."""
     with supervised('pools.default = {workers = 2, mode = "async", concurrency = 5000}') as run:
         run.until_served()
         begin = time.monotonic()

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def application(backend: str, toml: str = "") -> Iterator[App]:
-    """An application whose configuration, queue and ledger lie in a directory of their own."""
+    """Yield an application whose configuration, queue and ledger lie in their own directory."""
     with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
         config = Path(directory) / "jobs.toml"
         config.write_text(f'backend = "{backend}"\nmodules = ["bench.jobs_to_run"]\n{toml}\n')
@@ -37,7 +37,7 @@ def application(backend: str, toml: str = "") -> Iterator[App]:
 
 @contextlib.contextmanager
 def workers(app: App, count: int, *options: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Worker processes, ready to serve; ended with the block."""
+    """Run worker processes that are ready to serve; end them with the block."""
     directory = app.config.base_dir
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCH_LEDGER": str(directory / "ledger")}
     command = [sys.executable, "-m", "jobs_core", "-c", str(directory / "jobs.toml"), "worker", *options]
@@ -60,9 +60,9 @@ def workers(app: App, count: int, *options: str) -> Iterator[list[subprocess.Pop
 
 @contextlib.contextmanager
 def supervised(app: App, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A supervisor with so many workers and every other default, serving; stopped with the block.
+    """Run a supervisor with this many serving workers and defaults otherwise; stop it with the block.
 
-    Drains are measured so, and not with bare workers: what defaults cost, recycling for one, is part of what users see.
+    Drains are measured like this, and not with bare workers: users pay for the defaults too, recycling for one.
     """
     directory = app.config.base_dir
     environment = {
@@ -83,14 +83,14 @@ def supervised(app: App, count: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def until_state(app: App, wanted: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait for what `state.json` says of the supervisor."""
+    """Wait until `state.json` shows a state of the supervisor."""
     while (state := read_board(app.run_dir).supervisor) is None or state.state != wanted:
         assert process.poll() is None, (app.config.base_dir / "log").read_text()
         time.sleep(0.01)
 
 
 def run_python(code: str, *arguments: str, directory: Path | None = None) -> str:
-    """What a Python process of its own prints."""
+    """Return the output of a separate Python process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, cwd=directory, check=True

@@ -1,4 +1,4 @@
-"""Scenarios of the ZeroMQ broker: beside the SQLite engine called directly, with the same batches, in turn."""
+"""Scenarios of the ZeroMQ broker, in turn with the SQLite engine called directly, with the same batches."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .zeromq_clients import PAYLOAD, TOPIC
 
 CLIENTS = "zeromq, 2 producers and 2 workers"
 SIZES = {10: (100_000, 64), 100: (200_000, 8), 500: (200_000, 2)}
-"""Jobs in a batch: jobs in all, and requests that each client has in flight."""
+"""Jobs in a batch, jobs in all, and requests that each client has in flight."""
 
 ENGINE, LOCK_STEP = 20_000, 5_000
 """Jobs for the engine called directly, and for one client that waits for every answer."""
 
 
 def batches(batch: int, count: int) -> list[list[Outgoing]]:
-    """Jobs, made before the clock runs."""
+    """Return batches of jobs, created before the clock runs."""
     return [[Outgoing(new_id(), TOPIC, PAYLOAD) for _ in range(batch)] for _ in range(count // batch)]
 
 
 def through(backend: Backend, batch: int, count: int) -> float:
-    """Push, reserve and settle, a batch a round; jobs a second."""
+    """Push, reserve and settle, one batch a round; return jobs a second."""
     jobs = batches(batch, count)
     backend.open(new_token())
     begin = time.perf_counter()
@@ -48,7 +48,7 @@ def through(backend: Backend, batch: int, count: int) -> float:
 
 
 def throughput() -> Rows:
-    """Jobs pushed (durably), handed out and settled: the engine in this process, then clients through one broker."""
+    """Measure durable push, reserve and settle: by the engine in this process, then by clients of one broker."""
     rows: Rows = {}
     for batch, (count, window) in SIZES.items():
         with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
@@ -65,7 +65,7 @@ def throughput() -> Rows:
 
 
 def _through_a_broker(batch: int, count: int, window: int) -> float:
-    """Two producers and two workers with several requests in flight; jobs a second until the last one is settled."""
+    """Run two producers and two workers with several requests in flight; return jobs a second until all are settled."""
     roles = ["producer", "producer", "workers", "workers"]
     with _broker() as service, contextlib.ExitStack() as stack:
         endpoint = service.url.removeprefix("zmq+")
@@ -112,7 +112,7 @@ def _broker() -> Iterator[BrokerService]:
 
 
 def from_enqueue_to_start() -> Rows:
-    """With one idle worker, which gathers for 10 ms what it settles."""
+    """Measure the time from enqueue to start with one idle worker, which collects settlements for 10 ms."""
     with _broker() as service, application(service.url) as app, workers(app, 1):
         return latency(app, "zeromq", 0.02)
 

@@ -1,8 +1,8 @@
-"""Clients of a ZeroMQ broker that have several requests in flight, as the protocol allows: `python -m bench.zeromq_clients`.
+"""Clients of a ZeroMQ broker that keep several requests in flight: `python -m bench.zeromq_clients`.
 
-A producer sends pushes without waiting for the last one's confirmation, up to a window; a worker process is as many
-workers as its window, each of which reserves, settles what it got, and reserves again. Each is one connection, whose
-answers it finds by their tags. Lines on standard input and output tell when to begin, and that all is confirmed.
+A producer sends pushes without waiting for earlier confirmations, up to a window. A worker process simulates as many
+workers as its window; each reserves, settles what it got, and reserves again. Each process is one connection, and matches
+answers to requests by their tags. Lines on standard input and output tell it to begin, and report that all is confirmed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PATIENCE = 60_000  # milliseconds
 
 
 class Client:
-    """One connection, and what is to be done with the answer to each request."""
+    """One connection, and what to do with the answer to each request."""
 
     def __init__(self, endpoint: str) -> None:
         self._socket = sockets.context().socket(zmq.DEALER)
@@ -48,7 +48,7 @@ class Client:
         sockets.send(self._socket, [p.VERSION, verb.name, tag, verb.encode(request), *map(verb.encode, items)])
 
     def until(self, done: Callable[[], bool]) -> None:
-        """Take answers until that is so, or a line is there to be read."""
+        """Take answers until the condition holds, or a line can be read."""
         while not done():
             events = zmq.zmq_poll([(self._socket, zmq.POLLIN), (sys.stdin.fileno(), zmq.POLLIN)], _PATIENCE)
             assert events, "the broker does not answer"
@@ -68,7 +68,7 @@ class Client:
 
 
 class Producer:
-    """Pushes `count` jobs, `batch` a request, `window` requests at a time."""
+    """Push `count` jobs, `batch` a request, `window` requests at a time."""
 
     def __init__(self, client: Client, batch: int, window: int, count: int) -> None:
         self._client, self._window, self._in_flight = client, window, 0
@@ -87,7 +87,7 @@ class Producer:
 
 
 class Workers:
-    """As many as `window`, each of which reserves `batch` jobs, settles them, and so on, until they are told to stop."""
+    """Simulate `window` workers, each of which reserves and settles `batch` jobs at a time, until told to stop."""
 
     def __init__(self, client: Client, batch: int, window: int, _: int) -> None:
         self._client, self._batch = client, batch

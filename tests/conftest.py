@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a project in a directory of its own, and applications on memory."""
+"""Fixtures for all tests: a project in its own directory, and applications on memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 @pytest.fixture
 def registry() -> Registry:
-    """An empty registry: jobs of one test are not seen by another."""
+    """An empty registry: a test does not see the jobs of another."""
     return Registry()
 
 
@@ -49,7 +49,7 @@ def app(registry: Registry) -> Iterator[App]:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """What a test does to the root logger does not outlast it."""
+    """Undo what a test changes in the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

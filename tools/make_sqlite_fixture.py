@@ -1,6 +1,6 @@
-"""Writes tests/unit/fixtures/sqlite-schema-N.db: a queue file of the present schema with a job in every state.
+"""Write tests/unit/fixtures/sqlite-schema-N.db: a queue file of the present schema with a job in every state.
 
-Run it once when the schema version is raised, before the new schema is written, and commit the file.
+Run it once before the schema version is raised, while the old schema is in place, and commit the file.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ backend.push([Outgoing("ready-1", "t", b"payload"), Outgoing("ready-2", "t", b"p
 backend.push([Outgoing("scheduled", "t", b"payload", delay=1e10)], "push scheduled")
 with backend._connection.reading() as db:
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-backend._owner = ""  # closed as by a kill: what is reserved stays so
+backend._owner = ""  # closed as by a kill: reserved jobs stay reserved
 backend.close()
 for rest in (f"{path}-wal", f"{path}-shm"):
     Path(rest).unlink(missing_ok=True)

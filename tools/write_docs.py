@@ -1,4 +1,4 @@
-"""Writes the reference pages from the code: docs/hooks.md, docs/configuration.md, docs/cli.md. A test compares."""
+"""Write the reference pages from the code: docs/hooks.md, docs/configuration.md, docs/cli.md. A test compares them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ Options before the command: `-c FILE` selects the configuration, `--version` pri
 
 
 def hooks() -> str:
-    """docs/hooks.md."""
+    """Return docs/hooks.md."""
     source = inspect.getsource(hookspecs)
     parts = [HOOKS_HEAD]
     for section, name in re.findall(r"^# -- (.*?) -+$|^def (jobs_\w+)", source, re.MULTILINE):
@@ -98,7 +98,7 @@ def _paragraph(text: str) -> str:
 
 
 def configuration() -> str:
-    """docs/configuration.md."""
+    """Return docs/configuration.md."""
     parts = [CONFIGURATION_HEAD]
     sections = [
         ("Top level", config.Config),
@@ -125,7 +125,7 @@ def configuration() -> str:
 
 
 def _comments(kind: type) -> dict[str, str]:
-    """What the comment beside each field says."""
+    """Return the comments beside the fields."""
     found = {}
     for line in inspect.getsource(kind).splitlines():
         match = re.match(r"    (\w+): .*?  # (.*)$", line) or re.match(r"    (\w+): ", line)
@@ -148,7 +148,7 @@ def _default(field: Any) -> str:
 
 
 def commands() -> str:
-    """docs/cli.md."""
+    """Return docs/cli.md."""
     parts = [CLI_HEAD]
     context = click.Context(cli)
     for group, members in GROUPS.items():

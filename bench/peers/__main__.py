@@ -1,4 +1,4 @@
-"""`python -m bench.peers [MEASURE ...] [--broker NAME] [--only TEXT] [--rounds N]`, or `table`; see the package."""
+"""Run `python -m bench.peers [MEASURE ...] [--broker NAME] [--only TEXT] [--rounds N]`, or `table`; see the package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each, interleaved (default 3)")
     parser.add_argument("--more", action="store_true", help="keep what earlier runs found, and add to it")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # end with us all that was started
     wanted = options.measures or [*MEASURES, "table"]
     for name in wanted:
         if name == "table":
@@ -43,7 +43,7 @@ def main() -> None:
             for peer in peers:
                 try:
                     figures = MEASURES[name](peer)
-                except Exception as error:  # one peer's trouble is its own; the table shows a gap
+                except Exception as error:  # one peer's failure does not end the run; the table shows a gap
                     print(f"{name} on {peer.broker}, {peer.name}: {error}", flush=True)
                     continue
                 results.add(name, peer, figures)

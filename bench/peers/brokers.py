@@ -1,4 +1,4 @@
-"""The servers that peers share: each private, on a free port, in a directory of its own, ended after the measurement."""
+"""The servers that peers share: each private, on a free port, in its own directory, and ended after the measurement."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from jobs_core.testing.services.rabbitmq import RabbitMQNode
 from jobs_core.testing.services.redis import RedisServer
 
 Broker = Callable[[Path], AbstractContextManager[str]]
-"""Given a directory, the URL of a server that runs while the context lasts."""
+"""Takes a directory; yields the URL of a server that runs inside the context."""
 
 
 @contextlib.contextmanager
 def redis(directory: Path) -> Iterator[str]:
-    """Append-only file, synced every second: what a careful operator runs, and the same for everybody."""
+    """Run Redis with an append-only file that is synced every second: as careful operators do, and the same for every peer."""
     with RedisServer(directory / "redis", "--appendfsync", "everysec") as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 
 @contextlib.contextmanager
 def rabbitmq(directory: Path) -> Iterator[str]:
-    """A node as it comes; it boots for five seconds, which nobody is charged for."""
+    """Run a RabbitMQ node with its defaults; its boot of five seconds is not measured."""
     with RabbitMQNode(directory) as node:
         yield node.url("%2F")
 

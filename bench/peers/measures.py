@@ -1,4 +1,4 @@
-"""What is measured, of each peer alike. Each returns figures by name."""
+"""The measurements, the same for every peer. Each returns figures by name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .peers import Peer
 from .run import Measure, Run, run
 
 START = 30.0
-"""Longest time a worker set may take to its first job, seconds."""
+"""Longest time until the first job of a worker set, seconds."""
 
 
 CPU = "CPU time per job, µs"
-"""Of workers and broker, or of producer and broker: a machine that has other work to do changes it little."""
+"""CPU seconds of workers and broker, or of producer and broker: other load on the machine hardly changes them."""
 
 
 def drain(peer: Peer) -> dict[str, float]:
-    """No-op jobs, enqueued before the workers start; counted from the first job to the last, without the start-up."""
+    """Measure no-op jobs that were enqueued before the workers start, from the first job to the last, without the start-up."""
     with run(peer) as made:
         made.produce("bulk", peer.drain)
         made.start()
@@ -30,7 +30,7 @@ def drain(peer: Peer) -> dict[str, float]:
 
 
 def enqueue(peer: Peer) -> dict[str, float]:
-    """No-op jobs from one process, no worker beside it."""
+    """Measure no-op enqueues from one process, with no worker beside it."""
     with run(peer) as made:
         begin = made.cpu(workers=False)
         figures = {"one by one, jobs/s": peer.enqueue / made.produce("push", peer.enqueue)}
@@ -43,11 +43,11 @@ def enqueue(peer: Peer) -> dict[str, float]:
 
 
 def latency(peer: Peer) -> dict[str, float]:
-    """From the call that enqueues to the job's first line, workers idle; and what idleness costs."""
+    """Measure the time from the enqueueing call to the job's first line with idle workers, and the cost of idling."""
     count = 300
     with run(peer) as made:
         made.start()
-        made.produce("push", 20)  # what is lazy has happened
+        made.produce("push", 20)  # lazy imports are done
         _until(made, 21, START)
         made.produce("stamp", count)
         _until(made, 21 + 1 + count, 10.0)
@@ -60,12 +60,12 @@ def latency(peer: Peer) -> dict[str, float]:
 
 
 def many(peer: Peer) -> dict[str, float]:
-    """Ten thousand jobs of a second that only wait: from the first start to the last end, and the peak of memory."""
+    """Measure ten thousand waiting jobs of a second: from the first start to the last end, and the peak of memory."""
     count = 10_000
     with run(peer) as made:
         made.produce("nap", count)
         made.start()
-        _until(made, 2, START)  # the connecting no-op is one
+        _until(made, 2, START)  # includes the connecting no-op
         first_start, peak = time.perf_counter() - 1.0, 0.0
         while made.count() < count + 1 and time.perf_counter() - first_start < 40.0:
             peak = max(peak, made.memory())
@@ -75,7 +75,7 @@ def many(peer: Peer) -> dict[str, float]:
 
 
 def kill(peer: Peer) -> dict[str, float]:
-    """2,000 jobs of 5 ms; three times the whole worker set is killed with SIGKILL, and started again at once."""
+    """Kill the whole worker set three times during 2,000 jobs of 5 ms, and restart it at once each time."""
     count, patience = 2000, 40.0
     with run(peer) as made:
         made.produce("work", count)
@@ -85,9 +85,9 @@ def kill(peer: Peer) -> dict[str, float]:
             made.kill()
             made.start()
         end = time.perf_counter() + patience
-        while len(set(made.records())) < count + 1 and time.perf_counter() < end:  # the connecting no-op is one
+        while len(set(made.records())) < count + 1 and time.perf_counter() < end:  # includes the connecting no-op
             time.sleep(0.1)
-        time.sleep(1.0)  # what runs twice may come last
+        time.sleep(1.0)  # jobs that run twice may come last
         times = Counter(record for record in made.records() if record != "-1")
         return {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
 
@@ -99,4 +99,4 @@ def _until(made: Run, count: int, patience: float) -> None:
 
 MEASURES: dict[str, Measure] = {"drain": drain, "enqueue": enqueue, "latency": latency, "many": many, "kill": kill}
 ROUNDS = {"many": 1, "kill": 1}
-"""Of those that take long; the others have three."""
+"""Rounds of the slow measurements; the others have three."""

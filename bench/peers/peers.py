@@ -1,4 +1,4 @@
-"""Who is measured, with which settings: a peer's recommended ones, acknowledging late where there is a choice."""
+"""The peers and their settings: those that each recommends, with late acknowledgement where there is a choice."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Peer:
 
     name: str
     adapter: str  # a module of adapters/
-    workers: tuple[str, ...]  # commands, in the peer's environment; all of them together are the worker set
-    settings: str = ""  # what the table says of them, if the commands do not say it
-    packages: tuple[str, ...] = ()  # of its virtual environment; none: this one
+    workers: tuple[str, ...]  # commands in the peer's environment; together they are the worker set
+    settings: str = ""  # the text for the table, if the commands do not say it
+    packages: tuple[str, ...] = ()  # of its virtual environment; None: use this one
     broker: str = "redis"
     environment: dict[str, str] = field(default_factory=dict)
     drain: int = 3000  # jobs

@@ -1,4 +1,4 @@
-"""What was measured, kept by broker and measure in bench/results/peers.json, so that a long run may be done in pieces."""
+"""The measured figures, kept by broker and measure in bench/results/peers.json, so that a long run may be done in pieces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _save(kept: dict[str, Any]) -> None:
 
 
 def begin(measure: str, peers: Sequence[Peer], *, forget: bool) -> None:
-    """Note the versions, and forget what an earlier run found for these."""
+    """Record the versions, and drop the figures of earlier runs for these measures."""
     kept = load()
     for peer in peers:
         of_broker = kept.setdefault(peer.broker, {})

@@ -1,4 +1,4 @@
-"""One measurement's surroundings: a broker, a directory, a ledger, and processes of a peer in its own environment."""
+"""The environment of one measurement: a broker, a directory, a ledger, and a peer's processes in its own environment."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ADAPTERS = Path(__file__).parent / "adapters"
 
 
 class Run:
-    """See the module. Processes lead sessions of their own, so that a whole worker set can be killed."""
+    """One measurement; see the module. Processes lead their own sessions, so that a whole worker set can be killed."""
 
     def __init__(self, peer: Peer, directory: Path, broker: str, broker_directory: Path) -> None:
         self.peer, self.directory, self.broker, self.broker_directory = peer, directory, broker, broker_directory
         self.producer_cpu = 0.0
-        """Processor seconds of the last producer, without the start of its process."""
+        """CPU seconds of the last producer, without the start of its process."""
         self.ledger = directory / "ledger"
         self.programs = environment(peer)
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -46,7 +46,7 @@ class Run:
     # -- producers -------------------------------------------------------------------------------
 
     def produce(self, what: str, count: int, timeout: float = 120.0) -> float:
-        """Enqueue; the seconds it took, without the start of the process."""
+        """Enqueue; return the seconds that it took, without the start of the process."""
         command = [self.programs / "python", "-m", "produce", self.peer.adapter, what, str(count)]
         done = subprocess.run(
             command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -72,7 +72,7 @@ class Run:
                 )  # fmt: skip
 
     def kill(self) -> None:
-        """SIGKILL to every process of the worker set at once."""
+        """Send SIGKILL to every process of the worker set at once."""
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
@@ -84,7 +84,7 @@ class Run:
         self.workers.clear()
 
     def processes(self) -> list[int]:
-        """All processes of the worker set, whatever sessions they have made: those with our ledger in their environment."""
+        """Return all processes of the worker set, in whatever sessions: those with our ledger in their environment."""
         marked = f"BENCH_LEDGER={self.ledger}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
@@ -94,17 +94,18 @@ class Run:
         return found
 
     def cpu(self, *, workers: bool = True) -> float:
-        """Processor seconds that the broker, and the worker set, have used so far: what a busy machine does not change."""
+        """Return the CPU seconds used so far by the broker and by the worker set; a busy machine does not change them."""
         found = self._broker_processes() | set(self.processes() if workers else ())
         total = 0
         for pid in found:
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                total += sum(map(int, fields[11:15]))  # its own, and of its children that have ended
+                total += sum(map(int, fields[11:15]))  # of the process, and of its children that have ended
         return total / os.sysconf("SC_CLK_TCK")
 
     def _broker_processes(self) -> set[int]:
-        """All processes of the broker: those that name its directory, in their command or, RabbitMQ's, in their environment."""
+        """Return all processes of the broker: those that name its directory in their command or (RabbitMQ) in their
+        environment."""
         mark = str(self.broker_directory).encode()
         found = set()
         for path in Path("/proc").glob("[0-9]*"):
@@ -114,7 +115,7 @@ class Run:
         return found
 
     def memory(self) -> float:
-        """Proportional memory of the worker set, MB: shared pages are counted once."""
+        """Return the proportional memory of the worker set in MB: shared pages are counted once."""
         total = 0
         for pid in self.processes():
             with contextlib.suppress(OSError, IndexError):
@@ -131,7 +132,7 @@ class Run:
         return self.ledger.read_text().split() if self.ledger.exists() else []
 
     def until(self, count: int, patience: float, pause: float = 0.001) -> bool:
-        """Wait until so many records are there; False after `patience` seconds without a new one."""
+        """Wait until this many records exist; return False after `patience` seconds without a new one."""
         last, since = self.count(), time.monotonic()
         while (now := self.count()) < count:
             if now != last:
@@ -148,7 +149,7 @@ class Run:
 
 @contextlib.contextmanager
 def run(peer: Peer) -> Iterator[Run]:
-    """A run of a peer on an empty broker, its files in memory where the machine has that."""
+    """Run a peer on an empty broker, with its files in memory where the machine supports that."""
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with (
         tempfile.TemporaryDirectory(prefix="jobs-peers-", dir=parent) as files,

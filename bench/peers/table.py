@@ -1,4 +1,4 @@
-"""What is kept, as tables in docs/benchmarks.md: those of a broker between two marks of its own."""
+"""Write the kept figures as tables into docs/benchmarks.md, between two marks for each broker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TITLES = {
 
 
 def write() -> None:
-    """Write the tables; those of a broker of which nothing is kept stay as they are."""
+    """Write the tables; those of a broker without kept figures stay as they are."""
     page = PAGE.read_text()
     for broker, kept in load().items():
         page = written(page, broker, kept)
@@ -31,7 +31,7 @@ def write() -> None:
 
 
 def written(page: str, broker: str, kept: dict[str, Any]) -> str:
-    """The page with a broker's tables."""
+    """Return the page with a broker's tables."""
     parts = [_table(TITLES[measure], kept[measure]) for measure in TITLES if kept.get(measure)]
     packages = sorted({line for lines in kept.get("versions", {}).values() for line in lines})
     parts.append(f"Python {platform.python_version()}; {', '.join(packages)}.\n")

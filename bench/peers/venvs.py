@@ -1,4 +1,4 @@
-"""A virtual environment for each set of packages, made once, with the newest releases of the day."""
+"""A virtual environment for each set of packages, created once, with the newest releases of the day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OURS = {"redis": ("jobs-redis", "redis", "hiredis"), "rabbitmq": ("jobs-rabbitmq
 
 
 def environment(peer: Peer) -> Path:
-    """The directory of the peer's programs."""
+    """Return the directory of the peer's programs."""
     if not peer.packages:
         return Path(sys.executable).parent
     directory = CACHE / peer.packages[0].partition("[")[0]
@@ -28,7 +28,7 @@ def environment(peer: Peer) -> Path:
 
 
 def versions(peer: Peer) -> list[str]:
-    """What is installed of the packages that a peer names, as `name version`."""
+    """Return the installed versions of the packages that a peer names, as `name version`."""
     names = [package.partition("[")[0] for package in peer.packages] or ["jobs-core", *OURS[peer.broker]]
     code = "import sys; from importlib.metadata import version; print(*[f'{n} {version(n)}' for n in sys.argv[1:]], sep='\\n')"
     done = subprocess.run([environment(peer) / "python", "-c", code, *names], capture_output=True, text=True, check=True)

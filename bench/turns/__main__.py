@@ -1,7 +1,7 @@
-"""`python -m bench.turns BEFORE [AFTER]`: no-op enqueue and drain of two checkouts in turn, on every backend, as ratios.
+"""Compare no-op enqueues and drains of two checkouts in turn, as ratios: `python -m bench.turns BEFORE [AFTER]`.
 
-BEFORE and AFTER (default: this one) are folders with a `.venv` made by `make`. Each round runs one after the other
-against the same server; what is compared is the median of the rounds' ratios, which a noisy machine disturbs least.
+BEFORE and AFTER (default: this one) are folders with a `.venv` made by `make`. Each round runs one after the other against
+the same server, on every backend. The result is the median of the rounds' ratios, which a noisy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BULK = 60_000
 
 @contextlib.contextmanager
 def server(backend: str) -> Iterator[RedisServer | RabbitMQNode | None]:
-    """The server that both sides use; SQLite and ZeroMQ bring their own."""
+    """Run the server that both sides use; SQLite and ZeroMQ start their own."""
     with tempfile.TemporaryDirectory(prefix="jobs-turns-") as directory:
         if backend == "redis":
             with RedisServer(Path(directory)) as redis:
@@ -42,7 +42,7 @@ def server(backend: str) -> Iterator[RedisServer | RabbitMQNode | None]:
 
 
 def side(checkout: Path, backend: str, running: RedisServer | RabbitMQNode | None) -> dict[str, float]:
-    """Run one side in a directory of its own."""
+    """Run one side in its own directory."""
     url = {"sqlite": "sqlite:///queue.db", "zeromq": "zeromq"}.get(backend, "")
     if isinstance(running, RedisServer):
         url = f"redis://127.0.0.1:{running.port}/0?prefix=turns-{new_token(4)}"

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 EVERY = 500
-"""Jobs from one that notes the time to the next."""
+"""Number of enqueued jobs between two readings of the clock."""
 
 TASKS = f"""
 import os, time

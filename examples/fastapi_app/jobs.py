@@ -1,4 +1,4 @@
-"""The jobs, in a module that knows nothing of the web."""
+"""The jobs, in a module that does not depend on the web framework."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs_core import job
 
 
 class Picture(BaseModel):
-    """What is to be made smaller."""
+    """The picture to scale down."""
 
     name: str
     width: int = 200
@@ -18,6 +18,6 @@ class Picture(BaseModel):
 
 @job(store_result=True, timeout="1m")
 async def thumbnail(picture: Picture) -> str:
-    """Async jobs run as tasks of one event loop, as many as `concurrency` says."""
+    """Scale a picture down. Async jobs run as tasks of one event loop, as many as `concurrency` allows."""
     await asyncio.sleep(0.01)  # the work
     return f"{picture.name}-{picture.width}.jpg"

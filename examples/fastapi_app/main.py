@@ -13,7 +13,7 @@ app = FastAPI()
 
 
 class Queued(BaseModel):
-    """Where to ask for what became of it."""
+    """The answer to an upload: where to ask for the state of the job."""
 
     id: str
 
@@ -25,7 +25,7 @@ class Progress(BaseModel):
 
 @app.post("/pictures", status_code=202)
 async def take(picture: Picture) -> Queued:
-    """The event loop is not blocked while the job is stored; the pydantic model is the job's argument."""
+    """Enqueue a job; the event loop is not blocked meanwhile, and the pydantic model is the job's argument."""
     handle = await thumbnail.aenqueue(picture)
     return Queued(id=handle.id)
 

@@ -1,4 +1,4 @@
-"""Enqueues one mail; a worker sends it."""
+"""Enqueue one mail; a worker sends it."""
 
 from tasks import send_email
 

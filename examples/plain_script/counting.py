@@ -1,4 +1,4 @@
-"""The jobs of the script, in a module of their own, which a worker can import."""
+"""The jobs of the script, in their own module, which a worker can import."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from jobs_core import job
 
 @job(store_result=True)
 def count(path: Path) -> int:
-    """How many words a file has. A job runs where the worker does: paths are best absolute, or the same there."""
+    """Return the number of words in a file. Jobs run in the worker's directory: pass absolute paths."""
     return len(path.read_text(encoding="utf-8").split())

@@ -1,6 +1,6 @@
-"""A script that has the slow part done in the background and waits for it: `python report.py notes.txt …`
+"""A script that runs its slow part in the background and waits for it: `python report.py notes.txt …`
 
-No framework, no plugin, no configuration file: SQLite in `.jobs`, and `jobsctl start` beside it.
+It needs no framework, no plugin and no configuration file: just SQLite in `.jobs`, and `jobsctl start` beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Enqueues jobs through the ZeroMQ broker with nothing of ours: any language with a ZeroMQ library can do the same."""
+"""Enqueue jobs through the ZeroMQ broker without our library: any language with a ZeroMQ library can do the same."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import zmq
 
 
 def put(address: str, topic: str, *jobs: object) -> list[str]:
-    """Enqueue; the jobs' ids, once they are on the broker's disk. Asks again under the same request id until they are."""
+    """Enqueue jobs and return their ids once they are on the broker's disk; retry under the same request id until they are."""
     request = json.dumps({"topic": topic, "request": str(uuid.uuid4())}).encode()
     payloads = [json.dumps(job).encode() for job in jobs]
     while True:

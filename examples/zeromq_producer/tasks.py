@@ -1,4 +1,4 @@
-"""What a worker does with the jobs of producer.py."""
+"""The worker's side of the jobs of producer.py."""
 
 from jobs_core import job
 

@@ -1,4 +1,4 @@
-"""`jobsctl alert test`, and what `jobsctl check` says of alerts."""
+"""`jobsctl alert test`, and the report of `jobsctl check` on alerts."""
 
 from __future__ import annotations
 

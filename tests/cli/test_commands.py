@@ -19,7 +19,7 @@ from ..support.project import without_waits
 
 
 def said(done, code=0):
-    """What a command printed, after a look at its exit code."""
+    """Return a command's output, after a check of its exit code."""
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
@@ -435,7 +435,7 @@ def test_the_demonstration_goes_on_for_so_long_and_its_commands_can_be_pasted(pr
     text = said(project.run("demo", "--directory", str(project.root / "it's here"), "--seconds", "2"))
     assert time.monotonic() - begin >= 2
     commands = [line for line in text.splitlines() if re.match(r"  \S*(jobsctl|python|ls) ", line)]
-    assert len(commands) == 7  # three to look on with, four to look back with
+    assert len(commands) == 7  # three to look at jobs, four to look back
     for command in set(commands) - {command for command in commands if command.endswith((" top", " status"))}:
         done = subprocess.run(command, shell=True, cwd="/", text=True, capture_output=True)
         assert (done.returncode, without_waits(done.stderr)) == (0, ""), command

@@ -1,4 +1,4 @@
-"""`jobsctl dead show` and `show` say in text all that they say in JSON, and attempts are counted alike everywhere."""
+"""`jobsctl dead show` and `show` print as text all that they print as JSON, and attempts are counted alike everywhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOREIGN = {"type": "E", "message": "x", "code": {"deep": [1, "odd"]}}
 
 
 def bury(project, *errors, topic="default"):
-    """A dead letter with this history; its id."""
+    """Create a dead letter with this history; return its id."""
     job_id = project.push("note", "hello", topic=topic, kwargs={"more": "of it"}, priority=3)
     backend = project.app().new_backend()
     backend.open("taker")
@@ -39,7 +39,7 @@ def bury(project, *errors, topic="default"):
 
 
 def leaves(value):
-    """Everything that a JSON document says, without the names of its keys."""
+    """Return every value in a JSON document, without the names of its keys."""
     if isinstance(value, dict):
         return [leaf for key, inner in value.items() if key not in ("at", "enqueued_at", "v") for leaf in leaves(inner)]
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Every option and argument of every command with thirty values that nobody should give it: exit code 2 and a sentence, or
-it works. No traceback, whatever comes.
+"""Every option and argument of every command with thirty hostile values: exit code 2 and a sentence, or it works.
 
-The options are found by asking click: a new one, of a plugin too, is tried without being listed here. In this process; what
-would go on for ever, or replace the process, is cut off where it begins.
+There is no traceback, whatever the value. The options are found through click: a new one, of a plugin too, is tried without
+being listed here. Commands run in this process; those that would run forever, or replace the process, are cut off where
+they begin.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOSTILE = [
 
 NEEDED = {"job_id": "x", "job_ids": "x", "topic": "default", "pool": "default", "pid": "1", "workers": "1", "shell": "bash",
           "url": "memory://x", "job": "tasks.note", "names": "webhook", "args": "1"}  # fmt: skip
-"""What else a command wants to be told, by parameter."""
+"""Other parameters that a command requires."""
 
 
 def commands(group, path=()):
@@ -59,7 +59,7 @@ def plugins():
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, plugins, capfd):
-    """Run the command line here; its exit code, and what it said."""
+    """Run the command line here; return its exit code and its output."""
     (tmp_path / "tasks.py").write_text("from jobs_core import job\n@job\ndef note(*args, **kwargs): ...\n")
     (tmp_path / "jobs.toml").write_text('backend = "sqlite:///queue.db"\nmodules = ["tasks"]\n')
     monkeypatch.chdir(tmp_path)
@@ -86,7 +86,7 @@ def call(tmp_path, monkeypatch, plugins, capfd):
 
 
 def line_of(command, wanted, value):
-    """A command line that gives this value to that parameter, and to the others what they want."""
+    """Return a command line that gives this value to that parameter, and valid values to the others."""
     options, arguments = [], []
     for parameter in command.params:
         if parameter.name == wanted:
@@ -185,7 +185,7 @@ def test_lines_that_cannot_be_are_told_by_number(call, tmp_path):
 
 
 def test_a_job_that_is_due_beyond_the_calendar_is_listed_shown_and_explained(call, tmp_path):
-    """None can be enqueued any more, but a store may hold one of before, or of another producer."""
+    """No such job can be enqueued any more, but a store may hold an old one, or one of another producer."""
     job = call("push", "tasks.note", "--delay", "1h")[1].split()[0]
     with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as store, store:
         store.execute("UPDATE job SET due = 9e17, pushed_at = 9e17")

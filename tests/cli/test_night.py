@@ -1,4 +1,4 @@
-"""What an operator needs at night works without what is broken: a configuration, a plugin, the right user or machine."""
+"""An operator's commands work at night without what is broken: a configuration, a plugin, the right user or machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def lone(project: Project) -> Callable[..., Process]:
-    """Start what others take for a supervisor of the project, with its configuration as it is now."""
+    """Start a process that looks like a supervisor of the project with its present configuration."""
 
     def start(**environment: str) -> Process:
         process = project.start_python("-m", "tests.support.lone", PYTHONPATH=str(REPOSITORY), **environment)
@@ -43,7 +43,7 @@ def lone(project: Project) -> Callable[..., Process]:
 def unreadable(project: Project) -> None:
     path = project.root / "jobs.toml"
     path.unlink()
-    path.symlink_to(project.root / "jobs.toml")  # a circle: nobody may read it, not even root
+    path.symlink_to(project.root / "jobs.toml")  # a circle: not even root can read it
 
 
 BROKEN: dict[str, tuple[Callable[[Project], object], str]] = {
@@ -130,7 +130,7 @@ def test_a_plugin_that_is_no_longer_imported_hides_nothing(project: Project, lon
     assert "jobs: stopped" in project.here("stop")
 
 
-BROKEN_LINES = {  # what stands in line 3, what is said of it, where; and how to fix it
+BROKEN_LINES = {  # the text of line 3, its error, the place; and the fix
     "backend = redis://:secret@host": ("not valid TOML: Invalid value", "needs quotes"),
     "lease = 30s": ("not valid TOML", "needs quotes"),
     "lease = 30 s": ("not valid TOML", "needs quotes"),
@@ -278,7 +278,7 @@ def test_a_restart_with_code_whose_import_hangs_stops_nothing(project: Project, 
 
 @pytest.fixture
 def of_root(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBoard]:
-    """A run directory that belongs to root, as another user meets it: nothing in it can be opened."""
+    """Make a run directory that belongs to root, as another user meets it: nothing in it can be opened."""
     board = FakeBoard(project.root / ".jobs")
     opened = os.open
 
@@ -331,7 +331,7 @@ def test_a_process_of_another_user_is_found_by_what_ps_shows(project: Project, l
 @pytest.mark.parametrize("command", ["stop", "exit", "restart"])
 def test_from_another_pid_namespace_stop_and_exit_say_so_and_do_nothing(project: Project, lone, monkeypatch, command: str):
     process = lone()
-    monkeypatch.setattr(control, "_peer", lambda connection: (0, os.geteuid()))  # as the kernel tells it there
+    monkeypatch.setattr(control, "_peer", lambda connection: (0, os.geteuid()))  # as the kernel reports it there
     text = project.here(command, code=1)
     assert f"is running in another PID namespace (such as a container), as process {process.pid} there" in text
     assert "nothing was done" in text
@@ -343,7 +343,7 @@ def test_from_another_pid_namespace_stop_and_exit_say_so_and_do_nothing(project:
 
 def test_the_process_that_is_ended_is_the_one_that_listens_whatever_number_the_file_has(project: Project, lone):
     process = lone()
-    (project.root / ".jobs/supervisor.pid").write_text(f"{os.getpid()}\n")  # as seen in its own namespace
+    (project.root / ".jobs/supervisor.pid").write_text(f"{os.getpid()}\n")  # as seen inside its namespace
     assert control.number_here(project.root / ".jobs", os.getpid()) == process.pid
     assert "jobs: stopped" in project.here("stop")
 
@@ -358,7 +358,7 @@ def test_one_that_does_not_listen_yet_is_known_by_the_file_that_it_holds(project
 
 
 def in_a_namespace_of_its_own(project: Project, *command: str) -> subprocess.CompletedProcess[str] | None:
-    """Run the command as process 1, or nearly, of a new PID namespace; None where this user or kernel may make none."""
+    """Run the command as process 1, or nearly, of a new PID namespace; return None where user or kernel do not permit one."""
     begin = ["unshare", "--pid", "--fork", "--mount-proc"]
     for prefix in (begin, [begin[0], "--user", "--map-root-user", *begin[1:]]):
         if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
@@ -372,7 +372,7 @@ def in_a_namespace_of_its_own(project: Project, *command: str) -> subprocess.Com
 def test_in_a_real_namespace_it_is_the_same(project: Project, lone):
     process = lone()
     done = in_a_namespace_of_its_own(project, "stop")
-    if done is not None:  # else the same decision was tested above, on what the kernel says there
+    if done is not None:  # else the same decision was tested above, on the kernel's report there
         assert done.returncode == 1, done.stdout + done.stderr
         assert "another PID namespace" in done.stderr
     assert process.alive()
@@ -394,7 +394,7 @@ def board_of(workers: int, each: int, most: int = 1) -> Board:
         (2, 10**12, 40_000_000, 64),
         (64, 10**9, 100_000_000, 12),
         (64, 10**9, 0, 22),  # none measured
-        (1, 0, 40_000_000, 2),  # those that there are
+        (1, 0, 40_000_000, 2),  # those that exist
     ],
 )
 def test_so_many_workers_as_cores_and_memory_bear_are_not_doubted(monkeypatch, cores: int, free: int, each: int, most: int):

@@ -1,4 +1,4 @@
-"""A path whose name is not UTF-8 is told escaped, with what to do; what can work all the same does."""
+"""A path whose name is not UTF-8 is shown escaped, with advice; what can work all the same does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def odd(tmp_path: Path) -> Iterator[Project]:
     project = Project(tmp_path / ODD)
     yield project
     project.close()
-    shutil.rmtree(tmp_path / ODD)  # pytest's own cleaning prints names
+    shutil.rmtree(tmp_path / ODD)  # pytest's own cleanup prints names
 
 
 REFUSED = ["check", "push tasks.note", "worker --drain", "start --daemon", "topics", "restart", "status", "stop"]

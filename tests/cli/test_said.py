@@ -1,4 +1,4 @@
-"""What a tired person reads at night: tables, ids, plurals, names, and the stack of what hangs."""
+"""Texts that a tired operator reads at night: tables, ids, plurals, names, and the stack of a hanging process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG_NAME = "shop.orders.invoices.send_reminder_to_customer"
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch):
-    """Print as on a terminal of so many columns."""
+    """Print as on a terminal with this many columns."""
 
     def of(columns: int) -> dict[str, str]:
         monkeypatch.setattr(output, "on_terminal", lambda: True)
@@ -33,7 +33,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch):
 
 
 def bury(project: Project, *texts: str, topic: str = "default") -> list[str]:
-    """Dead letters, without a worker."""
+    """Create dead letters, without a worker."""
     app = project.app()
     ids = [project.push("fail", text, topic=topic) for text in texts]
     app.operate(lambda backend: backend.discard(ids, "no\nlonger wanted"))
@@ -90,7 +90,7 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_that_of_one_alone(project:
     code = {"result": 1}.get(command, 0)
     for beginning in (made, made[:20]):
         if beginning == made and command not in ("show", "why", "result", "dead show"):
-            continue  # it would be gone for the next
+            continue  # the next one would not find it
         text = project.here(*command.split(), beginning, code=code)
         assert "unknown" not in text
         assert "unknown job" not in text
@@ -157,7 +157,7 @@ PLURALS = "times jobs workers messages attempts entries letters topics replicas 
 
 
 def test_a_number_that_may_be_one_is_counted_by_the_one_helper():
-    """No text of ours writes a plural after a number in braces: `count`, `are` and `times` of units.py choose the form."""
+    """None of our texts writes a plural in brackets after a number: `count`, `are` and `times` of units.py choose the form."""
     wrong = re.compile(r"\{(?!_?[A-Z]{2})[^{}]*\} (more |waiting )?(" + PLURALS.replace(" ", "|") + r")\b")
     allowed = {
         "{config} topics", "of 1 to {most} characters",
@@ -255,7 +255,7 @@ def test_no_new_line_is_written_out_where_people_read(project: Project, terminal
      "dead retry --yes --topic defualt", "dead purge --yes --topic defualt"],
 )  # fmt: skip
 def test_a_topic_that_nobody_knows_is_doubted_with_the_nearest_name(project: Project, command: str):
-    for _ in range(2):  # also when it has been paused by mistake before
+    for _ in range(2):  # also if it was paused by mistake before
         text = project.here(*command.split())
     assert "topic defualt is not configured and holds no jobs; did you mean default?" in text
     assert "not configured" not in project.here(*command.replace("defualt", "default").split())

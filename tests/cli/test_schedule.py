@@ -1,4 +1,4 @@
-"""`jobsctl schedule`, and what `jobsctl check` says of the schedule."""
+"""`jobsctl schedule`, and the report of `jobsctl check` on the schedule."""
 
 from __future__ import annotations
 

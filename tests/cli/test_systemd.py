@@ -19,7 +19,7 @@ from ..support.project import Project
 
 @pytest.fixture(scope="module")
 def analyze():
-    """systemd's own reading of a unit: what it says of one, nothing if it accepts all of it."""
+    """Return systemd's complaints about a unit; nothing if it accepts all of it."""
     program = services.program("systemd-analyze", "systemd")
 
     def analyze(text, directory):

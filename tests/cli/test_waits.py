@@ -1,4 +1,4 @@
-"""No command of ours waits without a word."""
+"""No command of ours waits in silence."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..support.project import Process, Project
 REPOSITORY = Path(__file__).parents[2]
 
 SLOW = 0.3
-"""Seconds that what is waited for takes where another process does it; the first word comes after a thirtieth of them."""
+"""Seconds that another process takes for what a command waits for; the first word comes after a thirtieth of them."""
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """The first word comes soon; the event is set when one was said."""
+    """Bring the first word forward; the event is set when one was printed."""
     said = threading.Event()
     echo = output.echo
 
@@ -45,11 +45,11 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 @pytest.fixture
 def slow_backend(monkeypatch: pytest.MonkeyPatch, hurried) -> None:
-    """A backend that is not open before the word was said; in the child of `check` it takes its time."""
+    """A backend that does not open before a word was printed; in the child of `check` it takes its usual time."""
     opened, process = SqliteBackend.open, os.getpid()
 
     def slowly(self, owner):
-        hurried.clear()  # a word may have been said of what came before
+        hurried.clear()  # a word may have been printed during an earlier wait
         hurried.wait(SLOW if os.getpid() != process else 30)
         return opened(self, owner)
 
@@ -66,9 +66,9 @@ PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
 SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
 TESTED_BELOW = {"start", "restart", "contract", "alert"}
 NEVER_WAIT = {"help", "init", "completion", "systemd", "status", "top", "stack"}
-"""They read files of this machine, and ask nobody; `top` is a page that changes."""
+"""Commands that read files of this machine and ask no process; `top` is a page that changes."""
 SPEAK_ANYWAY = {"demo"}
-"""It tells each step."""
+"""Commands that report each step."""
 
 
 def test_every_command_is_in_one_of_these_tables():
@@ -208,7 +208,7 @@ def test_quick_commands_say_nothing_of_it(project: Project):
 
 @pytest.fixture
 def deaf(project: Project) -> Callable[..., Process]:
-    project.configure(backend='backend = "redis://127.0.0.1:1/0"')  # nobody listens there
+    project.configure(backend='backend = "redis://127.0.0.1:1/0"')  # no process listens there
     return lambda *more: project.start("start", "--daemon", *more)
 
 

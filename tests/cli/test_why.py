@@ -1,4 +1,4 @@
-"""`jobsctl why` looks at everything that is known here: queue, configuration, code, and the processes on this machine."""
+"""`jobsctl why` considers everything that is known here: queue, configuration, code, and the processes on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def board(project):
 
 
 def reserve(project, *topics, owner="host-1"):
-    """Take one job as a worker would; the backend, and the job."""
+    """Reserve one job as a worker would; return the backend and the job."""
     backend = project.app().new_backend()
     backend.open(owner)
     return backend, backend.reserve(list(topics) or ["default"], 1, new_token())[0]
@@ -268,7 +268,7 @@ def test_a_worker_that_nobody_knows_here_is_doubted(project):
 
 
 class Crowd(MemoryBackend):
-    """A queue with a million ready jobs, of which the last is asked for; it keeps what it had to hand out."""
+    """A queue with a million ready jobs, of which the last is asked for; it keeps the pages that it had to return."""
 
     def begin(self, size):
         self.size, self.shown, self.counted = size, [], []
@@ -312,7 +312,7 @@ def outgoing(topic="default"):
 
 
 class Blind(MemoryBackend):
-    """A queue that cannot find single jobs, nor list what waits."""
+    """A queue that can neither look jobs up nor list those that wait."""
 
     features = MemoryBackend.features - {"lookup", "browse", "results", "cancel"}
 

@@ -1,7 +1,7 @@
-"""Faults that a backend may have, put into the memory model one at a time: the contract has to notice each.
+"""Faults that a backend may have, put into the memory model one at a time: the contract has to detect each.
 
-`python -m tests.contract.mutants [NAME ...]` tries them all (or those) and prints which case noticed, or that none did.
-NAME=CASE asks that case alone.
+`python -m tests.contract.mutants [NAME ...]` tries all of them (or those named), and prints the case that detected each, or
+that none did. NAME=CASE runs that case alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class TestMutant(BackendContract):
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in one file of the model, `old` (which stands there once) becomes `new`."""
+    """A fault: in one file of the model, `old` (which occurs there once) becomes `new`."""
 
     name: str
     file: str
@@ -137,8 +137,10 @@ MUTANTS = [
 
 
 def killed_by(mutant: Mutant, case: str = "") -> str:
-    """The case that notices; empty if none does. Without the name of one, the directed cases are asked first: the model test
-    takes longer."""
+    """Return the case that detects the mutant; an empty string if none does.
+
+    Unless a case is named, the directed cases run first: the model test takes longer.
+    """
     with tempfile.TemporaryDirectory(prefix="jobs-mutant-") as name:
         directory = Path(name)
         package = directory / "mutant_memory"

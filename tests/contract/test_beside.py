@@ -1,4 +1,4 @@
-"""The contract on a queue without results and a SQLite file beside it: what `[results] url` makes of RabbitMQ, without one."""
+"""The contract on a queue without results with a SQLite file beside it: what `[results] url` does for RabbitMQ, without one."""
 
 import pytest
 
@@ -13,7 +13,7 @@ LACKING = SUPPLIED | {"browse", "pause", "exact_counts", "exact_redelivery"}
 
 
 class PlainQueue(MemoryBackend):
-    """Memory that claims no more than a plain queue has, and holds on to it."""
+    """Memory that has no more features than a plain queue, and is not emptied between connections."""
 
     features = MemoryBackend.features - LACKING
 

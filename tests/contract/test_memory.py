@@ -1,4 +1,4 @@
-"""The memory backend keeps the contract, whose model it is."""
+"""The memory backend keeps the contract, of which it is the model."""
 
 import pytest
 

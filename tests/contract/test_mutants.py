@@ -1,5 +1,7 @@
-"""The contract notices its mutants. `python -m tests.contract.mutants` tries every one; a few stand for them here, each with
-the case that is to notice."""
+"""The contract detects its mutants.
+
+`python -m tests.contract.mutants` tries all of them; a few represent them here, each with the case that is to detect it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ QUICK = {
     "wait polls": "test_waiting_does_not_poll",
     "resume wakes nobody": "test_a_resume_wakes",
 }
-"""Mutants, and a directed case that notices each within seconds."""
+"""Mutants, each with a directed case that detects it within seconds."""
 
 
 def test_mutants_are_many_and_have_names_of_their_own() -> None:
@@ -41,7 +43,7 @@ def test_what_a_mutant_changes_stands_once_in_the_model(mutant) -> None:
 
 @pytest.fixture(scope="module")
 def killed() -> dict[str, str]:
-    """Which case noticed each of the few: tried one after the other by a process that imports everything once."""
+    """Return the case that detected each of the few, tried one after the other by a process that imports everything once."""
     command = [sys.executable, "-m", "tests.contract.mutants", *(f"{name}={case}" for name, case in QUICK.items())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     return dict(re.findall(r"^killed +(.*?)  +(test_.+)$", done.stdout, re.MULTILINE)) or {"": done.stdout + done.stderr}

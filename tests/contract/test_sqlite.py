@@ -1,4 +1,4 @@
-"""The SQLite backend keeps the contract, with a clock that is moved and with the real one."""
+"""The SQLite backend keeps the contract, with a movable clock and with the real one."""
 
 import pytest
 

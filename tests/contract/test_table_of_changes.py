@@ -1,4 +1,4 @@
-"""The table of changes in docs/backend-authors.md is what the memory model does, row by row."""
+"""The table of changes in docs/backend-authors.md states what the memory model does, row by row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SCOPES: dict[str, str | float] = {"queued": "queued", "done": "done", "seconds":
 
 
 def table() -> dict[str, list[str]]:
-    """The rows of the page: the change, and its cells."""
+    """Return the rows of the page's table: the change, and its cells."""
     text = PAGE.read_text().partition("| change |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
     return {row[0]: row[1:] for row in rows}
 
 
 class Bench:
-    """One job with a unique key, between two that became ready before and after it, on a clock of its own."""
+    """One job with a unique key, between two that became ready before and after it, on its own clock."""
 
     def __init__(self, scope: str | float) -> None:
         self.now = 100.0

@@ -84,7 +84,7 @@ def test_commands_in_the_text_exist_with_their_options(path):
 def test_python_blocks_run(path, tmp_path):
     """Each block is a module; one that begins with `# name.py` is imported by the later ones under that name."""
     text = path.read_text()
-    (tmp_path / "jobs.toml").touch()  # without one, the first enqueue of a process warns where it keeps jobs
+    (tmp_path / "jobs.toml").touch()  # without one, the first enqueue of a process warns about where it keeps jobs
     for file, block in re.findall(r"```toml\n# (jobs\.toml)\n(.*?)```", text, re.DOTALL):
         (tmp_path / file).write_text(block)
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL)):

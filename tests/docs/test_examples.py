@@ -1,4 +1,4 @@
-"""What examples/ shares with the pages. That they work as their page says: test_shell_blocks.py."""
+"""The files that examples/ shares with the pages. That they work as their page says is tested in test_shell_blocks.py."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ NOT_HERE = {
     "docs/rabbitmq.md-1": "run in tests/faults/test_rabbitmq.py, where there is a node",
     "plugins/rabbitmq_backend/README.md-1": "likewise",
 }
-"""Blocks that are not run here, and why."""
+"""Blocks that are not run here, with the reason."""
 
 DIRECTORIES = {
     "README.md-3": "examples/first_steps",
@@ -26,23 +26,23 @@ DIRECTORIES = {
     "plugins/zeromq_backend/README.md-1": "examples/first_steps",
     "plugins/redis_backend/README.md-1": "examples/first_steps",
 }
-"""Where the reader of a block is; at the root of the checkout otherwise."""
+"""The directory of a block's reader; the root of the checkout otherwise."""
 
 FIRST_WORKER = "import json, sys; print(json.load(sys.stdin)['workers'][0]['pid'])"
 BEFORE = {
     "docs/monitoring.md-1": ["export JOBS_HTTP__LISTEN=127.0.0.1:9000", "jobsctl start"],
     "docs/monitoring.md-2": ["jobsctl start", f'WORKER=$(jobsctl status --json | python -c "{FIRST_WORKER}")'],
 }
-"""What is so where a block begins."""
+"""Preconditions of blocks."""
 
 LOOSE = {
     "docs/monitoring.md-1": "shows what troubles look like",
     "docs/monitoring.md-2": "shows a worker with 5,000 jobs",
 }
-"""Blocks whose answers are of another installation."""
+"""Blocks that show the answers of another installation."""
 
 CODES = {"jobsctl exit": 3}
-"""Exit codes other than 0: on docs/running.md nothing runs any more by then."""
+"""Exit codes other than 0: at that point of docs/running.md, nothing runs any more."""
 
 BLOCKS = {str(block): block for block in shell_blocks()}
 

@@ -20,28 +20,28 @@ from ..support.project import Project
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis server of its own."""
+    """A private Redis server."""
     with RedisServer(tmp_path / "redis") as server:
         yield server
 
 
 @pytest.fixture
 def node(rabbitmq_node: RabbitMQNode) -> Iterator[RabbitMQNode]:
-    """The run's node, which has to serve when the test is over."""
+    """The node of the test run, which has to serve when the test is over."""
     yield rabbitmq_node
     assert rabbitmq_node.serves()
 
 
 @pytest.fixture
 def rabbit_project(project: Project, rabbitmq_url: str) -> Project:
-    """A project whose jobs wait in a virtual host of its own."""
+    """A project whose jobs are in its own virtual host."""
     project.configure(backend=f'backend = "{rabbitmq_url}"')
     return project
 
 
 @pytest.fixture
 def channel(rabbitmq_url: str) -> Iterator[BlockingChannel]:
-    """A bare client of pika's own, on the project's virtual host."""
+    """A channel of a bare pika client, on the project's virtual host."""
     with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -50,7 +50,7 @@ def channel(rabbitmq_url: str) -> Iterator[BlockingChannel]:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[BrokerService]:
-    """A ZeroMQ broker of its own."""
+    """A private ZeroMQ broker."""
     service = BrokerService(tmp_path / "broker")
     service.start()
     yield service
@@ -59,14 +59,14 @@ def broker(tmp_path: Path) -> Iterator[BrokerService]:
 
 @pytest.fixture
 def broker_project(project: Project, broker: BrokerService) -> Project:
-    """A project whose jobs wait at that broker, for a lease of a second."""
+    """A project on that broker, with a lease of one second."""
     project.configure('lease = "1s"', backend=f'backend = "{broker.url}"')
     return project
 
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., ZeromqBackend]]:
-    """Opens bare connections: `connect(url, owner=None)`."""
+    """Return a function that opens bare connections: `connect(url, owner=None)`."""
     opened: list[ZeromqBackend] = []
 
     def connected(url: str, owner: str | None = None) -> ZeromqBackend:

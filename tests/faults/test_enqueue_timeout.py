@@ -1,4 +1,4 @@
-"""`enqueue_timeout` is a bound: whatever a server does, each enqueue ends by then, having come off or not."""
+"""`enqueue_timeout` is a bound: whatever a server does, each enqueue ends within it, successful or not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..support.proxy import Proxy
 
 TIMEOUT = 1.0
 OVER = 0.5
-"""By how much a call may take longer, seconds."""
+"""Seconds by which a call may exceed its bound."""
 THREADS, TASKS = 8, 12
 
 registry = Registry()
@@ -35,7 +35,7 @@ def note(text: str) -> None: ...
 
 
 class Metronome(threading.Thread):
-    """Adds up for how long the machine lets a thread oversleep: that is no fault of the call that is measured beside it."""
+    """The total time by which the machine lets a thread oversleep: that time is not charged to the call that is measured."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -59,7 +59,7 @@ class Metronome(threading.Thread):
 
 @pytest.fixture(params=["redis", "rabbitmq", "zeromq"])
 def service(request) -> tuple[Any, str]:
-    """A server, and its URL with a place for the port."""
+    """A server, and its URL with a placeholder for the port."""
     if request.param == "redis":
         server = request.getfixturevalue("server")
         return server, "redis://127.0.0.1:{port}"
@@ -87,7 +87,7 @@ def make_app(service, tmp_path) -> Iterator[Callable[..., App]]:
 
 
 def measured(call: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call took, and what it came to."""
+    """Return the duration of a call, and its outcome."""
     begin = time.monotonic()
     try:
         outcome: Any = call()
@@ -101,7 +101,7 @@ def enqueue(app: App) -> Any:
 
 
 def everywhere(alone: App, threaded: App, looped: App) -> list[tuple[float, Any]]:
-    """What came of one thread's call, of those of several threads and of an event loop, all at once."""
+    """Return the outcomes of one thread's call, of several threads' and of an event loop's, all at once."""
     calls: list[tuple[float, Any]] = []
 
     async def gather() -> None:

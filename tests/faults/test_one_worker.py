@@ -1,4 +1,4 @@
-"""What one worker does to jobs that fail, hang, are cancelled, or ask for something."""
+"""One worker and jobs that fail, hang, are cancelled, or control their own outcome."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_timeout_interrupts_a_job_blocked_in_a_system_call(project):
 def test_a_thread_past_its_timeout_has_the_worker_replaced_when_the_others_are_done(project):
     project.push_many([("endless", ("late",), {}), ("nap", (1.5, "other"), {})])
     worker = project.worker("--mode", "threads", "--concurrency", "2")
-    worker.until_said(" serves ", times=2)  # the same process, started anew
+    worker.until_said(" serves ", times=2)  # the same process, started again
     project.push("note", "next")
     project.until_noted("note next")
     assert (project.times("end other"), project.times("start late")) == (1, 1)

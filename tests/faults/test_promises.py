@@ -1,4 +1,4 @@
-"""One test a promise, with one worker or two, on SQLite; what needs a supervisor is in tests/supervisor."""
+"""One test per promise, with one worker or two, on SQLite; promises that need a supervisor are in tests/supervisor."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_killed_workers_jobs_are_run_by_another(project):
 
 
 def test_what_is_settled_is_not_run_again(project):
-    """Killed after the settlement was committed, and before its reply: nothing of it runs twice."""
+    """The worker is killed after the settlement was committed, and before its reply: no job runs twice."""
     project.configure('lease = "1s"')
     ids = project.push_many([("note", (f"n{n}",), {}) for n in range(50)])
     project.start("worker", JOBS_FAILPOINT="settle.after_commit=kill@2").wait()
@@ -189,7 +189,7 @@ def test_an_idle_worker_starts_a_job_at_once_and_uses_no_processor_time(project)
     project.push("note", "warm")
     project.until_noted("note warm")
     before, begin = worker.cpu_seconds(), time.monotonic()
-    time.sleep(3.0)  # idleness is what is measured
+    time.sleep(3.0)  # the test measures idleness
     assert (worker.cpu_seconds() - before) / (time.monotonic() - begin) < 0.05
     begin = time.monotonic()
     project.push("note", "now")

@@ -1,6 +1,6 @@
-"""What may happen to a RabbitMQ node, the way to it and its workers, while jobs run through it.
+"""Faults of a RabbitMQ node, the network and the workers, while jobs run.
 
-The same rows with 100,000 jobs each, and those that take their time, are `make torture`.
+The same rows with 100,000 jobs each, and the slow ones, are `make torture`.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, 
 
 
 def test_a_connection_that_carries_only_heartbeats_lives(project, node, rabbitmq_url):
-    """For twice as long as pika waits for a sign of the broker, which is 5 s more than the heartbeat."""
+    """It carries nothing else for twice as long as pika waits for a sign of the broker: the heartbeat and 5 s."""
     with Proxy(node.port) as proxy:
         project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}?heartbeat=1"')
         worker = project.worker()
@@ -156,7 +156,7 @@ def test_silence_is_noticed_within_two_heartbeats(project, node, rabbitmq_url):
         begin = time.monotonic()
         proxy.black_hole()
         worker.until_said("cannot be reached")
-        assert time.monotonic() - begin <= 2 * 5 + 2.0  # and what a busy machine adds
+        assert time.monotonic() - begin <= 2 * 5 + 2.0  # and the delays of a busy machine
         proxy.heal()
         worker.until_said("answers again")
         assert worker.stop() == 0
@@ -170,7 +170,7 @@ def test_a_queue_that_is_deleted_under_a_worker_is_made_anew_and_told(rabbit_pro
     project.until_noted("note before")
     project.until_empty()
     channel.queue_delete(queue)
-    assert queue in worker.until_said("deleted")  # by the broker, if it consumed there just then, or when it looks again
+    assert queue in worker.until_said("deleted")  # by the broker, if it consumed there just then, or when it checks again
     project.push("note", "after")
     project.push("note", "urgent", priority=9)
     project.until_noted("note after", "note urgent")
@@ -213,7 +213,7 @@ def test_an_outage_is_told_once_by_a_worker_that_has_nothing_to_do(project, node
         worker.until_said("answers again")
         assert worker.stop() == 0
         reasons = [line.partition("until it answers: ")[2] for line in worker.lines if "cannot be reached" in line]
-        assert all(reasons), worker.output  # nobody says it but the courier
+        assert all(reasons), worker.output  # only the courier says it
         assert len(set(reasons)) == len(reasons), reasons
         assert worker.output.count("answers again") == 1
 
@@ -221,7 +221,7 @@ def test_an_outage_is_told_once_by_a_worker_that_has_nothing_to_do(project, node
 def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_is_idle(rabbit_project):
     project = rabbit_project
     workers = [project.worker() for _ in range(2)]
-    project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have short jobs delivered ahead
+    project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have messages of short jobs delivered ahead
     project.until_noted(*[f"note warm{n}" for n in range(200)])
     project.push("nap", 30.0, "long")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
@@ -237,7 +237,7 @@ def test_an_idle_worker_uses_no_processor_time(rabbit_project):
     rabbit_project.push("note", "warm")
     rabbit_project.until_noted("note warm")
     before = worker.cpu_seconds()
-    time.sleep(3.0)  # idleness is what is measured
+    time.sleep(3.0)  # the test measures idleness
     assert worker.cpu_seconds() - before <= 0.06
 
 
@@ -278,7 +278,7 @@ $connection->disconnect();
 def test_php_is_a_producer(rabbit_project, node, rabbitmq_url):
     php = program("php", "php-cli php-amqp")
     if "amqp" not in subprocess.run([php, "-m"], capture_output=True, text=True).stdout:
-        program("php-amqp", "php-amqp")  # no program: says what is missing
+        program("php-amqp", "php-amqp")  # not a program: its error names what is missing
     project = rabbit_project
     worker = project.worker()
     project.push("note", "warm")
@@ -346,7 +346,7 @@ def test_check_says_that_the_broker_would_not_wait_for_the_longest_job(rabbit_pr
 
 
 def test_a_job_that_outlasts_the_brokers_patience_is_told_with_the_mend_and_not_run_again_here(rabbit_project, node):
-    """What a consumer_timeout of half an hour does to a job of an hour, in seconds."""
+    """The effect of a consumer_timeout of half an hour on a job of an hour, in seconds."""
     be_patient(node, 1000, 500)
     try:
         project = rabbit_project
@@ -360,11 +360,11 @@ def test_a_job_that_outlasts_the_brokers_patience_is_told_with_the_mend_and_not_
         assert worker.stop() == 0
         assert sum(line.startswith("start") for line in project.ledger()) == 1
     finally:
-        be_patient(node, 1_800_000, 60_000)  # what a node has if nothing is set
+        be_patient(node, 1_800_000, 60_000)  # the defaults of a node
 
 
 def be_patient(node, timeout, look):
-    """Set how long the node waits for an acknowledgement, and how often it looks at that, milliseconds."""
+    """Set how long the node waits for an acknowledgement, and how often it checks that, in milliseconds."""
     node.evaluate(
         f"application:set_env(rabbit, consumer_timeout, {timeout}), application:set_env(rabbit, channel_tick_interval, {look})."
     )

@@ -1,4 +1,4 @@
-"""What may happen to the workers of RabbitMQ's queues, and to their supervisor, and what messages may do to them."""
+"""Faults of the workers of RabbitMQ's queues, of their supervisor, and of messages."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_worker_without_a_free_descriptor_waits_and_goes_on(project, node, rab
         proxy.cut()
         worker.until_said("Too many open files")
         before = worker.cpu_seconds()
-        time.sleep(2.0)  # what it does meanwhile is what is measured
+        time.sleep(2.0)  # the test measures what it does meanwhile
         assert worker.cpu_seconds() - before <= 0.5, "it spins"
         resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, limits)
         project.push("note", "after")
@@ -178,8 +178,8 @@ def test_what_was_reserved_before_a_reconnect_is_settled_under_no_old_tag(node, 
         until(lambda: worker.heartbeat() and proxy.connections > before)
         ending = Settlement(delivery.id, delivery.token, Outcome.DONE)
         assert worker.settle([ending], new_token()) == [Answer.STALE]
-        # A tag of the new channel was not acknowledged in its place: the second is still there. The first came back to the
-        # worker that had finished it, and was settled, not run again.
+        # No tag of the new channel was acknowledged by mistake: the second message is still there. The first was
+        # redelivered to the worker that had finished it, and was settled, not run again.
         assert worker.wait(["t"], 10.0)
         assert [one.id for one in worker.reserve(["t"], 1, new_token())] == [second]
         worker.close()

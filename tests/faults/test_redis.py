@@ -1,4 +1,4 @@
-"""What may happen to a Redis server, the way to it and its workers, while jobs run through it.
+"""Faults of a Redis server, the network and the workers, while jobs run.
 
 The same rows with 100,000 jobs each are `make torture`.
 """
@@ -23,7 +23,7 @@ from ..support.supervised import Supervised
 from ..torture import redis as rows
 from ..torture.stage import endure
 
-pytestmark = pytest.mark.timeout(300)  # thousands of jobs through trouble: on a busy machine that takes its time
+pytestmark = pytest.mark.timeout(300)  # thousands of jobs through faults: slow on a busy machine
 
 JOBS = 5000
 DOCS = Path(__file__).parents[2] / "docs"
@@ -91,7 +91,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
 
 def test_a_connection_that_fell_silent_is_noticed_within_10_s(project, server):
     with Proxy(server.port) as proxy:
-        project.configure(backend=f'backend = "redis://127.0.0.1:{proxy.port}"')  # the lease of everyday use
+        project.configure(backend=f'backend = "redis://127.0.0.1:{proxy.port}"')  # the usual lease
         worker = project.worker()
         project.push("note", "before")
         project.until_noted("note before")
@@ -124,12 +124,12 @@ def test_consumption_goes_on_within_3_s_of_a_flapping_connection(redis_project, 
 
 def test_an_idle_worker_costs_less_than_two_commands_a_second(redis_project, server):
     project = redis_project
-    project.configure(backend=f'backend = "redis://127.0.0.1:{server.port}"')  # the lease of everyday use
+    project.configure(backend=f'backend = "redis://127.0.0.1:{server.port}"')  # the usual lease
     project.worker()
     project.push("note", "warm")
     project.until_noted("note warm")
     project.until_empty()
-    seconds = 6.0  # idleness is what is measured
+    seconds = 6.0  # the test measures idleness
     commands = server.monitor(seconds)
     assert len(commands) / seconds < 2.0, commands
 
@@ -218,7 +218,7 @@ def test_a_job_by_rpush_starts_at_once(redis_project, server):
 
 
 def test_a_password_stands_in_no_log_no_list_of_processes_and_no_file_of_ours(project, server):
-    secret = shown = "ge/h#e?i@m:!"  # as it is: nobody has to know what a URL wants quoted
+    secret = shown = "ge/h#e?i@m:!"  # unquoted: users need not know what a URL wants quoted
 
     def let_in():  # as the user that the page on backends proposes
         for line in re.findall(r"^ACL SETUSER jobs .*$", (DOCS / "backends.md").read_text(), re.MULTILINE):

@@ -1,4 +1,4 @@
-"""Wall clocks that are wrong, or jump: a producer's and a worker's harm nothing, the server's costs nobody the lease."""
+"""Wrong or jumping wall clocks: a producer's and a worker's are harmless, the server's costs no worker its lease."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_jump_of_the_servers_clock_costs_nobody_the_lease_and_dead_workers_are
         assert not any("another worker is running" in worker.output or "continuing as" in worker.output for worker in workers)
         project.push("note", "after")
         project.until_noted("note after")
-        # What is due is due by the server's clock.
+        # The server's clock decides what is due.
         assert ("note in half an hour" in project.ledger()) == (jump > 0)
         project.push("nap", 2 * LEASE, "again")
         project.until(lambda: starts(project)["again"])

@@ -1,5 +1,7 @@
-"""Eight threads and an event loop share one producer while its connection breaks, its replies are lost, its server fills up:
-each caller hears of its own jobs, and what it was told is what the queue holds."""
+"""Eight threads and an event loop share a producer that loses its connection and replies, and whose server fills up.
+
+Each caller learns the fate of its own jobs, and what it was told is what the queue holds.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def _app(port: int, directory) -> Iterator[App]:
 
 
 def in_threads(call: Callable[[int, int], Any]) -> list[list[Any]]:
-    """What came of `call(thread, n)`, from all threads at once: a handle or an exception."""
+    """Return the outcomes of `call(thread, n)`, from all threads at once: handles or exceptions."""
     outcomes: list[list[Any]] = [[] for _ in range(THREADS)]
     together = threading.Barrier(THREADS)
 
@@ -99,7 +101,7 @@ def test_threads_share_pushes_and_each_has_its_own_jobs(app: App, server: RedisS
     outcomes = in_threads(lambda number, n: app.enqueue(note.call(f"{number} {n}")))
     commands = int(server.fact("total_commands_processed", "INFO", "stats")) - before
     assert sorted(queued(app)[1:]) == sorted(ids(outcomes))
-    assert commands < 8 * THREADS * EACH  # a push of its own for each is eight commands, its script's included
+    assert commands < 8 * THREADS * EACH  # a separate push for each is eight commands, including its script's
 
 
 def test_a_connection_that_breaks_again_and_again_loses_and_doubles_nothing(proxied: tuple[App, Proxy]) -> None:

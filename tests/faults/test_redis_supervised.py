@@ -1,4 +1,4 @@
-"""A whole supervisor on Redis: what it says of the server, everybody killed, new code."""
+"""A whole supervisor on Redis: its reports on the server, kills of all processes, new code."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ cron = "*/3 * * * *"
 tz = "Asia/Kathmandu"
 """
 
-# One machine's housekeeper, told the time line by line: the clock is the only part that is not real.
+# The housekeeper of one machine, which reads the time line by line: only the clock is not real.
 MACHINE = """
 import sys
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_each_tick_runs_once_though_machines_die_between_enqueue_and_noting_it(m
     deaths = 0
     for minute in range(20):
         now = START + minute * 60
-        if minute % 4 == 1:  # one of them, in turn, dies when it has enqueued
+        if minute % 4 == 1:  # one of them, in turn, dies once it has enqueued
             both[minute // 4 % 2].restart("schedule.pushed=kill")
         for machine in both:
             machine.tell(now)  # both at once

@@ -1,4 +1,4 @@
-"""A worker in the foreground hears the signals that stop it, and what a job forks does not."""
+"""A worker in the foreground obeys the signals that stop it, and a process that a job forks does not."""
 
 from __future__ import annotations
 

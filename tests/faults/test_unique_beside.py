@@ -1,5 +1,8 @@
-"""Unique keys of a queue with a store beside it, whatever happens between the key and the queue: nobody is answered with a job
-that is not in, nobody is kept out by one, and of the jobs under one key one runs."""
+"""Unique keys of a queue with a store beside it, with faults at every point between the key and the queue.
+
+No producer is answered with a job that is not in the queue, none is refused because of one, and of the jobs under one key
+one runs.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ KEPT = BackendOptions()
 
 
 class Killed(BaseException):
-    """The producer dies here."""
+    """Raised where the producer dies."""
 
 
 class Faulty(PlainQueue):
-    """A queue whose next push comes to what is said here, before or after it has the messages."""
+    """A queue whose next push has a given outcome, before or after it has stored the messages."""
 
     before: BaseException | None = None
     after: BaseException | None = None
@@ -52,7 +55,7 @@ def redis_server(tmp_path_factory) -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def connect(request, tmp_path) -> Iterator[Callable[..., AuxStore]]:
-    """Connections to the pair: `connect(owner=None)`."""
+    """Return a function that connects to the pair: `connect(owner=None)`."""
     url, opened = f"memory://{new_token()}", []
 
     def store() -> Any:
@@ -77,7 +80,7 @@ def one(job_id: str, scope: Any, conflict: Any = "drop") -> Outgoing:
 
 
 def run(worker: AuxStore) -> list[str]:
-    """Run all that is in the queue; what ran."""
+    """Run all jobs in the queue; return those that ran."""
     ran: list[str] = []
     while deliveries := worker.reserve(["t"], 10, new_token()):
         ran += [delivery.id for delivery in deliveries]
@@ -86,7 +89,7 @@ def run(worker: AuxStore) -> list[str]:
 
 
 def at_point(name: str, action: Callable[[], Any], monkeypatch) -> None:
-    """Do something at a fail point, once."""
+    """Call a function at a fail point, once."""
     left = [name]
 
     def failpoint(point: str) -> None:
@@ -126,7 +129,7 @@ def test_an_enqueue_that_failed_keeps_nobody_out(connect, monkeypatch, fault, sc
     with pytest.raises((BackendError, Killed)):
         failing.push([one("failed", scope)], "r1")
     assert other.push([one("second", scope, conflict)], "r2") == {}
-    assert other.push([one("third", scope)], "r3") == {"third": "second"}  # whose enqueue came off
+    assert other.push([one("third", scope)], "r3") == {"third": "second"}  # whose enqueue succeeded
     assert run(connect("w")) == ["second"]
     assert other.get("failed").state is State.CANCELLED
 

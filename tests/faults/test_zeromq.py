@@ -1,6 +1,6 @@
-"""What may happen to a ZeroMQ broker, the way to it and its workers, while jobs run through it; its machine: see beside.
+"""Faults of a ZeroMQ broker, the network and the workers, while jobs run; faults of its machine are in the file beside.
 
-The same rows with 100,000 jobs each are `make torture`; the contract with brokers that are killed is `make contract-zeromq`.
+The same rows with 100,000 jobs each are `make torture`; the contract with killed brokers is `make contract-zeromq`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..torture.stage import endure
 
 TWO_HEARTBEATS = 2 * HEARTBEAT
 SLACK = 1.0
-"""What a busy machine may add to a time that is measured, seconds."""
+"""Seconds that a busy machine may add to a measured time."""
 
 
 # -- counted ---------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def test_nothing_is_lost_by_a_broker_killed_between_commit_and_confirm_over_and_
 
 
 def test_nothing_is_lost_by_workers_killed_with_many_jobs_under_way(tmp_path):
-    """What was under way runs again, and nothing else does: a kill finds 250 async jobs or more, of at most 1,000."""
+    """Jobs under way run again, and no others do: a kill finds 250 async jobs or more, of at most 1,000."""
     _, tally = endure(rows.many_at_once_killed, tmp_path, 1000)
     assert 0 < tally.duplicated <= 2 * 1000
 
@@ -110,7 +110,7 @@ def test_a_wake_up_that_is_slower_than_a_wait_is_not_lost(broker, connect):
 
 
 def test_a_client_sees_a_dead_broker_within_two_heartbeats(broker, connect):
-    """And then tries for a moment to reach a successor, before it says so."""
+    """It then tries for a moment to reach a new broker before it reports the loss."""
     from jobs_zeromq.link import RECONNECT
 
     waiting, asking = connect(broker.url, new_token()), connect(broker.url)
@@ -146,7 +146,7 @@ def test_a_worker_that_is_frozen_while_it_waits_holds_one_job_for_a_lease_and_no
     project.configure('lease = "3s"', backend=f'backend = "{broker.url}"')
     operator = connect(broker.url)
     frozen = project.worker()
-    project.until(lambda: operator.status().waiting == 1)  # it has waited longest: it is handed the first job
+    project.until(lambda: operator.status().waiting == 1)  # it has waited longest: it gets the first job
     other = project.worker()
     project.until(lambda: operator.status().waiting == 2)
     frozen.signal(signal.SIGSTOP)
@@ -193,5 +193,5 @@ def test_an_idle_worker_that_keeps_house_asks_its_broker_three_things_every_thre
     project.until_noted("note warm")
     operator = connect(broker.url)
     before = operator.status().requests
-    time.sleep(7.5)  # idleness is what is measured: two or three times three seconds end in it
+    time.sleep(7.5)  # the test measures idleness: two or three times three seconds end in it
     assert operator.status().requests - before - 1 <= 3 * 3

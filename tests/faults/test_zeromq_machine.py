@@ -1,4 +1,4 @@
-"""What a ZeroMQ broker's machine, and a worker's, may come to lack or to have wrong: disk, file, descriptors, clocks."""
+"""Faults of the machines of a ZeroMQ broker and a worker: disk, file, descriptors, clocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..torture import zeromq as rows
 
 
 def test_a_full_disk_refuses_pushes_by_name_and_settles_what_is_queued(tmp_path, project):
-    """The limit stands above what is free: to the broker the disk is full."""
+    """The limit is above the free space: to the broker the disk is full."""
     broker = BrokerService(tmp_path / "broker")
     broker.start()
     try:
@@ -91,7 +91,7 @@ def test_a_broker_without_descriptors_serves_whom_it_has_and_lets_others_in_late
 
 def test_a_broker_that_is_full_turns_others_away_without_spinning_and_lets_them_in_when_somebody_leaves(broker, connect):
     _, most = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (64, most))  # eight of which are spared
+    resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (64, most))  # eight of which are reserved for other uses
     inside = [connect(broker.url)]
     with pytest.raises(BackendUnavailable, match="accepts no more clients"):
         while len(inside) < 64:
@@ -99,7 +99,7 @@ def test_a_broker_that_is_full_turns_others_away_without_spinning_and_lets_them_
     assert len(list(Path(f"/proc/{broker.pid}/fd").iterdir())) <= 64 - 8 + 1  # ZeroMQ may not have closed the last one yet
     inside[0].push([Outgoing(new_id(), "t", b"{}")], new_token())
     used = _cpu_seconds(broker.pid)
-    for _ in range(20):  # who was turned away comes back now and then
+    for _ in range(20):  # refused clients try again now and then
         with pytest.raises(BackendUnavailable, match="accepts no more clients"):
             connect(broker.url)
         time.sleep(0.05)
@@ -135,7 +135,7 @@ def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, br
     worker.until_said("cannot be reached")
     project.push("note", "after")
     used = worker.cpu_seconds()
-    time.sleep(1.0)  # the want itself: it is not to spin
+    time.sleep(1.0)  # the shortage itself: the broker must not spin
     assert worker.cpu_seconds() - used < 0.5
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (most, most))
     project.until_noted("note after")
@@ -164,7 +164,7 @@ def test_a_worker_whose_clock_is_wrong_does_what_the_others_do(broker_project, t
 
 
 def test_the_wall_clock_of_the_broker_s_machine_may_jump(project, tmp_path):
-    """Leases and delays run on a clock that nobody sets; and one that starts an hour off takes nobody's lease."""
+    """Leases and delays run on a monotonic clock; and a broker whose clock starts an hour off lets no lease expire."""
     clock = Clock(tmp_path)
     broker = BrokerService(tmp_path / "broker")
     broker.start(**clock.environment)
@@ -180,7 +180,7 @@ def test_the_wall_clock_of_the_broker_s_machine_may_jump(project, tmp_path):
             project.until_noted(f"note at {hours:+}")
         project.until_noted("note late")
         assert time.monotonic() - begin >= 2.0
-        for hours in (1, -1):  # and where it starts with another time, leases begin anew
+        for hours in (1, -1):  # if the clock starts at another time, leases begin anew
             clock.move(hours * 3600)
             assert broker.stop() == 0
             broker.start(**clock.environment)

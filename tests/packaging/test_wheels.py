@@ -1,4 +1,4 @@
-"""What users install: wheels, in a virtual environment with nothing of the repository on the path."""
+"""Wheels as users install them, in a virtual environment with nothing of the repository on the path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOP = """
 from tasks import note
 print(note.enqueue("installed").id)
 """
-BROKEN = {  # distribution: its module, and what is said of it
+BROKEN = {  # distribution: its module, and the report about it
     "jobs-raises": ("raise RuntimeError('kaputt')", "cannot be imported: RuntimeError: kaputt"),
     "jobs-unknown": (
         "from jobs_core import hookimpl\n@hookimpl\ndef jobs_queue_backend(): return {}",
@@ -60,7 +60,7 @@ def _pip(*arguments: str) -> str:
 
 
 class Installed:
-    """A virtual environment with a few wheels and what they need, and an application that uses it."""
+    """A virtual environment with a few wheels and their dependencies, and an application that uses it."""
 
     def __init__(self, directory: Path, wheels: Path, *distributions: str) -> None:
         self.directory = directory / "application"
@@ -79,7 +79,7 @@ class Installed:
         (self.directory / "jobs.toml").write_text(f'backend = "{backend}"\nmodules = ["tasks"]\n')
 
     def run(self, *command: str, code: int = 0) -> str:
-        """Run a program of the environment; everything it said."""
+        """Run a program of the environment; return its whole output."""
         program = str(self._venv / "bin" / command[0])
         environment = {"PATH": os.defpath, "HOME": str(self.directory), "PYTHONWARNINGS": "error"}
         done = subprocess.run(
@@ -93,7 +93,7 @@ class Installed:
         return {entry["name"].lower() for entry in listed}
 
     def add(self, distribution: str, source: str) -> None:
-        """A distribution with one plugin, as an installer leaves it."""
+        """Add a distribution with one plugin, as an installer would."""
         module = distribution.replace("-", "_")
         site = next(self._venv.glob("lib/python*/site-packages"))
         (site / f"{module}.py").write_text(source)
@@ -103,7 +103,7 @@ class Installed:
         (info / "entry_points.txt").write_text(f"[jobs]\n{module} = {module}\n")
 
     def works(self) -> None:
-        """Enqueue a job and run it."""
+        """Return True if a job can be enqueued and run."""
         self.run("jobsctl", "check")
         self.run("python", "shop.py")
         self.run("jobsctl", "worker", "--drain")
@@ -124,7 +124,7 @@ def test_a_third_partys_backend_is_installed_beside_the_core_and_runs_a_job(with
     before = (with_file.directory / "ledger").read_text()
     with_file.run("python", "shop.py")
     with_file.run("jobsctl", "stop")
-    with_file.run("jobsctl", "worker", "--drain")  # what the stop came before
+    with_file.run("jobsctl", "worker", "--drain")  # all that came before the stop
     assert (with_file.directory / "ledger").read_text() == f"{before}installed\n"
     assert "jobs-file 0.1.0" in with_file.run("jobsctl", "plugins")
 

@@ -1,4 +1,4 @@
-"""Code that ends the process which imports it, children that are never born, templates that are killed: told, and bounded."""
+"""Code that ends the importing process, children that fail to start, killed templates: each is reported, and bounded."""
 
 from __future__ import annotations
 

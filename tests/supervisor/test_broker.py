@@ -1,4 +1,4 @@
-"""`[broker] embedded = true`: `jobsctl start` is all there is to start."""
+"""`[broker] embedded = true`: `jobsctl start` is the only process to start."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_start_starts_the_broker_and_stop_ends_it_last(embedding: Project):
     done = embedding.run("broker", "status")
     assert done.returncode == 3
     assert "cannot be reached" in done.stderr
-    supervised = Supervised(embedding)  # what ran was settled: it does not run again
+    supervised = Supervised(embedding)  # finished jobs were settled: they do not run again
     embedding.push("note", "two")
     embedding.until_noted("note two")
     assert supervised.stop() == 0
@@ -64,7 +64,7 @@ def test_a_killed_broker_is_back_and_nothing_is_lost_or_runs_twice(embedding: Pr
         before = broker_pid(embedding)
         kill(before)
         embedding.until_noted(*[f"end {number}.{n}" for n in range(50)])
-        until(lambda: embedding.run("broker", "status").returncode == 0)  # the jobs may have outrun it
+        until(lambda: embedding.run("broker", "status").returncode == 0)  # the jobs may have finished before it
         assert broker_pid(embedding) != before
     starts = [line.split()[1] for line in embedding.ledger() if line.startswith("start")]
     assert len(starts) == len(set(starts)) == 150
@@ -72,19 +72,19 @@ def test_a_killed_broker_is_back_and_nothing_is_lost_or_runs_twice(embedding: Pr
 
 
 def test_a_broker_killed_between_commit_and_confirm_is_nobody_s_business(embedding: Project):
-    """Each broker dies of its own 40th commit; the supervisor starts the next."""
+    """Each broker dies at its own 40th commit; the supervisor starts the next."""
     supervised = Supervised(embedding, JOBS_FAILPOINT="broker.after_commit=kill@40")
     for number in range(30):
         embedding.push_many([("note", (f"{number}.{n}",), {}) for n in range(10)])
     embedding.until_noted(*[f"note {number}.{n}" for number in range(30) for n in range(10)])
     embedding.until_empty()
     assert len(embedding.ledger()) == len(set(embedding.ledger())) == 300
-    assert "broker" in supervised.process.output  # that it died was said
+    assert "broker" in supervised.process.output  # the log says that it died
     supervised.process.kill()
 
 
 def test_everybody_killed_at_once_costs_no_job(embedding: Project):
-    """Supervisor, template, housekeeper, workers and broker: what ran runs again after a lease, what waited runs once."""
+    """Supervisor, template, housekeeper, workers and broker: running jobs run again after a lease, waiting ones run once."""
     supervised = Supervised(embedding)
     embedding.push_many([("nap", (1.0, f"{n}"), {}) for n in range(6)])
     until(lambda: sum(line.startswith("start") for line in embedding.ledger()) == 2)
@@ -128,7 +128,7 @@ def test_the_broker_reads_the_configuration_that_the_supervisor_was_given(embedd
 
 
 def test_machines_with_keys_of_their_own_share_a_broker(project: Project, tmp_path: Path):
-    """One embeds it and runs no jobs, one runs them, one enqueues; a fourth, whose key is not on the list, is not let in."""
+    """One machine embeds it and runs no jobs, one runs them, one enqueues; a fourth, whose key is not listed, is refused."""
     port = free_port()
     assert project.run("broker", "keygen", "keys", "--client", "own", "--client", "runs", "--client", "sends").returncode == 0
     keys = project.root / "keys"

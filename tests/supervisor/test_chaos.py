@@ -1,4 +1,4 @@
-"""Random kills of everybody while jobs run: every job is in the ledger, and no more runs are doubled than kills explain."""
+"""Random kills of all processes while jobs run: every job is in the ledger, and kills explain all duplicates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = float(os.environ.get("JOBS_CHAOS_SECONDS", "10"))
 SEED = int(os.environ.get("JOBS_CHAOS_SEED", "0")) or time.time_ns() % 1_000_000
 
 UNSETTLED = 0.25
-"""Seconds that a finished job may be unsettled here: 10 ms, and what a write takes on a machine that others load."""
+"""Seconds that a finished job may be unsettled here: 10 ms, plus a write on a loaded machine."""
 
 TASKS = """
 import os, time
@@ -36,7 +36,7 @@ def work(number: int, seconds: float):
 def test_random_kills_of_everybody_lose_nothing_and_double_only_what_was_running(project: Project):
     rng = random.Random(SEED)
     (project.root / "tasks.py").write_text(TASKS)
-    # A job may be running at many kills here, which is not its fault: it would be taken for a poisonous one.
+    # A job may be running at many kills here without being guilty: it would be taken for a poisonous one.
     project.configure('max_redeliveries = 1000\nlease = "5s"\npools.default = {workers = 3, mode = "threads", concurrency = 4}')
     supervised = Supervised(project)
     kills: list[tuple[float, set[int]]] = []  # when, and which workers died of it
@@ -95,7 +95,7 @@ class Run(NamedTuple):
 
 
 def _at_risk(runs: list[Run], pid: int, killed: float) -> int:
-    """What a process was running when it was killed, or had finished so shortly before that it may not be settled."""
+    """Return the jobs that a process ran when it was killed, or finished so shortly before that they may not be settled."""
     mine = [run for run in runs if run.pid == str(pid)]
     ends = {run.number: float(run.at) for run in mine if run.kind == "end"}
     return sum(run.kind == "start" and ends.get(run.number, killed) > killed - UNSETTLED for run in mine)

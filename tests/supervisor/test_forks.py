@@ -1,4 +1,4 @@
-"""What a worker does not share with the others made from its template, and what it does before it ends."""
+"""State that a worker does not share with others of the same template, and what it does before it ends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from random import Random
 _rand = Random(1)
 seed, rand = _rand.seed, _rand.random
 """
-"""Of numpy what counts here: a generator of the module's own, which knows nothing of forks."""
+"""The part of numpy that matters here: a module-level generator that knows nothing of forks."""
 
 
 def test_exit_functions_run_in_every_worker_that_ends_by_itself(project: Project):

@@ -1,4 +1,4 @@
-"""What the supervisor does without: threads, the command line's libraries, the application."""
+"""What the supervisor does without: threads, the libraries of the command line, the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs and machines that do what nobody should: it costs what it was about, not the neighbours."""
+"""Hostile jobs and machines: they cost themselves, and not their neighbours."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_a_job_forks_ends_with_the_job_and_runs_no_other(project: Project, 
 
 
 def children_of(pid: int) -> list[str]:
-    """Processes that a process has made and that still run."""
+    """Return the running child processes of a process."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -67,7 +67,7 @@ def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is
     process = project.start_python("start.py")
     process.until_said(" ready: ")
     descriptors = Path(f"/proc/{process.pid}/fd")
-    until(lambda: any("/workers/" in target for target in _targets(descriptors)))  # it has had its first look
+    until(lambda: any("/workers/" in target for target in _targets(descriptors)))  # it has looked once
     before = len(list(descriptors.iterdir()))
     assert project.run("scale", "default", "30").returncode == 0
     process.until_said("Too many open files (raise the limit: ulimit -n", times=4)
@@ -83,7 +83,7 @@ def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is
 
 
 def _targets(descriptors: Path) -> list[str]:
-    """What a process has open, but for what it closes meanwhile."""
+    """Return the open files of a process, except for those that it closes meanwhile."""
     targets = []
     for descriptor in descriptors.iterdir():
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Schedule and alerts as `jobsctl start` keeps them: real processes, a real clock, a real receiver."""
+"""Schedule and alerts of `jobsctl start`: real processes, a real clock, a real receiver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start, stop, exit, restart, the background, a second start; signals and exit codes. The real command in real processes."""
+"""Start, stop, exit, restart, the background, a second start; signals and exit codes: the real command in real processes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_stop_waits_for_running_jobs_says_what_for_and_gives_back_the_rest(proje
 
 @pytest.mark.parametrize("stubborn", ["nap", "hold"])
 def test_after_stop_timeout_the_rest_is_killed_and_goes_back_uncharged(project: Project, stubborn: str):
-    if stubborn == "hold":  # holds the interpreter: the courier cannot even give it back
+    if stubborn == "hold":  # holds the interpreter lock: the courier cannot even release it
         (project.root / "tasks.py").write_text(
             (project.root / "tasks.py").read_text()
             + "\nimport sys\n@job\ndef hold(seconds: float, text: str):\n"

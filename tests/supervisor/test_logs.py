@@ -1,4 +1,4 @@
-"""The log of a real supervisor: what its workers' jobs say, wherever they say it, and what systemd is told."""
+"""The log of a real supervisor: the jobs' output, wherever they write it, and the messages to systemd."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def entries(path):
 
 @pytest.mark.parametrize("preload", ["true", "false"])
 def test_what_jobs_say_is_in_the_log_once_with_their_job(shop, preload):
-    """Also where the application has set up logging to standard error, and whether it is imported once or in each worker."""
+    """Also if the application logs to standard error by itself, and if it is imported once or in each worker."""
     shop.configure(f'[logs]\nfile = "logs/jobs.log"\nformat = "json"\n[pools.default]\nworkers = 2\npreload = {preload}')
     log = shop.root / "logs" / "jobs.log"
     supervisor = shop.start("start")

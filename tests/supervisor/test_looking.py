@@ -1,4 +1,4 @@
-"""A real supervisor looked at from outside: probes, metrics, `status`, `top`, `stack`; nothing of it is disturbed."""
+"""A real supervisor seen from outside: probes, metrics, `status`, `top`, `stack`; none of them disturbs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Watched(Supervised):
         super().__init__(project)
 
     def get(self, target, accept=""):
-        """Status and body."""
+        """Return status and body."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             connection.connect(str(self.project.root / "http.sock"))
@@ -49,7 +49,7 @@ class Watched(Supervised):
             return None
 
     def metric(self, sample, **labels):
-        """The sum of a metric's samples with these labels, read by an independent parser."""
+        """Return the sum of a metric's samples with these labels, read by an independent parser."""
         families = parse_openmetrics(self.get("/metrics", OPENMETRICS)[1])
         return sum(
             each.value
@@ -76,7 +76,7 @@ def test_broker_that_hangs_makes_it_not_ready_within_10_s_and_leaves_it_alive(pr
             while watched.get("/readyz")[0] == 200:
                 assert watched.get("/livez")[0] == 200
                 assert time.monotonic() - stopped < 10
-            while "backend: it " not in watched.get("/readyz")[1]:  # workers may tell first that they are offline
+            while "backend: it " not in watched.get("/readyz")[1]:  # workers may first report that they are offline
                 assert watched.get("/livez")[0] == 200
                 assert time.monotonic() - stopped < 10
             assert watched.get("/livez")[0] == 200
@@ -237,7 +237,7 @@ def test_stack_shows_the_tasks_of_an_async_worker_and_the_line_where_a_sync_one_
     assert group[2].startswith("  … and ")
     for stranger in (watched.pid, watched.board().supervisor.template_pid, os.getpid()):
         assert project.run("stack", str(stranger)).returncode == 2
-    assert set(pids.values()) == watched.pids()  # everybody lives
+    assert set(pids.values()) == watched.pids()  # all processes are alive
 
 
 def test_a_worker_that_cannot_boot_is_told_apart_from_one_that_crashes(project):

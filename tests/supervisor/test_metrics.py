@@ -1,4 +1,4 @@
-"""/metrics: read back by a parser that others wrote, and right over the coming and going of workers."""
+"""/metrics is read by an independent parser, and stays right while workers come and go."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def value(found, family, sample, **labels):
 
 
 def full(board):
-    """Everything that there is to be told."""
+    """Create everything that metrics can show."""
     board.worker("h-1").begin(run("tasks.send", "email", ago=1))
     board.worker("h-2", phase=Phase.OFFLINE)
     board.worker("h-3", child="retiring")
@@ -163,7 +163,7 @@ def done(board):
 
 
 def fold(board, owner):
-    """What the housekeeper does for a worker that is gone, a step a `yield`: into the totals, its file away."""
+    """Do what the housekeeper does for a dead worker, a step per `yield`: add it to the totals, remove its file."""
     path = board.run_dir / state.WORKERS / owner
     file = WorkerFile(path)
     rows = list(total([*board.totals.rows, *file.figures()]).values())
@@ -192,7 +192,7 @@ def test_counters_neither_dip_nor_jump_when_a_worker_goes(board):
 
 
 def test_a_worker_that_goes_while_it_is_read_is_counted_once(board, monkeypatch):
-    """Every place in the reader at which the housekeeper may come in between, both its steps there at once."""
+    """The housekeeper does both its steps at once, at every place of the reader in turn."""
     board.worker("h-1")
     board.worker("h-2")
     for owner in ("h-1", "h-2"):
@@ -225,7 +225,7 @@ def test_a_worker_that_goes_while_it_is_read_is_counted_once(board, monkeypatch)
 
 
 def test_many_workers_that_go_while_they_are_read_are_counted_once(board, monkeypatch):
-    """A reload of a large pool: all old workers are read, then folded as the housekeeper does, then the totals are read."""
+    """A reload of a large pool: all old workers are read, then added to the totals, then the totals are read."""
     owners = [f"h-{number}" for number in range(50)]
     for owner in owners:
         board.worker(owner)

@@ -1,4 +1,4 @@
-"""How many workers there are, how they are replaced, and what they serve first."""
+"""The number of workers, their replacement, and the topics that they serve first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probes in a process of their own, asked over real sockets."""
+"""The probes in their own process, asked over real sockets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def board(project):
 
 @pytest.fixture
 def start(project):
-    """Start a server of probes; where it listens."""
+    """Start a server of probes; return its address."""
 
     def begin(listen=None):
         where = listen or f"unix:{project.root / 'http.sock'}"
@@ -77,7 +77,7 @@ def read_all(connection):
 
 
 def get(where, target, *, method="GET", accept=""):
-    """Status, body, headers."""
+    """Return status, body and headers."""
     with connect(where) as connection:
         header = f"Accept: {accept}\r\n" if accept else ""
         connection.sendall(f"{method} {target} HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode())
@@ -247,8 +247,8 @@ def test_clients_that_dawdle_keep_nobody_out_and_are_dropped(board, start):
         for dawdler in dawdlers[10:]:
             dawdler.sendall(b"GET /livez HT")
         assert get(where, "/livez")[0] == 200
-        assert dawdlers[0].recv(1) == b""  # the oldest had to go for the newest
-        assert dawdlers[-1].recv(1) == b""  # and nobody may take longer than 5 s
+        assert dawdlers[0].recv(1) == b""  # the oldest connection was dropped for the newest
+        assert dawdlers[-1].recv(1) == b""  # and no client may take longer than 5 s
     finally:
         for dawdler in dawdlers:
             dawdler.close()

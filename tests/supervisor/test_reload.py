@@ -1,4 +1,4 @@
-"""New code without a gap, refused if it cannot be had."""
+"""Reloads: new code without a gap, refused if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_reload_asked_for_during_another_is_answered_for_itself(project: Proje
     first = asked_to_reload(supervised)
     until(lambda: project.times("import") == 2)
     second = asked_to_reload(supervised)
-    ask(supervised.run_dir, {"do": "quiet", "on": False})  # answered, and so the second was heard
+    ask(supervised.run_dir, {"do": "quiet", "on": False})  # answered, and so the second was received
     (project.root / "tasks.py").write_text("def broken(:\n")
     hold.unlink()
     assert first.receive()[0] == {"done": True, "error": "", "generation": 2}
@@ -101,7 +101,7 @@ def test_a_reload_asked_for_during_another_is_answered_for_itself(project: Proje
 
 
 def asked_to_reload(supervised: Supervised) -> Channel:
-    """The connection on which the answer will come."""
+    """Request a reload; return the connection on which the answer will come."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with _address(supervised.run_dir) as address:
         connection.connect(address)
@@ -157,7 +157,7 @@ def version():
 
 
 class Releases:
-    """Two releases of one application, and `current`, the link to the one that serves."""
+    """Two releases of one application, and `current`, the link to the one in use."""
 
     def __init__(self, root: Path, settings: str) -> None:
         self.root, self.current, self.ledger = root, root / "current", root / "ledger"
@@ -181,7 +181,7 @@ STARTS = {
     "from its directory": ("cd {root}/current", "", "B"),
     "by a relative path": ("cd {root}", "-c A/../current/jobs.toml", "outside"),
 }
-"""How to get to the configuration, and where jobs run after the reload."""
+"""Ways to name the configuration, and where jobs run after the reload."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What becomes of workers that die, of their jobs, and of everybody when the supervisor dies."""
+"""What follows for workers that die, for their jobs, and for all processes when the supervisor dies."""
 
 from __future__ import annotations
 
@@ -171,10 +171,10 @@ def test_a_killed_helper_is_back_and_jobs_in_progress_do_not_notice(tasks: Proje
         assert state is not None
         return state.template_pid if who == "template" else state.housekeeper_pid
 
-    before: int = until(pid)  # the housekeeper comes when workers serve already
+    before: int = until(pid)  # the housekeeper starts once workers serve
     kill(before)
     until(lambda: pid() not in (0, before))
-    kill(next(iter(supervised.pids() - {worker})))  # a new worker can be made, and jobs handed back
+    kill(next(iter(supervised.pids() - {worker})))  # a new worker can be started, and jobs released
     supervised.until_serving(2)
     tasks.until_noted("end long")
     assert sum(line.startswith("start long") for line in tasks.ledger()) == 1

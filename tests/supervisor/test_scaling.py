@@ -12,7 +12,7 @@ POOL = 'pools.default = { workers = { min = 1, max = 6 }, grow_age = "500ms", sh
 
 
 def steps(supervised: Supervised) -> list[tuple[int, int]]:
-    """Every change of the pool, from and to, in order."""
+    """Return every change of the pool's size, from and to, in order."""
     found = re.findall(r"pool default is (?:growing|shrinking) from (\d+) to (\d+) workers", supervised.process.output)
     return [(int(before), int(after)) for before, after in found]
 
@@ -31,7 +31,7 @@ def test_a_square_wave_of_load_is_met_in_steps_and_let_go(project: Project):
     grown = [after > before for before, after in steps(supervised)]
     turns = sum(one != other for one, other in itertools.pairwise(grown))
     assert grown[0]
-    assert turns == 3, steps(supervised)  # up, down, up, down: one an edge
+    assert turns == 3, steps(supervised)  # up, down, up, down: one per edge
     assert [after for before, after in steps(supervised) if after > before][:4] == [2, 3, 4, 6]
 
 
@@ -48,7 +48,7 @@ def test_busy_workers_are_not_made_to_leave(project: Project):
 
 
 def test_one_pool_does_not_starve_another(project: Project):
-    """The first is at its most and behind; the second grows for its own backlog all the same."""
+    """The first is at its maximum and behind; the second still grows for its own backlog."""
     project.configure(
         'pools.greedy = { topics = ["greedy"], workers = { min = 1, max = 2 }, grow_age = "500ms" }\n'
         'pools.other = { topics = ["other"], workers = { min = 1, max = 3 }, grow_age = "500ms" }'

@@ -25,7 +25,7 @@ board = FileScoreboard(workers / "w1", owner="w1", pool="mail", generation=1, mo
 
 @pytest.fixture
 def process(project):
-    """Start a lone process that is armed as a worker is; it says `ready`."""
+    """Start a lone process with a worker's stack handler; it prints `ready`."""
 
     def start(body, head=HEAD):
         (project.root / "lone.py").write_text(head + textwrap.dedent(body))

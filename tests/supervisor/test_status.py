@@ -1,4 +1,4 @@
-"""`jobsctl status` on a run directory made with the real writers."""
+"""`jobsctl status` on a run directory written by the real writers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def status(project, *options, code=0, **environment):
 
 
 def rows(text, title):
-    """The lines of one table, by words."""
+    """Return the lines of one table, by words."""
     block = text.split(f"\n{title}\n")[1].split("\n\n")[0]
     return [line.split() for line in block.splitlines()]
 
@@ -47,7 +47,7 @@ def test_not_running_is_one_line_and_exit_code_3(project):
 
 
 def test_what_a_supervisor_left_behind_is_not_running(project, board):
-    (board.run_dir / "supervisor.pid").write_text(f"{os.getpid()}\n")  # alive, and of no meaning: nobody holds the lock
+    (board.run_dir / "supervisor.pid").write_text(f"{os.getpid()}\n")  # alive, and meaningless: no process holds the lock
     assert status(project, code=3).count("\n") == 1
 
 
@@ -184,7 +184,7 @@ def test_workers_that_need_a_look_come_first(project, board):
 def test_a_silent_worker_is_told_with_how_to_look_into_it(project, board):
     project.configure('lease = "2s"')
     worker = board.worker("h-1", pid=4321)
-    worker._map[32:40] = b"\0" * 8  # its last beat was at boot
+    worker._map[32:40] = b"\0" * 8  # its last heartbeat was at boot
     with board.held():
         text = status(project)
     assert "! worker 4321 (default) has been silent for " in text

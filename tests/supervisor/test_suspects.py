@@ -1,4 +1,4 @@
-"""Deaths of real workers and supervisors: who runs again at once, who is charged, and who never waits."""
+"""Deaths of real workers and supervisors: which jobs run again at once, which are charged, and which never wait."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_a_machine_that_stood_still_goes_on_with_the_same_workers(project: Proje
     for pid in everybody:
         os.kill(pid, signal.SIGSTOP)
     frozen_at = watched.board().backlog.at
-    # Nothing can be waited for while nothing runs: so long that the lease has ended, and the supervisor would call them silent.
+    # Nothing can be waited for while no process runs: long enough for the lease to expire, and for the supervisor to call
+    # the workers silent.
     silent = 2.5
     time.sleep(silent)
     for pid in [keeper, watched.pid, *everybody]:  # the supervisor before its workers: it sees them silent

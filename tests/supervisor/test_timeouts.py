@@ -1,4 +1,4 @@
-"""A run that does not end at its timeout: one attempt with that reason, by whatever means it is ended, and nobody else's."""
+"""A run that does not end at its timeout counts as one attempt with that reason, however it is ended, and charges no other."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_ended_for_its_timeout_is_one_attempt_and_its_neighbours_a
         project.push(job, job, topic=topic)
     for topic in ("threads", "loop"):
         project.push("waits", f"beside in {topic}".replace(" ", "-"), topic=topic)
-    # Their time is up, and they are not to blame: another one has blocked the loop.
+    # Their time is up, and they are not guilty: another one has blocked the loop.
     project.push("waits_beside", "innocent", topic="blocked")
     project.until(lambda: (project.root / "blocked").exists())
     in_loop = [("plain_beside", "ends"), ("blocks", "blocks"), ("plain_beside", "begins")]
@@ -123,7 +123,7 @@ def test_a_run_that_is_ended_for_its_timeout_is_one_attempt_and_its_neighbours_a
         starts = [line.split()[2:] for line in project.ledger() if line.startswith(f"start {text} ")]
         assert {tuple(start) for start in starts} == {("1", "0")}, (text, starts)
 
-    # Likewise for a job whose end somebody insists on.
+    # Likewise for a job that an operator cancels by force.
     (forced, asked) = project.push_many([("nap", (600, text), {"topic": "threads"}) for text in ("forced", "asked")])
     app = project.app()
     project.until(lambda: {"start forced", "start asked"} <= {line.rpartition(" ")[0] for line in project.ledger()})

@@ -1,4 +1,4 @@
-"""`jobsctl top` on a terminal of its own, and the arithmetic below it."""
+"""`jobsctl top` on its own terminal, and the arithmetic behind it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def board(project):
 
 
 def end_runs(board, number, outcome="done", *, owner="h-1", topic="email"):
-    """Let a worker end runs, and show its own counters too."""
+    """Let a worker end runs, and publish its own counters too."""
     worker = board.workers[owner]
     for _ in range(number):
         one = run("tasks.send", topic)
@@ -145,7 +145,7 @@ class Terminal:
         self.shown = ""
 
     def until_shown(self, text):
-        """Wait for `text` on the screen, new since the last wait; colours are no matter."""
+        """Wait for `text` on the screen, new since the last wait, in any colour."""
         deadline = time.monotonic() + PATIENCE
         while text not in self.shown:
             assert time.monotonic() < deadline, self.shown[-3000:]
@@ -157,7 +157,7 @@ class Terminal:
         os.write(self.ours, text.encode())
 
     def wait(self):
-        """The exit code; what it writes last is read, so that it can write it."""
+        """Return the exit code; the last output is read, so that it can be written."""
         deadline = time.monotonic() + PATIENCE
         while self.process.poll() is None:
             assert time.monotonic() < deadline
@@ -188,7 +188,7 @@ def terminal(project):
 def test_it_is_live_and_q_ends_it(project, board, terminal):
     with board.held():
         screen = terminal()
-        screen.until_shown("\x1b[?1049h")  # a screen of its own: what stood there comes back
+        screen.until_shown("\x1b[?1049h")  # `top` has its own screen: the previous one comes back
         screen.until_shown("1 worker, 0 busy with 0 jobs; 0 done, 0 failed so far")
         end_runs(board, 1234)
         screen.until_shown("1,234 done, 0 failed so far")

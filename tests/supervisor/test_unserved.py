@@ -1,4 +1,4 @@
-"""A topic that nobody serves is told wherever an operator looks: by `start`, `reload`, the log, `status`, `check`, metrics."""
+"""A topic without a pool is reported wherever an operator looks: by `start`, `reload`, the log, `status`, `check`, metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..support.project import TASKS, Project, without_waits
 
 
 class Silent:
-    """A channel to a supervisor that is not there."""
+    """A channel to a supervisor that does not exist."""
 
     def send(self, message):
         return True
@@ -47,7 +47,7 @@ def keeper_of(tmp_path, registry):
 
 
 def look(keeper, caplog):
-    """Have it count; the backlog that it writes, and what it warns of."""
+    """Let it count; return the backlog that it writes, and its warnings."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, "jobs"):
         keeper._count()
@@ -247,7 +247,7 @@ def test_push_says_it_once_of_each_topic(project, arguments):
         ({"pools": {"mail": Pool(topics=["mail"])}}, True),
         ({"modules": ["tasks"], "topics": {"reports": Topic(serve=False)}}, False),
         ({"pools": {"mail": Pool(topics=["reports"])}}, False),
-        ({}, False),  # nothing of workers is said where it enqueues: their configuration is another
+        ({}, False),  # where jobs are enqueued, nothing is said about workers: they have another configuration
     ],
 )
 def test_an_enqueue_warns_once_of_each_topic(registry, caplog, settings, warns):

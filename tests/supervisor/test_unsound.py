@@ -1,4 +1,4 @@
-"""Jobs that leave their process unfit for any work: they are charged, and their pools serve on."""
+"""Jobs that leave their process unfit for work: they are charged, and their pools continue."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_job_that_spoils_its_process_is_charged_and_its_pool_serves_on(project
 
 
 def test_a_worker_that_alone_reaches_no_backend_is_shown_and_replaced_before_its_jobs_run_elsewhere(project: Project):
-    """Nobody foresees everything that a job can do to its process: here what the backend uses is gone."""
+    """Not everything that a job can do to its process is foreseen: here it breaks what the backend uses."""
     (project.root / "tasks.py").write_text(TASKS + LOSES)
     project.configure("lease = 3\nmax_redeliveries = 1")
     watched = Supervised(project)

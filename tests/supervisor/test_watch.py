@@ -1,4 +1,4 @@
-"""`jobsctl start --reload`: development, with the code that is on the screen."""
+"""`jobsctl start --reload`: development with the code as it is being edited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..support.project import TASKS, until
 
 
 def watchers(directory: Path) -> list[int]:
-    """Processes of `jobsctl start` that still run from this directory."""
+    """Return the processes of `jobsctl start` that still run from this directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -35,7 +35,7 @@ def test_a_changed_file_is_in_force_for_the_next_job(project):
     (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("noted", text)'))
     supervisor.until_said("tasks.py changed: reloading")
     supervisor.until_said("reload: generation 2 is serving")
-    supervisor.until_said("stopped: ")  # until it has heard that it is to go, the old worker may take one more
+    supervisor.until_said("stopped: ")  # until the stop has reached it, the old worker may take one more
     project.push("note", "after")
     project.until_noted("noted after")
 

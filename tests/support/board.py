@@ -1,4 +1,4 @@
-"""A run directory as a supervisor would leave it, made with the real writers."""
+"""A run directory as a supervisor would leave it, written by the real writers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobs_core.scoreboard.writer import FileScoreboard, start_ticks
 
 
 class FakeRun:
-    """What a scoreboard wants to know of a run."""
+    """The attributes of a run that a scoreboard reads."""
 
     def __init__(self, job: str, topic: str, job_id: str, started: float, timeout: float | None = None) -> None:
         self.job = SimpleNamespace(name=job)
@@ -34,7 +34,7 @@ class FakeRun:
 
 
 class FakeBoard:
-    """The run directory; what stands in `supervisor` and `backlog` is written by `write`."""
+    """The run directory; `write` writes the contents of `supervisor` and `backlog`."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -55,7 +55,7 @@ class FakeBoard:
         self, owner: str, *, pool: str = "default", mode: str = "sync", slots: int = 1, done: int = 0, failed: int = 0,
         phase: Phase = Phase.SERVING, child: str = "serving", memory: int = 45_000_000, pid: int = 0, reason: str = "",
     ) -> FileScoreboard:  # fmt: skip
-        """A worker; its process is the test's unless `pid` says otherwise."""
+        """Add a worker; its process is the test's unless `pid` says otherwise."""
         path = self.run_dir / state.WORKERS / owner
         board = FileScoreboard(path, owner=owner, pool=pool, generation=1, mode=mode, slots=slots)
         if pid:
@@ -73,7 +73,7 @@ class FakeBoard:
         return board
 
     def write(self, **supervisor: Any) -> None:
-        """Write the small files as of now."""
+        """Write the JSON files as of now."""
         for name, value in supervisor.items():
             setattr(self.supervisor, name, value)
         self.supervisor.written_at = time.time()
@@ -83,7 +83,7 @@ class FakeBoard:
 
     @contextlib.contextmanager
     def held(self, pid: int = 0) -> Iterator[None]:
-        """Hold the lock that says that a supervisor runs."""
+        """Hold the lock that shows that a supervisor runs."""
         with (self.run_dir / "supervisor.pid").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(f"{pid or os.getpid()}\n")
@@ -96,5 +96,5 @@ class FakeBoard:
 
 
 def run(job: str, topic: str = "default", *, ago: float = 0.0, job_id: str = "0198-1", timeout: float | None = None) -> Any:
-    """A run that began so many seconds ago."""
+    """Return a run that began this many seconds ago."""
     return FakeRun(job, topic, job_id, time.monotonic() - ago, timeout)

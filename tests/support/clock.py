@@ -17,7 +17,7 @@ from jobs_core.testing.services import program
 
 
 class Clock:
-    """See the module. Without a C compiler the test is skipped, and fails in CI."""
+    """The wall clock of some processes; see the module. Without a C compiler the test is skipped, and fails in CI."""
 
     def __init__(self, directory: Path, seconds: int = 0) -> None:
         self._file = directory / "clock"
@@ -29,6 +29,6 @@ class Clock:
         self.move(seconds)
 
     def move(self, seconds: int) -> None:
-        """Set it so many seconds before the real one, or behind it if negative."""
+        """Set the clock this many seconds ahead of the real one, or behind it if negative."""
         with self._file.open("r+b") as file:  # the same file: it is mapped
             file.write(struct.pack("=q", seconds))

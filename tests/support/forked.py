@@ -1,8 +1,8 @@
-"""Processes of the `jobs` command that are forked from one which has imported it, as a supervisor forks its workers.
+"""Processes of the `jobs` command, forked from one that has imported it, as a supervisor forks its workers.
 
-A process from scratch imports for a quarter of a second of processor time, and the tests run hundreds. A forked one begins
-where `python -m jobs_core` begins after its imports, and is a process like any other from there on: with a directory, streams,
-signals, an environment and an end of its own. Brokers are born alike: `jobs_core.testing.services.fork_server`.
+A new Python process takes a quarter of a second of CPU time to import it, and the tests run hundreds. A forked one begins
+where `python -m jobs_core` begins after its imports, and is a process like any other from there on: with its own directory,
+streams, signals, environment and end. Brokers are forked in the same way: `jobs_core.testing.services.fork_server`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REQUEST = 1 << 17
 
 
 class Forked:
-    """A process that runs `jobs ARGUMENTS...`: what tests need of `subprocess.Popen`."""
+    """A process that runs `jobs ARGUMENTS...`, with the part of `subprocess.Popen` that tests need."""
 
     stdin: IO[str] | None = None
     stdout: IO[str] | None = None
@@ -71,7 +71,7 @@ class Forked:
 def run(
     arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], input: str, timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end, as `subprocess.run` does with what it prints captured."""
+    """Run the command to its end, as `subprocess.run` does with captured output."""
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         given.write(input)
         given.seek(0)
@@ -88,7 +88,7 @@ def run(
 
 
 def start(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Forked:
-    """Start the command and leave it running; its `stdout` is a pipe with what it prints."""
+    """Start the command and leave it running; its `stdout` is a pipe with its output."""
     ours, theirs = os.pipe()
     with open(os.devnull) as nothing, open(theirs, "w") as output:
         process = Forked(arguments, cwd=cwd, env=env, streams=(nothing.fileno(), output.fileno(), output.fileno()))
@@ -98,7 +98,7 @@ def start(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> For
 
 @functools.cache
 def _origin() -> socket.socket:
-    """The process that has imported everything; it ends with the one that asks it."""
+    """Return the process that has imported everything; it ends with the test process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
     with theirs:
@@ -111,7 +111,7 @@ def _origin() -> socket.socket:
             start_new_session=True,
         )
     atexit.register(ours.close)
-    process.returncode = 0  # nobody waits for it, and nobody is to be warned of that
+    process.returncode = 0  # no process waits for it, and Python must not warn about that
     return ours
 
 
@@ -123,11 +123,14 @@ class _Request(NamedTuple):
 
 
 def _serve(requests: socket.socket) -> _Request | None:
-    """Fork a child for each request and report its end. Returns what a child is to run, in that child; nothing at the end."""
+    """Fork a child for each request and report its end.
+
+    Returns, in the child, what it is to run; nothing at the end.
+    """
     wake, woken = socket.socketpair()
     for end in (wake, woken):
         end.setblocking(False)
-    children: dict[int, int] = {}  # where its end is to be reported, by process
+    children: dict[int, int] = {}  # where to report its end, by process
     before = signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(woken.fileno())
     while True:
@@ -165,7 +168,7 @@ def _report_ends(children: dict[int, int]) -> None:
         if not pid:
             return
         report = children.pop(pid)
-        with contextlib.suppress(OSError):  # nobody may wait for it any more
+        with contextlib.suppress(OSError):  # no process may wait for it any more
             os.write(report, struct.pack("i", status))
         os.close(report)
 
@@ -183,7 +186,7 @@ def _import_all() -> None:
 
 
 def _set_failpoint() -> None:
-    """What modules have read of the environment when they were imported."""
+    """Set again what modules read from the environment when they were imported."""
     from jobs_core import failpoints
 
     points = failpoints.parse(os.environ.get("JOBS_FAILPOINT", ""))
@@ -198,7 +201,7 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     _import_all()
     gc.collect()
-    gc.freeze()  # a child that ends looks at nothing of this: that would cost more than all it does
+    gc.freeze()  # a child that ends collects none of this as garbage: that would cost more than all it does
     request = _serve(requests)
     if request is None:
         return
@@ -212,7 +215,7 @@ def main() -> None:
     os.chdir(request.cwd)
     sys.path[0] = request.cwd
     sys.argv[1:] = request.arguments
-    sys.orig_argv[1:] = ["-m", "jobs_core", *request.arguments]  # for a worker that is to begin again
+    sys.orig_argv[1:] = ["-m", "jobs_core", *request.arguments]  # for a worker that restarts itself
     runpy.run_module("jobs_core", run_name="__main__", alter_sys=True)
 
 

@@ -1,4 +1,4 @@
-"""Commands that run in the test's own process leave it as it was: the tests after them share it."""
+"""Commands that run in the test's own process leave it unchanged for the tests that follow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_it_was() -> Iterator[None]:
     """Restore environment, directory, import path, signal handlers and jobs; forget module `tasks` and the application."""
     environment, directory, path = dict(os.environ), os.getcwd(), sys.path[:]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
-    jobs = dict(default_registry._jobs)  # test modules define some at their import
+    jobs = dict(default_registry._jobs)  # test modules define some when they are imported
     try:
         yield
     finally:

@@ -83,33 +83,33 @@ class Ledger:
         os.close(self._file)
 
     def attempted(self, ids: Iterable[str]) -> None:
-        """Note ids that are about to be enqueued."""
+        """Record ids that are about to be enqueued."""
         os.write(self._file, "".join(f"attempt {job_id}\n" for job_id in ids).encode())
 
     def acknowledged(self, ids: Iterable[str]) -> None:
-        """Note ids whose enqueue has returned."""
+        """Record ids whose enqueue has returned."""
         os.write(self._file, "".join(f"ack {job_id}\n" for job_id in ids).encode())
 
     def ended(self) -> set[str]:
-        """Ids of jobs that ran to their end."""
+        """Return the ids of jobs that ran to their end."""
         return {job_id for what, job_id in _records(self._runs) if what == "end"}
 
     def runs(self) -> int:
-        """How many runs have ended; cheaper than `ended` to look at often."""
+        """Return the number of runs that have ended; cheap enough to be called often."""
         return self._runs.read_bytes().count(b"end ") if self._runs.exists() else 0
 
     def running(self) -> int:
-        """How many runs have begun and not ended: those that a kill ended are among them."""
+        """Return the number of runs that have begun and not ended, including those that a kill ended."""
         text = self._runs.read_bytes() if self._runs.exists() else b""
         return text.count(b"start ") - text.count(b"end ")
 
     def missing(self, dead: Collection[str] = ()) -> set[str]:
-        """Acknowledged jobs that have not yet run to their end and are no dead letters."""
+        """Return acknowledged jobs that have not yet run to their end and are no dead letters."""
         acknowledged = {job_id for what, job_id in _records(self._enqueues) if what == "ack"}
         return acknowledged - self.ended() - set(dead)
 
     def tally(self, dead: Collection[str] = ()) -> Tally:
-        """Count; `dead` are the ids in the dead letters."""
+        """Return the counts; `dead` are the ids of the dead letters."""
         enqueues = list(_records(self._enqueues))
         attempted = {job_id for what, job_id in enqueues if what == "attempt"}
         acknowledged = {job_id for what, job_id in enqueues if what == "ack"}
@@ -151,7 +151,7 @@ class Producing:
         seconds: float = 0.0,
     ) -> None:
         self.count = count
-        self.sent = 0  # attempted so far
+        self.sent = 0  # attempts so far
         self.errors: list[Exception] = []
         self._app, self._ledger, self._batch, self._pause = app, ledger, batch, pause
         self._job, self._args = f"tasks.{job}", [seconds] if seconds else []
@@ -197,7 +197,7 @@ class Producing:
 
 
 def until_done(ledger: Ledger, dead: Collection[str] = (), patience: float = 60.0) -> None:
-    """Wait until every acknowledged job has run to its end, or is dead; gives up quietly, for the tally to tell."""
+    """Wait until every acknowledged job has run to its end or is dead; give up quietly, so that the tally tells."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline and ledger.missing(dead):
         time.sleep(0.05)  # between looks at what other processes write

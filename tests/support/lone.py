@@ -1,6 +1,7 @@
-"""A process that others take for a supervisor: it holds the lock, shows a board and obeys commands, and has no workers.
+"""A process that others take for a supervisor: it holds the lock, publishes a board and obeys commands, without workers.
 
-It is there in a quarter of a second. `python -m tests.support.lone RUN_DIR` prints `ready`, and each command that it gets.
+It is ready in a quarter of a second. `python -m tests.support.lone RUN_DIR` prints `ready`, and each command that it
+receives.
 """
 
 from __future__ import annotations

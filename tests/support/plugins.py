@@ -1,4 +1,4 @@
-"""Plugins made of source texts, as if they were installed."""
+"""Plugins made from source texts, as if they were installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs_core.plugins import Plugins
 
 
 class Distribution(metadata.Distribution):
-    """An installed distribution that is not there."""
+    """An installed distribution that does not exist on disk."""
 
     def __init__(self, name, entry_points):
         self._name, self._entry_points = name, entry_points
@@ -32,7 +32,7 @@ class Distribution(metadata.Distribution):
 
 @pytest.fixture
 def discover(tmp_path, monkeypatch):
-    """Plugins made of source texts, one distribution each."""
+    """Return plugins made from source texts, one distribution each."""
     monkeypatch.syspath_prepend(tmp_path)
     made = []
 
@@ -53,7 +53,7 @@ def discover(tmp_path, monkeypatch):
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Install plugins made of source texts, for this process and for children of the directory it returns."""
+    """Install plugins made from source texts, for this process and for children of the directory that it returns."""
     place = tmp_path / "installed"
     place.mkdir()
     monkeypatch.syspath_prepend(place)

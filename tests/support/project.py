@@ -1,4 +1,4 @@
-"""An application in a directory of its own, and real processes of the `jobs` command in it."""
+"""An application in its own directory, and real processes of the `jobs` command in it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from . import forked
 from .inprocess import as_it_was
 
 PATIENCE = 30.0
-"""Longest wait for something that has to happen, seconds."""
+"""Longest wait for an event that has to happen, seconds."""
 
 USUAL = waits.FIRST
-"""Seconds after which a command tells what it waits for, if no test says otherwise."""
+"""Seconds after which a command says what it waits for, unless the test sets them."""
 
 TASKS = '''
 """Jobs that write to a ledger: one line a record, one write a line."""
@@ -103,12 +103,12 @@ def spin(seconds: float, text: str = "x"):
 
 
 def without_waits(text: str) -> str:
-    """What a command printed, without the waits of a slow machine."""
+    """Return a command's output without the lines about waiting that a slow machine adds."""
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("jobs: waiting for "))
 
 
 class Project:
-    """The directory, its configuration, and whatever was started in it."""
+    """The directory, its configuration, and the processes started in it."""
 
     def __init__(self, root: Path, tasks: str = TASKS) -> None:
         self.root = root
@@ -119,17 +119,17 @@ class Project:
         self._apps: list[App] = []
 
     def configure(self, text: str = "", *, backend: str = 'backend = "sqlite:///queue.db"', modules: str = "tasks") -> None:
-        """Write jobs.toml: top-level keys first, as TOML wants it."""
+        """Write jobs.toml: top-level keys first, as TOML requires."""
         (self.root / "jobs.toml").write_text(f'{backend}\nmodules = ["{modules}"]\n{text}\n')
 
     def app(self) -> App:
-        """The application of this directory, for the test's own process; names its jobs without importing them."""
+        """Return the application of this directory, for the test's own process; it names its jobs without importing them."""
         made = App(load(self.root / "jobs.toml", environ={}).config)
         self._apps.append(made)
         return made
 
     def push(self, job: str, *args: Any, **options: Any) -> str:
-        """Enqueue by name, as a producer in another language would; the id."""
+        """Enqueue by name, as a producer in another language would; return the id."""
         return self.push_many([(job, args, options)])[0]
 
     def push_many(self, calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]]) -> list[str]:
@@ -165,9 +165,10 @@ class Project:
         )
 
     def here(self, *arguments: str, code: int | None = 0, called: str = "jobsctl", **environment: str) -> str:
-        """Run the `jobs` command in this process, which is faster; what it printed. Its exit code has to be `code`, if any."""
+        """Run the `jobs` command in this process, which is faster; return its output. Its exit code must be `code`, if
+        given."""
         said = io.StringIO()
-        first = PATIENCE if waits.FIRST == USUAL else waits.FIRST  # a slow machine's waits are not to be told
+        first = PATIENCE if waits.FIRST == USUAL else waits.FIRST  # a slow machine's waits are not reported
         with (
             as_it_was(),
             unittest.mock.patch.object(waits, "FIRST", first),
@@ -200,7 +201,7 @@ class Project:
         return process
 
     def worker(self, *arguments: str, **environment: str) -> Process:
-        """Start a worker, and come back when it serves."""
+        """Start a worker; return once it serves."""
         process = self.start("worker", *arguments, **environment)
         process.until_said(" serves ")
         return process
@@ -216,7 +217,7 @@ class Project:
         return path.read_text().splitlines() if path.exists() else []
 
     def times(self, line: str) -> int:
-        """How often a line stands in the ledger."""
+        """Return how often a line stands in the ledger."""
         return Counter(self.ledger())[line]
 
     def until(self, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
@@ -273,7 +274,7 @@ class Process:
 
     @classmethod
     def of(cls, process: forked.Forked) -> Process:
-        """One that was forked."""
+        """Return the process object of a forked one."""
         made = cls.__new__(cls)
         made._follow(process)
         return made
@@ -300,7 +301,7 @@ class Process:
         return "\n".join(self.lines)
 
     def until_said(self, text: str, times: int = 1, patience: float = PATIENCE) -> str:
-        """Wait for a line with `text` in it; the line. Fails with the output if the process ends before."""
+        """Wait for a line that contains `text`; return it. Fails with the output if the process ends before."""
 
         def said() -> list[str]:
             return [line for line in self.lines if text in line]
@@ -311,7 +312,7 @@ class Process:
             return said()[times - 1]
 
     def type(self, text: str) -> None:
-        """Write to its standard input, which is a pipe then."""
+        """Write to its standard input, which is a pipe in this case."""
         assert self._process.stdin
         self._process.stdin.write(text)
         self._process.stdin.flush()
@@ -320,13 +321,13 @@ class Process:
         self._process.send_signal(number)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """The exit code."""
+        """Wait for its end; return the exit code."""
         code = self._process.wait(timeout)
         self._reader.join(timeout)
         return code
 
     def stop(self) -> int:
-        """Ask it to stop gracefully; the exit code."""
+        """Stop it gracefully; return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
@@ -338,7 +339,7 @@ class Process:
         return self._process.poll() is None
 
     def cpu_seconds(self) -> float:
-        """Processor time it has used so far."""
+        """Return the CPU time that it has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -353,13 +354,17 @@ class Process:
 
 
 def _forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Whether a forked process shows the same: a supervisor's children are to have its own command line and imports, and
-    Python itself is to be told before it starts."""
+    """Return True if a forked process shows the same.
+
+    It does not for a supervisor, whose children have their own command line and imports, nor for settings that Python reads
+    before it starts.
+    """
     return not {"start", "restart"} & set(arguments) and not any(name.startswith("PYTHON") for name in environment)
 
 
 def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    """Look until something holds; its value. The pause is between looks at another process, not a guess at its speed."""
+    """Poll until a condition holds; return its value. The pause is between looks at another process, not a guess at its
+    speed."""
     deadline = time.monotonic() + patience
     while True:
         value = condition()

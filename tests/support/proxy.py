@@ -28,12 +28,12 @@ CHUNK = 1 << 16
 
 
 class Proxy:
-    """See the module."""
+    """A TCP proxy; see the module."""
 
     def __init__(self, port: int, host: str = "127.0.0.1", *, listen: int = 0) -> None:
         self.target = host, port
         self.port = listen  # 0: any free one, known once it has started
-        self.connections = 0  # made through it so far
+        self.connections = 0  # connections made through it so far
         self.dropped = threading.Event()  # a reply was dropped
         self._latency = self._jitter = 0.0
         self._drop: bytes | None = None
@@ -60,7 +60,7 @@ class Proxy:
     # -- trouble ---------------------------------------------------------------------------------
 
     def cut(self) -> int:
-        """Reset every connection; how many there were."""
+        """Reset every connection; return how many there were."""
         return self._do(self._cut())
 
     def refuse(self) -> None:
@@ -68,20 +68,20 @@ class Proxy:
         self._do(self._refuse())
 
     def accept(self) -> None:
-        """Let connections in again, at the same port."""
+        """Accept connections again, at the same port."""
         self._do(self._accept())
 
     def delay(self, seconds: float, jitter: float = 0.0) -> None:
-        """Hold everything that comes up to `jitter` more or less than `seconds`, in each direction."""
+        """Delay all bytes by up to `jitter` more or less than `seconds`, in each direction."""
         self._latency, self._jitter = seconds, jitter
 
     def drop_reply(self, request: bytes = b"") -> None:
-        """Let the next request that contains these bytes through, and cut its connection once the server has answered."""
+        """Forward the next request that contains these bytes, and cut its connection once the server has answered."""
         self.dropped.clear()
         self._drop = request
 
     def black_hole(self) -> None:
-        """Swallow everything in both directions; connections stay open, and new ones are taken and left alone."""
+        """Swallow everything in both directions; connections stay open, and new ones are accepted and ignored."""
         self._hole = True
 
     def heal(self) -> None:
@@ -103,7 +103,7 @@ class Proxy:
             self._loop.add_reader(self._listener, self._take, self._listener)
 
     def _take(self, listener: socket.socket) -> None:
-        """Accept a connection. asyncio.Server does not: one that it accepts in the moment of its close is never closed."""
+        """Accept a connection. asyncio.Server does not: one accepted at the moment of its close is never closed."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             client, _ = listener.accept()
             task = self._loop.create_task(self._serve(client))
@@ -125,14 +125,14 @@ class Proxy:
         return len(pairs)
 
     async def _settle(self) -> None:
-        """Let the tasks of connections that were cut come to their ends, and those of the last that were accepted."""
+        """Wait for the tasks of connections that were cut, and of the last ones that were accepted."""
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(tasks)
-        await asyncio.sleep(0)  # what was aborted is closed in the loop's next turn
+        await asyncio.sleep(0)  # aborted connections are closed in the loop's next turn
 
     async def _serve(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)
-        if self._refuses:  # accepted in the moment before: nobody else would end it
+        if self._refuses:  # accepted in the moment before: nothing else would end it
             writer.transport.abort()
             return
         self.connections += 1
@@ -155,7 +155,7 @@ class Proxy:
         pair: _Pair,
         look: Callable[[_Pair, bytes], bool],
     ) -> None:
-        """Carry bytes one way until an end closes; the other way is ended with it."""
+        """Carry bytes one way until one end closes; end the other way with it."""
         try:
             while data := await reader.read(CHUNK):
                 if self._latency or self._jitter:
@@ -189,7 +189,7 @@ class _Pair:
         self.doomed = False  # its next reply is dropped
 
     def reset(self) -> None:
-        """Close both with a reset, not a polite end."""
+        """Close both sides with a reset, not a graceful end."""
         for writer in (self.client, self.upstream):
             if writer is None or writer.transport.is_closing():
                 continue

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that keeps what it is sent and answers as it is told."""
+"""A real HTTP server on loopback that keeps the requests that it gets and answers as it is told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .project import until
 
 
 class Receiver:
-    """Answers every POST with `status` and `answer`; `drip` sends the answer a byte at a time, `hang` none at all."""
+    """Answer every POST with `status` and `answer`; `drip` sends the answer a byte at a time, `hang` none at all."""
 
     def __init__(self, certificate: Path | None = None) -> None:
         self.paths: list[str] = []
@@ -37,7 +37,7 @@ class Receiver:
             daemon_threads = True
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """Clients that go away are what some tests are about."""
+                """Ignore clients that disconnect: some tests are about them."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._scheme = "http"
@@ -70,7 +70,7 @@ class Receiver:
             request.wfile.write(bytes([byte]))
 
     def until(self, number: int) -> list[Any]:
-        """The bodies, when there are so many."""
+        """Return the bodies once there are this many."""
         until(lambda: len(self.bodies) >= number)
         return self.bodies
 
@@ -83,7 +83,7 @@ class Receiver:
 
 
 def seconds(action: Any) -> float:
-    """How long it took."""
+    """Return how long a request took."""
     began = time.monotonic()
     action()
     return time.monotonic() - began

@@ -1,4 +1,4 @@
-"""A real supervisor in a project's directory, and what its scoreboard says."""
+"""A real supervisor in a project's directory, and the contents of its scoreboard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .project import PATIENCE, Process, Project, until
 
 
 class Supervised:
-    """`jobsctl start` in the foreground. Ends with the project."""
+    """`jobsctl start` in the foreground; it ends with the project."""
 
     def __init__(self, project: Project, *, ready: bool = True, **environment: str) -> None:
         self.project = project
@@ -36,18 +36,18 @@ class Supervised:
         return read_board(self.run_dir)
 
     def workers(self) -> list[WorkerView]:
-        """Workers whose process lives."""
+        """Return the workers whose process is alive."""
         return [view for view in self.board().workers if start_ticks(view.header.pid) == view.header.start_ticks]
 
     def pids(self) -> set[int]:
         return {view.header.pid for view in self.workers()}
 
     def worker_of(self, text: str) -> int:
-        """The process that wrote `start TEXT PID` into the ledger last."""
+        """Return the process that wrote `start TEXT PID` into the ledger last."""
         return int([line for line in self.project.ledger() if line.startswith(f"start {text} ")][-1].split()[2])
 
     def children(self) -> list[int]:
-        """Every process of this supervisor."""
+        """Return every process of this supervisor."""
         pids = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -60,7 +60,7 @@ class Supervised:
         return pids
 
     def until(self, condition: Callable[[Board], Any], patience: float = PATIENCE) -> Any:
-        """Wait until the board shows something; shows the log if it does not."""
+        """Wait until the board shows something; print the log if it does not."""
         try:
             return until(lambda: condition(self.board()), patience)
         except AssertionError as error:
@@ -70,7 +70,7 @@ class Supervised:
         self.until(lambda board: board.supervisor is not None and board.supervisor.state == state)
 
     def until_serving(self, number: int) -> None:
-        """Wait until so many workers serve, and there are no others."""
+        """Wait until exactly this many workers serve, and there are no others."""
 
         def serving(board: Board) -> bool:
             if board.supervisor is None:
@@ -84,12 +84,12 @@ class Supervised:
         return self.process.stop()
 
     def kill(self) -> None:
-        """SIGKILL, and nothing else: what becomes of the rest is what is tested."""
+        """Send SIGKILL to the supervisor alone: tests check what becomes of the rest."""
         self.process.kill()
 
 
 def gone(pid: int, ticks: int) -> bool:
-    """Whether a process has ended (a zombie has)."""
+    """Return True if a process has ended (a zombie has)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -98,13 +98,13 @@ def gone(pid: int, ticks: int) -> bool:
 
 
 def seconds_until(condition: Callable[[], Any], patience: float = PATIENCE) -> float:
-    """How long something took to come about."""
+    """Return the seconds until a condition held."""
     begin = time.monotonic()
     until(condition, patience)
     return time.monotonic() - begin
 
 
 def kill(pid: int) -> None:
-    """End one process as a crash would."""
+    """Kill one process, like a crash."""
     assert pid > 0, f"{pid} would be the process group of the tests"
     os.kill(pid, signal.SIGKILL)

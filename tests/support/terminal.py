@@ -1,4 +1,4 @@
-"""The shell blocks of the documentation, typed into a shell as a reader would, in a checkout of its own."""
+"""The shell blocks of the documentation, typed into a shell as a reader would, in a separate checkout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGES = sorted(
     if page.name != "CHANGELOG.md"
 )
 PORTS = ("5000", "6379", "7788", "8000", "9000")
-"""What pages write, and free ports stand for."""
+"""Ports in the pages, each replaced by a free one."""
 
 KEEPS_RUNNING = {
     r"jobs(ctl)? start( --reload)?$": " ready: ",
@@ -36,11 +36,11 @@ KEEPS_RUNNING = {
     r"uvicorn ": "Uvicorn running on",
     r"manage\.py runserver": "Starting development server",
 }
-"""What has a terminal of its own, and what it says when it serves."""
+"""Commands that keep their terminal, and what each prints when it serves."""
 
 SHIMS = {
-    # Installing would change the environment of all tests: what is named has to be a distribution of this tree, or one that
-    # the development environment has.
+    # Installing would change the environment of all tests: the named distributions have to be in this tree, or in the
+    # development environment.
     "pip": f"""\
         #!{sys.executable}
         import pathlib, re, sys
@@ -56,7 +56,8 @@ SHIMS = {
             else:
                 assert name in known, f"{{name}} is unknown"
         """,
-    # The demonstration runs, for no longer than it needs; the tests themselves are this run, so that target has to be there.
+    # The demonstration runs no longer than it needs; the tests themselves are this test run, so only the existence of that
+    # target is checked.
     "make": f"""\
         #!/bin/sh
         case "$1" in
@@ -71,14 +72,14 @@ NO_CODES: Mapping[str, int] = {}
 
 
 def bare(command: str) -> str:
-    """A command without the comment behind it."""
+    """Return a command without the comment behind it."""
     return command.partition("  #")[0].strip()
 
 
 class Command(NamedTuple):
     text: str
     answer: list[str]
-    """The lines that the page shows below it; "…" stands for anything."""
+    """The lines that the page shows below the command; "…" stands for anything."""
 
 
 class Block(NamedTuple):
@@ -91,7 +92,7 @@ class Block(NamedTuple):
 
 
 def shell_blocks() -> list[Block]:
-    """Every shell block of the documentation."""
+    """Return every shell block of the documentation."""
     found = []
     for page in PAGES:
         texts = re.findall(r"^```(?:console|shell|bash|sh)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
@@ -112,7 +113,7 @@ def _commands(text: str) -> list[Command]:
 
 
 class Checkout:
-    """A copy of what a reader finds: the examples, and ways to the distributions. Ports of the pages are free ones here."""
+    """A copy of what a reader finds: the examples, and links to the distributions. Ports of the pages become free ones."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -127,7 +128,7 @@ class Checkout:
         self.shims.mkdir()
         for name, text in SHIMS.items():
             self.shim(name, text)
-        venv = root / "demo_venv"  # for `make demo`: this environment, as one that is there already
+        venv = root / "demo_venv"  # for `make demo`: this environment stands for an existing one
         (venv / "bin").mkdir(parents=True)
         (venv / "ready").touch()
         (venv / "bin" / "jobsctl").symlink_to(Path(sysconfig.get_path("scripts")) / "jobsctl")
@@ -136,12 +137,12 @@ class Checkout:
         self.environment = {**kept, "PATH": path, "PYTHONUNBUFFERED": "1", "DEMO_VENV": str(venv)}
 
     def shim(self, name: str, text: str) -> None:
-        """Put a program before all others."""
+        """Put a program before all others on the path."""
         (self.shims / name).write_text(textwrap.dedent(text))
         (self.shims / name).chmod(0o755)
 
     def as_here(self, text: str) -> str:
-        """A page's text with what is otherwise here."""
+        """Replace in a page's text what is different here."""
         for written, here in self.replaced.items():
             text = re.sub(rf"(?<![\w.]){re.escape(written)}\b", lambda _, here=here: here, text)
         return text
@@ -157,7 +158,7 @@ class Checkout:
 
 
 class Terminal:
-    """A shell, line by line. What keeps running goes on in the background until the end."""
+    """A shell, line by line. Commands that keep running go on in the background until the end."""
 
     def __init__(self, checkout: Checkout, directory: Path) -> None:
         self._checkout = checkout
@@ -166,7 +167,7 @@ class Terminal:
         self._daemons = False
 
     def run(self, command: str) -> tuple[int, list[str]]:
-        """Type a command; its exit code, and what it said. Comes back when it serves, if it keeps running."""
+        """Type a command; return its exit code and output. A command that keeps running returns once it serves."""
         command = self._checkout.as_here(bare(command))
         self._daemons = self._daemons or "--daemon" in command
         sign = next((said for pattern, said in KEEPS_RUNNING.items() if re.search(pattern, command)), None)
@@ -183,7 +184,8 @@ class Terminal:
         return code, output[: output.index(f"{mark}{code}")]
 
     def follow(self, command: Command, *, code: int = 0) -> None:
-        """Type a command of a page, and see that it does what the page shows. A request is made until the answer is there."""
+        """Type a command of a page, and check that it does what the page shows. Requests are repeated until the answer is
+        there."""
         expected = [self._pattern(line) for line in command.answer]
 
         def answered() -> bool:
@@ -199,14 +201,14 @@ class Terminal:
         return f"^{re.escape(self._checkout.as_here(line)).replace('…', '.*')}$"
 
     def end(self) -> None:
-        """Close the terminal; whatever ran in it ends."""
+        """Close the terminal; every command in it ends."""
         if self._daemons:
             self.run("jobsctl exit")
         self._shell.type("kill $(jobs -p) 2>/dev/null\nwait\nexit 0\n")
         assert self._shell.wait() == 0
 
     def close(self) -> None:
-        """End what is left: Django's reloader, for one, does not pass a signal on."""
+        """End what is left: Django's reloader, for one, does not forward signals."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.close()

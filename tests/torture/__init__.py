@@ -1,7 +1,7 @@
-"""Torture: many jobs through real workers while the broker is maltreated, counted with ledgers outside it.
+"""Torture: many jobs through real workers while the broker suffers faults, counted with ledgers outside it.
 
-`make torture` runs every row of every backend with 100,000 jobs each (`python -m tests.torture --help`); `make test`
-runs some of them with 5,000. A backend adds a module beside redis.py with `ROWS`, and its name below.
+`make torture` runs every row of every backend with 100,000 jobs each (`python -m tests.torture --help`); `make test` runs
+some of them with 5,000. To add a backend, add a module with `ROWS` beside redis.py, and its name below.
 """
 
 from __future__ import annotations

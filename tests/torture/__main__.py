@@ -1,4 +1,4 @@
-"""`python -m tests.torture [BACKEND ...] [--jobs N] [--only TEXT]`: every row, its counts, and whether anything was lost."""
+"""Run every row, and print its counts and any loss: `python -m tests.torture [BACKEND ...] [--jobs N] [--only TEXT]`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs a row (default 100,000)")
     parser.add_argument("--only", action="append", default=[], help="rows whose name contains this; may be repeated")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is ended with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # end with us all that was started
     failed = []
     _show("backend, trouble", [*COUNTS, "s to the next", "s in all"])
     for backend in options.backends or BACKENDS:
@@ -53,7 +53,7 @@ def _show(name: str, cells: list[str]) -> None:
 
 
 def endure(row: Row, count: int) -> tuple[dict[str, int], float, float]:
-    """Run a row; its counts, the seconds from the end of the trouble to the next finished job, and the seconds in all."""
+    """Run a row; return its counts, the seconds from the end of the fault to the next finished job, and the seconds in all."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="jobs-torture-") as directory, row(Path(directory), count) as (stage, trouble):
         tally = stage.run(trouble, count, batch=100, patience=PATIENCE)

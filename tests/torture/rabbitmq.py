@@ -1,4 +1,4 @@
-"""The rows for RabbitMQ: what its node, the way to it, and its neighbours may do to us."""
+"""The rows for RabbitMQ: faults of its node, of the network, and of its neighbours."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def poison():
 
 
 class RabbitMQStage(Stage):
-    """A virtual host of its own, reached through a proxy."""
+    """A private virtual host, reached through a proxy."""
 
     node: RabbitMQNode
     nodes: Sequence[RabbitMQNode]
@@ -95,7 +95,7 @@ Trouble = Callable[[RabbitMQStage], None]
 def _on_node(
     node: RabbitMQNode, directory: Path, trouble: Trouble, query: str, stage_options: Mapping[str, Any]
 ) -> Iterator[tuple[RabbitMQStage, Trouble]]:
-    """A stage on a node that runs."""
+    """Return a stage on a running node."""
     with Proxy(node.port) as proxy:
         url = node.url(node.make_vhost(), port=proxy.port)
         stage = RabbitMQStage(directory / "project", f"{url}?heartbeat={HEARTBEAT}{query}", **stage_options)
@@ -106,12 +106,12 @@ def _on_node(
 
 
 def on(node: RabbitMQNode, trouble: Trouble, **stage_options: Any) -> Row:
-    """A row on a node that is there already."""
+    """Return a row on an existing node."""
     return lambda directory, count: _on_node(node, directory, trouble, "", stage_options)
 
 
 def _row(act: Trouble, *, times: int = 1, query: str = "", config: str = "", **stage_options: Any) -> Row:
-    """A row on a node of its own whose trouble is an act, done so many times while jobs come."""
+    """Return a row on a private node with an act as its fault, done this many times while jobs arrive."""
 
     @contextlib.contextmanager
     def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
@@ -126,7 +126,7 @@ def _row(act: Trouble, *, times: int = 1, query: str = "", config: str = "", **s
 
 
 def _three_nodes(trouble: Trouble) -> Row:
-    """A row on a cluster of three, each of which is named in the URL."""
+    """Return a row on a cluster of three nodes, each of which is named in the URL."""
 
     @contextlib.contextmanager
     def row(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
@@ -145,7 +145,7 @@ def _three_nodes(trouble: Trouble) -> Row:
 
 
 def at_once(jobs: int) -> dict[str, Any]:
-    """Options of a stage whose workers run so many jobs at once, for a second each."""
+    """Return options of a stage whose workers run this many jobs at once, for a second each."""
     return {"options": ("--mode", "async", "--concurrency", str(jobs)), "job": "awork", "seconds": 1.0}
 
 
@@ -153,7 +153,7 @@ def at_once(jobs: int) -> dict[str, Any]:
 
 
 def poison(stage: RabbitMQStage) -> None:
-    """A job that kills every worker that runs it: found, put aside, and its neighbours done."""
+    """Enqueue a job that kills every worker that runs it: it is found and set aside, and its neighbours finish."""
     from jobs_core.message import new_message
 
     app = stage.project.app()
@@ -197,14 +197,14 @@ def long_outage(stage: RabbitMQStage) -> None:
 
 
 def stall_node(stage: RabbitMQStage) -> None:
-    """It does not answer, and says nothing."""
+    """Stop the node for a while: it does not answer."""
     stage.node.signal(signal.SIGSTOP)
     time.sleep(5 * HEARTBEAT)  # the stall itself
     stage.node.signal(signal.SIGCONT)
 
 
 def memory_alarm(stage: RabbitMQStage) -> None:
-    """Producers wait or are refused, workers go on; then there is room again."""
+    """Raise the memory alarm: producers wait or are refused, workers continue; then clear it."""
     stage.node.control("set_vm_memory_high_watermark", "absolute", "1")
     until(lambda: stage.producer.errors or stage.producer.sent >= stage.producer.count, 60.0)
     stage.node.control("set_vm_memory_high_watermark", "absolute", "1GB")
@@ -217,7 +217,7 @@ def disk_alarm(stage: RabbitMQStage) -> None:
 
 
 def kill_nodes_in_turn(stage: RabbitMQStage) -> None:
-    """Each once, the leader of the queues and everybody's connections among them; two of three are always there."""
+    """Kill each node once, including the queues' leader and those of all connections; two of three are always up."""
     for number, node in enumerate(stage.nodes):
         stage.under_load(0.2 * (number + 1))
         node.kill()
@@ -233,19 +233,21 @@ def close_connections(stage: RabbitMQStage) -> None:
 
 
 lose_confirm = lose_reply_to(b"jobs.default")
-"""The node has the message, and nobody is told: it is sent again."""
+"""The node has the message, but its confirm is lost: the message is sent again."""
 
 
 def nothing(stage: RabbitMQStage) -> None:
-    """The jobs are trouble enough."""
+    """Do nothing: the jobs are the fault."""
 
 
 # -- long jobs -------------------------------------------------------------------------------------
 
 
 def long_jobs(seconds: float, pause: float = 0.0) -> Trouble:
-    """One job that waits and one that holds the interpreter, for so long each: nobody's connection is lost. `pause` is between
-    ten seconds and ten seconds of holding."""
+    """Run one job that waits and one that holds the interpreter lock, for this long each: no connection is lost.
+
+    `pause` is the time between two stretches of ten seconds that hold it.
+    """
 
     def trouble(stage: RabbitMQStage) -> None:
         from jobs_core.message import new_message
@@ -257,7 +259,7 @@ def long_jobs(seconds: float, pause: float = 0.0) -> Trouble:
         stage.workers.append(extra)
         burdens = stage.project.root / "burdens"
         until(lambda: burdens.read_text().count("end ") >= len(long), seconds + 60.0)
-        said = burdens.read_text()  # with the longest stretch: on a machine with too much to do a second becomes several
+        said = burdens.read_text()  # with the longest stretch: on a busy machine, a second becomes several
         told = "\n".join(worker.output for worker in stage.workers)
         assert all(said.count(message.id) == 2 for message in long), f"a long job ran twice: {said}\n{told}"
         for worker in stage.workers:
@@ -267,7 +269,7 @@ def long_jobs(seconds: float, pause: float = 0.0) -> Trouble:
 
 
 def lost(worker: Process) -> bool:
-    """Whether a worker has said that it lost the broker."""
+    """Return True if a worker has reported that it lost the broker."""
     return any(word in worker.output for word in ("cannot be reached", "fallen silent", "does not answer"))
 
 
@@ -298,9 +300,9 @@ ASIDE: dict[str, Row] = {
         long_jobs(7200.0, pause=50.0), config=f"consumer_timeout = {3 * 3600 * 1000}\n"
     ),
 }
-"""Rows that take too long to be run without being asked for."""
+"""Rows that take too long to run by default."""
 
 SHORT: tuple[Trouble, ...] = (kill_worker, cut, lose_confirm, close_connections, kill_worker, kill_node, lose_confirm, cut)
-"""What is over soon: `make test` does it all in one run."""
+"""Short rows: `make test` runs them all in one go."""
 
 __all__ = ["HEARTBEAT", "ROWS", "SHORT", "at_once", "in_turn", "kill_busy_workers", "long_jobs", "lose_packets", "on", "poison"]

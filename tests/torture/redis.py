@@ -1,4 +1,4 @@
-"""The rows for Redis: what its server, the way to it, and its neighbours may do to us."""
+"""The rows for Redis: faults of its server, of the network, and of its neighbours."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .stage import LEASE, Row, SetUp, Stage
 from .troubles import flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
 
 ALWAYS = ("--appendfsync", "always")
-"""What is acknowledged is on the disk. With everysec a killed server may lose what it was about to write."""
+"""Acknowledged jobs are on disk. With everysec, a killed server may lose what it was about to write."""
 
 
 SILENCE = 4.5
-"""Seconds: longer than any command is waited for, and three leases."""
+"""Seconds: longer than the time-out of any command, and three leases."""
 
 AT_ONCE = ("--repl-diskless-sync-delay", "0")
 """A master waits five seconds for more replicas before it sends the first its data."""
 
 
 class RedisStage(Stage):
-    """A server of its own, reached through a proxy; in some rows, with a replica."""
+    """A private server, reached through a proxy; in some rows, with a replica."""
 
     server: RedisServer
     replica: RedisServer
@@ -42,7 +42,7 @@ Trouble = Callable[[RedisStage], None]
 
 
 def _row(act: Trouble, *options: str, times: int = 1) -> Row:
-    """A row whose trouble is an act, done so many times while jobs come."""
+    """Return a row with an act as its fault, done this many times while jobs arrive."""
     return lambda directory, count: _server(directory, in_turn(*[act] * times), options)
 
 
@@ -60,7 +60,7 @@ AT_ONCE_IN_A_WORKER = 5000
 
 @contextlib.contextmanager
 def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
-    """Workers with thousands of async jobs under way are killed."""
+    """Kill workers with thousands of async jobs under way."""
     some = min(AT_ONCE_IN_A_WORKER, count // 4)
     options = ("--mode", "async", "--concurrency", str(AT_ONCE_IN_A_WORKER))
     with RedisServer(directory / "redis") as server:
@@ -83,28 +83,28 @@ def restart_server(stage: RedisStage) -> None:
 
 
 def long_outage(stage: RedisStage) -> None:
-    """Ten leases."""
+    """Refuse all connections for ten leases."""
     stage.server.kill()
     time.sleep(10 * LEASE)  # the outage itself
     stage.server.start()
 
 
 def freeze_server(stage: RedisStage) -> None:
-    """Stopped for ten leases, its connections open; then everybody's clock has gone on but its own."""
+    """Stop the server for ten leases, with its connections open; afterwards all clocks but its own have moved on."""
     stage.server.signal(signal.SIGSTOP)
     time.sleep(10 * LEASE)  # the silence itself
     stage.server.signal(signal.SIGCONT)
 
 
 def stall_server(stage: RedisStage, seconds: float = SILENCE) -> None:
-    """Busy, and deaf meanwhile."""
+    """Keep the server busy, so that it answers nothing."""
     with contextlib.suppress(OSError):
         stage.server.command("DEBUG", "SLEEP", str(seconds), timeout=0.2)
     until(stage.server.serves)
 
 
 def stall_server_briefly(stage: RedisStage) -> None:
-    """For a lease."""
+    """Keep the server busy for a lease."""
     stall_server(stage, LEASE)
 
 
@@ -113,7 +113,7 @@ def flush_scripts(stage: RedisStage) -> None:
 
 
 def fill_memory(stage: RedisStage) -> None:
-    """Full, while jobs wait: producers are refused, workers go on; then there is room again."""
+    """Fill the memory while jobs wait: producers are refused, workers continue; then free it."""
     stage.server.command("CONFIG", "SET", "maxmemory", "1mb")
     until(lambda: stage.producer.errors)
     until(lambda: not stage.ledger.missing())
@@ -121,7 +121,7 @@ def fill_memory(stage: RedisStage) -> None:
 
 
 def fill_disk(stage: RedisStage) -> None:
-    """Its append-only file may grow no more; then there is room again."""
+    """Let the append-only file grow no more; then let it grow again."""
     log = max(stage.server.append_only_files())
     told = stage.told()
     resource.prlimit(stage.server.pid, resource.RLIMIT_FSIZE, (log.stat().st_size + 1, resource.RLIM_INFINITY))
@@ -130,7 +130,7 @@ def fill_disk(stage: RedisStage) -> None:
 
 
 def turn_read_only(stage: RedisStage) -> None:
-    """Its master has changed, and then it is the master again."""
+    """Make the server a replica of another master, and then a master again."""
     told = stage.told()
     stage.server.command("REPLICAOF", "127.0.0.1", str(free_port()))
     stage.until_told("replica", told)
@@ -138,7 +138,7 @@ def turn_read_only(stage: RedisStage) -> None:
 
 
 def hand_over(stage: RedisStage) -> None:
-    """Master and replica change places; connections to the old one stay, and find that it may not be written to."""
+    """Exchange master and replica; connections to the old master stay open, and find that it refuses writes."""
     told = stage.told()
     until(lambda: stage.server.command("FAILOVER") == b"+OK")  # refused while the replica is not up to date
     stage.until_told("replica", told)
@@ -162,7 +162,7 @@ lose_reply = lose_reply_to(b"EVALSHA")
 
 @contextlib.contextmanager
 def _replicated(directory: Path, *options: str) -> Iterator[tuple[RedisServer, RedisServer]]:
-    """A master and its replica, which has its data."""
+    """Yield a master and its replica, which has its data."""
     with (
         RedisServer(directory / "master", *AT_ONCE, *options) as master,
         RedisServer(directory / "replica", *AT_ONCE, *options, "--replicaof", "127.0.0.1", str(master.port)) as replica,
@@ -173,7 +173,7 @@ def _replicated(directory: Path, *options: str) -> Iterator[tuple[RedisServer, R
 
 @contextlib.contextmanager
 def handed_over(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
-    """Master and replica change places, twice: a planned failover."""
+    """Exchange master and replica twice: a planned failover."""
     with _replicated(directory) as (master, replica), Proxy(master.port) as proxy:
         stage = RedisStage(directory / "project", f"redis://127.0.0.1:{proxy.port}/0")
         stage.server, stage.proxy, stage.replica = master, proxy, replica
@@ -183,7 +183,7 @@ def handed_over(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
 
 @contextlib.contextmanager
 def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
-    """A master, its replica and three sentinels; the master is killed. Pushes wait for the replica: nothing is lost."""
+    """Run a master, its replica and three sentinels, and kill the master. Pushes wait for the replica: nothing is lost."""
     with contextlib.ExitStack() as stack:
         master, replica = stack.enter_context(_replicated(directory))
         watchers = [stack.enter_context(one) for one in sentinels(directory, master)]
@@ -195,14 +195,14 @@ def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
             stage.under_load()
             master.kill()
             until(lambda: _is_master(replica))
-            # The new master has no replica of its own: start the old one as that.
+            # The new master has no replica: start the old one as its replica.
             master.start("--replicaof", "127.0.0.1", str(replica.port))
 
         yield stage, fail_over
 
 
 def _is_master(server: RedisServer) -> bool:
-    """Whether it has been promoted; who promotes a server closes all its connections, this look's too."""
+    """Return True if it has been promoted; a promotion closes all its connections, including that of this call."""
     try:
         return server.fact("role", "INFO", "replication") == "master"
     except ConnectionError:
@@ -248,10 +248,10 @@ def kill_node(number: int) -> Callable[[ClusterStage], None]:
 
 
 def move_slot(tag: str) -> Callable[[ClusterStage], None]:
-    """All keys with a hash tag go to another node; half way, neither has them all."""
+    """Move all keys with a hash tag to another node; half way, neither has them all."""
 
     def act(stage: ClusterStage) -> None:
-        stage.until_reached()  # a worker tells once in an outage why: one that is still in the last would tell nothing
+        stage.until_reached()  # a worker gives the reason once an outage: one still in the last outage would give none
         slot = key_slot(tag.encode())
         clients = [redis.Redis(port=node.port, decode_responses=True) for node in stage.nodes]
         ids = [client.execute_command("CLUSTER MYID") for client in clients]
@@ -306,7 +306,7 @@ EVERYTHING: tuple[Trouble, ...] = (
     kill_worker, lose_reply, kill_clients, flush_scripts, kill_server, lose_reply, turn_read_only, lose_packets(SILENCE),
     restart_server, lose_reply, kill_worker, slow_down, stall_server_briefly, lose_reply, kill_server,
 )  # fmt: skip
-"""What one server may be put through in one run, for `make test`."""
+"""Faults that one server can go through in one run, for `make test`."""
 
 
 def everything_in_turn(directory: Path, count: int) -> SetUp:

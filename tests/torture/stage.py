@@ -1,4 +1,4 @@
-"""The stage of a row: a project whose jobs keep a ledger, workers that serve it, a producer, and the trouble."""
+"""The stage of a row: a project whose jobs keep a ledger, workers that serve it, a producer, and a fault."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..support.proxy import Proxy
 WORKERS = 2
 LEASE = 1.5
 SHORTEST = 2.0
-"""Seconds over which the jobs of even the shortest run are enqueued, so that trouble finds some under way."""
+"""Seconds over which the jobs of even the shortest run are enqueued, so that the fault finds some under way."""
 
 
 class Stage:
-    """One run. Trouble is a function of the stage; it waits for `under_load` and does its worst."""
+    """One run. A fault is a function of the stage; it waits for `under_load` and does its worst."""
 
     proxy: Proxy
-    """On the way to the broker, in rows that have one."""
+    """The proxy to the broker, in rows that have one."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Stage:
         self.workers: list[Process] = []
         self.producer: Producing
         self.recovered = 0.0
-        """Seconds from the end of the trouble to the next finished job."""
+        """Seconds from the end of the fault to the next finished job."""
 
     def __enter__(self) -> Stage:
         self.workers = [self.project.worker(*self._options) for _ in range(self._count)]
@@ -57,7 +57,7 @@ class Stage:
         self.ledger.close()
 
     def run(self, trouble: Callable[[Stage], None], count: int, *, batch: int = 10, patience: float = 120.0) -> Tally:
-        """Enqueue `count` jobs, over two seconds at least, make trouble meanwhile, wait until all is done, and count."""
+        """Enqueue `count` jobs over two seconds at least, cause the fault meanwhile, wait until all is done, and count."""
         pause = SHORTEST / (count / batch)
         kind = {"job": self._job, "seconds": self._seconds}
         with Producing(self.project.app(), self.ledger, count, batch=batch, pause=pause, **kind) as self.producer:  # type: ignore[arg-type]
@@ -78,15 +78,15 @@ class Stage:
         until(lambda: self.producer.sent >= wanted and self.ledger.runs() > 0, 120.0)
 
     def until_running(self, jobs: int) -> None:
-        """Wait until so many jobs run at once, or all have run."""
+        """Wait until this many jobs run at once, or all have run."""
         until(lambda: self.ledger.running() >= jobs or self.finished(), 120.0)
 
     def told(self) -> list[int]:
-        """How many lines each worker has said, for `until_told`: to be taken before what they are to tell of begins."""
+        """Return how many lines each worker has printed, for `until_told`: call it before the event begins."""
         return [len(worker.lines) for worker in self.workers]
 
     def until_told(self, text: str, told: Sequence[int]) -> None:
-        """Wait until a worker says something that it had not said when `told` was taken, or nothing is left to do."""
+        """Wait until a worker prints something that it had not printed when `told` was called, or all jobs are done."""
         try:
             until(
                 lambda: (
@@ -99,7 +99,7 @@ class Stage:
             raise AssertionError(f"no worker said {text!r}; what each said last:\n{said}") from error
 
     def until_reached(self) -> None:
-        """Wait until every worker that has lost the backend has said that it is back."""
+        """Wait until every worker that has lost the backend has reported that it is reachable again."""
 
         def reached(worker: Process) -> bool:
             said = [line for line in worker.lines if "retrying until it answers" in line or "answers again after" in line]
@@ -108,7 +108,7 @@ class Stage:
         until(lambda: all(map(reached, self.workers)), 60.0)
 
     def progress(self, jobs: int = 1) -> None:
-        """Wait until so many more jobs have run, or none is left to run."""
+        """Wait until this many more jobs have run, or none is left to run."""
         before = self.ledger.runs()
         until(lambda: self.ledger.runs() >= before + jobs or self.finished(), 60.0)
 
@@ -121,30 +121,30 @@ class Stage:
         def browse() -> list[JobRecord] | None:
             try:
                 return app.operate(lambda backend: backend.browse("default", State.DEAD, 100_000))
-            except BackendUnavailable:  # trouble may take a while to pass
+            except BackendUnavailable:  # the fault may take a while to pass
                 return None
 
         until(lambda: browse() is not None)
         return {record.id for record in browse() or ()}
 
     def replace(self, worker: Process) -> None:
-        """Start a new worker for one that died."""
+        """Start a new worker in place of one that died."""
         self.workers.remove(worker)
         self.workers.append(self.project.worker(*self._options))
 
 
 SetUp = AbstractContextManager[tuple[Any, Callable[[Any], None]]]
-"""A stage that is set, and the trouble that suits this kind of stage."""
+"""A stage, and the fault that suits this kind of stage."""
 
 Row = Callable[[Path, int], SetUp]
 """A row: set up in a directory, for a number of jobs."""
 
 
 def endure(row: Row, directory: Path, count: int, *, patience: float = 120.0) -> tuple[Any, Tally]:
-    """For tests: nothing may be lost, and nothing run that nobody sent. Returns the stage and its tally."""
+    """Run the row, for tests: nothing may be lost, and no job run that was not sent. Return the stage and its tally."""
     with row(directory, count) as (stage, trouble):
         tally = stage.run(trouble, count, patience=patience)
-        print(tally, *(worker.output for worker in stage.workers), sep="\n")  # for who reads why it failed
+        print(tally, *(worker.output for worker in stage.workers), sep="\n")  # for readers of the failure
         assert tally.attempted == count
         assert (tally.lost, tally.unexpected) == (0, 0), str(tally)
         return stage, tally

@@ -1,4 +1,4 @@
-"""Trouble that every broker knows: with the workers, and with the way to it. A stage of any backend will do."""
+"""Faults that every broker knows: of the workers, and of the network. They work on a stage of any backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ S = TypeVar("S", bound=Stage)
 
 
 def in_turn(*acts: Callable[[S], None]) -> Callable[[S], None]:
-    """Trouble of several acts, spread over the run."""
+    """Cause several faults, spread over the run."""
 
     def trouble(stage: S) -> None:
         for n, act in enumerate(acts, 1):
@@ -35,11 +35,11 @@ def kill_worker(stage: Stage) -> None:
 
 
 def kill_busy_workers(jobs: int) -> Callable[[Stage], None]:
-    """Two workers, one after the other, each while so many jobs more are under way."""
+    """Kill two workers, one after the other, each while this many more jobs are under way."""
 
     def act(stage: Stage) -> None:
         for _ in range(2):
-            before = stage.ledger.running()  # what kills have ended counts as running for ever
+            before = stage.ledger.running()  # runs that a kill ended count as running forever
             stage.until_running(before + jobs)
             kill_worker(stage)
 
@@ -47,7 +47,7 @@ def kill_busy_workers(jobs: int) -> Callable[[Stage], None]:
 
 
 def freeze_worker(seconds: float) -> Callable[[Stage], None]:
-    """For so long that it is given up: its jobs go to the other, and it may settle nothing."""
+    """Stop a worker until its lease expires: its jobs go to the other one, and it may settle nothing."""
 
     def act(stage: Stage) -> None:
         victim = stage.workers[0]
@@ -66,7 +66,7 @@ def cut(stage: Stage) -> None:
 
 
 def flap(stage: Stage) -> None:
-    """Twenty cuts in four seconds, or for as long as there are jobs."""
+    """Cut the connections twenty times in four seconds, or for as long as there are jobs."""
     for _ in range(20):
         stage.proxy.cut()
         time.sleep(0.2)  # the pace of the flapping
@@ -75,7 +75,7 @@ def flap(stage: Stage) -> None:
 
 
 def lose_reply_to(request: bytes) -> Callable[[Stage], None]:
-    """The broker does what a request with these bytes asks, and nobody is told."""
+    """Lose the reply to a request with these bytes: the broker has done what it asks."""
 
     def act(stage: Stage) -> None:
         stage.proxy.drop_reply(request)
@@ -85,7 +85,7 @@ def lose_reply_to(request: bytes) -> Callable[[Stage], None]:
 
 
 def lose_packets(seconds: float) -> Callable[[Stage], None]:
-    """Nothing comes through for longer than anybody is waited for, and nobody is told."""
+    """Lose all bytes for longer than any time-out, with connections open."""
 
     def act(stage: Stage) -> None:
         stage.proxy.black_hole()
@@ -96,7 +96,7 @@ def lose_packets(seconds: float) -> Callable[[Stage], None]:
 
 
 def slow_down(stage: Stage) -> None:
-    """A tenth of a second each way, for one job in fifty."""
+    """Delay all bytes by a tenth of a second each way, for one job in fifty."""
     stage.proxy.delay(0.1, jitter=0.05)
     stage.progress(stage.producer.count // 50)
     stage.proxy.delay(0.0)

@@ -1,4 +1,4 @@
-"""The rows for the ZeroMQ broker: what may happen to it, the way to it, its workers and its disk."""
+"""The rows for the ZeroMQ broker: faults of the broker, the network, its workers and its disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AT_ONCE_IN_A_WORKER = 5000
 
 
 class BrokerStage(Stage):
-    """A broker of its own, reached through a proxy."""
+    """A private broker, reached through a proxy."""
 
     broker: BrokerService
 
@@ -40,7 +40,7 @@ Trouble = Callable[[BrokerStage], None]
 
 @contextlib.contextmanager
 def _broker(directory: Path, trouble: Trouble, failpoints: str = "", toml: str = "") -> Iterator[tuple[Stage, Trouble]]:
-    """With `failpoints`, each broker dies of them, and is started again."""
+    """Yield a broker; with `failpoints`, each broker dies at them, and the next is started."""
     broker = BrokerService(directory / "broker", toml=toml)
     broker.revive(ever_after=failpoints) if failpoints else broker.start()
     try:
@@ -55,7 +55,7 @@ def _broker(directory: Path, trouble: Trouble, failpoints: str = "", toml: str =
 
 @contextlib.contextmanager
 def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
-    """Workers with thousands of async jobs under way are killed."""
+    """Kill workers with thousands of async jobs under way."""
     some = min(AT_ONCE_IN_A_WORKER, count // 4)
     options = ("--mode", "async", "--concurrency", str(AT_ONCE_IN_A_WORKER))
     broker = BrokerService(directory / "broker")
@@ -68,7 +68,7 @@ def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Tr
 
 
 def _row(act: Trouble, *, times: int = 1) -> Row:
-    """A row whose trouble is an act, done so many times while jobs come."""
+    """Return a row with an act as its fault, done this many times while jobs arrive."""
     return lambda directory, count: _broker(directory, in_turn(*[act] * times))
 
 
@@ -86,14 +86,14 @@ def restart_broker(stage: BrokerStage) -> None:
 
 
 def long_outage(stage: BrokerStage) -> None:
-    """Ten leases."""
+    """Refuse all connections for ten leases."""
     stage.broker.kill()
     time.sleep(10 * LEASE)  # the outage itself
     stage.broker.start()
 
 
 def stall_broker(stage: BrokerStage) -> None:
-    """Stopped for two leases: it neither answers nor goes away."""
+    """Stop the broker for two leases: it neither answers nor disappears."""
     stage.broker.signal(signal.SIGSTOP)
     time.sleep(2 * LEASE)  # the silence itself
     stage.broker.signal(signal.SIGCONT)
@@ -106,7 +106,7 @@ def endure_deaths(stage: BrokerStage) -> None:
 
 
 def fill_disk(stage: BrokerStage) -> None:
-    """No file of its may grow, and what it would write to them fails; then there is room again."""
+    """Let no file of the broker grow: its writes fail; then let them grow again."""
     told = stage.told()
     resource.prlimit(stage.broker.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     stage.until_told("disk I/O error", told)
@@ -114,11 +114,11 @@ def fill_disk(stage: BrokerStage) -> None:
 
 
 def exhaust_descriptors(stage: BrokerStage) -> None:
-    """Its clients lose their connections, and it has no descriptor for a new one, for two leases."""
+    """Exhaust its descriptors for two leases: clients lose their connections, and no new one is accepted."""
     _, most = resource.prlimit(stage.broker.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(stage.broker.pid, resource.RLIMIT_NOFILE, (8, most))  # it has more open already
     stage.proxy.cut()
-    time.sleep(2 * LEASE)  # the want itself
+    time.sleep(2 * LEASE)  # the shortage itself
     resource.prlimit(stage.broker.pid, resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -126,7 +126,7 @@ def exhaust_descriptors(stage: BrokerStage) -> None:
 
 
 def lose_reply(verb: bytes) -> Trouble:
-    """The broker does what it was asked, and nobody is told."""
+    """Lose a reply: the broker has done what it was asked."""
     return lose_reply_to(b"\x05" + b"jobs1" + b"\x01" + bytes([len(verb)]) + verb)
 
 
@@ -156,7 +156,7 @@ SHORT: tuple[Trouble, ...] = (
     kill_worker, lose_reply(b"push"), kill_broker, lose_reply(b"reserve"), cut, lose_reply(b"settle"), restart_broker,
     kill_worker, slow_down, kill_broker,
 )  # fmt: skip
-"""What is over soon: `make test` does it all in one run."""
+"""Short rows: `make test` runs them all in one go."""
 
 
 def everything_in_turn(directory: Path, count: int) -> SetUp:
@@ -164,6 +164,6 @@ def everything_in_turn(directory: Path, count: int) -> SetUp:
 
 
 def broker_only(directory: Path, count: int) -> SetUp:
-    """Nothing happens to workers: nothing may run twice."""
+    """Cause a fault of the broker alone: no worker is affected, so no job may run twice."""
     replies = (lose_reply(b"push"), lose_reply(b"reserve"), lose_reply(b"settle"))
     return _broker(directory, in_turn(kill_broker, *replies, restart_broker, cut, kill_broker))

@@ -64,7 +64,7 @@ def parent() -> None:
     reveal_type(run.enqueue(bare, 1).result())  # reveals: str
 
 
-# What help there is for words of other systems hides nothing from a checker.
+# The help for words of other systems hides nothing from a type checker.
 jobs_core.Celery  # error: attr-defined
 send_email.delay("a", "b")  # error: attr-defined
 send_email.apply_async(("a", "b"))  # error: attr-defined

@@ -1,4 +1,4 @@
-"""What a type checker says of application code: what is right passes, what is wrong is found where it stands."""
+"""A type checker passes correct application code, and finds each error on its line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CASES = Path(__file__).parent / "cases.py"
 
 @pytest.fixture(autouse=True)
 def _recursion_as_it_was():
-    """mypy raises the limit of this process for good, and other tests nest up to it."""
+    """Restore the recursion limit: mypy raises it for good, and other tests nest up to it."""
     limit = sys.getrecursionlimit()
     yield
     sys.setrecursionlimit(limit)

@@ -1,4 +1,4 @@
-"""The channels of the core, against a real server on loopback."""
+"""The alert channels of the core, against a real server on loopback."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""A command's child ends with it, without a word of its own."""
+"""A command's child ends with it, without output of its own."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def test_a_child_whose_command_hears_no_more_ends_in_silence(capfd):
             say("more")
 
     def hear(said: str) -> None:
-        raise BrokenPipeError  # as where the command's own output was cut off: `jobsctl check | head`
+        raise BrokenPipeError  # as if the command's output was cut off: `jobsctl check | head`
 
     with pytest.raises(BrokenPipeError):
         apart(work, hear)

@@ -1,4 +1,4 @@
-"""Enqueuing, handles, and what an application does with a fork."""
+"""Enqueuing, handles, and an application that forks."""
 
 import asyncio
 import os
@@ -49,7 +49,7 @@ def greet(registry):
 
 
 def waiting(app, topic="default"):
-    """The messages that wait in a topic."""
+    """Return the messages that wait in a topic."""
     found = []
     for state in (State.READY, State.SCHEDULED):
         for record in app.operate(lambda backend, state=state: backend.browse(topic, state, 10_000)):
@@ -171,7 +171,7 @@ def test_a_conflict_may_raise_or_replace(app, greet):
 
 
 def end(app, handle, outcome, **fields):
-    """Play the worker for one job."""
+    """Run one job as a worker does."""
     backend = app.new_backend()
     backend.open("w")
     (delivery,) = backend.reserve([handle.topic], 1, "r")
@@ -258,7 +258,7 @@ def test_fifty_threads_enqueue_and_wait_for_results(project):
 
 
 def _add_job():
-    """The job `tasks.add` of the project, as a producer that does not share its code declares it."""
+    """Declare the job `tasks.add` of the project, as a producer that does not share its code does."""
     from jobs_core.registry import Registry
 
     @job(registry=Registry(), name="tasks.add", store_result=True)
@@ -289,7 +289,7 @@ def test_an_asyncio_server_enqueues_and_waits(project):
 
 
 async def _tick() -> None:
-    """Fails the test by a late loop if enqueuing blocks it."""
+    """Fail the test, by a late loop, if enqueuing blocks it."""
     while True:
         await asyncio.sleep(0.01)
 
@@ -323,7 +323,7 @@ def test_forks_enqueue_on_connections_of_their_own(project):
 
 
 def _end_soon() -> None:
-    """Have a child that hangs end, and so fail its test."""
+    """End a child that hangs, and so fail its test."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(30)
 

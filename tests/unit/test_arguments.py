@@ -1,4 +1,4 @@
-"""Arguments: checked when enqueued, converted when run."""
+"""Arguments are checked when a job is enqueued, and converted when it runs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=dt.timezone.utc)
 
 
 def travel(function, *args, **kwargs):
-    """What a call's arguments are on a worker."""
+    """Return a call's arguments as they arrive at a worker."""
     arguments = Arguments(function, "shop.f")
     arguments.check(args, kwargs)
     there = json.loads(json_encoder.encode([args, kwargs]))
@@ -306,6 +306,6 @@ class _HasEverything:
 
 @pytest.mark.parametrize("value", [mock.MagicMock(), mock.Mock(), _HasEverything()], ids=lambda value: type(value).__name__)
 def test_an_object_that_has_every_attribute_is_refused_at_once(value: object):
-    """A mock's `model_dump` returns a mock: to follow that took a minute and all memory."""
+    """A mock's `model_dump` returns a mock: following it would take a minute and all memory."""
     with pytest.raises(TypeError, match="is not a JSON type"):
         json_encoder.encode([value])

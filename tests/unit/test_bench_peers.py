@@ -1,4 +1,4 @@
-"""The comparison with others: its entries fit together, and a broker's tables leave the others' as they are."""
+"""The comparison with other systems: its entries fit together, and writing one broker's tables leaves the others unchanged."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""jobs.toml, and what overrides it."""
+"""jobs.toml, and the sources that override it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The configuration and the command line inside a framework's own."""
+"""The configuration and the command line inside those of a framework."""
 
 from datetime import timedelta
 

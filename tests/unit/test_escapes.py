@@ -1,4 +1,4 @@
-"""Nothing that a message carries reaches a terminal, or a log line, as anything but text."""
+"""Nothing that a message carries reaches a terminal or a log line as anything but text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_commands_print_through_the_one_echo():
 
 @pytest.fixture
 def hostile_store(tmp_path, monkeypatch):
-    """A store whose jobs say hostile things wherever a message, an exception, a job or a crash can."""
+    """A store whose jobs have hostile texts wherever a message, an exception, a job or a crash can."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs.toml").write_text('backend = "sqlite:///q.db"\n')
     app = App(load(cwd=tmp_path, environ={}).config)

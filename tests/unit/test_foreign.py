@@ -1,4 +1,4 @@
-"""Words of other job systems get an error that says what is ours, with an example that works; so do slips."""
+"""Words of other job systems, and slips, get an error that names our word, with an example that works."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_every_example_in_toml_works(table, tmp_path):
         prefix = PREFIXES.get(table, "")
         first = toml.partition(" ")[0].partition(".")[0]
         if prefix and first in _fields(config.Config) and first not in _fields(getattr(config, table)):
-            prefix = ""  # what is ours stands elsewhere
+            prefix = ""  # our word stands elsewhere
         text = prefix + toml
         if table == "ScheduleEntry":
             text = "\n".join(
@@ -172,7 +172,7 @@ def test_enqueue_tells_options_of_other_systems_apart_from_arguments(job_functio
 
 
 def test_enqueue_says_where_options_of_ours_go(job_function):
-    for word in {*foreign.USING} - {"on_commit"}:  # which it takes itself
+    for word in {*foreign.USING} - {"on_commit"}:  # which it accepts itself
         with pytest.raises(ArgumentError, match=re.escape(f"send_email.using({word}=...).enqueue(...)")):
             job_function.enqueue("a", **{word: 1})
 

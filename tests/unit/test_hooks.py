@@ -32,7 +32,7 @@ def plug(app):
 
 @pytest.fixture
 def work(app):
-    """Run everything that is enqueued, in a worker on a thread of this process (its main thread, as a process has it)."""
+    """Run all enqueued jobs, in a worker on a thread of this process (its main thread, as a process has it)."""
 
     def work(mode="threads", bootstrapper=None):
         worker = Worker(app, "pool", Pool(mode=mode, concurrency=2), bootstrapper, drain=True)
@@ -61,7 +61,7 @@ def test_every_hook_has_its_test():
 
 
 class Recorder:
-    """Notes what it is told."""
+    """A hook that records its calls."""
 
     def __init__(self):
         self.seen = []
@@ -118,7 +118,7 @@ def test_hook_jobs_job_finished(plug, work, registry, mode):
 
 
 class Middleware:
-    """Surrounds runs."""
+    """A middleware that surrounds runs."""
 
     def __init__(self, manager):
         self.manager = manager
@@ -175,7 +175,7 @@ def test_a_run_context_that_fails_is_the_runs_failure(plug, work, registry, app)
 
 
 class Framework(Bootstrapper):
-    """A framework that counts what is asked of it."""
+    """A framework that counts its calls."""
 
     steps: ClassVar[list[str]] = []
 
@@ -195,7 +195,7 @@ class Framework(Bootstrapper):
 
 
 class Provider:
-    """Provides a framework and a loader."""
+    """A plugin that provides a framework and a loader."""
 
     def __init__(self, registry):
         self.registry = registry
@@ -210,7 +210,7 @@ class Provider:
 
 
 class Loader(JobLoader):
-    """Defines its job when asked to."""
+    """A loader that defines its job when asked to."""
 
     def __init__(self, registry):
         self.registry = registry
@@ -255,7 +255,7 @@ def test_the_loader_that_comes_with_a_framework_is_its_default(app, plug, regist
 
 
 class Transaction:
-    """Holds back what is to wait for its commit."""
+    """A transaction that defers what is to wait for its commit."""
 
     def __init__(self):
         self.held = []
@@ -307,7 +307,7 @@ def test_a_function_with_a_parameter_called_on_commit_keeps_it(app, work, regist
 def test_hook_jobs_cli_commands(monkeypatch):
     @click.command("extra")
     def extra():
-        """Do something more."""
+        """Define one more job."""
         click.echo("done")
 
     monkeypatch.setattr(cli_main, "_added", {"extra": (extra, PluginInfo("test", "jobs-test", "1"))})

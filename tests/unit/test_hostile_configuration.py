@@ -1,4 +1,4 @@
-"""Every key of the configuration with thirty values that nobody should give it: refused with a sentence, or it works.
+"""Every key of the configuration with thirty hostile values: refused with a sentence, or it works.
 
 The keys are those of config.py, found by their types: a new one is tried without being listed here.
 """
@@ -34,14 +34,14 @@ HOSTILE = {
     "empty list": "[]", "list of empty strings": '["", ""]', "list of numbers": "[1, 2]", "list in a list": '[["a"]]',
     "deep": DEEP, "empty table": "{}", "a table": '{ "../x" = 1 }', "a table of a table": '{ "" = { a = 1 } }',
 }  # fmt: skip
-"""As TOML."""
+"""Values, as TOML."""
 
 NAMES = ["", " ", "../../x", "/", "a b", "a\x00b", "\x1b[31m", "x" * 300, "é", ".hidden", "-x", "a/b"]
-"""For a table's names."""
+"""Names of tables."""
 
 
 def keys(kind: type = Config, path: tuple[str, ...] = ()) -> typing.Iterator[tuple[tuple[str, ...], type]]:
-    """Every key, as its path from the top: NAME stands for a table's name."""
+    """Return every key as its path from the top; NAME stands for a table's name."""
     for field in msgspec.structs.fields(kind):
         if field.name == "base_dir":
             continue
@@ -81,12 +81,12 @@ def read(tmp_path, monkeypatch, plugins):
 
 
 def quoted(path):
-    """A path as TOML writes it; NAME is a name that is allowed."""
+    """Return a path as TOML writes it; NAME is a valid name."""
     return ".".join(msgspec.json.encode("name" if part == "NAME" else part).decode() for part in path)
 
 
 def companions(path):
-    """What else has to stand in the file for this key to be looked at."""
+    """Return the other lines that the file needs for this key to be read."""
     if path[:2] == ("schedule", "NAME") and len(path) == 3:
         table = quoted(path[:2])
         return "".join(f"{table}.{key} = {value}\n" for key, value in (("job", '"a.b"'), ("every", '"5s"')) if key != path[2])
@@ -96,7 +96,7 @@ def companions(path):
 
 
 def assert_sentence(error, path):
-    """It names the file and the key, one thing a line, and is no traceback."""
+    """Assert that an error names the file and the key, with one fault a line and no traceback."""
     text = str(error)
     assert len(text) < 6000
     assert "geheim" not in text
@@ -107,7 +107,7 @@ def assert_sentence(error, path):
 
 
 def works(config, plugins):
-    """What `start` needs of a configuration that was not refused: each may say no in a sentence, none may fail otherwise."""
+    """Do what `start` does with an accepted configuration: each step may refuse it in a sentence, none may fail otherwise."""
     with contextlib.suppress(JobsError):
         app = App(config, plugins=plugins)
         preflight.preflight(app)

@@ -1,4 +1,4 @@
-"""Nothing that a plugin does gets past its guard but a real interrupt, and all of it is told by the plugin's name."""
+"""A plugin's exceptions never get past its guard, except for a real interrupt; each is reported with the plugin's name."""
 
 from __future__ import annotations
 

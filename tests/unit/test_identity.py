@@ -1,4 +1,4 @@
-"""Which functions are jobs, and which are the same job: decided at definition, and not by where they stand."""
+"""Which functions are jobs, and which are the same job: decided by their definition, not by their position."""
 
 import contextlib
 import functools
@@ -44,7 +44,7 @@ TWO_FROM_ONE_LINE = {
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Makes a module that this process can import, under a name of its own."""
+    """Make a module that this process can import, under a unique name."""
     monkeypatch.syspath_prepend(tmp_path)
     name = f"identity_{tmp_path.name.replace('-', '_')}"
 

@@ -1,4 +1,4 @@
-"""Whatever a module of the application does when it is imported, who imports it is told in one error that can be stored."""
+"""Whatever a module of the application does at import, its importer gets one error that can be stored."""
 
 import importlib
 import os
@@ -96,7 +96,7 @@ def test_an_import_that_ends_its_process_says_so_with_its_module(load, capfd, so
     if child == 0:
         try:
             load(source)
-            getattr(sys.modules["odd_tasks"], "_exit", os._exit)(3)  # after the import it is as ever
+            getattr(sys.modules["odd_tasks"], "_exit", os._exit)(3)  # after the import, it is unchanged
         finally:
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3

@@ -1,4 +1,4 @@
-"""One definition of limits: whatever `@job`, `using` and `enqueue` take, a worker can read; the rest is refused by name."""
+"""One definition of limits: whatever `@job`, `using` and `enqueue` accept, a worker can read; the rest is refused by name."""
 
 import collections
 import enum
@@ -39,7 +39,7 @@ def defined(**options):
 
 
 def arrives(app, call):
-    """Enqueue a call, and read what the backend then holds as a worker does."""
+    """Enqueue a call, and read what the backend holds as a worker does."""
     handle = app.enqueue(call)
     record = app.find(handle.id)
     message = decode(record.payload, topic=record.topic)
@@ -48,7 +48,7 @@ def arrives(app, call):
 
 
 class Text(str):
-    """As Django's SafeString: its own text is of its own kind."""
+    """A string like Django's SafeString: its own string is of its own type."""
 
     def __str__(self):
         return self
@@ -297,7 +297,7 @@ def test_nesting_is_counted_as_it_is(value):
 
 
 def test_what_encodes_decodes_on_another_stack():
-    """A worker stands deeper, or less deep, in its stack than who enqueues."""
+    """A worker may stand deeper, or less deep, in its stack than the producer."""
     payload = encode(Message(v=1, job="a", topic="t", args=[nested(MAX_NESTING)]))
 
     def deeper(levels):

@@ -1,4 +1,4 @@
-"""Finding plugins, asking them, and surviving them."""
+"""Plugins are found and called, and their failures survived."""
 
 import sys
 

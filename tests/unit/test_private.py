@@ -1,4 +1,4 @@
-"""What others could have put into a directory of ours is not used; what we make there is for us alone."""
+"""Files that others could have put into our directories are not used; files that we create there are private."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def foreign(path):
     if os.geteuid() == 0:
         os.chown(path, FOREIGN, FOREIGN)
     else:
-        path.chmod(0o777)  # only root can give a directory away; this one is no better
+        path.chmod(0o777)  # only root can give a directory away; this one is as bad
 
 
 UNSAFE = {
@@ -72,7 +72,7 @@ def test_a_run_directory_that_is_not_private_is_refused(tmp_path, unsafe):
     unsafe(tmp_path / "run")
     with pytest.raises(ConfigError, match="run_dir: .* cannot be used"):
         private_directory(tmp_path / "run")
-    with pytest.raises(ConfigError, match="run_dir"):  # the default queue lies there
+    with pytest.raises(ConfigError, match="run_dir"):  # the default queue is in it
         App(Config(base_dir=tmp_path, run_dir="run")).new_backend()
 
 

@@ -1,4 +1,4 @@
-"""Many threads, one connection: what they enqueue at once is one push, and each hears of its own alone."""
+"""Threads share one connection: what they enqueue at the same time is one push, and each learns only its own result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 20.0
 
 
 class Gated:
-    """A backend that holds its first push until it is told to go on, and follows a script of what pushes come to."""
+    """A backend that holds its first push until it is released, with a script of the outcomes of pushes."""
 
     def __init__(self, *script: Any, features: frozenset[str] = FEATURES) -> None:
         self.features = features
@@ -74,7 +74,7 @@ class Caller(threading.Thread):
 
 
 def crowd(backend: Gated, count: int = 7, **options: Any) -> tuple[Producer, Caller, list[Caller]]:
-    """One caller who sends and is held, and others who have laid down theirs behind it, in order."""
+    """Start one caller that sends and is held, and others that have queued their messages behind it, in order."""
     producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]  # all that a producer needs
     first = Caller(producer, "first")
     assert backend.entered.wait(PATIENCE)
@@ -121,11 +121,11 @@ def test_a_refusal_meets_its_own_caller_alone():
     assert first.end() == {}
     assert [type(caller.end()) for caller in others] == [QueueFull if n == 3 else dict for n in range(7)]
     assert backend.sent == [["first"], NAMES, *[[name] for name in NAMES]]
-    assert len({request for _, request in backend.pushes}) == 9  # a remembered answer is nobody else's
+    assert len({request for _, request in backend.pushes}) == 9  # a remembered answer belongs to one caller
 
 
 def test_without_dedup_a_refused_push_is_parted_under_its_own_request():
-    """Such a backend may know by the request which messages it has: what it has is not sent twice."""
+    """Such a backend may know by the request which messages it has: those are not sent twice."""
     backend = Gated({}, QueueFull("one of them"), features=FEATURES - {"dedup"})
     _, _, others = crowd(backend)
     backend.gate.set()
@@ -220,7 +220,7 @@ def test_an_outage_ends_for_each_at_its_own_time():
     producer, first, others = crowd(backend, 3, timeout=0.3)
     backend.gate.set()
     assert all(isinstance(caller.end(), BackendUnavailable) for caller in others)
-    assert first.is_alive()  # it has the patience of a test, and goes on
+    assert first.is_alive()  # it has a test's patience, and continues
     backend.script = iter(())
     assert first.end() == {}
     assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
@@ -268,12 +268,12 @@ def test_a_locked_sqlite_file_is_given_up_in_time(tmp_path):
         begin = time.monotonic()
         with pytest.raises(BackendUnavailable, match="locked"):
             producer.push([Outgoing("two", "t", b"")], 0.3)
-        assert time.monotonic() - begin < 1.8  # SQLite's own patience would end after 2 s
+        assert time.monotonic() - begin < 1.8  # SQLite's own wait would end after 2 s
     producer.close()
 
 
 class Interrupted(BaseException):
-    """As a job's timeout is, that a signal raises anywhere."""
+    """An exception that a signal raises anywhere, like that of a job's timeout."""
 
 
 def test_who_is_interrupted_while_it_sends_for_others_sees_to_theirs():
@@ -406,7 +406,7 @@ def test_ids_sort_by_time_and_a_child_makes_others():
 
 
 def test_those_who_choose_one_id_are_sent_apart_and_each_is_answered_for_itself():
-    """In one push the backend could not say whose the job is."""
+    """In one push the backend could not tell which caller's job it is."""
     backend = Gated({}, {}, {}, {"chosen": "chosen"})
     producer, _, _ = crowd(backend, count=0)
     others = []

@@ -1,4 +1,4 @@
-"""A result that does not come in time: the error says what is known of the job."""
+"""The error of a result that does not come in time says what is known of the job."""
 
 from __future__ import annotations
 

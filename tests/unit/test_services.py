@@ -1,4 +1,4 @@
-"""Servers for tests can be had in a program of one's own, without pytest."""
+"""Programs can run servers for tests without pytest."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a process has lost that a worker cannot do without."""
+"""Things that a process may have lost and that a worker cannot do without."""
 
 from __future__ import annotations
 

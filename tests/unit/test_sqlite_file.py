@@ -198,7 +198,7 @@ def test_a_missing_directory_is_told(tmp_path):
 
 @contextlib.contextmanager
 def small_disk(directory, size):
-    """A file system of its own in a directory, where this user may mount; None where not."""
+    """Mount a small file system in a directory; yield None where this user may not."""
     directory.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], capture_output=True)
     mounted = done.returncode == 0
@@ -238,7 +238,7 @@ def test_a_full_disk_refuses_pushes_and_lets_workers_drain(tmp_path):
         with pytest.raises(QueueFull, match="the disk is full"):
             while True:
                 pushed += push(backend, 10, os.urandom(4000))
-        if disk:  # what an operator does: make room
+        if disk:  # what an operator does: free some space
             subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
         seen = []
         while deliveries := backend.reserve(["t"], 50, new_id()):
@@ -401,7 +401,7 @@ def test_a_push_of_another_process_wakes_within_milliseconds(path, open_):
         worker.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_id())
     child.stdin.close()
     child.wait()
-    assert sorted(delays)[15] < 0.5  # a bound that no polling at LONGEST_WAIT would keep; the figure is a benchmark's
+    assert sorted(delays)[15] < 0.5  # a bound that polling at LONGEST_WAIT would miss; the exact figure is a benchmark's
 
 
 def test_a_waiting_worker_uses_no_processor_time(open_):
@@ -431,7 +431,7 @@ def connect(path):
 
 @pytest.fixture
 def synced(monkeypatch):
-    """The paths that were synced; each is refused for which there is an error in `failures`."""
+    """Record the paths that are synced; those with an error in `failures` are refused."""
     paths, failures = [], []
 
     def sync(descriptor):
@@ -450,7 +450,7 @@ def note(connection, topic):
 
 
 def in_the_file_itself(path, copy):
-    """The paused topics that a machine would find whose log was lost."""
+    """Return the paused topics that a machine would find that had lost the log."""
     subprocess.run(["cp", path, copy], check=True)  # to open it here and close it would end SQLite's locks
     with contextlib.closing(sqlite3.connect(copy)) as db:
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -491,7 +491,7 @@ def test_what_could_not_be_synced_is_written_to_the_file_itself(path, tmp_path, 
 def test_a_sync_that_failed_is_not_made_good_by_one_of_the_log_that_says_all_is_well(
     path, tmp_path, connect, synced, monkeypatch
 ):
-    """The kernel tells of a page that it could not write once, and has forgotten it then."""
+    """The kernel reports a page that it could not write once, and then forgets it."""
     connection = connect()
     note(connection, "a")
     synced.failures.append(OSError(5, "Input/output error"))
@@ -575,12 +575,12 @@ def test_a_row_that_we_never_wrote_makes_errors_of_ours_alone(path, open_, colum
         execute(path, "DELETE FROM job", "DELETE FROM ready", "DELETE FROM reserved")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of a fork beside threads, which is what is tried
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns about a fork beside threads, which is tested here
 def test_a_fork_waits_for_connections_that_other_threads_are_making(path):
     stop = threading.Event()
 
     def use() -> None:
-        with contextlib.suppress(BackendUnavailable):  # so many openings at once may find the file locked
+        with contextlib.suppress(BackendUnavailable):  # this many openings at once may find the file locked
             backend = SqliteBackend(f"sqlite:///{path}?durability=process", BackendOptions())
             backend.open(None)
             backend.push([Outgoing(new_id(), "t", b"{}")], new_id())
@@ -599,7 +599,7 @@ def test_a_fork_waits_for_connections_that_other_threads_are_making(path):
             if child == 0:
                 try:
                     use()
-                    grandchild = os.fork()  # with what the parent's threads left behind
+                    grandchild = os.fork()  # with the remains of the parent's threads
                     if grandchild:
                         os.waitpid(grandchild, 0)
                 finally:

@@ -1,4 +1,4 @@
-"""Whatever a URL looks like: its password is read as it was meant, and is shown nowhere."""
+"""The password of any URL is read as it was meant, and shown nowhere."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ FORMS = ["redis://u:{}@127.0.0.1:1/0", "amqp://u:{}@127.0.0.1:1", "redis://u:{}"
 
 
 def configured(url):
-    """A configuration that has a URL wherever one may stand."""
+    """A configuration with a URL wherever one may stand."""
     text, rest = json.dumps(url), url.rpartition("u:")[2]
     store, listen = json.dumps(f"sqlite://u:{rest}"), json.dumps(f"zmq+tcp://u:{rest}")
     top = f"backend = {text}\nenqueue_timeout = '10ms'\n"
@@ -139,7 +139,7 @@ def configured(url):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_listing_and_no_error_shows_a_password(tmp_path, form):
-    without_host = form == "redis://u:{}"  # where nobody can tell what follows an @ from a host
+    without_host = form == "redis://u:{}"  # where the text after an @ may be a host or not
     for password in (password for password in PASSWORDS if not (without_host and "@" in password)):
         (tmp_path / "jobs.toml").write_text(configured(form.format(password)), encoding="utf-8")
         told = ""

@@ -1,4 +1,4 @@
-"""What the jobs of every adapter do. No library but the standard one."""
+"""The work that the jobs of every adapter do. It uses the standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ledger = os.open(os.environ.get("BENCH_LEDGER", os.devnull), os.O_WRONLY | os.O
 
 
 def record(value: object) -> None:
-    """What a job leaves behind: 24 bytes."""
+    """Append one record of 24 bytes for a job that ran."""
     os.write(_ledger, b"%-23b\n" % str(value).encode())
 
 

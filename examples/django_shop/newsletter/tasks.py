@@ -1,4 +1,4 @@
-"""Written against Django's own task framework, which runs on the same workers, unchanged."""
+"""Tasks written for Django's own task framework; they run on the same workers, unchanged."""
 
 import logging
 
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 @task(queue_name="mail", priority=-10)
 def send(subject: str, to: list[str]) -> int:
-    """Send a newsletter; how many went out."""
+    """Send a newsletter; return the number of mails."""
     for address in to:
         logger.info("To %s: %s", address, subject)
     return len(to)

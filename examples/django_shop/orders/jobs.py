@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 @job(topic="mail", retries=5, timeout="30s")
 def confirm(order_id: int) -> None:
-    """Tell the customer."""
+    """Send the confirmation to the customer."""
     order = Order.objects.get(pk=order_id)
     logger.info("To %s: order %s is on its way.", order.email, order.pk)
     order.state = "confirmed"

@@ -1,4 +1,4 @@
-"""What is stored."""
+"""The stored models."""
 
 from django.db import models
 

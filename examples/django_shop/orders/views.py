@@ -1,4 +1,4 @@
-"""Taking orders."""
+"""The views that take orders."""
 
 import json
 
@@ -14,7 +14,7 @@ from .models import Order
 @csrf_exempt
 @transaction.atomic
 def take(request: HttpRequest) -> JsonResponse:
-    """Take an order. Its confirmation is sent off when the order is stored, and never for one that is rolled back."""
+    """Take an order. Its confirmation is enqueued when the order is committed, and never for one that is rolled back."""
     order = Order.objects.create(email=json.loads(request.body)["email"])
     handle = confirm.enqueue(order.pk)
     return JsonResponse({"id": order.pk, "job": handle.id}, status=202)

@@ -15,13 +15,13 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 
-# The keys of jobs.toml; the environment (JOBS_BACKEND=redis://…) stands above them.
+# The keys of jobs.toml; the environment (JOBS_BACKEND=redis://…) takes precedence over them.
 JOBS = {
     "pools": {"default": {"topics": ["mail", "default"], "workers": 2}},
-    "django": {"on_commit": True},  # what is enqueued in a transaction is sent when it commits
+    "django": {"on_commit": True},  # jobs enqueued in a transaction are sent when it commits
 }
 
-# Django's own task framework, from Django 6.0 on, on the same workers.
+# Django's own task framework, from Django 6.0 on, with the same workers.
 if django.VERSION >= (6, 0):
     INSTALLED_APPS.append("newsletter")
 TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend", "QUEUES": ["mail", "default"]}}

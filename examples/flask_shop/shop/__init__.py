@@ -1,4 +1,4 @@
-"""A shop on Flask: orders are taken by a view and confirmed by a job."""
+"""A shop on Flask: a view takes orders and a job confirms them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ jobs = JobsFlask()
 
 
 def create_app(**config: Any) -> Flask:
-    """The application; `flask --app shop` and jobs.toml find it here."""
+    """Return the application; `flask --app shop` and jobs.toml find it here."""
     app = Flask(__name__)
     app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{Path(app.root_path).parent / 'shop.db'}"
     app.config.from_mapping(config)

@@ -1,4 +1,4 @@
-"""What is stored."""
+"""The stored models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Of all models."""
+    """The base class of all models."""
 
 
 db = SQLAlchemy(model_class=Base)

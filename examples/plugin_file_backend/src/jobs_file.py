@@ -1,7 +1,9 @@
-"""A directory of files as the queue of `jobs`: `backend = "file:///var/lib/shop/queue"`. Read it from the top.
+"""A directory of files as the queue of `jobs`: `backend = "file:///var/lib/shop/queue"`. Read this file from the top.
 
-`state` is the whole queue, replaced by each change: written beside, on disk, renamed; all of it is true then, or nothing.
-`lock` is held meanwhile, by one process at a time. `*.wake` are pipes to the processes that may wait."""
+`state` is the whole queue. Each change replaces it: the new one is written beside it, synced, and renamed, so that a change
+is stored completely or not at all. One process at a time holds `lock` meanwhile. The `*.wake` files are pipes to the
+processes that may be waiting.
+"""
 
 import fcntl
 import os
@@ -43,7 +45,7 @@ class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Queue(msgspec.Struct):
     count: int = 0  # numbers jobs and reservations
-    kept: float = 0.0  # when house was kept
+    kept: float = 0.0  # time of the last housekeeping
     jobs: dict[str, Job] = {}
     owners: dict[str, Owner] = {}
     pushes: dict[str, float] = {}  # requests of the last minute
@@ -73,7 +75,7 @@ class FileBackend(base.Backend):
             self._pipe = self._directory / f"{os.getpid()}-{id(self)}.wake"
             os.mkfifo(new := self._pipe.with_suffix(".opening"), 0o600)
             self._bell = os.open(new, os.O_RDWR | os.O_NONBLOCK)
-            new.rename(self._pipe)  # a pipe of this name that nobody reads is a dead process's
+            new.rename(self._pipe)  # a pipe that no process reads belonged to a dead one
             if owner:
                 queue.owners[owner] = Owner(self._until)
 
@@ -102,7 +104,7 @@ class FileBackend(base.Backend):
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     @contextmanager
-    def _changing(self, operation: str) -> Iterator[Queue]:  # afterwards it is on disk, or as it was if something raises
+    def _changing(self, operation: str) -> Iterator[Queue]:  # on disk afterwards; unchanged if something raises
         with self._looking() as queue:
             yield queue
             with self._state.with_suffix(".new").open("wb") as new:
@@ -121,7 +123,7 @@ class FileBackend(base.Backend):
         for pipe in self._directory.glob("*.wake"):
             try:
                 with open(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0) as bell:
-                    bell.write(b".")  # or not, if it is full of bells already
+                    bell.write(b".")  # unless it is full of wake-ups already
             except OSError:
                 pipe.unlink(missing_ok=True)
 

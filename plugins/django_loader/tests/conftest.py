@@ -1,4 +1,4 @@
-"""Projects on SQLite, and on a PostgreSQL of the test run's own."""
+"""Django projects on SQLite, and on a private PostgreSQL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    """A project, with what a test wants differently."""
+    """Return a function that makes a project with a test's own settings."""
     made: list[Site] = []
 
     def make(**wishes: str) -> Site:
@@ -49,7 +49,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Have a site make the tables of its models in a database, once for each; where it did so."""
+    """Create the tables of a site's models in a database, once for each; return where."""
     made: dict[str, Path] = {}
 
     def migrate(database: str) -> Path:
@@ -65,7 +65,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def template(postgres: Postgres, migrated: Callable[[str], Path]) -> str:
-    """A database with the tables of the models, for others to be like."""
+    """A database with the tables of the models, as a template for others."""
     migrated(postgres.database("shop_template"))
     return "shop_template"
 
@@ -80,7 +80,7 @@ def postgres_name(postgres: Postgres, template: str) -> str:
 
 @pytest.fixture
 def on_postgres(make_site: Callable[..., Site], postgres: Postgres, postgres_name: str) -> Callable[..., Site]:
-    """A project on PostgreSQL, its tables made."""
+    """A project on PostgreSQL, with its tables."""
     return lambda **wishes: make_site(database=postgres.settings(postgres_name), **wishes)
 
 
@@ -88,7 +88,7 @@ def on_postgres(make_site: Callable[..., Site], postgres: Postgres, postgres_nam
 def on_database(
     request: pytest.FixtureRequest, make_site: Callable[..., Site], migrated: Callable[[str], Path]
 ) -> Callable[..., Site]:
-    """A project with its tables made: on PostgreSQL, and in `make django-matrix` on SQLite too."""
+    """A project with its tables: on PostgreSQL, and in `make django-matrix` on SQLite too."""
     if request.param == "postgresql":
         made: Callable[..., Site] = request.getfixturevalue("on_postgres")
         return made

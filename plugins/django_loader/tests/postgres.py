@@ -1,4 +1,4 @@
-"""A private PostgreSQL: a cluster of its own in a temporary directory, on a free port of loopback."""
+"""A private PostgreSQL: its own cluster in a temporary directory, on a free port of loopback."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from jobs_core.testing.services import free_port, until
 
 UNPRIVILEGED = "postgres"
-"""Whom the server runs as where the tests run as root, which it refuses to be."""
+"""The user that runs the server where the tests run as root, which the server refuses."""
 
 
 class Postgres:
-    """A server for the time of a `with` block; `url` pieces are what Django's DATABASES wants."""
+    """A server inside a `with` block; the parts of its `url` are what Django's DATABASES expects."""
 
     def __enter__(self) -> Postgres:
         programs = _programs()
@@ -50,18 +50,18 @@ class Postgres:
         return True
 
     def query(self, text: str) -> list[tuple[object, ...]]:
-        """Rows of one statement, on a connection of its own."""
+        """Return the rows of one statement, on a separate connection."""
         with psycopg.connect(host="127.0.0.1", port=self.port, user="shop", dbname="postgres", autocommit=True) as connection:
             cursor = connection.execute(text)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
     def database(self, name: str, template: str = "template0") -> str:
-        """A new database, empty or like another, as the text of Django's settings for it."""
+        """Create a database, empty or from a template; return Django's settings for it, as text."""
         self.query(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.settings(name)
 
     def settings(self, name: str) -> str:
-        """Django's settings for a database, as text."""
+        """Return Django's settings for a database, as text."""
         return repr(
             {
                 "ENGINE": "django.db.backends.postgresql",
@@ -74,7 +74,7 @@ class Postgres:
         )
 
     def connections(self, name: str) -> list[int]:
-        """The server's processes that serve Django's connections to a database."""
+        """Return the server's processes that serve Django's connections to a database."""
         rows = self.query(f"SELECT pid FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'shop'")
         return [int(str(pid)) for (pid,) in rows]
 
@@ -88,7 +88,7 @@ class Postgres:
 
 
 def _programs() -> Path:
-    """Where PostgreSQL's server programs are: Debian keeps them off the path."""
+    """Return the directory of PostgreSQL's server programs: Debian keeps them off the path."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if found:
         return found[-1].parent

@@ -1,4 +1,4 @@
-"""A Django project in a directory of its own, with jobs that tell what they see of the database."""
+"""A Django project in its own directory, with jobs that report what they see of the database."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ class Site(Project):
         )
 
     def start_manage(self, *arguments: str, serves: str = " serves ", **environment: str) -> Process:
-        """Start manage.py and leave it running until the test ends; comes back when it serves."""
+        """Start manage.py and leave it running until the test ends; return once it serves."""
         process = Process([sys.executable, "manage.py", *arguments], self.root, self.environment(**environment))
         self._processes.append(process)
         process.until_said(serves)
         return process
 
     def script(self, text: str, **environment: str) -> Any:
-        """Run code as a web process would: Django is set up; what it prints is JSON."""
+        """Run code as a web process would, after Django's setup; return the JSON that it prints."""
         source = f"import django; django.setup()\nimport json\n{text}"
         done = subprocess.run(
             [sys.executable, "-c", source], cwd=self.root, text=True, capture_output=True, timeout=60,
@@ -142,7 +142,7 @@ class Site(Project):
         app._producer.push([app.outgoing(message) for message in messages], 5.0)
 
     def drain(self, *options: str, **environment: str) -> str:
-        """Run a worker until nothing is left; what it said."""
+        """Run a worker until nothing is left; return its output."""
         done = self.manage("jobs", "worker", "--drain", *options, **environment)
         assert done.returncode == 0, done.stderr
         return done.stderr

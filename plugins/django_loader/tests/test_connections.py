@@ -1,4 +1,4 @@
-"""Database connections: closed when old or broken round every job, none carried over a fork, none shared."""
+"""Database connections: old or broken ones are closed around each job, and none is carried over a fork or shared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_connection_that_broke_between_two_jobs_is_replaced(on_postgres, postg
     site.until(lambda: len(pids(site)) == 2)
     assert pids(site)[0] != pids(site)[1]
     assert worker.stop() == 0
-    failed = 0 if checks == "True" else 1  # without Django's check, the job is what finds out
+    failed = 0 if checks == "True" else 1  # without Django's check, the job would find out
     assert f"stopped: 2 jobs done, {failed} failed attempt" in worker.output
 
 

@@ -1,4 +1,4 @@
-"""Tasks of Django's own framework on real workers, over SQLite and over Redis."""
+"""Tasks of Django's own framework on real workers, on SQLite and on Redis."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def slow():
         pass
 """
 EXAMPLE = Path(__file__).parents[3] / "examples" / "django_shop"
-WITH_OPTIONS = django.VERSION >= (6, 1)  # @task takes other backends' options from then on
+WITH_OPTIONS = django.VERSION >= (6, 1)  # from then on, @task accepts the options of other backends
 SETTINGS = """
 TASKS = {
     "default": {"BACKEND": "jobs_django.TasksBackend", "QUEUES": ["default", "mail"]},
@@ -148,7 +148,7 @@ for priority in (-100, 0, 100, -50, 50):
 seen = [later.id]
 """,
     )
-    crm.drain()  # waits for what is scheduled
+    crm.drain()  # waits for scheduled jobs
     order = [int(line.split()[1]) for line in crm.ledger()]
     assert [number for number in order if number != 1000] == [100, 50, 7, 0, -50, -100]
     assert order.count(1000) == 1

@@ -1,4 +1,4 @@
-"""Flask applications in a directory of their own, under module names that no other test has."""
+"""Flask applications in their own directories, under module names that no other test uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs_flask import application
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """Write a module, or a package of several; its name."""
+    """Write a module, or a package of several; return its name."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     made: list[str] = []
 

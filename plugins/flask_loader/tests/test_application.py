@@ -1,4 +1,4 @@
-"""Finding a Flask application and the jobs in it."""
+"""A Flask application and its jobs are found."""
 
 from __future__ import annotations
 

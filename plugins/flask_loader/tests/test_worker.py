@@ -1,4 +1,4 @@
-"""Real workers run jobs of a Flask application: a context each, torn down however the run ends."""
+"""Real workers run jobs of a Flask application: each in its own context, torn down however the run ends."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ def follow():
 
 
 class Shop(Project):
-    """A project whose code can also be run by a process that is no worker."""
+    """A project whose code can also run in a process that is no worker."""
 
     def script(self, source):
-        """What a program prints, as JSON."""
+        """Return the JSON that a program prints."""
         done = subprocess.run(
             [sys.executable, "-c", source], cwd=self.root, env=self.environment(), text=True, capture_output=True, timeout=60
         )
@@ -156,7 +156,7 @@ def test_a_job_enqueues_with_the_workers_application(shop):
 
 
 def test_no_connection_of_flask_sqlalchemy_is_carried_over_the_fork(shop):
-    """The factory makes the tables, and so connects, before the workers are forked."""
+    """The factory creates the tables, and so connects, before the workers are forked."""
     said = shop.script(
         """
 import json, os

@@ -1,4 +1,4 @@
-"""Backends on the RabbitMQ node of the run, and a Redis for results beside it."""
+"""Backends on the RabbitMQ node of the test run, and a Redis for results beside it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ TOPIC = "t"
 
 
 class OnRabbitMQ:
-    """For contract classes: the run's node, on quorum queues."""
+    """A base for contract classes: the node of the test run, with quorum queues."""
 
     hands_out_at_once = True
 
@@ -41,7 +41,7 @@ def jobs(count=1, **options):
 
 
 def drained(backend):
-    """Ids, in the order in which they came; until there is nothing, which a wait for a moment says."""
+    """Return ids in the order of delivery, until a short wait finds no more."""
     ids = []
     while True:
         deliveries = backend.reserve([TOPIC], 100, new_token())

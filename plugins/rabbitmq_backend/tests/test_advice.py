@@ -1,4 +1,4 @@
-"""What `jobsctl check` says of a broker: each risk once, with its mend."""
+"""`jobsctl check` reports each risk of a broker once, with its fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is delivered ahead of time: much of short jobs, and back when they turn out long."""
+"""Messages delivered ahead: many of short jobs, which return to the queue when jobs turn out to be long."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def test_what_came_ahead_for_short_jobs_goes_back_when_they_turn_out_long(connec
     connect().push(jobs(1000), new_token())
     first = here.reserve([TOPIC], 300, new_token())
     here.settle(done(first), new_token())
-    ran_there = drained(there)  # meanwhile much has been delivered to the one that takes short jobs
+    ran_there = drained(there)  # meanwhile much has been delivered to the worker that runs short jobs
     left = 1000 - len(first) - len(ran_there)
     assert left > 200
-    here.heartbeat()  # it sees what has come
+    here.heartbeat()  # it sees the new message
     long = here.reserve([TOPIC], 2, new_token())
     assert len(long) == 2
     assert len(drained(there)) == left - 2
 
 
 def test_who_waits_for_one_job_is_delivered_one(connect):
-    for _ in range(5):  # it depends on what comes in one piece with what
+    for _ in range(5):  # it depends on which messages arrive in one piece
         first, second = connect("first"), connect("second")
         connect().push(jobs(2), new_token())
         assert first.wait([TOPIC], 20.0)
@@ -41,12 +41,13 @@ def test_who_waits_for_one_job_is_delivered_one(connect):
 
 
 def test_who_waits_is_given_what_comes_at_once_and_the_rest_the_next_time(connect, monkeypatch):
-    """Before the first job starts no queue is asked again for what may come before it: each would cost a round trip."""
+    """Until the first job starts, no queue is asked twice for messages that may come before it: each request costs a round
+    trip."""
     worker, asked = connect("worker"), []
     get = Consumer._get
 
     def counted(consumer, queue):
-        if not queue.endswith(":suspects"):  # for those it looks by the clock
+        if not queue.endswith(":suspects"):  # for those it checks the clock
             asked.append(queue)
         return get(consumer, queue)
 

@@ -1,4 +1,4 @@
-"""Several hosts, TLS, and what is said where something cannot work."""
+"""Several hosts, TLS, and the errors for URLs and servers that cannot work."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_a_call_that_cannot_work_says_what_would_make_it(rabbitmq_url):
 
 
 def certify(directory):
-    """An authority, and a certificate of it for this machine, which server and client may both show."""
+    """Create an authority, and a certificate of it for this machine, valid for server and client."""
     (directory / "names").write_text(
         "subjectAltName=DNS:localhost,IP:127.0.0.1\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
-    )  # Python 3.13 wants all that the standard does
+    )  # Python 3.13 requires everything that the standard requires
     for command in (
         "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -addext keyUsage=keyCertSign "
         "-keyout ca-key.pem -out ca.pem",
@@ -87,7 +87,7 @@ def test_tls_is_verified_on_both_sides(tmp_path):
         with pytest.raises(BackendError, match="certificate cannot be trusted"):
             opened(url)
         with pytest.raises(BackendUnavailable):
-            opened(f"{url}?ca={ca}")  # the node wants to know who comes
+            opened(f"{url}?ca={ca}")  # the node requires client certificates
 
 
 def test_installations_with_prefixes_of_their_own_share_a_virtual_host(rabbitmq_url):

@@ -1,4 +1,4 @@
-"""RabbitMQ keeps the contract; what it lacks is weaker, as `features` says. Pairs are in test_contract_beside.py."""
+"""RabbitMQ keeps the contract, except for features that it lacks. Pairs with a store are in test_contract_beside.py."""
 
 from jobs_core.testing import BackendContract
 

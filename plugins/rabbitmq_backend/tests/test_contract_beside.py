@@ -1,7 +1,7 @@
-"""The contract on RabbitMQ with results in SQLite beside it, but for order, waiting and concurrency, in which the store beside
-it has no part; and with Redis what the store is for.
+"""The contract on RabbitMQ with results in SQLite beside it, without order, waiting and concurrency, in which the store
+beside it has no part; and with Redis, the cases that the store is for.
 
-The whole of it with both, and on classic queues, is in whole_contract.py, `make contract-rabbitmq`.
+The whole contract with both stores, and on classic queues, is in whole_contract.py, `make contract-rabbitmq`.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What is written and read by hand is what pika would have written and read, however the stream is cut."""
+"""Our codec writes and reads what pika would, however the stream is cut."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def delivery(channel, tag, properties, body):
 
 
 def written(channel, properties, body):
-    """A message's content, by pika."""
+    """Return a message's content as pika writes it."""
     pieces = [body[start : start + LARGEST] for start in range(0, len(body), LARGEST)]
     frames = [frame.Header(channel, len(body), properties), *(frame.Body(channel, piece) for piece in pieces)]
     return b"".join(each.marshal() for each in frames)
@@ -73,7 +73,7 @@ def test_where_a_message_goes_is_written_as_pika_writes_it():
 
 @st.composite
 def streams(draw):
-    """What a broker may send, and what has to be made of it."""
+    """Frames that a broker may send, and what they mean."""
     sent, events = [], []
     for tag in range(1, draw(st.integers(1, 8))):
         channel = draw(st.integers(1, 3))

@@ -1,4 +1,4 @@
-"""Beside a job that holds the interpreter: heartbeats leave in time, and system calls do not wait for it."""
+"""Beside a job that holds the interpreter lock, heartbeats leave in time, and system calls do not wait for it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .helpers import TOPIC, jobs
 HEARTBEAT = 1
 STRETCH = 0.6
 MOST = 2
-"""So many stretches may pass between two words to the broker."""
+"""Number of long stretches that may pass between two frames to the broker."""
 
 AHEAD = 1500
-"""So many jobs are delivered ahead, and given back when the long one begins."""
+"""Number of jobs that are delivered ahead, and released when the long one begins."""
 
 
 @pytest.fixture
 def held():
-    """An interpreter that somebody holds for more than half a second at a time."""
+    """Hold the interpreter lock for more than half a second at a time."""
     over, gil = threading.Event(), []
 
     def hold():
@@ -57,7 +57,7 @@ def test_giving_back_what_was_delivered_ahead_over_a_new_connection_costs_none(c
     short = worker.reserve([TOPIC], 300, new_token())
     worker.settle([Settlement(each.id, each.token, Outcome.DONE) for each in short], new_token())
     while ahead(worker) < 200:
-        worker.heartbeat()  # it sees what has come
+        worker.heartbeat()  # it sees the new message
     (long,) = worker.reserve([TOPIC], 1, new_token())
     connection = worker._taking().wire
     gil, sent, send = request.getfixturevalue("held"), [], calls.send
@@ -89,7 +89,7 @@ def test_a_thread_that_waits_for_the_interpreter_keeps_it_for_longer_while_stret
 
 
 def test_only_workers_look_for_long_stretches(connect, monkeypatch):
-    """Nobody turns a producer's loop between two pushes: who would change the interval of its process back?"""
+    """Between two pushes, no loop runs in a producer that could restore the interval of its process."""
     waits = []
     monkeypatch.setattr(LongHolds, "waited", lambda *_, **__: waits.append(1))
     connect().push(jobs(), new_token())

@@ -1,4 +1,4 @@
-"""A graceful end leaves no trace in the broker: nothing that goes back is marked as delivered before."""
+"""A graceful end leaves no trace in the broker: no returned message is marked as redelivered."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .helpers import TOPIC, jobs
 
 KINDS = ["quorum", "classic"]
 PATIENCE = 30.0
-"""Seconds: a broker on a busy machine sends when it can."""
+"""Seconds that a broker on a busy machine may take."""
 
 
 def run(worker, count, outcome=Outcome.DONE, batch=1000):
-    """Reserve some and settle them in an order of their own, so many at a time."""
+    """Reserve some jobs and settle them in a given order, a few at a time."""
     deliveries = []
     while len(deliveries) < count:
         found = worker.reserve([TOPIC], count - len(deliveries), new_token())
@@ -32,7 +32,7 @@ def run(worker, count, outcome=Outcome.DONE, batch=1000):
 
 
 def left(url):
-    """What is in the queues, as a bare client sees it: ids, and whether each was delivered before."""
+    """Return the messages in the queues as a bare client sees them: ids, and whether each was delivered before."""
     with pika.BlockingConnection(pika.URLParameters(url.partition("?")[0])) as connection:
         channel = connection.channel()
         for queue in ("jobs.t:7-9", "jobs.t:4-6", "jobs.t:1-3", "jobs.t", "jobs.t:suspects"):
@@ -73,7 +73,7 @@ def test_a_worker_that_knows_its_last_job_has_nothing_to_give_back(connect, rabb
     worker.close()
     assert len(set(ran)) == len(ran) == 300
     rest = list(left(url))
-    # Not their order: what a queue that has just been made refuses is published again, behind the others.
+    # Their order may change: what a new queue refuses is published again, behind the others.
     assert Counter([*ran, *dict(rest)]) == Counter(message.id for message in pushed)
     assert len(rest) == 700
     assert not any(again for _, again in rest)

@@ -1,4 +1,4 @@
-"""The loop of a thread that jobs may keep from turning it."""
+"""The loop of a thread that a job may keep from running."""
 
 import time
 
@@ -9,8 +9,8 @@ def test_a_broker_is_not_given_up_for_time_that_a_job_took():
     loop, answers = Loop(), []
 
     def held_up():
-        time.sleep(0.6)  # a job holds the interpreter
-        loop.call_later(0.1, lambda: answers.append("here"))  # the broker answers what it is asked then
+        time.sleep(0.6)  # a job holds the interpreter lock
+        loop.call_later(0.1, lambda: answers.append("here"))  # the broker answers the request then
 
     loop.call_later(0.0, held_up)
     assert loop.answered(lambda: answers, 0.5)

@@ -1,4 +1,4 @@
-"""A publish that no queue takes, or that the broker refuses, is an error; and what was deleted is made anew."""
+"""A publish that no queue takes, or that the broker refuses, is an error; deleted queues are declared again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def channel(rabbitmq_url):
 
 @pytest.fixture
 def full(rabbitmq_node, rabbitmq_url, channel):
-    """Fill a queue to a limit, beyond which the broker refuses what is published."""
+    """Fill a queue to its limit, beyond which the broker refuses messages."""
     vhost = rabbitmq_url.rpartition("/")[2]
     channel.confirm_delivery()
 
@@ -32,11 +32,11 @@ def full(rabbitmq_node, rabbitmq_url, channel):
         pattern, definition = f"^{queue}$".replace(".", "[.]"), '{"max-length": 1, "overflow": "reject-publish"}'
         rabbitmq_node.control("set_policy", "-p", vhost, "--apply-to", "queues", "limit", pattern, definition)
         refused = 0
-        for _ in range(1000):  # a quorum queue says that it is full a moment after it was filled
+        for _ in range(1000):  # a quorum queue reports that it is full a moment after it was filled
             try:
                 channel.basic_publish("", queue, "{}", pika.BasicProperties(delivery_mode=2))
                 refused = 0
-            except pika.exceptions.NackError:  # of one that was just made it says only that its leader is not known yet
+            except pika.exceptions.NackError:  # a new queue only reports that its leader is not yet known
                 refused += bool(channel.queue_declare(queue, passive=True).method.message_count)
             if refused == 2:
                 return
@@ -69,7 +69,7 @@ def test_what_no_queue_takes_is_an_error_that_says_the_mend_and_the_same_push_go
         producer.push([late, at_once], request)
     producer.setup()
     assert producer.push([late, at_once], request) == {}
-    assert drained(connect("w")) == [at_once.id, late.id]  # what was confirmed the first time was not published again
+    assert drained(connect("w")) == [at_once.id, late.id]  # messages confirmed the first time were not published again
 
 
 @pytest.mark.parametrize("step", ["jobs:delay.02", "jobs:delay.due"])
@@ -112,18 +112,18 @@ def test_a_full_queue_refuses_by_name_and_the_same_push_goes_through_when_there_
         producer.push(many, request)
     channel.queue_purge("jobs.t")
     deadline = time.monotonic() + 20.0
-    while not pushed(producer, many, request):  # it says that there is room when it has noticed
+    while not pushed(producer, many, request):  # it reports free space when it has noticed
         assert time.monotonic() < deadline
-    assert sorted(drained(connect("w"))) == sorted(one.id for one in many)  # each once, though it was tried in parts
+    assert sorted(drained(connect("w"))) == sorted(one.id for one in many)  # each once, although it was tried in parts
 
 
 def test_a_queue_without_a_leader_is_no_full_one(connect, rabbitmq_node, rabbitmq_url):
-    """It has none right after it was made, when somebody else publishes already, and while its node fails over."""
+    """A queue has no leader right after its creation, if others publish already, and during a failover of its node."""
     server = f"{{'{rabbitmq_url.rpartition('/')[2]}_jobs.t', node()}}"
     producer, many, request = connect(), jobs(3), new_token()
     producer.setup()
     rabbitmq_node.evaluate(f"ra:stop_server(quorum_queues, {server}).")
-    with pytest.raises(BackendUnavailable, match=r"queue jobs\.t has no leader at present"):  # it is asked again, see persist
+    with pytest.raises(BackendUnavailable, match=r"queue jobs\.t has no leader at present"):  # it is retried, see persist
         producer.push(many, request)
     rabbitmq_node.evaluate(f"ra:restart_server(quorum_queues, {server}).")
     persist(producer.push, many, request)

@@ -1,4 +1,4 @@
-"""The whole contract on what `make test` leaves out: with results beside the queue, and on classic queues."""
+"""The parts of the contract that `make test` leaves out: with results beside the queue, and on classic queues."""
 
 import pytest
 

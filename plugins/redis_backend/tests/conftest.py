@@ -1,4 +1,4 @@
-"""One server for the whole run, and a prefix of its own for every test."""
+"""One server for the whole test run, with its own prefix for every test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The users that docs/backends.md proposes may do all that is needed, and nothing else."""
+"""The users that docs/backends.md proposes may do everything that is needed, and nothing else."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_proposed_user_may_do_all_that_jobs_does_on_a_cluster(redis_cluster)
 
 
 def do_all_that_jobs_does(backend, feed):
-    """`feed` pushes as a program in another language does."""
+    """Do everything that jobs does; `feed` pushes as a program in another language does."""
     backend.push([Outgoing(name, "t", b"{}") for name in ("a", "b", "c", "d")], new_token())
     assert backend.wait(["t"], 1.0)
     done, retried, dead, _ = backend.reserve(["t"], 4, new_token())

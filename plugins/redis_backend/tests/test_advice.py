@@ -1,4 +1,4 @@
-"""What `jobsctl check` says of a server as it is set up: each risk, and its mend."""
+"""`jobsctl check` reports each risk in a server's settings, with its fix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def own_server(tmp_path):
 
 
 def advised(server, url="redis://127.0.0.1"):
-    """The advice for this server, as if it were reached by this URL."""
+    """Return the advice for this server, as if it were reached by this URL."""
     link = Link(connector(parse(f"redis://127.0.0.1:{server.port}")), "here")
     try:
         return advice(parse(url), link)
@@ -75,7 +75,7 @@ def test_loopback_needs_no_user_of_its_own(own_server, host):
 
 
 class Told:
-    """A server that says of itself what it is told to."""
+    """A server that reports given facts about itself."""
 
     def __init__(self, info):
         self._info = info

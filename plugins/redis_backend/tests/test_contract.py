@@ -34,7 +34,7 @@ class TestRedis(BackendContract):
 
 
 class TestRedisCluster(BackendContract):
-    """On three masters, without the features that a cluster drops."""
+    """On three masters, without the features that a cluster lacks."""
 
     hands_out_at_once = True
 
@@ -48,7 +48,7 @@ class TestRedisCluster(BackendContract):
 
 
 def test_a_store_that_a_person_gives_is_as_new_for_every_case(redis_url):
-    """`jobsctl contract redis://…`: wake-ups of jobs that are gone are gone with them."""
+    """`jobsctl contract redis://…`: wake-ups of deleted jobs are deleted with them."""
     store = Rig(redis_url, None)
     try:
         store.push_many(store.producer(), 3)

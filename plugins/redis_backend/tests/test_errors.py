@@ -1,4 +1,4 @@
-"""What is said when a server cannot be used, as somebody reads it at night: what is wrong, where, and how to mend it."""
+"""The errors of an unusable server say what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server(tmp_path):
 
 
 def refused(url):
-    """What is raised for somebody who wants to enqueue there."""
+    """Return the error of an enqueue there."""
     backend = Plugins.discover().choose("jobs_queue_backends", scheme(url), "backend")(url, BackendOptions())
     with pytest.raises(BackendError) as raised:
         try:
@@ -68,7 +68,7 @@ def test_a_host_that_nobody_knows():
 
 @contextlib.contextmanager
 def speaking(answer):
-    """A server that says the same to everybody."""
+    """A server that gives the same answer to every client."""
 
     def serve():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The inlet takes anything: what is no envelope within its limits is carried as it came and harms nobody."""
+"""The inlet takes anything: what is no envelope within the limits is carried unchanged and harms no other job."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ODD = [
 
 
 def envelope(**fields):
-    """An envelope whose fields are JSON texts."""
+    """Return an envelope whose fields are given as JSON texts."""
     known = {"v": "1", "topic": '"t"', "job": '"work"', **fields}
     return ("{" + ",".join(f'"{name}":{value}' for name, value in known.items()) + "}").encode()
 
@@ -83,7 +83,7 @@ def inlet(backend, topic="t"):
 
 
 def take(backend, topic="t"):
-    """Everything that a worker gets."""
+    """Return everything that a worker gets."""
     found = []
     while backend.wait([topic], 0.01):
         found += backend.reserve([topic], 1000, new_token())
@@ -91,7 +91,7 @@ def take(backend, topic="t"):
 
 
 def accept(deliveries, **settings):
-    """What a worker makes of them: reasons of the dead, None for the runs."""
+    """Return what a worker makes of deliveries: reasons of dead letters, None for runs."""
     registry = Registry()
     app = App(Config(**settings), registry=registry)
     decoder = Decoder(app)
@@ -111,10 +111,10 @@ def test_whatever_is_pushed_is_taken_from_the_inlet_as_it_came_and_a_good_one_be
     scheduled = [record.payload for record in backend.browse("t", State.SCHEDULED, 1000)]
     taken = [delivery.payload for delivery in found] + scheduled
     assert set(taken) <= {*HOSTILE, good}
-    missing = {*HOSTILE} - {*taken}  # refused by nothing but a unique key that an earlier one holds
+    missing = {*HOSTILE} - {*taken}  # refused only because of a unique key that an earlier one holds
     assert all(b'"unique":{"key":"k"' in payload for payload in missing)
     assert good in taken
-    accept(found)  # a worker says of each what is wrong with it, and never raises
+    accept(found)  # a worker reports each one's error, and never raises
 
 
 VALUES = st.recursive(
@@ -242,7 +242,7 @@ def test_what_is_not_signed_has_no_effect_on_other_jobs(make, refused, scope, co
     key = UniqueKey("work:1", scope, conflict)
     ours = Outgoing(new_id(), "t", application_job(key), unique=key)
     backend.push([ours], new_token())
-    later = new_id()  # of a job to come
+    later = new_id()  # of a later job
     rpush(backend, refused(key, id=later, priority=9, delay=60.0), refused(UniqueKey("work:2", scope, conflict)))
     backend._store.admit("t", new_token())
     assert [record.state for record in backend.browse("t", State.SCHEDULED, 9)] == []

@@ -1,4 +1,4 @@
-"""What jobs leave behind in a Redis once they are gone, and what they cost while they are there."""
+"""What jobs leave in a Redis once they are gone, and what they cost while they exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JOBS = int(os.environ.get("JOBS_MEMORY_JOBS", "20000"))  # `make torture` passes
 BATCH = 1000
 PAYLOAD = b'{"v":1,"topic":"email","job":"shop.send_email","args":["a@example.com"],"kwargs":{"subject":"hello"}}' * 2
 MOMENT = 0.2
-"""For so long, in seconds, is remembered what is remembered for a time."""
+"""Seconds for which Redis remembers what it remembers for a time."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def backend(server):
 
 
 def sent(number: int) -> Outgoing:
-    """Jobs of every kind that keeps something beside itself, and many that do not."""
+    """Push jobs of every kind that stores something besides itself, and many that do not."""
     unique = {
         3: UniqueKey(f"key-{number}", "done", "drop"),
         4: UniqueKey(f"key-{number}", "queued", "drop"),
@@ -51,7 +51,7 @@ def sent(number: int) -> Outgoing:
 
 
 def ended(number: int, delivery: Delivery) -> Settlement:
-    """Jobs end in every way."""
+    """End jobs in every way."""
     outcomes = {
         0: {"outcome": Outcome.DEAD, "reason": "failed", "error": b'{"type":"ValueError"}'},
         1: {"outcome": Outcome.RETRY, "error": b'{"type":"ValueError"}'} if delivery.attempt < 2 else {"outcome": Outcome.DONE},
@@ -65,13 +65,13 @@ def ended(number: int, delivery: Delivery) -> Settlement:
 
 
 def used(server: RedisServer) -> int:
-    """Bytes, but for what waits to be written to the append-only file."""
+    """Return the used bytes, except for those that wait to be written to the append-only file."""
     facts = dict(line.split(":", 1) for line in server.text("INFO", "memory").splitlines() if ":" in line)
     return int(facts["used_memory"]) - int(facts.get("mem_aof_buffer", 0))
 
 
 def keys(server: RedisServer) -> dict[str, int]:
-    """Every key, and the seconds after which it goes by itself; -1 for never."""
+    """Return every key, and the seconds after which it expires; -1 for never."""
     link = Link(connector(parse(f"redis://127.0.0.1:{server.port}")), "here")
     try:
         return {key.decode(): link.call("TTL", key) for key in link.call("KEYS", "*")}
@@ -91,7 +91,7 @@ def test_nothing_is_left_of_jobs_that_came_and_went(server, backend):
         jobs = [sent(n) for n in range(first, first + BATCH)]
         backend.push(jobs, new_token())
         backend.cancel(jobs[10].id)
-        backend.fetch_result(jobs[0].id, 0.0)  # somebody follows it, and goes away
+        backend.fetch_result(jobs[0].id, 0.0)  # a client follows it, and disconnects
         for delivery in (deliveries := backend.reserve(topics, BATCH, new_token())):
             number += 1
             if delivery.id == jobs[20].id:

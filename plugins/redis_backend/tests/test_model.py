@@ -1,4 +1,4 @@
-"""Redis beside the memory model, step by step, on a clock that both are given."""
+"""Redis compared with the memory model, step by step, on a clock given to both."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jobs_core.testing.contract.rig import ManualClock, Rig
 from jobs_redis.backend import RedisBackend
 from jobs_redis.url import parse
 
-pytestmark = pytest.mark.timeout(300)  # tens of thousands of round trips: on a busy machine they take their time
+pytestmark = pytest.mark.timeout(300)  # tens of thousands of round trips, slow on a busy machine
 
 TICK = 4
-"""Microseconds by which the time moves with every call: on a server's own clock no two scripts begin in the same one."""
+"""Microseconds by which every call moves the time: on a server's own clock, no two scripts begin in the same one."""
 
 STRIDE = 1 / 32
-"""Seconds by which every step of the clock is longer than asked: ticks then never decide what is due."""
+"""Seconds by which every step of the clock is longer than requested, so that ticks never decide what is due."""
 
 
 class _Clock(ManualClock):
@@ -37,7 +37,7 @@ class _Clock(ManualClock):
         self._time, self._ticks = value + STRIDE, 0
 
     def __call__(self) -> float:
-        """The time, later with every call."""
+        """Return the time, later with every call."""
         self._ticks += TICK
         return self._time + self._ticks * 1e-6
 
@@ -64,7 +64,7 @@ class _Redis(RedisBackend):
 
 class _Rig(Rig):
     def options(self, **changes: Any) -> BackendOptions:
-        """Requests are remembered for good: Redis forgets them by its own clock, the model by the rig's."""
+        """Remember requests forever: Redis forgets them by its own clock, the model by the rig's."""
         return super().options(**{"dedup_window": 1e8} | changes)
 
 

@@ -1,4 +1,4 @@
-"""Every form of URL leads to its server, with the certificates, users and prefixes it names; a wrong one shows the forms."""
+"""Every form of URL leads to its server, with its certificates, users and prefixes; an invalid one shows the valid forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def made(url):
 
 
 def pass_a_job(url):
-    """Push a job and reserve it, through connections of their own."""
+    """Push a job and reserve it, through separate connections."""
     producer, worker = made(url), made(url)
     try:
         producer.open(None)
@@ -125,7 +125,7 @@ def test_prefixes_keep_installations_apart(redis_server):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    """Create a self-signed certificate for 127.0.0.1, and its key."""
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         [
@@ -141,7 +141,7 @@ def certificate(tmp_path):
 
 @pytest.fixture
 def tls_server(tmp_path):
-    """The way to a server's program that speaks TLS; some builds of other versions do not."""
+    """Return the path to a server program with TLS support; some builds of other versions lack it."""
     without_certificate = [server_program(), "--port", "0", "--tls-port", "1"]  # which ends it at once, in any build
     refused = subprocess.run(without_certificate, capture_output=True, text=True, timeout=60)
     if "Failed to configure TLS" not in refused.stdout + refused.stderr:

@@ -1,4 +1,4 @@
-"""Waiting and reserving in one exchange: what it costs, and what becomes of jobs when it breaks in between."""
+"""Waiting and reserving in one exchange: its cost, and the fate of jobs when it breaks in between."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = "t"
 
 @pytest.fixture
 def server(tmp_path):
-    """One of our own: its clients are counted."""
+    """A private server: its clients are counted."""
     with RedisServer(tmp_path / "redis") as server:
         yield server
 
@@ -52,7 +52,7 @@ def push(producer, topic, *ids):
 
 
 def waiting(pool, server, worker, request, *, topics=(T,), limit=5):
-    """A worker that waits to reserve, and is known to."""
+    """Start a worker that waits to reserve; return once the server knows it."""
     before = blocked(server)
     future = pool.submit(worker.reserve_next, topics, limit, request, PATIENCE)
     until(lambda: blocked(server) > before)
@@ -64,14 +64,14 @@ def blocked(server):
 
 
 def calls(server):
-    """How often each command was called by clients and scripts so far."""
+    """Return how often clients and scripts have called each command so far."""
     lines = [line.partition(":calls=") for line in server.text("INFO", "commandstats").splitlines()]
     return {name.removeprefix("cmdstat_"): int(rest.split(",")[0]) for name, _, rest in lines if rest}
 
 
 def test_a_job_costs_an_idle_worker_one_wait_and_two_scripts(pool, server, opened):
     producer, worker = opened(None), opened("worker")
-    for n in range(3):  # what is done for the first time has been done before the last
+    for n in range(3):  # first-time work is done before the last one
         before = calls(server)
         future = waiting(pool, server, worker, f"request {n}")
         push(producer, T, f"job {n}")
@@ -87,7 +87,7 @@ def test_a_job_whose_way_to_the_waiting_worker_was_cut_is_had_by_asking_again(po
         producer, worker = opened(None), opened("worker", proxy.port)
         worker.reserve([T], 5, "so that the server knows the script")
         future = waiting(pool, server, worker, "the-request")
-        proxy.black_hole()  # the server answers, and nobody hears
+        proxy.black_hole()  # the server answers, and no client hears it
         push(producer, T, "a", "b")
         until(lambda: producer.counts([T])[T].reserved == 2)
         proxy.heal()
@@ -162,7 +162,7 @@ def test_a_topic_is_known_from_its_first_push_on_and_from_the_first_after_it_was
     for name in "ab":
         push(producer, T, *(f"{name}{n}" for n in range(together)))
         assert worker.topics() == [T]
-        for delivery in worker.reserve([T], together, name):  # nothing is left, but that is not seen: the token stays
+        for delivery in worker.reserve([T], together, name):  # no token is left, but that is not noticed: the token stays
             worker.settle([Settlement(delivery.id, delivery.token, Outcome.DONE)], delivery.id)
         worker.housekeep(10)
         worker.housekeep(10)

@@ -1,4 +1,4 @@
-"""The wire: replies in pieces, silence, and what the server refuses, on a pair of sockets."""
+"""The connection: replies in pieces, silence, and refusals, on a pair of sockets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
     with pytest.raises(redis.exceptions.TimeoutError):
         wire.read()
     with pytest.raises(redis.exceptions.TimeoutError):
-        wire.send((b"SET", "key", bytes(10_000_000)))  # nobody takes it
+        wire.send((b"SET", "key", bytes(10_000_000)))  # no script reads it
     assert not wire.readable(0.0)
 
 
@@ -80,7 +80,7 @@ def test_a_refusal_is_raised_as_what_it_is(ends, answer, kind):
 
 
 class Connection:
-    """All that a link needs of the client's."""
+    """The parts of a client's connection that a link needs."""
 
     def __init__(self, ours: socket.socket) -> None:
         self._sock = ours
@@ -92,7 +92,7 @@ class Connection:
 
 
 class Interrupted(BaseException):
-    """As a job's timeout is."""
+    """The interruption by a job's timeout."""
 
 
 def test_an_answer_that_nobody_waited_for_is_nobody_elses():

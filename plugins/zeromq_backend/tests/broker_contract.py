@@ -1,4 +1,4 @@
-"""The whole contract again with brokers as processes of their own: `make contract-zeromq`."""
+"""The whole contract with brokers as separate processes: `make contract-zeromq`."""
 
 import os
 import signal
@@ -46,8 +46,11 @@ class TestBrokerThatIsKilled(BackendContract):
 
 
 class TestEmbeddedBrokerThatIsKilled(BackendContract):
-    """`jobsctl start` with `[broker] embedded = true`: every broker dies of its 100th commit, before it confirms it, and the
-    supervisor starts the next. Its own workers serve a topic that no case uses."""
+    """`jobsctl start` with `[broker] embedded = true`.
+
+    Every broker dies at its 100th commit, before it confirms it, and the supervisor starts the next. The supervisor's own
+    workers serve a topic that no case uses.
+    """
 
     @pytest.fixture
     def backend_url(self, tmp_path, patient):
@@ -74,6 +77,6 @@ class TestEmbeddedBrokerThatIsKilled(BackendContract):
     @pytest.fixture
     def rig(self, backend_url):
         rig = Rig(backend_url, None)
-        rig.lease = 5.0  # the supervisor keeps house too: a case may not be silent for longer
+        rig.lease = 5.0  # the supervisor does housekeeping too: no case may be silent for longer
         yield rig
         rig.close()

@@ -21,16 +21,16 @@ from jobs_zeromq.broker.server import Server, Settings
 
 
 class Died(BaseException):
-    """Raised where a broker of the test's own process "dies"."""
+    """Raised where a broker inside the test's process "dies"."""
 
 
 class InProcess:
-    """A broker on a thread of the test's process, whose clock the test may set. Where it dies, another takes over."""
+    """A broker on a thread of the test's process, with a clock that the test may set. Where it dies, another takes over."""
 
     def __init__(self, directory: Path, clock: Any = None, **settings: Any) -> None:
         endpoint = f"tcp://127.0.0.1:{free_port()}"
         self._settings = Settings(
-            store="sqlite:///broker.db?durability=process",  # nothing dies here but the broker: what is synced proves nothing
+            store="sqlite:///broker.db?durability=process",  # only the broker dies here: syncing proves nothing
             listen=[endpoint],
             base_dir=directory,
             clock=clock,
@@ -53,7 +53,7 @@ class InProcess:
             except BackendError as error:
                 if "in use" not in str(error) or time.monotonic() > deadline:
                     raise
-            time.sleep(0.002)  # ZeroMQ lets go of the dead one's port on a thread of its own
+            time.sleep(0.002)  # ZeroMQ frees the port of the dead one on a thread of its own
 
     def _run(self) -> None:
         while True:
@@ -95,9 +95,11 @@ def in_process(tmp_path: Path, borrowed_clock: BorrowedClock) -> Iterator[InProc
 
 @pytest.fixture
 def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In-process brokers die after every tenth commit, before they confirm it. The grace that a restart gives to leases
-    is left out: a model that knows of no restart is to behave alike. So are the pauses of clients that spare a successor
-    the crowd: there are two, and with 430 deaths half of the test's time would be spent in them."""
+    """Let in-process brokers die after every tenth commit, before they confirm it.
+
+    Two things are left out: the grace that a restart gives to leases, because the model knows of no restart; and the pauses
+    with which clients spare a new broker, because 430 deaths would spend half of the test's time in them.
+    """
     commits = itertools.count(1)
 
     def visit(name: str) -> None:
@@ -112,7 +114,7 @@ def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients wait for a broker's successor for as long as a busy machine takes to start it. In earnest the core asks again."""
+    """Let clients wait for the next broker as long as a busy machine takes to start it. In production the core retries."""
     monkeypatch.setattr(link, "RECONNECT", PATIENCE)
     monkeypatch.setitem(link.Link.call.__kwdefaults__, "reconnect", PATIENCE)
 
@@ -127,7 +129,7 @@ def service(tmp_path: Path) -> Iterator[BrokerService]:
 
 @pytest.fixture
 def start_in_process(tmp_path: Path) -> Iterator[Callable[..., InProcess]]:
-    """Starts brokers in this process with settings of the test's."""
+    """Return a function that starts brokers in this process with given settings."""
     started: list[InProcess] = []
 
     def start(**settings: Any) -> InProcess:

@@ -1,4 +1,4 @@
-"""A client that says what it likes: a plain ZeroMQ socket."""
+"""A client that sends arbitrary frames: a plain ZeroMQ socket."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import zmq
 from jobs_zeromq import protocol as p
 
 PATIENCE = 30_000
-"""Milliseconds in which an answer has to come."""
+"""Milliseconds within which an answer has to come."""
 
 
 class Raw:
-    """A DEALER socket on a context of its own."""
+    """A DEALER socket on its own context."""
 
     def __init__(self, url: str, *, hello: bool = True) -> None:
         self._context = zmq.Context()
@@ -38,7 +38,7 @@ class Raw:
         return self.socket.recv_multipart()
 
     def ask(self, verb: bytes, body: Any, *more: bytes, tag: bytes = b"t") -> tuple[bytes, Any]:
-        """Kind and body of the answer to one request."""
+        """Return kind and body of the answer to one request."""
         form = msgspec.json if verb == b"put" else msgspec.msgpack
         self.send(p.VERSION, verb, tag, body if isinstance(body, bytes) else form.encode(body), *more)
         while True:

@@ -1,4 +1,4 @@
-"""The broker by itself: one commit for many, credit, its life as somebody's child."""
+"""The broker by itself: one commit for many requests, credit, its life as a child process."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_request_that_comes_twice_in_one_group_is_done_once(transactions):
 
 
 class Disk:
-    """A broker's disk, which syncs when it is let, and fails if it is told to."""
+    """A broker's disk, which syncs when permitted, and fails when told to."""
 
     def __init__(self, monkeypatch):
         self.asked, self.let, self.error = threading.Event(), threading.Event(), None
@@ -222,7 +222,8 @@ def test_what_was_handed_out_to_a_wait_that_had_ended_is_returned_by_its_request
     worker.open("worker")
     producer.open(None)
     answered = Link.call_later
-    monkeypatch.setattr(Link, "call_later", lambda *args: answered(*args) and None)  # as if the bell had rung a moment sooner
+    # As if the wake-up had come a moment sooner:
+    monkeypatch.setattr(Link, "call_later", lambda *args: answered(*args) and None)
     try:
         producer.push([Outgoing(str(n), "t", b"x") for n in range(3)], new_token())
         assert [one.id for one in worker.reserve_next(["t"], 2, "request", 20.0)] == ["0", "1"]
@@ -281,7 +282,7 @@ def test_a_burst_is_handed_out_to_all_who_wait_and_not_again_to_nobody(start_in_
             producer.push([Outgoing(str(n), "t", b"x") for n in range(7)], new_token())
             while sum(one.done() for one in taken) < 4:
                 time.sleep(0.001)
-            assert producer.status().waiting == 1  # for whom nothing is left
+            assert producer.status().waiting == 1  # for which nothing is left
             for backend in workers:
                 backend.interrupt()
             assert sorted(one.id for future in taken for one in future.result(30)) == [str(n) for n in range(7)]
@@ -354,7 +355,7 @@ def test_term_answers_what_is_asked_and_ends_with_0(service):
 
 
 def test_nothing_is_handed_out_over_a_connection_that_its_owner_has_left(start_in_process):
-    """A client whose connection breaks says hello over another; what it had asked before may still lie there, or come late."""
+    """A client whose connection breaks says hello over another; its earlier requests may still wait, or arrive late."""
     url = start_in_process().url
     with Raw(url) as old, Raw(url) as new:
         new.ask(b"open", {"owner": "w"})

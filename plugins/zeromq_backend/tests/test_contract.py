@@ -1,4 +1,5 @@
-"""The ZeroMQ backend keeps the contract, also when its broker dies between commit and confirm: here in the test's own process.
+"""The ZeroMQ backend keeps the contract, also when its broker dies between commit and confirm: here inside the test's
+process.
 
 With real brokers and SIGKILL: test_killed.py, and the whole contract with brokers of every kind, `make contract-zeromq`.
 """
@@ -14,11 +15,11 @@ from jobs_core.testing.contract.rig import ManualClock, Outage, Rig
 
 
 class TestOnAClockThatIsMoved(BackendContract):
-    """Answers equal the model's to the letter, in whatever order Hypothesis asks, and though the broker dies often."""
+    """Answers equal the model's exactly, in whatever order Hypothesis asks, although the broker dies often."""
 
     takes_clock = loses_answers = True
-    # Two thirds: each of thousands of requests wakes several threads in turn, which takes more than a minute on a machine
-    # with nine others to run. SQLite's contract tries all on the same store.
+    # Two thirds of the examples: each of thousands of requests wakes several threads in turn, which takes more than a
+    # minute on a busy machine. SQLite's contract tries all of them on the same store.
     examples = EXAMPLES * 2 // 3
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whatever comes in at its door, the broker answers with an error or not at all, and goes on."""
+"""Whatever a client sends, the broker answers with an error or not at all, and continues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOOD = {
     "settlements": [{"id": "x", "token": 1, "outcome": "done"}], "offset": 0, "lease": 30.0, "retention": {"fuzz": [1.0, 1]},
     "priority": 0, "delay": 0.0,
 }  # fmt: skip
-"""A value of the right kind for every field there is."""
+"""A value of the right kind for every field."""
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def broker(start_in_process):
 
 @pytest.fixture(autouse=True)
 def _nothing_unexpected(caplog):
-    """No request got further than the code that was written to refuse it."""
+    """Assert that every request was refused by the code that is written to refuse it."""
     yield
     assert " failed: " not in caplog.text
 
 
 def assert_serves(url):
-    """A client that behaves gets what it wants."""
+    """Assert that a well-behaved client is served."""
     backend = ZeromqBackend(url, BackendOptions())
     backend.open(new_token())
     try:
@@ -66,7 +66,7 @@ def assert_serves(url):
 
 
 def answers_until_status(raw):
-    """What came before the answer to a request that everybody may ask: the broker is still there, and in order."""
+    """Return everything before the answer to a status request: the broker is still there, and in order."""
     raw.send(p.VERSION, b"status", b"the-end", b"\x80")
     found = []
     while True:
@@ -148,7 +148,7 @@ def test_random_bytes_on_the_socket_harm_nobody(broker):
         with socket.create_connection((host, int(port))) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             begin = (b"", greeting[: dice.randrange(len(greeting))], greeting)[n % 3]
-            with contextlib.suppress(OSError):  # shown the door meanwhile
+            with contextlib.suppress(OSError):  # refused meanwhile
                 connection.sendall(begin + dice.randbytes(dice.randrange(2000)))
         if n % 50 == 0:
             assert_serves(broker.url)

@@ -1,4 +1,4 @@
-"""Who gets in: keys beyond loopback, a list of clients, sockets that only their user can reach; and `jobsctl broker`."""
+"""Access: keys beyond loopback, a list of clients, sockets that only their user can reach; and `jobsctl broker`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def jobsctl(directory, *arguments):
 
 @pytest.fixture
 def locked(tmp_path):
-    """A broker that asks for keys, which one client has."""
+    """A broker that requires keys; one client has one."""
     made = jobsctl(tmp_path, "broker", "keygen", "keys", "--client", "web1")
     assert made.returncode == 0, made.stderr
     port = free_port()
@@ -93,7 +93,8 @@ def test_a_client_on_the_list_gets_in_and_nobody_else(locked, tmp_path):
     with pytest.raises(BackendError):  # without any key
         connect(tmp_path, locked.url.partition("?")[0])
     wrong = locked.url.replace("broker=keys/broker.key", "broker=others/broker.key")
-    with pytest.raises(BackendUnavailable, match="is .*/others/broker.key its public key"):  # who expects another talks to none
+    # A client that expects another key talks to no broker:
+    with pytest.raises(BackendUnavailable, match="is .*/others/broker.key its public key"):
         connect(tmp_path, wrong)
     assert connect(tmp_path, locked.url).refused >= 1
 

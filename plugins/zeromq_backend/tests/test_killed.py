@@ -1,4 +1,4 @@
-"""SIGKILL of the broker between commit and confirm: the cases of the contract that change what is stored, as they are.
+"""SIGKILL of the broker between commit and confirm, in the cases of the contract that change what is stored.
 
 All other cases, and a broker embedded in a supervisor, are in broker_contract.py: `make contract-zeromq`.
 """
@@ -13,16 +13,16 @@ CHANGES = ("cancel", "discard", "drop", "pause", "purge", "release", "requeue", 
 
 
 def killed_after(*requests):
-    """Fail points at which a broker dies: the first of each of these requests is committed, and not confirmed."""
+    """Return fail points at which a broker dies: the first of each of these requests is committed, and not confirmed."""
     return ",".join(f"broker.{name}.after_commit=kill" for name in requests)
 
 
 DEATHS = [killed_after("push"), killed_after("reserve", *CHANGES), killed_after("settle", "close")]
-"""After a case's first push, after its first reserve or change, after its first settlement; the next broker stays."""
+"""A case's first push, its first reserve or change, and its first settlement; the next broker stays alive."""
 
 
 class TestBrokerThatIsKilled(Settling, Uniqueness, Operators):
-    """A broker of its own, over TCP. Nobody but the broker's log can tell."""
+    """A separate broker, over TCP. Only the broker's log tells that it died."""
 
     @pytest.fixture
     def backend_url(self, service, patient):

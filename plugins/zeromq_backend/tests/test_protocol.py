@@ -1,4 +1,4 @@
-"""The page on the protocol says what the code does, and a producer that knows only the page is understood."""
+"""The protocol page says what the code does, and a producer written from that page alone is understood."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many requests done together: what comes of them is what would have come of each alone."""
+"""Requests that are processed together have the same results as one by one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def asked(verb, sender=b"somebody", payloads=(), peer=PEER, **body):
 
 @pytest.fixture
 def both(tmp_path):
-    """Two desks, each before a store of its own."""
+    """Two `Transactions`, each on its own store."""
     stores = [
         Store(f"sqlite:///{name}.db?durability=process", BackendOptions(base_dir=tmp_path, clock=lambda: NOW), min_free=0)
         for name in "xy"
@@ -41,7 +41,7 @@ def both(tmp_path):
 
 
 class Traffic:
-    """What a few workers and producers ask, at random."""
+    """Random requests of a few workers and producers."""
 
     def __init__(self, seed):
         self.dice = random.Random(seed)
@@ -50,7 +50,7 @@ class Traffic:
         self.requests = ["p0"]
 
     def opening(self):
-        return [asked(p.OPEN, owner=owner) for owner in self.held if owner != "worker-3"]  # who is lost
+        return [asked(p.OPEN, owner=owner) for owner in self.held if owner != "worker-3"]  # lost owners
 
     def group(self):
         return [self.one() for _ in range(self.dice.randint(1, 12))]
@@ -62,7 +62,7 @@ class Traffic:
         if kind in ("push", "put"):
             if self.dice.random() < 0.8:
                 self.requests.append(f"p{self.number}")
-            request = self.dice.choice(self.requests[-4:])  # at times one that was there before
+            request = self.dice.choice(self.requests[-4:])  # at times an existing one
             if kind == "put":
                 return asked(p.PUT, b"p", [b"{}"] * self.dice.randint(1, 3), topic="a", request=request)
             return asked(p.PUSH, b"%d" % self.dice.randint(0, 2), request=request, messages=[self.message() for _ in range(3)])
@@ -89,7 +89,7 @@ class Traffic:
     def settlements(self, owner):
         held, self.held[owner] = self.held[owner], []
         if self.dice.random() < 0.2:
-            held = held + [one for others in self.held.values() for one in others][:1]  # somebody else's
+            held = held + [one for others in self.held.values() for one in others][:1]  # that of another owner
         outcomes = ["done"] if self.dice.random() < 0.7 else ["done", "retry", "dead", "release"]
         return [{"id": job, "token": token, "outcome": self.dice.choice(outcomes), "error": b"{}"} for job, token in held]
 
@@ -101,7 +101,7 @@ class Traffic:
 
 
 def shown(transactions):
-    """All that can be seen of a store."""
+    """Return the whole visible state of a store."""
     look = [
         asked(p.COUNTS, topics=TOPICS),
         *(asked(p.BROWSE, topic=t, state=state, limit=99) for t in TOPICS for state in SEEN),
@@ -147,7 +147,7 @@ def test_the_group_of_many_clients_takes_hardly_more_statements_than_that_of_one
                 assert [len(each) for each in held.values()] == [10] * count
             if batch == "settle":
                 assert {state for answer in answers for state in p.SETTLE.decode_answer(answer.body)} == {Answer.SETTLED}
-        return sum(sql in ("SELECT", "DELETE") for sql in statements)  # those that are run for many rows are traced for each
+        return sum(sql in ("SELECT", "DELETE") for sql in statements)  # statements that run for many rows are traced for each
 
     def of_each(batch, owner, held):
         request = new_token()

@@ -1,4 +1,4 @@
-"""What is scheduled, and what is wrong with it."""
+"""Schedule entries, and the errors in invalid ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One machine's watch, and two machines' over one queue."""
+"""The schedule on one machine, and on two machines with one queue."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ HOUR = 3600.0
 
 
 class Shop:
-    """An application with a schedule, on memory with a clock of its own; what is pushed is kept."""
+    """An application with a schedule, on memory with its own clock; everything pushed is kept."""
 
     def __init__(self, path, **schedule):
         self.path, self.url, self.now = path, f"memory://{new_token()}", NOON
@@ -59,19 +59,19 @@ class Shop:
         return self.backend.push(messages, request)
 
     def look(self, ticker, now):
-        """What the housekeeper does."""
+        """Look at the schedule, as the housekeeper does."""
         self.now = now
         ticks = ticker.due(now)
         ticker.enqueue(ticks, self.push)
         return [tick.at / 1000 for tick in ticks]
 
     def pushed(self, topic="news"):
-        """The ticks of the jobs in the queue, in order."""
+        """Return the ticks of the jobs in the queue, in order."""
         records = self.backend.browse(topic, State.READY, 10_000)
         return sorted(decode(record.payload, topic=topic).headers["tick"] for record in records)
 
     def run_all(self):
-        """Workers take and finish everything: the jobs are forgotten. The ticks."""
+        """Finish all jobs, so that they are forgotten; return their ticks."""
         worker = self.app.new_backend(clock=lambda: self.now)
         worker.open(new_token())
         deliveries = worker.reserve(["news"], 10_000, new_token())
@@ -395,7 +395,8 @@ def test_keys_do_not_heap_up(shop):
 
 
 class Machines(RuleBasedStateMachine):
-    """Machines that stop, restart, lose their file, are killed in mid-enqueue; a broker that goes away. No tick twice."""
+    """Machines that stop, restart, lose their file, or are killed in mid-enqueue, and a broker that goes away: no tick runs
+    twice."""
 
     @initialize()
     def begin(self):

@@ -1,4 +1,4 @@
-"""When an entry ticks, in real time zones."""
+"""The times at which an entry ticks, in real time zones."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def ms(moment):
 
 
 def runs(expression, tz, start, count):
-    """The next ticks after a local time, in that zone, as texts."""
+    """Return the next ticks after a local time, in that zone, as texts."""
     after, at, found = (
         times.by_cron(expression, times.zone(tz)),
         ms(datetime.fromisoformat(start).replace(tzinfo=ZoneInfo(tz))),
@@ -95,12 +95,12 @@ def test_the_next_tick_lies_ahead_and_never_steps_back(minute, hour, tz, day, of
     assert ticks == sorted(ticks)
 
 
-# Not Lord Howe, the one place with half an hour of daylight saving: with hours restricted, cronsim passes over the half
+# Not Lord Howe, the only place with half an hour of daylight saving time: with restricted hours, cronsim skips the half
 # hour after its change in autumn.
 @settings(deadline=None)
 @given(MINUTE, HOUR, st.sampled_from([zone for zone in ZONES if zone != "Australia/Lord_Howe"]), DAYS)
 def test_ticks_are_the_minutes_whose_clock_matches(minute, hour, tz, day):
-    """Against every minute of three days; what spring skips and autumn repeats is left to the tests above."""
+    """Compared with every minute of three days; skipped and repeated hours are left to the tests above."""
     clock, after = ZoneInfo(tz), times.by_cron(f"{minute} {hour} * * *", times.zone(tz))
     start, end = ms(day), ms(day + timedelta(days=3))
     ticks, at = set(), start
@@ -118,7 +118,7 @@ def test_ticks_are_the_minutes_whose_clock_matches(minute, hour, tz, day):
         elif at in ticks:
             before = datetime.fromtimestamp(at / 1000 - 1, clock)
             assert fixed
-            assert local.utcoffset() > before.utcoffset(), local  # moved to where the clock jumped to
+            assert local.utcoffset() > before.utcoffset(), local  # moved to the time after the jump
 
 
 def matching(field, size):

@@ -1,4 +1,4 @@
-"""What a service manager is told, on real datagram sockets."""
+"""The messages to a service manager, on real datagram sockets."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_beat_is_due_three_times_in_the_watchdogs_patience(manager, monkeypatc
 def test_a_manager_that_does_not_listen_stops_nobody(manager):
     listening, environ = manager
     notifier = Notifier.from_environment(environ)
-    for _ in range(10_000):  # its queue is long full
+    for _ in range(10_000):  # its queue has been full for long
         notifier.status("x" * 1000)
     listening.close()
     notifier.ready()

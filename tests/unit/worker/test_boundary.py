@@ -1,4 +1,4 @@
-"""A job's fault stays that job's: whatever its code does at any boundary, the job is settled and the others run."""
+"""A job's fault stays with that job: whatever its code does at any boundary, it is settled and the others run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jobs_core.worker.main import Worker
 
 
 class Hostile(BaseException):
-    """Nothing that is asked of it is answered."""
+    """An object that raises whatever is done with it."""
 
     def __str__(self) -> str:
         raise SystemExit("no text")
@@ -66,7 +66,7 @@ class NowhereFrom(Exception):
 
 
 class Talkative(str):
-    """A text that is none, where it matters."""
+    """A string subclass that lies where it matters."""
 
     def __len__(self) -> int:
         raise ValueError
@@ -141,7 +141,7 @@ class Choice(enum.Enum):
 
 
 class Model:
-    """What `conversion` takes for a pydantic model."""
+    """An object that `conversion` takes for a pydantic model."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -164,7 +164,7 @@ class Dying:
 
 
 class Middleware:
-    """Raises where the message says."""
+    """A middleware that raises where the message says."""
 
     @hookimpl
     def jobs_run_context(self, run: Any) -> Any:
@@ -195,7 +195,7 @@ POINTS = {
 
 @pytest.fixture
 def tell(app, registry):
-    """Enqueue one job that fails in its own way at one point, past the producer's checks; its id."""
+    """Enqueue a job that fails in its own way at one point, past the producer's checks; return its id."""
 
     @job(registry=registry, name="convert.dataclass", retries=0)
     def convert_dataclass(order: Order) -> None: ...
@@ -256,8 +256,8 @@ def drain(app, mode):
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
 def test_whatever_is_raised_at_any_boundary_the_job_is_settled_and_the_others_run(app, registry, tell, mode, monkeypatch):
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's cannot tell a hostile exception
-    monkeypatch.setattr(logging.getLogger("jobs"), "disabled", True)  # 350 tracebacks that nobody reads
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's handler cannot cope with a hostile exception
+    monkeypatch.setattr(logging.getLogger("jobs"), "disabled", True)  # 350 tracebacks that no test reads
     app.plugins._add(Middleware(), PluginInfo("middleware", "jobs-test", "1"))
 
     @job(registry=registry, name="canary", store_result=True)
@@ -365,7 +365,7 @@ def test_max_result_is_max_message_where_it_is_not_given():
 
 def breaks_factory(patch: pytest.MonkeyPatch) -> None:
     before = logging.getLogRecordFactory()
-    patch.setattr(logging, "_logRecordFactory", before)  # what monkeypatch restores
+    patch.setattr(logging, "_logRecordFactory", before)  # which monkeypatch restores
     logging.setLogRecordFactory(lambda *args, **options: 1 / 0)
 
 
@@ -427,7 +427,7 @@ def _raises(signum, frame):
 
 
 def _is_deaf(signum, frame):
-    """As a supervised worker's handler."""
+    """Set the handler of a supervised worker."""
 
 
 HANDLERS = {

@@ -1,4 +1,4 @@
-"""What a dead worker's file says: a job counts as started from the beginning of its run until it is settled."""
+"""In a dead worker's file, a job counts as started from the beginning of its run until it is settled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODES = ["sync", "threads", "async"]
 
 
 class CannotSettle(MemoryBackend):
-    """As if all descriptors were closed, or memory were short: what it raises is not an outage."""
+    """A backend without descriptors or memory: the exception that it raises is not an outage."""
 
     def settle(self, settlements, request):
         raise OSError(9, "Bad file descriptor")
@@ -26,7 +26,7 @@ class CannotSettle(MemoryBackend):
 
 @pytest.fixture
 def board(tmp_path):
-    """A scoreboard file's path, and what makes a worker that writes it."""
+    """The path of a scoreboard file, and a function that makes a worker that writes it."""
     made = []
 
     def make(app, mode, **options):

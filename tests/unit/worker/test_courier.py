@@ -1,4 +1,4 @@
-"""The courier beside a backend that is slow."""
+"""The courier with a slow backend."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ LEASE = 0.6
 
 
 class FarAway(MemoryBackend):
-    """Its answers take longer than the pause between two beats, and between two housekeepings."""
+    """A backend whose answers take longer than the pause between two heartbeats, and between two rounds of housekeeping."""
 
     def heartbeat(self):
         time.sleep(LEASE / 4)
@@ -73,7 +73,7 @@ def test_a_worker_whose_round_trips_outlast_its_beats_still_takes_jobs(far_app, 
 
 
 class Away(MemoryBackend):
-    """Out of reach while `away` is set, and it knows how often it was called in vain."""
+    """A backend that is unreachable while `away` is set, and counts calls made in vain."""
 
     away = threading.Event()
     waits = refused = 0
@@ -135,7 +135,7 @@ def test_an_idle_worker_tells_an_outage_once_and_its_end_once(registry, monkeypa
 
 
 class Counted(MemoryBackend):
-    """It knows how many jobs it handed out."""
+    """A backend that counts the jobs that it delivered."""
 
     handed_out = 0
 
@@ -199,7 +199,7 @@ def counts(app):
 
 
 def charge(app, deaths, topic="default"):
-    """Let as many workers die that ran everything there is."""
+    """Let this many workers die while they ran every job."""
     dead = app.new_backend()
     for number in range(deaths):
         dead.open(f"dead{number}")
@@ -227,7 +227,7 @@ def test_early_acknowledgement_comes_before_the_run_whatever_the_job_saw(memory_
 
 
 class LostAnswers(MemoryBackend):
-    """The first answer to each settle is lost on its way."""
+    """A backend that loses the first answer to each settle."""
 
     def __init__(self, url, options):
         super().__init__(url, options)
@@ -284,7 +284,7 @@ def test_a_worker_whose_lease_may_have_ended_starts_nothing_before_it_has_asked(
     def note(number: int) -> None:
         courier = workers[0].courier
         ran.append((number, courier.owner))
-        if number == 5 and not frozen:  # as if the process had been stopped here, and was continued a long time afterwards
+        if number == 5 and not frozen:  # as if the process had been stopped here, and continued a long time afterwards
             assert courier._run_queue.pending
             if lost:
                 other.release_owner(courier.owner, (), b"")
@@ -376,7 +376,7 @@ def test_suspects_and_long_jobs_hold_nobody_up(memory_app, registry, mode):
 
 
 class Unwoken(MemoryBackend):
-    """A backend that wakes nobody for a cancel."""
+    """A backend that wakes no worker for a cancel."""
 
     wakes_to_cancel = False
 

@@ -1,4 +1,4 @@
-"""From deliveries to runs, or to the settlements of what cannot run."""
+"""From deliveries to runs, or to the settlements of jobs that cannot run."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""Wherever in a job of a sync pool its timeout strikes: the run counts as timed out, and the worker and the queue go on."""
+"""Wherever its timeout strikes in a job of a sync pool, the run counts as timed out, and worker and queue continue."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from jobs_core.worker.run import Run
 
 TIMEOUT = 0.1
 LONG = 20.0
-"""Seconds; nothing here lasts so long unless a timeout was lost."""
+"""Seconds; nothing here takes so long unless a timeout was lost."""
 
 
 class Stage:
-    """What the job under test needs, and what it has noted."""
+    """The state of the job under test, and its records."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -148,7 +148,7 @@ def in_a_loop_of_its_own_that_turns(stage: Stage, patch: pytest.MonkeyPatch) -> 
 def in_a_callback_of_c_code(stage: Stage, patch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         db.create_function("told", 0, stage.until_told)
-        db.execute("SELECT told()")  # SQLite makes an error of its own of what the function raises
+        db.execute("SELECT told()")  # SQLite makes its own error of what the function raises
 
 
 def in_the_making_of_a_class(stage: Stage, patch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def in_a_finalizer_and_where_that_is_noticed(stage: Stage, patch: pytest.MonkeyP
 
 
 def in_a_warning_of_a_fork(stage: Stage, patch: pytest.MonkeyPatch) -> None:
-    """From Python 3.12 on, a fork beside threads is warned of, and drops what is raised there.
+    """Interrupt the warning about a fork beside threads (from Python 3.12 on), which drops what is raised there.
 
     Python 3.12 warns before logging has its lock back, which the courier may wait for.
     """
@@ -275,7 +275,7 @@ def test_a_timeout_that_strikes_in_code_of_ours_leaves_nothing_locked(stage, reg
 
 @pytest.mark.parametrize("stage", ["memory"], indirect=True)
 def test_a_timeout_leaves_no_lock_of_pythons_library_taken(stage, registry):
-    """Else the courier waits for a log handler's, and the next job for that of a queue or an event."""
+    """Otherwise the courier waits for a log handler's lock, and the next job for that of a queue or an event."""
     event, condition, log = threading.Event(), threading.Condition(), logging.getLogger("app.of.this.test")
     handler = logging.StreamHandler(io.StringIO())
     log.addHandler(handler)
@@ -501,7 +501,7 @@ def test_a_timeout_that_strikes_anywhere_in_an_event_loop_ends_the_run_and_lets_
             stage.noted.append("begun")
             await place(stage)
         finally:
-            for _ in range(20):  # longer than an interruption is tried again
+            for _ in range(20):  # longer than an interruption is retried
                 await asyncio.sleep(0.001)
                 time.sleep(0.001)
             cleaned.append(True)
@@ -522,7 +522,7 @@ def test_a_timeout_that_strikes_anywhere_in_an_event_loop_ends_the_run_and_lets_
 
 
 def test_a_timeout_never_loses_a_callback_of_the_loop(stage, registry):
-    """Raised in the loop itself it did, now and then: a task was never resumed, and the worker waited for it forever."""
+    """An exception raised in the loop itself lost one now and then: a task was never resumed, and the worker waited forever."""
 
     @job(registry=registry, name="turns", retries=0, timeout=0.02, store_result=True)
     async def turns() -> None:

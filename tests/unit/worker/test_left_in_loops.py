@@ -20,7 +20,7 @@ from jobs_core.worker.main import Worker
 
 
 class Stage:
-    """Where one job leaves something, a later one sets it off, and what ran is noted."""
+    """One job leaves something, a later one triggers it, and each run is recorded."""
 
     def __init__(self) -> None:
         self.rang: list[str] = []
@@ -40,7 +40,7 @@ class Stage:
                 each.close()
 
     def ring_in_an_hour(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Set a timer that is due as soon as it is set off: the loop's clock is put forward."""
+        """Set a timer that is due as soon as the loop's clock is put forward."""
         loop.call_later(3600, self.ring)
         time = loop.time
         self.go_off = lambda: setattr(loop, "time", lambda: time() + 3700)
@@ -188,7 +188,7 @@ def drain(app: Any, mode: str) -> None:
 
 @pytest.fixture
 def usr1():
-    """USR1 as a worker has it; what it is set to is asked of it afterwards."""
+    """USR1 as a worker sets it; the test checks its handler afterwards."""
     before = signal.signal(signal.SIGUSR1, mine := lambda *_: None)
     yield mine
     signal.signal(signal.SIGUSR1, before)

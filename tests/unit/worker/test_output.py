@@ -1,4 +1,4 @@
-"""What a child does with what it has to say: records, prints, interruptions, a pipe that is full."""
+"""A child's output: records, prints, interruptions, a full pipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVIL = 'x\n2026-01-01 00:00:00.000 ERROR   [1] forged\r\x1b[31m\u2028y\x9b\u202e
 
 
 class Run:
-    """As much of a run as a log line says."""
+    """The attributes of a run that a log line shows."""
 
     def __init__(self, job_id="0192", job="shop.pay", topic="money", attempt=1):
         self.delivery = type("Delivery", (), {"id": job_id, "topic": topic, "attempt": attempt})()
@@ -42,7 +42,7 @@ class Run:
 
 
 def said(act, format_="text", worker="w1"):
-    """The log lines and raw lines of a child that runs `act`."""
+    """Return the log lines and raw lines of a child that runs `act`."""
     pipes, pid = child(act, format_, worker)
     block, raw = b"", []
     while not (pipes.log_ended and pipes.raw_ended):
@@ -267,7 +267,7 @@ def test_a_level_above_info_leaves_prints_out():
 
 
 def full_pipe():
-    """Pipes whose log pipe takes nothing more, and a handler that writes there."""
+    """Pipes whose log pipe is full, and a handler that writes there."""
     pipes, log_fd, raw_fd = ChildOutput.create()
     os.close(raw_fd)
     handler = output.PipeHandler(log_fd, "text", "w1")
@@ -291,7 +291,7 @@ def drain(pipes, until):
 
 
 def test_an_interruption_leaves_every_record_whole_and_the_handler_free():
-    """A job that is interrupted while it waits for the log ends at once; what it had begun to say is said."""
+    """A job that is interrupted while it waits for the log ends at once; the record that it had begun is completed."""
     pipes, log_fd, handler = full_pipe()
 
     def interrupt(signum, frame):
@@ -422,7 +422,7 @@ def test_a_supervisor_that_is_gone_is_no_error():
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
 def test_every_record_made_in_a_run_knows_its_job_in_a_real_worker(tmp_path, mode):
-    """Jobs, their threads and tasks; printed and logged, with a line left unfinished."""
+    """Jobs, their threads and tasks; printed and logged, with one unfinished line."""
 
     def act():
         log = logging.getLogger("shop")

@@ -56,7 +56,7 @@ def test_a_deadline_counts_from_the_start_of_the_run():
     deadlines, run = Deadlines(), made(timeout=5.0)
     deadlines.add(run, 0.0)
     assert deadlines.next() == 5.0
-    assert list(deadlines.due(5.0)) == []  # handed out, not started
+    assert list(deadlines.due(5.0)) == []  # reserved, not started
     run.started = 7.0
     assert list(deadlines.due(deadlines.next())) == []
     assert deadlines.next() == 12.0

@@ -1,4 +1,4 @@
-"""Suspicion: the job that kills its workers is found, and nobody else pays for it."""
+"""Suspicion: the job that kills its workers is found, and no other is charged for it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_without_a_lock_suspects_run_all_the_same(tmp_path, path):
 
 @dataclass
 class Pool:
-    """One worker of a pool, again and again, by a clock of its own: what the quarantine and the charging make of its deaths."""
+    """A pool's single worker, restarted again and again by its own clock: the quarantine's view of its deaths."""
 
     concurrency: int
     poison: dict[str, float]  # job: when it is pushed
@@ -151,7 +151,7 @@ class Pool:
             assert self.kills < 60
 
     def one_worker(self, left: set[str]) -> set[str]:
-        """What one worker ended before it died, or all."""
+        """Return the jobs that one worker ended before it died, or all."""
         ended: set[str] = set()
         quarantine = watched(self.concurrency)
         held: set[str] = set()

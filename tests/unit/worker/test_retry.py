@@ -1,4 +1,4 @@
-"""What follows from how a run ended."""
+"""What follows from the way a run ended."""
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from jobs_core.worker.run import Run
 
 
 def ended(error=None, *, attempt=0, retries=3, value=None, store_result=False, backoff=None, ran=1.0):
-    """The settlement of a run that ended so."""
+    """Return the settlement of a run that ended like this."""
     delivery = Delivery("id", "t", b"", 7, attempt, 0, 0, 0, 100.0, 200.0)
     policy = Policy(retries, None, store_result, backoff or Backoff(2.0), "late", 60.0)
     run = Run(delivery, Message(v=1, topic="t", job="f"), None, policy, [], {})

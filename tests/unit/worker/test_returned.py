@@ -1,4 +1,4 @@
-"""A job is done when its code has run, whatever stands between a worker and an async function, and whatever is returned."""
+"""A job is done when its code has run, whatever wraps an async function, and whatever it returns."""
 
 import asyncio
 import contextlib
@@ -97,7 +97,7 @@ AWAITED = {
 
 
 def closed(coroutine):
-    """What Python does not complain of when nobody awaits it."""
+    """An awaitable that Python does not warn about when it is never awaited."""
     coroutine.close()
     return coroutine
 

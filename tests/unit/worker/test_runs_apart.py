@@ -1,4 +1,4 @@
-"""Runs do not leak into each other: each has a context of its own, and what it leaves behind is ended."""
+"""Runs are separate: each has its own context, and what it leaves behind is ended."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def kind(request):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_context_variables_and_decimals_of_one_run_are_not_seen_by_the_next(app, registry, kind, mode):
-    decimal.getcontext()  # as an application's import that computes with decimals
+    decimal.getcontext()  # as when an application computes with decimals while it is imported
 
     def dirty() -> None:
         tenant.set("A")
@@ -245,7 +245,7 @@ def test_what_is_thrown_into_a_thread_that_waits_for_a_job_costs_no_job(app, reg
 
 
 class Snatching(deque[Any]):
-    """Raises once, between the taking of a run and what would be written down of it."""
+    """Raise once, between taking a run and recording it."""
 
     struck = False
 

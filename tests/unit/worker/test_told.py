@@ -1,4 +1,4 @@
-"""A job that is done is told in the log where somebody asked for it, with its duration; level debug tells of each step."""
+"""Finished jobs are logged on request, with their durations; level debug logs each step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SLOWEST = 0.02
 
 @pytest.fixture
 def drain(app, registry):
-    """Enqueue jobs of every ending, have a worker run them, and return the lines of its log by level."""
+    """Enqueue jobs with every kind of end, have a worker run them, and return the lines of its log by level."""
 
     @job(name="tasks.fine", registry=registry)
     def fine():

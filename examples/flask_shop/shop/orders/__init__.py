@@ -1,4 +1,4 @@
-"""The blueprint of orders. Its jobs are in jobs.py beside it, where the worker looks for them."""
+"""The blueprint of orders. The worker finds its jobs in jobs.py beside it."""
 
 from .views import orders
 

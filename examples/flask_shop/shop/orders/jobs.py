@@ -1,4 +1,4 @@
-"""Jobs of the orders. Each runs in an application context of its own, and so with a session of its own."""
+"""Jobs of the orders. Each runs in its own application context, and so with its own session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..database import Order, db
 
 @job(topic="mail", retries=5, timeout="30s")
 def confirm(order_id: int) -> None:
-    """Tell the customer."""
+    """Send the confirmation to the customer."""
     order = db.session.get_one(Order, order_id)
     text = render_template_string("To {{ order.email }}: order {{ order.id }} is on its way.", order=order)
     current_app.logger.info(text)

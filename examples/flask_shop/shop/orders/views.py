@@ -1,4 +1,4 @@
-"""Taking orders."""
+"""The views that take orders."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Our backend in the place of Django's two: one whose tasks wait, one that has a worker run each at once.
+"""Our backend in place of Django's two: one whose tasks wait, and one that has a worker run each at once.
 
-Django's tests look into `results` of its dummy backend, and `clear` them; nothing else is added.
+Django's tests read `results` of its dummy backend, and `clear` them; nothing else is added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs_django.tasks import TasksBackend
 
 
 def start_anew() -> None:
-    """An empty queue, whose jobs are kept in memory."""
+    """Start with an empty queue, whose jobs are kept in memory."""
     from jobs_core.ids import new_token
 
     set_current_app(App(load_config(settings={"backend": f"memory://{new_token()}"})))
@@ -28,7 +28,7 @@ start_anew()
 
 
 class Queued(TasksBackend):
-    """Stands in for DummyBackend."""
+    """The replacement of DummyBackend."""
 
     @property
     def results(self) -> list[TaskResult]:
@@ -42,7 +42,7 @@ class Queued(TasksBackend):
 
 
 class Immediate(TasksBackend):
-    """Stands in for ImmediateBackend: a worker runs everything there is, and then the result is asked for."""
+    """The replacement of ImmediateBackend: a worker runs everything before the result is read."""
 
     def enqueue(self, task: Task, args: Any, kwargs: Any) -> TaskResult:
         result = super().enqueue(task, args, kwargs)

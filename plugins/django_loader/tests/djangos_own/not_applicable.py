@@ -1,4 +1,4 @@
-"""The tests of Django's that cannot be asked of a backend with workers, each with its reason."""
+"""Those of Django's tests that do not apply to a backend with workers, each with its reason."""
 
 DUMMY = "test_dummy_backend.DummyBackendTestCase"
 IMMEDIATE = "test_immediate_backend.ImmediateBackendTestCase"

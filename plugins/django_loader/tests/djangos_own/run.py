@@ -1,8 +1,8 @@
-"""Runs Django's own tests of `django.tasks` with our backend in the place of Django's.
+"""Run Django's own tests of `django.tasks` with our backend in place of Django's.
 
-The tests come from the source distribution of the Django that is installed here, fetched when this is run. In their text
-the two backends' names are replaced, nothing else; what does not apply is left out by name (not_applicable.py).
-Run: python plugins/django_loader/tests/djangos_own/run.py
+The tests come from the source distribution of the installed Django, which is downloaded. Only the names of the two backends
+are replaced; tests that do not apply are excluded by name (not_applicable.py). Run: python
+plugins/django_loader/tests/djangos_own/run.py
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REPLACED = {
 
 
 def fetch(into: Path) -> Path:
-    """The source tree of the installed Django."""
+    """Return the source tree of the installed Django."""
     version = django.get_version()
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "django", f"django=={version}"]
     subprocess.run([*command, "-d", into], check=True)
@@ -40,7 +40,7 @@ def fetch(into: Path) -> Path:
 
 
 def put_ours_in_place(tests: Path) -> None:
-    """Replace the backends' names; take out what does not apply, which has to be there."""
+    """Replace the backends' names; remove the tests that do not apply, all of which must exist."""
     left_out = set(NOT_APPLICABLE)
     for path in tests.glob("test_*.py"):
         text = path.read_text()
@@ -49,7 +49,7 @@ def put_ours_in_place(tests: Path) -> None:
         for name in sorted(left_out):
             module, _, test = name.partition(".")
             if module == path.stem:
-                text += f"\ndel {test}\n"  # fails where Django has no such test any more
+                text += f"\ndel {test}\n"  # fails if Django no longer has such a test
         path.write_text(text)
 
 

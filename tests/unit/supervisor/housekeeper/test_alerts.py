@@ -1,4 +1,4 @@
-"""When people are told of a backlog, and what; the channels are real, the clock is the test's."""
+"""The times and texts of backlog alerts; the channels are real, the clock is the test's."""
 
 import itertools
 import logging
@@ -27,7 +27,7 @@ DEEP, SHALLOW = Counts(ready=101, scheduled=2, reserved=3, dead=4, oldest_age=12
 
 
 class Told:
-    """Alerts over one topic with a channel that keeps what it gets, and the hook's calls."""
+    """Alerts on one topic with a channel that keeps what it gets, and the hook's calls."""
 
     def __init__(self, channels=(), plugins=None, topic=Topic(alert_above=100, alert_age=Duration(60)), **alerts):
         told = self
@@ -229,11 +229,11 @@ def test_a_channel_that_hangs_holds_up_nobody_and_does_not_heap_up(receiver):
     receiver.until(1)
     for second in range(70, 3600, 10):
         told.alerts.check(second, {"email": DEEP})
-    assert threading.active_count() <= before + 4  # of the channels, the timer of a request, the server's own
+    assert threading.active_count() <= before + 4  # of the channels, the timer of a request, the server itself
     until(lambda: len(told.sent) >= 1)
     receiver.hang.set()
     told.alerts.close(PATIENCE)
-    assert len(receiver.bodies) == 2  # what hung, and the newest of what came meanwhile
+    assert len(receiver.bodies) == 2  # the one that hung, and the newest of those that came meanwhile
     assert receiver.bodies[1]["seconds"] == 3480
 
 
@@ -252,7 +252,7 @@ def test_a_failing_channel_is_told_once_an_outage_without_its_secrets(receiver, 
     assert [type(event).__name__ for event in said] == ["AlertNotSent", "AlertsSentAgain", "AlertNotSent"]
     assert said[0].error.startswith("answered 500 Said: no such ")
     assert "secret" not in said[0].error.lower()
-    assert told.kinds.count("backlog") == len(told.hooks) > 3  # the other channel had them all
+    assert told.kinds.count("backlog") == len(told.hooks) > 3  # the other channel got them all
 
 
 def test_a_channel_that_never_comes_back_is_told_once(caplog):

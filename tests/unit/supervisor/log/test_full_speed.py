@@ -1,4 +1,4 @@
-"""The whole way of a log line: eight processes at full speed, one writer."""
+"""The whole path of a log line: eight processes at full speed, one writer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINES = 4000
 
 
 def talk(number):
-    """Short and long records, tracebacks, prints, and writes past Python, all numbered."""
+    """Write short and long records, tracebacks, prints, and writes past Python, all numbered."""
 
     def act():
         import os
@@ -45,7 +45,7 @@ def talk(number):
 
 
 def kept(path):
-    """The files of the log, from the oldest."""
+    """Return the files of the log, from the oldest."""
     numbers = sorted((int(file.name.rpartition(".")[2]) for file in path.parent.glob(f"{path.name}.*")), reverse=True)
     return [*(path.parent / f"{path.name}.{number}" for number in numbers), path]
 

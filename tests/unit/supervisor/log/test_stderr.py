@@ -1,4 +1,4 @@
-"""Standard error as the log: whoever reads it slowly, or not at all, does not stop the supervisor."""
+"""Standard error as the log: a slow reader, or one that stopped, does not stop the supervisor."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def note(text):
 
 @pytest.fixture(params=["pipe", "socket", "terminal", "pipe by looking first"])
 def stream(request, monkeypatch):
-    """A stream, the other end of it, and the descriptor that was handed in."""
+    """Return a stream, its other end, and the descriptor that was passed in."""
     if request.param == "socket":
         ours, theirs = (end.detach() for end in socket.socketpair())
     elif request.param == "terminal":
@@ -49,7 +49,7 @@ def stream(request, monkeypatch):
 
 
 def read_until(theirs, made, enough):
-    """What arrives while the loop would call `flush` at each sign of room."""
+    """Return what arrives while the loop would call `flush` whenever there is room."""
     got = b""
     while not enough(got):
         ready, writable, _ = select.select([theirs], [made.fileno()] if made.wants_write() else [], [], 10)
@@ -100,7 +100,7 @@ def test_what_nobody_ever_takes_is_counted_and_the_count_is_said(stream, monkeyp
 def test_a_terminal_that_is_stopped_holds_nobody_up_and_loses_nothing():
     theirs, ours = pty.openpty()
     made = LogStream(ours, note)
-    termios.tcflow(ours, termios.TCOOFF)  # what Ctrl-S does
+    termios.tcflow(ours, termios.TCOOFF)  # as Ctrl-S does
     for _ in range(20):
         made.write(BLOCK)
     assert made.wants_write()

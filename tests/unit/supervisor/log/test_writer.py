@@ -1,4 +1,4 @@
-"""The log file: rotation, reopening, full disks, and what may not be written to."""
+"""The log file: rotation, reopening, full disks, and paths that must not be written to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_log(path, tmp_path):
 
 @pytest.fixture
 def disk(monkeypatch):
-    """`disk.room` bytes can be written, None for any number; then it is full."""
+    """Simulate a disk on which `disk.room` bytes can be written, None for any number; then it is full."""
 
     class Disk:
         room = None
@@ -255,7 +255,7 @@ print("kept whole")
 
 @pytest.mark.parametrize("way", ["disk", "limit"])
 def test_a_disk_that_is_really_full(tmp_path, way):
-    """A file system of 64 KB, where mounting is allowed; and in any case the limit of a file's size."""
+    """On a file system of 64 KB, where mounting is permitted; and always with the limit of a file's size."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]
     if way == "disk" and (os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode):
         pytest.skip("a file system can be mounted by root alone")

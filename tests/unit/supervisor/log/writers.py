@@ -1,4 +1,4 @@
-"""Children that write log records at full speed, and a small loop that writes what they say, as the supervisor does."""
+"""Children that write log records at full speed, and a small loop that writes them out, as the supervisor does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs_core.worker import output
 
 
 def child(act: Callable[[], None], format_: str = "text", worker: str = "w") -> tuple[ChildOutput, int]:
-    """Fork a process that logs to pipes and runs `act`; its output and pid."""
+    """Fork a process that logs to pipes and runs `act`; return its output and pid."""
     pipes, log_fd, raw_fd = ChildOutput.create()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -39,7 +39,7 @@ def child(act: Callable[[], None], format_: str = "text", worker: str = "w") -> 
 
 
 def carry(children: list[tuple[ChildOutput, int]], writer: LogWriter, format_: str = "text") -> None:
-    """Write what children say until all have ended; fails if one ended badly."""
+    """Write out what children log until all have ended; fail if one failed."""
     selector = selectors.DefaultSelector()
     for number, (pipes, pid) in enumerate(children):
         selector.register(pipes.log_fd, selectors.EVENT_READ, (pipes, number, pid, True))

@@ -1,4 +1,4 @@
-"""When a worker has grown so much that it is replaced."""
+"""The growth at which a worker is replaced."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs_core.supervisor.pools.worker import GROWTH, SETTLED, WorkerRecord
 from jobs_core.supervisor.system.messages import WorkerSpec
 from jobs_core.units import Size
 
-START = 3_000_000_000  # of an application that holds a model, say
+START = 3_000_000_000  # for example of an application that holds a model
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,10 @@ START = 3_000_000_000  # of an application that holds a model, say
     [
         (None, SETTLED + 1, START + GROWTH + 1, True),
         (None, SETTLED + 1, START + GROWTH - 1, False),
-        (None, SETTLED + 1, START, False),  # large from the start is no leak
-        (None, SETTLED - 1, START + GROWTH + 1, False),  # it may still be taking what it needs
+        (None, SETTLED + 1, START, False),  # a large initial size is not a leak
+        (None, SETTLED - 1, START + GROWTH + 1, False),  # it may still be allocating what it needs
         (Size(0), SETTLED + 1, START + 10 * GROWTH, False),  # 0: no limit
-        (Size(START + 1), 1.0, START + 2, True),  # what is said holds at once
+        (Size(START + 1), 1.0, START + 2, True),  # settings take effect at once
         (Size(START + 1), SETTLED + 1, START, False),
     ],
 )

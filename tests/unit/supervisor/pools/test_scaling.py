@@ -1,4 +1,4 @@
-"""The policy by itself: what it decides, and how it does under waves of load on workers that take time to boot."""
+"""The scaling policy by itself: its decisions, and its results under waves of load on workers that take time to boot."""
 
 import random
 from collections import deque
@@ -35,7 +35,7 @@ def test_an_age_within_bounds_is_no_reason():
 
 def test_it_grows_when_the_backlog_is_deeper_than_is_cleared_in_that_time():
     scaler = PoolScaler(1, 20, 3.0)
-    assert ask(scaler, 0, ready=31, done_rate=10) == 0  # it may have come just now
+    assert ask(scaler, 0, ready=31, done_rate=10) == 0  # it may have arrived just now
     assert ask(scaler, 1, ready=31, done_rate=10) == 2
     scaler = PoolScaler(1, 20, 3.0)
     assert [ask(scaler, second, ready=30, done_rate=10) for second in range(5)] == [0] * 5
@@ -139,7 +139,7 @@ def test_whatever_it_is_told_it_stays_within_its_bounds_and_leaves_the_busy_alon
 
 
 class Plant:
-    """Workers on one queue, in steps of a fiftieth of a second; looked at once a second as the supervisor does."""
+    """Workers on one queue, in steps of a fiftieth of a second; examined once a second as the supervisor does."""
 
     STEP = 0.02
 
@@ -150,7 +150,7 @@ class Plant:
         self.now, self.queue = 0.0, deque()
         self.workers = [self.worker(0.0) for _ in range(least)]
         self.done = self.done_before = 0
-        self.steady = steady  # or jobs come at random
+        self.steady = steady  # or jobs arrive at random
         self.owed = 1.0
         self.changes = []  # (time, change)
         self.looks = 0
@@ -160,7 +160,7 @@ class Plant:
         return {"ready_at": ready_at, "busy_until": 0.0, "idle_since": None}
 
     def run(self, seconds, rate):
-        """Let time pass at so many jobs a second."""
+        """Let time pass at this many jobs a second."""
         end = self.now + seconds
         while self.now < end:
             self.now += self.STEP
@@ -213,7 +213,7 @@ class Plant:
             self.changes.append((self.now, change))
 
     def turns(self, since):
-        """How often the direction has changed since a time, what it was before included."""
+        """Return how often the direction has changed since a time, including the last change before."""
         signs = [change > 0 for _, change in self.changes]
         first = sum(at <= since for at, _ in self.changes)
         return sum(one != other for one, other in zip(signs[max(0, first - 1) :], signs[max(1, first) :], strict=False))
@@ -233,7 +233,7 @@ class Plant:
     seed=st.integers(0, 99),
 )
 def test_a_square_wave_turns_it_at_most_twice_an_edge(least, more, boot, job, load, rest, length, order, steady, seed):
-    assume(steady or job <= 0.2)  # few long jobs that come at random are no square wave: the pool follows them
+    assume(steady or job <= 0.2)  # few long jobs at random times are no square wave: the pool follows them
     plant = Plant(least, least + more, boot=boot, job=job, order=order, seed=seed, steady=steady)
     high = min(load * (least + more) / job, 3000)
     for _ in range(2):
@@ -246,7 +246,7 @@ def test_a_square_wave_turns_it_at_most_twice_an_edge(least, more, boot, job, lo
 @pytest.mark.parametrize("boot", [0.1, 2.0])
 def test_a_wave_is_met_and_let_go(boot):
     plant = Plant(1, 16, boot=boot, job=0.5, order="first", seed=1)
-    plant.run(60, 20)  # ten workers' worth
+    plant.run(60, 20)  # the work of ten workers
     assert len(plant.workers) >= 10
     assert not plant.queue
     plant.run(60, 0)
@@ -255,7 +255,7 @@ def test_a_wave_is_met_and_let_go(boot):
 
 
 def test_pools_do_not_starve_each_other():
-    """Each has a scaler of its own: one that is at its most under endless load takes nothing from the other."""
+    """Each has its own scaler: one that is at its maximum under endless load takes nothing from the other."""
     greedy = Plant(1, 50, boot=0.1, job=1.0, order="first", seed=1)
     other = Plant(1, 10, boot=0.1, job=0.5, order="first", seed=1)
     for _ in range(30):

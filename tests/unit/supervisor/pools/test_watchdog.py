@@ -1,4 +1,4 @@
-"""A worker that hangs is killed for the job that hangs, and for none that it has begun meanwhile."""
+"""A hanging worker is killed for the job that hangs, and for none that it has begun meanwhile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG_AGO = 100.0
 
 
 class Hanging:
-    """A worker with one job far over its time, as the watchdog sees it; asked for its stacks, it may go on."""
+    """A worker with one job far over its time, as the watchdog sees it; asked for its stacks, it may continue."""
 
     def __init__(self, beat: float, entries: list[Entry], then: Any) -> None:
         self.killed: list[tuple[str, str]] = []
@@ -51,7 +51,7 @@ def entry(job_id: str, deadline: float) -> Entry:
 
 
 def goes_on(worker: Hanging) -> None:
-    """The late job has ended; its worker has begun another, which has time left."""
+    """End the late job; the worker has begun another, which has time left."""
     worker.beat = time.monotonic()
     worker.entries = [entry("next", time.monotonic() + 60)]
 
@@ -93,4 +93,4 @@ def test_a_worker_that_goes_on_when_its_stacks_are_asked_for_is_spared(reason, t
         assert worker.killed[0][1] == "late"
     after.clear()
     watchdog.check()
-    assert not after  # once is enough, and one that goes on is left alone
+    assert not after  # once is enough, and a worker that continues is left alone

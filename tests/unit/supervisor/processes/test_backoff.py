@@ -1,4 +1,4 @@
-"""What died is back at once; what keeps dying waits longer each time."""
+"""A process that died once restarts at once; one that keeps dying waits longer each time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def pauses(lives: list[float | None], clock: Clock) -> list[float]:
-    """The pause after each of these lives, one child after the other."""
+    """Return the pause after each of these lifetimes, one child after the other."""
     made, found = RestartBackoff(), []
     for lived in lives:
         started_at = clock.now

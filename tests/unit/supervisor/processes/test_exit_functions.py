@@ -1,4 +1,4 @@
-"""Exit functions run, bounded in time, whatever they do. Each case in a process of its own: it ends with the case."""
+"""Exit functions run, bounded in time, whatever they do. Each case has its own process, which ends with it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jobs_core.supervisor.processes import exit_functions, inherited
 
 CODE = 5
 PATIENCE = 0.4
-"""Seconds: a case that hangs takes so long."""
+"""Seconds that a hanging case takes."""
 
 
 def ended(body: Callable[[], None], before_fork: Callable[[], None] = lambda: None) -> tuple[int, str]:
-    """Do something in a child and end it as a worker ends; its exit code and what it said."""
+    """Run a function in a child and end it as a worker ends; return its exit code and output."""
     before_fork()
     reader, writer = os.pipe()
     pid = os.fork()
@@ -60,7 +60,7 @@ def hang() -> None:
 
 
 def registered(*functions: Callable[[], object]) -> Callable[[], None]:
-    """Registers exit functions, of which the last runs first, as always."""
+    """Register exit functions; the last one runs first, as always."""
 
     def register() -> None:
         for function in functions:

@@ -1,4 +1,4 @@
-"""The log says that an application takes long to be imported, and which module does."""
+"""The log reports an application that takes long to import, and the module that does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a child writes, as the supervisor reads it."""
+"""The output of a child, as the supervisor reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs_core.supervisor.processes.pipes import ChildOutput
 
 @pytest.fixture
 def child():
-    """The supervisor's side, and the child's two descriptors; `None` of them is one that was closed."""
+    """Return the supervisor's side and the child's two descriptors; `None` stands for a closed one."""
     pipes, *writers = ChildOutput.create()
     yield pipes, *writers
     pipes.close()

@@ -1,4 +1,4 @@
-"""Children whose parent is gone before they have looked."""
+"""Children whose parent ended before they checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_child_whose_supervisor_is_gone_before_it_looks_ends():
     os.waitpid(gone, 0)
     child = os.fork()
     if child == 0:
-        linux.adopted_by(gone)  # never comes about
+        linux.adopted_by(gone)  # never happens
         os._exit(0)
     begin = time.monotonic()
     _, status = os.waitpid(child, 0)
@@ -34,11 +34,11 @@ def test_a_process_that_nobody_has_reaped_is_gone():
     os.close(reader)
     assert start_ticks(child) > 0
     begin = time.monotonic()
-    linux.wait_for_end(child, 0.01)  # it lives: so long and no longer
+    linux.wait_for_end(child, 0.01)  # it is alive: the whole time and no longer
     assert start_ticks(child) > 0
     os.close(writer)
     linux.wait_for_end(child, 30.0)
     assert time.monotonic() - begin < 20.0, "it was told of the end"
     assert start_ticks(child) == 0
     os.waitpid(child, 0)
-    linux.wait_for_end(child, 30.0)  # of nobody
+    linux.wait_for_end(child, 30.0)  # of no process
