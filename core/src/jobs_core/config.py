@@ -98,7 +98,7 @@ class Topic(Section, frozen=True, kw_only=True):
     expires: Seconds | None = None  # a job that has not started by then goes to the dead letters
     acks: Literal["late", "early"] | None = None  # early: acknowledge before the run, at most once
     store_result: bool | None = None  # keep the return value
-    result_ttl: Seconds = Duration(86400)  # how long results and cancelled jobs are kept
+    result_ttl: Seconds = Duration(86400)  # how long results are kept
     default_job: Text | None = None  # the job that receives plain JSON from foreign producers
     dead_keep: Seconds = Duration(30 * 86400)  # dead letters older than this are dropped
     dead_max: NonNegativeInt = 100_000  # and so are the oldest beyond this number

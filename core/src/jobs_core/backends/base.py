@@ -69,6 +69,9 @@ SIGNATURE_LINE: Final = 200
 KEPT_ERRORS: Final = 10
 """How many entries of a job's history are kept, the newest; in every backend."""
 
+CANCELLED_TTL: Final = 86400.0
+"""Seconds for which the status of a cancelled job is kept, whether it was cancelled while it waited or while it ran."""
+
 Token: TypeAlias = "int | str"
 
 
@@ -123,12 +126,17 @@ class Delivery(Struct, frozen=True, gc=False):
     topic: str
     payload: bytes
     token: Token
-    attempt: int  # attempts that ended before this run
+    attempt: int  # attempts that ended before this run, see `previous_attempts`
     redeliveries: int  # runs that a lost worker took down
     crashes: int  # of these, the ones in which no other job was running
     deferrals: int  # times it was deferred
     pushed_at: float  # broker's clock
     broker_now: float  # broker's clock
+
+    @property
+    def previous_attempts(self) -> int:
+        """Return `attempt` by the name that says what it counts; the field keeps its name for backends that construct it."""
+        return self.attempt
 
 
 class Settlement(Struct, frozen=True, gc=False):
@@ -210,7 +218,7 @@ class BackendOptions(Struct, frozen=True):
     prefix: str = "jobs"  # keeps applications on one broker apart; a store of its own (a file) need not look at it
     base_dir: Path = Path()  # relative paths in the URL start here
     retention: Callable[[str], Retention] = lambda topic: Retention()
-    cancelled_ttl: float = 86400.0  # how long a cancelled job's status is kept
+    cancelled_ttl: float = CANCELLED_TTL  # how long the status of a job is kept that is cancelled while it waits
     dedup_window: float = 60.0  # how long a push request is remembered
     clock: Callable[[], float] | None = None  # tests: replaces the broker's clock where it is a Python one
     settings: Mapping[str, object] = {}  # the backend's own table in the configuration

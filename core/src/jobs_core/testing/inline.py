@@ -25,10 +25,9 @@ from ..plugins import Plugins
 from ..units import times
 from ..worker import context
 from ..worker.decoder import Decoder
-from ..worker.executors.base import conclude, run_in_thread
 from ..worker.executors.loops import LoopRunner
+from ..worker.executors.steps import conclude, run_in_thread
 from ..worker.middleware import Middleware
-from ..worker.retry import settlement
 from ..worker.run import Run
 
 T = TypeVar("T")
@@ -115,7 +114,8 @@ class JobsQueue:
                 self._backend.settle([run], new_token())
                 continue
             error = self._execute(run)
-            self._backend.settle([run.ending or settlement(run)], new_token())
+            assert run.settlement is not None
+            self._backend.settle([run.settlement], new_token())
             if raise_errors and error is not None and not run.unfit and not isinstance(error, JobSignal):
                 raise error
 

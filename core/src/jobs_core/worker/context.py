@@ -12,6 +12,7 @@ from ..errors import JobCancelled
 from ..handle import JobHandle
 from ..job import Call, JobFunction
 from ..running import running
+from .outcome import is_final
 from .run import Run
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class JobContext:
     @property
     def attempt(self) -> int:
         """Return the number of this attempt, counted from 1."""
-        return self._run.delivery.attempt + 1
+        return self._run.attempt
 
     @property
     def retries(self) -> int:
@@ -77,6 +78,13 @@ class JobContext:
     def cancelled(self) -> bool:
         """Return whether this job was cancelled. Jobs on threads check it, since threads cannot be interrupted."""
         return isinstance(self._run.interrupted, JobCancelled)
+
+    def is_final(self, error: BaseException) -> bool:
+        """Return whether the job will not run again by itself if `error` ends this run: it becomes a dead letter, or cancelled.
+
+        For code around a job that cannot wait for `jobs_job_finished`, which receives the outcome.
+        """
+        return is_final(self._run, error)
 
     def enqueue(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Enqueue a follow-up together with this job's acknowledgement: both happen, or neither.

@@ -23,13 +23,14 @@ from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
 from .decoder import Decoder
-from .executors.base import Executor, overdue
+from .executors.base import Executor
+from .executors.steps import overdue
 from .isolation import Isolation
 from .outage import Outage
+from .outcome import decide
 from .prefetch import AHEAD
 from .report import report, tell_done, tell_taken
 from .reservations import Reservations
-from .retry import settlement
 from .run import Run
 from .run_queue import SETTLE_INTERVAL, RunQueue
 from .settlements import Settlements, tell_stale
@@ -278,7 +279,7 @@ class Courier:
             self._board.publish()
 
     def _conclude(self, run: Run) -> None:
-        ending = run.ending or settlement(run)
+        ending = decide(run)
         if run.unfit:
             self._board.note_unrun(run.delivery.topic, OUTCOME_NAMES[ending.outcome])
         else:
@@ -476,8 +477,9 @@ class Courier:
 
     def _conclude_running(self, run: Run, error: BaseException, now: float) -> None:
         """Conclude a run that continues until the process ends, and note in its history where it was."""
-        error.__cause__ = JobInterrupted(self._executor.where(run))
-        run.error, run.ended = error, now
+        if run.settlement is None:  # else it has ended just now
+            error.__cause__ = JobInterrupted(self._executor.where(run))
+            run.error, run.ended = error, now
         self._conclude(run)
 
     # -- the end, and a new beginning ------------------------------------------------------------

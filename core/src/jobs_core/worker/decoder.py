@@ -13,8 +13,8 @@ from ..message import Message, decode
 from ..options import Policy, policy
 from ..registry import AnyJob
 from ..units import count
+from .outcome import unrun
 from .report import report_unrun
-from .retry import unrun
 from .run import Run
 
 logger = logging.getLogger("jobs.worker")

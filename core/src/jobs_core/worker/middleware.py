@@ -14,7 +14,6 @@ from ..boundary import name_of
 from ..loaders.base import Bootstrapper
 from ..plugins import Plugins, guarded
 from .context import RunOutcome, context_of
-from .retry import settlement
 from .returned import RESULTS, awaited, in_loop
 from .run import Run
 
@@ -76,8 +75,8 @@ class Middleware:
 
     def finished(self, run: Run) -> None:
         """Tell listeners the outcome of a run."""
-        if self._finished:
-            outcome = RunOutcome((run.ending or settlement(run)).outcome, run.ended - run.started, run.error)
+        if self._finished and run.settlement is not None:
+            outcome = RunOutcome(run.settlement.outcome, run.ended - run.started, run.error)
             for implementation in self._finished:
                 guarded(implementation, run=context_of(run), outcome=outcome)
 

@@ -249,7 +249,7 @@ class Reservations:
 
     def ended(self) -> list[Run]:
         """Remove and return the runs that have ended, even if the executor could not report them."""
-        runs = [run for run in self._runs.values() if run.ended]
+        runs = [run for run in self._runs.values() if run.settlement is not None]
         for run in runs:
             self.drop(run)
         return runs

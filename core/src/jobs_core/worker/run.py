@@ -20,9 +20,9 @@ class Run:
     """
 
     __slots__ = (
-        "args", "context", "convert", "delivery", "ended", "ending", "error", "failure", "followups", "interrupted", "job",
-        "kwargs", "message", "policy", "retries", "slot", "started", "store_result", "taken", "task", "timeout", "unfit",
-        "value",
+        "args", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
+        "kwargs", "message", "policy", "retries", "settlement", "slot", "started", "store_result", "taken", "task", "timeout",
+        "unfit", "value",
     )  # fmt: skip
 
     def __init__(
@@ -44,7 +44,7 @@ class Run:
         self.value: Any = None
         self.error: BaseException | None = None
         self.failure: Failure | None = None  # the error as text
-        self.ending: Settlement | None = None  # computed by the executor, if it contains values of the application
+        self.settlement: Settlement | None = None  # what `outcome` has decided, once the run has ended
         self.interrupted: JobInterrupted | None = None  # the error that the courier wants raised in it
         self.followups: list[Outgoing] | None = None
         self.context: Any = None
@@ -54,6 +54,16 @@ class Run:
     @property
     def id(self) -> str:
         return self.delivery.id
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of this attempt, counted from 1."""
+        return self.delivery.previous_attempts + 1
+
+    @property
+    def about(self) -> tuple[str, str, str, int]:
+        """Return the facts that every event of a run begins with: id, job, topic, attempt."""
+        return self.delivery.id, self.job.name, self.delivery.topic, self.attempt
 
     def __repr__(self) -> str:
         return f"<Run {self.job.name} {self.delivery.id}>"

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from jobs_core.backends.base import (
+    CANCELLED_TTL,
     Answer,
     Counts,
     Delivery,
@@ -62,7 +63,7 @@ class Hello(Struct, kw_only=True):
     """The first request on a connection: the client's configuration."""
 
     lease: Annotated[float, Meta(gt=0, le=1e7)] = 30.0
-    cancelled_ttl: Seconds = 86400.0
+    cancelled_ttl: Seconds = CANCELLED_TTL
     dedup_window: Seconds = 60.0
     retention: Retentions = {}
 

@@ -13,7 +13,7 @@ from ...errors import JobInterrupted, JobsError, JobTimeout, NotSupported
 from ...ids import new_token
 from ...message import decode
 from ...options import policy
-from ...worker.retry import settlement
+from ...worker.outcome import settlement
 from ...worker.run import Run
 
 

@@ -21,9 +21,10 @@ from ..middleware import Middleware
 from ..returned import RESULTS, awaited
 from ..run import Run
 from ..run_queue import RunQueue
-from .base import Executor, conclude, convert, end_fork, own_decimal_context, run_in_thread, stack_of
+from .base import Executor, stack_of
 from .loops import LoopRunner, carried, end_loop
 from .plain import PlainThreads
+from .steps import conclude, convert, end_fork, own_decimal_context, run_in_thread
 
 logger = logging.getLogger("jobs.worker")
 
@@ -169,7 +170,7 @@ class AsyncExecutor(Executor):
             run.error = error
         if os.getpid() != middleware.process:
             end_fork(run)
-        if not run.ended:
+        if run.settlement is None:
             conclude(run, self.middleware)
 
     async def _run_plain(self, run: Run) -> None:
@@ -182,14 +183,15 @@ class AsyncExecutor(Executor):
         """Run a plain function to its end; a loop that another job blocks adds nothing to its time."""
         run.started = time.monotonic()
         run_in_thread(run, self.middleware, lambda: SharedLoop(self._loop))
-        if not run.ended:
+        if run.settlement is None:
             conclude(run, self.middleware)
 
     def _ended(self, run: Run, task: asyncio.Task[Any]) -> None:
         try:
             if run.task is task:
-                if not run.ended:  # cancelled before its first step
-                    run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
+                if run.settlement is None:
+                    if not run.ended:  # cancelled before its first step
+                        run.error = run.interrupted or asyncio.CancelledError("the job's task was cancelled")
                     conclude(run, self.middleware)
                 self.board.end(run)
                 self.run_queue.finish(run)

@@ -20,7 +20,8 @@ from ...uninterrupted import INTERRUPT, hold_back_in_forks, takes_locks, within
 from ..middleware import Middleware
 from ..run import Run
 from ..run_queue import RunQueue
-from .base import Executor, conclude, own_decimal_context, run_in_thread, stack_of
+from .base import Executor, stack_of
+from .steps import conclude, own_decimal_context, run_in_thread
 
 if TYPE_CHECKING:
     from .loops import LoopRunner

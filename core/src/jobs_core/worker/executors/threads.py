@@ -14,7 +14,8 @@ from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..middleware import Middleware
 from ..run import Run
 from ..run_queue import RunQueue
-from .base import Executor, conclude, run_in_thread, stack_of
+from .base import Executor, stack_of
+from .steps import conclude, run_in_thread
 
 if TYPE_CHECKING:
     from .loops import LoopRunner

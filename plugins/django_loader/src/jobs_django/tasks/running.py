@@ -15,7 +15,7 @@ from django.tasks.base import TaskError
 from django.tasks.signals import task_finished, task_started
 from django.utils.json import normalize_json
 
-from jobs_core import Discard, JobCancelled, JobContext, Snooze, current_job
+from jobs_core import JobContext, current_job
 
 from .record import Stored, described, header
 
@@ -109,8 +109,7 @@ class Running:
 
     def failed(self, error: BaseException) -> bool:
         """Record a failure if it ends the task; return whether it does. A task that will be retried has not finished."""
-        given_up = isinstance(error, (Discard, JobCancelled)) or self._job.attempt > self._job.retries
-        if isinstance(error, Snooze) or not given_up:
+        if not self._job.is_final(error):
             return False
         kind = type(error)
         entry = TaskError(

@@ -7,7 +7,7 @@ from jobs_core import Backoff, Discard, JobCancelled, JobTimeout, Retry, Snooze
 from jobs_core.backends.base import Delivery, Outcome, Outgoing
 from jobs_core.message import Message
 from jobs_core.options import Policy
-from jobs_core.worker.retry import settlement
+from jobs_core.worker.outcome import settlement
 from jobs_core.worker.run import Run
 
 

@@ -1,0 +1,158 @@
+"""The outcome of a run: done, retried later, deferred, dead or cancelled.
+
+It is decided here and nowhere else, and once: at the end of the run, by the executor, while the run still counts as going on;
+or by the courier for a run that ends without its executor. All others read `Run.settlement`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+from .. import boundary
+from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
+from ..conversion import json_encoder, may_hide_non_finite, non_finite
+from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobTimeout, Retry, Snooze
+from ..units import seconds
+from . import failure
+from .run import Run
+
+
+def decide(run: Run) -> Settlement:
+    """Decide the outcome of a run that has ended, once: a run may end just when the courier stops waiting for it."""
+    if run.settlement is None:
+        run.settlement = settlement(run)
+    return run.settlement
+
+
+def settlement(run: Run) -> Settlement:
+    """Return the settlement of a run that has ended, by its error or value. There is one for every error and every value."""
+    delivery = run.delivery
+    if run.error is None:
+        if not run.store_result and run.followups is None:
+            return Settlement(delivery.id, delivery.token, Outcome.DONE)
+        return _done(run)
+    outcome, after, error = _judge(run, _cause(run, run.error))
+    run.error = error
+    if outcome is Outcome.CANCELLED:
+        return Settlement(delivery.id, delivery.token, outcome, result_ttl=CANCELLED_TTL)
+    if outcome is Outcome.DEFER:
+        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0)
+    run.failure = failure.of(error)
+    if run.unfit:
+        return unrun(delivery, outcome, "bad arguments", run.failure.text)
+    told = failure.history(run.failure, at=broker_time(run), attempt=run.attempt)
+    if outcome is Outcome.DEAD:
+        return Settlement(delivery.id, delivery.token, outcome, reason=_reason(error), error=told)
+    if after is None:
+        after = random.uniform(0, run.policy.backoff.ceiling(run.attempt))
+    return Settlement(delivery.id, delivery.token, outcome, after=after, error=told)
+
+
+def is_final(run: Run, error: BaseException) -> bool:
+    """Return whether a run would be its job's last if `error` ended it now."""
+    return _judge(run, _cause(run, error))[0] in (Outcome.DEAD, Outcome.CANCELLED)
+
+
+def _judge(run: Run, error: BaseException) -> tuple[Outcome, float | None, BaseException]:
+    """Return the outcome of a run that `error` ended, the delay that the job chose, and the error for its history."""
+    kind = type(error)  # isinstance would run code of the error itself
+    if issubclass(kind, JobCancelled):
+        return Outcome.CANCELLED, None, error
+    after: float | None = None
+    if issubclass(kind, (Snooze, Retry)):
+        try:
+            after = _delay(error)
+        except ValueError as wrong:
+            error = wrong
+        if after is not None and issubclass(kind, Snooze):
+            return Outcome.DEFER, after, error
+    if run.unfit or issubclass(kind, Discard) or run.attempt > run.retries:
+        return Outcome.DEAD, None, error
+    return Outcome.RETRY, after, error
+
+
+def _cause(run: Run, error: BaseException) -> BaseException:
+    """Return the interruption of an interrupted run instead of the error with which it ended.
+
+    The error may be the cancellation of its task, one that a library or Python itself made of the interruption (in a
+    callback from C, during the creation of a class), or a failure of the job's clean-up. A job that wants another
+    outcome raises Retry, Snooze or Discard.
+    """
+    interrupted = run.interrupted
+    if interrupted is None or run.unfit or issubclass(type(error), (JobInterrupted, JobSignal)):
+        return error
+    from asyncio import CancelledError  # late import: plain jobs do not need asyncio
+
+    if not issubclass(type(error), CancelledError):
+        interrupted.__cause__ = error
+    return interrupted
+
+
+def _reason(error: BaseException) -> str:
+    """Return the reason of a dead letter."""
+    kind = type(error)
+    if issubclass(kind, Discard):
+        return f"discarded: {boundary.text_of(_given(error, 'reason'), 500)}"
+    return "timeout" if issubclass(kind, JobTimeout) else "failed"
+
+
+def unrun(delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
+    """Return the settlement of a job that cannot be run; it does not count as an attempt."""
+    error = failure.document(
+        at=delivery.broker_now, attempt=delivery.previous_attempts, type=reason, message=boundary.storable(text), traceback=""
+    )
+    return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error)
+
+
+def _done(run: Run) -> Settlement:
+    delivery = run.delivery
+    return Settlement(
+        delivery.id,
+        delivery.token,
+        Outcome.DONE,
+        result=_encode_result(run.value, run.policy.max_result) if run.store_result else None,
+        result_ttl=run.policy.result_ttl,
+        followups=tuple(run.followups or ()),
+    )
+
+
+def _encode_result(value: object, limit: int) -> bytes:
+    """Encode the result for storage. The job has succeeded: its result must not fail it."""
+    try:
+        encoded = json_encoder.encode({"value": value})
+        if len(encoded) > limit:
+            return _unstorable(f"it is {len(encoded):,} bytes long, max_result is {limit:,}")
+        if may_hide_non_finite(encoded) and non_finite(value):
+            return _unstorable("it contains NaN or infinity, which JSON cannot represent")
+        return encoded
+    except BaseException as error:
+        simple = issubclass(type(error), (TypeError, ValueError))
+        return _unstorable(boundary.text_of(error) if simple else boundary.told(error))
+
+
+def _unstorable(reason: str) -> bytes:
+    return json_encoder.encode({"unstorable": reason})
+
+
+def _delay(error: BaseException) -> float | None:
+    """Return the delay in seconds of a Snooze or Retry, or None if there is none; raise ValueError for an invalid duration."""
+    try:
+        value = _given(error, "delay")
+        return None if value is None and issubclass(type(error), Retry) else float(seconds(value))
+    except BaseException as wrong:
+        name = boundary.name_of(type(error)).rpartition(".")[2]
+        raise ValueError(f"raise {name}(...): delay: {boundary.text_of(wrong)}") from error
+
+
+def _given(error: BaseException, name: str) -> object:
+    """Return an attribute that a job gave to an exception, None if reading it raises."""
+    try:
+        return getattr(error, name, None)
+    except BaseException:
+        return None
+
+
+def broker_time(run: Run) -> float:
+    """Estimate the current time by the broker's clock: its time at the reservation, plus the time that has passed here."""
+    return run.delivery.broker_now + (time.monotonic() - run.started if run.started else 0.0)
