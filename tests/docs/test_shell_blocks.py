@@ -22,6 +22,7 @@ DIRECTORIES = {
     "docs/monitoring.md-1": "examples/first_steps",
     "docs/monitoring.md-2": "examples/first_steps",
     "plugins/flask_loader/README.md-2": "examples/flask_shop",
+    "plugins/fastapi_loader/README.md-2": "examples/fastapi_shop",
     "plugins/django_loader/README.md-2": "examples/django_shop",
     "plugins/zeromq_backend/README.md-1": "examples/first_steps",
     "plugins/redis_backend/README.md-1": "examples/first_steps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .app import App, current_app, set_app_source, set_current_app
+from .app import App, current_app, set_app_source, set_current_app, warm_up
 from .backends.base import State
 from .config import Config
 from .embedding import load_config, run_command
@@ -62,6 +62,7 @@ __all__ = [
     "Config",
     "current_app",
     "set_current_app",
+    "warm_up",
     # Plugins
     "Message",
     "UniqueKey",

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+WARM_UP_PATIENCE = 2.0
+"""Seconds that `warm_up` waits for a queue that does not answer, at most."""
+
 RESULT_SLICE = 5.0
 """Longest single wait for a result in one call of the backend, in seconds."""
 
@@ -102,6 +105,19 @@ class App:
         self._idle: list[Backend] = []
         self._idle_lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
+
+    def warm_up(self) -> None:
+        """Do now what the first enqueue would do: find the plugins, import them, and connect to the queue.
+
+        For the start of a process that serves requests. A queue that cannot be reached is not an error, since it may
+        be back by the first enqueue: that is logged as a warning. Raises ConfigError and PluginError.
+        """
+        self.plugins.implementations("jobs_before_enqueue")
+        try:
+            with self.blaming_backend():
+                self._producer.open(WARM_UP_PATIENCE)
+        except BackendError as error:
+            logging.getLogger("jobs").warning("the queue cannot be reached yet; the first enqueue tries again: %s", error)
 
     def close(self) -> None:
         """Disconnect; using the application again connects again."""
@@ -589,6 +605,11 @@ def current_app() -> App:
     return _current
 
 
+def warm_up() -> None:
+    """Do for this process's application what its first enqueue would do; see `App.warm_up`."""
+    current_app().warm_up()
+
+
 def _configuration() -> Config:
     """Return the configuration of a process that enqueues: as commands find it, else near the modules that define jobs.
 
@@ -637,4 +658,4 @@ def _after_fork() -> None:
 at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork)
 set_application_source(current_app)
 
-__all__ = ["App", "NotSupported", "current_app", "private_directory", "set_app_source", "set_current_app"]
+__all__ = ["App", "NotSupported", "current_app", "private_directory", "set_app_source", "set_current_app", "warm_up"]

@@ -22,7 +22,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from .deadline import deadline as of_thread
@@ -163,8 +164,28 @@ class Producer:
             of_thread.at = before
 
     @uninterrupted
+    def open(self, timeout: float) -> None:
+        """Connect, if that has not happened yet; raise BackendUnavailable after `timeout` seconds."""
+        before = of_thread.at
+        of_thread.at = min(before, time.monotonic() + timeout)
+        try:
+            with self._turn(timeout) as came:
+                if came and self._backend is None:
+                    self._connected()
+        finally:
+            of_thread.at = before
+
+    @uninterrupted
     def close(self) -> None:
         """Disconnect, once no thread is sending; the next push connects again."""
+        with self._turn():
+            backend, self._backend = self._backend, None
+            if backend:
+                backend.close()
+
+    @contextmanager
+    def _turn(self, timeout: float = -1) -> Iterator[bool]:
+        """Wait for a turn without anything to send; its value is False if none has come within `timeout` seconds."""
         turn = _Batch((), float("inf"))
         try:
             with self._guard:
@@ -172,11 +193,7 @@ class Producer:
                     self._led = turn.leads = True
                 else:
                     self._waiting.append(turn)
-            if not turn.leads:
-                turn.bell.acquire()
-            backend, self._backend = self._backend, None
-            if backend:
-                backend.close()
+            yield turn.leads or turn.bell.acquire(timeout=timeout)
         finally:
             self._leave(turn)
 

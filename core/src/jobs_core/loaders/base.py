@@ -47,6 +47,15 @@ class Bootstrapper:
         Called by: every worker, once, after the fork. Raises: anything; the worker then cannot boot.
         """
 
+    def lifespan(self) -> AbstractAsyncContextManager[Any] | None:
+        """Return an async context manager that is open while a worker serves, or None.
+
+        It is entered in each worker after `after_fork`, before the first job, and left after the last one: in an async
+        pool on the event loop of the jobs, in other pools on an event loop of its own, in a thread. A worker that is
+        killed does not leave it. Called by: every worker, once. Raises: anything; the worker then cannot boot.
+        """
+        return None
+
     def around(self, run: JobContext) -> AbstractContextManager[object] | None:
         """Return a context manager for one run of a plain function, or None.
 

@@ -157,6 +157,18 @@ class Worker:
         if self._bootstrapper is not None:
             with _step(self._app, "after_fork"):
                 self._bootstrapper.after_fork()
+        try:
+            with self._lifespan():
+                self._serve()
+        finally:
+            self._executor.close()
+        self._tell("jobs_worker_stopping")
+        events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
+        self._app.close()
+        if self.courier.failure:
+            raise self.courier.failure
+
+    def _serve(self) -> None:
         self._tell("jobs_worker_started")
         events.emit(events.WorkerStarted(*_fields(self.info)))
         jobs_begin()
@@ -167,11 +179,26 @@ class Worker:
             jobs_end()
             self.courier.stop()
             self.courier.join()
-        self._tell("jobs_worker_stopping")
-        events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
-        self._app.close()
-        if self.courier.failure:
-            raise self.courier.failure
+
+    @contextmanager
+    def _lifespan(self) -> Iterator[None]:
+        """Keep the resources of the application open, if its framework has any that need an event loop."""
+        manager = None
+        if self._bootstrapper is not None:
+            with _step(self._app, "lifespan"):
+                manager = self._bootstrapper.lifespan()
+        if manager is None:
+            yield
+            return
+        from .lifespan import Lifespan  # late: asyncio, which most workers do not need
+
+        lifespan = Lifespan(manager, self._executor.loop)
+        with _step(self._app, "lifespan"):
+            lifespan.enter()
+        try:
+            yield
+        finally:
+            lifespan.leave()
 
     def _end_at_once(self) -> None:
         """End the process, since jobs that the courier has abandoned still run in some thread and nothing else ends them."""

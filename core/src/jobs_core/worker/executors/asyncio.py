@@ -73,7 +73,13 @@ class AsyncExecutor(Executor):
         finally:
             if self._threads:
                 self._threads.stop()
-            end_loop(self._loop)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def close(self) -> None:
+        end_loop(self._loop)
 
     def _go_on(self, serving: asyncio.Task[None]) -> bool:
         """Run the loop, which all jobs share, until `serving` is done; return False if a job's code stopped it before."""

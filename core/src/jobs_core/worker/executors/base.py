@@ -7,6 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ... import boundary
 from ...errors import JobInterrupted
@@ -15,6 +16,9 @@ from ..middleware import Middleware
 from ..run import Run
 from ..run_queue import RunQueue
 from .steps import conclude
+
+if TYPE_CHECKING:
+    import asyncio
 
 logger = logging.getLogger("jobs.worker")
 
@@ -32,6 +36,14 @@ class Executor(abc.ABC):
     @abc.abstractmethod
     def main(self) -> None:
         """Run the jobs that the courier submits, until `stop`. Called by: the main thread, once."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return the event loop that all async jobs share, which runs only in `main`; None if there is no such loop."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most executors leave nothing open
+        """Release what outlasts `main`. Called by: the main thread, once, after `main`."""
 
     @abc.abstractmethod
     def submit(self, runs: Sequence[Run]) -> None:

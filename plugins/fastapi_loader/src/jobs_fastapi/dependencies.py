@@ -1,0 +1,55 @@
+"""Dependencies of endpoints: `JobsDep`, the application that enqueues, and `BackgroundJobs`, which enqueues at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Annotated, Any, ParamSpec
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from jobs_core import App, JobFunction, JobHandle, current_app
+from jobs_core.job import Call
+
+from .extension import extension_of
+
+P = ParamSpec("P")
+
+
+def jobs_app(connection: HTTPConnection) -> App:
+    """Return the `jobs_core.App` of the application that serves this request. Tests may override this dependency."""
+    extension = extension_of(connection.app)
+    return extension.app if extension is not None else current_app()
+
+
+JobsDep = Annotated[App, Depends(jobs_app)]
+"""The application that enqueues, as a parameter of an endpoint."""
+
+
+class Background:
+    """The jobs that one request enqueues together when its endpoint has returned, and not if it raises."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call[Any]] = []
+
+    def add(self, job: JobFunction[P, Any, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Enqueue this call when the endpoint has returned. Raises ArgumentError for arguments that do not fit."""
+        self._calls.append(job.call(*args, **kwargs))
+
+    def send(self, app: App) -> list[JobHandle[Any]]:
+        """Enqueue all calls in one round trip, in their order."""
+        calls, self._calls = self._calls, []
+        return app.enqueue_many(calls)
+
+
+def _background(app: JobsDep) -> Generator[Background, None, None]:
+    background = Background()
+    yield background
+    background.send(app)
+
+
+BackgroundJobs = Annotated[Background, Depends(_background, scope="function")]
+"""What FastAPI's BackgroundTasks are, as durable jobs.
+
+They are stored before the response is sent: if the queue cannot take them, the request fails and its client knows.
+"""
