@@ -44,7 +44,7 @@ async def anap(seconds: float):
 """
 
 
-class Run:
+class SupervisorRun:
     """A supervisor in its own directory."""
 
     def __init__(self, directory: Path, toml: str, *, ballast: int = 0, pause: float = 0.0) -> None:
@@ -91,9 +91,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def supervised(toml: str, **options: Any) -> Iterator[Run]:
+def supervised(toml: str, **options: Any) -> Iterator[SupervisorRun]:
     with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
-        run = Run(Path(directory), toml, **options)
+        run = SupervisorRun(Path(directory), toml, **options)
         try:
             yield run
         finally:

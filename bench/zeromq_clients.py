@@ -67,7 +67,7 @@ class Client:
                 then(None if kind == p.WAKE else verb.decode_answer(body))
 
 
-class Producer:
+class ProducerClient:
     """Push `count` jobs, `batch` a request, `window` requests at a time."""
 
     def __init__(self, client: Client, batch: int, window: int, count: int) -> None:
@@ -86,7 +86,7 @@ class Producer:
         self._in_flight -= 1
 
 
-class Workers:
+class WorkerClients:
     """Simulate `window` workers, each of which reserves and settles `batch` jobs at a time, until told to stop."""
 
     def __init__(self, client: Client, batch: int, window: int, _: int) -> None:
@@ -129,7 +129,7 @@ class Workers:
 
 def main() -> None:
     kind, endpoint, batch, window, count = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
-    role = {"producer": Producer, "workers": Workers}[kind](Client(endpoint), batch, window, count)
+    role = {"producer": ProducerClient, "workers": WorkerClients}[kind](Client(endpoint), batch, window, count)
     print("ready", flush=True)
     sys.stdin.readline()
     role.run()

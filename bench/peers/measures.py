@@ -7,7 +7,7 @@ from collections import Counter
 
 from ..support import percentile
 from .peers import Peer
-from .run import Measure, Run, run
+from .run import Measure, PeerRun, run
 
 START = 30.0
 """Longest time until the first job of a worker set, seconds."""
@@ -92,7 +92,7 @@ def kill(peer: Peer) -> dict[str, float]:
         return {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
 
 
-def _until(made: Run, count: int, patience: float) -> None:
+def _until(made: PeerRun, count: int, patience: float) -> None:
     if not made.until(count, patience):
         raise RuntimeError(f"{made.peer.name} stopped at {made.count()} of {count}:\n{made.log()}")
 

@@ -20,7 +20,7 @@ RECORD = 24
 ADAPTERS = Path(__file__).parent / "adapters"
 
 
-class Run:
+class PeerRun:
     """One measurement; see the module. Processes lead their own sessions, so that a whole worker set can be killed."""
 
     def __init__(self, peer: Peer, directory: Path, broker: str, broker_directory: Path) -> None:
@@ -148,7 +148,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def run(peer: Peer) -> Iterator[Run]:
+def run(peer: Peer) -> Iterator[PeerRun]:
     """Run a peer on an empty broker, with its files in memory where the machine supports that."""
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with (
@@ -156,7 +156,7 @@ def run(peer: Peer) -> Iterator[Run]:
         tempfile.TemporaryDirectory(prefix="jobs-broker-") as data,
         BROKERS[peer.broker](Path(data)) as broker,
     ):
-        made = Run(peer, Path(files), broker, Path(data))
+        made = PeerRun(peer, Path(files), broker, Path(data))
         try:
             yield made
         finally:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs_core import ConfigError, config_sources, config_text
-from jobs_core.cli import apart, bounds
+from jobs_core.cli import bounds, in_child
 from jobs_core.scoreboard.state import Board, ChildState, PoolState, SupervisorState
 from jobs_core.supervisor import control, pidfile, search
 
@@ -263,8 +263,8 @@ def test_a_restart_with_code_that_cannot_be_loaded_stops_nothing(project: Projec
 
 def test_a_restart_with_code_whose_import_hangs_stops_nothing(project: Project, lone, monkeypatch):
     process = lone()
-    monkeypatch.setattr(apart, "LOOK", 0.05)
-    monkeypatch.setattr(apart, "IMPORT_TIMEOUT", 0.3)
+    monkeypatch.setattr(in_child, "LOOK", 0.05)
+    monkeypatch.setattr(in_child, "IMPORT_TIMEOUT", 0.3)
     (project.root / "tasks.py").write_text("import time\ntime.sleep(1000)\n")
     text = project.here("restart", code=2)
     assert 'the module "tasks" is still not imported after 0.3 s' in text

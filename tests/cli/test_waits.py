@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.backends.sqlite import SqliteBackend
-from jobs_core.cli import apart, output, patience
+from jobs_core.cli import in_child, output, patience
 from jobs_core.cli.main import OURS
 from jobs_core.plugins import Plugins
 from jobs_core.scoreboard.state import Backlog, PoolState, SupervisorState
@@ -109,7 +109,7 @@ HANGING = {
 
 @pytest.mark.parametrize(("code", "where"), HANGING.values(), ids=HANGING)
 def test_an_import_that_hangs_is_given_up_and_told_with_its_line(project: Project, monkeypatch, code: str, where: str):
-    monkeypatch.setattr(apart, "LOOK", 0.05)
+    monkeypatch.setattr(in_child, "LOOK", 0.05)
     (project.root / "slow.py").write_text("import time\ntime.sleep(1000)\n")
     (project.root / "tasks.py").write_text(code)
     text = project.here("check", "--import-timeout", "0.5", code=2)

@@ -11,7 +11,7 @@ import pytest
 from jobs_core import App
 from jobs_core.backends.base import Counts, JobRecord, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.memory import MemoryBackend
-from jobs_core.cli.here import ThisMachine
+from jobs_core.cli.this_machine import ThisMachine
 from jobs_core.config import Config, Pool
 from jobs_core.errors import NotSupported
 from jobs_core.explain import MOST_AHEAD, PAGE, explain

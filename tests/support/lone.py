@@ -14,7 +14,7 @@ from jobs_core.config_sources import load
 from jobs_core.scoreboard import state
 from jobs_core.scoreboard.state import ChildState, PoolState, SupervisorState
 from jobs_core.scoreboard.writer import FileScoreboard, start_ticks
-from jobs_core.supervisor.control import ControlSocket, Request
+from jobs_core.supervisor.control import Command, ControlSocket
 from jobs_core.supervisor.pidfile import PidFile
 from jobs_core.supervisor.processes.child_setup import title
 from jobs_core.supervisor.search import TITLE
@@ -36,11 +36,11 @@ def main() -> None:
     loop = Loop()
     ended = False
 
-    def obey(request: Request) -> None:
+    def obey(command: Command) -> None:
         nonlocal ended
-        print(*request.message.values(), flush=True)
-        request.answer(done=True, wanted=request.message.get("workers"), generation=2)
-        if request.message["do"] in ("stop", "exit"):
+        print(*command.message.values(), flush=True)
+        command.answer(done=True, wanted=command.message.get("workers"), generation=2)
+        if command.message["do"] in ("stop", "exit"):
             pid_file.close()
             loop.stop()
 

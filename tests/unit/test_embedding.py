@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from jobs_core import App, Config, ConfigError, current_app, load_config, run_command, set_app_source, set_current_app
-from jobs_core.config_sources import Settings, load
+from jobs_core.config_sources import FrameworkSettings, load
 
 
 def test_settings_stand_above_the_file_and_below_the_environment(tmp_path, monkeypatch):
@@ -22,7 +22,7 @@ def test_a_wrong_setting_is_told_by_the_name_of_the_settings(tmp_path):
 
 def test_settings_reach_child_processes_with_their_name_and_directory(tmp_path):
     given = {"lease": timedelta(minutes=1), "modules": ("a", "b"), "run_dir": tmp_path / "run", "pools": {"x": {"workers": 2}}}
-    effective = load(environ={"JOBS_SETTINGS": Settings("shop", str(tmp_path), given).encode(), "JOBS_PREFIX": "p"})
+    effective = load(environ={"JOBS_SETTINGS": FrameworkSettings("shop", str(tmp_path), given).encode(), "JOBS_PREFIX": "p"})
     config = effective.config
     assert (config.lease, config.modules, config.run_dir, config.prefix) == (60, ["a", "b"], str(tmp_path / "run"), "p")
     assert (config.pools["x"].workers, config.base_dir, effective.sources["lease"]) == (2, tmp_path, "shop")

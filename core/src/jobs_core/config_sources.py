@@ -48,7 +48,7 @@ class Effective(msgspec.Struct, frozen=True):
         return self.sources.get(key) or next(inside, "default")
 
 
-class Settings(msgspec.Struct, frozen=True):
+class FrameworkSettings(msgspec.Struct, frozen=True):
     """The settings of a framework, on their way to child processes."""
 
     name: str
@@ -68,9 +68,9 @@ def _plain(value: Any) -> Any:
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def _handed_over(text: str) -> Settings:
+def _framework_settings(text: str) -> FrameworkSettings:
     try:
-        return msgspec.json.decode(text, type=Settings)
+        return msgspec.json.decode(text, type=FrameworkSettings)
     except msgspec.MsgspecError as error:
         raise ConfigError(
             f"JOBS_SETTINGS: expected the settings that a framework's command passes to its child processes: {error}"
@@ -94,7 +94,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     if settings is None and environ.get("JOBS_SETTINGS"):
-        handed = _handed_over(environ["JOBS_SETTINGS"])
+        handed = _framework_settings(environ["JOBS_SETTINGS"])
         settings, settings_name, cwd = handed.values, handed.name, cwd or Path(handed.directory)
     cwd = working_directory() if cwd is None else cwd
     path = _find(file or environ.get("JOBS_CONFIG") or None, cwd)
@@ -163,7 +163,7 @@ def candidates(file: str | Path | None = None) -> list[Path]:
     cwd = working_directory()
     if os.environ.get("JOBS_SETTINGS"):
         with contextlib.suppress(ConfigError):
-            cwd = Path(_handed_over(os.environ["JOBS_SETTINGS"]).directory)
+            cwd = Path(_framework_settings(os.environ["JOBS_SETTINGS"]).directory)
     file = file or os.environ.get("JOBS_CONFIG")
     if file:
         return [cwd / file]

@@ -43,7 +43,9 @@ def run_command(
     """
     from .cli.main import run  # late: click and rich, which an application that enqueues does not need
 
-    handed = config_sources.Settings(settings_name, str(config_sources.as_named(directory or Path.cwd())), dict(settings))
+    handed = config_sources.FrameworkSettings(
+        settings_name, str(config_sources.as_named(directory or Path.cwd())), dict(settings)
+    )
     before = os.environ.get("JOBS_SETTINGS")
     os.environ["JOBS_SETTINGS"] = handed.encode()
     try:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs_core.scoreboard.reader import Entry
+from jobs_core.scoreboard.reader import RunEntry
 from jobs_core.supervisor.housekeeper.repair import charged
 from jobs_core.worker.isolation import Isolation
 from jobs_core.worker.quarantine import LOOK_AGAIN, PAUSE, SOLITUDE, SUSPECT, Quarantine
@@ -45,8 +45,8 @@ def test_groups_shrink_by_sixteen_with_every_death():
     assert [watched(8).limit(deaths) for deaths in (2, 3)] == [1, 1]
 
 
-def entry(job_id: str, deaths: int = 0) -> Entry:
-    return Entry(0, job_id, "j", "t", 0.0, 0.0, deaths)
+def entry(job_id: str, deaths: int = 0) -> RunEntry:
+    return RunEntry(0, job_id, "j", "t", 0.0, 0.0, deaths)
 
 
 @pytest.mark.parametrize(

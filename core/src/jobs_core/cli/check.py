@@ -22,11 +22,11 @@ from ..supervisor.housekeeper.alerts import channels, ineffective_limits, watche
 from ..urls import redact
 from ..worker.main import prepare
 from . import output
-from .apart import IMPORT_TIMEOUT, Say, TookTooLong, apart
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
 from .extensions import leave_out_what_ends, reported
 from .formatting import count
+from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
 from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
@@ -95,14 +95,14 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         checks.run("machine", lambda: _machine(app))
         checks.run("plugins", lambda: _plugins(app, killers))
         checks.run("alerts", lambda: _alerts(app))
-        _run_apart(checks, app, import_timeout)
+        _check_application(checks, app, import_timeout)
     if as_json:
         output.json(checks.found)
     if checks.code:
         raise click.exceptions.Exit(checks.code)
 
 
-def _run_apart(checks: _Checks, app: App, import_timeout: float) -> None:
+def _check_application(checks: _Checks, app: App, import_timeout: float) -> None:
     """Run the checks that need the application in a child, because the import may end its process."""
     module = called = ""
     loading = True
@@ -132,7 +132,7 @@ def _run_apart(checks: _Checks, app: App, import_timeout: float) -> None:
         return f"{redact(app.backend_url)} to answer"
 
     try:
-        how = apart(work, hear, what, lambda: import_timeout if loading else None)
+        how = run_in_child(work, hear, what, lambda: import_timeout if loading else None)
     except TookTooLong as error:
         remedy = "start would wait for it as well; if it is only slow, allow more time with --import-timeout"
         checks.add(output.BAD, "application", importing.not_imported(module, import_timeout, error.place, remedy), Exit.USAGE)

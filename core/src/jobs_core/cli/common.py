@@ -24,8 +24,8 @@ from . import output
 from .exits import Exit
 from .ids import whole_id
 from .patience import waiting
-from .place import Place
-from .place import find as find_place
+from .run_directory import RunDirectory
+from .run_directory import find as find_place
 from .types import TOPIC
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Context:
         return self._effective
 
     @functools.cached_property
-    def place(self) -> Place:
+    def place(self) -> RunDirectory:
         """Return where the supervisor runs that a command addresses. Import nothing, and report a broken configuration."""
         found = find_place(lambda: self.effective, self.config_file)
         if found.trouble:

@@ -27,7 +27,7 @@ from .common import Context, confirm, exit_code, fail, pass_context
 from .exits import Exit
 from .formatting import count
 from .patience import waiting
-from .place import Place
+from .run_directory import RunDirectory
 from .start import give_up_option, ready_to_start, start_command, wait_option, warn_of_unserved
 from .types import TEXT
 
@@ -137,7 +137,7 @@ def scale_command(context: Context, pool: str, workers: int | None, auto: bool, 
     output.echo(f"jobs: pool {pool} is set to {count(answer['wanted'], 'worker')}")
 
 
-def _sound(context: Context) -> Place:
+def _sound(context: Context) -> RunDirectory:
     """Return where the supervisor runs. Raises ConfigError if the configuration is invalid.
 
     Also raises it if there is no configuration at all: the defaults name another queue.
@@ -153,7 +153,7 @@ def _importable(app: App) -> None:
     from ..loaders import importing  # late: stop, quiet and scale import no worker code
     from ..schedule import entries
     from ..worker.main import prepare
-    from .apart import IMPORT_TIMEOUT, Say, TookTooLong, apart
+    from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
 
     module = problem = ""
 
@@ -170,7 +170,7 @@ def _importable(app: App) -> None:
         module, problem = said.get("module", module), said.get("problem", problem)
 
     try:
-        how = apart(work, hear, "the new code to be imported", lambda: IMPORT_TIMEOUT)
+        how = run_in_child(work, hear, "the new code to be imported", lambda: IMPORT_TIMEOUT)
     except TookTooLong as error:
         remedy = "if it is only slow, `stop` and `start` wait for it"
         raise LoadError(importing.not_imported(module, IMPORT_TIMEOUT, error.place, remedy)) from None

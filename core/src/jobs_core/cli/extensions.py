@@ -15,7 +15,7 @@ from .. import boundary, guard
 from ..errors import JobsError, PluginError
 from ..plugins import MADE, PluginInfo, Plugins
 from . import output
-from .apart import Say, apart
+from .in_child import Say, run_in_child
 
 COMMANDS = "jobs_cli_commands"
 
@@ -107,5 +107,5 @@ def _ended_in(vet: Callable[[], object]) -> tuple[str, str, str]:
         nonlocal doing
         doing = (said[0], said[1])
 
-    how = apart(work, hear)
+    how = run_in_child(work, hear)
     return (*doing, how) if how else ("", "", "")

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 from ..events import TopicUnserved
-from ..scoreboard.reader import Entry
+from ..scoreboard.reader import RunEntry
 from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
 from ..scoreboard.view import TAKING, shown_state, silence, waits_for
 from .formatting import age, are, count, size
@@ -32,7 +32,7 @@ class Sheet(Struct):
     rest: str = ""
 
 
-class Line(Struct):
+class WorkerLine(Struct):
     """One worker as people see it: the supervisor's record of it, beside its own."""
 
     pid: int
@@ -40,7 +40,7 @@ class Line(Struct):
     owner: str
     state: str
     since: float  # unix time at which the state, or the process, began
-    running: list[Entry]
+    running: list[RunEntry]
     running_count: int
     done: int
     failed: int
@@ -67,22 +67,22 @@ class Overview:
 
     # -- workers ---------------------------------------------------------------------------------
 
-    def _lines(self) -> Iterable[Line]:
+    def _lines(self) -> Iterable[WorkerLine]:
         supervisor = self.board.supervisor
         children = {child.owner: child for child in supervisor.workers} if supervisor else {}
         for view in self.board.workers:
             child = children.pop(view.file, None)
             yield self._line(view, child)
         for child in children.values():  # forked, its file not yet written, or already gone
-            yield Line(
+            yield WorkerLine(
                 child.pid, child.pool, child.owner, child.state, child.since, [], 0, 0, 0, child.memory, child.generation,
                 0.0, child.reason,
             )  # fmt: skip
 
-    def _line(self, view: WorkerView, child: ChildState | None) -> Line:
+    def _line(self, view: WorkerView, child: ChildState | None) -> WorkerLine:
         header = view.header
         silent = max(0.0, self.monotonic - header.beat)
-        return Line(
+        return WorkerLine(
             header.pid, header.pool, header.owner,
             shown_state(header, view.running_count, child, self.monotonic, self._silence),
             child.since if child else header.started_at, view.running, view.running_count, header.done, header.failed,
@@ -238,11 +238,11 @@ class Overview:
         more = f"and {len(rest):,} more: " + ", ".join(f"{number:,} {state}" for state, number in states.most_common())
         return Sheet("Workers", ["pid", "pool", "state", "runs", "done", "failed", "memory"], rows, more if rest else "")
 
-    def _rank(self, line: Line) -> tuple[bool, float, int]:
+    def _rank(self, line: WorkerLine) -> tuple[bool, float, int]:
         longest = line.running[0].seconds(self.monotonic) if line.running else -1.0
         return line.state in TAKING, -longest, line.pid
 
-    def _runs(self, line: Line) -> str:
+    def _runs(self, line: WorkerLine) -> str:
         if not line.running:
             return line.reason
         longest = line.running[0]
@@ -261,7 +261,7 @@ class Overview:
         left = sum(line.running_count for line in self.workers) - len(shown)
         return Sheet("Running longest", ["for", "job", "id", "pid"], rows, f"and {left:,} more" if left > 0 else "")
 
-    def _late(self, entry: Entry) -> str:
+    def _late(self, entry: RunEntry) -> str:
         return " overdue" if entry.deadline and entry.deadline < self.monotonic else ""
 
     def topics(self) -> Sheet:

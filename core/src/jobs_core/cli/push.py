@@ -22,7 +22,7 @@ from .types import DURATION, FILE, TEXT, TOPIC
 BATCH = 1000
 
 
-class _Line(msgspec.Struct, forbid_unknown_fields=True):
+class _JobLine(msgspec.Struct, forbid_unknown_fields=True):
     """One line of JSON: a job with its arguments, and options as `using` takes them."""
 
     job: str | None = None
@@ -39,7 +39,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
 
 
-_OPTIONS = [name for name in _Line.__struct_fields__ if name not in ("job", "args", "kwargs")]
+_OPTIONS = [name for name in _JobLine.__struct_fields__ if name not in ("job", "args", "kwargs")]
 
 
 @click.command("push")
@@ -137,12 +137,12 @@ def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any])
         yield call
 
 
-def _line(value: Any, job: str | None) -> _Line:
+def _line(value: Any, job: str | None) -> _JobLine:
     if job is not None and isinstance(value, list):
-        return _Line(job=job, args=value)
+        return _JobLine(job=job, args=value)
     if job is not None and isinstance(value, dict) and not {"job", "args", "kwargs"} & value.keys():
-        return _Line(job=job, kwargs=value)
-    line = msgspec.convert(value, _Line)
+        return _JobLine(job=job, kwargs=value)
+    line = msgspec.convert(value, _JobLine)
     if line.job is None:
         line.job = job
     return line

@@ -37,7 +37,7 @@ class Several(Checked):
         return ",".join(parts)
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """Seconds, or a string such as "5m"."""
 
     name = "time"
@@ -87,5 +87,5 @@ TEXT = Checked("text", rules.text)
 FILE = Checked("file", rules.path)
 URL = Checked("url", rules.url)
 MODULE = Checked("module", rules.module)
-DURATION = Duration()
+DURATION = DurationType()
 LIMIT = click.IntRange(1, 1_000_000)

@@ -23,7 +23,7 @@ from ..job import Call
 from ..message import UniqueKey
 from . import times
 from .entries import Entry, entries
-from .memory import Handled, Memory
+from .state import Handled, ScheduleState
 
 if TYPE_CHECKING:
     from ..app import App
@@ -82,9 +82,9 @@ class Ticker:
 
     def __init__(self, app: App, state: Path) -> None:
         self._app = app
-        self._memory = Memory(state)
+        self._state = ScheduleState(state)
         self.entries = entries(app)
-        self._handled = self._memory.load() if self.entries else {}
+        self._handled = self._state.load() if self.entries else {}
         self._next: dict[str, int | None] = {}  # the first tick that is not handled
         self._failed = False
         self._full: set[str] = set()  # entries whose queue had no room
@@ -175,7 +175,7 @@ class Ticker:
 
     def _save(self) -> None:
         names = {entry.name for entry in self.entries}
-        self._memory.save({name: handled for name, handled in self._handled.items() if name in names})
+        self._state.save({name: handled for name, handled in self._handled.items() if name in names})
 
     # -- one tick --------------------------------------------------------------------------------
 

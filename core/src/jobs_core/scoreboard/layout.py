@@ -21,7 +21,7 @@ import struct
 MAGIC = b"JOBSBRD2"
 
 HEADER = struct.Struct("<8sIIIBBBxddQQQQQ48s96s")
-"""magic, pid, generation, slots, phase, mode, charge, started_at (unix), beat (monotonic), done, failed, in_hand,
+"""magic, pid, generation, slots, phase, mode, charge, started_at (unix), beat (monotonic), done, failed, in_flight,
 process start time (clock ticks since boot), taken, pool, owner."""
 
 HEADER_SIZE = 256

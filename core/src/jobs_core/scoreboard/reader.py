@@ -15,7 +15,7 @@ from .layout import BUCKETS, ENDED, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FI
 from .writer import start_ticks
 
 
-class Entry(Struct, frozen=True):
+class RunEntry(Struct, frozen=True):
     """One running job. Times are this machine's monotonic seconds; `deadline` is 0 for none."""
 
     slot: int
@@ -31,7 +31,7 @@ class Entry(Struct, frozen=True):
         return (time.monotonic() if now is None else now) - self.started
 
 
-class Figures(Struct):
+class JobFigures(Struct):
     """Runs of one job in one topic: by outcome, seconds, and a histogram of each (not cumulative)."""
 
     topic: str
@@ -42,7 +42,7 @@ class Figures(Struct):
     run_buckets: list[int]
     wait_buckets: list[int]
 
-    def add(self, other: Figures) -> None:
+    def add(self, other: JobFigures) -> None:
         """Add another worker's figures of the same job."""
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
@@ -52,7 +52,7 @@ class Figures(Struct):
         self.wait_buckets = [mine + its for mine, its in zip(self.wait_buckets, other.wait_buckets, strict=True)]
 
 
-class Header(Struct, frozen=True):
+class WorkerHeader(Struct, frozen=True):
     """A worker's identity and progress."""
 
     pid: int
@@ -65,7 +65,7 @@ class Header(Struct, frozen=True):
     beat: float
     done: int
     failed: int
-    in_hand: int
+    in_flight: int
     start_ticks: int
     pool: str
     owner: str
@@ -87,11 +87,13 @@ class WorkerFile:
             self._map.close()
             raise ValueError(f"{path} is not a scoreboard, or of another version")
 
-    def header(self) -> Header:
+    def header(self) -> WorkerHeader:
         fields = layout.HEADER.unpack_from(self._map)
-        _, pid, generation, slots, phase, mode, charge, started_at, beat, done, failed, in_hand, ticks, _, pool, owner = fields
-        return Header(
-            pid, generation, slots, Phase(phase), layout.MODES[mode], bool(charge), started_at, beat, done, failed, in_hand,
+        _, pid, generation, slots, phase, mode, charge, started_at, beat, done, failed, in_flight, ticks, _, pool, owner = (
+            fields
+        )
+        return WorkerHeader(
+            pid, generation, slots, Phase(phase), layout.MODES[mode], bool(charge), started_at, beat, done, failed, in_flight,
             ticks, _text(pool), _text(owner),
         )  # fmt: skip
 
@@ -99,26 +101,26 @@ class WorkerFile:
         """Count the running jobs."""
         return self._map[ENTRIES::ENTRY_SIZE].count(RUNNING)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[RunEntry]:
         """Yield the running jobs."""
         return self._in_state(RUNNING)
 
-    def unsettled(self) -> Iterator[Entry]:
+    def unsettled(self) -> Iterator[RunEntry]:
         """Yield the jobs that have started and are not settled: running ones, and ended ones whose outcome is not yet
         reported.
         """
         yield from self._in_state(RUNNING)
         yield from self._in_state(ENDED)
 
-    def _in_state(self, state: int) -> Iterator[Entry]:
+    def _in_state(self, state: int) -> Iterator[RunEntry]:
         states = self._map[ENTRIES::ENTRY_SIZE]
         slot = states.find(state)
         while slot >= 0:
             redeliveries, started, deadline, job_id, job, topic = ENTRY.unpack_from(self._map, ENTRIES + slot * ENTRY_SIZE + 1)
-            yield Entry(slot, _text(job_id), _text(job), _text(topic), started, deadline, redeliveries)
+            yield RunEntry(slot, _text(job_id), _text(job), _text(topic), started, deadline, redeliveries)
             slot = states.find(state, slot + 1)
 
-    def figures(self) -> Iterator[Figures]:
+    def figures(self) -> Iterator[JobFigures]:
         """Yield the figures of all runs here so far."""
         count = len(BUCKETS) + 1
         for number in range(ROWS):
@@ -130,7 +132,7 @@ class WorkerFile:
                 continue
             rest = values[len(OUTCOMES) :]
             buckets = list(rest[2:])
-            yield Figures(_text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:])
+            yield JobFigures(_text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:])
 
     def spare(self) -> None:
         """Mark the worker as killed by us: the jobs that it ran are not charged for its death."""
@@ -140,18 +142,18 @@ class WorkerFile:
         self._map.close()
 
 
-def total(rows: Iterable[Figures]) -> dict[tuple[str, str], Figures]:
+def total(rows: Iterable[JobFigures]) -> dict[tuple[str, str], JobFigures]:
     """Sum up figures by topic and job. The given figures are not kept."""
-    summed: dict[tuple[str, str], Figures] = {}
+    summed: dict[tuple[str, str], JobFigures] = {}
     for row in rows:
         key = (row.topic, row.job)
         if key not in summed:
-            summed[key] = Figures(row.topic, row.job, {}, 0.0, 0.0, [0] * (len(BUCKETS) + 1), [0] * (len(BUCKETS) + 1))
+            summed[key] = JobFigures(row.topic, row.job, {}, 0.0, 0.0, [0] * (len(BUCKETS) + 1), [0] * (len(BUCKETS) + 1))
         summed[key].add(row)
     return summed
 
 
-def alive(header: Header) -> bool:
+def alive(header: WorkerHeader) -> bool:
     """Return whether the process that wrote the file still exists (and not another process with the same id)."""
     return header.start_ticks != 0 and start_ticks(header.pid) == header.start_ticks
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from .reader import Entry, Figures, Header, WorkerFile
+from .reader import JobFigures, RunEntry, WorkerFile, WorkerHeader
 
 STATE, BACKLOG, TOTALS = "state.json", "backlog.json", "totals.json"
 WORKERS = "workers"
@@ -139,7 +139,7 @@ class Backlog(Struct):
 class Totals(Struct):
     """Figures of workers that are gone."""
 
-    rows: list[Figures] = []
+    rows: list[JobFigures] = []
     folded: list[str] = []  # files whose figures are in `rows`, though some may not have been removed yet
     released: int = 0  # jobs released for dead workers
     since: float = 0.0
@@ -149,10 +149,10 @@ class WorkerView(Struct):
     """A worker: its own file beside the supervisor's record of it."""
 
     file: str  # its name in run_dir/workers, the owner id with which it began
-    header: Header
-    running: list[Entry]
+    header: WorkerHeader
+    running: list[RunEntry]
     running_count: int
-    figures: list[Figures]
+    figures: list[JobFigures]
     child: ChildState | None = None
 
 
@@ -164,7 +164,7 @@ class Board(Struct):
     totals: Totals = field(default_factory=Totals)
     workers: list[WorkerView] = []
 
-    def figures(self) -> list[Figures]:
+    def figures(self) -> list[JobFigures]:
         """Return every row, of present and former workers."""
         folded = set(self.totals.folded)
         living = (worker for worker in self.workers if worker.file not in folded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .layout import Phase
-from .reader import Header
+from .reader import WorkerHeader
 from .state import Backlog, ChildState, SupervisorState
 
 SHOWN = (
@@ -39,7 +39,7 @@ def silence(lease: float) -> float:
     return max(6.0, lease / 2)
 
 
-def shown_state(header: Header, running: int, child: ChildState | None, monotonic: float, silent_after: float) -> str:
+def shown_state(header: WorkerHeader, running: int, child: ChildState | None, monotonic: float, silent_after: float) -> str:
     """Return one of SHOWN."""
     if child is None:
         return "lost"

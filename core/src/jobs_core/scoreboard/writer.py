@@ -59,7 +59,7 @@ class Scoreboard:
     def settled(self, endings: Iterable[tuple[object, Run | None]]) -> None:
         """Record that the runs of these settlements are settled, or are no longer ours."""
 
-    def beat(self, done: int, failed: int, in_hand: int) -> None:
+    def beat(self, done: int, failed: int, in_flight: int) -> None:
         """Record that the courier has completed a turn."""
 
     def note(self, run: Run, outcome: str) -> None:
@@ -147,9 +147,9 @@ class FileScoreboard(Scoreboard):
                 if slot != shared:
                     free.append(slot)
 
-    def beat(self, done: int, failed: int, in_hand: int) -> None:
+    def beat(self, done: int, failed: int, in_flight: int) -> None:
         _BEAT.pack_into(self._map, layout.BEAT, time.monotonic())
-        _COUNTERS.pack_into(self._map, layout.COUNTERS, done, failed, in_hand)
+        _COUNTERS.pack_into(self._map, layout.COUNTERS, done, failed, in_flight)
 
     def note(self, run: Run, outcome: str) -> None:
         figures = self._count(run.delivery.topic, run.job.name, outcome)

@@ -40,7 +40,7 @@ class InAnotherNamespace(JobsError):
         )
 
 
-class Request:
+class Command:
     """A command; `answer` it once, now or later."""
 
     def __init__(self, message: dict[str, Any], channel: Channel[dict[str, Any]], close: Callable[[], None]) -> None:
@@ -56,7 +56,7 @@ class Request:
 class ControlSocket:
     """The supervisor's side. Raises OSError if the socket cannot be made."""
 
-    def __init__(self, loop: Loop, run_dir: Path, obey: Callable[[Request], None]) -> None:
+    def __init__(self, loop: Loop, run_dir: Path, obey: Callable[[Command], None]) -> None:
         self._loop = loop
         self._obey = obey
         self._path = run_dir / NAME
@@ -101,7 +101,7 @@ class ControlSocket:
         if message is None:
             self._close(channel)
         else:
-            self._obey(Request(message, channel, lambda: self._close(channel)))
+            self._obey(Command(message, channel, lambda: self._close(channel)))
 
     def _close(self, channel: Channel[dict[str, Any]]) -> None:
         if channel in self._clients:

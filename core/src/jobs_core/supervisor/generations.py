@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 from .. import events
 from ..config import Config
 from ..errors import ConfigError
-from .control import Request
-from .pools.pool import Pool
+from .control import Command
+from .pools.pool import WorkerPool
 from .pools.pools import Pools
 from .pools.worker import WorkerRecord
 from .processes.backoff import RestartBackoff
@@ -73,8 +73,8 @@ class Generations:
         self._numbers = 0
         self._backoff = RestartBackoff()
         self._reload: Reload | None = None
-        self._requests: list[Request] = []
-        self._next_requests: list[Request] = []
+        self._commands: list[Command] = []
+        self._next_commands: list[Command] = []
         self._again = False
 
     @property
@@ -166,18 +166,18 @@ class Generations:
 
     # -- reloads ---------------------------------------------------------------------------------
 
-    def reload(self, request: Request | None = None) -> None:
+    def reload(self, command: Command | None = None) -> None:
         """Begin a reload; one that is requested during another follows it."""
         if self._reload is not None:
             self._again = True
-            self._next_requests += [request] if request else []
+            self._next_commands += [command] if command else []
             return
-        self._requests += [request] if request else []
+        self._commands += [command] if command else []
         if not self.proved or self.closing or self.generation is None:
             self._settle("the supervisor is starting or stopping")
             return
         try:
-            config = self._read_config(request.message if request else {})
+            config = self._read_config(command.message if command else {})
         except ConfigError as error:
             self._refuse(str(error))
             return
@@ -234,12 +234,12 @@ class Generations:
 
     def _settle(self, error: str) -> None:
         """Answer the commands that requested the reload, and begin the one that was requested meanwhile."""
-        requests, self._requests = self._requests, []
-        for request in requests:
-            request.answer(done=not error, error=error, generation=self.number)
+        commands, self._commands = self._commands, []
+        for command in commands:
+            command.answer(done=not error, error=error, generation=self.number)
         self._on_settled()
         again, self._again = self._again, False
-        self._requests, self._next_requests = self._next_requests, []
+        self._commands, self._next_commands = self._next_commands, []
         self._on_change()
         if again and not self.closing:
             self.reload()
@@ -252,7 +252,7 @@ class Reload:
     imported or no worker starts. The old generation serves until the new one does, and takes over again if that fails.
     """
 
-    def __init__(self, old: Generation, new: Generation, pools: Callable[[], Iterable[Pool]]) -> None:
+    def __init__(self, old: Generation, new: Generation, pools: Callable[[], Iterable[WorkerPool]]) -> None:
         self.old = old
         self.new = new
         self.step: Step = "importing"
@@ -301,7 +301,7 @@ class Reload:
                     pool.stop(worker, "refused")
             pool.balance()
 
-    def _proved(self, pool: Pool) -> bool:
+    def _proved(self, pool: WorkerPool) -> bool:
         if not pool.wanted:
             return True
         return any(
@@ -309,8 +309,8 @@ class Reload:
             for worker in pool.workers.values()
         )
 
-    def _of_old(self, pool: Pool) -> list[WorkerRecord]:
+    def _of_old(self, pool: WorkerPool) -> list[WorkerRecord]:
         return [worker for worker in self._of_all_old(pool) if not worker.leaving]
 
-    def _of_all_old(self, pool: Pool) -> list[WorkerRecord]:
+    def _of_all_old(self, pool: WorkerPool) -> list[WorkerRecord]:
         return [worker for worker in pool.workers.values() if worker.spec.generation != self.new.number]

@@ -17,13 +17,13 @@ from ..scoreboard.reader import WorkerFile, alive
 from ..scoreboard.state import Crash
 from ..units import format_duration
 from . import helpers
-from .control import ControlSocket, Request
+from .control import Command, ControlSocket
 from .generations import MOST_FAILURES, Generations
 from .helpers import Helper
 from .log.collector import LogCollector
 from .notify import Notifier
 from .pidfile import PidFile
-from .pools.pool import Pool
+from .pools.pool import WorkerPool
 from .pools.pools import Pools
 from .pools.repairs import Repairs
 from .pools.watchdog import INTERVAL, Watchdog
@@ -113,8 +113,8 @@ class Supervisor:
 
     # -- pools ------------------------------------------------------------------------------------
 
-    def _new_pool(self, name: str, settings: Any) -> Pool:
-        return Pool(
+    def _new_pool(self, name: str, settings: Any) -> WorkerPool:
+        return WorkerPool(
             name, settings, self._host, self._run_dir,
             generation=lambda: self._generations.generation,
             on_change=self._changed,
@@ -294,25 +294,25 @@ class Supervisor:
             self._pools.be_quiet(quiet)
             self._changed()
 
-    def _obey(self, request: Request) -> None:
-        order = request.message.get("do")
-        if order == "reload":
-            self._generations.reload(request)
-        elif order == "quiet":
-            self._be_quiet(bool(request.message.get("on", True)))
-            request.answer(done=True)
-        elif order == "scale":
-            pool = self._pools.get(str(request.message.get("pool")))
+    def _obey(self, command: Command) -> None:
+        name = command.message.get("do")
+        if name == "reload":
+            self._generations.reload(command)
+        elif name == "quiet":
+            self._be_quiet(bool(command.message.get("on", True)))
+            command.answer(done=True)
+        elif name == "scale":
+            pool = self._pools.get(str(command.message.get("pool")))
             if pool is None:
-                request.answer(done=False, error=f"there is no such pool; the pools are {', '.join(self._pools.names())}")
+                command.answer(done=False, error=f"there is no such pool; the pools are {', '.join(self._pools.names())}")
                 return
-            pool.scale(request.message.get("workers"))
-            request.answer(done=True, wanted=pool.wanted)
-        elif order in ("stop", "exit"):
-            request.answer(done=True)
-            self._stop(order)
+            pool.scale(command.message.get("workers"))
+            command.answer(done=True, wanted=pool.wanted)
+        elif name in ("stop", "exit"):
+            command.answer(done=True)
+            self._stop(name)
         else:
-            request.answer(done=False, error=f"this supervisor does not know the command {order!r}")
+            command.answer(done=False, error=f"this supervisor does not know the command {name!r}")
 
     # -- stopping ---------------------------------------------------------------------------------
 

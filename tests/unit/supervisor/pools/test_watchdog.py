@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs_core.scoreboard.layout import Phase
-from jobs_core.scoreboard.reader import Entry
+from jobs_core.scoreboard.reader import RunEntry
 from jobs_core.supervisor.pools.watchdog import Watchdog
 
 LONG_AGO = 100.0
@@ -19,7 +19,7 @@ LONG_AGO = 100.0
 class Hanging:
     """A worker with one job far over its time, as the watchdog sees it; asked for its stacks, it may continue."""
 
-    def __init__(self, beat: float, entries: list[Entry], then: Any) -> None:
+    def __init__(self, beat: float, entries: list[RunEntry], then: Any) -> None:
         self.killed: list[tuple[str, str]] = []
         self.beat, self.entries, self._then = beat, entries, then
         self.settings = SimpleNamespace(timeout_grace=1.0, max_age=None)
@@ -30,7 +30,7 @@ class Hanging:
         self.killed_for, self.kill_pending, self.exiting, self.leaving = "", False, False, False
 
     def file(self, run_dir: Path) -> Any:
-        header = lambda: SimpleNamespace(beat=self.beat, phase=Phase.SERVING, done=0, failed=0, in_hand=1)
+        header = lambda: SimpleNamespace(beat=self.beat, phase=Phase.SERVING, done=0, failed=0, in_flight=1)
         return SimpleNamespace(header=header, running=lambda: len(self.entries), entries=lambda: iter(self.entries))
 
     def read_memory(self) -> None: ...
@@ -46,8 +46,8 @@ class Hanging:
         self.killed.append((why, culprit))
 
 
-def entry(job_id: str, deadline: float) -> Entry:
-    return Entry(0, job_id, "job", "default", deadline - 1, deadline, 0)
+def entry(job_id: str, deadline: float) -> RunEntry:
+    return RunEntry(0, job_id, "job", "default", deadline - 1, deadline, 0)
 
 
 def goes_on(worker: Hanging) -> None:

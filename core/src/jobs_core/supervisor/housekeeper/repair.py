@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...boundary import clip
-from ...scoreboard.reader import Entry, WorkerFile
+from ...scoreboard.reader import RunEntry, WorkerFile
 from ...scoreboard.state import STACKS
 from ...worker.failure import document
 from ...worker.quarantine import SUSPECT
@@ -31,7 +31,7 @@ class Found(Struct, frozen=True):
 def describe(path: Path, repair: Repair) -> Found:
     """Read a dead worker's files. A worker that never wrote any had no jobs; its name is its owner id."""
     owner, pool, pid, charge = path.name, "", 0, False
-    unsettled: list[Entry] = []
+    unsettled: list[RunEntry] = []
     try:
         file = WorkerFile(path)
     except (OSError, ValueError):
@@ -69,7 +69,7 @@ def describe(path: Path, repair: Repair) -> Found:
     return Found(owner, started, told, report)
 
 
-def charged(running: Iterable[Entry], culprit: str = "") -> list[str]:
+def charged(running: Iterable[RunEntry], culprit: str = "") -> list[str]:
     """Return the jobs that are charged with a worker's death, out of those that had started and were not settled.
 
     These are the job that it was killed for; else the suspects, which run beside others to be told apart; else all.

@@ -15,7 +15,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ...scoreboard.layout import BUCKETS, OUTCOMES, UNRUN
-from ...scoreboard.reader import Figures, total
+from ...scoreboard.reader import JobFigures, total
 from ...scoreboard.state import Board, SupervisorState
 from ...scoreboard.view import SHOWN, shown_state, silence
 
@@ -75,7 +75,7 @@ def families(board: Board, lease: float) -> Iterator[Family]:
 # -- the metrics ------------------------------------------------------------------------------------
 
 
-def _of_jobs(rows: Iterable[Figures]) -> Iterator[Family]:
+def _of_jobs(rows: Iterable[JobFigures]) -> Iterator[Family]:
     finished: list[Sample] = []
     run: list[Sample] = []
     wait: list[Sample] = []

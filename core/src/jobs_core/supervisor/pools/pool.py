@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ... import events
-from ...config import Pool as Settings
-from ...config import Workers
+from ...config import Pool, Workers
 from ...ids import new_token
 from ...loaders.importing import ended_importing
 from ...scoreboard.state import Crash, PoolState
@@ -19,7 +18,7 @@ from ..processes.backoff import LONGEST, QUICK, RestartBackoff
 from ..processes.children import Ended
 from ..processes.exit_codes import WorkerExit
 from ..processes.generation import Generation
-from ..system.messages import Due, Exiting, Failed, FromChild, Importing, Quiet, Ready, Repair, Serve, Stop, WorkerSpec
+from ..system.messages import Due, Exiting, Failed, FromChild, Importing, Ready, Repair, Serve, Stop, StopReserving, WorkerSpec
 from .scaling import PoolScaler
 from .worker import AGE_JITTER, WorkerRecord
 
@@ -43,7 +42,7 @@ FIXES = {
 """Fixes for the most common reasons."""
 
 
-class Pool:
+class WorkerPool:
     """The workers of one pool. All methods belong to the supervisor's loop.
 
     A worker that is to leave stays in `outgoing` until its successor serves: replacing overlaps. In a pool that runs one
@@ -54,7 +53,7 @@ class Pool:
     def __init__(
         self,
         name: str,
-        settings: Settings,
+        settings: Pool,
         host: str,
         run_dir: Path,
         *,
@@ -86,14 +85,14 @@ class Pool:
 
     # -- how many --------------------------------------------------------------------------------
 
-    def _configure(self, settings: Settings) -> None:
+    def _configure(self, settings: Pool) -> None:
         self.settings = settings
         workers = settings.workers
         self.least, self.most = (workers.min, workers.max) if isinstance(workers, Workers) else (workers, workers)
         self.scaler = PoolScaler(self.least, self.most, float(settings.grow_age), float(settings.shrink_after))
         self.wanted = self.least
 
-    def reconfigure(self, settings: Settings) -> None:
+    def reconfigure(self, settings: Pool) -> None:
         """Take new settings over; present workers keep the old ones until they are replaced.
 
         A pool that was about to stop and is wanted again continues.
@@ -309,7 +308,7 @@ class Pool:
         self.quiet = quiet
         for worker in self.workers.values():
             if worker.state == "serving":
-                worker.send(Quiet() if quiet else Serve())
+                worker.send(StopReserving() if quiet else Serve())
             elif worker.state == "standby" and not quiet and worker.successor_of is None:
                 self._serve(worker)
         self._on_change()

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ... import events
-from ...config import Config
-from ...config import Pool as Settings
+from ...config import Config, Pool
 from ...units import count
 from ..processes.children import Child
-from .pool import Pool
+from .pool import WorkerPool
 from .watchdog import Watchdog
 from .worker import WorkerRecord
 
@@ -19,18 +18,18 @@ from .worker import WorkerRecord
 class Pools:
     """The pools by name, in the order of the configuration. Belongs to the supervisor's loop."""
 
-    def __init__(self, make: Callable[[str, Settings], Pool]) -> None:
+    def __init__(self, make: Callable[[str, Pool], WorkerPool]) -> None:
         self._make = make
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, WorkerPool] = {}
         self._quiet = False
 
-    def __iter__(self) -> Iterator[Pool]:
+    def __iter__(self) -> Iterator[WorkerPool]:
         return iter(list(self._pools.values()))  # an action on one may lead to a sweep
 
     def __len__(self) -> int:
         return len(self._pools)
 
-    def get(self, name: str) -> Pool | None:
+    def get(self, name: str) -> WorkerPool | None:
         """Return the pool of this name, if there is one."""
         return self._pools.get(name)
 
@@ -52,7 +51,7 @@ class Pools:
                 self._pools[name] = self._make(name, settings)
                 self._pools[name].quiet = self._quiet
 
-    def wanted(self, config: Config) -> list[Pool]:
+    def wanted(self, config: Config) -> list[WorkerPool]:
         """Return the pools that this configuration has."""
         return [pool for name, pool in self._pools.items() if name in config.pools]
 
@@ -129,7 +128,7 @@ class Pools:
         return sum(len(pool.staying()) for pool in self)
 
 
-def _scale(pool: Pool, backlog: Mapping[str, tuple[int, float | None]], watchdog: Watchdog, now: float) -> None:
+def _scale(pool: WorkerPool, backlog: Mapping[str, tuple[int, float | None]], watchdog: Watchdog, now: float) -> None:
     counts = [backlog.get(topic, (0, None)) for topic in pool.settings.topics]
     staying = pool.staying()
     change = pool.scaler.decide(

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ... import events
 from ...scoreboard.layout import Phase
-from ...scoreboard.reader import Entry, Header, WorkerFile
+from ...scoreboard.reader import RunEntry, WorkerFile, WorkerHeader
 from ..system.loop import Loop
-from .pool import Pool
+from .pool import WorkerPool
 from .worker import WorkerRecord
 
 INTERVAL = 1.0
@@ -43,7 +43,7 @@ STACKS_PATIENCE = 0.3
 class Watchdog:
     """Checks all workers, and acts through their pools. Belongs to the supervisor's loop."""
 
-    def __init__(self, loop: Loop, run_dir: Path, pools: Iterable[Pool], lease: Callable[[], float]) -> None:
+    def __init__(self, loop: Loop, run_dir: Path, pools: Iterable[WorkerPool], lease: Callable[[], float]) -> None:
         self._loop = loop
         self._run_dir = run_dir
         self._pools = pools
@@ -85,7 +85,7 @@ class Watchdog:
                 running = file.running()
                 busy += bool(running)
                 done += header.done + header.failed
-                idle = not running and not header.in_hand
+                idle = not running and not header.in_flight
                 worker.idle_since = (worker.idle_since or now) if idle else None
                 self._check_worker(pool, worker, file, header, running, now)
                 if read_memory:
@@ -95,7 +95,7 @@ class Watchdog:
             pool.check(now)
 
     def _check_worker(
-        self, pool: Pool, worker: WorkerRecord, file: WorkerFile, header: Header, running: int, now: float
+        self, pool: WorkerPool, worker: WorkerRecord, file: WorkerFile, header: WorkerHeader, running: int, now: float
     ) -> None:
         silent = now - max(header.beat, self._awake_since)
         if silent > SILENCE * self._lease():
@@ -117,7 +117,7 @@ class Watchdog:
             why = f"{late.job} {late.id} ran {late.seconds(now):.0f} s and ignored its timeout"
             self._kill(worker, why, culprit=late.id, still=lambda file: self._late(worker, file, file.header(), now) == late)
 
-    def _late(self, worker: WorkerRecord, file: WorkerFile, header: Header, now: float) -> Entry | None:
+    def _late(self, worker: WorkerRecord, file: WorkerFile, header: WorkerHeader, now: float) -> RunEntry | None:
         """Return the first run that is overdue and that the worker's own courier cannot stop.
 
         The courier stops overdue runs if it can: if it has made a turn since, the job no longer holds the interpreter.
@@ -129,7 +129,7 @@ class Watchdog:
                 return entry
         return None
 
-    def _replace_if_due(self, pool: Pool, worker: WorkerRecord, now: float) -> None:
+    def _replace_if_due(self, pool: WorkerPool, worker: WorkerRecord, now: float) -> None:
         """Replace a worker that is too old or too large, between jobs."""
         if worker.leaving or worker.ready_at is None:
             return
@@ -169,7 +169,7 @@ class Watchdog:
 
         self._loop.after(STACKS_PATIENCE, kill)
 
-    def _measure(self, pool: Pool, done: int, busy: int, now: float) -> None:
+    def _measure(self, pool: WorkerPool, done: int, busy: int, now: float) -> None:
         """Update the pool's jobs a second, for scaling; keep the old rate when a worker has left with its count."""
         before = self._done.get(pool.name)
         self._done[pool.name] = now, done

@@ -27,7 +27,19 @@ from ...worker.isolation import Isolation
 from ...worker.main import Worker, prepare
 from ..housekeeper import alerts
 from ..system.channel import Channel
-from ..system.messages import Due, Exiting, Failed, FromChild, Importing, Quiet, Ready, Serve, Stop, ToWorker, WorkerSpec
+from ..system.messages import (
+    Due,
+    Exiting,
+    Failed,
+    FromChild,
+    Importing,
+    Ready,
+    Serve,
+    Stop,
+    StopReserving,
+    ToWorker,
+    WorkerSpec,
+)
 from . import child_setup, exit_functions
 from .child_setup import Ends
 from .exit_codes import WorkerExit
@@ -151,7 +163,7 @@ class _WorkerProcess:
                 case Stop(timeout):
                     self._show(Phase.STOPPING)
                     worker.courier.stop(timeout)
-                case Quiet():
+                case StopReserving():
                     worker.courier.quiet()
                     self._serving = False
                     self._show(Phase.QUIET)

@@ -11,18 +11,18 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 
-class Message(Struct, frozen=True, tag=True):
+class ProcessMessage(Struct, frozen=True, tag=True):
     """A message; its tag is the name of its class."""
 
 
 # -- from children ----------------------------------------------------------------------------------
 
 
-class Ready(Message, frozen=True):
+class Ready(ProcessMessage, frozen=True):
     """The child serves, or a worker stands by."""
 
 
-class TemplateReady(Message, frozen=True):
+class TemplateReady(ProcessMessage, frozen=True):
     """A template has imported the application."""
 
     preloaded: bool  # False: no pool wants its workers forked from it
@@ -31,49 +31,49 @@ class TemplateReady(Message, frozen=True):
     brokers: list[list[str]]  # the command lines of the brokers that plugins want run
 
 
-class Importing(Message, frozen=True):
+class Importing(ProcessMessage, frozen=True):
     """The child is importing a module, which may hang or end it."""
 
     module: str
 
 
-class Failed(Message, frozen=True):
+class Failed(ProcessMessage, frozen=True):
     """The child cannot start, and ends."""
 
     error: str
 
 
-class Forked(Message, frozen=True):
+class Forked(ProcessMessage, frozen=True):
     """A template has started a child."""
 
     owner: str
     pid: int
 
 
-class FailedToStart(Message, frozen=True):
+class FailedToStart(ProcessMessage, frozen=True):
     """A template could not start a child."""
 
     owner: str
     error: str
 
 
-class Due(Message, frozen=True):
+class Due(ProcessMessage, frozen=True):
     """A worker is to be replaced."""
 
     reason: str
 
 
-class Exiting(Message, frozen=True):
+class Exiting(ProcessMessage, frozen=True):
     """A worker has run its last job: only its exit functions are left."""
 
 
-class Repaired(Message, frozen=True):
+class Repaired(ProcessMessage, frozen=True):
     """The housekeeper has released the jobs of a dead worker."""
 
     file: str
 
 
-class Counted(Message, frozen=True):
+class Counted(ProcessMessage, frozen=True):
     """The housekeeper has counted the jobs of each topic."""
 
     topics: dict[str, tuple[int, float | None]]  # ready jobs, and the age of the oldest; paused topics are left out
@@ -85,7 +85,7 @@ FromChild: TypeAlias = Ready | TemplateReady | Importing | Failed | Forked | Fai
 # -- to children ------------------------------------------------------------------------------------
 
 
-class WorkerSpec(Message, frozen=True):
+class WorkerSpec(ProcessMessage, frozen=True):
     """The specification of a new worker, to a template."""
 
     owner: str
@@ -95,21 +95,21 @@ class WorkerSpec(Message, frozen=True):
     standby: bool = False  # reserve no jobs until told to serve
 
 
-class Stop(Message, frozen=True):
+class Stop(ProcessMessage, frozen=True):
     """Finish running jobs within `timeout` seconds, and exit."""
 
     timeout: float = 0.0
 
 
-class Quiet(Message, frozen=True):
+class StopReserving(ProcessMessage, frozen=True):
     """Reserve no new jobs."""
 
 
-class Serve(Message, frozen=True):
-    """Reserve jobs, as before `Quiet` or for the first time."""
+class Serve(ProcessMessage, frozen=True):
+    """Reserve jobs, as before `StopReserving` or for the first time."""
 
 
-class Repair(Message, frozen=True):
+class Repair(ProcessMessage, frozen=True):
     """Release the jobs of a dead worker."""
 
     file: str  # its name in run_dir/workers
@@ -124,13 +124,13 @@ class Repair(Message, frozen=True):
     charge: bool = True  # whether its own jobs may have caused its death
 
 
-class CallHook(Message, frozen=True):
+class CallHook(ProcessMessage, frozen=True):
     """Call a hook of the application's plugins."""
 
     hook: str
     facts: dict[str, Any]
 
 
-ToWorker: TypeAlias = Stop | Quiet | Serve
+ToWorker: TypeAlias = Stop | StopReserving | Serve
 ToHousekeeper: TypeAlias = Stop | Repair | CallHook
 ToChild: TypeAlias = WorkerSpec | ToWorker | ToHousekeeper

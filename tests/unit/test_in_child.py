@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs_core.cli.apart import Say, apart
+from jobs_core.cli.in_child import Say, run_in_child
 
 
 def test_a_child_whose_command_hears_no_more_ends_in_silence(capfd):
@@ -14,5 +14,5 @@ def test_a_child_whose_command_hears_no_more_ends_in_silence(capfd):
         raise BrokenPipeError  # as if the command's output was cut off: `jobsctl check | head`
 
     with pytest.raises(BrokenPipeError):
-        apart(work, hear)
+        run_in_child(work, hear)
     assert capfd.readouterr().err == ""

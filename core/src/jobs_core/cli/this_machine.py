@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 from ..app import App
 from ..explain import Here, no_supervisor
-from ..scoreboard.reader import Entry
+from ..scoreboard.reader import RunEntry
 from ..scoreboard.state import PoolState, read_board
 from ..scoreboard.view import TAKING
 from ..supervisor import pidfile
 from .formatting import age, count
-from .overview import Line, Overview
+from .overview import Overview, WorkerLine
 
 LONGEST_ID = 64
 """Characters of an id that the scoreboard keeps."""
@@ -83,7 +83,7 @@ class ThisMachine(Here):
         full = f"{count(len(taking), 'worker')} with {count(running, 'job')}"
         yield f"pool {pool.name} is full: {full}{what}; {self._limit(pool)}"
 
-    def _nobody_serves(self, pool: PoolState, mine: list[Line]) -> str:
+    def _nobody_serves(self, pool: PoolState, mine: list[WorkerLine]) -> str:
         if pool.wanted == 0 and pool.scaled:
             return f"pool {pool.name} was scaled to 0 workers by hand: run `jobsctl scale {pool.name} --auto`"
         if pool.wanted == 0:
@@ -127,8 +127,8 @@ class ThisMachine(Here):
                         f"{age(self._seconds(entry))}{over}; `jobsctl stack {line.pid}` shows where it is"
                     )
 
-    def _told(self, entry: Entry) -> str:
+    def _told(self, entry: RunEntry) -> str:
         return f"{entry.job} {entry.id}, running for {age(self._seconds(entry))}"
 
-    def _seconds(self, entry: Entry) -> float:
+    def _seconds(self, entry: RunEntry) -> float:
         return entry.seconds(self._view.monotonic)

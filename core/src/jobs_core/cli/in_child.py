@@ -37,7 +37,7 @@ class TookTooLong(Exception):
         self.place = place
 
 
-def apart(
+def run_in_child(
     work: Callable[[Say], None],
     hear: Say,
     what: str | Callable[[], str] = "the plugins to be imported",
@@ -57,21 +57,21 @@ def apart(
         os.close(reader)
         _work(work, writer)
     os.close(writer)
-    heard = _Heard(hear)
+    output = _ChildOutput(hear)
     try:
-        with waiting(lambda: (what if isinstance(what, str) else what()) + heard.told_place()):  # after the fork
-            in_time = _listen(reader, os.pidfd_open(child), heard, bound)
+        with waiting(lambda: (what if isinstance(what, str) else what()) + output.told_place()):  # after the fork
+            in_time = _listen(reader, os.pidfd_open(child), output, bound)
         if not in_time:
             os.kill(child, signal.SIGKILL)
-            raise TookTooLong(heard.place)
+            raise TookTooLong(output.place)
     finally:
         os.close(reader)
         _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return "" if heard.finished else f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return "" if output.finished else f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-class _Heard:
+class _ChildOutput:
     """The output of a child: lines of JSON, and after an @ its position in the code."""
 
     def __init__(self, hear: Say) -> None:
@@ -133,7 +133,7 @@ def _look(thread: int, say: Callable[[Any, bytes], None]) -> None:
             say(place, b"@")
 
 
-def _listen(reader: int, ended: int, heard: _Heard, bound: Callable[[], float | None]) -> bool:
+def _listen(reader: int, ended: int, output: _ChildOutput, bound: Callable[[], float | None]) -> bool:
     """Read until the child ends, not until the pipe does: processes that the child has forked may hold it open.
 
     Returns False if that takes too long.
@@ -149,7 +149,7 @@ def _listen(reader: int, ended: int, heard: _Heard, bound: Callable[[], float | 
                 data = os.read(reader, 65536)
                 if not data:
                     return True
-                heard.take(data)
+                output.take(data)
             elif ready:
                 return True
             most = bound()

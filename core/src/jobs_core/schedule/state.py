@@ -24,7 +24,7 @@ class _File(Struct, frozen=True):
     entries: dict[str, Handled]
 
 
-class Memory:
+class ScheduleState:
     """The file, replaced as a whole; a failed read or write is reported once and does not stop the schedule."""
 
     def __init__(self, path: Path) -> None:

@@ -21,7 +21,7 @@ from ..supervisor import search
 from ..supervisor.pidfile import running
 
 
-class Place(Struct, frozen=True):
+class RunDirectory(Struct, frozen=True):
     """A run directory, and the error in the configuration if there is one: the supervisor there continues with an older one."""
 
     run_dir: Path
@@ -39,7 +39,7 @@ class Place(Struct, frozen=True):
         ]
 
 
-def find(load: Callable[[], Effective], named: str | None) -> Place:
+def find(load: Callable[[], Effective], named: str | None) -> RunDirectory:
     """Return the run directory that the configuration names, or else that of the supervisor that runs with an older one.
 
     `named` is the file that was named on the command line. Raises ConfigError if it is broken and no supervisor runs with
@@ -50,17 +50,17 @@ def find(load: Callable[[], Effective], named: str | None) -> Place:
     except ConfigError as error:
         files = config_sources.candidates(named)
         for place in _running_with(files):
-            return Place(place, str(error))
+            return RunDirectory(place, str(error))
         running(_usual(files[-1]))  # raises OfAnotherUser: a user who may not read the file may not read that directory either
         raise
     run_dir = effective.config.base_dir / effective.config.run_dir
     if running(run_dir) is not None:
-        return Place(run_dir, _gone(run_dir, effective))
+        return RunDirectory(run_dir, _gone(run_dir, effective))
     for place in _running_with(config_sources.candidates(named)):
         if effective.file is None:
-            return Place(place, _gone(place, effective))
-        return Place(place, f"{effective.file}: run_dir is now {run_dir}", moved=True)
-    return Place(run_dir)
+            return RunDirectory(place, _gone(place, effective))
+        return RunDirectory(place, f"{effective.file}: run_dir is now {run_dir}", moved=True)
+    return RunDirectory(run_dir)
 
 
 def _gone(run_dir: Path, effective: Effective) -> str:
