@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import jobs_core
 from jobs_core import Retry, Unique, current_job, job
+from jobs_core.testing import JobsQueue
 
 
 @job(topic="email", retries=5, timeout=30)
@@ -62,6 +63,21 @@ def parent() -> None:
     run.enqueue(send_email, "a", "b")
     run.enqueue(send_email, "a")  # error: call-arg
     reveal_type(run.enqueue(bare, 1).result())  # reveals: str
+
+
+def test_of_an_application(jobs_queue: JobsQueue) -> None:
+    reveal_type(jobs_queue.assert_enqueued(send_email, to=lambda to: to.endswith("@b.c"), count=2).topic)  # reveals: str
+    reveal_type(jobs_queue.perform(send_email, "a", "b"))  # reveals: int
+    reveal_type(jobs_queue.perform(fetch, "x"))  # reveals: bytes
+    reveal_type(jobs_queue.drain(scheduled=True))  # reveals: int
+    with JobsQueue() as queue:
+        reveal_type(queue.dead()[0].reason)  # reveals: str
+    jobs_queue.travel("1h")
+    jobs_queue.travel(timedelta(hours=1))
+    jobs_queue.travel(to=5)  # error: arg-type
+    jobs_queue.perform(send_email, "a")  # error: call-arg
+    jobs_queue.assert_enqueued("shop.send_email")  # error: arg-type
+    jobs_queue.assert_enqueued(send_email, count="2")  # error: arg-type
 
 
 # The help for words of other systems hides nothing from a type checker.

@@ -76,15 +76,15 @@ class Tick(Struct, frozen=True):
 class Ticker:
     """Determines the due ticks, enqueues them, and records them. One thread uses it: the housekeeper's loop.
 
-    `now` is this machine's wall clock, `time.time()`. `state` is the file in the run directory. Raises ConfigError as
-    `entries` does.
+    `now` is this machine's wall clock, `time.time()`. `state` is the file in the run directory; None remembers nothing.
+    Raises ConfigError as `entries` does.
     """
 
-    def __init__(self, app: App, state: Path) -> None:
+    def __init__(self, app: App, state: Path | None) -> None:
         self._app = app
-        self._state = ScheduleState(state)
+        self._state = ScheduleState(state) if state is not None else None
         self.entries = entries(app)
-        self._handled = self._state.load() if self.entries else {}
+        self._handled = self._state.load() if self._state is not None and self.entries else {}
         self._next: dict[str, int | None] = {}  # the first tick that is not handled
         self._failed = False
         self._full: set[str] = set()  # entries whose queue had no room
@@ -174,6 +174,8 @@ class Ticker:
         return self._next[entry.name]
 
     def _save(self) -> None:
+        if self._state is None:
+            return
         names = {entry.name for entry in self.entries}
         self._state.save({name: handled for name, handled in self._handled.items() if name in names})
 

@@ -1,4 +1,4 @@
-"""Support for tests: of applications (a pytest plugin, see plugin.py) and of backends (`BackendContract`).
+"""Support for tests: of applications (a pytest plugin, see plugin.py, and its `JobsQueue`) and of backends (`BackendContract`).
 
 The contract needs `pip install "jobs-core[testing]"` and is therefore only imported on request.
 """
@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .contract import BackendContract
+    from .inline import InlineJobs, JobsQueue
 
-__all__ = ["BackendContract"]
+__all__ = ["BackendContract", "InlineJobs", "JobsQueue"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("InlineJobs", "JobsQueue"):
+        from . import inline
+
+        return getattr(inline, name)
     if name == "BackendContract":
         try:
             from .contract import BackendContract

@@ -3,54 +3,64 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
 from ..app import App, set_current_app
-from ..backends.base import Backend, BackendOptions, Settlement, State
+from ..backends.base import Backend, BackendOptions, Delivery, JobRecord, Outcome, Outgoing, Settlement, State
 from ..backends.memory import MemoryBackend, forget
 from ..config import Config
-from ..errors import JobSignal
+from ..errors import JobFailed, JobSignal
 from ..handle import JobHandle
 from ..ids import new_token
 from ..job import Call, JobFunction
 from ..message import Message, decode
 from ..plugins import Plugins
-from ..units import times
+from ..registry import AnyJob
+from ..units import DurationLike, count, times
 from ..worker import context
 from ..worker.decoder import Decoder
 from ..worker.executors.loops import LoopRunner
 from ..worker.executors.steps import conclude, run_in_thread
+from ..worker.failure import PLUMBING
 from ..worker.middleware import Middleware
 from ..worker.run import Run
+from .clock import Clock, destination, moment, travel
+from .expected import Differences, Expectation, Raised, call_text, difference_lines, listing
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+MOST_RUNS = 10_000
+"""Most runs of one `drain(scheduled=True)`: a job that enqueues itself for later would never let it end."""
 
 
 class JobsQueue:
     """An application on an empty memory backend: inspect enqueued jobs, run them, let time pass.
 
-    Jobs fail as they would with a worker, and `drain` re-raises the first job's own exception.
+    Jobs fail as they would with a worker, and `drain` re-raises the first job's own exception. As a context manager, it
+    is the current application inside.
     """
 
     def __init__(self, config: Config | None = None) -> None:
-        self._shift = 0.0
+        self._clock = Clock()
         self._url = f"memory://test-{new_token()}"
-        self.app = _TestApp(msgspec.structs.replace(config or Config(), backend=self._url), self._now)
+        self.app = _TestApp(msgspec.structs.replace(config or Config(), backend=self._url), self._clock.now)
         self._backend = self.app.new_backend()
         self._backend.open(f"drain-{new_token()}")
         self._decoder = Decoder(self.app)
         self._middleware = Middleware(self.app.plugins, None)
         self._loop = LoopRunner()
-
-    def _now(self) -> float:
-        return time.time() + self._shift
+        self._undo: list[Callable[[], None]] = []
 
     def close(self) -> None:
         """Forget everything that was enqueued."""
@@ -59,72 +69,187 @@ class JobsQueue:
         self.app.close()
         forget(self._url)
 
+    def __enter__(self: Q) -> Q:
+        self._undo.append(install(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.pop()()
+
     # -- looking ---------------------------------------------------------------------------------
 
-    def enqueued(self, job: JobFunction[Any, Any, Any] | None = None) -> list[Message]:
-        """Return the waiting messages, ready before scheduled, of one job or of all."""
-        found = []
+    def enqueued(self, job: AnyJob | None = None, /, *args: Any, **kwargs: Any) -> list[Message]:
+        """Return the waiting messages, ready before scheduled: all, those of a job, or those of some of its calls.
+
+        Arguments select calls as in `assert_enqueued`.
+        """
+        if job is None:
+            return [message for message, _ in self._waiting()]
+        found, others = self._sorted(self._expectation(job, args, kwargs))
+        for differences in others:
+            errors = [has.error for _, has in differences.values() if isinstance(has, Raised)]
+            if len(errors) == len(differences):  # nothing else tells this call from an expected one
+                raise errors[0]
+        return found
+
+    def assert_enqueued(self, job: AnyJob, /, *args: Any, count: int | None = None, **kwargs: Any) -> Message:
+        """Return the message of a call that must be waiting; with `count`, there must be exactly so many.
+
+        Only the arguments that are given are compared. Each may be a value, a type, a function that accepts or refuses
+        the job's value, or an object that compares as it likes, such as `unittest.mock.ANY`. A job with options expects
+        these too: `assert_enqueued(send.using(topic="vip"))`. If the job has a parameter named `count`, `count` is its
+        argument.
+        """
+        __tracebackhide__ = True
+        if count is not None and _takes_count(job):
+            kwargs["count"], count = count, None
+        if count is not None and count < 1:
+            raise ValueError("assert_enqueued: count is 1 or more: use refute_enqueued for a call that must not be waiting")
+        expected = self._expectation(job, args, kwargs)
+        found = self._sorted(expected)[0]
+        if found and count in (None, len(found)):
+            return found[0]
+        said = "is not enqueued" if not found else f"is enqueued {times(len(found))}"
+        wanted = f", expected {times(count)}" if count is not None and (found or count > 1) else ""
+        raise AssertionError(f"{job.name} {said}{_with(expected)}{wanted}; enqueued are:{self._listing(expected)}")
+
+    def refute_enqueued(self, job: AnyJob | None = None, /, *args: Any, **kwargs: Any) -> None:
+        """Fail if a call of this job is waiting, or with arguments, such a call; without a job, if anything is waiting."""
+        __tracebackhide__ = True
+        found = self.enqueued(job, *args, **kwargs)
+        if not found:
+            return
+        if job is None:
+            raise AssertionError(f"{count(len(found), 'job')} enqueued, expected none:{self._listing()}")
+        expected = self._expectation(job, args, kwargs)
+        said = f"{job.name} is enqueued {times(len(found))}{_with(expected)}, expected never"
+        raise AssertionError(f"{said}; enqueued are:{self._listing(expected)}")
+
+    def dead(self) -> list[JobRecord]:
+        """Return the dead letters, as backend records with reason and errors."""
+        return [r for topic in self._backend.topics() for r in self._backend.browse(topic, State.DEAD, 1_000_000)]
+
+    def clear(self) -> None:
+        """Delete everything that is waiting, and the dead letters."""
+        for topic in self._backend.topics():
+            for state in (State.READY, State.SCHEDULED, State.DEAD):
+                self._backend.purge(topic, state)
+
+    def _waiting(self, job: AnyJob | None = None) -> Iterator[tuple[Message, float | None]]:
+        """Yield each waiting message, with the seconds until it is due if it is scheduled."""
         for topic in self._backend.topics():
             for state in (State.READY, State.SCHEDULED):
                 for record in self._backend.browse(topic, state, 1_000_000):
                     message = decode(record.payload, signer=self.app.signer, topic=topic)
                     if job is None or message.job == job.name:
-                        found.append(message)
-        return found
+                        yield message, None if record.due is None else record.due - record.broker_now
 
-    def assert_enqueued(self, job: JobFunction[Any, Any, Any], /, *args: Any, **kwargs: Any) -> Message:
-        """Return the message of a call that must be waiting; without arguments, of any call of this job."""
-        waiting = self.enqueued(job)
-        if not args and not kwargs and waiting:
-            return waiting[0]
-        for message in waiting:
-            if _named(job, message.args, message.kwargs) == _named(job, *_as_json(args, kwargs)):
-                return message
-        listed = "".join(f"\n  {message.args!r} {message.kwargs!r} in {message.topic}" for message in waiting)
-        raise AssertionError(f"{job.name} is not enqueued with {args!r} {kwargs!r}; enqueued are:{listed or ' none'}")
+    def _sorted(self, expected: Expectation) -> tuple[list[Message], list[Differences]]:
+        """Return the waiting calls that are as expected, and the differences of the others."""
+        found: list[Message] = []
+        others: list[Differences] = []
+        for message, _ in self._waiting(expected.job):
+            differences = expected.differences(message)
+            if differences:
+                others.append(differences)
+            else:
+                found.append(message)
+        return found, others
 
-    def refute_enqueued(self, job: JobFunction[Any, Any, Any]) -> None:
-        """Fail if any call of this job is waiting."""
-        waiting = self.enqueued(job)
-        if waiting:
-            raise AssertionError(
-                f"{job.name} is enqueued {times(len(waiting))}, with {waiting[0].args!r} {waiting[0].kwargs!r}"
-            )
+    def _expectation(self, job: AnyJob, args: Sequence[Any], kwargs: dict[str, Any]) -> Expectation:
+        __tracebackhide__ = True
+        if not isinstance(job, JobFunction):
+            raise TypeError(f"expected a job function, one with @job, got {type(job).__name__}")
+        return Expectation(job, args, kwargs, self.app.config)
 
-    def dead(self) -> list[Any]:
-        """Return the dead letters, as backend records with reason and errors."""
-        return [r for topic in self._backend.topics() for r in self._backend.browse(topic, State.DEAD, 1_000_000)]
+    def _listing(self, expected: Expectation | None = None) -> str:
+        """Return the lines of a failed assertion that say what is waiting."""
+        blocks: list[tuple[int, str]] = []
+        others: Counter[str] = Counter()
+        for message, due_in in self._waiting():
+            if expected is not None and message.job != expected.job.name:
+                others[message.job or "?"] += 1
+                continue
+            found = {} if expected is None else expected.differences(message)
+            text = call_text(self.app.registry.get(message.job or ""), message, due_in)
+            blocks.append((len(found), "\n      ".join([text, *difference_lines(found)])))
+        return listing(blocks, others)
 
     # -- running ---------------------------------------------------------------------------------
 
-    def drain(self, topics: Sequence[str] = (), *, raise_errors: bool = True) -> int:
+    def drain(
+        self, topics: Sequence[str] = (), *, raise_errors: bool = True, scheduled: bool = False, limit: int | None = None
+    ) -> int:
         """Run the ready jobs, and those that they enqueue, until none is ready; return the number of runs.
 
-        With `raise_errors` the first exception of a job is raised here, after the job was settled as a worker would have
-        settled it. Jobs scheduled for later, retries among them, wait for `advance`.
+        With `raise_errors` the first exception of a job is raised here with the job's own traceback, after the job was
+        settled as a worker would have settled it. Jobs scheduled for later, retries among them, wait for `travel`; with
+        `scheduled`, time passes until they are due, and the end is when nothing waits. `limit` bounds the number of runs.
         """
+        __tracebackhide__ = True
         runs = 0
-        while True:
+        while limit is None or runs < limit:
             deliveries = self._backend.reserve(list(topics) or self._backend.topics(), 1, new_token())
             if not deliveries:
+                if scheduled and self._advance_to_next(topics):
+                    continue
                 return runs
             runs += 1
-            run = self._decoder.accept(deliveries[0])
-            if isinstance(run, Settlement):
-                self._backend.settle([run], new_token())
-                continue
-            error = self._execute(run)
-            assert run.settlement is not None
-            self._backend.settle([run.settlement], new_token())
-            if raise_errors and error is not None and not run.unfit and not isinstance(error, JobSignal):
-                raise error
+            if scheduled and limit is None and runs > MOST_RUNS:
+                raise AssertionError(
+                    f"drain(scheduled=True) has run {MOST_RUNS:,} jobs, and there are more in {deliveries[0].topic}: if a job "
+                    "enqueues itself for later, use travel() and drain(), or a limit"
+                )
+            error = self._run(deliveries[0])
+            if raise_errors and error is not None and not isinstance(error, JobSignal):
+                raise _as_the_job_raised_it(error)
+        return runs
 
-    def advance(self, seconds: float) -> None:
-        """Let time pass for the queue: delays, retries, expiry, unique keys."""
-        self._shift += seconds
-        self._backend.heartbeat()
+    def perform(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run one call now, as a worker would, and return what the function returns; other jobs stay where they are.
 
-    def _execute(self, run: Run) -> BaseException | None:
+        What it raises is raised here: also Retry, Snooze and Discard. The follow-ups of a success are enqueued.
+        """
+        __tracebackhide__ = True
+        call: Call[T] = Call(job, args, kwargs)
+        outgoing = self.app.outgoing(self.app.message(call))
+        run = self._decoder.accept(self._delivery(outgoing))
+        if isinstance(run, Settlement):
+            raise _unrun(run)
+        value, error = self._execute(run)
+        if error is not None:
+            raise _as_the_job_raised_it(error)
+        if run.followups:
+            self._backend.push(run.followups, new_token())
+        result: T = value
+        return result
+
+    def _delivery(self, sent: Outgoing) -> Delivery:
+        now = self._clock.now()
+        return Delivery(sent.id, sent.topic, sent.payload, 0, 0, 0, 0, 0, now, now)
+
+    @contextlib.contextmanager
+    def inline(self) -> Iterator[None]:
+        """Run each job at once that is enqueued inside this block."""
+        before, self.app.after_enqueue = self.app.after_enqueue, self.drain
+        try:
+            yield
+        finally:
+            self.app.after_enqueue = before
+
+    def _run(self, delivery: Delivery) -> BaseException | None:
+        """Run a reserved job and settle it; return the error of a job that failed, or could not be run."""
+        run = self._decoder.accept(delivery)
+        if isinstance(run, Settlement):
+            self._backend.settle([run], new_token())
+            return _unrun(run) if run.outcome is Outcome.DEAD else None
+        error = self._execute(run)[1]
+        assert run.settlement is not None
+        self._backend.settle([run.settlement], new_token())
+        return error
+
+    def _execute(self, run: Run) -> tuple[Any, BaseException | None]:
+        """Return the value of a run, or its error."""
         run.started = time.monotonic()
         previous, context.worker_app = context.worker_app, self.app
         own = contextvars.copy_context()
@@ -135,11 +260,11 @@ class JobsQueue:
                 thread.join()
             else:
                 own.run(run_in_thread, run, self._middleware, lambda: self._loop)
-            error = run.error
+            value, error = run.value, run.error
             own.run(conclude, run, self._middleware)
         finally:
             context.worker_app = previous
-        return error
+        return value, error
 
     def _execute_apart(self, run: Run) -> None:
         """Run a job in this thread, on an event loop of its own."""
@@ -148,6 +273,48 @@ class JobsQueue:
             run_in_thread(run, self._middleware, lambda: loop)
         finally:
             loop.close()
+
+    # -- time ------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """Return the queue's time, in UTC. It stands still until `travel`."""
+        return moment(self._clock.now())
+
+    def travel(self, by: DurationLike | None = None, *, to: datetime | None = None, schedule: bool = True) -> None:
+        """Let time pass for the queue: `travel("1h")`, or until a point in time that has a time zone.
+
+        What would have become due is due: delays, retries, expiries, unique keys, results, and each tick of the
+        schedule, at its time, unless `schedule` is false. Nothing is run: `drain` does. Time goes back only while the
+        queue is empty. Raises ValueError.
+        """
+        __tracebackhide__ = True
+        now = self._clock.now()
+        there = destination(now, by, to)
+        if there < now and self._backend.topics():
+            raise ValueError(
+                f"travel: {moment(there)} is before the queue's time, {moment(now)}: time goes back only while the queue is "
+                "empty"
+            )
+        travel(self._clock, there, self.app, self._backend, schedule=schedule)
+        if self.app.after_enqueue is not None:
+            self.app.after_enqueue()
+
+    def advance(self, seconds: DurationLike) -> None:
+        """Do the same as `travel(seconds, schedule=False)`."""
+        self.travel(seconds, schedule=False)
+
+    def _advance_to_next(self, topics: Sequence[str]) -> bool:
+        """Let time pass until the next scheduled job is due; return whether there is one."""
+        scheduled = [self._backend.browse(topic, State.SCHEDULED, 1) for topic in list(topics) or self._backend.topics()]
+        due = [record.due for records in scheduled for record in records if record.due is not None]
+        if not due:
+            return False
+        travel(self._clock, min(due), self.app, self._backend, schedule=False)
+        return True
+
+
+Q = TypeVar("Q", bound=JobsQueue)
 
 
 class InlineJobs(JobsQueue):
@@ -168,34 +335,58 @@ class _TestApp(App):
         super().__init__(config, plugins=Plugins())
         self._clock = clock
         self.after_enqueue: Callable[[], object] | None = None
-        self._depth = 0
 
     def new_backend(self, *, clock: Callable[[], float] | None = None) -> Backend:
         options: BackendOptions = self.backend_options(clock or self._clock)
         return MemoryBackend(self.backend_url, options)
 
+    def message(self, call: Call[Any]) -> Message:
+        """Return an envelope with the queue's time: signed messages expire by it."""
+        return msgspec.structs.replace(super().message(call), enqueued_at=int(self._clock() * 1e6) / 1e6)
+
+    def _made(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
+        message = self.message(call)
+        return self.outgoing(message), self.handle(call, message)
+
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
+        __tracebackhide__ = True
         handle = super().enqueue(call)
         if self.after_enqueue is not None:
             self.after_enqueue()
         return handle
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
+        __tracebackhide__ = True
         handles = super().enqueue_many(calls)
         if handles and self.after_enqueue is not None:
             self.after_enqueue()
         return handles
 
 
-def _as_json(args: Iterable[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    from ..conversion import json_encoder
+def _takes_count(job: AnyJob) -> bool:
+    """Return whether `count` is an argument of the job, as `on_commit` may be in `enqueue`."""
+    parameters = inspect.signature(job.function).parameters
+    return "count" in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
-    plain: tuple[list[Any], dict[str, Any]] = msgspec.json.decode(json_encoder.encode((list(args), kwargs)))
-    return plain
+
+def _with(expected: Expectation) -> str:
+    text = str(expected)
+    return f" with {text}" if text else ""
 
 
-def _named(job: JobFunction[Any, Any, Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    return job.arguments.named(args, kwargs)
+def _unrun(ending: Settlement) -> JobFailed:
+    """Return the error for a job that could not be run: its arguments do not fit, its message cannot be read."""
+    told = msgspec.json.decode(ending.error)
+    text = f"job {ending.id} was not run and is dead ({ending.reason}): {told['message']}"
+    return JobFailed(text, reason=ending.reason, error_type=told["type"])
+
+
+def _as_the_job_raised_it(error: BaseException) -> BaseException:
+    """Return the error with a traceback that begins in the job's own code, not in the code that calls it."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None and step.tb_frame.f_code.co_filename.startswith(PLUMBING):
+        step = step.tb_next
+    return error.with_traceback(step)
 
 
 def _in_event_loop() -> bool:

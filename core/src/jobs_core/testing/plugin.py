@@ -24,7 +24,7 @@ def jobs_config() -> Config | None:
 
 @pytest.fixture
 def jobs_queue(jobs_config: Config | None) -> Iterator[JobsQueue]:
-    """Provide an application on an empty memory backend: `enqueued`, `assert_enqueued`, `drain`, `advance`."""
+    """Provide an application on an empty memory backend: `assert_enqueued`, `drain`, `perform`, `travel`."""
     from .inline import JobsQueue, install
 
     queue = JobsQueue(jobs_config)

@@ -12,7 +12,7 @@ import msgspec
 
 from ..boundary import name_of, text_of, told, traceback_of
 
-_PLUMBING = (str(Path(__file__).resolve().parent), str(Path(contextlib.__file__).with_name("asyncio")), contextlib.__file__)
+PLUMBING = (str(Path(__file__).resolve().parent), str(Path(contextlib.__file__).with_name("asyncio")), contextlib.__file__)
 _HOST = socket.gethostname()
 
 
@@ -27,7 +27,7 @@ class Failure(NamedTuple):
 
 def of(error: BaseException) -> Failure:
     """Describe the error of a run, without the worker's own frames that lead to the job."""
-    return Failure(name_of(type(error)), text_of(error), told(error), traceback_of(error, _PLUMBING))
+    return Failure(name_of(type(error)), text_of(error), told(error), traceback_of(error, PLUMBING))
 
 
 def history(failure: Failure, *, at: float, attempt: int) -> bytes:

@@ -1,0 +1,188 @@
+"""Compare enqueued calls with those that a test expects, and describe how they differ."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pprint
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import UNSET
+
+from ..config import Config
+from ..conversion import json_encoder
+from ..errors import ArgumentError
+from ..message import Message
+from ..registry import AnyJob
+from ..stamp import stamp_of
+from ..units import format_duration, shown
+
+MOST_SHOWN = 10
+"""Calls that a failed assertion lists; the closest come first."""
+
+Differences: TypeAlias = dict[str, tuple[Any, Any]]
+"""By the name of an argument or option: the expected value, and the one that a call has."""
+
+_MISSING = object()
+
+
+class Raised:
+    """A value for which the expected function raised an error: another call may have a value that it accepts."""
+
+    def __init__(self, value: Any, error: Exception) -> None:
+        self.value = value
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"{_told(self.value)}, for which it raised {type(self.error).__name__}: {self.error}"
+
+
+class Expectation:
+    """A call that a test expects, in part: only the arguments and the options (of `using`) that it names.
+
+    Each is compared with what the job will receive: equal, equal as JSON, an instance of an expected type, or accepted by
+    an expected function.
+    """
+
+    def __init__(self, job: AnyJob, args: Sequence[Any], kwargs: Mapping[str, Any], config: Config) -> None:
+        self.job = job
+        self._signature = inspect.signature(job.function)
+        try:
+            bound = self._signature.bind_partial(*args, **kwargs)
+        except TypeError as error:
+            raise ArgumentError(f"{job.name}{self._signature} has no such call: {error}") from None
+        self._arguments = self._flat(bound)
+        self._options = _options(job, config)
+
+    def __str__(self) -> str:
+        """Return the expected arguments and options as a text."""
+        return ", ".join(f"{name}={_told(value)}" for name, value in {**self._arguments, **self._options}.items())
+
+    def differences(self, message: Message) -> Differences:
+        """Return what differs in an enqueued call: by name the expected value, and the one that it has."""
+        args, kwargs = received(self.job, message)
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        has = {**self._flat(bound), **_fields(message)}
+        found: Differences = {}
+        for name, expected in {**self._arguments, **self._options}.items():
+            value = has.get(name, _MISSING)
+            try:
+                fits = value is not _MISSING and _fits(expected, value)
+            except Exception as error:
+                fits, value = False, Raised(value, error)
+            if not fits:
+                found[name] = expected, value
+        return found
+
+    def _flat(self, bound: inspect.BoundArguments) -> dict[str, Any]:
+        """Return arguments by name: `*items` as items[0], items[1] …, `**others` by their own names."""
+        found: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            kind = self._signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                found.update({f"{name}[{n}]": item for n, item in enumerate(value)})
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                found.update(value)
+            else:
+                found[name] = value
+        return found
+
+
+def received(job: AnyJob, message: Message) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments as the job will receive them; as JSON if they cannot be converted."""
+    try:
+        return job.arguments.convert(list(message.args), dict(message.kwargs))
+    except ArgumentError:
+        return message.args, message.kwargs
+
+
+def _options(job: AnyJob, config: Config) -> dict[str, Any]:
+    """Return the options that `job.using(...)` has chosen, as an envelope has them."""
+    chosen = [name for name in job.overrides.__struct_fields__ if getattr(job.overrides, name) is not UNSET]
+    if not chosen:
+        return {}
+    stamp = stamp_of(job, config)
+    fields = _fields(msgspec.structs.replace(stamp.envelope, id=stamp.id or ""))
+    return {label: value for label, value in fields.items() if label.startswith(tuple(f"using({name})" for name in chosen))}
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    """Return the options in an envelope, each under a label that no argument has: `using(topic)`."""
+    names = ("topic", "priority", "delay", "retries", "timeout", "store_result", "key", "id")
+    options = {f"using({name})": getattr(message, name) for name in names}
+    headers = {f"using(headers)[{name!r}]": value for name, value in message.headers.items()}
+    return {**options, "using(expires)": message.expires_in, **headers}
+
+
+def _fits(expected: Any, value: Any) -> bool:
+    if value == expected:  # also ANY, pytest.approx and the like
+        return True
+    if isinstance(expected, type):
+        return isinstance(value, expected)
+    if callable(expected):
+        return bool(expected(value))
+    try:
+        return bool(_as_json(expected) == _as_json(value))
+    except Exception:  # the expected value is not one that can be enqueued
+        return False
+
+
+def _as_json(value: Any) -> Any:
+    return msgspec.json.decode(json_encoder.encode(value))
+
+
+def _told(value: Any) -> str:
+    """Return a value as a text for people: a function by its name and line."""
+    if value is _MISSING:
+        return "(missing)"
+    if isinstance(value, type):
+        return value.__qualname__
+    code = getattr(value, "__code__", None)
+    if callable(value) and code is not None:
+        return f"<{value.__name__}, {Path(code.co_filename).name}:{code.co_firstlineno}>"
+    return shown(value, 200)
+
+
+# -- telling -------------------------------------------------------------------------------------------
+
+
+def call_text(job: AnyJob | None, message: Message, due_in: float | None) -> str:
+    """Return an enqueued call as a line: `send('a@b.c', subject='hi') in email, due in 1h`."""
+    args, kwargs = (message.args, message.kwargs) if job is None else received(job, message)
+    given = [*map(_told, args), *(f"{name}={_told(value)}" for name, value in kwargs.items())]
+    due = f", due in {format_duration(round(due_in, 3))}" if due_in else ""
+    return f"{(message.job or '').rpartition('.')[2]}({', '.join(given)}) in {message.topic}{due}"
+
+
+def difference_lines(differences: Differences) -> Iterable[str]:
+    """Yield the lines of a diff: with a minus what was expected, with a plus what is enqueued."""
+    for name, (expected, has) in differences.items():
+        old, new = _lines(expected), _lines(has)
+        if len(old) == len(new) == 1:
+            yield from (f"- {name}={old[0]}", f"+ {name}={new[0]}")
+        else:
+            yield f"  {name}="
+            yield from (line for line in difflib.ndiff(old, new) if not line.startswith("?"))
+
+
+def _lines(value: Any) -> list[str]:
+    if value is _MISSING or isinstance(value, Raised) or callable(value):
+        return [_told(value)]
+    return pprint.pformat(value, width=100).splitlines() or [""]
+
+
+def listing(blocks: Sequence[tuple[int, str]], others: Counter[str]) -> str:
+    """Return what is enqueued, closest first: blocks of lines, each with the number of its differences."""
+    closest = sorted(blocks, key=lambda block: block[0])
+    lines = [f"\n  {text}" for _, text in closest[:MOST_SHOWN]]
+    if len(closest) > MOST_SHOWN:
+        lines.append(f"\n  … and {len(closest) - MOST_SHOWN} more")
+    if others:
+        names = ", ".join(f"{name} ({number})" if number > 1 else name for name, number in sorted(others.items()))
+        lines.append(f"\n  {'' if closest else 'none of it; '}other jobs: {names}")
+    return "".join(lines) or " none"
