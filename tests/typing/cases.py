@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import jobs_core
-from jobs_core import Retry, Unique, current_job, job
+from jobs_core import Injected, Retry, Unique, current_job, injected, job, provides
 from jobs_core.testing import JobsQueue
 
 
@@ -78,6 +78,33 @@ def test_of_an_application(jobs_queue: JobsQueue) -> None:
     jobs_queue.perform(send_email, "a")  # error: call-arg
     jobs_queue.assert_enqueued("shop.send_email")  # error: arg-type
     jobs_queue.assert_enqueued(send_email, count="2")  # error: arg-type
+
+
+@provides
+def connection() -> bytes:
+    return b""
+
+
+@provides(scope="worker")
+async def number() -> int:
+    return 1
+
+
+@provides(scope="queue")  # error: call-overload
+def wrong_scope() -> str:
+    return ""
+
+
+@job
+def with_injected(to: str, *, connection: Injected[bytes] = injected) -> str:
+    return connection.decode() + connection  # error: operator
+
+
+with_injected.enqueue("a")
+with_injected.enqueue()  # error: call-arg
+with_injected("a", connection=b"")
+with_injected("a", connection="")  # error: arg-type
+reveal_type(number)  # reveals: def () -> typing.Coroutine[Any, Any, int]
 
 
 # The help for words of other systems hides nothing from a type checker.

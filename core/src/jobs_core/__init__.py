@@ -34,6 +34,7 @@ from .errors import (
 )
 from .handle import JobHandle
 from .hookspecs import hookimpl
+from .injection import Injected, injected, provided_by, provides
 from .job import JobFunction, job
 from .message import Message, UniqueKey
 from .options import Backoff, Unique
@@ -44,11 +45,15 @@ __version__ = "0.1.0"
 __all__ = [
     # Defining and enqueuing jobs
     "Backoff",
+    "Injected",
     "JobFunction",
     "JobHandle",
     "State",
     "Unique",
+    "injected",
     "job",
+    "provided_by",
+    "provides",
     # Inside a job
     "Discard",
     "JobCancelled",

@@ -11,7 +11,7 @@ import copy
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -67,9 +67,13 @@ class Parameter:
 class Arguments:
     """The compiled signature of one function. Immutable; any thread may use it."""
 
-    def __init__(self, function: Callable[..., Any], job: str) -> None:
+    def __init__(self, function: Callable[..., Any], job: str, injected: Collection[str] = ()) -> None:
         self._job = job
+        self._injected = injected  # parameters that are no part of a message
         signature = _signature(function, job)
+        if injected:
+            kept = [parameter for name, parameter in signature.parameters.items() if name not in injected]
+            signature = signature.replace(parameters=kept)
         self._bind = _binder(signature, job)
         self._signature = signature
         self.problems: list[ArgumentError] = []
@@ -133,6 +137,8 @@ class Arguments:
     def _misfit(self, error: TypeError, kwargs: Mapping[str, Any]) -> ArgumentError:
         parameters = self._signature.parameters
         unknown = next((name for name in kwargs if name not in parameters and f"argument '{name}'" in str(error)), None)
+        if unknown in self._injected:
+            return ArgumentError(f"{self._job}: {unknown!r} is injected by the worker: it cannot be enqueued", argument=unknown)
         if unknown is None:
             return ArgumentError(f"{self._job}: {error}")
         said = str(error).partition(". Did you mean")[0]  # Python 3.13 asks that itself

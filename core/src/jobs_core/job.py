@@ -15,6 +15,7 @@ from .arguments import Arguments, resolve_return
 from .conversion import decode_hook
 from .errors import JobDefinitionError, ResultNotStored, UnknownOption
 from .handle import JobHandle
+from .injection.markers import injected_parameters
 from .message import MAX_NAME
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse, refuse_foreign_placeholders
 from .registry import Registry, default_registry, execution_that_defines
@@ -117,7 +118,21 @@ class JobFunction(Generic[P, R, T]):
     @_Lazy
     def arguments(self) -> Arguments:
         """Return the compiled signature; made on first use, when all modules are imported."""
-        return Arguments(self.function, self.name)
+        return Arguments(self.function, self.name, self.injections)
+
+    @_Lazy
+    def injections(self) -> dict[str, Any]:
+        """Return the parameters that a worker injects, with the type or function of their providers."""
+        return injected_parameters(self.function, self.name)
+
+    @_Lazy
+    def body(self) -> Callable[..., Any]:
+        """Return what a worker calls with the arguments of a message: the function, or one that injects the rest."""
+        if not self.injections:
+            return self.function
+        from .injection.resolving import injecting  # late: most jobs need nothing of it
+
+        return injecting(self.function, self.injections, self.name)
 
     @_Lazy
     def _result_type(self) -> Any:

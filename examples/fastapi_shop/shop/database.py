@@ -27,6 +27,6 @@ class Order(Base):
 
 
 async def session() -> AsyncIterator[AsyncSession]:
-    """Yield the session of one request."""
+    """Yield the session of one request, or of one job."""
     async with sessions() as session:
         yield session

@@ -6,16 +6,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from .. import events, guard
 from ..app import App, set_current_app
 from ..config import Pool
-from ..errors import LoadError
+from ..errors import JobDefinitionError, LoadError
 from ..ids import new_token
 from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
+from ..registry import AnyJob
 from ..running import jobs_begin, jobs_end
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from . import context
@@ -63,10 +64,23 @@ def _prepare(app: App) -> Bootstrapper | None:
     if bootstrapper is not None:
         with _step(app, "before_fork"):
             bootstrapper.before_fork()
-    problems = [str(problem) for job in app.registry for problem in job.arguments.problems]
+    problems = [problem for job in app.registry for problem in _problems(job)]
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper
+
+
+def _problems(job: AnyJob) -> list[str]:
+    """Return what is wrong with the parameters of a job: no message could fill them, or nothing can be injected."""
+    try:
+        problems = [str(problem) for problem in job.arguments.problems]
+        if job.injections:
+            from ..injection.resolving import Plan  # late: most applications inject nothing
+
+            Plan.of(job.injections, job.name, is_async=job.is_async)
+    except JobDefinitionError as error:
+        return [str(error)]
+    return problems
 
 
 @contextmanager
@@ -158,7 +172,7 @@ class Worker:
             with _step(self._app, "after_fork"):
                 self._bootstrapper.after_fork()
         try:
-            with self._lifespan():
+            with self._lifespan(), self._injected_values():
                 self._serve()
         finally:
             self._executor.close()
@@ -199,6 +213,14 @@ class Worker:
             yield
         finally:
             lifespan.leave()
+
+    def _injected_values(self) -> AbstractContextManager[None]:
+        """Keep what providers make for the whole worker, if a job has injected parameters."""
+        if not any(job.injections for job in self._app.registry):
+            return nullcontext()
+        from ..injection.resolving import worker_values
+
+        return worker_values.kept(self._executor.loop)
 
     def _end_at_once(self) -> None:
         """End the process, since jobs that the courier has abandoned still run in some thread and nothing else ends them."""

@@ -53,7 +53,7 @@ class Middleware:
                 manager = enter(context_of(run))
                 if manager is not None:
                     stack.enter_context(_plain(manager, whose))
-            value = run.job.function(*run.args, **run.kwargs)
+            value = run.job.body(*run.args, **run.kwargs)
             return value if type(value) in RESULTS else in_loop(run, value, loops)
 
     async def acall(self, run: Run) -> Any:
@@ -65,7 +65,7 @@ class Middleware:
                     await stack.enter_async_context(manager)
                 elif manager is not None:
                     stack.enter_context(_plain(manager, whose))
-            value = await run.job.function(*run.args, **run.kwargs)
+            value = await run.job.body(*run.args, **run.kwargs)
             return value if type(value) in RESULTS else await awaited(run, value)
 
     def started(self, run: Run) -> None:

@@ -167,7 +167,7 @@ class AsyncExecutor(Executor):
                 if not middleware.silent:
                     middleware.started(run)
                 if middleware.bare:
-                    run.value = value = await run.job.function(*run.args, **run.kwargs)
+                    run.value = value = await run.job.body(*run.args, **run.kwargs)
                     if type(value) not in RESULTS:
                         run.value = await awaited(run, value)
                 else:

@@ -46,7 +46,7 @@ def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunn
         if run.job.is_async:
             run.value = loops().run(middleware.acall(run), run)
         elif middleware.bare:
-            run.value = value = run.job.function(*run.args, **run.kwargs)
+            run.value = value = run.job.body(*run.args, **run.kwargs)
             if type(value) not in RESULTS:
                 run.value = in_loop(run, value, loops)
         else:

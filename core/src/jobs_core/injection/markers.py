@@ -1,0 +1,132 @@
+"""The marks by which a parameter says that it is injected."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from ..errors import JobDefinitionError
+
+T = TypeVar("T")
+
+
+class Mark:
+    """Metadata of an annotation: inject a value, from the provider of the type, or from `dependency`."""
+
+    __slots__ = ("dependency",)
+
+    def __init__(self, dependency: Callable[..., Any] | None = None) -> None:
+        self.dependency = dependency
+
+    def __repr__(self) -> str:
+        return "Injected" if self.dependency is None else f"provided_by({self.dependency.__qualname__})"
+
+
+Injected: TypeAlias = Annotated[T, Mark()]
+"""`mailer: Injected[Mailer] = injected`: the worker passes what the provider of `Mailer` returns."""
+
+
+def provided_by(function: Callable[..., Any], /) -> Mark:
+    """Return a mark for `Annotated[Session, provided_by(open_session)]`: this provider, whatever others there are."""
+    return Mark(function)
+
+
+class _Missing:
+    """The default of injected parameters: it stands for a value outside a worker, and any use of it says so."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RuntimeError(
+            f"`.{name}` was used on a parameter that nothing was injected into: only a worker injects; pass a value of your "
+            "own where you call the function directly"
+        )
+
+    def __repr__(self) -> str:
+        return "injected"
+
+
+injected: Any = _Missing()
+"""The default value of an injected parameter, so that type checkers do not ask callers of `enqueue` for it."""
+
+
+def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    """Return the injected parameters of a function, each with what identifies its provider: a type, or a function.
+
+    Raises JobDefinitionError, calling the function `name`: for a parameter whose annotation cannot be resolved, and for
+    one that is passed by its position, since the message counts only the others.
+    """
+    found: dict[str, Any] = {}
+    positional = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is injected or _may_be_marked(parameter.annotation):
+            wanted = _wanted(function, parameter, name)
+            if wanted is not None:
+                found[parameter.name] = wanted
+                continue
+            if parameter.default is injected:
+                raise JobDefinitionError(
+                    f"{name}: the default of {parameter.name!r} is `injected`, but its annotation is not Injected[...]"
+                )
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL) and found:
+            raise JobDefinitionError(
+                f"{name}: {parameter.name!r} follows the injected parameter {next(iter(found))!r}: write the injected ones "
+                "last, after a *"
+            )
+        positional.append(parameter)
+    return found
+
+
+def _may_be_marked(annotation: Any) -> bool:
+    """Return whether it is worth resolving an annotation: text has to name something of ours, or an `Annotated`."""
+    if isinstance(annotation, str):
+        return "Injected" in annotation or "Annotated" in annotation or "provided_by" in annotation
+    return _mark(annotation) is not None
+
+
+def _wanted(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
+    """Return the type or function that identifies the provider of a parameter; None if it is not injected."""
+    try:
+        kind = resolve(function, parameter.annotation)
+    except (NameError, AttributeError, TypeError) as error:
+        if parameter.default is not injected and not _names_us(parameter.annotation):
+            return None  # a parameter of the message: reported with the others
+        raise JobDefinitionError(
+            f"{name}: the annotation of the injected parameter {parameter.name!r} cannot be resolved ({error}): import the "
+            "name at run time, not only under TYPE_CHECKING"
+        ) from None
+    mark = _mark(kind)
+    if mark is None:
+        return None
+    dependency = getattr(mark, "dependency", None)
+    if dependency is not None:
+        return dependency
+    return typing.get_args(kind)[0]
+
+
+def _names_us(annotation: Any) -> bool:
+    return isinstance(annotation, str) and ("Injected" in annotation or "provided_by" in annotation)
+
+
+def _mark(kind: Any) -> Any:
+    """Return what marks a type as injected: ours, or a mark of the same shape, as FastAPI's `Depends` is."""
+    if typing.get_origin(kind) is not Annotated:
+        return None
+    for each in typing.get_args(kind)[1:]:
+        if isinstance(each, Mark) or (type(each).__name__ == "Depends" and callable(getattr(each, "dependency", None))):
+            return each
+    return None
+
+
+def resolve(function: Callable[..., Any], annotation: Any) -> Any:
+    """Return an annotation as a type; raises what its text raises."""
+    unwrapped = inspect.unwrap(function)
+    names: dict[str, Any] = dict(getattr(unwrapped, "__globals__", {}))
+    closure: Mapping[str, Any] = {}
+    if isinstance(unwrapped, types.FunctionType):
+        closure = inspect.getclosurevars(unwrapped).nonlocals
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    return typing.get_type_hints(holder, names, dict(closure), include_extras=True)["it"]

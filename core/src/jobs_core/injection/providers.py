@@ -1,0 +1,207 @@
+"""The providers of injected values: functions that make a value, and may take it down again after a `yield`."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Literal, TypeAlias, TypeVar, overload
+
+from ..boundary import name_of
+from ..errors import JobDefinitionError
+from ..units import shown
+from .markers import injected_parameters, resolve
+
+F = TypeVar("F", bound=Callable[..., Any])
+Scope: TypeAlias = Literal["run", "worker"]
+
+
+class Style(Enum):
+    """The ways in which a provider makes its value."""
+
+    PLAIN = "a function that returns it"
+    GENERATOR = "a generator that yields it once"
+    ASYNC = "an async function that returns it"
+    ASYNC_GENERATOR = "an async generator that yields it once"
+
+
+class Provider:
+    """One provider. Immutable once compiled; any thread may use it."""
+
+    def __init__(self, function: Callable[..., Any], scope: Scope) -> None:
+        self.function = function
+        self.scope = scope
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        self.style = _style(function)
+        self.needs: dict[str, tuple[Any, Provider]] = {}
+        self.is_async = self.style in (Style.ASYNC, Style.ASYNC_GENERATOR)
+        """True if only async code can have its value, because of itself or of a provider that it needs."""
+        self._compiled = False
+
+    def compile(self, above: tuple[Provider, ...] = ()) -> Provider:
+        """Find the providers that this one needs; raises JobDefinitionError."""
+        if self._compiled:
+            return self
+        if self in above:
+            circle = " → ".join(each.name for each in (*above[above.index(self) :], self))
+            raise JobDefinitionError(f"providers need one another in a circle: {circle}")
+        wanted = injected_parameters(self.function, self.name)
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.name not in wanted and parameter.default is parameter.empty and parameter.kind < parameter.VAR_KEYWORD:
+                if parameter.kind is parameter.VAR_POSITIONAL:
+                    continue
+                raise JobDefinitionError(
+                    f"provider {self.name}: nothing is known to pass as {parameter.name!r}: annotate it with Injected[...], or "
+                    "give it a default"
+                )
+        for name, key in wanted.items():
+            need = provider_of(key, f"provider {self.name}: parameter {name!r}").compile((*above, self))
+            if self.scope == "worker" and need.scope == "run":
+                raise JobDefinitionError(
+                    f"provider {self.name} keeps its value for the whole worker, but needs {need.name}, which is made for each "
+                    "run: give both the same scope"
+                )
+            self.needs[name] = key, need
+            self.is_async = self.is_async or need.is_async
+        self._compiled = True
+        return self
+
+
+_registered: list[Provider] = []
+_by_type: dict[Any, Provider] = {}
+_by_function: dict[Callable[..., Any], Provider] = {}
+_overridden: dict[Any, Callable[[], Any]] = {}
+
+
+@overload
+def provides(function: F, /) -> F: ...
+
+
+@overload
+def provides(*, scope: Scope = "run") -> Callable[[F], F]: ...
+
+
+def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
+    """Register a function as the provider of the type that its return annotation names. The function stays as it is.
+
+    It returns the value, or yields it once and takes it down afterwards; it may be async, for async jobs. Its own
+    parameters may be injected. With `scope="run"` each run of a job gets a value of its own, which all its providers
+    share; with "worker" it is made at its first use in a worker and kept to the worker's end. An exception of the run is
+    raised at the `yield`. Raises JobDefinitionError.
+    """
+    if scope not in ("run", "worker"):
+        raise JobDefinitionError(f'@provides: scope: expected "run" or "worker", got {scope!r}')
+
+    def register(function: F) -> F:
+        if not inspect.isroutine(function):
+            raise JobDefinitionError(f"@provides takes a function, got {shown(function)}")
+        provider = Provider(function, scope)
+        again = [each for each in _registered if each.name == provider.name]  # its module is executed again
+        _registered[:] = [each for each in _registered if each not in again]
+        _registered.append(provider)
+        _by_function[function] = provider
+        _by_type.clear()
+        return function
+
+    return register if function is None else register(function)
+
+
+def provider_of(key: Any, what: str) -> Provider:
+    """Return the provider of a type, or that of a function; raises JobDefinitionError, saying `what` needs it."""
+    if inspect.isroutine(key):
+        if key not in _by_function:
+            _by_function[key] = Provider(key, "run")
+        return _by_function[key]
+    if not _by_type:
+        _index()
+    provider = _by_type.get(key)
+    if provider is None:
+        known = ", ".join(sorted(_told(each) for each in _by_type)) or "nothing yet"
+        raise JobDefinitionError(
+            f"{what}: no provider returns {_told(key)}: write one with @provides, in a module that workers import; provided "
+            f"are: {known}"
+        )
+    return provider
+
+
+def _index() -> None:
+    """Sort the providers by type. Their annotations are read now, when all modules are imported."""
+    for provider in _registered:
+        kind = _provided_type(provider)
+        other = _by_type.setdefault(kind, provider)
+        if other is not provider:
+            _by_type.clear()
+            raise JobDefinitionError(
+                f"{other.name} and {provider.name} both provide {_told(kind)}: keep one, or choose in each job by "
+                "Annotated[..., provided_by(function)]"
+            )
+
+
+_YIELDING = (
+    collections.abc.Iterator,
+    collections.abc.Generator,
+    collections.abc.AsyncIterator,
+    collections.abc.AsyncGenerator,
+    collections.abc.Iterable,
+    collections.abc.AsyncIterable,
+)
+
+
+def _provided_type(provider: Provider) -> Any:
+    function = provider.function
+    annotation = inspect.signature(function).return_annotation
+    if annotation is inspect.Signature.empty:
+        raise JobDefinitionError(f"provider {provider.name}: annotate what it returns: that is the type that it provides")
+    try:
+        kind = resolve(function, annotation)
+    except (NameError, AttributeError, TypeError) as error:
+        raise JobDefinitionError(
+            f"provider {provider.name}: its return annotation cannot be resolved ({error}): import the name at run time"
+        ) from None
+    if provider.style in (Style.GENERATOR, Style.ASYNC_GENERATOR):
+        if typing.get_origin(kind) not in _YIELDING:
+            raise JobDefinitionError(
+                f"provider {provider.name} yields: annotate it with Iterator[...] (or AsyncIterator[...]), got {_told(kind)}"
+            )
+        return typing.get_args(kind)[0]
+    return kind
+
+
+def _told(kind: Any) -> str:
+    """Return a type as a reader would write it."""
+    return name_of(kind) if isinstance(kind, type) and typing.get_origin(kind) is None else shown(kind)
+
+
+def _style(function: Callable[..., Any]) -> Style:
+    if inspect.isasyncgenfunction(function):
+        return Style.ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(function):
+        return Style.ASYNC
+    return Style.GENERATOR if inspect.isgeneratorfunction(function) else Style.PLAIN
+
+
+_UNSET: Any = object()
+
+
+@contextlib.contextmanager
+def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | None = None) -> Iterator[None]:
+    """In tests: inject `value`, or what `provider` returns, for a type or for a provider function, inside the block."""
+    if (value is _UNSET) is (provider is None):
+        raise TypeError("override() takes a value, or provider=a function without parameters")
+    before = _overridden.get(key)
+    _overridden[key] = (lambda: value) if provider is None else provider
+    try:
+        yield
+    finally:
+        if before is None:
+            del _overridden[key]
+        else:
+            _overridden[key] = before
+
+
+def overridden(key: Any, provider: Provider) -> Callable[[], Any] | None:
+    """Return the function that replaces a provider in a test, by its type or by itself; None outside tests."""
+    return (_overridden.get(key) or _overridden.get(provider.function)) if _overridden else None

@@ -1,0 +1,218 @@
+"""Injecting: a function with injected parameters becomes one without them, which makes the values around each call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import boundary
+from ..errors import JobDefinitionError
+from .providers import Provider, Style, overridden, provider_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from ..held import Held
+
+logger = logging.getLogger("jobs.worker")
+
+
+class Plan(NamedTuple):
+    """The injected parameters of one function."""
+
+    needs: dict[str, tuple[Any, Provider]]
+    """By parameter: the key under which a test may override it, and its provider."""
+
+    @classmethod
+    def of(cls, wanted: dict[str, Any], name: str, *, is_async: bool) -> Plan:
+        """Find the providers; raises JobDefinitionError, calling the function `name`."""
+        needs = {}
+        for parameter, key in wanted.items():
+            provider = provider_of(key, f"{name}: parameter {parameter!r}").compile()
+            if provider.is_async and not is_async:
+                raise JobDefinitionError(
+                    f"{name}: parameter {parameter!r} comes from {provider.name}, which needs an event loop: make the job an "
+                    "`async def`, or the provider a plain function"
+                )
+            needs[parameter] = key, provider
+        return cls(needs)
+
+
+def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -> Callable[..., Any]:
+    """Return a function that takes the other parameters and injects these. The providers are found at its first call."""
+    plan: list[Plan] = []
+
+    def planned(is_async: bool) -> Plan:
+        if not plan:
+            plan.append(Plan.of(wanted, name, is_async=is_async))
+        return plan[0]
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def acall(*args: Any, **kwargs: Any) -> Any:
+            async with AsyncExitStack() as stack:
+                values = _Values(stack)
+                for parameter, (key, provider) in planned(True).needs.items():
+                    kwargs[parameter] = await values.aget(key, provider)
+                return await function(*args, **kwargs)
+
+        return acall
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            values = _Values(stack)
+            for parameter, (key, provider) in planned(False).needs.items():
+                kwargs[parameter] = values.get(key, provider)
+            value = function(*args, **kwargs)
+            # A decorator may hide an async function: its values live until it has been awaited.
+            return _awaiting(value, stack.pop_all()) if inspect.isawaitable(value) else value
+
+    return call
+
+
+async def _awaiting(value: Any, stack: ExitStack) -> Any:
+    with stack:
+        return await value
+
+
+class _Values:
+    """The values of one run: each provider is called once for it."""
+
+    def __init__(self, stack: ExitStack | AsyncExitStack) -> None:
+        self._stack: Any = stack
+        self._made: dict[Provider, Any] = {}
+
+    def get(self, key: Any, provider: Provider) -> Any:
+        """Return the value of a provider that needs no event loop."""
+        replacement = overridden(key, provider)
+        if replacement is not None:
+            return replacement()
+        if provider not in self._made:
+            if provider.scope == "worker":
+                self._made[provider] = worker_values.get(provider)
+            else:
+                arguments = {name: self.get(*need) for name, need in provider.needs.items()}
+                self._made[provider] = _enter(provider, self._stack, arguments)
+        return self._made[provider]
+
+    async def aget(self, key: Any, provider: Provider) -> Any:
+        """Return the value of any provider."""
+        if not provider.is_async or overridden(key, provider) is not None:
+            return self.get(key, provider)
+        if provider not in self._made:
+            if provider.scope == "worker" and worker_values.keeps_async():
+                self._made[provider] = await worker_values.aget(provider)
+            else:
+                arguments = {name: await self.aget(*need) for name, need in provider.needs.items()}
+                self._made[provider] = await _aenter(provider, self._stack, arguments)
+        return self._made[provider]
+
+
+def _enter(provider: Provider, stack: ExitStack | AsyncExitStack, arguments: dict[str, Any]) -> Any:
+    if provider.style is Style.GENERATOR:
+        return stack.enter_context(contextlib.contextmanager(provider.function)(**arguments))
+    return provider.function(**arguments)
+
+
+async def _aenter(provider: Provider, stack: AsyncExitStack, arguments: dict[str, Any]) -> Any:
+    if provider.style is Style.ASYNC_GENERATOR:
+        return await stack.enter_async_context(contextlib.asynccontextmanager(provider.function)(**arguments))
+    if provider.style is Style.ASYNC:
+        return await provider.function(**arguments)
+    return _enter(provider, stack, arguments)
+
+
+class WorkerValues:
+    """The values with scope "worker" of this process. Any thread may use it.
+
+    Async ones are kept only where all async jobs share one event loop, which is so in async pools: elsewhere, every run
+    gets its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._stack = ExitStack()
+        self._made: dict[Provider, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opening: dict[Provider, asyncio.Future[Any]] = {}
+        self._held: list[Held] = []
+
+    def get(self, provider: Provider) -> Any:
+        """Return the value of a provider that needs no event loop, made at the first call."""
+        with self._lock:
+            if provider not in self._made:
+                arguments = {name: self.get(need) for name, (_, need) in provider.needs.items()}
+                self._made[provider] = _enter(provider, self._stack, arguments)
+            return self._made[provider]
+
+    def keeps_async(self) -> bool:
+        """Return whether async values are kept in the event loop that runs here."""
+        import asyncio  # late, here and below: plain jobs do not need it
+
+        return self._loop is not None and self._loop is asyncio.get_running_loop()
+
+    async def aget(self, provider: Provider) -> Any:
+        """Return the value of any provider. One that fails is tried again by the next run that needs it."""
+        import asyncio
+
+        from ..held import Held
+
+        if not provider.is_async:
+            return self.get(provider)
+        opening = self._opening.get(provider)
+        if opening is None:
+            held = Held(self._manager(provider), f"the value of the provider {provider.name}")
+            self._held.append(held)
+            opening = self._opening[provider] = asyncio.ensure_future(held.open())
+            opening.add_done_callback(functools.partial(self._opened, provider, held))
+        return await asyncio.shield(opening)
+
+    def _opened(self, provider: Provider, held: Held, opening: asyncio.Future[Any]) -> None:
+        if opening.cancelled() or opening.exception() is not None:
+            self._opening.pop(provider, None)
+            self._held.remove(held)
+
+    @contextlib.asynccontextmanager
+    async def _manager(self, provider: Provider) -> AsyncIterator[Any]:
+        async with AsyncExitStack() as stack:
+            arguments = {name: await self.aget(need) for name, (_, need) in provider.needs.items()}
+            yield await _aenter(provider, stack, arguments)
+
+    @contextlib.contextmanager
+    def kept(self, loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
+        """Keep the values of a worker until the end of the block; `loop` is that of its async jobs, if they share one."""
+        self._loop = loop
+        try:
+            yield
+        finally:
+            self._loop = None
+            try:
+                if loop is not None and self._held:
+                    loop.run_until_complete(self._close_async())
+                self._stack.close()
+            except BaseException as error:
+                text = "a provider failed when the worker ended; all jobs had ended before"
+                boundary.log(logger, logging.ERROR, text, error=error)
+
+    async def _close_async(self) -> None:
+        while self._held:
+            await self._held.pop().close()
+
+    def forget(self) -> None:
+        """Start without values, in a process that a job has forked: they belong to its parent."""
+        _inherited.append(self.__dict__.copy())  # collected as garbage, they would be closed
+        self.__init__()  # type: ignore[misc]  # a worker of its own
+
+
+_inherited: list[Any] = []
+worker_values = WorkerValues()
+os.register_at_fork(after_in_child=worker_values.forget)
