@@ -185,18 +185,10 @@ def _import_all() -> None:
     Plugins.discover()
 
 
-def _set_failpoint() -> None:
-    """Set again what modules read from the environment when they were imported."""
-    from jobs_core import failpoints
-
-    points = failpoints.parse(os.environ.get("JOBS_FAILPOINT", ""))
-    for module in list(sys.modules.values()):
-        if module is not failpoints and vars(module).get("failpoint") is failpoints._none:
-            module.failpoint = points  # type: ignore[attr-defined]
-
-
 def main() -> None:
     import runpy
+
+    from jobs_core import failpoints
 
     requests = socket.socket(fileno=int(sys.argv[1]))
     _import_all()
@@ -211,7 +203,7 @@ def main() -> None:
         os.close(stream)
     os.environ.clear()
     os.environ.update(request.environment)
-    _set_failpoint()
+    failpoints.arm(os.environ.get("JOBS_FAILPOINT", ""))
     os.chdir(request.cwd)
     sys.path[0] = request.cwd
     sys.argv[1:] = request.arguments

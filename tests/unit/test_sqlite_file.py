@@ -332,52 +332,52 @@ def test_a_file_on_a_network_file_system_is_refused(path, monkeypatch):
 # -- waking ----------------------------------------------------------------------------------------
 
 
-def test_a_poke_nobody_waits_for_costs_nothing(tmp_path):
+def test_a_wake_up_nobody_waits_for_costs_nothing(tmp_path):
     wake = WakeUp(tmp_path / "wake")
-    wake.poke(["nobody"])
+    wake.wake(["nobody"])
     assert list((tmp_path / "wake").iterdir()) == []
     wake.close()
 
 
-def test_pokes_are_heard_once_and_only_for_the_topic(tmp_path):
+def test_wake_ups_are_heard_once_and_only_for_the_topic(tmp_path):
     one, other = WakeUp(tmp_path / "wake"), WakeUp(tmp_path / "wake")
     one.listen(["a", "b"])
-    other.poke(["c"])
+    other.wake(["c"])
     assert one.wait(0.0) == (False, False, False)
     for _ in range(5):
-        other.poke(["b"])
+        other.wake(["b"])
     assert one.wait(1.0) == (True, False, False)
     assert one.wait(0.0) == (False, False, False)
     one.listen(["a"])
-    other.poke(["b"])
+    other.wake(["b"])
     assert one.wait(0.0) == (False, False, False)
     one.close()
-    other.poke(["a"])
+    other.wake(["a"])
     other.close()
 
 
-@pytest.mark.parametrize("bell_only", [True, False])
-def test_an_owner_is_called_by_name_whatever_it_waits_for(tmp_path, bell_only):
+@pytest.mark.parametrize("for_topics", [False, True])
+def test_an_owner_is_called_by_name_whatever_it_waits_for(tmp_path, for_topics):
     one, other, caller = (WakeUp(tmp_path / "wake") for _ in range(3))
     one.listen_for("host/pool-1+2")
     other.listen_for("host/pool-1+3")
-    caller.poke([pipe_of("host/pool-1+2"), pipe_of("nobody")])
-    assert other.wait(0.0, bell_only=bell_only) == (False, False, False)
-    assert one.wait(1.0, bell_only=bell_only) == (False, False, True)
-    assert one.wait(0.0, bell_only=bell_only) == (False, False, False)
+    caller.wake([pipe_of("host/pool-1+2"), pipe_of("nobody")])
+    assert other.wait(0.0, for_topics=for_topics) == (False, False, False)
+    assert one.wait(1.0, for_topics=for_topics) == (False, False, True)
+    assert one.wait(0.0, for_topics=for_topics) == (False, False, False)
     one.close()
     other.forget("host/pool-1+3")
     assert list((tmp_path / "wake").iterdir()) == []
-    caller.poke([pipe_of("host/pool-1+2"), pipe_of("host/pool-1+3")])
+    caller.wake([pipe_of("host/pool-1+2"), pipe_of("host/pool-1+3")])
     other.close()
     caller.close()
 
 
-def test_a_thousand_pokes_do_not_block(tmp_path):
+def test_a_thousand_wake_ups_do_not_block(tmp_path):
     one, other = WakeUp(tmp_path / "wake"), WakeUp(tmp_path / "wake")
     one.listen(["a"])
     for _ in range(100_000):
-        other.poke(["a"])
+        other.wake(["a"])
     assert one.wait(1.0)[0]
     one.close()
     other.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .failpoints import with_failpoints
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 def _memory(url: str, options: BackendOptions) -> Backend:
     from .backends.memory import MemoryBackend
 
-    return MemoryBackend(url, options)
+    return with_failpoints(MemoryBackend(url, options))
 
 
 def _sqlite(url: str, options: BackendOptions) -> Backend:
     from .backends.sqlite import SqliteBackend
 
-    return SqliteBackend(url, options)
+    return with_failpoints(SqliteBackend(url, options))
 
 
 def _modules(config: Config) -> JobLoader:

@@ -122,6 +122,11 @@ class QueueFull(BackendError):
 class OwnerLost(BackendError):
     """Raised when this owner's reservations were released to others; open again under a fresh owner id."""
 
+    @classmethod
+    def of(cls, owner: str) -> OwnerLost:
+        """Return the error for the owner of this id."""
+        return cls(f"owner {owner} was released: its jobs went to other workers; open under a fresh owner id")
+
 
 class NotSupported(BackendError):
     """Raised when a call needs a `feature` that the configured backend does not have."""

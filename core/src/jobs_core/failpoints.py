@@ -2,17 +2,23 @@
 
 `JOBS_FAILPOINT=reserve.after_commit=kill,push.before_commit=sleep:0.5@3` names points, the action at each, and after `@`
 the visit at which it happens (default: the first). Actions: `kill` (SIGKILL to itself), `exit:CODE`, `sleep:SECONDS`,
-`raise` (BackendUnavailable). Without the variable a point is an empty function.
+`raise` (BackendUnavailable). Without the variable a point is an empty function, and a backend is not wrapped.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from .errors import BackendUnavailable, ConfigError
+
+B = TypeVar("B")
+_OPERATIONS = {name: name for name in ("push", "reserve", "settle", "heartbeat")} | {"push_loosely": "push"}
 
 
 class _Point:
@@ -55,3 +61,36 @@ def parse(text: str) -> Callable[[str], None]:
 
 
 failpoint: Callable[[str], None] = parse(os.environ.get("JOBS_FAILPOINT", ""))
+
+
+def arm(text: str) -> None:
+    """Set the fail points of a process that has imported everything without: a test's fork of a process that is ready."""
+    visit = parse(text)
+    for module in list(sys.modules.values()):
+        if vars(module).get("failpoint") is _none:
+            vars(module)["failpoint"] = visit
+
+
+def with_failpoints(backend: B, also: Mapping[str, str] | None = None) -> B:
+    """Return this new backend; if fail points are set, its methods visit `push.before_commit`, `push.after_commit` and so on.
+
+    The operations are push, reserve, settle and heartbeat. `also` names more methods, each with its operation. Without fail
+    points the backend stays as it is, so that a call costs nothing. A backend that visits these points itself, at better
+    places, is not to be passed here.
+    """
+    if failpoint is not _none:
+        for method, operation in {**_OPERATIONS, **(also or {})}.items():
+            if hasattr(backend, method):
+                setattr(backend, method, _visiting(getattr(backend, method), operation))
+    return backend
+
+
+def _visiting(call: Callable[..., Any], operation: str) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def visit(*arguments: Any, **options: Any) -> Any:
+        failpoint(f"{operation}.before_commit")
+        answer = call(*arguments, **options)
+        failpoint(f"{operation}.after_commit")
+        return answer
+
+    return visit

@@ -151,6 +151,11 @@ class Signer:
         return body
 
 
+def unsigned(payload: bytes) -> bytes:
+    """Return the body of a payload, without its signature line if it has one; nothing is verified."""
+    return payload.partition(b"\n")[2] if payload.startswith(_SIGNED) else payload
+
+
 def encode(message: Message, *, signer: Signer | None = None, limit: int | None = None) -> bytes:
     """Return the bytes of `message` as a backend stores them.
 
@@ -290,8 +295,8 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     signed = bool(signer)
     if signer:
         payload = signer.verify(payload)
-    elif payload.startswith(_SIGNED):
-        payload = payload.partition(b"\n")[2]  # no keys here: nothing to verify with, and nothing that requires it
+    else:  # no keys here: nothing to verify with, and nothing that requires it
+        payload = unsigned(payload)
     try:
         message = _decode_message(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -15,6 +15,7 @@ from .config import Config
 from .conversion import encode_hook, json_encoder, non_finite
 from .errors import JobDefinitionError, MessageError
 from .message import MAX_ID, MAX_NESTING, MAX_PRIORITY, MAX_RETRIES, MAX_UNIQUE_KEY, UniqueKey, nesting
+from .pauses import doubled
 from .topics import topic_error
 from .units import DurationLike, seconds, shown
 
@@ -34,7 +35,7 @@ class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
 
     def ceiling(self, attempt: int) -> float:
         """Return the longest wait after the attempt of this number, counted from 1."""
-        return min(self.longest, self.first * 2.0 ** min(attempt - 1, 64))
+        return doubled(self.first, attempt - 1, self.longest)
 
 
 class Unique(Struct, metaclass=foreign.Explained, frozen=True):

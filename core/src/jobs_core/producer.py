@@ -30,6 +30,7 @@ from .deadline import deadline as of_thread
 from .errors import BackendUnavailable
 from .failpoints import failpoint
 from .ids import new_id
+from .pauses import doubled
 from .uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ class Producer:
             if deadline <= now:
                 self._hand_on(batches, request)
                 return
-            ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**pauses)
+            ceiling = doubled(FIRST_PAUSE, pauses, LONGEST_PAUSE)
             pauses += 1
             time.sleep(max(0.0, min(random.uniform(0, ceiling), deadline - now)))
             try:

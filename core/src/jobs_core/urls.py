@@ -7,14 +7,20 @@ that begins with a slash is a path, and has no user.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import parse_qsl, unquote
 
 from msgspec import Struct
 
 from .errors import BackendError
+from .units import seconds
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _PLAIN_USER = re.compile(r"[A-Za-z0-9_.%+-]*")
@@ -25,8 +31,13 @@ _PATHS_ALONE = frozenset({"sqlite", "memory"})
 
 
 class Url(Struct, frozen=True, kw_only=True):
-    """A parsed URL; user, password and path are decoded, hosts are unchanged."""
+    """A parsed URL; user, password and path are decoded, hosts are unchanged.
 
+    The methods that read a part of it raise BackendError, which shows the URL without its secrets, and the possible forms.
+    """
+
+    given: str  # with its secrets
+    forms: str = ""  # for errors
     scheme: str
     user: str | None = None
     password: str | None = None
@@ -44,6 +55,56 @@ class Url(Struct, frozen=True, kw_only=True):
         """Return hosts and path as the file that a URL without a host names: `zmq+ipc://relative/path`."""
         return unquote(self.hosts) + ("" if self.path is None else f"/{self.path}")
 
+    @property
+    def shown(self) -> str:
+        """Return the URL without its secrets."""
+        return redact(self.given)
+
+    def wrong(self, why: str) -> BackendError:
+        """Return the error that says what is wrong with the URL."""
+        return BackendError(f"{self.shown}: {why}" + (f". {self.forms}" if self.forms else ""))
+
+    def addresses(self, default_port: int, default_host: str = "") -> tuple[Address, ...]:
+        """Return all hosts, separated by commas in the URL, each with its port."""
+        found = []
+        for part in (self.hosts or default_host).split(","):
+            host, port = split_port(part)
+            if not host:
+                raise self.wrong("the host is missing")
+            port_number = default_port if port is None else number(port)
+            if port_number is None or not 0 < port_number < 65536:
+                raise self.wrong("the port is not a number from 1 to 65535")  # it may be a part of the password
+            found.append((host, port_number))
+        return tuple(found)
+
+    def integer(self, text: str, meaning: str) -> int:
+        """Return a part of the URL as a number of 0 or more; `meaning` is shown if the part may be a secret."""
+        found = number(text)
+        if found is None:
+            shown = repr(text) if self.shown == self.given else meaning  # or a part of the password
+            raise self.wrong(f"{shown} is not a number")
+        return found
+
+    def duration(self, name: str, least: float = 0.0, most: float = float("inf")) -> float | None:
+        """Return the parameter of this name in seconds, written as a number or like "30s"; None if it is not given."""
+        text = self.parameters.get(name)
+        if text is None:
+            return None
+        try:
+            found = float(seconds(float(text) if text.replace(".", "", 1).isdigit() else text))
+        except ValueError as error:
+            raise self.wrong(f"{name}: {error}") from None
+        if not least <= found <= most:
+            raise self.wrong(f"{name}={text}: expected {least:g} to {most:g} seconds")
+        return found
+
+    def choice(self, name: str, *choices: str) -> str:
+        """Return the parameter of this name, one of these choices; the first one if it is not given."""
+        chosen = self.parameters.get(name, choices[0])
+        if chosen not in choices:
+            raise self.wrong(f"{name}={chosen}: expected {' or '.join(choices)}")
+        return chosen
+
 
 def scheme(url: str) -> str:
     """Return the scheme of a backend URL, in lower case; "" if there is none."""
@@ -51,12 +112,16 @@ def scheme(url: str) -> str:
     return head.lower() if separator and _SCHEME.fullmatch(head) else ""
 
 
-def read(url: str, parameters: Collection[str]) -> Url:
-    """Return the parts of a URL of a backend that has these parameters; raise BackendError, which shows no secret."""
+def read(url: str, parameters: Collection[str], forms: str = "") -> Url:
+    """Return the parts of a URL of a backend that has these parameters; raise BackendError, which shows no secret.
+
+    `forms` ends every error about the URL: "Forms: mine://host[:port]".
+    """
+    hint = f". {forms}" if forms else ""
     try:
         url.encode()
     except UnicodeEncodeError:
-        raise BackendError(f"{scheme(url)}://…: it contains bytes that are not text") from None
+        raise BackendError(f"{scheme(url)}://…: it contains bytes that are not text{hint}") from None
     rest, query = _split_query(url.partition("://")[2], parameters)
     credentials, body = "", rest
     if not rest.startswith("/"):
@@ -66,10 +131,12 @@ def read(url: str, parameters: Collection[str]) -> Url:
     if unknown:
         shown = redact(url)
         named = f"unknown parameter {', '.join(unknown)}" if shown == url else "an unknown parameter"
-        raise BackendError(f"{shown}: {named}; valid parameters are {', '.join(sorted(parameters))}")
+        raise BackendError(f"{shown}: {named}; valid parameters are {', '.join(sorted(parameters))}{hint}")
     user, colon, password = credentials.partition(":")
     hosts, slash, path = body.partition("/")
     return Url(
+        given=url,
+        forms=forms,
         scheme=scheme(url),
         user=unquote(user) or None,
         password=unquote(password) if colon else None,
@@ -97,6 +164,22 @@ def of_sqlite(path: Path) -> str:
 def number(text: str) -> int | None:
     """Return digits as a number; None for any other text. (`isdigit` alone is true of `²`, too.)"""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
+def split_port(host: str) -> tuple[str, str | None]:
+    """Return a host without the brackets of IPv6, and the text after its colon; None if there is no colon."""
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    return (name.strip("[]"), port) if colon else (host.strip("[]"), None)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is unreachable from other machines; a name other than localhost is not trusted."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def redact(url: str) -> str:

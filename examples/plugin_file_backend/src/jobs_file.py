@@ -17,10 +17,10 @@ import msgspec
 from msgspec.structs import replace
 
 from jobs_core import hookimpl
+from jobs_core.backend_kit import failpoint
 from jobs_core.backends import base
 from jobs_core.backends.base import Answer, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
 from jobs_core.errors import BackendUnavailable, OwnerLost
-from jobs_core.failpoints import failpoint
 
 FACTS = attrgetter("id", "topic", "payload", "token", "attempt", "redeliveries", "crashes", "deferrals", "pushed_at")
 SETTLED = {Outcome.RELEASE: State.READY, Outcome.RETRY: State.SCHEDULED, Outcome.DEFER: State.SCHEDULED}

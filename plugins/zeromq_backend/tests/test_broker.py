@@ -258,7 +258,7 @@ def test_what_was_handed_out_to_who_is_gone_goes_back_at_once(transactions):
     transactions.serve([asked(p.OPEN, owner="gone"), push("a")])
     (handed,) = transactions.serve([asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1)])
     transactions.news.clear()
-    transactions.give_back(handed)
+    transactions.release_reserved(handed)
     assert transactions.news == {"t"}
     again, counts = transactions.serve(
         [asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1), asked(p.COUNTS, topics=["t"])]

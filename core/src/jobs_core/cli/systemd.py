@@ -15,7 +15,7 @@ import click
 
 from .. import urls
 from ..app import App
-from ..backends.sqlite.backend import parse_url
+from ..backends.sqlite.url import parse_url
 from ..escapes import one_line
 from . import output
 from .common import Context, fail, pass_context

@@ -13,7 +13,8 @@ from .. import __version__, events
 from ..scoreboard import state
 from ..scoreboard.state import SupervisorState
 from ..scoreboard.writer import start_ticks
-from .system.loop import Loop, Timer
+from ..timers import Timer
+from .system.loop import Loop
 
 SHORTEST = 0.05
 """Least number of seconds between two writes, however much changes."""

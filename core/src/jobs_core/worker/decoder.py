@@ -11,6 +11,7 @@ from ..config import Config
 from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
 from ..message import Message, decode
 from ..options import Policy, policy
+from ..pauses import doubled
 from ..registry import AnyJob
 from ..units import count
 from .outcome import unrun
@@ -88,8 +89,8 @@ class Decoder:
 
     def _unknown(self, delivery: Delivery, error: Exception) -> Settlement:
         """Defer an unknown job for a while, in case a newer worker knows it; then make it a dead letter that says so."""
-        after = min(_LONGEST_DEFERRAL, _FIRST_DEFERRAL * 2.0 ** min(delivery.deferrals, 10))
-        waited = sum(min(_LONGEST_DEFERRAL, _FIRST_DEFERRAL * 2.0 ** min(n, 10)) for n in range(delivery.deferrals))
+        *waits, after = (doubled(_FIRST_DEFERRAL, n, _LONGEST_DEFERRAL) for n in range(delivery.deferrals + 1))
+        waited = sum(waits)
         if waited >= self._config.unknown_grace:
             reason = "unknown job" if isinstance(error, UnknownJob) else "unknown version"
             return self._dead(delivery, Outcome.DEAD, reason, str(error))

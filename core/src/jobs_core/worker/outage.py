@@ -6,6 +6,7 @@ import random
 import time
 
 from .. import events
+from ..pauses import doubled
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 MOST_REASONS = 10
@@ -40,7 +41,7 @@ class Outage:
         if reason not in self._told and len(self._told) < MOST_REASONS:
             self._told.add(reason)
             events.emit(events.BackendLost(reason))
-        ceiling = min(self._longest, FIRST_PAUSE * 2.0 ** min(self._tries, 16))
+        ceiling = doubled(FIRST_PAUSE, self._tries, self._longest)
         self._tries += 1
         self._next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
 

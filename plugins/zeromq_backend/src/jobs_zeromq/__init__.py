@@ -22,9 +22,11 @@ __version__ = "0.1.0"
 
 
 def _backend(url: str, options: BackendOptions) -> Backend:
+    from jobs_core.backend_kit import with_failpoints
+
     from .backend import ZeromqBackend
 
-    return ZeromqBackend(url, options)
+    return with_failpoints(ZeromqBackend(url, options), {"reserve_next": "reserve"})
 
 
 @hookimpl

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
+from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import (
     FEATURES,
     Answer,
@@ -17,8 +18,6 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.errors import BackendError, BackendUnavailable
-from jobs_core.failpoints import failpoint
-from jobs_core.ids import new_token
 
 from . import protocol as p
 from .link import Link
@@ -84,18 +83,12 @@ class ZeromqBackend(ZeromqOperations):
     # -- jobs ------------------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        failpoint("push.before_commit")
-        conflicts = self._link.call(p.PUSH, p.Push(request=request), messages)
-        failpoint("push.after_commit")
-        return conflicts
+        return self._link.call(p.PUSH, p.Push(request=request), messages)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         self._say_retention(topics)
-        failpoint("reserve.before_commit")
         asked = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=limit)
-        deliveries = self._link.call(p.RESERVE, asked)
-        failpoint("reserve.after_commit")
-        return deliveries
+        return self._link.call(p.RESERVE, asked)
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         return self._link.call(p.CLAIM, p.Claim(owner=self._owner, request=request, ids=list(job_ids)))
@@ -104,31 +97,27 @@ class ZeromqBackend(ZeromqOperations):
         if topics:
             return self._link.wait(topics, timeout)
         self._link.wait_no_longer()
-        self._link.doze(timeout)
+        self._link.sleep(timeout)
         return False
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
         self._say_retention(topics)
-        failpoint("reserve.before_commit")
         asked = p.Next(owner=self._owner, request=request, topics=list(topics), limit=limit, timeout=timeout)
         deliveries = self._link.call_later(p.NEXT, asked, timeout)
-        if deliveries is None:  # repeated with limit 0: ends that request, and returns its result
-            ending = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0)
-            deliveries = self._link.call(p.RESERVE, ending)
-        failpoint("reserve.after_commit")
-        return deliveries
+        if deliveries is not None:
+            return deliveries
+        # Repeated with limit 0: ends that request, and returns its result.
+        return self._link.call(p.RESERVE, p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0))
 
     def interrupt(self) -> None:
         link = self._open_link
         if link is not None:
-            link.ring()
+            link.interrupt()
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        failpoint("settle.before_commit")
         first, self._settle_request = request != self._settle_request, request
         link = self._link
         answers = link.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
-        failpoint("settle.after_commit")
         if first and link.sendings > 1:  # the repetition was ours: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
@@ -136,10 +125,7 @@ class ZeromqBackend(ZeromqOperations):
     # -- owners and housekeeping -----------------------------------------------------------------
 
     def heartbeat(self) -> Heartbeat:
-        failpoint("heartbeat.before_commit")
-        heartbeat = self._link.call(p.HEARTBEAT_OF, p.Owner(owner=self._owner))
-        failpoint("heartbeat.after_commit")
-        return heartbeat
+        return self._link.call(p.HEARTBEAT_OF, p.Owner(owner=self._owner))
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
         return self._link.call(p.RELEASE, p.Release(owner=owner, request=new_token(), started=list(started), report=report))

@@ -9,10 +9,9 @@ from typing import Any
 import click
 import msgspec
 
-from jobs_core import escapes
+from jobs_core.backend_kit import json_for_terminal, one_line
 from jobs_core.backends.base import BackendOptions
 from jobs_core.errors import BackendUnavailable
-from jobs_core.escapes import one_line
 
 NOT_RUNNING = 3
 
@@ -53,7 +52,7 @@ def status_command(context: click.Context, as_json: bool) -> None:
     finally:
         backend.close()
     if as_json:
-        click.echo(escapes.json(msgspec.json.encode(found).decode()))
+        click.echo(json_for_terminal(msgspec.json.encode(found).decode()))
         return
     for name, value in msgspec.structs.asdict(found).items():
         click.echo(f"{name:<10} {one_line(_shown(value))}")

@@ -6,7 +6,6 @@ So a lost reply costs a repetition, here, and the core is told of an outage only
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import time
@@ -16,8 +15,8 @@ from typing import Any, TypeVar
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from jobs_core.deadline import deadline as of_thread
-from jobs_core.deadline import left
+from jobs_core.backend_kit import SelfPipe, left
+from jobs_core.backend_kit import deadline as of_thread
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import keys, sockets
@@ -56,7 +55,7 @@ class _Gone(Exception):
 
 
 class Link:
-    """A connection to the broker. One thread uses it at a time; but any thread may ring the bell."""
+    """A connection to the broker. One thread uses it at a time; but any thread may interrupt it."""
 
     def __init__(self, address: Address, hello: Callable[[], Hello]) -> None:
         self.address = address
@@ -70,16 +69,12 @@ class Link:
         self._tags = 0
         self._waiting = False  # the broker may assume that we wait
         self._woken = False  # it woke us after our wait had ended: on a slow network, this may happen to each wait
-        self._bell, self._rope = os.pipe()
-        for descriptor in (self._bell, self._rope):
-            os.set_blocking(descriptor, False)
+        self._interrupts = SelfPipe()
 
     def close(self) -> None:
         """Disconnect for good."""
         self.drop()
-        for descriptor in (self._bell, self._rope):
-            os.close(descriptor)
-        self._bell = self._rope = -1
+        self._interrupts.close()
 
     def drop(self) -> None:
         """Close the socket; the next call makes another."""
@@ -201,20 +196,20 @@ class Link:
             if len(answer) >= 4 and answer[0] == VERSION:
                 yield answer
 
-    def _poll(self, seconds: float, *bell: int) -> bool:
-        """Sleep until a message arrives, or the bell rings (True); raise _Gone when the connection breaks."""
+    def _poll(self, seconds: float, *interrupts: int) -> bool:
+        """Sleep until a message arrives, or an interrupt (True); raise _Gone when the connection breaks."""
         watched: list[tuple[Any, int]] = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
-        watched += [(descriptor, zmq.POLLIN) for descriptor in bell]
+        watched += [(descriptor, zmq.POLLIN) for descriptor in interrupts]
         events = zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1))
         for socket, _ in events:
             if socket is self._monitor and self._event()[0] != zmq.Event.HANDSHAKE_SUCCEEDED:
                 raise _Gone
-        return any(socket in bell for socket, _ in events if isinstance(socket, int))
+        return any(socket in interrupts for socket, _ in events if isinstance(socket, int))
 
     # -- waiting ---------------------------------------------------------------------------------
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
-        """Sleep until the broker reports that there may be jobs (True), the bell rings, or time is over (False)."""
+        """Sleep until the broker reports that there may be jobs (True), an interrupt, or the end of its time (False)."""
         begin = time.monotonic()
         deadline, give_up = begin + timeout, begin + RECONNECT
         while True:
@@ -223,10 +218,11 @@ class Link:
                 return self._wait(topics, deadline)
             except _Gone as gone:
                 self.drop()
-                if self._rung():
+                if self._interrupts.clear():
                     return False
                 give_up = self._go_on(gone, give_up, RECONNECT, max(deadline, begin) + REPLY)
-                self.doze(random.uniform(0.0, STAGGER), keep_bell=True)
+                if self._interrupts.wait(random.uniform(0.0, STAGGER)):
+                    return False
 
     def _wait(self, topics: Sequence[str], deadline: float) -> bool:
         if self._woken:
@@ -248,15 +244,15 @@ class Link:
                 self._waiting = False
                 self._body(answer[1], answer[3])
             rest = deadline - time.monotonic()
-            if self._poll(max(0.0, rest), self._bell) and self._rung():
+            if self._poll(max(0.0, rest), self._interrupts.fileno()) and self._interrupts.clear():
                 self.wait_no_longer()
                 return False
             if rest <= 0 and not self._readable():
                 return False
 
     def call_later(self, verb: Verb[Q, A], request: Q, timeout: float) -> A | None:
-        """Send a request that is answered within `timeout`; return None if it is not, the bell rings, or the connection
-        breaks.
+        """Send a request that is answered within `timeout`; return None if it is not, if it is interrupted, or if the
+        connection breaks.
 
         Another request, which also ends this one, then has to find out whether it was executed.
         """
@@ -273,7 +269,7 @@ class Link:
                         self._waiting = False
                         return verb.decode_answer(self._body(answer[1], answer[3]))
                 rest = deadline - time.monotonic()
-                if self._poll(max(0.0, rest), self._bell) and self._rung():
+                if self._poll(max(0.0, rest), self._interrupts.fileno()) and self._interrupts.clear():
                     return None
                 if rest <= 0 and not self._readable():
                     return None
@@ -291,21 +287,13 @@ class Link:
             self._waiting = False
             self.tell(WAIT, Wait())
 
-    def doze(self, seconds: float, *, keep_bell: bool = False) -> None:
-        """Sleep until the bell rings or time is over; the next call reads messages that arrive meanwhile."""
-        if zmq.zmq_poll([(self._bell, zmq.POLLIN)], max(0, int(seconds * 1000))) and not keep_bell:
-            self._rung()
+    def sleep(self, seconds: float) -> None:
+        """Sleep until an interrupt, or for so many seconds; the next call reads messages that arrive meanwhile."""
+        self._interrupts.wait(seconds)
 
-    def ring(self) -> None:
-        """End the current wait or doze, or the next. From any thread or signal handler."""
-        with contextlib.suppress(OSError):  # it rings already, or is closed
-            os.write(self._rope, b"\0")
-
-    def _rung(self) -> bool:
-        try:
-            return bool(os.read(self._bell, 4096))
-        except BlockingIOError:
-            return False
+    def interrupt(self) -> None:
+        """End the current wait or sleep, or the next. From any thread or signal handler."""
+        self._interrupts.wake()
 
     # -- connecting ------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import abc
 import time
 from collections.abc import Sequence
 
+from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import Backend, JobRecord, State
-from jobs_core.ids import new_token
 
 from . import protocol as p
 from .link import REPLY, Link

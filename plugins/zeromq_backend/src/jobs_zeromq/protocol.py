@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import (
     CANCELLED_TTL,
     Answer,
@@ -25,7 +26,6 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
-from jobs_core.units import MAX_SECONDS
 
 VERSION: Final = b"jobs1"
 OK: Final = b"ok"

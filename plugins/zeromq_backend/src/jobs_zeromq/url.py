@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 from msgspec import Struct
 
+from jobs_core.backend_kit import Url, is_loopback, number, read_url, redact, split_port
 from jobs_core.errors import BackendError
-from jobs_core.urls import number, read, redact
 
 DEFAULT_PORT = 7788
 LONGEST_IPC_PATH = 107
@@ -26,40 +25,42 @@ class Address(Struct, frozen=True):
 
 def parse(url: str, base_dir: Path) -> Address:
     """Parse a backend URL; raise BackendError that names the error and the fix."""
-    shown = redact(url)
     try:
-        parts = read(url, ("key", "broker"))
+        parts = read_url(url, ("key", "broker"))
     except BackendError:
-        raise BackendError(f"{shown}: {_PARAMETERS}") from None
+        raise BackendError(f"{redact(url)}: {_PARAMETERS}") from None
     if parts.user is not None or parts.password is not None:
-        raise BackendError(f"{shown}: {_PARAMETERS}")
+        raise parts.wrong(_PARAMETERS)
     files = {name: base_dir / file for name, file in parts.parameters.items()}
     if len(files) == 1:
-        raise BackendError(f"{shown}: key (ours) and broker (its public one) go together")
-    if parts.scheme == "zmq+ipc":
-        if files:
-            raise BackendError(f"{shown}: a socket in the file system needs no keys: its directory is private")
-        endpoint = ipc_endpoint(shown, parts.location, base_dir)
-    else:
-        host, port = host_and_port(parts.hosts)
-        if parts.path or not host or port is None:
-            raise BackendError(f"{shown}: expected zmq+tcp://host:port, or zmq+ipc:///path/of/a/socket")
-        endpoint = tcp_endpoint(host, port or DEFAULT_PORT)
-        if not files and not is_loopback(host):
-            raise BackendError(
-                f"{shown}: beyond this machine the connection must be encrypted: make keys with `jobsctl broker keygen` and "
-                "name them, ?key=NAME.key_secret&broker=broker.key"
-            )
-    return Address(shown, endpoint, files.get("key"), files.get("broker"))
+        raise parts.wrong("key (ours) and broker (its public one) go together")
+    endpoint = (_ipc if parts.scheme == "zmq+ipc" else _tcp)(parts, base_dir, encrypted=bool(files))
+    return Address(parts.shown, endpoint, files.get("key"), files.get("broker"))
+
+
+def _ipc(parts: Url, base_dir: Path, *, encrypted: bool) -> str:
+    if encrypted:
+        raise parts.wrong("a socket in the file system needs no keys: its directory is private")
+    return ipc_endpoint(parts.shown, parts.location, base_dir)
+
+
+def _tcp(parts: Url, _: Path, *, encrypted: bool) -> str:
+    host, port = host_and_port(parts.hosts)
+    if parts.path or not host or port is None:
+        raise parts.wrong("expected zmq+tcp://host:port, or zmq+ipc:///path/of/a/socket")
+    if not encrypted and not is_loopback(host):
+        raise parts.wrong(
+            "beyond this machine the connection must be encrypted: make keys with `jobsctl broker keygen` and name them, "
+            "?key=NAME.key_secret&broker=broker.key"
+        )
+    return tcp_endpoint(host, port)
 
 
 def host_and_port(hosts: str) -> tuple[str, int | None]:
-    """Return the host, and its port: 0 if it names none, None if that is not a port."""
-    host, colon, given = hosts.rpartition(":") if not hosts.endswith("]") else (hosts, "", "")
-    if not colon:
-        host, given = hosts, "0"
+    """Return the host, and its port: the default one if it names none, or 0; None if that is not a port."""
+    host, given = split_port(hosts)
     port = number(given or "0")
-    return host.strip("[]").lower(), port if port is not None and port < 65536 else None
+    return host.lower(), (port or DEFAULT_PORT) if port is not None and port < 65536 else None
 
 
 def tcp_endpoint(host: str, port: int) -> str:
@@ -74,13 +75,3 @@ def ipc_endpoint(shown: str, path: str, base_dir: Path) -> str:
     if len(full.encode()) > LONGEST_IPC_PATH:
         raise BackendError(f"{shown}: {full} is longer than the {LONGEST_IPC_PATH} bytes that a socket's path may have")
     return f"ipc://{full}"
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address is unreachable from other machines; a name other than localhost is not trusted."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from ...failpoints import failpoint
 from ..base import FEATURES, Answer, BackendOptions, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from .operations import MemoryOperations
 from .store import MemoryStore
@@ -54,18 +53,12 @@ class MemoryBackend(MemoryOperations):
                 self.store.release_owner(self._moment(), owner, (), b"", crash=False)
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        failpoint("push.before_commit")
         with self.store.lock:
-            conflicts = self.store.push(self._moment(), messages, request)
-        failpoint("push.after_commit")
-        return conflicts
+            return self.store.push(self._moment(), messages, request)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        failpoint("reserve.before_commit")
         with self.store.lock:
-            deliveries = self.store.reserve(self._moment(), self._owner, topics, limit, request)
-        failpoint("reserve.after_commit")
-        return deliveries
+            return self.store.reserve(self._moment(), self._owner, topics, limit, request)
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         with self.store.lock:
@@ -96,18 +89,13 @@ class MemoryBackend(MemoryOperations):
             self.store.changed.notify_all()
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        failpoint("settle.before_commit")
         with self.store.lock:
-            answers = self.store.settle(self._moment(), self._owner, settlements, request)
-        failpoint("settle.after_commit")
-        return answers
+            return self.store.settle(self._moment(), self._owner, settlements, request)
 
     def heartbeat(self) -> Heartbeat:
-        failpoint("heartbeat.before_commit")
         with self.store.lock:
             heartbeat = self.store.heartbeat(self._moment(), self._owner)
             self.called = False
-        failpoint("heartbeat.after_commit")
         return heartbeat
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:

@@ -271,7 +271,7 @@ class MemoryStore:
     def _owner(self, owner_id: str) -> Owner:
         owner = self.owners.get(owner_id)
         if owner is None:
-            raise OwnerLost(f"owner {owner_id} was released: its jobs went to other workers; open under a fresh owner id")
+            raise OwnerLost.of(owner_id)
         return owner
 
     def heartbeat(self, at: Moment, owner_id: str) -> Heartbeat:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from ...errors import BackendError, BackendUnavailable, OwnerLost
-from ...failpoints import failpoint
-from ...urls import read, redact
 from ..base import FEATURES, Answer, BackendOptions, BindsKeys, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from . import housekeeping, owners, queue, requests, views
 from .connection import Connection
 from .operations import SqliteOperations
+from .url import parse_url
 
 LONGEST_WAIT = 1.0
 """Seconds after which a waiting worker looks at the tables again, in case a byte was lost with the process that had read it."""
@@ -53,17 +51,13 @@ class SqliteBackend(SqliteOperations, BindsKeys):
         self._connection.close()
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        failpoint("push.before_commit")
         with self._connection.transaction() as tx:
             (conflicts,) = requests.push(tx, [requests.Push(messages, request)])
-        failpoint("push.after_commit")
         return conflicts
 
     def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        failpoint("push.before_commit")
         with self._connection.transaction() as tx:
             (conflicts,) = requests.push(tx, [requests.Push(messages, request)], loosely=True)
-        failpoint("push.after_commit")
         return conflicts
 
     def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
@@ -71,12 +65,10 @@ class SqliteBackend(SqliteOperations, BindsKeys):
             return queue.bind(tx, messages)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        failpoint("reserve.before_commit")
         with self._connection.transaction(durable=False) as tx:
             (deliveries,) = requests.reserve(tx, [requests.Reserve(self._owner, topics, limit, request)])
             if isinstance(deliveries, OwnerLost):
                 raise deliveries
-        failpoint("reserve.after_commit")
         return deliveries
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
@@ -88,7 +80,7 @@ class SqliteBackend(SqliteOperations, BindsKeys):
         if wake_up is None:
             raise BackendUnavailable(f"{self._connection.path} is not open")
         if not topics:
-            self.called = wake_up.wait(timeout, bell_only=True)[2] or self.called
+            self.called = wake_up.wait(timeout, for_topics=False)[2] or self.called
             return False
         deadline = time.monotonic() + timeout
         with self._connection.translated():
@@ -99,9 +91,9 @@ class SqliteBackend(SqliteOperations, BindsKeys):
             if ready or due <= 0:
                 return True
             left = min(deadline - time.monotonic(), LONGEST_WAIT, due)
-            poked, interrupted, called = wake_up.wait(left)
+            woken, interrupted, called = wake_up.wait(left)
             self.called = called or self.called
-            if poked:
+            if woken:
                 return True
             if interrupted or called or time.monotonic() >= deadline:
                 return False
@@ -112,18 +104,14 @@ class SqliteBackend(SqliteOperations, BindsKeys):
             wake_up.interrupt()
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        failpoint("settle.before_commit")
         with self._connection.transaction(durable=False) as tx:
             (answers,) = requests.settle(tx, [requests.Settle(self._owner, settlements, request)])
-        failpoint("settle.after_commit")
         return answers
 
     def heartbeat(self) -> Heartbeat:
-        failpoint("heartbeat.before_commit")
         with self._connection.transaction(durable=False) as tx:
             heartbeat = owners.heartbeat(tx, self._owner)
         self.called = False
-        failpoint("heartbeat.after_commit")
         return heartbeat
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
@@ -134,33 +122,9 @@ class SqliteBackend(SqliteOperations, BindsKeys):
         with self._connection.transaction(durable=False) as tx:
             kept = housekeeping.housekeep(tx, limit)
         with self._connection.reading() as db:
-            housekeeping.give_back_space(db)
+            housekeeping.shrink(db)
         return kept
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         with self._connection.snapshot() as db:
             return views.counts(db, topics, self._connection.options.now())
-
-
-_DURABILITY = 'the only parameter is durability, "power" (the default) or "process"'
-
-
-def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
-    """Return the file and the durability of sqlite:///relative, sqlite:////absolute?durability=process.
-
-    %20 and the like are decoded, unless the file, or else its directory alone, exists under the name as written.
-    """
-    directories, _, name = url.partition("://")[2].rpartition("/")
-    try:
-        parts = read(f"sqlite://{directories.replace('?', '%3F')}/{name}" if directories else url, ("durability",))
-    except BackendError:
-        raise BackendError(f"{redact(url)}: {_DURABILITY}") from None
-    durability = parts.parameters.get("durability", "power")
-    if parts.hosts or not parts.path or parts.user or parts.password:
-        raise BackendError(f"{redact(url)}: expected sqlite:///file.db (relative) or sqlite:////directory/file.db (absolute)")
-    if durability not in ("power", "process"):
-        raise BackendError(f"{redact(url)}: {_DURABILITY}")
-    decoded, literal = base_dir / parts.path, base_dir / f"{directories}/{name.partition('?')[0]}"[1:]
-    if literal != decoded and (literal.exists() or (literal.parent.is_dir() and not decoded.parent.is_dir())):
-        return literal, durability
-    return decoded, durability

@@ -45,14 +45,14 @@ class Transaction:
     The owners in `call` are woken, too, and the pipes of those in `gone` are removed.
     """
 
-    __slots__ = ("_connection", "_durable", "_pokes", "call", "db", "gone", "now", "options", "wake")
+    __slots__ = ("_connection", "_durable", "_wakes", "call", "db", "gone", "now", "options", "wake")
 
     db: sqlite3.Connection
 
-    def __init__(self, connection: Connection, durable: bool = True, pokes: bool = True) -> None:
+    def __init__(self, connection: Connection, durable: bool = True, wakes: bool = True) -> None:
         self._connection = connection
         self._durable = durable
-        self._pokes = pokes
+        self._wakes = wakes
         self.options = connection.options
         self.now = 0.0
         self.wake: set[str] = set()
@@ -77,10 +77,10 @@ class Transaction:
             self._finish(error)
         finally:
             self._connection.lock.release()
-        if error is None and self._pokes and self.wake:
-            self._connection.poke(self.wake)
-        if error is None and self._pokes and (self.call or self.gone):
-            self._connection.tell_owners(self.call, self.gone)
+        if error is None and self._wakes and self.wake:
+            self._connection.wake(self.wake)
+        if error is None and self._wakes and (self.call or self.gone):
+            self._connection.wake_owners(self.call, self.gone)
 
     def _finish(self, error: BaseException | None) -> None:
         """Commit, or roll back after an error."""
@@ -277,7 +277,7 @@ class Connection:
 
     # -- transactions ----------------------------------------------------------------------------
 
-    def transaction(self, *, durable: bool = True, pokes: bool = True) -> Transaction:
+    def transaction(self, *, durable: bool = True, wakes: bool = True) -> Transaction:
         """Return a write transaction.
 
         It takes the lock at its beginning, so that it never fails midway to get it.
@@ -285,7 +285,7 @@ class Connection:
         Without `durable`, it survives the process but perhaps not the machine. A worker's reserve and settle are not worth
         an fsync: losing them with the machine means that jobs run again, never that one is lost.
         """
-        return Transaction(self, durable, pokes)
+        return Transaction(self, durable, wakes)
 
     def begin(self, durable: bool) -> None:
         """Begin a transaction."""
@@ -367,17 +367,17 @@ class Connection:
             db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000) if patient else 0}")
             self._patient = patient
 
-    def poke(self, topics: set[str]) -> None:
+    def wake(self, topics: set[str]) -> None:
         """Wake a worker that waits for each of these topics."""
         if self.wake_up is not None:
             with self.translated():
-                self.wake_up.poke(topics)
+                self.wake_up.wake(topics)
 
-    def tell_owners(self, call: tuple[str, ...], gone: tuple[str, ...]) -> None:
+    def wake_owners(self, call: tuple[str, ...], gone: tuple[str, ...]) -> None:
         """Wake some owners, and remove the pipes of others."""
         if self.wake_up is not None:
             with self.translated():
-                self.wake_up.poke(map(pipe_of, call))
+                self.wake_up.wake(map(pipe_of, call))
                 for owner in gone:
                     self.wake_up.forget(owner)
 

@@ -40,7 +40,7 @@ def _drop_old(tx: Transaction, limit: int) -> int:
     return dropped
 
 
-def give_back_space(db: sqlite3.Connection) -> None:
+def shrink(db: sqlite3.Connection) -> None:
     """Shrink the file when much of it is free, a little at a time."""
     if db.execute("PRAGMA freelist_count").fetchone()[0] > MOST_FREE_PAGES:
         db.execute("PRAGMA incremental_vacuum(500)").fetchall()

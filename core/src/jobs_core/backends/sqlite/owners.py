@@ -40,7 +40,7 @@ def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
 def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
     """Renew the lease; return which of its jobs are to be cancelled. Raises OwnerLost."""
     if not tx.db.execute("UPDATE owner SET lease_until = ? WHERE id = ?", (tx.now + tx.options.lease, owner)).rowcount:
-        raise lost(owner)
+        raise OwnerLost.of(owner)
     forced = "EXISTS (SELECT 1 FROM meta WHERE key = 'force:' || id)"
     sql = f"SELECT id, {forced} FROM cancel JOIN reserved USING (seq) JOIN job USING (seq) WHERE owner = ?"
     rows = tx.db.execute(sql, (owner,)).fetchall()
@@ -111,7 +111,3 @@ def release_expired(tx: Transaction, limit: int) -> int:
 def begin_grace(tx: Transaction) -> None:
     """Have the next round of housekeeping extend every lease: for a server in front of the store that was away itself."""
     tx.db.execute("UPDATE meta SET value = 0 WHERE key = 'last_housekeep'")
-
-
-def lost(owner: str) -> OwnerLost:
-    return OwnerLost(f"owner {owner} was released: its jobs went to other workers; open under a fresh owner id")

@@ -78,7 +78,7 @@ def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None
         answers.update(zip((reserve.owner for reserve in new), queue.take(tx, new, most_bytes), strict=True))
     for owner, _, _, request in reserves:
         if owner not in last:
-            answers[owner] = owners.lost(owner)
+            answers[owner] = OwnerLost.of(owner)
         elif owner not in answers:
             answers[owner] = queue.deliveries(tx, owner, request)
     return [answers[reserve.owner] for reserve in reserves]
@@ -91,7 +91,7 @@ def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> 
     """
     last = owners.renew(tx, {owner: request})
     if owner not in last:
-        raise owners.lost(owner)
+        raise OwnerLost.of(owner)
     if last[owner] == request:
         return queue.deliveries(tx, owner, request)
     return queue.take_these(tx, owner, job_ids, request)

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ... import private
+from ...backend_kit import SelfPipe
 
 _READABLE = select.POLLIN
 _EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
@@ -44,14 +45,12 @@ class WakeUp:
         self._directory = directory
         private.directory(directory, owners)
         self._heard: dict[str, int] = {}  # topic: descriptor to read from
-        self._poked: dict[str, int] = {}  # topic: descriptor to write to
-        self._bell, self._bell_rope = os.pipe()
-        for descriptor in (self._bell, self._bell_rope):
-            os.set_blocking(descriptor, False)
+        self._writers: dict[str, int] = {}  # topic: descriptor to write to
+        self._interrupts = SelfPipe()
         self._poller = select.epoll() if hasattr(select, "epoll") else select.poll()
-        self._poller.register(self._bell, _READABLE)
-        self._bell_poller = select.poll()
-        self._bell_poller.register(self._bell, _READABLE)
+        self._own_poller = select.poll()  # the same without topics
+        for poller in (self._poller, self._own_poller):
+            poller.register(self._interrupts.fileno(), _READABLE)
         self._own = -1
         self._own_path: Path | None = None
         self._process = os.getpid()
@@ -65,37 +64,37 @@ class WakeUp:
                 self._own_path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 os.close(self._own)
-        for descriptor in (self._bell, self._bell_rope, *self._heard.values(), *self._poked.values()):
+        for descriptor in (*self._heard.values(), *self._writers.values()):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        self._heard, self._poked = {}, {}
-        self._bell = self._bell_rope = -1
+        self._heard, self._writers = {}, {}
+        self._interrupts.close()
 
     def listen_for(self, owner: str) -> None:
         """Listen to the pipe of this owner from now on, until `close`."""
         self._own_path = self._directory / pipe_of(owner)
         self._own = self._open_pipe(self._own_path)
-        for poller in (self._poller, self._bell_poller):
+        for poller in (self._poller, self._own_poller):
             poller.register(self._own, _READABLE)
 
     def forget(self, owner: str) -> None:
         """Remove the pipe of an owner that is gone."""
         (self._directory / pipe_of(owner)).unlink(missing_ok=True)
 
-    def poke(self, topics: Iterable[str]) -> None:
+    def wake(self, topics: Iterable[str]) -> None:
         """Wake one waiting process for each of these topics, if there is one. Never blocks."""
         for topic in topics:
             try:
                 if topic.startswith("."):
-                    self._call(topic)
+                    self._wake_owner(topic)
                 else:
                     os.write(self._writer(topic), b"\0")
             except OSError as error:
                 if error.errno not in _NO_MATTER:
                     raise
 
-    def _call(self, pipe: str) -> None:
-        """Poke an owner. Owners come and go, so nothing of theirs is kept open."""
+    def _wake_owner(self, pipe: str) -> None:
+        """Wake an owner. Owners come and go, so nothing of theirs is kept open."""
         descriptor = os.open(self._directory / pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.write(descriptor, b"\0")
@@ -103,10 +102,10 @@ class WakeUp:
             os.close(descriptor)
 
     def _writer(self, topic: str) -> int:
-        if topic not in self._poked:
+        if topic not in self._writers:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._poked[topic] = os.open(self._directory / topic, flags)
-        return self._poked[topic]
+            self._writers[topic] = os.open(self._directory / topic, flags)
+        return self._writers[topic]
 
     def listen(self, topics: Iterable[str]) -> None:
         """Listen to the pipes of these topics from now on, and of no others."""
@@ -127,28 +126,30 @@ class WakeUp:
         # Opened for reading and writing: it opens at once, and never reads as closed when the last writer goes.
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def wait(self, timeout: float, *, bell_only: bool = False) -> tuple[bool, bool, bool]:
-        """Sleep until poked, interrupted, or `timeout` seconds have passed; returns (poked, interrupted, owner poked)."""
+    def wait(self, timeout: float, *, for_topics: bool = True) -> tuple[bool, bool, bool]:
+        """Sleep until woken, interrupted, or `timeout` seconds have passed; return what happened.
+
+        Returns whether it was woken for a topic, whether it was interrupted, and whether its owner was woken.
+        """
         seconds = max(0.0, timeout)
-        if bell_only:
-            events = self._bell_poller.poll(seconds * 1000)
-        else:
+        if for_topics:
             events = self._poller.poll(seconds if _EXCLUSIVE else seconds * 1000)
-        poked = interrupted = called = False
+        else:
+            events = self._own_poller.poll(seconds * 1000)
+        woken = interrupted = called = False
         for descriptor, _ in events:
             _drain(descriptor)
-            if descriptor == self._bell:
+            if descriptor == self._interrupts.fileno():
                 interrupted = True
             elif descriptor == self._own:
                 called = True
             else:
-                poked = True
-        return poked, interrupted, called
+                woken = True
+        return woken, interrupted, called
 
     def interrupt(self) -> None:
         """End the current wait, or the next one. Any thread or signal handler may call it."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._bell_rope, b"\0")
+        self._interrupts.wake()
 
 
 def _drain(descriptor: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 
+from ...pauses import doubled
+
 FIRST, LONGEST = 0.1, 30.0
 QUICK = 1.0
 """Seconds; a child that ended sooner after it was ready died quickly."""
@@ -36,8 +38,8 @@ class RestartBackoff:
             return
         self.failures += 1
         self.since = time.monotonic()
-        doubled = self.failures - (1 if lived is None else 2)
-        self.until = self.since + (min(longest, FIRST * 2.0**doubled) if doubled >= 0 else 0.0)
+        times = self.failures - (1 if lived is None else 2)
+        self.until = self.since + (doubled(FIRST, times, longest) if times >= 0 else 0.0)
 
     def reset(self) -> None:
         """Reset it: a child has lived long enough."""

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import selectors
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterable
 
+from ...timers import Callback, Timer, Timers
+
 logger = logging.getLogger("jobs.supervisor")
-
-Callback = Callable[[], None]
-
-
-class Timer:
-    """A callback to be called once, at a given time, unless it is cancelled."""
-
-    __slots__ = ("at", "callback")
-
-    def __init__(self, at: float, callback: Callback) -> None:
-        self.at = at
-        self.callback: Callback | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
 
 
 class Loop:
@@ -34,8 +18,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = itertools.count()
+        self._timers = Timers()
         self._stopped = False
         self._signals: socket.socket | None = None
 
@@ -53,9 +36,7 @@ class Loop:
 
     def after(self, seconds: float, callback: Callback) -> Timer:
         """Call `callback` once, after `seconds`."""
-        timer = Timer(time.monotonic() + max(0.0, seconds), callback)
-        heapq.heappush(self._timers, (timer.at, next(self._order), timer))
-        return timer
+        return self._timers.after(seconds, callback)
 
     def on_signals(self, numbers: Iterable[int], callback: Callable[[int], None]) -> None:
         """Call `callback` with the number of each signal that arrives, outside of any handler."""
@@ -80,27 +61,16 @@ class Loop:
     def run(self) -> None:
         """Wait and call until `stop`."""
         while not self._stopped:
-            self._run_due()
+            for callback in self._timers.due():
+                _guarded(callback)
             if self._stopped:
                 return
-            for key, _ in self._selector.select(self._pause()):
+            for key, _ in self._selector.select(self._timers.pause()):
                 if key.fd in self._selector.get_map() and self._selector.get_key(key.fd).data is key.data:
                     _guarded(key.data)  # unless an earlier callback closed it, or opened another one with its number
 
     def close(self) -> None:
         self._selector.close()
-
-    def _run_due(self) -> None:
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)[2]
-            if timer.callback is not None:
-                _guarded(timer.callback)
-
-    def _pause(self) -> float | None:
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
-        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
 
 def _guarded(callback: Callback) -> None:

@@ -40,10 +40,7 @@ def live(order):
         os.dup2(log, descriptor)
     os.chdir(order["directory"])
     os.environ.update(order["environment"])
-    points = failpoints.parse(os.environ.get("JOBS_FAILPOINT", ""))
-    for module in list(sys.modules.values()):
-        if vars(module).get("failpoint") is failpoints._none and module is not failpoints:
-            module.failpoint = points
+    failpoints.arm(os.environ.get("JOBS_FAILPOINT", ""))
     broker.tell_ready = lambda server: os.write(told, b"ready %d\\n" % order["number"])
     return broker.main()
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from jobs_core import Config
+from jobs_core.backend_kit import is_loopback, read_url, redact, sqlite_url, url_scheme
 from jobs_core.errors import BackendError, ConfigError
-from jobs_core.urls import of_sqlite, read, redact, scheme
 
 from .. import url
 from .ipc import private_directory
@@ -36,7 +36,7 @@ def settings(config: Config) -> Settings:
         raise ConfigError(f"broker.keys: there is no broker.key_secret in {keys}: `jobsctl broker keygen` creates it")
     listen = broker.listen
     if not listen:
-        if scheme(config.backend or "") not in ("zmq+tcp", "zmq+ipc"):
+        if url_scheme(config.backend or "") not in ("zmq+tcp", "zmq+ipc"):
             raise ConfigError('broker.listen: give an address, or set backend = "zmq+tcp://127.0.0.1:7788", as its clients do')
         listen = [str(config.backend).partition("?")[0]]
     store = broker.store
@@ -46,8 +46,8 @@ def settings(config: Config) -> Settings:
             private_directory(run_dir) if not run_dir.exists() else None
         except BackendError as error:
             raise ConfigError(f"run_dir: {error}") from None
-        store = of_sqlite(run_dir / "broker.db")
-    if scheme(store) != "sqlite":
+        store = sqlite_url(run_dir / "broker.db")
+    if url_scheme(store) != "sqlite":
         raise ConfigError("broker.store: expected a SQLite URL, sqlite:///broker.db")
     endpoints = [_endpoint(where, base, encrypted=keys is not None) for where in listen]
     return Settings(store=store, listen=endpoints, keys=keys, base_dir=base, min_free=int(broker.min_free))
@@ -57,7 +57,7 @@ def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
     """Convert a URL to a ZeroMQ endpoint; raise ConfigError, also for an address on the network without encryption."""
     shown = f"broker.listen: {redact(where)}"
     try:
-        parts = read(where, ())
+        parts = read_url(where, ())
         if parts.scheme == "zmq+ipc":
             return url.ipc_endpoint(shown, parts.location, base)
     except BackendError as error:
@@ -65,14 +65,14 @@ def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
     host, port = url.host_and_port(parts.hosts)
     if parts.scheme != "zmq+tcp" or not host or port is None or parts.user or parts.password or parts.path:
         raise ConfigError(f"{shown}: expected zmq+tcp://127.0.0.1:7788, or zmq+ipc:///path/of/a/socket")
-    if not encrypted and not url.is_loopback(host):
+    if not encrypted and not is_loopback(host):
         raise ConfigError(
             f"{shown} can be reached from other machines: this needs keys. "
             'Make them with `jobsctl broker keygen`, and set broker.keys = "keys"'
         )
     if host == "localhost":
         host = "127.0.0.1"
-    return url.tcp_endpoint(host, port or url.DEFAULT_PORT)
+    return url.tcp_endpoint(host, port)
 
 
 def serve(config: Config, ready: Callable[[Server], None] = lambda server: None) -> None:

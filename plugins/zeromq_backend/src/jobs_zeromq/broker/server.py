@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -13,10 +12,10 @@ from typing import Any
 import zmq
 from msgspec import Struct
 
+from jobs_core.backend_kit import SelfPipe, new_token
 from jobs_core.backends.base import BackendOptions
-from jobs_core.backends.sqlite import housekeeping, views
+from jobs_core.backends.sqlite.engine import housekeeping, views
 from jobs_core.errors import BackendError, QueueFull
-from jobs_core.ids import new_token
 
 from .. import protocol as p
 from .. import sockets
@@ -82,8 +81,7 @@ class Server:
         self._began = time.monotonic()
         self._next_round = self._next_sweep = 0.0
         self._stopping = False
-        self._bell, self._rope = os.pipe()
-        os.set_blocking(self._rope, False)
+        self._stop_requests = SelfPipe()
         self.epoch = new_token()
 
     # -- beginning and end -----------------------------------------------------------------------
@@ -103,10 +101,7 @@ class Server:
         if listener is not None:
             listener.close()
         self._store.close()
-        for descriptor in (self._bell, self._rope):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._bell = self._rope = -1
+        self._stop_requests.close()
 
     @property
     def listener(self) -> Listener:
@@ -116,15 +111,15 @@ class Server:
     def stop(self) -> None:
         """Make `run` return when the present requests are answered."""
         self._stopping = True
-        with contextlib.suppress(OSError):  # it is already awake
-            os.write(self._rope, b"\0")
+        self._stop_requests.wake()
 
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until stopped. Raises BackendError when the store disappears while it serves."""
         listener = self.listener
-        watched: list[tuple[Any, int]] = [(socket, zmq.POLLIN) for socket in (listener.socket, listener.monitor, self._bell)]
+        sources = (listener.socket, listener.monitor, self._stop_requests.fileno())
+        watched: list[tuple[Any, int]] = [(source, zmq.POLLIN) for source in sources]
         if listener.authenticator is not None:
             watched.append((listener.authenticator.socket, zmq.POLLIN))
         while not self._stopping:
@@ -233,7 +228,7 @@ class Server:
         for one in asked:
             self._serve_later(one, is_last=last.get(one.sender) is one)
         if any(one.verb is p.HOUSEKEEP for one in work):
-            self._give_back_space()
+            self._shrink_store()
         self._transactions.news.update(neglected)
         self._tell_news()
 
@@ -309,12 +304,12 @@ class Server:
     def _give(self, answer: Answered) -> None:
         """Send reserved jobs; if their worker is gone, release them at once, because no other request would return them."""
         if not self._reply(answer) and answer.kind is p.OK:
-            self._transactions.give_back(answer)
+            self._transactions.release_reserved(answer)
 
-    def _give_back_space(self) -> None:
+    def _shrink_store(self) -> None:
         try:
             with self._store.reading() as db:
-                housekeeping.give_back_space(db)
+                housekeeping.shrink(db)
         except BackendError as error:
             logger.warning("%s", error)
 
@@ -325,7 +320,7 @@ class Server:
         share = 1
         while self._transactions.news or self._takers:
             news, self._transactions.news = self._transactions.news, set()
-            self._store.poke(news)
+            self._store.wake(news)
             for topic in self._with_work(self._waiting.waited_for(news)):
                 for _ in range(share):
                     self._waiting.wake(topic)

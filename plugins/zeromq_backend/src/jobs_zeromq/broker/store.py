@@ -8,9 +8,7 @@ import os
 import sqlite3
 
 from jobs_core.backends.base import BackendOptions
-from jobs_core.backends.sqlite import owners
-from jobs_core.backends.sqlite.backend import parse_url
-from jobs_core.backends.sqlite.connection import Connection, Transaction
+from jobs_core.backends.sqlite.engine import Connection, Transaction, owners, parse_url
 from jobs_core.errors import BackendError, QueueFull
 
 MIN_FREE = 32 * 2**20
@@ -70,17 +68,17 @@ class Store:
     def transaction(self) -> Transaction:
         """Return a write transaction, which survives this process; and the machine, once `sync` has returned.
 
-        `poke` wakes workers for the topics in its `wake`.
+        `wake` wakes workers for the topics in its `wake`.
         """
-        return self._connection.transaction(durable=False, pokes=False)
+        return self._connection.transaction(durable=False, wakes=False)
 
     def sync(self) -> None:
         """Sync the commits to the disk; raise BackendUnavailable."""
         self._connection.sync()
 
-    def poke(self, topics: set[str]) -> None:
+    def wake(self, topics: set[str]) -> None:
         """Wake other processes that wait for these topics on the file itself, beside the broker's clients."""
-        self._connection.poke(topics)
+        self._connection.wake(topics)
 
     def get_ready(self) -> None:
         """Prepare, before the broker sleeps, what the next requests would have to wait for."""

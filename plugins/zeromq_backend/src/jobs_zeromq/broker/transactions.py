@@ -18,11 +18,10 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from jobs_core.backend_kit import failpoint
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
-from jobs_core.backends.sqlite import housekeeping, operators, owners, requests, settling, views
-from jobs_core.backends.sqlite.connection import Transaction
+from jobs_core.backends.sqlite.engine import Transaction, housekeeping, operators, owners, requests, settling, views
 from jobs_core.errors import BackendError
-from jobs_core.failpoints import failpoint
 
 from .. import protocol as p
 from .batching import batches
@@ -98,7 +97,7 @@ class Transactions:
             return [refusal(answer.to, error) for answer in answers]
         return answers
 
-    def give_back(self, answer: Answered) -> None:
+    def release_reserved(self, answer: Answered) -> None:
         """Release the jobs that a reserve took for a worker that is gone."""
         one = answer.to
         jobs = p.RESERVE.decode_answer(answer.body)
