@@ -30,7 +30,6 @@ SOURCES = sorted(
     if not {"tests", ".venv", "build"} & set(path.relative_to(ROOT).parts)
 )
 PLUGINS = sorted({path.relative_to(ROOT).parts[1] for path in SOURCES})
-IN_PROGRESS: set[str] = {"redis_backend", "rabbitmq_backend"}
 
 
 def used(source: str) -> Iterator[tuple[str, str]]:
@@ -54,7 +53,7 @@ def _taken(module: str, name: str) -> tuple[str, str]:
     return (f"{module}.{name}", "") if is_module else (module, name)
 
 
-@pytest.mark.parametrize("plugin", [name for name in PLUGINS if name not in IN_PROGRESS])
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_a_plugin_imports_only_what_is_published(plugin):
     allowed = PUBLISHED | ({ENGINE} if plugin == "zeromq_backend" else set())
     wrong = [

@@ -12,6 +12,7 @@ from ..escapes import json as json_for_terminal
 from ..escapes import one_line
 from ..failpoints import failpoint, with_failpoints
 from ..ids import new_id, new_token
+from ..message import unsigned
 from ..pauses import doubled
 from ..timers import Timer, Timers
 from ..units import MAX_SECONDS, count
@@ -48,6 +49,7 @@ __all__ = [
     # Messages of other programs
     "Envelope",
     "peek",
+    "unsigned",
     # Text
     "count",
     "json_for_terminal",

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from ..message import MAX_ID, Priority, Seconds, UniqueKey, unsigned
+from ..message import MAX_ID, Priority, Seconds, UniqueKey
 
 
 class Envelope(Struct):
@@ -24,12 +24,12 @@ class Envelope(Struct):
 _decode = msgspec.json.Decoder(Envelope).decode
 
 
-def peek(payload: bytes) -> Envelope | None:
-    """Return these fields of a payload, signed or not; None if it is not an envelope that a worker could read.
+def peek(body: bytes) -> Envelope | None:
+    """Return these fields of a payload without its signature line; None if it is no envelope that a worker could read.
 
-    The signature is not verified. Where `BackendOptions.verify` is set, pass the body that it returns.
+    Where `BackendOptions.verify` is set, pass the body that it returns, else what `unsigned` returns.
     """
     try:
-        return _decode(unsigned(payload))
+        return _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -22,10 +22,12 @@ SCHEMES = ("amqp", "amqps")
 
 
 def _create(url: str, options: BackendOptions) -> Backend:
+    from jobs_core.backend_kit import with_failpoints
+
     from .backend import RabbitMQBackend
     from .url import parse
 
-    return RabbitMQBackend(parse(url), options)
+    return with_failpoints(RabbitMQBackend(parse(url), options))
 
 
 @hookimpl

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
+from jobs_core.backend_kit import is_loopback
 from jobs_core.backends.base import BackendOptions
 
 from .topology import OWN_CONSUMER_TIMEOUT, version
@@ -56,16 +56,9 @@ def _queues(target: Target) -> Iterator[str]:
 
 
 def _access(target: Target) -> Iterator[str]:
-    if all(_is_local(host) for host, _ in target.addresses):
+    if all(is_loopback(host) for host, _ in target.addresses):
         return
     if target.tls is None:
         yield "RabbitMQ is reached over the network without TLS: passwords and jobs can be read in transit; use amqps://…"
     if target.username == "guest":
         yield "RabbitMQ is reached over the network as guest: give jobs a user of its own, docs/rabbitmq.md says how"
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -9,11 +9,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from jobs_core.backend_kit import count, left
 from jobs_core.backends.base import Answer, BackendOptions, Delivery, Heartbeat, Outcome, Outgoing, Settlement
-from jobs_core.deadline import left
 from jobs_core.errors import BackendError, BackendUnavailable, NotSupported, QueueFull
-from jobs_core.failpoints import failpoint
-from jobs_core.units import count
 
 from .consumer import Consumer
 from .errors import NOT_FOUND, reply_code
@@ -156,12 +154,10 @@ class RabbitMQBackend(RabbitMQOperations):
         self._topology.need({message.topic for message in messages})
         if any(message.delay > 0 for message in messages):
             self._topology.need_ladder()
-        failpoint("push.before_commit")
         confirmed = self._pushes.setdefault(request, set())
         while len(self._pushes) > REMEMBERED_PUSHES:
             self._pushes.popitem(last=False)
         self._publish([self._post(message) for message in messages if message.id not in confirmed], confirmed)
-        failpoint("push.after_commit")
         return {}
 
     def _post(self, message: Outgoing) -> Post:
@@ -233,7 +229,6 @@ class RabbitMQBackend(RabbitMQOperations):
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         consumer = self._taking()
         self._loop.look()
-        failpoint("reserve.before_commit")
         again, tokens = self._reserved
         if again == request:
             return [delivery(self._unacked.held[token]) for token in tokens if token in self._unacked.held]
@@ -254,7 +249,6 @@ class RabbitMQBackend(RabbitMQOperations):
         deliveries = self._unacked.hand_out(messages)
         self._reserved = request, [message.token for message in messages if message.token]
         self._expected -= len(deliveries)
-        failpoint("reserve.after_commit")
         return deliveries
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
@@ -433,7 +427,6 @@ class RabbitMQBackend(RabbitMQOperations):
             return []
         self._loop.look()  # acknowledgements are not confirmed, so a closed connection has to be noticed before
         consumer = self._taking()
-        failpoint("settle.before_commit")
         if self._settled[0] != request:
             self._settled = request, set()
         done_before = set(self._settled[1])
@@ -473,7 +466,6 @@ class RabbitMQBackend(RabbitMQOperations):
             self._acknowledge(consumer, [message for message, _ in copied])
             for message, _ in copied:
                 consumer.put_back(self._unacked.twins(message))
-        failpoint("settle.after_commit")
         return answers
 
     def _acknowledge(self, consumer: Consumer, messages: list[BrokerMessage]) -> None:
@@ -487,10 +479,8 @@ class RabbitMQBackend(RabbitMQOperations):
     # -- the lease: the connection ----------------------------------------------------------------------
 
     def heartbeat(self) -> Heartbeat:
-        failpoint("heartbeat.before_commit")
         self._taking()
         self._loop.look()
-        failpoint("heartbeat.after_commit")
         return Heartbeat()
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:

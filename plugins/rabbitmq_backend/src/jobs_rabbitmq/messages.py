@@ -21,14 +21,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
-from msgspec import Meta, Struct
 from pika.spec import BasicProperties
 
+from jobs_core.backend_kit import new_id, peek, unsigned
 from jobs_core.backends.base import KEPT_ERRORS, Outgoing
-from jobs_core.ids import new_id
 
 from .transport.frames import OURS, PERSISTENT, Plain
 
@@ -145,27 +143,10 @@ def _count(headers: Mapping[str, Any], name: str) -> int:
     return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
 
 
-class _Envelope(Struct):
-    """The fields of a foreign message on which a queue acts; the worker that runs the job checks the whole envelope."""
-
-    v: int
-    topic: str
-    id: Annotated[str, Meta(max_length=128)] = ""
-    priority: Annotated[int, Meta(ge=0, le=9)] = 0
-    delay: Annotated[float, Meta(ge=0)] | None = None
-
-
-_decode = msgspec.json.Decoder(_Envelope).decode
-
-
 def wishes(message: BrokerMessage) -> tuple[str, int, float]:
     """Return id, priority and delay of a foreign message, from its properties or its envelope."""
-    body = message.body
-    if body.startswith(b"jobs1."):
-        body = body.partition(b"\n")[2]
-    try:
-        envelope = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    envelope = peek(unsigned(message.body))
+    if envelope is None:
         return message.id, message.priority, 0.0
     job_id = message.properties.message_id or envelope.id or message.id
     return job_id, message.priority or envelope.priority, envelope.delay or 0.0

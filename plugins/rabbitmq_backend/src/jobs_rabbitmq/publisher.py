@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from pika.exceptions import AMQPError, ChannelClosedByClient
 from pika.spec import BasicProperties
 
+from jobs_core.backend_kit import count
 from jobs_core.errors import BackendUnavailable, QueueFull
-from jobs_core.units import count
 
 from .errors import translated
 from .transport.loop import Loop

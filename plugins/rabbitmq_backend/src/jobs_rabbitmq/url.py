@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
 from pika import ConnectionParameters, PlainCredentials, SSLOptions
 
-from jobs_core.errors import BackendError
-from jobs_core.units import seconds
-from jobs_core.urls import number, read, redact
+from jobs_core.backend_kit import Address, Url, read_url
 
 CONNECT_TIMEOUT = 5.0
 """Longest time, in seconds, that one node may take to accept a connection."""
@@ -20,10 +17,8 @@ HEARTBEAT = 15
 """Seconds; a connection that carries nothing for about twice as long counts as dead at both ends."""
 
 _PORT, _TLS_PORT = 5672, 5671
-_FORM = "amqp[s]://[user:password@]host[:port][,host[:port]…][/vhost][?prefix=…&queues=classic]"
+_FORM = "The form: amqp[s]://[user:password@]host[:port][,host[:port]…][/vhost][?prefix=…&queues=classic]"
 _PARAMETERS = frozenset({"prefix", "queues", "heartbeat", "consumer_timeout", "ca", "cert", "key"})
-
-Address = tuple[str, int]
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -61,66 +56,29 @@ class Target(Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Target:
     """Parse a URL; raise BackendError that shows the form."""
-    try:
-        parts = read(url, _PARAMETERS)
-    except BackendError as error:
-        raise BackendError(f"{error}. The form: {_FORM}") from None
-    secure, parameters = parts.scheme == "amqps", parts.parameters
-    queues = parameters.get("queues", "quorum")
-    if queues not in ("quorum", "classic"):
-        raise _wrong(url, f"queues={queues}: expected quorum or classic")
-    heartbeat = _duration(url, "heartbeat", parameters)
-    if heartbeat is not None and not 1 <= heartbeat <= 3600:
-        raise _wrong(url, f"heartbeat={parameters['heartbeat']}: expected 1 to 3600 seconds")
+    parts = read_url(url, _PARAMETERS, _FORM)
+    secure = parts.scheme == "amqps"
     return Target(
-        shown=redact(url),
-        addresses=_addresses(url, parts.hosts or "localhost", _TLS_PORT if secure else _PORT),
+        shown=parts.shown,
+        addresses=parts.addresses(_TLS_PORT if secure else _PORT, "localhost"),
         vhost=parts.path or "/",
         username=parts.user or "guest",
         password="guest" if parts.password is None else parts.password,
-        tls=_tls(url, parameters) if secure else None,
-        prefix=parameters.get("prefix"),
-        queues="classic" if queues == "classic" else "quorum",
-        heartbeat=round(heartbeat or HEARTBEAT),
-        consumer_timeout=_duration(url, "consumer_timeout", parameters),
+        tls=_tls(parts) if secure else None,
+        prefix=parts.parameters.get("prefix"),
+        queues="classic" if parts.choice("queues", "quorum", "classic") == "classic" else "quorum",
+        heartbeat=round(parts.duration("heartbeat", 1, 3600) or HEARTBEAT),
+        consumer_timeout=parts.duration("consumer_timeout"),
     )
 
 
-def _tls(url: str, parameters: Mapping[str, str]) -> ssl.SSLContext:
+def _tls(parts: Url) -> ssl.SSLContext:
     """Return the TLS options. Certificates are always verified, against the system's authorities or those in the file `ca`."""
+    parameters = parts.parameters
     try:
         context = ssl.create_default_context(cafile=parameters.get("ca"))
         if "cert" in parameters:
             context.load_cert_chain(parameters["cert"], parameters.get("key"))
     except OSError as error:
-        raise _wrong(url, f"ca, cert or key cannot be read: {error}") from None
+        raise parts.wrong(f"ca, cert or key cannot be read: {error}") from None
     return context
-
-
-def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
-    found = []
-    for part in hosts.split(","):
-        host, colon, given = part.rpartition(":") if not part.endswith("]") else (part, "", "")
-        if not colon:
-            host, given = part, str(port)
-        if not host:
-            raise _wrong(url, "the host is missing")
-        port_number = number(given)
-        if port_number is None or not 0 < port_number < 65536:
-            raise _wrong(url, "the port is not a number from 1 to 65535")  # which may be a part of the password
-        found.append((host.strip("[]"), port_number))
-    return tuple(found)
-
-
-def _duration(url: str, name: str, parameters: Mapping[str, str]) -> float | None:
-    text = parameters.get(name)
-    if text is None:
-        return None
-    try:
-        return float(seconds(float(text) if text.replace(".", "", 1).isdigit() else text))
-    except ValueError as error:
-        raise _wrong(url, f"{name}: {error}") from None
-
-
-def _wrong(url: str, why: str) -> BackendError:
-    return BackendError(f"{redact(url)}: {why}. The form: {_FORM}")

@@ -21,16 +21,18 @@ SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
 
 
 def _create(url: str, options: BackendOptions) -> Backend:
+    from jobs_core.backend_kit import with_failpoints
+
     from .url import parse
 
     target = parse(url)
     if target.kind == "cluster":
         from .cluster import RedisClusterBackend
 
-        return RedisClusterBackend(target, options)
+        return with_failpoints(RedisClusterBackend(target, options))
     from .backend import RedisBackend
 
-    return RedisBackend(target, options)
+    return with_failpoints(RedisBackend(target, options), {"_reserve_when_woken": "reserve"})
 
 
 @hookimpl

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
+from jobs_core.backend_kit import is_loopback
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from .transport.link import Link
@@ -67,7 +67,7 @@ def _memory(link: Link) -> Iterator[str]:
 
 
 def _access(target: Target, link: Link) -> Iterator[str]:
-    if target.kind == "unix" or all(_is_local(host) for host, _ in target.addresses):
+    if target.kind == "unix" or all(is_loopback(host) for host, _ in target.addresses):
         return
     user = _ask(link, "ACL", "WHOAMI")
     if user == b"default":
@@ -77,13 +77,6 @@ def _access(target: Target, link: Link) -> Iterator[str]:
         )
     if target.tls is None:
         yield "Redis is reached over the network without TLS: passwords and jobs can be read in transit; use rediss://…"
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _info(link: Link, section: str) -> dict[str, str]:

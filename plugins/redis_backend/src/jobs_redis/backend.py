@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
+from jobs_core.backend_kit import count, new_token
 from jobs_core.backends.base import (
     FEATURES,
     Answer,
@@ -20,9 +21,6 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.errors import BackendError, BackendUnavailable
-from jobs_core.failpoints import failpoint
-from jobs_core.ids import new_token
-from jobs_core.units import count
 
 from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
 from .inletwatch import InletWatch
@@ -31,7 +29,7 @@ from .scripts import ScriptCall
 from .store import Reserved, Store, in_parts
 from .transport.link import Link, connector
 from .url import Target
-from .waiting import Line, Waiter
+from .waiting import BlockingWait, Waiter
 
 REPLICATION_TIMEOUT = 2.0
 """Seconds that a push waits for replicas; shorter than a command may take."""
@@ -71,26 +69,21 @@ class RedisBackend(RedisOperations, BindsKeys):
         if owner and self._link.connected:
             with contextlib.suppress(BackendError):
                 self._store.release(owner, (), b"", crash=False)
-                self._hand_tokens_on()
+                self._return_tokens()
         self._waiting.disconnect()
         self._link.disconnect()
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         if not messages:
             return {}
-        failpoint("push.before_commit")
         conflicts = self._store.push(messages, request)
         if self._target.replicas:
             with in_parts(True):
                 self._until_replicated()
-        failpoint("push.after_commit")
         return conflicts
 
     def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        failpoint("push.before_commit")
-        conflicts = self._store.push_loosely(messages, request)
-        failpoint("push.after_commit")
-        return conflicts
+        return self._store.push_loosely(messages, request)
 
     def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         taken_over = self._store.bind(messages)
@@ -109,9 +102,7 @@ class RedisBackend(RedisOperations, BindsKeys):
             )
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        failpoint("reserve.before_commit")
         reserved = self._store.reserve(self._owner, topics, limit, request)
-        failpoint("reserve.after_commit")
         return self._taken(topics, limit, reserved)
 
     def _taken(self, topics: Sequence[str], limit: int, reserved: Reserved) -> list[Delivery]:
@@ -141,7 +132,7 @@ class RedisBackend(RedisOperations, BindsKeys):
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         if not topics:
-            self._hand_tokens_on()
+            self._return_tokens()
             self._waiter.interrupted(timeout)
             return False
         deadline = time.monotonic() + timeout
@@ -154,24 +145,24 @@ class RedisBackend(RedisOperations, BindsKeys):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            woken, interrupted = self._sleep(self._line(topics), min(left, due, LONGEST_LOOK), exact=due < left)
+            woken, interrupted = self._sleep(self._blocking_wait(topics), min(left, due, LONGEST_LOOK), exact=due < left)
             if woken:
                 return True
             if interrupted or (due >= left and time.monotonic() >= deadline):  # a change in the meantime would have woken us
                 return False
         return False
 
-    def _line(self, topics: Sequence[str], then: ScriptCall | None = None) -> Line:
+    def _blocking_wait(self, topics: Sequence[str], then: ScriptCall | None = None) -> BlockingWait:
         keys = self._store.keys
         tokens = [keys.wake(topic) for topic in topics]
-        return Line(self._waiting, tokens, keys.bell(self._owner), partial(self._store.ring, self._owner), then)
+        return BlockingWait(self._waiting, tokens, keys.bell(self._owner), partial(self._store.wake_owner, self._owner), then)
 
-    def _sleep(self, line: Line, timeout: float, *, exact: bool) -> tuple[bool, bool]:
+    def _sleep(self, wait: BlockingWait, timeout: float, *, exact: bool) -> tuple[bool, bool]:
         """Wait for the wake tokens of topics, and keep those that arrive.
 
         Returns whether any arrived, and whether the wait was interrupted.
         """
-        tokens, interrupted = self._waiter.wait([line], timeout, exact=exact)
+        tokens, interrupted = self._waiter.wait([wait], timeout, exact=exact)
         self._tokens.update(map(self._store.keys.woken, tokens))
         return bool(tokens), interrupted
 
@@ -189,20 +180,19 @@ class RedisBackend(RedisOperations, BindsKeys):
                 return self.reserve(topics, limit, request)
             self._forecast = Forecast.now(topics, due)
             self._tokens.difference_update(topics)
-        if timeout <= 0:
-            return []
-        failpoint("reserve.before_commit")
-        line = self._line(topics, self._store.reserving(self._owner, topics, limit, request))
+        return self._reserve_when_woken(topics, limit, request, timeout) if timeout > 0 else []
+
+    def _reserve_when_woken(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
+        wait = self._blocking_wait(topics, self._store.reserving(self._owner, topics, limit, request))
         pause = min(timeout, self._forecast.calm(topics))
-        self._sleep(line, pause, exact=self._forecast.until_due() <= pause)
-        reserved = self._store.reserved(self._owner, line.answer)
-        failpoint("reserve.after_commit")
+        self._sleep(wait, pause, exact=self._forecast.until_due() <= pause)
+        reserved = self._store.reserved(self._owner, wait.answer)
         return self._taken(topics, limit, reserved)
 
-    def _hand_tokens_on(self) -> None:
+    def _return_tokens(self) -> None:
         """Pass our wake-up on to another worker, because we cannot take jobs."""
         if self._tokens:
-            self._store.nudge(self._tokens)
+            self._store.return_wake_tokens(self._tokens)
             self._tokens.clear()
 
     def interrupt(self) -> None:
@@ -211,16 +201,10 @@ class RedisBackend(RedisOperations, BindsKeys):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         if not settlements:
             return []
-        failpoint("settle.before_commit")
-        answers = self._store.settle(self._owner, settlements, request)
-        failpoint("settle.after_commit")
-        return answers
+        return self._store.settle(self._owner, settlements, request)
 
     def heartbeat(self) -> Heartbeat:
-        failpoint("heartbeat.before_commit")
-        heartbeat = self._store.heartbeat(self._owner)
-        failpoint("heartbeat.after_commit")
-        return heartbeat
+        return self._store.heartbeat(self._owner)
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
         return self._store.release(owner, started, report, crash=len(started) == 1)

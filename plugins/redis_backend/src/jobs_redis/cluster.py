@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
+from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import (
     FEATURES,
     Answer,
@@ -30,8 +31,6 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.errors import BackendError
-from jobs_core.failpoints import failpoint
-from jobs_core.ids import new_token
 
 from . import advice
 from .errors import Moved
@@ -42,7 +41,7 @@ from .store import Store, in_parts
 from .transport.link import Link
 from .transport.slots import Nodes
 from .url import Target
-from .waiting import Line, Waiter
+from .waiting import BlockingWait, Waiter
 
 T = TypeVar("T")
 
@@ -135,7 +134,7 @@ class RedisClusterBackend(Backend):
                 for topic in self._joined:
                     self._store(topic).release(owner, (), b"", crash=False)
                 self._hub.release(owner, (), b"", crash=False)
-                self._hand_tokens_on()
+                self._return_tokens()
         for link in self._waiting.values():
             link.disconnect()
         self._waiting.clear()
@@ -147,17 +146,14 @@ class RedisClusterBackend(Backend):
         by_topic: dict[str, list[Outgoing]] = {}
         for message in messages:
             by_topic.setdefault(message.topic, []).append(message)
-        failpoint("push.before_commit")
         self._register(by_topic)
         conflicts: dict[str, str] = {}
         for n, (topic, part) in enumerate(by_topic.items()):
             with in_parts(n > 0):
                 conflicts |= self._store(topic).push(part, request)
-        failpoint("push.after_commit")
         return conflicts
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        failpoint("reserve.before_commit")
         self._renew()
         found: list[Delivery] = []
         for topic in topics:
@@ -169,13 +165,12 @@ class RedisClusterBackend(Backend):
             if reserved.inlets:
                 with contextlib.suppress(BackendError):
                     self._store(topic).admit(topic, new_token())
-        failpoint("reserve.after_commit")
         self._see(topics)
         return found
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         if not topics:
-            self._hand_tokens_on()
+            self._return_tokens()
             self._waiter.interrupted(timeout)
             return False
         deadline = time.monotonic() + timeout
@@ -186,8 +181,8 @@ class RedisClusterBackend(Backend):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            lines = {self._store(topic).keys.wake(topic): topic for topic in topics}
-            waiting = [self._line(topic) for topic in topics]
+            by_key = {self._store(topic).keys.wake(topic): topic for topic in topics}
+            waiting = [self._blocking_wait(topic) for topic in topics]
             pause = min(left, due, LONGEST_LOOK)
             try:
                 tokens, interrupted = self._waiter.wait(waiting, pause, exact=due < left)
@@ -195,7 +190,7 @@ class RedisClusterBackend(Backend):
                 self._nodes.forget()
                 continue
             if tokens:
-                self._tokens.update(lines[key] for key in tokens)
+                self._tokens.update(by_key[key] for key in tokens)
                 return True
             if interrupted or (due >= left and time.monotonic() >= deadline):  # a change in the meantime would have woken us
                 return False
@@ -210,7 +205,7 @@ class RedisClusterBackend(Backend):
             any_ready, first_due = any_ready or ready, min(first_due, due)
         return any_ready, first_due
 
-    def _line(self, topic: str) -> Line:
+    def _blocking_wait(self, topic: str) -> BlockingWait:
         """Return a connection for a topic: a command may block on the keys of one slot only."""
         store = self._store(topic)
         node = self._nodes.link(store.keys.base)
@@ -219,11 +214,13 @@ class RedisClusterBackend(Backend):
             if waiting is not None:
                 waiting.disconnect()
             waiting = self._waiting[topic] = self._nodes.new_link(store.keys.base)
-        return Line(waiting, [store.keys.wake(topic)], store.keys.bell(self._owner), partial(store.ring, self._owner))
+        return BlockingWait(
+            waiting, [store.keys.wake(topic)], store.keys.bell(self._owner), partial(store.wake_owner, self._owner)
+        )
 
-    def _hand_tokens_on(self) -> None:
+    def _return_tokens(self) -> None:
         for topic in list(self._tokens):
-            self._store(topic).nudge([topic])
+            self._store(topic).return_wake_tokens([topic])
             self._tokens.discard(topic)
 
     def interrupt(self) -> None:
@@ -233,20 +230,16 @@ class RedisClusterBackend(Backend):
         by_topic: dict[str, list[int]] = {}
         for n, settlement in enumerate(settlements):
             by_topic.setdefault(str(settlement.token).split(":", 2)[-1], []).append(n)
-        failpoint("settle.before_commit")
         answers = [Answer.STALE] * len(settlements)
         for topic, places in by_topic.items():
             # The core has pushed follow-ups before: they belong to topics of their own.
             part = [msgspec.structs.replace(settlements[n], followups=()) for n in places]
             for n, answer in zip(places, self._store(topic).settle(self._owner, part, request), strict=True):
                 answers[n] = answer
-        failpoint("settle.after_commit")
         return answers
 
     def heartbeat(self) -> Heartbeat:
-        failpoint("heartbeat.before_commit")
         told = [self._beat(store) for store in self._ours()]
-        failpoint("heartbeat.after_commit")
         return Heartbeat(
             cancelled=tuple(job_id for each in told for job_id in each.cancelled),
             forced=tuple(job_id for each in told for job_id in each.forced),

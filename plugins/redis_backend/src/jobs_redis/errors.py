@@ -8,9 +8,8 @@ import socket
 
 import redis.exceptions
 
+from jobs_core.backend_kit import Address
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
-
-from .url import Address
 
 _CODE = re.compile(
     r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS|UNKILLABLE|"

@@ -9,55 +9,28 @@ it to the dead letters with the reason. An entry that is larger than any message
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from jobs_core.backend_kit import new_id, peek, unsigned
 from jobs_core.backends.base import Outgoing
-from jobs_core.ids import new_id
-from jobs_core.message import Priority, Seconds, UniqueKey
 
 Verify = Callable[[bytes], bytes]
-
-
-class _Envelope(Struct):
-    """The fields on which a queue acts; the worker that runs the job reads, and checks, the whole envelope."""
-
-    v: int
-    topic: str
-    id: Annotated[str, Meta(max_length=128)] = ""
-    priority: Priority = 0
-    delay: Seconds | None = None
-    unique: UniqueKey | None = None
-
-
-_decode = msgspec.json.Decoder(_Envelope).decode
 
 
 def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoing:
     """Return the message for an entry of a topic's inlet; never raise."""
     try:
-        envelope = _envelope(topic, payload, verify)
+        envelope = peek(verify(payload) if verify is not None else unsigned(payload))
     except Exception:  # its author is unknown, and it must not stay at the inlet's head, whatever is wrong with it
+        envelope = None
+    if envelope is None or (verify is not None and envelope.topic != topic):  # or signed for another topic
         return Outgoing(new_id(), topic, payload)
     unique = envelope.unique
     if unique is not None:
-        unique = msgspec.structs.replace(unique, key=own_key(topic, unique.key))
+        unique = replace(unique, key=own_key(topic, unique.key))
     chosen = bool(envelope.id)
     return Outgoing(envelope.id or new_id(), topic, payload, envelope.priority, envelope.delay or 0.0, unique, chosen)
-
-
-def _envelope(topic: str, payload: bytes, verify: Verify | None) -> _Envelope:
-    """Return the envelope in an entry; raise for an entry that is none, or that the worker will refuse."""
-    if verify is not None:
-        body = verify(payload)
-    else:
-        body = payload.partition(b"\n")[2] if payload.startswith(b"jobs1.") else payload
-    envelope = _decode(body)
-    if verify is not None and envelope.topic != topic:
-        raise ValueError("signed for another topic")
-    return envelope
 
 
 def own_key(topic: str, key: str) -> str:

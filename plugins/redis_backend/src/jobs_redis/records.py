@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jobs_core import UniqueKey
+from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
-from jobs_core.message import UniqueKey
-from jobs_core.units import MAX_SECONDS
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from jobs_core.backend_kit import new_id
 from jobs_core.backends.base import (
     Answer,
     BackendOptions,
@@ -22,7 +23,6 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
-from jobs_core.ids import new_id
 
 from . import records, scripts
 from .inlet import outgoing
@@ -98,7 +98,7 @@ class Store:
     def heartbeat(self, owner: str) -> Heartbeat:
         answer = self._run(scripts.HEARTBEAT, owner, self._lease)
         if answer == 0:
-            raise lost(owner)
+            raise OwnerLost.of(owner)
         cancelled = tuple(job_id.decode() for job_id in answer if not job_id.endswith(FORCED))
         return Heartbeat(
             cancelled=cancelled,
@@ -201,14 +201,14 @@ class Store:
     def reserved(self, owner: str, found: Any) -> Reserved:
         """Return the reserved jobs from the script's answer. Raises OwnerLost."""
         if not found:
-            raise lost(owner)
+            raise OwnerLost.of(owner)
         due, *inlets = found[1]
         return Reserved(records.deliveries(found), _seconds(due), [topic.decode() for topic in inlets])
 
     def claim(self, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
         found = self._run(scripts.CLAIM, owner, request, self._lease, *job_ids)
         if not found:
-            raise lost(owner)
+            raise OwnerLost.of(owner)
         return records.deliveries(found)
 
     def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
@@ -223,12 +223,12 @@ class Store:
         ready, due, *inlets = self._run(scripts.LOOK, *topics)
         return bool(ready), _seconds(due), [topic.decode() for topic in inlets]
 
-    def nudge(self, topics: Collection[str]) -> None:
-        """Return wake tokens."""
+    def return_wake_tokens(self, topics: Collection[str]) -> None:
+        """Have other workers woken for these topics."""
         self._run(scripts.NUDGE, *topics)
 
-    def ring(self, owner: str) -> None:
-        """End the wait of this owner that watches its bell."""
+    def wake_owner(self, owner: str) -> None:
+        """End the wait of this owner."""
         self._run(scripts.RING, owner)
 
     def housekeep(self, limit: int) -> Housekept:
@@ -329,10 +329,6 @@ def in_parts(others: bool) -> Iterator[None]:
 def _seconds(due: int) -> float:
     """Convert a script's microseconds until the next due job; negative ones mean that there is none."""
     return float("inf") if due < 0 else due / 1e6
-
-
-def lost(owner: str) -> OwnerLost:
-    return OwnerLost(f"owner {owner} was released: its jobs went to other workers; open under a fresh owner id")
 
 
 def _conflicts(answer: bytes | None) -> Mapping[str, str]:

@@ -7,20 +7,17 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from jobs_core.errors import BackendError
-from jobs_core.urls import number, read, redact
+from jobs_core.backend_kit import Address, Url, read_url
 
 _PORT = 6379
 _SENTINEL_PORT = 26379
 _FORMS = (
-    "redis://[user:password@]host[:port][/db]  rediss://…  redis+unix:///path.sock[?db=0]  "
+    "Forms: redis://[user:password@]host[:port][/db]  rediss://…  redis+unix:///path.sock[?db=0]  "
     "redis+sentinel://[user:password@]host[:port],…/service[/db]  redis+cluster://[user:password@]host[:port],…"
 )
 _PARAMETERS = frozenset(
     {"prefix", "db", "tls", "ca", "cert", "key", "sentinel_username", "sentinel_password", "replicas"},
 )
-
-Address = tuple[str, int]
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -48,42 +45,60 @@ class Target(Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> Target:
     """Parse a URL; raise BackendError that shows the possible forms."""
-    try:
-        parts = read(url, _PARAMETERS)
-    except BackendError as error:
-        raise BackendError(f"{error}. Forms: {_FORMS}") from None
-    name, parameters, hosts, path = parts.scheme, parts.parameters, parts.hosts, parts.path or ""
-    facts: dict[str, Any] = {
-        "shown": redact(url),
-        "username": parts.user,
-        "password": parts.password,
-        "prefix": parameters.get("prefix"),
-        "replicas": _number(url, parameters.get("replicas", "0")),
-        "sentinel_username": parameters.get("sentinel_username"),
-        "sentinel_password": parameters.get("sentinel_password"),
-        "tls": _tls(parameters) if name == "rediss" or parameters.get("tls") == "yes" else None,
-    }
-    database = parameters.get("db", "0")
-    if name == "redis+unix":
-        if not path:
-            raise _wrong(url, "the path of the socket is missing")
-        return Target(kind="unix", path="/" + path, db=_number(url, database), **facts)
-    if name == "redis+cluster":
-        if path or database != "0":
-            raise _wrong(url, "a cluster has one database")
-        if facts["replicas"]:
-            raise _wrong(url, "replicas is for redis:// and redis+sentinel://")
-        return Target(kind="cluster", addresses=_addresses(url, hosts, _PORT), **facts)
-    if name == "redis+sentinel":
-        service, _, db = path.partition("/")
-        if not service:
-            raise _wrong(url, "the name of the service that the sentinels watch is missing")
-        addresses = _addresses(url, hosts, _SENTINEL_PORT)
-        return Target(kind="sentinel", addresses=addresses, service=service, db=_number(url, db or database), **facts)
-    (address, *more) = _addresses(url, hosts or "localhost", _PORT)
+    parts = read_url(url, _PARAMETERS, _FORMS)
+    place = _PLACES.get(parts.scheme, _server)(parts)
+    parameters = parts.parameters
+    return Target(
+        shown=parts.shown,
+        username=parts.user,
+        password=parts.password,
+        sentinel_username=parameters.get("sentinel_username"),
+        sentinel_password=parameters.get("sentinel_password"),
+        tls=_tls(parameters) if parts.scheme == "rediss" or parameters.get("tls") == "yes" else None,
+        prefix=parameters.get("prefix"),
+        replicas=_number(parts, parameters.get("replicas", "0")),
+        **place,
+    )
+
+
+def _server(parts: Url) -> dict[str, Any]:
+    (address, *more) = parts.addresses(_PORT, "localhost")
     if more:
-        raise _wrong(url, "several hosts are for redis+sentinel:// and redis+cluster://")
-    return Target(kind="server", addresses=(address,), db=_number(url, path or database), **facts)
+        raise parts.wrong("several hosts are for redis+sentinel:// and redis+cluster://")
+    return {"kind": "server", "addresses": (address,), "db": _database(parts, parts.path)}
+
+
+def _unix(parts: Url) -> dict[str, Any]:
+    if not parts.path:
+        raise parts.wrong("the path of the socket is missing")
+    return {"kind": "unix", "path": f"/{parts.path}", "db": _database(parts)}
+
+
+def _cluster(parts: Url) -> dict[str, Any]:
+    if parts.path or parts.parameters.get("db", "0") != "0":
+        raise parts.wrong("a cluster has one database")
+    if _number(parts, parts.parameters.get("replicas", "0")):
+        raise parts.wrong("replicas is for redis:// and redis+sentinel://")
+    return {"kind": "cluster", "addresses": parts.addresses(_PORT)}
+
+
+def _sentinel(parts: Url) -> dict[str, Any]:
+    service, _, database = (parts.path or "").partition("/")
+    if not service:
+        raise parts.wrong("the name of the service that the sentinels watch is missing")
+    addresses = parts.addresses(_SENTINEL_PORT)
+    return {"kind": "sentinel", "addresses": addresses, "service": service, "db": _database(parts, database)}
+
+
+_PLACES = {"redis+unix": _unix, "redis+cluster": _cluster, "redis+sentinel": _sentinel}
+
+
+def _database(parts: Url, in_path: str | None = None) -> int:
+    return _number(parts, in_path or parts.parameters.get("db", "0"))
+
+
+def _number(parts: Url, text: str) -> int:
+    return parts.integer(text, "the database, or replicas,")
 
 
 def _tls(parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -95,34 +110,3 @@ def _tls(parameters: Mapping[str, str]) -> dict[str, Any]:
         "ssl_certfile": parameters.get("cert"),
         "ssl_keyfile": parameters.get("key"),
     }
-
-
-def _addresses(url: str, hosts: str, port: int) -> tuple[Address, ...]:
-    found = []
-    for part in hosts.split(","):
-        host, colon, given = part.rpartition(":") if not part.endswith("]") else (part, "", "")
-        if not colon:
-            host, given = part, str(port)
-        if not host:
-            raise _wrong(url, "the host is missing")
-        found.append((host.strip("[]"), _port(url, given)))
-    return tuple(found)
-
-
-def _number(url: str, text: str) -> int:
-    found = number(text)
-    if found is None:
-        shown = repr(text) if redact(url) == url else "the database, or replicas,"  # or a part of the password
-        raise _wrong(url, f"{shown} is not a number")
-    return found
-
-
-def _port(url: str, text: str) -> int:
-    found = number(text)
-    if found is None or not 0 < found < 65536:
-        raise _wrong(url, "the port is not a number from 1 to 65535")
-    return found
-
-
-def _wrong(url: str, why: str) -> BackendError:
-    return BackendError(f"{redact(url)}: {why}. Forms: {_FORMS}")

@@ -7,9 +7,8 @@ import os
 import socket
 import ssl
 
-from jobs_core.deadline import addresses
+from jobs_core.backend_kit import Address, addresses
 
-from ..url import Address
 from .loop import Loop
 
 

@@ -1,18 +1,15 @@
-"""The loop that one thread turns while it waits: sockets, timers, and a bell that any thread may ring."""
+"""The loop that one thread turns while it waits: sockets, timers, and interrupts from any thread."""
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
-import os
 import select
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
-from jobs_core.deadline import left as left_of
+from jobs_core.backend_kit import SelfPipe, Timer, Timers
+from jobs_core.backend_kit import left as left_of
 
 from . import calls
 from .gil import LongHolds
@@ -45,18 +42,8 @@ class Stream(Protocol):
         """Write as much as there is room for, and a heartbeat if it is time for one."""
 
 
-class Timer:
-    """A call at a time to come."""
-
-    __slots__ = ("callback", "cancelled")
-
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self.callback = callback
-        self.cancelled = False
-
-
 class Loop:
-    """Sockets, timers and a bell. See the module.
+    """Sockets, timers and interrupts. See the module.
 
     One thread at a time, except for `interrupt`, which any thread and a signal handler may call.
     """
@@ -64,18 +51,12 @@ class Loop:
     def __init__(self) -> None:
         self.interrupted = False
         self.beside_jobs = False  # in a worker, whose jobs may hold the interpreter; only there may we tune the process
-        self._out, self._in = os.pipe()
-        for end in (self._out, self._in):
-            os.set_blocking(end, False)
-        # Closed with the last reference, not before: a late interrupt must not write into a descriptor that has been
-        # reused.
-        weakref.finalize(self, _close, self._out, self._in)
+        self._interrupts = SelfPipe()
         self._poll = select.poll()
-        self._poll.register(self._out, select.POLLIN)
+        self._poll.register(self._interrupts.fileno(), select.POLLIN)
         self._streams: dict[int, Stream] = {}
         self._writing: set[int] = set()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._numbers = itertools.count()
+        self._timers = Timers()
         self._gil = LongHolds()
 
     # -- members ----------------------------------------------------------------------------------------
@@ -91,14 +72,11 @@ class Loop:
             self._writing.discard(descriptor)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
-        timer = Timer(callback)
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._numbers), timer))
-        return timer
+        return self._timers.after(delay, callback)
 
     def interrupt(self) -> None:
         """End the current wait, or the next."""
-        with contextlib.suppress(BlockingIOError):  # it is full of interrupts
-            os.write(self._in, b"!")
+        self._interrupts.wake()
 
     def rest(self) -> None:
         """Note that no thread turns the loop for a while, or any more."""
@@ -159,15 +137,14 @@ class Loop:
         self.pulse()
         self._mark_writers()
         begin = time.monotonic()
-        if self._timers:
-            longest = min(longest, max(0.0, self._timers[0][0] - begin))
-        longest = min(longest, LONGEST_TURN)
+        pause = self._timers.pause()
+        longest = min(longest, LONGEST_TURN, longest if pause is None else pause)
         events = self._poll.poll(longest * 1000)
         if self.beside_jobs:
             self._gil.waited(begin + longest, time.monotonic())
         # Sockets come before timers: data that arrived while a job held the interpreter is not silence of the broker.
         for descriptor, event in events:
-            if descriptor == self._out:
+            if descriptor == self._interrupts.fileno():
                 self._hear()
                 continue
             stream = self._streams.get(descriptor)
@@ -178,11 +155,8 @@ class Loop:
         self._call_what_is_due()
 
     def _call_what_is_due(self) -> None:
-        now = time.monotonic()
-        while self._timers and (self._timers[0][0] <= now or self._timers[0][2].cancelled):
-            _, _, timer = heapq.heappop(self._timers)
-            if not timer.cancelled:
-                timer.callback()
+        for callback in self._timers.due():
+            callback()
 
     def _mark_writers(self) -> None:
         """Watch for room where data waits to be written."""
@@ -195,9 +169,4 @@ class Loop:
     def _hear(self) -> None:
         self.interrupted = True
         with contextlib.suppress(BlockingIOError):
-            calls.read(self._out, 4096)
-
-
-def _close(*ends: int) -> None:
-    for end in ends:
-        os.close(end)
+            calls.read(self._interrupts.fileno(), 4096)  # `clear` would release the interpreter, for which a job may not return

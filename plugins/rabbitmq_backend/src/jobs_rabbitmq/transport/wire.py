@@ -22,15 +22,15 @@ from pika.connection import Connection
 from pika.frame import Heartbeat
 from pika.spec import BasicProperties
 
-from jobs_core.deadline import left
+from jobs_core.backend_kit import Address, Timer, left
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from ..errors import translated
-from ..url import CONNECT_TIMEOUT, Address, Target
+from ..url import CONNECT_TIMEOUT, Target
 from . import calls
 from .connecting import dial
 from .frames import Reader, ack, content, publish_method
-from .loop import Loop, Timer
+from .loop import Loop
 
 logger = logging.getLogger("jobs.rabbitmq")
 logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
@@ -198,7 +198,7 @@ class Wire(Connection):
 
     def _adapter_remove_timeout(self, timeout_id: object) -> None:
         assert isinstance(timeout_id, Timer)
-        timeout_id.cancelled = True
+        timeout_id.cancel()
 
     def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
         self._loop.call_later(0.0, callback)

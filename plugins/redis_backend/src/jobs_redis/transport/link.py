@@ -13,12 +13,12 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.retry import Retry
 
-from jobs_core.deadline import addresses, left
+from jobs_core.backend_kit import Address, addresses, left
 from jobs_core.errors import BackendUnavailable
 
 from ..errors import loses_connection, translated
 from ..scripts import Script, ScriptCall
-from ..url import Address, Target
+from ..url import Target
 from .sentinels import Sentinels
 from .wire import Wire
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import redis
 from redis.connection import Connection
 
+from jobs_core.backend_kit import Address
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from ..errors import code, translated
-from ..url import Address
 
 
 class Sentinels:

@@ -7,11 +7,12 @@ from typing import Any
 
 from redis.crc import key_slot
 
+from jobs_core.backend_kit import Address
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from ..errors import Moved
 from ..scripts import Script
-from ..url import Address, Target
+from ..url import Target
 from .link import Link, connector
 
 

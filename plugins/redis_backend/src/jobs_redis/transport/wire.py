@@ -17,7 +17,7 @@ from typing import Any
 import hiredis
 import redis.exceptions
 
-from jobs_core.deadline import deadline
+from jobs_core.backend_kit import deadline
 
 NOTHING = object()
 """The result while no reply is complete."""
