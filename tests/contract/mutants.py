@@ -80,7 +80,7 @@ MUTANTS = [
     Mutant("paused topics are handed out", "store.py", "if topic in self.paused or limit <= 0:", "if limit <= 0:"),
     Mutant("due jobs wait for housekeeping", "store.py", "            self._ready_due(at.now, len(self._scheduled))\n", ""),
     Mutant("a released owner may reserve", "store.py",
-           '            raise OwnerLost(f"owner {owner_id} was released: its jobs went to other workers; open under a fresh owner id")',
+           '            raise OwnerLost.of(owner_id)',
            "            owner = self.owners[owner_id] = Owner(1e18)"),
     Mutant("topics are served in the order of names", "store.py", "for topic in topics:\n                taken", "for topic in sorted(topics):\n                taken"),
     # settle
@@ -106,7 +106,7 @@ MUTANTS = [
     Mutant("the history of errors grows", "records.py", "(*self.errors, error)[-KEPT_ERRORS:]", "(*self.errors, error)"),
     Mutant("the oldest errors are kept", "records.py", "(*self.errors, error)[-KEPT_ERRORS:]", "(*self.errors, error)[:KEPT_ERRORS]"),
     Mutant("dead letters are not limited", "store.py", "for _ in range(len(dead) - at.options.retention(job.topic).dead_max):", "for _ in ():"),
-    Mutant("ids are found by what is in them", "operations.py", "if each.startswith(prefix) and", "if prefix in each and"),
+    Mutant("ids are found by what is in them", "operators.py", "if each.startswith(prefix) and", "if prefix in each and"),
     # owners
     Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job)\n        self.changed.notify_all()\n        return len(owner.held)",
            "        self.changed.notify_all()\n        return len(owner.held)"),
@@ -125,14 +125,14 @@ MUTANTS = [
     Mutant("an interrupt before a wait is forgotten", "backend.py", "        self._interrupted = True\n", "        self._interrupted = bool(self.store.changed._waiters)\n"),
     Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),
     # operators
-    Mutant("resume wakes nobody", "operations.py", "            self.store.paused.discard(topic)\n            self.store.changed.notify_all()", "            self.store.paused.discard(topic)"),
-    Mutant("requeue wakes nobody", "operations.py", "                count += 1\n            self.store.changed.notify_all()", "                count += 1"),
-    Mutant("requeue keeps the attempts", "operations.py", "job.attempt = job.redeliveries = job.crashes = job.deferrals = 0", "pass"),
-    Mutant("purge takes every state", "operations.py", "if job.topic == topic and job.state is state)", "if job.topic == topic)"),
-    Mutant("discard takes running jobs", "operations.py", "if job.state in (State.READY, State.SCHEDULED)]", "if job.state is not State.DEAD]"),
-    Mutant("the oldest age is the newest", "operations.py", "max(0.0, now - min(since))", "max(0.0, now - max(since))"),
-    Mutant("due jobs count as scheduled", "operations.py", "Counter(State.READY if job.is_due(now) else job.state for job in jobs)", "Counter(job.state for job in jobs)"),
-    Mutant("dead letters are listed oldest first", "operations.py", "list(reversed(self.store.dead[topic].values()))", "list(self.store.dead[topic].values())"),
+    Mutant("resume wakes nobody", "operators.py", "            self.store.paused.discard(topic)\n            self.store.changed.notify_all()", "            self.store.paused.discard(topic)"),
+    Mutant("requeue wakes nobody", "operators.py", "                count += 1\n            self.store.changed.notify_all()", "                count += 1"),
+    Mutant("requeue keeps the attempts", "operators.py", "job.attempt = job.redeliveries = job.crashes = job.deferrals = 0", "pass"),
+    Mutant("purge takes every state", "operators.py", "if job.topic == topic and job.state is state)", "if job.topic == topic)"),
+    Mutant("discard takes running jobs", "operators.py", "if job.state in (State.READY, State.SCHEDULED)]", "if job.state is not State.DEAD]"),
+    Mutant("the oldest age is the newest", "operators.py", "max(0.0, now - min(since))", "max(0.0, now - max(since))"),
+    Mutant("due jobs count as scheduled", "operators.py", "Counter(State.READY if job.is_due(now) else job.state for job in jobs)", "Counter(job.state for job in jobs)"),
+    Mutant("dead letters are listed oldest first", "operators.py", "list(reversed(self.store.dead[topic].values()))", "list(self.store.dead[topic].values())"),
 ]  # fmt: skip  # a row a fault reads best
 
 

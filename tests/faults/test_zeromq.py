@@ -111,7 +111,7 @@ def test_a_wake_up_that_is_slower_than_a_wait_is_not_lost(broker, connect):
 
 def test_a_client_sees_a_dead_broker_within_two_heartbeats(broker, connect):
     """It then tries for a moment to reach a new broker before it reports the loss."""
-    from jobs_zeromq.link import RECONNECT
+    from jobs_zeromq.connection import RECONNECT
 
     waiting, asking = connect(broker.url, new_token()), connect(broker.url)
     broker.signal(signal.SIGSTOP)

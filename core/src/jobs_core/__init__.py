@@ -35,7 +35,7 @@ from .errors import (
 from .handle import JobHandle
 from .hookspecs import hookimpl
 from .injection import Injected, injected, provided_by, provides
-from .job import JobFunction, job
+from .job import Call, JobFunction, job
 from .message import Message, UniqueKey
 from .options import Backoff, Unique
 from .worker.context import JobContext, current_job
@@ -45,6 +45,7 @@ __version__ = "0.1.0"
 __all__ = [
     # Defining and enqueuing jobs
     "Backoff",
+    "Call",
     "Injected",
     "JobFunction",
     "JobHandle",

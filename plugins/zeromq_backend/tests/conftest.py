@@ -15,7 +15,7 @@ from jobs_core.backends.sqlite import owners
 from jobs_core.errors import BackendError
 from jobs_core.testing.services import PATIENCE, free_port
 from jobs_core.testing.services.broker import BrokerService
-from jobs_zeromq import link
+from jobs_zeromq import connection
 from jobs_zeromq.broker import transactions
 from jobs_zeromq.broker.server import Server, Settings
 
@@ -108,15 +108,15 @@ def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(transactions, "failpoint", visit)
     monkeypatch.setattr(owners, "begin_grace", lambda tx: None)
-    monkeypatch.setattr(link, "AGAIN", 2)
-    monkeypatch.setattr(link, "STAGGER", 0.0)
+    monkeypatch.setattr(connection, "AGAIN", 2)
+    monkeypatch.setattr(connection, "STAGGER", 0.0)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let clients wait for the next broker as long as a busy machine takes to start it. In production the core retries."""
-    monkeypatch.setattr(link, "RECONNECT", PATIENCE)
-    monkeypatch.setitem(link.Link.call.__kwdefaults__, "reconnect", PATIENCE)
+    monkeypatch.setattr(connection, "RECONNECT", PATIENCE)
+    monkeypatch.setitem(connection.BrokerConnection.call.__kwdefaults__, "reconnect", PATIENCE)
 
 
 @pytest.fixture

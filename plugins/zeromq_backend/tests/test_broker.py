@@ -27,7 +27,7 @@ from jobs_zeromq.broker.server import Server, Settings
 from jobs_zeromq.broker.store import Store
 from jobs_zeromq.broker.transactions import Transactions
 from jobs_zeromq.broker.waiting import Waiting
-from jobs_zeromq.link import Link
+from jobs_zeromq.connection import BrokerConnection
 
 from .raw import Raw
 
@@ -221,9 +221,9 @@ def test_what_was_handed_out_to_a_wait_that_had_ended_is_returned_by_its_request
     worker, producer = (ZeromqBackend(broker.url, BackendOptions()) for _ in range(2))
     worker.open("worker")
     producer.open(None)
-    answered = Link.call_later
+    answered = BrokerConnection.call_later
     # As if the wake-up had come a moment sooner:
-    monkeypatch.setattr(Link, "call_later", lambda *args: answered(*args) and None)
+    monkeypatch.setattr(BrokerConnection, "call_later", lambda *args: answered(*args) and None)
     try:
         producer.push([Outgoing(str(n), "t", b"x") for n in range(3)], new_token())
         assert [one.id for one in worker.reserve_next(["t"], 2, "request", 20.0)] == ["0", "1"]

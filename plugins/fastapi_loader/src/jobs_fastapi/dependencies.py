@@ -8,8 +8,7 @@ from typing import Annotated, Any, ParamSpec
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from jobs_core import App, JobFunction, JobHandle, current_app
-from jobs_core.job import Call
+from jobs_core import App, Call, JobFunction, JobHandle, current_app
 
 from .extension import extension_of
 

@@ -17,7 +17,7 @@ from .consumer import Consumer
 from .errors import NOT_FOUND, reply_code
 from .exceptional import RETRY_PAUSE, Exceptional
 from .messages import LEFT, BrokerMessage, fresh
-from .operations import RabbitMQOperations
+from .operators import RabbitMQOperatorCalls
 from .publisher import Post, Publisher
 from .republish import Republisher
 from .suspects import Suspects
@@ -56,7 +56,7 @@ CALM = 0.2
 REMEMBERED_PUSHES = 64
 
 
-class RabbitMQBackend(RabbitMQOperations):
+class RabbitMQBackend(RabbitMQOperatorCalls):
     """One virtual host. See the package."""
 
     name = "amqp"

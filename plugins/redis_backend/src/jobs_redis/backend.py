@@ -24,7 +24,7 @@ from jobs_core.errors import BackendError, BackendUnavailable
 
 from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
 from .inletwatch import InletWatch
-from .operations import RedisOperations
+from .operators import RedisOperatorCalls
 from .scripts import ScriptCall
 from .store import Reserved, Store, in_parts
 from .transport.link import Link, connector
@@ -35,7 +35,7 @@ REPLICATION_TIMEOUT = 2.0
 """Seconds that a push waits for replicas; shorter than a command may take."""
 
 
-class RedisBackend(RedisOperations, BindsKeys):
+class RedisBackend(RedisOperatorCalls, BindsKeys):
     """One store on one server. See the package."""
 
     name = "redis"

@@ -36,7 +36,7 @@ from . import advice
 from .errors import Moved
 from .forecast import LONGEST_LOOK
 from .inletwatch import InletWatch
-from .operations import followed
+from .operators import followed
 from .store import Store, in_parts
 from .transport.link import Link
 from .transport.slots import Nodes

@@ -20,12 +20,12 @@ from jobs_core.backends.base import (
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import protocol as p
-from .link import Link
-from .operations import ZeromqOperations
+from .connection import BrokerConnection
+from .operators import ZeromqOperatorCalls
 from .url import parse
 
 
-class ZeromqBackend(ZeromqOperations):
+class ZeromqBackend(ZeromqOperatorCalls):
     """One connection to a broker."""
 
     features = FEATURES - {"prefix"}  # a broker's store belongs to one application
@@ -37,29 +37,29 @@ class ZeromqBackend(ZeromqOperations):
         self._owner = ""
         self._settle_request = ""  # the last one
         self._retention: dict[str, tuple[float, int]] = {}  # the values that the broker has
-        self._open_link: Link | None = None
+        self._opened: BrokerConnection | None = None
 
     @property
-    def _link(self) -> Link:
-        if self._open_link is None:
+    def _connection(self) -> BrokerConnection:
+        if self._opened is None:
             raise BackendUnavailable(f"{self._address.shown} is not open")
-        return self._open_link
+        return self._opened
 
     def open(self, owner: str | None) -> None:
         self.close()
         try:
-            link = Link(self._address, self._hello)
+            connection = BrokerConnection(self._address, self._hello)
         except OSError as error:  # out of descriptors
             raise BackendUnavailable(f"the broker at {self._address.shown} cannot be reached: {error.strerror}") from None
         try:
             if owner:
-                link.call(p.OPEN, p.Owner(owner=owner))
+                connection.call(p.OPEN, p.Owner(owner=owner))
             else:
-                link.call(p.COUNTS, p.OfTopics(topics=[]))  # checks that a broker is there
+                connection.call(p.COUNTS, p.OfTopics(topics=[]))  # checks that a broker is there
         except BaseException:
-            link.close()
+            connection.close()
             raise
-        self._open_link, self._owner = link, owner or ""
+        self._opened, self._owner = connection, owner or ""
 
     def _hello(self) -> p.Hello:
         options = self._options
@@ -71,76 +71,78 @@ class ZeromqBackend(ZeromqOperations):
         )
 
     def close(self) -> None:
-        link, self._open_link = self._open_link, None
+        connection, self._opened = self._opened, None
         owner, self._owner = self._owner, ""
-        if link is None:
+        if connection is None:
             return
         if owner:
             with contextlib.suppress(BackendError):
-                link.call(p.CLOSE, p.Owner(owner=owner), reply=1.0, reconnect=0.5)
-        link.close()
+                connection.call(p.CLOSE, p.Owner(owner=owner), reply=1.0, reconnect=0.5)
+        connection.close()
 
     # -- jobs ------------------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        return self._link.call(p.PUSH, p.Push(request=request), messages)
+        return self._connection.call(p.PUSH, p.Push(request=request), messages)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         self._say_retention(topics)
         asked = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=limit)
-        return self._link.call(p.RESERVE, asked)
+        return self._connection.call(p.RESERVE, asked)
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
-        return self._link.call(p.CLAIM, p.Claim(owner=self._owner, request=request, ids=list(job_ids)))
+        return self._connection.call(p.CLAIM, p.Claim(owner=self._owner, request=request, ids=list(job_ids)))
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         if topics:
-            return self._link.wait(topics, timeout)
-        self._link.wait_no_longer()
-        self._link.sleep(timeout)
+            return self._connection.wait(topics, timeout)
+        self._connection.wait_no_longer()
+        self._connection.sleep(timeout)
         return False
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
         self._say_retention(topics)
         asked = p.Next(owner=self._owner, request=request, topics=list(topics), limit=limit, timeout=timeout)
-        deliveries = self._link.call_later(p.NEXT, asked, timeout)
+        deliveries = self._connection.call_later(p.NEXT, asked, timeout)
         if deliveries is not None:
             return deliveries
         # Repeated with limit 0: ends that request, and returns its result.
-        return self._link.call(p.RESERVE, p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0))
+        return self._connection.call(p.RESERVE, p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0))
 
     def interrupt(self) -> None:
-        link = self._open_link
-        if link is not None:
-            link.interrupt()
+        connection = self._opened
+        if connection is not None:
+            connection.interrupt()
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         first, self._settle_request = request != self._settle_request, request
-        link = self._link
-        answers = link.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
-        if first and link.sendings > 1:  # the repetition was ours: our caller has asked once
+        connection = self._connection
+        answers = connection.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
+        if first and connection.sendings > 1:  # the repetition was ours: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
 
     # -- owners and housekeeping -----------------------------------------------------------------
 
     def heartbeat(self) -> Heartbeat:
-        return self._link.call(p.HEARTBEAT_OF, p.Owner(owner=self._owner))
+        return self._connection.call(p.HEARTBEAT_OF, p.Owner(owner=self._owner))
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        return self._link.call(p.RELEASE, p.Release(owner=owner, request=new_token(), started=list(started), report=report))
+        return self._connection.call(
+            p.RELEASE, p.Release(owner=owner, request=new_token(), started=list(started), report=report)
+        )
 
     def housekeep(self, limit: int) -> Housekept:
-        answer = self._link.call(p.HOUSEKEEP, p.Housekeep(limit=limit))
+        answer = self._connection.call(p.HOUSEKEEP, p.Housekeep(limit=limit))
         self._say_retention(answer.unsaid)
         return answer.kept
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        return self._link.call(p.COUNTS, p.OfTopics(topics=list(topics)))
+        return self._connection.call(p.COUNTS, p.OfTopics(topics=list(topics)))
 
     def status(self) -> p.Status:
         """Return the broker's report about itself."""
-        return self._link.call(p.STATUS, p.Nothing())
+        return self._connection.call(p.STATUS, p.Nothing())
 
     def _say_retention(self, topics: Sequence[str]) -> None:
         """Tell the broker how long these topics' dead letters are kept, once."""
@@ -151,4 +153,4 @@ class ZeromqBackend(ZeromqOperations):
                 new[topic] = (kept.dead_keep, kept.dead_max)
         if new:
             self._retention.update(new)
-            self._link.tell(p.RETAIN, p.Retain(retention=new))
+            self._connection.tell(p.RETAIN, p.Retain(retention=new))

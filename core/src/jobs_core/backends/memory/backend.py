@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from ..base import FEATURES, Answer, BackendOptions, Delivery, Heartbeat, Housekept, Outgoing, Settlement
-from .operations import MemoryOperations
+from .operators import MemoryOperatorCalls
 from .store import MemoryStore
 
 _stores: dict[tuple[str, str], MemoryStore] = defaultdict(MemoryStore)  # by name and prefix
@@ -26,7 +26,7 @@ def _name(url: str) -> str:
     return url.partition("://")[2]
 
 
-class MemoryBackend(MemoryOperations):
+class MemoryBackend(MemoryOperatorCalls):
     """See the package."""
 
     name = "memory"

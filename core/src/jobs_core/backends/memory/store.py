@@ -48,11 +48,11 @@ class MemoryStore:
         known = self._pushes.get(request)
         if known:
             return known[1]
-        conflicts = self._add(at, messages)
+        conflicts = self._push(at, messages)
         self._pushes[request] = (at.now, conflicts)
         return conflicts
 
-    def _add(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
+    def _push(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
         conflicts: dict[str, str] = {}
         added: set[str] = set()  # chosen ids of this push
         for message in messages:
@@ -137,7 +137,7 @@ class MemoryStore:
             self._ready_due(at.now, len(self._scheduled))
             taken = []
             for topic in topics:
-                taken += self._take(topic, limit - len(taken))
+                taken += self._pop_ready(topic, limit - len(taken))
             for job in taken:
                 self._reserve(job, owner_id, owner, request, at.now)
         return _deliveries(taken, at.now)
@@ -159,7 +159,7 @@ class MemoryStore:
                 self._reserve(job, owner_id, owner, request, at.now)
         return _deliveries(taken, at.now)
 
-    def _take(self, topic: str, limit: int) -> list[Job]:
+    def _pop_ready(self, topic: str, limit: int) -> list[Job]:
         taken: list[Job] = []
         if topic in self.paused or limit <= 0:
             return taken
@@ -200,20 +200,20 @@ class MemoryStore:
         if outcome is Outcome.DONE:
             self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
             if settlement.followups:
-                self._add(at, settlement.followups)
+                self._push(at, settlement.followups)
         elif outcome is Outcome.CANCELLED:
             self.end(at, job, State.CANCELLED, settlement.result_ttl)
         elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
             job.attempt += settlement.counts and outcome is Outcome.DEAD
             job.note(settlement.error)
-            self.bury(at, job, settlement.reason or outcome.value)
+            self.make_dead(at, job, settlement.reason or outcome.value)
         elif job.cancel:
             self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
         else:
-            self._send_back(at.now, job, settlement)
+            self._queue_again(at.now, job, settlement)
         return Answer.SETTLED
 
-    def _send_back(self, now: float, job: Job, settlement: Settlement) -> None:
+    def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:
         """Release, retry or defer."""
         if settlement.outcome is Outcome.RELEASE:
             self._make_ready(job)
@@ -239,7 +239,7 @@ class MemoryStore:
             self._ended[job.id] = (at.now + ttl, record)
         self.changed.notify_all()
 
-    def bury(self, at: Moment, job: Job, reason: str) -> None:
+    def make_dead(self, at: Moment, job: Job, reason: str) -> None:
         """Move a job to the dead letters; drop the oldest ones beyond the limit."""
         if job.state is _READY:
             self._ready_count[job.topic] -= 1
@@ -366,7 +366,7 @@ def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
 
 def _drop(entries: dict[str, E], old: Callable[[E], bool], limit: int) -> int:
     """Delete up to `limit` old entries; return how many were deleted."""
-    doomed = [key for key, entry in entries.items() if old(entry)][:limit]
-    for key in doomed:
+    chosen = [key for key, entry in entries.items() if old(entry)][:limit]
+    for key in chosen:
         del entries[key]
-    return len(doomed)
+    return len(chosen)

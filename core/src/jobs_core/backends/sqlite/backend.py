@@ -10,14 +10,14 @@ from ...errors import BackendError, BackendUnavailable, OwnerLost
 from ..base import FEATURES, Answer, BackendOptions, BindsKeys, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from . import housekeeping, owners, queue, requests, views
 from .connection import Connection
-from .operations import SqliteOperations
+from .operators import SqliteOperatorCalls
 from .url import parse_url
 
 LONGEST_WAIT = 1.0
 """Seconds after which a waiting worker looks at the tables again, in case a byte was lost with the process that had read it."""
 
 
-class SqliteBackend(SqliteOperations, BindsKeys):
+class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     """One connection to a queue file."""
 
     name = "sqlite"

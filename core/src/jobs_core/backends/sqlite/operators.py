@@ -1,15 +1,94 @@
-"""Changes by operators, each inside a transaction that the caller began."""
+"""Operator calls on a queue file: as the core makes them, and below, each inside a transaction that the caller began."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
-from ..base import State
+from ..base import Backend, JobRecord, State
 from . import queue, removal, views
-from .connection import Transaction
+from .connection import Connection, Transaction
 
 PURGED_AT_ONCE = 500
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020
+
+
+class SqliteOperatorCalls(Backend):
+    """The operators' half of the backend."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, job_id: str) -> JobRecord | None:
+        with self._connection.reading() as db:
+            return views.get(db, job_id, self._connection.options.now())
+
+    def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        with self._connection.reading() as db:
+            return views.browse(db, topic, state, limit, offset, self._connection.options.now())
+
+    def find_ids(self, prefix: str, limit: int) -> list[str]:
+        with self._connection.reading() as db:
+            return views.find_ids(db, prefix, limit, self._connection.options.now())
+
+    def topics(self) -> list[str]:
+        with self._connection.snapshot() as db:
+            return views.topics(db)
+
+    def requeue(self, job_ids: Sequence[str]) -> int:
+        with self._connection.transaction() as tx:
+            return sum(requeue(tx, job_id) for job_id in job_ids)
+
+    def discard(self, job_ids: Sequence[str], reason: str) -> int:
+        with self._connection.transaction() as tx:
+            return sum(discard(tx, job_id, reason) for job_id in job_ids)
+
+    def purge(self, topic: str, state: State) -> int:
+        deleted = 0
+        while True:
+            with self._connection.transaction() as tx:
+                some = purge_some(tx, topic, state)
+            deleted += some
+            if some < PURGED_AT_ONCE:
+                return deleted
+
+    def drop(self, job_ids: Sequence[str]) -> int:
+        with self._connection.transaction() as tx:
+            return drop(tx, job_ids)
+
+    def pause(self, topic: str) -> None:
+        with self._connection.transaction() as tx:
+            pause(tx, topic)
+
+    def resume(self, topic: str) -> None:
+        with self._connection.transaction() as tx:
+            resume(tx, topic)
+
+    def paused(self) -> frozenset[str]:
+        with self._connection.reading() as db:
+            return views.paused(db)
+
+    def cancel(self, job_id: str, *, force: bool = False) -> State:
+        with self._connection.transaction() as tx:
+            return cancel(tx, job_id, force=force)
+
+    def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        deadline = time.monotonic() + timeout
+        version, pause = -1, _FIRST_PAUSE
+        while True:
+            with self._connection.reading() as db:  # changes with other processes' commits: cheaper than looking
+                latest = db.execute("PRAGMA data_version").fetchone()[0]
+                if latest != version:
+                    version = latest
+                    record = views.ended(db, job_id, self._connection.options.now())
+                    if record is not None:
+                        return record
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.3, _LONGEST_PAUSE)
 
 
 def requeue(tx: Transaction, job_id: str) -> int:
@@ -22,7 +101,7 @@ def requeue(tx: Transaction, job_id: str) -> int:
     if dead_at is not None:
         forgotten = "dead_at = NULL, reason = NULL, attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0"
         tx.db.execute(f"UPDATE job SET {forgotten} WHERE seq = ?", (seq,))
-    queue.line_up(tx, [seq], tx.now)
+    queue.make_ready(tx, [seq], tx.now)
     tx.wake.add(topic)
     return 1
 
@@ -36,7 +115,7 @@ def discard(tx: Transaction, job_id: str, reason: str) -> int:
     seq, rank, since, errors = tx.db.execute(sql, (record.id,)).fetchone()
     place = (record.topic, rank, since, seq)
     tx.db.execute("DELETE FROM ready WHERE topic = ? AND rank = ? AND since = ? AND seq = ?", place)
-    removal.bury(tx, seq, reason, errors, 0)
+    removal.make_dead(tx, seq, reason, errors, 0)
     return 1
 
 

@@ -84,7 +84,7 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
         "UPDATE job SET redeliveries = redeliveries + 1, crashes = crashes + ?, errors = ? WHERE seq = ?",
         [(int(crash), removal.note(errors, report), seq) for seq, job_id, _, errors, _ in rows if job_id in started],
     )
-    queue.put_back(tx, json.dumps([seq for seq, _, _, _, cancelled in rows if not cancelled]))
+    queue.release(tx, json.dumps([seq for seq, _, _, _, cancelled in rows if not cancelled]))
     cancelled_ids = [job_id for _, job_id, _, _, cancelled in rows if cancelled]
     if cancelled_ids:
         removal.end(tx, cancelled_ids, State.CANCELLED, tx.options.cancelled_ttl)

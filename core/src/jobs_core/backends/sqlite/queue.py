@@ -23,11 +23,11 @@ _AT_ONCE = 16
 _INSERT = "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_SOME = _INSERT + ",(?,?,?,?,?,?,?,?)" * (_AT_ONCE - 1)
 _ROW = "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key"
-_TAKEN_NOW = f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? ORDER BY token"
+_RESERVED_NOW = f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? ORDER BY token"
 _DELIVERY = (
     f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? AND owner = ? AND request = ? ORDER BY token"
 )
-_TAKE = """
+_RESERVE = """
 INSERT INTO reserved (seq, at, owner, request)
 SELECT seq, ?, ?, ? FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT ?
 """
@@ -43,7 +43,7 @@ rank.
 # -- push --------------------------------------------------------------------------------------------
 
 
-def add(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False) -> list[dict[str, str]]:
+def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False) -> list[dict[str, str]]:
     """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id."""
     seq = _numbers(tx, sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
@@ -163,20 +163,20 @@ def ready_due(tx: Transaction, topics: Iterable[str], limit: int) -> int:
     for topic in topics:
         seqs = [row[0] for row in tx.db.execute(sql, (topic, tx.now, limit))]
         if seqs:
-            line_up(tx, seqs)
+            make_ready(tx, seqs)
             readied += len(seqs)
     return readied
 
 
-def line_up(tx: Transaction, seqs: Sequence[int], since: float | None = None) -> None:
+def make_ready(tx: Transaction, seqs: Sequence[int], since: float | None = None) -> None:
     """Make jobs ready as of `since`, or of their due times."""
     these = json.dumps(list(seqs))
     sql = "UPDATE job SET ready_at = coalesce(?, due), due = NULL WHERE seq IN (SELECT value FROM json_each(?))"
     tx.db.execute(sql, (since, these))
-    put_back(tx, these)
+    release(tx, these)
 
 
-def put_back(tx: Transaction, seqs: str) -> None:
+def release(tx: Transaction, seqs: str) -> None:
     """Return jobs, given as a JSON array, to their places among the ready ones."""
     tx.db.execute(
         "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job "
@@ -188,37 +188,37 @@ def put_back(tx: Transaction, seqs: str) -> None:
 # -- reserve ---------------------------------------------------------------------------------------
 
 
-Taking: TypeAlias = tuple[str, Sequence[str], int, str]
+Reserving: TypeAlias = tuple[str, Sequence[str], int, str]
 """Owner, topics, limit and request."""
 
 
-def take(tx: Transaction, takings: Sequence[Taking], most_bytes: int | None = None) -> list[list[Delivery]]:
+def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | None = None) -> list[list[Delivery]]:
     """Reserve jobs, topics in order, for one request after the other; see `requests.reserve`."""
-    topics = list(dict.fromkeys([topic for _, wanted, _, _ in takings for topic in wanted]))
-    ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, _ in takings])))
+    topics = list(dict.fromkeys([topic for _, wanted, _, _ in requests for topic in wanted]))
+    ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, _ in requests])))
     empty = set(views.paused(tx.db))
-    taken = [_take(tx, taking, empty) for taking in takings]
+    taken = [_reserve(tx, asked, empty) for asked in requests]
     count, last_token = sum([count for count, _ in taken]), max([token for _, token in taken])
-    rows = tx.db.execute(_TAKEN_NOW, (last_token - count,)).fetchall() if count else []
+    rows = tx.db.execute(_RESERVED_NOW, (last_token - count,)).fetchall() if count else []
     if len(taken) == 1:
         return [_deliveries(tx, rows, most_bytes)]
     each = iter(rows)
     return [_deliveries(tx, list(itertools.islice(each, count)), most_bytes) for count, _ in taken]
 
 
-def _take(tx: Transaction, taking: Taking, empty: set[str]) -> tuple[int, int]:
+def _reserve(tx: Transaction, asked: Reserving, empty: set[str]) -> tuple[int, int]:
     """Move jobs from ready to reserved; return how many, and the last one's token.
 
     Topics in `empty` are passed over, and topics that prove empty are added to it.
     """
-    owner, topics, limit, request = taking
+    owner, topics, limit, request = asked
     left, last_token = limit, 0
     for topic in topics:
         if left <= 0:
             break
         if topic in empty:
             continue
-        cursor = tx.db.execute(_TAKE, (tx.now, owner, request, topic, left))
+        cursor = tx.db.execute(_RESERVE, (tx.now, owner, request, topic, left))
         taken = cursor.rowcount
         if taken:
             last_token = cursor.lastrowid or 0
@@ -231,7 +231,7 @@ def _take(tx: Transaction, taking: Taking, empty: set[str]) -> tuple[int, int]:
     return limit - left, last_token
 
 
-def take_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
+def reserve_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
     """Reserve these jobs in whatever state, except dead ones."""
     before = tx.first("SELECT max(token) FROM reserved") or 0
     sql = "SELECT seq FROM job WHERE id IN (SELECT value FROM json_each(?)) AND dead_at IS NULL"
@@ -273,6 +273,6 @@ def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) 
     if count < len(rows):
         tokens = json.dumps([row[3] for row in rows[count:]])
         sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq"
-        put_back(tx, json.dumps([seq for (seq,) in tx.db.execute(sql, (tokens,)).fetchall()]))
+        release(tx, json.dumps([seq for (seq,) in tx.db.execute(sql, (tokens,)).fetchall()]))
         tx.wake.update(row[1] for row in rows[count:])
     return rows[:count]

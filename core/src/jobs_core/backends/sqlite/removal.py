@@ -29,7 +29,7 @@ def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, resul
     tx.db.execute(f"DELETE FROM job WHERE id IN ({THESE})", (these,))
 
 
-def bury(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
+def make_dead(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
     """Move a job to the dead letters; drop the oldest ones beyond the limit."""
     forget_marks(tx, THESE, json.dumps([seq]))
     topic = tx.first(

@@ -45,7 +45,7 @@ def push(tx: Transaction, pushes: Sequence[Push], *, loosely: bool = False) -> l
         if request not in answers:
             new.setdefault(request, messages)
     if new:
-        answers.update(zip(new, queue.add(tx, list(new.values()), loosely=loosely), strict=True))
+        answers.update(zip(new, queue.push(tx, list(new.values()), loosely=loosely), strict=True))
         kept = [(request, tx.now, json.dumps(answers[request]) if answers[request] else "{}") for request in new]
         tx.db.executemany(_REMEMBER, kept)
     return [answers[request] for _, request in pushes]
@@ -75,7 +75,7 @@ def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None
     new = [reserve for reserve in reserves if last.get(reserve.owner, reserve.request) != reserve.request]
     answers: dict[str, list[Delivery] | OwnerLost] = {}
     if new:
-        answers.update(zip((reserve.owner for reserve in new), queue.take(tx, new, most_bytes), strict=True))
+        answers.update(zip((reserve.owner for reserve in new), queue.reserve(tx, new, most_bytes), strict=True))
     for owner, _, _, request in reserves:
         if owner not in last:
             answers[owner] = OwnerLost.of(owner)
@@ -94,7 +94,7 @@ def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> 
         raise OwnerLost.of(owner)
     if last[owner] == request:
         return queue.deliveries(tx, owner, request)
-    return queue.take_these(tx, owner, job_ids, request)
+    return queue.reserve_these(tx, owner, job_ids, request)
 
 
 def settle(tx: Transaction, settles: Sequence[Settle]) -> list[list[Answer]]:

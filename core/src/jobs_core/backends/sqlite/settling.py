@@ -74,24 +74,24 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     if outcome is Outcome.DONE:
         removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
         if settlement.followups:
-            queue.add(tx, [settlement.followups])
+            queue.push(tx, [settlement.followups])
     elif outcome is Outcome.CANCELLED:
         removal.end(tx, [job_id], State.CANCELLED, settlement.result_ttl)
     elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
         counted = int(settlement.counts and outcome is Outcome.DEAD)
-        removal.bury(tx, seq, settlement.reason or outcome.value, removal.note(errors, settlement.error), counted)
+        removal.make_dead(tx, seq, settlement.reason or outcome.value, removal.note(errors, settlement.error), counted)
     elif cancelled:
         removal.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
     else:
-        _send_back(tx, seq, errors, settlement)
+        _queue_again(tx, seq, errors, settlement)
         tx.wake.add(topic)
     return Answer.SETTLED
 
 
-def _send_back(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:
+def _queue_again(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:
     """Release, retry or defer."""
     if settlement.outcome is Outcome.RELEASE:
-        queue.put_back(tx, json.dumps([seq]))
+        queue.release(tx, json.dumps([seq]))
         return
     if settlement.outcome is Outcome.RETRY:
         noted = removal.note(errors, settlement.error)
@@ -101,4 +101,4 @@ def _send_back(tx: Transaction, seq: int, errors: bytes | None, settlement: Sett
     if settlement.after > 0:
         tx.db.execute("UPDATE job SET due = ? WHERE seq = ?", (tx.now + settlement.after, seq))
     else:
-        queue.line_up(tx, [seq], tx.now)
+        queue.make_ready(tx, [seq], tx.now)

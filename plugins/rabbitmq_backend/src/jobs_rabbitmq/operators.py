@@ -24,7 +24,7 @@ MOST_LOOKED_AT = 100_000
 """Dead letters of a topic that are read, the oldest first."""
 
 
-class RabbitMQOperations(Backend):
+class RabbitMQOperatorCalls(Backend):
     """The operators' half of the backend."""
 
     _target: Target

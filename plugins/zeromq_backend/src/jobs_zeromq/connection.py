@@ -54,7 +54,7 @@ class _Gone(Exception):
     """Raised when the connection broke; the request may or may not have been executed."""
 
 
-class Link:
+class BrokerConnection:
     """A connection to the broker. One thread uses it at a time; but any thread may interrupt it."""
 
     def __init__(self, address: Address, hello: Callable[[], Hello]) -> None:

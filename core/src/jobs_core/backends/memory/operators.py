@@ -10,7 +10,7 @@ from .records import Job, Moment
 from .store import MemoryStore
 
 
-class MemoryOperations(Backend):
+class MemoryOperatorCalls(Backend):
     """The operators' half of the backend."""
 
     def __init__(self, store: MemoryStore, options: BackendOptions) -> None:
@@ -68,7 +68,7 @@ class MemoryOperations(Backend):
         with self.store.lock:
             waiting = [job for job in self._found(job_ids) if job.state in (State.READY, State.SCHEDULED)]
             for job in waiting:
-                self.store.bury(self._moment(), job, reason)
+                self.store.make_dead(self._moment(), job, reason)
             return len(waiting)
 
     def purge(self, topic: str, state: State) -> int:
@@ -83,10 +83,10 @@ class MemoryOperations(Backend):
         return [job for job in map(self.store.jobs.get, job_ids) if job]
 
     def _remove(self, jobs: Iterable[Job]) -> int:
-        doomed = list(jobs)
-        for job in doomed:
+        chosen = list(jobs)
+        for job in chosen:
             self.store.end(self._moment(), job, State.UNKNOWN, 0)
-        return len(doomed)
+        return len(chosen)
 
     def pause(self, topic: str) -> None:
         with self.store.lock:

@@ -16,7 +16,7 @@ LONGEST_FOLLOW = 5.0
 """Longest time, in seconds, that one command waits for a job's end, so that a dead connection is noticed."""
 
 
-class RedisOperations(Backend):
+class RedisOperatorCalls(Backend):
     """The operators' half of the backend."""
 
     _target: Target

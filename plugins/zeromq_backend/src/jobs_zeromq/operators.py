@@ -10,63 +10,63 @@ from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import Backend, JobRecord, State
 
 from . import protocol as p
-from .link import REPLY, Link
+from .connection import REPLY, BrokerConnection
 
 _SLICE = 10.0
 _PURGED_AT_ONCE = 500
 
 
-class ZeromqOperations(Backend):
+class ZeromqOperatorCalls(Backend):
     """The operators' half of the backend."""
 
     @property
     @abc.abstractmethod
-    def _link(self) -> Link:
+    def _connection(self) -> BrokerConnection:
         """Return the connection; raise BackendUnavailable if there is none."""
 
     def get(self, job_id: str) -> JobRecord | None:
-        return self._link.call(p.GET, p.OfJob(id=job_id))
+        return self._connection.call(p.GET, p.OfJob(id=job_id))
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
-        return self._link.call(p.BROWSE, p.Browse(topic=topic, state=state, limit=limit, offset=offset))
+        return self._connection.call(p.BROWSE, p.Browse(topic=topic, state=state, limit=limit, offset=offset))
 
     def topics(self) -> list[str]:
-        return self._link.call(p.TOPICS, p.Nothing())
+        return self._connection.call(p.TOPICS, p.Nothing())
 
     def requeue(self, job_ids: Sequence[str]) -> int:
-        return self._link.call(p.REQUEUE, p.Change(request=new_token(), ids=list(job_ids)))
+        return self._connection.call(p.REQUEUE, p.Change(request=new_token(), ids=list(job_ids)))
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
-        return self._link.call(p.DISCARD, p.Change(request=new_token(), ids=list(job_ids), reason=reason))
+        return self._connection.call(p.DISCARD, p.Change(request=new_token(), ids=list(job_ids), reason=reason))
 
     def purge(self, topic: str, state: State) -> int:
         deleted = 0
         while True:
-            some = self._link.call(p.PURGE, p.Purge(request=new_token(), topic=topic, state=state))
+            some = self._connection.call(p.PURGE, p.Purge(request=new_token(), topic=topic, state=state))
             deleted += some
             if some < _PURGED_AT_ONCE:
                 return deleted
 
     def drop(self, job_ids: Sequence[str]) -> int:
-        return self._link.call(p.DROP, p.Change(request=new_token(), ids=list(job_ids)))
+        return self._connection.call(p.DROP, p.Change(request=new_token(), ids=list(job_ids)))
 
     def pause(self, topic: str) -> None:
-        self._link.call(p.PAUSE, p.OfTopic(topic=topic, request=new_token()))
+        self._connection.call(p.PAUSE, p.OfTopic(topic=topic, request=new_token()))
 
     def resume(self, topic: str) -> None:
-        self._link.call(p.RESUME, p.OfTopic(topic=topic, request=new_token()))
+        self._connection.call(p.RESUME, p.OfTopic(topic=topic, request=new_token()))
 
     def paused(self) -> frozenset[str]:
-        names: list[str] = self._link.call(p.PAUSED, p.Nothing())
+        names: list[str] = self._connection.call(p.PAUSED, p.Nothing())
         return frozenset(names)
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
-        return self._link.call(p.CANCEL, p.Change(request=new_token(), ids=[job_id], reason="force" if force else ""))
+        return self._connection.call(p.CANCEL, p.Change(request=new_token(), ids=[job_id], reason="force" if force else ""))
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout
         while True:
             left = min(_SLICE, max(0.0, deadline - time.monotonic()))
-            record = self._link.call(p.RESULT, p.Result(id=job_id, timeout=left), reply=left + REPLY)
+            record = self._connection.call(p.RESULT, p.Result(id=job_id, timeout=left), reply=left + REPLY)
             if record is not None or time.monotonic() >= deadline:
                 return record
