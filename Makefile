@@ -9,29 +9,29 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: help demo announce test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 $(VENV)/ready: constraints.txt requirements-dev.txt core/pyproject.toml $(wildcard plugins/*/pyproject.toml examples/plugin_*/pyproject.toml)
 	@tools/bootstrap.sh $(VENV) $(PYTHON)
 
-demo: ## see it work: real jobs on files that ship with it, for SECONDS=15
+demo: ## run real jobs on the files that ship with it, for SECONDS=15
 	@tools/demo.sh "$(VENV)" "$(PYTHON)" "$(SECONDS)"
 
 announce:
 	@echo "All tests: some 12 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
 	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, systemd, PHP and gcc."
 
-test: announce $(VENV)/ready ## all tests that belong to every change; says what it installs, and how long it takes
+test: announce $(VENV)/ready ## run the tests of every change; prints what it installs, and how long it takes
 	@tools/services.sh
 	JOBS_CONTRACT_EXAMPLES=30 $(PYTEST) -n 4 --dist loadfile
 
-test-all: ## all tests on every Python from 3.10 to 3.13 that is on the machine
+test-all: ## run all tests on every Python from 3.10 to 3.13 that is on the machine
 	@tools/every-python.sh
 
-django-matrix: ## jobs-django on every Python and Django it supports, and Django's own tests of its task framework
+django-matrix: ## test jobs-django on every Python and Django it supports, and run Django's own task tests
 	@tools/django-matrix.sh
 
-check: lint types imports unit contract ## format, lint, types, import rules, unit tests, contract
+check: lint types imports unit contract ## check format, lint, types and import rules; run unit tests and contract
 
 format: $(VENV)/ready ## format the code
 	$(BIN)/ruff format .
@@ -53,37 +53,37 @@ unit: $(VENV)/ready
 contract: $(VENV)/ready
 	$(PYTEST) tests/contract -q
 
-chaos: $(VENV)/ready ## random kills of everybody for a minute under 20,000 jobs
+chaos: $(VENV)/ready ## kill random processes for a minute under 20,000 jobs
 	JOBS_CHAOS_JOBS=20000 JOBS_CHAOS_SECONDS=60 $(PYTEST) tests/supervisor/test_chaos.py -q -s
 
-faults: $(VENV)/ready ## the fault tests alone, one a promise
+faults: $(VENV)/ready ## run the fault tests alone, one per promise
 	$(PYTEST) tests/faults -q
 
-torture: $(VENV)/ready ## 100,000 jobs a row while the broker is maltreated; a table of what became of them
+torture: $(VENV)/ready ## run 100,000 jobs a row while the broker suffers faults; print a table of the results
 	$(BIN)/python -m tests.torture
 	$(BIN)/python -m tests.contract.mutants
 	JOBS_HYPOTHESIS=search $(PYTEST) -q -m hypothesis --timeout=3600
 	JOBS_CONTRACT_EXAMPLES=200 $(PYTEST) -q -k behaves_like_the_model --timeout=3600
 	JOBS_MEMORY_JOBS=100000 $(PYTEST) plugins/redis_backend/tests/test_memory.py -q
 
-redis-versions: $(VENV)/ready ## contract and faults on other servers: SERVERS="/path/valkey-server /path/redis-server"
+redis-versions: $(VENV)/ready ## run contract and faults on other servers: SERVERS="/path/valkey-server /path/redis-server"
 	@for server in $(SERVERS); do \
 	    $$server --version && JOBS_TEST_REDIS_SERVER=$$server $(PYTEST) -q plugins/redis_backend/tests tests/faults/test_redis.py tests/faults/test_redis_clocks.py || exit 1; \
 	done
 
-contract-rabbitmq: $(VENV)/ready ## the whole contract on RabbitMQ's classic queues, and with results beside it
+contract-rabbitmq: $(VENV)/ready ## run the whole contract on RabbitMQ's classic queues, and with results beside it
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
 
-contract-zeromq: $(VENV)/ready ## the contract on ZeroMQ brokers of every kind, killed between commit and confirm
+contract-zeromq: $(VENV)/ready ## run the contract on ZeroMQ brokers of every kind, killed between commit and confirm
 	$(PYTEST) -n 2 plugins/zeromq_backend/tests/broker_contract.py -q
 
-bench: $(VENV)/ready ## measure; a table, and JSON in bench/results/
+bench: $(VENV)/ready ## measure; print a table, and write JSON to bench/results/
 	$(BIN)/python -m bench
 
-bench-turns: $(VENV)/ready ## another checkout and this one in turn, no-op jobs on every backend: BEFORE=../before
+bench-turns: $(VENV)/ready ## measure another checkout and this one in turn, on every backend: BEFORE=../before
 	$(BIN)/python -m bench.turns $(BEFORE)
 
-bench-peers: $(VENV)/ready ## Celery, RQ, Dramatiq and others beside ours; writes docs/benchmarks.md
+bench-peers: $(VENV)/ready ## measure Celery, RQ, Dramatiq and others beside ours; writes docs/benchmarks.md
 	$(BIN)/python -m bench.peers
 
 docs: $(VENV)/ready ## write the reference pages from the code

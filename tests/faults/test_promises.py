@@ -9,6 +9,8 @@ from collections import Counter
 
 import pytest
 
+from ..support.outages import assert_nothing_ran_twice, assert_work_continues
+
 BOUNDARIES = [
     f"{operation}.{moment}"
     for operation in ("reserve", "settle", "heartbeat")
@@ -232,16 +234,8 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(project, mode):
     time.sleep(10.0)  # ten leases: the outage itself
     other.execute("ROLLBACK")
     other.close()
-    begin = time.monotonic()
-    project.push("note", "after")
-    project.until_noted("note after")
-    assert time.monotonic() - begin <= 3.0
-    project.until_empty()
-    starts = Counter(line.split()[1] for line in project.ledger() if line.startswith("start"))
-    assert set(starts.values()) == {1}
-    for worker in workers:
-        worker.until_said("answers again")
-        assert "as well" not in worker.output
+    assert_work_continues(project)
+    assert_nothing_ran_twice(project, workers)
 
 
 # -- 8 and 9. Bad input ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from jobs_core.errors import BackendUnavailable
 from jobs_core.message import new_message
 from jobs_core.testing.services import program
 
+from ..support.outages import assert_work_continues_after_flapping
 from ..support.proxy import Proxy
 from ..support.terminal import Checkout, follow, shell_blocks
 from ..torture import rabbitmq as rows
@@ -118,18 +119,7 @@ def test_what_ran_through_an_outage_is_not_run_again_by_a_worker_that_lives(proj
 
 def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, rabbitmq_url):
     with Proxy(node.port) as proxy:
-        project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}"')
-        worker = project.worker()
-        project.push("note", "before")
-        project.until_noted("note before")
-        for _ in range(20):
-            proxy.cut()
-            time.sleep(0.05)  # the pace of the flapping
-        begin = time.monotonic()
-        project.push("note", "after")
-        project.until_noted("note after")
-        assert time.monotonic() - begin <= 3.0
-        assert worker.stop() == 0
+        assert_work_continues_after_flapping(project, proxy, rabbitmq_url.replace(str(node.port), str(proxy.port)))
 
 
 def test_a_connection_that_carries_only_heartbeats_lives(project, node, rabbitmq_url):

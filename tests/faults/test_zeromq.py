@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 
 import pytest
 
@@ -16,6 +15,7 @@ from jobs_core.errors import BackendUnavailable
 from jobs_core.ids import new_id, new_token
 from jobs_zeromq.protocol import HEARTBEAT
 
+from ..support.outages import assert_nothing_ran_twice, assert_work_continues, assert_work_continues_after_flapping
 from ..support.proxy import Proxy
 from ..torture import zeromq as rows
 from ..torture.stage import endure
@@ -70,32 +70,13 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(broker_project, broker):
         worker.until_said("cannot be reached")
     time.sleep(5.0)  # ten leases: the outage itself
     broker.start()
-    begin = time.monotonic()
-    project.push("note", "after")
-    project.until_noted("note after")
-    assert time.monotonic() - begin <= 3.0
-    project.until_empty()
-    starts = Counter(line.split()[1] for line in project.ledger() if line.startswith("start"))
-    assert set(starts.values()) == {1}
-    for worker in workers:
-        worker.until_said("answers again")
-        assert "as well" not in worker.output
+    assert_work_continues(project)
+    assert_nothing_ran_twice(project, workers)
 
 
 def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, broker):
     with Proxy(broker.port) as proxy:
-        project.configure(backend=f'backend = "zmq+tcp://127.0.0.1:{proxy.port}"')
-        worker = project.worker()
-        project.push("note", "before")
-        project.until_noted("note before")
-        for _ in range(20):
-            proxy.cut()
-            time.sleep(0.05)  # the pace of the flapping
-        begin = time.monotonic()
-        project.push("note", "after")
-        project.until_noted("note after")
-        assert time.monotonic() - begin <= 3.0
-        assert worker.stop() == 0
+        assert_work_continues_after_flapping(project, proxy, f"zmq+tcp://127.0.0.1:{proxy.port}")
 
 
 def test_a_wake_up_that_is_slower_than_a_wait_is_not_lost(broker, connect):

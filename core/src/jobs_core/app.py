@@ -60,7 +60,7 @@ RESULT_SLICE = 5.0
 """Longest single wait for a result in one call of the backend, in seconds."""
 
 RESULT_SLICE_IN_JOB = 0.1
-"""The same where a job waits that can be interrupted: not within such a call, and after 250 ms at the latest."""
+"""The same for a job that can be interrupted: not within such a call, and after 250 ms at the latest."""
 
 EXPLAIN_PATIENCE = 0.5
 """Seconds that the error of a `result` may take longer, in order to report what is known about the job."""
@@ -368,7 +368,7 @@ class App:
         """
         config = self.config
         for_workers = config.modules or config.framework or config.pools.keys() != {"default"}
-        if self.warns_of_unserved and for_workers and config.nobody_serves(topic):
+        if self.warns_of_unserved and for_workers and config.is_unserved(topic):
             from . import events  # only this case needs them
 
             logging.getLogger("jobs").warning("%s", events.TopicUnserved(topic, 0, [job]))

@@ -1,8 +1,8 @@
 """jobs.toml as typed values: the keys, their defaults, and their meanings.
 
-The field comments below are the documentation: docs/configuration.md lists every key, and a test compares. Reading and
-merging of the sources is in config_sources.py; the rule in a key's annotation (config_rules.py) restricts its values beyond
-the type. The reader applies all rules, so a command refuses before it begins what would fail later.
+The field comments below are the documentation: docs/configuration.md lists every key, and a test compares.
+config_sources.py reads and merges the sources. The rule in a key's annotation (config_rules.py) restricts its values beyond
+the type. The reader applies all rules, so that a command refuses a bad value at once instead of failing later.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Config(Section, frozen=True, kw_only=True):
         """Return the topics that some pool serves."""
         return {topic for pool in self.pools.values() for topic in pool.topics}
 
-    def nobody_serves(self, topic: str) -> bool:
+    def is_unserved(self, topic: str) -> bool:
         """Return whether no pool serves `topic`, and no worker elsewhere is said to: a job there would wait forever."""
         return self.topic(topic).serve and topic not in self.served_topics()
 

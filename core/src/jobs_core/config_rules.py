@@ -167,8 +167,8 @@ def parse_listen(value: str) -> Path | tuple[str, int]:
         if not where or where.endswith("/") or path(where):
             raise ValueError(f'"{value}" has no path: write "unix:/run/jobs/http.sock"')
         return Path(where)
-    host, colon, port = value.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
+    host, _, port = value.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or ":" not in value or not 0 < int(port) < 65536:
         raise ValueError(
             f'expected "127.0.0.1:9000", "[::1]:9000" or "unix:/path", got "{value}": a port is a number up to 65535'
         )

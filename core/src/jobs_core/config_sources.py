@@ -48,6 +48,9 @@ class Effective(msgspec.Struct, frozen=True):
         return self.sources.get(key) or next(inside, "default")
 
 
+_EMPTY_LIST = "expected a list, got an empty string: use [] for none, or unset the variable to use the file's value"
+
+
 class FrameworkSettings(msgspec.Struct, frozen=True):
     """The settings of a framework, on their way to child processes."""
 
@@ -120,10 +123,10 @@ def require_utf8(directory: Path, what: str) -> None:
 
 
 def working_directory() -> Path:
-    """Return the current directory by the name by which the user entered it.
+    """Return the current directory under the name by which the user entered it.
 
-    That may be a link, such as `current`, which may lead to the next release tomorrow. Names are kept as given, and each
-    `load` resolves them again; the result, `base_dir`, is a directory for good.
+    The name may contain a link, such as `current`, that will lead to another release tomorrow. So names are kept as given,
+    and each `load` follows their links anew; `base_dir`, its result, contains no links.
     """
     try:
         return as_named(Path.cwd())
@@ -336,12 +339,13 @@ class _Reader:
             kind = next(arm for arm in _arms(kind) if arm is not section)
         if isinstance(value, _Text):
             if _takes_list(kind) and not value.strip(" ,"):  # a missing secret must not switch signatures off
-                self._error(
-                    path,
-                    "expected a list, got an empty string: use [] for none, or unset the variable to use the file's value",
-                )
+                self._error(path, _EMPTY_LIST)
                 return None
             value = _from_text(value, kind)
+        return self._converted(kind, value, path)
+
+    def _converted(self, kind: Any, value: Any, path: str) -> Any:
+        """Return the converted value if it passes the rules; None, with the error recorded, if it cannot be converted."""
         try:
             found = msgspec.convert(value, kind, dec_hook=_unit)
         except (msgspec.ValidationError, OverflowError) as error:
@@ -386,20 +390,7 @@ class _Reader:
     def _check(self, config: Config) -> None:
         """Check rules that concern several keys."""
         for name, pool in config.pools.items():
-            workers = pool.workers
-            if not isinstance(workers, int) and workers.min > workers.max:
-                self._error(f"pools.{name}.workers", f"min ({workers.min}) is greater than max ({workers.max})")
-            if not pool.topics:
-                self._error(f"pools.{name}.topics", "a pool must serve at least one topic")
-            if reason := too_many_threads(pool):
-                self._error(f"pools.{name}.concurrency", reason)
-            if pool.mode == "sync" and pool.concurrency > 1:
-                at_once = pool.concurrency
-                self._error(
-                    f"pools.{name}.concurrency",
-                    f"is {at_once:,}, but a worker of a sync pool runs one job at a time: workers = {at_once} starts "
-                    'that many processes, mode = "threads" or "async" runs that many jobs in each',
-                )
+            self._check_pool(name, pool)
             for topic in pool.topics:
                 if not config.topic(topic).serve:
                     self._error(f"topics.{topic}.serve", f"is false, but pool {name} serves {topic}: remove one of the two")
@@ -410,6 +401,22 @@ class _Reader:
                 self._error(f"schedule.{name}", "needs either cron or every")
             elif entry.cron is None and f"schedule.{name}.tz" in self.sources:
                 self._error(f"schedule.{name}.tz", "belongs to cron, but this entry has every: leave it out")
+
+    def _check_pool(self, name: str, pool: Pool) -> None:
+        workers = pool.workers
+        if not isinstance(workers, int) and workers.min > workers.max:
+            self._error(f"pools.{name}.workers", f"min ({workers.min}) is greater than max ({workers.max})")
+        if not pool.topics:
+            self._error(f"pools.{name}.topics", "a pool must serve at least one topic")
+        if reason := too_many_threads(pool):
+            self._error(f"pools.{name}.concurrency", reason)
+        if pool.mode == "sync" and pool.concurrency > 1:
+            at_once = pool.concurrency
+            self._error(
+                f"pools.{name}.concurrency",
+                f"is {at_once:,}, but a worker of a sync pool runs one job at a time: workers = {at_once} starts "
+                'that many processes, mode = "threads" or "async" runs that many jobs in each',
+            )
 
 
 def too_many_threads(pool: Pool) -> str | None:
@@ -535,6 +542,12 @@ def _covered(value: Any) -> Any:
     return [_covered(item) for item in value] if isinstance(value, list) else value
 
 
+def _without_secrets(path: str, value: Any) -> str:
+    if isinstance(value, str):
+        return redact(value)
+    return ", ".join(map(redact, value)) if path == "broker.listen" else "(set)"
+
+
 def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, Section):
         names = [name for name in value.__struct_fields__ if name != "base_dir"]
@@ -542,9 +555,7 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, dict) and value and not _secret(path):
         return [row for key, item in value.items() for row in _flatten(item, f"{path}.{key}")]
     if _secret(path) and value:
-        if isinstance(value, str):
-            return [(path, redact(value))]
-        return [(path, ", ".join(map(redact, value)) if path == "broker.listen" else "(set)")]
+        return [(path, _without_secrets(path, value))]
     if isinstance(value, (Duration, Size)):
         return [(path, f'"{value}"')]
     return [(path, "" if value is None else msgspec.json.encode(_covered(value), enc_hook=str).decode())]

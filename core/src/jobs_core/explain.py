@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .app import App
 
 PAGE = 100
-"""Jobs that are read in one round trip, to find the place of one."""
+"""Jobs that are read in one round trip, to find the position of one."""
 
 MOST_AHEAD = 1000
 MOST_BYTES = 4_000_000
@@ -43,7 +43,7 @@ class Explanation(Struct, frozen=True):
 
 
 class Here:
-    """The knowledge about the processes on this machine: here, none. See `jobs_core.cli.here`."""
+    """The knowledge about the processes on this machine: here, none. See `jobs_core.cli.this_machine`."""
 
     def of_waiting(self, topic: str) -> Iterator[str]:
         """Explain why jobs of a topic are not run here, or which workers would run them."""
@@ -148,7 +148,7 @@ def _waits(app: App, backend: Backend, record: JobRecord, here: Here, most: int 
 
 def _held_up(app: App, backend: Backend, topic: str) -> Iterator[str]:
     """Explain what keeps all jobs of a topic waiting, by configuration and backend."""
-    if app.config.nobody_serves(topic):
+    if app.config.is_unserved(topic):
         yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
     elif topic not in app.config.served_topics():
         yield f"topic {topic} is produce-only here (serve = false): workers elsewhere must serve it"

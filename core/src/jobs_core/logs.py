@@ -47,7 +47,7 @@ def _context(record: logging.LogRecord) -> Mapping[str, object]:
 
 
 def _event(record: logging.LogRecord) -> Event | None:
-    """The event that a record tells; an attribute of that name may be the application's as well."""
+    """Return the event that a record tells, if any; the application may use an attribute of that name as well."""
     event = getattr(record, "event", None)
     return event if isinstance(event, Event) else None
 

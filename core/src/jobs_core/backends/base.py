@@ -1,4 +1,4 @@
-"""What a queue backend must do: the interface that every backend fills and the core relies on.
+"""The interface that every queue backend implements and the core relies on.
 
 One state machine for all::
 
@@ -43,7 +43,7 @@ FEATURES: Final = frozenset(
         "cancel",  # a queued job is cancelled at once, a running one is told
         "browse",  # jobs can be listed by topic and state
         "lookup",  # a job can be found by id
-        "pause",  # a topic can be paused for everybody
+        "pause",  # a topic can be paused for all workers
         "atomic_followups",  # jobs enqueued by a job commit with its acknowledgement
         "dedup",  # a repeated push request adds nothing
         "known_ids",  # push adds nothing for a chosen id that the store still holds, also of an ended job, and tells
@@ -67,7 +67,7 @@ SIGNATURE_LINE: Final = 200
 """Bytes that a signature may add to an envelope."""
 
 KEPT_ERRORS: Final = 10
-"""How many entries of a job's history are kept, the newest; in every backend."""
+"""Number of entries of a job's history that every backend keeps, the newest ones."""
 
 CANCELLED_TTL: Final = 86400.0
 """Seconds for which the status of a cancelled job is kept, whether it was cancelled while it waited or while it ran."""
@@ -76,7 +76,7 @@ Token: TypeAlias = "int | str"
 
 
 class State(enum.Enum):
-    """Where a job is."""
+    """The state of a job."""
 
     READY = "ready"
     SCHEDULED = "scheduled"
@@ -88,7 +88,7 @@ class State(enum.Enum):
 
 
 class Outcome(enum.Enum):
-    """How a reservation ends."""
+    """The end of a reservation."""
 
     DONE = "done"
     RETRY = "retry"  # ran and failed: again after a while, the attempt counts
@@ -100,7 +100,7 @@ class Outcome(enum.Enum):
 
 
 class Answer(enum.Enum):
-    """What became of a settlement."""
+    """The answer to a settlement."""
 
     SETTLED = "settled"
     ALREADY = "already"  # an earlier sending of the same request did it
@@ -140,7 +140,7 @@ class Delivery(Struct, frozen=True, gc=False):
 
 
 class Settlement(Struct, frozen=True, gc=False):
-    """How one reservation ends; fields that an outcome does not name are ignored for it."""
+    """The end of one reservation; fields that its outcome does not name are ignored."""
 
     id: str
     token: Token
@@ -155,15 +155,15 @@ class Settlement(Struct, frozen=True, gc=False):
 
 
 class Heartbeat(Struct, frozen=True):
-    """What the broker knows about an owner's jobs that the owner may not."""
+    """The broker's news about an owner's jobs."""
 
     lost: tuple[str, ...] = ()  # ids no longer reserved by it
-    cancelled: tuple[str, ...] = ()  # ids somebody wants cancelled
+    cancelled: tuple[str, ...] = ()  # ids of jobs to cancel
     forced: tuple[str, ...] = ()  # of these, the ones that are to end by whatever means
 
 
 class Counts(Struct, frozen=True):
-    """How many jobs of a topic are where."""
+    """A topic's jobs by state, as numbers."""
 
     ready: int = 0
     scheduled: int = 0
@@ -173,7 +173,7 @@ class Counts(Struct, frozen=True):
 
 
 class Housekept(Struct, frozen=True):
-    """What one round of housekeeping did; `more` asks for another round soon."""
+    """The result of one round of housekeeping; `more` asks for another round soon."""
 
     readied: int = 0
     owners_released: int = 0
@@ -195,7 +195,7 @@ class JobRecord(Struct, frozen=True):
     deferrals: int = 0
     pushed_at: float = 0.0
     due: float | None = None  # scheduled: when it becomes ready
-    owner: str | None = None  # reserved: by whom
+    owner: str | None = None  # reserved: the owner
     since: float | None = None  # when it came into this state
     cancel_requested: bool = False
     reason: str = ""  # dead
@@ -205,14 +205,14 @@ class JobRecord(Struct, frozen=True):
 
 
 class Retention(Struct, frozen=True):
-    """How long and how many dead letters of a topic are kept."""
+    """The limits on the dead letters of a topic: their age and their number."""
 
     dead_keep: float = 30 * 86400.0
     dead_max: int = 100_000
 
 
 class BackendOptions(Struct, frozen=True):
-    """What the core tells a backend besides its URL."""
+    """The settings that the core gives to a backend besides its URL."""
 
     lease: float = 30.0  # seconds an owner may be silent
     prefix: str = "jobs"  # keeps applications on one broker apart; a store of its own (a file) need not look at it
@@ -224,7 +224,7 @@ class BackendOptions(Struct, frozen=True):
     settings: Mapping[str, object] = {}  # the backend's own table in the configuration
     topics: tuple[str, ...] = ()  # what the configuration names, sorted: for `setup`, and backends that cannot list topics
     longest_run: Callable[[], float | None] = lambda: None  # seconds that a job may run; None: without end, or unknown
-    # For backends that take in what foreign producers wrote, before anything is done on its account:
+    # For backends that check the messages of foreign producers before they act on them:
     max_message: int = 1_000_000  # bytes of an envelope
     verify: Callable[[bytes], bytes] | None = None  # the body of a signed payload, or SignatureError; None: nothing is signed
 
@@ -243,7 +243,7 @@ class BackendOptions(Struct, frozen=True):
 
 
 class Operable:
-    """What operators may ask of a backend. Every default raises NotSupported with the feature that is missing.
+    """The calls that operators may make to a backend. Every default raises NotSupported with the feature that is missing.
 
     Called from the command line and by handles, on a connection that is no worker's.
     """
@@ -317,7 +317,7 @@ class Operable:
         raise self._lacks("browse")
 
     def purge_inlet(self, topic: str) -> int:
-        """Delete what foreign producers have pushed and nobody has taken in yet; return how many.
+        """Delete the entries of foreign producers that are not admitted yet; return how many.
 
         Called by: `jobsctl purge --inlet`. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (inlet), BackendUnavailable.
@@ -333,7 +333,7 @@ class Operable:
         raise self._lacks("browse")
 
     def pause(self, topic: str) -> None:
-        """Hand out no more jobs of a topic, to anybody, until it is resumed; survives restarts.
+        """Let no worker reserve jobs of a topic until it is resumed; survives restarts.
 
         Called by: `jobsctl pause`. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (pause), BackendUnavailable.
@@ -376,17 +376,18 @@ class Operable:
         raise self._lacks("results")
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
-        """Reserve these very jobs, due or not, and from whoever holds them; those that are dead or unknown are left out.
+        """Reserve exactly these jobs, due or not, whichever owner holds them; dead and unknown ones are left out.
 
-        For a store that keeps the records of jobs which another queue carries: who got one there says so here. It renews
-        the owner's lease; the owner's last request, repeated, returns the same jobs. A store without it cannot be `[results]`.
+        For a store that keeps the records of jobs which another queue carries: the owner that received one there reports
+        it here. It renews the owner's lease; the owner's last request, repeated, returns the same jobs. A store without it
+        cannot be `[results]`.
         Called by: `AuxStore`, for couriers. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (claim), OwnerLost, BackendUnavailable.
         """
         raise self._lacks("claim")
 
     def advice(self) -> list[str]:
-        """Say what is risky about the broker as it is set up, each with its mend; empty if nothing is.
+        """Return the risks in the settings of the broker, each with its fix; empty if there are none.
 
         Called by: `jobsctl check`, and once by the housekeeper. Atomicity: none needed. Blocks: for a few round trips.
         Raises: BackendUnavailable.
@@ -394,7 +395,7 @@ class Operable:
         return []
 
     def setup(self) -> None:
-        """Create what the broker needs once (queues, tables), so that workers need no right to; idempotent.
+        """Create the queues or tables that the broker needs once, so that workers need no right to do so; idempotent.
 
         Called by: `jobsctl setup`. Atomicity: may be repeated. Blocks: until done. Raises: BackendError, BackendUnavailable.
         """
@@ -404,8 +405,10 @@ class Operable:
 
 
 class BindsKeys(abc.ABC):
-    """What a store beside another queue does about unique keys: see `AuxStore`. A key is bound to a job that is known to be
-    in the queue, and before that held loosely: whoever enqueues next under it takes it over."""
+    """The unique keys of a store beside another queue: see `AuxStore`.
+
+    A key is bound to a job that is known to be in the queue. Before that it is held loosely: the next enqueue takes it over.
+    """
 
     @abc.abstractmethod
     def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
@@ -427,14 +430,16 @@ class Backend(Operable, abc.ABC):
     """The URL scheme, for messages."""
 
     features: frozenset[str] = frozenset()
-    """What this backend can do, from FEATURES; the core and the contract read it instead of the name."""
+    """The features of this backend, out of FEATURES; the core and the contract read it instead of the name."""
 
     wakes_to_cancel: bool = False
-    """Whether `wait` and `reserve_next` return, with `called` set, when somebody wants a job of this owner cancelled.
-    Where they do not, couriers that run jobs beat several times a second to hear of it."""
+    """True if `wait` and `reserve_next` return, with `called` set, when a job of this owner is to be cancelled.
+
+    Where it is False, couriers that run jobs send several heartbeats a second to learn of it.
+    """
 
     called: bool = False
-    """Whether the owner is to beat now: a heartbeat will tell of a job to cancel. Each heartbeat clears it."""
+    """True if the owner is to send a heartbeat now, which reports a job to cancel. Each heartbeat clears it."""
 
     @abc.abstractmethod
     def open(self, owner: str | None) -> None:
@@ -446,9 +451,9 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Disconnect; what the owner still holds goes back uncharged, and the owner is forgotten.
+        """Disconnect; the owner's remaining jobs are released uncharged, and the owner is forgotten.
 
-        Called by: whoever opened it; twice is fine. Atomicity: one step. Blocks: for a round trip.
+        Called by: the code that opened it; a second call does nothing. Atomicity: one step. Blocks: for a round trip.
         Raises: nothing, an unreachable broker lets the lease run out instead.
         """
 
@@ -467,7 +472,7 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        """Take up to `limit` ready jobs, now, topics in the order given; renew the owner's lease.
+        """Reserve up to `limit` ready jobs, now, from the topics in the given order; renew the owner's lease.
 
         Due scheduled jobs count as ready. The owner's last request, repeated, returns the same jobs.
         Called by: couriers. Atomicity: one step. Blocks: for a round trip, never for work.
@@ -478,25 +483,25 @@ class Backend(Operable, abc.ABC):
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         """Sleep until work may exist (True), a scheduled job falls due (True), `interrupt` or `timeout` (False).
 
-        With no topics it only serves the connection: the courier sleeps nowhere else.
+        Without topics it only serves the connection: the courier sleeps nowhere else.
         Called by: couriers. Atomicity: none needed. Blocks: up to `timeout` seconds, without polling.
         Raises: BackendUnavailable.
         """
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
-        """Sleep as `wait` does, and take up to `limit` of what comes as `reserve` does; nothing if nothing comes.
+        """Sleep as `wait` does, and reserve up to `limit` of the jobs that arrive; return none if none do.
 
-        Where both can be one step, a job starts a round trip earlier; this default makes two of it. It may return
-        nothing before its time. If it raises, `reserve` repeats the request, and returns what this call had taken.
-        Called by: couriers that can take work. Atomicity: what is taken is taken in one step.
+        Where both can be one step, a job starts a round trip earlier; this default takes two steps. It may return
+        none before its time. If it raises, `reserve` repeats the request, and returns what this call had taken.
+        Called by: couriers that can take work. Atomicity: jobs are reserved in one step.
         Blocks: up to `timeout` seconds, without polling. Raises: OwnerLost, BackendUnavailable, BackendError.
         """
         return self.reserve(topics, limit, request) if self.wait(topics, timeout) else []
 
     def expect(self, jobs: int) -> None:
-        """Learn how many jobs the owner will still reserve, at most; what is fetched ahead beyond them would only go back.
+        """Learn how many jobs the owner will still reserve at most: more need not be fetched ahead.
 
-        What is released may be reserved once more. Called by: couriers of workers with `max_jobs`, after `open`.
+        Released jobs may be reserved once more. Called by: couriers of workers with `max_jobs`, after `open`.
         Atomicity: none needed. Blocks: never. Raises: nothing.
         """
 
@@ -519,7 +524,7 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def heartbeat(self) -> Heartbeat:
-        """Renew the owner's lease; return what was lost or cancelled meanwhile.
+        """Renew the owner's lease; return the jobs that were lost or cancelled meanwhile.
 
         Called by: couriers, several times a lease. Atomicity: one step. Blocks: for a round trip.
         Raises: OwnerLost, BackendUnavailable.
@@ -527,7 +532,7 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        """Give a dead process's reservations back to the front at once; return how many.
+        """Release a dead process's reservations to the front of their topics at once; return how many.
 
         Jobs in `started` have their redeliveries counted and `report` (JSON) put into their history, and
         `crashes` too if only one was started; the others are uncharged. The owner is closed for good: its
@@ -537,10 +542,10 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def housekeep(self, limit: int) -> Housekept:
-        """Ready due jobs, release owners whose lease ran out, drop old results, dead letters and requests.
+        """Make due jobs ready, release owners whose lease has expired, drop old results, dead letters and requests.
 
-        An owner that ran out has all its jobs charged a redelivery, and a crash if it held exactly one. If
-        nobody kept house for `outage_after`, all leases are extended first. At most about `limit` jobs of
+        All jobs of such an owner are charged a redelivery, and a crash if it held exactly one. If no
+        housekeeping ran for `outage_after`, all leases are extended first. At most about `limit` jobs of
         each kind a call. Called by: the housekeeper, or the courier of a lone worker. Atomicity: idempotent,
         may run on several machines. Blocks: for a round trip. Raises: BackendUnavailable.
         """
@@ -558,4 +563,4 @@ class Backend(Operable, abc.ABC):
 
 
 BackendFactory: TypeAlias = Callable[[str, BackendOptions], Backend]
-"""What `jobs_queue_backends` provides for each URL scheme: (url, options) to an unopened backend."""
+"""The factory that `jobs_queue_backends` provides for each URL scheme: (url, options) to an unopened backend."""

@@ -6,8 +6,10 @@ import click
 
 from ..backends.base import Counts
 from ..boundary import passes, text_of, told
+from ..config import Config
 from ..guard import without_stdout
-from ..supervisor.housekeeper.alerts import channels, message
+from ..loaders.base import AlertChannel
+from ..supervisor.housekeeper.alerts import Alert, channels, message
 from ..supervisor.housekeeper.sender import PATIENCE, hide, secrets
 from . import output
 from .common import Context, fail, pass_context
@@ -34,19 +36,22 @@ def test_alert(context: Context, names: tuple[str, ...]) -> None:
     if not found:
         fail('no alert channel is configured: [alerts.channels] webhook = { url = "https://…" }', Exit.USAGE)
     alert = message(app.config, "test", "test", Counts(), 0.0)
-    bad = False
-    for name in names or found:
-        try:
-            with waiting(f"channel {name} to take the alert"), without_stdout():
-                found[name].send(alert.title, alert.text, alert.facts)
-        except BaseException as error:  # a plugin's channel may raise anything
-            if passes(error):
-                raise
-            bad = True
-            text = text_of(error) if issubclass(type(error), ConnectionError) else told(error)
-            output.echo(f"{output.BAD} {name}: {hide(text, secrets(app.config.alerts.channels[name]))}")
-        else:
-            output.echo(f"{output.GOOD} {name}: sent")
-    if bad:
+    sent = [_sent(name, found[name], alert, app.config) for name in names or found]
+    if not all(sent):
         output.echo(f"Each has {PATIENCE:g} s. HTTPS_PROXY and NO_PROXY are obeyed, certificates are verified.", err=True)
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _sent(name: str, channel: AlertChannel, alert: Alert, config: Config) -> bool:
+    """Send an alert to a channel, and report the outcome; return True for success."""
+    try:
+        with waiting(f"channel {name} to take the alert"), without_stdout():
+            channel.send(alert.title, alert.text, alert.facts)
+    except BaseException as error:  # a plugin's channel may raise anything
+        if passes(error):
+            raise
+        text = text_of(error) if issubclass(type(error), ConnectionError) else told(error)
+        output.echo(f"{output.BAD} {name}: {hide(text, secrets(config.alerts.channels[name]))}")
+        return False
+    output.echo(f"{output.GOOD} {name}: sent")
+    return True

@@ -192,7 +192,7 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
     yield output.GOOD, f"{count(len(jobs), 'job')}: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
     served = app.config.served_topics()
     for topic, senders in app.destinations().items():
-        if app.config.nobody_serves(topic):
+        if app.config.is_unserved(topic):
             yield output.WARN, str(TopicUnserved(topic, 0, senders))
     for name, settings in app.config.topics.items():
         if settings.default_job:

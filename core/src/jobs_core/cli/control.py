@@ -192,7 +192,7 @@ def _ask(run_dir: Path, message: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refused(what: str) -> Iterator[None]:
-    """Add to an error that everything which is running continues."""
+    """Add to an error that all running processes continue."""
     try:
         yield
     except JobsError as error:

@@ -11,7 +11,7 @@ from ..errors import ArgumentError, NotSupported
 from ..scoreboard.state import read_board
 
 SHORTEST = 4
-"""Characters of a beginning: a shorter one is more likely a slip."""
+"""Shortest beginning of an id that is looked up: a shorter text is more likely a slip."""
 
 MOST_SHOWN = 5
 

@@ -76,16 +76,23 @@ def push_command(
         if job is None:
             fail("nothing to push: name a job, or give lines with --json", Exit.USAGE)
         assert job is not None
-        call = _find(context, job, shared).call(*map(literal, args), **_keywords(keywords))
-        with context.asking():
-            handle = context.app.enqueue(call)
-        output.echo(handle.id)
-        _warn_of_unserved(context, {handle.topic: handle.job.name})
+        _push_one(context, _find(context, job, shared).call(*map(literal, args), **_keywords(keywords)))
         return
     if args or keywords:
         fail("--json supplies the arguments: leave out ARGS and --kw", Exit.USAGE)
+    _push_many(context, _calls(context, file, job, shared))
+
+
+def _push_one(context: Context, call: Call[Any]) -> None:
+    with context.asking():
+        handle = context.app.enqueue(call)
+    output.echo(handle.id)
+    _warn_of_unserved(context, {handle.topic: handle.job.name})
+
+
+def _push_many(context: Context, calls: Iterator[Call[Any]]) -> None:
     pushed, senders = 0, dict[str, str]()
-    for batch in _batches(_calls(context, file, job, shared)):
+    for batch in _batches(calls):
         with context.asking():
             handles = context.app.enqueue_many(batch)
         for handle in handles:
@@ -99,7 +106,7 @@ def push_command(
 def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
     """Warn of topics into which a job was pushed and which, as far as this machine knows, no pool serves."""
     for topic, job in senders.items():
-        if context.app.config.nobody_serves(topic):
+        if context.app.config.is_unserved(topic):
             output.echo(f"jobs: {TopicUnserved(topic, 0, [job])}", err=True)
 
 

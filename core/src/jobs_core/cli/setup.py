@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ..options import DEFAULT_TOPIC
-from ..plugins import Plugins
+from ..plugins import PluginInfo, Plugins
 from ..topics import topic_error
 from . import output
 from .common import Context, fail, json_option, pass_context
@@ -116,24 +116,23 @@ def plugins_command(context: Context, as_json: bool) -> None:
     if as_json:
         output.json(infos)
     else:
-        rows = [
-            (
-                info.name,
-                f"{info.distribution} {info.version}",
-                "; ".join(f"{kind} {', '.join(names)}" for kind, names in info.provides.items())
-                or ", ".join(info.hooks)
-                or "nothing",
-                f"{info.seconds:.2f} s",
-                "; ".join(info.troubles) or ("disabled by JOBS_DISABLE_PLUGINS" if info.disabled else "fine"),
-            )
-            for info in infos
-        ]
-        output.table(["plugin", "from", "provides", "import", "state"], rows)
+        output.table(["plugin", "from", "provides", "import", "state"], map(_plugin_row, infos))
     if any(info.problems for info in infos):
         for info in infos:
             if info.detail and not as_json:
                 output.echo(f"\n{info}:\n{info.detail}", err=True)
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _plugin_row(info: PluginInfo) -> tuple[str, ...]:
+    provides = "; ".join(f"{kind} {', '.join(names)}" for kind, names in info.provides.items())
+    return (
+        info.name,
+        f"{info.distribution} {info.version}",
+        provides or ", ".join(info.hooks) or "nothing",
+        f"{info.seconds:.2f} s",
+        "; ".join(info.troubles) or ("disabled by JOBS_DISABLE_PLUGINS" if info.disabled else "fine"),
+    )
 
 
 _POSIX_WRAPPER = """\

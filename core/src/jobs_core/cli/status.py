@@ -16,7 +16,7 @@ from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
 from .formatting import count
-from .overview import MOST, Overview
+from .overview import MOST, Overview, WorkerLine
 
 MOST_NOTES = 5
 
@@ -78,13 +78,7 @@ def show(view: Overview) -> None:
         output.echo()
     for trouble in troubles:
         output.styled(f"{output.WARN} {in_one_line(trouble)}", fg="red", bold=True)
-    notes = view.notes()
-    if notes:
-        output.echo()
-    for note in notes[:MOST_NOTES]:
-        output.styled(f"{output.WARN} {one_line(note)}", fg="yellow")
-    if len(notes) > MOST_NOTES:
-        output.styled(f"{output.WARN} and {count(len(notes) - MOST_NOTES, 'more topic')} with dead letters", fg="yellow")
+    _show_notes(view.notes())
     for sheet in (view.pools(), view.worker_table(), view.running_table(), view.topics()):
         if sheet.rows or sheet.rest:
             output.sheet(sheet.title, sheet.columns, sheet.rows, sheet.rest)
@@ -98,6 +92,15 @@ def show(view: Overview) -> None:
         output.echo(f"\n{view.processes()}")
 
 
+def _show_notes(notes: list[str]) -> None:
+    if notes:
+        output.echo()
+    for note in notes[:MOST_NOTES]:
+        output.styled(f"{output.WARN} {one_line(note)}", fg="yellow")
+    if len(notes) > MOST_NOTES:
+        output.styled(f"{output.WARN} and {count(len(notes) - MOST_NOTES, 'more topic')} with dead letters", fg="yellow")
+
+
 def document(view: Overview) -> dict[str, Any]:
     """Return everything for a script. Times are unix seconds, durations seconds, memory bytes."""
     it, backlog = view.board.supervisor, view.board.backlog
@@ -107,23 +110,7 @@ def document(view: Overview) -> dict[str, Any]:
     found["troubles"] = view.troubles()
     found["notes"] = view.notes()
     found["jobs"] = dict(view.ended())
-    found["workers"] = [
-        {
-            **{name: getattr(line, name) for name in _WORKER},
-            "beat_age": round(line.silent, 3),
-            "running": [
-                {
-                    "id": entry.id,
-                    "job": entry.job,
-                    "topic": entry.topic,
-                    "seconds": round(entry.seconds(view.monotonic), 3),
-                    "overdue": bool(entry.deadline) and entry.deadline < view.monotonic,
-                }
-                for entry in line.running
-            ],
-        }
-        for line in view.workers
-    ]
+    found["workers"] = [_worker(line, view.monotonic) for line in view.workers]
     found["backend"] = {"url": it.backend, "answers": None}
     found["topics"] = {}
     if backlog:
@@ -148,3 +135,17 @@ def document(view: Overview) -> dict[str, Any]:
 _WORKER = (
     "pid", "pool", "owner", "state", "since", "generation", "running_count", "done", "failed", "memory", "reason",
 )  # fmt: skip
+
+
+def _worker(line: WorkerLine, monotonic: float) -> dict[str, Any]:
+    running = [
+        {
+            "id": entry.id,
+            "job": entry.job,
+            "topic": entry.topic,
+            "seconds": round(entry.seconds(monotonic), 3),
+            "overdue": bool(entry.deadline) and entry.deadline < monotonic,
+        }
+        for entry in line.running
+    ]
+    return {**{name: getattr(line, name) for name in _WORKER}, "beat_age": round(line.silent, 3), "running": running}

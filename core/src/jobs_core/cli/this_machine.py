@@ -67,7 +67,7 @@ class ThisMachine(Here):
         mine = [line for line in self._view.workers if line.pool == pool.name]
         taking = [line for line in mine if line.state in TAKING]
         if not taking:
-            yield self._nobody_serves(pool, mine)
+            yield self._no_worker_takes(pool, mine)
             return
         running = sum(line.running_count for line in taking)
         room = pool.concurrency * len(taking)
@@ -83,7 +83,7 @@ class ThisMachine(Here):
         full = f"{count(len(taking), 'worker')} with {count(running, 'job')}"
         yield f"pool {pool.name} is full: {full}{what}; {self._limit(pool)}"
 
-    def _nobody_serves(self, pool: PoolState, mine: list[WorkerLine]) -> str:
+    def _no_worker_takes(self, pool: PoolState, mine: list[WorkerLine]) -> str:
         if pool.wanted == 0 and pool.scaled:
             return f"pool {pool.name} was scaled to 0 workers by hand: run `jobsctl scale {pool.name} --auto`"
         if pool.wanted == 0:

@@ -54,22 +54,16 @@ def topics_command(context: Context, as_json: bool) -> None:
             }
         )
         return
-    rows = [
-        (
-            name,
-            number.ready,
-            number.scheduled,
-            number.reserved,
-            number.dead,
-            "" if number.oldest_age is None else format_duration(round(number.oldest_age)),
-            ", ".join(served[name]) or ("none" if config.nobody_serves(name) else "others"),
-            "not running" if alive is None else count(alive[name], "worker") if alive[name] else "no worker",
-            "paused" if name in paused else "",
-        )
-        for name, number in counts.items()
-    ]
+
+    def row(name: str, number: Counts) -> tuple[str | int, ...]:
+        oldest = "" if number.oldest_age is None else format_duration(round(number.oldest_age))
+        pools = ", ".join(served[name]) or ("none" if config.is_unserved(name) else "others")
+        workers = "not running" if alive is None else count(alive[name], "worker") if alive[name] else "no worker"
+        states = (number.ready, number.scheduled, number.reserved, number.dead)
+        return (name, *states, oldest, pools, workers, "paused" if name in paused else "")
+
     columns = ["topic", "ready", "scheduled", "reserved", "dead", "oldest", "configured", "alive here", ""]
-    output.table(columns, rows)
+    output.table(columns, [row(name, number) for name, number in counts.items()])
 
 
 def _alive(run_dir: Path) -> Counter[str] | None:

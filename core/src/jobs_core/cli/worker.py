@@ -53,7 +53,7 @@ def worker_command(
         bootstrapper = prepare(app)
     app.warns_of_unserved = False  # the worker warns of all its topics at once
     for topic, senders in app.destinations().items():
-        if topic not in settings.topics and config.nobody_serves(topic):
+        if topic not in settings.topics and config.is_unserved(topic):
             events.emit(events.TopicUnserved(topic, 0, senders))
     worker = Worker(app, name, settings, bootstrapper, drain=drain, on_replace=None if drain else _start_again)
     try:

@@ -52,7 +52,7 @@ class Tick(Struct, frozen=True):
 
     entry: Entry
     at: int  # milliseconds
-    missed_since: int | None = None  # its time, or that of an earlier one, if it is late enough to be reported
+    missed_since: int | None = None  # the time of the first missed tick, if it is late enough to be reported
 
     @property
     def id(self) -> str:

@@ -61,7 +61,7 @@ class PoolState(Struct):
 
 
 class Crash(Struct):
-    """One worker that died for another reason than its own or our decision."""
+    """A worker that died although neither it nor the supervisor had decided on its end."""
 
     at: float
     owner: str

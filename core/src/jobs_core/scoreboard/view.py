@@ -24,9 +24,9 @@ def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
     if not it.housekeeper_pid:
         error = it.helper_errors.get("housekeeper")
         return "the housekeeper to start" + (f": {error}" if error else "")
-    if backlog is None or backlog.pid != it.housekeeper_pid or not backlog.answers:
-        error = backlog.error if backlog is not None and backlog.pid == it.housekeeper_pid else ""
-        return f"the backend {it.backend} to answer" + (f": {error}" if error else "")
+    current = backlog if backlog is not None and backlog.pid == it.housekeeper_pid else None
+    if current is None or not current.answers:
+        return f"the backend {it.backend} to answer" + (f": {current.error}" if current and current.error else "")
     for pool in it.pools:
         if pool.failures:
             return f"pool {pool.name}, whose workers exit soon after their start: {pool.last_error}"

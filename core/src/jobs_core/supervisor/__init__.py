@@ -1,1 +1,1 @@
-"""Start worker processes and keep them running; a concern a file."""
+"""Start worker processes and keep them running; one concern per file."""

@@ -88,7 +88,7 @@ class _Source:
         self._path_entry = sys.path[0]  # the current directory: `python -m` has put it there
 
     def load(self) -> Effective:
-        """Read it, and change to its directory, in which children start."""
+        """Read the configuration, and change to its directory, in which children start."""
         if self._settings:
             os.environ["JOBS_SETTINGS"] = self._settings
         effective = config_sources.load(self._file, cwd=None if self._settings else self._directory)
@@ -108,7 +108,8 @@ class _Source:
         return effective
 
     def load_again(self, wish: dict[str, Any], run_dir: Path) -> Config:
-        """Read it for a reload, whose command may name another place; raises ConfigError if that place means another queue."""
+        """Read the configuration for a reload, whose command may name another file; raise ConfigError if that means another
+        queue."""
         before = self._file, self._directory, self._settings, self._base_dir, self.file
         if "config" in wish:
             self._file, self._settings = wish["config"] or None, wish["settings"] or self._settings

@@ -276,17 +276,20 @@ class Reload:
             for pool in pools:
                 if pool.cannot_boot:
                     return pool.last_error
-            if not all(self._proved(pool) for pool in pools):
-                return None
-            self.step = "rolling"
-            for pool in pools:
-                for worker in self._of_old(pool):
-                    pool.replace(worker, "reload")
-        if self.step == "rolling":
-            left = any(worker.state not in ("stopping", "releasing") for pool in pools for worker in self._of_all_old(pool))
-            if not left and all(pool.is_up() for pool in pools):
-                return "done"
-        return None
+            if all(self._proved(pool) for pool in pools):
+                self._roll_out(pools)
+        return "done" if self.step == "rolling" and self._rolled_out(pools) else None
+
+    def _roll_out(self, pools: Iterable[WorkerPool]) -> None:
+        """Replace all workers of the old generation."""
+        self.step = "rolling"
+        for pool in pools:
+            for worker in self._of_old(pool):
+                pool.replace(worker, "reload")
+
+    def _rolled_out(self, pools: Iterable[WorkerPool]) -> bool:
+        left = any(worker.state not in ("stopping", "releasing") for pool in pools for worker in self._of_all_old(pool))
+        return not left and all(pool.is_up() for pool in pools)
 
     def take_back(self) -> None:
         """Give the new code up: workers that were to leave for it stay."""

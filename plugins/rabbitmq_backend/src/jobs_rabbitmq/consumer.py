@@ -217,7 +217,7 @@ class Consumer:
         self.subscribe(topics, suitable(wanted))
 
     def hoards(self, wanted: int) -> bool:
-        """Return whether far more messages are here than suit jobs of this length: these take longer than those before them."""
+        """Return whether far more messages are here than suit jobs of this length: they take longer than earlier ones."""
         return sum(map(len, self.lines.values())) > HOARD * suitable(wanted)
 
     def _full(self, topics: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from .messages import BrokerMessage
 from .unacked import Unacked
 
 EVERY = 1.0
-"""Seconds between two looks of a busy worker for suspects; if it could not finish its other jobs, ten times as long."""
+"""Seconds between two looks of a busy worker for suspects; ten times as long if it could not finish its other jobs."""
 
 DRY = 1.0
 """Seconds that it waits for its other jobs to finish."""
@@ -30,7 +30,7 @@ MOST = 256
 
 
 class Suspects:
-    """When a worker takes suspects, and how many. One thread."""
+    """The decisions when a worker takes suspects, and how many. One thread."""
 
     def __init__(self, unacked: Unacked) -> None:
         self._unacked = unacked

@@ -17,14 +17,14 @@ key                    type    what
 {jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id; with ? between them
                                while it is held loosely: see BindsKeys
 {jobs}:unique-until    zset    unique key → until when, of those held for a time
-{jobs}:cancel          set     reserved jobs that somebody wants cancelled; once more with "\\0force" behind, to be ended by
+{jobs}:cancel          set     reserved jobs that are to be cancelled; once more with "\\0force" behind, to be ended by
                                whatever means
 {jobs}:ended:ID        string  a result, or a cancelled job; goes by itself after its time to live
-{jobs}:followers       zset    id → until when somebody waits for its end
+{jobs}:followers       zset    id → until when a client waits for its end
 {jobs}:end:ID          list    holds something once a followed job has ended
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
-{jobs}:wake:TOPIC      zset    one member while somebody idle should look: taken by the one who does; there is none for
+{jobs}:wake:TOPIC      zset    one member while an idle worker should look: that worker takes it; there is none for
                                a topic that is paused or not in {jobs}:topics
 {jobs}:bell:OWNER      zset    one member when a worker has to end its own wait
 {jobs}:in:TOPIC        list    the inlet: what producers in any language RPUSH

@@ -158,13 +158,27 @@ def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
     return made
 
 
+_TITLES = {
+    "backlog": "topic {topic} is behind",
+    "unserved": "no pool serves topic {topic}",
+    "over": "topic {topic} has caught up",
+    "test": "this is a test of alerts",
+}
+
+
 def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float) -> Alert:
     """Compose an alert for a topic; `kind` is backlog, unserved, over or test."""
+    host, now = os.uname().nodename, datetime.now(timezone.utc).replace(microsecond=0)
+    return Alert(
+        f"jobs: {_TITLES[kind].format(topic=topic)}",
+        "\n".join(_lines(config, kind, topic, counts, lasted, f"{config.prefix} on {host}, {now:%Y-%m-%d %H:%M:%S} UTC")),
+        _facts(config, kind, topic, counts, lasted, host, now),
+    )
+
+
+def _facts(config: Config, kind: str, topic: str, counts: Counts, lasted: float, host: str, now: datetime) -> dict[str, Any]:
     limits = config.topic(topic)
-    host = os.uname().nodename
-    now = datetime.now(timezone.utc).replace(microsecond=0)
-    age = None if counts.oldest_age is None else round(counts.oldest_age, 1)
-    facts = {
+    return {
         "kind": kind,
         "host": host,
         "time": now.isoformat(),
@@ -175,33 +189,36 @@ def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float
         "scheduled": counts.scheduled,
         "reserved": counts.reserved,
         "dead": counts.dead,
-        "oldest_age": age,
+        "oldest_age": _age(counts),
         "alert_above": limits.alert_above,
         "alert_age": None if limits.alert_age is None else float(limits.alert_age),
         "seconds": round(lasted, 1),
     }
+
+
+def _lines(config: Config, kind: str, topic: str, counts: Counts, lasted: float, origin: str) -> list[str]:
+    if kind == "test":
+        return [origin]
+    limits = config.topic(topic)
+    age = _age(counts)
     above = "" if limits.alert_above is None else f" (limit {limits.alert_above:,})"
     older = "" if limits.alert_age is None else f" (limit {limits.alert_age})"
     waited = "nothing is waiting" if age is None else f"the oldest has waited for {format_duration(round(age))}"
-    titles = {
-        "backlog": f"topic {topic} is behind",
-        "unserved": f"no pool serves topic {topic}",
-        "over": f"topic {topic} has caught up",
-        "test": "this is a test of alerts",
-    }
     lines = [
         f"{counts.ready:,} ready{above}, {waited}{older}",
         f"{counts.reserved:,} running, {counts.scheduled:,} scheduled, {counts.dead:,} dead",
         f"{'lasted' if kind == 'over' else 'for'} {format_duration(round(lasted))}",
-        f"{config.prefix} on {host}, {now:%Y-%m-%d %H:%M:%S} UTC",
+        origin,
     ]
     if kind == "unserved":
         lines[2] = f"add it to a pool's topics, or set serve = false in [topics.{topic}] if workers elsewhere serve it"
-    elif kind == "backlog" and config.nobody_serves(topic):
+    elif kind == "backlog" and config.is_unserved(topic):
         lines.insert(2, "no pool serves it")
-    if kind == "test":
-        lines = lines[-1:]
-    return Alert(f"jobs: {titles[kind]}", "\n".join(lines), facts)
+    return lines
+
+
+def _age(counts: Counts) -> float | None:
+    return None if counts.oldest_age is None else round(counts.oldest_age, 1)
 
 
 def _over(config: Config, topic: str, counts: Counts) -> bool:

@@ -87,7 +87,7 @@ class Housekeeper:
     # -- the supervisor --------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Take orders; when the supervisor dies, kill everything that it started."""
+        """Read the supervisor's messages; when the supervisor dies, kill everything that it started."""
         while True:
             order, _ = self._channel.receive()
             if order is None:
@@ -237,7 +237,7 @@ class Housekeeper:
     def _warn_of_unserved(self, counts: dict[str, Counts]) -> None:
         """Warn of each topic that no pool serves: once, and once more when jobs wait there for the first time."""
         unserved = {}
-        for topic in filter(self._app.config.nobody_serves, counts):
+        for topic in filter(self._app.config.is_unserved, counts):
             waiting, senders = counts[topic].ready + counts[topic].scheduled, self._destinations.get(topic, [])
             if not (waiting or senders):
                 continue

@@ -148,7 +148,8 @@ def _of_backend(board: Board) -> Iterator[Family]:
     )
 
 
-def _of_workers(board: Board, it: SupervisorState, lease: float) -> Iterator[Family]:
+def _counted(board: Board, it: SupervisorState, lease: float) -> tuple[Counter[tuple[str, str]], Counter[str], Counter[str]]:
+    """Count workers by pool and state, and by pool their running jobs and bytes of memory."""
     states = Counter({(pool.name, state): 0 for pool in it.pools for state in SHOWN})
     running = Counter({pool.name: 0 for pool in it.pools})
     memory = Counter({pool.name: 0 for pool in it.pools})
@@ -163,6 +164,11 @@ def _of_workers(board: Board, it: SupervisorState, lease: float) -> Iterator[Fam
     for child in children.values():  # their files are not yet written, or already removed
         states[child.pool, child.state] += 1
         memory[child.pool] += child.memory
+    return states, running, memory
+
+
+def _of_workers(board: Board, it: SupervisorState, lease: float) -> Iterator[Family]:
+    states, running, memory = _counted(board, it, lease)
     yield Family(
         "jobs_workers", "gauge", "Workers by state.",
         [("", (("pool", pool), ("state", state)), number) for (pool, state), number in states.items()],

@@ -26,7 +26,7 @@ KILL_AFTER = 2.0
 """Seconds past its `stop_timeout` after which a worker that was told to stop is killed."""
 
 AS_LONG_AS_IT_TAKES = 1e9
-"""Seconds that a worker may finish its jobs if nothing presses: its successor serves meanwhile."""
+"""Seconds that a worker may finish its jobs if nothing is urgent: its successor serves meanwhile."""
 
 JOBS_FAULT = 0.4
 """Longest pause after a worker that died while it ran jobs, seconds: the guilty job is found soon, the others must not wait."""

@@ -8,7 +8,7 @@ from ..processes.children import Child
 from ..system.messages import Repair
 
 AT_ONCE = 4
-"""Unconfirmed orders that a housekeeper may have: its channel must never be full."""
+"""Unconfirmed repairs that a housekeeper may have: its channel must never be full."""
 
 
 class Repairs:

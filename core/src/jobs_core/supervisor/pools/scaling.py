@@ -15,7 +15,7 @@ STEP_INTERVAL = 0.9
 """Seconds between two steps; the supervisor calls `decide` once a second."""
 
 REALLY_IDLE = 1.5
-"""Seconds. Every worker is idle for a moment between two short jobs; one that is idle at two checks is not there by chance."""
+"""Seconds. Every worker is idle for a moment between two short jobs; one that is idle at two checks in a row lacks work."""
 
 SPARE = 1.2
 """Workers that are kept for each that is busy on average. At full use, a queue grows without limit."""

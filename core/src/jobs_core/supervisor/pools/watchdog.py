@@ -31,7 +31,7 @@ LONGEST_PAUSE = 3.0
 """Longest interval between two answers of a serving backend to the housekeeper, seconds; it asks once a second."""
 
 COURIER_FIRST = 1.0
-"""Seconds past a job's grace that its worker's courier has to stop the job itself."""
+"""Seconds that a worker's courier has, after a job's grace period, to stop the job itself."""
 
 STOOD_STILL = 2.0
 """Seconds between two checks after which the supervisor knows that it was not running."""
@@ -73,30 +73,32 @@ class Watchdog:
         for pool in self._pools:
             done = busy = 0
             for worker in list(pool.workers.values()):
-                if worker.state == "releasing":
+                file = self._file_of(worker, now)
+                if file is None:
                     continue
-                if worker.stop_by is not None and now > max(worker.stop_by, self._awake_since + STOOD_STILL):
-                    self._kill(worker, "it did not stop in time", charge=False)
-                    continue
-                file = worker.file(self._run_dir)
-                if file is None or worker.ready_at is None or worker.exiting:
-                    continue
-                header = file.header()
-                running = file.running()
+                header, running = file.header(), file.running()
                 busy += bool(running)
                 done += header.done + header.failed
                 idle = not running and not header.in_flight
                 worker.idle_since = (worker.idle_since or now) if idle else None
-                self._check_worker(pool, worker, file, header, running, now)
+                self._check_worker(worker, file, header, running, now)
                 if read_memory:
                     worker.read_memory()
                 self._replace_if_due(pool, worker, now)
             self._measure(pool, done, busy, now)
             pool.check(now)
 
-    def _check_worker(
-        self, pool: WorkerPool, worker: WorkerRecord, file: WorkerFile, header: WorkerHeader, running: int, now: float
-    ) -> None:
+    def _file_of(self, worker: WorkerRecord, now: float) -> WorkerFile | None:
+        """Return the file of a worker that is to be checked; kill it instead if it was to have stopped by now."""
+        if worker.state == "releasing":
+            return None
+        if worker.stop_by is not None and now > max(worker.stop_by, self._awake_since + STOOD_STILL):
+            self._kill(worker, "it did not stop in time", charge=False)
+            return None
+        file = worker.file(self._run_dir)
+        return None if worker.ready_at is None or worker.exiting else file
+
+    def _check_worker(self, worker: WorkerRecord, file: WorkerFile, header: WorkerHeader, running: int, now: float) -> None:
         silent = now - max(header.beat, self._awake_since)
         if silent > SILENCE * self._lease():
             why = f"no heartbeat for {silent:.0f} s: a job held the interpreter, or the process was stopped"

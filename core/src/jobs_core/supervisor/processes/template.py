@@ -122,7 +122,7 @@ class Template:
         self._channel.send(TemplateReady(preload, fit, python or found, brokers))
 
     def _make(self, spec: WorkerSpec, ends: Ends) -> None:
-        """Start a child. Each order is answered: `Forked` by the intermediate process, else `FailedToStart`."""
+        """Start a child. Every request is answered: `Forked` by the intermediate process, else `FailedToStart`."""
         try:
             middle = os.fork()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Connect while the loop turns: other connections are served meanwhile, whichever thread holds the interpreter."""
+"""Connect without blocking the loop: other connections are served meanwhile, even if another thread holds the interpreter."""
 
 from __future__ import annotations
 

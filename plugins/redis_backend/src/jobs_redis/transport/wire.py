@@ -1,8 +1,8 @@
 """A socket with Redis's protocol: one system call sends a command, one reads its reply.
 
-The client connects, authenticates and wraps in TLS; after that its layers cost more than an enqueue's work on the server,
-most of all a poll() before every send and receive, which Python makes for a socket with a timeout of its own. Here the
-kernel measures the timeout.
+redis-py connects, authenticates and wraps in TLS. After that its layers cost more than the server's work for an enqueue,
+most of all the poll() before every send and receive, which Python needs for a socket with its own timeout. Here the kernel
+enforces the timeout.
 """
 
 from __future__ import annotations

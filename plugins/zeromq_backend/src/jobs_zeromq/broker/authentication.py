@@ -32,7 +32,7 @@ class Authenticator:
     ) -> None:
         """Accept every client for which there is room, if there is no list.
 
-        Raises ZMQError if the context has another doorkeeper.
+        Raises ZMQError if the context has another authenticator.
         """
         self.socket = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
