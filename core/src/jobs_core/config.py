@@ -56,6 +56,7 @@ TopicName = Annotated[str, _rule(rules.topic)]
 Arguments = Annotated[list[Any], _rule(rules.arguments)]
 KeywordArguments = Annotated[dict[str, Any], _rule(rules.arguments)]
 Topics = Annotated[list[TopicName], _rule(rules.no_repeats)]
+Weights = dict[TopicName, PositiveInt]
 
 
 class Section(Struct, metaclass=foreign.Explained, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +73,9 @@ class Workers(Section, frozen=True, kw_only=True):
 class Pool(Section, frozen=True, kw_only=True):
     """Worker processes that serve an ordered list of topics."""
 
-    topics: Topics = field(default_factory=lambda: ["default"])  # in strict order: the first topic that has jobs is served
+    topics: Topics | Weights = field(
+        default_factory=lambda: ["default"]
+    )  # a list: strict order, the first with jobs is served; { a = 6, b = 1 }: shares
     workers: Processes | Workers = 1  # a fixed number, or {min, max}: grows by backlog and age, shrinks when idle
     mode: Literal["sync", "threads", "async"] = "sync"  # how a worker runs its jobs
     concurrency: Concurrency = 1  # jobs that one worker runs at the same time; async: thousands

@@ -328,6 +328,7 @@ class _Reader:
         section = _section_in(kind)
         if section and (kind is section or isinstance(value, dict)):
             return self._section(section, value, path)
+        kind = _arm_for(kind, value)
         bare = _bare(kind)
         if typing.get_origin(bare) is dict and isinstance(value, dict):
             name, item = typing.get_args(bare)
@@ -445,6 +446,14 @@ def _meant(path: str) -> str:
 def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
     """Return the keys of a table by name; cached, since their annotations are evaluated at each request."""
     return {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
+
+
+def _arm_for(kind: Any, value: Any) -> Any:
+    """Return the part of a union of a list and a table that the value is meant for; any other type as it is."""
+    tables = [arm for arm in _arms(kind) if typing.get_origin(_bare(arm)) is dict]
+    if not tables or len(_arms(kind)) == 1:
+        return kind
+    return tables[0] if isinstance(value, dict) else next(arm for arm in _arms(kind) if arm not in tables)
 
 
 def _arms(kind: Any) -> tuple[Any, ...]:

@@ -159,7 +159,8 @@ def _held_up(app: App, backend: Backend, topic: str) -> Iterator[str]:
 def _before(app: App, backend: Backend, topic: str) -> Iterator[str]:
     """Name the topics with ready jobs that pools serve before this one."""
     for name, pool in app.config.pools.items():
-        earlier = pool.topics[: pool.topics.index(topic)] if topic in pool.topics else []
+        strict = list(pool.topics) if isinstance(pool.topics, list) else []  # by weight, each topic is served
+        earlier = strict[: strict.index(topic)] if topic in strict else []
         busy = [f"{other} ({ready} ready)" for other in earlier if (ready := _ready(backend, other))]
         if busy:
             yield f"pool {name} serves {', '.join(busy)} before {topic}"

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from .. import boundary, events
 from ..backends.base import Backend, Delivery, Outcome
@@ -35,6 +35,7 @@ from .run import Run
 from .run_queue import SETTLE_INTERVAL, RunQueue
 from .settlements import Settlements, tell_stale
 from .spinning import Spinning
+from .topic_order import topic_order
 
 logger = logging.getLogger("jobs.worker")
 
@@ -66,7 +67,7 @@ class Courier:
         self,
         backend: Backend,
         owner: str,
-        topics: list[str],
+        topics: Sequence[str] | Mapping[str, int],
         executor: Executor,
         decoder: Decoder,
         *,
@@ -90,7 +91,8 @@ class Courier:
         self.replace = False  # the worker is to be replaced: a job cannot be interrupted
         self.abandoned = False  # released jobs are still running: the process has to end at once
         self._backend = backend
-        self._topics = topics
+        self._order = topic_order(topics)
+        self._topics = list(topics)  # as the last request names them
         self._executor = executor
         self._run_queue: RunQueue = executor.run_queue
         self._decoder = decoder
@@ -328,6 +330,7 @@ class Courier:
     def _reserve(self, now: float) -> None:
         if self._reserve_request is None:
             self._reserve_request = new_token(), self._room()
+            self._topics = self._order()
         request, limit = self._reserve_request
         failpoint("reserve.before")
         deliveries = self._backend.reserve(self._topics, limit, request)
@@ -339,6 +342,7 @@ class Courier:
     def _reserve_next(self, timeout: float) -> bool:
         """Sleep until jobs are reserved or `timeout` is over; return whether any were. An outage repeats the request later."""
         request, limit = self._reserve_request = new_token(), self._room()
+        self._topics = self._order()
         began = time.monotonic()
         failpoint("reserve.before")
         deliveries = self._backend.reserve_next(self._topics, limit, request, timeout)

@@ -145,7 +145,7 @@ class Worker:
         self.courier = Courier(
             backend,
             self.owner,
-            list(pool.topics),
+            pool.topics,
             self._executor,
             Decoder(app),
             lease=float(app.config.lease),
