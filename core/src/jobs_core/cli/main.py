@@ -55,6 +55,7 @@ GROUPS = {
     },
     "Jobs": {
         "push": ("push", "Enqueue jobs from the command line or from JSON lines."),
+        "run": ("run", "Run one job here and now, in this process."),
         "list": ("jobs", "List the jobs of a topic."),
         "show": ("jobs", "Show everything known about a job."),
         "why": ("why", "Explain why a job does not run, ran twice or is dead."),

@@ -42,10 +42,13 @@ class _JobLine(msgspec.Struct, forbid_unknown_fields=True):
 _OPTIONS = [name for name in _JobLine.__struct_fields__ if name not in ("job", "args", "kwargs")]
 
 
+keywords_option = click.option("--kw", "given", metavar="K=V", multiple=True, help="A keyword argument; repeat for more.")
+
+
 @click.command("push")
 @click.argument("job", required=False, type=TEXT)
 @click.argument("args", nargs=-1)
-@click.option("--kw", "keywords", metavar="K=V", multiple=True, help="A keyword argument; repeat for more.")
+@keywords_option
 @click.option("--json", "file", metavar="FILE", type=FILE, help='JSON lines, "-" for standard input: see below.')
 @click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
 @click.option("--delay", metavar="TIME", type=DURATION, help='How long to wait before it runs: seconds or "5m".')
@@ -55,7 +58,7 @@ def push_command(
     context: Context,
     job: str | None,
     args: tuple[str, ...],
-    keywords: tuple[str, ...],
+    given: tuple[str, ...],
     file: str | None,
     topic: str | None,
     delay: float | None,
@@ -76,9 +79,9 @@ def push_command(
         if job is None:
             fail("nothing to push: name a job, or give lines with --json", Exit.USAGE)
         assert job is not None
-        _push_one(context, _find(context, job, shared).call(*map(literal, args), **_keywords(keywords)))
+        _push_one(context, find_job(context, job, shared).call(*map(literal, args), **keyword_arguments(given)))
         return
-    if args or keywords:
+    if args or given:
         fail("--json supplies the arguments: leave out ARGS and --kw", Exit.USAGE)
     _push_many(context, _calls(context, file, job, shared))
 
@@ -110,12 +113,14 @@ def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
             output.echo(f"jobs: {TopicUnserved(topic, 0, [job])}", err=True)
 
 
-def _find(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:
+def find_job(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:
+    """Return the job function of this name, with options as `using` takes them; raises UnknownJob."""
     job = context.app.registry.find(name)
     return job.using(**options) if options else job
 
 
-def _keywords(pairs: tuple[str, ...]) -> dict[str, Any]:
+def keyword_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Parse the values of --kw; end the command for one that is not NAME=VALUE."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -137,7 +142,7 @@ def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any])
             options = shared | {name: getattr(line, name) for name in _OPTIONS if getattr(line, name) is not None}
             if line.job is None:
                 raise ValueError("names no job")
-            call = _find(context, line.job, options).call(*line.args, **line.kwargs)
+            call = find_job(context, line.job, options).call(*line.args, **line.kwargs)
             call.job.arguments.check(call.args, call.kwargs)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, JobsError) as error:
             fail(f"{file}, line {number}: {str(error).replace('`', '')}", Exit.USAGE)

@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import events, guard
 from ..app import App, set_current_app
+from ..backends.base import Backend
 from ..config import Pool
 from ..errors import JobDefinitionError, LoadError
 from ..ids import new_token
@@ -130,6 +131,8 @@ class Worker:
         on_open: Callable[[], None] = lambda: None,
         on_due: Callable[[str], None] = lambda why: None,
         on_replace: Callable[[], None] | None = None,
+        backend: Backend | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self.owner = owner or f"{os.uname().nodename}-{os.getpid()}-{new_token(4)}"
         self._app = app
@@ -138,7 +141,7 @@ class Worker:
         self.info = WorkerInfo(
             self.owner, pool_name, tuple(pool.topics), pool.mode, 1 if pool.mode == "sync" else pool.concurrency
         )
-        backend = app.new_backend()
+        backend = backend or app.new_backend()
         run_queue = RunQueue(backend.interrupt)
         middleware = Middleware(app.plugins, bootstrapper)
         self._executor = _executor(pool, run_queue, middleware, board)
@@ -147,7 +150,7 @@ class Worker:
             self.owner,
             pool.topics,
             self._executor,
-            Decoder(app),
+            decoder or Decoder(app),
             lease=float(app.config.lease),
             stop_timeout=float(pool.stop_timeout),
             timeout_grace=float(pool.timeout_grace),

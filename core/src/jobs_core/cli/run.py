@@ -1,0 +1,150 @@
+"""`jobsctl run`: one job here and now, with everything that surrounds it in a worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from .. import events, logs
+from ..app import App
+from ..backends.base import Answer, Outcome, Outgoing, Settlement
+from ..backends.memory import MemoryBackend
+from ..config import Pool
+from ..ids import new_token
+from ..job import Call, JobFunction
+from ..units import format_duration
+from ..worker.decoder import Decoder
+from ..worker.main import Worker, prepare
+from ..worker.run import Run
+from . import output
+from .common import Context, fail, literal, pass_context
+from .patience import importing_application
+from .push import find_job, keyword_arguments, keywords_option
+from .types import DURATION, TEXT
+
+
+@click.command("run")
+@click.argument("job", metavar="JOB", type=TEXT)
+@click.argument("args", nargs=-1)
+@keywords_option
+@click.option("--timeout", metavar="TIME", type=DURATION, help="The longest time that it may run, instead of the job's own.")
+@pass_context
+def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[str, ...], timeout: float | None) -> None:
+    """Run JOB with ARGS here and now, in this process, and print its result as JSON.
+
+    The framework is set up, the arguments are encoded, decoded and converted, and middleware, hooks and the timeout apply as
+    in a worker. The queue is not involved: the job is not stored, not retried, and holds no unique key. Jobs that it
+    enqueues are really enqueued; its follow-ups (current_job().enqueue) are too, if it succeeds.
+
+    ARGS and the values of --kw are JSON where they are valid JSON, else strings. Exits with code 1, and prints the
+    traceback, if the job fails or asks to be run again.
+    """
+    config = context.effective.config
+    logs.to_stream(config.logs.level, config.logs.format)
+    logging.getLogger().handlers[0].addFilter(_is_news)
+    with importing_application():
+        bootstrapper = prepare(context.app)
+    context.app.warns_of_unserved = False  # nothing waits in the topic
+    options: dict[str, Any] = {"store_result": True, "expires": None}
+    if timeout is not None:
+        options["timeout"] = timeout
+    function = find_job(context, job, options)
+    call = Call(function, tuple(map(literal, args)), keyword_arguments(given))
+    sent = context.app.outgoing(context.app.message(call))
+    decoder = _Decoder(context.app)
+    worker = Worker(
+        context.app,
+        "run",
+        _pool(config.pools, function, sent.topic),
+        bootstrapper,
+        keeps_house=False,
+        drain=True,
+        backend=_queue_of_one(context.app, sent),
+        decoder=decoder,
+        on_replace=lambda: _give_up(function.name),
+    )
+    worker.run()
+    _report(context, function.name, decoder.ending)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out the worker's lines about itself and the outcome: the command reports it, and nothing is retried or stored."""
+    known = events.WorkerStarted, events.WorkerStopped, events.JobFailed, events.JobDied
+    return not isinstance(getattr(record, "event", None), known) and record.funcName != "report_unrun"
+
+
+def _pool(pools: dict[str, Pool], job: JobFunction[Any, Any, Any], topic: str) -> Pool:
+    """Return a pool for this job alone, with the settings of the one that serves its topic.
+
+    It runs in the main thread, where a timeout can interrupt everything; an async function for an async pool runs as there,
+    since its resources may belong to that event loop.
+    """
+    served = next((pool for pool in pools.values() if topic in pool.topics), None) or next(iter(pools.values()))
+    mode = "async" if served.mode == "async" and job.is_async else "sync"
+    return msgspec.structs.replace(served, topics=[topic], mode=mode, concurrency=1)
+
+
+def _queue_of_one(app: App, sent: Outgoing) -> MemoryBackend:
+    """Return a queue of this process with this job in it."""
+    queue = _Queue(f"memory://run-{new_token()}", app.backend_options())
+    queue.push([msgspec.structs.replace(sent, delay=0.0, unique=None)], new_token())
+    return queue
+
+
+class _Queue(MemoryBackend):
+    """A queue that is empty after one run, whatever its outcome."""
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        return super().settle([Settlement(each.id, each.token, Outcome.DONE) for each in settlements], request)
+
+
+class _Decoder(Decoder):
+    """A decoder that remembers the run. It is acknowledged after the run, whatever `acks` says, so that its end is known."""
+
+    accepted: Run | Settlement | None = None
+
+    def accept(self, delivery: Any) -> Run | Settlement:
+        self.accepted = super().accept(delivery)
+        if isinstance(self.accepted, Run):
+            self.accepted.policy = msgspec.structs.replace(self.accepted.policy, acks="late")
+        return self.accepted
+
+    @property
+    def ending(self) -> Settlement | None:
+        return self.accepted.settlement if isinstance(self.accepted, Run) else self.accepted
+
+
+def _report(context: Context, name: str, ending: Settlement | None) -> None:
+    """Print the result, after the follow-ups were enqueued; or the traceback and why the job counts as failed."""
+    if ending is None:
+        fail(f"{name} did not run")
+    if ending.outcome is Outcome.DONE:
+        if ending.followups:
+            with context.asking():
+                context.app.operate(lambda backend: backend.push(ending.followups, new_token()))
+        stored = msgspec.json.decode(ending.result or b"{}")
+        if "unstorable" in stored:
+            output.echo(f"jobs: {name} is done; its result is not shown: {stored['unstorable']}", err=True)
+        else:
+            output.echo_json(msgspec.json.encode(stored.get("value")))
+        return
+    if ending.outcome is Outcome.DEFER:
+        fail(f"{name} asked to be run again in {format_duration(ending.after)} (Snooze); nothing was enqueued")
+    told = msgspec.json.decode(ending.error or b"{}")
+    if told.get("traceback"):
+        output.echo(told["traceback"], err=True, nl=False)
+        fail(f"{name} failed" + (f": {ending.reason}" if ending.reason not in ("", "failed") else ""))
+    fail(f"{name} did not run ({ending.reason}): {told.get('message', '')}")
+
+
+def _give_up(name: str) -> None:
+    """End this process, in which a job goes on although it was interrupted."""
+    output.echo(f"jobs: {name} ignored its timeout, and was ended together with this process", err=True)
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,214 @@
+"""`jobsctl run`: one job here and now, with everything that a worker puts around it, and without the queue."""
+
+import pytest
+
+from jobs_core import State
+
+TASKS = '''
+"""Jobs that end in every way."""
+import asyncio, logging, sys, time
+from dataclasses import dataclass
+from jobs_core import Discard, Retry, Snooze, Unique, current_job, job
+
+@dataclass
+class Order:
+    number: int
+    def __post_init__(self):
+        if self.number > 3:
+            raise ValueError("there are three")
+
+@job
+def add(a: int, b: int = 2) -> int:
+    print("adding", type(a).__name__)
+    logging.getLogger("shop").info("attempt %s", current_job().attempt)
+    return a + b
+
+@job
+async def aadd(a: int, b: int = 2) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+@job
+def order(it: Order) -> Order:
+    return Order(it.number + 1)
+
+@job(acks="early", unique=True, expires=0.001, topic="elsewhere")
+def options() -> str:
+    return "ran"
+
+@job
+def follow(fail: bool = False):
+    current_job().enqueue(add, 1)
+    add.enqueue(2)
+    if fail:
+        raise LookupError("after the follow-up")
+
+@job
+def fail(how: str):
+    if how == "exit":
+        sys.exit(3)
+    raise {"error": LookupError("none"), "retry": Retry("soon"), "discard": Discard("no"), "snooze": Snooze("5s")}[how]
+
+@job
+def unstorable():
+    return object()
+
+@job(timeout=0.1)
+def nap(seconds: float = 30.0):
+    time.sleep(seconds)
+
+@job(timeout=0.1)
+async def anap(seconds: float = 30.0):
+    await asyncio.sleep(seconds)
+
+@job(timeout=0.1)
+def stubborn():
+    while True:
+        try:
+            time.sleep(30)
+        except BaseException:
+            pass
+'''
+
+
+@pytest.fixture(autouse=True)
+def _tasks(project):
+    (project.root / "tasks.py").write_text(TASKS)
+
+
+def waiting(project):
+    """Return the arguments of the jobs in the queue."""
+    app = project.app()
+    records = app.operate(lambda backend: backend.browse("default", State.READY, 10))
+    return sorted(str(app.read(record).args) for record in records)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "result"),
+    [
+        (("add", "1"), "adding int\n3\n"),
+        (("add", "1", "5"), "adding int\n6\n"),
+        (("add", "1", "--kw", "b=5"), "adding int\n6\n"),
+        (("add", "--kw", "a=1", "--kw", "b=5"), "adding int\n6\n"),
+        (("aadd", "1"), "3\n"),
+        (("order", '{"number": 2}'), '{"number":3}\n'),
+        (("options",), '"ran"\n'),
+        (("nap", "0"), "null\n"),
+        (("nap", "0.2", "--timeout", "1m"), "null\n"),
+        (("nap", "0.2", "--timeout", "0"), "null\n"),  # none
+        (("unstorable",), ""),
+    ],
+)
+def test_a_job_runs_here_and_its_result_is_printed(project, arguments, result):
+    done = project.run("run", f"tasks.{arguments[0]}", *arguments[1:])
+    assert (done.returncode, done.stdout) == (0, result), done.stderr
+    assert "Traceback" not in done.stderr
+    assert waiting(project) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("fail", "error"), ["LookupError: none", "jobs: tasks.fail failed"]),
+        (("fail", "exit"), ["SystemExit: 3", "jobs: tasks.fail failed"]),
+        (("fail", "retry"), ["Retry: soon", "jobs: tasks.fail failed"]),
+        (("fail", "discard"), ["Discard: no", "jobs: tasks.fail failed: discarded: no"]),
+        (("fail", "snooze"), ["jobs: tasks.fail asked to be run again in 5s (Snooze); nothing was enqueued"]),
+        (("nap",), ["time.sleep(seconds)", "JobTimeout: ran longer than its timeout of 0.1 s", "jobs: tasks.nap failed"]),
+        (("anap",), ["JobTimeout: ran longer than its timeout of 0.1 s", "jobs: tasks.anap failed"]),
+        (("nap", "--timeout", "200ms"), ["JobTimeout: ran longer than its timeout of 0.2 s", "jobs: tasks.nap failed"]),
+    ],
+)
+def test_a_job_that_fails_is_shown_with_its_traceback_and_code_1(project, arguments, says):
+    done = project.run("run", f"tasks.{arguments[0]}", *arguments[1:])
+    assert (done.returncode, done.stdout) == (1, "")
+    position = 0
+    for text in says:
+        position = done.stderr.index(text, position)
+    for worker_line in ("retrying", "dead letters", "is dead"):  # nothing of this happens here
+        assert worker_line not in done.stderr
+    assert waiting(project) == []
+
+
+def test_a_job_that_ignores_its_timeout_ends_with_the_command(project):
+    project.configure('[pools.default]\ntopics = ["default"]\ntimeout_grace = "100ms"')
+    done = project.run("run", "tasks.stubborn")
+    assert done.returncode == 1
+    assert "jobs: tasks.stubborn ignored its timeout, and was ended together with this process" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("tasks.ad",), "no job named 'tasks.ad' is registered here"),
+        (("tasks.add",), "missing 1 required positional argument"),
+        (("tasks.add", "x"), "argument 'a' of tasks.add: expected int, got str"),
+        (("tasks.add", "1", "--kw", "c=1"), "c"),
+        (("tasks.add", "1", "--kw", "b"), "--kw: expected NAME=VALUE"),
+        (("tasks.order", '{"number": 7}'), "there are three"),
+        (("tasks.add", "1", "--timeout", "soon"), "--timeout"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_refused_as_push_refuses_it(project, arguments, says):
+    done = project.run("run", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    pushed = project.run("push", *(each for each in arguments if each not in ("--timeout", "soon")))
+    assert pushed.returncode == (2 if "--timeout" not in arguments else 0)
+
+
+def test_follow_ups_are_enqueued_after_a_success_and_only_then(project):
+    assert project.run("run", "tasks.follow").returncode == 0
+    assert waiting(project) == ["[1]", "[2]"]
+    assert project.run("run", "tasks.follow", "true").returncode == 1
+    assert waiting(project) == ["[1]", "[2]", "[2]"]
+
+
+def test_the_queue_is_not_needed(project):
+    project.configure(backend='backend = "redis://127.0.0.1:1"')
+    assert project.run("run", "tasks.add", "1").stdout.endswith("3\n")
+    done = project.run("run", "tasks.follow", JOBS_ENQUEUE_TIMEOUT="100ms")
+    assert done.returncode == 1
+    assert "BackendUnavailable" in done.stderr
+
+
+PLUGIN = """
+from contextlib import contextmanager
+from jobs_core import hookimpl
+
+@hookimpl
+def jobs_before_enqueue(message): print("before enqueue", message.job)
+
+@hookimpl
+def jobs_worker_started(worker): print("started", worker.mode, *worker.topics)
+
+@hookimpl
+def jobs_worker_stopping(worker): print("stopping")
+
+@hookimpl
+def jobs_run_context(run):
+    @contextmanager
+    def around():
+        print("in", run.name)
+        yield
+        print("out")
+    return around()
+
+@hookimpl
+def jobs_job_finished(run, outcome): print("finished", outcome.outcome.value)
+"""
+
+
+def test_a_plugin_sees_a_worker_with_one_job(project, install):
+    place = install(seen=PLUGIN)
+    done = project.run("run", "tasks.add", "1", PYTHONPATH=str(place))
+    assert done.stdout.splitlines() == [
+        "before enqueue tasks.add",
+        "started sync default",
+        "in tasks.add",
+        "adding int",
+        "out",
+        "finished done",
+        "stopping",
+        "3",
+    ], done.stderr
