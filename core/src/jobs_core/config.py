@@ -71,11 +71,9 @@ class Workers(Section, frozen=True, kw_only=True):
 
 
 class Pool(Section, frozen=True, kw_only=True):
-    """Worker processes that serve an ordered list of topics."""
+    """Worker processes that serve topics."""
 
-    topics: Topics | Weights = field(
-        default_factory=lambda: ["default"]
-    )  # a list: strict order, the first with jobs is served; { a = 6, b = 1 }: shares
+    topics: Topics | Weights = field(default_factory=lambda: ["default"])  # a list: in strict order; a table: by weight
     workers: Processes | Workers = 1  # a fixed number, or {min, max}: grows by backlog and age, shrinks when idle
     mode: Literal["sync", "threads", "async"] = "sync"  # how a worker runs its jobs
     concurrency: Concurrency = 1  # jobs that one worker runs at the same time; async: thousands
