@@ -3,10 +3,10 @@
 A peer is an entry in peers.py and an adapter in adapters/, a small file that its own virtual environment imports: the
 jobs, and how they are enqueued. A broker is an entry in brokers.py. Everything else is the same for all:
 
-    python -m bench.peers drain enqueue          measure, and keep what came out in bench/results/peers.json
-    python -m bench.peers kill --only celery     of some peers alone
-    python -m bench.peers --broker rabbitmq      of those on one broker alone
-    python -m bench.peers table                  write what is kept into docs/benchmarks.md
+    python -m bench.peers drain enqueue          measure, and keep the figures in bench/results/peers.json
+    python -m bench.peers kill --only celery     measure some peers alone
+    python -m bench.peers --broker rabbitmq      measure the peers on one broker alone
+    python -m bench.peers table                  write the kept figures into docs/benchmarks.md
 
-Every job, of every peer, ours too, appends one record of 24 bytes to a file; what is reported was counted there.
+Every job of every peer (ours included) appends one record of 24 bytes to a file; reports count these records.
 """

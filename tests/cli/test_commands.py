@@ -175,7 +175,7 @@ def test_a_module_that_fails_to_import_is_told_by_its_own_last_line(project, sou
         assert "importlib" not in text
 
 
-def test_a_module_that_is_not_there_is_told_with_the_mend(project):
+def test_a_module_that_is_not_there_is_told_with_the_fix(project):
     project.configure(modules="tsks")
     assert 'there is no module "tsks"' in said(project.run("check"), 2)
 
@@ -203,7 +203,7 @@ def test_check_in_json(project):
     assert {entry["check"] for entry in found} == {"configuration", "machine", "plugins", "application", "backend", "messages"}
 
 
-def test_a_file_that_hides_the_package_is_told_with_the_mend(project):
+def test_a_file_that_hides_the_package_is_told_with_the_fix(project):
     (project.root / "jobs_core.py").write_text("")
     script = f"{os.path.dirname(sys.executable)}/jobs"
     done = subprocess.run([script, "check"], cwd=project.root, text=True, capture_output=True, env=project.environment())
@@ -246,7 +246,7 @@ def test_push_reads_arguments_as_json_or_text(project):
         (["--json", "nowhere"], 2, "No such file"),
     ],
 )
-def test_push_refuses_with_the_mend(project, arguments, code, says):
+def test_push_refuses_with_the_fix(project, arguments, code, says):
     assert says in said(project.run("push", *arguments), code)
     assert json.loads(project.run("topics", "--json").stdout)["default"]["ready"] == 0
 

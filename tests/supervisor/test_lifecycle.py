@@ -154,7 +154,7 @@ def test_what_cannot_be_imported_is_not_started(project: Project):
     assert running(project.root / ".jobs") is None
 
 
-def test_memory_is_refused_with_the_mend(project: Project):
+def test_memory_is_refused_with_the_fix(project: Project):
     project.configure(backend='backend = "memory://"')
     failed = project.run("start")
     assert failed.returncode == 2

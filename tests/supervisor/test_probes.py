@@ -337,7 +337,7 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
         ("nowhere.invalid:9000", "cannot be used"),
     ],
 )
-def test_an_address_that_cannot_be_is_an_error_with_its_mend(listen, says):
+def test_an_address_that_cannot_be_is_an_error_with_its_fix(listen, says):
     with pytest.raises(ListenError, match=says):
         server.listener(listen)
 

@@ -1,10 +1,10 @@
-"""A wall clock that a test moves, for the processes that are started with its environment: see clock.c.
+"""A wall clock that a test can set, for the processes that are started with its environment: see clock.c.
 
     clock = Clock(tmp_path)
     project.worker(**clock.environment)
-    clock.move(3600)                 # an hour fast, from the next look at it; monotonic clocks go on as they were
+    clock.move(3600)                 # an hour fast from now on; monotonic clocks are unchanged
 
-libfaketime cannot do it: where jemalloc is linked, as in Debian's redis-server, each waits for the other to begin.
+libfaketime cannot be used: in programs that link jemalloc, such as Debian's redis-server, the two wait for each other.
 """
 
 from __future__ import annotations

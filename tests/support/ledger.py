@@ -1,4 +1,4 @@
-"""Who enqueued what, and what ran: kept in files outside the broker, and counted as Jepsen counts a queue.
+"""The record of enqueues and runs, kept in files outside the broker, and counted as Jepsen counts a queue.
 
 Producers write `attempt ID` before and `ack ID` after an enqueue; jobs write `start ID` and `end ID`. Every record is
 one `write` to a file opened for appending, so that a kill at any moment leaves whole lines. `Ledger.tally` says:
@@ -9,7 +9,7 @@ one `write` to a file opened for appending, so that a kill at any moment leaves 
     lost           acknowledged jobs that never did, and are no dead letters: must be 0
     duplicated     runs beyond the first of a job, ended or not
     recovered      jobs that ran although their enqueue was never acknowledged
-    unexpected     runs of jobs that nobody attempted to enqueue
+    unexpected     runs of jobs that no producer attempted to enqueue
 """
 
 from __future__ import annotations

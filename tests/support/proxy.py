@@ -1,15 +1,15 @@
-"""A TCP proxy that stands between a client and its server and makes trouble on demand.
+"""A TCP proxy between a client and its server that causes faults on demand.
 
     with Proxy(server_port) as proxy:
         connect(proxy.port)
         proxy.cut()                       # reset every connection; new ones work
-        proxy.refuse(); proxy.accept()    # nobody gets in; everybody may again
+        proxy.refuse(); proxy.accept()    # no new connections; they work again
         proxy.delay(0.1, jitter=0.05)     # each way; 0 ends it
-        proxy.drop_reply(b"EVALSHA")      # the server does it, the client never hears: then the connection is cut
-        proxy.black_hole(); proxy.heal()  # nothing gets through, nobody is told
+        proxy.drop_reply(b"EVALSHA")      # the server executes it, its reply is lost, the connection is cut
+        proxy.black_hole(); proxy.heal()  # bytes disappear, and neither end is told
 
-It knows no protocol: Redis, AMQP and ZeroMQ alike. One thread with an event loop; every method may be called
-from any thread and returns when it has taken effect.
+It knows no protocol, so it works for Redis, AMQP and ZeroMQ alike. It runs an event loop on one thread; every method
+may be called from any thread, and returns when it has taken effect.
 """
 
 from __future__ import annotations

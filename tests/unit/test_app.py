@@ -103,7 +103,7 @@ def test_a_wrong_call_is_refused_here(app, greet):
     assert waiting(app) == []
 
 
-def test_a_function_of_main_is_refused_with_the_mend(app, registry):
+def test_a_function_of_main_is_refused_with_the_fix(app, registry):
     def f():
         pass
 
@@ -222,7 +222,7 @@ def test_the_end_of_a_job_is_told_as_it_was(app, greet):
     assert gone.status() is State.UNKNOWN
 
 
-def test_a_result_nobody_keeps_is_refused_at_once_with_the_mend(app, greet):
+def test_a_result_nobody_keeps_is_refused_at_once_with_the_fix(app, greet):
     with pytest.raises(ResultNotStored, match=r"store_result=True"):
         greet.enqueue("a").result(PATIENCE)
 
@@ -531,7 +531,7 @@ def test_where_no_connection_came_about_an_enqueue_says_that_nothing_was_enqueue
         ("zmq+tcp://h", Exception, "pip install jobs-zeromq"),
     ],
 )
-def test_an_unknown_backend_is_told_with_the_mend(registry, url, error, says):
+def test_an_unknown_backend_is_told_with_the_fix(registry, url, error, says):
     with pytest.raises(error, match=says):
         App(Config(backend=url), plugins=Plugins(), registry=registry).new_backend()
 

@@ -238,7 +238,7 @@ def test_a_type_that_json_cannot_tell_apart_is_refused_by_name():
         arguments.check((Point(1, NOW), "a", int), {})
 
 
-def test_a_name_that_only_type_checkers_see_is_refused_with_the_mend():
+def test_a_name_that_only_type_checkers_see_is_refused_with_the_fix():
     def f(a: int, thing: Nowhere):
         pass
 

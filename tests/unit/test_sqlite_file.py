@@ -164,7 +164,7 @@ def test_a_workers_transactions_need_no_fsync_but_its_pushes_do(open_):
 # -- bad files -------------------------------------------------------------------------------------
 
 
-def test_a_corrupt_file_is_told_with_the_mend(path, open_):
+def test_a_corrupt_file_is_told_with_the_fix(path, open_):
     path.write_bytes(b"this is no database at all, whatever its name says" * 100)
     with pytest.raises(BackendError, match=r"is damaged or not a SQLite database.*move it away"):
         open_()

@@ -1,7 +1,6 @@
-"""The producer, alike for all: python -m produce ADAPTER WHAT COUNT, which prints its processor time
-and the seconds it took.
+"""The producer, the same for all peers: python -m produce ADAPTER WHAT COUNT. Prints its CPU time and its seconds.
 
-    push       so many no-op jobs one by one
+    push       COUNT no-op jobs one by one
     bulk       the same with the peer's bulk call, a thousand a call
     threads    the same one by one from eight threads that share the producer
     stamp      jobs that note how long ago they were enqueued, one every 10 ms
@@ -9,7 +8,7 @@ and the seconds it took.
     nap        jobs of a second
 
 An adapter has `send(job, argument)`, and may have `send_many(job, arguments)`; both are async or neither, and
-`connected()` is then the context they need.
+in that case, `connected()` is the context that they need.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def encode_hook(value: Any) -> Any:
         return int.__add__(value, 0)
     if isinstance(value, bytes):
         return bytes.__getitem__(value, slice(None))
-    dump = getattr(type(value), "model_dump", None)  # not the value's: mocks and proxies have every attribute, without end
+    dump = getattr(type(value), "model_dump", None)  # of the class: a mock or proxy has every attribute, without end
     if dump is not None:
         return dump(value, mode="json")
     raise TypeError(f"{type(value).__qualname__} is not a JSON type, dataclass, Struct, pydantic model or Path")

@@ -131,8 +131,8 @@ class OwnerLost(BackendError):
 class NotSupported(BackendError):
     """Raised when a call needs a `feature` that the configured backend does not have."""
 
-    def __init__(self, feature: str, backend: str, mend: str = "") -> None:
-        advice = mend or "choose a backend that does; docs/backends.md has the table"
+    def __init__(self, feature: str, backend: str, fix: str = "") -> None:
+        advice = fix or "choose a backend that does; docs/backends.md has the table"
         super().__init__(f"{backend} does not support {feature}: {advice}")
         self.feature = feature
         self.backend = backend

@@ -273,7 +273,7 @@ class Plugins:
         offers = found.get(name, [])
         kind = PROVIDERS[hook]
         if not offers:
-            raise PluginError(f"{key}: there is no {kind} {name!r}: {self._mend(name, sorted(found))}")
+            raise PluginError(f"{key}: there is no {kind} {name!r}: {self._fix(name, sorted(found))}")
         winner = self._winner(offers)
         if winner is None:
             rivals = " and ".join(str(info) for _, info in offers)
@@ -334,7 +334,7 @@ class Plugins:
                 commands.append([os.fspath(word) for word in command])
         return commands
 
-    def _mend(self, name: str, known: list[str]) -> str:
+    def _fix(self, name: str, known: list[str]) -> str:
         distribution = DISTRIBUTIONS.get(name)
         broken = [info for info in self.infos if info.problems and distribution in (None, info.distribution)]
         disabled = [info for info in self.infos if info.disabled and distribution in (None, info.distribution)]

@@ -49,8 +49,9 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
 
 
 def _fields(options: JobOptions, overrides: JobOptions, settings: Any) -> dict[str, Any]:
-    """Return the envelope's fields besides name and arguments: only `using` writes fields that the worker else resolves
-    itself.
+    """Return the envelope's fields besides name and arguments.
+
+    The fields that a worker resolves by itself are written only if `using` sets them.
     """
     fields: dict[str, Any] = {}
     for name in ("retries", "timeout", "store_result"):

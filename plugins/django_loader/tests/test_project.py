@@ -67,7 +67,7 @@ def test_the_environment_names_the_settings_too(make_site):
         ('setting = "settings"', 'django.setting: unknown key; did you mean "settings"'),
     ],
 )
-def test_what_is_wrong_in_the_table_is_said_with_its_mend(site, table, said):
+def test_what_is_wrong_in_the_table_is_said_with_its_fix(site, table, said):
     (site.root / "jobs.toml").write_text(f'framework = "django"\n[django]\n{table}\n')
     done = site.run("check")
     assert done.returncode == 2

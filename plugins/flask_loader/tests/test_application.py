@@ -49,7 +49,7 @@ def test_an_application_is_built_once(tmp_path, module):
         ({"app": "NAME:broken"}, LoadError, r"(?s)flask.app: .NAME:broken. cannot be built:.*1 / 0.*ZeroDivisionError"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_mend(tmp_path, module, table, error, said):
+def test_what_is_wrong_is_said_with_its_fix(tmp_path, module, table, error, said):
     name = module(FACTORY + "def broken():\n    return 1 / 0\n")
     table = {key: value.replace("NAME", name) if isinstance(value, str) else value for key, value in table.items()}
     with pytest.raises(error, match=said.replace("NAME", name)):

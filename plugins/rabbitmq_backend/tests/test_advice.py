@@ -36,7 +36,7 @@ def test_a_sound_setting_earns_no_advice(url):
         (f"{SAFE}?queues=classic&consumer_timeout=60", {"longest": 120.0}, "consumer_timeout is 60 s"),
     ],
 )
-def test_a_risk_is_told_with_its_mend(url, more, says):
+def test_a_risk_is_told_with_its_fix(url, more, says):
     assert sum(says in one for one in said(url, **more)) == 1
 
 

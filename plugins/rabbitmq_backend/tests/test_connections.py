@@ -40,7 +40,7 @@ def test_the_next_host_is_tried_where_one_does_not_answer(rabbitmq_url):
         (("amqp://", "amqps://"), BackendUnavailable, "cannot be reached"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_mend(rabbitmq_url, change, error, says):
+def test_what_is_wrong_is_said_with_its_fix(rabbitmq_url, change, error, says):
     with pytest.raises(error, match=says):
         opened(rabbitmq_url.replace(*change))
 

@@ -71,7 +71,7 @@ def calls(server):
 
 def test_a_job_costs_an_idle_worker_one_wait_and_two_scripts(pool, server, opened):
     producer, worker = opened(None), opened("worker")
-    for n in range(3):  # first-time work is done before the last one
+    for n in range(3):  # the last one does no work for the first time
         before = calls(server)
         future = waiting(pool, server, worker, f"request {n}")
         push(producer, T, f"job {n}")

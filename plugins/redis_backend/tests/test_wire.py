@@ -43,7 +43,7 @@ def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
     with pytest.raises(redis.exceptions.TimeoutError):
         wire.read()
     with pytest.raises(redis.exceptions.TimeoutError):
-        wire.send((b"SET", "key", bytes(10_000_000)))  # no script reads it
+        wire.send((b"SET", "key", bytes(10_000_000)))  # no code reads it
     assert not wire.readable(0.0)
 
 

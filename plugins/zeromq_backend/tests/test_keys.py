@@ -153,7 +153,7 @@ def test_a_public_key_in_the_place_of_a_secret_one_is_named(locked, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "fix"),
     [
         ("zmq+tcp://10.0.0.7:7788", "keygen"),
         ("zmq+tcp://example.org:7788", "keygen"),
@@ -168,14 +168,14 @@ def test_a_public_key_in_the_place_of_a_secret_one_is_named(locked, tmp_path):
         ("zmq+ipc:///run/broker.sock?key=a&broker=b", "no keys"),
     ],
 )
-def test_a_url_that_cannot_be_is_refused_with_its_mend(url, mend):
-    with pytest.raises(BackendError, match=mend) as refused:
+def test_a_url_that_cannot_be_is_refused_with_its_fix(url, fix):
+    with pytest.raises(BackendError, match=fix) as refused:
         ZeromqBackend(url, BackendOptions())
     assert "secret@" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("toml", "mend"),
+    ("toml", "fix"),
     [
         ({"listen": ["zmq+tcp://0.0.0.0:7788"]}, "keygen"),
         ({"listen": ["zmq+tcp://*:7788"]}, "keygen"),
@@ -187,11 +187,11 @@ def test_a_url_that_cannot_be_is_refused_with_its_mend(url, mend):
         ({}, "give an address"),
     ],
 )
-def test_a_broker_that_cannot_be_is_refused_with_its_mend(tmp_path, toml, mend):
+def test_a_broker_that_cannot_be_is_refused_with_its_fix(tmp_path, toml, fix):
     import msgspec
 
     config = msgspec.convert({"broker": toml, "backend": "sqlite:///x.db"}, Config)
-    with pytest.raises(ConfigError, match=mend):
+    with pytest.raises(ConfigError, match=fix):
         settings(msgspec.structs.replace(config, base_dir=tmp_path))
 
 

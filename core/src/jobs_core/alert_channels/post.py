@@ -99,7 +99,7 @@ def _deadline(patience: float) -> Iterator[_Limit]:
         yield limit
     finally:
         timer.cancel()
-        timer.join()  # so that it shuts no closed connection, whose descriptor another may have by then
+        timer.join()  # it must not shut a closed connection: another may have its descriptor by then
         limit.close()
 
 

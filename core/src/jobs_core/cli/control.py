@@ -224,7 +224,7 @@ def _stop(run_dir: Path, how: str) -> None:
 
 
 def _waiting_for(run_dir: Path, pid: int) -> str:
-    """`3 workers busy: send_email 12 s, …`"""
+    """Return what the workers are busy with, as `3 workers busy: send_email 12 s, …`."""
     board = read_board(run_dir)
     busy = [worker for worker in board.workers if worker.running and worker.header.phase is not Phase.STARTING]
     if stopped(pid):

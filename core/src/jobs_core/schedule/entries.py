@@ -110,5 +110,5 @@ def _misfits(entry: Entry, job: JobFunction[Any, Any, Any]) -> Iterator[str]:
     try:
         job.arguments.check(tuple(entry.args), dict(entry.kwargs))
     except ArgumentError as error:
-        mend = "give args or kwargs" if entry.where.startswith("schedule.") else "give it a default, or set it in [schedule]"
-        yield f"{entry.where}: {error}: {mend}"
+        fix = "give args or kwargs" if entry.where.startswith("schedule.") else "give it a default, or set it in [schedule]"
+        yield f"{entry.where}: {error}: {fix}"

@@ -87,7 +87,7 @@ def running(run_dir: Path) -> int | None:
 
 
 def _of_another_user(run_dir: Path) -> OfAnotherUser:
-    from .search import process_of  # late: for this case alone
+    from .search import process_of  # imported late: only this case needs it
 
     directory = run_dir.absolute()
     while True:

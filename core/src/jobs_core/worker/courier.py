@@ -556,8 +556,8 @@ class Courier:
         if pause > 0:
             time.sleep(min(pause, 0.05))  # no backend to sleep in; stops and finished jobs are checked in between
         elif not busy:
-            # Also with no time left to sleep: where a round trip takes longer than the pause between heartbeats, there is never
-            # any, and only this wait reports new jobs.
+            # Wait even if no time is left to sleep. Where a round trip takes longer than the pause between heartbeats,
+            # there never is any, and only this wait reports new jobs.
             self._ask(self._wait, max(timeout, 0.0))
 
     def _wait(self, timeout: float) -> None:

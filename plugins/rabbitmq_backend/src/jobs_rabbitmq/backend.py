@@ -324,7 +324,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         return self._holds(consumer, topics)
 
     def _until_something(self, consumer: Consumer, topics: Sequence[str], timeout: float) -> None:
-        """Wait."""
+        """Wait until there is a job or a reason to end the wait."""
 
         def something() -> bool:
             return bool(

@@ -113,7 +113,7 @@ class Consumer:
         self.lines.setdefault(queue, deque()).append(message)
 
     def put_back(self, messages: Sequence[BrokerMessage]) -> None:
-        """Return messages to the heads of their lines."""
+        """Return messages to the heads of the lines from which they were taken."""
         for message in reversed(messages):
             if message.generation == self.generation:
                 self.lines.setdefault(self._names.queue(message.topic, message.level), deque()).appendleft(message)

@@ -82,7 +82,7 @@ class BrokerMessage:
             self.attempt = _count(headers, ATTEMPT)
             self.losses = _count(headers, LOSSES)
             self.deferrals = _count(headers, DEFERRALS)
-        if again:  # it was lost, because or independently of this job
+        if again:  # it was lost, because of this job or not
             self.losses = 2 if self.losses == 0 and self.deliveries() > 1 else self.losses + 1
 
     @property

@@ -142,7 +142,8 @@ class Publisher:
         return self._channel
 
     def change_channel(self) -> None:
-        """Publish on another channel from now on: one on which a queue was once without a leader may stay unusable for it."""
+        """Publish on another channel from now on: after a queue was without a leader, the old channel may not reach it any
+        more."""
         channel, self._channel = self._channel, None
         if channel is not None and channel.is_open:
             channel.close()

@@ -96,9 +96,9 @@ def translated(error: Exception, where: str) -> BackendError:
     text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
     if isinstance(error, redis.exceptions.MovedError):
         return Moved(f"{where}: it is a node of a cluster: use redis+cluster://", (error.host, error.port))
-    for part, mend in _BY_TEXT.items():
+    for part, fix in _BY_TEXT.items():
         if part in text.translate(_QUOTES):
-            return BackendError(f"{where}: {mend}")
+            return BackendError(f"{where}: {fix}")
     if word in _PASSING:
         return BackendUnavailable(f"{where}: {_PASSING[word]} ({word})")
     if word == "OOM":

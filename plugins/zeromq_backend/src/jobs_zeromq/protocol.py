@@ -163,7 +163,7 @@ class Retain(Struct, kw_only=True):
 
 
 class Wait(Struct, kw_only=True):
-    """Credit for one wake-up; the answer is "wake", once, or nothing. Without topics, it ends the wait.
+    """Credit for one wake-up: the answer is "wake", once, or nothing. Without topics, it ends the present wait.
 
     Any other request ends it too.
     """

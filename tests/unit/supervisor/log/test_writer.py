@@ -267,7 +267,7 @@ def test_a_disk_that_is_really_full(tmp_path, way):
     assert (done.stdout, done.stderr) == ("kept whole\n", "")
 
 
-def test_a_symbolic_link_is_refused_with_the_mend(open_log, path, tmp_path):
+def test_a_symbolic_link_is_refused_with_the_fix(open_log, path, tmp_path):
     path.parent.mkdir()
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match=r"logs.file = .*jobs.log.*symbolic link.*use the real file"):

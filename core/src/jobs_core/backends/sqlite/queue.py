@@ -129,7 +129,7 @@ def _hold_key(tx: Transaction, message: Outgoing, loosely: bool) -> None:
 
 
 def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
-    """Bind the keys that these messages hold; return each job that was cancelled for another, with the other: see BindsKeys."""
+    """Bind the keys that these messages hold; return each cancelled job with the job that took its place: see BindsKeys."""
     others = []
     for message in messages:
         unique = message.unique

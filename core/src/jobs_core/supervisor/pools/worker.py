@@ -103,7 +103,7 @@ class WorkerRecord:
                 os.kill(self.pid, number)
 
     def dump_stacks(self) -> None:
-        """Have it write every thread's stack to its file."""
+        """Make the worker write every thread's stack to its file."""
         self.signal(signal.SIGUSR2)
 
     def kill(self, why: str, *, culprit: str = "", charge: bool = True, run_dir: Path) -> None:

@@ -31,7 +31,7 @@ class TasksBackend(BaseTaskBackend):
 
     @cached_property
     def _features(self) -> frozenset[str]:
-        return application().new_backend().features  # asked while modules are imported: not yet `current_app`
+        return application().new_backend().features  # read while modules are imported, when there is no `current_app` yet
 
     @property
     def supports_defer(self) -> bool:

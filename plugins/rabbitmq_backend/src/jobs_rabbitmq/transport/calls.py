@@ -53,7 +53,7 @@ def receive(descriptor: int, most: int) -> bytes:
 
 
 def read(descriptor: int, most: int) -> bytes:
-    """Read likewise from a pipe that does not block."""
+    """Read in the same way from a pipe that does not block."""
     return _received(_read(descriptor, _buffer.bytes, min(most, _MOST)))
 
 

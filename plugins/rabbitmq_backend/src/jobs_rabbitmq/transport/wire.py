@@ -93,7 +93,7 @@ class Wire(Connection):
     ) -> None:
         self.where = target.shown
         self.failure: BaseException | None = None  # why it is closed
-        self.closing = False  # because we want it so
+        self.closing = False  # closed on our request
         self.blocked = ""  # the broker's reason to accept no messages at present
         self._address = address
         self._patience = patience

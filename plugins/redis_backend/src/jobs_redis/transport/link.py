@@ -67,7 +67,7 @@ def _connection(target: Target, address: Address | None) -> Connection:
 
 
 def _to_master(target: Target) -> Connect:
-    """Ask the sentinels for the master, each time again, and check that it is one."""
+    """Ask the sentinels for the master, anew for each connection, and check that it is one."""
 
     def to_sentinel(address: Address) -> Connection:
         patience = max(SHORTEST, left(2 * CONNECT_TIMEOUT) / 2)

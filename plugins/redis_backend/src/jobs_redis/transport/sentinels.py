@@ -1,4 +1,4 @@
-"""Sentinels: ask for the master, each time again."""
+"""Sentinels: ask them for the master, anew for each connection."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Sentinels:
             found = connection.read_response()
         except (redis.RedisError, OSError) as error:
             if code(error) in ("NOAUTH", "WRONGPASS") and "without any password" not in str(error):
-                mend = "?sentinel_username=…&sentinel_password=…"
-                raise BackendError(f"{where} requires a password of its own, or a different one: {mend}") from None
+                fix = "?sentinel_username=…&sentinel_password=…"
+                raise BackendError(f"{where} requires a password of its own, or a different one: {fix}") from None
             raise translated(error, where) from None
         finally:
             connection.disconnect()

@@ -43,7 +43,7 @@ SWEEP = 10.0
 """Seconds after which dead clients are searched for in any case."""
 
 SETTLING = 0.05
-"""Seconds by which ZeroMQ reports the end of a connection before its socket knows.
+"""Seconds by which ZeroMQ reports the end of a connection before sending on its socket fails.
 
 A worker that was woken and found no job waits as long.
 """

@@ -74,7 +74,7 @@ class Transactions:
         The transaction is committed then, including the reservations for takers; answers of durable requests are true after
         `synced`.
 
-        Waiting workers take part in no second try.
+        Waiting workers get jobs in the first try only.
         """
         if not asked:
             return []
