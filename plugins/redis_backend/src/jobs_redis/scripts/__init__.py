@@ -5,21 +5,32 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib import resources
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 
 class Script:
-    """One operation, ready to be sent by its digest."""
+    """One operation, ready to be sent by its digest. Read at its first use: a producer needs two of thirty."""
 
     __slots__ = ("digest", "name", "source")
 
     def __init__(self, name: str) -> None:
-        parts: dict[str, str] = {}
-        _gather(name, parts)
         self.name = name
-        # Comments would be sent with every first use, and are of no use to the server.
-        self.source = "\n".join(map(_stripped, parts.values())).encode()
-        self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    if not TYPE_CHECKING:  # a type checker would believe that every attribute exists
+
+        def __getattr__(self, attribute):
+            """Read the script when `digest` or `source` is not there yet; after that, they cost nothing more."""
+            if attribute not in Script.__slots__:
+                raise AttributeError(attribute)
+            parts: dict[str, str] = {}
+            _gather(self.name, parts)
+            # Comments would be sent with every first use, and are of no use to the server.
+            self.source = "\n".join(map(_stripped, parts.values())).encode()
+            self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+            return getattr(self, attribute)
+
+    digest: bytes
+    source: bytes
 
 
 ScriptCall: TypeAlias = tuple[Any, ...]
