@@ -66,6 +66,19 @@ def test_a_plugin_imports_only_what_is_published(plugin):
     assert wrong == []
 
 
+@pytest.mark.parametrize("plugin", [name for name in PLUGINS if (ROOT / "plugins" / name).exists()])
+def test_a_plugin_does_nothing_when_it_is_imported(plugin):
+    """It defines; it changes nothing of the process: every command and every worker imports every plugin."""
+    calls = [
+        f"{path.relative_to(ROOT)}:{statement.lineno}"
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "plugins" / plugin)
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.Expr) and not isinstance(statement.value, ast.Constant)
+    ]
+    assert calls == []
+
+
 @pytest.mark.parametrize("module", [jobs_core, backend_kit])
 def test_plugins_take_only_listed_names(module):
     taken = {name for path in SOURCES for found, name in used(path.read_text()) if found == module.__name__}

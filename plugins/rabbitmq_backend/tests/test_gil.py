@@ -48,7 +48,7 @@ def held():
 
 
 def ahead(worker):
-    return sum(map(len, worker._taking().lines.values()))
+    return sum(map(len, worker._taking().buffers.values()))
 
 
 def test_giving_back_what_was_delivered_ahead_over_a_new_connection_costs_none(connect, rabbitmq_url, request, monkeypatch):

@@ -63,7 +63,7 @@ def test_what_is_there_when_workers_have_left_was_delivered_to_nobody(connect, r
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_worker_that_knows_its_last_job_has_nothing_to_give_back(connect, rabbitmq_url, kind):
+def test_a_worker_that_knows_its_last_job_has_nothing_to_release(connect, rabbitmq_url, kind):
     url = f"{rabbitmq_url}?queues={kind}"
     pushed = jobs(1000)
     connect(url=url).push(pushed, new_token())

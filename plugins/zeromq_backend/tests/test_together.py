@@ -173,7 +173,7 @@ def test_who_waits_to_reserve_is_handed_what_a_push_brings_in_its_transaction(bo
         [asked(p.PUSH, request="1", messages=[{"id": n, "topic": "a", "payload": b"x"} for n in "xyz"])]
     )
     assert (pushed.kind, transactions.figures.commits) == (p.OK, 2)
-    handed, lost = transactions.handed_out
+    handed, lost = transactions.reserved_for_waiting
     assert [one.id for one in p.RESERVE.decode_answer(handed.body)] == ["x", "y"]
     assert p.decode_refusal(lost.body).code == "owner_lost"
 
@@ -184,7 +184,7 @@ def test_who_waits_cannot_fail_what_others_push(both):
 
     transactions = Transactions(both[0]._store, takers)
     (pushed,) = transactions.serve([asked(p.PUSH, request="1", messages=[{"id": "x", "topic": "a", "payload": b"x"}])])
-    assert (pushed.kind, transactions.figures.pushed, transactions.handed_out) == (p.OK, 1, [])
+    assert (pushed.kind, transactions.figures.pushed, transactions.reserved_for_waiting) == (p.OK, 1, [])
 
 
 def test_what_one_owner_asks_and_one_connection_pushes_keeps_its_order():

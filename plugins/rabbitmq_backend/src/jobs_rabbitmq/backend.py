@@ -238,15 +238,15 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             if not messages and not self._suspects.drying:
                 messages = self._take(consumer, topics, limit) or self._suspects.when_idle(consumer, topics, limit)
             if messages and messages[0].suspect:
-                self._stand_back()  # if this job kills us, no other job shall be suspected with it
+                self._release_ahead()  # if this job kills us, no other job shall be suspected with it
             elif messages:
-                self._give_back(consumer.leave_suspects(topics), ahead=False)
+                self._release(consumer.leave_suspects(topics), ahead=False)
         except BackendError:
-            consumer.put_back(messages)
+            consumer.keep_first(messages)
             raise
         if messages:
             self._worked_at = time.monotonic()
-        deliveries = self._unacked.hand_out(messages)
+        deliveries = self._unacked.reserve(messages)
         self._reserved = request, [message.token for message in messages if message.token]
         self._expected -= len(deliveries)
         return deliveries
@@ -279,12 +279,12 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
                 return messages
         wanted = limit + len(self._unacked.held)
         if consumer.hoards(wanted):
-            self._stand_back()
+            self._release_ahead()
         expected = max(limit, self._expected)
         messages = consumer.take(topics, limit, wanted, expected)
         if not self._exceptional.due:
             return messages
-        consumer.put_back(messages)
+        consumer.keep_first(messages)
         self._exceptional.sort_out(consumer)
         return consumer.take(topics, limit, wanted, expected)
 
@@ -352,19 +352,19 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
                     self._taking()
             self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
             return
-        if consumer.subscribed or any(consumer.lines.values()) or self._exceptional:
+        if consumer.subscribed or any(consumer.buffers.values()) or self._exceptional:
             # Measured from the first wait after a request or the end of a job, without the time that this took.
             self._idle_since = self._idle_since or now
             patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine, short jobs pause too
-            give_back_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._exceptional.due_at)
-            if now >= give_back_at:
+            release_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._exceptional.due_at)
+            if now >= release_at:
                 try:
-                    self._stand_back()
+                    self._release_ahead()
                 except BackendError:
                     self._tried_at = time.monotonic()
                 return
-            timeout = min(timeout, give_back_at - now)
-        ahead = consumer.lines
+            timeout = min(timeout, release_at - now)
+        ahead = consumer.buffers
         self._loop.until(
             lambda: self._loop.interrupted or consumer.wire.failure or (not consumer.subscribed and any(ahead.values())),
             max(0.0, timeout),
@@ -382,28 +382,28 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
 
     # -- release ---------------------------------------------------------------------------------------
 
-    def _stand_back(self) -> None:
+    def _release_ahead(self) -> None:
         """Stop deliveries, and release the messages that were delivered ahead."""
         consumer = self._taking()
         if consumer.subscribed:
             consumer.unsubscribe()
         if self._exceptional.due:
             self._exceptional.sort_out(consumer)
-        self._give_back([])
+        self._release([])
 
-    def _give_back(self, held: Iterable[BrokerMessage], *, ahead: bool = True) -> None:
+    def _release(self, held: Iterable[BrokerMessage], *, ahead: bool = True) -> None:
         """Release these jobs, and those delivered ahead, as copies: a rejected message would count as lost."""
         consumer = self._consumer
         if consumer is None or consumer.wire.failure is not None:
             return
         messages = [message for message in held if message.generation == self._generation]
-        waiting = consumer.all_lines() if ahead else []
+        waiting = consumer.take_buffered() if ahead else []
         if not messages and not waiting:
             return
         try:
             self._publish([self._republisher.front(message) for message in self._loop.attending([*messages, *waiting])])
         except BackendError:
-            consumer.put_back([message for message in (*messages, *waiting) if not message.token])
+            consumer.keep_first([message for message in (*messages, *waiting) if not message.token])
             raise
         consumer.acknowledge([*messages, *waiting])
 
@@ -416,7 +416,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         if self._exceptional:
             self._exceptional.sort_out(consumer)
         twins = self._unacked.all_twins()
-        self._give_back(self._unacked.forget())
+        self._release(self._unacked.forget())
         consumer.acknowledge(twins)
         consumer.confirm()
 
@@ -443,7 +443,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
                 answers.append(Answer.ALREADY if settlement.token in done_before else Answer.STALE)
             elif message.generation != self._generation:
                 self._unacked.owe(message, settlement)
-                consumer.put_back(self._unacked.twins(message))
+                consumer.keep_first(self._unacked.twins(message))
                 answers.append(Answer.STALE)
             else:
                 answers.append(Answer.SETTLED)
@@ -465,7 +465,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             self._publish([post for _, post in copied])
             self._acknowledge(consumer, [message for message, _ in copied])
             for message, _ in copied:
-                consumer.put_back(self._unacked.twins(message))
+                consumer.keep_first(self._unacked.twins(message))
         return answers
 
     def _acknowledge(self, consumer: Consumer, messages: list[BrokerMessage]) -> None:

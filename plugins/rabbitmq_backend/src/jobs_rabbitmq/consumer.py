@@ -58,7 +58,7 @@ class Consumer:
     def __init__(self, wire: Wire, topology: Topology, generation: int, arrived: Arrived) -> None:
         self.wire = wire
         self.generation = generation
-        self.lines: dict[str, deque[BrokerMessage]] = {}  # queue → delivered, not yet reserved
+        self.buffers: dict[str, deque[BrokerMessage]] = {}  # queue → delivered, not yet reserved
         self._topology = topology
         self._names = topology.names
         self._arrived = arrived
@@ -99,24 +99,24 @@ class Consumer:
 
     def holds(self, topics: Iterable[str], *, suspects: bool) -> bool:
         """Return whether a message of these topics is here to be reserved."""
-        return any(self.lines.get(queue) for queue in self.queues(topics, _ALL if suspects else _NORMAL))
+        return any(self.buffers.get(queue) for queue in self.queues(topics, _ALL if suspects else _NORMAL))
 
-    def all_lines(self) -> list[BrokerMessage]:
+    def take_buffered(self) -> list[BrokerMessage]:
         """Remove and return all messages that were delivered and not reserved."""
-        found = [message for line in self.lines.values() for message in line]
-        self.lines.clear()
+        found = [message for buffer in self.buffers.values() for message in buffer]
+        self.buffers.clear()
         return found
 
     def keep(self, message: BrokerMessage) -> None:
-        """Put a message into the line from which it will be reserved."""
+        """Put a message into the buffer from which it will be reserved."""
         queue = self._names.queue(message.topic, message.level)
-        self.lines.setdefault(queue, deque()).append(message)
+        self.buffers.setdefault(queue, deque()).append(message)
 
-    def put_back(self, messages: Sequence[BrokerMessage]) -> None:
-        """Return messages to the heads of the lines from which they were taken."""
+    def keep_first(self, messages: Sequence[BrokerMessage]) -> None:
+        """Return messages to the heads of the buffers from which they were taken."""
         for message in reversed(messages):
             if message.generation == self.generation:
-                self.lines.setdefault(self._names.queue(message.topic, message.level), deque()).appendleft(message)
+                self.buffers.setdefault(self._names.queue(message.topic, message.level), deque()).appendleft(message)
 
     def take(self, topics: Sequence[str], limit: int, wanted: int, expected: int) -> list[BrokerMessage]:
         """Return up to `limit` messages, in order; earlier pushes are found.
@@ -158,7 +158,7 @@ class Consumer:
 
     def suspects_wait(self, topics: Sequence[str]) -> bool:
         """Return whether suspects are waiting."""
-        return any(self.lines.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
+        return any(self.buffers.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
 
     def take_suspects(self, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
         """Take jobs that run apart from others: if one was lost three times or more, that one alone."""
@@ -166,21 +166,21 @@ class Consumer:
         found: list[BrokerMessage] = []
         for queue in self.queues(topics, [SUSPECTS]):
             while len(found) < limit:
-                if not self.lines.get(queue) and not self._get(queue):
+                if not self.buffers.get(queue) and not self._get(queue):
                     break
-                line = self.lines.get(queue)
-                if line:
-                    if found and (line[0].losses > SUSPECT or found[0].losses > SUSPECT):
+                buffer = self.buffers.get(queue)
+                if buffer:
+                    if found and (buffer[0].losses > SUSPECT or found[0].losses > SUSPECT):
                         return found
-                    found.append(line.popleft())
+                    found.append(buffer.popleft())
             if found:
                 return found
         return found
 
     def _shift(self, queue: str, found: list[BrokerMessage], limit: int) -> None:
-        line = self.lines.get(queue)
-        while line and len(found) < limit:
-            found.append(line.popleft())
+        buffer = self.buffers.get(queue)
+        while buffer and len(found) < limit:
+            found.append(buffer.popleft())
 
     # -- subscribing ---------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Consumer:
 
     def hoards(self, wanted: int) -> bool:
         """Return whether far more messages are here than suit jobs of this length: they take longer than earlier ones."""
-        return sum(map(len, self.lines.values())) > HOARD * suitable(wanted)
+        return sum(map(len, self.buffers.values())) > HOARD * suitable(wanted)
 
     def _full(self, topics: Sequence[str]) -> list[str]:
         """Return the queues whose consumers hold as many messages as they may."""
@@ -250,7 +250,7 @@ class Consumer:
         tags = [self._consumed[queue] for queue in queues if queue in self._consumed]
         self._until_delivered([tag for tag in tags if tag in self._under_way])
         self._cancel([self._consumed.pop(queue) for queue in queues if queue in self._consumed])
-        return [message for queue in queues for message in self.lines.pop(queue, ())]
+        return [message for queue in queues for message in self.buffers.pop(queue, ())]
 
     def subscribe(self, topics: Sequence[str], prefetch: int) -> None:
         """Receive from these queues, and no others, up to `prefetch` unsettled messages each."""
@@ -345,7 +345,7 @@ class Consumer:
     # -- one by one ----------------------------------------------------------------------------------
 
     def _get(self, queue: str) -> bool:
-        """Fetch one message, if there is one, to the end of the queue's line."""
+        """Fetch one message, if there is one, to the end of the queue's buffer."""
         found: list[bool] = []
 
         def got(_: Any, method: Any, properties: Any, body: bytes) -> None:

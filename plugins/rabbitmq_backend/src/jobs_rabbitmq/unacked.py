@@ -43,7 +43,7 @@ class Unacked:
         self._owed: OrderedDict[_Key, tuple[float, Settlement]] = OrderedDict()
         self._recent: deque[tuple[float, list[BrokerMessage]]] = deque()
 
-    def hand_out(self, messages: Iterable[BrokerMessage]) -> list[Delivery]:
+    def reserve(self, messages: Iterable[BrokerMessage]) -> list[Delivery]:
         """Reserve messages, but only one at a time of each job: a job that was published twice does not run twice at once."""
         deliveries = []
         for message in messages:

@@ -33,7 +33,6 @@ from .frames import Reader, ack, content, publish_method
 from .loop import Loop
 
 logger = logging.getLogger("jobs.rabbitmq")
-logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
 
 COMMAND_TIMEOUT = 4.0
 """Longest time that a command may take before its connection counts as dead, in seconds; shorter than `enqueue_timeout`."""
@@ -312,6 +311,7 @@ class Wire(Connection):
 
 def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:
     """Return a connection to the first node that accepts one; raise the error of the last one."""
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
     last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
     for n, address in enumerate(target.addresses):
         patience = min(CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n))  # one that hangs leaves time for others

@@ -286,22 +286,24 @@ class Server:
 
     def _reply_takers(self) -> None:
         """Answer workers for which jobs were reserved while they waited; those that got nothing wait on."""
-        answers, self._transactions.handed_out = self._transactions.handed_out, []
+        answers, self._transactions.reserved_for_waiting = self._transactions.reserved_for_waiting, []
         for answer in answers:
             if not _is_nothing(answer):
                 self._waiting.drop(answer.to.sender)
-                self._give(answer)
+                self._send_reserved(answer)
 
-    def _hand_out(self) -> None:
+    def _reserve_for_waiting(self) -> None:
         """Reserve for the workers that waited to reserve; those that get nothing wait on."""
         takers, self._takers = self._takers, []
-        for one, answer in zip(takers, self._transactions.serve([*map(_as_reserve, takers)], hands_out=False), strict=True):
+        for one, answer in zip(
+            takers, self._transactions.serve([*map(_as_reserve, takers)], serves_waiting=False), strict=True
+        ):
             if _is_nothing(answer):
                 self._wait(one, got_nothing=True)
             else:
-                self._give(answer)
+                self._send_reserved(answer)
 
-    def _give(self, answer: Answered) -> None:
+    def _send_reserved(self, answer: Answered) -> None:
         """Send reserved jobs; if their worker is gone, release them at once, because no other request would return them."""
         if not self._reply(answer) and answer.kind is p.OK:
             self._transactions.release_reserved(answer)
@@ -324,7 +326,7 @@ class Server:
             for topic in self._with_work(self._waiting.waited_for(news)):
                 for _ in range(share):
                     self._waiting.wake(topic)
-            self._hand_out()
+            self._reserve_for_waiting()
             share *= 2  # a worker took all that it could, so there may be more jobs, for more workers
         touched, self._transactions.touched = self._transactions.touched, set()
         if self._results:

@@ -62,13 +62,13 @@ class Transactions:
     def __init__(self, store: Store, takers: Callable[[Collection[str]], Sequence[Asked]] = lambda topics: ()) -> None:
         self._store = store
         self._takers = takers
-        self.handed_out: list[Answered] = []  # to takers, by the last call of `serve`
+        self.reserved_for_waiting: list[Answered] = []  # to takers, by the last call of `serve`
         self.figures = Figures()
         self.news: set[str] = set()  # topics that may have jobs for waiting workers
         self.heeds_ends = False  # whether a client waits for the end of a job
         self.touched: set[str] = set()  # jobs that may have ended, if so
 
-    def serve(self, asked: Sequence[Asked], *, hands_out: bool = True) -> list[Answered]:
+    def serve(self, asked: Sequence[Asked], *, serves_waiting: bool = True) -> list[Answered]:
         """Execute the requests and return the answers, in order.
 
         The transaction is committed then, including the reservations for takers; answers of durable requests are true after
@@ -79,14 +79,14 @@ class Transactions:
         if not asked:
             return []
         try:
-            return self._together(asked, hands_out)
+            return self._together(asked, serves_waiting)
         except Exception as error:
-            if hands_out:
-                return self.serve(asked, hands_out=False)
+            if serves_waiting:
+                return self.serve(asked, serves_waiting=False)
             if len(asked) == 1:
                 return [refusal(asked[0], error)]
             middle = len(asked) // 2
-            return self.serve(asked[:middle], hands_out=False) + self.serve(asked[middle:], hands_out=False)
+            return self.serve(asked[:middle], serves_waiting=False) + self.serve(asked[middle:], serves_waiting=False)
 
     def synced(self, answers: Sequence[Answered]) -> Sequence[Answered]:
         """Sync these answers' changes to the disk; if that fails, the answers report it instead."""
@@ -110,7 +110,7 @@ class Transactions:
         else:
             self.news |= tx.wake
 
-    def _together(self, asked: Sequence[Asked], hands_out: bool) -> list[Answered]:
+    def _together(self, asked: Sequence[Asked], serves_waiting: bool) -> list[Answered]:
         if not any(one.verb.writes for one in asked):
             with self._store.reading() as db:
                 now = self._store.now()
@@ -119,7 +119,7 @@ class Transactions:
         failpoint("broker.before_commit")
         with self._store.transaction() as tx:
             self._do_all(tx, asked, done)
-            takers = self._takers(tx.wake) if hands_out and tx.wake else ()
+            takers = self._takers(tx.wake) if serves_waiting and tx.wake else ()
             self._do_all(tx, takers, done)
         failpoint("broker.after_commit")
         self.figures.commits += 1
@@ -127,7 +127,7 @@ class Transactions:
         for answer in done.values():
             failpoint(answer.to.verb.confirmed)
             self._account(answer)
-        self.handed_out += [done[id(one)] for one in takers]
+        self.reserved_for_waiting += [done[id(one)] for one in takers]
         return [done[id(one)] for one in asked]
 
     def _do_all(self, tx: Transaction, asked: Sequence[Asked], done: dict[int, Answered]) -> None:
