@@ -1,6 +1,7 @@
 """Enqueuing, handles, and an application that forks."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -30,11 +31,13 @@ from jobs_core import (
     set_current_app,
     uninterrupted,
 )
+from jobs_core import app as app_module
 from jobs_core.arguments import Arguments
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.config import Config, Topic
 from jobs_core.message import decode
 from jobs_core.plugins import PluginInfo, Plugins
+from jobs_core.stamp import stamp_of
 
 from ..support.project import PATIENCE
 
@@ -55,6 +58,42 @@ def waiting(app, topic="default"):
         for record in app.operate(lambda backend, state=state: backend.browse(topic, state, 10_000)):
             found.append(decode(record.payload, topic=topic))
     return found
+
+
+@pytest.mark.parametrize("variant", ["plain", "using", "options", "unique"])
+@pytest.mark.parametrize("way", ["one", "many", "asynchronously"])
+def test_applications_used_in_turn_resolve_the_options_of_a_job_once_each(registry, monkeypatch, variant, way):
+    @job(registry=registry, name="greet", **{"options": {"priority": 3}, "unique": {"unique": "{name}"}}.get(variant, {}))
+    def greet(name: str) -> None: ...
+
+    resolved = []
+    monkeypatch.setattr(app_module, "stamp_of", lambda *given: resolved.append(given) or stamp_of(*given))
+    used = greet.using(priority=9, headers={"a": 1}) if variant == "using" else greet
+    before = dict(vars(used))
+    apps = [App(Config(backend=f"memory://{way}-{variant}-{n}"), registry=registry) for n in range(3)]
+    for turn in range(4):
+        for app in apps:
+            set_current_app(app)
+            if way == "one":
+                used.enqueue(f"{turn}")
+            elif way == "many":
+                used.enqueue_many([(f"{turn}",), (f"{turn} again",)])
+            else:
+                asyncio.run(used.aenqueue(f"{turn}"))
+    assert [config for _, config in resolved] == [app.config for app in apps]
+    assert {name: value for name, value in vars(used).items() if name in before} == before
+    for app in apps:
+        assert len(waiting(app)) == (8 if way == "many" else 4)
+        app.close()
+
+
+def test_what_an_application_knows_of_a_job_function_goes_with_it(app, greet):
+    for n in range(100):
+        greet.using(priority=n % 10, key=f"tenant {n}").enqueue("x")
+    gc.collect()
+    assert len(app._stamps) == 0
+    greet.enqueue("x")
+    assert len(app._stamps) == 1
 
 
 def test_enqueue_stores_a_message(app, greet):

@@ -89,8 +89,10 @@ class App:
         self.plugins = Plugins.discover(self.config.prefer) if plugins is None else plugins
         self.registry = default_registry if registry is None else registry
         self.signer = Signer(self.config.signing_keys)
+        self._signs = self.signer or None
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
+        self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
         self._topics_seen: set[str] = set()
         self._holds_none = False  # no plugin holds enqueues back, as far as is known
         self._connect()
@@ -247,11 +249,12 @@ class App:
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         """Store one call durably; see `JobFunction.enqueue`."""
-        outgoing, handle = self._made(call)
-        if self._holds_none and call.job.stamp.on_commit is None:
+        stamp = self._stamp(call.job)
+        outgoing, handle = self._made(call, stamp)
+        if self._holds_none and stamp.on_commit is None:
             conflicts = self._push([outgoing])
         else:
-            conflicts = self._deliver((call.job,), [outgoing])
+            conflicts = self._deliver((stamp,), [outgoing])
         if conflicts:
             _note_duplicates((handle,), (outgoing,), conflicts)
         return handle
@@ -261,17 +264,21 @@ class App:
 
         With `conflict="raise"`, a duplicate is reported after the others were stored.
         """
-        jobs: list[JobFunction[Any, Any, T]] = []
+        job: AnyJob | None = None
+        stamps: list[Stamp] = []
         handles: list[JobHandle[T]] = []
         outgoing: list[Outgoing] = []
         for call in calls:  # one after the other: objects that stay alive cost the garbage collector time
-            one, handle = self._made(call)
-            jobs.append(call.job)
+            if call.job is not job:
+                job = call.job
+                stamp = self._stamp(job)
+            one, handle = self._made(call, stamp)
+            stamps.append(stamp)
             outgoing.append(one)
             handles.append(handle)
-        if not jobs:
+        if not stamps:
             return []
-        conflicts = self._deliver(jobs, outgoing)
+        conflicts = self._deliver(stamps, outgoing)
         if conflicts:
             _note_duplicates(handles, outgoing, conflicts)
         if any(one.chosen for one in outgoing):
@@ -287,20 +294,20 @@ class App:
         given = list(calls)
         return await self._in_thread(lambda: self.enqueue_many(given))
 
-    def _deliver(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing]) -> Mapping[str, str]:
+    def _deliver(self, stamps: Sequence[Stamp], outgoing: list[Outgoing]) -> Mapping[str, str]:
         """Push, or leave it to a plugin to push when a transaction commits; return the conflicts known by now."""
         if self._hold_enqueue is None:
             self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
             self._holds_none = not self._hold_enqueue
-        wish = jobs[0].stamp.on_commit
-        if len(jobs) > 1:
-            wanted = [job.stamp.on_commit for job in jobs]
+        wish = stamps[0].on_commit
+        if len(stamps) > 1:
+            wanted = [stamp.on_commit for stamp in stamps]
             if wanted.count(wish) < len(wanted):
                 if self._hold_enqueue:
-                    return self._deliver_apart(jobs, outgoing, wanted)
+                    return self._deliver_apart(stamps, outgoing, wanted)
                 wish = True in wanted
         if wish and not self._hold_enqueue and self.needs_transactions:
-            name = next(job.name for job in jobs if job.stamp.on_commit)
+            name = next(stamp.envelope.job for stamp in stamps if stamp.on_commit)
             raise JobDefinitionError(
                 f"{name}: on_commit: no plugin here handles transactions: install the plugin of your framework (pip install "
                 "jobs-django)"
@@ -322,40 +329,31 @@ class App:
         finally:
             let_in()
 
-    def _deliver_apart(self, jobs: Sequence[AnyJob], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
+    def _deliver_apart(self, stamps: Sequence[Stamp], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
         """Deliver calls with different wishes separately, each group in its order."""
         conflicts: dict[str, str] = {}
         for wish in dict.fromkeys(wanted):
             places = [n for n, other in enumerate(wanted) if other is wish]
-            conflicts.update(self._deliver([jobs[n] for n in places], [outgoing[n] for n in places]))
+            conflicts.update(self._deliver([stamps[n] for n in places], [outgoing[n] for n in places]))
         return conflicts
 
     def _push_into(self, conflicts: dict[str, str], group: list[Outgoing]) -> None:
         conflicts.update(self._push(group))
 
-    def _made(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
+    def _made(self, call: Call[T], stamp: Stamp) -> tuple[Outgoing, JobHandle[T]]:
         """Return a call as the backend takes it, and its handle; raises the errors of `message` and `outgoing`."""
-        job, args, kwargs = call.job, call.args, call.kwargs
-        stamp = self._stamp(job)
-        form = stamp.form
-        if form is None or self._before_enqueue is None or self._before_enqueue:
-            message = self.message(call)
-            made_here = stamp.id is None and not self._before_enqueue  # a hook may choose another id
-            return self.outgoing(message, chosen=not made_here), self.handle(call, message)
-        job.arguments.check(args, kwargs)
-        envelope, now = stamp.envelope, time.time()
-        job_id, topic, at = stamp.id or new_id(now), envelope.topic, int(now * 1e6) / 1e6
-        payload = form.fill(job_id, args, kwargs, at, signer=self.signer or None, limit=self.config.max_message)
-        stores = envelope.store_result
+        message = self._message(call, stamp)
+        if self._before_enqueue:  # a hook may have chosen another id or topic
+            return self.outgoing(message), self._handle(call.job, message, stamp)
         return (
-            Outgoing(job_id, topic, payload, envelope.priority, envelope.delay or 0.0, None, stamp.id is not None),
-            JobHandle(self, job_id, job, topic, stamp.stores_result if stores is None else stores),
+            self.outgoing(message, stamp.id is not None),
+            JobHandle(self, message.id, call.job, message.topic, stamp.stores_result),
         )
 
     def _stamp(self, job: AnyJob) -> Stamp:
-        stamp: Stamp = job.stamp
+        stamp = self._stamps.get(job)
         if stamp is None or stamp.config is not self.config:
-            stamp = job.stamp = stamp_of(job, self.config)
+            stamp = self._stamps[job] = stamp_of(job, self.config)
             if stamp.envelope.topic not in self._topics_seen:
                 self._topics_seen.add(stamp.envelope.topic)
                 self._warn_of_unserved(stamp.envelope.topic, job.name)
@@ -375,18 +373,19 @@ class App:
 
     def message(self, call: Call[Any]) -> Message:
         """Return the envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
-        job = call.job
-        stamp = self._stamp(job)
-        args, kwargs = call.args, call.kwargs
+        return self._message(call, self._stamp(call.job))
+
+    def _message(self, call: Call[Any], stamp: Stamp) -> Message:
+        job, args, kwargs = call.job, call.args, call.kwargs
         job.arguments.check(args, kwargs)
-        unique, now = stamp.unique, time.time()
+        now = time.time()
         message = replace(
             stamp.envelope,
             id=stamp.id or new_id(now),
             args=list(args),
             kwargs=dict(kwargs) if kwargs else {},
             enqueued_at=int(now * 1e6) / 1e6,  # a third of the cost of round()
-            unique=None if unique is None else self._unique_key(job, call, unique),
+            unique=stamp.unique and self._unique_key(job, call, stamp.unique),
         )
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
@@ -400,21 +399,25 @@ class App:
     def _unique_key(self, job: JobFunction[Any, Any, Any], call: Call[Any], unique: Unique) -> UniqueKey:
         return unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))
 
-    def outgoing(self, message: Message, *, chosen: bool = True) -> Outgoing:
+    def outgoing(self, message: Message, chosen: bool = True) -> Outgoing:
         """Return the message as a backend takes it; raises MessageError or MessageTooLarge.
 
         `chosen` declares that the backend may know the id, so it has to look; this is not so for an id that `message` made.
         """
-        payload = encode(message, signer=self.signer or None, limit=self.config.max_message)
+        payload = encode(message, signer=self._signs, limit=self.config.max_message)
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
 
     def handle(self, call: Call[T], message: Message) -> JobHandle[T]:
         """Return the handle of a message."""
-        stores, stamp = message.store_result, call.job.stamp
-        if stores is None:  # a hook may have sent it to another topic
-            here = message.topic is stamp.envelope.topic
-            stores = stamp.stores_result if here else stores_result(call.job.options, message.topic, self.config)
-        return JobHandle(self, message.id, call.job, message.topic, stores)
+        return self._handle(call.job, message, self._stamp(call.job))
+
+    def _handle(self, job: JobFunction[Any, Any, T], message: Message, stamp: Stamp) -> JobHandle[T]:
+        stores, topic = message.store_result, message.topic
+        if topic is stamp.envelope.topic and stores is stamp.envelope.store_result:
+            stores = stamp.stores_result
+        elif stores is None:  # a hook has sent it to another topic
+            stores = stores_result(job.options, topic, self.config)
+        return JobHandle(self, message.id, job, topic, stores)
 
     def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]:
         """Return a handle for an id; see `JobFunction.handle`. Whether a result is kept is determined when it is requested."""

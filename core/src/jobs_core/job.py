@@ -96,7 +96,6 @@ class JobFunction(Generic[P, R, T]):
         self.defined: Final = execution_that_defines()
         self.is_async: Final = inspect.iscoroutinefunction(function)
         self.overrides = NO_OVERRIDES
-        self.stamp: Any = None  # set by an application: the common part of its envelopes of this job
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -222,7 +221,6 @@ class JobFunction(Generic[P, R, T]):
         overrides = parse(f"{self.name}.using", given)
         refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, lambda: self._parameters)
         twin.overrides = overrides.over(self.overrides)
-        twin.stamp = None
         return twin
 
     @_Lazy

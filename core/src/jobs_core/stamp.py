@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 from .config import Config
 from .errors import JobDefinitionError
 from .job import JobFunction
-from .message import VERSION, Form, Message
+from .message import VERSION, Message
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_result
 
 
@@ -18,7 +18,6 @@ class Stamp(Struct, frozen=True):
 
     config: Config
     envelope: Message  # without id, arguments and time
-    form: Form | None  # the same as bytes; None if further parts differ
     id: str | None  # chosen beforehand
     unique: Unique | None
     stores_result: bool
@@ -40,10 +39,9 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     return Stamp(
         config=config,
         envelope=envelope,
-        form=None if unique or envelope.headers else Form(envelope),
         id=None if overrides.id is UNSET else overrides.id,
         unique=unique,
-        stores_result=stores_result(job.options, topic, config),
+        stores_result=stores_result(job.options, topic, config) if envelope.store_result is None else envelope.store_result,
         on_commit=None if options.on_commit is UNSET else options.on_commit,
     )
 

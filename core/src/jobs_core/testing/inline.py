@@ -26,6 +26,7 @@ from ..job import Call, JobFunction
 from ..message import Message, decode
 from ..plugins import Plugins
 from ..registry import AnyJob
+from ..stamp import Stamp
 from ..units import DurationLike, count, times
 from ..worker import context
 from ..worker.decoder import Decoder
@@ -340,13 +341,9 @@ class _TestApp(App):
         options: BackendOptions = self.backend_options(clock or self._clock)
         return MemoryBackend(self.backend_url, options)
 
-    def message(self, call: Call[Any]) -> Message:
+    def _message(self, call: Call[Any], stamp: Stamp) -> Message:
         """Return an envelope with the queue's time: signed messages expire by it."""
-        return msgspec.structs.replace(super().message(call), enqueued_at=int(self._clock() * 1e6) / 1e6)
-
-    def _made(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
-        message = self.message(call)
-        return self.outgoing(message), self.handle(call, message)
+        return msgspec.structs.replace(super()._message(call, stamp), enqueued_at=int(self._clock() * 1e6) / 1e6)
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         __tracebackhide__ = True
