@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -34,6 +35,7 @@ from jobs_core import (
 from jobs_core import app as app_module
 from jobs_core.arguments import Arguments
 from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.backends.sqlite import connection
 from jobs_core.config import Config, Topic
 from jobs_core.message import decode
 from jobs_core.plugins import PluginInfo, Plugins
@@ -418,6 +420,29 @@ def test_a_fork_while_another_thread_enqueues_does_not_hang_the_child(project):
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_fork_while_another_thread_makes_a_backend_does_not_hang(project):
+    app, making, made = project.app(), threading.Event(), []
+    app.new_backend()  # imports the backend's modules, whose fork functions are called before those of the application
+
+    def make() -> None:
+        with app_module._making:
+            making.set()
+            while connection._one_fork_at_a_time.acquire(blocking=False):
+                connection._one_fork_at_a_time.release()
+                time.sleep(0.001)  # until the fork has begun, which tells nobody
+            made.append(app.new_backend())
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    assert making.wait(PATIENCE)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    thread.join(PATIENCE)
+    assert made
 
 
 def test_functions_that_are_registered_while_a_thread_forks_are_all_called(monkeypatch):

@@ -123,8 +123,7 @@ class Connection:
         self._is_open = False
         self.lock = threading.RLock()  # held while SQLite runs; a fork waits for it
         self.wake_up: WakeUp | None = None
-        with _one_fork_at_a_time:  # which the fork handlers iterate over
-            _connections.add(self)
+        _connections[id(self)] = self  # without a lock: our caller may hold one for which a fork in progress waits
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -426,23 +425,28 @@ _WRONG_VALUES = (TypeError, ValueError, LookupError, OverflowError)
 hold.
 """
 
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_connections: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
 _connecting = threading.Lock()
 """Held while any thread makes a connection, and over a fork: SQLite's own locks do not survive a fork."""
 _locked_for_fork: list[Connection] = []
 _one_fork_at_a_time = threading.RLock()
 
 
+def _known() -> list[Connection]:
+    """Return all connections, even if other threads add some meanwhile: `valuerefs` copies them in one step."""
+    return [connection for reference in _connections.valuerefs() if (connection := reference()) is not None]
+
+
 def _before_fork() -> None:
     """Wait until no thread runs in SQLite, and keep it so. A connection that is being made is waited for, too."""
     _one_fork_at_a_time.acquire()
     while True:
-        for connection in set(_connections).difference(_locked_for_fork):
+        for connection in set(_known()).difference(_locked_for_fork):
             connection.lock.acquire()
             _locked_for_fork.append(connection)
             connection.disconnect()
         _connecting.acquire()
-        if all(connection in _locked_for_fork or not connection.in_use for connection in list(_connections)):
+        if all(connection in _locked_for_fork or not connection.in_use for connection in _known()):
             return
         _connecting.release()
 
@@ -458,7 +462,7 @@ def _after_fork_in_child() -> None:
     """Forget connections that other threads were making: those threads, which hold their locks, do not exist here."""
     kept = list(_locked_for_fork)
     _connections.clear()
-    _connections.update(kept)
+    _connections.update((id(connection), connection) for connection in kept)
     _after_fork()
 
 
