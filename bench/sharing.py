@@ -16,8 +16,8 @@ class _Turn:
     def __init__(self) -> None:
         self.sent = False
         self.following: _Turn | None = None
-        self.bell = threading.Lock()
-        self.bell.acquire()
+        self.wake = threading.Lock()
+        self.wake.acquire()
 
 
 class Sharing:
@@ -42,15 +42,15 @@ class Sharing:
                 self._led, turn = True, None
         if turn is None:
             self._round_trip(1)
-            self._hand_over()
+            self._pass_turn()
             return
-        turn.bell.acquire()
+        turn.wake.acquire()
         if not turn.sent:
             self._send(turn)
         if turn.following:
-            turn.following.bell.release()
+            turn.following.wake.release()
         else:
-            self._hand_over()
+            self._pass_turn()
 
     def _send(self, turn: _Turn) -> None:
         with self._guard:
@@ -60,9 +60,9 @@ class Sharing:
         for one, other in itertools.pairwise(turns):
             one.following, other.sent = other, True
 
-    def _hand_over(self) -> None:
+    def _pass_turn(self) -> None:
         with self._guard:
             if self._waiting:
-                self._waiting[0].bell.release()
+                self._waiting[0].wake.release()
             else:
                 self._led = False

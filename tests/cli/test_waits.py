@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.backends.sqlite import SqliteBackend
-from jobs_core.cli import in_child, output, patience
+from jobs_core.cli import in_child, output, waiting
 from jobs_core.cli.main import OURS
 from jobs_core.plugins import Plugins
 from jobs_core.scoreboard.state import Backlog, PoolState, SupervisorState
@@ -38,8 +38,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
             said.set()
 
     monkeypatch.setattr(output, "echo", told)
-    monkeypatch.setattr(patience, "FIRST", SLOW / 30)
-    monkeypatch.setattr(patience, "AGAIN", SLOW / 30)
+    monkeypatch.setattr(waiting, "FIRST", SLOW / 30)
+    monkeypatch.setattr(waiting, "AGAIN", SLOW / 30)
     return said
 
 
@@ -61,7 +61,7 @@ BACKEND = {
     "resume default": 0, "purge default --yes": 0, "dead list": 0, "dead show 0198": 1, "dead retry 0198": 1,
     "dead purge 0198 --yes": 1, "setup": 0, "push tasks.note": 0, "check": 0,
 }  # fmt: skip
-APPLICATION = {"push tasks.note": 0, "check": 0, "schedule": 0, "why 0198": 1, "worker --drain": 0}
+APPLICATION = {"push tasks.note": 0, "run tasks.note": None, "check": 0, "schedule": 0, "why 0198": 1, "worker --drain": 0}
 PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
 SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
 TESTED_BELOW = {"start", "restart", "contract", "alert"}
@@ -182,8 +182,8 @@ class Slow:
 
 
 def test_the_word_comes_again_while_it_lasts(capsys, monkeypatch):
-    monkeypatch.setattr(patience, "FIRST", 0.02)
-    monkeypatch.setattr(patience, "AGAIN", 0.02)
+    monkeypatch.setattr(waiting, "FIRST", 0.02)
+    monkeypatch.setattr(waiting, "AGAIN", 0.02)
     seen = threading.Event()
     words = iter(["one", "two", "three"])
 
@@ -193,7 +193,7 @@ def test_the_word_comes_again_while_it_lasts(capsys, monkeypatch):
             seen.set()
         return word
 
-    with patience.waiting(what):
+    with waiting.waiting(what):
         assert seen.wait(30)
     said = capsys.readouterr().err
     assert said.index("waiting for one") < said.index("waiting for two")

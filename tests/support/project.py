@@ -18,7 +18,7 @@ from typing import Any
 
 from jobs_core import App, set_current_app
 from jobs_core.cli import main as command_line
-from jobs_core.cli import patience as waits
+from jobs_core.cli import waiting as waits
 from jobs_core.config_sources import load
 
 from . import forked

@@ -473,10 +473,10 @@ class App:
     def _result(self, handle: JobHandle[T], timeout: float | None) -> T:
         record = self._ended(handle.id, timeout)
         if record is None:
-            raise ResultTimeout(f"job {handle.id} has not ended within {timeout:g} s{self._what_is_known(handle.id)}")
+            raise ResultTimeout(f"job {handle.id} has not ended within {timeout:g} s{self._explain_timeout(handle.id)}")
         return self._read_result(handle, record)
 
-    def _what_is_known(self, job_id: str) -> str:
+    def _explain_timeout(self, job_id: str) -> str:
         """Explain the state of a job whose result did not arrive in time. The time is bounded: a backend may hang."""
         from . import explain  # only a caller whose time is over needs it
 

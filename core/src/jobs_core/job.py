@@ -325,7 +325,7 @@ def _define(
     registry: Registry | None = None,
     **options: Any,
 ) -> JobFunction[Any, Any, Any]:
-    _refuse_what_cannot_run(function)
+    _refuse_non_functions(function)
     if name is None:
         name = own_name(function)
     if isinstance(aliases, str):
@@ -371,7 +371,7 @@ def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
             )
 
 
-def _refuse_what_cannot_run(function: Callable[..., Any]) -> None:
+def _refuse_non_functions(function: Callable[..., Any]) -> None:
     """Raise JobDefinitionError for objects that are not functions, and functions whose call alone would run none of their
     code.
 

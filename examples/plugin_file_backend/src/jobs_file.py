@@ -67,14 +67,14 @@ class FileBackend(base.Backend):
 
     def __init__(self, url: str, options: base.BackendOptions) -> None:
         self._directory, self._options, self._lock = options.base_dir / url.removeprefix("file://"), options, -1
-        self._state, self._bell, self._interrupted = self._directory / "state", -1, False
+        self._state, self._wake_up, self._interrupted = self._directory / "state", -1, False
 
     def open(self, owner: str | None) -> None:
         self._owner = owner or ""
         with self._changing("open") as queue:
             self._pipe = self._directory / f"{os.getpid()}-{id(self)}.wake"
             os.mkfifo(new := self._pipe.with_suffix(".opening"), 0o600)
-            self._bell = os.open(new, os.O_RDWR | os.O_NONBLOCK)
+            self._wake_up = os.open(new, os.O_RDWR | os.O_NONBLOCK)
             new.rename(self._pipe)  # a pipe that no process reads belonged to a dead one
             if owner:
                 queue.owners[owner] = Owner(self._until)
@@ -83,11 +83,11 @@ class FileBackend(base.Backend):
         if self._lock >= 0:
             with suppress(BackendUnavailable):
                 self.release_owner(self._owner, (), b"")
-            if self._bell >= 0:
+            if self._wake_up >= 0:
                 self._pipe.unlink(missing_ok=True)
-                os.close(self._bell)
+                os.close(self._wake_up)
             os.close(self._lock)
-            self._lock = self._bell = -1
+            self._lock = self._wake_up = -1
 
     @contextmanager
     def _looking(self) -> Iterator[Queue]:
@@ -117,13 +117,13 @@ class FileBackend(base.Backend):
             os.close(directory)
             failpoint(f"{operation}.after_commit")
             if operation not in ("reserve", "heartbeat"):
-                self._ring()
+                self._wake()
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         for pipe in self._directory.glob("*.wake"):
             try:
-                with open(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0) as bell:
-                    bell.write(b".")  # unless it is full of wake-ups already
+                with open(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "wb", buffering=0) as file:
+                    file.write(b".")  # unless it is full of wake-ups already
             except OSError:
                 pipe.unlink(missing_ok=True)
 
@@ -255,13 +255,13 @@ class FileBackend(base.Backend):
             if 0.0 in waits or left <= 0 or self._interrupted:
                 self._interrupted = False
                 return 0.0 in waits
-            if select.select([self._bell], [], [], min([left, *waits]))[0]:
-                os.read(self._bell, 65536)
+            if select.select([self._wake_up], [], [], min([left, *waits]))[0]:
+                os.read(self._wake_up, 65536)
 
     def interrupt(self) -> None:
         self._interrupted = True
         with suppress(OSError):
-            os.write(self._bell, b".")
+            os.write(self._wake_up, b".")
 
 
 @hookimpl

@@ -103,7 +103,7 @@ def _deadline(patience: float) -> Iterator[_Limit]:
         limit.close()
 
 
-class _Connection(http.client.HTTPConnection):
+class _BoundedConnection(http.client.HTTPConnection):
     """Keeps a second handle on its socket as soon as it exists, before TLS begins on it."""
 
     noted: list[socket.socket]
@@ -113,14 +113,14 @@ class _Connection(http.client.HTTPConnection):
         self.noted.append(self.sock.dup())
 
 
-class _TlsConnection(http.client.HTTPSConnection, _Connection):
-    """With this order of bases, HTTPSConnection connects through `_Connection`."""
+class _TlsConnection(http.client.HTTPSConnection, _BoundedConnection):
+    """With this order of bases, HTTPSConnection connects through `_BoundedConnection`."""
 
 
 class _Http(urllib.request.HTTPHandler):
     def __init__(self, noted: list[socket.socket]) -> None:
         super().__init__()
-        self._plain = cast("type[_Connection]", type("_Plain", (_Connection,), {"noted": noted}))
+        self._plain = cast("type[_BoundedConnection]", type("_Plain", (_BoundedConnection,), {"noted": noted}))
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self._plain, request)

@@ -14,8 +14,8 @@ from ..supervisor.housekeeper.sender import PATIENCE, hide, secrets
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .patience import waiting
 from .types import TEXT
+from .waiting import waiting
 
 
 @click.group("alert")

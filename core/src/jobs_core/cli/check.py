@@ -24,7 +24,7 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
-from .extensions import leave_out_what_ends, reported
+from .extensions import disable_fatal_plugins, reported
 from .formatting import count
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
 from .main import OURS
@@ -90,7 +90,7 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         return
     checks = _Checks(quiet=as_json)
     if checks.run("configuration", lambda: _configuration(context)):
-        killers = leave_out_what_ends(lambda: reported(Plugins.discover(), OURS))
+        killers = disable_fatal_plugins(lambda: reported(Plugins.discover(), OURS))
         app = context.app
         checks.run("machine", lambda: _machine(app))
         checks.run("plugins", lambda: _plugins(app, killers))

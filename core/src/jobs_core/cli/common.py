@@ -23,10 +23,10 @@ from ..urls import redact
 from . import output
 from .exits import Exit
 from .ids import whole_id
-from .patience import waiting
 from .run_directory import RunDirectory
 from .run_directory import find as find_place
 from .types import TOPIC
+from .waiting import waiting
 
 T = TypeVar("T")
 

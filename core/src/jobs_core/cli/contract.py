@@ -12,8 +12,8 @@ import click
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
-from .patience import waiting
 from .types import TEXT, URL
+from .waiting import waiting
 
 _CASES = """
 import os

@@ -26,10 +26,10 @@ from .bounds import too_many
 from .common import Context, confirm, exit_code, fail, pass_context
 from .exits import Exit
 from .formatting import count
-from .patience import waiting
 from .run_directory import RunDirectory
 from .start import give_up_option, ready_to_start, start_command, wait_option, warn_of_unserved
 from .types import TEXT
+from .waiting import waiting
 
 MOST_WORKERS = 10_000
 

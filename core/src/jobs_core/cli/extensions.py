@@ -80,7 +80,7 @@ def _told_code(error: SystemExit, command: str, info: PluginInfo) -> int:
     return 1
 
 
-def leave_out_what_ends(vet: Callable[[], object]) -> dict[str, str]:
+def disable_fatal_plugins(vet: Callable[[], object]) -> dict[str, str]:
     """Call `vet` in a child first: a plugin that ends it, by os._exit or a crash, is disabled here and in children.
 
     Returns the report about each such plugin by name. Other commands skip this because of its cost: they end with such a

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from ..loaders import importing
-from .patience import waiting
+from .waiting import waiting
 
 Say = Callable[[Any], None]
 

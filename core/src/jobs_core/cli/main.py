@@ -22,8 +22,8 @@ from . import output
 from .common import Context, exit_code
 from .exits import Exit
 from .extensions import commands, named, short_help
-from .patience import waiting
 from .types import FILE
+from .waiting import waiting
 
 _PLUGIN = "jobs.plugin"  # in a context's meta: the running plugin command, and its plugin
 

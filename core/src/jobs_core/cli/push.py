@@ -16,8 +16,8 @@ from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
 from .formatting import count
-from .patience import importing_application
 from .types import DURATION, FILE, TEXT, TOPIC
+from .waiting import importing_application
 
 BATCH = 1000
 

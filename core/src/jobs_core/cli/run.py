@@ -24,9 +24,9 @@ from ..worker.main import Worker, prepare
 from ..worker.run import Run
 from . import output
 from .common import Context, fail, literal, pass_context
-from .patience import importing_application
 from .push import find_job, keyword_arguments, keywords_option
 from .types import DURATION, TEXT
+from .waiting import importing_application
 
 
 @click.command("run")

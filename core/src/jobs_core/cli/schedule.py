@@ -14,7 +14,7 @@ from ..schedule.times import zone
 from ..worker.main import prepare
 from . import output
 from .common import Context, json_option, pass_context
-from .patience import importing_application
+from .waiting import importing_application
 
 
 @click.command("schedule")

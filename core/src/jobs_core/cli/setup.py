@@ -14,10 +14,10 @@ from ..topics import topic_error
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
-from .extensions import leave_out_what_ends, reported
+from .extensions import disable_fatal_plugins, reported
 from .main import OURS
-from .patience import waiting
 from .types import MODULE, URL
+from .waiting import waiting
 
 TEMPLATE = """\
 # Configuration of jobs. Every key has a default; `jobsctl check --show` prints the effective values and their sources.
@@ -108,7 +108,7 @@ def setup_command(context: Context) -> None:
 @pass_context
 def plugins_command(context: Context, as_json: bool) -> None:
     """List the plugins found, where they come from, how long their imports took, and what each provides."""
-    killers = leave_out_what_ends(lambda: reported(Plugins.discover(), OURS))
+    killers = disable_fatal_plugins(lambda: reported(Plugins.discover(), OURS))
     with waiting("the plugins to be imported"):
         infos = reported(Plugins.discover(context.preferences), OURS)
     for info in infos:

@@ -24,9 +24,9 @@ from ..units import format_duration
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .patience import waiting
 from .preflight import preflight
 from .types import DURATION
+from .waiting import waiting
 
 DAEMON_LOG = "jobs.log"
 
@@ -61,7 +61,7 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
     running, nothing happens and the exit code is 0: a crontab line may run this every minute. If the backend does not
     answer, the supervisor waits for it: --daemon says so, and returns after --wait.
     """
-    _open_what_is_closed()
+    _open_standard_descriptors()
     config = context.effective.config
     if daemon and reload:
         fail("--reload is for development and runs in the foreground: leave out --daemon", Exit.USAGE)
@@ -123,7 +123,7 @@ def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
         output.echo(f"jobs: {TopicUnserved(topic, waiting, senders)}", err=True)
 
 
-def _open_what_is_closed() -> None:
+def _open_standard_descriptors() -> None:
     """Open the standard descriptors that the parent has closed: otherwise the next files opened would be mistaken for them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)

@@ -13,9 +13,9 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
-from .patience import importing_application
 from .this_machine import ThisMachine
 from .types import JOB_ID
+from .waiting import importing_application
 
 
 @click.command("why")

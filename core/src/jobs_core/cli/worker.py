@@ -17,8 +17,8 @@ from ..worker.stop_signals import obeying
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .patience import importing_application
 from .types import TEXT, TOPICS
+from .waiting import importing_application
 
 
 @click.command("worker")

@@ -225,7 +225,7 @@ class Generations:
             self.generation, self.config = reload.old, reload.old.config
             self._pools.end_others(self.config, "refused")
             self._pools.adopt(self.config)
-            reload.take_back()
+            reload.abandon()
             reload.new.retire()
         self.counts["refused"] += 1
         self.refusal = error
@@ -291,7 +291,7 @@ class Reload:
         left = any(worker.state not in ("stopping", "releasing") for pool in pools for worker in self._of_all_old(pool))
         return not left and all(pool.is_up() for pool in pools)
 
-    def take_back(self) -> None:
+    def abandon(self) -> None:
         """Give the new code up: workers that were to leave for it stay."""
         for pool in self._pools():
             for worker in pool.outgoing:
