@@ -8,7 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from jobs_core import ArgumentError, Discard, JobFailed, Retry, Snooze, current_job, job
+from jobs_core import ArgumentError, Discard, Injected, JobFailed, Retry, Snooze, current_job, job, provides
 from jobs_core.backends.base import Outgoing
 from jobs_core.config import Config
 from jobs_core.testing import JobsQueue
@@ -289,14 +289,46 @@ def test_the_queue_works_without_pytest():
         other.refute_enqueued()
 
 
+class Mailer:
+    pass
+
+
+@provides
+def mailer() -> Mailer:
+    return Mailer()
+
+
+@job(name="expect.injected")
+def injected(to: str, *, mailer: Injected[Mailer]) -> str:
+    return f"{to} by {type(mailer).__name__}"
+
+
+def test_injected_parameters_are_no_part_of_a_call(jobs_queue):
+    injected.enqueue("ada@x")
+    jobs_queue.assert_enqueued(injected, "ada@x", count=1)
+    with pytest.raises(AssertionError, match="- to='bob@x'"):
+        jobs_queue.assert_enqueued(injected, to="bob@x")
+    with pytest.raises(ArgumentError, match="has no such call"):
+        jobs_queue.assert_enqueued(injected, mailer=ANY)
+    assert jobs_queue.perform(injected, "ada@x") == "ada@x by Mailer"
+
+
 FAILING = """
-from jobs_core import job
+from jobs_core import Injected, job, provides
 
 def deeper(name):
     raise LookupError(f"no {name}")
 
 @job(name="tb.plain")
 def plain(name):
+    deeper(name)
+
+@provides
+def number() -> int:
+    return 5
+
+@job(name="tb.given")
+def given(name, *, number: Injected[int]):
     deeper(name)
 
 @job(name="tb.nested")
@@ -309,6 +341,10 @@ def test_drain(jobs_queue):
 
 def test_async(jobs_queue):
     nested.enqueue("awaited")
+    jobs_queue.drain()
+
+def test_injected(jobs_queue):
+    given.enqueue("injected")
     jobs_queue.drain()
 
 def test_inline(jobs_inline):
@@ -326,12 +362,12 @@ def test_assertion(jobs_queue):
 def test_pytest_shows_the_users_frames(pytester):
     pytester.makepyfile(FAILING)
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(failed=5)
+    result.assert_outcomes(failed=6)
     text = result.stdout.str()
-    for name in ("drained", "awaited", "inline", "performed"):
+    for name in ("drained", "awaited", "injected", "inline", "performed"):
         assert f"LookupError: no {name}" in text
-    assert text.count("def deeper(name):") == 4
-    assert text.count("deeper(name)\n") == 4
+    assert text.count("def deeper(name):") == 5
+    assert text.count("deeper(name)\n") == 5
     files = re.findall(r"^(?:\S*/)?(\w+\.py):\d+: ", text, re.MULTILINE)
     assert set(files) == {"test_pytest_shows_the_users_frames.py", "job.py"}  # `enqueue` itself, which runs inline
     assert files.count("job.py") == 1

@@ -50,7 +50,9 @@ class Expectation:
 
     def __init__(self, job: AnyJob, args: Sequence[Any], kwargs: Mapping[str, Any], config: Config) -> None:
         self.job = job
-        self._signature = inspect.signature(job.function)
+        signature = inspect.signature(job.function)
+        in_message = [parameter for name, parameter in signature.parameters.items() if name not in job.injections]
+        self._signature = signature.replace(parameters=in_message)
         try:
             bound = self._signature.bind_partial(*args, **kwargs)
         except TypeError as error:

@@ -12,7 +12,14 @@ import msgspec
 
 from ..boundary import name_of, text_of, told, traceback_of
 
-PLUMBING = (str(Path(__file__).resolve().parent), str(Path(contextlib.__file__).with_name("asyncio")), contextlib.__file__)
+_WORKER = Path(__file__).resolve().parent
+PLUMBING = (
+    str(_WORKER),
+    str(_WORKER.with_name("injection")),
+    str(Path(contextlib.__file__).with_name("asyncio")),
+    contextlib.__file__,
+)
+"""Beginnings of the files whose frames lead to a job's own."""
 _HOST = socket.gethostname()
 
 
