@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .importing import add_to_path, import_module, load_error
+from .printing import log_printed
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -96,4 +97,5 @@ __all__ = [
     "add_to_path",
     "import_module",
     "load_error",
+    "log_printed",
 ]

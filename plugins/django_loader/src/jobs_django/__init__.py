@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobs_core import hookimpl
 
+from .commands import django_command
 from .transactions import hold
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "TasksBackend",
+    "django_command",
     "jobs_framework_bootstrappers",
     "jobs_hold_enqueue",
     "jobs_interface_version",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobs_core import hookimpl
 
+from .commands import flask_command
 from .extension import JobsFlask
 
 if TYPE_CHECKING:
@@ -42,4 +43,4 @@ def jobs_framework_bootstrappers() -> Mapping[str, BootstrapperFactory]:
     return {"flask": _bootstrapper}
 
 
-__all__ = ["JobsFlask", "jobs_framework_bootstrappers", "jobs_interface_version", "jobs_job_loaders"]
+__all__ = ["JobsFlask", "flask_command", "jobs_framework_bootstrappers", "jobs_interface_version", "jobs_job_loaders"]
