@@ -304,11 +304,12 @@ def test_a_worker_whose_lease_may_have_ended_starts_nothing_before_it_has_asked(
 def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_other_job_back(memory_app, registry, monkeypatch):
     monkeypatch.setattr("jobs_core.worker.reservations.AHEAD", 5.0)  # so that no machine is too slow
     looked = threading.Event()
-    look, begin = Reservations.give_back_what_waits_long, AsyncExecutor._run_in_thread
+    look, begin = Reservations.release_waiting, AsyncExecutor._run_in_thread
 
     def looks(self, now):
-        look(self, now)
+        released = look(self, now)
         looked.set()
+        return released
 
     def begins_late(self, run):
         for _ in range(2):  # the first look may have begun before
@@ -317,14 +318,14 @@ def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_ot
             assert looked.wait(10)
         begin(self, run)
 
-    monkeypatch.setattr(Reservations, "give_back_what_waits_long", looks)
+    monkeypatch.setattr(Reservations, "release_waiting", looks)
     monkeypatch.setattr(AsyncExecutor, "_run_in_thread", begins_late)
     plain = job(registry=registry, name="plain")(lambda number: None)
     plain.enqueue_many([(number,) for number in range(10)])
     worker = Worker(memory_app, "p", Pool(mode="async", concurrency=1), None, drain=True)
     worker.courier._reservations._prefetch._mean = 0.001  # all are reserved ahead
     worker.run()
-    assert (worker.courier.done, worker.courier._reservations.given_back) == (10, 0)
+    assert (worker.courier.done, worker.courier._reservations.released) == (10, 0)
 
 
 # -- suspicion -------------------------------------------------------------------------------------

@@ -18,8 +18,10 @@ SLOWEST = 0.02
 
 
 @pytest.fixture
-def drain(app, registry):
+def drain(app, registry, monkeypatch):
     """Enqueue jobs with every kind of end, have a worker run them, and return the lines of its log by level."""
+
+    monkeypatch.setattr("jobs_core.worker.reservations.AHEAD", 60.0)  # so that no job waits long, however slow the machine is
 
     @job(name="tasks.fine", registry=registry)
     def fine():
@@ -84,8 +86,8 @@ def test_level_debug_tells_which_jobs_are_taken_and_settled(drain):
 
 
 def test_nothing_of_a_job_is_looked_at_for_a_log_that_does_not_want_it(drain, monkeypatch):
-    for module in ("courier.tell_done", "courier.tell_taken", "settlements.tell_settled"):
-        monkeypatch.setattr(f"jobs_core.worker.{module}", None)
+    for event in ("JobDone", "JobTaken", "JobSettled"):
+        monkeypatch.setattr(f"jobs_core.events.{event}", None)
     drain("sync", "info")
 
 

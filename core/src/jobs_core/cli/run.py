@@ -22,6 +22,7 @@ from ..units import format_duration
 from ..worker.decoder import Decoder
 from ..worker.main import Worker, prepare
 from ..worker.run import Run
+from ..worker.settings import Listener
 from . import output
 from .common import Context, fail, literal, pass_context
 from .push import find_job, keyword_arguments, keywords_option
@@ -67,7 +68,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
         drain=True,
         backend=_queue_of_one(context.app, sent),
         decoder=decoder,
-        on_replace=lambda: _give_up(function.name),
+        listener=_GivesUp(function.name),
     )
     worker.run()
     _report(context, function.name, decoder.ending)
@@ -76,7 +77,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
 def _is_news(record: logging.LogRecord) -> bool:
     """Leave out the worker's lines about itself and the outcome: the command reports it, and nothing is retried or stored."""
     known = events.WorkerStarted, events.WorkerStopped, events.JobFailed, events.JobDied
-    return not isinstance(getattr(record, "event", None), known) and record.funcName != "report_unrun"
+    return not isinstance(getattr(record, "event", None), known) and record.funcName != "log_unrun"
 
 
 def _pool(pools: dict[str, Pool], job: JobFunction[Any, Any, Any], topic: str) -> Pool:
@@ -143,8 +144,14 @@ def _report(context: Context, name: str, ending: Settlement | None) -> None:
     fail(f"{name} did not run ({ending.reason}): {told.get('message', '')}")
 
 
-def _give_up(name: str) -> None:
-    """End this process, in which a job goes on although it was interrupted."""
-    output.echo(f"jobs: {name} ignored its timeout, and was ended together with this process", err=True)
-    sys.stdout.flush()
-    os._exit(1)
+class _GivesUp(Listener):
+    """This process, which ends if a job goes on although it was interrupted."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def abandoned(self, replace: bool) -> None:
+        if replace:
+            output.echo(f"jobs: {self._name} ignored its timeout, and was ended together with this process", err=True)
+            sys.stdout.flush()
+            os._exit(1)

@@ -13,6 +13,7 @@ from ..config import Pool
 from ..config_sources import too_many_threads
 from ..errors import BackendError
 from ..worker.main import Worker, prepare
+from ..worker.settings import Listener
 from ..worker.stop_signals import obeying
 from . import output
 from .common import Context, fail, pass_context
@@ -55,7 +56,7 @@ def worker_command(
     for topic, senders in app.destinations().items():
         if topic not in settings.topics and config.is_unserved(topic):
             events.emit(events.TopicUnserved(topic, 0, senders))
-    worker = Worker(app, name, settings, bootstrapper, drain=drain, on_replace=None if drain else _start_again)
+    worker = Worker(app, name, settings, bootstrapper, drain=drain, listener=None if drain else _Restarts())
     try:
         with obeying(worker.courier.stop):
             worker.run()
@@ -89,6 +90,9 @@ def _choose(
     return name, settings
 
 
-def _start_again() -> None:
-    """Replace our own process: a job did not end when told to, and ends only with the process."""
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+class _Restarts(Listener):
+    """A process that replaces itself if a job did not end when told to, and ends only with the process."""
+
+    def abandoned(self, replace: bool) -> None:
+        if replace:
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -11,35 +11,33 @@ import logging
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from .. import boundary, events
 from ..backends.base import Backend, Delivery, Outcome
-from ..errors import BackendError, BackendUnavailable, JobCancelled, JobInterrupted, JobTimeout, OwnerLost
+from ..errors import BackendError, BackendUnavailable, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
+from . import failure
 from .decoder import Decoder
 from .executors.base import Executor
-from .executors.steps import overdue
+from .interruptions import Interruptions
 from .isolation import Isolation
+from .lease import Lease
 from .outage import Outage
 from .outcome import decide
-from .prefetch import AHEAD
-from .report import report, tell_done, tell_taken
 from .reservations import Reservations
-from .run import Run
+from .run import Ending, Run
 from .run_queue import SETTLE_INTERVAL, RunQueue
-from .settlements import Settlements, tell_stale
+from .settings import CourierSettings, Listener
+from .settlements import Settlements, log_stale
 from .spinning import Spinning
 from .topic_order import topic_order
+from .wake_up import NEVER, Situation, Sleep, next_wake_up
 
-logger = logging.getLogger("jobs.worker")
-
-LONGEST_SLEEP = 5.0
 HOUSEKEEP_LIMIT = 500
 OUTCOME_NAMES = {
     Outcome.DONE: "done",
@@ -51,13 +49,12 @@ OUTCOME_NAMES = {
     Outcome.RELEASE: "deferred",
 }
 
-CANCEL_POLL = 0.2
-"""Seconds between two heartbeats of a worker that runs jobs, where the backend cannot wake it for a cancel."""
-
 DUE_SHARE = 0.9
 """Share of `max_jobs` after which the worker requests a successor, so that it serves before the last job has run."""
 
-_NEVER = float("inf")
+YEAR = 86400.0 * 365
+
+logger = logging.getLogger("jobs.worker")
 
 
 class Courier:
@@ -67,23 +64,12 @@ class Courier:
         self,
         backend: Backend,
         owner: str,
-        topics: Sequence[str] | Mapping[str, int],
         executor: Executor,
         decoder: Decoder,
-        *,
-        lease: float,
-        stop_timeout: float,
-        timeout_grace: float = 10.0,
-        keeps_house: bool,
-        drain: bool = False,
-        max_jobs: int = 0,
-        tells_done: bool = False,
-        quiet: bool = False,
+        settings: CourierSettings,
+        listener: Listener,
         board: Scoreboard = NOWHERE,
         isolation: Isolation | None = None,
-        on_open: Callable[[], None] = lambda: None,
-        on_due: Callable[[str], None] = lambda why: None,
-        on_abandon: Callable[[], None] = lambda: None,
     ) -> None:
         self.owner = owner
         self.done = self.failed = 0
@@ -91,37 +77,31 @@ class Courier:
         self.replace = False  # the worker is to be replaced: a job cannot be interrupted
         self.abandoned = False  # released jobs are still running: the process has to end at once
         self._backend = backend
-        self._order = topic_order(topics)
-        self._topics = list(topics)  # as the last request names them
+        self._order = topic_order(settings.topics)
+        self._topics = list(settings.topics)  # as the last request names them
         self._executor = executor
         self._run_queue: RunQueue = executor.run_queue
         self._decoder = decoder
-        self._lease = lease
-        self._stop_timeout = stop_timeout
-        self._grace = timeout_grace
-        self._told_to_end: deque[tuple[float, Run]] = deque()  # runs that were interrupted, and the end of their grace periods
-        self._keeps_house = keeps_house
-        self._drain = drain
-        self._most = max_jobs or sys.maxsize  # jobs that may be reserved
-        self._taken = 0
-        self._due_at = max_jobs - max(1, int(max_jobs * DUE_SHARE)) if max_jobs else -1  # requests a successor at so few left
-        self._tells_done = tells_done  # a log line for each job that succeeds
+        self._settings = settings
+        self._listener = listener
         self._board = board
-        self._on_open = on_open
-        self._on_due = on_due
-        self._on_abandon = on_abandon
         self._settlements = Settlements(backend, board)
         self._spinning = Spinning()
-        self._reservations = Reservations(executor, self._settlements, isolation, watched=board is not NOWHERE)
+        self._reservations = Reservations(executor, isolation, watched=board is not NOWHERE)
+        self._interruptions = Interruptions(self._reservations, executor, settings.timeout_grace)
+        self._outage = Outage(settings.lease)
+        self._lease = Lease(settings.lease, self._run_queue, polls="cancel" in backend.features and not backend.wakes_to_cancel)
+        self._next_housekeeping = 0.0
+        most = settings.max_jobs
+        self._most = most or sys.maxsize  # jobs that may be reserved
+        self._taken = 0
+        self._due_at = most - max(1, int(most * DUE_SHARE)) if most else -1  # requests a successor at so few left
         self._reserve_request: tuple[str, int] | None = None
-        self._outage = Outage(lease)
         self._may_have_work = True
-        self._quiet = quiet  # reserves no new jobs
-        self._next_beat = self._next_housekeep = self._heard_at = 0.0
-        self._asks_for_cancels = "cancel" in backend.features and not backend.wakes_to_cancel
+        self._quiet = settings.starts_quiet  # reserves no new jobs
         self._stopping = self._told_stopping = False
-        self._stop_at = _NEVER
-        self._generation = 0
+        self._stop_at = NEVER
+        self._reopened = 0
         self._thread = threading.Thread(target=self._main, name="jobs-courier")
 
     # -- from other threads and signal handlers --------------------------------------------------
@@ -136,7 +116,7 @@ class Courier:
 
     def stop(self, timeout: float | None = None) -> None:
         """Reserve no more jobs, finish those that run, and release those that still run after `timeout` seconds."""
-        self._stop_at = time.monotonic() + (self._stop_timeout if timeout is None else timeout)
+        self._stop_at = time.monotonic() + (self._settings.stop_timeout if timeout is None else timeout)
         self._stopping = True
         self.wake()
 
@@ -159,7 +139,7 @@ class Courier:
     def _main(self) -> None:
         try:
             self._open()
-            self._on_open()
+            self._listener.opened()
             while not self._finished():
                 self._turn()
         except BackendError as error:  # on opening: trying again would not fix it
@@ -174,69 +154,67 @@ class Courier:
             if self.failure is None or is_sound():  # else the closing call would wait for its answer in vain
                 self._backend.close()
             if self.abandoned:
-                self._on_abandon()
+                self._listener.abandoned(self.replace)
 
     def _open(self) -> None:
         """Connect, however long that takes; raise errors that are not an outage."""
         while not self._stopping:
             try:
-                began = time.monotonic()
-                self._backend.open(self.owner)
-                self._renewed(began)
-                self._tell_the_rest()
+                self._open_as_owner()
                 self._outage.over()
                 return
             except BackendUnavailable as error:
-                self._goes_without(error)
+                self._note_outage(error)
                 time.sleep(self._outage.pause())
 
-    def _tell_the_rest(self) -> None:
-        """Tell the backend how many more jobs this worker will request, if there is a limit."""
+    def _open_as_owner(self) -> None:
+        began = time.monotonic()
+        self._backend.open(self.owner)
+        self._lease.renewed(began)
         if self._most < sys.maxsize:
             self._backend.expect(max(0, self._left))
 
     def _finished(self) -> bool:
-        if self._settlements:
+        if self._settlements.unsent:
             # Jobs not settled by then return to their topics when the lease ends, so the worker need not wait forever.
             return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
-        return self._stopping and not self._reservations
+        return self._stopping and not self._reservations.runs
 
     def _turn(self) -> None:
+        """Do everything that there is to do, then sleep."""
         now = time.monotonic()
         self._collect()
-        self._board.beat(self.done, self.failed, len(self._reservations))
+        self._board.beat(self.done, self.failed, len(self._reservations.runs))
         if self._stopping:
-            if not self._told_stopping:
-                self._told_stopping = True
-                self._board.phase(Phase.STOPPING)
-                events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
             self._wind_up(now)
-        stood_still = now > self._next_beat + self._lease / 6 and not self._outage.lasts
-        if not stood_still:  # else the heartbeat first reports the reservations that were lost meanwhile
+        neglected = now > self._lease.neglected_at and not self._outage.lasts
+        if not neglected:  # else the heartbeat first reports the reservations that were lost meanwhile
             self._interrupt_overdue(now)
-        self._reservations.give_back_what_waits_long(now)
-        self._reservations.hand_over_again(now)
-        if self._told_to_end:
+        if waiting_long := self._reservations.release_waiting(now):
+            self._settlements.unsent += waiting_long
+        if self._executor.upset:
+            self._submit_lost(now)
+        if self._interruptions.told:
             self._end_stubborn(now)
-        if self._outage.may_try(now) and self._ask(self._talk, now) and self._outage.lasts:
+        if now >= self._outage.next_try and self._ask(self._talk, now) and self._outage.lasts:
             self._outage.over()
             self._board.reach(True)
-        if stood_still:
+        if neglected:
             self._interrupt_overdue(now)
         self._sleep()
 
-    def _ask(self, what: Callable[[float], None], value: float) -> bool:
+    def _ask(self, call: Callable[[float], None], value: float) -> bool:
         """Call the backend; on an error, handle it and return False."""
         try:
-            what(value)
+            call(value)
             return True
         except OwnerLost as error:
-            self._go_on_as_another(error)
+            self._reopen(error)
         except BackendError as error:
-            self._goes_without(error)
+            self._note_outage(error)
         return False
 
-    def _goes_without(self, error: BackendError) -> None:
+    def _note_outage(self, error: BackendError) -> None:
         """Note a failed call and try again later, unless this process itself is at fault."""
         require_soundness()
         self._outage.began(error)
@@ -244,25 +222,21 @@ class Courier:
 
     def _talk(self, now: float) -> None:
         """Make all of this turn's calls to the backend."""
-        if self._settlements:
+        if self._settlements.unsent:
             self._settle()
-        keep_house = self._keeps_house and now >= self._next_housekeep
+        keep_house = self._settings.keeps_house and now >= self._next_housekeeping
         # Heartbeat and housekeeping share one wake-up. An outage is over only when the backend has answered a call.
-        due = now >= min(self._next_beat - (self._lease / 12 if keep_house else 0.0), self._run_queue.leased_until)
-        due = due or self._backend.called or now >= self._next_call()
-        if self._outage.lasts or due:
-            self._beat(now)
+        runs = len(self._reservations.runs)
+        if self._outage.lasts or self._backend.called or self._lease.due(now, runs, early=keep_house):
+            self._beat()
         if keep_house:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # Counted from the end of the call: with slow round trips, there must be time left to wait for jobs.
-            self._next_housekeep = now if kept.more else time.monotonic() + min(3.0, self._lease / 10)
+            self._next_housekeeping = now if kept.more else time.monotonic() + min(3.0, self._settings.lease / 10)
         if self._run_queue.parked and now <= self._run_queue.leased_until:
             self._run_queue.parked = False
             self._executor.submit(())
-        if self._stopping:
-            self._reservations.start_acknowledged(now)
-        else:
-            self._reservations.start_waiting(now)
+        self._admit(now)
         if self._wants_jobs(now):
             self._reserve(now)
 
@@ -270,39 +244,45 @@ class Courier:
 
     def _collect(self) -> None:
         """Turn finished runs into settlements."""
+        if not self._run_queue.finished:
+            return
         ours, stale = self._reservations.collect()
         for run in stale:
             self._board.note(run, "stale")
-            tell_stale(run)
+            log_stale(run)
             self._board.settled(((None, run),))
-        for run in ours:
-            self._conclude(run)
-        if ours or stale:
-            self._board.publish()
+        self._conclude(ours)
+        self._board.publish()
 
-    def _conclude(self, run: Run) -> None:
-        ending = decide(run)
-        if run.unfit:
-            self._board.note_unrun(run.delivery.topic, OUTCOME_NAMES[ending.outcome])
-        else:
-            self._board.note(run, OUTCOME_NAMES[ending.outcome])
-        if ending.outcome is Outcome.DONE:
-            self.done += 1
-            if self._tells_done:
-                tell_done(run)
-        else:
-            self.failed += 1
-            report(run, ending)
-            if ending.outcome is Outcome.DEFER:
-                ending = self._spinning.slowed(run, ending)
-        if run.policy.acks == "late":
-            self._settlements.add(ending, run)
-        else:
-            self._board.settled(((ending, run),))
+    def _conclude(self, runs: Sequence[Run]) -> None:
+        """Count and log the outcomes of runs that have ended, and settle those that are not settled."""
+        unsent: list[Ending] = self._settlements.unsent
+        for run in runs:
+            settlement = run.settlement or decide(run)  # the executor has decided, if the run ended there
+            if run.unfit:
+                self._board.note_unrun(run.delivery.topic, OUTCOME_NAMES[settlement.outcome])
+            else:
+                self._board.note(run, OUTCOME_NAMES[settlement.outcome])
+            if settlement.outcome is Outcome.DONE:
+                self.done += 1
+                if self._settings.logs_done:
+                    events.emit(events.JobDone(*run.about, run.ended - run.started))
+            else:
+                self.failed += 1
+                failure.log(run, settlement)
+                if settlement.outcome is Outcome.DEFER:
+                    settlement = self._spinning.slowed(run, settlement)
+            if run.policy.acks == "late":
+                unsent.append((settlement, run))
+            else:
+                self._board.settled(((settlement, run),))
 
     def _settle(self) -> None:
         """Send settlements, then wait a moment for more, so that they are sent together."""
-        self._settlements.send()
+        try:
+            self._settlements.send()
+        finally:
+            self._start_acknowledged()
         self._run_queue.be_quiet(time.monotonic() + SETTLE_INTERVAL)
 
     # -- reserving -------------------------------------------------------------------------------
@@ -314,20 +294,21 @@ class Courier:
     @property
     def _left(self) -> int:
         """Return how many more jobs `max_jobs` allows."""
-        return self._most - self._taken + self._reservations.given_back
+        return self._most - self._taken + self._reservations.released
 
     def _wants_jobs(self, now: float) -> bool:
         if self._reserve_request:
             return True
-        if not self._may_have_work or not self._can_take(now):
+        if not self._may_have_work or not self._can_reserve(now):
             return False
         return not self._run_queue.pending or self._room() >= min(self._reservations.batch(), self._left) // 2
 
-    def _can_take(self, now: float) -> bool:
+    def _can_reserve(self, now: float) -> bool:
         """Return whether one more job could be reserved."""
         return not self._stopping and not self._quiet and self._room() > 0 and not self._reservations.closed(now)
 
     def _reserve(self, now: float) -> None:
+        """Reserve what is ready; repeat a request whose answer was lost."""
         if self._reserve_request is None:
             self._reserve_request = new_token(), self._room()
             self._topics = self._order()
@@ -335,9 +316,9 @@ class Courier:
         failpoint("reserve.before")
         deliveries = self._backend.reserve(self._topics, limit, request)
         failpoint("reserve.after")
-        self._take_in(deliveries, limit, now)
-        if not deliveries and self._drain and not self._reservations:
-            self._end_if_drained()
+        self._take(deliveries, limit, now)
+        if not deliveries and self._settings.drain and not self._reservations.runs:
+            self._stop_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
         """Sleep until jobs are reserved or `timeout` is over; return whether any were. An outage repeats the request later."""
@@ -348,49 +329,92 @@ class Courier:
         deliveries = self._backend.reserve_next(self._topics, limit, request, timeout)
         failpoint("reserve.after")
         if deliveries:
-            self._take_in(deliveries, limit, began)
+            self._take(deliveries, limit, began)
         self._reserve_request = None
         return bool(deliveries)
 
-    def _take_in(self, deliveries: list[Delivery], limit: int, began: float) -> None:
+    def _take(self, deliveries: list[Delivery], limit: int, began: float) -> None:
         """Start the jobs that a reserve call begun at `began` has returned, and settle those that cannot run."""
         self._reserve_request = None
-        self._may_have_work = len(deliveries) >= limit or (self._drain and bool(deliveries))
-        self._renewed(began)
+        self._may_have_work = len(deliveries) >= limit or (self._settings.drain and bool(deliveries))
+        self._lease.renewed(began)
         now = time.monotonic()
+        ready, deferred = self._reservations.take(self._decode(deliveries), now)
+        self._settlements.unsent += deferred
+        self._use_up(len(deliveries))
+        self._start(ready, now)
+        self._board.publish()
+        self._admit(now)
+
+    def _decode(self, deliveries: Sequence[Delivery]) -> list[Run]:
+        """Return the runs of these deliveries; settle those that cannot run."""
         runs: list[Run] = []
         for delivery in deliveries:
             run = self._decoder.accept(delivery)
             if isinstance(run, Run):
                 runs.append(run)
                 continue
-            self._settlements.add(run)
+            self._settlements.unsent.append((run, None))
             if run.outcome is not Outcome.DEFER:
                 self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
         if runs and events.tells_all():
-            tell_taken(runs)
-        self._reservations.take(runs, now)
-        if not self._stopping:
-            self._reservations.start_waiting(now)
-        self._use_up(len(deliveries))
-        self._board.publish()
+            for run in runs:
+                events.emit(events.JobTaken(*run.about))
+        return runs
 
     def _use_up(self, jobs: int) -> None:
         """Count reserved jobs against `max_jobs`, and request a successor in time."""
         self._taken += jobs
         if self._left <= self._due_at:
             self._due_at = -1
-            self._on_due("max_jobs")
+            self._listener.due("max_jobs")
 
-    def _end_if_drained(self) -> None:
+    def _stop_if_drained(self) -> None:
         counts = self._backend.counts(self._topics).values()
         if not any(count.ready or count.scheduled or count.reserved for count in counts):
             self._stopping = True
-            self._stop_at = time.monotonic() + self._stop_timeout
+            self._stop_at = time.monotonic() + self._settings.stop_timeout
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _start(self, runs: Sequence[Run], now: float) -> None:
+        if runs:
+            self._run_queue.be_quiet(now + SETTLE_INTERVAL)
+            self._executor.submit(runs)
+
+    def _admit(self, now: float) -> None:
+        """Start suspects and early acknowledged jobs whose turn has come, after the settlements that go first."""
+        reservations, settlements = self._reservations, self._settlements
+        if self._stopping or not reservations.waiting:
+            return
+        first = reservations.admit(now)
+        settlements.unsent += first
+        early = reservations.early(settlements.acknowledging)
+        settlements.acknowledge(early)
+        if first or early:
+            self._settle()
+        self._start(reservations.admitted(now), now)
+
+    def _start_acknowledged(self) -> None:
+        """Start jobs that are acknowledged and have not run, even while stopping: no other worker will run them."""
+        acknowledged = self._settlements.acknowledged
+        if acknowledged:
+            now, self._settlements.acknowledged = time.monotonic(), []
+            self._start(self._reservations.start(acknowledged, now), now)
+
+    def _submit_lost(self, now: float) -> None:
+        """Submit runs again that an executor took and never began."""
+        self._executor.upset = False
+        lost = self._reservations.lost(now)
+        self._board.settled((None, run) for run in lost)  # some have a place there already
+        if lost:
+            self._executor.submit(lost)
+        if self._reservations.astray:
+            self._executor.upset = True
 
     # -- lease, deadlines, cancels ---------------------------------------------------------------
 
-    def _beat(self, now: float) -> None:
+    def _beat(self) -> None:
         failpoint("heartbeat.before")
         began = time.monotonic()
         heartbeat = self._backend.heartbeat()
@@ -398,182 +422,117 @@ class Courier:
         for job_id in heartbeat.lost:
             self._reservations.lose(job_id)
         for job_id in heartbeat.cancelled:
-            self._cancel(job_id)
+            if run := self._interruptions.cancel(job_id):
+                self._conclude([run])
         for job_id in heartbeat.forced:
-            self._see_to_its_end(job_id)
-        self._heard_at = began
-        self._renewed(began)
-
-    def _next_call(self) -> float:
-        """Return when to ask for cancels (monotonic); infinity if the backend reports them or no job runs."""
-        return self._heard_at + CANCEL_POLL if self._asks_for_cancels and self._reservations else _NEVER
-
-    def _renewed(self, began: float) -> None:
-        """Note that a call begun at `began` renewed the lease. The lease counts from then; no run starts after its end."""
-        self._next_beat = began + self._lease / 6
-        self._run_queue.leased_until = began + self._lease
-
-    def _cancel(self, job_id: str) -> None:
-        run = self._reservations.get(job_id)
-        if run is None or run.interrupted is not None:
-            return
-        if self._reservations.withdraw(run):
-            run.error = JobCancelled("cancelled before it started")
-            self._conclude(run)
-        else:
-            self._executor.interrupt(run, JobCancelled("cancelled while it ran"))
-
-    def _see_to_its_end(self, job_id: str) -> None:
-        """Start the grace period of a cancelled run; when it is over, the worker stops waiting for the run."""
-        run = self._reservations.get(job_id)
-        if run is not None and all(run is not told for _, told in self._told_to_end):
-            self._told_to_end.append((time.monotonic() + self._grace, run))
+            self._interruptions.force(job_id)
+        self._lease.heard(began)
 
     def _interrupt_overdue(self, now: float) -> None:
-        for run in self._reservations.deadlines.due(now):
-            if self._reservations.get(run.delivery.id) is not run:
-                continue
-            delivery, attempt = run.delivery, run.delivery.attempt + 1
-            events.emit(events.JobOverdue(delivery.id, run.job.name, delivery.topic, attempt, run.timeout or 0.0))
-            if not self._executor.can_interrupt(run):
-                self._be_replaced(now)
-            self._told_to_end.append((now + self._grace, run))
-            self._executor.interrupt(run, overdue(run))
+        if self._reservations.deadlines.heap and self._interruptions.interrupt_overdue(now):
+            self._be_replaced(now)
+
+    def _end_stubborn(self, now: float) -> None:
+        """Stop waiting for runs that have ignored their interruption; only the end of the process ends them."""
+        ended, blocked = self._interruptions.end_stubborn(now)
+        self._conclude(ended)
+        if ended:
+            self.abandoned = True
+            self._be_replaced(now)
+        if blocked:  # no other run of this worker can continue
+            self._settlements.unsent += self._reservations.release_unstarted()
+            self._settlements.unsent += self._reservations.release_running()
+            self._stop_at = now
 
     def _be_replaced(self, now: float) -> None:
         """Have this worker replaced, since only its end ends a job that ignores its interruption. Other jobs finish first."""
         if not self.replace:
             self.replace = self._stopping = True
-            self._stop_at = min(self._stop_at, now + 86400.0 * 365)
-            self._on_due("timeout")
-
-    def _end_stubborn(self, now: float) -> None:
-        """Conclude each run that has ignored its interruption for its grace period.
-
-        The rule of timeouts is implemented here only. A run that is ended for its timeout counts as one attempt with
-        that reason, whether an interrupt ended it or the end of its process. The run that kept the worker from ending
-        it is charged: in an event loop, that may be a different run from the overdue one. The other runs that end with
-        the process return to their topics uncharged. Code that holds the interpreter blocks this thread too; then the
-        supervisor applies the same rule (`supervisor.timeouts`).
-        """
-        while self._told_to_end and self._told_to_end[0][0] <= now:
-            _, run = self._told_to_end.popleft()
-            if self._reservations.get(run.delivery.id) is not run or run.ended:
-                continue
-            culprit = self._executor.holder(run)
-            error = run.interrupted
-            if culprit is not None and culprit is not run:
-                error = JobTimeout(
-                    f"it held the event loop for more than {self._grace:g} s, and job {run.id} could not be stopped"
-                )
-            assert error is not None
-            blamed = culprit or run
-            self._reservations.drop(blamed)
-            self._conclude_running(blamed, error, now)
-            self.abandoned = True
-            self._be_replaced(now)
-            if culprit is not None:  # no other run of this worker can continue
-                for ended in self._reservations.ended():  # the blocked loop cannot report its plain functions
-                    self._conclude(ended)
-                self._reservations.give_back_unstarted()
-                self._reservations.give_up()
-                self._stop_at = now
-
-    def _conclude_running(self, run: Run, error: BaseException, now: float) -> None:
-        """Conclude a run that continues until the process ends, and note in its history where it was."""
-        if run.settlement is None:  # else it has ended just now
-            error.__cause__ = JobInterrupted(self._executor.where(run))
-            run.error, run.ended = error, now
-        self._conclude(run)
+            self._stop_at = min(self._stop_at, now + YEAR)
+            self._listener.due("timeout")
 
     # -- the end, and a new beginning ------------------------------------------------------------
 
     def _wind_up(self, now: float) -> None:
         """Release jobs that have not started, and abandon running ones at the stop timeout or if no interrupt can end them."""
-        self._reservations.give_back_unstarted()
-        if self._reservations and now >= self._stop_at:
-            self._reservations.give_up()
+        if not self._told_stopping:
+            self._told_stopping = True
+            self._board.phase(Phase.STOPPING)
+            events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
+        self._settlements.unsent += self._reservations.release_unstarted()
+        if self._reservations.runs and now >= self._stop_at:
+            self._settlements.unsent += self._reservations.release_running()
             self.abandoned = True
-        elif self.replace and not self._reservations:
+        elif self.replace and not self._reservations.runs:
             self.abandoned = True
             self._stop_at = min(self._stop_at, now)
-        elif self.replace and self._reservations.cannot_end():
-            for run in self._reservations.end_all():
-                assert run.interrupted is not None
-                self._conclude_running(run, run.interrupted, now)
+        elif self.replace and (ended := self._interruptions.end_unreachable(now)):
+            self._conclude(ended)
             self.abandoned = True
             self._stop_at = now
 
-    def _go_on_as_another(self, error: OwnerLost) -> None:
+    def _reopen(self, error: OwnerLost) -> None:
         """Continue under a fresh owner id, since the lease ran out and the reservations went to other workers."""
-        self._generation += 1
+        self._reopened += 1
         old = self.owner
-        self.owner = f"{old.partition('+')[0]}+{self._generation}"
-        self._forget_everything()
+        self.owner = f"{old.partition('+')[0]}+{self._reopened}"
+        self._reservations.forget()
+        self._settlements.clear()
+        self._reserve_request = None
+        self._may_have_work = True
         self._board.owner(self.owner)
         events.emit(events.OwnerReplaced(old, self.owner, len(self._executor.started())))
         boundary.log(logger, logging.DEBUG, "%s", error)
         self._backend.close()
         try:
-            began = time.monotonic()
-            self._backend.open(self.owner)
-            self._renewed(began)
-            self._tell_the_rest()
+            self._open_as_owner()
         except BackendError as unavailable:
-            self._goes_without(unavailable)
-
-    def _forget_everything(self) -> None:
-        self._reservations.forget()
-        self._settlements.clear()
-        self._reserve_request = None
-        self._may_have_work = True
+            self._note_outage(unavailable)
 
     # -- sleep -----------------------------------------------------------------------------------
 
     def _sleep(self) -> None:
         """Sleep in the backend until there is work; during an outage, sleep here."""
         now = time.monotonic()
-        until = min(self._next_beat, self._reservations.deadlines.next(), self._reservations.looks_at(now))
-        timeout = min(LONGEST_SLEEP, until - now)
-        if self._keeps_house:
-            timeout = min(timeout, self._next_housekeep - now)
-        if self._asks_for_cancels:
-            timeout = min(timeout, self._next_call() - now)
-        if self._told_to_end:
-            timeout = min(timeout, self._told_to_end[0][0] - now)
-        if self._run_queue.pending:
-            timeout = min(timeout, AHEAD)
-        if self._may_have_work and self._run_queue.pending:
-            timeout = min(timeout, self._reservations.half_through())
-        if self._stopping:
-            timeout = min(timeout, self._stop_at - now, 0.0 if not self._reservations else LONGEST_SLEEP)
-        if self._reservations and now < self._run_queue.looks_at:
-            timeout = min(timeout, self._run_queue.looks_at - now)
-        else:
-            self._run_queue.wake_me()
-        busy = self._run_queue.finished or self._settlements or self._wants_jobs(now)
-        pause = self._outage.left(now)
+        collect = self._run_queue.looks_at if self._reservations.runs and now < self._run_queue.looks_at else NEVER
+        if collect == NEVER:
+            self._run_queue.wake_me()  # before `finished` is checked: a run that finishes is seen there, or wakes
+        pause = self._outage.next_try - now
         if pause > 0:
             time.sleep(min(pause, 0.05))  # no backend to sleep in; stops and finished jobs are checked in between
-        elif not busy:
-            # Wait even if no time is left to sleep. Where a round trip takes longer than the pause between heartbeats,
-            # there never is any, and only this wait reports new jobs.
-            self._ask(self._wait, max(timeout, 0.0))
+        elif not (self._run_queue.finished or self._settlements.unsent or self._wants_jobs(now)):
+            self._ask(self._sleep_in_backend, collect)
 
-    def _wait(self, timeout: float) -> None:
-        """Sleep for `timeout` seconds, or until jobs have been reserved."""
-        now = time.monotonic()
-        if self._may_have_work or not self._can_take(now) or self._soon_free(now):
+    def _sleep_in_backend(self, collect: float) -> None:
+        sleep, timeout = next_wake_up(self._situation(collect))
+        if sleep is Sleep.WAIT:
             self._backend.wait((), timeout)
-        elif self._drain and not self._reservations:
-            self._end_if_drained()
+        elif sleep is Sleep.DRAIN:
+            self._stop_if_drained()
             if not self._stopping:
-                self._reserve_next(min(timeout, 0.5))
+                self._reserve_next(timeout)
                 self._may_have_work = True  # or there are none left, which the next reserve will show
-        elif self._reserve_next(timeout) and self._soon_free(time.monotonic()) and not self._settlements:
-            # Let the executor begin at once; other work can wait until it has.
+        elif self._reserve_next(timeout) and self._executor_begins():
             self._backend.wait((), SETTLE_INTERVAL)
 
-    def _soon_free(self, now: float) -> bool:
-        """Return whether every slot has just got a job: most are short, and one that comes meanwhile suits another worker."""
-        return now < self._run_queue.looks_at and self._reservations.full
+    def _executor_begins(self) -> bool:
+        """Return whether the executor has just got a job for every slot, and other work can wait until it has begun."""
+        return self._reservations.full and not self._settlements.unsent and time.monotonic() < self._run_queue.looks_at
+
+    def _situation(self, collect: float) -> Situation:
+        now, reservations = time.monotonic(), self._reservations
+        return Situation(
+            now=now,
+            heartbeat=self._lease.next_beat,
+            interruption=self._interruptions.next(),
+            start=reservations.next_start(now),
+            housekeeping=self._next_housekeeping if self._settings.keeps_house else NEVER,
+            poll=self._lease.next_poll(len(reservations.runs)),
+            stop=(self._stop_at if reservations.runs else now) if self._stopping else NEVER,
+            collect=collect,
+            ahead=reservations.looks_ahead(self._may_have_work),
+            full=reservations.full,
+            more=self._may_have_work,
+            can_reserve=self._can_reserve(now),
+            drains=self._settings.drain and not reservations.runs,
+        )

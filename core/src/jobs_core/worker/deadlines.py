@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 from .run import Run
+from .wake_up import NEVER
 
 
 class Deadlines:
@@ -17,26 +18,26 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Run]] = []
+        self.heap: list[tuple[float, int, Run]] = []  # empty while no run has a timeout
         self._order = itertools.count()
 
     def add(self, run: Run, now: float) -> None:
         """Watch a run that is being handed to the executor."""
         if run.timeout:
-            heapq.heappush(self._heap, (now + run.timeout, next(self._order), run))
+            heapq.heappush(self.heap, (now + run.timeout, next(self._order), run))
 
     def next(self) -> float:
         """Return the monotonic time of the next check; infinity if there is nothing to watch."""
-        return self._heap[0][0] if self._heap else float("inf")
+        return self.heap[0][0] if self.heap else NEVER
 
     def due(self, now: float) -> Iterator[Run]:
         """Yield the runs that have exceeded their timeout, each once."""
-        while self._heap and self._heap[0][0] <= now:
-            _, _, run = heapq.heappop(self._heap)
+        while self.heap and self.heap[0][0] <= now:
+            _, _, run = heapq.heappop(self.heap)
             if run.ended or run.timeout is None:
                 continue
             deadline = (run.started or now) + run.timeout
             if deadline <= now:
                 yield run
             else:
-                heapq.heappush(self._heap, (deadline, next(self._order), run))
+                heapq.heappush(self.heap, (deadline, next(self._order), run))

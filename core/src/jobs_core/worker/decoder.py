@@ -14,8 +14,8 @@ from ..options import Policy, policy
 from ..pauses import doubled
 from ..registry import AnyJob
 from ..units import count
+from .failure import log_unrun
 from .outcome import unrun
-from .report import report_unrun
 from .run import Run
 
 logger = logging.getLogger("jobs.worker")
@@ -40,7 +40,7 @@ class Decoder:
             if delivery.crashes >= self._config.max_redeliveries:
                 return self._crashed(delivery)
             message = self._decode(delivery)
-            if self._expired(delivery, message):
+            if message.expires_in is not None and self._expired(delivery, message, message.expires_in):
                 return self._dead(delivery, Outcome.EXPIRED, "expired", f"not started within {message.expires_in:g} s")
             job = self._registry.get(message.job or "")
             if job is None:
@@ -73,12 +73,10 @@ class Decoder:
         default_job = settings.default_job if settings else None
         return decode(delivery.payload, signer=self._signer, topic=delivery.topic, default_job=default_job)
 
-    def _expired(self, delivery: Delivery, message: Message) -> bool:
-        if message.expires_in is None:
-            return False
+    def _expired(self, delivery: Delivery, message: Message, expires_in: float) -> bool:
         # For signed messages, expiry counts from the producer's signed time too: a recorded message cannot be replayed later.
         start = min(delivery.pushed_at, message.enqueued_at) if self._signer else delivery.pushed_at
-        return delivery.broker_now >= start + message.expires_in
+        return delivery.broker_now >= start + expires_in
 
     def _missing(self, name: str) -> UnknownJob:
         try:
@@ -111,5 +109,5 @@ class Decoder:
         return self._dead(delivery, Outcome.DEAD, "crashed", text)
 
     def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
-        report_unrun(delivery, reason, text)
+        log_unrun(delivery, reason, text)
         return unrun(delivery, outcome, reason, text)

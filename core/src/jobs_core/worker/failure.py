@@ -1,16 +1,25 @@
-"""The errors in a job's history as text: a type, a message, a traceback that begins at the user's first frame."""
+"""Failures as text, in a job's history and in the log: a type, a message, a traceback that begins at the user's first frame."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from .. import boundary
+from ..backends.base import Delivery, Outcome, Settlement
 from ..boundary import name_of, text_of, told, traceback_of
+from ..events import JobDied, JobFailed, emit
+
+if TYPE_CHECKING:
+    from .run import Run
+
+logger = logging.getLogger("jobs.worker")
 
 _WORKER = Path(__file__).resolve().parent
 PLUMBING = (
@@ -45,3 +54,20 @@ def history(failure: Failure, *, at: float, attempt: int) -> bytes:
 def document(**facts: Any) -> bytes:
     """Return a JSON document for a job's history, with host and process."""
     return msgspec.json.encode({**facts, "host": _HOST, "pid": os.getpid()})
+
+
+def log(run: Run, settlement: Settlement) -> None:
+    """Log a failed attempt or a dead letter."""
+    failure = run.failure
+    if run.unfit and failure is not None:
+        log_unrun(run.delivery, settlement.reason, failure.text)
+    elif failure is not None and settlement.outcome is Outcome.RETRY:
+        emit(JobFailed(*run.about, settlement.after, failure.line, failure.traceback))
+    elif failure is not None and settlement.outcome is Outcome.DEAD:
+        emit(JobDied(*run.about, settlement.reason, failure.line, failure.traceback))
+
+
+def log_unrun(delivery: Delivery, reason: str, text: str) -> None:
+    """Log a job that becomes a dead letter because it cannot be run."""
+    line = "job %s of topic %s goes to the dead letters (%s): %s"
+    boundary.log(logger, logging.ERROR, line, delivery.id, delivery.topic, reason, text)

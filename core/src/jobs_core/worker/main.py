@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ from .executors.base import Executor
 from .isolation import Isolation
 from .middleware import Middleware
 from .run_queue import RunQueue
+from .settings import CourierSettings, Listener
 
 logger = logging.getLogger("jobs.worker")
 
@@ -108,10 +109,10 @@ def _loader(app: App) -> str:
     return name or "modules"
 
 
-class Worker:
+class Worker(Listener):
     """A worker of one pool. `run` occupies the main thread; the process itself handles signals, see `stop_signals`.
 
-    A job that ignores its timeout ends only with the process, which `on_replace` may restart.
+    A job that ignores its timeout ends only with the process, which the listener may restart.
     """
 
     def __init__(
@@ -128,16 +129,14 @@ class Worker:
         quiet: bool = False,
         board: Scoreboard = NOWHERE,
         isolation: Isolation | None = None,
-        on_open: Callable[[], None] = lambda: None,
-        on_due: Callable[[str], None] = lambda why: None,
-        on_replace: Callable[[], None] | None = None,
+        listener: Listener | None = None,
         backend: Backend | None = None,
         decoder: Decoder | None = None,
     ) -> None:
         self.owner = owner or f"{os.uname().nodename}-{os.getpid()}-{new_token(4)}"
         self._app = app
         self._bootstrapper = bootstrapper
-        self._on_replace = on_replace
+        self._listener = listener or Listener()
         self.info = WorkerInfo(
             self.owner, pool_name, tuple(pool.topics), pool.mode, 1 if pool.mode == "sync" else pool.concurrency
         )
@@ -145,26 +144,18 @@ class Worker:
         run_queue = RunQueue(backend.interrupt)
         middleware = Middleware(app.plugins, bootstrapper)
         self._executor = _executor(pool, run_queue, middleware, board)
-        self.courier = Courier(
-            backend,
-            self.owner,
-            pool.topics,
-            self._executor,
-            decoder or Decoder(app),
+        settings = CourierSettings(
+            topics=pool.topics,
             lease=float(app.config.lease),
             stop_timeout=float(pool.stop_timeout),
             timeout_grace=float(pool.timeout_grace),
             keeps_house=keeps_house,
             drain=drain,
             max_jobs=max_jobs,
-            tells_done=bool(app.config.logs.done),
-            quiet=quiet,
-            board=board,
-            isolation=isolation,
-            on_open=on_open,
-            on_due=on_due,
-            on_abandon=self._end_at_once,
+            logs_done=bool(app.config.logs.done),
+            starts_quiet=quiet,
         )
+        self.courier = Courier(backend, self.owner, self._executor, decoder or Decoder(app), settings, self, board, isolation)
 
     def run(self) -> None:
         """Serve until stopped. Raises the error that made the courier fail. If jobs had to be abandoned, the process ends."""
@@ -225,15 +216,22 @@ class Worker:
 
         return worker_values.kept(self._executor.loop)
 
-    def _end_at_once(self) -> None:
+    # -- called by the courier --------------------------------------------------------------------
+
+    def opened(self) -> None:
+        self._listener.opened()
+
+    def due(self, why: str) -> None:
+        self._listener.due(why)
+
+    def abandoned(self, replace: bool) -> None:
         """End the process, since jobs that the courier has abandoned still run in some thread and nothing else ends them."""
         events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        if self.courier.replace and self._on_replace is not None:
-            self._on_replace()
-        os._exit(REPLACE if self.courier.replace else 1)
+        self._listener.abandoned(replace)
+        os._exit(REPLACE if replace else 1)
 
     def _tell(self, hook: str) -> None:
         for implementation in self._app.plugins.implementations(hook):

@@ -22,43 +22,32 @@ class Outage:
 
     def __init__(self, lease: float = 30.0) -> None:
         self._longest = min(LONGEST_PAUSE, lease / 4)
-        self._since: float | None = None
+        self.lasts = False  # the last call failed
+        self.next_try = 0.0  # monotonic; before, no call is made
+        self._since = 0.0
         self._told: set[str] = set()  # reasons: an outage may begin with a dead server and continue with a wrong password
         self._tries = 0
-        self._next_try = 0.0
-
-    @property
-    def lasts(self) -> bool:
-        """Return whether the last call failed."""
-        return self._since is not None
 
     def began(self, error: Exception) -> None:
         """Note a failed call, and wait before the next: longer every time, at random so that workers do not retry together."""
         now = time.monotonic()
-        if self._since is None:
-            self._since = now
+        if not self.lasts:
+            self.lasts, self._since = True, now
         reason = str(error)
         if reason not in self._told and len(self._told) < MOST_REASONS:
             self._told.add(reason)
             events.emit(events.BackendLost(reason))
         ceiling = doubled(FIRST_PAUSE, self._tries, self._longest)
         self._tries += 1
-        self._next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
+        self.next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
 
     def over(self) -> None:
         """Note a successful call, which ends the outage."""
-        if self._since is not None:
+        if self.lasts:
             events.emit(events.BackendBack(time.monotonic() - self._since))
-            self._since, self._tries, self._next_try = None, 0, 0.0
+            self.lasts, self._tries, self.next_try = False, 0, 0.0
             self._told.clear()
-
-    def may_try(self, now: float) -> bool:
-        return now >= self._next_try
-
-    def left(self, now: float) -> float:
-        """Return the seconds until the next try."""
-        return self._next_try - now
 
     def pause(self) -> float:
         """Return the seconds until the next try, counted from now."""
-        return max(0.0, self._next_try - time.monotonic())
+        return max(0.0, self.next_try - time.monotonic())

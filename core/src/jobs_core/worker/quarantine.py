@@ -26,6 +26,7 @@ from collections.abc import Iterable
 
 from .isolation import Isolation
 from .run import Run
+from .wake_up import NEVER
 
 SUSPECT = 2
 """Number of a worker's deaths from which on a job is a suspect."""
@@ -42,23 +43,24 @@ LOOK_AGAIN = 0.25
 HOLD_AFTER = 3
 """Number of deferrals after which an unsupervised worker that is never idle runs a suspect beside other jobs."""
 
-_NEVER = float("inf")
-
 
 class Quarantine:
-    """The suspects of one worker, waiting and running. Only the courier uses it."""
+    """The suspects of one worker, waiting and running: none of its methods is needed while there are none.
+
+    Only the courier uses it.
+    """
 
     def __init__(self, concurrency: int, isolation: Isolation, *, watched: bool) -> None:
         self.watched = watched  # a supervisor sees which jobs have started
         self._concurrency = concurrency
         self._isolation = isolation
-        self._waiting: deque[tuple[float, Run]] = deque()
-        self._running: dict[str, Run] = {}
+        self.waiting: deque[tuple[float, Run]] = deque()  # with the earliest time of each
+        self.running: dict[str, Run] = {}
         self._alone_until = 0.0
 
     def __len__(self) -> int:
         """Return the number of suspects that wait."""
-        return len(self._waiting)
+        return len(self.waiting)
 
     def concerns(self, run: Run) -> bool:
         """Return whether a run is a suspect. This matters even if one job runs at a time: earlier ones may not be settled."""
@@ -67,30 +69,30 @@ class Quarantine:
     def add(self, run: Run, now: float) -> None:
         """Keep a suspect until it may start."""
         pause = min(PAUSE * (run.delivery.redeliveries - 1), LONGEST_PAUSE) if self.watched else 0.0
-        self._waiting.append((now + pause, run))
+        self.waiting.append((now + pause, run))
 
     def next(self, now: float) -> float:
         """Return the monotonic time of the next check; infinity if all suspects here wait for other runs to end."""
-        until = self._alone_until if self.alone(now) else _NEVER
-        return min((since for since, _ in self._waiting if since > now), default=until)
+        until = self._alone_until if self.alone(now) else NEVER
+        return min((since for since, _ in self.waiting if since > now), default=until)
 
     def admit(self, now: float) -> list[Run]:
         """Return the suspects that start now, those with the most deaths first."""
         if self.alone(now):
             return []
-        beside = list(self._running.values()) if self.watched else []
+        beside = list(self.running.values()) if self.watched else []
         if beside and len(beside) >= self._most(beside):
             return []
-        ripe = sorted((run for since, run in self._waiting if since <= now), key=lambda run: -run.delivery.redeliveries)
+        ripe = sorted((run for since, run in self.waiting if since <= now), key=lambda run: -run.delivery.redeliveries)
         group = ripe[: max(0, self._most([*beside, *ripe[:1]]) - len(beside))] if ripe else []
         if not group:
             return []
         if not self._isolation.enter():
-            self._waiting = deque((max(since, now + LOOK_AGAIN), run) for since, run in self._waiting)
+            self.waiting = deque((max(since, now + LOOK_AGAIN), run) for since, run in self.waiting)
             return []
         chosen = set(map(id, group))
-        self._waiting = deque(each for each in self._waiting if id(each[1]) not in chosen)
-        self._running.update((run.delivery.id, run) for run in group)
+        self.waiting = deque(each for each in self.waiting if id(each[1]) not in chosen)
+        self.running.update((run.delivery.id, run) for run in group)
         if not self.watched:
             self._alone_until = now + SOLITUDE
         return group
@@ -105,29 +107,25 @@ class Quarantine:
 
     def runs_all(self, runs: int) -> bool:
         """Return whether all runs of this worker are suspects."""
-        return runs == len(self._running)
+        return runs == len(self.running)
 
     def alone(self, now: float) -> bool:
         """Return whether nothing may be reserved beside a suspect now."""
-        return bool(self._running) and now < self._alone_until
+        return bool(self.running) and now < self._alone_until
 
     def ended(self, runs: Iterable[Run]) -> None:
         """Note that these runs have ended, or will not start."""
-        if not self._running:
+        if not self.running:
             return
         for run in runs:
-            if self._running.get(run.delivery.id) is run:
-                del self._running[run.delivery.id]
-        if not self._running:
+            if self.running.get(run.delivery.id) is run:
+                del self.running[run.delivery.id]
+        if not self.running:
             self._alone_until = 0.0
             self._isolation.leave()
 
-    def waiting(self) -> list[Run]:
-        """Return every suspect that has not started."""
-        return [run for _, run in self._waiting]
-
     def take_back(self) -> list[Run]:
         """Remove and return every suspect that has not started."""
-        taken = self.waiting()
-        self._waiting.clear()
+        taken = [run for _, run in self.waiting]
+        self.waiting.clear()
         return taken

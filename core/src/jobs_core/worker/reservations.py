@@ -1,276 +1,263 @@
 """The jobs that a worker has reserved: every run from its reservation to its end, and the room for more.
 
-Runs that may start go to the executor, in order. Suspects wait for their turn beside the others (`Quarantine`). Jobs
-that are acknowledged early wait for a free slot. Jobs that wait behind a job that turns out to be long are released.
+This is bookkeeping: it returns the runs that may start and the settlements of those that are released, and the courier
+starts and sends them. Runs that may start do so in order. Suspects wait for their turn beside the others (`Quarantine`).
+Jobs that are acknowledged early wait for a free slot. Jobs that wait behind a job that turns out to be long are released.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
+from ..backends.base import Outcome, Settlement
 from .deadlines import Deadlines
 from .executors.base import Executor
 from .isolation import Isolation
 from .prefetch import AHEAD, LARGEST_BATCH, Prefetch
 from .quarantine import HOLD_AFTER, Quarantine
-from .run import Run
-from .run_queue import SETTLE_INTERVAL
-from .settlements import Settlements
-
-_NEVER = float("inf")
+from .run import Ending, Run
+from .wake_up import NEVER
 
 LOST_AFTER = 1.0
 """Seconds until a run that neither queue nor executor has counts as lost; before, an executor may be just moving it."""
 
-PUT_OFF = 0.5
+SUSPECT_PAUSE = 0.5
 """Seconds for which a suspect is deferred to other workers: this one has too many, or is unsupervised and busy."""
 
 
 class Reservations:
-    """The reservations of one worker, see the module. Only the courier uses it."""
+    """The reservations of one worker. It asks the executor, and changes nothing there. Only the courier uses it."""
 
-    def __init__(
-        self, executor: Executor, settlements: Settlements, isolation: Isolation | None = None, *, watched: bool = False
-    ) -> None:
-        self.deadlines = Deadlines()
-        self.given_back = 0  # jobs that were reserved and not run
+    def __init__(self, executor: Executor, isolation: Isolation | None = None, *, watched: bool = False) -> None:
+        self.runs: dict[str, Run] = {}  # given to the executor: pending, running, or finished and not collected
+        self.released = 0  # jobs that were reserved and not run
         self._executor = executor
         self._run_queue = executor.run_queue
-        self._settlements = settlements
-        self._runs: dict[str, Run] = {}  # given to the executor: pending, running, or finished and not collected
+        self.deadlines = Deadlines()
         self._early: deque[Run] = deque()  # acknowledged before they run: they wait here for a free slot
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
+        self._admitted: list[Run] = []  # suspects whose turn has come, once the others are released
         self._most = LARGEST_BATCH  # at most so many are reserved: where suspects are isolated, no more than may start together
         self._prefetch = Prefetch(executor.concurrency)
         self._astray: dict[str, tuple[Run, float]] = {}  # runs that neither queue nor executor has, and since when
 
-    def __len__(self) -> int:
-        """Return how many runs the executor has."""
-        return len(self._runs)
-
-    def get(self, job_id: str) -> Run | None:
-        """Return a run that the executor has."""
-        return self._runs.get(job_id)
-
-    # -- how much ----------------------------------------------------------------------------------
+    # -- how much, and when ------------------------------------------------------------------------
 
     def room(self) -> int:
         """Return how many more jobs may be reserved."""
-        return min(self._prefetch.target() - len(self._runs), self._most)
+        return min(self._prefetch.target() - len(self.runs), self._most)
 
     def batch(self) -> int:
         """Return how many jobs are reserved at a time while there are many."""
         return min(self._prefetch.target(), LARGEST_BATCH)
 
-    def looks_at(self, now: float) -> float:
-        """Return the monotonic time at which a run may start here without a call that wakes the courier."""
-        astray = min((since + LOST_AFTER for _, since in self._astray.values()), default=_NEVER)
-        return min(now + AHEAD if self._early else _NEVER, self._quarantine.next(now), astray)
-
     def closed(self, now: float) -> bool:
         """Return whether nothing may be reserved now, whatever the backend has."""
-        return bool(self._early) or self._quarantine.alone(now) or self.stuck(now)
+        return bool(self._early) or (bool(self._quarantine.running) and self._quarantine.alone(now)) or self.stuck(now)
 
     def stuck(self, now: float) -> bool:
         """Return whether every slot has been busy with the same job for more than AHEAD, the longest wait of a reserved job."""
+        if not self.full:
+            return False
         running = self._executor.started()
         return len(running) >= self._executor.concurrency and all(now - (run.started or run.taken) > AHEAD for run in running)
 
     @property
     def full(self) -> bool:
         """Return whether every slot has a job."""
-        return len(self._runs) >= self._executor.concurrency
+        return len(self.runs) >= self._executor.concurrency
 
-    def half_through(self) -> float:
-        """Return the estimated seconds until half of the pending jobs have been run."""
-        return max(0.001, self._prefetch.lasts(len(self._run_queue.pending)) / 2)
+    def next_start(self, now: float) -> float:
+        """Return the monotonic time at which a run may start here without a call that wakes the courier."""
+        if not self.waiting and not self._quarantine.running and not self._astray:
+            return NEVER
+        astray = min((since + LOST_AFTER for _, since in self._astray.values()), default=NEVER)
+        return min(now + AHEAD if self._early else NEVER, self._quarantine.next(now), astray)
+
+    def looks_ahead(self, more: bool) -> float:
+        """Return the seconds after which to look at pending runs: whether they wait long, or more are to be reserved."""
+        pending = len(self._run_queue.pending)
+        if not pending:
+            return NEVER
+        return min(AHEAD, max(0.001, self._prefetch.lasts(pending) / 2)) if more else AHEAD
 
     # -- in ------------------------------------------------------------------------------------------
 
-    def take(self, runs: Iterable[Run], now: float) -> None:
-        """Start reserved runs, or keep those that have to wait."""
+    def take(self, runs: Iterable[Run], now: float) -> tuple[list[Run], list[Ending]]:
+        """Take in reserved runs; return those that start, and the settlements of those for which there is no place."""
         self._most = LARGEST_BATCH
         ready: list[Run] = []
+        deferred: list[Ending] = []
         for run in runs:
             if run.policy.acks == "early":  # at most once, even for a suspect: it is acknowledged before anything else
                 self._early.append(run)
-            elif self._quarantine.concerns(run):
-                self._suspect(run, now)
-            else:
+            elif not run.delivery.redeliveries or not self._quarantine.concerns(run):
                 ready.append(run)
-        self._hand_over(ready, now)
+            elif len(self._quarantine) < max(self._executor.concurrency, LARGEST_BATCH):
+                self._quarantine.add(run, now)
+            else:
+                deferred.append(_released(run, after=SUSPECT_PAUSE))
+        return self.start(ready, now), deferred
 
-    def _suspect(self, run: Run, now: float) -> None:
-        if len(self._quarantine) >= max(self._executor.concurrency, LARGEST_BATCH):
-            self._settlements.give_back(run, after=PUT_OFF)
-        else:
-            self._quarantine.add(run, now)
-
-    def _hand_over(self, runs: Sequence[Run], now: float) -> None:
-        if not runs:
-            return
+    def start(self, runs: list[Run], now: float) -> list[Run]:
+        """Note that these runs are given to the executor; return them."""
         for run in runs:
-            self._runs[run.delivery.id] = run
+            self.runs[run.delivery.id] = run
             if run.timeout:
                 self.deadlines.add(run, now)
-        self._run_queue.be_quiet(now + SETTLE_INTERVAL)
-        self._executor.submit(runs)
+        return runs
 
-    def start_waiting(self, now: float) -> None:
-        """Start suspects and early acknowledged jobs whose turn has come. Raises the errors of settling."""
-        if self._quarantine:
-            self._start_suspects(now)
-        free = self._executor.concurrency - len(self._runs) - self._settlements.acknowledging
-        if self._early and free > 0:
-            for run in [self._early.popleft() for _ in range(min(free, len(self._early)))]:
-                self._settlements.acknowledge(run)
-            self._settlements.send()
-        self.start_acknowledged(now)
+    @property
+    def waiting(self) -> bool:
+        """Return whether jobs wait here for their turn: suspects, and those that are acknowledged early."""
+        return bool(self._early or self._admitted or self._quarantine.waiting)
 
-    def start_acknowledged(self, now: float) -> None:
-        """Start jobs that are acknowledged and not yet run, even while stopping: no other worker will run them."""
-        if self._settlements.acknowledged:
-            ready, self._settlements.acknowledged = self._settlements.acknowledged, []
-            self._hand_over(ready, now)
+    def early(self, acknowledging: int) -> list[Run]:
+        """Return the jobs to acknowledge now, for which slots are free; so many others are acknowledged and not started."""
+        free = self._executor.concurrency - len(self.runs) - len(self._admitted) - acknowledging
+        return [self._early.popleft() for _ in range(min(free, len(self._early)))]
 
-    def _start_suspects(self, now: float) -> None:
+    def admit(self, now: float) -> list[Ending]:
+        """Admit suspects whose turn has come; return the settlements to send before `admitted` starts them."""
+        if not self._quarantine.waiting:
+            return []
         if self._quarantine.watched:
-            self._hand_over(self._quarantine.admit(now), now)
-        elif self._quarantine.runs_all(len(self._runs)) or any(
-            run.delivery.deferrals >= HOLD_AFTER for run in self._quarantine.waiting()
-        ):
-            group = self._quarantine.admit(now)
-            self._most = max(1, len(group))
-            self._give_back(self._quarantine.take_back())
-            self._settlements.send()
-            self._hand_over(group, now)
-        else:
-            for run in self._quarantine.take_back():
-                self._settlements.give_back(run, after=PUT_OFF)
+            self._admitted += self._quarantine.admit(now)
+            return []
+        held = any(run.delivery.deferrals >= HOLD_AFTER for _, run in self._quarantine.waiting)
+        if not held and not self._quarantine.runs_all(len(self.runs)):
+            return [_released(run, after=SUSPECT_PAUSE) for run in self._quarantine.take_back()]
+        group = self._quarantine.admit(now)
+        self._admitted += group
+        self._most = max(1, len(group))
+        return self._release(self._quarantine.take_back())
 
-    def hand_over_again(self, now: float) -> None:
-        """Resubmit runs that an executor took and never began, if an exception was raised in its own code.
+    def admitted(self, now: float) -> list[Run]:
+        """Return the admitted suspects, which start now."""
+        admitted, self._admitted = self._admitted, []
+        return self.start(admitted, now) if admitted else admitted
+
+    def lost(self, now: float) -> list[Run]:
+        """Return runs that an executor took and never began, to be submitted again, if an exception struck in its own code.
 
         Such an exception strikes between any two instructions, so it may strike after a run was taken and before it was
         recorded as going on. The executor cannot know this. The courier can: it is a run that the executor neither has
         nor has returned.
         """
-        if not self._executor.upset:
-            return
-        self._executor.upset = False
         had = {id(run) for run in (*self._run_queue.pending.copy(), *self._executor.started())}
-        nowhere = [run for run in self._runs.values() if id(run) not in had and not run.ended]
+        nowhere = [run for run in self.runs.values() if id(run) not in had and not run.ended]
         self._astray = {run.id: self._astray.get(run.id, (run, now)) for run in nowhere}
         lost = [run for run, since in self._astray.values() if now >= since + LOST_AFTER]
         for run in lost:
             run.started = 0.0
             del self._astray[run.id]
-        self._executor.board.settled((None, run) for run in lost)  # some have a place there already
-        if lost:
-            self._executor.submit(lost)
-        if self._astray:
-            self._executor.upset = True
+        return lost
+
+    @property
+    def astray(self) -> bool:
+        """Return whether there are runs that may be lost, which is not known yet."""
+        return bool(self._astray)
 
     # -- out -----------------------------------------------------------------------------------------
 
     def collect(self) -> tuple[list[Run], list[Run]]:
         """Return the runs that have ended: those still reserved by this worker, and those that are no longer."""
         finished = self._run_queue.collect()
-        ours, stale = [], []
+        ours: list[Run] = []
+        stale: list[Run] = []
         for run in finished:
-            if self._runs.get(run.delivery.id) is run:
-                del self._runs[run.delivery.id]
+            if self.runs.get(run.delivery.id) is run:
+                del self.runs[run.delivery.id]
                 ours.append(run)
             else:
                 stale.append(run)
-        self._quarantine.ended(finished)
+        if self._quarantine.running:
+            self._quarantine.ended(finished)
         self._prefetch.learn(finished)
         return ours, stale
 
     def withdraw(self, run: Run) -> bool:
         """Take back a run that has not started; return False if an executor has it."""
+        if self._unqueue(run):
+            self.runs.pop(run.delivery.id, None)
+            return True
+        return False
+
+    def _unqueue(self, run: Run) -> bool:
         try:
             self._run_queue.pending.remove(run)
+            return True
         except ValueError:
             return False
-        self._runs.pop(run.delivery.id, None)
-        return True
 
     def lose(self, job_id: str) -> None:
         """Drop a reservation that this worker has lost; if the run continues, its outcome will be stale."""
-        run = self._runs.get(job_id)
+        run = self.runs.get(job_id)
         if run is None or run.policy.acks == "early":
             return
         if self.withdraw(run):
             self._quarantine.ended([run])
         else:
-            del self._runs[job_id]
-
-    def give_back_what_waits_long(self, now: float) -> None:
-        """Release jobs that wait behind jobs that turned out to be long: an idle worker may run them (promise 6)."""
-        if (self._run_queue.pending or (self._early and self._runs)) and self.stuck(now):
-            self._give_back(self._take_back())
-            self._give_back(self._early)
-            self._early.clear()
-
-    def _take_back(self) -> list[Run]:
-        """Take back all runs that have not started, except acknowledged ones: those run here or never."""
-        taken = self._run_queue.take_back()
-        if any(run.policy.acks == "early" for run in taken):
-            self._executor.submit([run for run in reversed(taken) if run.policy.acks == "early"])
-            taken = [run for run in taken if run.policy.acks != "early"]
-        return taken
-
-    def give_back_unstarted(self) -> None:
-        """Release all jobs that have not started."""
-        self._give_back(self._take_back())
-        self._give_back(self._early)
-        self._give_back(self._quarantine.take_back())
-        self._early.clear()
-
-    def give_up(self) -> None:
-        """Release the running jobs too: the process is about to end."""
-        self._give_back([run for run in self._runs.values() if run.policy.acks != "early"])
-        self._runs.clear()
-
-    def _give_back(self, runs: Iterable[Run]) -> None:
-        runs = list(runs)
-        self._quarantine.ended(runs)
-        for run in runs:
-            self.given_back += 1
-            self._runs.pop(run.delivery.id, None)
-            self._settlements.give_back(run)
+            del self.runs[job_id]
 
     def drop(self, run: Run) -> None:
         """Forget a run that continues: its outcome will not be reported."""
-        self._runs.pop(run.delivery.id, None)
+        self.runs.pop(run.delivery.id, None)
         self._quarantine.ended([run])
 
-    def ended(self) -> list[Run]:
+    def drop_decided(self) -> list[Run]:
         """Remove and return the runs that have ended, even if the executor could not report them."""
-        runs = [run for run in self._runs.values() if run.settlement is not None]
+        runs = [run for run in self.runs.values() if run.settlement is not None]
         for run in runs:
             self.drop(run)
         return runs
 
-    def end_all(self) -> list[Run]:
-        """Remove and return every run that the executor has: their outcomes will not be reported."""
-        runs = list(self._runs.values())
-        self._runs.clear()
-        return runs
+    def release_waiting(self, now: float) -> list[Ending]:
+        """Release jobs that wait behind jobs that turned out to be long: an idle worker may run them (promise 6)."""
+        if (self._run_queue.pending or (self._early and self.runs)) and self.stuck(now):
+            return self._release([*self._take_back(), *_all(self._early)])
+        return []
 
-    def cannot_end(self) -> bool:
-        """Return whether runs remain, and all of them were interrupted but continue where no interrupt reaches them."""
-        out_of_reach = (
-            run.interrupted is not None and not run.ended and not self._executor.can_interrupt(run)
-            for run in self._runs.values()
-        )
-        return bool(self._runs) and all(out_of_reach)
+    def release_unstarted(self) -> list[Ending]:
+        """Release all jobs that have not started."""
+        suspects = [*self._quarantine.take_back(), *_all(self._admitted)]
+        return self._release([*self._take_back(), *_all(self._early), *suspects])
+
+    def release_running(self) -> list[Ending]:
+        """Release the running jobs too: the process is about to end."""
+        endings = self._release([run for run in self.runs.values() if run.policy.acks != "early"])
+        self.runs.clear()
+        return endings
+
+    def _take_back(self) -> list[Run]:
+        """Take back all runs that have not started, the last one first, except acknowledged ones: those run here or never."""
+        waiting = reversed(self._run_queue.pending.copy())
+        return [run for run in waiting if run.policy.acks != "early" and self._unqueue(run)]
+
+    def _release(self, runs: list[Run]) -> list[Ending]:
+        self._quarantine.ended(runs)
+        self.released += len(runs)
+        for run in runs:
+            self.runs.pop(run.delivery.id, None)
+        return [_released(run) for run in runs]
 
     def forget(self) -> None:
         """Drop every reservation, since the owner is lost."""
-        self._quarantine.ended(self._take_back())
+        self._quarantine.ended([*self._take_back(), *_all(self._admitted)])
         self._quarantine.take_back()
         self._early.clear()
-        self._runs = {job_id: run for job_id, run in self._runs.items() if run.policy.acks == "early"}
+        self.runs = {job_id: run for job_id, run in self.runs.items() if run.policy.acks == "early"}
+
+
+def _all(runs: deque[Run] | list[Run]) -> list[Run]:
+    """Remove and return all runs."""
+    taken = list(runs)
+    runs.clear()
+    return taken
+
+
+def _released(run: Run, *, after: float = 0.0) -> Ending:
+    """Return the settlement of a job that has not started: it returns to its topic at once, or after `after` seconds."""
+    outcome = Outcome.DEFER if after else Outcome.RELEASE
+    return Settlement(run.delivery.id, run.delivery.token, outcome, after=after), run

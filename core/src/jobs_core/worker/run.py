@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from ..backends.base import Delivery, Outgoing, Settlement
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from ..options import Policy
     from ..registry import AnyJob
     from .failure import Failure
+
+
+Ending: TypeAlias = "tuple[Settlement, Run | None]"
+"""A settlement on its way to the backend, and its run; None if the job could not become a run."""
 
 
 class Run:

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Callable
 
 from .run import Run
+from .wake_up import NEVER
 
 SETTLE_INTERVAL = 0.010
 """Longest time in seconds that a finished run waits for others, to be settled together with them (promise 2)."""
-
-_NEVER = float("inf")
 
 
 class RunQueue:
@@ -24,7 +23,7 @@ class RunQueue:
         self.pending: deque[Run] = deque()
         self.finished: deque[Run] = deque()
         self._wake = wake
-        self.leased_until = float("inf")  # monotonic: no run starts later, since its job may then belong to another worker
+        self.leased_until = NEVER  # monotonic: no run starts later, since its job may then belong to another worker
         self.parked = False  # an executor waits for the lease to be renewed
         self.looks_at = 0.0  # when the courier will check by itself next, if it has said so
         self._quiet_until = 0.0  # the courier checks by itself before then; after, the next finish wakes it once
@@ -35,15 +34,15 @@ class RunQueue:
         """Return a run to the courier; `run.ended` is set."""
         self.finished.append(run)
         if run.ended >= self._quiet_until:
-            self._quiet_until = _NEVER
+            self._quiet_until = NEVER
             self._wake()
 
     def dry(self) -> None:
         """Report that an executor has nothing left to do."""
         self._wake()
 
-    def put_back(self, run: Run) -> None:
-        """Put a run back unstarted: this process was suspended for so long that the lease may have ended.
+    def requeue(self, run: Run) -> None:
+        """Return a run to the queue unstarted: this process was suspended for so long that the lease may have ended.
 
         The courier sends a heartbeat first, takes back lost reservations, and wakes the executor again.
         """

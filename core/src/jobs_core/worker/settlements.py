@@ -2,99 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .. import events
 from ..backends.base import Answer, Backend, Outcome, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.writer import NOWHERE, Scoreboard
-from .report import tell_settled
-from .run import Run
+from .run import Ending, Run
 
 
 class Settlements:
     """The settlements that the courier has to send, in the order in which they came. Only the courier uses it."""
 
     def __init__(self, backend: Backend, board: Scoreboard = NOWHERE) -> None:
+        self.unsent: list[Ending] = []  # or sent, and not answered
+        self.acknowledged: list[Run] = []  # early, and the backend has answered: only this worker will start them
         self._backend = backend
         self._board = board
-        self._waiting: list[tuple[Settlement, Run | None]] = []
-        self._sending: tuple[str, list[tuple[Settlement, Run | None]]] | None = None
-        self._unstarted: set[str] = set()  # acknowledged before they run, and not yet answered
-        self.acknowledged: list[Run] = []  # answered: only this worker will start them
+        self._sent: tuple[str, int] | None = None  # the request that is not answered, and how many settlements it has
+        self._unanswered: set[str] = set()  # ids of jobs that are acknowledged early
 
-    def __bool__(self) -> bool:
-        """Return whether there is something to send."""
-        return bool(self._waiting or self._sending)
-
-    def add(self, ending: Settlement, run: Run | None = None) -> None:
-        """Add a settlement to the next batch; if its run is given, a lost reservation is reported."""
-        self._waiting.append((ending, run))
-
-    def acknowledge(self, run: Run) -> None:
-        """Acknowledge a job before it runs. If the backend answers that it was still reserved, it moves to `acknowledged`."""
-        self._unstarted.add(run.delivery.id)
-        self.add(Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), run)
+    def acknowledge(self, runs: Iterable[Run]) -> None:
+        """Acknowledge jobs before they run. Those that were still reserved, by the backend's answer, are `acknowledged`."""
+        for run in runs:
+            self._unanswered.add(run.delivery.id)
+            self.unsent.append((Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), run))
 
     @property
     def acknowledging(self) -> int:
         """Return how many jobs are acknowledged and not yet started."""
-        return len(self._unstarted) + len(self.acknowledged)
-
-    def give_back(self, run: Run, *, after: float = 0.0) -> None:
-        """Return a job that has not started to its topic: at once, or after `after` seconds."""
-        outcome = Outcome.DEFER if after else Outcome.RELEASE
-        self.add(Settlement(run.delivery.id, run.delivery.token, outcome, after=after), run)
+        return len(self._unanswered) + len(self.acknowledged)
 
     def send(self) -> None:
         """Send all settlements; first, unchanged, a batch whose reply was lost. Raises the errors of the backend."""
-        while self:
-            if self._sending is None:
-                self._sending = new_token(), self._waiting
-                self._waiting = []
-            request, batch = self._sending
+        while self.unsent:
+            if self._sent is None:
+                self._sent = new_token(), len(self.unsent)
+            request, count = self._sent
+            batch = self.unsent[:count]
+            settlements = [settlement for settlement, _ in batch]
             failpoint("settle.before")
-            self._push_followups([ending for ending, _ in batch], request)
-            answers = self._backend.settle([ending for ending, _ in batch], request)
+            self._push_followups(settlements, request)
+            answers = self._backend.settle(settlements, request)
             failpoint("settle.after")
-            self._sending = None
+            del self.unsent[:count]
+            self._sent = None
             self._board.settled(batch)
             if events.tells_all():
-                tell_settled(batch, answers)
-            if self._unstarted:
-                self._sort_out(answers, batch)
+                _log_answers(batch, answers)
+            if self._unanswered:
+                self._note_acknowledged(answers, batch)
             if Answer.STALE in answers:
                 for answer, (_, run) in zip(answers, batch, strict=True):
                     if answer is Answer.STALE and run is not None:
-                        tell_stale(run)
+                        log_stale(run)
 
-    def _sort_out(self, answers: Sequence[Answer], batch: Sequence[tuple[Settlement, Run | None]]) -> None:
+    def _note_acknowledged(self, answers: Sequence[Answer], batch: Sequence[Ending]) -> None:
         """Find the jobs that were acknowledged early; another worker runs those that it has reserved meanwhile."""
-        for answer, (ending, run) in zip(answers, batch, strict=True):
-            if ending.id in self._unstarted and run is not None and ending.outcome is Outcome.DONE:
-                self._unstarted.discard(ending.id)
+        for answer, (settlement, run) in zip(answers, batch, strict=True):
+            if settlement.id in self._unanswered and run is not None and settlement.outcome is Outcome.DONE:
+                self._unanswered.discard(settlement.id)
                 if answer is not Answer.STALE:
                     self.acknowledged.append(run)
 
-    def _push_followups(self, endings: Sequence[Settlement], request: str) -> None:
+    def _push_followups(self, settlements: Sequence[Settlement], request: str) -> None:
         """Push follow-ups before the acknowledgement, where the backend cannot commit both together."""
         if "atomic_followups" in self._backend.features:
             return
-        followups = [message for ending in endings for message in ending.followups]
+        followups = [message for settlement in settlements for message in settlement.followups]
         if followups:
             self._backend.push(followups, request)
 
     def clear(self) -> None:
         """Forget everything: the owner is lost, and its reservations belong to other workers now."""
-        self._board.settled(self._waiting)
-        if self._sending:
-            self._board.settled(self._sending[1])
-        self._waiting.clear()
-        self._sending = None
-        self._unstarted.clear()
+        self._board.settled(self.unsent)
+        self.unsent.clear()
+        self._sent = None
+        self._unanswered.clear()
 
 
-def tell_stale(run: Run) -> None:
-    """Report that a run has ended whose reservation was lost."""
-    events.emit(events.SettledStale(run.delivery.id, run.job.name, run.delivery.topic, run.delivery.attempt + 1))
+def _log_answers(batch: Sequence[Ending], answers: Sequence[Answer]) -> None:
+    """Log the backend's answer to each settlement, at level debug."""
+    for (settlement, run), answer in zip(batch, answers, strict=True):
+        events.emit(events.JobSettled(settlement.id, run.job.name if run else "", settlement.outcome.value, answer.value))
+
+
+def log_stale(run: Run) -> None:
+    """Log that a run has ended whose reservation was lost."""
+    events.emit(events.SettledStale(*run.about))

@@ -115,7 +115,7 @@ class Housekeeper:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        if self._outage.may_try(now):
+        if now >= self._outage.next_try:
             try:
                 self._work(now)
                 self._outage.over()
@@ -149,7 +149,7 @@ class Housekeeper:
 
     def _sleep(self) -> None:
         now = time.monotonic()
-        pause = self._outage.left(now)
+        pause = self._outage.next_try - now
         if pause > 0:
             time.sleep(min(pause, 0.05))
         elif not (self._orders or self._stopping):

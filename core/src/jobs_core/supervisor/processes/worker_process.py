@@ -25,6 +25,7 @@ from ...scoreboard.writer import FileScoreboard
 from ...worker import output, stacks
 from ...worker.isolation import Isolation
 from ...worker.main import Worker, prepare
+from ...worker.settings import Listener
 from ..housekeeper import alerts
 from ..system.channel import Channel
 from ..system.messages import (
@@ -90,7 +91,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
     raise AssertionError  # pragma: no cover - exit_process does not return
 
 
-class _WorkerProcess:
+class _WorkerProcess(Listener):
     """A worker's side of the conversation with the supervisor."""
 
     def __init__(self, spec: WorkerSpec, channel: Channel[ToWorker]) -> None:
@@ -128,8 +129,7 @@ class _WorkerProcess:
                 quiet=spec.standby,
                 board=self._board,
                 isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
-                on_open=self._on_open,
-                on_due=lambda why: self._tell(Due(why)),
+                listener=self,
             )
             soundness.watch([self._channel.fileno()])
             threading.Thread(target=self._obey, args=(self._worker,), name="jobs-control", daemon=True).start()
@@ -146,11 +146,14 @@ class _WorkerProcess:
             return WorkerExit.CANNOT_BOOT
         return WorkerExit.FINE
 
-    def _on_open(self) -> None:
+    def opened(self) -> None:
         """Report that the backend is open: from now on the worker serves, or stands by."""
         self._opened = True
         self._show(Phase.SERVING if self._serving else Phase.STANDBY)
         self._tell(Ready())
+
+    def due(self, why: str) -> None:
+        self._tell(Due(why))
 
     def _obey(self, worker: Worker) -> None:
         """Obey the control channel. Its end means that the supervisor is dead: kill this process and all that it started."""

@@ -15,14 +15,14 @@ class PlainThreads:
 
     The threads of a ThreadPoolExecutor wait for the function itself. An exception that leftover code throws into such a
     thread (libraries that time out threads do this) is raised when the thread has just received the next function,
-    which is then lost. These threads wait for a bell instead.
+    which is then lost. These threads wait to be woken instead.
     """
 
     def __init__(self, most: int, on_error: Callable[[BaseException], object]) -> None:
         self._most = most
         self._on_error = on_error
         self._waiting: deque[tuple[Future[None], Callable[..., None], tuple[Any, ...]]] = deque()
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._busy: set[int] = set()
         self._threads: list[threading.Thread] = []
         self._stopped = False
@@ -36,7 +36,7 @@ class PlainThreads:
             thread = threading.Thread(target=self._main, name=f"jobs-plain-{len(self._threads)}", daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._bell.put(None)
+        self._wake_ups.put(None)
         return future
 
     def stop(self) -> None:
@@ -44,21 +44,21 @@ class PlainThreads:
         self._stopped = True
         self._waiting.clear()
         for _ in self._threads:
-            self._bell.put(None)
+            self._wake_ups.put(None)
 
     def _main(self) -> None:
         while not self._stopped:
             try:
                 self._serve()
             except BaseException as error:
-                self._bell.put(None)  # it may have struck after a ring, and no other thread would run that function
+                self._wake_ups.put(None)  # it may have struck after a wake-up, and no other thread would run that function
                 self._on_error(error)
 
     def _serve(self) -> None:
         me = threading.get_ident()
         while not self._stopped:
             self._busy.discard(me)
-            self._bell.get()
+            self._wake_ups.get()
             self._busy.add(me)
             try:
                 future, function, args = self._waiting.popleft()

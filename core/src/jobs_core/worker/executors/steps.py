@@ -35,6 +35,12 @@ def own_decimal_context() -> Callable[[], None] | None:
     return None
 
 
+def execute(run: Run, middleware: Middleware, loops: Callable[[], LoopRunner]) -> None:
+    """Run one job from start to end: its function, then its outcome."""
+    run_in_thread(run, middleware, loops)
+    conclude(run, middleware)
+
+
 def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunner]) -> None:
     """Run one job in this thread and context, and store its value or error. Raises only errors that are not the job's."""
     running.set(run)

@@ -42,7 +42,7 @@ class SyncExecutor(Executor):
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int = 1, board: Scoreboard = NOWHERE) -> None:
         super().__init__(run_queue, middleware, 1, board)
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = False
         self._current: Run | None = None
         self._interruptible: Run | None = None
@@ -91,12 +91,12 @@ class SyncExecutor(Executor):
                 if self._stopping:
                     return
                 self.run_queue.dry()
-                self._bell.get()
+                self._wake_ups.get()
                 continue
             run.started = time.monotonic()
             if run.started > run_queue.leased_until:
-                run_queue.put_back(run)
-                self._bell.get()
+                run_queue.requeue(run)
+                self._wake_ups.get()
                 continue
             self._current = run
             board.begin(run)
@@ -216,7 +216,7 @@ class SyncExecutor(Executor):
 
     def submit(self, runs: Sequence[Run]) -> None:
         self.run_queue.pending.extend(runs)
-        self._bell.put(None)
+        self._wake_ups.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
         run.interrupted = error  # `_call` checks it, if the run has just been taken
@@ -238,4 +238,4 @@ class SyncExecutor(Executor):
 
     def stop(self) -> None:
         self._stopping = True
-        self._bell.put(None)
+        self._wake_ups.put(None)

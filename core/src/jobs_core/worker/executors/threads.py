@@ -15,7 +15,7 @@ from ..middleware import Middleware
 from ..run import Run
 from ..run_queue import RunQueue
 from .base import Executor, stack_of
-from .steps import conclude, run_in_thread
+from .steps import execute
 
 if TYPE_CHECKING:
     from .loops import LoopRunner
@@ -26,7 +26,7 @@ class ThreadsExecutor(Executor):
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         super().__init__(run_queue, middleware, concurrency, board)
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wake_ups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._current: dict[int, Run] = {}
         self._loops: dict[int, LoopRunner] = {}  # by thread
@@ -70,24 +70,19 @@ class ThreadsExecutor(Executor):
                         self._loops[me].close()
                     return
                 self.run_queue.dry()
-                self._bell.get()
+                self._wake_ups.get()
                 continue
             run.started = time.monotonic()
             if run.started > run_queue.leased_until:
-                run_queue.put_back(run)
-                self._bell.get()
+                run_queue.requeue(run)
+                self._wake_ups.get()
                 continue
             current[me] = run
             board.begin(run)
-            copy_context().run(self._run, run)
+            copy_context().run(execute, run, self.middleware, self._own_loop)
             board.end(run)
             run_queue.finish(run)
             del current[me]
-
-    def _run(self, run: Run) -> None:
-        """Run one job from start to end, in a context of its own."""
-        run_in_thread(run, self.middleware, self._own_loop)
-        conclude(run, self.middleware)
 
     def _own_loop(self) -> LoopRunner:
         me = threading.get_ident()
@@ -101,7 +96,7 @@ class ThreadsExecutor(Executor):
     def submit(self, runs: Sequence[Run]) -> None:
         self.run_queue.pending.extend(runs)
         for _ in range(min(len(runs) or self.concurrency, self.concurrency)):
-            self._bell.put(None)
+            self._wake_ups.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
         """Cancel the awaiting code of an async job. A plain job can only read it from `current_job().cancelled`.
@@ -124,4 +119,4 @@ class ThreadsExecutor(Executor):
     def stop(self) -> None:
         self._stopping.set()
         for _ in range(self.concurrency):
-            self._bell.put(None)
+            self._wake_ups.put(None)

@@ -1,0 +1,106 @@
+"""The runs that are to end before they end by themselves: cancelled, overdue, and those that ignore it.
+
+The rule of timeouts is implemented here only. A run that is ended for its timeout counts as one attempt with that reason,
+whether an interrupt ended it or the end of its process. The run that kept the worker from ending it is charged: in an
+event loop, that may be a different run from the overdue one. The other runs that end with the process return to their
+topics uncharged. Code that holds the interpreter blocks the courier too; then the supervisor applies the same rule
+(`supervisor.housekeeper.timeouts`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from .. import events
+from ..errors import JobCancelled, JobInterrupted, JobTimeout
+from .executors.base import Executor
+from .executors.steps import overdue
+from .reservations import Reservations
+from .run import Run
+from .wake_up import NEVER
+
+
+class Interruptions:
+    """The interrupted runs of one worker, and their grace periods. Only the courier uses it."""
+
+    def __init__(self, reservations: Reservations, executor: Executor, grace: float) -> None:
+        self._reservations = reservations
+        self._executor = executor
+        self._grace = grace
+        self.told: deque[tuple[float, Run]] = deque()  # interrupted runs, and the end of their grace periods
+
+    def next(self) -> float:
+        """Return the monotonic time at which a run may have exceeded its timeout, or its grace period."""
+        return min(self._reservations.deadlines.next(), self.told[0][0] if self.told else NEVER)
+
+    def cancel(self, job_id: str) -> Run | None:
+        """Interrupt a cancelled run; return it if it had not started, and has ended with this."""
+        run = self._reservations.runs.get(job_id)
+        if run is None or run.interrupted is not None:
+            return None
+        if self._reservations.withdraw(run):
+            run.error = JobCancelled("cancelled before it started")
+            return run
+        self._executor.interrupt(run, JobCancelled("cancelled while it ran"))
+        return None
+
+    def force(self, job_id: str) -> None:
+        """Start the grace period of a cancelled run; when it is over, the worker stops waiting for the run."""
+        run = self._reservations.runs.get(job_id)
+        if run is not None and all(run is not told for _, told in self.told):
+            self.told.append((time.monotonic() + self._grace, run))
+
+    def interrupt_overdue(self, now: float) -> bool:
+        """Interrupt the runs that have exceeded their timeout; return whether one of them can only end with the process."""
+        out_of_reach = False
+        deadlines, runs = self._reservations.deadlines, self._reservations.runs
+        for run in deadlines.due(now):
+            if runs.get(run.delivery.id) is not run:
+                continue
+            events.emit(events.JobOverdue(*run.about, run.timeout or 0.0))
+            out_of_reach = out_of_reach or not self._executor.can_interrupt(run)
+            self.told.append((now + self._grace, run))
+            self._executor.interrupt(run, overdue(run))
+        return out_of_reach
+
+    def end_stubborn(self, now: float) -> tuple[list[Run], bool]:
+        """End each run that has ignored its interruption for its grace period, whatever its code goes on doing.
+
+        Return the runs that have ended, and whether no other run of this worker can continue.
+        """
+        ended: list[Run] = []
+        while self.told and self.told[0][0] <= now:
+            _, run = self.told.popleft()
+            if self._reservations.runs.get(run.delivery.id) is not run or run.ended:
+                continue
+            culprit, error = self._executor.holder(run), run.interrupted
+            if culprit is not None and culprit is not run:
+                error = JobTimeout(
+                    f"it held the event loop for more than {self._grace:g} s, and job {run.id} could not be stopped"
+                )
+            assert error is not None
+            ended.append(self._end(culprit or run, error, now))
+            self._reservations.drop(culprit or run)
+            if culprit is not None:
+                ended += self._reservations.drop_decided()  # the blocked loop cannot report its plain functions
+                return ended, True
+        return ended, False
+
+    def end_unreachable(self, now: float) -> list[Run]:
+        """End all runs of a worker whose last ones were interrupted and continue where no interrupt reaches them."""
+        runs = list(self._reservations.runs.values())
+        if any(run.interrupted is None or run.ended or self._executor.can_interrupt(run) for run in runs):
+            return []
+        for run in runs:
+            assert run.interrupted is not None
+            self._end(run, run.interrupted, now)
+        self._reservations.runs.clear()  # a suspect among them keeps its isolation until the process ends
+        return runs
+
+    def _end(self, run: Run, error: JobInterrupted, now: float) -> Run:
+        """End a run that continues until the process ends, and note in its history where it was."""
+        if run.settlement is None:  # else it has ended just now
+            error.__cause__ = JobInterrupted(self._executor.where(run))
+            run.error, run.ended = error, now
+        return run

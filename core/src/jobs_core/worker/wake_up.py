@@ -1,0 +1,54 @@
+"""How long the courier sleeps, and where: one pure function of its situation."""
+
+from __future__ import annotations
+
+import enum
+
+from msgspec import Struct
+
+NEVER = float("inf")
+
+LONGEST_SLEEP = 5.0
+LONGEST_DRAIN_SLEEP = 0.5
+"""Seconds after which a worker that drains its topics looks again whether jobs are left."""
+
+
+class Sleep(enum.Enum):
+    """Where the courier sleeps."""
+
+    WAIT = "wait"  # in `Backend.wait`: it reserves nothing
+    RESERVE = "reserve"  # in `Backend.reserve_next`, until there are jobs
+    DRAIN = "drain"  # likewise, if jobs are left at all
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """What decides about the courier's sleep. Times are monotonic seconds."""
+
+    now: float
+    heartbeat: float  # when the next one is due
+    interruption: float = NEVER  # when the first run may exceed its timeout, or its grace period
+    start: float = NEVER  # when a run may start here without a call that wakes the courier
+    housekeeping: float = NEVER
+    poll: float = NEVER  # when to ask for cancels
+    stop: float = NEVER  # when to stop waiting for running jobs
+    collect: float = NEVER  # when finished runs are collected; before, none of them wakes the courier
+    ahead: float = NEVER  # seconds after which to look at the jobs that wait for a slot
+    full: bool = False  # every slot has a job
+    more: bool = False  # the backend may have more jobs than the last call returned
+    can_reserve: bool = False
+    drains: bool = False  # the worker is to end when there are no jobs left, and has none
+
+
+def next_wake_up(s: Situation) -> tuple[Sleep, float]:
+    """Return where the courier sleeps, and for how many seconds unless something wakes it.
+
+    This may be 0: where a round trip takes longer than the pause between heartbeats there is never any time left, and
+    only this wait reports new jobs.
+    """
+    until = min(s.heartbeat, s.interruption, s.start, s.housekeeping, s.poll, s.stop, s.collect, s.now + s.ahead)
+    timeout = max(0.0, min(LONGEST_SLEEP, until - s.now))
+    # Most jobs are short: if every slot has just got one, a job that arrives meanwhile suits another worker.
+    soon_free = s.full and s.now < s.collect < NEVER
+    if s.more or not s.can_reserve or soon_free:
+        return Sleep.WAIT, timeout
+    return (Sleep.DRAIN, min(timeout, LONGEST_DRAIN_SLEEP)) if s.drains else (Sleep.RESERVE, timeout)
