@@ -26,7 +26,7 @@ from .errors import ConfigError
 from .units import Duration, Size, plain_number, seconds, size
 from .urls import cover, redact, scheme
 
-RESERVED = {"JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
+RESERVED = {"JOBS_TRANSPORT", "JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
 MOST_THREADS = 10_000
 SECRET = {"backend", "results.url", "broker.store", "broker.listen", "signing_keys", "alerts.channels", "plugins"}
 

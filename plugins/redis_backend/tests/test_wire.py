@@ -9,7 +9,7 @@ import pytest
 import redis.exceptions
 
 from jobs_redis.transport.link import Link
-from jobs_redis.transport.wire import Wire
+from jobs_redis.transport.own import OwnWire
 
 
 @pytest.fixture
@@ -22,13 +22,13 @@ def ends():
 
 def test_a_command_goes_out_as_redis_wants_it(ends):
     ours, theirs = ends
-    Wire(ours, 1.0).send((b"SET", "key", 1))
+    OwnWire(ours, 1.0).send((b"SET", "key", 1))
     assert theirs.recv(100) == b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$1\r\n1\r\n"
 
 
 def test_a_reply_may_come_in_pieces_and_two_at_once(ends):
     ours, theirs = ends
-    wire = Wire(ours, 1.0)
+    wire = OwnWire(ours, 1.0)
     theirs.sendall(b"*2\r\n:1\r\n$2\r\n")
     assert wire.readable(1.0)
     theirs.sendall(b"ab\r\n+OK\r\n")
@@ -38,7 +38,7 @@ def test_a_reply_may_come_in_pieces_and_two_at_once(ends):
 
 def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
     ours, _theirs = ends
-    wire = Wire(ours, 0.05)
+    wire = OwnWire(ours, 0.05)
     assert ours.gettimeout() is None
     with pytest.raises(redis.exceptions.TimeoutError):
         wire.read()
@@ -49,7 +49,7 @@ def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
 
 def test_a_closed_connection_is_told_from_silence(ends):
     ours, theirs = ends
-    wire = Wire(ours, 1.0)
+    wire = OwnWire(ours, 1.0)
     theirs.close()
     with pytest.raises(redis.exceptions.ConnectionError):
         wire.read()
@@ -68,7 +68,7 @@ def test_a_closed_connection_is_told_from_silence(ends):
 )
 def test_a_refusal_is_raised_as_what_it_is(ends, answer, kind):
     ours, theirs = ends
-    wire = Wire(ours, 1.0)
+    wire = OwnWire(ours, 1.0)
     theirs.sendall(answer)
     with pytest.raises(kind) as raised:
         wire.read()

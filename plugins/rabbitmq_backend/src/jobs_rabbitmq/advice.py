@@ -8,7 +8,7 @@ from jobs_core.backend_kit import is_loopback
 from jobs_core.backends.base import BackendOptions
 
 from .topology import OWN_CONSUMER_TIMEOUT, version
-from .transport.wire import Wire
+from .transport import Wire
 from .url import Target
 
 OLDEST = (3, 10)

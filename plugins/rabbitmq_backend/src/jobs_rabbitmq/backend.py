@@ -22,8 +22,7 @@ from .publisher import Post, Publisher
 from .republish import Republisher
 from .suspects import Suspects
 from .topology import Names, Topology, level_of
-from .transport.loop import Loop
-from .transport.wire import Wire, connect
+from .transport import Wire, connect, new_loop
 from .unacked import Unacked, delivery
 from .url import Target
 
@@ -66,7 +65,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._target = target
         self._options = options
         self._names = Names(target.prefix or options.prefix)
-        self._loop = Loop()
+        self._loop = new_loop()
         self._owner = ""
         self._publisher = Publisher(self._loop, self._connect_publisher)
         self._topology = Topology(target, self._names, self._primary)

@@ -19,7 +19,7 @@ from pika.exceptions import AMQPError, ChannelClosed
 from .errors import NOT_FOUND, reply_code, translated
 from .messages import SUSPECT, BrokerMessage
 from .topology import FRONT, SUSPECTS, Topology
-from .transport.wire import OpenChannel, Wire
+from .transport import OpenChannel, Wire
 
 logger = logging.getLogger("jobs.rabbitmq")
 
@@ -267,7 +267,7 @@ class Consumer:
                 self._number += 1
                 tag = f"jobs-{self._number}"
                 self._consumed[queue], self._by_tag[tag], self._windows[tag] = tag, queue, window
-                self._channel.basic_consume(queue, _not_called, consumer_tag=tag, callback=answers.append)
+                self._channel.consume(queue, tag, answers.append)
         except AMQPError as error:
             raise translated(self.wire.failure or error, self.wire.where) from None
         self.wire.wait_for(lambda: len(answers) == len(queues))
@@ -442,7 +442,3 @@ class Consumer:
             if reply_code(reason) == NOT_FOUND:
                 self._topology.doubt()
             self.wire.abort(reason)
-
-
-def _not_called(*_: Any) -> None:
-    """Stand in for the callback that pika requires for deliveries; ours take another way, see OpenChannel."""

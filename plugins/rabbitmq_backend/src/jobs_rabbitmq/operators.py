@@ -16,7 +16,7 @@ from .messages import REASON, BrokerMessage
 from .publisher import Post
 from .republish import Republisher
 from .topology import Names, Topology
-from .transport.wire import OpenChannel, Wire
+from .transport import OpenChannel, Wire
 from .unacked import delivery
 from .url import Target
 

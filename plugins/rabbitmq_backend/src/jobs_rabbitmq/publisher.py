@@ -13,8 +13,7 @@ from jobs_core.backend_kit import count
 from jobs_core.errors import BackendUnavailable, QueueFull
 
 from .errors import translated
-from .transport.loop import Loop
-from .transport.wire import COMMAND_TIMEOUT, OpenChannel, Wire
+from .transport import COMMAND_TIMEOUT, Loop, OpenChannel, Wire
 
 WINDOW = 1000
 """Most messages that wait for their confirms."""
@@ -132,8 +131,7 @@ class Publisher:
         if self._channel is None or not self._channel.is_open:
             channel = wire.new_channel()
             selected: list[Any] = []
-            channel.confirm_delivery(self._on_refused, selected.append)
-            channel.on_confirm = self._on_confirm
+            channel.confirm(self._on_confirm, self._on_refused, selected.append)
             channel.add_on_return_callback(self._on_return)
             channel.add_on_close_callback(lambda _, reason: self._on_closed(wire, reason))
             wire.wait_for(lambda: selected)
@@ -155,9 +153,8 @@ class Publisher:
     def _on_confirm(self, tag: int, multiple: bool) -> None:
         self._no_longer_waiting(tag, multiple, self._confirmed)
 
-    def _on_refused(self, answer: Any) -> None:
-        """Handle a nack, which pika itself reads."""
-        self._no_longer_waiting(answer.method.delivery_tag, answer.method.multiple, self.nacked)
+    def _on_refused(self, tag: int, multiple: bool) -> None:
+        self._no_longer_waiting(tag, multiple, self.nacked)
 
     def _no_longer_waiting(self, tag: int, multiple: bool, now: set[str]) -> None:
         if multiple:

@@ -34,7 +34,7 @@ from pika.exceptions import AMQPError
 from jobs_core.errors import BackendError
 
 from .errors import ACCESS_REFUSED, NOT_FOUND, reply_code, translated
-from .transport.wire import OpenChannel, Wire
+from .transport import OpenChannel, Wire
 from .url import Target
 
 logger = logging.getLogger("jobs.rabbitmq")

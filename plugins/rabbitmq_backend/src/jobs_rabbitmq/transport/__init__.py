@@ -1,1 +1,59 @@
-"""The AMQP connection beside pika's own adapters: one that a single thread drives when it has the time."""
+"""The AMQP connection: pika's, with an adapter, a loop and a codec of ours where they pay, or with pika's own.
+
+docs/transport.md says what ours buys, and how to measure it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+
+import pika
+from pika import exceptions
+
+from jobs_core.backend_kit import left
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from ..url import CONNECT_TIMEOUT, Target
+from .loop import Loop
+from .own import OwnWire
+from .plain import PlainLoop, PlainWire
+from .wire import COMMAND_TIMEOUT, OpenChannel, Wire
+
+KNOWN = ("1.4.",)
+"""Releases of pika whose inner interface our adapter is tested with."""
+
+
+def use_library() -> bool:
+    """Return whether pika's own transport serves: `JOBS_TRANSPORT=library`, or a pika that ours does not know."""
+    return os.environ.get("JOBS_TRANSPORT") == "library" or not pika.__version__.startswith(KNOWN)
+
+
+def new_loop() -> Loop:
+    """Return the loop for the connections of one backend."""
+    return PlainLoop() if use_library() else Loop()
+
+
+def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:
+    """Return a connection to the first node that accepts one; raise the error of the last one."""
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
+    last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
+    for n, address in enumerate(target.addresses):
+        patience = min(CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n))  # one that hangs leaves time for others
+        if isinstance(loop, PlainLoop):
+            wire: Wire = PlainWire(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
+        else:
+            wire = OwnWire(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
+        try:
+            wire.opened()
+            return wire
+        except BackendUnavailable as error:
+            last = error
+        finally:
+            if not wire.is_open:
+                wire.abort(exceptions.AMQPConnectionError("given up"))
+    raise last
+
+
+__all__ = ["COMMAND_TIMEOUT", "Loop", "OpenChannel", "Wire", "connect", "new_loop"]

@@ -43,7 +43,7 @@ _PLAIN_TAIL = b"\x04jobs"
 _stamp = struct.Struct(">Q")
 
 
-class Plain(BasicProperties):  # type: ignore[misc]  # pika's has no types
+class Plain(BasicProperties):
     """Properties of a fresh job. Equal properties are written and read as one piece."""
 
     content_type = "application/json"

@@ -1,1 +1,31 @@
-"""The connections to Redis beside redis-py's own: to one server, to the master that sentinels name, to a cluster's nodes."""
+"""The connections to Redis: redis-py connects, and then we write and read the protocol, or let redis-py do so.
+
+docs/transport.md says what ours buys, and how to measure it again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+
+from redis.connection import Connection
+
+from .library import LibraryWire
+from .wire import Wire
+
+
+def use_library() -> bool:
+    """Return whether redis-py's own transport serves: `JOBS_TRANSPORT=library`, or hiredis is not installed."""
+    return os.environ.get("JOBS_TRANSPORT") == "library" or importlib.util.find_spec("hiredis") is None
+
+
+def open_wire(connection: Connection, timeout: float) -> Wire:
+    """Return the protocol on a connection that is open."""
+    found: socket.socket | None = connection._sock  # the only part that the client does not expose
+    assert found is not None
+    if use_library():
+        return LibraryWire(connection, found, timeout)
+    from .own import OwnWire
+
+    return OwnWire(found, timeout)

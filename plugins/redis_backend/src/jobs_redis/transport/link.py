@@ -19,6 +19,7 @@ from jobs_core.errors import BackendUnavailable
 from ..errors import loses_connection, translated
 from ..scripts import Script, ScriptCall
 from ..url import Target
+from . import open_wire
 from .sentinels import Sentinels
 from .wire import Wire
 
@@ -127,9 +128,7 @@ class Link:
         try:
             connection = self._connect()
             connection.connect()
-            found: socket.socket | None = connection._sock  # the only part that the client does not expose
-            assert found is not None
-            wire = Wire(found, COMMAND_TIMEOUT)
+            wire = open_wire(connection, COMMAND_TIMEOUT)
         except (redis.RedisError, OSError) as error:
             raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
         self._connection, self._wire = connection, wire

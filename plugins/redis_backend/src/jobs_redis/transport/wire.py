@@ -1,49 +1,29 @@
-"""A socket with Redis's protocol: one system call sends a command, one reads its reply.
-
-redis-py connects, authenticates and wraps in TLS. After that its layers cost more than the server's work for an enqueue,
-most of all the poll() before every send and receive, which Python needs for a socket with its own timeout. Here the kernel
-enforces the timeout.
-"""
+"""Redis's protocol on a connected socket, as a link uses it; whether we write and read it ourselves, or redis-py does."""
 
 from __future__ import annotations
 
-import select
+import abc
 import socket
-import ssl
-import struct
 from time import monotonic
 from typing import Any
 
-import hiredis
 import redis.exceptions
 
 from jobs_core.backend_kit import deadline
 
-NOTHING = object()
-"""The result while no reply is complete."""
-
-_pack = hiredis.pack_command
-_BUFFER = 64 * 1024
 SLACK = 0.1
 """Seconds by which a wait may end too early or too late, in exchange for fewer system calls."""
 
 
-class Wire:
+class Wire(abc.ABC):
     """The protocol on a socket. See the module. One thread at a time; the socket's owner closes it."""
 
-    __slots__ = ("_buffer", "_feed", "_gets", "_limit", "_receive", "_send", "_timeout", "socket")
+    __slots__ = ("_limit", "_timeout", "socket")
 
     def __init__(self, connected: socket.socket, timeout: float) -> None:
         self.socket = connected
         self._timeout = timeout
-        self._limit = 0.0  # timeout of each wait of the socket, as set
-        if not isinstance(connected, ssl.SSLSocket):
-            connected.settimeout(None)
         self._set_limit(timeout)
-        reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=refusal, notEnoughData=NOTHING)
-        self._feed, self._gets = reader.feed, reader.gets
-        self._send, self._receive = connected.sendall, connected.recv_into
-        self._buffer = bytearray(_BUFFER)
 
     def _limit_waits(self) -> None:
         """Set the socket's timeout to the deadline at most. It is set rarely, because setting it is a system call."""
@@ -57,68 +37,18 @@ class Wire:
             self._set_limit(rest)
 
     def _set_limit(self, limit: float) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):  # its library must not see the kernel's EAGAIN
-            self.socket.settimeout(limit)
-        else:
-            seconds, fraction = divmod(limit, 1)
-            packed = struct.pack("@ll", int(seconds), int(fraction * 1e6))
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, packed)
+        """Set the timeout of each wait of the socket."""
+        self.socket.settimeout(limit)
         self._limit = limit
 
+    @abc.abstractmethod
     def send(self, *commands: tuple[Any, ...]) -> None:
         """Send commands together; raises OSError or a RedisError."""
-        self._limit_waits()
-        data = _pack(commands[0]) if len(commands) == 1 else b"".join(map(_pack, commands))
-        try:
-            if len(data) <= _BUFFER:
-                self._send(data)
-            else:
-                self._send_piece_by_piece(memoryview(data))
-        except BlockingIOError:
-            raise redis.exceptions.TimeoutError("the server takes nothing") from None
 
-    def _send_piece_by_piece(self, rest: memoryview) -> None:
-        """Send in pieces: the system's timeout applies to each call, and each may make little progress."""
-        while rest:
-            rest = rest[self.socket.send(rest) :]
-            if rest:
-                self._limit_waits()
-
+    @abc.abstractmethod
     def read(self) -> Any:
         """Return the next reply; raise OSError or a RedisError, which may be the reply."""
-        reply = self._gets()
-        while reply is NOTHING:
-            try:
-                count = self._receive(self._buffer)
-            except BlockingIOError:
-                raise redis.exceptions.TimeoutError("no reply") from None
-            if not count:
-                raise redis.exceptions.ConnectionError("the server has closed the connection")
-            self._feed(self._buffer, 0, count)  # type: ignore[arg-type]  # any buffer will do
-            reply = self._gets()
-            if reply is NOTHING:
-                self._limit_waits()
-        if isinstance(reply, redis.exceptions.RedisError):
-            raise reply
-        return reply
 
+    @abc.abstractmethod
     def readable(self, timeout: float) -> bool:
         """Return whether something arrives within so many seconds."""
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
-
-
-def refusal(text: str) -> redis.exceptions.ResponseError:
-    """Return the error for an error reply of the server; of a class of its own if callers have to distinguish it."""
-    word, _, rest = text.partition(" ")
-    kind = _REFUSALS.get(word)
-    return kind(rest) if kind else redis.exceptions.ResponseError(text)
-
-
-_REFUSALS: dict[str, type[redis.exceptions.ResponseError]] = {
-    "ASK": redis.exceptions.AskError,
-    "MOVED": redis.exceptions.MovedError,
-    "NOSCRIPT": redis.exceptions.NoScriptError,
-}

@@ -1,0 +1,214 @@
+"""Our adapter of pika's connection: it writes and reads the frequent frames itself, and keeps the interpreter meanwhile."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pika import exceptions
+from pika.frame import Heartbeat
+from pika.spec import BasicProperties
+
+from jobs_core.backend_kit import Address, Timer
+
+from ..url import CONNECT_TIMEOUT, Target
+from . import calls
+from .connecting import dial
+from .frames import Reader, ack, content, publish_method
+from .loop import Loop
+from .wire import OnConfirm, OpenChannel, Wire
+
+CHUNK = 1 << 16
+"""Bytes that are written without waiting for more."""
+
+SIP = 1 << 14
+"""Bytes that are read at once. They are processed in a millisecond or less, and then a pulse follows."""
+
+PULSE = 1 / 16
+"""Share of the heartbeat after which a turn of the loop begins with a heartbeat, because the turn may end late.
+
+The broker gives a connection up after twice the heartbeat.
+"""
+
+_END_AND_HEAD = 8
+"""Bytes of a frame beside its payload."""
+
+
+class CodecChannel(OpenChannel):
+    """A channel that needs none of pika's objects for messages, their confirms and deliveries."""
+
+    on_confirm: OnConfirm | None = None
+    _route: tuple[str, str] | None = None
+    _method = b""
+
+    def publish(self, exchange: str, key: str, properties: BasicProperties, body: bytes) -> None:
+        if not self.is_open:
+            raise exceptions.ChannelWrongStateError("the channel is closed")
+        if self._route != (exchange, key):  # it seldom differs from the last one
+            self._route, self._method = (exchange, key), publish_method(self.channel_number, exchange, key)
+        largest = self.connection.params.frame_max - _END_AND_HEAD
+        self.connection.send(self._method, content(self.channel_number, properties, body, largest))
+
+    def acknowledge(self, tags: Iterable[int], up_to: int = 0) -> None:
+        if not self.is_open:
+            raise exceptions.ChannelWrongStateError("the channel is closed")
+        if up_to:
+            self.connection.send(ack(self.channel_number, up_to, multiple=True))
+        for tag in tags:
+            self.connection.send(ack(self.channel_number, tag))
+
+    def confirm(self, confirmed: OnConfirm, refused: OnConfirm, done: Callable[[Any], None]) -> None:
+        super().confirm(confirmed, refused, done)
+        self.on_confirm = confirmed
+
+
+class OwnWire(Wire):
+    """A connection over a socket that `Loop` watches."""
+
+    def __init__(
+        self, target: Target, address: Address, loop: Loop, *, heartbeat: int, name: str, patience: float = CONNECT_TIMEOUT
+    ) -> None:
+        self._address = address
+        self._socket: socket.socket | None = None
+        self._unsent = bytearray()
+        self._sent_at = 0.0
+        self._pause = 0.0  # between heartbeats, in seconds; 0 while it is not open, and if none are wanted
+        self._reader = Reader(self, self._for_pika)
+        self._channels_by_number: dict[int, CodecChannel] = {}
+        super().__init__(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
+
+    def opened(self) -> None:
+        super().opened()
+        self._pause = self.params.heartbeat * PULSE
+
+    def send(self, *frames: bytes) -> None:
+        """Send frames of ours: at once if there are many, else with the next turn of the loop or flush."""
+        for frame in frames:
+            self._unsent += frame
+            self.bytes_sent += len(frame)  # pika looks at this to know when a heartbeat is due
+        if len(self._unsent) > CHUNK:
+            self.writable()
+
+    def flush(self) -> None:
+        self.writable()
+        if self._unsent:
+            self.wait_for(lambda: not self._unsent)
+
+    # -- pika's interface of an adapter ----------------------------------------------------------------
+
+    def _adapter_connect_stream(self) -> None:
+        options = self.params.ssl_options
+        try:
+            self._socket = dial(self._address, self._loop, self._patience, options.context if options is not None else None)
+        except OSError as error:
+            self.failure = error
+            return
+        self._loop.add(self)
+        self._on_stream_connected()
+
+    def _adapter_disconnect_stream(self) -> None:
+        self._lose(None)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        self._unsent += data
+
+    def _adapter_call_later(self, delay: float, callback: Callable[[], Any]) -> Timer:
+        return self._loop.call_later(delay, callback)
+
+    def _adapter_remove_timeout(self, timeout_id: object) -> None:
+        assert isinstance(timeout_id, Timer)
+        timeout_id.cancel()
+
+    def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
+        self._loop.call_later(0.0, callback)
+
+    def _create_channel(self, channel_number: int, on_open_callback: Any) -> CodecChannel:
+        channel = self._channels_by_number[channel_number] = CodecChannel(self, channel_number, on_open_callback)
+        return channel
+
+    # -- the loop's interface of a stream --------------------------------------------------------------
+
+    def fileno(self) -> int:
+        assert self._socket is not None
+        return self._socket.fileno()
+
+    def wants_to_write(self) -> bool:
+        return bool(self._unsent)
+
+    def writable(self) -> None:
+        while self._unsent and self._socket is not None:
+            try:
+                sent = self._send(self._unsent[: 4 * CHUNK])
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            self._sent_at = time.monotonic()
+            del self._unsent[:sent]
+
+    def readable(self) -> None:
+        """Read the received data, and pass it to pika."""
+        while self._socket is not None:
+            try:
+                data = self._receive()
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if not data:
+                self._lose(exceptions.StreamLostError("the other end has closed the connection"))
+                return
+            read = self._reader.feed(data)  # pika counts the bytes that it gets itself, so this comes first
+            self.bytes_received += read  # pika uses this to know whether the broker is alive
+            self._loop.pulse()
+            if len(data) < SIP and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]
+                return
+
+    def pulse(self) -> None:
+        if not self._unsent and self._pause and self.is_open and time.monotonic() - self._sent_at > self._pause:
+            self._send_frame(Heartbeat())
+        self.writable()
+
+    def _send(self, data: bytearray) -> int:
+        """Send through TLS, which cannot avoid releasing the interpreter."""
+        secured = self._tls()
+        return secured.send(data) if secured is not None else calls.send(self.fileno(), bytes(data))
+
+    def _receive(self) -> bytes:
+        secured = self._tls()
+        return secured.recv(SIP) if secured is not None else calls.receive(self.fileno(), SIP)
+
+    # -- the reader's calls ----------------------------------------------------------------------------
+
+    def delivered(self, channel: int, tag: int, again: bool, consumer: str, properties: BasicProperties, body: bytes) -> None:
+        receive = self._channels_by_number[channel].on_delivery
+        if receive is not None:
+            receive(tag, again, consumer, properties, body)
+
+    def confirmed(self, channel: int, tag: int, multiple: bool) -> bool:
+        confirm = self._channels_by_number[channel].on_confirm
+        if confirm is None:
+            return False
+        confirm(tag, multiple)
+        return True
+
+    def _for_pika(self, frame: bytes) -> bool:
+        self._on_data_available(frame)
+        return self._socket is not None
+
+    def _tls(self) -> ssl.SSLSocket | None:
+        return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+
+    def _lose(self, error: Exception | None) -> None:
+        stream, self._socket = self._socket, None
+        if stream is None:
+            return
+        self._loop.remove(stream.fileno())
+        self._unsent.clear()
+        stream.close()
+        self._on_stream_terminated(error)
