@@ -43,7 +43,7 @@ def side(backend: str, running: RedisServer | RabbitMQNode, environment: dict[st
         url = running.url(running.make_vhost())
     with tempfile.TemporaryDirectory(prefix="jobs-transport-") as directory:
         command = [sys.executable, "-m", "bench.transport.side", url, str(ONE_BY_ONE[backend]), str(BULK[backend])]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", **environment}
         done = subprocess.run(command, cwd=directory, env=environment, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             log = Path(directory) / "jobs.log"
