@@ -126,8 +126,9 @@ def side(node: RabbitMQNode, environment: dict[str, str]) -> dict[str, float]:
     proxy.start()
     url = f"{node.url(vhost, port=proxy.port)}?heartbeat={HEARTBEAT}"
     command = [sys.executable, "-m", "bench.transport.held", url]
+    path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", **environment}, stdout=subprocess.PIPE, text=True, check=True
+        command, env={**os.environ, "PYTHONPATH": path, **environment}, stdout=subprocess.PIPE, text=True, check=True
     )
     told = json.loads(done.stdout)
     moments = proxy.spoke[0]
