@@ -1,8 +1,9 @@
-"""Write the reference pages from the code: docs/hooks.md, docs/configuration.md, docs/cli.md. A test compares them."""
+"""Write the pages that are generated from the code, and the JSON Schema of the envelope, into docs/. A test compares them."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import msgspec
 
 from jobs_core import config, hookspecs
 from jobs_core.cli.main import GROUPS, cli
+from jobs_core.message import Message
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -176,7 +178,16 @@ def _command(name: str, command: click.Command) -> list[str]:
     return parts
 
 
-PAGES = {"hooks.md": hooks, "configuration.md": configuration, "cli.md": commands}
+def envelope() -> str:
+    """Return docs/envelope.schema.json."""
+    schema = msgspec.json.schema(Message)
+    for part in schema["$defs"].values():  # docstrings are indented up to Python 3.12
+        part["description"] = inspect.cleandoc(part["description"])
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "jobs envelope, version 1"}
+    return json.dumps({**head, **schema}, indent=2, ensure_ascii=False) + "\n"
+
+
+PAGES = {"hooks.md": hooks, "configuration.md": configuration, "cli.md": commands, "envelope.schema.json": envelope}
 
 
 def main() -> None:

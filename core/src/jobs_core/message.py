@@ -7,7 +7,6 @@ docs/envelope.schema.json. Backends store the exact bytes and never parse them.
 from __future__ import annotations
 
 import hmac
-import inspect
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
@@ -167,7 +166,7 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
         raise _unwritable(message, error) from None
     if len(payload) > _SHALLOW:
         _refuse_depth(message, payload)
-    if not _finite(message) and may_hide_non_finite(payload):  # in this order: searching costs five times as much
+    if not _finite(message) and may_hide_non_finite(payload):  # the search for null comes last: it costs five times as much
         _refuse_non_finite(message)
     if limit is not None and len(payload) > limit:
         raise MessageTooLarge(
@@ -319,11 +318,3 @@ def readable(message: Message, name: str) -> None:
         _decode_message(payload)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise MessageError(f"{name}: the hook changed the message into one that no worker can read: {error}") from None
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the envelope, as in docs/envelope.schema.json."""
-    schema = msgspec.json.schema(Message)
-    for part in schema["$defs"].values():  # docstrings are indented up to Python 3.12
-        part["description"] = inspect.cleandoc(part["description"])
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "jobs envelope, version 1", **schema}

@@ -26,7 +26,7 @@ process start time (clock ticks since boot), taken, pool, owner."""
 
 HEADER_SIZE = 256
 PID, PHASE, CHARGE = 8, 20, 22
-STARTED_AT, BEAT, COUNTERS, START_TICKS = 24, 32, 40, 64
+BEAT, COUNTERS = 32, 40
 OWNER = 128
 
 ROWS = 64

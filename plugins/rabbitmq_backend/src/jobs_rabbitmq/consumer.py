@@ -69,7 +69,7 @@ class Consumer:
         self._under_way: dict[str, int] = {}  # consumer tag → delivered, not acknowledged
         self._windows: dict[str, int] = {}  # consumer tag → how many may be under way
         self._cancelled: set[str] = set()  # tags of consumers whose end the broker has not confirmed
-        self._ended: list[str] = []  # those whose end it has confirmed, until its next answer
+        self._ended: list[str] = []  # tags of consumers whose end it has confirmed since its last other answer
         self._scattered: set[tuple[str, int]] = set()  # topics and levels of individually acknowledged messages, see `finish`
         self.prefetch = 0
         self._ending = False

@@ -26,7 +26,7 @@ FORGOTTEN_AT_ONCE = 4
 """Batches of older ones that are forgotten at a time: freeing ten thousand messages takes a while."""
 
 PARDONED = 3
-"""Losses that do not indicate a job that kills its worker: it was not alone in the first two, and connections break."""
+"""Number of losses that do not yet point to the job: the worker ran others in the first two, and connections break."""
 
 _Key = tuple[str, float, int, int]
 

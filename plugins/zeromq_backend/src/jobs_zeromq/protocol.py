@@ -157,7 +157,7 @@ class Kept(Struct, kw_only=True):
 
 
 class Retain(Struct, kw_only=True):
-    """No answer."""
+    """The time for which dead letters of topics are kept. It has no answer."""
 
     retention: Retentions
 

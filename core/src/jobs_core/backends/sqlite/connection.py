@@ -459,7 +459,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Forget connections that other threads were making: those threads, which hold their locks, do not exist here."""
+    """Forget connections that other threads were opening: those threads, which hold their locks, do not exist in the child."""
     kept = list(_locked_for_fork)
     _connections.clear()
     _connections.update((id(connection), connection) for connection in kept)

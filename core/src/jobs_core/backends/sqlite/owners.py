@@ -109,5 +109,5 @@ def release_expired(tx: Transaction, limit: int) -> int:
 
 
 def begin_grace(tx: Transaction) -> None:
-    """Have the next round of housekeeping extend every lease: for a server in front of the store that was away itself."""
+    """Have the next round of housekeeping extend every lease, for a server in front of the store that was itself down."""
     tx.db.execute("UPDATE meta SET value = 0 WHERE key = 'last_housekeep'")
