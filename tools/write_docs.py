@@ -107,6 +107,7 @@ def configuration() -> str:
         ("[pools.NAME]", config.Pool),
         ("[pools.NAME] workers = { min, max }", config.Workers),
         ("[topics.NAME]", config.Topic),
+        ("[defaults]", config.Defaults),
         ("[results]", config.Results),
         ("[logs]", config.Logs),
         ("[http]", config.Http),
@@ -114,7 +115,7 @@ def configuration() -> str:
         ("[schedule.NAME]", config.ScheduleEntry),
         ("[broker]", config.Broker),
     ]
-    tables = {"pools", "topics", "results", "logs", "http", "alerts", "schedule", "broker"}
+    tables = {"pools", "topics", "defaults", "results", "logs", "http", "alerts", "schedule", "broker"}
     for title, kind in sections:
         parts.append(f"## {title}\n\n{kind.__doc__}\n\n| key | default | meaning |\n| --- | --- | --- |")
         comments = _comments(kind)

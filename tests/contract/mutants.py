@@ -96,7 +96,7 @@ MUTANTS = [
            "            self._make_ready(job)\n            return\n", "            self.place(job, now, 0)\n            job.seq += 10**6\n            return\n"),
     Mutant("a release loses the job", "store.py", "            self._make_ready(job)\n            return\n", "            return\n"),
     Mutant("a retry comes at once", "store.py", "self.place(job, now, settlement.after)", "self.place(job, now, 0)"),
-    Mutant("follow-ups are lost", "store.py", "            if settlement.followups:\n", "            if False:\n"),
+    Mutant("follow-ups are lost", "store.py", "        if settlement.followups and outcome in ENDS:\n", "        if False:\n"),
     Mutant("a settle wakes nobody", "store.py",
            "        owner.settle_request, owner.settle_answers = request, answers\n        self.changed.notify_all()",
            "        owner.settle_request, owner.settle_answers = request, answers"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import jobs_core
-from jobs_core import Injected, Retry, Unique, current_job, injected, job, provides
+from jobs_core import Backoff, Injected, Retry, RetryRule, Unique, current_job, injected, job, provides
 from jobs_core.testing import JobsQueue
 
 
@@ -119,3 +119,38 @@ Retry(countdown=5)  # error: call-arg
 
 @job(queue="email")  # error: call-overload
 def of_another_system() -> None: ...
+
+
+# Rules by exception, and jobs that follow an end.
+@job(
+    retry_on={ConnectionError: Backoff("1m", factor=1), TimeoutError: RetryRule(retries=9, backoff="5s"), OSError: None},
+    discard_on=(LookupError,),
+    on_done=bare,
+    on_dead="shop.refund",
+    backoff=Backoff(timedelta(seconds=2), "10m"),
+)
+def with_rules(order: int) -> None: ...
+
+
+@job(retry_on=ConnectionError, discard_on=LookupError, on_dead=send_email.using(topic="alerts"))
+def with_one_class(order: int) -> None: ...
+
+
+@job(retry_on=(int,))  # error: arg-type
+def retried_on_no_exception() -> None: ...
+
+
+@job(retry_on={OSError: []})  # error: dict-item
+def retried_by_no_rule() -> None: ...
+
+
+@job(discard_on="LookupError")  # error: arg-type
+def discarded_by_name() -> None: ...
+
+
+@job(on_dead=print)  # error: call-overload
+def followed_by_a_function() -> None: ...
+
+
+with_rules.using(retry_on=(OSError,))  # error: call-arg
+RetryRule(retries="many")  # error: arg-type

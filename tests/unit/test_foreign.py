@@ -289,7 +289,7 @@ def test_slips_in_them_are_told_too(kind, slip, near):
 
 def test_wrong_calls_that_name_no_word_fail_as_any_call():
     with pytest.raises(TypeError, match="Extra positional arguments"):
-        Backoff(1, 2, 3)
+        Backoff(1, 2, 3, 4)
     with pytest.raises(TypeError, match="Missing required argument 'job'"):
         config.ScheduleEntry()
 

@@ -37,7 +37,8 @@ from .hookspecs import hookimpl
 from .injection import Injected, injected, provided_by, provides
 from .job import Call, JobFunction, job
 from .message import Message, UniqueKey
-from .options import Backoff, Unique
+from .options import Unique
+from .retry_rules import Backoff, RetryRule
 from .worker.context import JobContext, current_job
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "Injected",
     "JobFunction",
     "JobHandle",
+    "RetryRule",
     "State",
     "Unique",
     "injected",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from . import config_rules as rules
@@ -88,6 +89,19 @@ class Pool(Section, frozen=True, kw_only=True):
     preload_allow_native: bool = False  # fork even if native libraries run threads of their own
 
 
+class Defaults(Section, frozen=True, kw_only=True):
+    """Defaults for the jobs of all topics: a topic's own setting, `@job` and `using` take precedence, in this order."""
+
+    retries: Retries | None = None  # further attempts after the first; none: 3
+    timeout: Seconds | None = None  # the longest time that one run may take; none: no limit
+    backoff: Seconds | None = None  # the longest wait before the first retry; it doubles with every attempt; none: 2s
+    priority: Priority | None = None  # 0 to 9, higher first
+    expires: Seconds | None = None  # a job that has not started by then goes to the dead letters
+    acks: Literal["late", "early"] | None = None  # early: acknowledge before the run, at most once
+    store_result: bool | None = None  # keep the return value
+    on_dead: Text | None = None  # the job that is enqueued with every dead letter, of unknown jobs too
+
+
 class Topic(Section, frozen=True, kw_only=True):
     """Defaults and limits for the jobs of one topic."""
 
@@ -99,6 +113,7 @@ class Topic(Section, frozen=True, kw_only=True):
     expires: Seconds | None = None  # a job that has not started by then goes to the dead letters
     acks: Literal["late", "early"] | None = None  # early: acknowledge before the run, at most once
     store_result: bool | None = None  # keep the return value
+    on_dead: Text | None = None  # the job that is enqueued with every dead letter, of unknown jobs too
     result_ttl: Seconds = Duration(86400)  # how long results are kept
     default_job: Text | None = None  # the job that receives plain JSON from foreign producers
     dead_keep: Seconds = Duration(30 * 86400)  # dead letters older than this are dropped
@@ -179,6 +194,7 @@ class Config(Section, frozen=True, kw_only=True):
     prefix: Prefix = "jobs"  # the prefix of the backend's keys and queues
     pools: Annotated[dict[PoolName, Pool], _rule(rules.not_empty)] = field(default_factory=lambda: {"default": Pool()})
     topics: dict[TopicName, Topic] = {}
+    defaults: Defaults = Defaults()
     results: Results = Results()
     logs: Logs = Logs()
     http: Http = Http()
@@ -190,8 +206,12 @@ class Config(Section, frozen=True, kw_only=True):
     base_dir: Path = Path()  # set by the reader, not a key: the directory that relative paths start from
 
     def topic(self, name: str) -> Topic:
-        """Return the settings of a topic; defaults if the configuration has none."""
-        return self.topics.get(name, _DEFAULT_TOPIC)
+        """Return the settings of a topic, with those of `[defaults]` where the topic has none of its own."""
+        topic = self.topics.get(name, _DEFAULT_TOPIC)
+        if self.defaults == _NO_DEFAULTS:
+            return topic
+        given = {key: getattr(self.defaults, key) for key in Defaults.__struct_fields__ if getattr(topic, key) is None}
+        return msgspec.structs.replace(topic, **given)
 
     def served_topics(self) -> set[str]:
         """Return the topics that some pool serves."""
@@ -203,3 +223,4 @@ class Config(Section, frozen=True, kw_only=True):
 
 
 _DEFAULT_TOPIC = Topic()
+_NO_DEFAULTS = Defaults()

@@ -49,12 +49,14 @@ _RETRIES = Word("retries are the attempts after the first", option="retries=5")
 _BACKOFF = Word("backoff is the wait before the first retry, and doubles with every attempt", option="backoff=10")
 _TIMEOUT = Word("timeout limits each run, in seconds; then JobTimeout is raised in it", option="timeout=30")
 _ONE_ENQUEUE = "this belongs to one enqueue, not to the definition"
+_DEFINITION = "this belongs to the definition"
 _DELAY = Word("the delay is given when enqueuing, in seconds or as a timedelta", using="delay=60")
 _AT = Word("give a point in time as the delay until then", using="delay=when - datetime.now(when.tzinfo)")
 _UNIQUE = Word("unique allows one such job at a time", option="unique=True")
 _CRON = Word("cron takes five fields; [schedule] in jobs.toml also takes intervals", option='cron="*/5 * * * *"')
 _RESULT = Word("results are kept only on request", option="store_result=True")
-_FAILURES = Word("every exception is retried; raise Discard for what should not be", code='raise Discard("no such order")')
+_FAILURES = Word("retry_on names the exceptions that are retried", option="retry_on=(ConnectionError, TimeoutError)")
+_NO_RETRY = Word("discard_on names the exceptions that are not retried", option="discard_on=(LookupError,)")
 _FOLLOW = Word("a job enqueues its follow-up itself, together with its acknowledgement", code="current_job().enqueue(job)")
 _HOOK = Word("code around every run is a plugin's hook, jobs_run_context (docs/hooks.md)")
 _JSON = Word("arguments are always JSON, and converted to their annotated types; leave this out")
@@ -111,10 +113,15 @@ OPTIONS: Final = _table(
             "the job of a worker that died runs again; jobs.toml says how often at most", toml="max_redeliveries = 3"
         ),
     ),
-    ("autoretry_for retry_when retry_on throws dont_autoretry_for retry_for discard_on", _FAILURES),
+    ("autoretry_for retry_when retry_for retry_exceptions", _FAILURES),
+    ("throws dont_autoretry_for dont_retry_on no_retry_on", _NO_RETRY),
+    ("retry_on discard_on", Word(_DEFINITION, option="retry_on=(ConnectionError,), discard_on=(LookupError,)")),
+    ("on_done on_dead", Word(_DEFINITION, option='on_done="shop.ship", on_dead="shop.refund"')),
     ("rate_limit max_rps throttle rate_limiter concurrency_limit max_concurrency limits_concurrency", _RATE),
-    ("link on_success callback depends_on pipe_target then chain", _FOLLOW),
-    ("link_error on_failure on_retry after_return before_start base middleware on_exception failure_callback", _HOOK),
+    ("link depends_on pipe_target then chain", _FOLLOW),
+    ("on_success callback success_callback", Word("on_done names the job to enqueue when this one is done", option='on_done="shop.ship"')),
+    ("link_error on_failure on_exception failure_callback on_error", Word("on_dead names the job to enqueue when this one is dead", option='on_dead="shop.refund"')),
+    ("on_retry after_return before_start base middleware", _HOOK),
     ("serializer compression content_type accept_content", _JSON),
     ("broker connection app backend result_backend redis broker_url", _BACKEND),
     ("args kwargs params", _ARGUMENTS),
@@ -239,13 +246,13 @@ SIGNALS: Final = _table(
 
 _FIRST = Word("the longest wait before the first retry, in seconds", code="Backoff(first=2)")
 _LONGEST = Word("the longest wait, in seconds", code="Backoff(first=2, longest=600)")
-_DOUBLES = Word("the wait always doubles with every attempt, up to the longest", code="Backoff(first=2, longest=600)")
+_DOUBLES = Word("the wait is multiplied by factor with every attempt, up to the longest", code="Backoff(first=2, factor=3)")
 _RANDOM = Word("every wait is a random share of what it may be, so leave this out", code="Backoff(first=2, longest=600)")
 
 BACKOFF: Final = _table(
     ("base initial initial_delay initial_interval min min_backoff min_delay minimum start delay seconds interval wait", _FIRST),
     ("max max_backoff max_delay max_interval maximum cap limit ceiling max_value max_wait", _LONGEST),
-    ("factor multiplier exponent exp_base backoff_factor rate exponential growth", _DOUBLES),
+    ("multiplier exponent exp_base backoff_factor rate exponential growth", _DOUBLES),
     ("jitter randomize randomization_factor random full_jitter", _RANDOM),
     ("retries max_retries attempts max_attempts tries max_tries", _RETRIES),
 )
@@ -295,16 +302,16 @@ _TOP: Final = _table(
     ("beat_schedule beat cron crontab periodic_tasks", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
     ("timezone enable_utc tz", _toml("each entry of the schedule has its time zone, UTC by default", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *", tz = "Europe/Paris"}')),
     ("visibility_timeout ack_deadline consumer_timeout heartbeat broker_heartbeat", _toml("a silent worker's jobs are handed out again after", 'lease = "30s"')),
-    ("max_retries retries max_attempts task_max_retries", _toml("for all jobs of a topic", "topics.default.retries = 5")),
-    ("timeout time_limit soft_time_limit task_time_limit task_soft_time_limit job_timeout", _toml("for all jobs of a topic", 'topics.default.timeout = "30s"')),
-    ("backoff retry_backoff retry_delay task_default_retry_delay", _toml("for all jobs of a topic", 'topics.default.backoff = "2s"')),
-    ("acks_late task_acks_late", _toml("jobs are acknowledged after they ran, so leave this out, or acknowledge before, at most once", 'topics.default.acks = "early"')),
-    ("acks", _toml("for all jobs of a topic", 'topics.default.acks = "early"')),
-    ("ignore_result task_ignore_result store_result store_results", _toml("results are kept only when asked for", "topics.default.store_result = true")),
+    ("max_retries retries max_attempts task_max_retries", _toml("for all jobs", "defaults.retries = 5")),
+    ("timeout time_limit soft_time_limit task_time_limit task_soft_time_limit job_timeout", _toml("for all jobs", 'defaults.timeout = "30s"')),
+    ("backoff retry_backoff retry_delay task_default_retry_delay", _toml("for all jobs", 'defaults.backoff = "2s"')),
+    ("acks_late task_acks_late", _toml("jobs are acknowledged after they ran, so leave this out, or acknowledge before, at most once", 'defaults.acks = "early"')),
+    ("acks", _toml("for all jobs", 'defaults.acks = "early"')),
+    ("ignore_result task_ignore_result store_result store_results", _toml("results are kept only when asked for", "defaults.store_result = true")),
     ("result_expires result_ttl keep_result task_result_expires", _toml("for all jobs of a topic", 'topics.default.result_ttl = "1d"')),
     ("dead_keep failure_ttl dead_max", _toml("for all dead letters of a topic", 'topics.default.dead_keep = "30d"')),
     ("alert_above alert_age", _toml("for a topic", "topics.default.alert_above = 10000")),
-    ("priority task_default_priority", _toml("for all jobs of a topic", "topics.default.priority = 5")),
+    ("priority task_default_priority", _toml("for all jobs", "defaults.priority = 5")),
     ("max_tasks_per_child worker_max_tasks_per_child max_jobs max_requests", _toml("a worker is replaced after", "pools.default.max_jobs = 10000")),
     ("max_memory worker_max_memory_per_child max_memory_per_child", _toml("a worker is replaced after", 'pools.default.max_memory = "512MB"')),
     ("max_age", _toml("a worker is replaced after", 'pools.default.max_age = "1h"')),
@@ -432,7 +439,7 @@ def _command(says: str, line: str) -> Word:
 
 COMMANDS: Final = _table(
     ("beat scheduler cron periodiq rqscheduler", _command("workers run the schedule too", "start")),
-    ("work run consume consumer rq rqworker multi up serve daemon supervisor process master", _command("the workers of all pools are run by", "start")),
+    ("work consume consumer rq rqworker multi up serve daemon supervisor process master", _command("the workers of all pools are run by", "start")),
     ("flower monitor dashboard events ui web live watch", _command("running jobs are shown by", "top")),
     ("inspect report ping health ps stats workers pools", _command("running jobs are shown by", "status")),
     ("shutdown down kill terminate quit term", _command("running jobs are finished first by", "stop")),

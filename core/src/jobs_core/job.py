@@ -17,8 +17,9 @@ from .errors import JobDefinitionError, ResultNotStored, UnknownOption
 from .handle import JobHandle
 from .injection.markers import injected_parameters
 from .message import MAX_NAME
-from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, Backoff, JobOptions, Unique, parse, refuse_foreign_placeholders
-from .registry import Registry, default_registry, execution_that_defines
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, Acks, JobOptions, Unique, parse, refuse_foreign_placeholders
+from .registry import AnyJob, Registry, default_registry, execution_that_defines
+from .retry_rules import Backoff, DiscardOn, RetryOn
 from .units import DurationLike, shown
 
 P = ParamSpec("P")
@@ -84,6 +85,8 @@ class JobFunction(Generic[P, R, T]):
         cron: str | None,
         tz: str,
         missed: Literal["skip", "once"],
+        on_done: AnyJob | str | None = None,
+        on_dead: AnyJob | str | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function: Final = function
@@ -93,6 +96,8 @@ class JobFunction(Generic[P, R, T]):
         self.cron: Final = cron
         self.tz: Final = tz
         self.missed: Final = missed
+        self.on_done: Final = on_done
+        self.on_dead: Final = on_dead
         self.defined: Final = execution_that_defines()
         self.is_async: Final = inspect.iscoroutinefunction(function)
         self.overrides = NO_OVERRIDES
@@ -100,7 +105,7 @@ class JobFunction(Generic[P, R, T]):
     @property
     def settings(self) -> tuple[Any, ...]:
         """Return all settings of this job besides its function and name."""
-        return self.aliases, self.options, self.cron, self.tz, self.missed
+        return self.aliases, self.options, self.cron, self.tz, self.missed, self.on_done, self.on_dead
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Refuse a method, whatever its first parameter is called.
@@ -275,6 +280,10 @@ def job(
     retries: int | UnsetType = UNSET,
     timeout: DurationLike | UnsetType | None = UNSET,
     backoff: Backoff | DurationLike | UnsetType = UNSET,
+    retry_on: RetryOn | UnsetType | None = UNSET,
+    discard_on: DiscardOn | UnsetType = UNSET,
+    on_done: JobFunction[..., Any, Any] | str | None = None,
+    on_dead: JobFunction[..., Any, Any] | str | None = None,
     priority: int | UnsetType = UNSET,
     expires: DurationLike | UnsetType | None = UNSET,
     unique: Unique | bool | str | UnsetType | None = UNSET,
@@ -292,8 +301,10 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Register a function as a job; with options, or without as plain `@job`.
 
     `name` defaults to module.function, `aliases` are older names whose messages still come here. `retries` are further
-    attempts after the first (default 3), `timeout` bounds one run, `backoff` the first retry's wait. `acks="early"`
-    acknowledges before the run: at most once, no retries. Raises JobDefinitionError.
+    attempts after the first (default 3), `timeout` bounds one run, `backoff` the first retry's wait. `retry_on` names the
+    exceptions that are retried, perhaps each with a rule of its own, and `discard_on` those that are not. `on_done` and
+    `on_dead` name the job that is enqueued with this one's end. `acks="early"` acknowledges before the run: at most once,
+    no retries. Raises JobDefinitionError.
     """
     if function is not None:
         return _define(function, **options)
@@ -309,8 +320,8 @@ class _Decorator(Protocol):
 
 
 _OPTIONS = (
-    "name", "aliases", "topic", "retries", "timeout", "backoff", "priority", "expires", "unique", "acks", "store_result",
-    "on_commit", "cron", "tz", "missed", "registry",
+    "name", "aliases", "topic", "retries", "timeout", "backoff", "retry_on", "discard_on", "on_done", "on_dead", "priority",
+    "expires", "unique", "acks", "store_result", "on_commit", "cron", "tz", "missed", "registry",
 )  # fmt: skip
 
 
@@ -323,6 +334,8 @@ def _define(
     tz: str | UnsetType = UNSET,
     missed: Literal["skip", "once"] | UnsetType = UNSET,
     registry: Registry | None = None,
+    on_done: Any = None,
+    on_dead: Any = None,
     **options: Any,
 ) -> JobFunction[Any, Any, Any]:
     _refuse_non_functions(function)
@@ -339,6 +352,8 @@ def _define(
     for text in (name, *aliases):
         if not isinstance(text, str) or not 0 < len(text) <= MAX_NAME or not text.isprintable() or " " in text:
             raise JobDefinitionError(f"invalid job name {shown(text)}: use 1 to {MAX_NAME} printable characters without spaces")
+    for option, other in (("on_done", on_done), ("on_dead", on_dead)):
+        _check_end_job(option, other, (name, *aliases))
     made: JobFunction[Any, Any, Any] = JobFunction(
         function,
         name=name,
@@ -347,10 +362,22 @@ def _define(
         cron=cron,
         tz="UTC" if tz is UNSET else tz,
         missed="once" if missed is UNSET else missed,
+        on_done=on_done,
+        on_dead=on_dead,
     )
     refuse_foreign_placeholders(name, made.options.unique, lambda: made._parameters)
     (default_registry if registry is None else registry).add(made)
     return made
+
+
+def _check_end_job(option: str, other: Any, names: tuple[str, ...]) -> None:
+    """Refuse what cannot name a job, and a job that would follow itself. Whether the name is registered, workers check."""
+    if other is None:
+        return
+    if not isinstance(other, (JobFunction, str)) or not other:
+        raise JobDefinitionError(f"{names[0]}: {option}: expected a job function, or its registered name, got {shown(other)}")
+    if (other if isinstance(other, str) else other.name) in names:
+        raise JobDefinitionError(f"{names[0]}: {option}: a job cannot follow itself: it might do so forever; name another job")
 
 
 def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:

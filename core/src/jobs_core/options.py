@@ -1,4 +1,4 @@
-"""The options of a job, and how they resolve: `using` over `@job` over `[topics.x]` over the default."""
+"""The options of a job, and how they resolve: `using` over `@job` over `[topics.x]` over `[defaults]` over the built-in one."""
 
 from __future__ import annotations
 
@@ -15,27 +15,13 @@ from .config import Config
 from .conversion import encode_hook, json_encoder, non_finite
 from .errors import JobDefinitionError, MessageError
 from .message import MAX_ID, MAX_NESTING, MAX_PRIORITY, MAX_RETRIES, MAX_UNIQUE_KEY, UniqueKey, nesting
-from .pauses import doubled
+from .retry_rules import Backoff, RetryRules, Rules, overlap, parse_backoff, parse_discard_on, parse_retry_on, rules_of
 from .topics import topic_error
 from .units import DurationLike, seconds, shown
 
 DEFAULT_TOPIC = "default"
 DEFAULT_RETRIES = 3
 Acks: TypeAlias = Literal["late", "early"]
-
-
-class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
-    """The wait before a retry: a random time up to `first`, doubling with every attempt, up to `longest` seconds.
-
-    "Full jitter" of Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015).
-    """
-
-    first: float = 2.0
-    longest: float = 3600.0
-
-    def ceiling(self, attempt: int) -> float:
-        """Return the longest wait after the attempt of this number, counted from 1."""
-        return doubled(self.first, attempt - 1, self.longest)
 
 
 class Unique(Struct, metaclass=foreign.Explained, frozen=True):
@@ -58,6 +44,8 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     retries: int | UnsetType = UNSET
     timeout: float | UnsetType | None = UNSET
     backoff: Backoff | UnsetType = UNSET
+    retry_on: Rules | UnsetType | None = UNSET
+    discard_on: tuple[type[BaseException], ...] | UnsetType = UNSET
     priority: int | UnsetType = UNSET
     delay: float | UnsetType | None = UNSET
     expires: float | UnsetType | None = UNSET
@@ -87,6 +75,8 @@ class Policy(Struct, frozen=True):
     acks: Acks
     result_ttl: float
     max_result: int = 10**6  # bytes
+    rules: RetryRules | None = None  # by exception; None: every exception is retried alike
+    on_end: Any = None  # the jobs to enqueue with the ending, see `worker.on_end`
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -99,17 +89,14 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise JobDefinitionError(f"{where}: {name}: {error}") from None
+    both = overlap(values.get("retry_on"), values.get("discard_on"))
+    if both:
+        raise JobDefinitionError(f"{where}: discard_on: {both} is in retry_on, too: remove it from one of the two")
     return JobOptions(**values)
 
 
 def _duration_or_none(value: Any) -> float | None:
     return None if value is None else float(seconds(value))
-
-
-def _backoff(value: Any) -> Backoff:
-    if isinstance(value, Backoff):
-        return Backoff(float(seconds(value.first)), float(seconds(value.longest)))
-    return Backoff(first=float(seconds(value)))
 
 
 def _unique(value: Any) -> Unique | None:
@@ -198,7 +185,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "topic": _topic,
     "retries": _in(0, MAX_RETRIES),
     "timeout": _duration_or_none,
-    "backoff": _backoff,
+    "backoff": parse_backoff,
+    "retry_on": lambda value: None if value is None else parse_retry_on(value),
+    "discard_on": parse_discard_on,
     "priority": _in(0, MAX_PRIORITY),
     "delay": _duration_or_none,
     "expires": _duration_or_none,
@@ -307,6 +296,7 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
         acks=first(options.acks, settings.acks, "late"),
         result_ttl=float(settings.result_ttl),
         max_result=config.max_message if config.max_result is None else config.max_result,
+        rules=rules_of(options.retry_on, options.discard_on),
     )
 
 

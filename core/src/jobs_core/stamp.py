@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct
 
-from .config import Config
+from .config import Config, Topic
 from .errors import JobDefinitionError
 from .job import JobFunction
 from .message import VERSION, Message
@@ -34,7 +34,7 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     overrides = job.overrides
     options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
-    envelope = Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topics.get(topic)))
+    envelope = Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topic(topic)))
     unique = None if options.unique is UNSET else options.unique
     return Stamp(
         config=config,
@@ -46,7 +46,7 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     )
 
 
-def _fields(options: JobOptions, overrides: JobOptions, settings: Any) -> dict[str, Any]:
+def _fields(options: JobOptions, overrides: JobOptions, settings: Topic) -> dict[str, Any]:
     """Return the envelope's fields besides name and arguments.
 
     The fields that a worker resolves by itself are written only if `using` sets them.
@@ -60,7 +60,7 @@ def _fields(options: JobOptions, overrides: JobOptions, settings: Any) -> dict[s
             fields[name] = getattr(options, name)
     for name, field in (("priority", "priority"), ("expires", "expires_in")):
         value = getattr(options, name)
-        if value is UNSET and settings is not None:
+        if value is UNSET:
             value = getattr(settings, name)
         if value is not UNSET and value is not None:
             fields[field] = value if name == "priority" else float(value)

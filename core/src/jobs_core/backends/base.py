@@ -44,7 +44,7 @@ FEATURES: Final = frozenset(
         "browse",  # jobs can be listed by topic and state
         "lookup",  # a job can be found by id
         "pause",  # a topic can be paused for all workers
-        "atomic_followups",  # jobs enqueued by a job commit with its acknowledgement
+        "atomic_followups",  # jobs enqueued by a job, or for its end, commit with its acknowledgement, or dead letter
         "dedup",  # a repeated push request adds nothing
         "known_ids",  # push adds nothing for a chosen id that the store still holds, also of an ended job, and tells
         "fencing",  # a stale owner can settle nothing
@@ -99,6 +99,10 @@ class Outcome(enum.Enum):
     EXPIRED = "expired"  # to the dead letters: it was not started in time
 
 
+ENDS: Final = frozenset({Outcome.DONE, Outcome.DEAD, Outcome.EXPIRED})
+"""Outcomes whose follow-ups are pushed in the same step."""
+
+
 class Answer(enum.Enum):
     """The answer to a settlement."""
 
@@ -151,7 +155,7 @@ class Settlement(Struct, frozen=True, gc=False):
     error: bytes = b""  # retry, dead: one JSON document for the job's history
     result: bytes | None = None  # done: what to keep
     result_ttl: float = 0.0  # done, cancelled: for how long
-    followups: tuple[Outgoing, ...] = ()  # done: pushed in the same step
+    followups: tuple[Outgoing, ...] = ()  # done, dead, expired: pushed in the same step
 
 
 class Heartbeat(Struct, frozen=True):

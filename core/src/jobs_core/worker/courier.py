@@ -175,7 +175,7 @@ class Courier:
             self._backend.expect(max(0, self._left))
 
     def _finished(self) -> bool:
-        if self._settlements.unsent:
+        if self._settlements.waiting:
             # Jobs not settled by then return to their topics when the lease ends, so the worker need not wait forever.
             return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
         return self._stopping and not self._reservations.runs
@@ -222,7 +222,7 @@ class Courier:
 
     def _talk(self, now: float) -> None:
         """Make all of this turn's calls to the backend."""
-        if self._settlements.unsent:
+        if self._settlements.waiting:
             self._settle()
         keep_house = self._settings.keeps_house and now >= self._next_housekeeping
         # Heartbeat and housekeeping share one wake-up. An outage is over only when the backend has answered a call.
@@ -275,6 +275,7 @@ class Courier:
             if run.policy.acks == "late":
                 unsent.append((settlement, run))
             else:
+                self._settlements.late += settlement.followups
                 self._board.settled(((settlement, run),))
 
     def _settle(self) -> None:
@@ -500,7 +501,7 @@ class Courier:
         pause = self._outage.next_try - now
         if pause > 0:
             time.sleep(min(pause, 0.05))  # no backend to sleep in; stops and finished jobs are checked in between
-        elif not (self._run_queue.finished or self._settlements.unsent or self._wants_jobs(now)):
+        elif not (self._run_queue.finished or self._settlements.waiting or self._wants_jobs(now)):
             self._ask(self._sleep_in_backend, collect)
 
     def _sleep_in_backend(self, collect: float) -> None:
@@ -517,7 +518,7 @@ class Courier:
 
     def _executor_begins(self) -> bool:
         """Return whether the executor has just got a job for every slot, and other work can wait until it has begun."""
-        return self._reservations.full and not self._settlements.unsent and time.monotonic() < self._run_queue.looks_at
+        return self._reservations.full and not self._settlements.waiting and time.monotonic() < self._run_queue.looks_at
 
     def _situation(self, collect: float) -> Situation:
         now, reservations = time.monotonic(), self._reservations

@@ -10,11 +10,12 @@ from ..backends.base import SIGNATURE_LINE, Delivery, Outcome, Settlement
 from ..config import Config
 from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
 from ..message import Message, decode
-from ..options import Policy, policy
+from ..options import Policy
 from ..pauses import doubled
 from ..registry import AnyJob
 from ..units import count
 from .failure import log_unrun
+from .on_end import policy_of, with_on_dead
 from .outcome import unrun
 from .run import Run
 
@@ -28,6 +29,7 @@ class Decoder:
     """The decoder of deliveries into runs. Only the courier uses it; it never raises for a bad message."""
 
     def __init__(self, app: App) -> None:
+        self._app = app
         self._registry = app.registry
         self._signer = app.signer
         self._config: Config = app.config
@@ -36,32 +38,34 @@ class Decoder:
 
     def accept(self, delivery: Delivery) -> Run | Settlement:
         """Return a run that is ready to start, or the settlement of a delivery that cannot run."""
+        message: Message | None = None
         try:
             if delivery.crashes >= self._config.max_redeliveries:
                 return self._crashed(delivery)
             message = self._decode(delivery)
             if message.expires_in is not None and self._expired(delivery, message, message.expires_in):
-                return self._dead(delivery, Outcome.EXPIRED, "expired", f"not started within {message.expires_in:g} s")
+                reason = f"not started within {message.expires_in:g} s"
+                return self._dead(delivery, Outcome.EXPIRED, "expired", reason, message)
             job = self._registry.get(message.job or "")
             if job is None:
-                return self._unknown(delivery, self._missing(message.job or ""))
+                return self._unknown(delivery, self._missing(message.job or ""), message)
             args, kwargs = message.args, message.kwargs
             if job.arguments.run_code:
                 job.arguments.bind(args, kwargs)
             else:
                 job.arguments.convert(args, kwargs)
         except (UnknownVersion, UnknownJob) as error:
-            return self._unknown(delivery, error)
+            return self._unknown(delivery, error, message)
         except ArgumentError as error:
-            return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error))
+            return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error), message)
         except MessageError as error:
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
         except Exception as error:  # a bug of ours: it must not delay the next message
-            return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}")
+            return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}", message)
         key = (job, delivery.topic)
         rules = self._policies.get(key)
         if rules is None:
-            rules = self._policies[key] = policy(job.options, delivery.topic, self._config)
+            rules = self._policies[key] = policy_of(self._app, job, delivery.topic)
         run = Run(delivery, message, job, rules, args, kwargs)
         run.convert = job.arguments.run_code
         return run
@@ -85,13 +89,13 @@ class Decoder:
             return error
         return UnknownJob(f"no job named {name!r} is registered here")  # pragma: no cover - find has just not found it
 
-    def _unknown(self, delivery: Delivery, error: Exception) -> Settlement:
+    def _unknown(self, delivery: Delivery, error: Exception, message: Message | None) -> Settlement:
         """Defer an unknown job for a while, in case a newer worker knows it; then make it a dead letter that says so."""
         *waits, after = (doubled(_FIRST_DEFERRAL, n, _LONGEST_DEFERRAL) for n in range(delivery.deferrals + 1))
         waited = sum(waits)
         if waited >= self._config.unknown_grace:
             reason = "unknown job" if isinstance(error, UnknownJob) else "unknown version"
-            return self._dead(delivery, Outcome.DEAD, reason, str(error))
+            return self._dead(delivery, Outcome.DEAD, reason, str(error), message)
         after = min(after, self._config.unknown_grace - waited)
         boundary.log(
             logger,
@@ -106,8 +110,12 @@ class Decoder:
     def _crashed(self, delivery: Delivery) -> Settlement:
         died = count(delivery.crashes, "worker")
         text = f"{died} died while running this job and no other: it is not run again"
-        return self._dead(delivery, Outcome.DEAD, "crashed", text)
+        try:
+            message = self._decode(delivery)
+        except Exception:  # it ran before, so a newer worker has written it, or the keys have changed
+            message = None
+        return self._dead(delivery, Outcome.DEAD, "crashed", text, message)
 
-    def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settlement:
+    def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str, message: Message | None = None) -> Settlement:
         log_unrun(delivery, reason, text)
-        return unrun(delivery, outcome, reason, text)
+        return with_on_dead(self._app, delivery, message, unrun(delivery, outcome, reason, text))

@@ -20,7 +20,7 @@ from ..plugins import guarded
 from ..registry import AnyJob
 from ..running import jobs_begin, jobs_end
 from ..scoreboard.writer import NOWHERE, Scoreboard
-from . import context
+from . import context, on_end
 from .context import WorkerInfo
 from .courier import Courier
 from .decoder import Decoder
@@ -66,7 +66,7 @@ def _prepare(app: App) -> Bootstrapper | None:
     if bootstrapper is not None:
         with _step(app, "before_fork"):
             bootstrapper.before_fork()
-    problems = [problem for job in app.registry for problem in _problems(job)]
+    problems = [problem for job in app.registry for problem in _problems(job)] + on_end.problems(app)
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper

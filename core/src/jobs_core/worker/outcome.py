@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import time
+from typing import NamedTuple
 
 from .. import boundary
 from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
 from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobTimeout, Retry, Snooze
+from ..retry_rules import Backoff
 from ..units import seconds
 from . import failure
 from .run import Run
@@ -27,12 +29,19 @@ def decide(run: Run) -> Settlement:
 
 def settlement(run: Run) -> Settlement:
     """Return the settlement of a run that has ended, by its error or value. There is one for every error and every value."""
-    delivery = run.delivery
+    delivery, on_end = run.delivery, run.policy.on_end
     if run.error is None:
-        if not run.store_result and run.followups is None:
+        if not run.store_result and run.followups is None and on_end is None:
             return Settlement(delivery.id, delivery.token, Outcome.DONE)
-        return _done(run)
-    outcome, after, error = _judge(run, _cause(run, run.error))
+        ending = _done(run)
+    else:
+        ending = _failed(run, run.error)
+    return ending if on_end is None else on_end.of_run(run, ending)
+
+
+def _failed(run: Run, raised: BaseException) -> Settlement:
+    delivery = run.delivery
+    outcome, after, error, reason, backoff = _judge(run, _cause(run, raised))
     run.error = error
     if outcome is Outcome.CANCELLED:
         return Settlement(delivery.id, delivery.token, outcome, result_ttl=CANCELLED_TTL)
@@ -43,22 +52,30 @@ def settlement(run: Run) -> Settlement:
         return unrun(delivery, outcome, "bad arguments", run.failure.text)
     told = failure.history(run.failure, at=broker_time(run), attempt=run.attempt)
     if outcome is Outcome.DEAD:
-        return Settlement(delivery.id, delivery.token, outcome, reason=_reason(error), error=told)
+        return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told)
     if after is None:
-        after = random.uniform(0, run.policy.backoff.ceiling(run.attempt))
+        after = random.uniform(0, (backoff or run.policy.backoff).ceiling(run.attempt))
     return Settlement(delivery.id, delivery.token, outcome, after=after, error=told)
 
 
 def is_final(run: Run, error: BaseException) -> bool:
     """Return whether a run would be its job's last if `error` ended it now."""
-    return _judge(run, _cause(run, error))[0] in (Outcome.DEAD, Outcome.CANCELLED)
+    return _judge(run, _cause(run, error)).outcome in (Outcome.DEAD, Outcome.CANCELLED)
 
 
-def _judge(run: Run, error: BaseException) -> tuple[Outcome, float | None, BaseException]:
-    """Return the outcome of a run that `error` ended, the delay that the job chose, and the error for its history."""
+class _Verdict(NamedTuple):
+    outcome: Outcome
+    after: float | None  # the delay that the job chose
+    error: BaseException  # for the job's history
+    reason: str = ""  # of a dead letter, where a rule decided
+    backoff: Backoff | None = None  # of the rule
+
+
+def _judge(run: Run, error: BaseException) -> _Verdict:
+    """Return the outcome of a run that `error` ended."""
     kind = type(error)  # isinstance would run code of the error itself
     if issubclass(kind, JobCancelled):
-        return Outcome.CANCELLED, None, error
+        return _Verdict(Outcome.CANCELLED, None, error)
     after: float | None = None
     if issubclass(kind, (Snooze, Retry)):
         try:
@@ -66,10 +83,20 @@ def _judge(run: Run, error: BaseException) -> tuple[Outcome, float | None, BaseE
         except ValueError as wrong:
             error = wrong
         if after is not None and issubclass(kind, Snooze):
-            return Outcome.DEFER, after, error
-    if run.unfit or issubclass(kind, Discard) or run.attempt > run.retries:
-        return Outcome.DEAD, None, error
-    return Outcome.RETRY, after, error
+            return _Verdict(Outcome.DEFER, after, error)
+    if run.unfit or issubclass(kind, Discard):
+        return _Verdict(Outcome.DEAD, None, error)
+    retries, backoff, rules = run.retries, None, run.policy.rules
+    if rules is not None and not issubclass(kind, JobSignal):
+        rule = rules.verdict(kind)
+        if isinstance(rule, str):
+            return _Verdict(Outcome.DEAD, None, error, boundary.storable(rule, 500))
+        if rule.retries is not None and run.message.retries is None:
+            retries = rule.retries
+        backoff = rule.backoff
+    if run.attempt > retries:
+        return _Verdict(Outcome.DEAD, None, error)
+    return _Verdict(Outcome.RETRY, after, error, backoff=backoff)
 
 
 def _cause(run: Run, error: BaseException) -> BaseException:
@@ -111,13 +138,13 @@ def _done(run: Run) -> Settlement:
         delivery.id,
         delivery.token,
         Outcome.DONE,
-        result=_encode_result(run.value, run.policy.max_result) if run.store_result else None,
+        result=encode_result(run.value, run.policy.max_result) if run.store_result else None,
         result_ttl=run.policy.result_ttl,
         followups=tuple(run.followups or ()),
     )
 
 
-def _encode_result(value: object, limit: int) -> bytes:
+def encode_result(value: object, limit: int) -> bytes:
     """Encode the result for storage. The job has succeeded: its result must not fail it."""
     try:
         encoded = json_encoder.encode({"value": value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .. import events
-from ..backends.base import Answer, Backend, Outcome, Settlement
+from ..backends.base import Answer, Backend, Outcome, Outgoing, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..scoreboard.writer import NOWHERE, Scoreboard
@@ -18,9 +18,11 @@ class Settlements:
     def __init__(self, backend: Backend, board: Scoreboard = NOWHERE) -> None:
         self.unsent: list[Ending] = []  # or sent, and not answered
         self.acknowledged: list[Run] = []  # early, and the backend has answered: only this worker will start them
+        self.late: list[Outgoing] = []  # follow-ups of jobs that were acknowledged before they ran
         self._backend = backend
         self._board = board
         self._sent: tuple[str, int] | None = None  # the request that is not answered, and how many settlements it has
+        self._pushed: tuple[str, int] | None = None  # likewise, of late follow-ups
         self._unanswered: set[str] = set()  # ids of jobs that are acknowledged early
 
     def acknowledge(self, runs: Iterable[Run]) -> None:
@@ -30,12 +32,19 @@ class Settlements:
             self.unsent.append((Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), run))
 
     @property
+    def waiting(self) -> bool:
+        """Return whether there is something to send."""
+        return bool(self.unsent or self.late)
+
+    @property
     def acknowledging(self) -> int:
         """Return how many jobs are acknowledged and not yet started."""
         return len(self._unanswered) + len(self.acknowledged)
 
     def send(self) -> None:
         """Send all settlements; first, unchanged, a batch whose reply was lost. Raises the errors of the backend."""
+        while self.late:
+            self._push_late()
         while self.unsent:
             if self._sent is None:
                 self._sent = new_token(), len(self.unsent)
@@ -43,7 +52,7 @@ class Settlements:
             batch = self.unsent[:count]
             settlements = [settlement for settlement, _ in batch]
             failpoint("settle.before")
-            self._push_followups(settlements, request)
+            push_followups(self._backend, settlements, request)
             answers = self._backend.settle(settlements, request)
             failpoint("settle.after")
             del self.unsent[:count]
@@ -66,13 +75,13 @@ class Settlements:
                 if answer is not Answer.STALE:
                     self.acknowledged.append(run)
 
-    def _push_followups(self, settlements: Sequence[Settlement], request: str) -> None:
-        """Push follow-ups before the acknowledgement, where the backend cannot commit both together."""
-        if "atomic_followups" in self._backend.features:
-            return
-        followups = [message for settlement in settlements for message in settlement.followups]
-        if followups:
-            self._backend.push(followups, request)
+    def _push_late(self) -> None:
+        if self._pushed is None:
+            self._pushed = new_token(), len(self.late)
+        request, count = self._pushed
+        self._backend.push(self.late[:count], request)
+        del self.late[:count]
+        self._pushed = None
 
     def clear(self) -> None:
         """Forget everything: the owner is lost, and its reservations belong to other workers now."""
@@ -80,6 +89,15 @@ class Settlements:
         self.unsent.clear()
         self._sent = None
         self._unanswered.clear()
+
+
+def push_followups(backend: Backend, settlements: Sequence[Settlement], request: str) -> None:
+    """Push follow-ups before the acknowledgement, where the backend cannot commit both together."""
+    if "atomic_followups" in backend.features:
+        return
+    followups = [message for settlement in settlements for message in settlement.followups]
+    if followups:
+        backend.push(followups, request)
 
 
 def _log_answers(batch: Sequence[Ending], answers: Sequence[Answer]) -> None:

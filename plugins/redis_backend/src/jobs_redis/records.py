@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs_core import UniqueKey
 from jobs_core.backend_kit import MAX_SECONDS
-from jobs_core.backends.base import Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
+from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
@@ -129,9 +129,9 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         settlement.result or b"",
         micro(max(0.0, settlement.result_ttl)),
         retention(topic).dead_max if buries else 0,
-        len(settlement.followups) if outcome is _DONE else 0,
+        len(settlement.followups) if outcome in ENDS else 0,
     ]
-    if outcome is _DONE:
+    if outcome in ENDS:
         for followup in settlement.followups:
             message(values, followup)
     return values

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from ...errors import OwnerLost
-from ..base import Answer, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
+from ..base import ENDS, Answer, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
 from .records import Job, Moment, Owner
 
 E = TypeVar("E")
@@ -199,8 +199,6 @@ class MemoryStore:
         outcome = settlement.outcome
         if outcome is Outcome.DONE:
             self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
-            if settlement.followups:
-                self._push(at, settlement.followups)
         elif outcome is Outcome.CANCELLED:
             self.end(at, job, State.CANCELLED, settlement.result_ttl)
         elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
@@ -211,6 +209,8 @@ class MemoryStore:
             self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
         else:
             self._queue_again(at.now, job, settlement)
+        if settlement.followups and outcome in ENDS:
+            self._push(at, settlement.followups)
         return Answer.SETTLED
 
     def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..base import Answer, Outcome, Settlement, State
+from ..base import ENDS, Answer, Outcome, Settlement, State
 from . import queue, removal
 from .connection import Transaction
 
@@ -73,8 +73,6 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     outcome = settlement.outcome
     if outcome is Outcome.DONE:
         removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
-        if settlement.followups:
-            queue.push(tx, [settlement.followups])
     elif outcome is Outcome.CANCELLED:
         removal.end(tx, [job_id], State.CANCELLED, settlement.result_ttl)
     elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
@@ -85,6 +83,8 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     else:
         _queue_again(tx, seq, errors, settlement)
         tx.wake.add(topic)
+    if settlement.followups and outcome in ENDS:
+        queue.push(tx, [settlement.followups])
     return Answer.SETTLED
 
 

@@ -12,9 +12,10 @@ from ...backends.base import Backend, Delivery, Settlement, State
 from ...errors import JobInterrupted, JobsError, JobTimeout, NotSupported
 from ...ids import new_token
 from ...message import decode
-from ...options import policy
+from ...worker.on_end import policy_of
 from ...worker.outcome import settlement
 from ...worker.run import Run
+from ...worker.settlements import push_followups
 
 
 def settle(app: App, backend: Backend, owner: str, job_id: str, reason: str, stacks: str) -> bool:
@@ -33,7 +34,9 @@ def settle(app: App, backend: Backend, owner: str, job_id: str, reason: str, sta
                 ending = _ending(app, delivery, reason, stacks)
                 if ending is None:
                     return False
-                taker.settle([ending], new_token())
+                request = new_token()
+                push_followups(taker, [ending], request)
+                taker.settle([ending], request)
                 return True
         finally:
             taker.close()
@@ -53,7 +56,7 @@ def _ending(app: App, delivery: Delivery, reason: str, stacks: str) -> Settlemen
     job = app.registry.get(message.job or "")
     if job is None:
         return None
-    run = Run(delivery, message, job, policy(job.options, delivery.topic, app.config), [], {})
+    run = Run(delivery, message, job, policy_of(app, job, delivery.topic), [], {})
     run.error = JobTimeout(reason)
     run.error.__cause__ = JobInterrupted(stacks)
     return settlement(run)

@@ -15,7 +15,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from ...backends.base import FEATURES, Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
+from ...backends.base import ENDS, FEATURES, Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
 from ...backends.memory import MemoryBackend, forget
 from ...errors import OwnerLost
 from ...ids import new_token
@@ -185,7 +185,7 @@ class Exact(RuleBasedStateMachine):
     def settle(self, owner: str, count: int, outcome: Outcome, after: float, keeps: bool, follows: bool) -> None:
         pairs, self.held[owner] = self.held[owner][:count], self.held[owner][count:]
         followups: tuple[Outgoing, ...] = ()
-        if follows and outcome is Outcome.DONE and pairs:
+        if follows and outcome in ENDS and pairs:
             self.number += 1
             followups = (Outgoing(f"job-{self.number}", "a", b"follow-up"),)
             self.ids.append(f"job-{self.number}")

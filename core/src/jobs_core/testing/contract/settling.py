@@ -151,6 +151,19 @@ class Settling(RigCase):
         rig.settle(worker, delivery, Outcome.DONE, followups=followups)
         assert [d.payload for d in rig.take(worker, topics=[T, "elsewhere"])] == [b"one", b"two"]
 
+    def test_follow_ups_come_with_a_dead_letter_too(self, rig: Rig) -> None:
+        """`on_dead` relies on it; what does not end a job commits none."""
+        if not rig.has("atomic_followups"):
+            return
+        worker, producer = rig.worker(), rig.producer()
+        for outcome in Outcome:
+            rig.push_many(producer, 1)
+            rig.settle(worker, rig.take_one(worker), outcome, reason="why", followups=(rig.job(topic="elsewhere"),))
+            came = len(rig.take(worker, topics=["elsewhere"]))
+            assert came == (outcome in (Outcome.DONE, Outcome.DEAD, Outcome.EXPIRED)), outcome
+            for delivery in rig.take(worker):  # it came back
+                rig.settle(worker, delivery, Outcome.CANCELLED)
+
     def test_a_stale_settlement_commits_no_follow_ups(self, rig: Rig) -> None:
         if not rig.has("atomic_followups", "fencing"):
             return

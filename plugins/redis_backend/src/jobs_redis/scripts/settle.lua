@@ -86,8 +86,6 @@ local function settle(id, token, topic, from)
   end
   if outcome == 'done' then
     finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6])
-    local followups = tonumber(ARGV[from + 9])
-    if followups > 0 then add(from + 10, followups, cancelled_ttl) end
   elseif outcome == 'cancelled' then
     finish(id, job, 'cancelled', ttl)
   elseif outcome == 'dead' or outcome == 'expired' then
@@ -99,6 +97,8 @@ local function settle(id, token, topic, from)
   else
     send_back(id, job, token, outcome, after, error)
   end
+  local followups = tonumber(ARGV[from + 9])
+  if followups > 0 then add(from + 10, followups, cancelled_ttl) end
 end
 
 for _ = 1, tonumber(ARGV[at]) do

@@ -1,0 +1,153 @@
+"""Retry rules: after which exceptions a job is tried again, how often, and after which wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import Struct
+
+from . import foreign
+from .boundary import name_of
+from .errors import JobCancelled, JobSignal
+from .message import MAX_RETRIES
+from .units import DurationLike, seconds, shown
+
+
+class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
+    """The wait before a retry: a random time up to `first`, multiplied by `factor` with every attempt, up to `longest`.
+
+    "Full jitter" of Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015).
+    """
+
+    first: DurationLike = 2.0
+    longest: DurationLike = 3600.0
+    factor: float = 2.0
+
+    def ceiling(self, attempt: int) -> float:
+        """Return the longest wait in seconds after the attempt of this number, counted from 1."""
+        return min(float(seconds(self.longest)), float(seconds(self.first)) * self.factor ** min(attempt - 1, 64))
+
+
+class RetryRule(Struct, metaclass=foreign.Explained, frozen=True, kw_only=True):
+    """The rule for one class of exceptions in `retry_on`. `None`: as for the job's other exceptions."""
+
+    retries: int | None = None
+    backoff: Backoff | DurationLike | None = None
+
+
+class Rule(NamedTuple):
+    """A checked RetryRule."""
+
+    retries: int | None = None
+    backoff: Backoff | None = None
+
+
+Rules: TypeAlias = "dict[type[BaseException], Rule]"
+RetryOn: TypeAlias = (
+    "type[BaseException] | Sequence[type[BaseException]] | Set[type[BaseException]] | "
+    "Mapping[type[BaseException], RetryRule | Backoff | DurationLike | None]"
+)
+DiscardOn: TypeAlias = "type[BaseException] | Sequence[type[BaseException]] | Set[type[BaseException]]"
+
+MOST_FACTOR = 100.0
+
+
+def parse_backoff(value: Any) -> Backoff:
+    """Return a checked Backoff whose times are seconds; raise ValueError."""
+    if not isinstance(value, Backoff):
+        return Backoff(first=float(seconds(value)))
+    factor = value.factor
+    if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 1 <= factor <= MOST_FACTOR:
+        raise ValueError(f"factor: expected a number from 1 (the wait stays the same) to {MOST_FACTOR:g}, got {shown(factor)}")
+    return Backoff(float(seconds(value.first)), float(seconds(value.longest)), float(factor))
+
+
+def parse_retry_on(value: Any) -> Rules:
+    """Return the rule of each class that `retry_on` names; raise ValueError."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(_classes(value), _PLAIN)
+    return {kind: _rule(kind, rule) for kind, rule in zip(_classes(value), value.values(), strict=True)}
+
+
+def parse_discard_on(value: Any) -> tuple[type[BaseException], ...]:
+    """Return the classes that `discard_on` names; raise ValueError."""
+    if isinstance(value, Mapping):
+        raise ValueError("expected exception classes, got a mapping: a job that is discarded has no further rules")
+    return tuple(_classes(value))
+
+
+def _classes(value: Any) -> list[type[BaseException]]:
+    if isinstance(value, type):
+        value = (value,)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"expected exception classes, such as (ConnectionError, TimeoutError), got {shown(value)}")
+    kinds = list(value)
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise ValueError(
+                f"expected exception classes, such as (ConnectionError, TimeoutError), got {shown(kind)} among them"
+            )
+        if issubclass(kind, (JobSignal, JobCancelled)):
+            raise ValueError(f"{kind.__name__} always means the same: leave it out")
+        if kinds.count(kind) > 1:
+            raise ValueError(f"{kind.__name__} is listed twice: once is enough")
+    return kinds
+
+
+def _rule(kind: type[BaseException], value: Any) -> Rule:
+    try:
+        rule = value if isinstance(value, RetryRule) else RetryRule(backoff=value)
+        retries = rule.retries
+        if retries is not None and (
+            not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= MAX_RETRIES
+        ):
+            raise ValueError(f"retries: expected a whole number from 0 to {MAX_RETRIES}, got {shown(retries)}")
+        return Rule(retries, None if rule.backoff is None else parse_backoff(rule.backoff))
+    except ValueError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None
+
+
+class RetryRules:
+    """The rules of one job: of the listed classes, the most derived one that an exception belongs to decides.
+
+    That is the first in the exception's method resolution order. Classes decide as for `except`: registered (virtual)
+    subclasses do not count. Classes are told apart by identity, because a metaclass of the application may define equality.
+    """
+
+    def __init__(self, retried: Rules | None, discarded: tuple[type[BaseException], ...]) -> None:
+        self._retried = None if retried is None else {id(kind): rule for kind, rule in retried.items()}
+        self._discarded = frozenset(map(id, discarded))
+        self._alive = retried, discarded  # so that the ids stay theirs
+
+    def verdict(self, kind: type[BaseException]) -> Rule | str:
+        """Return the rule for an exception of this class, or why the job must not be retried after it."""
+        for base in _mro(kind):
+            if id(base) in self._discarded:
+                belongs = "is" if kind is base else f"is a {_name(base)}, which is"
+                return f"discarded: {_name(kind)} {belongs} in discard_on"
+            if self._retried is not None and id(base) in self._retried:
+                return self._retried[id(base)]
+        return _PLAIN if self._retried is None else f"not retried: {_name(kind)} is not in retry_on"
+
+
+def rules_of(retry_on: object, discard_on: object) -> RetryRules | None:
+    """Return the rules that parsed options make; None if all exceptions are alike. `None` or UNSET: not given."""
+    retried = retry_on if isinstance(retry_on, dict) else None
+    discarded = discard_on if isinstance(discard_on, tuple) else ()
+    return RetryRules(retried, discarded) if retried is not None or discarded else None
+
+
+def overlap(retry_on: object, discard_on: object) -> str | None:
+    """Return the name of a class that is in both parsed options."""
+    if not isinstance(retry_on, dict) or not isinstance(discard_on, tuple):
+        return None
+    return next((kind.__name__ for kind in discard_on if kind in retry_on), None)
+
+
+def _name(kind: type) -> str:
+    return name_of(kind).rpartition(".")[2]
+
+
+_PLAIN = Rule()
+_mro = type.__dict__["__mro__"].__get__  # an application's metaclass may say something else

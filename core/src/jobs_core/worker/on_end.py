@@ -1,0 +1,245 @@
+"""`on_done` and `on_dead`: the job that is enqueued in one step with the end of another.
+
+It gets facts about that end by name: those of FACTS for which its function has a parameter. A follow-up that cannot be
+made (it is too large, a value does not fit) is logged and left out, because the end of the job itself must be recorded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from .. import boundary
+from ..app import App
+from ..backends.base import Delivery, JobRecord, Outcome, Outgoing, Settlement, State
+from ..errors import JobDefinitionError, UnknownJob
+from ..job import Call
+from ..message import Message
+from ..options import Policy, policy
+from ..registry import AnyJob
+from .outcome import encode_result
+from .run import Run
+
+logger = logging.getLogger("jobs.worker")
+
+FACTS: Final = ("id", "job", "topic", "reason", "error", "result", "attempt", "args", "kwargs")
+"""What the function can take, as parameters of these names."""
+
+DEPTH: Final = "jobs-on-end-depth"
+"""The header that counts how many ends led to a job, one after the other."""
+
+MAX_DEPTH: Final = 10
+"""Jobs that follow each other by `on_done` and `on_dead`: beyond that, none is enqueued."""
+
+
+class Follower(Struct, frozen=True):
+    """A job that follows an end, and the facts that its function takes."""
+
+    job: AnyJob
+    facts: tuple[str, ...]
+
+
+class OnEnd(Struct, frozen=True):
+    """What follows the end of one job's runs in one topic."""
+
+    app: App
+    done: Follower | None
+    dead: Follower | None
+    configured: bool  # `dead` is that of the topic or of `[defaults]`
+
+    def of_run(self, run: Run, ending: Settlement) -> Settlement:
+        """Return the settlement of a run with the follow-up of its outcome, if it has one."""
+        outcome = ending.outcome
+        if outcome is Outcome.RETRY and run.policy.acks == "early":  # acknowledged before it ran: it does not run again
+            outcome = Outcome.DEAD
+        follower = self.done if outcome is Outcome.DONE else self.dead if outcome is Outcome.DEAD else None
+        if follower is None or (self.configured and follower is self.dead and _depth(run.message)):
+            return ending
+        made = _made(self.app, follower, run.delivery, run.message, ending, run)
+        return replace(ending, followups=(*ending.followups, *made))
+
+
+def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
+    """Return the policy for the runs of a job, with what follows their ends."""
+    rules = policy(job.options, topic, app.config)
+    done, dead = _follower(app, job.on_done), _follower(app, job.on_dead or _configured(app, job, topic))
+    return rules if done is None and dead is None else replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None))
+
+
+def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: Settlement) -> Settlement:
+    """Return the settlement of a job that dies without a run with its follow-up, if it has one.
+
+    A message that cannot be read and a job that is not known have only that of their topic, or of `[defaults]`.
+    """
+    job = app.registry.get(message.job or "") if message else None
+    named = job.on_dead if job else None
+    if named is None and not _depth(message):
+        named = _configured(app, job, delivery.topic)
+    follower = _follower(app, named)
+    return replace(ending, followups=_made(app, follower, delivery, message, ending)) if follower else ending
+
+
+def _configured(app: App, job: AnyJob | None, topic: str) -> AnyJob | None:
+    """Return the job that the configuration names for dead letters of a topic.
+
+    It does not follow itself, nor (see the callers) a job that follows another's end: one failure is told once.
+    """
+    name = app.config.topic(topic).on_dead
+    found = app.registry.get(name) if name else None
+    return None if found is job else found
+
+
+def _follower(app: App, job: AnyJob | str | None) -> Follower | None:
+    found = app.registry.get(job) if isinstance(job, str) else job
+    return None if found is None else Follower(found, _facts(found))
+
+
+def _facts(job: AnyJob) -> tuple[str, ...]:
+    parameters = _parameters(job)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return FACTS
+    return tuple(each.name for each in parameters if _is_fact(each))
+
+
+def _parameters(job: AnyJob) -> list[inspect.Parameter]:
+    """Return the parameters that a message fills in."""
+    return [each for name, each in inspect.signature(job.function).parameters.items() if name not in job.injections]
+
+
+def _is_fact(parameter: inspect.Parameter) -> bool:
+    return parameter.name in FACTS and parameter.kind is not parameter.POSITIONAL_ONLY
+
+
+# -- one follow-up -----------------------------------------------------------------------------------
+
+
+def _made(
+    app: App, follower: Follower, delivery: Delivery, message: Message | None, ending: Settlement, run: Run | None = None
+) -> tuple[Outgoing, ...]:
+    """Return the follow-up as the backend takes it; nothing if it cannot be made."""
+    job = follower.job
+    depth = _depth(message) + 1
+    try:
+        if depth > MAX_DEPTH:
+            raise JobDefinitionError(f"{MAX_DEPTH} jobs have followed each other's ends: on_done and on_dead run in a circle")
+        facts = _all_facts(app, follower.facts, delivery, message, ending, run)
+        envelope = app.message(Call(job, (), {name: facts[name] for name in follower.facts}))
+        envelope = replace(envelope, headers={**envelope.headers, DEPTH: depth})
+        return (app.outgoing(envelope, chosen=job.overrides.id is not UNSET),)
+    except BaseException as error:  # keys, hooks and models of the application may raise anything
+        if boundary.interrupts(error):
+            raise
+        line = "job %s of topic %s has ended, but %s could not be enqueued for it: %s"
+        boundary.log(logger, logging.ERROR, line, delivery.id, delivery.topic, job.name, boundary.told(error))
+        return ()
+
+
+def _all_facts(
+    app: App, wanted: tuple[str, ...], delivery: Delivery, message: Message | None, ending: Settlement, run: Run | None
+) -> dict[str, Any]:
+    dead = ending.outcome is not Outcome.DONE
+    facts: dict[str, Any] = {
+        "id": delivery.id,
+        "job": message.job if message else None,
+        "topic": delivery.topic,
+        "reason": (ending.reason or "failed") if dead else "",
+        "error": _error(ending.error) if dead and "error" in wanted else "",
+        "result": _result(run, ending) if run and not dead and "result" in wanted else None,
+        "attempt": delivery.previous_attempts + (0 if run is None or run.unfit else 1),
+        "args": [],
+        "kwargs": {},
+    }
+    if message and ("args" in wanted or "kwargs" in wanted):  # decoded anew: the job may have changed what it got
+        record = JobRecord(delivery.id, delivery.topic, State.RESERVED, delivery.payload)
+        sent = app.read(record)
+        facts["args"], facts["kwargs"] = sent.args, sent.kwargs
+    return facts
+
+
+def _result(run: Run, ending: Settlement) -> Any:
+    """Return the job's result as plain JSON; None if it is too large or not JSON, by the rules of stored results."""
+    stored = ending.result or encode_result(run.value, run.policy.max_result)
+    return msgspec.json.decode(stored).get("value")
+
+
+def _error(document: bytes) -> str:
+    """Return the error of a dead letter as one line: its class and message."""
+    told = msgspec.json.decode(document) if document else {}
+    return ": ".join(filter(None, (told.get("type"), told.get("message"))))
+
+
+def _depth(message: Message | None) -> int:
+    depth = message.headers.get(DEPTH) if message else 0
+    return depth if type(depth) is int and depth > 0 else 0
+
+
+# -- problems that a worker finds before it starts -----------------------------------------------------
+
+
+def problems(app: App) -> list[str]:
+    """Return why `on_done` and `on_dead` of this application cannot be used as they are; empty if they can."""
+    found = [text for where, job in _uses(app) if (text := _problem(app, where, job))]
+    return found or _circles(app)
+
+
+def _uses(app: App) -> Iterator[tuple[str, AnyJob | str]]:
+    for job in app.registry:
+        for option, other in (("on_done", job.on_done), ("on_dead", job.on_dead)):
+            if other is not None:
+                yield f"{job.name}: {option}", other
+    named = {"defaults": app.config.defaults.on_dead}
+    named |= {f"topics.{name}": topic.on_dead for name, topic in app.config.topics.items()}
+    for table, name in named.items():
+        if name is not None:
+            yield f"{table}.on_dead", name
+
+
+def _problem(app: App, where: str, job: AnyJob | str) -> str | None:
+    if isinstance(job, str):
+        try:
+            job = app.registry.find(job)
+        except UnknownJob as error:
+            return f"{where}: {error}"
+    for each in _parameters(job):
+        if each.default is each.empty and not _is_fact(each) and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+            return (
+                f"{where}: {job.name} has a parameter {each.name!r}, which would get no value: it may take {', '.join(FACTS)}"
+            )
+    return None
+
+
+def _circles(app: App) -> list[str]:
+    """Return one line for each job from which `on_done` and `on_dead` lead back to itself, once a circle."""
+    following = {job.name: [_found(app, other).name for other in (job.on_done, job.on_dead) if other] for job in app.registry}
+    told: set[frozenset[str]] = set()
+    lines = []
+    for name in following:
+        path = _way_back(following, name)
+        if path and frozenset(path) not in told:
+            told.add(frozenset(path))
+            way = " → ".join((*path, name))
+            lines.append(f"{name}: on_done and on_dead run in a circle, perhaps forever: {way}: remove one of them")
+    return lines
+
+
+def _found(app: App, job: AnyJob | str) -> AnyJob:
+    return app.registry.find(job) if isinstance(job, str) else job
+
+
+def _way_back(following: dict[str, list[str]], start: str) -> list[str] | None:
+    """Return the shortest path of names from `start` back to it, without its end; None if there is none."""
+    paths, seen = [[start]], {start}
+    for path in paths:
+        for after in following.get(path[-1], ()):
+            if after == start:
+                return path
+            if after not in seen:
+                seen.add(after)
+                paths.append([*path, after])
+    return None
