@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs_core.alert_channels import DingTalkChannel, SlackChannel, WebhookChannel
-from jobs_core.alert_channels.channels import signature
+from jobs_core.alert_channels.channels import DingTalkChannel, SlackChannel, WebhookChannel, signature
 from jobs_core.alert_channels.post import post
 
 from ..support.receiver import Receiver, seconds

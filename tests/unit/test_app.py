@@ -379,7 +379,7 @@ def test_a_fork_while_another_thread_reads_a_signature_does_not_hang_the_child(p
             forked.wait(30)
         return Arguments(*args)
 
-    monkeypatch.setattr(sys.modules["jobs_core.job"], "Arguments", slowly)
+    monkeypatch.setattr(sys.modules["jobs_core.job_function"], "Arguments", slowly)
     thread = threading.Thread(target=lambda: add.arguments)
     thread.start()
     assert reading.wait(30)

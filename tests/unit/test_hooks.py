@@ -307,7 +307,7 @@ def test_a_function_with_a_parameter_called_on_commit_keeps_it(app, work, regist
 def test_hook_jobs_cli_commands(monkeypatch):
     @click.command("extra")
     def extra():
-        """Define one more job."""
+        """Do something more."""
         click.echo("done")
 
     monkeypatch.setattr(cli_main, "_added", {"extra": (extra, PluginInfo("test", "jobs-test", "1"))})

@@ -17,7 +17,7 @@ from jobs_core.registry import Registry
 def test_a_job_is_still_a_plain_function(registry):
     @job(registry=registry)
     def double(x: int) -> int:
-        """Return twice x."""
+        """Twice x."""
         return 2 * x
 
     assert double(4) == 8

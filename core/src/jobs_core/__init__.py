@@ -39,7 +39,7 @@ from .job import Call, JobFunction, job
 from .message import Message, UniqueKey
 from .options import Unique
 from .retry_rules import Backoff, RetryRule
-from .worker.context import JobContext, current_job
+from .runs.context import JobContext, current_job
 
 __version__ = "0.1.0"
 

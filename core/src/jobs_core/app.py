@@ -38,13 +38,13 @@ from .errors import (
 )
 from .handle import JobHandle
 from .ids import new_id
-from .job import Call, JobFunction, set_application_source
+from .job_function import Call, JobFunction, set_application_source
 from .message import Message, Signer, UniqueKey, decode, encode, readable
 from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
 from .plugins import Implementation, Plugins, obeyed
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
-from .running import may_be_in_job, running
+from .runs.running import may_be_in_job, running
 from .stamp import Stamp, stamp_of
 from .uninterrupted import at_fork, let_in, uninterrupted
 
@@ -340,6 +340,10 @@ class App:
     def _push_into(self, conflicts: dict[str, str], group: list[Outgoing]) -> None:
         conflicts.update(self._push(group))
 
+    def prepare(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
+        """Return a call as the backend takes it, and its handle, without sending it; raises the errors of an enqueue."""
+        return self._made(call, self._stamp(call.job))
+
     def _made(self, call: Call[T], stamp: Stamp) -> tuple[Outgoing, JobHandle[T]]:
         """Return a call as the backend takes it, and its handle; raises the errors of `message` and `outgoing`."""
         message = self._message(call, stamp)
@@ -406,10 +410,6 @@ class App:
         """
         payload = encode(message, signer=self._signs, limit=self.config.max_message)
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
-
-    def handle(self, call: Call[T], message: Message) -> JobHandle[T]:
-        """Return the handle of a message."""
-        return self._handle(call.job, message, self._stamp(call.job))
 
     def _handle(self, job: JobFunction[Any, Any, T], message: Message, stamp: Stamp) -> JobHandle[T]:
         stores, topic = message.store_result, message.topic

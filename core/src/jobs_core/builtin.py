@@ -12,9 +12,10 @@ from .failpoints import with_failpoints
 from .hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from .alert_channels.base import AlertChannel, AlertChannelFactory
     from .backends.base import Backend, BackendFactory, BackendOptions
     from .config import Config
-    from .loaders.base import AlertChannel, AlertChannelFactory, JobLoader, LoaderFactory
+    from .loaders.base import JobLoader, LoaderFactory
 
 
 def _memory(url: str, options: BackendOptions) -> Backend:
@@ -36,19 +37,19 @@ def _modules(config: Config) -> JobLoader:
 
 
 def _webhook(settings: dict[str, Any]) -> AlertChannel:
-    from .alert_channels import WebhookChannel
+    from .alert_channels.channels import WebhookChannel
 
     return WebhookChannel(settings)
 
 
 def _slack(settings: dict[str, Any]) -> AlertChannel:
-    from .alert_channels import SlackChannel
+    from .alert_channels.channels import SlackChannel
 
     return SlackChannel(settings)
 
 
 def _dingtalk(settings: dict[str, Any]) -> AlertChannel:
-    from .alert_channels import DingTalkChannel
+    from .alert_channels.channels import DingTalkChannel
 
     return DingTalkChannel(settings)
 

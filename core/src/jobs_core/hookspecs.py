@@ -15,11 +15,12 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from .alert_channels.base import AlertChannelFactory
     from .backends.base import BackendFactory, Counts
     from .config import Config
-    from .loaders.base import AlertChannelFactory, BootstrapperFactory, LoaderFactory
+    from .loaders.base import BootstrapperFactory, LoaderFactory
     from .message import Message
-    from .worker.context import JobContext, RunOutcome, WorkerInfo
+    from .runs.context import JobContext, RunOutcome, WorkerInfo
 
 PROJECT = "jobs"
 

@@ -17,7 +17,7 @@ import msgspec
 from . import boundary, escapes
 from .escapes import one_line
 from .events import Event
-from .running import running
+from .runs.running import running
 
 OUTPUT = "jobs.output"
 """The logger for output that jobs print."""

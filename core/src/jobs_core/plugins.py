@@ -22,9 +22,10 @@ import msgspec
 import pluggy
 
 from . import boundary, builtin, guard, hookspecs, urls
+from .alert_channels.base import AlertChannel
 from .backends.base import INTERFACE_VERSION, Backend
 from .errors import JobsError, PluginError
-from .loaders.base import AlertChannel, Bootstrapper, JobLoader
+from .loaders.base import Bootstrapper, JobLoader
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -5,12 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import JobDefinitionError, UnknownJob
-
-if TYPE_CHECKING:
-    from .job import JobFunction
+from .job_function import JobFunction
 
 AnyJob: TypeAlias = "JobFunction[Any, Any, Any]"
 
@@ -60,22 +58,6 @@ class Registry:
     def clear(self) -> None:
         """Forget everything; for tests."""
         self._jobs.clear()
-
-
-class Execution(NamedTuple):
-    """One execution of a module's code: an import, or a reload."""
-
-    module: str
-    spec: object  # made anew for each, whether the module object stays or not
-
-
-def execution_that_defines() -> Execution:
-    """Return the execution of a module during which this is called, if any: the nearest on the stack."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_name != "<module>":
-        frame = frame.f_back
-    names = frame.f_globals if frame is not None else {}
-    return Execution(names.get("__name__", ""), names.get("__spec__"))
 
 
 def replaces(job: AnyJob, other: AnyJob) -> bool:

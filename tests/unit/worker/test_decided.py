@@ -13,9 +13,9 @@ from jobs_core.errors import JobCancelled, JobTimeout
 from jobs_core.message import Message
 from jobs_core.options import Backoff, Policy
 from jobs_core.plugins import PluginInfo
-from jobs_core.worker import outcome
+from jobs_core.runs import outcome
+from jobs_core.runs.run import Run
 from jobs_core.worker.main import Worker
-from jobs_core.worker.run import Run
 
 MODES = ["sync", "threads", "async"]
 

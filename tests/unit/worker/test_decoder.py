@@ -8,8 +8,8 @@ from jobs_core.backends.base import Delivery, Outcome, Settlement
 from jobs_core.config import Config, Topic
 from jobs_core.message import Message, Signer, encode, new_message
 from jobs_core.plugins import Plugins
+from jobs_core.runs.run import Run
 from jobs_core.worker.decoder import Decoder
-from jobs_core.worker.run import Run
 
 KEY = "k1:" + "s" * 32
 

@@ -25,12 +25,12 @@ from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.sqlite import connection
 from jobs_core.config import Config, Pool
 from jobs_core.plugins import Plugins
-from jobs_core.running import running
+from jobs_core.runs.run import Run
+from jobs_core.runs.running import running
 from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.uninterrupted import INTERRUPT
 from jobs_core.worker.executors.sync import SyncExecutor
 from jobs_core.worker.main import Worker
-from jobs_core.worker.run import Run
 
 TIMEOUT = 0.1
 LONG = 20.0

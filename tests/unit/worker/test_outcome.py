@@ -7,8 +7,8 @@ from jobs_core import Backoff, Discard, JobCancelled, JobTimeout, Retry, Snooze
 from jobs_core.backends.base import Delivery, Outcome, Outgoing
 from jobs_core.message import Message
 from jobs_core.options import Policy
-from jobs_core.worker.outcome import settlement
-from jobs_core.worker.run import Run
+from jobs_core.runs.outcome import settlement
+from jobs_core.runs.run import Run
 
 
 def ended(error=None, *, attempt=0, retries=3, value=None, store_result=False, backoff=None, ran=1.0):

@@ -22,7 +22,7 @@ from jobs_core.errors import JobTimeout
 from jobs_core.job import Call, job
 from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
-from jobs_core.running import running
+from jobs_core.runs.running import running
 from jobs_core.supervisor.processes.pipes import ChildOutput
 from jobs_core.uninterrupted import INTERRUPT
 from jobs_core.worker import output

@@ -4,10 +4,10 @@ from jobs_core import events
 from jobs_core.backends.base import Delivery
 from jobs_core.message import Message
 from jobs_core.options import Backoff, Policy
+from jobs_core.runs.run import Run
 from jobs_core.worker.deadlines import Deadlines
 from jobs_core.worker.outage import MOST_REASONS, Outage
 from jobs_core.worker.prefetch import AHEAD, LARGEST_BATCH, Prefetch
-from jobs_core.worker.run import Run
 from jobs_core.worker.run_queue import RunQueue
 
 

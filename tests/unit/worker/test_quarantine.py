@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs_core.runs.run import Run
 from jobs_core.scoreboard.reader import RunEntry
 from jobs_core.supervisor.housekeeper.repair import charged
 from jobs_core.worker.isolation import Isolation
 from jobs_core.worker.quarantine import LOOK_AGAIN, PAUSE, SOLITUDE, SUSPECT, Quarantine
-from jobs_core.worker.run import Run
 
 from .test_parts import made
 

@@ -11,8 +11,8 @@ from jobs_core.backends.memory import MemoryBackend
 from jobs_core.errors import BackendUnavailable
 from jobs_core.message import Message
 from jobs_core.options import Backoff, Policy
+from jobs_core.runs.run import Run
 from jobs_core.worker.reservations import Reservations
-from jobs_core.worker.run import Run
 from jobs_core.worker.run_queue import RunQueue
 from jobs_core.worker.settlements import Settlements
 

@@ -12,8 +12,8 @@ from jobs_core.config import Config, Defaults, Topic
 from jobs_core.message import Message
 from jobs_core.options import parse, policy
 from jobs_core.registry import Registry
-from jobs_core.worker.outcome import is_final, settlement
-from jobs_core.worker.run import Run
+from jobs_core.runs.outcome import is_final, settlement
+from jobs_core.runs.run import Run
 
 RETRY, DEAD, DEFER, CANCELLED = Outcome.RETRY, Outcome.DEAD, Outcome.DEFER, Outcome.CANCELLED
 

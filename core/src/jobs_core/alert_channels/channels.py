@@ -13,7 +13,7 @@ from urllib.parse import quote_plus, urlsplit
 import msgspec
 from msgspec import Struct
 
-from ..loaders.base import AlertChannel
+from .base import AlertChannel
 
 S = TypeVar("S", bound=Struct)
 

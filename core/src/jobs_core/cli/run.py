@@ -18,10 +18,10 @@ from ..backends.memory import MemoryBackend
 from ..config import Pool
 from ..ids import new_token
 from ..job import Call, JobFunction
+from ..runs.run import Run
 from ..units import format_duration
 from ..worker.decoder import Decoder
 from ..worker.main import Worker, prepare
-from ..worker.run import Run
 from ..worker.settings import Listener
 from . import output
 from .common import Context, fail, literal, pass_context

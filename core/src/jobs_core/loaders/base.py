@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..alert_channels.base import AlertChannel, AlertChannelFactory
 from .importing import add_to_path, import_module, load_error
 from .printing import log_printed
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..worker.context import JobContext
+    from ..runs.context import JobContext
 
 
 class JobLoader(abc.ABC):
@@ -72,20 +73,8 @@ class Bootstrapper:
         return self.around(run)
 
 
-class AlertChannel(abc.ABC):
-    """Sends an alert to a place where people see it."""
-
-    @abc.abstractmethod
-    def send(self, title: str, text: str, facts: dict[str, Any]) -> None:
-        """Deliver one alert within 5 seconds.
-
-        Called by: the housekeeper, on a thread of its own. Blocks: at most 5 s. Raises: anything; it is logged.
-        """
-
-
 LoaderFactory: TypeAlias = "Callable[[Config], JobLoader]"
 BootstrapperFactory: TypeAlias = "Callable[[Config], Bootstrapper]"
-AlertChannelFactory: TypeAlias = "Callable[[dict[str, Any]], AlertChannel]"
 
 __all__ = [
     "AlertChannel",

@@ -34,7 +34,7 @@ from .layout import (
 )
 
 if TYPE_CHECKING:
-    from ..worker.run import Run
+    from ..runs.run import Run
 
 _COUNTERS = struct.Struct("<QQQ")
 _BEAT = struct.Struct("<d")

@@ -26,15 +26,15 @@ from ..job import Call, JobFunction
 from ..message import Message, decode
 from ..plugins import Plugins
 from ..registry import AnyJob
+from ..runs import context
+from ..runs.failure import PLUMBING
+from ..runs.run import Run
 from ..stamp import Stamp
 from ..units import DurationLike, count, times
-from ..worker import context
 from ..worker.decoder import Decoder
 from ..worker.executors.loops import LoopRunner
 from ..worker.executors.steps import conclude, run_in_thread
-from ..worker.failure import PLUMBING
 from ..worker.middleware import Middleware
-from ..worker.run import Run
 from .clock import Clock, destination, moment, travel
 from .expected import Differences, Expectation, Raised, call_text, difference_lines, listing
 

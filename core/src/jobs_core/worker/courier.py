@@ -18,19 +18,19 @@ from ..backends.base import Backend, Delivery, Outcome
 from ..errors import BackendError, BackendUnavailable, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
+from ..runs import failure
+from ..runs.outcome import decide
+from ..runs.run import Ending, Run
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
-from . import failure
 from .decoder import Decoder
 from .executors.base import Executor
 from .interruptions import Interruptions
 from .isolation import Isolation
 from .lease import Lease
 from .outage import Outage
-from .outcome import decide
 from .reservations import Reservations
-from .run import Ending, Run
 from .run_queue import SETTLE_INTERVAL, RunQueue
 from .settings import CourierSettings, Listener
 from .settlements import Settlements, log_stale

@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections.abc import Iterator
 
-from .run import Run
+from ..runs.run import Run
 from .wake_up import NEVER
 
 

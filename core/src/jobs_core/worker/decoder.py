@@ -13,11 +13,11 @@ from ..message import Message, decode
 from ..options import Policy
 from ..pauses import doubled
 from ..registry import AnyJob
+from ..runs.failure import log_unrun
+from ..runs.outcome import unrun
+from ..runs.run import Run
 from ..units import count
-from .failure import log_unrun
 from .on_end import policy_of, with_on_dead
-from .outcome import unrun
-from .run import Run
 
 logger = logging.getLogger("jobs.worker")
 

@@ -14,10 +14,10 @@ from collections import deque
 
 from .. import events
 from ..errors import JobCancelled, JobInterrupted, JobTimeout
+from ..runs.run import Run
 from .executors.base import Executor
 from .executors.steps import overdue
 from .reservations import Reservations
-from .run import Run
 from .wake_up import NEVER
 
 

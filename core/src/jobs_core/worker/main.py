@@ -18,10 +18,11 @@ from ..ids import new_token
 from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
 from ..registry import AnyJob
-from ..running import jobs_begin, jobs_end
+from ..runs import context
+from ..runs.context import WorkerInfo
+from ..runs.running import jobs_begin, jobs_end
 from ..scoreboard.writer import NOWHERE, Scoreboard
-from . import context, on_end
-from .context import WorkerInfo
+from . import on_end
 from .courier import Courier
 from .decoder import Decoder
 from .executors.base import Executor

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..boundary import name_of
 from ..loaders.base import Bootstrapper
 from ..plugins import Plugins, guarded
-from .context import RunOutcome, context_of
+from ..runs.context import RunOutcome, context_of
+from ..runs.run import Run
 from .returned import RESULTS, awaited, in_loop
-from .run import Run
 
 if TYPE_CHECKING:
     from .executors.loops import LoopRunner

@@ -23,8 +23,8 @@ from ..job import Call
 from ..message import Message
 from ..options import Policy, policy
 from ..registry import AnyJob
-from .outcome import encode_result
-from .run import Run
+from ..runs.outcome import encode_result
+from ..runs.run import Run
 
 logger = logging.getLogger("jobs.worker")
 

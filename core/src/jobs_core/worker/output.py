@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from .. import boundary, logs
-from ..running import running
+from ..runs.run import Run
+from ..runs.running import running
 from ..uninterrupted import INTERRUPT
 from ..units import count
-from .run import Run
 
 LONGEST_RECORD = 256 * 1024
 """Bytes of one record; a longer one loses its middle."""

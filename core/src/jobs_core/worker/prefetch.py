@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .run import Run
+from ..runs.run import Run
 
 AHEAD = 0.050
 """Seconds of work that a worker may have reserved and not started (promise 6)."""

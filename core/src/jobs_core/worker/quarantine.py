@@ -24,8 +24,8 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
+from ..runs.run import Run
 from .isolation import Isolation
-from .run import Run
 from .wake_up import NEVER
 
 SUSPECT = 2

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..backends.base import Outcome, Settlement
+from ..runs.run import Ending, Run
 from .deadlines import Deadlines
 from .executors.base import Executor
 from .isolation import Isolation
 from .prefetch import AHEAD, LARGEST_BATCH, Prefetch
 from .quarantine import HOLD_AFTER, Quarantine
-from .run import Ending, Run
 from .wake_up import NEVER
 
 LOST_AFTER = 1.0

@@ -17,8 +17,8 @@ from ..errors import JobDefinitionError
 from ..handle import JobHandle
 
 if TYPE_CHECKING:
+    from ..runs.run import Run
     from .executors.loops import LoopRunner
-    from .run import Run
 
 RESULTS = frozenset({type(None), bool, int, float, str, bytes, tuple, dict, set, JobHandle})
 """Exact types of nearly all results, which need no further check; a handle only looks awaitable."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from .run import Run
+from ..runs.run import Run
 from .wake_up import NEVER
 
 SETTLE_INTERVAL = 0.010

@@ -8,8 +8,8 @@ from .. import events
 from ..backends.base import Answer, Backend, Outcome, Outgoing, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
+from ..runs.run import Ending, Run
 from ..scoreboard.writer import NOWHERE, Scoreboard
-from .run import Ending, Run
 
 
 class Settlements:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from .. import events
 from ..backends.base import Settlement
-from .run import Run
+from ..runs.run import Run
 
 TIMES = 100
 WITHIN = 1.0

@@ -19,9 +19,9 @@ from ...units import format_duration
 from .sender import Sender, hide, secrets
 
 if TYPE_CHECKING:
+    from ...alert_channels.base import AlertChannel
     from ...backends.base import Counts
     from ...config import Config
-    from ...loaders.base import AlertChannel
     from ...plugins import Plugins
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 from ...boundary import clip
+from ...runs.failure import document
 from ...scoreboard.reader import RunEntry, WorkerFile
 from ...scoreboard.state import STACKS
-from ...worker.failure import document
 from ...worker.quarantine import SUSPECT
 from ..system.messages import Repair
 

@@ -12,7 +12,7 @@ from ... import events
 from ...boundary import text_of, told
 
 if TYPE_CHECKING:
-    from ...loaders.base import AlertChannel
+    from ...alert_channels.base import AlertChannel
 
 PATIENCE = 5.0
 """Seconds that a channel may take for one alert."""

@@ -12,9 +12,9 @@ from ...backends.base import Backend, Delivery, Settlement, State
 from ...errors import JobInterrupted, JobsError, JobTimeout, NotSupported
 from ...ids import new_token
 from ...message import decode
+from ...runs.outcome import settlement
+from ...runs.run import Run
 from ...worker.on_end import policy_of
-from ...worker.outcome import settlement
-from ...worker.run import Run
 from ...worker.settlements import push_followups
 
 

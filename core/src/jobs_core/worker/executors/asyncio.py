@@ -14,12 +14,12 @@ from typing import Any
 
 from ... import boundary
 from ...errors import JobInterrupted
-from ...running import running
+from ...runs.run import Run
+from ...runs.running import running
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from .. import stacks
 from ..middleware import Middleware
 from ..returned import RESULTS, awaited
-from ..run import Run
 from ..run_queue import RunQueue
 from .base import Executor, stack_of
 from .loops import LoopRunner, carried, end_loop

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from ... import boundary
 from ...errors import JobInterrupted
+from ...runs.run import Run
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..middleware import Middleware
-from ..run import Run
 from ..run_queue import RunQueue
 from .steps import conclude
 

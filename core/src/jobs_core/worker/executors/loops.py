@@ -20,7 +20,7 @@ from typing import Any
 
 from ... import boundary, events
 from ...errors import JobInterrupted
-from ..run import Run
+from ...runs.run import Run
 
 CANCEL_PATIENCE = 1.0
 """Seconds that asyncio tasks left behind by a run get to end when they are cancelled."""

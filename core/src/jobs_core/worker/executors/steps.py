@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ... import boundary
 from ...errors import ArgumentError, JobTimeout
-from ...running import running
+from ...runs.outcome import decide
+from ...runs.run import Run
+from ...runs.running import running
 from ..middleware import Middleware
-from ..outcome import decide
 from ..output import end_lines, partial
 from ..returned import RESULTS, in_loop
-from ..run import Run
 
 if TYPE_CHECKING:
     from .loops import LoopRunner

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ... import uninterrupted
 from ...errors import JobInterrupted
+from ...runs.run import Run
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ...uninterrupted import INTERRUPT, hold_back_in_forks, takes_locks, within
 from ..middleware import Middleware
-from ..run import Run
 from ..run_queue import RunQueue
 from .base import Executor, stack_of
 from .steps import conclude, own_decimal_context, run_in_thread

@@ -10,9 +10,9 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from ...errors import JobInterrupted
+from ...runs.run import Run
 from ...scoreboard.writer import NOWHERE, Scoreboard
 from ..middleware import Middleware
-from ..run import Run
 from ..run_queue import RunQueue
 from .base import Executor, stack_of
 from .steps import execute

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .worker.run import Run
+    from .run import Run
 
 running: ContextVar[Run | None] = ContextVar("jobs_running", default=None)
 """The run of this thread or task; set by executors, in a context that belongs to the run."""

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("jobs.worker")
 
-_WORKER = Path(__file__).resolve().parent
+_CORE = Path(__file__).resolve().parents[1]
 PLUMBING = (
-    str(_WORKER),
-    str(_WORKER.with_name("injection")),
+    str(_CORE / "worker"),
+    str(_CORE / "injection"),
     str(Path(contextlib.__file__).with_name("asyncio")),
     contextlib.__file__,
 )

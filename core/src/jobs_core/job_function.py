@@ -1,0 +1,286 @@
+"""A job function: still callable, and able to be enqueued. `@job` (job.py) makes them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from . import foreign
+from .arguments import Arguments, resolve_return
+from .backends.base import Outgoing
+from .conversion import decode_hook
+from .errors import JobDefinitionError, ResultNotStored
+from .handle import JobHandle
+from .injection.markers import injected_parameters
+from .options import NO_OVERRIDES, JobOptions, Unique, parse, refuse_foreign_placeholders
+from .units import DurationLike
+
+P = ParamSpec("P")
+R = TypeVar("R")  # the type that calling the function returns
+T = TypeVar("T")  # the type of the job's result: for async functions, of the awaited value
+
+
+class _Lazy(Generic[T]):
+    """An attribute that is made on first use; if two threads do so at once, it is made twice, with equal values.
+
+    Before Python 3.12, `functools.cached_property` holds a lock meanwhile: a child forked in that moment would wait
+    forever.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self._name = make.__name__
+        self.__doc__ = make.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        if instance is None:
+            raise AttributeError(self._name)  # on the class: there is none
+        made = self._make(instance)
+        instance.__dict__[self._name] = made
+        return made
+
+
+class Call(msgspec.Struct, Generic[T], eq=False):
+    """A job function with its arguments, for enqueuing many at once."""
+
+    job: JobFunction[Any, Any, T]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Enqueuer(Protocol):
+    """The methods of an application that a job function needs."""
+
+    def enqueue(self, call: Call[T]) -> JobHandle[T]: ...
+
+    async def aenqueue(self, call: Call[T]) -> JobHandle[T]: ...
+
+    def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]: ...
+
+    async def aenqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]: ...
+
+    def prepare(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]: ...
+
+    def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]: ...
+
+
+class JobFunction(Generic[P, R, T]):
+    """A registered function. Calling it calls the function; `enqueue` lets a worker call it.
+
+    Immutable; any thread may use it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str,
+        aliases: tuple[str, ...],
+        options: JobOptions,
+        cron: str | None,
+        tz: str,
+        missed: Literal["skip", "once"],
+        on_done: JobFunction[..., Any, Any] | str | None = None,
+        on_dead: JobFunction[..., Any, Any] | str | None = None,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function: Final = function
+        self.name: Final = name
+        self.aliases: Final = aliases
+        self.options: Final = options
+        self.cron: Final = cron
+        self.tz: Final = tz
+        self.missed: Final = missed
+        self.on_done: Final = on_done
+        self.on_dead: Final = on_dead
+        self.defined: Final = execution_that_defines()
+        self.is_async: Final = inspect.iscoroutinefunction(function)
+        self.overrides = NO_OVERRIDES
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Return all settings of this job besides its function and name."""
+        return self.aliases, self.options, self.cron, self.tz, self.missed, self.on_done, self.on_dead
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Refuse a method, whatever its first parameter is called.
+
+        Python calls this for a class whose body contains the function.
+        """
+        function = self.function
+        if isinstance(function, staticmethod) or getattr(function, "__qualname__", "") != f"{owner.__qualname__}.{name}":
+            return
+        for parameter in list(inspect.signature(function).parameters.values())[:1]:
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                raise is_method(function.__qualname__, parameter.name)
+
+    @_Lazy
+    def arguments(self) -> Arguments:
+        """Return the compiled signature; made on first use, when all modules are imported."""
+        return Arguments(self.function, self.name, self.injections)
+
+    @_Lazy
+    def injections(self) -> dict[str, Any]:
+        """Return the parameters that a worker injects, with the type or function of their providers."""
+        return injected_parameters(self.function, self.name)
+
+    @_Lazy
+    def body(self) -> Callable[..., Any]:
+        """Return what a worker calls with the arguments of a message: the function, or one that injects the rest."""
+        if not self.injections:
+            return self.function
+        from .injection.resolving import injecting  # late: most jobs need nothing of it
+
+        return injecting(self.function, self.injections, self.name)
+
+    @_Lazy
+    def _result_type(self) -> Any:
+        return resolve_return(self.function)
+
+    def convert_result(self, value: Any) -> T:
+        """Convert a stored result to the annotated type; raise ResultNotStored if this code's annotation does not fit it."""
+        try:
+            converted: T = msgspec.convert(value, self._result_type, dec_hook=decode_hook, str_keys=True)
+        except (msgspec.ValidationError, TypeError, ValueError) as error:
+            raise ResultNotStored(f"the stored result of {self.name} does not fit its annotation: {error}") from None
+        return converted
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """Enqueue a call of this function for a worker; durable when it returns.
+
+        Raises ArgumentError for arguments that do not fit, MessageTooLarge, DuplicateJob (only with `conflict="raise"`),
+        QueueFull, and BackendUnavailable after `enqueue_timeout`.
+        """
+        if "on_commit" in kwargs:
+            return _application().enqueue(self._call_on_commit(args, kwargs))
+        return _application().enqueue(Call(self, args, kwargs))
+
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """`enqueue` without blocking the event loop. If it is cancelled, the job may have been enqueued anyway."""
+        if "on_commit" in kwargs:
+            return await _application().aenqueue(self._call_on_commit(args, kwargs))
+        return await _application().aenqueue(Call(self, args, kwargs))
+
+    def _call_on_commit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[T]:
+        """Treat `enqueue(..., on_commit=True)` as `using(on_commit=True)`, unless the function has such a parameter."""
+        parameters = inspect.signature(self.function).parameters
+        if "on_commit" in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+            return Call(self, args, kwargs)
+        return Call(self.using(on_commit=kwargs.pop("on_commit")), args, kwargs)
+
+    def handle(self, job_id: str) -> JobHandle[T]:
+        """Return the handle of an earlier job of this function, perhaps enqueued by another process. No request is sent."""
+        return _application().find_handle(self, job_id)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """Return a call of this function with arguments, for `enqueue_many`."""
+        return Call(self, args, kwargs)
+
+    def enqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
+        """Enqueue many jobs in one round trip; each item is a `call(...)`, a tuple of arguments or a dict of them."""
+        return _application().enqueue_many(map(self._as_call, calls))
+
+    async def aenqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
+        """`enqueue_many` without blocking the event loop."""
+        return await _application().aenqueue_many([self._as_call(item) for item in calls])
+
+    @foreign.explains(foreign.OPTIONS)
+    def using(
+        self,
+        *,
+        delay: DurationLike | UnsetType | None = UNSET,
+        priority: int | UnsetType = UNSET,
+        topic: str | UnsetType = UNSET,
+        retries: int | UnsetType = UNSET,
+        timeout: DurationLike | UnsetType | None = UNSET,
+        expires: DurationLike | UnsetType | None = UNSET,
+        unique: Unique | bool | str | UnsetType | None = UNSET,
+        store_result: bool | UnsetType = UNSET,
+        key: str | UnsetType | None = UNSET,
+        headers: Mapping[str, Any] | UnsetType = UNSET,
+        id: str | UnsetType = UNSET,
+        on_commit: bool | UnsetType = UNSET,
+    ) -> JobFunction[P, R, T]:
+        """Return the same job function with other options for the jobs that it enqueues.
+
+        Durations are seconds, a timedelta or a string ("5m"). `id` chooses the job's id beforehand; an id that is in the
+        queue already adds nothing. With `on_commit` the job is sent when the database transaction around the enqueue
+        commits, and never if that is rolled back; this needs a framework's plugin that handles transactions (jobs-django).
+        Raises JobDefinitionError for a value out of range.
+        """
+        given = {
+            "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
+            "expires": expires, "unique": unique, "store_result": store_result, "key": key, "headers": headers, "id": id,
+            "on_commit": on_commit,
+        }  # fmt: skip
+        twin: JobFunction[P, R, T] = object.__new__(JobFunction)
+        twin.__dict__.update(self.__dict__)
+        overrides = parse(f"{self.name}.using", given)
+        refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, lambda: self._parameters)
+        twin.overrides = overrides.over(self.overrides)
+        return twin
+
+    @_Lazy
+    def _parameters(self) -> Collection[str]:
+        return tuple(inspect.signature(self.function).parameters)
+
+    def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:
+        if isinstance(item, tuple):
+            return Call(self, item, {})
+        if isinstance(item, dict):
+            return Call(self, (), item)
+        if isinstance(item, Call):
+            return item
+        raise JobDefinitionError(
+            f"{self.name}.enqueue_many: expected a call(...), a tuple or a dict for each job, got {type(item).__name__}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<job {self.name}>"
+
+
+foreign.teach(JobFunction, foreign.METHODS)
+
+
+def _no_application() -> Enqueuer:
+    raise RuntimeError("jobs_core.app is not imported")  # pragma: no cover - the package imports it
+
+
+_application: Callable[[], Enqueuer] = _no_application
+
+
+def set_application_source(source: Callable[[], Enqueuer]) -> None:
+    """Tell job functions where their application comes from; app.py does so, and this module need not import it."""
+    global _application
+    _application = source
+
+
+class Execution(NamedTuple):
+    """One execution of a module's code: an import, or a reload."""
+
+    module: str
+    spec: object  # made anew for each, whether the module object stays or not
+
+
+def execution_that_defines() -> Execution:
+    """Return the execution of a module during which this is called, if any: the nearest on the stack."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    names = frame.f_globals if frame is not None else {}
+    return Execution(names.get("__name__", ""), names.get("__spec__"))
+
+
+def is_method(name: str, own: str) -> JobDefinitionError:
+    return JobDefinitionError(
+        f"{name} is a method, and a worker has no {own} to call it on: write a module-level function that takes what is "
+        "needed to find the object and calls the method, or make it a @staticmethod if it needs no object"
+    )

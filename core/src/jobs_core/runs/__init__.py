@@ -1,0 +1,1 @@
+"""One run of a job: its state, its context for the job itself, and its outcome."""

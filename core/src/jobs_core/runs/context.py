@@ -1,0 +1,149 @@
+"""The context of a running job, which `current_job()` returns, and the objects that hooks receive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from msgspec import Struct
+
+from .. import foreign
+from ..backends.base import Outcome
+from ..errors import JobCancelled
+from ..handle import JobHandle
+from ..job_function import Call, Enqueuer, JobFunction
+from .outcome import is_final
+from .run import Run
+from .running import running
+
+if TYPE_CHECKING:
+    from ..message import Message
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+worker_app: Enqueuer | None = None
+"""The application of this worker process; set once, before the first run."""
+
+
+class JobContext:
+    """The context of the job that is running."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def id(self) -> str:
+        """Return the job's id."""
+        return self._run.delivery.id
+
+    @property
+    def name(self) -> str:
+        """Return the job's registered name."""
+        return self._run.job.name
+
+    @property
+    def topic(self) -> str:
+        """Return the topic that the job came from."""
+        return self._run.delivery.topic
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of this attempt, counted from 1."""
+        return self._run.attempt
+
+    @property
+    def retries(self) -> int:
+        """Return the number of attempts that the job may have after the first."""
+        return self._run.retries
+
+    @property
+    def redeliveries(self) -> int:
+        """Return the number of earlier runs that were lost because their worker died."""
+        return self._run.delivery.redeliveries
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Return the headers of the envelope."""
+        return self._run.message.headers
+
+    @property
+    def message(self) -> Message:
+        """Return the whole envelope."""
+        return self._run.message
+
+    @property
+    def cancelled(self) -> bool:
+        """Return whether this job was cancelled. Jobs on threads check it, since threads cannot be interrupted."""
+        return isinstance(self._run.interrupted, JobCancelled)
+
+    def is_final(self, error: BaseException) -> bool:
+        """Return whether the job will not run again by itself if `error` ends this run: it becomes a dead letter, or cancelled.
+
+        For code around a job that cannot wait for `jobs_job_finished`, which receives the outcome.
+        """
+        return is_final(self._run, error)
+
+    def enqueue(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
+        """Enqueue a follow-up together with this job's acknowledgement: both happen, or neither.
+
+        The follow-up is not sent if the job fails. Where the backend lacks `atomic_followups`, follow-ups are pushed
+        just before the acknowledgement, and a crash between the two repeats them. Raises the errors of
+        `JobFunction.enqueue` for arguments that do not fit. Raises RuntimeError if the run has ended, which happens in
+        a thread that outlives its run: the follow-up would never be sent.
+        """
+        app = worker_app
+        if app is None:
+            return job.enqueue(*args, **kwargs)
+        outgoing, handle = app.prepare(Call(job, args, kwargs))
+        if self._run.followups is None:
+            self._run.followups = []
+        self._run.followups.append(outgoing)
+        if self._run.ended:  # after the append: a run is marked as ended before its follow-ups are read
+            raise RuntimeError(
+                f"{self.name} {self.id} has ended: follow-ups are sent with its acknowledgement, which has already happened. "
+                f"Wait for your threads before the job ends, or call {job.name}.enqueue()"
+            )
+        handle.created = None  # unknown until it is sent: the backend may already have a job with its key or id
+        return handle
+
+    def __repr__(self) -> str:
+        return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"
+
+
+foreign.teach(JobContext, foreign.CONTEXT)
+
+
+class RunOutcome(Struct, frozen=True):
+    """The outcome of a run, for `jobs_job_finished`."""
+
+    outcome: Outcome
+    seconds: float
+    error: BaseException | None = None
+
+
+class WorkerInfo(Struct, frozen=True):
+    """A worker process, for hooks."""
+
+    owner: str
+    pool: str
+    topics: tuple[str, ...]
+    mode: str
+    concurrency: int
+
+
+def current_job() -> JobContext:
+    """Return the job that is running here, in threads, tasks and to_thread; raise RuntimeError outside a job."""
+    run = running.get()
+    if run is None:
+        raise RuntimeError("current_job() was called outside a job: only code that a worker runs has a current job")
+    return context_of(run)
+
+
+def context_of(run: Run) -> JobContext:
+    """Return the context of a run; each run has one."""
+    if run.context is None:
+        run.context = JobContext(run)
+    context: JobContext = run.context
+    return context
