@@ -448,6 +448,7 @@ COMMANDS: Final = _table(
     ("queue queues ls count counts info length", _command("the topics with their jobs are shown by", "topics")),
     ("failed failures dlq deadletters dead-letters requeue", _command("dead letters are listed and retried by", "dead list")),
     ("enqueue send call delay apply add trigger dispatch", _command("a job is enqueued by", "push tasks.send_email")),
+    ("exec execute perform perform_now invoke eager", _command("one job is run here and now by", "run tasks.send_email")),
     ("retry", _command("a dead letter is tried again by", "dead retry ID")),
     ("autoscale pool_grow pool_shrink concurrency grow", _command("the number of workers in a pool is set by", "scale default 4")),
     ("config settings doctor validate configtest", _command("the configuration is checked and shown by", "check --show")),

@@ -23,6 +23,7 @@ from ..units import format_duration
 from ..worker.decoder import Decoder
 from ..worker.main import Worker, prepare
 from ..worker.settings import Listener
+from ..worker.stop_signals import obeying
 from . import output
 from .common import Context, fail, literal, pass_context
 from .push import find_job, keyword_arguments, keywords_option
@@ -59,6 +60,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     call = Call(function, tuple(map(literal, args)), keyword_arguments(given))
     sent = context.app.outgoing(context.app.message(call))
     decoder = _Decoder(context.app)
+    queue = _queue_of_one(context.app, sent)
     worker = Worker(
         context.app,
         "run",
@@ -66,11 +68,20 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
         bootstrapper,
         keeps_house=False,
         drain=True,
-        backend=_queue_of_one(context.app, sent),
+        backend=queue,
         decoder=decoder,
         listener=_GivesUp(function.name),
     )
-    worker.run()
+
+    def stop(timeout: float | None) -> None:
+        """Cancel the job, so that it cleans up; at the second signal, end at once."""
+        if timeout is None:
+            queue.cancel(sent.id, force=True)
+        else:
+            worker.courier.stop(timeout)
+
+    with obeying(stop):
+        worker.run()
     _report(context, function.name, decoder.ending)
 
 
@@ -135,6 +146,8 @@ def _report(context: Context, name: str, ending: Settlement | None) -> None:
         else:
             output.echo_json(msgspec.json.encode(stored.get("value")))
         return
+    if ending.outcome is Outcome.CANCELLED:
+        fail(f"{name} was interrupted")
     if ending.outcome is Outcome.DEFER:
         fail(f"{name} asked to be run again in {format_duration(ending.after)} (Snooze); nothing was enqueued")
     told = msgspec.json.decode(ending.error or b"{}")
@@ -152,6 +165,6 @@ class _GivesUp(Listener):
 
     def abandoned(self, replace: bool) -> None:
         if replace:
-            output.echo(f"jobs: {self._name} ignored its timeout, and was ended together with this process", err=True)
+            output.echo(f"jobs: {self._name} ignored its interruption: it ends with this process", err=True)
             sys.stdout.flush()
             os._exit(1)
