@@ -107,7 +107,7 @@ def one_by_one() -> Rows:
         link, client = Link(connector(parse(app.backend_url)), "bare"), redis.Redis.from_url(app.backend_url)
         jobs_to_run.noop.enqueue()
         (waiting,) = app.operate(lambda backend: backend.browse("default", State.READY, 1))
-        digest, payload = scripts.ONE.digest.decode(), waiting.payload
+        digest, payload = scripts.PUSH_ONE.digest.decode(), waiting.payload
         number = map(str, itertools.count())  # a repeated request would store nothing
 
         def bare() -> None:
@@ -116,7 +116,7 @@ def one_by_one() -> Rows:
 
         def naked() -> None:
             for _ in range(ONE_BY_ONE):
-                link.run(scripts.ONE, "{bare}", "", next(number), 60_000, "default", 0, next(number), payload)
+                link.run(scripts.PUSH_ONE, "{bare}", "", next(number), 60_000, "default", 0, next(number), payload)
 
         def ours() -> None:
             for _ in range(ONE_BY_ONE):
@@ -124,7 +124,7 @@ def one_by_one() -> Rows:
 
         def together(count: int) -> None:
             messages = [value for _ in range(count) for value in (next(number), payload)]
-            link.run(scripts.PUT, "{bare}", "", next(number), 60_000, "default", 0, count, *messages)
+            link.run(scripts.PUSH_PLAIN, "{bare}", "", next(number), 60_000, "default", 0, count, *messages)
 
         sharing = Sharing(together)
 

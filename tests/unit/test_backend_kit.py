@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from jobs_core import backend_kit, failpoints
 from jobs_core.backend_kit import SelfPipe, Timers, doubled, peek, read_url, unsigned, with_failpoints
+from jobs_core.backends.sqlite import engine
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.message import Signer
 from jobs_core.supervisor.processes.backoff import RestartBackoff
@@ -240,6 +242,22 @@ def test_a_fork_can_set_them_in_all_modules():
         armed = failpoints.failpoint
         for module in [module for module in sys.modules.values() if vars(module).get("failpoint") is armed]:
             vars(module)["failpoint"] = failpoints._none
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("jobs_core.failpoints.failpoint", backend_kit.failpoint),
+        ("jobs_core.deadline.left", backend_kit.left),
+        ("jobs_core.deadline.addresses", backend_kit.addresses),
+        ("jobs_core.units.MAX_SECONDS", backend_kit.MAX_SECONDS),
+        ("jobs_core.ids.new_id", backend_kit.new_id),
+        ("jobs_core.urls.read", backend_kit.read_url),
+        ("jobs_core.backends.sqlite.backend.parse_url", engine.parse_url),
+    ],
+)
+def test_the_places_where_authors_found_parts_before_still_have_them(old, new):
+    assert pkgutil.resolve_name(old) is new
 
 
 def test_every_part_is_documented():

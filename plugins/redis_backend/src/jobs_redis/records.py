@@ -27,7 +27,7 @@ _FEW = 10_000  # topics of which the heads of records are kept
 
 
 def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
-    """Return the arguments of put.lua from the fourth on; None if it cannot store these messages."""
+    """Return the arguments of push_plain.lua from the fourth on; None if it cannot store these messages."""
     first = messages[0]
     topic, priority = first.topic, first.priority
     group: list[Any] = [topic, priority, 0]
@@ -49,7 +49,7 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
 
 
 def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) -> None:
-    """Append the four values of a message: see add in scripts/lines.lua."""
+    """Append the four values of a message: see add in scripts/queue.lua."""
     unique = outgoing.unique
     if unique is None:
         extra: bytes | str = b"" if outgoing.delay <= 0 and not outgoing.chosen else _extra(outgoing, 0, 0)

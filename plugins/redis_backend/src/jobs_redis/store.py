@@ -124,11 +124,11 @@ class Store:
         if len(messages) == 1:
             (one,) = messages
             if one.unique is None and one.delay <= 0 and not one.chosen:
-                answer = self._run(scripts.ONE, request, self._window, one.topic, one.priority, one.id, one.payload)
+                answer = self._run(scripts.PUSH_ONE, request, self._window, one.topic, one.priority, one.id, one.payload)
                 return dict(_conflicts(answer)) if answer else {}
         plain = records.plain(messages)
         if plain is not None:
-            answer = self._run(scripts.PUT, request, self._window, *plain)
+            answer = self._run(scripts.PUSH_PLAIN, request, self._window, *plain)
             return dict(_conflicts(answer)) if answer else {}
         arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(messages), ""]
         for message in messages:
@@ -180,7 +180,7 @@ class Store:
         text = f"an entry of the inlet is {length:,} bytes, max_message is {self.options.max_message:,}"
         error = msgspec.json.encode({"at": self.options.now(), "attempt": 0, "type": reason, "message": text, "traceback": ""})
         job_id, most = new_id(), self.options.retention(topic).dead_max
-        buried = int(self._run(scripts.BURY, topic, length, job_id, reason, error, most))
+        buried = int(self._run(scripts.REJECT, topic, length, job_id, reason, error, most))
         if buried:
             logger.error("job %s of topic %s goes to the dead letters (%s): %s", job_id, topic, reason, text)
         return buried
@@ -225,11 +225,11 @@ class Store:
 
     def return_wake_tokens(self, topics: Collection[str]) -> None:
         """Have other workers woken for these topics."""
-        self._run(scripts.NUDGE, *topics)
+        self._run(scripts.RETURN_TOKENS, *topics)
 
     def wake_owner(self, owner: str) -> None:
         """End the wait of this owner."""
-        self._run(scripts.RING, owner)
+        self._run(scripts.WAKE_OWNER, owner)
 
     def housekeep(self, limit: int) -> Housekept:
         lease, silence = self._lease, micro(self.options.outage_after)

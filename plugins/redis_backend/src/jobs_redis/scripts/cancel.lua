@@ -1,8 +1,8 @@
--- Cancel a waiting job at once, or have the owner of a reserved one told. Needs common, endings.
+-- Cancel a waiting job at once, or have the owner of a reserved one told. Needs common, removal.
 --
 -- ARGV     2 id   3 time to live of a cancelled job in microseconds   4 '1' if it is to end by whatever means
 -- Result   the state it is in afterwards
--- Cost     O(log of the line)
+-- Cost     O(log of the queue)
 
 local id = ARGV[2]
 local record = redis.call('HGET', JOBS, id)

@@ -1,8 +1,8 @@
--- Take these very jobs, wherever they stand but among the dead, and renew the owner's lease. Needs common and unique.
+-- Reserve exactly these jobs in whatever state, except dead ones, and renew the owner's lease. Needs common and unique.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 ... ids
 -- Result   {} if the owner is lost; else {now, 0, id, token, record, history, id, ...} as reserve's
--- Cost     O(ids x log of the line); O(owners) for each that somebody else holds
+-- Cost     O(ids x log of the queue); O(owners) for each that somebody else holds
 --
 -- For a store of records beside another queue: whoever got the job there takes it here. The owner's last request, sent
 -- again, gets what it still holds of it.

@@ -1,4 +1,4 @@
--- What every other script begins with: names of keys, records. Needs order.
+-- The names of keys, and records. Every other script begins with it. Needs order.
 
 local JOBS, HISTORY, OWNERS, RESERVED = base .. 'job', base .. 'history', base .. 'owners', base .. 'reserved'
 local FORCED = '\0force' -- stands behind the id of a job that is to be ended by whatever means

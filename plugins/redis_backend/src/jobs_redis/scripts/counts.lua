@@ -3,7 +3,7 @@
 -- ARGV     2 ... topics
 -- Result   a topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1}; what is due
 --          counts as ready, and so does what foreign producers have pushed
--- Cost     O(topics x log of the lines)
+-- Cost     O(topics x log of the queues)
 
 local found = {}
 for n = 2, #ARGV do

@@ -1,4 +1,4 @@
--- What is known of a job, for operators. Needs common.
+-- Describe a job, for operators. Needs common.
 
 -- {state, id, record, since, due, owner, cancel, history ...}; numbers are microseconds, as text; empty if not so.
 local function describe(id, record, state, since, due, owner)

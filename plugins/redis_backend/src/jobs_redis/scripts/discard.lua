@@ -1,8 +1,8 @@
--- Move waiting jobs to the dead letters. Needs common, endings.
+-- Move waiting jobs to the dead letters. Needs common, removal.
 --
 -- ARGV     2 reason   3 ... id, most dead letters of its topic
 -- Result   how many
--- Cost     O(ids x log of the line)
+-- Cost     O(ids x log of the queue)
 
 local count = 0
 although_full()

@@ -1,4 +1,4 @@
--- Delete dead letters for good. Needs common, endings.
+-- Delete dead letters for good. Needs common, removal.
 --
 -- ARGV     2 ... ids
 -- Result   how many

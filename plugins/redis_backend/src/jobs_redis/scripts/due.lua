@@ -1,4 +1,4 @@
--- How scheduled jobs come into line. Needs common.
+-- How scheduled jobs become ready. Needs common.
 
 -- Put scheduled jobs that are due in line, where they would stand had they been put there in time.
 local function line_up_due(topic, most)

@@ -1,4 +1,4 @@
--- Delete what foreign producers have pushed into a topic's inlet and nobody has taken in yet. Needs common.
+-- Delete a topic's inlet: messages of foreign producers that no worker has admitted yet. Needs common.
 --
 -- ARGV     2 topic
 -- Result   how many entries

@@ -1,4 +1,4 @@
--- See whether a job has ended; if not, have its end told through the list "end:<id>". Needs common, describe.
+-- Check whether a job has ended; if not, have its end reported through the list "end:<id>". Needs common, describe.
 --
 -- ARGV     2 id   3 for how long it is followed, in microseconds
 -- Result   {now, what is known: see describe.lua; an empty list if nothing is}; false if it has not ended

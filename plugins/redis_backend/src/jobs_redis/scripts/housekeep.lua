@@ -1,9 +1,9 @@
--- What is done now and then; bounded, and may run on several machines. Needs common, endings, due.
+-- Do periodic maintenance; bounded, and may run on several machines. Needs common, removal, due.
 --
 -- ARGV     2 lease   3 silence of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped; all times in microseconds
 -- Result   {lined up, owners released, dropped, 1 if there may be more, {topics that are in use and were not among the arguments}}
--- Cost     O(limit x log of the line) and O(topics); jobs of expired owners until the limit is passed
+-- Cost     O(limit x log of the queue) and O(topics); jobs of expired owners until the limit is passed
 
 local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
 although_full()

@@ -1,4 +1,4 @@
--- Is there work? Needs common.
+-- Check whether there are jobs to run. Needs common.
 --
 -- ARGV     2 ... topics
 -- Result   {1 if a topic has a ready job, microseconds until the next scheduled one is due or -1,

@@ -1,4 +1,4 @@
--- The clock, and where a job stands in line. What even the shortest script begins with.
+-- The clock, and the place of a job among the ready ones. Even the shortest script begins with it.
 --
 -- KEYS[1] is the base of all keys, "{prefix}"; every other key is made from it and lies in its slot.
 -- ARGV[1] is the time in microseconds, or empty for the server's own clock.

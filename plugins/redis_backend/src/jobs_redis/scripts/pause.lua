@@ -1,4 +1,4 @@
--- Hand out no more jobs of a topic. Needs common.
+-- Have no more jobs of a topic reserved. Needs common.
 --
 -- ARGV     2 topic
 -- Cost     constant

@@ -1,8 +1,8 @@
--- Delete jobs of a topic in one state for good, a batch. Needs common, endings.
+-- Delete jobs of a topic in one state for good, a batch. Needs common, removal.
 --
 -- ARGV     2 topic   3 state: ready, scheduled or dead   4 limit
 -- Result   how many
--- Cost     O(limit x log of the line)
+-- Cost     O(limit x log of the queue)
 
 local lines = { ready = READY, scheduled = LATER, dead = DEAD }
 local line, limit = lines[ARGV[3]] .. ARGV[2], tonumber(ARGV[4])

@@ -1,12 +1,12 @@
--- Store messages, once a request. Needs common, endings, lines.
+-- Store messages, once a request. Needs common, removal, queue.
 --
 -- ARGV     2 request   3 milliseconds for which it is remembered   4 time to live of a cancelled job in microseconds
---          5 number of messages   6 inlet topic, or empty   then four values a message: see add in lines.lua; with an
+--          5 number of messages   6 inlet topic, or empty   then four values a message: see add in queue.lua; with an
 --          inlet topic its messages come from the head of that topic's inlet, whose first entries must be the payloads
 --          that follow the messages, and are removed
 -- Result   conflicts, packed {id, holder, ...}, or empty; false if the inlet has changed meanwhile
 -- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
--- Cost     O(messages x log of the line)
+-- Cost     O(messages x log of the queue)
 
 local remembered = base .. 'request:' .. ARGV[2]
 local answer = redis.call('GET', remembered)

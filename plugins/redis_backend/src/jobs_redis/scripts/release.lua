@@ -1,9 +1,9 @@
--- Give back at once what a dead or leaving process holds, and forget it as an owner. Needs common, endings.
+-- Release the jobs of a dead or leaving process, and forget it as an owner. Needs common, removal.
 --
 -- ARGV     2 owner   3 time to live of a cancelled job in microseconds   4 crash: 1 if it counts as one
 --          5 report for the history of started jobs   6 ... ids of started jobs
 -- Result   how many jobs it held; 0 also for an unknown owner
--- Cost     O(jobs held x log of the line)
+-- Cost     O(jobs held x log of the queue)
 
 if not redis.call('ZSCORE', OWNERS, ARGV[2]) then return 0 end
 although_full()

@@ -2,7 +2,7 @@
 --
 -- ARGV     2 ... ids
 -- Result   how many
--- Cost     O(ids x log of the line)
+-- Cost     O(ids x log of the queue)
 
 local count = 0
 although_full()

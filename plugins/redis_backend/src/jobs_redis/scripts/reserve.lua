@@ -1,10 +1,10 @@
--- Take ready jobs, topics in order, and renew the owner's lease. Needs common, unique, due.
+-- Reserve ready jobs, topics in order, and renew the owner's lease. Needs common, unique, due.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
 --          first four numbers; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
 --          producers have pushed ...}; when the limit was reached it may have seen only part
--- Cost     O(limit x log of the line), and at most 1000 due jobs a topic put in line
+-- Cost     O(limit x log of the queue), and at most 1000 due jobs a topic put in line
 --
 -- A token is "number:place:topic": which reservation it is, where the job stood, whose count it is in. The owner's last
 -- request, sent again, gets what it still holds of it.

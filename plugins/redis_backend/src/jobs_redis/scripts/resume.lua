@@ -1,4 +1,4 @@
--- Hand out jobs of a topic again, and wake who waits for them. Needs common.
+-- Let jobs of a topic be reserved again, and wake a worker that waits for them. Needs common.
 --
 -- ARGV     2 topic
 -- Cost     constant

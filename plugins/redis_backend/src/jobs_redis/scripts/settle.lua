@@ -1,10 +1,10 @@
--- End reservations. Needs common, endings, lines.
+-- End reservations. Needs common, removal, queue.
 --
 -- ARGV     2 owner   3 request   4 time to live of a cancelled job in microseconds
 --          5 number of groups of jobs that are simply done, each: topic, count n, n ids, n tokens
 --          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
 --          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
---          number of follow-ups, and four values a follow-up: see add in lines.lua
+--          number of follow-ups, and four values a follow-up: see add in queue.lua
 -- Result   a letter a settlement, groups first: s(ettled), a(lready, by an earlier sending of this request), - (stale)
 -- Cost     O(settlements)
 

@@ -1,4 +1,4 @@
--- Put back the wake tokens of a worker that was woken and cannot take work. Needs common.
+-- Have other workers woken for the topics of one that was woken and cannot take jobs. Needs common.
 --
 -- ARGV     2 ... topics
 -- Cost     O(topics)

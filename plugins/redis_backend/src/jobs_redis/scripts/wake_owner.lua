@@ -1,4 +1,4 @@
--- End a wait of ours: put something where it waits, too. Needs common.
+-- End the wait of an owner: write the key for which its blocking command waits, too. Needs common.
 --
 -- ARGV     2 owner
 -- Cost     constant

@@ -1,10 +1,10 @@
--- Store messages without unique keys and delays, once a request: what nearly every push of several is. Needs order.
+-- Store messages without unique keys and delays, once a request. Most pushes of several are this. Needs order.
 --
 -- ARGV     2 request   3 milliseconds for which it is remembered   then groups, each: topic, priority, count n, and n times
 --          id and payload; no id twice
 -- Result   empty, or what push.lua has answered this request
 -- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
--- Cost     O(messages x log of the line)
+-- Cost     O(messages x log of the queue)
 
 local remembered = base .. 'request:' .. ARGV[2]
 if not redis.call('SET', remembered, '', 'NX', 'PX', ARGV[3]) then return redis.call('GET', remembered) end

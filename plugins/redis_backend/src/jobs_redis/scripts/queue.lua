@@ -1,4 +1,4 @@
--- How jobs come in: stored, and put in line or scheduled. Needs common and endings.
+-- How jobs come in: stored, and made ready or scheduled. Needs common and removal.
 
 local SOON = 5000000 -- a job due within this wakes a waiting worker, which then waits for it; others look that often
 

@@ -1,4 +1,4 @@
--- Move the first entry of a topic's inlet to the dead letters as it came, without sending it anywhere. Needs common, endings.
+-- Move the first entry of a topic's inlet to the dead letters as it came, without sending it anywhere. Needs common, removal.
 --
 -- ARGV     2 topic   3 its length   4 id   5 reason   6 error   7 dead letters kept at most
 -- Result   1; 0 if the inlet has changed meanwhile

@@ -1,4 +1,4 @@
--- How jobs leave: done or cancelled, dead, or back into the line. Needs common and unique.
+-- How jobs leave: done or cancelled, dead, or ready again. Needs common and unique.
 
 local function tell_followers(id)
   if redis.call('ZREM', FOLLOWERS, id) == 1 then

@@ -1,11 +1,11 @@
--- Store one message without unique key and delay, once a request: what an enqueue is, and who enqueues waits for it. So
--- it stands by itself, and says everything once: what order.lua and put.lua do for many, in the fewest steps of Lua.
+-- Store one message without unique key and delay, once a request. Most enqueues are this, and their callers wait for it: it
+-- stands by itself, and does what order.lua and push_plain.lua do for many, in the fewest steps of Lua.
 --
 -- ARGV     1 time in microseconds, or empty for the server's own clock   2 request   3 milliseconds for which it is
 --          remembered   4 topic   5 priority   6 id   7 payload
 -- Result   empty, or what push.lua has answered this request
 -- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
--- Cost     O(log of the line)
+-- Cost     O(log of the queue)
 
 local base, topic, id = KEYS[1], ARGV[4], ARGV[6]
 local remembered = base .. ':request:' .. ARGV[2]
