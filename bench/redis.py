@@ -98,13 +98,13 @@ def one_by_one() -> Rows:
     import redis
 
     from jobs_redis import scripts
-    from jobs_redis.transport.link import Link, connector
+    from jobs_redis.transport.connection import ServerConnection, connector
     from jobs_redis.url import parse
 
     from . import jobs_to_run
 
     with redis_application() as (app, _):
-        link, client = Link(connector(parse(app.backend_url)), "bare"), redis.Redis.from_url(app.backend_url)
+        connection, client = ServerConnection(connector(parse(app.backend_url)), "bare"), redis.Redis.from_url(app.backend_url)
         jobs_to_run.noop.enqueue()
         (waiting,) = app.operate(lambda backend: backend.browse("default", State.READY, 1))
         digest, payload = scripts.PUSH_ONE.digest.decode(), waiting.payload
@@ -116,7 +116,7 @@ def one_by_one() -> Rows:
 
         def naked() -> None:
             for _ in range(ONE_BY_ONE):
-                link.run(scripts.PUSH_ONE, "{bare}", "", next(number), 60_000, "default", 0, next(number), payload)
+                connection.run(scripts.PUSH_ONE, "{bare}", "", next(number), 60_000, "default", 0, next(number), payload)
 
         def ours() -> None:
             for _ in range(ONE_BY_ONE):
@@ -124,7 +124,7 @@ def one_by_one() -> Rows:
 
         def together(count: int) -> None:
             messages = [value for _ in range(count) for value in (next(number), payload)]
-            link.run(scripts.PUSH_PLAIN, "{bare}", "", next(number), 60_000, "default", 0, count, *messages)
+            connection.run(scripts.PUSH_PLAIN, "{bare}", "", next(number), 60_000, "default", 0, count, *messages)
 
         sharing = Sharing(together)
 
@@ -140,7 +140,7 @@ def one_by_one() -> Rows:
             rates["ours"].append(ONE_BY_ONE / seconds(ours))
             rates["threads"].append(8 * ONE_BY_ONE / _on_eight_threads(ours))
             rates["naked threads"].append(8 * ONE_BY_ONE / _on_eight_threads(shared_naked))
-        link.disconnect()
+        connection.disconnect()
         client.close()
         naked_rate, bare_rate, rate, shared, shared_naked_rate = (sorted(values)[1] for values in rates.values())
         return {

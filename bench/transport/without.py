@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from jobs_rabbitmq.transport import calls, loop, own
-from jobs_rabbitmq.transport.wire import OpenChannel
+from jobs_rabbitmq.transport.connection import OpenChannel
 
 
 def _codec() -> None:
@@ -15,11 +15,11 @@ def _codec() -> None:
         self._others(data)
         return 0
 
-    def create(wire: own.OwnWire, number: int, opened: object) -> OpenChannel:
-        return OpenChannel(wire, number, opened)
+    def create(connection: own.OwnConnection, number: int, opened: object) -> OpenChannel:
+        return OpenChannel(connection, number, opened)
 
     own.Reader.feed = feed  # type: ignore[method-assign]
-    own.OwnWire._create_channel = create  # type: ignore[assignment,method-assign]
+    own.OwnConnection._create_channel = create  # type: ignore[assignment,method-assign]
 
 
 def _calls() -> None:

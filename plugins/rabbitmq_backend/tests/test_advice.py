@@ -14,8 +14,8 @@ SAFE = "amqps://shop:secret@broker.example/shop"
 
 
 def said(url, *, version="3.13.0", longest=60.0):
-    wire = SimpleNamespace(server_properties={"version": version})
-    return advice(parse(url), BackendOptions(longest_run=lambda: longest), wire)
+    connection = SimpleNamespace(server_properties={"version": version})
+    return advice(parse(url), BackendOptions(longest_run=lambda: longest), connection)
 
 
 @pytest.mark.parametrize("url", [SAFE, "amqp://localhost", "amqp://127.0.0.1,[::1]:5673"])

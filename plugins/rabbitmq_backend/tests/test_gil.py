@@ -59,7 +59,7 @@ def test_giving_back_what_was_delivered_ahead_over_a_new_connection_costs_none(c
     while ahead(worker) < 200:
         worker.heartbeat()  # it sees the new message
     (long,) = worker.reserve([TOPIC], 1, new_token())
-    connection = worker._taking().wire
+    connection = worker._taking().connection
     gil, sent, send = request.getfixturevalue("held"), [], calls.send
 
     def watched(descriptor, data):

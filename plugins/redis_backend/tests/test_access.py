@@ -16,7 +16,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer, urls
 from jobs_core.urls import scheme
-from jobs_redis.transport.link import Link, connector
+from jobs_redis.transport.connection import ServerConnection, connector
 from jobs_redis.url import parse
 
 DOCS = Path(__file__).parents[3] / "docs" / "backends.md"
@@ -108,10 +108,10 @@ def test_the_proposed_user_may_do_all_that_scripts_do():
     ["FLUSHALL", "CONFIG SET dir /", "GET others", "KEYS *", "SCAN 0", "SCRIPT FLUSH", "CLIENT LIST", "RENAME {jobs}:meta x"],
 )
 def test_the_proposed_user_may_do_nothing_else(server, words):
-    link = Link(connector(parse(f"redis://jobs:secret@127.0.0.1:{server.port}")), "here")
+    connection = ServerConnection(connector(parse(f"redis://jobs:secret@127.0.0.1:{server.port}")), "here")
     with pytest.raises(BackendError, match="lacks a permission"):
-        link.call(*words.split())
-    link.disconnect()
+        connection.call(*words.split())
+    connection.disconnect()
 
 
 def test_the_proposed_user_for_other_languages_may_push_into_inlets_and_nothing_else(server):

@@ -11,7 +11,7 @@ from jobs_core.errors import BackendError
 from jobs_core.testing.services import free_port
 from jobs_core.testing.services.redis import RedisServer
 from jobs_redis.advice import advice
-from jobs_redis.transport.link import Link, connector
+from jobs_redis.transport.connection import ServerConnection, connector
 from jobs_redis.url import parse
 
 
@@ -24,11 +24,11 @@ def own_server(tmp_path):
 
 def advised(server, url="redis://127.0.0.1"):
     """Return the advice for this server, as if it were reached by this URL."""
-    link = Link(connector(parse(f"redis://127.0.0.1:{server.port}")), "here")
+    connection = ServerConnection(connector(parse(f"redis://127.0.0.1:{server.port}")), "here")
     try:
-        return advice(parse(url), link)
+        return advice(parse(url), connection)
     finally:
-        link.disconnect()
+        connection.disconnect()
 
 
 def test_a_durable_server_on_loopback_needs_no_advice(own_server):
@@ -62,9 +62,9 @@ def test_an_append_only_file_that_is_never_synced_is_told(own_server):
 
 @pytest.mark.parametrize("host", ["redis.example", "10.0.0.7"])
 def test_the_default_user_and_an_open_wire_beyond_loopback_are_told(own_server, host):
-    user, wire = advised(own_server, f"redis://{host}")
+    user, protocol = advised(own_server, f"redis://{host}")
     assert "default user" in user
-    assert "rediss://" in wire
+    assert "rediss://" in protocol
     (user,) = advised(own_server, f"rediss://{host}")
     assert "default user" in user
 
@@ -97,11 +97,11 @@ def test_an_old_server_is_told_and_valkey_is_not_mistaken_for_one():
 def test_what_a_server_does_not_let_us_see_is_left_out(own_server):
     own_server.command("CONFIG", "SET", "appendonly", "no")
     own_server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~{jobs}*", "+@all", "-@admin", "-@dangerous")
-    link = Link(connector(parse(f"redis://jobs:secret@127.0.0.1:{own_server.port}")), "here")
+    connection = ServerConnection(connector(parse(f"redis://jobs:secret@127.0.0.1:{own_server.port}")), "here")
     try:
-        assert advice(parse("redis://127.0.0.1"), link) == []
+        assert advice(parse("redis://127.0.0.1"), connection) == []
     finally:
-        link.disconnect()
+        connection.disconnect()
 
 
 def test_jobsctl_check_shows_it(own_server, tmp_path):

@@ -75,11 +75,11 @@ def backend(make):
 
 
 def rpush(backend, *entries, topic="t"):
-    backend._link.call("RPUSH", backend._store.keys.inlet(topic), *entries)
+    backend._connection.call("RPUSH", backend._store.keys.inlet(topic), *entries)
 
 
 def inlet(backend, topic="t"):
-    return backend._link.call("LRANGE", backend._store.keys.inlet(topic), 0, -1)
+    return backend._connection.call("LRANGE", backend._store.keys.inlet(topic), 0, -1)
 
 
 def take(backend, topic="t"):
@@ -168,9 +168,9 @@ def test_an_entry_larger_than_a_message_may_be_is_buried_as_it_came_without_reac
 def test_entries_too_large_to_be_read_do_not_pass_through_a_process(make):
     backend = make(max_message=1000)
     calls = []
-    link = backend._link
-    run = link.run
-    link.run = lambda script, *arguments: calls.append(answer := run(script, *arguments)) or answer
+    connection = backend._connection
+    run = connection.run
+    connection.run = lambda script, *arguments: calls.append(answer := run(script, *arguments)) or answer
     rpush(backend, *[b"x" * 5_000_000] * 4)
     take(backend)
     assert all(len(repr(answer)) < 1000 for answer in calls)

@@ -12,7 +12,7 @@ from jobs_core.ids import new_id, new_token
 from jobs_core.message import UniqueKey
 from jobs_core.testing.services.redis import RedisServer
 from jobs_redis.backend import RedisBackend
-from jobs_redis.transport.link import Link, connector
+from jobs_redis.transport.connection import ServerConnection, connector
 from jobs_redis.url import parse
 
 pytestmark = pytest.mark.timeout(300)
@@ -72,11 +72,11 @@ def used(server: RedisServer) -> int:
 
 def keys(server: RedisServer) -> dict[str, int]:
     """Return every key, and the seconds after which it expires; -1 for never."""
-    link = Link(connector(parse(f"redis://127.0.0.1:{server.port}")), "here")
+    connection = ServerConnection(connector(parse(f"redis://127.0.0.1:{server.port}")), "here")
     try:
-        return {key.decode(): link.call("TTL", key) for key in link.call("KEYS", "*")}
+        return {key.decode(): connection.call("TTL", key) for key in connection.call("KEYS", "*")}
     finally:
-        link.disconnect()
+        connection.disconnect()
 
 
 def lasting(server: RedisServer) -> set[str]:

@@ -8,7 +8,7 @@ from jobs_core.backend_kit import is_loopback
 from jobs_core.backends.base import BackendOptions
 
 from .topology import OWN_CONSUMER_TIMEOUT, version
-from .transport import Wire
+from .transport import BrokerConnection
 from .url import Target
 
 OLDEST = (3, 10)
@@ -16,13 +16,13 @@ CONSUMER_TIMEOUT = 1800.0
 """The default of brokers since 3.8.17, in seconds."""
 
 
-def advice(target: Target, options: BackendOptions, wire: Wire) -> list[str]:
+def advice(target: Target, options: BackendOptions, connection: BrokerConnection) -> list[str]:
     """Return the risks, for `jobsctl check`."""
-    return [*_version(wire), *_consumer_timeout(target, options, wire), *_queues(target), *_access(target)]
+    return [*_version(connection), *_consumer_timeout(target, options, connection), *_queues(target), *_access(target)]
 
 
-def _version(wire: Wire) -> Iterator[str]:
-    found = version(wire)
+def _version(connection: BrokerConnection) -> Iterator[str]:
+    found = version(connection)
     if (0, 0) < found < OLDEST:
         yield (
             f"RabbitMQ {found[0]}.{found[1]} is older than 3.10, the first release whose quorum queues do not lose dead "
@@ -30,12 +30,12 @@ def _version(wire: Wire) -> Iterator[str]:
         )
 
 
-def _consumer_timeout(target: Target, options: BackendOptions, wire: Wire) -> Iterator[str]:
+def _consumer_timeout(target: Target, options: BackendOptions, connection: BrokerConnection) -> Iterator[str]:
     """Check the consumer timeout.
 
     A client cannot ask a broker for it: the default is assumed, unless the URL states the value.
     """
-    if version(wire) >= OWN_CONSUMER_TIMEOUT and target.queues == "quorum" and target.consumer_timeout is None:
+    if version(connection) >= OWN_CONSUMER_TIMEOUT and target.queues == "quorum" and target.consumer_timeout is None:
         return  # our queues set it themselves
     limit = CONSUMER_TIMEOUT if target.consumer_timeout is None else target.consumer_timeout
     longest = options.longest_run()

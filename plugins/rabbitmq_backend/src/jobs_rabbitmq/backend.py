@@ -22,7 +22,7 @@ from .publisher import Post, Publisher
 from .republish import Republisher
 from .suspects import Suspects
 from .topology import Names, Topology, level_of
-from .transport import Wire, connect, new_loop
+from .transport import BrokerConnection, connect, new_loop
 from .unacked import Unacked, delivery
 from .url import Target
 
@@ -100,22 +100,22 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._exceptional.clear()
         self._owner = ""
         if consumer is not None:
-            consumer.wire.shut()
+            consumer.connection.shut()
         self._publisher.close()
         self._topology.forget()
         self._loop.rest()
 
-    def _connect_publisher(self) -> Wire:
+    def _connect_publisher(self) -> BrokerConnection:
         # A producer looks at its connection when it pushes: it could not answer heartbeats in between.
         heartbeat = max(self._target.heartbeat, PUBLISHERS_HEARTBEAT) if self._owner else 0
         if not self._owner:
             self._topology.forget()
         return connect(self._target, self._loop, heartbeat=heartbeat, name=f"jobs push {self._owner}".rstrip())
 
-    def _primary(self) -> Wire:
+    def _primary(self) -> BrokerConnection:
         """Return the connection for everything but publishing; a producer has only one."""
         if self._owner:
-            return self._taking().wire
+            return self._taking().connection
         now = time.monotonic()
         if now - self._used_at > IDLE:
             self._publisher.close()
@@ -125,14 +125,14 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def _taking(self) -> Consumer:
         """Return the consumer, on a working connection."""
         consumer = self._consumer
-        if consumer is not None and consumer.wire.failure is None:
+        if consumer is not None and consumer.connection.failure is None:
             return consumer
         if consumer is not None:
             self._lost()
         self._topology.forget()
-        wire = connect(self._target, self._loop, heartbeat=self._target.heartbeat, name=f"jobs take {self._owner}")
+        connection = connect(self._target, self._loop, heartbeat=self._target.heartbeat, name=f"jobs take {self._owner}")
         self._generation += 1
-        self._consumer = Consumer(wire, self._topology, self._generation, self._exceptional.arrived)
+        self._consumer = Consumer(connection, self._topology, self._generation, self._exceptional.arrived)
         return self._consumer
 
     def _lost(self) -> None:
@@ -309,7 +309,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         consumer = self._taking()
         self._asked_at, self._idle_since = time.monotonic(), 0.0
         if self._suspects.drying:
-            self._loop.until(lambda: self._loop.interrupted or consumer.wire.failure, min(max(0.0, timeout), AHEAD))
+            self._loop.until(lambda: self._loop.interrupted or consumer.connection.failure, min(max(0.0, timeout), AHEAD))
             return not self._unacked.held
         if self._holds(consumer, topics) or self._suspects.more:
             return True
@@ -328,7 +328,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         def something() -> bool:
             return bool(
                 self._loop.interrupted
-                or consumer.wire.failure
+                or consumer.connection.failure
                 or self._holds(consumer, topics)
                 or self._exceptional.due
                 or not consumer.covers(topics)
@@ -337,14 +337,14 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         if self._exceptional:
             timeout = min(timeout, self._exceptional.due_at - time.monotonic())
         self._loop.until(something, max(0.0, timeout))
-        if consumer.wire.failure is not None:
-            raise consumer.wire.error()
+        if consumer.connection.failure is not None:
+            raise consumer.connection.error()
 
     def _only_serve(self, timeout: float) -> None:
         """Answer heartbeats, and release messages that were delivered ahead and are not wanted."""
         consumer = self._consumer
         now = time.monotonic()
-        if consumer is None or consumer.wire.failure is not None:
+        if consumer is None or consumer.connection.failure is not None:
             if now - self._tried_at >= RETRY_PAUSE:  # a job of ours may come back before another worker gets it
                 self._tried_at = now
                 with contextlib.suppress(BackendError):
@@ -365,7 +365,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             timeout = min(timeout, release_at - now)
         ahead = consumer.buffers
         self._loop.until(
-            lambda: self._loop.interrupted or consumer.wire.failure or (not consumer.subscribed and any(ahead.values())),
+            lambda: self._loop.interrupted or consumer.connection.failure or (not consumer.subscribed and any(ahead.values())),
             max(0.0, timeout),
         )
 
@@ -393,7 +393,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def _release(self, held: Iterable[BrokerMessage], *, ahead: bool = True) -> None:
         """Release these jobs, and those delivered ahead, as copies: a rejected message would count as lost."""
         consumer = self._consumer
-        if consumer is None or consumer.wire.failure is not None:
+        if consumer is None or consumer.connection.failure is not None:
             return
         messages = [message for message in held if message.generation == self._generation]
         waiting = consumer.take_buffered() if ahead else []
@@ -409,7 +409,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def _leave(self) -> None:
         """Release everything before the connection closes: a message that is still unacknowledged counts as lost with it."""
         consumer = self._consumer
-        if consumer is None or consumer.wire.failure is not None:
+        if consumer is None or consumer.connection.failure is not None:
             return
         consumer.finish()
         if self._exceptional:

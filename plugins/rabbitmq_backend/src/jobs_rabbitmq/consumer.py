@@ -19,7 +19,7 @@ from pika.exceptions import AMQPError, ChannelClosed
 from .errors import NOT_FOUND, reply_code, translated
 from .messages import SUSPECT, BrokerMessage
 from .topology import FRONT, SUSPECTS, Topology
-from .transport import OpenChannel, Wire
+from .transport import BrokerConnection, OpenChannel
 
 logger = logging.getLogger("jobs.rabbitmq")
 
@@ -55,8 +55,8 @@ class Consumer:
     It ends with its connection, and its messages return to the broker.
     """
 
-    def __init__(self, wire: Wire, topology: Topology, generation: int, arrived: Arrived) -> None:
-        self.wire = wire
+    def __init__(self, connection: BrokerConnection, topology: Topology, generation: int, arrived: Arrived) -> None:
+        self.connection = connection
         self.generation = generation
         self.buffers: dict[str, deque[BrokerMessage]] = {}  # queue → delivered, not yet reserved
         self._topology = topology
@@ -78,7 +78,7 @@ class Consumer:
         self._channel = self._open()
 
     def _open(self) -> OpenChannel:
-        channel = self.wire.new_channel()
+        channel = self.connection.new_channel()
         channel.on_delivery = self._on_delivery
         channel.add_callback(self._on_empty, [spec.Basic.GetEmpty], one_shot=False)
         channel.add_on_cancel_callback(self._on_cancelled)
@@ -269,8 +269,8 @@ class Consumer:
                 self._consumed[queue], self._by_tag[tag], self._windows[tag] = tag, queue, window
                 self._channel.consume(queue, tag, answers.append)
         except AMQPError as error:
-            raise translated(self.wire.failure or error, self.wire.where) from None
-        self.wire.wait_for(lambda: len(answers) == len(queues))
+            raise translated(self.connection.failure or error, self.connection.where) from None
+        self.connection.wait_for(lambda: len(answers) == len(queues))
 
     def unsubscribe(self, *, leaving: bool = False) -> None:
         """Stop deliveries. `leaving`: other workers may leave at the same time, and the jobs that they release come here."""
@@ -278,7 +278,7 @@ class Consumer:
         consumed, self._consumed, self.prefetch = self._consumed, {}, 0
         self._cancel(consumed.values())
         if leaving:
-            self.wire.wait_for(lambda: not self._cancelled)
+            self.connection.wait_for(lambda: not self._cancelled)
 
     def _until_delivered(self, tags: Sequence[str], *, calm: bool = False) -> None:
         """Wait until these consumers have all messages that they may have; `calm`: until no more has arrived for a moment.
@@ -287,7 +287,7 @@ class Consumer:
         happens after an acknowledgement, which makes room; a consumer that is full, or whose queue is empty, gets no more.
         """
         deadline = time.monotonic() + DELIVERED_WITHIN
-        while self.wire.failure is None and time.monotonic() < deadline:
+        while self.connection.failure is None and time.monotonic() < deadline:
             came = self._came
             roomy = [tag for tag in tags if self._has_room(tag)]
             waiting = [tag for tag in roomy if self._topology.length(self._by_tag[tag])]
@@ -297,7 +297,7 @@ class Consumer:
                 return
 
     def _wait_until(self, condition: Callable[[], bool]) -> bool:
-        return self.wire.until(condition, LOOK_AGAIN)
+        return self.connection.until(condition, LOOK_AGAIN)
 
     def _has_room(self, tag: str) -> bool:
         return self._under_way.get(tag, 0) < self._windows[tag]
@@ -323,7 +323,7 @@ class Consumer:
         self._call(lambda done: self._channel.basic_qos(prefetch_count=1, callback=done))
 
     def _cancel(self, tags: Iterable[str]) -> None:
-        if self.wire.failure is None:
+        if self.connection.failure is None:
             for tag in tags:
                 self._cancelled.add(tag)
                 self._channel.basic_cancel(tag, callback=self._on_cancel_ok)
@@ -356,8 +356,8 @@ class Consumer:
         try:
             self._channel.basic_get(queue, got)
         except AMQPError as error:
-            raise translated(self.wire.failure or error, self.wire.where) from None
-        self.wire.wait_for(lambda: found or self._empty)
+            raise translated(self.connection.failure or error, self.connection.where) from None
+        self.connection.wait_for(lambda: found or self._empty)
         return bool(found)
 
     def _on_empty(self, _: Any) -> None:
@@ -405,8 +405,8 @@ class Consumer:
         try:
             self._channel.acknowledge(singly, up_to=last)
         except AMQPError as error:
-            raise translated(self.wire.failure or error, self.wire.where) from None
-        self.wire.flush()
+            raise translated(self.connection.failure or error, self.connection.where) from None
+        self.connection.flush()
 
     def _came_through(self, consumer: str) -> None:
         """Count one delivery less under way."""
@@ -423,8 +423,8 @@ class Consumer:
         try:
             command(answers.append)
         except AMQPError as error:
-            raise translated(self.wire.failure or error, self.wire.where) from None
-        self.wire.wait_for(lambda: answers)
+            raise translated(self.connection.failure or error, self.connection.where) from None
+        self.connection.wait_for(lambda: answers)
         for tag in ended:
             self._by_tag.pop(tag, None)
             self._windows.pop(tag, None)
@@ -436,9 +436,9 @@ class Consumer:
 
         With a single way to start again, there is only one to test.
         """
-        if self.wire.failure is None and not self.wire.closing:
+        if self.connection.failure is None and not self.connection.closing:
             if isinstance(reason, ChannelClosed):  # else the connection has ended, which the next request reports
-                logger.error("%s", translated(reason, self.wire.where))
+                logger.error("%s", translated(reason, self.connection.where))
             if reply_code(reason) == NOT_FOUND:
                 self._topology.doubt()
-            self.wire.abort(reason)
+            self.connection.abort(reason)

@@ -16,7 +16,7 @@ from .messages import REASON, BrokerMessage
 from .publisher import Post
 from .republish import Republisher
 from .topology import Names, Topology
-from .transport import OpenChannel, Wire
+from .transport import BrokerConnection, OpenChannel
 from .unacked import delivery
 from .url import Target
 
@@ -33,7 +33,7 @@ class RabbitMQOperatorCalls(Backend):
     _topology: Topology
     _republisher: Republisher
 
-    def _primary(self) -> Wire:
+    def _primary(self) -> BrokerConnection:
         raise NotImplementedError  # pragma: no cover - the other half has it
 
     def _publish(self, posts: Sequence[Post], confirmed: set[str] | None = None) -> None:
@@ -118,8 +118,8 @@ class RabbitMQOperatorCalls(Backend):
     @contextlib.contextmanager
     def _dead(self, topic: str) -> Iterator[tuple[Callable[[int], Iterator[BrokerMessage]], Callable[[BrokerMessage], None]]]:
         """Take dead letters on a channel of its own; when it is closed, those not acknowledged return to their queue."""
-        wire = self._primary()
-        channel = wire.new_channel()
+        connection = self._primary()
+        channel = connection.new_channel()
         ends: list[BaseException] = []
         channel.add_on_close_callback(lambda _, reason: ends.append(reason))
 
@@ -127,15 +127,15 @@ class RabbitMQOperatorCalls(Backend):
             channel.basic_ack(message.tag)
 
         try:
-            yield lambda most: _fetched(wire, channel, self._names.dead(topic), topic, most, ends), acknowledge
+            yield lambda most: _fetched(connection, channel, self._names.dead(topic), topic, most, ends), acknowledge
         finally:
             if channel.is_open:
                 channel.close()
-                wire.wait_for(lambda: ends)
+                connection.wait_for(lambda: ends)
 
 
 def _fetched(
-    wire: Wire, channel: OpenChannel, queue: str, topic: str, most: int, ends: list[BaseException]
+    connection: BrokerConnection, channel: OpenChannel, queue: str, topic: str, most: int, ends: list[BaseException]
 ) -> Iterator[BrokerMessage]:
     """Yield one after the other, the oldest first."""
     found: list[BrokerMessage] = []
@@ -147,11 +147,11 @@ def _fetched(
 
     for _ in range(most):
         channel.basic_get(queue, got)
-        wire.wait_for(lambda: found or empty or ends)
+        connection.wait_for(lambda: found or empty or ends)
         if ends:
             if reply_code(ends[0]) == NOT_FOUND:
                 return
-            raise translated(ends[0], wire.where)
+            raise translated(ends[0], connection.where)
         if not found:
             return
         yield found.pop()

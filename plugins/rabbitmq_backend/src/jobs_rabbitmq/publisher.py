@@ -13,7 +13,7 @@ from jobs_core.backend_kit import count
 from jobs_core.errors import BackendUnavailable, QueueFull
 
 from .errors import translated
-from .transport import COMMAND_TIMEOUT, Loop, OpenChannel, Wire
+from .transport import COMMAND_TIMEOUT, BrokerConnection, Loop, OpenChannel
 
 WINDOW = 1000
 """Most messages that wait for their confirms."""
@@ -34,10 +34,10 @@ class Post(NamedTuple):
 class Publisher:
     """A connection for publishing alone: when memory or disk runs low, the broker stops reading from one that publishes."""
 
-    def __init__(self, loop: Loop, connect: Callable[[], Wire]) -> None:
+    def __init__(self, loop: Loop, connect: Callable[[], BrokerConnection]) -> None:
         self._loop = loop
         self._connect = connect
-        self.wire: Wire | None = None
+        self.connection: BrokerConnection | None = None
         self._channel: OpenChannel | None = None
         self._next_tag = 1
         self._waiting: dict[int, tuple[str, int]] = {}  # delivery tag → id, size
@@ -49,27 +49,27 @@ class Publisher:
     @property
     def failure(self) -> BaseException | None:
         """Return why the connection is closed, if it is."""
-        return self.wire.failure if self.wire is not None else None
+        return self.connection.failure if self.connection is not None else None
 
-    def open(self) -> Wire:
+    def open(self) -> BrokerConnection:
         """Connect if it is not connected; raise BackendUnavailable or BackendError."""
-        if self.wire is None or self.wire.failure is not None:
+        if self.connection is None or self.connection.failure is not None:
             self.close()
-            self.wire = self._connect()
-        return self.wire
+            self.connection = self._connect()
+        return self.connection
 
     def close(self) -> None:
-        wire, self.wire, self._channel = self.wire, None, None
+        connection, self.connection, self._channel = self.connection, None, None
         self._waiting.clear()
-        if wire is not None:
-            wire.shut()
+        if connection is not None:
+            connection.shut()
 
     def drop(self) -> None:
         """Forget a connection that cannot be trusted any more."""
-        wire, self.wire, self._channel = self.wire, None, None
+        connection, self.connection, self._channel = self.connection, None, None
         self._waiting.clear()
-        if wire is not None:
-            wire.abort(TimeoutError())
+        if connection is not None:
+            connection.abort(TimeoutError())
 
     def publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
         """Publish all, and wait for their confirms; ids are added to `confirmed` as they arrive.
@@ -79,9 +79,9 @@ class Publisher:
         Raises QueueFull for messages that the broker refuses, BackendUnavailable if it is silent or blocks publishers;
         messages whose ids are in `confirmed` by then need not be published again.
         """
-        wire = self.open()
-        self._until_unblocked(wire)
-        channel = self._confirming(wire)
+        connection = self.open()
+        self._until_unblocked(connection)
+        channel = self._confirming(connection)
         self.nacked, self._returned = set(), set()
         try:
             for post in self._loop.attending(posts):
@@ -91,50 +91,55 @@ class Publisher:
                 self._next_tag += 1
                 self._size += size
                 if len(self._waiting) >= WINDOW or self._size >= WINDOW_SIZE:
-                    self._until_confirmed(wire, confirmed, WINDOW // 2, WINDOW_SIZE // 2)
+                    self._until_confirmed(connection, confirmed, WINDOW // 2, WINDOW_SIZE // 2)
         except AMQPError as error:
-            raise translated(wire.failure or error, wire.where) from None
-        self._until_confirmed(wire, confirmed, 0, 0)
+            raise translated(connection.failure or error, connection.where) from None
+        self._until_confirmed(connection, confirmed, 0, 0)
         confirmed -= self._returned
         if self.nacked:
             raise QueueFull(
-                f"{wire.where}: RabbitMQ refused {count(len(self.nacked), 'message')}: a queue has reached its "
+                f"{connection.where}: RabbitMQ refused {count(len(self.nacked), 'message')}: a queue has reached its "
                 "max-length; look at the queues in the management page"
             )
         return self._returned
 
-    def _until_unblocked(self, wire: Wire) -> None:
-        if wire.blocked and not self._loop.until(lambda: not wire.blocked or wire.failure, COMMAND_TIMEOUT):
-            raise self._blocked(wire)
+    def _until_unblocked(self, connection: BrokerConnection) -> None:
+        if connection.blocked and not self._loop.until(lambda: not connection.blocked or connection.failure, COMMAND_TIMEOUT):
+            raise self._blocked(connection)
 
-    def _until_confirmed(self, wire: Wire, confirmed: set[str], most: int, size: int) -> None:
+    def _until_confirmed(self, connection: BrokerConnection, confirmed: set[str], most: int, size: int) -> None:
         """Wait until at most so many messages and bytes are under way."""
         self._confirmed = confirmed
-        wire.writable()
+        connection.writable()
         while len(self._waiting) > most or self._size > size:
-            if not self._loop.answered(self._fewer_than(len(self._waiting), wire), COMMAND_TIMEOUT):
-                error = self._blocked(wire) if wire.blocked else BackendUnavailable(f"{wire.where} does not confirm in time")
+            if not self._loop.answered(self._fewer_than(len(self._waiting), connection), COMMAND_TIMEOUT):
+                error = (
+                    self._blocked(connection)
+                    if connection.blocked
+                    else BackendUnavailable(f"{connection.where} does not confirm in time")
+                )
                 self.drop()
                 raise error
-            if wire.failure is not None:
-                raise wire.error()
+            if connection.failure is not None:
+                raise connection.error()
 
-    def _fewer_than(self, number: int, wire: Wire) -> Callable[[], bool]:
-        return lambda: len(self._waiting) < number or wire.failure is not None
+    def _fewer_than(self, number: int, connection: BrokerConnection) -> Callable[[], bool]:
+        return lambda: len(self._waiting) < number or connection.failure is not None
 
-    def _blocked(self, wire: Wire) -> BackendUnavailable:
+    def _blocked(self, connection: BrokerConnection) -> BackendUnavailable:
         return BackendUnavailable(
-            f"{wire.where} accepts no messages at present ({wire.blocked}): queued jobs continue; give it memory or disk"
+            f"{connection.where} accepts no messages at present ({connection.blocked}): queued jobs continue; "
+            "give it memory or disk"
         )
 
-    def _confirming(self, wire: Wire) -> OpenChannel:
+    def _confirming(self, connection: BrokerConnection) -> OpenChannel:
         if self._channel is None or not self._channel.is_open:
-            channel = wire.new_channel()
+            channel = connection.new_channel()
             selected: list[Any] = []
             channel.confirm(self._on_confirm, self._on_refused, selected.append)
             channel.add_on_return_callback(self._on_return)
-            channel.add_on_close_callback(lambda _, reason: self._on_closed(wire, reason))
-            wire.wait_for(lambda: selected)
+            channel.add_on_close_callback(lambda _, reason: self._on_closed(connection, reason))
+            connection.wait_for(lambda: selected)
             self._channel, self._next_tag, self._size = channel, 1, 0
             self._waiting.clear()
         return self._channel
@@ -146,9 +151,9 @@ class Publisher:
         if channel is not None and channel.is_open:
             channel.close()
 
-    def _on_closed(self, wire: Wire, reason: BaseException) -> None:
-        if not wire.closing and not isinstance(reason, ChannelClosedByClient):
-            wire.abort(reason)
+    def _on_closed(self, connection: BrokerConnection, reason: BaseException) -> None:
+        if not connection.closing and not isinstance(reason, ChannelClosedByClient):
+            connection.abort(reason)
 
     def _on_confirm(self, tag: int, multiple: bool) -> None:
         self._no_longer_waiting(tag, multiple, self._confirmed)

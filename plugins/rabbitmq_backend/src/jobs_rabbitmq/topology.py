@@ -34,7 +34,7 @@ from pika.exceptions import AMQPError
 from jobs_core.errors import BackendError
 
 from .errors import ACCESS_REFUSED, NOT_FOUND, reply_code, translated
-from .transport import OpenChannel, Wire
+from .transport import BrokerConnection, OpenChannel
 from .url import Target
 
 logger = logging.getLogger("jobs.rabbitmq")
@@ -99,10 +99,10 @@ class Names:
 class Topology:
     """Makes missing queues and exchanges on a connection; each is checked only once."""
 
-    def __init__(self, target: Target, names: Names, wire: Callable[[], Wire]) -> None:
+    def __init__(self, target: Target, names: Names, connection: Callable[[], BrokerConnection]) -> None:
         self._target = target
         self.names = names
-        self._wire = wire
+        self._connection = connection
         self._channel: OpenChannel | None = None
         self._topics: set[str] = set()
         self._ladder = False
@@ -232,7 +232,7 @@ class Topology:
 
     def version(self) -> tuple[int, int]:
         """Return the broker's version."""
-        return version(self._wire())
+        return version(self._connection())
 
     # -- requests ---------------------------------------------------------------------------------------
 
@@ -245,9 +245,9 @@ class Topology:
 
     def _do(self, command: Callable[[OpenChannel, Callable[[Any], None]], Any]) -> Any:
         """Send a command and wait for its answer; it has a channel to itself, since a refusal closes that."""
-        wire = self._wire()
+        connection = self._connection()
         if self._channel is None or not self._channel.is_open:
-            self._channel = wire.new_channel()
+            self._channel = connection.new_channel()
         channel = self._channel
         answers: list[Any] = []
         ends: list[BaseException] = []
@@ -255,8 +255,8 @@ class Topology:
         try:
             command(channel, answers.append)
         except AMQPError as error:
-            raise translated(error, wire.where) from None
-        wire.wait_for(lambda: answers or ends)
+            raise translated(error, connection.where) from None
+        connection.wait_for(lambda: answers or ends)
         if answers:
             return answers[0]
         self._channel = None
@@ -264,10 +264,10 @@ class Topology:
             raise Missing
         if reply_code(ends[0]) == ACCESS_REFUSED:
             raise BackendError(
-                f"{wire.where}: a queue of jobs is missing, and this user may not create it: `jobsctl setup` as a user with "
-                f"configure permission creates them all ({ends[0]})"
+                f"{connection.where}: a queue of jobs is missing, and this user may not create it: `jobsctl setup` as a user "
+                f"with configure permission creates them all ({ends[0]})"
             )
-        raise translated(ends[0], wire.where)
+        raise translated(ends[0], connection.where)
 
 
 class Missing(Exception):
@@ -278,8 +278,8 @@ def _look(channel: OpenChannel, queue: str, done: Callable[[Any], None]) -> None
     channel.queue_declare(queue, passive=True, callback=done)
 
 
-def version(wire: Wire) -> tuple[int, int]:
+def version(connection: BrokerConnection) -> tuple[int, int]:
     """Return the version of the node behind a connection; (0, 0) if it does not report one."""
-    text = str((wire.server_properties or {}).get("version", ""))
+    text = str((connection.server_properties or {}).get("version", ""))
     numbers = [int(part) for part in text.split(".")[:2] if part.isdigit()]
     return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)

@@ -27,7 +27,7 @@ from .inletwatch import InletWatch
 from .operators import RedisOperatorCalls
 from .scripts import ScriptCall
 from .store import Reserved, Store, in_parts
-from .transport.link import Link, connector
+from .transport.connection import ServerConnection, connector
 from .url import Target
 from .waiting import BlockingWait, Waiter
 
@@ -44,10 +44,10 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
         self._connect = connector(target)
-        self._link = Link(self._connect, target.shown)
-        self._waiting = Link(self._connect, target.shown)
+        self._connection = ServerConnection(self._connect, target.shown)
+        self._waiting = ServerConnection(self._connect, target.shown)
         self._waiter = Waiter()
-        self._store = Store(f"{{{target.prefix or options.prefix}}}", self._link, options)
+        self._store = Store(f"{{{target.prefix or options.prefix}}}", self._connection, options)
         self._owner = ""
         self._tokens: set[str] = set()  # topics whose wake token we took and which we have not checked since
         self._forecast = UNKNOWN
@@ -56,7 +56,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         self._keeps_house = False
 
     def open(self, owner: str | None) -> None:
-        self._link.connect()
+        self._connection.connect()
         self._store.open(owner or "")
         self._owner = owner or ""
         self._forecast = UNKNOWN
@@ -66,12 +66,12 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if inlets:
             inlets.stop()
         owner, self._owner = self._owner, ""
-        if owner and self._link.connected:
+        if owner and self._connection.connected:
             with contextlib.suppress(BackendError):
                 self._store.release(owner, (), b"", crash=False)
                 self._return_tokens()
         self._waiting.disconnect()
-        self._link.disconnect()
+        self._connection.disconnect()
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         if not messages:
@@ -94,7 +94,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     def _until_replicated(self) -> None:
         """Wait until the requested number of replicas has the writes of this connection."""
         wanted = self._target.replicas
-        reached = int(self._link.call("WAIT", wanted, round(REPLICATION_TIMEOUT * 1000)))
+        reached = int(self._connection.call("WAIT", wanted, round(REPLICATION_TIMEOUT * 1000)))
         if reached < wanted:
             raise BackendUnavailable(
                 f"{self._target.shown}: the push reached {count(reached, 'replica')} in {REPLICATION_TIMEOUT:g} s, but "
@@ -227,11 +227,11 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
             self._inlets.watch(self._seen)
 
     def _watch_inlets(self) -> InletWatch:
-        commands = Link(self._connect, self._target.shown)
+        commands = ServerConnection(self._connect, self._target.shown)
         store = Store(self._store.keys.base, commands, self._store.options)
         return InletWatch(
             keys=lambda topic: store.keys,
-            link=lambda topic: Link(self._connect, self._target.shown),
+            connection=lambda topic: ServerConnection(self._connect, self._target.shown),
             admit=lambda topic: store.admit(topic, new_token()),
             let_go=commands.disconnect,
         )

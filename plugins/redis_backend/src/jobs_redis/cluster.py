@@ -38,7 +38,7 @@ from .forecast import LONGEST_LOOK
 from .inletwatch import InletWatch
 from .operators import followed
 from .store import Store, in_parts
-from .transport.link import Link
+from .transport.connection import ServerConnection
 from .transport.slots import Nodes
 from .url import Target
 from .waiting import BlockingWait, Waiter
@@ -60,7 +60,7 @@ class RedisClusterBackend(Backend):
         self._hub = Store(f"{{{self._prefix}}}", self._nodes, options)
         self._registry = f"{{{self._prefix}}}:cluster-topics"
         self._stores: dict[str, Store] = {}
-        self._waiting: dict[str, Link] = {}
+        self._waiting: dict[str, ServerConnection] = {}
         self._registered: set[str] = set()  # topics that the hub has, as far as this process knows
         self._joined: set[str] = set()  # topics whose stores have our owner
         self._renewed: dict[str, float] = {}  # base of a store: when our lease there was last renewed
@@ -135,8 +135,8 @@ class RedisClusterBackend(Backend):
                     self._store(topic).release(owner, (), b"", crash=False)
                 self._hub.release(owner, (), b"", crash=False)
                 self._return_tokens()
-        for link in self._waiting.values():
-            link.disconnect()
+        for connection in self._waiting.values():
+            connection.disconnect()
         self._waiting.clear()
         self._nodes.disconnect()
 
@@ -208,12 +208,12 @@ class RedisClusterBackend(Backend):
     def _blocking_wait(self, topic: str) -> BlockingWait:
         """Return a connection for a topic: a command may block on the keys of one slot only."""
         store = self._store(topic)
-        node = self._nodes.link(store.keys.base)
+        node = self._nodes.connection(store.keys.base)
         waiting = self._waiting.get(topic)
         if waiting is None or waiting.where != node.where:
             if waiting is not None:
                 waiting.disconnect()
-            waiting = self._waiting[topic] = self._nodes.new_link(store.keys.base)
+            waiting = self._waiting[topic] = self._nodes.new_connection(store.keys.base)
         return BlockingWait(
             waiting, [store.keys.wake(topic)], store.keys.bell(self._owner), partial(store.wake_owner, self._owner)
         )
@@ -281,7 +281,7 @@ class RedisClusterBackend(Backend):
 
         return InletWatch(
             keys=lambda topic: store(topic).keys,
-            link=lambda topic: nodes.new_link(store(topic).keys.base),
+            connection=lambda topic: nodes.new_connection(store(topic).keys.base),
             admit=lambda topic: store(topic).admit(topic, new_token()),
             let_go=nodes.disconnect,
         )
@@ -340,7 +340,7 @@ class RedisClusterBackend(Backend):
             if record is None:
                 return JobRecord(job_id, "", State.UNKNOWN)
             store = self._store(record.topic)
-            waiting = self._nodes.new_link(store.keys.base)
+            waiting = self._nodes.new_connection(store.keys.base)
             try:
                 return followed(store, waiting, job_id, max(0.0, deadline - time.monotonic()))
             except Moved:  # during the wait
@@ -350,5 +350,5 @@ class RedisClusterBackend(Backend):
 
     def advice(self) -> list[str]:
         """Return the risks of any of the nodes, each once."""
-        found = (line for link in self._nodes.masters() for line in advice.advice(self._target, link))
+        found = (line for connection in self._nodes.masters() for line in advice.advice(self._target, connection))
         return list(dict.fromkeys(found))

@@ -12,7 +12,7 @@ from typing import Any
 from jobs_core.errors import BackendError
 
 from .keys import Keys
-from .transport.link import Link
+from .transport.connection import ServerConnection
 from .waiting import Waiter
 
 logger = logging.getLogger("jobs.redis")
@@ -34,11 +34,15 @@ class InletWatch:
     """
 
     def __init__(
-        self, keys: Callable[[str], Keys], link: Callable[[str], Link], admit: Callable[[str], int], let_go: Callable[[], None]
+        self,
+        keys: Callable[[str], Keys],
+        connection: Callable[[str], ServerConnection],
+        admit: Callable[[str], int],
+        let_go: Callable[[], None],
     ) -> None:
-        self._keys, self._link, self._admit, self._let_go = keys, link, admit, let_go  # used by this thread alone
+        self._keys, self._connection, self._admit, self._let_go = keys, connection, admit, let_go  # used by this thread alone
         self._topics: set[str] = set()
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, ServerConnection] = {}
         self._sent: dict[str, float] = {}  # topics whose command has been sent, and until when it must be answered
         self._waiter = Waiter()
         self._stopping = False
@@ -72,8 +76,8 @@ class InletWatch:
 
     def _drop(self) -> None:
         """Drop every connection, and everything known about nodes."""
-        for link in self._links.values():
-            link.disconnect()
+        for connection in self._links.values():
+            connection.disconnect()
         self._links.clear()
         self._sent.clear()
         self._let_go()
@@ -82,8 +86,8 @@ class InletWatch:
         now = time.monotonic()
         for topic in self._topics - self._sent.keys():
             inlet = self._keys(topic).inlet(topic)
-            link = self._links.get(topic) or self._links.setdefault(topic, self._link(topic))
-            link.send("BLMOVE", inlet, inlet, "LEFT", "LEFT", f"{LONGEST_BLOCK:.3f}")
+            connection = self._links.get(topic) or self._links.setdefault(topic, self._connection(topic))
+            connection.send("BLMOVE", inlet, inlet, "LEFT", "LEFT", f"{LONGEST_BLOCK:.3f}")
             self._sent[topic] = now + LONGEST_BLOCK + 5.0
         sockets = {self._links[topic].socket(): topic for topic in self._sent}
         left = min(self._sent.values(), default=now + LONGEST_BLOCK) - now

@@ -9,7 +9,7 @@ from jobs_core.backends.base import Backend, Counts, JobRecord, State
 
 from . import advice
 from .store import Store
-from .transport.link import COMMAND_TIMEOUT, Link
+from .transport.connection import COMMAND_TIMEOUT, ServerConnection
 from .url import Target
 
 LONGEST_FOLLOW = 5.0
@@ -20,8 +20,8 @@ class RedisOperatorCalls(Backend):
     """The operators' half of the backend."""
 
     _target: Target
-    _link: Link
-    _waiting: Link
+    _connection: ServerConnection
+    _waiting: ServerConnection
     _store: Store
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
@@ -67,10 +67,10 @@ class RedisOperatorCalls(Backend):
         return followed(self._store, self._waiting, job_id, timeout)
 
     def advice(self) -> list[str]:
-        return advice.advice(self._target, self._link)
+        return advice.advice(self._target, self._connection)
 
 
-def followed(store: Store, waiting: Link, job_id: str, timeout: float) -> JobRecord | None:
+def followed(store: Store, waiting: ServerConnection, job_id: str, timeout: float) -> JobRecord | None:
     """Wait for a job's end on a connection of its own; see `Operable.fetch_result`."""
     deadline = time.monotonic() + timeout
     while True:

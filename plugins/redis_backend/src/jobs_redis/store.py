@@ -56,7 +56,7 @@ class Reserved(NamedTuple):
 
 
 class Runner(Protocol):
-    """Runs scripts and commands on the server that has a store: a `Link`, or a cluster's."""
+    """Runs scripts and commands on the server that has a store: a `ServerConnection`, or a cluster's."""
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any: ...
 

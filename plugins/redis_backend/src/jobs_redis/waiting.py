@@ -20,7 +20,7 @@ from jobs_core.backend_kit import SelfPipe
 from jobs_core.errors import BackendUnavailable
 
 from .scripts import ScriptCall
-from .transport.link import COMMAND_TIMEOUT, Link
+from .transport.connection import COMMAND_TIMEOUT, ServerConnection
 
 SERVER_TIMES = 0.5
 """Seconds. The server ends waits of this length and more, up to 0.1 s late; shorter ones are ended by us."""
@@ -30,7 +30,7 @@ class BlockingWait:
     """One server's part of a wait: a connection to block on, the keys to wait for, and the key that ends it."""
 
     def __init__(
-        self, waiting: Link, keys: Sequence[str], own: str, wake: Callable[[], None], then: ScriptCall | None = None
+        self, waiting: ServerConnection, keys: Sequence[str], own: str, wake: Callable[[], None], then: ScriptCall | None = None
     ) -> None:
         self.waiting, self.keys, self.own, self.wake, self.then = waiting, keys, own, wake, then
         self.answer: Any = None  # of the script that was sent with the wait

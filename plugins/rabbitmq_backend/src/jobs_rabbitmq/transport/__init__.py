@@ -16,10 +16,10 @@ from jobs_core.backend_kit import left
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from ..url import CONNECT_TIMEOUT, Target
+from .connection import COMMAND_TIMEOUT, BrokerConnection, OpenChannel
 from .loop import Loop
-from .own import OwnWire
-from .plain import PlainLoop, PlainWire
-from .wire import COMMAND_TIMEOUT, OpenChannel, Wire
+from .own import OwnConnection
+from .plain import PlainConnection, PlainLoop
 
 KNOWN = ("1.4.",)
 """Releases of pika whose inner interface our adapter is tested with."""
@@ -35,25 +35,27 @@ def new_loop() -> Loop:
     return PlainLoop() if use_library() else Loop()
 
 
-def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> Wire:
+def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> BrokerConnection:
     """Return a connection to the first node that accepts one; raise the error of the last one."""
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
     last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
     for n, address in enumerate(target.addresses):
         patience = min(CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n))  # one that hangs leaves time for others
         if isinstance(loop, PlainLoop):
-            wire: Wire = PlainWire(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
+            connection: BrokerConnection = PlainConnection(
+                target, address, loop, heartbeat=heartbeat, name=name, patience=patience
+            )
         else:
-            wire = OwnWire(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
+            connection = OwnConnection(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
         try:
-            wire.opened()
-            return wire
+            connection.opened()
+            return connection
         except BackendUnavailable as error:
             last = error
         finally:
-            if not wire.is_open:
-                wire.abort(exceptions.AMQPConnectionError("given up"))
+            if not connection.is_open:
+                connection.abort(exceptions.AMQPConnectionError("given up"))
     raise last
 
 
-__all__ = ["COMMAND_TIMEOUT", "Loop", "OpenChannel", "Wire", "connect", "new_loop"]
+__all__ = ["COMMAND_TIMEOUT", "Loop", "OpenChannel", "BrokerConnection", "connect", "new_loop"]

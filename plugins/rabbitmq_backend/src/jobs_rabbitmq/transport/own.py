@@ -17,9 +17,9 @@ from jobs_core.backend_kit import Address, Timer
 from ..url import CONNECT_TIMEOUT, Target
 from . import calls
 from .connecting import dial
+from .connection import BrokerConnection, OnConfirm, OpenChannel
 from .frames import Reader, ack, content, publish_method
 from .loop import Loop
-from .wire import OnConfirm, OpenChannel, Wire
 
 CHUNK = 1 << 16
 """Bytes that are written without waiting for more."""
@@ -65,7 +65,7 @@ class CodecChannel(OpenChannel):
         self.on_confirm = confirmed
 
 
-class OwnWire(Wire):
+class OwnConnection(BrokerConnection):
     """A connection over a socket that `Loop` watches."""
 
     def __init__(

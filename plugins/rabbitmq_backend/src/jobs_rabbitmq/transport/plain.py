@@ -17,8 +17,8 @@ from pika.exceptions import AMQPConnectionError, IncompatibleProtocolError
 from jobs_core.backend_kit import Address
 
 from ..url import CONNECT_TIMEOUT, Target
+from .connection import BrokerConnection, OpenChannel
 from .loop import LONGEST_TURN, Loop
-from .wire import OpenChannel, Wire
 
 
 class PlainLoop(Loop):
@@ -42,7 +42,7 @@ class PlainLoop(Loop):
         self.ioloop.remove_timeout(end)
 
 
-class PlainWire(Wire, SelectConnection):
+class PlainConnection(BrokerConnection, SelectConnection):
     """A connection of pika's alone."""
 
     def __init__(

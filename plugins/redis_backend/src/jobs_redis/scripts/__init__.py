@@ -34,7 +34,7 @@ class Script:
 
 
 ScriptCall: TypeAlias = tuple[Any, ...]
-"""A script, the base of its store, and its arguments: the parameters of `Link.run`."""
+"""A script, the base of its store, and its arguments: the parameters of `ServerConnection.run`."""
 
 
 def _gather(name: str, parts: dict[str, str]) -> None:

@@ -11,8 +11,8 @@ import socket
 
 from redis.connection import Connection
 
-from .library import LibraryWire
-from .wire import Wire
+from .library import LibraryProtocol
+from .protocol import RedisProtocol
 
 
 def use_library() -> bool:
@@ -20,12 +20,12 @@ def use_library() -> bool:
     return os.environ.get("JOBS_TRANSPORT") == "library" or importlib.util.find_spec("hiredis") is None
 
 
-def open_wire(connection: Connection, timeout: float) -> Wire:
+def open_protocol(connection: Connection, timeout: float) -> RedisProtocol:
     """Return the protocol on a connection that is open."""
     found: socket.socket | None = connection._sock  # the only part that the client does not expose
     assert found is not None
     if use_library():
-        return LibraryWire(connection, found, timeout)
-    from .own import OwnWire
+        return LibraryProtocol(connection, found, timeout)
+    from .own import OwnProtocol
 
-    return OwnWire(found, timeout)
+    return OwnProtocol(found, timeout)

@@ -1,4 +1,4 @@
-"""redis-py's own connection beneath a link: slower, and free of assumptions about sockets and hiredis."""
+"""redis-py's own connection beneath a connection: slower, and free of assumptions about sockets and hiredis."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from redis.connection import Connection
 
-from .wire import Wire
+from .protocol import RedisProtocol
 
 
-class LibraryWire(Wire):
+class LibraryProtocol(RedisProtocol):
     """A connection that redis-py writes and reads."""
 
     __slots__ = ("_connection",)

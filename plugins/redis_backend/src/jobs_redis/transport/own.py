@@ -16,7 +16,7 @@ from typing import Any
 import hiredis
 import redis.exceptions
 
-from .wire import Wire
+from .protocol import RedisProtocol
 
 NOTHING = object()
 """The result while no reply is complete."""
@@ -25,7 +25,7 @@ _pack = hiredis.pack_command
 _BUFFER = 64 * 1024
 
 
-class OwnWire(Wire):
+class OwnProtocol(RedisProtocol):
     """A socket that we read and write. See the module."""
 
     __slots__ = ("_buffer", "_feed", "_gets", "_receive", "_send")

@@ -13,7 +13,7 @@ from jobs_core.errors import BackendError, BackendUnavailable
 from ..errors import Moved
 from ..scripts import Script
 from ..url import Target
-from .link import Link, connector
+from .connection import ServerConnection, connector
 
 
 class Nodes:
@@ -21,17 +21,17 @@ class Nodes:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._links: dict[Address, Link] = {}
+        self._links: dict[Address, ServerConnection] = {}
         self._slots: list[tuple[int, int, Address]] = []
         self._by_key: dict[str, Address] = {}
 
     @property
     def connected(self) -> bool:
-        return any(link.connected for link in self._links.values())
+        return any(connection.connected for connection in self._links.values())
 
     def disconnect(self) -> None:
-        for link in self._links.values():
-            link.disconnect()
+        for connection in self._links.values():
+            connection.disconnect()
         self._links.clear()
         self.forget()
 
@@ -42,25 +42,25 @@ class Nodes:
 
     # -- nodes -----------------------------------------------------------------------------------
 
-    def link(self, key: str) -> Link:
+    def connection(self, key: str) -> ServerConnection:
         """Return the connection to the node of a key."""
         return self._to(self._address(key))
 
-    def new_link(self, key: str) -> Link:
+    def new_connection(self, key: str) -> ServerConnection:
         """Return a separate connection to the node of a key."""
         return self._make(self._address(key))
 
-    def masters(self) -> Iterator[Link]:
+    def masters(self) -> Iterator[ServerConnection]:
         """Yield a connection to every node that has slots."""
         self._learn()
         for address in sorted({address for _, _, address in self._slots}):
             yield self._to(address)
 
-    def _to(self, address: Address) -> Link:
+    def _to(self, address: Address) -> ServerConnection:
         return self._links.get(address) or self._links.setdefault(address, self._make(address))
 
-    def _make(self, address: Address) -> Link:
-        return Link(connector(self._target, address), f"{self._target.shown} (node {address[0]}:{address[1]})")
+    def _make(self, address: Address) -> ServerConnection:
+        return ServerConnection(connector(self._target, address), f"{self._target.shown} (node {address[0]}:{address[1]})")
 
     def _address(self, key: str) -> Address:
         address = self._by_key.get(key)
@@ -93,16 +93,16 @@ class Nodes:
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
         """Run a script on the store at `base`. A node that no longer has it does not run it: then the new one does."""
-        return self._follow(base, lambda link: link.run(script, base, *arguments))
+        return self._follow(base, lambda connection: connection.run(script, base, *arguments))
 
     def call(self, *command: Any) -> Any:
         """Run a command whose first argument is a key."""
-        return self._follow(command[1], lambda link: link.call(*command))
+        return self._follow(command[1], lambda connection: connection.call(*command))
 
-    def _follow(self, key: str, ask: Callable[[Link], Any]) -> Any:
+    def _follow(self, key: str, ask: Callable[[ServerConnection], Any]) -> Any:
         try:
             try:
-                return ask(self.link(key))
+                return ask(self.connection(key))
             except Moved as moved:
                 self.forget()
                 return ask(self._to(moved.address))

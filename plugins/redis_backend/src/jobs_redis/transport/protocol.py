@@ -1,4 +1,4 @@
-"""Redis's protocol on a connected socket, as a link uses it; whether we write and read it ourselves, or redis-py does."""
+"""Redis's protocol on a connected socket, whether we write and read it ourselves, or redis-py does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLACK = 0.1
 """Seconds by which a wait may end too early or too late, in exchange for fewer system calls."""
 
 
-class Wire(abc.ABC):
+class RedisProtocol(abc.ABC):
     """The protocol on a socket. See the module. One thread at a time; the socket's owner closes it."""
 
     __slots__ = ("_limit", "_timeout", "socket")

@@ -8,8 +8,8 @@ import socket
 import pytest
 import redis.exceptions
 
-from jobs_redis.transport.link import Link
-from jobs_redis.transport.own import OwnWire
+from jobs_redis.transport.connection import ServerConnection
+from jobs_redis.transport.own import OwnProtocol
 
 
 @pytest.fixture
@@ -22,39 +22,39 @@ def ends():
 
 def test_a_command_goes_out_as_redis_wants_it(ends):
     ours, theirs = ends
-    OwnWire(ours, 1.0).send((b"SET", "key", 1))
+    OwnProtocol(ours, 1.0).send((b"SET", "key", 1))
     assert theirs.recv(100) == b"*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$1\r\n1\r\n"
 
 
 def test_a_reply_may_come_in_pieces_and_two_at_once(ends):
     ours, theirs = ends
-    wire = OwnWire(ours, 1.0)
+    protocol = OwnProtocol(ours, 1.0)
     theirs.sendall(b"*2\r\n:1\r\n$2\r\n")
-    assert wire.readable(1.0)
+    assert protocol.readable(1.0)
     theirs.sendall(b"ab\r\n+OK\r\n")
-    assert wire.read() == [1, b"ab"]
-    assert wire.read() == b"OK"
+    assert protocol.read() == [1, b"ab"]
+    assert protocol.read() == b"OK"
 
 
 def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
     ours, _theirs = ends
-    wire = OwnWire(ours, 0.05)
+    protocol = OwnProtocol(ours, 0.05)
     assert ours.gettimeout() is None
     with pytest.raises(redis.exceptions.TimeoutError):
-        wire.read()
+        protocol.read()
     with pytest.raises(redis.exceptions.TimeoutError):
-        wire.send((b"SET", "key", bytes(10_000_000)))  # no code reads it
-    assert not wire.readable(0.0)
+        protocol.send((b"SET", "key", bytes(10_000_000)))  # no code reads it
+    assert not protocol.readable(0.0)
 
 
 def test_a_closed_connection_is_told_from_silence(ends):
     ours, theirs = ends
-    wire = OwnWire(ours, 1.0)
+    protocol = OwnProtocol(ours, 1.0)
     theirs.close()
     with pytest.raises(redis.exceptions.ConnectionError):
-        wire.read()
+        protocol.read()
     with pytest.raises(OSError):
-        wire.send((b"PING",))
+        protocol.send((b"PING",))
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ def test_a_closed_connection_is_told_from_silence(ends):
 )
 def test_a_refusal_is_raised_as_what_it_is(ends, answer, kind):
     ours, theirs = ends
-    wire = OwnWire(ours, 1.0)
+    protocol = OwnProtocol(ours, 1.0)
     theirs.sendall(answer)
     with pytest.raises(kind) as raised:
-        wire.read()
+        protocol.read()
     if kind in (redis.exceptions.MovedError, redis.exceptions.AskError):
         assert (raised.value.host, raised.value.port) == ("127.0.0.1", 6381)
     theirs.sendall(b"!nonsense\r\n")
     with pytest.raises(redis.exceptions.RedisError):
-        wire.read()
+        protocol.read()
 
 
 class Connection:
-    """The parts of a client's connection that a link needs."""
+    """The parts of redis-py's connection that ours needs."""
 
     def __init__(self, ours: socket.socket) -> None:
         self._sock = ours
@@ -98,7 +98,7 @@ class Interrupted(BaseException):
 def test_an_answer_that_nobody_waited_for_is_nobody_elses():
     pairs = [socket.socketpair() for _ in range(2)]
     free = iter(pairs)
-    link = Link(lambda: Connection(next(free)[0]), "here")
+    connection = ServerConnection(lambda: Connection(next(free)[0]), "here")
 
     def interrupt(*_):
         pairs[0][1].sendall(b"+late\r\n")
@@ -109,11 +109,11 @@ def test_an_answer_that_nobody_waited_for_is_nobody_elses():
     try:
         with pytest.raises(Interrupted):
             signal.setitimer(signal.ITIMER_REAL, 0.05)
-            link.call("PING")
-        assert link.call("PING") == b"right"
+            connection.call("PING")
+        assert connection.call("PING") == b"right"
     finally:
         signal.signal(signal.SIGALRM, before)
-        link.disconnect()
+        connection.disconnect()
         for pair in pairs:
             for end in pair:
                 end.close()

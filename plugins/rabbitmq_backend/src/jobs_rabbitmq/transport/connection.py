@@ -76,7 +76,7 @@ class OpenChannel(Channel):
             self.on_delivery(method.delivery_tag, method.redelivered, method.consumer_tag, properties, body)
 
 
-class Wire(Connection, abc.ABC):
+class BrokerConnection(Connection, abc.ABC):
     """A connection to one node. It belongs to the thread that turns its loop."""
 
     def __init__(

@@ -19,9 +19,9 @@ from jobs_core.errors import BackendUnavailable
 from ..errors import loses_connection, translated
 from ..scripts import Script, ScriptCall
 from ..url import Target
-from . import open_wire
+from . import open_protocol
+from .protocol import RedisProtocol
 from .sentinels import Sentinels
-from .wire import Wire
 
 CONNECT_TIMEOUT = 2.0
 """Longest time for making a connection, in seconds."""
@@ -100,42 +100,42 @@ def _to_master(target: Target) -> Connect:
     return connect
 
 
-class Link:
+class ServerConnection:
     """A connection that is made when needed. See the module. One thread at a time."""
 
     def __init__(self, connect: Connect, where: str) -> None:
         self.where = where
         self._connect = connect
         self._connection: Connection | None = None
-        self._wire: Wire | None = None
+        self._protocol: RedisProtocol | None = None
 
     @property
     def connected(self) -> bool:
-        return self._wire is not None
+        return self._protocol is not None
 
-    def connect(self) -> Wire:
+    def connect(self) -> RedisProtocol:
         """Connect if it is not connected; raise BackendUnavailable or BackendError."""
-        wire = self._wire
-        if wire is None:
+        protocol = self._protocol
+        if protocol is None:
             try:
-                wire = self._connected_anew()
+                protocol = self._connected_anew()
             except BackendUnavailable as error:
                 error.nothing_sent = True
                 raise
-        return wire
+        return protocol
 
-    def _connected_anew(self) -> Wire:
+    def _connected_anew(self) -> RedisProtocol:
         try:
             connection = self._connect()
             connection.connect()
-            wire = open_wire(connection, COMMAND_TIMEOUT)
+            protocol = open_protocol(connection, COMMAND_TIMEOUT)
         except (redis.RedisError, OSError) as error:
             raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
-        self._connection, self._wire = connection, wire
-        return wire
+        self._connection, self._protocol = connection, protocol
+        return protocol
 
     def disconnect(self) -> None:
-        connection, self._connection, self._wire = self._connection, None, None
+        connection, self._connection, self._protocol = self._connection, None, None
         if connection is not None:
             connection.disconnect()
 
@@ -148,10 +148,10 @@ class Link:
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
         """Run a script on the store at `base`; load it into the server if the server does not have it."""
-        wire = self._wire or self.connect()
+        protocol = self._protocol or self.connect()
         try:
-            wire.send((b"EVALSHA", script.digest, 1, base, *arguments))
-            return wire.read()
+            protocol.send((b"EVALSHA", script.digest, 1, base, *arguments))
+            return protocol.read()
         except redis.exceptions.NoScriptError:  # it was not executed: nothing is sent twice
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
@@ -162,13 +162,13 @@ class Link:
 
     def send(self, *command: Any, then: ScriptCall | None = None) -> None:
         """Send a command, and a script directly after it, without waiting for the replies: `read` and `read_script` do."""
-        wire = self._wire or self.connect()
+        protocol = self._protocol or self.connect()
         try:
             if then is None:
-                wire.send(command)
+                protocol.send(command)
             else:
                 script, *arguments = then
-                wire.send(command, (b"EVALSHA", script.digest, 1, *arguments))
+                protocol.send(command, (b"EVALSHA", script.digest, 1, *arguments))
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
         except BaseException:
@@ -177,11 +177,11 @@ class Link:
 
     def read(self, timeout: float | None = None) -> Any:
         """Read the reply of a command that was sent."""
-        wire = self._connected()
+        protocol = self._connected()
         try:
-            if timeout is not None and not wire.readable(timeout):
+            if timeout is not None and not protocol.readable(timeout):
                 raise redis.exceptions.TimeoutError("no reply")
-            return wire.read()
+            return protocol.read()
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
         except BaseException:
@@ -190,18 +190,18 @@ class Link:
 
     def read_script(self, script: Script, base: str, *arguments: Any) -> Any:
         """Read the reply of a script that was sent."""
-        wire = self._connected()
+        protocol = self._connected()
         try:
-            return wire.read()
+            return protocol.read()
         except redis.exceptions.NoScriptError:  # it was not executed: nothing is sent twice
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
 
-    def _connected(self) -> Wire:
-        if self._wire is None:
+    def _connected(self) -> RedisProtocol:
+        if self._protocol is None:
             raise BackendUnavailable(f"{self.where}: the connection broke")
-        return self._wire
+        return self._protocol
 
     def _failed(self, error: Exception) -> Exception:
         if loses_connection(error):
