@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import jobs_core
 from jobs_core import Backoff, Injected, Retry, RetryRule, Unique, current_job, injected, job, provides
@@ -154,3 +154,11 @@ def followed_by_a_function() -> None: ...
 
 with_rules.using(retry_on=(OSError,))  # error: call-arg
 RetryRule(retries="many")  # error: arg-type
+
+bare.using(at=datetime.now(timezone.utc), expires_at=datetime.now(timezone.utc) + timedelta(hours=1)).enqueue(1)
+bare.using(delay=datetime.now(timezone.utc))  # error: arg-type
+bare.using(at=60)  # error: arg-type
+
+
+@job(at=datetime.now(timezone.utc))  # error: call-overload
+def at_one_time() -> None: ...

@@ -31,6 +31,7 @@ from .errors import (
     EndlessWait,
     JobDefinitionError,
     JobFailed,
+    JobsError,
     JobWasCancelled,
     NotSupported,
     ResultNotStored,
@@ -384,7 +385,7 @@ class App:
         job.arguments.check(args, kwargs)
         now = time.time()
         message = replace(
-            stamp.envelope,
+            stamp.envelope if stamp.moments is None else stamp.moments.fill(stamp.envelope, self._now()),
             id=stamp.id or new_id(now),
             args=list(args),
             kwargs=dict(kwargs) if kwargs else {},
@@ -399,6 +400,21 @@ class App:
                 message = replacement
                 readable(message, job.name)
         return message
+
+    def _now(self) -> float:
+        """Return the time by which points in time become delays."""
+        return time.time()
+
+    def renewed(self, job: AnyJob, sent: Outgoing) -> Outgoing:
+        """Return a message that is sent later than it was made, with its points in time as of now."""
+        moments = self._stamp(job).moments
+        if moments is None:
+            return sent
+        try:
+            message = moments.fill(decode(sent.payload, signer=self.signer, topic=sent.topic), self._now())
+            return self.outgoing(message, sent.chosen)
+        except JobsError:  # it has become impossible, or too large, meanwhile: it goes as it was made
+            return sent
 
     def _unique_key(self, job: JobFunction[Any, Any, Any], call: Call[Any], unique: Unique) -> UniqueKey:
         return unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))

@@ -51,7 +51,7 @@ _TIMEOUT = Word("timeout limits each run, in seconds; then JobTimeout is raised 
 _ONE_ENQUEUE = "this belongs to one enqueue, not to the definition"
 _DEFINITION = "this belongs to the definition"
 _DELAY = Word("the delay is given when enqueuing, in seconds or as a timedelta", using="delay=60")
-_AT = Word("give a point in time as the delay until then", using="delay=when - datetime.now(when.tzinfo)")
+_AT = Word("a point in time with its time zone is given when enqueuing", using="at=when")
 _UNIQUE = Word("unique allows one such job at a time", option="unique=True")
 _CRON = Word("cron takes five fields; [schedule] in jobs.toml also takes intervals", option='cron="*/5 * * * *"')
 _RESULT = Word("results are kept only on request", option="store_result=True")
@@ -71,7 +71,8 @@ _KEPT = Word("jobs.toml says how long results are kept", toml='topics.default.re
 _DEAD = Word("jobs.toml says how long dead letters are kept", toml='topics.default.dead_keep = "30d"')
 
 USING: Final = (
-    "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "headers", "id", "on_commit"
+    "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "headers", "id", "on_commit",
+    "at", "expires_at",
 )  # fmt: skip
 """Keywords of `using`; a test compares."""
 
@@ -86,6 +87,8 @@ OPTIONS: Final = _table(
     ("registry", Word("this belongs to the definition", option="registry=registry")),
     ("id", Word("an id of your own belongs to one enqueue", using='id="order-4711"')),
     ("delay", Word(_ONE_ENQUEUE, using="delay=60")),
+    ("at", Word(_ONE_ENQUEUE, using="at=when")),
+    ("expires_at", Word(_ONE_ENQUEUE, using="expires_at=when")),
     ("key", Word(_ONE_ENQUEUE, using='key="customer-7"')),
     ("headers", Word(_ONE_ENQUEUE, using='headers={"tenant": "acme"}')),
     ("queue queue_name queues task_queue routing_key exchange channel", _TOPIC),
@@ -94,7 +97,7 @@ OPTIONS: Final = _table(
     ("retry_backoff_max max_backoff", Word("Backoff sets the first wait and the longest", option="backoff=Backoff(first=2, longest=600)")),
     ("time_limit soft_time_limit job_timeout task_time_limit task_soft_time_limit execution_timeout", _TIMEOUT),
     ("countdown delay_seconds schedule_in run_in in_ defer_by _defer_by wait wait_for", _DELAY),
-    ("eta at run_at schedule_at scheduled_at scheduled_time scheduled_for defer_until _defer_until wait_until", _AT),
+    ("eta run_at schedule_at scheduled_at scheduled_time scheduled_for defer_until _defer_until wait_until", _AT),
     ("max_age ttl expire expires_in age_limit", _EXPIRES),
     ("lock queueing_lock unique_key unique_on unique_for once singleton dedupe dedup_key lock_expires _job_id", _UNIQUE),
     ("schedule crontab periodic run_every interval every repeat cron_string", _CRON),

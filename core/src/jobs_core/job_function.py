@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from .conversion import decode_hook
 from .errors import JobDefinitionError, ResultNotStored
 from .handle import JobHandle
 from .injection.markers import injected_parameters
-from .options import NO_OVERRIDES, JobOptions, Unique, parse, refuse_foreign_placeholders
+from .options import NO_OVERRIDES, JobOptions, Unique, one_time, parse, refuse_foreign_placeholders
 from .units import DurationLike
 
 P = ParamSpec("P")
@@ -67,6 +68,8 @@ class Enqueuer(Protocol):
     def prepare(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]: ...
 
     def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]: ...
+
+    def renewed(self, job: JobFunction[Any, Any, Any], sent: Outgoing) -> Outgoing: ...
 
 
 class JobFunction(Generic[P, R, T]):
@@ -208,22 +211,25 @@ class JobFunction(Generic[P, R, T]):
         headers: Mapping[str, Any] | UnsetType = UNSET,
         id: str | UnsetType = UNSET,
         on_commit: bool | UnsetType = UNSET,
+        at: datetime | UnsetType | None = UNSET,
+        expires_at: datetime | UnsetType | None = UNSET,
     ) -> JobFunction[P, R, T]:
         """Return the same job function with other options for the jobs that it enqueues.
 
-        Durations are seconds, a timedelta or a string ("5m"). `id` chooses the job's id beforehand; an id that is in the
-        queue already adds nothing. With `on_commit` the job is sent when the database transaction around the enqueue
+        Durations are seconds, a timedelta or a string ("5m"). `at` and `expires_at` are points in time with a time zone,
+        instead of `delay` and `expires`. `id` chooses the job's id beforehand; an id that is in the queue already adds
+        nothing. With `on_commit` the job is sent when the database transaction around the enqueue
         commits, and never if that is rolled back; this needs a framework's plugin that handles transactions (jobs-django).
         Raises JobDefinitionError for a value out of range.
         """
         given = {
             "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
             "expires": expires, "unique": unique, "store_result": store_result, "key": key, "headers": headers, "id": id,
-            "on_commit": on_commit,
+            "on_commit": on_commit, "at": at, "expires_at": expires_at,
         }  # fmt: skip
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)
-        overrides = parse(f"{self.name}.using", given)
+        overrides = parse(f"{self.name}.using", one_time(f"{self.name}.using", given))
         refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, lambda: self._parameters)
         twin.overrides = overrides.over(self.overrides)
         return twin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -56,6 +57,8 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     headers: dict[str, Any] | UnsetType = UNSET
     id: str | UnsetType = UNSET
     on_commit: bool | UnsetType = UNSET
+    at: float | UnsetType | None = UNSET  # Unix time
+    expires_at: float | UnsetType | None = UNSET
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options, with unset ones taken from `other`."""
@@ -93,6 +96,49 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
     if both:
         raise JobDefinitionError(f"{where}: discard_on: {both} is in retry_on, too: remove it from one of the two")
     return JobOptions(**values)
+
+
+ABSOLUTE = {"at": "delay", "expires_at": "expires"}
+"""The options for points in time, each with that for the time until then."""
+
+
+def one_time(where: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with each point in time or duration replacing the other one of an earlier `using`.
+
+    Raises JobDefinitionError if both are given.
+    """
+    for at, after in ABSOLUTE.items():
+        if given[at] is UNSET and given[after] is UNSET:
+            continue
+        if given[at] is not UNSET and given[after] is not UNSET:
+            raise JobDefinitionError(f"{where}: {at} and {after} both say when: leave out one of them")
+        given = {**given, **{name: None for name in (at, after) if given[name] is UNSET}}
+    return given
+
+
+def _until(at: str) -> Callable[[Any], float | None]:
+    """Accept a duration; the error for a point in time names the option `at`."""
+
+    def check(value: Any) -> float | None:
+        if isinstance(value, date):
+            raise ValueError(f"expected a duration, got the point in time {value}: write {at}=...")
+        return _duration_or_none(value)
+
+    return check
+
+
+def _moment(value: Any) -> float | None:
+    """Accept a point in time that is the same everywhere; return it as Unix time."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise ValueError(f"expected a datetime with a time zone, got {shown(value)}")
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"expected a datetime with a time zone, got {value}, which has none: use datetime.now(timezone.utc) instead of "
+            'datetime.now(), or add the zone: when.replace(tzinfo=ZoneInfo("Europe/Paris"))'
+        )
+    return value.timestamp()
 
 
 def _duration_or_none(value: Any) -> float | None:
@@ -189,8 +235,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "retry_on": lambda value: None if value is None else parse_retry_on(value),
     "discard_on": parse_discard_on,
     "priority": _in(0, MAX_PRIORITY),
-    "delay": _duration_or_none,
-    "expires": _duration_or_none,
+    "delay": _until("at"),
+    "expires": _until("expires_at"),
+    "at": _moment,
+    "expires_at": _moment,
     "unique": _unique,
     "acks": _acks,
     "id": _id,

@@ -5,12 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from .config import Config, Topic
 from .errors import JobDefinitionError
 from .job import JobFunction
 from .message import VERSION, Message
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_result
+from .units import MAX_SECONDS, shown_time
+
+
+class Moments(Struct, frozen=True):
+    """Points in time by this machine's clock. The wire carries them as seconds from the enqueue."""
+
+    job: str
+    at: float | None
+    expires_at: float | None
+
+    def fill(self, envelope: Message, now: float) -> Message:
+        """Return an envelope with its times as of now; raise JobDefinitionError for times that cannot be.
+
+        What is past by now is due at once. The relative times run on the broker's clock: only the difference between
+        the producer's clock and the true time shifts them, not that between it and the broker's.
+        """
+        delay = envelope.delay if self.at is None else self._left("at", self.at, now)
+        expires_in = envelope.expires_in if self.expires_at is None else self._left("expires_at", self.expires_at, now)
+        if delay and expires_in is not None and delay >= expires_in:
+            raise JobDefinitionError(
+                f"{self.job}: it would expire {expires_in:g} s from now, before it is due in {delay:g} s, and never run: "
+                "choose a later expires_at"
+            )
+        return replace(envelope, delay=delay, expires_in=expires_in)
+
+    def _left(self, name: str, moment: float, now: float) -> float:
+        left = max(0.0, round(moment - now, 6))
+        if left > MAX_SECONDS:
+            raise JobDefinitionError(
+                f"{self.job}: {name}: {shown_time(moment)} is more than {MAX_SECONDS:g} s (31 years) away, which is the limit"
+            )
+        return left
 
 
 class Stamp(Struct, frozen=True):
@@ -22,6 +55,7 @@ class Stamp(Struct, frozen=True):
     unique: Unique | None
     stores_result: bool
     on_commit: bool | None  # the value given to `using`, else to `@job`
+    moments: Moments | None  # None: every time in the envelope is relative
 
 
 def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
@@ -43,7 +77,13 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
         unique=unique,
         stores_result=stores_result(job.options, topic, config) if envelope.store_result is None else envelope.store_result,
         on_commit=None if options.on_commit is UNSET else options.on_commit,
+        moments=_moments(job.name, overrides),
     )
+
+
+def _moments(job: str, overrides: JobOptions) -> Moments | None:
+    at, expires_at = (None if value is UNSET else value for value in (overrides.at, overrides.expires_at))
+    return None if at is None and expires_at is None else Moments(job, at, expires_at)
 
 
 def _fields(options: JobOptions, overrides: JobOptions, settings: Topic) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class JobContext:
         outgoing, handle = app.prepare(Call(job, args, kwargs))
         if self._run.followups is None:
             self._run.followups = []
-        self._run.followups.append(outgoing)
+        timed = isinstance(job.overrides.at, float) or isinstance(job.overrides.expires_at, float)
+        self._run.followups.append((lambda: app.renewed(job, outgoing)) if timed else outgoing)
         if self._run.ended:  # after the append: a run is marked as ended before its follow-ups are read
             raise RuntimeError(
                 f"{self.name} {self.id} has ended: follow-ups are sent with its acknowledgement, which has already happened. "

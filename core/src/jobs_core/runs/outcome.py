@@ -140,7 +140,7 @@ def _done(run: Run) -> Settlement:
         Outcome.DONE,
         result=encode_result(run.value, run.policy.max_result) if run.store_result else None,
         result_ttl=run.policy.result_ttl,
-        followups=tuple(run.followups or ()),
+        followups=run.due_followups() if run.followups else (),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..backends.base import Delivery, Outgoing, Settlement
     from ..errors import JobInterrupted
     from ..message import Message
@@ -50,7 +52,7 @@ class Run:
         self.failure: Failure | None = None  # the error as text
         self.settlement: Settlement | None = None  # what `outcome` has decided, once the run has ended
         self.interrupted: JobInterrupted | None = None  # the error that the courier wants raised in it
-        self.followups: list[Outgoing] | None = None
+        self.followups: list[Outgoing | Callable[[], Outgoing]] | None = None  # callable: its times are those of the end
         self.context: Any = None
         self.slot = -1  # on the scoreboard, from its start until it is settled
         self.task: Any = None  # async: the task to cancel
@@ -68,6 +70,10 @@ class Run:
     def about(self) -> tuple[str, str, str, int]:
         """Return the facts that every event of a run begins with: id, job, topic, attempt."""
         return self.delivery.id, self.job.name, self.delivery.topic, self.attempt
+
+    def due_followups(self) -> tuple[Outgoing, ...]:
+        """Return the follow-ups as they are sent now."""
+        return tuple(each() if callable(each) else each for each in self.followups or ())
 
     def __repr__(self) -> str:
         return f"<Run {self.job.name} {self.delivery.id}>"

@@ -17,6 +17,7 @@ from ..config import Config
 from ..conversion import json_encoder
 from ..errors import ArgumentError
 from ..message import Message
+from ..options import ABSOLUTE
 from ..registry import AnyJob
 from ..stamp import stamp_of
 from ..units import format_duration, shown
@@ -106,10 +107,14 @@ def received(job: AnyJob, message: Message) -> tuple[list[Any], dict[str, Any]]:
 def _options(job: AnyJob, config: Config) -> dict[str, Any]:
     """Return the options that `job.using(...)` has chosen, as an envelope has them."""
     chosen = [name for name in job.overrides.__struct_fields__ if getattr(job.overrides, name) is not UNSET]
+    for at, after in ABSOLUTE.items():  # `using` sets the other one of each pair to None
+        other = at if getattr(job.overrides, at) in (UNSET, None) else after
+        chosen = [name for name in chosen if name != other]
     if not chosen:
         return {}
     stamp = stamp_of(job, config)
     fields = _fields(msgspec.structs.replace(stamp.envelope, id=stamp.id or ""))
+    fields |= {f"using({at})": _About(getattr(job.overrides, at)) for at in ABSOLUTE if at in chosen}
     return {label: value for label, value in fields.items() if label.startswith(tuple(f"using({name})" for name in chosen))}
 
 
@@ -118,7 +123,18 @@ def _fields(message: Message) -> dict[str, Any]:
     names = ("topic", "priority", "delay", "retries", "timeout", "store_result", "key", "id")
     options = {f"using({name})": getattr(message, name) for name in names}
     headers = {f"using(headers)[{name!r}]": value for name, value in message.headers.items()}
-    return {**options, "using(expires)": message.expires_in, **headers}
+    after = {"at": message.delay, "expires_at": message.expires_in}
+    moments = {f"using({at})": None if left is None else message.enqueued_at + left for at, left in after.items()}
+    return {**options, "using(expires)": message.expires_in, **moments, **headers}
+
+
+class _About(float):
+    """A point in time that is equal to those within a millisecond of it: an envelope counts from a rounded time."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, float) and abs(float(self) - float(other)) < 0.001
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _fits(expected: Any, value: Any) -> bool:

@@ -221,7 +221,7 @@ class JobsQueue:
         if error is not None:
             raise _as_the_job_raised_it(error)
         if run.followups:
-            self._backend.push(run.followups, new_token())
+            self._backend.push(run.due_followups(), new_token())
         result: T = value
         return result
 
@@ -340,6 +340,9 @@ class _TestApp(App):
     def new_backend(self, *, clock: Callable[[], float] | None = None) -> Backend:
         options: BackendOptions = self.backend_options(clock or self._clock)
         return MemoryBackend(self.backend_url, options)
+
+    def _now(self) -> float:
+        return self._clock()
 
     def _message(self, call: Call[Any], stamp: Stamp) -> Message:
         """Return an envelope with the queue's time: signed messages expire by it."""
