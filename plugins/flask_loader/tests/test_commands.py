@@ -12,7 +12,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup
 from tests.support.project import Project
 
-from jobs_core import ArgumentError, Config
+from jobs_core import ArgumentError, Config, JobDefinitionError
 from jobs_core.config import Duration, ScheduleEntry
 from jobs_core.testing import JobsQueue
 from jobs_flask import flask_command
@@ -132,6 +132,12 @@ def test_an_exit_code_decides_about_success(app, jobs_queue, lines, how):
 def test_a_call_that_does_not_fit_fails_with_the_reason(app, jobs_queue, command, args, kwargs, says):
     with pytest.raises(ArgumentError, match=says):
         jobs_queue.perform(command, *args, **kwargs)
+
+
+@pytest.mark.parametrize(("name", "options"), [(" ", {}), ("greet", {"queue": "mail"}), ("greet", {})])
+def test_a_command_that_can_be_no_job_is_refused(name, options):
+    with pytest.raises(JobDefinitionError):
+        flask_command(name, **options)
 
 
 def test_a_command_has_the_options_and_the_name_of_a_job(app):

@@ -67,10 +67,7 @@ class Expectation:
 
     def differences(self, message: Message) -> Differences:
         """Return what differs in an enqueued call: by name the expected value, and the one that it has."""
-        args, kwargs = received(self.job, message)
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        has = {**self._flat(bound), **_fields(message)}
+        has = {**self._received(message), **_fields(message)}
         found: Differences = {}
         for name, expected in {**self._arguments, **self._options}.items():
             value = has.get(name, _MISSING)
@@ -81,6 +78,15 @@ class Expectation:
             if not fits:
                 found[name] = expected, value
         return found
+
+    def _received(self, message: Message) -> dict[str, Any]:
+        args, kwargs = received(self.job, message)
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError:  # a message of a foreign producer, which will be a dead letter
+            return {}
+        bound.apply_defaults()
+        return self._flat(bound)
 
     def _flat(self, bound: inspect.BoundArguments) -> dict[str, Any]:
         """Return arguments by name: `*items` as items[0], items[1] …, `**others` by their own names."""

@@ -142,7 +142,7 @@ class JobsQueue:
             for state in (State.READY, State.SCHEDULED):
                 for record in self._backend.browse(topic, state, 1_000_000):
                     message = decode(record.payload, signer=self.app.signer, topic=topic)
-                    if job is None or message.job == job.name:
+                    if job is None or message.job in (job.name, *job.aliases):
                         yield message, None if record.due is None else record.due - record.broker_now
 
     def _sorted(self, expected: Expectation) -> tuple[list[Message], list[Differences]]:
@@ -168,7 +168,7 @@ class JobsQueue:
         blocks: list[tuple[int, str]] = []
         others: Counter[str] = Counter()
         for message, due_in in self._waiting():
-            if expected is not None and message.job != expected.job.name:
+            if expected is not None and message.job not in (expected.job.name, *expected.job.aliases):
                 others[message.job or "?"] += 1
                 continue
             found = {} if expected is None else expected.differences(message)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs_core import ArgumentError, JobFunction, job
+from jobs_core import ArgumentError, JobDefinitionError, JobFunction, job
 from jobs_core.loaders.base import log_printed
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ def flask_command(name: str, /, **options: Any) -> JobFunction[..., None, None]:
     is `flask.` and the command's, with dots between its words, unless `name` is given. Arguments of the job are those of
     the command, and its options are keywords: `create.enqueue("ada", admin=True, tags=["a", "b"])`. What the command prints
     is logged, at level info, and at level warning if it goes to standard error. If the application has no such command, or
-    the command no such option, the job fails.
+    the command no such option, the job fails. Raises JobDefinitionError for options that `@job` refuses.
     """
     words = name.split()
+    if not words:
+        raise JobDefinitionError('flask_command: name a command of the application, such as "send-digest" or "user create"')
     logger = logging.getLogger(f"jobs_flask.{'.'.join(words)}")
 
     def command(*args: Any, **arguments: Any) -> None:
