@@ -15,7 +15,7 @@ import click
 import pytest
 
 import jobs_core
-from jobs_core import foreign
+from jobs_core import foreign, hookspecs
 from jobs_core.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +137,15 @@ def test_the_first_change_of_the_contributors_tour_is_still_to_be_made():
     assert f"@job({word}=" in page
     assert word not in foreign.OPTIONS
     assert f'("{row} ' in Path(foreign.__file__).read_text()
+
+
+def test_every_hook_is_used_by_our_code_or_named_in_contributing_as_one_that_is_not():
+    places = [ROOT / "core" / "src" / "jobs_core" / "builtin.py", *(ROOT / "plugins").glob("*/src/**/*.py")]
+    source = "".join(path.read_text() for path in places)
+    hooks = {name for name in vars(hookspecs) if name.startswith("jobs_")}
+    unused = {name for name in hooks if f"def {name}(" not in source}
+    said = (ROOT / "CONTRIBUTING.md").read_text().partition("A new hook ships")[2].partition("\n- ")[0]
+    assert unused == set(re.findall(r"`(jobs_\w+)`", said))
 
 
 def test_every_class_that_the_internals_page_names_exists():

@@ -16,9 +16,9 @@ from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Config, Pool
 from jobs_core.deadline import left
 from jobs_core.errors import BackendUnavailable
-from jobs_core.explain import no_supervisor
 from jobs_core.ids import new_token
 from jobs_core.supervisor.pidfile import PidFile
+from jobs_core.unfinished import no_supervisor
 
 
 def _add() -> int:
@@ -93,7 +93,8 @@ def test_that_no_supervisor_runs_here_is_told_where_jobs_are_shared(registry, tm
         handle.result(timeout=0.01)
     app.close()
     shared = App(Config(backend="redis://127.0.0.1:1/0", base_dir=tmp_path), registry=registry)
-    assert no_supervisor(shared).endswith("starts it, unless workers on another machine do the work")
+    told = no_supervisor(shared.run_dir, shared.backend_url)
+    assert told.endswith("starts it, unless workers on another machine do the work")
 
 
 def test_a_backend_that_fails_meanwhile_makes_the_error_no_other(app, add, monkeypatch):

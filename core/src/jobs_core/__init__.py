@@ -40,8 +40,7 @@ from .message import Message, UniqueKey
 from .options import Unique
 from .retry_rules import Backoff, RetryRule
 from .runs.context import JobContext, current_job
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     # Defining and enqueuing jobs

@@ -494,11 +494,12 @@ class App:
 
     def _explain_timeout(self, job_id: str) -> str:
         """Explain the state of a job whose result did not arrive in time. The time is bounded: a backend may hang."""
-        from . import explain  # only a caller whose time is over needs it
+        from .unfinished import OnThisMachine, unfinished  # only a caller whose time is over needs it
 
+        here = OnThisMachine(self.run_dir, self.backend_url)
         before, of_thread.at = of_thread.at, time.monotonic() + EXPLAIN_PATIENCE
         try:
-            reasons = self.operate(functools.partial(explain.unfinished, self, job_id=job_id))
+            reasons = self.operate(lambda backend: unfinished(self.config, here, backend, job_id))
         except BackendError:
             return ""
         finally:

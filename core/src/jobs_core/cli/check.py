@@ -14,7 +14,6 @@ from ..backends.base import Backend, State
 from ..config import Workers
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..events import TopicUnserved
-from ..explain import misfit
 from ..loaders import importing
 from ..plugins import Plugins
 from ..schedule import entries
@@ -24,6 +23,7 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
+from .explain import misfit
 from .extensions import disable_fatal_plugins, reported
 from .formatting import count
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child

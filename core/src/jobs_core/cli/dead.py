@@ -11,11 +11,11 @@ import msgspec
 from ..backends.base import Backend, JobRecord, State
 from ..errors import NotSupported
 from ..escapes import in_one_line
-from ..explain import MOST_DEAD, dead_letter
 from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .exits import Exit
+from .explain import MOST_DEAD, dead_letter
 from .formatting import are, count
 from .jobs import as_data, name_of, show
 from .topics import doubt

@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 
-from .. import __version__, foreign, guard
+from .. import foreign, guard
 from ..app import set_app_source
 from ..errors import JobsError
 from ..plugins import PluginInfo
+from ..version import __version__
 from . import output
 from .common import Context, exit_code
 from .exits import Exit

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 
 from ..app import App
-from ..explain import Here, no_supervisor
 from ..scoreboard.reader import RunEntry
 from ..scoreboard.state import PoolState, read_board
 from ..scoreboard.view import TAKING
 from ..supervisor import pidfile
+from ..unfinished import Here, no_supervisor
 from .formatting import age, count
 from .overview import Overview, WorkerLine
 
@@ -46,7 +46,7 @@ class ThisMachine(Here):
             yield str(error)
             return
         if pid is None:
-            yield no_supervisor(self._app)
+            yield no_supervisor(self._app.run_dir, self._app.backend_url)
             return
         if it is None or it.pid != pid or it.state == "starting":
             yield f"the supervisor, process {pid}, is not serving yet: `jobsctl status` says what it is waiting for"

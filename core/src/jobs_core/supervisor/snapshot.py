@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, events
+from .. import events
 from ..scoreboard import state
 from ..scoreboard.state import SupervisorState
 from ..scoreboard.writer import start_ticks
 from ..timers import Timer
+from ..version import __version__
 from .system.loop import Loop
 
 SHORTEST = 0.05

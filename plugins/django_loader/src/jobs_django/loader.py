@@ -1,17 +1,16 @@
-"""Find the jobs of a Django project: in `jobs.py` and `tasks.py` of every installed app."""
+"""The loader of a Django project: the installed apps' jobs, then `modules`."""
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from jobs_core.loaders.base import JobLoader, import_module
 
+from .discovery import discover
+
 if TYPE_CHECKING:
     from jobs_core import Config
-
-NAMES = ("jobs", "tasks")
 
 
 class DjangoLoader(JobLoader):
@@ -24,25 +23,11 @@ class DjangoLoader(JobLoader):
         found = discover()
         for module in self._modules:
             import_module(module, "modules")
-        adopt([*found, *self._modules])
+        _adopt([*found, *self._modules])
         return [*found, *self._modules]
 
 
-def discover() -> list[str]:
-    """Import `jobs.py` and `tasks.py` of the installed apps; return their names. Raises LoadError."""
-    from django.apps import apps
-
-    found = []
-    for app in apps.get_app_configs():
-        for name in NAMES:
-            module = f"{app.name}.{name}"
-            if app.name != "jobs_django" and find_spec(module) is not None:
-                import_module(module, "INSTALLED_APPS")
-                found.append(module)
-    return found
-
-
-def adopt(modules: list[str]) -> None:
+def _adopt(modules: list[str]) -> None:
     """Make jobs of the `django.tasks` that were declared for another backend, and may be sent to ours by `using`."""
     if "django.tasks" in sys.modules:
         from .tasks import adopt

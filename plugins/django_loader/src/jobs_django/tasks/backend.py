@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
@@ -17,9 +18,9 @@ from django.utils.timezone import get_current_timezone, is_naive, make_aware
 from jobs_core import JobHandle, NotSupported, current_app
 from jobs_core.backends.base import JobRecord, State
 
-from ..loader import adopt, discover
+from ..discovery import discover
 from ..settings import application
-from .definition import JobsTask, job_of, task_at, ten_steps
+from .definition import JobsTask, adopt, job_of, task_at, ten_steps
 from .record import HEADER, Header, Stored, done, waiting
 
 
@@ -113,7 +114,8 @@ def _task(path: str, result_id: str) -> Task:
     """Return the task of this path; if none is known yet, first import the apps' modules of tasks."""
     task = task_at(path)
     if task is None:
-        adopt(discover())
+        for module in discover():
+            adopt(sys.modules[module])
         task = task_at(path)
     if task is None:
         raise TaskResultDoesNotExist(result_id)

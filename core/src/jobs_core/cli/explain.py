@@ -1,0 +1,169 @@
+"""Explain in one answer why a job does not run, ran twice or is dead, from the backend and the configuration.
+
+Why a job waits is known to producers too, see unfinished.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..app import App
+from ..backends.base import Backend, JobRecord, State
+from ..errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
+from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
+from ..units import count, format_duration, times
+
+MOST_ERRORS = 3
+"""The number of a job's latest errors that are shown."""
+
+MOST_DEAD = 1000
+"""Dead letters of a topic that are read if single jobs cannot be looked up."""
+
+
+class Explanation(Struct, frozen=True):
+    """The known facts about a job: sentences, the deciding one first."""
+
+    known: bool | None  # None: this backend cannot tell whether there is such a job
+    reasons: list[str]
+
+
+def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Explanation:
+    """Return the full explanation. The application's jobs should be loaded, because their names are needed."""
+    if "lookup" not in backend.features:
+        return _without_lookup(app, backend, job_id, here)
+    record = backend.get(job_id)
+    if record is None:
+        return Explanation(False, [f"unknown job {job_id}: it never existed here, or it finished without a stored result"])
+    return Explanation(True, [*_state(app, backend, record, here), *_history(record)])
+
+
+def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterator[str]:
+    if record.state is State.DONE:
+        yield f"it has been done since {when(record.since)}"
+    elif record.state is State.CANCELLED:
+        yield f"it was cancelled at {when(record.since)}"
+    elif record.state is State.DEAD:
+        yield f"it has been dead since {when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
+    elif record.state is State.RESERVED:
+        runs = list(here.of_running(record.id))
+        yield from runs or [reserved(record), *here.of_reserved(record.owner or "")]
+        if record.cancel_requested:
+            yield "its cancellation was requested: its worker is told within 250 ms"
+    else:
+        yield from waits(app.config, backend, record, here)
+    if record.state in (State.READY, State.SCHEDULED, State.RESERVED):
+        yield from _cannot_run(app, record)
+
+
+def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
+    """Return what a worker with this code would report about the message."""
+    try:
+        message = app.read(record)
+        job = app.registry.find(message.job or "")
+        job.arguments.convert(list(message.args), dict(message.kwargs))
+    except UnknownJob as error:
+        grace = format_duration(app.config.unknown_grace)
+        yield f"{error}: workers with this code defer it for {grace} in all, then it is dead"
+    except (ArgumentError, MessageError) as error:
+        yield f"workers with this code will move it to the dead letters: {error}"
+    else:
+        if message.expires_in is not None:
+            left = record.pushed_at + message.expires_in - record.broker_now
+            yield f"it expires in {format_duration(round(left))}" if left > 0 else "it has expired: it will not be run"
+
+
+def _history(record: JobRecord) -> Iterator[str]:
+    errors: list[dict[str, Any]] = [msgspec.json.decode(error) for error in record.errors]
+    yield from _attempts(record, errors)
+    if record.redeliveries:
+        alone = f", {record.crashes} of them while it was running alone" if record.crashes else ""
+        yield f"{count(record.redeliveries, 'worker')} died while running it{alone}: it may have run in part or twice"
+        if record.redeliveries > 1 and record.state in (State.READY, State.SCHEDULED, State.RESERVED):
+            yield "so it is a suspect: few suspects run at a time, in one worker of a pool, each after a pause of up to 2 s"
+    if record.deferrals and record.state is not State.SCHEDULED:
+        yield f"it was deferred {times(record.deferrals)}, with no attempt counted"
+    if len(errors) > MOST_ERRORS:
+        yield f"the last {MOST_ERRORS} of {len(errors)} errors follow; `jobsctl show {record.id}` has them all"
+    for entry in errors[-MOST_ERRORS:]:
+        number = f", attempt {entry['attempt']}" if entry.get("attempt") else ""
+        where = f" on {entry['host']}" if "host" in entry else ""
+        yield f"{when(entry.get('at'))}{where}{number}: {entry.get('type', '?')}: {entry.get('message', '')}"
+
+
+def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
+    """Describe how many attempts ended.
+
+    A retry of a dead letter restarts the count; earlier attempts are distinguished by number.
+    """
+    numbers = [entry["attempt"] for entry in errors if isinstance(entry.get("attempt"), int) and entry["attempt"] > 0]
+    now = record.attempt
+    starts = [place for place in range(1, len(numbers)) if numbers[place] <= numbers[place - 1]]
+    if numbers and not now:
+        before, since = len(numbers), "none since"
+    elif starts:
+        before, since = starts[-1], f"{count(now, 'attempt')} since"
+    else:
+        if now:
+            yield f"{count(now, 'earlier attempt')} {'has' if now == 1 else 'have'} ended"
+        return
+    yield f"it was retried from the dead letters: {count(before, 'attempt')} ended before that, {since}"
+
+
+# -- without lookup --------------------------------------------------------------------------------
+
+
+def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Explanation:
+    """Explain a job that the backend cannot look up: whether it runs here or is dead, and what keeps jobs waiting."""
+    runs = list(here.of_running(job_id))
+    if runs:
+        return Explanation(True, runs)
+    topics = _topics(app, backend)
+    letter = dead_letter(app, backend, job_id)
+    if letter is not None:
+        return Explanation(True, [*_state(app, backend, letter, here), *_history(letter)])
+    reasons = [
+        f"{backend.name}:// cannot look up single jobs (set [results] url to record them): this one is not running on this "
+        "machine and is not a recent dead letter, so it is waiting, running elsewhere, done, or it never existed"
+    ]
+    for topic, counts in backend.counts(topics).items():
+        if counts.ready:
+            reasons.append(f"topic {topic}: {jobs(counts.ready)} ready")
+            reasons += [*held_up(app.config, backend, topic), *here.of_waiting(topic), *before(app.config, backend, topic)]
+    if len(reasons) == 1:
+        reasons.append("no topic known here has ready jobs")
+    return Explanation(None, list(dict.fromkeys(reasons)))
+
+
+def _topics(app: App, backend: Backend) -> list[str]:
+    known = {*app.config.topics, *app.config.served_topics(), *app.destinations()}
+    with contextlib.suppress(NotSupported):
+        known.update(backend.topics())
+    return sorted(known)
+
+
+def dead_letter(app: App, backend: Backend, job_id: str) -> JobRecord | None:
+    """Return a dead letter by its id; if single jobs cannot be looked up, search the newest of each topic."""
+    with contextlib.suppress(NotSupported):
+        for topic in _topics(app, backend):
+            for record in backend.browse(topic, State.DEAD, MOST_DEAD):
+                if record.id == job_id:
+                    return record
+    return None
+
+
+def misfit(app: App, record: JobRecord) -> str | None:
+    """Return why a queued message does not fit the code that is loaded here; None if it does."""
+    try:
+        message = app.read(record)
+        app.registry.find(message.job or "").arguments.convert(list(message.args), dict(message.kwargs))
+    except JobsError as error:
+        return str(error)
+    return None
+
+
+__all__ = ["Explanation", "dead_letter", "explain", "misfit"]

@@ -1,0 +1,158 @@
+"""Say why a job has not ended yet, from the backend and the configuration: for a producer whose patience is over.
+
+The command line explains more (cli/explain.py). A `Here` adds what is known about the processes on this machine. However many
+jobs are waiting in the queue, a bounded number of them is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import lockfile, urls
+from .backends.base import Backend, JobRecord, State
+from .config import Config
+from .units import count, format_duration, shown_time
+
+PAGE = 100
+"""Jobs that are read in one round trip, to find the position of one."""
+
+MOST_AHEAD = 1000
+MOST_BYTES = 4_000_000
+"""Bytes of payload on these pages after which no other page is requested: messages may be large."""
+
+
+class Here:
+    """The knowledge about the processes on this machine: here, none. See `jobs_core.cli.this_machine`."""
+
+    def of_waiting(self, topic: str) -> Iterator[str]:
+        """Explain why jobs of a topic are not run here, or which workers would run them."""
+        return iter(())
+
+    def of_reserved(self, owner: str) -> Iterator[str]:
+        """Describe the worker that has reserved a job which is not running here."""
+        return iter(())
+
+    def of_running(self, job_id: str) -> Iterator[str]:
+        """Describe where a job is running here, if it is, without any word from the backend."""
+        return iter(())
+
+
+NOWHERE = Here()
+
+
+class OnThisMachine(Here):
+    """The facts that a producer can give at once about its own machine."""
+
+    def __init__(self, run_dir: Path, backend_url: str) -> None:
+        self._run_dir = run_dir
+        self._backend_url = backend_url
+
+    def of_waiting(self, topic: str) -> Iterator[str]:
+        with contextlib.suppress(PermissionError):  # it belongs to another user: the state is unknown
+            if lockfile.holder(self._run_dir) is None:
+                yield no_supervisor(self._run_dir, self._backend_url)
+
+
+def no_supervisor(run_dir: Path, backend_url: str) -> str:
+    """Return the message for a run directory without a supervisor."""
+    others = "" if urls.scheme(backend_url) == "sqlite" else ", unless workers on another machine do the work"
+    return f"no supervisor is running on this machine in {run_dir}: `jobsctl start` starts it{others}"
+
+
+def unfinished(config: Config, here: Here, backend: Backend, job_id: str) -> list[str]:
+    """Return what a producer can say at once about a job that has not ended; nothing if single jobs cannot be looked up."""
+    record = backend.get(job_id) if "lookup" in backend.features else None
+    if record is None:
+        return []
+    if record.state is State.RESERVED:
+        return [reserved(record)]
+    return list(waits(config, backend, record, here if "multiprocess" in backend.features else NOWHERE, PAGE))
+
+
+def reserved(record: JobRecord) -> str:
+    """Say which worker has reserved a job, and since when."""
+    held = format_duration(max(0, round(record.broker_now - (record.since or record.broker_now))))
+    since = f"{when(record.since)}, for {held}"
+    return f"it has been reserved by worker {record.owner} since {since}: it is running there, or about to"
+
+
+def waits(config: Config, backend: Backend, record: JobRecord, here: Here, most: int = MOST_AHEAD) -> Iterator[str]:
+    """Explain why a queued job is not running, the longest-lasting reason first."""
+    topic = record.topic
+    yield from held_up(config, backend, topic)
+    if record.state is State.SCHEDULED and record.due is not None:
+        left = format_duration(max(0, round(record.due - record.broker_now)))
+        cause = (
+            "after a failed attempt"
+            if record.attempt
+            else "after a deferral"
+            if record.deferrals
+            else "as enqueued with a delay"
+        )
+        yield f"it is scheduled for {when(record.due)}, {left} from now, {cause}"
+        yield from here.of_waiting(topic)
+        return
+    yield from here.of_waiting(topic)
+    served = topic in config.served_topics()
+    yield f"it is ready{_ahead(backend, record, most)}{'' if served else ', but no pool here serves it'}"
+    yield from before(config, backend, topic)
+
+
+def held_up(config: Config, backend: Backend, topic: str) -> Iterator[str]:
+    """Explain what keeps all jobs of a topic waiting, by configuration and backend."""
+    if config.is_unserved(topic):
+        yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
+    elif topic not in config.served_topics():
+        yield f"topic {topic} is produce-only here (serve = false): workers elsewhere must serve it"
+    if topic in backend.paused():
+        yield f"topic {topic} is paused: run `jobsctl resume {topic}`"
+
+
+def before(config: Config, backend: Backend, topic: str) -> Iterator[str]:
+    """Name the topics with ready jobs that pools serve before this one."""
+    for name, pool in config.pools.items():
+        strict = list(pool.topics) if isinstance(pool.topics, list) else []  # by weight, each topic is served
+        earlier = strict[: strict.index(topic)] if topic in strict else []
+        busy = [f"{other} ({ready} ready)" for other in earlier if (ready := _ready(backend, other))]
+        if busy:
+            yield f"pool {name} serves {', '.join(busy)} before {topic}"
+
+
+def _ready(backend: Backend, topic: str) -> str:
+    """Count the ready jobs of a topic, as text; "" for none.
+
+    Jobs that can be listed are counted up to a page, because a count may read them all.
+    """
+    if "browse" not in backend.features:
+        return f"{backend.counts([topic])[topic].ready or ''}"
+    ready = len(backend.browse(topic, State.READY, PAGE))
+    return f"{PAGE} or more" if ready == PAGE else f"{ready or ''}"
+
+
+def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
+    """Count the jobs of its topic that come before it, as text, as far as a few pages show."""
+    if "browse" not in backend.features:
+        return ""
+    looked = size = 0
+    while looked < most and size < MOST_BYTES:
+        page = backend.browse(record.topic, State.READY, PAGE, looked)
+        for place, other in enumerate(page, looked):
+            if other.id == record.id:
+                return f" with {jobs(place)} ahead of it" if place else " and next in line"
+            size += len(other.payload)
+        looked += len(page)
+        if len(page) < PAGE:  # it has been reserved meanwhile
+            return ""
+    return f" with more than {looked:,} jobs ahead of it"
+
+
+def jobs(number: int) -> str:
+    """Return a number of jobs, for a sentence."""
+    return count(number, "job")
+
+
+def when(at: float | None) -> str:
+    """Return a time of the backend, for a sentence."""
+    return shown_time(at) if at else "an unknown time"
