@@ -1,4 +1,4 @@
-"""What several scenarios share: enqueueing in bulk, timing bare loops, measuring the time until a job starts."""
+"""The helpers that several scenarios share: enqueueing in bulk, timing bare loops, measuring the time until a job starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scenarios share: an application in a temporary directory, workers beside it, medians."""
+"""The helpers that scenarios share: an application in a temporary directory, workers beside it, medians."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the supervisor does without: threads, the libraries of the command line, the application."""
+"""The supervisor does without threads, the libraries of the command line, and the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows for workers that die, for their jobs, and for all processes when the supervisor dies."""
+"""The consequences of deaths: for workers, for their jobs, and for all processes when the supervisor dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which functions are jobs, and which are the same job: decided by their definition, not by their position."""
+"""The definition of a function decides whether it is a job, and which are the same job; its position does not."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Whatever a module of the application does at import, its importer gets one error that can be stored."""
+"""The importer of a module that fails in any way at import gets one error that can be stored."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""What a run prints goes into the log; what others print at the same time does not."""
+"""The prints of a run go into the log; those of others at the same time do not."""
 
 import asyncio
 import contextlib

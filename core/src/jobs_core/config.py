@@ -65,7 +65,7 @@ class Section(Struct, metaclass=foreign.Explained, kw_only=True, frozen=True, fo
 
 
 class Workers(Section, frozen=True, kw_only=True):
-    """How many processes a pool may have."""
+    """The bounds on the number of processes of a pool."""
 
     min: ProcessesOrNone = 1  # kept even when the pool is idle
     max: Processes = 1  # never more, however long the backlog

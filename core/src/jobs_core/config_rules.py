@@ -176,15 +176,21 @@ def parse_listen(value: str) -> Path | tuple[str, int]:
         raise ValueError(
             f'"{value}" has no host: write "127.0.0.1:{port}", or "0.0.0.0:{port}" to accept connections from every network'
         )
+    return _host(host, port, value), int(port)
+
+
+def _host(host: str, port: str, value: str) -> str:
+    """Return an address or the name of a host, without brackets; raise ValueError."""
     if host.startswith("[") and host.endswith("]"):
-        return str(_address(host[1:-1].partition("%")[0], value)) and host[1:-1], int(port)
+        _address(host[1:-1].partition("%")[0], value)
+        return host[1:-1]
     if ":" in host:
         raise ValueError(f'an IPv6 address needs brackets: write "[{host}]:{port}"')
     if re.fullmatch(r"[0-9.]+", host):
         _address(host, value)
     elif not _HOST.fullmatch(host):
         raise ValueError(f'"{host}" is not a host name: write "127.0.0.1:{port}", or the name of this machine')
-    return host, int(port)
+    return host
 
 
 def _address(host: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

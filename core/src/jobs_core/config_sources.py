@@ -560,11 +560,17 @@ def _without_secrets(path: str, value: Any) -> str:
 def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, Section):
         names = [name for name in value.__struct_fields__ if name != "base_dir"]
-        return [row for name in names for row in _flatten(getattr(value, name), f"{path}.{name}" if path else name)]
-    if isinstance(value, dict) and value and not _secret(path):
-        return [row for key, item in value.items() for row in _flatten(item, f"{path}.{key}")]
+        inner = {f"{path}.{name}" if path else name: getattr(value, name) for name in names}
+    elif isinstance(value, dict) and value and not _secret(path):
+        inner = {f"{path}.{key}": item for key, item in value.items()}
+    else:
+        return [(path, _as_text(value, path))]
+    return [row for key, item in inner.items() for row in _flatten(item, key)]
+
+
+def _as_text(value: Any, path: str) -> str:
     if _secret(path) and value:
-        return [(path, _without_secrets(path, value))]
+        return _without_secrets(path, value)
     if isinstance(value, (Duration, Size)):
-        return [(path, f'"{value}"')]
-    return [(path, "" if value is None else msgspec.json.encode(_covered(value), enc_hook=str).decode())]
+        return f'"{value}"'
+    return "" if value is None else msgspec.json.encode(_covered(value), enc_hook=str).decode()

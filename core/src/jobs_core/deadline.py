@@ -26,7 +26,7 @@ deadline: Final = Deadline()
 
 
 def left(most: float) -> float:
-    """Return how many seconds a wait may take that would take up to `most`: less, perhaps 0, if the deadline is nearer."""
+    """Return the seconds that a wait of up to `most` may take: less, perhaps 0, if the deadline is nearer."""
     rest = deadline.at - time.monotonic()
     if rest >= most:
         return most

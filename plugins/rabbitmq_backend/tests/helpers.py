@@ -1,4 +1,4 @@
-"""What tests of the backend alone share."""
+"""The helpers that tests of the backend alone share."""
 
 from __future__ import annotations
 

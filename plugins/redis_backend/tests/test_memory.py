@@ -1,4 +1,4 @@
-"""What jobs leave in a Redis once they are gone, and what they cost while they exist."""
+"""The keys that jobs leave in a Redis once they are gone, and the cost of jobs while they exist."""
 
 from __future__ import annotations
 

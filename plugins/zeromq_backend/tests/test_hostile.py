@@ -1,4 +1,4 @@
-"""Whatever a client sends, the broker answers with an error or not at all, and continues."""
+"""The broker answers any input with an error or not at all, and continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from the way a run ended."""
+"""The settlement that follows from the way a run ended."""
 
 import msgspec
 import pytest

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from ..scoreboard.state import Board
+from ..scoreboard.state import Board, SupervisorState
 from .formatting import count, size
 
 PER_CORE = 32
@@ -23,8 +23,7 @@ def too_many(board: Board, pool: str, workers: int) -> str:
     mine = next((each for each in it.pools if each.name == pool), None) if it else None
     if it is None or mine is None or workers <= max(mine.max, mine.wanted):
         return ""
-    sizes = [worker.memory for worker in it.workers if worker.pool == pool and worker.memory]
-    each, cores, free = sum(sizes) // len(sizes) if sizes else USUAL_SIZE, _cores(), free_memory()
+    each, cores, free = _size_of_worker(it, pool), _cores(), free_memory()
     most = min(cores * PER_CORE, mine.wanted + free // each)
     if workers <= most:
         return ""
@@ -33,6 +32,11 @@ def too_many(board: Board, pool: str, workers: int) -> str:
         f"{workers:,} workers in pool {pool} are more than the {most:,} that this machine is likely to bear: it has "
         f"{count(cores, 'core')} and {memory} free, and a worker takes {size(each)}"
     )
+
+
+def _size_of_worker(it: SupervisorState, pool: str) -> int:
+    sizes = [worker.memory for worker in it.workers if worker.pool == pool and worker.memory]
+    return sum(sizes) // len(sizes) if sizes else USUAL_SIZE
 
 
 def _cores() -> int:

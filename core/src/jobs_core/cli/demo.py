@@ -175,12 +175,14 @@ def _kill_busy_worker(run_dir: Path) -> bool:
 
 def _report_kill(events: list[dict[str, Any]]) -> None:
     """Report how the jobs of the killed worker were recovered."""
-    died = next((event for event in events if event.get("event") == "WorkerDied"), None)
+
+    def first(name: str, since: float = 0.0) -> dict[str, Any] | None:
+        return next((event for event in events if event.get("event") == name and event["time"] >= since), None)
+
+    died = first("WorkerDied")
     if died is None:
         return
-    after = [event for event in events if event["time"] >= died["time"]]
-    back = next((event for event in after if event.get("event") == "WorkerStarted"), None)
-    handed = next((event for event in after if event.get("event") == "JobsHandedBack"), None)
+    back, handed = first("WorkerStarted", died["time"]), first("JobsHandedBack", died["time"])
     text = f"Worker {died['pid']} was killed (kill -9)"
     if back is not None:
         text += f"; another served {1000 * (back['time'] - died['time']):.0f} ms later"

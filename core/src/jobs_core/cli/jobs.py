@@ -81,13 +81,15 @@ def _show_error(error: dict[str, Any]) -> None:
     at, host, pid = (error.pop(key, None) for key in ("at", "host", "pid"))
     kind, message, traceback = (str(error.pop(key, "")) for key in ("type", "message", "traceback"))
     number, log = error.pop("attempt", None), error.pop("log", [])
-    what = "a worker died" if kind == "WorkerDied" else f"attempt {number}" if traceback else "not run"
-    where = f", reported by process {pid} on {host}" if kind == "WorkerDied" else f", process {pid} on {host}" if pid else ""
+    if kind == "WorkerDied":
+        event = f"a worker died, reported by process {pid} on {host}"
+    else:
+        event = (f"attempt {number}" if traceback else "not run") + (f", process {pid} on {host}" if pid else "")
     lines = [] if message and message in traceback else [f"{kind}: {message}"]
     told = {_label(key): _plain(key, value) for key, value in error.items() if value is not None}
     lines += [f"{label}: {value}" for label, value in told.items() if value]
     lines += ["its last log lines:", *(f"  {line}" for line in log)] if log else []
-    output.block(f"{_time(at)} {what}{where}", "\n".join([*lines, *traceback.splitlines()]))
+    output.block(f"{_time(at)} {event}", "\n".join([*lines, *traceback.splitlines()]))
 
 
 def _label(key: str) -> str:

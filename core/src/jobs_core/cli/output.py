@@ -106,10 +106,10 @@ def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -
     widths = _narrowed(widths[:beside], least, width)
     made = []
     for row in (columns, *cells):
-        texts_ = [_padded(row[n], widths[n], right[n]) for n in range(beside)]
-        made.append("  ".join(texts_).rstrip())
-        below = [f"{columns[n]} {row[n]}" for n in range(beside, len(columns)) if row[n] and row is not columns]
-        made += [f"    {'  '.join(below)}"] if below else []
+        made.append("  ".join(map(_padded, row, widths, right)).rstrip())
+        below = [f"{name} {cell}" for name, cell in zip(columns[beside:], row[beside:], strict=True) if cell]
+        if below and row is not columns:
+            made.append(f"    {'  '.join(below)}")
     return made
 
 

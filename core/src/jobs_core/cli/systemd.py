@@ -191,16 +191,22 @@ def _preparations(app: App, base: Path, directories: list[Path], user: str, grou
 
 
 def _places(directories: list[Path]) -> Iterator[str]:
+    for key, names in _by_key(filter(None, map(_managed, directories))).items():
+        yield f"{key}={' '.join(map(_word, names))}\n{key}Mode=0700\n"
+        if key == "RuntimeDirectory":
+            yield "RuntimeDirectoryPreserve=restart\n"
     free = [directory for directory in directories if not _managed(directory)]
-    for key in MANAGED.values():
-        names = [managed[1] for directory in directories if (managed := _managed(directory)) and managed[0] == key]
-        if names:
-            yield f"{key}={' '.join(_word(name) for name in names)}\n{key}Mode=0700\n"
-            if key == "RuntimeDirectory":
-                yield "RuntimeDirectoryPreserve=restart\n"
     outer = [path for path in free if not any(path != other and path.is_relative_to(other) for other in free)]
     if outer:
         yield f"ReadWritePaths={' '.join(_word(str(path)) for path in outer)}\n"
+
+
+def _by_key(managed: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group the names of directories by their key, in the order of MANAGED."""
+    found: dict[str, list[str]] = {key: [] for key in MANAGED.values()}
+    for key, name in managed:
+        found[key].append(name)
+    return {key: names for key, names in found.items() if names}
 
 
 def _managed(directory: Path) -> tuple[str, str] | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..app import App
 from ..scoreboard.reader import RunEntry
-from ..scoreboard.state import PoolState, read_board
+from ..scoreboard.state import PoolState, SupervisorState, read_board
 from ..scoreboard.view import TAKING
 from ..supervisor import pidfile
 from ..unfinished import Here, no_supervisor
@@ -50,10 +50,12 @@ class ThisMachine(Here):
             return
         if it is None or it.pid != pid or it.state == "starting":
             yield f"the supervisor, process {pid}, is not serving yet: `jobsctl status` says what it is waiting for"
-        elif it.state == "stopping":
-            yield f"the supervisor, process {pid}, is stopping: it takes no new jobs"
-        if it is None or it.pid != pid:
-            return
+        if it is not None and it.pid == pid:
+            yield from self._of_supervisor(it, topic)
+
+    def _of_supervisor(self, it: SupervisorState, topic: str) -> Iterator[str]:
+        if it.state == "stopping":
+            yield f"the supervisor, process {it.pid}, is stopping: it takes no new jobs"
         if it.quiet:
             yield "the supervisor is quiet, its workers take no new jobs: run `jobsctl quiet --off`"
         pools = [pool for pool in it.pools if topic in pool.topics]

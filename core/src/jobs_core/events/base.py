@@ -1,4 +1,4 @@
-"""What every event has in common, and the way of an event to the log."""
+"""The parts that all events share, and the way of an event to the log."""
 
 from __future__ import annotations
 

@@ -95,11 +95,11 @@ def _place(error: BaseException) -> tuple[str, str]:
     """Return the position of the failure, and the code of that line; "" for anything unknown."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}", ""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename and frame.filename != __file__ and not frame.filename.startswith("<")
-    ]
+    frames = list(filter(_is_code_of_a_file, traceback.extract_tb(error.__traceback__)))
     if isinstance(error, JobDefinitionError):  # raised by us, and to be fixed at the application's call
         frames = [frame for frame in frames if Path(frame.filename).parent != CORE] or frames
     return (f"{frames[-1].filename}:{frames[-1].lineno}", frames[-1].line or "") if frames else ("", "")
+
+
+def _is_code_of_a_file(frame: traceback.FrameSummary) -> bool:
+    return "importlib" not in frame.filename and frame.filename != __file__ and not frame.filename.startswith("<")

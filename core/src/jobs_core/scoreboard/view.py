@@ -22,16 +22,20 @@ def waits_for(it: SupervisorState | None, backlog: Backlog | None) -> str:
     if not it.generation:
         return "the application to be imported"
     if not it.housekeeper_pid:
-        error = it.helper_errors.get("housekeeper")
-        return "the housekeeper to start" + (f": {error}" if error else "")
-    current = backlog if backlog is not None and backlog.pid == it.housekeeper_pid else None
-    if current is None or not current.answers:
-        return f"the backend {it.backend} to answer" + (f": {current.error}" if current and current.error else "")
+        return _because("the housekeeper to start", it.helper_errors.get("housekeeper"))
+    if backlog is None or backlog.pid != it.housekeeper_pid:
+        return f"the backend {it.backend} to answer"
+    if not backlog.answers:
+        return _because(f"the backend {it.backend} to answer", backlog.error)
     for pool in it.pools:
         if pool.failures:
             return f"pool {pool.name}, whose workers exit soon after their start: {pool.last_error}"
     ready = sum(worker.state in ("serving", "quiet") for worker in it.workers)
     return f"workers to serve: {ready:,} of {sum(pool.wanted for pool in it.pools):,} do"
+
+
+def _because(wait: str, error: str | None) -> str:
+    return f"{wait}: {error}" if error else wait
 
 
 def silence(lease: float) -> float:

@@ -360,16 +360,22 @@ class Supervisor:
 
     # -- state.json -------------------------------------------------------------------------------
 
+    def _state(self) -> str:
+        if self._stopping:
+            return "stopping"
+        if not self._served:
+            return "starting"
+        return "reloading" if self._generations.reloading else "quiet" if self._quiet else "serving"
+
     def _describe(self) -> dict[str, Any]:
         """Return the parts of state.json that change."""
         generations, generation = self._generations, self._generations.generation
-        step = "reloading" if generations.reloading else "quiet" if self._quiet else "serving"
         config = generations.config
         return {
             "config_file": self._config_file(),
             "base_dir": str(config.base_dir),
             "lease": float(config.lease),
-            "state": "stopping" if self._stopping else step if self._served else "starting",
+            "state": self._state(),
             "generation": generation.number if generation and (generation.ready or self._served) else 0,
             "served": self._served,
             "quiet": self._quiet,

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class CourierSettings(Struct, frozen=True):
-    """What a courier is told once. Times are in seconds."""
+    """The settings that a courier is given once. Times are in seconds."""
 
     topics: Sequence[str] | Mapping[str, int]  # in strict order, or with weights
     lease: float

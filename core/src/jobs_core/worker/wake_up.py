@@ -1,4 +1,4 @@
-"""How long the courier sleeps, and where: one pure function of its situation."""
+"""The duration and the place of the courier's sleep: one pure function of its situation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_DRAIN_SLEEP = 0.5
 
 
 class Sleep(enum.Enum):
-    """Where the courier sleeps."""
+    """The place in which the courier sleeps."""
 
     WAIT = "wait"  # in `Backend.wait`: it reserves nothing
     RESERVE = "reserve"  # in `Backend.reserve_next`, until there are jobs
@@ -22,7 +22,7 @@ class Sleep(enum.Enum):
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """What decides about the courier's sleep. Times are monotonic seconds."""
+    """The facts that decide about the courier's sleep. Times are monotonic seconds."""
 
     now: float
     heartbeat: float  # when the next one is due

@@ -48,7 +48,7 @@ def _background(app: JobsDep) -> Generator[Background, None, None]:
 
 
 BackgroundJobs = Annotated[Background, Depends(_background, scope="function")]
-"""What FastAPI's BackgroundTasks are, as durable jobs.
+"""FastAPI's BackgroundTasks, as durable jobs.
 
 They are stored before the response is sent: if the queue cannot take them, the request fails and its client knows.
 """

@@ -1,4 +1,4 @@
-"""What is kept under which key. `{jobs}` is the prefix in braces: a hash tag, so that all keys share one slot.
+"""The keys and their contents. `{jobs}` is the prefix in braces: a hash tag, so that all keys share one slot.
 
 =====================  ======  =================================================================================
 key                    type    what

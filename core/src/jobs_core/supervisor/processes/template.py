@@ -107,10 +107,7 @@ class Template:
             self._made = worker_process.load(self._config)
             plugins = self._made.app.plugins
             self._made.app.close()  # no connection must cross a fork
-        found = linux.threads()
-        python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        allowed = all(pool.preload_allow_native for pool in pools if pool.preload)
-        fit = not found or (allowed and not python)
+        fit, found = self._fitness()
         if plugins is not None:
             plugins.log_troubles()
         brokers: list[list[str]] = []
@@ -119,7 +116,14 @@ class Template:
         gc.collect()
         gc.freeze()  # the collector would write to every object, and so copy every shared page
         warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-        self._channel.send(TemplateReady(preload, fit, python or found, brokers))
+        self._channel.send(TemplateReady(preload, fit, found, brokers))
+
+    def _fitness(self) -> tuple[bool, list[str]]:
+        """Return whether this process may be forked, and the names of the threads that may stand against it."""
+        found = linux.threads()
+        python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        allowed = all(pool.preload_allow_native for pool in self._config.pools.values() if pool.preload)
+        return not found or (allowed and not python), python or found
 
     def _make(self, spec: WorkerSpec, ends: Ends) -> None:
         """Start a child. Every request is answered: `Forked` by the intermediate process, else `FailedToStart`."""

@@ -101,36 +101,40 @@ class _WorkerProcess(Listener):
         self._opened = False
         self._worker: Worker | None = None
 
-    def run(self, config: Config, run_dir: Path, made: Made | None) -> int:
+    def _make_worker(self, config: Config, run_dir: Path, made: Made | None) -> Worker:
+        """Arm the stack file, publish a scoreboard, and import the application unless the template has done so."""
         spec = self._spec
+        pool = config.pools[spec.pool]
+        file = run_dir / WORKERS / spec.owner
+        stacks.arm(file.with_name(file.name + STACKS))
+        self._board = FileScoreboard(
+            file,
+            owner=spec.owner,
+            pool=spec.pool,
+            generation=spec.generation,
+            mode=pool.mode,
+            slots=1 if pool.mode == "sync" else pool.concurrency,
+        )
+        if made is None:
+            importing.on_import = lambda module: self._tell(Importing(module))
+            made = load(config)
+        return Worker(
+            made.app,
+            spec.pool,
+            pool,
+            made.bootstrapper,
+            owner=spec.owner,
+            keeps_house=False,
+            max_jobs=spec.max_jobs,
+            quiet=spec.standby,
+            board=self._board,
+            isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
+            listener=self,
+        )
+
+    def run(self, config: Config, run_dir: Path, made: Made | None) -> int:
         try:
-            pool = config.pools[spec.pool]
-            file = run_dir / WORKERS / spec.owner
-            stacks.arm(file.with_name(file.name + STACKS))
-            self._board = FileScoreboard(
-                file,
-                owner=spec.owner,
-                pool=spec.pool,
-                generation=spec.generation,
-                mode=pool.mode,
-                slots=1 if pool.mode == "sync" else pool.concurrency,
-            )
-            if made is None:
-                importing.on_import = lambda module: self._tell(Importing(module))
-                made = load(config)
-            self._worker = Worker(
-                made.app,
-                spec.pool,
-                pool,
-                made.bootstrapper,
-                owner=spec.owner,
-                keeps_house=False,
-                max_jobs=spec.max_jobs,
-                quiet=spec.standby,
-                board=self._board,
-                isolation=Isolation(run_dir / f"{spec.pool}.suspects"),
-                listener=self,
-            )
+            self._worker = self._make_worker(config, run_dir, made)
             soundness.watch([self._channel.fileno()])
             threading.Thread(target=self._obey, args=(self._worker,), name="jobs-control", daemon=True).start()
             self._worker.run()

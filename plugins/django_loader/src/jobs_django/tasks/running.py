@@ -121,4 +121,4 @@ class Running:
 
     def _end(self, status: TaskResultStatus, at: datetime, **more: Any) -> None:
         for name, value in {"status": status, "finished_at": at, **more}.items():
-            object.__setattr__(self.result, name, value)  # frozen to others, as in Django's own backends
+            object.__setattr__(self.result, name, value)  # it is frozen; Django's own backends change it like this, too

@@ -23,7 +23,7 @@ class Peer:
     """One connection's client."""
 
     def __init__(self, hello: Hello, clock: Callable[[], float], number: int = 0) -> None:
-        self.number = number  # later ones have higher ones
+        self.number = number  # rises with every client
         self.seen = time.monotonic()
         self.unsaid: set[str] = set()
         self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
