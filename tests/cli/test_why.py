@@ -259,8 +259,9 @@ def test_a_backend_that_does_not_answer_hides_no_job_that_runs_here(project, boa
 def test_a_worker_that_nobody_knows_here_is_doubted(project):
     job_id = project.push("note", "x")
     backend, _ = reserve(project, owner=f"{os.uname().nodename[:40]}-dead")
-    assert "a separate `jobsctl worker`, or it is dead and its jobs go back when its lease of 30s" in project.here(
-        "why", job_id
+    assert (
+        "a separate `jobsctl worker`, or it is dead and its jobs return to their topics when its lease of 30s"
+        in project.here("why", job_id)
     )
     backend.close()
 

@@ -39,7 +39,7 @@ MOST_WORKERS = 10_000
 def stop_command(context: Context) -> None:
     """Stop: take no new jobs, finish the running ones, and release the rest.
 
-    Jobs that are still running after the pool's stop_timeout are killed, and go back to their topics with no attempt
+    Jobs that are still running after the pool's stop_timeout are killed, and return to their topics with no attempt
     counted. Returns once everything has ended, and says meanwhile what it is waiting for.
     """
     _stop(context.place.run_dir, "stop")
@@ -48,7 +48,7 @@ def stop_command(context: Context) -> None:
 @click.command("exit")
 @pass_context
 def exit_command(context: Context) -> None:
-    """Stop immediately: workers are killed, and the jobs they were running go back to their topics."""
+    """Stop immediately: workers are killed, and the jobs they were running return to their topics."""
     _stop(context.place.run_dir, "exit")
 
 

@@ -41,7 +41,7 @@ GROUPS = {
     "Run": {
         "start": ("start", "Start the supervisor and its workers."),
         "stop": ("control", "Finish running jobs, release the rest, and stop."),
-        "exit": ("control", "Stop immediately; jobs go back to their topics."),
+        "exit": ("control", "Stop immediately; jobs return to their topics."),
         "restart": ("control", "Stop, wait until everything has ended, and start."),
         "reload": ("control", "Load new code and configuration without a gap in service."),
         "quiet": ("control", "Take no new jobs on this machine."),
@@ -65,7 +65,7 @@ GROUPS = {
     },
     "Topics": {
         "topics": ("topics", "List every topic with its jobs by state."),
-        "pause": ("topics", "Stop handing out the jobs of a topic."),
+        "pause": ("topics", "Let no worker reserve jobs of a topic."),
         "resume": ("topics", "Resume a paused topic."),
         "purge": ("topics", "Delete all waiting jobs of a topic."),
         "dead": ("dead", "List, show, retry and delete dead letters."),

@@ -113,7 +113,7 @@ class ThisMachine(Here):
         elif owner.startswith(f"{socket.gethostname()[:40]}-"):
             yield (
                 "the supervisor on this machine does not know that worker: it is a separate `jobsctl worker`, or it is dead "
-                f"and its jobs go back when its lease of {self._app.config.lease} expires"
+                f"and its jobs return to their topics when its lease of {self._app.config.lease} expires"
             )
 
     def of_running(self, job_id: str) -> Iterator[str]:

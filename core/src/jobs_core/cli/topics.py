@@ -104,7 +104,7 @@ def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[
 @topic_argument
 @pass_context
 def pause_command(context: Context, topic: str) -> None:
-    """Stop handing out jobs of TOPIC to any worker, until it is resumed."""
+    """Let no worker reserve jobs of TOPIC until it is resumed."""
     reason, _ = _act(context, topic, lambda backend: backend.pause(topic))
     output.echo(f"{topic} is paused; running jobs continue. `jobsctl resume {topic}` resumes it")
     if reason:
@@ -115,7 +115,7 @@ def pause_command(context: Context, topic: str) -> None:
 @topic_argument
 @pass_context
 def resume_command(context: Context, topic: str) -> None:
-    """Resume TOPIC: hand out its jobs again."""
+    """Resume TOPIC: let workers reserve its jobs again."""
     reason, _ = _act(context, topic, lambda backend: backend.resume(topic))
     output.echo(f"{topic} is no longer paused")
     if reason:

@@ -36,7 +36,7 @@ class SupervisorStopping(Event, frozen=True):
 
     def __str__(self) -> str:
         if self.how == "exit":
-            return "stopping immediately: workers are killed, and the jobs they are running go back to their topics"
+            return "stopping immediately: workers are killed, and the jobs they are running return to their topics"
         return "stopping: no new jobs are taken; waiting for running jobs to finish"
 
 
@@ -47,7 +47,7 @@ class SupervisorStopped(Event, frozen=True):
 
     def __str__(self) -> str:
         if self.unrepaired:
-            return f"stopped; the jobs of {count(self.unrepaired, 'dead worker')} go back to their topics at the next start"
+            return f"stopped; the jobs of {count(self.unrepaired, 'dead worker')} return to their topics at the next start"
         return "stopped"
 
 
