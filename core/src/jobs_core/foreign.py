@@ -80,6 +80,7 @@ OPTIONS: Final = _table(
     ("name", Word("this belongs to the definition", option='name="shop.send_email"')),
     ("aliases", Word("this belongs to the definition", option='aliases=["shop.old_name"]')),
     ("backoff", Word("this belongs to the definition", option="backoff=10")),
+    ("min_time", Word("this belongs to the definition", option="min_time=1")),
     ("acks", Word("this belongs to the definition", option='acks="early"')),
     ("cron", Word("this belongs to the definition", option='cron="*/5 * * * *"')),
     ("tz", Word("this belongs to the definition", option='cron="0 3 * * *", tz="Europe/Paris"')),

@@ -39,6 +39,7 @@ def job(
     topic: str | UnsetType = UNSET,
     retries: int | UnsetType = UNSET,
     timeout: DurationLike | UnsetType | None = UNSET,
+    min_time: DurationLike | UnsetType | None = UNSET,
     backoff: Backoff | DurationLike | UnsetType = UNSET,
     retry_on: RetryOn | UnsetType | None = UNSET,
     discard_on: DiscardOn | UnsetType = UNSET,
@@ -61,7 +62,8 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Register a function as a job; with options, or without as plain `@job`.
 
     `name` defaults to module.function, `aliases` are older names whose messages still come here. `retries` are further
-    attempts after the first (default 3), `timeout` bounds one run, `backoff` the first retry's wait. `retry_on` names the
+    attempts after the first (default 3), `timeout` bounds one run, a run that
+    succeeds in less than `min_time` is reported, `backoff` is the first retry's wait. `retry_on` names the
     exceptions that are retried, perhaps each with a rule of its own, and `discard_on` those that are not. `on_done` and
     `on_dead` name the job that is enqueued with this one's end. `acks="early"` acknowledges before the run: at most once,
     no retries. Raises JobDefinitionError.
@@ -80,8 +82,8 @@ class _Decorator(Protocol):
 
 
 _OPTIONS = (
-    "name", "aliases", "topic", "retries", "timeout", "backoff", "retry_on", "discard_on", "on_done", "on_dead", "priority",
-    "expires", "unique", "acks", "store_result", "on_commit", "cron", "tz", "missed", "registry",
+    "name", "aliases", "topic", "retries", "timeout", "min_time", "backoff", "retry_on", "discard_on", "on_done", "on_dead",
+    "priority", "expires", "unique", "acks", "store_result", "on_commit", "cron", "tz", "missed", "registry",
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     topic: str | UnsetType = UNSET
     retries: int | UnsetType = UNSET
     timeout: float | UnsetType | None = UNSET
+    min_time: float | UnsetType | None = UNSET
     backoff: Backoff | UnsetType = UNSET
     retry_on: Rules | UnsetType | None = UNSET
     discard_on: tuple[type[BaseException], ...] | UnsetType = UNSET
@@ -79,6 +80,7 @@ class Policy(Struct, frozen=True):
     result_ttl: float
     max_result: int = 10**6  # bytes
     rules: RetryRules | None = None  # by exception; None: every exception is retried alike
+    min_time: float = 0.0  # a run that succeeds sooner is suspicious, seconds
     on_end: Any = None  # the jobs to enqueue with the ending, see `worker.on_end`
 
 
@@ -231,6 +233,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "topic": _topic,
     "retries": _in(0, MAX_RETRIES),
     "timeout": _duration_or_none,
+    "min_time": _duration_or_none,
     "backoff": parse_backoff,
     "retry_on": lambda value: None if value is None else parse_retry_on(value),
     "discard_on": parse_discard_on,
@@ -344,6 +347,7 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
         acks=first(options.acks, settings.acks, "late"),
         result_ttl=float(settings.result_ttl),
         max_result=config.max_message if config.max_result is None else config.max_result,
+        min_time=first(options.min_time, 0.0),
         rules=rules_of(options.retry_on, options.discard_on),
     )
 

@@ -2,7 +2,18 @@
 
 from .base import Event, JobEvent, WorkerEvent, emit, tells_all
 from .pools import CannotStart, JobsHandedBack, KillingWorker, PoolGrows, PoolShrinks, WorkerDied, WorkerSpared
-from .runs import JobDied, JobDone, JobFailed, JobOverdue, JobSettled, JobTaken, LeftBehind, PutOffTooOften, SettledStale
+from .runs import (
+    JobDied,
+    JobDone,
+    JobFailed,
+    JobOverdue,
+    JobSettled,
+    JobTaken,
+    JobTooFast,
+    LeftBehind,
+    PutOffTooOften,
+    SettledStale,
+)
 from .schedule import ClockSetBack, ScheduleForgotten, ScheduleNotSaved, TickRefused, TicksMissed, TickWaits
 from .supervisor import (
     CannotPreload,
@@ -44,6 +55,7 @@ __all__ = [
     "JobOverdue",
     "JobSettled",
     "JobTaken",
+    "JobTooFast",
     "LeftBehind",
     "PutOffTooOften",
     "SettledStale",

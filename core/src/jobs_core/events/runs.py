@@ -103,6 +103,24 @@ class JobOverdue(JobEvent, frozen=True):
         return f"{self.subject} exceeded its timeout of {limit} and was interrupted, attempt {self.attempt}"
 
 
+class JobTooFast(JobEvent, frozen=True):
+    """A run has succeeded sooner than its `min_time`; `more` others of the same job have since the last such event."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    attempt: int
+    seconds: float
+    min_time: float
+    more: int
+
+    def __str__(self) -> str:
+        others = f", like {self.more:,} others" if self.more > 1 else ", like another one" if self.more else ""
+        return (
+            f"{self.subject} finished in {format_duration(_rounded(self.seconds))}{others}: sooner than its min_time of "
+            f"{format_duration(self.min_time)}, so it may not have done its work"
+        )
+
+
 class LeftBehind(JobEvent, frozen=True):
     """A run ended and left tasks, timers or the like in its thread's event loop: they were ended."""
 

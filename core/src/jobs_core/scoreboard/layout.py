@@ -38,8 +38,9 @@ UNRUN = "(not run)"
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Upper bounds of the histograms, seconds; one more bucket counts everything beyond."""
-ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}Q")
-"""runs by outcome, seconds run and seconds waited in all, then the histogram of each."""
+ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}QQ")
+"""runs by outcome, seconds run and seconds waited in all, the histogram of each, runs that were too fast (0 from
+older code)."""
 
 ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
 ENTRY_SIZE = 280

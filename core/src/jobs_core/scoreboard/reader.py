@@ -41,11 +41,13 @@ class JobFigures(Struct):
     wait_seconds: float
     run_buckets: list[int]
     wait_buckets: list[int]
+    too_fast: int = 0  # runs that succeeded sooner than their `min_time`
 
     def add(self, other: JobFigures) -> None:
         """Add another worker's figures of the same job."""
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        self.too_fast += other.too_fast
         self.run_seconds += other.run_seconds
         self.wait_seconds += other.wait_seconds
         self.run_buckets = [mine + its for mine, its in zip(self.run_buckets, other.run_buckets, strict=True)]
@@ -131,8 +133,10 @@ class WorkerFile:
             if not any(outcomes.values()):
                 continue
             rest = values[len(OUTCOMES) :]
-            buckets = list(rest[2:])
-            yield JobFigures(_text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:])
+            buckets = list(rest[2:-1])
+            yield JobFigures(
+                _text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:], too_fast=rest[-1]
+            )
 
     def spare(self) -> None:
         """Mark the worker as killed by us: the jobs that it ran are not charged for its death."""

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 _COUNTERS = struct.Struct("<QQQ")
 _BEAT = struct.Struct("<d")
-_FIGURES = len(OUTCOMES) + 2 + 2 * (len(BUCKETS) + 1)
+_TOO_FAST = len(OUTCOMES) + 2 + 2 * (len(BUCKETS) + 1)
+_FIGURES = _TOO_FAST + 1
 _RUN_SUM, _WAIT_SUM = len(OUTCOMES), len(OUTCOMES) + 1
 _RUN_BUCKETS = len(OUTCOMES) + 2
 _WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
@@ -64,6 +65,9 @@ class Scoreboard:
 
     def note(self, run: Run, outcome: str) -> None:
         """Count a run that ended, by outcome; shown with the next `publish`."""
+
+    def note_too_fast(self, run: Run) -> None:
+        """Count a run, noted before, that was faster than its job's `min_time`."""
 
     def note_unrun(self, topic: str, outcome: str) -> None:
         """Count a job that ended without a run (unreadable, expired, or too many workers died with it); shown likewise."""
@@ -162,6 +166,9 @@ class FileScoreboard(Scoreboard):
                 waited = max(0.0, delivery.broker_now - delivery.pushed_at - (run.message.delay or 0.0))
                 figures[_WAIT_SUM] += waited
                 figures[_WAIT_BUCKETS + bisect_left(BUCKETS, waited)] += 1
+
+    def note_too_fast(self, run: Run) -> None:
+        self._rows[run.delivery.topic, run.job.name][1][_TOO_FAST] += 1
 
     def note_unrun(self, topic: str, outcome: str) -> None:
         self._count(topic, UNRUN, outcome)

@@ -32,7 +32,7 @@ from .processes.generation import Generation
 from .snapshot import Snapshot
 from .system import linux
 from .system.loop import Loop
-from .system.messages import CallHook, Counted, FromChild, Repair, Repaired
+from .system.messages import CallHook, Counted, FromChild, RanTooFast, Repair, Repaired
 
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
@@ -87,6 +87,7 @@ class Supervisor:
         log = str(config.base_dir / config.logs.file) if config.logs.file else ""
         self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend, log=log)
         self._backlog: dict[str, tuple[int, float | None]] = {}  # by topic: ready jobs, and the age of the oldest
+        self._suspicious: dict[str, RanTooFast] = {}  # by job: not yet passed on to a housekeeper
         self._quiet = False
         self._served = False
         self._stopping = ""  # stop | exit
@@ -120,6 +121,7 @@ class Supervisor:
             on_change=self._changed,
             on_crash=self._crash,
             repair=self._repairs.add,
+            alert=self._alert,
             wake_after=lambda seconds: self._balance_after(name, seconds),
         )  # fmt: skip
 
@@ -199,6 +201,7 @@ class Supervisor:
 
     def _housekeeper_up(self, child: Child) -> None:
         self._repairs.use(child)
+        self._tell_suspicious(child)
         self._changed()
 
     def _on_housekeeper_message(self, message: FromChild) -> None:
@@ -211,6 +214,17 @@ class Supervisor:
                 self._backlog = topics
                 if leases:
                     self._watchdog.backend_answers()
+
+    def _alert(self, found: RanTooFast) -> None:
+        """Have the housekeeper send an alert, at once or when there is one: workers may be quicker to start."""
+        self._suspicious[found.job] = found
+        if self._housekeeper.child is not None:
+            self._tell_suspicious(self._housekeeper.child)
+
+    def _tell_suspicious(self, housekeeper: Child) -> None:
+        for found in self._suspicious.values():
+            housekeeper.send(found)
+        self._suspicious.clear()
 
     def _call_hook(self, hook: str) -> None:
         facts = {

@@ -35,6 +35,7 @@ from .run_queue import SETTLE_INTERVAL, RunQueue
 from .settings import CourierSettings, Listener
 from .settlements import Settlements, log_stale
 from .spinning import Spinning
+from .too_fast import TooFast
 from .topic_order import topic_order
 from .wake_up import NEVER, Situation, Sleep, next_wake_up
 
@@ -87,6 +88,7 @@ class Courier:
         self._board = board
         self._settlements = Settlements(backend, board)
         self._spinning = Spinning()
+        self._too_fast = TooFast()
         self._reservations = Reservations(executor, isolation, watched=board is not NOWHERE)
         self._interruptions = Interruptions(self._reservations, executor, settings.timeout_grace)
         self._outage = Outage(settings.lease)
@@ -267,6 +269,8 @@ class Courier:
                 self.done += 1
                 if self._settings.logs_done:
                     events.emit(events.JobDone(*run.about, run.ended - run.started))
+                if run.ended - run.started < run.policy.min_time:
+                    self._note_too_fast(run)
             else:
                 self.failed += 1
                 failure.log(run, settlement)
@@ -285,6 +289,13 @@ class Courier:
         finally:
             self._start_acknowledged()
         self._run_queue.be_quiet(time.monotonic() + SETTLE_INTERVAL)
+
+    def _note_too_fast(self, run: Run) -> None:
+        self._board.note_too_fast(run)
+        report = self._too_fast.report(run)
+        if report is not None:
+            events.emit(report)
+            self._listener.too_fast(report)
 
     # -- reserving -------------------------------------------------------------------------------
 

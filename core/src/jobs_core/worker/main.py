@@ -225,6 +225,9 @@ class Worker(Listener):
     def due(self, why: str) -> None:
         self._listener.due(why)
 
+    def too_fast(self, report: events.JobTooFast) -> None:
+        self._listener.too_fast(report)
+
     def abandoned(self, replace: bool) -> None:
         """End the process, since jobs that the courier has abandoned still run in some thread and nothing else ends them."""
         events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from ..events import JobTooFast
+
 
 class CourierSettings(Struct, frozen=True):
     """The settings that a courier is given once. Times are in seconds."""
@@ -29,6 +31,9 @@ class Listener:
 
     def due(self, why: str) -> None:
         """Provide a successor: this worker takes no more jobs (soon, for max_jobs) and ends after its last one."""
+
+    def too_fast(self, report: JobTooFast) -> None:
+        """Pass on that a job succeeds sooner than it can have done its work."""
 
     def abandoned(self, replace: bool) -> None:
         """End the process: jobs still run whose end the worker no longer awaits. `replace` asks for a new worker."""

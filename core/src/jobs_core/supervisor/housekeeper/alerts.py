@@ -58,6 +58,7 @@ class TopicAlerts:
         self._config = config
         self._notify = notify or plugins.notify
         self._watches = {topic: _TopicState() for topic in watched(config)}
+        self._too_fast: dict[str, float] = {}  # jobs, and when the last alert was sent
         self._senders = [
             Sender(name, channel, config.alerts.channels[name]) for name, channel in channels(config, plugins).items()
         ]
@@ -115,6 +116,13 @@ class TopicAlerts:
     def unserved(self, topic: str, counts: Counts) -> None:
         """Send an alert for jobs that no pool serves, with or without a limit; called once, when that is first seen."""
         self._send(message(self._config, "unserved", topic, counts, 0.0))
+
+    def too_fast(self, now: float, job: str, topic: str, seconds: float, min_time: float, more: int) -> None:
+        """Send an alert for a job that succeeds sooner than it can have done its work; not more often than `repeat`."""
+        last = self._too_fast.get(job)
+        if last is None or now - last >= self._config.alerts.repeat:
+            self._too_fast[job] = now
+            self._send(_too_fast(self._config, job, topic, seconds, min_time, more))
 
     def _send(self, alert: Alert) -> None:
         for sender in self._senders:
@@ -174,6 +182,29 @@ def message(config: Config, kind: str, topic: str, counts: Counts, lasted: float
         "\n".join(_lines(config, kind, topic, counts, lasted, f"{config.prefix} on {host}, {now:%Y-%m-%d %H:%M:%S} UTC")),
         _facts(config, kind, topic, counts, lasted, host, now),
     )
+
+
+def _too_fast(config: Config, job: str, topic: str, seconds: float, min_time: float, more: int) -> Alert:
+    host, now = os.uname().nodename, datetime.now(timezone.utc).replace(microsecond=0)
+    lines = [
+        f"a run in topic {topic} finished in {seconds:.3g} s, its min_time is {format_duration(min_time)}",
+        *([f"{more:,} other runs were too fast within the last minute"] if more else []),
+        "it may have returned without doing its work",
+        f"{config.prefix} on {host}, {now:%Y-%m-%d %H:%M:%S} UTC",
+    ]
+    facts = {
+        "kind": "too_fast",
+        "host": host,
+        "time": now.isoformat(),
+        "pid": os.getpid(),
+        "prefix": config.prefix,
+        "topic": topic,
+        "job": job,
+        "seconds": seconds,
+        "min_time": min_time,
+        "more": more,
+    }
+    return Alert(f"jobs: {job} finishes suspiciously fast", "\n".join(lines), facts)
 
 
 def _facts(config: Config, kind: str, topic: str, counts: Counts, lasted: float, host: str, now: datetime) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ...worker.courier import HOUSEKEEP_LIMIT
 from ...worker.outage import Outage
 from ..system import linux
 from ..system.channel import Channel
-from ..system.messages import CallHook, Counted, Ready, Repair, Repaired, Stop, ToHousekeeper
+from ..system.messages import CallHook, Counted, RanTooFast, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
 from .alerts import TopicAlerts
 from .repair import describe
@@ -59,7 +59,7 @@ class Housekeeper:
         self._backend: Backend = app.new_backend()
         self._open = False
         self._outage = Outage()
-        self._orders: deque[Repair | CallHook] = deque()
+        self._orders: deque[Repair | CallHook | RanTooFast] = deque()
         self._stopping = False
         self._totals = TotalsFile(run_dir)
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
@@ -163,9 +163,11 @@ class Housekeeper:
 
     # -- orders ------------------------------------------------------------------------------------
 
-    def _obey(self, order: Repair | CallHook) -> None:
+    def _obey(self, order: Repair | CallHook | RanTooFast) -> None:
         if isinstance(order, Repair):
             self._repair(order)
+        elif isinstance(order, RanTooFast):
+            self._alerts.too_fast(time.monotonic(), order.job, order.topic, order.seconds, order.min_time, order.more)
         else:
             self._call_hook(order.hook, facts=order.facts)
 

@@ -79,14 +79,17 @@ def _of_jobs(rows: Iterable[JobFigures]) -> Iterator[Family]:
     finished: list[Sample] = []
     run: list[Sample] = []
     wait: list[Sample] = []
+    too_fast: list[Sample] = []
     for row in rows:
         labels = (("topic", row.topic or REST), ("job", row.job or REST))
         finished += [("_total", (*labels, ("outcome", name)), row.outcomes.get(name, 0)) for name in OUTCOMES]
         if row.job == UNRUN:
             continue
         run += _histogram(labels, row.run_buckets, row.run_seconds)
+        too_fast.append(("_total", labels, row.too_fast))
         wait += _histogram(labels, row.wait_buckets, row.wait_seconds)
     yield Family("jobs_finished", "counter", "Runs that ended, by outcome.", finished)
+    yield Family("jobs_too_fast", "counter", "Runs that succeeded sooner than the min_time of their job.", too_fast)
     yield Family("jobs_run_seconds", "histogram", "Duration of runs.", run, "seconds")
     yield Family("jobs_wait_seconds", "histogram", "Time from when jobs were due until their first run.", wait, "seconds")
 

@@ -18,7 +18,20 @@ from ..processes.backoff import LONGEST, QUICK, RestartBackoff
 from ..processes.children import Ended
 from ..processes.exit_codes import WorkerExit
 from ..processes.generation import Generation
-from ..system.messages import Due, Exiting, Failed, FromChild, Importing, Ready, Repair, Serve, Stop, StopReserving, WorkerSpec
+from ..system.messages import (
+    Due,
+    Exiting,
+    Failed,
+    FromChild,
+    Importing,
+    RanTooFast,
+    Ready,
+    Repair,
+    Serve,
+    Stop,
+    StopReserving,
+    WorkerSpec,
+)
 from .scaling import PoolScaler
 from .worker import AGE_JITTER, WorkerRecord
 
@@ -61,6 +74,7 @@ class WorkerPool:
         on_change: Callable[[], None],
         on_crash: Callable[[Crash], None],
         repair: Callable[[Repair], None],
+        alert: Callable[[RanTooFast], None],
         wake_after: Callable[[float], None],
     ) -> None:
         self.name = name
@@ -78,6 +92,7 @@ class WorkerPool:
         self._on_change = on_change
         self._on_crash = on_crash
         self._repair = repair
+        self._alert = alert
         self._wake_after = wake_after
         self._backoff = RestartBackoff()
         self._scaled: int | None = None
@@ -229,6 +244,8 @@ class WorkerPool:
                 worker.importing = module
             case Exiting():
                 self._on_exiting(worker)
+            case RanTooFast():
+                self._alert(message)
 
     def _on_ready(self, worker: WorkerRecord) -> None:
         worker.ready_at = time.monotonic()

@@ -17,6 +17,7 @@ from ... import boundary, schedule, soundness
 from ...app import App
 from ...config import Config
 from ...errors import BackendError, ConfigError, LoadError, PluginError
+from ...events import JobTooFast
 from ...loaders import importing
 from ...loaders.base import Bootstrapper, add_to_path
 from ...scoreboard.layout import MODES, Phase
@@ -34,6 +35,7 @@ from ..system.messages import (
     Failed,
     FromChild,
     Importing,
+    RanTooFast,
     Ready,
     Serve,
     Stop,
@@ -158,6 +160,10 @@ class _WorkerProcess(Listener):
 
     def due(self, why: str) -> None:
         self._tell(Due(why))
+
+    def too_fast(self, report: JobTooFast) -> None:
+        """Report it to the supervisor, whose housekeeper sends alerts."""
+        self._tell(RanTooFast(report.job, report.topic, report.seconds, report.min_time, report.more))
 
     def _obey(self, worker: Worker) -> None:
         """Obey the control channel. Its end means that the supervisor is dead: kill this process and all that it started."""

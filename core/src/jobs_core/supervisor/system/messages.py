@@ -63,6 +63,16 @@ class Due(ProcessMessage, frozen=True):
     reason: str
 
 
+class RanTooFast(ProcessMessage, frozen=True):
+    """Runs of a job succeed sooner than they can have done their work; from a worker, passed on to the housekeeper."""
+
+    job: str
+    topic: str
+    seconds: float  # of the last one
+    min_time: float
+    more: int  # others since the report before
+
+
 class Exiting(ProcessMessage, frozen=True):
     """A worker has run its last job: only its exit functions are left."""
 
@@ -80,7 +90,9 @@ class Counted(ProcessMessage, frozen=True):
     leases: bool  # whether the backend gives a silent worker's jobs to others
 
 
-FromChild: TypeAlias = Ready | TemplateReady | Importing | Failed | Forked | FailedToStart | Due | Exiting | Repaired | Counted
+FromChild: TypeAlias = (
+    Ready | TemplateReady | Importing | Failed | Forked | FailedToStart | Due | RanTooFast | Exiting | Repaired | Counted
+)
 
 # -- to children ------------------------------------------------------------------------------------
 
@@ -132,5 +144,5 @@ class CallHook(ProcessMessage, frozen=True):
 
 
 ToWorker: TypeAlias = Stop | StopReserving | Serve
-ToHousekeeper: TypeAlias = Stop | Repair | CallHook
+ToHousekeeper: TypeAlias = Stop | Repair | CallHook | RanTooFast
 ToChild: TypeAlias = WorkerSpec | ToWorker | ToHousekeeper
