@@ -15,12 +15,14 @@ class SelfPipe:
     to it, and not earlier: a late wake-up must not write into a descriptor that has been reused.
     """
 
-    __slots__ = ("__weakref__", "_close", "_reader", "_writer")
+    __slots__ = ("__weakref__", "_close", "_poll", "_reader", "_writer")
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
+        self._poll = select.poll()
+        self._poll.register(self._reader, select.POLLIN)
         self._close = weakref.finalize(self, _close, self._reader, self._writer)
 
     def fileno(self) -> int:
@@ -41,9 +43,7 @@ class SelfPipe:
 
     def wait(self, seconds: float) -> bool:
         """Sleep until a wake-up (True, and it is used up) or for so many seconds (False)."""
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        return bool(poll.poll(max(0.0, seconds) * 1000)) and self.clear()
+        return bool(self._poll.poll(max(0.0, seconds) * 1000)) and self.clear()
 
     def close(self) -> None:
         """Close both ends now. For an owner that no longer passes `wake` to other threads; a second call does nothing."""
