@@ -14,7 +14,7 @@ import msgspec
 
 from jobs_core import config, hookspecs
 from jobs_core.cli.main import GROUPS, cli
-from jobs_core.message import Message
+from jobs_core.message import PACKED_VERSION, VERSION, Message, PackedMessage
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -182,10 +182,13 @@ def _command(name: str, command: click.Command) -> list[str]:
 
 def envelope() -> str:
     """Return docs/envelope.schema.json."""
-    schema = msgspec.json.schema(Message)
-    for part in schema["$defs"].values():  # docstrings are indented up to Python 3.12
+    schemas, components = msgspec.json.schema_components([Message, PackedMessage], ref_template="#/$defs/{name}")
+    for part in components.values():  # docstrings are indented up to Python 3.12
         part["description"] = inspect.cleandoc(part["description"])
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "jobs envelope, version 1"}
+    for name, version in (("Message", VERSION), ("PackedMessage", PACKED_VERSION)):
+        components[name]["properties"]["v"] = {"const": version}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "jobs envelope, versions 1 and 2"}
+    schema = {"anyOf": list(schemas), "$defs": components}
     return json.dumps({**head, **schema}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -34,14 +34,17 @@ from .errors import (
     JobsError,
     JobWasCancelled,
     NotSupported,
+    PayloadError,
     ResultNotStored,
     ResultTimeout,
+    ResultUnreadable,
 )
 from .handle import JobHandle
 from .ids import new_id
 from .job_function import Call, JobFunction, set_application_source
-from .message import Message, Signer, UniqueKey, decode, encode, readable
-from .options import DEFAULT_TOPIC, Unique, policy, stores_result, unique_key
+from .message import Message, Signer, UniqueKey, decode, encode, readable, too_large
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, Unique, encrypts, policy, stores_result, unique_key
+from .payloads import Payloads
 from .plugins import Implementation, Plugins, obeyed
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
@@ -91,6 +94,7 @@ class App:
         self.registry = default_registry if registry is None else registry
         self.signer = Signer(self.config.signing_keys)
         self._signs = self.signer or None
+        self.payloads = Payloads(self.config)
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
         self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
@@ -390,7 +394,7 @@ class App:
             args=list(args),
             kwargs=dict(kwargs) if kwargs else {},
             enqueued_at=int(now * 1e6) / 1e6,  # a third of the cost of round()
-            unique=stamp.unique and self._unique_key(job, call, stamp.unique),
+            unique=stamp.unique and self._unique_key(call, stamp, stamp.unique),
         )
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
@@ -416,16 +420,30 @@ class App:
         except JobsError:  # it has become impossible, or too large, meanwhile: it goes as it was made
             return sent
 
-    def _unique_key(self, job: JobFunction[Any, Any, Any], call: Call[Any], unique: Unique) -> UniqueKey:
-        return unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))
+    def _unique_key(self, call: Call[Any], stamp: Stamp, unique: Unique) -> UniqueKey:
+        job = call.job
+        made = unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))
+        return replace(made, key=self.payloads.unique_key(job.name, made.key)) if stamp.encrypts else made
 
     def outgoing(self, message: Message, chosen: bool = True) -> Outgoing:
         """Return the message as a backend takes it; raises MessageError or MessageTooLarge.
 
         `chosen` declares that the backend may know the id, so it has to look; this is not so for an id that `message` made.
         """
-        payload = encode(message, signer=self._signs, limit=self.config.max_message)
+        payload = (
+            self._packed(message) if self.payloads.packs else encode(message, signer=self._signs, limit=self.config.max_message)
+        )
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
+
+    def _packed(self, message: Message) -> bytes:
+        """Return the bytes of a message that may have to be packed: a job that is not known here is encrypted."""
+        job = self.registry.get(message.job or "")
+        message, payload = self.payloads.encode(
+            message, encrypts(NO_OVERRIDES if job is None else job.options, message.topic, self.config)
+        )
+        if len(payload) > self.config.max_message:
+            raise too_large(message, payload, self.config.max_message)
+        return self._signs.sign(payload) if self._signs else payload
 
     def _handle(self, job: JobFunction[Any, Any, T], message: Message, stamp: Stamp) -> JobHandle[T]:
         stores, topic = message.store_result, message.topic
@@ -452,7 +470,11 @@ class App:
         return self.operate(lambda backend: backend.get(job_id))
 
     def read(self, record: JobRecord) -> Message:
-        """Return the message of a record; raises MessageError."""
+        """Return the message of a record with its arguments; raises MessageError."""
+        return self.payloads.unpacked(self.envelope(record))
+
+    def envelope(self, record: JobRecord) -> Message:
+        """Return the message of a record as it is stored: its arguments may be packed. Raises MessageError."""
         default_job = self.config.topic(record.topic).default_job
         return decode(record.payload, signer=self.signer, topic=record.topic, default_job=default_job)
 
@@ -537,10 +559,22 @@ class App:
             )
         if record.result is None:
             raise ResultNotStored(f"job {handle.id} is unknown: it finished and its result has expired, or it never existed")
-        stored = msgspec.json.decode(record.result)
+        stored = self.stored_result(record.id, record.result)
         if "unstorable" in stored:
             raise ResultNotStored(f"job {handle.id} is done, but its result was not stored: {stored['unstorable']}")
         return handle.job.convert_result(stored["value"])  # type: ignore[no-any-return]  # the handle's job is typed Any
+
+    def stored_result(self, job_id: str, stored: bytes) -> dict[str, Any]:
+        """Return what a worker has stored as a job's result: a dict with its `value`, or why it is `unstorable`.
+
+        Raises ResultUnreadable if it cannot be read here.
+        """
+        try:
+            plain = self.payloads.unpack_result(job_id, stored)
+        except PayloadError as error:
+            raise ResultUnreadable(f"job {job_id} is done, but its result {error}") from None
+        document: dict[str, Any] = msgspec.json.decode(plain)
+        return document
 
     async def _in_thread(self, function: Callable[[], T], *, shared: bool = True) -> T:
         """Run on a thread: a single one for all enqueues, so that they combine; any for calls that wait long."""

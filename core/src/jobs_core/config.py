@@ -99,6 +99,7 @@ class Defaults(Section, frozen=True, kw_only=True):
     expires: Seconds | None = None  # a job that has not started by then goes to the dead letters
     acks: Literal["late", "early"] | None = None  # early: acknowledge before the run, at most once
     store_result: bool | None = None  # keep the return value
+    encrypt: bool | None = None  # false: arguments and results stay readable although there are encryption_keys
     on_dead: Text | None = None  # the job that is enqueued with every dead letter, of unknown jobs too
 
 
@@ -113,6 +114,7 @@ class Topic(Section, frozen=True, kw_only=True):
     expires: Seconds | None = None  # a job that has not started by then goes to the dead letters
     acks: Literal["late", "early"] | None = None  # early: acknowledge before the run, at most once
     store_result: bool | None = None  # keep the return value
+    encrypt: bool | None = None  # false: arguments and results stay readable although there are encryption_keys
     on_dead: Text | None = None  # the job that is enqueued with every dead letter, of unknown jobs too
     result_ttl: Seconds = Duration(86400)  # how long results are kept
     default_job: Text | None = None  # the job that receives plain JSON from foreign producers
@@ -189,6 +191,7 @@ class Config(Section, frozen=True, kw_only=True):
     max_result: MessageLimit | None = None  # larger results are not stored, but their job is done; none: as max_message
     max_redeliveries: Redeliveries = 3  # a job that has crashed this many workers on its own is dead
     signing_keys: list[Text] = []  # "kid:secret"; the first key signs, all keys verify
+    encryption_keys: list[Text] = []  # "kid:secret"; the first key encrypts arguments and results, all keys decrypt
     enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
     unknown_grace: Seconds = Duration(600)  # how long a job of unknown name waits for newer workers
     prefix: Prefix = "jobs"  # the prefix of the backend's keys and queues

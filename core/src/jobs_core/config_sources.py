@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from . import config_text, foreign
-from .config import Config, Pool, Section
+from .config import Config, Defaults, Pool, Section, Topic
 from .config_rules import Rule
 from .errors import ConfigError
 from .units import Duration, Size, plain_number, seconds, size
@@ -28,7 +28,16 @@ from .urls import cover, redact, scheme
 
 RESERVED = {"JOBS_TRANSPORT", "JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
 MOST_THREADS = 10_000
-SECRET = {"backend", "results.url", "broker.store", "broker.listen", "signing_keys", "alerts.channels", "plugins"}
+SECRET = {
+    "backend",
+    "results.url",
+    "broker.store",
+    "broker.listen",
+    "signing_keys",
+    "encryption_keys",
+    "alerts.channels",
+    "plugins",
+}
 
 
 class Effective(msgspec.Struct, frozen=True):
@@ -397,6 +406,13 @@ class _Reader:
                     self._error(f"topics.{topic}.serve", f"is false, but pool {name} serves {topic}: remove one of the two")
         if config.logs.done and config.logs.level in ("warning", "error"):
             self._error("logs.done", f'its lines have level info, and logs.level = "{config.logs.level}" leaves them out')
+        tables: dict[str, Defaults | Topic] = {
+            "defaults": config.defaults,
+            **{f"topics.{name}": topic for name, topic in config.topics.items()},
+        }
+        for name, settings in tables.items():
+            if settings.encrypt and not config.encryption_keys:
+                self._error(f"{name}.encrypt", "is true, but there are no encryption_keys: set them")
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")

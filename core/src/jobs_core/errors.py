@@ -87,6 +87,10 @@ class SignatureError(MessageError):
     """Raised when signing keys are configured and a message is unsigned, forged or of an unknown key."""
 
 
+class PayloadError(MessageError):
+    """Raised when arguments or a result cannot be read: encrypted under an unknown key, or changed since they were written."""
+
+
 class MessageTooLarge(MessageError):
     """Raised when an encoded message exceeds `max_message`."""
 
@@ -143,6 +147,10 @@ class NotSupported(BackendError):
 
 class ResultNotStored(JobsError):
     """Raised when a result is requested that no worker stores."""
+
+
+class ResultUnreadable(ResultNotStored):
+    """Raised when a stored result cannot be read here: encrypted under an unknown key, or changed since it was written."""
 
 
 class ResultTimeout(JobsError, TimeoutError):

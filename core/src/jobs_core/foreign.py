@@ -82,6 +82,7 @@ OPTIONS: Final = _table(
     ("backoff", Word("this belongs to the definition", option="backoff=10")),
     ("min_time", Word("this belongs to the definition", option="min_time=1")),
     ("acks", Word("this belongs to the definition", option='acks="early"')),
+    ("encrypt", Word("this belongs to the definition", option="encrypt=False")),
     ("cron", Word("this belongs to the definition", option='cron="*/5 * * * *"')),
     ("tz", Word("this belongs to the definition", option='cron="0 3 * * *", tz="Europe/Paris"')),
     ("missed", Word("this belongs to the definition", option='cron="0 3 * * *", missed="skip"')),

@@ -50,6 +50,7 @@ def job(
     unique: Unique | bool | str | UnsetType | None = UNSET,
     acks: Acks | UnsetType = UNSET,
     store_result: bool | UnsetType = UNSET,
+    encrypt: bool | UnsetType = UNSET,
     on_commit: bool | UnsetType = UNSET,
     cron: str | None = None,
     tz: str = "UTC",
@@ -83,7 +84,7 @@ class _Decorator(Protocol):
 
 _OPTIONS = (
     "name", "aliases", "topic", "retries", "timeout", "min_time", "backoff", "retry_on", "discard_on", "on_done", "on_dead",
-    "priority", "expires", "unique", "acks", "store_result", "on_commit", "cron", "tz", "missed", "registry",
+    "priority", "expires", "unique", "acks", "store_result", "encrypt", "on_commit", "cron", "tz", "missed", "registry",
 )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from .ids import new_id
 from .units import MAX_SECONDS, shown
 
 VERSION = 1
+PACKED_VERSION = 2
+"""The version of an envelope whose arguments are in its body: encrypted, compressed or in the payload store."""
 _SIGNED = b"jobs1."
 
 MAX_ID: Final = 128
@@ -72,8 +74,23 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     headers: dict[str, Any] = {}
 
 
+class Body(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Arguments or a result out of line: JSON that was compressed if `codec` is set, then encrypted if `key` is."""
+
+    data: bytes  # as base64
+    codec: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    key: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class PackedMessage(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """One job as a message of version 2: `args` and `kwargs` are empty, and `body` holds both as `[args, kwargs]`."""
+
+    body: Body
+
+
 class _VersionOnly(Struct):
     v: int
+    body: Any = None
 
 
 class _Marks(Struct):
@@ -85,6 +102,7 @@ class _Marks(Struct):
 
 _encode = json_encoder.encode
 _decode_message = msgspec.json.Decoder(Message).decode
+_decode_packed = msgspec.json.Decoder(PackedMessage).decode
 _decode_version = msgspec.json.Decoder(_VersionOnly).decode
 _decode_marks = msgspec.json.Decoder(_Marks).decode
 
@@ -166,14 +184,19 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
         raise _unwritable(message, error) from None
     if len(payload) > _SHALLOW:
         _refuse_depth(message, payload)
-    if not _finite(message) and may_hide_non_finite(payload):  # the search for null comes last: it costs five times as much
+    if not _finite(message) and may_hide_non_finite(payload):  # in this order: searching costs five times as much
         _refuse_non_finite(message)
     if limit is not None and len(payload) > limit:
-        raise MessageTooLarge(
-            f"{message.job}: the message is {len(payload):,} bytes, the limit is {limit:,}: "
-            "pass a reference (a path, a key) instead of the data, or raise max_message"
-        )
+        raise too_large(message, payload, limit)
     return signer.sign(payload) if signer else payload
+
+
+def too_large(message: Message, payload: bytes, limit: int) -> MessageTooLarge:
+    """Return the error for a message that exceeds `max_message`."""
+    return MessageTooLarge(
+        f"{message.job}: the message is {len(payload):,} bytes, the limit is {limit:,}: "
+        "pass a reference (a path, a key) instead of the data, or raise max_message"
+    )
 
 
 _SHALLOW = 2 * MAX_NESTING  # so many bytes cannot be nested too deeply
@@ -251,8 +274,8 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return _decode_other(payload, error, topic, default_job)
     if message.v > VERSION:
-        raise _unknown_version(message.v)
-    if message.v < VERSION:
+        message = _later(payload, message.v)
+    elif message.v < VERSION:
         raise MessageError(f"the envelope has version {message.v}, but versions start at {VERSION}")
     if signed and message.topic != topic:
         raise SignatureError(f"the message is signed for topic {message.topic!r} and was found in {topic!r}")
@@ -263,12 +286,29 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     return message
 
 
+def _later(payload: bytes, version: int) -> Message:
+    """Return a packed message; raise UnknownVersion for all that is left to newer workers."""
+    if version != PACKED_VERSION:
+        raise _unknown_version(version)
+    if _decode_version(payload).body is None:
+        raise UnknownVersion(f"the envelope has version {version}, but no body that this worker knows: upgrade jobs-core")
+    try:
+        message = _decode_packed(payload)
+    except msgspec.ValidationError as error:
+        raise MessageError(f"not an envelope: {error}") from None
+    if not message.id or message.job is None:
+        raise MessageError(f"an envelope of version {version} names its id and its job: the body belongs to them")
+    return message
+
+
 def _decode_other(payload: bytes, error: Exception, topic: str, default_job: str | None) -> Message:
     """Decode a later version, or foreign JSON for the default job; else raise a MessageError with the reason."""
     try:
         version = _decode_version(payload).v
-        if version > VERSION:
+        if version > PACKED_VERSION:
             raise _unknown_version(version)
+        if version == PACKED_VERSION:
+            _later(payload, version)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     if default_job is not None and not _looks_like_envelope(payload):
@@ -291,7 +331,7 @@ def _looks_like_envelope(payload: bytes) -> bool:
 
 def _unknown_version(version: int) -> UnknownVersion:
     return UnknownVersion(
-        f"the envelope has version {version}, but this worker reads versions up to {VERSION}: upgrade jobs-core"
+        f"the envelope has version {version}, but this worker reads versions up to {PACKED_VERSION}: upgrade jobs-core"
     )
 
 

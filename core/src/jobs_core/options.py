@@ -60,6 +60,7 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     on_commit: bool | UnsetType = UNSET
     at: float | UnsetType | None = UNSET  # Unix time
     expires_at: float | UnsetType | None = UNSET
+    encrypt: bool | UnsetType = UNSET
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options, with unset ones taken from `other`."""
@@ -82,6 +83,7 @@ class Policy(Struct, frozen=True):
     rules: RetryRules | None = None  # by exception; None: every exception is retried alike
     min_time: float = 0.0  # a run that succeeds sooner is suspicious, seconds
     on_end: Any = None  # the jobs to enqueue with the ending, see `worker.on_end`
+    pack_result: Callable[[str, bytes], bytes] | None = None  # packs the result of the job with this id
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -247,6 +249,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "id": _id,
     "on_commit": lambda value: None if value is None else _bool(value),
     "store_result": _bool,
+    "encrypt": _bool,
     "key": _key,
     "headers": _headers,
 }
@@ -357,6 +360,14 @@ def stores_result(options: JobOptions, topic: str, config: Config) -> bool:
     if options.store_result is not UNSET and options.store_result is not None:
         return bool(options.store_result)
     return bool(config.topic(topic).store_result)
+
+
+def encrypts(options: JobOptions, topic: str, config: Config) -> bool:
+    """Return whether arguments and results of a job are encrypted: by default all are, where there are keys."""
+    if not config.encryption_keys:
+        return False
+    chosen = config.topic(topic).encrypt if options.encrypt is UNSET else options.encrypt
+    return chosen is not False
 
 
 NO_OVERRIDES = JobOptions()

@@ -11,7 +11,7 @@ from .config import Config, Topic
 from .errors import JobDefinitionError
 from .job import JobFunction
 from .message import VERSION, Message
-from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, stores_result
+from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, encrypts, stores_result
 from .units import MAX_SECONDS, shown_time
 
 
@@ -54,6 +54,7 @@ class Stamp(Struct, frozen=True):
     id: str | None  # chosen beforehand
     unique: Unique | None
     stores_result: bool
+    encrypts: bool
     on_commit: bool | None  # the value given to `using`, else to `@job`
     moments: Moments | None  # None: every time in the envelope is relative
 
@@ -65,6 +66,8 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
             f"{job.name} is defined in the program that was started, which a worker imports under another name: "
             "move it to a module of its own, or give it a name, @job(name=...)"
         )
+    if job.options.encrypt is True and not config.encryption_keys:
+        raise JobDefinitionError(f"{job.name}: encrypt=True, but there are no encryption_keys: set them, or leave it out")
     overrides = job.overrides
     options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
@@ -76,6 +79,7 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
         id=None if overrides.id is UNSET else overrides.id,
         unique=unique,
         stores_result=stores_result(job.options, topic, config) if envelope.store_result is None else envelope.store_result,
+        encrypts=encrypts(options, topic, config),
         on_commit=None if options.on_commit is UNSET else options.on_commit,
         moments=_moments(job.name, overrides),
     )

@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
-from ..errors import MessageError
+from ..errors import MessageError, PayloadError
 from ..escapes import in_one_line, one_line
+from ..payloads import HIDDEN, describe
 from ..units import format_duration, shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
@@ -67,13 +68,22 @@ def show(context: Context, record: JobRecord) -> None:
     errors = data.pop("errors", [])
     unreadable = data.pop("unreadable", None)
     facts = {_label(key): value for key, value in data.items() if value or key == "attempt"}
-    output.facts({"job": message.get("job"), **facts, "result": record.result.decode() if record.result else None})
+    output.facts({"job": message.get("job"), **facts, "result": _shown_result(context, record)})
     if unreadable:
         output.block("message, as received", f"{unreadable}\n{record.payload[:2000]!r}")
     elif message:
         output.block("message", msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
     for error in errors:
         _show_error(dict(error))
+
+
+def _shown_result(context: Context, record: JobRecord) -> str | None:
+    if not record.result:
+        return None
+    try:
+        return context.app.payloads.unpack_result(record.id, record.result).decode()
+    except PayloadError:
+        return HIDDEN
 
 
 def _show_error(error: dict[str, Any]) -> None:
@@ -119,7 +129,7 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
     elif record.result is None:
         fail(f"job {job_id} is unknown: it was never enqueued, its result has expired, or it does not store one (store_result)")
     else:
-        stored = msgspec.json.decode(record.result)
+        stored = context.app.stored_result(job_id, record.result)
         if "unstorable" in stored:
             fail(f"job {job_id} is done, but its result is not JSON: {stored['unstorable']}")
         output.echo_json(msgspec.json.encode(stored["value"]))
@@ -186,17 +196,27 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
     data = {key: value for key, value in data.items() if value not in (None, "") and value is not False}
     if record.payload:
         try:
-            data["message"] = msgspec.to_builtins(context.app.read(record))
+            data["message"] = _message(context, record)
         except MessageError as error:
             data["unreadable"] = str(error)
     data["errors"] = [msgspec.json.decode(error) for error in record.errors]
     return data
 
 
+def _message(context: Context, record: JobRecord) -> dict[str, Any]:
+    """Return a record's message; one whose arguments cannot be read here, with a note in place of them."""
+    envelope = context.app.envelope(record)
+    try:
+        message: dict[str, Any] = msgspec.to_builtins(context.app.payloads.unpacked(envelope))
+    except PayloadError as error:
+        return {**describe(envelope), "unreadable": str(error)}
+    return message
+
+
 def name_of(context: Context, record: JobRecord) -> str:
     """Return the name of the job in a record's message."""
     try:
-        return context.app.read(record).job or "?"
+        return context.app.envelope(record).job or "?"
     except MessageError:
         return "(unreadable)"
 

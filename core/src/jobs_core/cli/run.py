@@ -140,7 +140,7 @@ def _report(context: Context, name: str, ending: Settlement | None) -> None:
         if ending.followups:
             with context.asking():
                 context.app.operate(lambda backend: backend.push(ending.followups, new_token()))
-        stored = msgspec.json.decode(ending.result or b"{}")
+        stored = context.app.stored_result(ending.id, ending.result or b"{}")
         if "unstorable" in stored:
             output.echo(f"jobs: {name} is done; its result is not shown: {stored['unstorable']}", err=True)
         else:

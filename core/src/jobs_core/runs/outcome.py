@@ -138,10 +138,15 @@ def _done(run: Run) -> Settlement:
         delivery.id,
         delivery.token,
         Outcome.DONE,
-        result=encode_result(run.value, run.policy.max_result) if run.store_result else None,
+        result=_stored_result(run) if run.store_result else None,
         result_ttl=run.policy.result_ttl,
         followups=run.due_followups() if run.followups else (),
     )
+
+
+def _stored_result(run: Run) -> bytes:
+    encoded, pack = encode_result(run.value, run.policy.max_result), run.policy.pack_result
+    return encoded if pack is None else pack(run.delivery.id, encoded)
 
 
 def encode_result(value: object, limit: int) -> bytes:

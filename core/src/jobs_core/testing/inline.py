@@ -141,7 +141,7 @@ class JobsQueue:
         for topic in self._backend.topics():
             for state in (State.READY, State.SCHEDULED):
                 for record in self._backend.browse(topic, state, 1_000_000):
-                    message = decode(record.payload, signer=self.app.signer, topic=topic)
+                    message = self.app.payloads.unpacked(decode(record.payload, signer=self.app.signer, topic=topic))
                     if job is None or message.job in (job.name, *job.aliases):
                         yield message, None if record.due is None else record.due - record.broker_now
 

@@ -8,8 +8,8 @@ from .. import boundary
 from ..app import App
 from ..backends.base import SIGNATURE_LINE, Delivery, Outcome, Settlement
 from ..config import Config
-from ..errors import ArgumentError, MessageError, UnknownJob, UnknownVersion
-from ..message import Message, decode
+from ..errors import ArgumentError, MessageError, PayloadError, UnknownJob, UnknownVersion
+from ..message import VERSION, Message, decode
 from ..options import Policy
 from ..pauses import doubled
 from ..registry import AnyJob
@@ -32,6 +32,7 @@ class Decoder:
         self._app = app
         self._registry = app.registry
         self._signer = app.signer
+        self._payloads = app.payloads
         self._config: Config = app.config
         self._limit = app.config.max_message + SIGNATURE_LINE
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
@@ -49,6 +50,8 @@ class Decoder:
             job = self._registry.get(message.job or "")
             if job is None:
                 return self._unknown(delivery, self._missing(message.job or ""), message)
+            if message.v != VERSION:
+                message = self._payloads.unpacked(message)
             args, kwargs = message.args, message.kwargs
             if job.arguments.run_code:
                 job.arguments.bind(args, kwargs)
@@ -58,6 +61,9 @@ class Decoder:
             return self._unknown(delivery, error, message)
         except ArgumentError as error:
             return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error), message)
+        except PayloadError as error:
+            told = f"the arguments of {message.job}: {error}" if message else str(error)
+            return self._dead(delivery, Outcome.DEAD, "bad payload", told, message)
         except MessageError as error:
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
         except Exception as error:  # a bug of ours: it must not delay the next message

@@ -6,6 +6,7 @@ made (it is too large, a value does not fit) is logged and left out, because the
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Iterator
@@ -18,10 +19,10 @@ from msgspec.structs import replace
 from .. import boundary
 from ..app import App
 from ..backends.base import Delivery, JobRecord, Outcome, Outgoing, Settlement, State
-from ..errors import JobDefinitionError, UnknownJob
+from ..errors import JobDefinitionError, PayloadError, UnknownJob
 from ..job import Call
 from ..message import Message
-from ..options import Policy, policy
+from ..options import Policy, encrypts, policy
 from ..registry import AnyJob
 from ..runs.outcome import encode_result
 from ..runs.run import Run
@@ -68,6 +69,8 @@ class OnEnd(Struct, frozen=True):
 def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
     """Return the policy for the runs of a job, with what follows their ends."""
     rules = policy(job.options, topic, app.config)
+    if encrypts(job.options, topic, app.config):
+        rules = replace(rules, pack_result=app.payloads.pack_result)
     done, dead = _follower(app, job.on_done), _follower(app, job.on_dead or _configured(app, job, topic))
     return rules if done is None and dead is None else replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None))
 
@@ -150,22 +153,23 @@ def _all_facts(
         "topic": delivery.topic,
         "reason": (ending.reason or "failed") if dead else "",
         "error": _error(ending.error) if dead and "error" in wanted else "",
-        "result": _result(run, ending) if run and not dead and "result" in wanted else None,
+        "result": _result(app, run, ending) if run and not dead and "result" in wanted else None,
         "attempt": delivery.previous_attempts + (0 if run is None or run.unfit else 1),
         "args": [],
         "kwargs": {},
     }
     if message and ("args" in wanted or "kwargs" in wanted):  # decoded anew: the job may have changed what it got
         record = JobRecord(delivery.id, delivery.topic, State.RESERVED, delivery.payload)
-        sent = app.read(record)
-        facts["args"], facts["kwargs"] = sent.args, sent.kwargs
+        with contextlib.suppress(PayloadError):  # it is dead because its arguments cannot be read
+            sent = app.read(record)
+            facts["args"], facts["kwargs"] = sent.args, sent.kwargs
     return facts
 
 
-def _result(run: Run, ending: Settlement) -> Any:
+def _result(app: App, run: Run, ending: Settlement) -> Any:
     """Return the job's result as plain JSON; None if it is too large or not JSON, by the rules of stored results."""
     stored = ending.result or encode_result(run.value, run.policy.max_result)
-    return msgspec.json.decode(stored).get("value")
+    return app.stored_result(run.delivery.id, stored).get("value")
 
 
 def _error(document: bytes) -> str:

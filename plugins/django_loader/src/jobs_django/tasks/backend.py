@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from datetime import datetime, timezone
 from functools import cached_property
@@ -104,7 +103,7 @@ class TasksBackend(BaseTaskBackend):
 
 
 def _stored(record: JobRecord) -> Stored:
-    value = json.loads(record.result or b"{}").get("value")
+    value = current_app().stored_result(record.id, record.result or b"{}").get("value")
     if not isinstance(value, dict) or value.keys() != {field.name for field in dataclasses.fields(Stored)}:
         raise TaskResultDoesNotExist(record.id)  # a job that is not a task
     return Stored(**value)
