@@ -1,5 +1,6 @@
 """Plugins are found and called, and their failures survived."""
 
+import subprocess
 import sys
 
 import pytest
@@ -8,6 +9,8 @@ from jobs_core import hookimpl, hookspecs
 from jobs_core.backends.base import BackendOptions
 from jobs_core.errors import PluginError
 from jobs_core.plugins import Plugins, guarded
+
+from ..support.project import PATIENCE
 
 
 def info(plugins, name):
@@ -99,8 +102,35 @@ def test_an_implementation_gets_the_arguments_it_names(discover):
     assert guarded(implementation, run=1, outcome=2) == 2
 
 
+OBSERVED = """
+import importlib, logging, os, pkgutil, signal, sys, threading, warnings
+from pathlib import Path
+import pytest, hypothesis
+
+def state():
+    handlers = [signal.getsignal(number) for number in sorted(signal.valid_signals())]
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook, sys.displayhook, warnings.showwarning, sys.meta_path[:]
+    loggers = logging.root.handlers[:], logging.root.level, logging.getLogger("jobs").handlers[:]
+    descriptors = sorted(os.listdir("/dev/fd"))
+    return threading.enumerate(), handlers, hooks, loggers, descriptors, dict(os.environ), list(warnings.filters), os.umask(0)
+
+os.umask(0)
+import jobs_core
+before = state()
+for module in pkgutil.walk_packages(jobs_core.__path__, "jobs_core."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+after = state()
+assert before == after, (before, after)
+"""
+
+
+def test_importing_the_core_starts_and_changes_nothing_in_the_process():
+    subprocess.run([sys.executable, "-c", OBSERVED], check=True, timeout=PATIENCE)
+
+
 def test_hooks_can_be_traced(discover, monkeypatch, capsys):
-    monkeypatch.setattr("jobs_core.plugins._tracing", True)
+    monkeypatch.setenv("JOBS_TRACE_HOOKS", "1")
     discover(good=GOOD).provided("jobs_queue_backends")
     assert "jobs: hook jobs_queue_backends in plugin 'good' of jobs-good 1.2.3" in capsys.readouterr().err
 

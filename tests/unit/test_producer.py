@@ -17,7 +17,8 @@ from jobs_core.backends.base import FEATURES, BackendOptions, Outgoing
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.deadline import left
 from jobs_core.errors import BackendUnavailable, QueueFull
-from jobs_core.producer import SHORTEST_CROWD, Producer
+from jobs_core.producer import Producer
+from jobs_core.turns import SHORTEST_CROWD
 
 PATIENCE = 20.0
 
@@ -297,7 +298,7 @@ def test_who_is_interrupted_alone_leaves_the_way_free():
 
 
 def test_one_callers_messages_are_never_parted_and_many_are_not_all_combined(monkeypatch):
-    monkeypatch.setattr("jobs_core.producer.MOST_COMBINED", 3)
+    monkeypatch.setattr("jobs_core.turns.MOST_COMBINED", 3)
     backend = Gated()
     producer, _, _ = crowd(backend, 2)
     big = Caller(producer, "b1", "b2", "b3", "b4")

@@ -102,12 +102,7 @@ class Implementation(msgspec.Struct, frozen=True):
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Call it with the arguments of the hook by name; a hook that is called for each enqueue packs them once."""
-        if _tracing:
-            print(f"jobs: hook {self.hook} in {self.info}", file=sys.stderr, flush=True)
         return self.function(*[arguments[name] for name in self.argnames])
-
-
-_tracing = os.environ.get("JOBS_TRACE_HOOKS", "") not in ("", "0")
 
 
 class Plugins:
@@ -118,6 +113,7 @@ class Plugins:
     ) -> None:
         self.infos: list[PluginInfo] = []
         self._prefer = prefer
+        self._traces = os.environ.get("JOBS_TRACE_HOOKS", "") not in ("", "0")
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._by_plugin: dict[str, PluginInfo] = {}
@@ -210,9 +206,21 @@ class Plugins:
     def implementations(self, hook: str) -> list[Implementation]:
         """Return the implementations of a hook, in order of registration; empty for a hook that costs nothing."""
         return [
-            Implementation(hook, self._by_plugin[impl.plugin_name], impl.function, tuple(impl.argnames))
+            self._implementation(hook, self._by_plugin[impl.plugin_name], impl.function, tuple(impl.argnames))
             for impl in getattr(self._manager.hook, hook).get_hookimpls()
         ]
+
+    def _implementation(
+        self, hook: str, info: PluginInfo, function: Callable[..., Any], argnames: tuple[str, ...]
+    ) -> Implementation:
+        if not self._traces:
+            return Implementation(hook, info, function, argnames)
+
+        def traced(*arguments: Any) -> Any:
+            print(f"jobs: hook {hook} in {info}", file=sys.stderr, flush=True)
+            return function(*arguments)
+
+        return Implementation(hook, info, traced, argnames)
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call every implementation; an exception is logged with its plugin's name and stops no other one."""

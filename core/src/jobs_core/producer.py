@@ -1,27 +1,14 @@
-"""The producing side of a process: one connection, shared by all its threads.
+"""The producing side of a process: one connection, shared by all its threads, which take turns at it (turns.py).
 
-Concurrent pushes are combined (group commit, as in databases). A thread that finds no push in progress becomes the leader:
-it sends at once. Other threads meanwhile queue their messages and sleep. When the leader has its answer, the first of them
-becomes the leader, and sends all queued messages as one push. A thread that is alone takes one lock and nothing else. After
-a fork, parent and child have a connection each.
-
-A push ends within its timeout, whatever the server does: its deadline is passed down to every wait, see `deadline`. A
-leader whose time is over passes the messages that it sends for others to the next of them, under the request with which
-they were sent.
-
-Threads whose messages were sent together wake one another in a chain, and the last one passes the lead on. If all were
-woken at once, they would only queue for the interpreter's lock, which costs more than the push, and would be too late for
-the next one: in the chain they are just in time for it. If threads that compute hold the interpreter, each link of a chain
-would wait for them: a thread that wakes late lets all the others be woken at once, for a while.
+After a fork, parent and child have a connection each. A push ends within its timeout, whatever the server does: its deadline
+is passed down to every wait, see `deadline`. A leader whose time is over passes the messages that it sends for others to the
+next of them, under the request with which they were sent.
 """
 
 from __future__ import annotations
 
 import random
-import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +18,7 @@ from .errors import BackendUnavailable
 from .failpoints import failpoint
 from .ids import new_id
 from .pauses import doubled
+from .turns import Batch, Turns
 from .uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
@@ -42,74 +30,16 @@ FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 SHORTEST_TRY = 0.25
 """Seconds that a try may take even if less time is left: a shorter try would break a connection that works."""
-MOST_COMBINED = 1000
-"""Messages of several callers that go into one push; those of a single caller are never split."""
-SHORTEST_CROWD, LONGEST_CROWD = 0.002, 0.256
-"""Seconds for which no thread is woken by a chain after a link was delayed.
-
-Doubled at each link that is delayed, a quarter less at each that is not.
-"""
 
 
-class _Batch:
-    """One caller's messages, and their outcome."""
-
-    __slots__ = (
-        "awake",
-        "bell",
-        "conflicts",
-        "deadline",
-        "done",
-        "error",
-        "following",
-        "leads",
-        "left",
-        "links",
-        "messages",
-        "request",
-        "sent",
-    )
-
-    def __init__(self, messages: Sequence[Outgoing], deadline: float) -> None:
-        self.messages = messages
-        self.deadline = deadline
-        self.done = False
-        self.leads = False  # it is the caller's turn to send
-        self.links = False  # its caller has to wake the following one's
-        self.following: _Batch | None = None  # the next of those that are sent together
-        self.conflicts: Mapping[str, str] = {}
-        self.error: Exception | None = None
-        self.awake = self.left = False  # its caller was woken; it needs nothing any more
-        self.sent = False  # it may have arrived
-        self.request = ""  # the request under which it was sent
-        self.bell = threading.Lock()  # held until there is news: the cheapest way to wake one thread
-        self.bell.acquire()
-
-    def wake(self) -> None:
-        """Wake the caller, once; while holding the guard."""
-        if not self.awake:
-            self.awake = True
-            self.bell.release()
-
-    def outcome(self) -> Mapping[str, str]:
-        if self.error:
-            raise self.error
-        return self.conflicts
-
-
-class Producer:
+class Producer(Turns):
     """A backend connection for pushes, opened when it is first needed. Any thread may call `push`."""
 
     def __init__(self, make_backend: Callable[[], Backend]) -> None:
+        super().__init__()
         self._make_backend = make_backend
         self._backend: Backend | None = None
         self.away = False  # the backend did not answer the last time
-        self._guard = threading.Lock()  # guards the fields below, and the order of wake-ups; no thread waits while holding it
-        self._led = False
-        self._waiting: deque[_Batch] = deque()
-        self._woken_at = 0.0  # when a thread was woken whose turn it is to send, or to wake the next
-        self._crowded = 0.0  # until when other threads are assumed to hold the interpreter
-        self._crowd = SHORTEST_CROWD  # the length of that period, the next time
 
     @uninterrupted
     def push(self, messages: Sequence[Outgoing], timeout: float) -> Mapping[str, str]:
@@ -127,7 +57,7 @@ class Producer:
                 if not self._led:
                     self._led = leads = True
                 else:
-                    batch = _Batch(messages, deadline)
+                    batch = Batch(messages, deadline)
                     self._waiting.append(batch)
             if not leads:
                 return self._wait(batch)
@@ -138,7 +68,7 @@ class Producer:
                 of_thread.at = deadline
                 return self._send(messages, request)
             except BackendUnavailable as error:
-                batch = _Batch(messages, deadline)
+                batch = Batch(messages, deadline)
                 batch.leads = True
                 self._persist([batch], request, error, deadline)
                 return batch.outcome()
@@ -187,7 +117,7 @@ class Producer:
     @contextmanager
     def _turn(self, timeout: float = -1) -> Iterator[bool]:
         """Wait for a turn without anything to send; its value is False if none has come within `timeout` seconds."""
-        turn = _Batch((), float("inf"))
+        turn = Batch((), float("inf"))
         try:
             with self._guard:
                 if not self._led:
@@ -198,9 +128,7 @@ class Producer:
         finally:
             self._leave(turn)
 
-    # -- turns ---------------------------------------------------------------------------------
-
-    def _wait(self, batch: _Batch) -> Mapping[str, str]:
+    def _wait(self, batch: Batch) -> Mapping[str, str]:
         """Sleep until another thread has sent the batch, or it is its caller's turn."""
         try:
             batch.bell.acquire(timeout=max(0.0, batch.deadline - time.monotonic()))
@@ -216,77 +144,6 @@ class Producer:
                 BackendUnavailable("another thread's push is still waiting for the backend"), batch.sent or not withdrawn
             )
         return batch.outcome()
-
-    def _laid_down(self) -> list[_Batch]:
-        """Return the batches to send together; the first is our own. One that has nothing to send gets a turn of its own.
-
-        A batch that was sent before is sent again with the same batches, and no others: the request is the same.
-        """
-        waiting, size = self._waiting, 0
-        batches: list[_Batch] = []
-        with self._guard:
-            while waiting and (not batches or _fits(waiting[0], batches[0], MOST_COMBINED - size)):
-                batches.append(waiting.popleft())
-                size += len(batches[-1].messages)
-                if len(batches) > 1:
-                    batches[-2].following = batches[-1]
-        return batches
-
-    def _leave(self, batch: _Batch) -> bool:
-        """Stop waiting, whatever the outcome, and wake others that wait for us; return whether the batch is still unsent."""
-        with self._guard:
-            batch.left = True
-            withdrawn = not batch.done and batch in self._waiting
-            if withdrawn:
-                self._waiting.remove(batch)
-            if batch.leads or batch.links:
-                self._wake_next(batch.following)
-        return withdrawn
-
-    def _wake_next(self, batch: _Batch | None) -> None:
-        """Wake the thread that was sent with us: this one, or the first after it that sleeps; after the last, pass the turn."""
-        now = time.monotonic()
-        while batch:
-            if batch.done and not batch.left and not batch.awake:
-                batch.links = now > self._crowded
-                self._woken_at = now
-                batch.wake()
-                if batch.links:
-                    return
-            batch = batch.following
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        """End our turn: it passes to the first waiting thread."""
-        if self._waiting:
-            first = self._waiting[0]
-            first.leads, self._woken_at = True, time.monotonic()
-            first.wake()
-        else:
-            self._led = False
-
-    def _look_for_crowd(self, batch: _Batch) -> None:
-        """Examine how we were woken: if only after the interpreter's switch interval, another thread had held it until then."""
-        now = time.monotonic()
-        if now - self._woken_at > sys.getswitchinterval():
-            self._crowded, self._crowd = now + self._crowd, min(2 * self._crowd, LONGEST_CROWD)
-        elif batch.links:
-            self._crowd = max(0.75 * self._crowd, SHORTEST_CROWD)
-
-    def _hand_on(self, batches: list[_Batch], request: str) -> None:
-        """Put the batches that were to be sent with us, and have time left, first in the queue: our time is over."""
-        with self._guard:
-            for batch in reversed(batches):
-                if not batch.done and not batch.left:
-                    batch.request, batch.following = request, None
-                    self._waiting.appendleft(batch)
-
-    def _end(self, batch: _Batch, conflicts: Mapping[str, str], error: Exception | None = None) -> None:
-        """Give one caller the outcome of its batch, before others get theirs."""
-        batch.conflicts, batch.error, batch.done = conflicts, error, True
-        if not batch.leads:
-            with self._guard:
-                batch.wake()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -313,7 +170,7 @@ class Producer:
         self._backend = backend
         return backend
 
-    def _send_together(self, batches: list[_Batch]) -> None:
+    def _send_together(self, batches: list[Batch]) -> None:
         """Send the batches of several callers as one push, and give each caller the outcome of its own."""
         request, deadline = batches[0].request or new_id(), batches[0].deadline
         if len(batches) > 1 and not batches[0].request and _repeat(batches):
@@ -332,7 +189,7 @@ class Producer:
             for batch in batches:
                 batch.conflicts, batch.done = conflicts, True
 
-    def _persist(self, batches: list[_Batch], request: str, error: BackendUnavailable, deadline: float) -> None:
+    def _persist(self, batches: list[Batch], request: str, error: BackendUnavailable, deadline: float) -> None:
         """Send again, under the same request id, until there is an answer or our time is over: `deadline`."""
         pauses, self.away = 0, True
         while True:
@@ -365,7 +222,7 @@ class Producer:
                     self._end(batch, conflicts)
                 return
 
-    def _send_apart(self, batches: list[_Batch], request: str, error: Exception | None, deadline: float) -> None:
+    def _send_apart(self, batches: list[Batch], request: str, error: Exception | None, deadline: float) -> None:
         """Send the batches of a refused push separately, to find those that are the reason; the others are not at fault.
 
         Or, without an error: two callers have chosen the same id, and each has to learn whether the job is its own.
@@ -394,7 +251,7 @@ class Producer:
                 self._send_once_more([other for other in batches[n:] if not other.leads], request, deadline)
                 raise
 
-    def _send_once_more(self, batches: list[_Batch], request: str, deadline: float) -> None:
+    def _send_once_more(self, batches: list[Batch], request: str, deadline: float) -> None:
         """Send the others' messages, if only with one try, before we give up our turn in an exception."""
         error: Exception = BackendUnavailable("the thread that was sending was interrupted")
         try:
@@ -410,16 +267,11 @@ class Producer:
                     self._end(batch, {}, _gave_up(error, True))
 
 
-def _fits(batch: _Batch, first: _Batch, room: int) -> bool:
-    """Return whether the batch can be sent with those behind `first`."""
-    return batch.request == first.request and 0 < len(batch.messages) <= room
-
-
-def _messages(batches: Sequence[_Batch]) -> list[Outgoing]:
+def _messages(batches: Sequence[Batch]) -> list[Outgoing]:
     return [message for batch in batches for message in batch.messages]
 
 
-def _repeat(batches: Sequence[_Batch]) -> bool:
+def _repeat(batches: Sequence[Batch]) -> bool:
     """Return whether a chosen id occurs in them more than once."""
     chosen = [message.id for batch in batches for message in batch.messages if message.chosen]
     return len(set(chosen)) < len(chosen)
