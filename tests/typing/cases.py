@@ -162,3 +162,8 @@ bare.using(at=60)  # error: arg-type
 
 @job(at=datetime.now(timezone.utc))  # error: call-overload
 def at_one_time() -> None: ...
+
+
+bare.using(unique=Unique.throttle("10m", key="{x}")).using(unique=Unique.debounce(30, longest=timedelta(minutes=5)))
+Unique.debounce()  # error: call-arg
+Unique.throttle([])  # error: arg-type

@@ -362,11 +362,20 @@ class App:
     def _stamp(self, job: AnyJob) -> Stamp:
         stamp = self._stamps.get(job)
         if stamp is None or stamp.config is not self.config:
-            stamp = self._stamps[job] = stamp_of(job, self.config)
+            stamp = stamp_of(job, self.config)
+            if stamp.unique is not None and stamp.unique.longest is not None:
+                self._require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
+            self._stamps[job] = stamp
             if stamp.envelope.topic not in self._topics_seen:
                 self._topics_seen.add(stamp.envelope.topic)
                 self._warn_of_unserved(stamp.envelope.topic, job.name)
         return stamp
+
+    def _require(self, feature: str, fix: str) -> None:
+        """Raise NotSupported if the backend has no such feature."""
+        backend = self.new_backend()
+        if feature not in backend.features:
+            raise NotSupported(feature, f"{backend.name}://", fix)
 
     def _warn_of_unserved(self, topic: str, job: str) -> None:
         """Warn of a topic that is new here and that no pool serves.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .conversion import json_encoder, may_hide_non_finite, non_finite
 from .errors import ConfigError, MessageError, MessageTooLarge, SignatureError, UnknownVersion
@@ -42,11 +42,21 @@ Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 
 
 class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
-    """A key that only one job may hold: while it is queued, until it is done, or for a number of seconds."""
+    """A key that only one job may hold: while it is queued, until it is done, or for a number of seconds.
+
+    With the scope "queued", `longest` limits how long jobs that replace each other may be put off: the first one's time
+    in the queue counts, and is carried on.
+    """
 
     key: Annotated[str, Meta(min_length=1, max_length=MAX_UNIQUE_KEY)]
     scope: Literal["queued", "done"] | Seconds = "done"
     conflict: Literal["drop", "replace", "raise"] = "drop"
+    longest: Seconds | UnsetType = UNSET
+
+    @property
+    def bound(self) -> float | None:
+        """Return the seconds after which waiting jobs that replace each other must be due; None for no limit."""
+        return None if self.longest is UNSET or self.scope != "queued" else self.longest
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):

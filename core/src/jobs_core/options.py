@@ -30,12 +30,33 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
 
     `key` is a string, which may name arguments (`"invoice-{number}"`), or a function of the arguments; without one, all
     arguments count. On a conflict the enqueue drops the new job and returns the old one's handle, replaces the old one if
-    it has not started, or raises DuplicateJob.
+    it has not started, or raises DuplicateJob. `wait` and `longest` are those of `debounce`.
     """
 
     key: str | Callable[..., str] | None = None
     scope: Literal["queued", "done"] | DurationLike = "done"
     conflict: Literal["drop", "replace", "raise"] = "drop"
+    wait: DurationLike | None = None
+    longest: DurationLike | None = None
+
+    @classmethod
+    def throttle(cls, every: DurationLike, *, key: str | Callable[..., str] | None = None) -> Unique:
+        """At most one job in each period: what is enqueued within `every` after the last one that counted is dropped.
+
+        Without a `key`, calls with the same arguments count as one.
+        """
+        return cls(key=key, scope=every, conflict="drop")
+
+    @classmethod
+    def debounce(
+        cls, wait: DurationLike, *, longest: DurationLike | None = None, key: str | Callable[..., str] = "debounce"
+    ) -> Unique:
+        """One job once no more have been enqueued for `wait`, with the last arguments: each replaces the one that waits.
+
+        It is due `longest` after the first one at the latest. Without a `key`, all calls of the job count as one. The
+        limit needs the backend's feature `debounce`.
+        """
+        return cls(key=key, scope="queued", conflict="replace", wait=wait, longest=longest)
 
 
 class JobOptions(Struct, frozen=True, kw_only=True):
@@ -166,7 +187,17 @@ def _unique(value: Any) -> Unique | None:
         seconds(value.scope)
     if value.conflict not in ("drop", "replace", "raise"):
         raise ValueError(f'conflict: expected "drop", "replace" or "raise", got {value.conflict!r}')
+    if value.wait is not None or value.longest is not None:
+        _check_debounce(value)
     return value
+
+
+def _check_debounce(value: Unique) -> None:
+    if value.wait is None or (value.scope, value.conflict) != ("queued", "replace"):
+        raise ValueError('wait and longest work together with scope="queued" and conflict="replace": use Unique.debounce(...)')
+    wait = seconds(value.wait)
+    if value.longest is not None and seconds(value.longest) < wait:
+        raise ValueError(f"longest: expected at least the wait of {wait}, got {seconds(value.longest)}")
 
 
 def _in(low: int, high: int) -> Callable[[Any], int]:
@@ -269,7 +300,8 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
         raise MessageError(f"{job}: the unique key of this call cannot be stored: {error}") from None
     scope = unique.scope
     if scope == "queued":
-        return UniqueKey(key, "queued", unique.conflict)
+        longest = UNSET if unique.longest is None else float(seconds(unique.longest))
+        return UniqueKey(key, "queued", unique.conflict, longest)
     if scope == "done":
         return UniqueKey(key, "done", unique.conflict)
     return UniqueKey(key, float(seconds(scope)), unique.conflict)

@@ -12,7 +12,7 @@ from .errors import JobDefinitionError
 from .job import JobFunction
 from .message import VERSION, Message
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, encrypts, stores_result
-from .units import MAX_SECONDS, shown_time
+from .units import MAX_SECONDS, seconds, shown_time
 
 
 class Moments(Struct, frozen=True):
@@ -73,6 +73,10 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
     envelope = Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topic(topic)))
     unique = None if options.unique is UNSET else options.unique
+    if unique is not None and unique.wait is not None:
+        if envelope.delay is not None or isinstance(options.at, float):
+            raise JobDefinitionError(f"{job.name}: unique: Unique.debounce sets the delay of the job: leave out delay and at")
+        envelope = replace(envelope, delay=float(seconds(unique.wait)))
     return Stamp(
         config=config,
         envelope=envelope,

@@ -55,6 +55,7 @@ class FileBackend(base.Backend):
     name = "file"
     features = base.FEATURES - {
         "unique",
+        "debounce",
         "results",
         "cancel",
         "browse",

@@ -39,6 +39,7 @@ FEATURES: Final = frozenset(
         "delay",  # push and settle may schedule a job for later
         "priority",  # 0 to 9, higher first within a topic
         "unique",  # push refuses a second job under a held unique key
+        "debounce",  # with unique: UniqueKey.longest limits how long jobs that replace each other are put off
         "results",  # what a job returned is kept for its time to live
         "cancel",  # a queued job is cancelled at once, a running one is told
         "browse",  # jobs can be listed by topic and state

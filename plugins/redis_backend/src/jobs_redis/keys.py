@@ -16,7 +16,7 @@ key                    type    what
 {jobs}:request:ID      string  a push of the last minute, and which of its messages were refused
 {jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id; with ? between them
                                while it is held loosely: see BindsKeys
-{jobs}:unique-until    zset    unique key → until when, of those held for a time
+{jobs}:unique-until    zset    unique key → until when, of those held for a time or with a limit
 {jobs}:cancel          set     reserved jobs that are to be cancelled; once more with "\\0force" behind, to be ended by
                                whatever means
 {jobs}:ended:ID        string  a result, or a cancelled job; goes by itself after its time to live

@@ -67,8 +67,9 @@ def _extra(outgoing: Outgoing, replaces: int, timed: int) -> str:
 
 
 def held_for(unique: UniqueKey) -> int:
-    """Return the microseconds for which a key is held; 0 for as long as its job exists."""
-    return 0 if isinstance(unique.scope, str) else micro(float(unique.scope))
+    """Return the microseconds for which a key is held, or may be handed on; 0 for as long as its job exists."""
+    lasts = unique.bound if isinstance(unique.scope, str) else float(unique.scope)
+    return 0 if lasts is None else micro(lasts)
 
 
 def _record(outgoing: Outgoing) -> bytes:

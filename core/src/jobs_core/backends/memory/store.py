@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from ...errors import OwnerLost
+from ...message import UniqueKey
 from ..base import ENDS, Answer, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
 from .records import Job, Moment, Owner
 
@@ -36,7 +37,7 @@ class MemoryStore:
         self._ready_count: dict[str, int] = defaultdict(int)
         self._scheduled: list[tuple[float, int, Job]] = []  # a heap, likewise
         self._ended: dict[str, tuple[float, JobRecord]] = {}  # results and cancelled jobs: until when they are kept
-        self._unique: dict[str, tuple[str, float | None]] = {}  # key: job id, and when it ends if by time
+        self._unique: dict[str, tuple[str, float | None]] = {}  # key: job id, and when it ends if by time, or by its limit
         self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request: its time, and its answer
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
@@ -60,15 +61,17 @@ class MemoryStore:
                 if message.chosen and message.id not in added:
                     conflicts[message.id] = message.id
                 continue
+            delay = message.delay
             if message.unique:
                 holder = self._take_key(at, message)
                 if holder:
                     conflicts[message.id] = holder
                     continue
+                delay = self._within_limit(at.now, message.unique, delay)
             if message.chosen:
                 added.add(message.id)
             job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
-            self.place(job, at.now, message.delay)
+            self.place(job, at.now, delay)
         self.changed.notify_all()
         return conflicts
 
@@ -76,14 +79,23 @@ class MemoryStore:
         """Give the message its unique key, or return the id of the job that holds it."""
         unique = message.unique
         assert unique is not None
+        bound = unique.bound if isinstance(unique.scope, str) else unique.scope
+        ends = None if bound is None else at.now + bound
         holder, until = self._unique.get(unique.key, ("", None))
         if holder and (until is None or until > at.now):
             job = self.jobs.get(holder)
             if unique.conflict != "replace" or job is None or job.state not in (_READY, _SCHEDULED):
                 return holder
+            if ends is not None and until is not None and unique.scope == "queued" and job.unique and job.unique.bound:
+                ends = min(ends, until)
             self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
-        self._unique[unique.key] = (message.id, None if isinstance(unique.scope, str) else at.now + unique.scope)
+        self._unique[unique.key] = (message.id, ends)
         return None
+
+    def _within_limit(self, now: float, unique: UniqueKey, delay: float) -> float:
+        """Return the delay of a job that holds its key, within the limit of the key."""
+        ends = None if unique.bound is None else self._unique[unique.key][1]
+        return delay if ends is None else min(delay, ends - now)
 
     def _free_key(self, job: Job) -> None:
         if job.unique and isinstance(job.unique.scope, str) and self._unique.get(job.unique.key, ("",))[0] == job.id:

@@ -66,7 +66,7 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
                     continue
                 added.add(message.id)
             seq += 1
-            due = tx.now + message.delay if message.delay > 0 else None
+            due = tx.now + _delay(tx, message) if message.delay > 0 else None
             key = message.unique.key if message.unique else None
             rows.append((seq, message.id, message.topic, -message.priority, due, tx.now, key, message.payload))
             tx.wake.add(message.topic)
@@ -104,28 +104,43 @@ def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Colle
     """Give the message its unique key, or return the id of the job that holds it.
 
     A key that is held loosely is taken over from a waiting job, but not from one that was pushed together with this one.
+    A limit of the key is carried on.
     """
     unique = message.unique
     assert unique is not None
-    sql = "SELECT job_id, scope LIKE '%?' FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)"
+    sql = "SELECT job_id, scope, until FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)"
     held = tx.db.execute(sql, (unique.key, tx.now)).fetchone()
+    limit = None
     if held:
         holder: str = held[0]
-        takes = held[1] and holder not in together
+        takes = held[1].endswith("?") and holder not in together
         if (unique.conflict != "replace" and not takes) or not _waits(tx, holder):
             return holder
+        limit = held[2] if held[1].startswith("queued") else None
         removal.end(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
-    _hold_key(tx, message, loosely)
+    _hold_key(tx, message, loosely, limit)
     return None
 
 
-def _hold_key(tx: Transaction, message: Outgoing, loosely: bool) -> None:
+def _hold_key(tx: Transaction, message: Outgoing, loosely: bool, limit: float | None = None) -> None:
+    """Write down the holder of a key; `limit` is the earlier end of jobs that replace each other."""
     unique = message.unique
     assert unique is not None
     by_time = not isinstance(unique.scope, str)
     scope = ("time" if by_time else str(unique.scope)) + ("?" if loosely else "")
-    until = tx.now + float(unique.scope) if by_time else None
+    lasts = float(unique.scope) if by_time else unique.bound
+    until = None if lasts is None else tx.now + lasts
+    if until is not None and limit is not None and not by_time:
+        until = min(until, limit)
     tx.db.execute("INSERT OR REPLACE INTO unique_key VALUES (?, ?, ?, ?)", (unique.key, message.id, scope, until))
+
+
+def _delay(tx: Transaction, message: Outgoing) -> float:
+    """Return the delay of a message that holds its key, within the limit of the key."""
+    if message.unique is None or message.unique.bound is None:
+        return message.delay
+    until = tx.first("SELECT until FROM unique_key WHERE key = ?", (message.unique.key,))
+    return message.delay if until is None else min(message.delay, float(until) - tx.now)
 
 
 def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:

@@ -77,7 +77,7 @@ CREATE TABLE unique_key (
     key    TEXT PRIMARY KEY,
     job_id TEXT NOT NULL,
     scope  TEXT NOT NULL,                       -- queued, done, or time; with a ? while it is held loosely: see BindsKeys
-    until  REAL                                 -- scope time: when it ends
+    until  REAL                                 -- scope time: when it ends; queued: when jobs that replace each other must be due
 ) WITHOUT ROWID;
 
 CREATE TABLE push_request (     -- pushes of the dedup window

@@ -14,6 +14,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from msgspec import UNSET
 
 from ...backends.base import ENDS, FEATURES, Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
 from ...backends.memory import MemoryBackend, forget
@@ -39,6 +40,7 @@ uniques = st.none() | st.builds(
     st.sampled_from(["k1", "k2"]),
     st.sampled_from(["queued", "done", 40.0]),
     st.sampled_from(["drop", "replace"]),
+    st.sampled_from([UNSET, 20.0]),
 )
 _FACTS = ("state", "topic", "attempt", "redeliveries", "crashes", "deferrals", "reason", "owner")
 

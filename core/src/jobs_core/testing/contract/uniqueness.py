@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from ...backends.base import Backend, Outcome, Outgoing, State
 from ...message import UniqueKey
@@ -144,3 +146,85 @@ class Uniqueness(RigCase):
         jobs = [rig.job(unique=UniqueKey(f"key-{n}-{rig.name}")) for n in range(5)]
         assert producer.push(jobs, rig.request()) == {}
         assert len(rig.drain(rig.worker())) == 5
+
+    # -- jobs that replace each other (Unique.debounce), and jobs that are dropped for a time (Unique.throttle) ------
+
+    def debounced(self, rig: Rig, delay: float, longest: float | None = None) -> Outgoing:
+        bound = UNSET if longest is None else longest
+        key = UniqueKey(f"debounced-{rig.name}", "queued", "replace", bound)
+        return rig.job(unique=key, delay=delay)
+
+    def test_jobs_that_replace_each_other_are_due_within_the_limit_of_the_first(self, rig: Rig, producer: Backend) -> None:
+        if not rig.has("debounce", "delay", "lookup"):
+            return
+        step, longest = 0.3, 100.0
+        jobs = [self.debounced(rig, delay, longest) for delay in (60.0, 90.0, 200.0, 30.0, 200.0)]
+        dues = []
+        for job in jobs:
+            assert producer.push([job], rig.request()) == {}
+            dues.append(rig.record(producer, job.id).due or 0.0)
+            rig.advance(step)
+        start = dues[0] - 60.0
+        slack = 30.0  # a loaded machine, where the broker's clock is the real one
+        for n, (due, delay) in enumerate(zip(dues, (60.0, 90.0, 100.0, 30.0, 100.0), strict=True)):
+            assert start + delay - 0.001 <= due <= start + delay + n * step + slack, (n, due - start)
+        assert abs(dues[2] - (start + longest)) < 0.01  # exactly: the limit does not move
+        assert abs(dues[4] - (start + longest)) < 0.01
+        assert [rig.record(producer, job.id).state for job in jobs[:-1]] == [State.CANCELLED] * 4
+
+    def test_after_the_limit_a_new_row_begins_and_the_waiting_job_keeps_its_place(self, rig: Rig, producer: Backend) -> None:
+        """A topic that is paused, or has a backlog, must not put a job off for longer and longer."""
+        if not rig.has("debounce", "delay"):
+            return
+        first, second = self.debounced(rig, 0.2, 0.2), self.debounced(rig, 0.0, 0.2)
+        producer.push([first], rig.request())
+        rig.advance(0.3)
+        assert producer.push([second], rig.request()) == {}
+        assert sorted(rig.drain(rig.worker())) == sorted([first.id, second.id])
+
+    def test_a_job_that_runs_no_longer_limits_the_next(self, rig: Rig, producer: Backend) -> None:
+        if not rig.has("debounce", "delay", "lookup"):
+            return
+        worker = rig.worker()
+        first, second = self.debounced(rig, 0.0, 50.0), self.debounced(rig, 60.0, 100.0)
+        producer.push([first], rig.request())
+        delivery = rig.take_one(worker)
+        assert producer.push([second], rig.request()) == {}
+        record = rig.record(producer, second.id)
+        assert (record.due or 0.0) - record.broker_now > 55.0
+        rig.done(worker, delivery)
+        assert rig.record(producer, second.id).state is State.SCHEDULED
+
+    @pytest.mark.parametrize("longest", [None, 100.0])
+    def test_of_many_producers_the_last_job_waits_alone(self, rig: Rig, producer: Backend, longest: float | None) -> None:
+        if not rig.has("unique", "delay", "lookup") or (longest and not rig.has("debounce")):
+            return
+        jobs = [[self.debounced(rig, 50.0, longest) for _ in range(10)] for _ in range(4)]
+        others = [rig.producer() for _ in jobs]
+
+        def push(backend: Backend, mine: list[Outgoing]) -> None:
+            for job in mine:
+                assert backend.push([job], rig.request()) == {}
+
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            list(pool.map(push, others, jobs))
+        last = self.debounced(rig, 0.0, longest)
+        assert producer.push([last], rig.request()) == {}
+        states = [rig.record(producer, job.id).state for mine in jobs for job in mine]
+        assert states == [State.CANCELLED] * 40
+        assert rig.drain(rig.worker()) == [last.id]
+
+    def test_of_many_producers_one_job_counts_for_a_time(self, rig: Rig) -> None:
+        if not rig.has("unique"):
+            return
+        jobs = [[self.keyed(rig, scope=100.0) for _ in range(10)] for _ in range(4)]
+        others = [rig.producer() for _ in jobs]
+
+        def push(backend: Backend, mine: list[Outgoing]) -> list[tuple[str, str | None]]:
+            return [(job.id, backend.push([job], rig.request()).get(job.id)) for job in mine]
+
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            answers = [answer for told in pool.map(push, others, jobs) for answer in told]
+        (winner,) = (job_id for job_id, holder in answers if holder is None)
+        assert {holder for _, holder in answers} == {None, winner}
+        assert rig.drain(rig.worker()) == [winner]

@@ -3,8 +3,10 @@
 local SOON = 5000000 -- a job due within this wakes a waiting worker, which then waits for it; others look that often
 
 -- Give a message its unique key; who holds it instead, or nil. One that is held loosely is taken over from a job that waits,
--- but from none that has come with this one.
-local function take_key(id, key, timed, replaces, loosely, seen, cancelled_ttl)
+-- but from none that has come with this one. Without a holder, the second result is when the key ends, or 0. Of jobs that
+-- replace each other while they are queued (bounded), each carries on the end of the one before.
+local function take_key(id, key, timed, bounded, replaces, loosely, seen, cancelled_ttl)
+  local ends = timed > 0 and now + timed or 0
   local held = redis.call('HGET', UNIQUE, key)
   if held then
     local till, mark, holder = string.match(held, '^(%d+)([ ?])(.*)$')
@@ -16,15 +18,16 @@ local function take_key(id, key, timed, replaces, loosely, seen, cancelled_ttl)
       if record then
         local job = parse(record)
         if not take_out(holder, job) then return holder end
+        if bounded and job.scope == 'q' and till > 0 then ends = math.min(ends, till) end
         finish(holder, job, 'cancelled', cancelled_ttl)
       elseif not takes then
         return holder
       end
     end
   end
-  redis.call('HSET', UNIQUE, key, whole(timed > 0 and now + timed or 0) .. (loosely and '?' or ' ') .. id)
-  if timed > 0 then redis.call('ZADD', UNTIL, now + timed, key) else redis.call('ZREM', UNTIL, key) end
-  return nil
+  redis.call('HSET', UNIQUE, key, whole(ends) .. (loosely and '?' or ' ') .. id)
+  if timed > 0 then redis.call('ZADD', UNTIL, ends, key) else redis.call('ZREM', UNTIL, key) end
+  return nil, ends
 end
 
 -- Store messages from ARGV, four values each: id, topic, record without its time, and extra, which is empty or
@@ -59,8 +62,13 @@ local function add(first, count, cancelled_ttl)
       if extra ~= '' then
         local replaces, timed, loosely
         delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
-        delay, key = tonumber(delay), parse(record).key
-        if key ~= '' then holder = take_key(id, key, tonumber(timed), replaces == '1', loosely == '?', seen, cancelled_ttl) end
+        local job = parse(record)
+        delay, key, timed = tonumber(delay), job.key, tonumber(timed)
+        if key ~= '' then
+          local bounded, ends = timed > 0 and job.scope == 'q', nil
+          holder, ends = take_key(id, key, timed, bounded, replaces == '1', loosely == '?', seen, cancelled_ttl)
+          if bounded and ends then delay = math.min(delay, ends - now) end
+        end
       end
       local line, where = READY .. topic, place(string.byte(tail, 1) - 48, at)
       if delay > 0 then line, where = LATER .. topic, at + delay end

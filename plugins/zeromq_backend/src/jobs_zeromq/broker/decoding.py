@@ -86,6 +86,8 @@ def _check_messages(messages: Sequence[Outgoing]) -> None:
             raise Malformed("push: a delay is a number of seconds")
         if message.unique is not None and not math.isfinite(_number(message.unique.scope)):
             raise Malformed("push: a unique key's scope is queued, done, or a number of seconds")
+        if message.unique is not None and not math.isfinite(_number(message.unique.longest)):
+            raise Malformed("push: the limit of a unique key is a number of seconds")
 
 
 def _number(scope: object) -> float:
