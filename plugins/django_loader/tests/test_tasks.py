@@ -239,6 +239,27 @@ def heard(sender, task_result, **more):
         assert crm.times(f"TasksBackend {line}") == 1
 
 
+def test_task_finished_is_sent_for_a_task_that_is_cancelled_while_it_runs(crm):
+    with (crm.root / "crm" / "tasks.py").open("a") as module:
+        module.write(
+            """
+from django.dispatch import receiver
+from django.tasks.signals import task_finished
+from jobs_core import current_app, current_job
+@task
+async def endless():
+    await asyncio.to_thread(current_app().cancel, current_job().id)
+    await asyncio.sleep(60)
+@receiver(task_finished)
+def heard(sender, task_result, **more):
+    record(task_result.status, task_result.task.name)
+"""
+        )
+    tell(crm, "tasks.endless.enqueue()")
+    crm.drain()
+    assert crm.times("FAILED endless") == 1
+
+
 def test_the_newsletter_of_the_example_is_sent(make_site):
     site = make_site()
     shop = shutil.copytree(EXAMPLE, site.root / "example", ignore=shutil.ignore_patterns(".jobs", "*.db", "__pycache__"))
