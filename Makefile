@@ -5,8 +5,11 @@ SECONDS ?= 15
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
+TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frames.py loop.py gil.py) \
+    $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -27,6 +30,12 @@ test: announce $(VENV)/ready ## run the tests of every change; prints what it in
 
 test-all: ## run all tests on every Python from 3.10 to 3.13 that is on the machine
 	@tools/every-python.sh
+
+transport: $(VENV)/ready ## run the tests of what is written by hand beside a library, see docs/transport.md
+	$(PYTEST) -q $(TRANSPORT)
+
+transport-all: ## run the same on every Python from 3.10 to 3.13 that is on the machine
+	@tools/every-python.sh transport
 
 django-matrix: ## test jobs-django on every Python and Django it supports, and run Django's own task tests
 	@tools/django-matrix.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests on every Python from 3.10 to 3.13 that is on the path or among pyenv's versions.
+# Runs a target of make ($1, default: test) on every Python from 3.10 to 3.13 that is on the path or among pyenv's versions.
 set -u
 status=0
 for version in 3.10 3.11 3.12 3.13; do
@@ -7,7 +7,7 @@ for version in 3.10 3.11 3.12 3.13; do
         echo "python $version: not on this machine"
         continue
     fi
-    make -s test PYTHON="$found" VENV=".venv-$version" >".venv-$version.log" 2>&1 || status=1
+    make -s "${1:-test}" PYTHON="$found" VENV=".venv-$version" >".venv-$version.log" 2>&1 || status=1
     echo "python $version: $(tail -n 1 ".venv-$version.log")"
 done
 exit $status

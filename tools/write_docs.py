@@ -52,7 +52,8 @@ A variable can override every key: `JOBS_BACKEND=redis://…`, with `__` for nes
 are written as TOML or as `a,b` (`[]` for an empty list; an empty variable is an error). A value can come from a file:
 `JOBS_BACKEND_FILE=/run/secrets/url`. `jobsctl check --show` prints every effective value and its origin.
 Reserved names: `JOBS_CONFIG`, `JOBS_SETTINGS`, `JOBS_FAILPOINT`, `JOBS_DISABLE_PLUGINS`, `JOBS_TRACE_HOOKS`,
-`JOBS_TRANSPORT` (`library`: the connections to Redis and RabbitMQ are entirely those of redis-py and pika, which are slower).
+`JOBS_TRANSPORT` (`library`: the connections to Redis and RabbitMQ are entirely those of redis-py and pika, which are slower;
+[transport.md](transport.md)).
 
 Durations are seconds (`30`, in variables too: `JOBS_LEASE=30`) or strings such as `"500ms"`, `"30s"`, `"1h30m"`, `"7d"`; sizes
 are bytes or strings such as `"64KB"`, `"1MB"`, `"2GiB"`. Relative paths are relative to the configuration's directory. An

@@ -27,8 +27,6 @@ VARIANTS = {
     "rabbitmq": {
         "ours": {},
         "without codec": {"BENCH_WITHOUT": "codec"},
-        "without calls": {"BENCH_WITHOUT": "calls"},
-        "without switch interval": {"BENCH_WITHOUT": "switch"},
         "pika's": {"JOBS_TRANSPORT": "library"},
     },
 }

@@ -1,4 +1,7 @@
-"""`python -m bench.transport.enqueue`: one process pushes job by job, a hundred with each transport in turn."""
+"""`python -m bench.transport.enqueue`: one process pushes job by job, a hundred with each transport in turn.
+
+With BENCH_WITHOUT=codec, "ours" lacks that part: what remains of the difference is what our loop and adapter buy.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,8 @@ def turn(backend: Backend) -> tuple[float, float]:
 
 
 def main() -> None:
+    if os.environ.get("BENCH_WITHOUT"):
+        from . import without  # noqa: F401 - it acts on import
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     rows = []
     for backend in CREATE:

@@ -1,4 +1,4 @@
-"""One side of `bench.transport`: as of `bench.turns`, with jobs that take parts of the transport away."""
+"""One side of `bench.transport`: as of `bench.turns`, with jobs that take the codec away."""
 
 from __future__ import annotations
 

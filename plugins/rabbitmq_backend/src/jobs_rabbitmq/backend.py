@@ -87,7 +87,6 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def open(self, owner: str | None) -> None:
         self._owner = owner or ""
         self._expected = sys.maxsize
-        self._loop.beside_jobs = bool(owner)
         self._used_at = time.monotonic()
         self._primary()
 
@@ -103,7 +102,6 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             consumer.connection.shut()
         self._publisher.close()
         self._topology.forget()
-        self._loop.rest()
 
     def _connect_publisher(self) -> BrokerConnection:
         # A producer looks at its connection when it pushes: it could not answer heartbeats in between.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,9 +9,6 @@ from typing import Protocol, TypeVar
 
 from jobs_core.backend_kit import SelfPipe, Timer, Timers
 from jobs_core.backend_kit import left as left_of
-
-from . import calls
-from .gil import LongHolds
 
 T = TypeVar("T")
 
@@ -50,14 +46,12 @@ class Loop:
 
     def __init__(self) -> None:
         self.interrupted = False
-        self.beside_jobs = False  # in a worker, whose jobs may hold the interpreter; only there may we tune the process
         self._interrupts = SelfPipe()
         self._poll = select.poll()
         self._poll.register(self._interrupts.fileno(), select.POLLIN)
         self._streams: dict[int, Stream] = {}
         self._writing: set[int] = set()
         self._timers = Timers()
-        self._gil = LongHolds()
 
     # -- members ----------------------------------------------------------------------------------------
 
@@ -77,10 +71,6 @@ class Loop:
     def interrupt(self) -> None:
         """End the current wait, or the next."""
         self._interrupts.wake()
-
-    def rest(self) -> None:
-        """Note that no thread turns the loop for a while, or any more."""
-        self._gil.over()
 
     # -- turning -------------------------------------------------------------------------------------
 
@@ -136,12 +126,9 @@ class Loop:
     def _turn(self, longest: float) -> None:
         self.pulse()
         self._mark_writers()
-        begin = time.monotonic()
         pause = self._timers.pause()
         longest = min(longest, LONGEST_TURN, longest if pause is None else pause)
         events = self._poll.poll(longest * 1000)
-        if self.beside_jobs:
-            self._gil.waited(begin + longest, time.monotonic())
         # Sockets come before timers: data that arrived while a job held the interpreter is not silence of the broker.
         for descriptor, event in events:
             if descriptor == self._interrupts.fileno():
@@ -168,5 +155,4 @@ class Loop:
 
     def _hear(self) -> None:
         self.interrupted = True
-        with contextlib.suppress(BlockingIOError):
-            calls.read(self._interrupts.fileno(), 4096)  # `clear` would release the interpreter, for which a job may not return
+        self._interrupts.clear()

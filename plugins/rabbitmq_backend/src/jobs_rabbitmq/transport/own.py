@@ -1,4 +1,4 @@
-"""Our adapter of pika's connection: it writes and reads the frequent frames itself, and keeps the interpreter meanwhile."""
+"""Our adapter of pika's connection: it writes and reads the frequent frames itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pika.spec import BasicProperties
 from jobs_core.backend_kit import Address, Timer
 
 from ..url import CONNECT_TIMEOUT, Target
-from . import calls
 from .connecting import dial
 from .connection import BrokerConnection, OnConfirm, OpenChannel
 from .frames import Reader, ack, content, publish_method
@@ -32,6 +31,9 @@ PULSE = 1 / 16
 
 The broker gives a connection up after twice the heartbeat.
 """
+
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""An application may have given SIGPIPE its default action, which ends the process."""
 
 _END_AND_HEAD = 8
 """Bytes of a frame beside its payload."""
@@ -175,13 +177,12 @@ class OwnConnection(BrokerConnection):
         self.writable()
 
     def _send(self, data: bytearray) -> int:
-        """Send through TLS, which cannot avoid releasing the interpreter."""
-        secured = self._tls()
-        return secured.send(data) if secured is not None else calls.send(self.fileno(), bytes(data))
+        assert self._socket is not None
+        return self._socket.send(data) if self._tls() is not None else self._socket.send(data, _NO_SIGNAL)
 
     def _receive(self) -> bytes:
-        secured = self._tls()
-        return secured.recv(SIP) if secured is not None else calls.receive(self.fileno(), SIP)
+        assert self._socket is not None
+        return self._socket.recv(SIP)
 
     # -- the reader's calls ----------------------------------------------------------------------------
 

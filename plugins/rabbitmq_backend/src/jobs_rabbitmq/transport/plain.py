@@ -1,6 +1,6 @@
 """The way without anything of ours beneath a message: pika's SelectConnection on pika's event loop.
 
-It is slower, and beside a job that holds the interpreter it keeps no heartbeats, but it uses hardly more of pika than pika
+It is slower, and silent for longer beside a job that holds the interpreter, but it uses hardly more of pika than pika
 documents: it serves where ours may not, see `use_library`.
 """
 
