@@ -7,6 +7,7 @@ import pytest
 
 from jobs_core import Config, JobsError, Snooze, State, Unique, current_job, job
 from jobs_core.config import Duration, ScheduleEntry
+from jobs_core.registry import default_registry
 from jobs_core.testing import JobsQueue, clock, inline
 
 ran = []
@@ -176,6 +177,16 @@ def test_each_tick_of_the_schedule_is_enqueued_at_its_time(entry, by, ticks):
         assert queue.enqueued(note) == []
 
 
+@pytest.fixture
+def _jobs_as_before():
+    """Forget the jobs that a test defines: those with a schedule tick in every later test of this process that travels."""
+    jobs = dict(default_registry._jobs)
+    yield
+    default_registry._jobs.clear()
+    default_registry._jobs.update(jobs)
+
+
+@pytest.mark.usefixtures("_jobs_as_before")
 def test_ticks_wait_and_expire_as_if_no_worker_ran():
     @job(name="time.tick", cron="@hourly", expires="90m")
     def tick(): ...
