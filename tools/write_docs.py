@@ -111,13 +111,14 @@ def configuration() -> str:
         ("[topics.NAME]", config.Topic),
         ("[defaults]", config.Defaults),
         ("[results]", config.Results),
+        ("[payloads]", config.Payloads),
         ("[logs]", config.Logs),
         ("[http]", config.Http),
         ("[alerts]", config.Alerts),
         ("[schedule.NAME]", config.ScheduleEntry),
         ("[broker]", config.Broker),
     ]
-    tables = {"pools", "topics", "defaults", "results", "logs", "http", "alerts", "schedule", "broker"}
+    tables = {"pools", "topics", "defaults", "results", "payloads", "logs", "http", "alerts", "schedule", "broker"}
     for title, kind in sections:
         parts.append(f"## {title}\n\n{kind.__doc__}\n\n| key | default | meaning |\n| --- | --- | --- |")
         comments = _comments(kind)

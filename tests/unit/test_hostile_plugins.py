@@ -122,11 +122,12 @@ PLACES = {
     "import": ("DEED", problems),
     "module attribute": ("def __getattr__(name): DEED", problems),
     **{name: (hook(name), problems) for name in ("jobs_queue_backends", "jobs_job_loaders", "jobs_framework_bootstrappers")},
-    **{name: (hook(name), problems) for name in ("jobs_alert_channels", "jobs_cli_commands")},
+    **{name: (hook(name), problems) for name in ("jobs_alert_channels", "jobs_payload_codecs", "jobs_cli_commands")},
     "backend factory": (factory("jobs_queue_backends"), made("jobs_queue_backends", "bad://", BackendOptions())),
     "loader factory": (factory("jobs_job_loaders"), made("jobs_job_loaders", Config())),
     "framework factory": (factory("jobs_framework_bootstrappers"), made("jobs_framework_bootstrappers", Config())),
     "channel factory": (factory("jobs_alert_channels"), made("jobs_alert_channels", {})),
+    "codec factory": (factory("jobs_payload_codecs"), made("jobs_payload_codecs")),
     "setup": (FRAMEWORK.replace("STEP", "setup"), prepared(framework="bad")),
     "before_fork": (FRAMEWORK.replace("STEP", "before_fork"), prepared(framework="bad")),
     "after_fork": (FRAMEWORK.replace("STEP", "after_fork"), served),
@@ -186,6 +187,7 @@ WRONG = {
     "jobs_job_loaders": "{'bad': 5}",
     "jobs_framework_bootstrappers": "{5: print}",
     "jobs_alert_channels": "(name for name in 'ab')",
+    "jobs_payload_codecs": "['zstd']",
     "jobs_cli_commands": "{'bad': print}",
 }
 
@@ -206,6 +208,7 @@ def test_check_reports_what_plugins_reports(project, install, name):
         ("jobs_job_loaders", "JobLoader", (Config(),)),
         ("jobs_framework_bootstrappers", "Bootstrapper", (Config(),)),
         ("jobs_alert_channels", "AlertChannel", ({},)),
+        ("jobs_payload_codecs", "PayloadCodec", ()),
     ],
 )
 def test_a_factory_that_makes_something_else_is_told_by_name(discover, hook_name, kind, given):

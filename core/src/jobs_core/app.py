@@ -44,7 +44,7 @@ from .ids import new_id
 from .job_function import Call, JobFunction, set_application_source
 from .message import Message, Signer, UniqueKey, decode, encode, readable, too_large
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Unique, encrypts, policy, stores_result, unique_key
-from .payloads import Payloads
+from .payloads import PayloadCodec, Payloads
 from .plugins import Implementation, Plugins, obeyed
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
@@ -94,7 +94,7 @@ class App:
         self.registry = default_registry if registry is None else registry
         self.signer = Signer(self.config.signing_keys)
         self._signs = self.signer or None
-        self.payloads = Payloads(self.config)
+        self.payloads = Payloads(self.config, self._codec)
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
         self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
@@ -249,6 +249,10 @@ class App:
         scheme = urls.scheme(self.backend_url)
         plugin = self.plugins.provider("jobs_queue_backends", scheme)
         return nullcontext() if plugin is None else guard.blaming(plugin, f"the backend of {scheme}://", hide=urls.cover)
+
+    def _codec(self, name: str, key: str) -> PayloadCodec:
+        codec: PayloadCodec = self.plugins.choose("jobs_payload_codecs", name, key)()
+        return codec
 
     # -- enqueue ---------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .backends.base import Backend, BackendFactory, BackendOptions
     from .config import Config
     from .loaders.base import JobLoader, LoaderFactory
+    from .payloads.codecs import PayloadCodec, PayloadCodecFactory
 
 
 def _memory(url: str, options: BackendOptions) -> Backend:
@@ -54,6 +55,12 @@ def _dingtalk(settings: dict[str, Any]) -> AlertChannel:
     return DingTalkChannel(settings)
 
 
+def _zstd() -> PayloadCodec:
+    from .payloads.codecs import Zstd
+
+    return Zstd()
+
+
 @hookimpl
 def jobs_queue_backends() -> Mapping[str, BackendFactory]:
     return {"sqlite": _sqlite, "memory": _memory}
@@ -62,6 +69,11 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:
 @hookimpl
 def jobs_job_loaders() -> Mapping[str, LoaderFactory]:
     return {"modules": _modules}
+
+
+@hookimpl
+def jobs_payload_codecs() -> Mapping[str, PayloadCodecFactory]:
+    return {"zstd": _zstd}
 
 
 @hookimpl

@@ -41,6 +41,7 @@ Interval = Annotated[Duration, _rule(rules.seconds(1.0))]
 MemoryLimit = Annotated[Size, _rule(rules.size_or_none(16 * 10**6))]
 FileLimit = Annotated[Size, _rule(rules.size_or_none(1000))]
 MessageLimit = Annotated[Size, _rule(rules.size(1, 512 * 10**6))]
+NonNegativeSize = Annotated[Size, _rule(rules.size(0))]
 DiskSpace = Annotated[Size, _rule(rules.size(0))]
 
 Text = Annotated[str, _rule(rules.text)]
@@ -130,6 +131,14 @@ class Results(Section, frozen=True, kw_only=True):
     url: Url | None = None  # the URL of that backend
 
 
+class Payloads(Section, frozen=True, kw_only=True):
+    """How large arguments and results are stored."""
+
+    compress: Name | None = None  # the codec that compresses them, such as "zstd"
+    compress_above: NonNegativeSize = Size(10_000)  # smaller ones are stored as they are
+    limit: MessageLimit = Size(10 * 10**6)  # arguments and results that are larger as JSON are neither packed nor unpacked
+
+
 class Logs(Section, frozen=True, kw_only=True):
     """The destination and format of log lines."""
 
@@ -199,6 +208,7 @@ class Config(Section, frozen=True, kw_only=True):
     topics: dict[TopicName, Topic] = {}
     defaults: Defaults = Defaults()
     results: Results = Results()
+    payloads: Payloads = Payloads()
     logs: Logs = Logs()
     http: Http = Http()
     alerts: Alerts = Alerts()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .loaders.base import BootstrapperFactory, LoaderFactory
     from .message import Message
+    from .payloads.codecs import PayloadCodecFactory
     from .runs.context import JobContext, RunOutcome, WorkerInfo
 
 PROJECT = "jobs"
@@ -68,6 +69,16 @@ def jobs_alert_channels() -> Mapping[str, AlertChannelFactory]:  # type: ignore[
     :return: name to factory(settings) -> AlertChannel.
 
     Called in the housekeeper, once. Fatal: only if the configuration needs it.
+    """
+
+
+@hookspec
+def jobs_payload_codecs() -> Mapping[str, PayloadCodecFactory]:  # type: ignore[empty-body]
+    """Provide codecs for the compression of large arguments and results, selected by `[payloads] compress`.
+
+    :return: name to factory() -> PayloadCodec.
+
+    Called in every process that packs or unpacks with the codec, once. Fatal: only if the configuration needs it.
     """
 
 

@@ -26,6 +26,7 @@ from .alert_channels.base import AlertChannel
 from .backends.base import INTERFACE_VERSION, Backend
 from .errors import JobsError, PluginError
 from .loaders.base import Bootstrapper, JobLoader
+from .payloads.codecs import PayloadCodec
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -40,6 +41,7 @@ PROVIDERS = {  # provider hook: the user's word for its products
     "jobs_job_loaders": "loader",
     "jobs_framework_bootstrappers": "framework",
     "jobs_alert_channels": "alert channel",
+    "jobs_payload_codecs": "codec",
     "jobs_cli_commands": "command",
 }
 MADE: dict[str, type] = {  # provider hook: the type that its factories make
@@ -47,6 +49,7 @@ MADE: dict[str, type] = {  # provider hook: the type that its factories make
     "jobs_job_loaders": JobLoader,
     "jobs_framework_bootstrappers": Bootstrapper,
     "jobs_alert_channels": AlertChannel,
+    "jobs_payload_codecs": PayloadCodec,
 }
 SLOW = 1.0
 """Seconds that a plugin's import may take: every process and every command pays for it."""

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..alert_channels.base import AlertChannel, AlertChannelFactory
+from ..payloads.codecs import PayloadCodec, PayloadCodecFactory
 from .importing import add_to_path, import_module, load_error
 from .printing import log_printed
 
@@ -83,6 +84,8 @@ __all__ = [
     "BootstrapperFactory",
     "JobLoader",
     "LoaderFactory",
+    "PayloadCodec",
+    "PayloadCodecFactory",
     "add_to_path",
     "import_module",
     "load_error",

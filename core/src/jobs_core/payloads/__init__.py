@@ -1,9 +1,10 @@
 """Arguments and results that are not stored as plain JSON: what is written into a body, and how it is read back.
 
-keys.py encrypts; packing.py applies the configuration to messages and results.
+codecs.py compresses, keys.py encrypts; packing.py applies the configuration to messages and results.
 """
 
+from .codecs import PayloadCodec, PayloadCodecFactory
 from .keys import Keyring
 from .packing import HIDDEN, Payloads, describe
 
-__all__ = ["HIDDEN", "Keyring", "Payloads", "describe"]
+__all__ = ["HIDDEN", "Keyring", "PayloadCodec", "PayloadCodecFactory", "Payloads", "describe"]

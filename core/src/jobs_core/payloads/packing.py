@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -10,8 +13,9 @@ from msgspec.structs import asdict
 
 from ..config import Config
 from ..conversion import json_encoder
-from ..errors import PayloadError
+from ..errors import ConfigError, MessageTooLarge, PayloadError, PluginError
 from ..message import PACKED_VERSION, VERSION, Body, Message, PackedMessage, encode
+from .codecs import PayloadCodec, decompressed
 from .keys import Keyring
 
 HIDDEN = "(encrypted)"
@@ -29,11 +33,19 @@ _PACKED_RESULT = b'{"body":'
 
 
 class Payloads:
-    """The way in which one application stores arguments and results. Any thread may use it."""
+    """The way in which one application stores arguments and results. Any thread may use it.
 
-    def __init__(self, config: Config) -> None:
+    `find_codec` returns the codec of a name that the configuration gives under a key, or raises an error of ours.
+    """
+
+    def __init__(self, config: Config, find_codec: Callable[[str, str], PayloadCodec]) -> None:
         self._keys = Keyring(config.encryption_keys)
-        self.packs = bool(self._keys)  # if not, nothing is packed here, though it may have to be unpacked
+        self._settings = config.payloads
+        self._find_codec = find_codec
+        self._codecs: dict[str, PayloadCodec] = {}
+        self._above = sys.maxsize if config.payloads.compress is None else int(config.payloads.compress_above)
+        self.packs = bool(self._keys) or config.payloads.compress is not None
+        """If not, nothing is packed here, though it may have to be unpacked."""
 
     # -- arguments ---------------------------------------------------------------------------------
 
@@ -43,17 +55,20 @@ class Payloads:
         Raises MessageError for what cannot be written.
         """
         plain = encode(message)
-        if isinstance(message, PackedMessage):
+        if isinstance(message, PackedMessage) or not (encrypts or len(plain) > self._above):
             return message, plain
-        if not encrypts:
+        data = json_encoder.encode((message.args, message.kwargs))
+        if len(data) > self._settings.limit:
+            raise MessageTooLarge(
+                f"{message.job}: the arguments are {len(data):,} bytes, the limit is {self._settings.limit:,}: "
+                "pass a reference (a path, a key) instead of the data, or raise payloads.limit"
+            )
+        body = self._body(data, _of_arguments(message), encrypts)
+        if body is None:
             return message, plain
-        packed = self._packed(message)
-        return packed, encode(packed)
-
-    def _packed(self, message: Message) -> PackedMessage:
-        body = self._body(json_encoder.encode((message.args, message.kwargs)), _of_arguments(message))
         fields = {name: getattr(message, name) for name in Message.__struct_fields__}
-        return PackedMessage(**{**fields, "v": PACKED_VERSION, "args": [], "kwargs": {}, "body": body})
+        packed = PackedMessage(**{**fields, "v": PACKED_VERSION, "args": [], "kwargs": {}, "body": body})
+        return packed, encode(packed)
 
     def unpacked(self, message: Message) -> Message:
         """Return a message with its arguments; raise PayloadError if they cannot be read."""
@@ -67,37 +82,65 @@ class Payloads:
         fields = {name: getattr(message, name) for name in Message.__struct_fields__}
         return Message(**{**fields, "v": VERSION, "args": args, "kwargs": kwargs})
 
-    # -- results -----------------------------------------------------------------------------------
-
-    def pack_result(self, job_id: str, result: bytes) -> bytes:
-        """Return an encoded result as it is stored."""
-        return msgspec.json.encode(_PackedResult(self._body(result, _of_result(job_id))))
-
-    def unpack_result(self, job_id: str, stored: bytes) -> bytes:
-        """Return a result as it was encoded; raise PayloadError if it cannot be read."""
-        if stored.startswith(_PACKED_RESULT):
-            try:
-                body = _decode_result(stored).body
-            except msgspec.MsgspecError as error:
-                raise PayloadError(f"the stored result is damaged: {error}") from None
-            return self._data(body, _of_result(job_id))
-        return stored
-
-    # -- bodies ------------------------------------------------------------------------------------
-
     def unique_key(self, job: str, key: str) -> str:
         """Return what stands for a unique key: it may consist of arguments."""
         return f"{job}:{self._keys.digest(key)}"
 
-    def _body(self, data: bytes, about: bytes) -> Body:
-        kid, data = self._keys.encrypt(data, about)
-        return Body(data=data, key=kid)
+    # -- results -----------------------------------------------------------------------------------
+
+    def result_packer(self, encrypts: bool) -> Callable[[str, bytes], bytes] | None:
+        """Return the function that packs the results of a job, by the job's id; None if they are stored as they are."""
+        return functools.partial(self.pack_result, encrypts=encrypts) if encrypts or self._above < sys.maxsize else None
+
+    def pack_result(self, job_id: str, result: bytes, *, encrypts: bool) -> bytes:
+        """Return an encoded result as it is stored."""
+        body = self._body(result, _of_result(job_id), encrypts)
+        return result if body is None else msgspec.json.encode(_PackedResult(body))
+
+    def unpack_result(self, job_id: str, stored: bytes) -> bytes:
+        """Return a result as it was encoded; raise PayloadError if it cannot be read."""
+        if not stored.startswith(_PACKED_RESULT):
+            return stored
+        try:
+            body = _decode_result(stored).body
+        except msgspec.MsgspecError as error:
+            raise PayloadError(f"is damaged: {error}") from None
+        return self._data(body, _of_result(job_id))
+
+    # -- bodies ------------------------------------------------------------------------------------
+
+    def _body(self, data: bytes, about: bytes, encrypts: bool) -> Body | None:
+        """Return the body for some data; None if it is better stored as it is."""
+        codec: str | None = None
+        if self._above < len(data) <= self._settings.limit:
+            codec = self._settings.compress
+            compressed = self._codec(codec or "", "payloads.compress").compress(data)
+            if len(compressed) * 4 // 3 > len(data):  # base64 takes more than was saved
+                codec = None
+            else:
+                data = compressed
+        if encrypts:
+            kid, data = self._keys.encrypt(data, _in_form(about, codec))
+            return Body(data=data, codec=codec, key=kid)
+        return None if codec is None else Body(data=data, codec=codec)
 
     def _data(self, body: Body, about: bytes) -> bytes:
         data = body.data
         if body.key is not None:
-            data = self._keys.decrypt(body.key, data, about)
+            data = self._keys.decrypt(body.key, data, _in_form(about, body.codec))
+        if body.codec is not None:
+            try:
+                codec = self._codec(body.codec, "codec")
+            except (ConfigError, PluginError) as error:
+                raise PayloadError(f"cannot be decompressed: {error}") from None
+            data = decompressed(codec, body.codec, data, int(self._settings.limit))
         return data
+
+    def _codec(self, name: str, key: str) -> PayloadCodec:
+        codec = self._codecs.get(name)
+        if codec is None:
+            codec = self._codecs[name] = self._find_codec(name, key)
+        return codec
 
 
 def describe(message: Message) -> dict[str, Any]:
@@ -112,6 +155,11 @@ def describe(message: Message) -> dict[str, Any]:
 def _of_arguments(message: Message) -> bytes:
     """Return the associated data of a job's arguments: they belong to this job alone."""
     return f"arguments\0{message.id}\0{message.job}".encode()
+
+
+def _in_form(about: bytes, codec: str | None) -> bytes:
+    """Return the associated data of a body: its codec cannot be changed either."""
+    return about if codec is None else about + b"\0" + codec.encode()
 
 
 def _of_result(job_id: str) -> bytes:

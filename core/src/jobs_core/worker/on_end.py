@@ -69,8 +69,9 @@ class OnEnd(Struct, frozen=True):
 def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
     """Return the policy for the runs of a job, with what follows their ends."""
     rules = policy(job.options, topic, app.config)
-    if encrypts(job.options, topic, app.config):
-        rules = replace(rules, pack_result=app.payloads.pack_result)
+    pack = app.payloads.result_packer(encrypts(job.options, topic, app.config))
+    if pack is not None:
+        rules = replace(rules, pack_result=pack)
     done, dead = _follower(app, job.on_done), _follower(app, job.on_dead or _configured(app, job, topic))
     return rules if done is None and dead is None else replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None))
 
