@@ -343,3 +343,9 @@ def test_a_directory_keeps_the_name_that_the_shell_has_for_it(tmp_path, monkeypa
     monkeypatch.setenv("PWD", str(tmp_path / "current"))
     monkeypatch.chdir(release / "sub")
     assert working_directory() == tmp_path / "current" / "sub"
+
+
+def test_a_transport_that_does_not_exist_is_refused(tmp_path):
+    assert load(cwd=tmp_path, environ={"JOBS_TRANSPORT": "library"}).config == load(cwd=tmp_path, environ={}).config
+    with pytest.raises(ConfigError, match='JOBS_TRANSPORT: expected "library" or no such variable, got "librray"'):
+        load(cwd=tmp_path, environ={"JOBS_TRANSPORT": "librray"})

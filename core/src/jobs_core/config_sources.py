@@ -265,6 +265,10 @@ class _Reader:
 
     def merge_environment(self, environ: Mapping[str, str]) -> None:
         known = set(_fields(Config))
+        if environ.get("JOBS_TRANSPORT", "library") != "library":  # read by plugins; a slip would change nothing, in silence
+            self.errors.append(
+                f'JOBS_TRANSPORT: expected "library" or no such variable, got "{environ["JOBS_TRANSPORT"][:80]}"'
+            )
         for variable, text in sorted(environ.items()):
             if not variable.startswith("JOBS_") or variable in RESERVED:
                 continue
