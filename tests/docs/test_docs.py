@@ -188,4 +188,4 @@ def test_no_file_names_a_machine_or_an_index():
 
 
 def test_the_schema_is_json():
-    assert json.loads((ROOT / "docs" / "envelope.schema.json").read_text())["title"] == "jobs envelope, version 1"
+    assert json.loads((ROOT / "docs" / "envelope.schema.json").read_text())["title"] == "jobs envelope, versions 1 and 2"
