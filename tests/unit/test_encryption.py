@@ -272,7 +272,7 @@ def test_one_changed_bit_is_found_wherever_it_is(app_with, treat, place):
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [(5, "bad message"), ({}, "bad message"), ({"data": 1}, "bad message"), ({"data": "?"}, "bad message"),
+    [(5, "bad message"), ({}, "bad payload"), ({"data": 1}, "bad message"), ({"data": "?"}, "bad message"),
      ({"data": "", "later": 1}, "bad message")],
 )  # fmt: skip
 def test_a_malformed_body_is_a_dead_letter(app_with, treat, body, reason):

@@ -491,6 +491,22 @@ class App:
         default_job = self.config.topic(record.topic).default_job
         return decode(record.payload, signer=self.signer, topic=record.topic, default_job=default_job)
 
+    def clean_payloads(self) -> int:
+        """Delete what is left over in the payload store; return the number of blobs. See docs/payloads.md."""
+        from .payloads.cleaning import clean  # operators alone need it
+
+        store, settings = self.payloads.store, self.config.payloads
+        if store is None:
+            return 0
+        looks_up = self.operate(lambda backend: "lookup" in backend.features)
+        return clean(
+            store,
+            find=self.find if looks_up else None,
+            envelope=self.envelope,
+            grace=float(settings.grace),
+            keep=float(settings.keep),
+        )
+
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         """Cancel a queued job, or ask a running one to end; return its state afterwards. See `JobHandle.cancel`."""
         if not force:

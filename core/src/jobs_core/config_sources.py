@@ -31,6 +31,7 @@ MOST_THREADS = 10_000
 SECRET = {
     "backend",
     "results.url",
+    "payloads.url",
     "broker.store",
     "broker.listen",
     "signing_keys",

@@ -119,6 +119,10 @@ class BackendUnavailable(BackendError):
     nothing_sent = False
 
 
+class PayloadStoreUnavailable(BackendError):
+    """Raised when the payload store cannot be used: not mounted, not reachable, no space. A job is tried again."""
+
+
 class QueueFull(BackendError):
     """Raised when the backend has no room for more jobs; reserving and settling still work."""
 

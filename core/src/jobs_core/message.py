@@ -87,9 +87,11 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Body(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Arguments or a result out of line: JSON that was compressed if `codec` is set, then encrypted if `key` is."""
 
-    data: bytes  # as base64
+    data: bytes = b""  # as base64
     codec: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     key: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    ref: Annotated[str, Meta(min_length=1, max_length=220)] | None = None  # the blob in the payload store, instead of data
+    sha256: Annotated[str, Meta(min_length=64, max_length=64)] | None = None  # of the blob
 
 
 class PackedMessage(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
-from ..errors import MessageError, PayloadError
+from ..errors import MessageError, PayloadError, PayloadStoreUnavailable
 from ..escapes import in_one_line, one_line
 from ..payloads import HIDDEN, describe
 from ..units import format_duration, shown_time
@@ -208,7 +208,7 @@ def _message(context: Context, record: JobRecord) -> dict[str, Any]:
     envelope = context.app.envelope(record)
     try:
         message: dict[str, Any] = msgspec.to_builtins(context.app.payloads.unpacked(envelope))
-    except PayloadError as error:
+    except (PayloadError, PayloadStoreUnavailable) as error:
         return {**describe(envelope), "unreadable": str(error)}
     return message
 

@@ -68,6 +68,7 @@ GROUPS = {
         "pause": ("topics", "Let no worker reserve jobs of a topic."),
         "resume": ("topics", "Resume a paused topic."),
         "purge": ("topics", "Delete all waiting jobs of a topic."),
+        "payloads": ("payloads", "Look after the payload store."),
         "dead": ("dead", "List, show, retry and delete dead letters."),
     },
     "Plugin authors": {

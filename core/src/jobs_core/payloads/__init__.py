@@ -4,7 +4,8 @@ codecs.py compresses, keys.py encrypts; packing.py applies the configuration to 
 """
 
 from .codecs import PayloadCodec, PayloadCodecFactory
+from .discarding import Discarder
 from .keys import Keyring
-from .packing import HIDDEN, Payloads, describe
+from .packing import HIDDEN, Payloads, blob_of, describe
 
-__all__ = ["HIDDEN", "Keyring", "PayloadCodec", "PayloadCodecFactory", "Payloads", "describe"]
+__all__ = ["Discarder", "HIDDEN", "Keyring", "PayloadCodec", "PayloadCodecFactory", "Payloads", "blob_of", "describe"]

@@ -16,6 +16,7 @@ from ..errors import ConfigError, PayloadError
 
 _SALT = b"jobs encryption"
 _SALT_SIZE, _NONCE_SIZE, _TAG_SIZE = 16, 12, 16
+ENCRYPTION_OVERHEAD = _SALT_SIZE + _NONCE_SIZE + _TAG_SIZE
 SHORTEST_SECRET = 32
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from ..config import Config
 from ..conversion import json_encoder
 from ..errors import ConfigError, MessageTooLarge, PayloadError, PluginError
 from ..message import PACKED_VERSION, VERSION, Body, Message, PackedMessage, encode
 from .codecs import PayloadCodec, decompressed
-from .keys import Keyring
+from .discarding import Discarder
+from .keys import ENCRYPTION_OVERHEAD, Keyring
+from .store import PayloadStore, blob_name, job_of, open_store
 
 HIDDEN = "(encrypted)"
 """Shown in place of arguments and results that cannot be read here."""
@@ -44,7 +47,10 @@ class Payloads:
         self._find_codec = find_codec
         self._codecs: dict[str, PayloadCodec] = {}
         self._above = sys.maxsize if config.payloads.compress is None else int(config.payloads.compress_above)
-        self.packs = bool(self._keys) or config.payloads.compress is not None
+        self.store = None if config.payloads.url is None else open_store(config.payloads.url)
+        self._stored_above = sys.maxsize if self.store is None else int(config.payloads.above)
+        self.discarder = None if self.store is None else Discarder(self.store)
+        self.packs = self.store is not None or bool(self._keys) or config.payloads.compress is not None
         """If not, nothing is packed here, though it may have to be unpacked."""
 
     # -- arguments ---------------------------------------------------------------------------------
@@ -55,7 +61,7 @@ class Payloads:
         Raises MessageError for what cannot be written.
         """
         plain = encode(message)
-        if isinstance(message, PackedMessage) or not (encrypts or len(plain) > self._above):
+        if isinstance(message, PackedMessage) or not (encrypts or len(plain) > min(self._above, self._stored_above)):
             return message, plain
         data = json_encoder.encode((message.args, message.kwargs))
         if len(data) > self._settings.limit:
@@ -64,6 +70,9 @@ class Payloads:
                 "pass a reference (a path, a key) instead of the data, or raise payloads.limit"
             )
         body = self._body(data, _of_arguments(message), encrypts)
+        size = len(data) if body is None else len(body.data)
+        if self.store is not None and size > self._stored_above:
+            body = _put(self.store, message.id, body or Body(data=data))
         if body is None:
             return message, plain
         fields = {name: getattr(message, name) for name in Message.__struct_fields__}
@@ -74,7 +83,7 @@ class Payloads:
         """Return a message with its arguments; raise PayloadError if they cannot be read."""
         if not isinstance(message, PackedMessage):
             return message
-        data = self._data(message.body, _of_arguments(message))
+        data = self._data(message.body, _of_arguments(message), message.id)
         try:
             args, kwargs = _decode_arguments(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -105,7 +114,7 @@ class Payloads:
             body = _decode_result(stored).body
         except msgspec.MsgspecError as error:
             raise PayloadError(f"is damaged: {error}") from None
-        return self._data(body, _of_result(job_id))
+        return self._data(body, _of_result(job_id), job_id)
 
     # -- bodies ------------------------------------------------------------------------------------
 
@@ -124,8 +133,8 @@ class Payloads:
             return Body(data=data, codec=codec, key=kid)
         return None if codec is None else Body(data=data, codec=codec)
 
-    def _data(self, body: Body, about: bytes) -> bytes:
-        data = body.data
+    def _data(self, body: Body, about: bytes, job_id: str) -> bytes:
+        data = body.data if body.ref is None else self._fetched(body, body.ref, job_id)
         if body.key is not None:
             data = self._keys.decrypt(body.key, data, _in_form(about, body.codec))
         if body.codec is not None:
@@ -136,6 +145,22 @@ class Payloads:
             data = decompressed(codec, body.codec, data, int(self._settings.limit))
         return data
 
+    def _fetched(self, body: Body, name: str, job_id: str) -> bytes:
+        """Return a blob; raise PayloadError if it is missing, or not the one that was written for this job."""
+        if body.data or job_of(name) != job_id:
+            raise PayloadError("the body names a blob that belongs to another job")
+        if self.store is None:
+            raise PayloadError(f"the body is in a payload store, as {name}: set payloads.url here, too")
+        limit = int(self._settings.limit) + ENCRYPTION_OVERHEAD
+        data = self.store.get(name, limit)
+        if data is None:
+            raise PayloadError(f"the blob {name} is missing in the payload store")
+        if len(data) > limit:
+            raise PayloadError(f"the blob {name} is larger than payloads.limit, {self._settings.limit:,} bytes")
+        if hashlib.sha256(data).hexdigest() != body.sha256:
+            raise PayloadError(f"the blob {name} in the payload store was changed or damaged")
+        return data
+
     def _codec(self, name: str, key: str) -> PayloadCodec:
         codec = self._codecs.get(name)
         if codec is None:
@@ -143,12 +168,23 @@ class Payloads:
         return codec
 
 
+def _put(store: PayloadStore, job_id: str, body: Body) -> Body:
+    name = blob_name(job_id)
+    store.put(name, body.data)
+    return replace(body, data=b"", ref=name, sha256=hashlib.sha256(body.data).hexdigest())
+
+
+def blob_of(message: Message) -> str | None:
+    """Return the name of the blob that holds a message's arguments; None if it needs none."""
+    return message.body.ref if isinstance(message, PackedMessage) else None
+
+
 def describe(message: Message) -> dict[str, Any]:
     """Return a message for people who cannot read its body."""
     shown: dict[str, Any] = msgspec.to_builtins(message)
     if isinstance(message, PackedMessage):
         shown["body"] = {name: value for name, value in asdict(message.body).items() if name != "data" and value is not None}
-        shown["args"] = shown["kwargs"] = HIDDEN
+        shown["args"] = shown["kwargs"] = HIDDEN if message.body.key else "(not readable here)"
     return shown
 
 

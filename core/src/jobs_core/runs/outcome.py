@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .. import boundary
 from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
-from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobTimeout, Retry, Snooze
+from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobTimeout, PayloadError, Retry, Snooze
 from ..retry_rules import Backoff
 from ..units import seconds
 from . import failure
@@ -49,7 +49,7 @@ def _failed(run: Run, raised: BaseException) -> Settlement:
         return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0)
     run.failure = failure.of(error)
     if run.unfit:
-        return unrun(delivery, outcome, "bad arguments", run.failure.text)
+        return unrun(delivery, outcome, _unfit(error), run.failure.text)
     told = failure.history(run.failure, at=broker_time(run), attempt=run.attempt)
     if outcome is Outcome.DEAD:
         return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told)
@@ -114,6 +114,11 @@ def _cause(run: Run, error: BaseException) -> BaseException:
     if not issubclass(type(error), CancelledError):
         interrupted.__cause__ = error
     return interrupted
+
+
+def _unfit(error: BaseException) -> str:
+    """Return why a run never began: its arguments could not be read, or did not fit."""
+    return "bad payload" if issubclass(type(error), PayloadError) else "bad arguments"
 
 
 def _reason(error: BaseException) -> str:

@@ -26,9 +26,9 @@ class Run:
     """
 
     __slots__ = (
-        "args", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
-        "kwargs", "message", "policy", "retries", "settlement", "slot", "started", "store_result", "taken", "task", "timeout",
-        "unfit", "value",
+        "args", "blob", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
+        "kwargs", "load", "message", "policy", "retries", "settlement", "slot", "started", "store_result", "taken", "task",
+        "timeout", "unfit", "value",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,8 @@ class Run:
         self.retries = policy.retries if message.retries is None else message.retries
         self.timeout = policy.timeout if message.timeout is None else (message.timeout or None)
         self.store_result = policy.store_result if message.store_result is None else message.store_result
+        self.blob: str | None = None  # the name of the arguments in the payload store
+        self.load: Callable[[Message], Message] | None = None  # fetches them, if that has not happened yet
         self.convert = False  # the arguments are not converted yet, see `Arguments.run_code`
         self.unfit = False  # the arguments could not be converted
         self.started = self.ended = 0.0

@@ -50,6 +50,9 @@ OUTCOME_NAMES = {
     Outcome.RELEASE: "deferred",
 }
 
+FLUSH_PATIENCE = 2.0
+"""Seconds that the end of a worker waits for the deletion of blobs; what is left is cleaned up later."""
+
 DUE_SHARE = 0.9
 """Share of `max_jobs` after which the worker requests a successor, so that it serves before the last job has run."""
 
@@ -86,7 +89,7 @@ class Courier:
         self._settings = settings
         self._listener = listener
         self._board = board
-        self._settlements = Settlements(backend, board)
+        self._settlements = Settlements(backend, board, decoder.discarder)
         self._spinning = Spinning()
         self._too_fast = TooFast()
         self._reservations = Reservations(executor, isolation, watched=board is not NOWHERE)
@@ -153,6 +156,8 @@ class Courier:
             boundary.log_past(logging.ERROR, f"worker {self.owner}: the courier failed; the worker ends", error)
         finally:
             self._executor.stop()
+            if self._decoder.discarder is not None:
+                self._decoder.discarder.flush(FLUSH_PATIENCE)
             if self.failure is None or is_sound():  # else the closing call would wait for its answer in vain
                 self._backend.close()
             if self.abandoned:
@@ -280,6 +285,7 @@ class Courier:
                 unsent.append((settlement, run))
             else:
                 self._settlements.late += settlement.followups
+                self._settlements.discard_blobs([(settlement, run)])
                 self._board.settled(((settlement, run),))
 
     def _settle(self) -> None:

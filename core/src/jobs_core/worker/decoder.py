@@ -12,6 +12,7 @@ from ..errors import ArgumentError, MessageError, PayloadError, UnknownJob, Unkn
 from ..message import VERSION, Message, decode
 from ..options import Policy
 from ..pauses import doubled
+from ..payloads import blob_of
 from ..registry import AnyJob
 from ..runs.failure import log_unrun
 from ..runs.outcome import unrun
@@ -33,6 +34,7 @@ class Decoder:
         self._registry = app.registry
         self._signer = app.signer
         self._payloads = app.payloads
+        self.discarder = app.payloads.discarder
         self._config: Config = app.config
         self._limit = app.config.max_message + SIGNATURE_LINE
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
@@ -51,30 +53,48 @@ class Decoder:
             if job is None:
                 return self._unknown(delivery, self._missing(message.job or ""), message)
             if message.v != VERSION:
-                message = self._payloads.unpacked(message)
-            args, kwargs = message.args, message.kwargs
-            if job.arguments.run_code:
-                job.arguments.bind(args, kwargs)
-            else:
-                job.arguments.convert(args, kwargs)
+                return self._packed(delivery, message, job)
+            return self._run(delivery, message, job)
         except (UnknownVersion, UnknownJob) as error:
             return self._unknown(delivery, error, message)
         except ArgumentError as error:
             return self._dead(delivery, Outcome.DEAD, "bad arguments", str(error), message)
-        except PayloadError as error:
-            told = f"the arguments of {message.job}: {error}" if message else str(error)
-            return self._dead(delivery, Outcome.DEAD, "bad payload", told, message)
         except MessageError as error:
-            return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
+            return self._unreadable(delivery, error, message)
         except Exception as error:  # a bug of ours: it must not delay the next message
             return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}", message)
-        key = (job, delivery.topic)
-        rules = self._policies.get(key)
-        if rules is None:
-            rules = self._policies[key] = policy_of(self._app, job, delivery.topic)
-        run = Run(delivery, message, job, rules, args, kwargs)
-        run.convert = job.arguments.run_code
+
+    def _run(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
+        """Return a run whose arguments fit; raise ArgumentError."""
+        args, kwargs = message.args, message.kwargs
+        runs_code = job.arguments.run_code
+        if runs_code:
+            job.arguments.bind(args, kwargs)
+        else:
+            job.arguments.convert(args, kwargs)
+        run = Run(delivery, message, job, self._policy(job, delivery.topic), args, kwargs)
+        run.convert = runs_code
         return run
+
+    def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
+        """Return a run of a packed message. What is in the payload store is fetched by the executor: it may be far away."""
+        blob = blob_of(message)
+        if blob is None:
+            return self._run(delivery, self._payloads.unpacked(message), job)
+        run = Run(delivery, message, job, self._policy(job, delivery.topic), [], {})
+        run.blob, run.load, run.convert = blob, self._payloads.unpacked, True
+        return run
+
+    def _policy(self, job: AnyJob, topic: str) -> Policy:
+        rules = self._policies.get((job, topic))
+        if rules is None:
+            rules = self._policies[(job, topic)] = policy_of(self._app, job, topic)
+        return rules
+
+    def _unreadable(self, delivery: Delivery, error: MessageError, message: Message | None) -> Settlement:
+        if message is None or not isinstance(error, PayloadError):
+            return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
+        return self._dead(delivery, Outcome.DEAD, "bad payload", f"the arguments of {message.job}: {error}", message)
 
     def _decode(self, delivery: Delivery) -> Message:
         if len(delivery.payload) > self._limit:

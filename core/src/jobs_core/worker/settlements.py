@@ -8,6 +8,7 @@ from .. import events
 from ..backends.base import Answer, Backend, Outcome, Outgoing, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
+from ..payloads import Discarder
 from ..runs.run import Ending, Run
 from ..scoreboard.writer import NOWHERE, Scoreboard
 
@@ -15,11 +16,12 @@ from ..scoreboard.writer import NOWHERE, Scoreboard
 class Settlements:
     """The settlements that the courier has to send, in the order in which they came. Only the courier uses it."""
 
-    def __init__(self, backend: Backend, board: Scoreboard = NOWHERE) -> None:
+    def __init__(self, backend: Backend, board: Scoreboard = NOWHERE, discarder: Discarder | None = None) -> None:
         self.unsent: list[Ending] = []  # or sent, and not answered
         self.acknowledged: list[Run] = []  # early, and the backend has answered: only this worker will start them
         self.late: list[Outgoing] = []  # follow-ups of jobs that were acknowledged before they ran
         self._backend = backend
+        self._discarder = discarder
         self._board = board
         self._sent: tuple[str, int] | None = None  # the request that is not answered, and how many settlements it has
         self._pushed: tuple[str, int] | None = None  # likewise, of late follow-ups
@@ -58,6 +60,14 @@ class Settlements:
             del self.unsent[:count]
             self._sent = None
             self._board.settled(batch)
+            if self._discarder is not None:
+                self.discard_blobs(
+                    [
+                        (settlement, run)
+                        for (settlement, run), answer in zip(batch, answers, strict=True)
+                        if answer is not Answer.STALE and run is not None and run.policy.acks == "late"
+                    ]
+                )
             if events.tells_all():
                 _log_answers(batch, answers)
             if self._unanswered:
@@ -66,6 +76,14 @@ class Settlements:
                 for answer, (_, run) in zip(answers, batch, strict=True):
                     if answer is Answer.STALE and run is not None:
                         log_stale(run)
+
+    def discard_blobs(self, ended: Sequence[Ending]) -> None:
+        """Have the arguments of jobs that are over deleted from the payload store; dead letters keep theirs."""
+        if self._discarder is not None:
+            over = (Outcome.DONE, Outcome.CANCELLED)
+            names = [run.blob for settlement, run in ended if run is not None and run.blob and settlement.outcome in over]
+            if names:
+                self._discarder.discard(names)
 
     def _note_acknowledged(self, answers: Sequence[Answer], batch: Sequence[Ending]) -> None:
         """Find the jobs that were acknowledged early; another worker runs those that it has reserved meanwhile."""

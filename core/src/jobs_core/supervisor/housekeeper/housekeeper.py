@@ -7,6 +7,7 @@ hangs, only the housekeeper hangs with it. Every machine may run one: everything
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ... import events
+from ... import boundary, events
 from ...app import App, set_current_app
 from ...backends.base import Backend, Counts
 from ...boundary import told
@@ -36,8 +37,13 @@ from .alerts import TopicAlerts
 from .repair import describe
 from .totals import TotalsFile
 
+logger = logging.getLogger("jobs.housekeeper")
+
 COUNT_INTERVAL = 1.0
 """Seconds between two counts of the topics."""
+
+CLEANING_INTERVAL = 3600.0
+"""Seconds between two cleanings of the payload store. They run on a thread of their own: the store may be far away."""
 
 SURVEY_SHARE = 0.02
 """Share of the time that is spent at most on topics that are neither served nor configured here: there may be thousands."""
@@ -71,6 +77,7 @@ class Housekeeper:
         self._ticker = Ticker(app, run_dir / SCHEDULE)
         self._alerts = TopicAlerts(app.config, app.plugins)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
+        self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
         self._next_kept = self._next_count = self._next_survey = 0.0
         self._unwritten = ""  # why backlog.json could not be written last time
 
@@ -140,7 +147,17 @@ class Housekeeper:
         if now >= self._next_count:
             self._count()
             self._next_count = now + COUNT_INTERVAL
+        if now >= self._next_cleaning:
+            self._next_cleaning = now + CLEANING_INTERVAL
+            if self._app.payloads.store is not None:
+                threading.Thread(target=self._clean_payloads, name="jobs-payloads", daemon=True).start()
         self._tick()
+
+    def _clean_payloads(self) -> None:
+        try:
+            self._app.clean_payloads()
+        except BackendError as error:
+            boundary.log(logger, logging.WARNING, "the payload store was not cleaned; it is tried again in an hour: %s", error)
 
     def _warn_of_risks(self) -> None:
         with contextlib.suppress(BackendError):  # a failure here must not stop the work

@@ -24,7 +24,7 @@ from ..run_queue import RunQueue
 from .base import Executor, stack_of
 from .loops import LoopRunner, carried, end_loop
 from .plain import PlainThreads
-from .steps import conclude, convert, end_fork, own_decimal_context, run_in_thread
+from .steps import conclude, convert, end_fork, load, own_decimal_context, run_in_thread
 
 logger = logging.getLogger("jobs.worker")
 
@@ -162,6 +162,8 @@ class AsyncExecutor(Executor):
             if not run.job.is_async:
                 await self._run_plain(run)
             else:
+                if run.load is not None:
+                    await asyncio.to_thread(load, run, run.load)
                 if run.convert:
                     convert(run)
                 if not middleware.silent:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from ... import boundary
-from ...errors import ArgumentError, JobTimeout
+from ...errors import ArgumentError, JobTimeout, PayloadError
 from ...runs.outcome import decide
 from ...runs.run import Run
 from ...runs.running import running
@@ -19,6 +19,7 @@ from ..output import end_lines, partial
 from ..returned import RESULTS, in_loop
 
 if TYPE_CHECKING:
+    from ...message import Message
     from .loops import LoopRunner
 
 
@@ -65,11 +66,23 @@ def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunn
 
 def convert(run: Run) -> None:
     """Convert the arguments, where that runs the application's code; raise ArgumentError, or the error of that code."""
+    if run.load is not None:
+        load(run, run.load)
     try:
         run.job.arguments.convert(run.args, run.kwargs)
     except ArgumentError:
         run.unfit = True
         raise
+
+
+def load(run: Run, fetch: Callable[[Message], Message]) -> None:
+    """Fetch the arguments from the payload store; raise PayloadError if they cannot be read. Blocks."""
+    try:
+        message = fetch(run.message)
+    except PayloadError:
+        run.unfit = True
+        raise
+    run.message, run.args, run.kwargs, run.load = message, message.args, message.kwargs, None
 
 
 def end_fork(run: Run) -> NoReturn:

@@ -1,0 +1,207 @@
+"""The payload store: the bodies of large messages, kept beside the queue as blobs.
+
+A blob belongs to one job, whose id is in its name. It is written before its job is pushed, and deleted after the job has
+ended; so blobs may be left over, and never missing. A blob is never changed.
+"""
+
+from __future__ import annotations
+
+import abc
+import base64
+import binascii
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from .. import private
+from ..errors import ConfigError, PayloadStoreUnavailable
+from ..failpoints import failpoint
+
+_NAME = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,180})\.[0-9a-f]{32}")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
+_UNFINISHED = ".tmp"
+
+
+def blob_name(job_id: str) -> str:
+    """Return a new name for a blob of a job."""
+    if not _PLAIN_ID.fullmatch(job_id):
+        job_id = "_" + base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
+    return f"{job_id}.{os.urandom(16).hex()}"
+
+
+def job_of(name: str) -> str | None:
+    """Return the id of the job to which a blob of this name belongs; None if it is no name of a blob."""
+    match = _NAME.fullmatch(name)
+    if match is None or not match["id"].startswith("_"):
+        return match and match["id"]
+    try:
+        return base64.b64decode(match["id"][1:] + "==", altchars=b"-_").decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+class Blob(NamedTuple):
+    """A blob in the store, or the rest of one that was never finished."""
+
+    name: str
+    age: float  # seconds since it was written
+
+
+class PayloadStore(abc.ABC):
+    """A store of blobs. Any thread may use it. Every method may block, and raises PayloadStoreUnavailable."""
+
+    @abc.abstractmethod
+    def put(self, name: str, data: bytes) -> None:
+        """Store a blob durably, whole or not at all."""
+
+    @abc.abstractmethod
+    def get(self, name: str, limit: int) -> bytes | None:
+        """Return a blob, of one that is larger than `limit` only the first bytes; None if there is none."""
+
+    @abc.abstractmethod
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete blobs; those that do not exist count as deleted."""
+
+    @abc.abstractmethod
+    def blobs(self) -> Iterator[Blob]:
+        """Yield all blobs, in any order."""
+
+
+class FileStore(PayloadStore):
+    """Blobs as files in a directory that belongs to this user alone; on another machine's disk, too, if it is mounted."""
+
+    def __init__(self, directory: Path, *, syncs: bool) -> None:
+        self._directory = directory
+        self._syncs = syncs
+
+    def put(self, name: str, data: bytes) -> None:
+        unfinished = self._directory / f"{name}{_UNFINISHED}"
+        with self._told():
+            private.directory(self._directory)
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                if self._syncs:
+                    os.fsync(file.fileno())
+            failpoint("payload.before_rename")
+            unfinished.rename(self._directory / name)
+            if self._syncs:
+                self._sync_directory()
+        failpoint("payload.after_put")
+
+    def get(self, name: str, limit: int) -> bytes | None:
+        with self._told():
+            try:
+                with open(self._directory / name, "rb") as file:
+                    return file.read(limit + 1)
+            except FileNotFoundError:
+                self._directory.stat()  # a directory that is not mounted is an outage, not a missing blob
+                return None
+        return None
+
+    def delete(self, names: Sequence[str]) -> None:
+        with self._told():
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    (self._directory / name).unlink()
+
+    def blobs(self) -> Iterator[Blob]:
+        now = time.time()
+        with self._told():
+            if self._directory.exists():
+                for entry in os.scandir(self._directory):
+                    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                        yield Blob(entry.name, now - entry.stat().st_mtime)
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PayloadStoreUnavailable(
+                f"the payload store {self._directory} cannot be used: {error.strerror or error}"
+            ) from None
+
+
+class ObjectStore(PayloadStore):
+    """Blobs as objects in a bucket of S3, or of a server that speaks its protocol; settings are those of AWS's environment."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import obstore
+            from obstore.store import from_url
+        except ImportError:
+            raise ConfigError("payloads.url: s3:// needs a further package: pip install 'jobs-core[s3]'") from None
+        self._obstore: Any = obstore
+        self._store: Any = from_url(url)
+
+    def put(self, name: str, data: bytes) -> None:
+        with self._told():
+            self._obstore.put(self._store, name, data)
+        failpoint("payload.after_put")
+
+    def get(self, name: str, limit: int) -> bytes | None:
+        with self._told():
+            try:
+                found = self._obstore.get(self._store, name)
+            except FileNotFoundError:
+                return None
+            if found.meta["size"] > limit:
+                return b"\0" * (limit + 1)
+            return bytes(found.bytes())
+        return None
+
+    def delete(self, names: Sequence[str]) -> None:
+        with self._told(), contextlib.suppress(FileNotFoundError):
+            self._obstore.delete(self._store, list(names))
+
+    def blobs(self) -> Iterator[Blob]:
+        with self._told():
+            for page in self._obstore.list(self._store):
+                for each in page:
+                    written: datetime = each["last_modified"]
+                    yield Blob(each["path"], time.time() - written.timestamp())
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # each kind of failure has its own class
+            raise PayloadStoreUnavailable(
+                f"the payload store cannot be reached: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            ) from None
+
+
+def open_store(url: str) -> PayloadStore:
+    """Return the store of a URL, file:///directory or s3://bucket/prefix; raise ConfigError for any other."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        return ObjectStore(url)
+    options = parse_qs(parts.query)
+    durability = options.pop("durability", ["machine"])
+    if parts.scheme != "file" or parts.netloc or len(parts.path) < 2 or options or durability not in (["machine"], ["process"]):
+        raise ConfigError(
+            'payloads.url: expected "file:///an/absolute/directory", perhaps with ?durability=process, or "s3://bucket/prefix"'
+        )
+    return FileStore(Path(unquote(parts.path)), syncs=durability == ["machine"])
+
+
+def is_unfinished(name: str) -> bool:
+    """Return whether a file is the rest of a blob whose writer died."""
+    return name.endswith(_UNFINISHED) and job_of(name.removesuffix(_UNFINISHED)) is not None
