@@ -12,7 +12,7 @@ from collections.abc import Callable
 from jobs_core import logs
 from jobs_core.supervisor.log.writer import LogWriter
 from jobs_core.supervisor.processes.pipes import ChildOutput
-from jobs_core.worker import output
+from jobs_core.worker import log_pipe
 
 
 def child(act: Callable[[], None], format_: str = "text", worker: str = "w") -> tuple[ChildOutput, int]:
@@ -26,8 +26,8 @@ def child(act: Callable[[], None], format_: str = "text", worker: str = "w") -> 
         try:
             pipes.close()
             logging.getLogger().handlers.clear()  # the test runner's
-            output.to_pipe(log_fd, "info", format_, worker=worker)
-            output.capture(raw_fd)
+            log_pipe.to_pipe(log_fd, "info", format_, worker=worker)
+            log_pipe.capture(raw_fd)
             act()
             logging.shutdown()
             code = 0

@@ -12,7 +12,7 @@ from msgspec import Struct
 from setproctitle import setproctitle
 
 from ...config import Logs
-from ...worker import output
+from ...worker import log_pipe
 from ..system import linux
 from ..system.loop import default_signals
 from . import inherited
@@ -53,8 +53,8 @@ def set_up(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, die
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    output.to_pipe(ends.log, logs.level, logs.format, worker=name)
-    output.capture(ends.raw)
+    log_pipe.to_pipe(ends.log, logs.level, logs.format, worker=name)
+    log_pipe.capture(ends.raw)
     os.close(ends.raw)
     inherited.reset()
     title(role)

@@ -23,7 +23,7 @@ from ...loaders.base import Bootstrapper, add_to_path
 from ...scoreboard.layout import MODES, Phase
 from ...scoreboard.state import STACKS, WORKERS
 from ...scoreboard.writer import FileScoreboard
-from ...worker import output, stacks
+from ...worker import log_pipe, stacks
 from ...worker.isolation import Isolation
 from ...worker.main import Worker, prepare
 from ...worker.settings import Listener
@@ -73,7 +73,7 @@ def load(config: Config) -> Made:
     alerts.channels(config, app.plugins)
     for pool in config.pools.values():
         importlib.import_module(EXECUTORS[pool.mode])
-    output.take_over()  # the application may have set up its own logging
+    log_pipe.take_over()  # the application may have set up its own logging
     return made
 
 

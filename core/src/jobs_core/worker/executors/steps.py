@@ -14,8 +14,8 @@ from ...errors import ArgumentError, JobTimeout, PayloadError
 from ...runs.outcome import decide
 from ...runs.run import Run
 from ...runs.running import running
+from ..log_pipe import end_lines, partial
 from ..middleware import Middleware
-from ..output import end_lines, partial
 from ..returned import RESULTS, in_loop
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from jobs_core.registry import Registry
 from jobs_core.runs.running import running
 from jobs_core.supervisor.processes.pipes import ChildOutput
 from jobs_core.uninterrupted import INTERRUPT
-from jobs_core.worker import output
+from jobs_core.worker import log_pipe
 from jobs_core.worker.main import Worker
 
 from ..supervisor.log.writers import child
@@ -115,8 +115,8 @@ def test_lines_of_two_jobs_do_not_mix_and_an_unfinished_one_ends_with_its_job():
         inside(two, lambda: print("whole"))
         inside(two, lambda: print("left", end=""))
         inside(one, lambda: print(" and half"))
-        output.end_lines(two)
-        assert not output.partial
+        log_pipe.end_lines(two)
+        assert not log_pipe.partial
         print("at the end of the process", end="")
 
     lines, _ = said(act)
@@ -182,7 +182,7 @@ def test_halves_of_characters_and_records_that_cannot_be_formatted_cost_nothing(
         assert len(lines) == 5
         assert "\\udce4 a character" in lines[0]
         assert "cannot be filled in" in lines[1]
-        assert "test_output.py" in lines[1]
+        assert "test_log_pipe.py" in lines[1]
         assert "cannot be formatted: RuntimeError" in lines[2] + lines[3] or "cannot be filled in" in lines[3]
         assert "half \\ud800" in lines[4]
 
@@ -190,7 +190,7 @@ def test_halves_of_characters_and_records_that_cannot_be_formatted_cost_nothing(
 @pytest.mark.parametrize("format_", ["text", "json"])
 def test_a_record_that_is_too_long_loses_its_middle(format_):
     lines, _ = said(lambda: logging.getLogger("shop").info("begin%send", "ü" * 1_000_000), format_)
-    assert sum(len(line.encode()) for line in lines) <= output.LONGEST_RECORD
+    assert sum(len(line.encode()) for line in lines) <= log_pipe.LONGEST_RECORD
     whole = "\n".join(lines)
     assert "begin" in whole
     assert "characters left out" in whole
@@ -230,7 +230,7 @@ def test_each_record_takes_one_way_and_handlers_for_elsewhere_stay(tmp_path):
                 "loggers": {"shop": {"handlers": ["console"]}, "alone": {"handlers": ["console"], "propagate": False}},
             }
         )
-        output.take_over()
+        log_pipe.take_over()
         logging.getLogger("shop.cart").info("once")
         logging.getLogger("alone").info("by itself")
 
@@ -270,7 +270,7 @@ def full_pipe():
     """Pipes whose log pipe is full, and a handler that writes there."""
     pipes, log_fd, raw_fd = ChildOutput.create()
     os.close(raw_fd)
-    handler = output.PipeHandler(log_fd, "text", "w1")
+    handler = log_pipe.PipeHandler(log_fd, "text", "w1")
     try:
         while True:
             os.write(log_fd, b"y" * 4095 + b"\0")
@@ -328,7 +328,7 @@ def test_an_interruption_leaves_every_record_whole_and_the_handler_free():
 def test_interruptions_at_any_moment_tear_no_line():
     """The same with a busy reader and hundreds of interruptions, wherever they strike."""
     pipes, log_fd, raw_fd = ChildOutput.create()
-    handler = output.PipeHandler(log_fd, "text", "w1")
+    handler = log_pipe.PipeHandler(log_fd, "text", "w1")
     got = []
     stop = threading.Event()
 
@@ -389,7 +389,7 @@ def test_interruptions_at_any_moment_tear_no_line():
 
 
 def test_the_courier_does_not_wait_long_for_a_log_that_nobody_takes(monkeypatch):
-    monkeypatch.setattr(output, "COURIER_PATIENCE", 0.05)
+    monkeypatch.setattr(log_pipe, "COURIER_PATIENCE", 0.05)
     pipes, log_fd, handler = full_pipe()
     threads = [
         threading.Thread(target=handler.handle, args=(record(f"from the courier {number}"),), name="jobs-courier")
@@ -412,7 +412,7 @@ def test_the_courier_does_not_wait_long_for_a_log_that_nobody_takes(monkeypatch)
 
 def test_a_supervisor_that_is_gone_is_no_error():
     pipes, log_fd, raw_fd = ChildOutput.create()
-    handler = output.PipeHandler(log_fd, "text", "w1")
+    handler = log_pipe.PipeHandler(log_fd, "text", "w1")
     pipes.close()
     handler.handle(record("to nobody"))
     handler.flush()
