@@ -84,7 +84,7 @@ def jobs_payload_codecs() -> Mapping[str, PayloadCodecFactory]:  # type: ignore[
 
 @hookspec
 def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-body]
-    """Add commands to `jobs`.
+    """Add commands to `jobsctl`.
 
     :return: name to click command; in the command, `current_app()` is the configured application.
 

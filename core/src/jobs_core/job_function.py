@@ -273,11 +273,11 @@ class Execution(NamedTuple):
     """One execution of a module's code: an import, or a reload."""
 
     module: str
-    spec: object  # made anew for each, whether the module object stays or not
+    spec: object  # a new object for each execution, even if a reload keeps the module object
 
 
 def execution_that_defines() -> Execution:
-    """Return the execution of a module during which this is called, if any: the nearest on the stack."""
+    """Return the module execution, nearest on the stack, that calls this; outside of any, one with an empty name."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back

@@ -314,7 +314,7 @@ def _later(payload: bytes, version: int) -> Message:
 
 
 def _decode_other(payload: bytes, error: Exception, topic: str, default_job: str | None) -> Message:
-    """Decode a later version, or foreign JSON for the default job; else raise a MessageError with the reason."""
+    """Decode foreign JSON for the default job; else raise the error that says why this is not a readable envelope."""
     try:
         version = _decode_version(payload).v
         if version > PACKED_VERSION:

@@ -1,8 +1,8 @@
 """The producing side of a process: one connection, shared by all its threads, which take turns at it (turns.py).
 
 After a fork, parent and child have a connection each. A push ends within its timeout, whatever the server does: its deadline
-is passed down to every wait, see `deadline`. A leader whose time is over passes the messages that it sends for others to the
-next of them, under the request with which they were sent.
+is passed down to every wait, see `deadline`. A leader whose deadline has passed leaves the messages of other
+threads to the next of these threads, which sends them again under the same request id.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class Producer(Turns):
     def in_turn(self, function: Callable[[], T], asked_at: float, timeout: float) -> T:
         """Call a function that enqueues, and that had to wait for a thread since `asked_at`.
 
-        During an outage, the wait counts. If the backend answers, the wait for the thread was one behind many others: that
-        takes its time, and is not an outage.
+        During an outage, that wait counts against `timeout`. While the backend answers, it does not: the thread was busy with
+        other calls.
         """
         if not self.away:
             return function()

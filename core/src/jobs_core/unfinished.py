@@ -1,7 +1,7 @@
-"""Say why a job has not ended yet, from the backend and the configuration: for a producer whose patience is over.
+"""Say why a job has not ended yet, from the backend and the configuration: for a producer whose wait has timed out.
 
-The command line explains more (cli/explain.py). A `Here` adds what is known about the processes on this machine. However many
-jobs are waiting in the queue, a bounded number of them is read.
+The command line explains more (cli/explain.py). A `Here` adds what is known about the processes on this machine. The number of
+jobs that are read is bounded, however many are waiting.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_BYTES = 4_000_000
 
 
 class Here:
-    """The knowledge about the processes on this machine: here, none. See `jobs_core.cli.this_machine`."""
+    """What is known about the processes on this machine. This base class knows nothing: see `jobs_core.cli.this_machine`."""
 
     def of_waiting(self, topic: str) -> Iterator[str]:
         """Explain why jobs of a topic are not run here, or which workers would run them."""
@@ -35,7 +35,7 @@ class Here:
         return iter(())
 
     def of_running(self, job_id: str) -> Iterator[str]:
-        """Describe where a job is running here, if it is, without any word from the backend."""
+        """Describe where a job is running on this machine, if it is, without asking the backend."""
         return iter(())
 
 

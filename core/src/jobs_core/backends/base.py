@@ -145,7 +145,7 @@ class Delivery(Struct, frozen=True, gc=False):
 
 
 class Settlement(Struct, frozen=True, gc=False):
-    """The end of one reservation; fields that its outcome does not name are ignored."""
+    """The end of one reservation. Comments name the outcomes that use a field; the others ignore it."""
 
     id: str
     token: Token
@@ -164,7 +164,7 @@ class Heartbeat(Struct, frozen=True):
 
     lost: tuple[str, ...] = ()  # ids no longer reserved by it
     cancelled: tuple[str, ...] = ()  # ids of jobs to cancel
-    forced: tuple[str, ...] = ()  # of these, the ones that are to end by whatever means
+    forced: tuple[str, ...] = ()  # of these, the ones to end even if their worker has to be replaced
 
 
 class Counts(Struct, frozen=True):
@@ -459,7 +459,7 @@ class Backend(Operable, abc.ABC):
         """Disconnect; the owner's remaining jobs are released uncharged, and the owner is forgotten.
 
         Called by: the code that opened it; a second call does nothing. Atomicity: one step. Blocks: for a round trip.
-        Raises: nothing, an unreachable broker lets the lease run out instead.
+        Raises: nothing; if the broker is unreachable, the jobs are released when the lease expires.
         """
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""`jobs demo`: enqueue the jobs of a small shop, run them with real workers, and show the results."""
+"""`jobsctl demo`: enqueue the jobs of a small shop, run them with real workers, and show the results."""
 
 from __future__ import annotations
 

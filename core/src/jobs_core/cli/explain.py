@@ -147,7 +147,7 @@ def _topics(app: App, backend: Backend) -> list[str]:
 
 
 def dead_letter(app: App, backend: Backend, job_id: str) -> JobRecord | None:
-    """Return a dead letter by its id; if single jobs cannot be looked up, search the newest of each topic."""
+    """Search the newest dead letters of each topic for an id: for backends that cannot look up single jobs."""
     with contextlib.suppress(NotSupported):
         for topic in _topics(app, backend):
             for record in backend.browse(topic, State.DEAD, MOST_DEAD):

@@ -73,7 +73,7 @@ class Overview:
         for view in self.board.workers:
             child = children.pop(view.file, None)
             yield self._line(view, child)
-        for child in children.values():  # forked, its file not yet written, or already gone
+        for child in children.values():  # just forked, without a scoreboard file yet; or ended, with its file removed
             yield WorkerLine(
                 child.pid, child.pool, child.owner, child.state, child.since, [], 0, 0, 0, child.memory, child.generation,
                 0.0, child.reason,

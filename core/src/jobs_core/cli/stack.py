@@ -1,4 +1,4 @@
-"""`jobsctl stack`: show the present stacks of a worker."""
+"""`jobsctl stack`: show the current stacks of a worker."""
 
 from __future__ import annotations
 

@@ -54,10 +54,10 @@ injected: Any = _Missing()
 
 
 def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    """Return the injected parameters of a function, each with what identifies its provider: a type, or a function.
+    """Return the injected parameters of a function, each with the type or the function that identifies its provider.
 
-    Raises JobDefinitionError, calling the function `name`: for a parameter whose annotation cannot be resolved, and for
-    one that is passed by its position, since the message counts only the others.
+    Raises a JobDefinitionError that names the function `name`, if an annotation cannot be resolved, or if a positional
+    parameter follows an injected one: messages hold values by position, and none for injected parameters.
     """
     found: dict[str, Any] = {}
     positional = []
@@ -81,7 +81,7 @@ def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, An
 
 
 def _may_be_marked(annotation: Any) -> bool:
-    """Return whether it is worth resolving an annotation: text has to name something of ours, or an `Annotated`."""
+    """Return whether an annotation is worth resolving: a string has to contain the name of a mark, or `Annotated`."""
     if isinstance(annotation, str):
         return "Injected" in annotation or "Annotated" in annotation or "provided_by" in annotation
     return _mark(annotation) is not None

@@ -110,7 +110,7 @@ def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
 
 
 def provider_of(key: Any, what: str) -> Provider:
-    """Return the provider of a type, or that of a function; raises JobDefinitionError, saying `what` needs it."""
+    """Return the provider for a type or a function; raise a JobDefinitionError about `what` if there is none."""
     if inspect.isroutine(key):
         if key not in _by_function:
             _by_function[key] = Provider(key, "run")

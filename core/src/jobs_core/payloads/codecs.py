@@ -19,14 +19,14 @@ class PayloadCodec(abc.ABC):
 
     @abc.abstractmethod
     def compress(self, data: bytes) -> bytes:
-        """Return the data in a form that only this codec has to understand."""
+        """Return the data compressed; no other codec has to read it."""
 
     @abc.abstractmethod
     def decompress(self, data: bytes, limit: int) -> bytes:
         """Return what `compress` was given; raise any exception for anything else.
 
-        Anyone who can write to the queue chooses the data: a little may stand for gigabytes. Never hold more than `limit`
-        bytes and one, and return at most so many: they say enough about data that is larger.
+        Anyone who can write to the queue chooses the data: a few bytes may unpack to gigabytes. Never hold more than
+        `limit` + 1 bytes, and return at most that many: the extra byte tells the caller that the data is too large.
         """
 
 

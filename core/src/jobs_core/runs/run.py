@@ -74,7 +74,7 @@ class Run:
         return self.delivery.id, self.job.name, self.delivery.topic, self.attempt
 
     def due_followups(self) -> tuple[Outgoing, ...]:
-        """Return the follow-ups as they are sent now."""
+        """Return the messages of the follow-ups; delays and expiries of a callable one count from now."""
         return tuple(each() if callable(each) else each for each in self.followups or ())
 
     def __repr__(self) -> str:

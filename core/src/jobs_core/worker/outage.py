@@ -25,7 +25,7 @@ class Outage:
         self.lasts = False  # the last call failed
         self.next_try = 0.0  # monotonic; before, no call is made
         self._since = 0.0
-        self._told: set[str] = set()  # reasons: an outage may begin with a dead server and continue with a wrong password
+        self._told: set[str] = set()  # reasons already logged: first perhaps a dead server, then a wrong password
         self._tries = 0
 
     def began(self, error: Exception) -> None:

@@ -125,5 +125,5 @@ def _log_answers(batch: Sequence[Ending], answers: Sequence[Answer]) -> None:
 
 
 def log_stale(run: Run) -> None:
-    """Log that a run has ended whose reservation was lost."""
+    """Log the end of a run whose reservation was lost."""
     events.emit(events.SettledStale(*run.about))

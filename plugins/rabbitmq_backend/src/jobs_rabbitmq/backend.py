@@ -56,7 +56,7 @@ REMEMBERED_PUSHES = 64
 
 
 class RabbitMQBackend(RabbitMQOperatorCalls):
-    """One virtual host. See the package."""
+    """The backend for one virtual host; the package's docstring says how it works."""
 
     name = "amqp"
     features = frozenset({"delay", "priority", "multiprocess", "prefix"})
@@ -104,7 +104,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._topology.forget()
 
     def _connect_publisher(self) -> BrokerConnection:
-        # A producer looks at its connection when it pushes: it could not answer heartbeats in between.
+        # A producer reads from its connection only while it pushes, so it could not answer heartbeats in between.
         heartbeat = max(self._target.heartbeat, PUBLISHERS_HEARTBEAT) if self._owner else 0
         if not self._owner:
             self._topology.forget()

@@ -66,10 +66,10 @@ class Consumer:
         self._queues: dict[str, tuple[str, int]] = {}  # queue → topic, level
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
-        self._under_way: dict[str, int] = {}  # consumer tag → delivered, not acknowledged
+        self._under_way: dict[str, int] = {}  # consumer tag → number of messages delivered and not acknowledged
         self._windows: dict[str, int] = {}  # consumer tag → how many may be under way
         self._cancelled: set[str] = set()  # tags of consumers whose end the broker has not confirmed
-        self._ended: list[str] = []  # tags of consumers whose end it has confirmed since its last other answer
+        self._ended: list[str] = []  # tags of consumers whose end it has confirmed; dropped after its next answer
         self._scattered: set[tuple[str, int]] = set()  # topics and levels of individually acknowledged messages, see `finish`
         self.prefetch = 0
         self._ending = False
@@ -200,7 +200,7 @@ class Consumer:
         return self._ending
 
     def _fetch(self, topics: Sequence[str], count: int) -> None:
-        """Have up to so many messages delivered from each queue that has many, and no more."""
+        """Receive up to `count` messages from each queue, and no more, if at least one queue is long."""
         if any(self._topology.length(queue) > ONE_BY_ONE for queue in self.queues(topics)):
             self.subscribe(topics, count)
             self._until_delivered(list(self._consumed.values()))

@@ -108,7 +108,7 @@ class RedisClusterBackend(Backend):
         return store.heartbeat(self._owner)
 
     def _ours(self) -> list[Store]:
-        """Return the stores that have our owner."""
+        """Return the stores in which our owner is registered."""
         return [self._hub, *(self._store(topic) for topic in sorted(self._joined))]
 
     def _renew(self) -> None:

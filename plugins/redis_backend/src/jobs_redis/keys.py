@@ -3,23 +3,23 @@
 =====================  ======  =================================================================================
 key                    type    what
 =====================  ======  =================================================================================
-{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, and the message to the
-                               byte; a job stands here from push to end
-{jobs}:ready:TOPIC     zset    id → place in line: by priority, then by the microsecond it became ready
+{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, and the message
+                               byte for byte; a job is here from its push to its end
+{jobs}:ready:TOPIC     zset    id → position: by priority, then by the microsecond it became ready
 {jobs}:later:TOPIC     zset    id → when it falls due, in microseconds
 {jobs}:dead:TOPIC      zset    id → when it died
 {jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; of the jobs that have any
 {jobs}:owners          zset    worker process → end of its lease
 {jobs}:held:OWNER      hash    id → token of what it has reserved
-{jobs}:owner:OWNER     hash    its last requests and their answers, for the case that a reply was lost
+{jobs}:owner:OWNER     hash    its last requests and their answers, in case a reply was lost
 {jobs}:reserved        hash    topic → how many of its jobs are reserved
 {jobs}:request:ID      string  a push of the last minute, and which of its messages were refused
 {jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id; with ? between them
-                               while it is held loosely: see BindsKeys
+                               while the next enqueue may take the key over: see BindsKeys
 {jobs}:unique-until    zset    unique key → until when, of those held for a time or with a limit
-{jobs}:cancel          set     reserved jobs that are to be cancelled; once more with "\\0force" behind, to be ended by
-                               whatever means
-{jobs}:ended:ID        string  a result, or a cancelled job; goes by itself after its time to live
+{jobs}:cancel          set     reserved jobs that are to be cancelled; a second entry with the suffix "\\0force" means
+                               that their worker may be replaced
+{jobs}:ended:ID        string  a result, or a cancelled job; expires after its time to live
 {jobs}:followers       zset    id → until when a client waits for its end
 {jobs}:end:ID          list    holds something once a followed job has ended
 {jobs}:topics          set     topics that may hold jobs

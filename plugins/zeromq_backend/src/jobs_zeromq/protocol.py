@@ -322,7 +322,7 @@ class Refusal(Struct, kw_only=True):
     message: str = ""
 
     def error(self) -> BackendError:
-        """Return it as an exception of the core."""
+        """Return the exception of the core that has this code."""
         return next((kind for kind, code in _CODES if code == self.code), BackendError)(self.message)
 
 

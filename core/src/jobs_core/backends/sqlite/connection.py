@@ -367,7 +367,7 @@ class Connection:
             self._patient = patient
 
     def wake(self, topics: set[str]) -> None:
-        """Wake a worker that waits for each of these topics."""
+        """Wake, for each of these topics, one worker that waits for it."""
         if self.wake_up is not None:
             with self.translated():
                 self.wake_up.wake(topics)

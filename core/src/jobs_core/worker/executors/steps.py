@@ -110,7 +110,7 @@ def conclude(run: Run, middleware: Middleware) -> None:
     All code of the application's objects runs here, while the run counts as going on. Its time and its errors are
     charged to the run, and the courier never touches these objects.
     """
-    run.ended = time.monotonic()  # before the follow-ups are read: a later follow-up sees it
+    run.ended = time.monotonic()  # before the follow-ups are read: a later `enqueue` sees it and raises
     decide(run)
     if run.error is not None or run.store_result:  # deciding ran code of the application
         run.ended = time.monotonic()

@@ -99,9 +99,9 @@ class ThreadsExecutor(Executor):
             self._wake_ups.put(None)
 
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
-        """Cancel the awaiting code of an async job. A plain job can only read it from `current_job().cancelled`.
+        """Cancel the coroutine of an async job. A plain function cannot be interrupted.
 
-        The courier then lets the other jobs finish and has this worker replaced.
+        It can only check `current_job().cancelled`. The courier lets the other jobs finish, and then has this worker replaced.
         """
         run.interrupted = error
         for loop in list(self._loops.values()):

@@ -1,4 +1,4 @@
-"""`TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`: tasks are enqueued as jobs, over any backend of ours."""
+"""`TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`: tasks are enqueued as jobs, on any of our backends."""
 
 from __future__ import annotations
 

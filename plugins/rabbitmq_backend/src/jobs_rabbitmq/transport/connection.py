@@ -120,7 +120,7 @@ class BrokerConnection(Connection, abc.ABC):
         self.wait_for(lambda: self.is_open, self._patience)
 
     def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
-        """Turn the loop until a condition holds; raise if the connection ends, or is silent for too long."""
+        """Run the loop until a condition holds; raise if the connection ends, or is silent for too long."""
         held = self._loop.answered(lambda: condition() or self.failure is not None, timeout)
         if condition():
             return

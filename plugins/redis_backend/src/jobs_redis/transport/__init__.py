@@ -16,7 +16,7 @@ from .protocol import RedisProtocol
 
 
 def use_library() -> bool:
-    """Return whether redis-py's own transport serves: `JOBS_TRANSPORT=library`, or hiredis is not installed."""
+    """Return whether redis-py's own transport is used: with `JOBS_TRANSPORT=library`, or without hiredis."""
     return os.environ.get("JOBS_TRANSPORT") == "library" or importlib.util.find_spec("hiredis") is None
 
 

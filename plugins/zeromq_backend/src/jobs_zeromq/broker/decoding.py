@@ -95,7 +95,7 @@ def _number(scope: object) -> float:
 
 
 def _check_settlements(settlements: Sequence[Settlement]) -> bool:
-    """Raise Malformed unless all are of the right form; return whether they only say that jobs are done."""
+    """Raise Malformed unless all are well formed; return whether they are all plain acknowledgements."""
     plain = True
     for one in settlements:
         if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:

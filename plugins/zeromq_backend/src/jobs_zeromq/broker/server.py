@@ -264,7 +264,7 @@ class Server:
             self._transactions.touched.add(one.request.id)
 
     def _wait(self, one: Asked, *, got_nothing: bool = False) -> None:
-        """Let a worker wait, unless there is a job; for a moment even then if it has just got nothing."""
+        """Let a worker wait unless a job is ready. One that has just got nothing waits for a moment even then."""
         try:
             with self._store.reading() as db:
                 ready, due = views.look(db, one.request.topics, self._store.now())
@@ -285,7 +285,7 @@ class Server:
         return [_as_reserve(one) for one in self._waiting.takers(topics)]
 
     def _reply_takers(self) -> None:
-        """Answer workers for which jobs were reserved while they waited; those that got nothing wait on."""
+        """Answer workers for which jobs were reserved while they waited; those that got none keep waiting."""
         answers, self._transactions.reserved_for_waiting = self._transactions.reserved_for_waiting, []
         for answer in answers:
             if not _is_nothing(answer):
@@ -293,7 +293,7 @@ class Server:
                 self._send_reserved(answer)
 
     def _reserve_for_waiting(self) -> None:
-        """Reserve for the workers that waited to reserve; those that get nothing wait on."""
+        """Reserve jobs for the workers that asked for some; those that get none keep waiting."""
         takers, self._takers = self._takers, []
         for one, answer in zip(
             takers, self._transactions.serve([*map(_as_reserve, takers)], serves_waiting=False), strict=True
