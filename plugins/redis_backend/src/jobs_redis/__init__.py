@@ -1,7 +1,7 @@
-"""Redis (or Valkey) as the queue of `jobs`: `backend = "redis://localhost:6379/0"`.
+"""Redis (or Valkey) as the backend of `jobs`: `backend = "redis://localhost:6379/0"`.
 
-Every operation is one Lua script over the whole store (scripts/), so it happens entirely or not at all; each may be sent
-twice and is executed once. keys.py describes how jobs are stored.
+Every operation is one Lua script over the whole store (scripts/), so it happens entirely or not at all. An operation that
+is sent twice is executed once. keys.py describes how jobs are stored.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ NEARLY_FULL = 0.9
 
 
 def advice(target: Target, connection: ServerConnection) -> list[str]:
-    """Return the risks, for `jobsctl check`. Settings that the server does not show are left out."""
+    """Return the risks, for `jobsctl check`. Settings that the server does not disclose are not checked."""
     return [
         *_version(connection),
         *_role(connection),
@@ -96,7 +96,7 @@ def _setting(connection: ServerConnection, name: str) -> str | None:
 
 
 def _ask(connection: ServerConnection, *command: str) -> Any:
-    """Return the answer, or None if the server refuses to tell."""
+    """Return the answer, or None if the server refuses the command."""
     try:
         return connection.call(*command)
     except BackendUnavailable:

@@ -1,4 +1,4 @@
-"""The connection as the core sees it: one server, directly or behind sentinels."""
+"""The backend for one server, reached directly or through sentinels."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from .url import Target
 from .waiting import BlockingWait, Waiter
 
 REPLICATION_TIMEOUT = 2.0
-"""Seconds that a push waits for replicas; shorter than a command may take."""
+"""Seconds that a push waits for replicas; shorter than COMMAND_TIMEOUT."""
 
 
 class RedisBackend(RedisOperatorCalls, BindsKeys):
-    """One store on one server. See the package."""
+    """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
     features = FEATURES
@@ -49,7 +49,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         self._waiter = Waiter()
         self._store = Store(f"{{{target.prefix or options.prefix}}}", self._connection, options)
         self._owner = ""
-        self._tokens: set[str] = set()  # topics whose wake token we took and which we have not checked since
+        self._tokens: set[str] = set()  # topics whose wake token we took, and that we have not checked since
         self._forecast = UNKNOWN
         self._seen: set[str] = set()  # topics of earlier requests
         self._inlets: InletWatch | None = None
@@ -111,7 +111,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if len(deliveries) < limit:
             self._forecast = Forecast.now(topics, reserved.due)
             self._tokens.difference_update(topics)
-        else:  # it has not checked the topics after that of the last job
+        else:  # the script stopped at the limit, before the topics that follow
             self._forecast = UNKNOWN
             for topic in topics:
                 self._tokens.discard(topic)
@@ -170,7 +170,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         """Send the reserve directly after the wait, so that the server answers both at once.
 
         The state that the last reserve reported remains valid, because every job that becomes ready leaves a wake token.
-        Only scheduled jobs, and tokens lost with their receivers, require another look.
+        Another look is needed only for scheduled jobs, and for tokens that were lost when their receiver died.
         """
         if self._waiter.interrupted():
             return []
@@ -190,7 +190,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         return self._taken(topics, limit, reserved)
 
     def _return_tokens(self) -> None:
-        """Pass our wake-up on to another worker, because we cannot take jobs."""
+        """Pass our wake tokens on to other workers, because this one cannot reserve jobs."""
         if self._tokens:
             self._store.return_wake_tokens(self._tokens)
             self._tokens.clear()
@@ -216,9 +216,9 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         return kept
 
     def _see(self, topics: Collection[str]) -> None:
-        """Watch the inlets of these topics.
+        """Watch the inlets of these topics, if this process does housekeeping.
 
-        A process that does housekeeping watches all topics of its requests from the beginning.
+        Before its first housekeeping, topics are only remembered; they are watched from then on.
         """
         self._seen.update(topics)
         if self._keeps_house and self._seen:

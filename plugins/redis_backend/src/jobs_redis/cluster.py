@@ -1,7 +1,7 @@
 """Redis Cluster: one store per topic, each in a slot of its own, and a hub that records the owners and the topics.
 
-Each topic's keys are tagged `{prefix:topic}`, so that one of its operations is one script on one node, as on a single
-server. Operations on two topics in one step are not supported: `atomic_followups` and `strict_order` are not among the
+Each topic's keys are tagged `{prefix:topic}`, so that each operation on the topic is one script on one node, as on a
+single server. Operations on two topics in one step are not supported: `atomic_followups` and `strict_order` are not among the
 features, and a unique key is unique in its topic.
 """
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class RedisClusterBackend(Backend):
-    """A cluster as one backend. See the module."""
+    """The backend for a cluster; the module's docstring says how it works."""
 
     name = "redis+cluster"
     features = FEATURES - {"atomic_followups", "strict_order", "claim"}
@@ -61,9 +61,9 @@ class RedisClusterBackend(Backend):
         self._registry = f"{{{self._prefix}}}:cluster-topics"
         self._stores: dict[str, Store] = {}
         self._waiting: dict[str, ServerConnection] = {}
-        self._registered: set[str] = set()  # topics that the hub has, as far as this process knows
-        self._joined: set[str] = set()  # topics whose stores have our owner
-        self._renewed: dict[str, float] = {}  # base of a store: when our lease there was last renewed
+        self._registered: set[str] = set()  # topics that this process knows to be registered in the hub
+        self._joined: set[str] = set()  # topics in whose stores our owner is registered
+        self._renewed: dict[str, float] = {}  # base of a store → when our lease there was last renewed
         self._owner = ""
         self._tokens: set[str] = set()
         self._seen: set[str] = set()
@@ -186,7 +186,7 @@ class RedisClusterBackend(Backend):
             pause = min(left, due, LONGEST_LOOK)
             try:
                 tokens, interrupted = self._waiter.wait(waiting, pause, exact=due < left)
-            except Moved:  # during the wait; the next look follows it
+            except Moved:  # a slot moved during the wait; the next look goes to its new node
                 self._nodes.forget()
                 continue
             if tokens:
@@ -206,7 +206,7 @@ class RedisClusterBackend(Backend):
         return any_ready, first_due
 
     def _blocking_wait(self, topic: str) -> BlockingWait:
-        """Return a connection for a topic: a command may block on the keys of one slot only."""
+        """Return the wait for a topic, on a connection of its own: a command can block only on keys of one slot."""
         store = self._store(topic)
         node = self._nodes.connection(store.keys.base)
         waiting = self._waiting.get(topic)
@@ -232,7 +232,7 @@ class RedisClusterBackend(Backend):
             by_topic.setdefault(str(settlement.token).split(":", 2)[-1], []).append(n)
         answers = [Answer.STALE] * len(settlements)
         for topic, places in by_topic.items():
-            # The core has pushed follow-ups before: they belong to topics of their own.
+            # The core has already pushed the follow-ups, because they may belong to other topics.
             part = [msgspec.structs.replace(settlements[n], followups=()) for n in places]
             for n, answer in zip(places, self._store(topic).settle(self._owner, part, request), strict=True):
                 answers[n] = answer
@@ -263,9 +263,9 @@ class RedisClusterBackend(Backend):
         )
 
     def _see(self, topics: Collection[str]) -> None:
-        """Watch the inlets of these topics.
+        """Watch the inlets of these topics, if this process does housekeeping.
 
-        A process that does housekeeping watches all topics of its requests from the beginning.
+        Before its first housekeeping, topics are only remembered; they are watched from then on.
         """
         self._seen.update(topics)
         if self._keeps_house and self._seen:
@@ -343,12 +343,12 @@ class RedisClusterBackend(Backend):
             waiting = self._nodes.new_connection(store.keys.base)
             try:
                 return followed(store, waiting, job_id, max(0.0, deadline - time.monotonic()))
-            except Moved:  # during the wait
+            except Moved:  # a slot moved during the wait
                 self._nodes.forget()
             finally:
                 waiting.disconnect()
 
     def advice(self) -> list[str]:
-        """Return the risks of any of the nodes, each once."""
+        """Return the risks of all nodes, without duplicates."""
         found = (line for connection in self._nodes.masters() for line in advice.advice(self._target, connection))
         return list(dict.fromkeys(found))

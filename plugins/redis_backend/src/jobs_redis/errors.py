@@ -22,8 +22,8 @@ _PASSING = {
     "MASTERDOWN": "this replica has lost its master",
     "CLUSTERDOWN": "the cluster is down or misses slots",
     "TRYAGAIN": "a slot of the cluster is on its way to another node",
-    # Not followed: during a migration, a slot's keys are split between two nodes. Our scripts name no existing key, so that
-    # neither node runs one before all keys have arrived.
+    # This redirect is not followed: while a slot migrates, its keys are split between two nodes, and a script needs them
+    # all. Scripts declare a key that does not exist (the store's base), so neither node runs one before the end.
     "ASK": "a slot of the cluster is on its way to another node",
     "BUSY": "Redis is busy with a script",
     "UNKILLABLE": "Redis is busy with a script",
@@ -64,7 +64,7 @@ class Moved(BackendError):
 
 
 def code(error: Exception) -> str:
-    """Return the code with which Redis begins an error; older servers hide it in the text of a script's error."""
+    """Return the code at the start of a Redis error; older servers put it inside the text of a script's error."""
     if isinstance(error, redis.exceptions.NoScriptError):
         return "NOSCRIPT"
     for kind, word in _BY_TYPE.items():
@@ -77,7 +77,7 @@ def code(error: Exception) -> str:
 
 
 _BY_TYPE: dict[type[Exception], str] = {
-    redis.exceptions.MovedError: "MOVED",  # before ASK, which is its subclass
+    redis.exceptions.MovedError: "MOVED",  # listed before ASK: isinstance also holds for the subclass
     redis.exceptions.AskError: "ASK",
     redis.exceptions.BusyLoadingError: "LOADING",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -91,7 +91,7 @@ _BY_TYPE: dict[type[Exception], str] = {
 
 
 def translated(error: Exception, where: str) -> BackendError:
-    """Return the core's error for one of the client's; `where` names the server without its secrets."""
+    """Convert an error of the client to one of the core; `where` names the server without its secrets."""
     word = code(error)
     text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
     if isinstance(error, redis.exceptions.MovedError):
@@ -120,7 +120,7 @@ def translated(error: Exception, where: str) -> BackendError:
 
 
 def _unreachable(error: BaseException) -> str:
-    """Return what is known of the operating system's error behind the client's."""
+    """Describe the operating system's error that caused the client's error; empty if it is unknown."""
     cause = error if isinstance(error, OSError) else error.__context__
     return _UNREACHABLE.get(cause.errno or 0, "") if isinstance(cause, OSError) else ""
 

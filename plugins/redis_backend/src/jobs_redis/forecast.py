@@ -1,4 +1,4 @@
-"""The state that a worker last saw, so that it need not look before each wait."""
+"""The state of the store that a worker saw last, so that the worker need not look again before each wait."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LONGEST_LOOK = 5.0
 
 
 class Forecast(NamedTuple):
-    """The state seen by a worker that left nothing ready.
+    """The state that a worker saw after it had reserved every ready job.
 
-    It remains valid: a job that becomes ready later leaves a wake token.
+    It remains valid: each job that becomes ready later leaves a wake token.
     """
 
     topics: tuple[str, ...]
@@ -22,12 +22,12 @@ class Forecast(NamedTuple):
 
     @classmethod
     def now(cls, topics: Sequence[str], due: float) -> Forecast:
-        """Return an outlook: nothing is ready in these topics, and the next scheduled job is due in so many seconds."""
+        """Return the forecast that nothing is ready in these topics and that the next scheduled job is due in `due` seconds."""
         at = time.monotonic()
         return cls(tuple(topics), at, at + due)
 
     def calm(self, topics: Sequence[str]) -> float:
-        """Return for how many seconds these topics need no look; 0 if one is needed now."""
+        """Return the seconds for which these topics need no look; 0 if they need one now."""
         if self.topics != tuple(topics):
             return 0.0
         return max(0.0, min(self.due, self.seen_at + LONGEST_LOOK) - time.monotonic())

@@ -1,8 +1,8 @@
 """The inlet: convert entries that a producer in any language has pushed to a plain list into messages.
 
 Nothing in an entry is trusted. An entry that is not an envelope within the limits, or not signed although signatures are
-required, is carried unchanged, under an id of its own and without any effect on other jobs; the worker that gets it moves
-it to the dead letters with the reason. An entry that is larger than any message may be is moved there by the server, see
+required, is stored unchanged under a new id, without any effect on other jobs; the worker that reserves it moves it to the
+dead letters with the reason. An entry that exceeds the size limit of a message is moved there by the server, see
 `Store.admit`.
 """
 
@@ -22,7 +22,7 @@ def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoi
     """Return the message for an entry of a topic's inlet; never raise."""
     try:
         envelope = peek(verify(payload) if verify is not None else unsigned(payload))
-    except Exception:  # its author is unknown, and it must not stay at the inlet's head, whatever is wrong with it
+    except Exception:  # an entry from an unknown author must not block the inlet, whatever is wrong with it
         envelope = None
     if envelope is None or (verify is not None and envelope.topic != topic):  # or signed for another topic
         return Outgoing(new_id(), topic, payload)
@@ -34,7 +34,7 @@ def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoi
 
 
 def own_key(topic: str, key: str) -> str:
-    """Put a foreign producer's unique key into the space of its inlet: it must not hold, or replace, the application's keys.
+    """Prefix a foreign producer's unique key with its inlet, so that it cannot conflict with the application's keys.
 
     The application's own keys begin with the name of a job, which contains no space.
     """

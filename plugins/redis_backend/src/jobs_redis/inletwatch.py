@@ -27,10 +27,10 @@ PAUSE = 1.0
 class InletWatch:
     """A thread that keeps one blocked command per topic: `BLMOVE inlet inlet LEFT LEFT`.
 
-    The command leaves the list unchanged and answers when there is an entry in it. Then the entries are admitted, as pushes
-    are, and a worker is woken.
+    The command leaves the list unchanged and answers when there is an entry in it. Then the entries are stored as pushed
+    messages, and a worker is woken.
 
-    The process that does housekeeping has this thread. Without one, workers find an inlet's messages when they next look.
+    The process that does housekeeping has this thread. Without it, workers find the entries of an inlet when they next look.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class InletWatch:
         self._keys, self._connection, self._admit, self._let_go = keys, connection, admit, let_go  # used by this thread alone
         self._topics: set[str] = set()
         self._links: dict[str, ServerConnection] = {}
-        self._sent: dict[str, float] = {}  # topics whose command has been sent, and until when it must be answered
+        self._sent: dict[str, float] = {}  # topic of a sent command → when its answer is overdue
         self._waiter = Waiter()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs-redis-inlets", daemon=True)
         self._thread.start()
 
     def watch(self, topics: Iterable[str]) -> None:
-        """Watch these topics, too."""
+        """Watch these topics as well."""
         if not self._topics.issuperset(topics):
             self._topics = self._topics.union(topics)
             self._waiter.interrupt()
@@ -68,14 +68,14 @@ class InletWatch:
                 logger.debug("inlets are not watched for the moment: %s", error)
                 self._drop()
                 self._waiter.interrupted(PAUSE)
-            except Exception:  # without this thread, entries would wait for a worker that looks
+            except Exception:  # this thread must go on: without it, entries wait until a worker looks
                 logger.exception("inlets are not watched for the moment")
                 self._drop()
                 self._waiter.interrupted(PAUSE)
         self._drop()
 
     def _drop(self) -> None:
-        """Drop every connection, and everything known about nodes."""
+        """Close every connection; in a cluster, also forget which node has which slots."""
         for connection in self._links.values():
             connection.disconnect()
         self._links.clear()

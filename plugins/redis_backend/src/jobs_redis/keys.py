@@ -6,39 +6,39 @@ key                    type    what
 {jobs}:job             hash    id → record: time of the push, priority, topic, unique key, and the message
                                byte for byte; a job is here from its push to its end
 {jobs}:ready:TOPIC     zset    id → position: by priority, then by the microsecond it became ready
-{jobs}:later:TOPIC     zset    id → when it falls due, in microseconds
-{jobs}:dead:TOPIC      zset    id → when it died
-{jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; of the jobs that have any
-{jobs}:owners          zset    worker process → end of its lease
-{jobs}:held:OWNER      hash    id → token of what it has reserved
-{jobs}:owner:OWNER     hash    its last requests and their answers, in case a reply was lost
+{jobs}:later:TOPIC     zset    id → when the job becomes due, in microseconds
+{jobs}:dead:TOPIC      zset    id → when it became a dead letter
+{jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; only for jobs that have any
+{jobs}:owners          zset    worker process → when its lease expires
+{jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved
+{jobs}:owner:OWNER     hash    the last requests of this worker process and their answers, in case a reply was lost
 {jobs}:reserved        hash    topic → how many of its jobs are reserved
-{jobs}:request:ID      string  a push of the last minute, and which of its messages were refused
-{jobs}:unique          hash    unique key → until when (0: as long as the job), and the job's id; with ? between them
+{jobs}:request:ID      string  one push of the last minute: which of its messages were refused
+{jobs}:unique          hash    unique key → expiry (0: as long as the job exists), and the job's id; the separator is ?
                                while the next enqueue may take the key over: see BindsKeys
-{jobs}:unique-until    zset    unique key → until when, of those held for a time or with a limit
+{jobs}:unique-until    zset    unique key → expiry, for the keys that have one
 {jobs}:cancel          set     reserved jobs that are to be cancelled; a second entry with the suffix "\\0force" means
-                               that their worker may be replaced
-{jobs}:ended:ID        string  a result, or a cancelled job; expires after its time to live
-{jobs}:followers       zset    id → until when a client waits for its end
+                               that the job's worker may be replaced to end it
+{jobs}:ended:ID        string  the end of a job with a result, or of a cancelled one; expires after its time to live
+{jobs}:followers       zset    id → until when a client waits for the job's end
 {jobs}:end:ID          list    holds something once a followed job has ended
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
-{jobs}:wake:TOPIC      zset    one member while an idle worker should look: that worker takes it; there is none for
-                               a topic that is paused or not in {jobs}:topics
+{jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.
+                               A topic that is paused, or not in {jobs}:topics, has none
 {jobs}:bell:OWNER      zset    one member when a worker has to end its own wait
 {jobs}:in:TOPIC        list    the inlet: what producers in any language RPUSH
 {jobs}:meta            hash    schema version, number of the last reservation, time of the last housekeeping
 =====================  ======  =================================================================================
 
-The scripts make these names themselves, see scripts/common.lua; a command of ours uses the few below.
+The scripts compose these names themselves, see scripts/common.lua. Our few plain commands use the methods below.
 """
 
 from __future__ import annotations
 
 
 class Keys:
-    """Names of keys under one base."""
+    """The names of the keys under one base."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -49,7 +49,7 @@ class Keys:
         return f"{self.base}:wake:{topic}"
 
     def woken(self, wake: str) -> str:
-        """Return the topic of such a key."""
+        """Return the topic of a wake key."""
         return wake[len(self.base) + len(":wake:") :]
 
     def bell(self, owner: str) -> str:

@@ -1,4 +1,4 @@
-"""Operator calls on a store."""
+"""The operations for operators, on one store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_FOLLOW = 5.0
 
 
 class RedisOperatorCalls(Backend):
-    """The operators' half of the backend."""
+    """The backend's methods for operators."""
 
     _target: Target
     _connection: ServerConnection

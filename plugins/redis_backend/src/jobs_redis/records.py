@@ -16,14 +16,14 @@ _PLAIN = (0, 0, 0, 0)
 
 
 def micro(seconds: float) -> int:
-    """Convert seconds to microseconds; to those of 31 years at most."""
+    """Convert seconds to microseconds, limited to those of 31 years."""
     return round(min(MAX_SECONDS, seconds) * _MICRO)
 
 
 # -- arguments ---------------------------------------------------------------------------------------
 
 _heads: dict[tuple[int, str], bytes] = {}
-_FEW = 10_000  # topics of which the heads of records are kept
+_FEW = 10_000  # the number of record heads that are cached
 
 
 def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
@@ -67,7 +67,7 @@ def _extra(outgoing: Outgoing, replaces: int, timed: int) -> str:
 
 
 def held_for(unique: UniqueKey) -> int:
-    """Return the microseconds for which a key is held, or may be handed on; 0 for as long as its job exists."""
+    """Return for how many microseconds a key is held, successors in a chain of replacements included; 0: as long as its job."""
     lasts = unique.bound if isinstance(unique.scope, str) else float(unique.scope)
     return 0 if lasts is None else micro(lasts)
 
@@ -139,7 +139,7 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
 
 
 def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:
-    """Return the answers in the order of the settlements."""
+    """Return the script's answers in the order of the settlements."""
     found = [Answer.STALE] * len(order)
     for letter, n in zip(letters, order, strict=True):
         found[n] = _ANSWERS.get(letter, Answer.STALE)
@@ -173,7 +173,7 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
         token = found[n + 1].decode()
         try:
             pushed, _, topic, payload = _unpacked(found[n + 2])
-        except ValueError:  # the worker that gets it finds that it is not a message, and moves it to the dead letters
+        except ValueError:  # passed on: its worker will find that it is no message, and dead-letter it
             pushed, topic, payload = now, token.split(":", 2)[-1], found[n + 2]
         made.append(Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now))
     return made

@@ -34,29 +34,29 @@ logger = logging.getLogger("jobs.redis")
 
 SCHEMA = 1
 FORCED = b"\0force"
-"""As in `common.lua`."""
+"""The same suffix as in `common.lua`."""
 LARGEST_RESERVE = 1000
 LARGEST_PUSH = 10_000
-"""Most messages that one script stores: about 50 ms of the server's time.
+"""The largest number of messages that one script stores, which takes the server about 50 ms.
 
-A larger push is split; each part is all or nothing.
+A larger push is split; each part is stored entirely or not at all.
 """
 INLET_BATCH = 500
 INLET_BYTES = 4_000_000
-"""Bytes, approximately, of the entries that are taken from an inlet at once."""
+"""The approximate number of bytes that are taken from an inlet at once."""
 PURGED_AT_ONCE = 1000
 
 
 class Reserved(NamedTuple):
-    """The jobs that a reserve took, and the state that it saw."""
+    """The jobs that one call reserved, and the state of the store that it saw."""
 
     deliveries: list[Delivery]
-    due: float  # seconds until the next scheduled job is due, infinite if there is none; if the limit was not reached
+    due: float  # seconds until the next scheduled job, infinite if there is none; valid if the limit was not reached
     inlets: list[str]  # topics to which foreign producers have pushed
 
 
 class Runner(Protocol):
-    """Runs scripts and commands on the server that has a store: a `ServerConnection`, or a cluster's."""
+    """Runs scripts and commands on the server of a store: a `ServerConnection`, or the `Nodes` of a cluster."""
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any: ...
 
@@ -64,21 +64,21 @@ class Runner(Protocol):
 
 
 class Store:
-    """All operations on one store. See the module. It has no state of an owner: every call passes it."""
+    """All operations on one store. It keeps no state of an owner: calls pass the owner."""
 
     def __init__(self, base: str, runner: Runner, options: BackendOptions) -> None:
         self.keys = Keys(base)
         self.options = options
         self._runner = runner
         self._clock = options.clock
-        self._retention: dict[str, int] = {}  # topic: microseconds for which its dead letters are kept
+        self._retention: dict[str, int] = {}  # topic → microseconds for which its dead letters are kept
         self._lease = micro(options.lease)
         self._cancelled_ttl = micro(options.cancelled_ttl)
         self._window = max(1, round(options.dedup_window * 1000))
 
     def now(self) -> int | str:
-        """Return the time for a script: empty, for the server's own clock, except in tests."""
-        # A moment, to which the bound of `micro` does not apply.
+        """Return the time for a script; empty, which means the server's clock, except in tests."""
+        # Not `micro`, whose limit is meant for durations.
         return round(self._clock() * 1e6) if self._clock else ""
 
     def _run(self, script: Script, *arguments: Any) -> Any:
@@ -87,7 +87,7 @@ class Store:
     # -- owners ----------------------------------------------------------------------------------
 
     def open(self, owner: str) -> None:
-        """Begin an owner's lease; empty for a producer. Raises BackendError if a later release wrote the store."""
+        """Begin the lease of an owner (empty for a producer). Raises BackendError if a later release wrote the store."""
         schema = int(self._run(scripts.OPEN, owner, self._lease, SCHEMA))
         if schema > SCHEMA:
             raise BackendError(
@@ -158,7 +158,7 @@ class Store:
     def admit(self, topic: str, request: str) -> int:
         """Move the next entries of a topic's inlet to its ready jobs, in one step; return how many.
 
-        An entry that is larger than a message may be goes to the dead letters, and never through this process.
+        An entry that exceeds the size limit of a message moves to the dead letters without passing through this process.
         """
         found = self._run(scripts.PEEK, topic, INLET_BATCH, self.options.largest_payload, INLET_BYTES)
         if isinstance(found, int):
@@ -173,8 +173,9 @@ class Store:
         return 0 if answer is None else len(payloads)
 
     def _bury(self, topic: str, length: int) -> int:
-        """Move the first entry of an inlet, of which only the length is known, to the dead letters; return how many were
-        moved.
+        """Move the first entry of an inlet, of which only the length is known, to the dead letters; return 1.
+
+        Return 0 if the inlet has changed meanwhile.
         """
         reason = "bad message"
         text = f"an entry of the inlet is {length:,} bytes, max_message is {self.options.max_message:,}"
@@ -214,7 +215,7 @@ class Store:
     def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         arguments, order = records.settlements(settlements, self.options.retention)
         letters = self._run(scripts.SETTLE, owner, request, self._cancelled_ttl, *arguments)
-        if len(letters) != len(order):  # another batch under an answered request: nothing was done for this one
+        if len(letters) != len(order):  # the request id was used for another batch: this one was not executed
             raise BackendError("a settle request was sent again with other settlements")
         return records.answers(letters, order)
 
@@ -224,7 +225,7 @@ class Store:
         return bool(ready), _seconds(due), [topic.decode() for topic in inlets]
 
     def return_wake_tokens(self, topics: Collection[str]) -> None:
-        """Have other workers woken for these topics."""
+        """Wake other workers for these topics."""
         self._run(scripts.RETURN_TOKENS, *topics)
 
     def wake_owner(self, owner: str) -> None:
@@ -238,7 +239,7 @@ class Store:
         kept = Housekept(found[0], found[1], found[2], more=bool(found[3]))
         if not found[4]:
             return kept
-        for topic in found[4]:  # topics seen for the first time: once more, with the time to keep their dead letters
+        for topic in found[4]:  # topics seen for the first time: housekeep again, now with their dead_keep
             self._retention[topic.decode()] = micro(self.options.retention(topic.decode()).dead_keep)
         again = self.housekeep(limit)
         return Housekept(
@@ -272,7 +273,7 @@ class Store:
         return int(self._run(scripts.REQUEUE, *job_ids))
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
-        """Move jobs to the dead letters; their topics, and with them the limits on dead letters, are looked up first."""
+        """Move jobs to the dead letters. Their topics are looked up first, since each has its own limit on dead letters."""
         arguments: list[Any] = []
         for job_id in job_ids:
             record = self.get(job_id)
@@ -305,9 +306,9 @@ class Store:
         return State(self._run(scripts.CANCEL, job_id, self._cancelled_ttl, int(force)).decode())
 
     def follow(self, job_id: str, seconds: float) -> JobRecord | None:
-        """Return the record of a job that has ended, in state UNKNOWN if there is none; None while it has not ended.
+        """Return the record of a job that has ended (state UNKNOWN if there is none), or None while it has not ended.
 
-        In that case, its end will be announced through the list `keys.end(job_id)`.
+        After None, the job's end will be announced through the list `keys.end(job_id)`.
         """
         answer = self._run(scripts.FOLLOW, job_id, micro(seconds))
         if answer is None:
@@ -318,7 +319,7 @@ class Store:
 
 @contextlib.contextmanager
 def in_parts(others: bool) -> Iterator[None]:
-    """Correct the error of one part of a push: "nothing sent" does not hold if another part was sent."""
+    """Clear `nothing_sent` in the error of one part of a push if another part was sent."""
     try:
         yield
     except BackendUnavailable as error:
@@ -327,7 +328,7 @@ def in_parts(others: bool) -> Iterator[None]:
 
 
 def _seconds(due: int) -> float:
-    """Convert a script's microseconds until the next due job; negative ones mean that there is none."""
+    """Convert a script's microseconds until the next due job to seconds; negative ones mean that there is none."""
     return float("inf") if due < 0 else due / 1e6
 
 

@@ -35,7 +35,7 @@ class Target(Struct, frozen=True, kw_only=True):
     sentinel_password: str | None = None
     tls: Mapping[str, Any] | None = None  # keyword arguments of redis.SSLConnection
     prefix: str | None = None
-    replicas: int = 0  # a push returns when so many replicas have it
+    replicas: int = 0  # number of replicas that must have a push before it returns
 
     def __repr__(self) -> str:
         return f"<Target {self.shown}>"
@@ -44,7 +44,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> Target:
-    """Parse a URL; raise BackendError that shows the possible forms."""
+    """Parse a URL; raise a BackendError that shows the valid forms."""
     parts = read_url(url, _PARAMETERS, _FORMS)
     place = _PLACES.get(parts.scheme, _server)(parts)
     parameters = parts.parameters

@@ -1,13 +1,13 @@
-"""Sleep until there is a job or an interrupt: without polling, without a thread.
+"""Sleep until there is a job or an interrupt, without polling and without a thread.
 
-A wait is a blocking command on a connection of its own, and a `SelfPipe` beside it. Any thread or a signal handler ends it
-through the pipe; the waiting thread itself then ends the command, which also waits for a key of its owner: it writes that key
-through the connection for commands. (CLIENT UNBLOCK cannot serve for this: a Redis that is failing over, before 8.2, crashes
-because of it.) A reply left behind would contain a wake token that another worker needs.
+A wait is a blocking command on a separate connection, together with a `SelfPipe`. Any thread or a signal handler interrupts
+it through the pipe. The waiting thread then has to end the command and read its reply, which may contain a wake token that
+another worker needs. To end it, the thread writes the owner's own key (its "bell"), on which the command also blocks, through
+the connection for commands. (CLIENT UNBLOCK is no alternative: before 8.2, it crashes a Redis that is failing over.)
 
-A script may be sent directly after the blocking command. The server runs it as soon as the wait has ended, for whatever
-reason, so that a waiting worker has its result with the same answer; if the worker died meanwhile, its connection is gone,
-and nothing is run.
+A script may be sent directly after the blocking command. The server runs it as soon as the wait ends for any reason, so
+the waiting worker gets both answers in one round trip. If the worker has died, its connection is closed, and the script does
+not run.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .scripts import ScriptCall
 from .transport.connection import COMMAND_TIMEOUT, ServerConnection
 
 SERVER_TIMES = 0.5
-"""Seconds. The server ends waits of this length and more, up to 0.1 s late; shorter ones are ended by us."""
+"""Seconds from which on the server ends a wait, up to 0.1 s late. We end shorter waits ourselves."""
 
 
 class BlockingWait:
-    """One server's part of a wait: a connection to block on, the keys to wait for, and the key that ends it."""
+    """The part of a wait on one server: the connection to block on, the keys to wait for, and the key that ends the wait."""
 
     def __init__(
         self, waiting: ServerConnection, keys: Sequence[str], own: str, wake: Callable[[], None], then: ScriptCall | None = None
     ) -> None:
         self.waiting, self.keys, self.own, self.wake, self.then = waiting, keys, own, wake, then
-        self.answer: Any = None  # of the script that was sent with the wait
+        self.answer: Any = None  # the answer of the script that was sent with the wait
 
     def begin(self, timeout: float, *, exact: bool) -> None:
         server = timeout if timeout >= SERVER_TIMES and not exact else timeout + 1.0
@@ -42,7 +42,7 @@ class BlockingWait:
     def end(self, answered: bool) -> str | None:
         """End the wait if it is still in progress; return the key whose token has arrived, or None.
 
-        If a token arrives before our own key is written, that key ends the next wait, which is then begun again.
+        If a token arrives before our own key is written, that key remains, and ends the next wait at once; callers wait again.
         """
         if not answered and not select.select([self.waiting.socket()], [], [], 0)[0]:
             self.wake()
@@ -54,7 +54,7 @@ class BlockingWait:
 
 
 class Waiter:
-    """Waits on servers, and the pipe that ends them. Any thread may call `interrupt`; all else belongs to one thread."""
+    """Waits on servers, and owns the pipe that interrupts a wait. Any thread may call `interrupt`; one thread does the rest."""
 
     def __init__(self) -> None:
         self._interrupts = SelfPipe()
@@ -67,11 +67,11 @@ class Waiter:
         return self._interrupts.fileno()
 
     def interrupted(self, timeout: float = 0.0) -> bool:
-        """Return whether there was an interrupt, or is one within `timeout` seconds; it is then used up."""
+        """Return whether there was an interrupt, or is one within `timeout` seconds, and consume it."""
         return self._interrupts.wait(timeout)
 
     def wait(self, waits: Sequence[BlockingWait], timeout: float, *, exact: bool) -> tuple[list[str], bool]:
-        """Wait on all servers; return the keys whose tokens arrived, and whether it was interrupted. `exact`: end in time."""
+        """Wait on all servers; return the keys whose tokens arrived, and whether it was interrupted. `exact`: not late."""
         begun: list[BlockingWait] = []
         try:
             for wait in waits:
@@ -79,7 +79,7 @@ class Waiter:
                 begun.append(wait)
             return self._wait(begun, timeout, exact)
         except BaseException:
-            for wait in begun:  # a later answer of the server there belongs to no wait of ours
+            for wait in begun:  # a reply that still arrives must not be read as the reply of a later command
                 wait.waiting.disconnect()
             raise
 

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 
 class Script:
-    """One operation, ready to be sent by its digest. Read at its first use: a producer needs two of thirty."""
+    """One operation, sent by its digest. Its file is read on first use, because a producer needs two of thirty."""
 
     __slots__ = ("digest", "name", "source")
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    if not TYPE_CHECKING:  # a type checker would believe that every attribute exists
+    if not TYPE_CHECKING:  # otherwise a type checker would believe that every attribute exists
 
         def __getattr__(self, attribute):
-            """Read the script when `digest` or `source` is not there yet; after that, they cost nothing more."""
+            """Read the script on the first access to `digest` or `source`; later accesses find the stored attributes."""
             if attribute not in Script.__slots__:
                 raise AttributeError(attribute)
             parts: dict[str, str] = {}
             _gather(self.name, parts)
-            # Comments would be sent with every first use, and are of no use to the server.
+            # Comments are removed: they would be sent to the server at the first use.
             self.source = "\n".join(map(_stripped, parts.values())).encode()
             self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
             return getattr(self, attribute)

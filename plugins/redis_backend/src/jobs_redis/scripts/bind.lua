@@ -1,8 +1,8 @@
--- Bind the unique keys that these jobs hold loosely: all of them have arrived in the queue. Needs common.
+-- Bind the unique keys that these jobs hold loosely, since all of the jobs are now in the queue. Needs common.
 --
--- ARGV     then three values a job from the second on: id, key, microseconds for which it is held, 0 for as long as the job
--- Result   {id, holder, ...} of those that were cancelled because another took the key over; holder is empty if it holds
---          the key loosely
+-- ARGV     from the second on, three values a job: id, key, microseconds for which the key is held (0: as long as the job)
+-- Result   {id, holder, ...} of the jobs that were cancelled because another job took their key over; holder is empty if
+--          that job holds the key loosely
 -- Cost     O(jobs)
 
 local others, taken_over = {}, {}

@@ -1,7 +1,7 @@
--- List jobs of a topic in one state, next to run first, dead letters newest first. Needs common, describe.
+-- List jobs of a topic in one state: the next to run first, the newest dead letter first. Needs common, describe.
 --
 -- ARGV     2 topic   3 state   4 offset   5 limit
--- Result   {now, what is known of each: see describe.lua ...}
+-- Result   {now, description of each job ...}: see describe.lua
 -- Cost     O(offset + limit); O(everything reserved) for reserved jobs
 
 local topic, state, offset, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

@@ -1,7 +1,7 @@
--- Cancel a waiting job at once, or have the owner of a reserved one told. Needs common, removal.
+-- Cancel a waiting job at once; for a reserved job, leave its owner a notice. Needs common, removal.
 --
--- ARGV     2 id   3 time to live of a cancelled job in microseconds   4 '1' if it is to end by whatever means
--- Result   the state it is in afterwards
+-- ARGV     2 id   3 time to live of a cancelled job in microseconds   4 '1' if its worker may be replaced to end it
+-- Result   the job's state afterwards
 -- Cost     O(log of the queue)
 
 local id = ARGV[2]

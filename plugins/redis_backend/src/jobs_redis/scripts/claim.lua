@@ -1,11 +1,11 @@
--- Reserve exactly these jobs in whatever state, except dead ones, and renew the owner's lease. Needs common and unique.
+-- Reserve exactly these jobs in any state except dead, and renew the owner's lease. Needs common and unique.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 ... ids
--- Result   {} if the owner is lost; else {now, 0, id, token, record, history, id, ...} as reserve's
--- Cost     O(ids x log of the queue); O(owners) for each that somebody else holds
+-- Result   {} if the owner is lost; else {now, 0, id, token, record, history, id, ...} as in reserve.lua
+-- Cost     O(ids x log of the queue); O(owners) for each job that another owner has reserved
 --
--- For a store of records beside another queue: whoever got the job there takes it here. The owner's last request, sent
--- again, gets what it still holds of it.
+-- For a store of records beside another queue: the owner that got the job there reserves it here. If the owner's last
+-- request is sent again, it returns the jobs of that request that the owner still holds.
 
 local owner, request = ARGV[2], ARGV[3]
 if not redis.call('ZSCORE', OWNERS, owner) then return {} end
@@ -17,7 +17,7 @@ local again = redis.call('HGET', OWNER .. owner, 'reserve') == request
 local number = again and redis.call('HGET', OWNER .. owner, 'number') or redis.call('HINCRBY', META, 'reservations', 1)
 local owners
 
--- Take a job from whoever holds it; its token there, or nil.
+-- Take a job from the owner that has reserved it; return its token there, or nil.
 local function take_over(id)
   owners = owners or redis.call('ZRANGE', OWNERS, 0, -1)
   for _, other in ipairs(owners) do
@@ -29,7 +29,7 @@ local function take_over(id)
   end
 end
 
--- Where a job stands, having been taken out of there; nil if it is among the dead.
+-- Remove a job from its place and return its position; nil if it is a dead letter.
 local function taken(id, job)
   local at = redis.call('ZSCORE', READY .. job.topic, id)
   if at then

@@ -1,21 +1,21 @@
--- The names of keys, and records. Every other script begins with it. Needs order.
+-- Names of keys, and the format of records; the first part of most scripts. Needs order.
 
 local JOBS, HISTORY, OWNERS, RESERVED = base .. 'job', base .. 'history', base .. 'owners', base .. 'reserved'
-local FORCED = '\0force' -- stands behind the id of a job that is to be ended by whatever means
+local FORCED = '\0force' -- follows the id of a job whose worker may be replaced to end it
 local TOPICS, PAUSED, CANCEL = base .. 'topics', base .. 'paused', base .. 'cancel'
 local UNIQUE, UNTIL, FOLLOWERS, META = base .. 'unique', base .. 'unique-until', base .. 'followers', base .. 'meta'
 local READY, LATER, DEAD, INLET, WAKE = base .. 'ready:', base .. 'later:', base .. 'dead:', base .. 'in:', base .. 'wake:'
 local HELD, OWNER = base .. 'held:', base .. 'owner:'
-local CHUNK = 4000 -- most values that one unpack() may put on Lua's stack; even, for pairs
+local CHUNK = 4000 -- most values that one unpack() may put on Lua's stack; even, so that pairs stay together
 
--- A full Redis refuses what needs memory, unless the script has written before: settling and beating must go on.
--- (A flag of Redis 7 says the same; this works on 6.2 too.)
+-- A full Redis refuses commands that need memory, except in a script that has already written: so begin with a write that
+-- needs none, for scripts that must work even then, as settle and heartbeat. (Redis 7 has a flag for this; 6.2 has not.)
 local function although_full() redis.call('DEL', base .. 'nothing') end
 
 local function place_time(score) return tonumber(score) % SPAN + EPOCH end
 
 -- A record is "pushed priority topic-length key-length scope|" .. topic .. unique key .. payload; scope is n(one),
--- q(ueued), d(one) or t(ime). What is none (somebody else wrote it) counts as a payload, of the topic if that is known.
+-- q(ueued), d(one) or t(ime). A value of any other form (another program wrote it) counts as a payload, of the given topic.
 local function parse(record, topic)
   local pushed, priority, topic_length, key_length, scope, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a)|()')
   if not start then return { pushed = 0, priority = 0, scope = 'n', topic = topic or '', key = '', broken = true } end
@@ -43,7 +43,7 @@ local function wake(topic)
   if redis.call('SISMEMBER', PAUSED, topic) == 0 then redis.call('ZADD', WAKE .. topic, 0, 1) end
 end
 
--- Call a command with a long list of values, in pieces; answers are put one after the other.
+-- Call a command with a long list of values, in pieces; return the concatenated answers.
 local function call_with(command, key, values)
   if #values <= CHUNK then return redis.call(command, key, unpack(values)) end
   local answers = {}

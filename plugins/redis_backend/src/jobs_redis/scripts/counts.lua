@@ -1,8 +1,8 @@
 -- Count jobs by state. Needs common.
 --
 -- ARGV     2 ... topics
--- Result   a topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1}; what is due
---          counts as ready, and so does what foreign producers have pushed
+-- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1}; due jobs
+--          and the entries of the inlet count as ready
 -- Cost     O(topics x log of the queues)
 
 local found = {}

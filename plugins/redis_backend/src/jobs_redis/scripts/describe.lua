@@ -1,6 +1,7 @@
 -- Describe a job, for operators. Needs common.
 
--- {state, id, record, since, due, owner, cancel, history ...}; numbers are microseconds, as text; empty if not so.
+-- {state, id, record, since, due, owner, cancel, history ...}; numbers are microseconds, as strings; a value that does not
+-- apply is empty.
 local function describe(id, record, state, since, due, owner)
   local cancel = redis.call('SISMEMBER', CANCEL, id)
   local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }

@@ -1,6 +1,6 @@
 -- How scheduled jobs become ready. Needs common.
 
--- Put scheduled jobs that are due in line, where they would stand had they been put there in time.
+-- Make due scheduled jobs ready, each at the position of the moment at which it was due.
 local function line_up_due(topic, most)
   local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, most)
   if #due == 0 then return 0 end

@@ -1,7 +1,7 @@
 -- Find one job. Needs common, describe.
 --
 -- ARGV     2 id
--- Result   {now, what is known: see describe.lua}
+-- Result   {now, description}: see describe.lua
 -- Cost     O(owners) for a reserved job, else constant
 
 return { whole(now), find(ARGV[2]) }

@@ -1,9 +1,9 @@
 -- Renew an owner's lease. Needs common.
 --
 -- ARGV     2 owner   3 lease in microseconds
--- Result   0 if the owner is lost; else the ids of its jobs that somebody wants cancelled, with FORCED behind an id once more
---          if it is to be ended by whatever means
--- Cost     O(cancels under way)
+-- Result   0 if the owner is lost; else the ids of its jobs that are to be cancelled, and again with the suffix FORCED if
+--          the job's worker may be replaced to end it
+-- Cost     O(cancellations in progress)
 
 local owner = ARGV[2]
 if not redis.call('ZSCORE', OWNERS, owner) then return 0 end

@@ -1,9 +1,9 @@
--- Do periodic maintenance; bounded, and may run on several machines. Needs common, removal, due.
+-- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, due.
 --
--- ARGV     2 lease   3 silence of housekeeping itself after which leases are extended   4 time to live of a cancelled job
---          5 limit of each kind   6 ... topic, age at which its dead letters are dropped; all times in microseconds
--- Result   {lined up, owners released, dropped, 1 if there may be more, {topics that are in use and were not among the arguments}}
--- Cost     O(limit x log of the queue) and O(topics); jobs of expired owners until the limit is passed
+-- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
+--          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
+-- Result   {jobs made ready, owners released, dropped, 1 if there may be more, {topics in use that are not in the arguments}}
+-- Cost     O(limit x log of the queue) and O(topics); of the last expired owner, all jobs are released, even beyond the limit
 
 local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
 although_full()
@@ -14,7 +14,7 @@ local readied, dropped = 0, 0
 for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   local lined_up = readied < limit and line_up_due(topic, math.min(limit - readied, 2000)) or 0
   readied = readied + lined_up
-  if lined_up > 0 or redis.call('EXISTS', READY .. topic) == 1 then wake(topic) end -- a lost token is put back, too
+  if lined_up > 0 or redis.call('EXISTS', READY .. topic) == 1 then wake(topic) end -- also replaces a lost token
   if not keep[topic] then
     new[#new + 1] = topic
   else
@@ -36,12 +36,12 @@ end
 
 local last = tonumber(redis.call('HGET', META, 'housekept') or 0)
 redis.call('HSET', META, 'housekept', whole(now))
-if now - last > tonumber(ARGV[3]) then -- nobody kept house: that was an outage, which shall cost nobody the lease
+if now - last > tonumber(ARGV[3]) then -- no housekeeping for so long means an outage, in which no owner may lose its lease
   for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now + lease)) do
     redis.call('ZADD', OWNERS, now + lease, owner)
   end
 end
--- A clock that was set back must not keep a dead owner for ever.
+-- After the clock was set back, the lease of a dead owner must not last forever.
 for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '(' .. whole(now + 2 * lease), '+inf')) do
   redis.call('ZADD', OWNERS, now + 2 * lease, owner)
 end

@@ -1,7 +1,7 @@
 -- Check whether there are jobs to run. Needs common.
 --
 -- ARGV     2 ... topics
--- Result   {1 if a topic has a ready job, microseconds until the next scheduled one is due or -1,
+-- Result   {1 if a topic has a ready job, microseconds until the next scheduled job is due or -1,
 --          topics to which foreign producers have pushed ...}
 -- Cost     O(topics)
 

@@ -1,4 +1,4 @@
--- Begin to use the store, and an owner's lease. Needs common.
+-- Check the store's schema, and begin an owner's lease. Needs common.
 --
 -- ARGV     2 owner, or empty for a producer   3 lease in microseconds   4 this release's schema version
 -- Result   the store's schema version

@@ -1,4 +1,4 @@
--- Have no more jobs of a topic reserved. Needs common.
+-- Pause a topic: no more of its jobs are reserved. Needs common.
 --
 -- ARGV     2 topic
 -- Cost     constant

@@ -1,8 +1,8 @@
--- Read the head of a topic's inlet, at most so many entries and bytes. Needs common.
+-- Read the first entries of a topic's inlet, within limits. Needs common.
 --
--- ARGV     2 topic   3 most entries   4 most bytes of an entry   5 most bytes of all
--- Result   {entry, ...} up to the first that is too large; if that is the very first, its length
--- Cost     O(entries), in groups of 1, 2, 4 ... 16: nobody knows how large the next ones are, and all of a group are copied
+-- ARGV     2 topic   3 most entries   4 most bytes of one entry   5 most bytes in total
+-- Result   {entry, ...} up to the first that is too large; if the first entry is too large, its length
+-- Cost     O(entries), read in groups of 1, 2, 4 ... 16: a group is copied as a whole, before its size is known
 
 local most, largest, left = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local found, group = {}, 1

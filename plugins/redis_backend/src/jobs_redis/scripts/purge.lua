@@ -1,4 +1,4 @@
--- Delete jobs of a topic in one state for good, a batch. Needs common, removal.
+-- Delete a batch of a topic's jobs in one state for good. Needs common, removal.
 --
 -- ARGV     2 topic   3 state: ready, scheduled or dead   4 limit
 -- Result   how many

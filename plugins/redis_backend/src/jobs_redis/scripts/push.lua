@@ -1,11 +1,11 @@
--- Store messages, once a request. Needs common, removal, queue.
+-- Store messages, once per request. Needs common, removal, queue.
 --
 -- ARGV     2 request   3 milliseconds for which it is remembered   4 time to live of a cancelled job in microseconds
 --          5 number of messages   6 inlet topic, or empty   then four values a message: see add in queue.lua; with an
---          inlet topic its messages come from the head of that topic's inlet, whose first entries must be the payloads
---          that follow the messages, and are removed
+--          inlet topic, the original entries follow the messages: they must be the first entries of that topic's inlet,
+--          and are removed from it
 -- Result   conflicts, packed {id, holder, ...}, or empty; false if the inlet has changed meanwhile
--- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
+-- Writes   the first is one that a full Redis refuses, so that all of them happen, or none
 -- Cost     O(messages x log of the queue)
 
 local remembered = base .. 'request:' .. ARGV[2]

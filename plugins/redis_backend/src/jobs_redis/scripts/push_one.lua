@@ -1,10 +1,10 @@
--- Store one message without unique key and delay, once a request. Most enqueues are this, and their callers wait for it: it
--- stands by itself, and does what order.lua and push_plain.lua do for many, in the fewest steps of Lua.
+-- Store one message without unique key and delay, once per request. Most enqueues are of this kind, and their callers wait:
+-- this script uses no other file, and does what order.lua and push_plain.lua do for many messages in the fewest steps.
 --
 -- ARGV     1 time in microseconds, or empty for the server's own clock   2 request   3 milliseconds for which it is
 --          remembered   4 topic   5 priority   6 id   7 payload
--- Result   empty, or what push.lua has answered this request
--- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
+-- Result   empty, or the answer of push.lua if this request was sent to it before
+-- Writes   the first is one that a full Redis refuses, so that all of them happen, or none
 -- Cost     O(log of the queue)
 
 local base, topic, id = KEYS[1], ARGV[4], ARGV[6]
@@ -22,7 +22,7 @@ if redis.call('HSETNX', base .. ':job', id, record) == 1 then
   redis.call('ZADD', base .. ':ready:' .. topic, place, id)
 end
 local wake = base .. ':wake:' .. topic
-if redis.call('ZADD', wake, '0', '1') == 1 then -- where there was a token, the topic is known and not paused
+if redis.call('ZADD', wake, '0', '1') == 1 then -- if there was a token already, the topic is known and not paused
   redis.call('SADD', base .. ':topics', topic)
   if redis.call('SISMEMBER', base .. ':paused', topic) == 1 then redis.call('DEL', wake) end
 end

@@ -1,9 +1,9 @@
--- Store messages without unique keys and delays, once a request. Most pushes of several are this. Needs order.
+-- Store messages without unique keys and delays, once per request. Most pushes of several are of this kind. Needs order.
 --
 -- ARGV     2 request   3 milliseconds for which it is remembered   then groups, each: topic, priority, count n, and n times
 --          id and payload; no id twice
--- Result   empty, or what push.lua has answered this request
--- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
+-- Result   empty, or the answer of push.lua if this request was sent to it before
+-- Writes   the first is one that a full Redis refuses, so that all of them happen, or none
 -- Cost     O(messages x log of the queue)
 
 local remembered = base .. 'request:' .. ARGV[2]
@@ -12,7 +12,7 @@ if not redis.call('SET', remembered, '', 'NX', 'PX', ARGV[3]) then return redis.
 local MOST = 2000 -- messages whose values unpack() may put on Lua's stack at once
 local JOBS, pushed, at = base .. 'job', whole(now) .. ' ', now
 
--- Store messages whose first is ARGV[first] and stands in line at `stands`; those whose id is known are left out.
+-- Store `count` messages from ARGV[first] on, at the positions from `stands` on; skip ids that the queue has already.
 local function put(ready, head, first, count, stands)
   local ids = {}
   for n = 1, count do ids[n] = ARGV[first + 2 * n - 2] end
@@ -35,11 +35,11 @@ local from = 4
 while ARGV[from] do
   local topic, priority, count = ARGV[from], ARGV[from + 1], tonumber(ARGV[from + 2])
   local stands, ready, wake = place(priority, at), base .. 'ready:' .. topic, base .. 'wake:' .. topic
-  local head = pushed .. priority .. ' ' .. #topic .. ' 0 n|' .. topic -- of a record: see parse in common.lua
+  local head = pushed .. priority .. ' ' .. #topic .. ' 0 n|' .. topic -- the head of a record: see parse in common.lua
   from = from + 3
   for first = 0, count - 1, MOST do put(ready, head, from + 2 * first, math.min(MOST, count - first), stands + first) end
   from, at = from + 2 * count, at + count
-  if redis.call('ZADD', wake, '0', '1') == 1 then -- where there was a token, the topic is known and not paused
+  if redis.call('ZADD', wake, '0', '1') == 1 then -- if there was a token already, the topic is known and not paused
     redis.call('SADD', base .. 'topics', topic)
     if redis.call('SISMEMBER', base .. 'paused', topic) == 1 then redis.call('DEL', wake) end
   end

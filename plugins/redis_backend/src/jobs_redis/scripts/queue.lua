@@ -1,10 +1,10 @@
--- How jobs come in: stored, and made ready or scheduled. Needs common and removal.
+-- Store jobs, as ready or scheduled ones. Needs common and removal.
 
-local SOON = 5000000 -- a job due within this wakes a waiting worker, which then waits for it; others look that often
+local SOON = 5000000 -- a job due within 5 s wakes a waiting worker, which then waits for it; all look every 5 s anyway
 
--- Give a message its unique key; who holds it instead, or nil. One that is held loosely is taken over from a job that waits,
--- but from none that has come with this one. Without a holder, the second result is when the key ends, or 0. Of jobs that
--- replace each other while they are queued (bounded), each carries on the end of the one before.
+-- Give a message its unique key. If another job keeps the key, return that job's id; else nil, and when the key expires, or
+-- 0. A key that is held loosely is taken over from a waiting job, unless that job is of the same push. If jobs replace each
+-- other while they are queued (bounded), each new one inherits the expiry of the job that it replaces.
 local function take_key(id, key, timed, bounded, replaces, loosely, seen, cancelled_ttl)
   local ends = timed > 0 and now + timed or 0
   local held = redis.call('HGET', UNIQUE, key)
@@ -31,10 +31,10 @@ local function take_key(id, key, timed, bounded, replaces, loosely, seen, cancel
 end
 
 -- Store messages from ARGV, four values each: id, topic, record without its time, and extra, which is empty or
--- "delay replaces timed chosen" (microseconds, 0 or 1, microseconds, 0 or 1), and a ? to hold the
--- key loosely. Returns {id, holder, ...} of those refused by a key, and {id, id} of those with a chosen id that is known: in the queue, or of a job whose end is kept.
--- Messages without a key are gathered and stored with few commands; one with a key is stored at once, for it may be
--- refused or replaced by the next.
+-- "delay replaces timed chosen" (microseconds, 0 or 1, microseconds, 0 or 1), followed by ? to hold the key loosely.
+-- Return {id, holder, ...} of the messages whose key another job holds, and {id, id} of those with a chosen id that is known:
+-- in the queue, or of a job whose end is kept. Messages without a key are gathered and stored with few commands; a message
+-- with a key is stored at once, because the next one may be refused by it, or replace it.
 local function add(first, count, cancelled_ttl)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end

@@ -1,8 +1,8 @@
--- Move the first entry of a topic's inlet to the dead letters as it came, without sending it anywhere. Needs common, removal.
+-- Move the first entry of a topic's inlet to the dead letters unchanged, without sending it to a client. Needs common, removal.
 --
 -- ARGV     2 topic   3 its length   4 id   5 reason   6 error   7 dead letters kept at most
 -- Result   1; 0 if the inlet has changed meanwhile
--- Writes   begin with one that a full Redis refuses: all of it happens, or nothing
+-- Writes   the first is one that a full Redis refuses, so that all of them happen, or none
 -- Cost     O(bytes)
 
 local topic, id = ARGV[2], ARGV[4]

@@ -1,8 +1,8 @@
--- Release the jobs of a dead or leaving process, and forget it as an owner. Needs common, removal.
+-- Release the jobs of a process that has died or stops, and forget it as an owner. Needs common, removal.
 --
--- ARGV     2 owner   3 time to live of a cancelled job in microseconds   4 crash: 1 if it counts as one
+-- ARGV     2 owner   3 time to live of a cancelled job in microseconds   4 1 if this counts as a crash, else 0
 --          5 report for the history of started jobs   6 ... ids of started jobs
--- Result   how many jobs it held; 0 also for an unknown owner
+-- Result   how many jobs it had reserved; 0 also for an unknown owner
 -- Cost     O(jobs held x log of the queue)
 
 if not redis.call('ZSCORE', OWNERS, ARGV[2]) then return 0 end

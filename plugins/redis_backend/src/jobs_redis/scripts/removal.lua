@@ -1,4 +1,4 @@
--- How jobs leave: done or cancelled, dead, or ready again. Needs common and unique.
+-- End jobs: done or cancelled, dead, or released. Needs common and unique.
 
 local function tell_followers(id)
   if redis.call('ZREM', FOLLOWERS, id) == 1 then
@@ -7,7 +7,7 @@ local function tell_followers(id)
   end
 end
 
--- A job that stands nowhere any more: forget it, keeping its end for ttl microseconds if there is something to keep.
+-- Forget a job that is in no list any more; keep its end for ttl microseconds if it was cancelled or has a result.
 local function finish(id, job, state, ttl, result)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
@@ -21,7 +21,7 @@ local function finish(id, job, state, ttl, result)
 end
 
 local buried = 0
--- A job that stands nowhere any more: to the dead letters of its topic, whose oldest make room.
+-- Move a job that is in no list any more to the dead letters of its topic, of which the oldest make room.
 local function bury(id, job, history, reason, error, most)
   free_key(id, job)
   redis.call('SREM', CANCEL, id, id .. FORCED)
@@ -39,13 +39,13 @@ local function bury(id, job, history, reason, error, most)
   tell_followers(id)
 end
 
--- Take a waiting job out of its line; false if it does not wait.
+-- Remove a waiting job from its list; return false if it is not waiting.
 local function take_out(id, job)
   return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
 end
 
--- Give back all that an owner holds, each to where it stood; charge the started ones; forget the owner.
--- started is a set of ids, or nil for all; crash is 1 if it counts as one.
+-- Release all jobs of an owner, each at its former position, record a redelivery for the started ones, and forget the owner.
+-- started is a set of ids, or nil for all; crash is 1 if this counts as a crash, else 0.
 local function release(owner, started, report, crash, cancelled_ttl)
   local held = redis.call('HGETALL', HELD .. owner)
   local topics = {}

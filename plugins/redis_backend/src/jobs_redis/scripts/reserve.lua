@@ -3,11 +3,11 @@
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
 --          first four numbers; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
---          producers have pushed ...}; when the limit was reached it may have seen only part
--- Cost     O(limit x log of the queue), and at most 1000 due jobs a topic put in line
+--          producers have pushed ...}; once the limit is reached, the other topics are not looked at
+-- Cost     O(limit x log of the queue), and for at most 1000 due jobs a topic that become ready
 --
--- A token is "number:place:topic": which reservation it is, where the job stood, whose count it is in. The owner's last
--- request, sent again, gets what it still holds of it.
+-- A token is "number:position:topic": of the reservation, of the job before it, and the topic whose count includes it. If
+-- the owner's last request is sent again, it returns the jobs of that request that the owner still holds.
 
 local owner, request = ARGV[2], ARGV[3]
 although_full()
@@ -16,13 +16,13 @@ if redis.call('ZADD', OWNERS, 'XX', 'CH', now + ARGV[4], owner) == 0 and not red
 end
 
 local found, seen = { whole(now), 0 }, { -1 }
--- Most stores have none of these: one look for all three.
+-- Most stores have none of these keys: check all three with one command.
 local rare = redis.call('EXISTS', HISTORY, PAUSED, UNIQUE) > 0
 local histories = rare and redis.call('EXISTS', HISTORY) == 1
 local paused = rare and redis.call('EXISTS', PAUSED) == 1
 local keyed = rare and redis.call('EXISTS', UNIQUE) == 1
 
--- Add jobs to the result; returns their records. An id without a record (somebody deleted keys) is left out.
+-- Add jobs to the result; return their records. An id without a record (keys were deleted by hand) is left out.
 local function hand_out(ids, tokens)
   local records = redis.call('HMGET', JOBS, unpack(ids))
   local packed = histories and redis.call('HMGET', HISTORY, unpack(ids))
@@ -52,7 +52,7 @@ if redis.call('HGET', OWNER .. owner, 'reserve') == request then
   end
   table.sort(again, function(a, b) return a[3] < b[3] or (a[3] == b[3] and a[4] < b[4]) end)
   for _, one in ipairs(again) do hand_out({ one[1] }, { one[2] }) end
-  found[2] = { 0 } -- it has not looked: there may be more
+  found[2] = { 0 } -- a repeated request does not look: there may be more jobs
   return found
 end
 
@@ -62,7 +62,7 @@ for n = 6, #ARGV do
   local topic = ARGV[n]
   if left <= 0 then break end
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
-    local aside = redis.call('EXISTS', LATER .. topic, INLET .. topic) > 0 -- something that is not in line
+    local aside = redis.call('EXISTS', LATER .. topic, INLET .. topic) > 0 -- the topic has scheduled jobs or inlet entries
     if aside then line_up_due(topic, 1000) end
     local taken = redis.call('ZPOPMIN', READY .. topic, left)
     if #taken > 0 then
@@ -85,12 +85,12 @@ for n = 6, #ARGV do
       end
     end
     if left > 0 then
-      redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake somebody in vain
+      redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake a worker in vain
       local first = aside and redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')[2]
       local due = first and math.max(0, first - now)
       if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
     elseif redis.call('EXISTS', READY .. topic) == 1 then
-      wake(topic) -- there is more: whoever is idle may look
+      wake(topic) -- more jobs are ready: an idle worker should look
     end
     if aside and redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
   end

@@ -1,4 +1,4 @@
--- Let jobs of a topic be reserved again, and wake a worker that waits for them. Needs common.
+-- Resume a paused topic, and wake a worker that waits for its jobs. Needs common.
 --
 -- ARGV     2 topic
 -- Cost     constant

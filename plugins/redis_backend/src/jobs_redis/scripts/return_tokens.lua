@@ -1,4 +1,4 @@
--- Have other workers woken for the topics of one that was woken and cannot take jobs. Needs common.
+-- Wake other workers for the topics of a worker that was woken and cannot reserve jobs. Needs common.
 --
 -- ARGV     2 ... topics
 -- Cost     O(topics)

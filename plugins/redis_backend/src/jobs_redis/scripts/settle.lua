@@ -1,11 +1,11 @@
--- End reservations. Needs common, removal, queue.
+-- Settle reservations. Needs common, removal, queue.
 --
 -- ARGV     2 owner   3 request   4 time to live of a cancelled job in microseconds
---          5 number of groups of jobs that are simply done, each: topic, count n, n ids, n tokens
+--          5 number of groups of acknowledged jobs, each: topic, count n, n ids, n tokens
 --          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
 --          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
 --          number of follow-ups, and four values a follow-up: see add in queue.lua
--- Result   a letter a settlement, groups first: s(ettled), a(lready, by an earlier sending of this request), - (stale)
+-- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
 -- Cost     O(settlements)
 
 local owner, request, cancelled_ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -19,7 +19,7 @@ although_full()
 local answers = {}
 local function answer(letter) answers[#answers + 1] = letter end
 
--- Simply done: compare tokens, delete. What else may be known of them is looked at only if there is any.
+-- Acknowledge: compare tokens, delete. History, keys, cancellations and followers are looked up only if there are any.
 local function done(topic, ids, tokens)
   local current, gone = redis.call('HMGET', held, unpack(ids)), {}
   for n = 1, #ids do
@@ -82,7 +82,7 @@ local function settle(id, token, topic, from)
   if not record then return end
   local job = parse(record, topic)
   if job.broken then
-    redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record) -- so that it can be browsed
+    redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record) -- a complete record, so that browse can show the job
   end
   if outcome == 'done' then
     finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6])

@@ -1,4 +1,4 @@
--- How a unique key becomes free. Needs common.
+-- Free a job's unique key, if the job still holds it. Needs common.
 
 local function free_key(id, job)
   if job.key == '' or job.scope == 't' then return end

@@ -1,4 +1,4 @@
--- End the wait of an owner: write the key for which its blocking command waits, too. Needs common.
+-- End the wait of an owner: write its own key, on which its blocking command also waits. Needs common.
 --
 -- ARGV     2 owner
 -- Cost     constant

@@ -1,6 +1,6 @@
-"""The connections to Redis: redis-py connects, and then we write and read the protocol, or let redis-py do so.
+"""The connections to Redis: redis-py connects; after that, our own code or redis-py writes and reads the protocol.
 
-docs/transport.md says what ours buys, and how to measure it again.
+docs/transport.md says how much faster our own code is, and how to measure it again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def use_library() -> bool:
 
 
 def open_protocol(connection: Connection, timeout: float) -> RedisProtocol:
-    """Return the protocol on a connection that is open."""
-    found: socket.socket | None = connection._sock  # the only part that the client does not expose
+    """Return the protocol on an open connection."""
+    found: socket.socket | None = connection._sock  # redis-py has no public attribute for it
     assert found is not None
     if use_library():
         return LibraryProtocol(connection, found, timeout)

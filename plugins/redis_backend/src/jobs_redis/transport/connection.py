@@ -1,4 +1,4 @@
-"""One connection to one server: opened on first use, and again after it broke. It never repeats a command by itself."""
+"""One connection to one server: opened on first use, and reopened after it broke. It never repeats a command by itself."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CONNECT_TIMEOUT = 2.0
 """Longest time for making a connection, in seconds."""
 
 COMMAND_TIMEOUT = 4.0
-"""Longest time that a command may take before its connection counts as dead, in seconds; shorter than `enqueue_timeout`."""
+"""Seconds after which the connection of an unanswered command counts as dead; shorter than `enqueue_timeout`."""
 
 SHORTEST = 0.01
-"""Shortest timeout in seconds: to sockets, 0 would mean no timeout at all."""
+"""Shortest timeout in seconds: as a timeout of the kernel, 0 would mean none at all."""
 
 Connect: TypeAlias = Callable[[], Connection]
 
@@ -44,7 +44,7 @@ def connector(target: Target, address: Address | None = None) -> Connect:
 
 
 def _connection(target: Target, address: Address | None) -> Connection:
-    """Return a connector that uses half of the remaining time for the connection, and half for each answer of the handshake."""
+    """Return an unopened connection. Connecting, and each answer of the handshake, may take half of the remaining time."""
     found = addresses(*address, CONNECT_TIMEOUT) if address is not None else ()
     patience = max(SHORTEST, left(math.inf) / 2)
     settings: dict[str, Any] = {
@@ -53,7 +53,7 @@ def _connection(target: Target, address: Address | None) -> Connection:
         "password": target.password,
         "socket_timeout": min(COMMAND_TIMEOUT, patience),
         "socket_connect_timeout": min(CONNECT_TIMEOUT, patience / max(1, len(found))),
-        "retry": Retry(NoBackoff(), 0),  # a write that is repeated silently is a duplicate
+        "retry": Retry(NoBackoff(), 0),  # redis-py must not repeat a command that the server may have executed
         "protocol": 2,
         "client_name": "jobs",
         "driver_info": None,
@@ -68,7 +68,7 @@ def _connection(target: Target, address: Address | None) -> Connection:
 
 
 def _to_master(target: Target) -> Connect:
-    """Ask the sentinels for the master, anew for each connection, and check that it is one."""
+    """Return a function that asks the sentinels for the master at each connect and checks that the server is one."""
 
     def to_sentinel(address: Address) -> Connection:
         patience = max(SHORTEST, left(2 * CONNECT_TIMEOUT) / 2)
@@ -101,7 +101,7 @@ def _to_master(target: Target) -> Connect:
 
 
 class ServerConnection:
-    """A connection that is made when needed. See the module. One thread at a time."""
+    """A connection that opens itself when needed. One thread at a time."""
 
     def __init__(self, connect: Connect, where: str) -> None:
         self.where = where
@@ -114,7 +114,7 @@ class ServerConnection:
         return self._protocol is not None
 
     def connect(self) -> RedisProtocol:
-        """Connect if it is not connected; raise BackendUnavailable or BackendError."""
+        """Connect unless connected; raise BackendUnavailable or BackendError."""
         protocol = self._protocol
         if protocol is None:
             try:
@@ -130,7 +130,7 @@ class ServerConnection:
             connection.connect()
             protocol = open_protocol(connection, COMMAND_TIMEOUT)
         except (redis.RedisError, OSError) as error:
-            raise translated(error, self.where) from None  # the client's error may show more of the URL than it should
+            raise translated(error, self.where) from None  # the client's error may show secrets of the URL
         self._connection, self._protocol = connection, protocol
         return protocol
 
@@ -142,7 +142,7 @@ class ServerConnection:
     # -- commands --------------------------------------------------------------------------------
 
     def call(self, *command: Any, timeout: float | None = None) -> Any:
-        """Send a command and read its reply; `timeout` for one that blocks on the server."""
+        """Send a command and read its reply; `timeout` is for commands that block on the server."""
         self.send(*command)
         return self.read(timeout)
 
@@ -156,12 +156,12 @@ class ServerConnection:
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
-        except BaseException:  # for example a job's timeout: the next command would read this answer
+        except BaseException:  # for example a job's timeout: without this, the next command would read this answer
             self.disconnect()
             raise
 
     def send(self, *command: Any, then: ScriptCall | None = None) -> None:
-        """Send a command, and a script directly after it, without waiting for the replies: `read` and `read_script` do."""
+        """Send a command, and `then` a script, without waiting for the replies, which `read` and `read_script` return."""
         protocol = self._protocol or self.connect()
         try:
             if then is None:
@@ -211,5 +211,5 @@ class ServerConnection:
     # -- for waiting -----------------------------------------------------------------------------
 
     def socket(self) -> socket.socket:
-        """Return the socket, to be watched for the reply of a blocking command."""
+        """Return the socket, so that the caller can wait for the reply of a blocking command."""
         return self._connected().socket

@@ -1,4 +1,4 @@
-"""redis-py's own connection beneath a connection: slower, and free of assumptions about sockets and hiredis."""
+"""The protocol as redis-py writes and reads it: slower than own.py, but without assumptions about sockets and hiredis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .protocol import RedisProtocol
 
 
 class LibraryProtocol(RedisProtocol):
-    """A connection that redis-py writes and reads."""
+    """The protocol, written and read by redis-py."""
 
     __slots__ = ("_connection",)
 

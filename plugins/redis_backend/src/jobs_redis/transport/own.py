@@ -1,8 +1,8 @@
-"""A socket with Redis's protocol: one system call sends a command, one reads its reply.
+"""Redis's protocol on a socket, by our own code: one system call sends a command, one reads its reply.
 
-redis-py connects, authenticates and wraps in TLS. After that its layers cost more than the server's work for an enqueue,
-most of all the poll() before every send and receive, which Python needs for a socket with its own timeout. Here the kernel
-enforces the timeout.
+redis-py connects, authenticates and wraps in TLS. After that, its layers would cost more than the server's work for an
+enqueue. Most of that is the poll() that Python makes before every send and receive on a socket with a timeout. Here, the
+kernel enforces the timeout.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import redis.exceptions
 from .protocol import RedisProtocol
 
 NOTHING = object()
-"""The result while no reply is complete."""
+"""What the parser returns until a reply is complete."""
 
 _pack = hiredis.pack_command
 _BUFFER = 64 * 1024
 
 
 class OwnProtocol(RedisProtocol):
-    """A socket that we read and write. See the module."""
+    """The protocol, written and read by our own code; the module's docstring says why."""
 
     __slots__ = ("_buffer", "_feed", "_gets", "_receive", "_send")
 
@@ -40,7 +40,7 @@ class OwnProtocol(RedisProtocol):
         self._buffer = bytearray(_BUFFER)
 
     def _set_limit(self, limit: float) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):  # its library must not see the kernel's EAGAIN
+        if isinstance(self.socket, ssl.SSLSocket):  # OpenSSL must not see the kernel's EAGAIN
             super()._set_limit(limit)
             return
 
@@ -62,7 +62,7 @@ class OwnProtocol(RedisProtocol):
             raise redis.exceptions.TimeoutError("the server takes nothing") from None
 
     def _send_piece_by_piece(self, rest: memoryview) -> None:
-        """Send in pieces: the system's timeout applies to each call, and each may make little progress."""
+        """Send in pieces, and check the deadline after each: the kernel's timeout applies only to single calls."""
         while rest:
             rest = rest[self.socket.send(rest) :]
             if rest:
@@ -92,7 +92,7 @@ class OwnProtocol(RedisProtocol):
 
 
 def refusal(text: str) -> redis.exceptions.ResponseError:
-    """Return the error for an error reply of the server; of a class of its own if callers have to distinguish it."""
+    """Return the exception for an error reply of the server; its class depends on the code where callers have to know it."""
     word, _, rest = text.partition(" ")
     kind = _REFUSALS.get(word)
     return kind(rest) if kind else redis.exceptions.ResponseError(text)

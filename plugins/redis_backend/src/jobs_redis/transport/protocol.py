@@ -1,4 +1,4 @@
-"""Redis's protocol on a connected socket, whether we write and read it ourselves, or redis-py does."""
+"""The interface of Redis's protocol on a connected socket; own.py and library.py implement it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import redis.exceptions
 from jobs_core.backend_kit import deadline
 
 SLACK = 0.1
-"""Seconds by which a wait may end too early or too late, in exchange for fewer system calls."""
+"""Seconds by which a wait may end too early or too late; saves system calls."""
 
 
 class RedisProtocol(abc.ABC):
-    """The protocol on a socket. See the module. One thread at a time; the socket's owner closes it."""
+    """The protocol on a socket, which its owner closes. One thread at a time."""
 
     __slots__ = ("_limit", "_timeout", "socket")
 
@@ -26,7 +26,7 @@ class RedisProtocol(abc.ABC):
         self._set_limit(timeout)
 
     def _limit_waits(self) -> None:
-        """Set the socket's timeout to the deadline at most. It is set rarely, because setting it is a system call."""
+        """Limit the socket's timeout to the deadline; within SLACK, keep the old value: setting it is a system call."""
         rest = deadline.at - monotonic()
         if rest >= self._timeout:
             if self._limit != self._timeout:
@@ -37,7 +37,7 @@ class RedisProtocol(abc.ABC):
             self._set_limit(rest)
 
     def _set_limit(self, limit: float) -> None:
-        """Set the timeout of each wait of the socket."""
+        """Set the longest time that one call may wait on the socket."""
         self.socket.settimeout(limit)
         self._limit = limit
 
@@ -47,8 +47,8 @@ class RedisProtocol(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> Any:
-        """Return the next reply; raise OSError or a RedisError, which may be the reply."""
+        """Return the next reply; raise OSError, or a RedisError, also for an error reply."""
 
     @abc.abstractmethod
     def readable(self, timeout: float) -> bool:
-        """Return whether something arrives within so many seconds."""
+        """Return whether data arrives within `timeout` seconds."""

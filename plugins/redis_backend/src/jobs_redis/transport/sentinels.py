@@ -1,4 +1,4 @@
-"""Sentinels: ask them for the master, anew for each connection."""
+"""Ask the sentinels for the master, again for each connection."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..errors import code, translated
 
 
 class Sentinels:
-    """The sentinels of a service; `connection` makes one to a sentinel. One thread at a time."""
+    """The sentinels of a service; `connection` connects to one of them. One thread at a time."""
 
     def __init__(self, addresses: Sequence[Address], service: str, where: str, connection: Callable[[Address], Connection]):
         self._addresses = list(addresses)
         self._service, self._where, self._connection = service, where, connection
 
     def master(self) -> Address:
-        """Return the master's address from the first sentinel that knows it; if none does, raise with each one's answer."""
+        """Return the master's address from the first sentinel that knows it; if none does, raise an error with all answers."""
         failures: list[BackendError] = []
         for address in list(self._addresses):
             try:

@@ -17,7 +17,7 @@ from .connection import ServerConnection, connector
 
 
 class Nodes:
-    """A connection to each node in use; runs commands on the node of their key. One thread at a time."""
+    """The connections to the nodes; each command runs on the node of its key. One thread at a time."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -92,7 +92,7 @@ class Nodes:
     # -- commands --------------------------------------------------------------------------------
 
     def run(self, script: Script, base: str, *arguments: Any) -> Any:
-        """Run a script on the store at `base`. A node that no longer has it does not run it: then the new one does."""
+        """Run a script on the store at `base`. If its slot has moved, the old node refuses, and the new node runs it."""
         return self._follow(base, lambda connection: connection.run(script, base, *arguments))
 
     def call(self, *command: Any) -> Any:
@@ -109,11 +109,11 @@ class Nodes:
         except Moved as moved:
             raise BackendUnavailable(f"{self._target.shown}: the nodes do not agree on the owner of a slot: {moved}") from None
         except BackendUnavailable:
-            self.forget()  # it may have failed over: ask again next time
+            self.forget()  # the node may have failed over: ask for the slots again next time
             raise
 
 
 def _address(master: Any, asked: Address) -> Address:
-    """Return a node's address: one that does not know its own has the address that was asked."""
+    """Return a node's address. A node that does not know its own host is at the host that was asked."""
     host = master[0].decode() if master[0] else ""
     return host or asked[0], int(master[1])
