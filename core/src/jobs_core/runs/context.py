@@ -79,9 +79,9 @@ class JobContext:
         return isinstance(self._run.interrupted, JobCancelled)
 
     def is_final(self, error: BaseException) -> bool:
-        """Return whether the job will not run again by itself if `error` ends this run: it becomes a dead letter, or cancelled.
+        """Return whether the job will not run again by itself if `error` ends this run: it becomes dead or cancelled.
 
-        For code around a job that cannot wait for `jobs_job_finished`, which receives the outcome.
+        This is for code around a job that cannot wait for the hook `jobs_job_finished`, which receives the outcome.
         """
         return is_final(self._run, error)
 
@@ -135,7 +135,7 @@ class WorkerInfo(Struct, frozen=True):
 
 
 def current_job() -> JobContext:
-    """Return the job that is running here, in threads, tasks and to_thread; raise RuntimeError outside a job."""
+    """Return the context of the job that runs in this thread, task or `to_thread` call; raise RuntimeError outside a job."""
     run = running.get()
     if run is None:
         raise RuntimeError("current_job() was called outside a job: only code that a worker runs has a current job")

@@ -28,7 +28,7 @@ PLUMBING = (
     str(Path(contextlib.__file__).with_name("asyncio")),
     contextlib.__file__,
 )
-"""Beginnings of the files whose frames lead to a job's own."""
+"""Path prefixes of the files whose frames come before the job's own in a traceback."""
 _HOST = socket.gethostname()
 
 

@@ -1,7 +1,7 @@
 """The outcome of a run: done, retried later, deferred, dead or cancelled.
 
-It is decided here and nowhere else, and once: at the end of the run, by the executor, while the run still counts as going on;
-or by the courier for a run that ends without its executor. All others read `Run.settlement`.
+It is decided only here, and only once. The executor decides it at the end of the run, while the run still counts as
+running; the courier decides it for a run that ends without its executor. All other code reads `Run.settlement`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def decide(run: Run) -> Settlement:
 
 
 def settlement(run: Run) -> Settlement:
-    """Return the settlement of a run that has ended, by its error or value. There is one for every error and every value."""
+    """Return the settlement of a run that has ended, from its error or value. Raises nothing, whatever these are."""
     delivery, on_end = run.delivery, run.policy.on_end
     if run.error is None:
         if not run.store_result and run.followups is None and on_end is None:
@@ -102,9 +102,9 @@ def _judge(run: Run, error: BaseException) -> _Verdict:
 def _cause(run: Run, error: BaseException) -> BaseException:
     """Return the interruption of an interrupted run instead of the error with which it ended.
 
-    The error may be the cancellation of its task, one that a library or Python itself made of the interruption (in a
-    callback from C, during the creation of a class), or a failure of the job's clean-up. A job that wants another
-    outcome raises Retry, Snooze or Discard.
+    That error may be the cancellation of its task, an error into which a library or Python itself turned the
+    interruption (in a callback from C, during the creation of a class), or a failure of the job's clean-up. A job that
+    wants another outcome raises Retry, Snooze or Discard.
     """
     interrupted = run.interrupted
     if interrupted is None or run.unfit or issubclass(type(error), (JobInterrupted, JobSignal)):

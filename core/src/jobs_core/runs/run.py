@@ -44,7 +44,7 @@ class Run:
         self.timeout = policy.timeout if message.timeout is None else (message.timeout or None)
         self.store_result = policy.store_result if message.store_result is None else message.store_result
         self.blob: str | None = None  # the name of the arguments in the payload store
-        self.load: Callable[[Message], Message] | None = None  # fetches them, if that has not happened yet
+        self.load: Callable[[Message], Message] | None = None  # fetches them; None once they are fetched
         self.convert = False  # the arguments are not converted yet, see `Arguments.run_code`
         self.unfit = False  # the arguments could not be converted
         self.started = self.ended = 0.0
@@ -54,7 +54,7 @@ class Run:
         self.failure: Failure | None = None  # the error as text
         self.settlement: Settlement | None = None  # what `outcome` has decided, once the run has ended
         self.interrupted: JobInterrupted | None = None  # the error that the courier wants raised in it
-        self.followups: list[Outgoing | Callable[[], Outgoing]] | None = None  # callable: its times are those of the end
+        self.followups: list[Outgoing | Callable[[], Outgoing]] | None = None  # callable: times count from the end
         self.context: Any = None
         self.slot = -1  # on the scoreboard, from its start until it is settled
         self.task: Any = None  # async: the task to cancel

@@ -1,4 +1,4 @@
-"""The current run: for code that has to know whether a job calls it."""
+"""The current run of a thread or task, for code that has to know whether a job calls it."""
 
 from __future__ import annotations
 

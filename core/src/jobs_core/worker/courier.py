@@ -1,8 +1,8 @@
 """The courier: the one thread of a worker that talks to the backend.
 
 It reserves jobs for the executor, settles finished runs, renews the lease, interrupts overdue runs, and releases jobs
-that have waited too long. The rest of the time it sleeps in the backend. An outage stops none of this: each request
-that was not answered is sent again under the same request id.
+that have waited too long. The rest of the time it sleeps in the backend. During an outage it still collects and
+interrupts runs, and it sends each unanswered request again under the same request id.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ OUTCOME_NAMES = {
 }
 
 FLUSH_PATIENCE = 2.0
-"""Seconds that the end of a worker waits for the deletion of blobs; what is left is cleaned up later."""
+"""Longest time in seconds that a stopping worker waits for the deletion of blobs; the rest are deleted later."""
 
 DUE_SHARE = 0.9
-"""Share of `max_jobs` after which the worker requests a successor, so that it serves before the last job has run."""
+"""Share of `max_jobs` after which the worker requests a successor, which then serves before the last job has run."""
 
 YEAR = 86400.0 * 365
 
@@ -79,10 +79,10 @@ class Courier:
         self.done = self.failed = 0
         self.failure: BaseException | None = None
         self.replace = False  # the worker is to be replaced: a job cannot be interrupted
-        self.abandoned = False  # released jobs are still running: the process has to end at once
+        self.abandoned = False  # jobs that are released or settled still run: the process has to end at once
         self._backend = backend
         self._order = topic_order(settings.topics)
-        self._topics = list(settings.topics)  # as the last request names them
+        self._topics = list(settings.topics)  # in the order of the last request
         self._executor = executor
         self._run_queue: RunQueue = executor.run_queue
         self._decoder = decoder
@@ -98,9 +98,9 @@ class Courier:
         self._lease = Lease(settings.lease, self._run_queue, polls="cancel" in backend.features and not backend.wakes_to_cancel)
         self._next_housekeeping = 0.0
         most = settings.max_jobs
-        self._most = most or sys.maxsize  # jobs that may be reserved
+        self._most = most or sys.maxsize  # largest number of jobs to reserve in all
         self._taken = 0
-        self._due_at = most - max(1, int(most * DUE_SHARE)) if most else -1  # requests a successor at so few left
+        self._due_at = most - max(1, int(most * DUE_SHARE)) if most else -1  # a successor is requested when this many are left
         self._reserve_request: tuple[str, int] | None = None
         self._may_have_work = True
         self._quiet = settings.starts_quiet  # reserves no new jobs
@@ -112,7 +112,7 @@ class Courier:
     # -- from other threads and signal handlers --------------------------------------------------
 
     def start(self) -> None:
-        """Open the backend and begin, on a thread of its own; stop the executor when that thread ends."""
+        """Start the courier's thread, which opens the backend, serves, and stops the executor when it ends."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -120,7 +120,7 @@ class Courier:
         self._backend.interrupt()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Reserve no more jobs, finish those that run, and release those that still run after `timeout` seconds."""
+        """Reserve no more jobs, let running ones finish, and release those still running after `timeout` seconds."""
         self._stop_at = time.monotonic() + (self._settings.stop_timeout if timeout is None else timeout)
         self._stopping = True
         self.wake()
@@ -147,7 +147,7 @@ class Courier:
             self._listener.opened()
             while not self._finished():
                 self._turn()
-        except BackendError as error:  # on opening: trying again would not fix it
+        except BackendError as error:  # raised while opening: a retry would not fix it
             self.failure = error
         except BaseException as error:
             # Jobs that have started and are not settled are charged: one of them may have made the courier fail.
@@ -158,13 +158,13 @@ class Courier:
             self._executor.stop()
             if self._decoder.discarder is not None:
                 self._decoder.discarder.flush(FLUSH_PATIENCE)
-            if self.failure is None or is_sound():  # else the closing call would wait for its answer in vain
+            if self.failure is None or is_sound():  # otherwise `close` would wait for an answer that never comes
                 self._backend.close()
             if self.abandoned:
                 self._listener.abandoned(self.replace)
 
     def _open(self) -> None:
-        """Connect, however long that takes; raise errors that are not an outage."""
+        """Connect, with retries until the worker is stopped; raise any error that is not an outage."""
         while not self._stopping:
             try:
                 self._open_as_owner()
@@ -183,19 +183,19 @@ class Courier:
 
     def _finished(self) -> bool:
         if self._settlements.waiting:
-            # Jobs not settled by then return to their topics when the lease ends, so the worker need not wait forever.
+            # Settlements that cannot be sent are given up 1 s after the stop timeout; the lease then releases their jobs.
             return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
         return self._stopping and not self._reservations.runs
 
     def _turn(self) -> None:
-        """Do everything that there is to do, then sleep."""
+        """Do all work that is due, then sleep until there is more."""
         now = time.monotonic()
         self._collect()
         self._board.beat(self.done, self.failed, len(self._reservations.runs))
         if self._stopping:
             self._wind_up(now)
         neglected = now > self._lease.neglected_at and not self._outage.lasts
-        if not neglected:  # else the heartbeat first reports the reservations that were lost meanwhile
+        if not neglected:  # otherwise the heartbeat comes first: it reports reservations that were lost meanwhile
             self._interrupt_overdue(now)
         if waiting_long := self._reservations.release_waiting(now):
             self._settlements.unsent += waiting_long
@@ -222,7 +222,7 @@ class Courier:
         return False
 
     def _note_outage(self, error: BackendError) -> None:
-        """Note a failed call and try again later, unless this process itself is at fault."""
+        """Note a failed call, to be retried later; raise if this process itself is at fault."""
         require_soundness()
         self._outage.began(error)
         self._board.reach(False)
@@ -238,7 +238,7 @@ class Courier:
             self._beat()
         if keep_house:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
-            # Counted from the end of the call: with slow round trips, there must be time left to wait for jobs.
+            # The interval counts from the end of the call, so that slow round trips leave time to wait for jobs.
             self._next_housekeeping = now if kept.more else time.monotonic() + min(3.0, self._settings.lease / 10)
         if self._run_queue.parked and now <= self._run_queue.leased_until:
             self._run_queue.parked = False
@@ -262,7 +262,7 @@ class Courier:
         self._board.publish()
 
     def _conclude(self, runs: Sequence[Run]) -> None:
-        """Count and log the outcomes of runs that have ended, and settle those that are not settled."""
+        """Count and log the outcomes of runs that have ended, and queue the settlements of those not acknowledged early."""
         unsent: list[Ending] = self._settlements.unsent
         for run in runs:
             settlement = run.settlement or decide(run)  # the executor has decided, if the run ended there
@@ -289,7 +289,7 @@ class Courier:
                 self._board.settled(((settlement, run),))
 
     def _settle(self) -> None:
-        """Send settlements, then wait a moment for more, so that they are sent together."""
+        """Send settlements, then let the next ones collect for SETTLE_INTERVAL seconds, to be sent together."""
         try:
             self._settlements.send()
         finally:
@@ -339,7 +339,7 @@ class Courier:
             self._stop_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
-        """Sleep until jobs are reserved or `timeout` is over; return whether any were. An outage repeats the request later."""
+        """Sleep until jobs are reserved or `timeout` seconds are over; return whether any are. A failed request is repeated."""
         request, limit = self._reserve_request = new_token(), self._room()
         self._topics = self._order()
         began = time.monotonic()
@@ -401,7 +401,7 @@ class Courier:
             self._executor.submit(runs)
 
     def _admit(self, now: float) -> None:
-        """Start suspects and early acknowledged jobs whose turn has come, after the settlements that go first."""
+        """Start suspects and early acknowledged jobs whose turn has come; first send the settlements that must precede them."""
         reservations, settlements = self._reservations, self._settlements
         if self._stopping or not reservations.waiting:
             return
@@ -421,10 +421,10 @@ class Courier:
             self._start(self._reservations.start(acknowledged, now), now)
 
     def _submit_lost(self, now: float) -> None:
-        """Submit runs again that an executor took and never began."""
+        """Resubmit the runs that an executor took and never began."""
         self._executor.upset = False
         lost = self._reservations.lost(now)
-        self._board.settled((None, run) for run in lost)  # some have a place there already
+        self._board.settled((None, run) for run in lost)  # frees the slots that some of them have there
         if lost:
             self._executor.submit(lost)
         if self._reservations.astray:
@@ -451,7 +451,7 @@ class Courier:
             self._be_replaced(now)
 
     def _end_stubborn(self, now: float) -> None:
-        """Stop waiting for runs that have ignored their interruption; only the end of the process ends them."""
+        """Stop waiting for runs that have ignored their interruption: only the end of the process can end them."""
         ended, blocked = self._interruptions.end_stubborn(now)
         self._conclude(ended)
         if ended:
@@ -463,7 +463,7 @@ class Courier:
             self._stop_at = now
 
     def _be_replaced(self, now: float) -> None:
-        """Have this worker replaced, since only its end ends a job that ignores its interruption. Other jobs finish first."""
+        """Have this worker replaced: a job that cannot be interrupted ends only with the process. Other jobs finish first."""
         if not self.replace:
             self.replace = self._stopping = True
             self._stop_at = min(self._stop_at, now + YEAR)
@@ -514,10 +514,10 @@ class Courier:
         now = time.monotonic()
         collect = self._run_queue.looks_at if self._reservations.runs and now < self._run_queue.looks_at else NEVER
         if collect == NEVER:
-            self._run_queue.wake_me()  # before `finished` is checked: a run that finishes is seen there, or wakes
+            self._run_queue.wake_me()  # before `finished` is checked: a run that finishes now is seen there or wakes us
         pause = self._outage.next_try - now
         if pause > 0:
-            time.sleep(min(pause, 0.05))  # no backend to sleep in; stops and finished jobs are checked in between
+            time.sleep(min(pause, 0.05))  # nothing can wake this sleep, so it is short: it delays stops and finished jobs
         elif not (self._run_queue.finished or self._settlements.waiting or self._wants_jobs(now)):
             self._ask(self._sleep_in_backend, collect)
 
@@ -529,12 +529,12 @@ class Courier:
             self._stop_if_drained()
             if not self._stopping:
                 self._reserve_next(timeout)
-                self._may_have_work = True  # or there are none left, which the next reserve will show
+                self._may_have_work = True  # if not, the next reserve call shows it
         elif self._reserve_next(timeout) and self._executor_begins():
             self._backend.wait((), SETTLE_INTERVAL)
 
     def _executor_begins(self) -> bool:
-        """Return whether the executor has just got a job for every slot, and other work can wait until it has begun."""
+        """Return whether the executor has just got a job for every slot, and other work can wait until these have begun."""
         return self._reservations.full and not self._settlements.waiting and time.monotonic() < self._run_queue.looks_at
 
     def _situation(self, collect: float) -> Situation:

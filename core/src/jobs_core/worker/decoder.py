@@ -65,7 +65,7 @@ class Decoder:
             return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}", message)
 
     def _run(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
-        """Return a run whose arguments fit; raise ArgumentError."""
+        """Return a run of a message; raise ArgumentError if its arguments do not fit."""
         args, kwargs = message.args, message.kwargs
         runs_code = job.arguments.run_code
         if runs_code:
@@ -77,7 +77,7 @@ class Decoder:
         return run
 
     def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
-        """Return a run of a packed message. What is in the payload store is fetched by the executor: it may be far away."""
+        """Return a run of a packed message. The executor fetches arguments from the payload store, which may be slow."""
         blob = blob_of(message)
         if blob is None:
             return self._run(delivery, self._payloads.unpacked(message), job)
@@ -104,7 +104,7 @@ class Decoder:
         return decode(delivery.payload, signer=self._signer, topic=delivery.topic, default_job=default_job)
 
     def _expired(self, delivery: Delivery, message: Message, expires_in: float) -> bool:
-        # For signed messages, expiry counts from the producer's signed time too: a recorded message cannot be replayed later.
+        # With signatures, expiry counts from the signed time if that is earlier: a recorded message cannot be replayed later.
         start = min(delivery.pushed_at, message.enqueued_at) if self._signer else delivery.pushed_at
         return delivery.broker_now >= start + expires_in
 
@@ -116,7 +116,7 @@ class Decoder:
         return UnknownJob(f"no job named {name!r} is registered here")  # pragma: no cover - find has just not found it
 
     def _unknown(self, delivery: Delivery, error: Exception, message: Message | None) -> Settlement:
-        """Defer an unknown job for a while, in case a newer worker knows it; then make it a dead letter that says so."""
+        """Defer an unknown job, in case a newer worker knows it; after `unknown_grace` seconds make it a dead letter."""
         *waits, after = (doubled(_FIRST_DEFERRAL, n, _LONGEST_DEFERRAL) for n in range(delivery.deferrals + 1))
         waited = sum(waits)
         if waited >= self._config.unknown_grace:
@@ -138,7 +138,7 @@ class Decoder:
         text = f"{died} died while running this job and no other: it is not run again"
         try:
             message = self._decode(delivery)
-        except Exception:  # it ran before, so a newer worker has written it, or the keys have changed
+        except Exception:  # other workers could read it: they are newer, or have other keys
             message = None
         return self._dead(delivery, Outcome.DEAD, "crashed", text, message)
 

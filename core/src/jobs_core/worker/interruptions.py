@@ -1,9 +1,9 @@
-"""The runs that are to end before they end by themselves: cancelled, overdue, and those that ignore it.
+"""The runs that the courier ends early: cancelled runs, overdue runs, and runs that ignore their interruption.
 
-The rule of timeouts is implemented here only. A run that is ended for its timeout counts as one attempt with that reason,
-whether an interrupt ended it or the end of its process. The run that kept the worker from ending it is charged: in an
-event loop, that may be a different run from the overdue one. The other runs that end with the process return to their
-topics uncharged. Code that holds the interpreter blocks the courier too; then the supervisor applies the same rule
+Within a worker, the rule for timeouts is implemented here only. An overdue run counts as one attempt with the reason
+"timeout", whether an interrupt or the end of its process ended it. If an event loop is blocked, the run that blocks it is
+charged, even if another run is the overdue one. All other runs that end with the process return to their topics
+uncharged. Code that holds the GIL blocks the courier too; then the supervisor applies the same rule
 (`supervisor.housekeeper.timeouts`).
 """
 
@@ -35,7 +35,7 @@ class Interruptions:
         return min(self._reservations.deadlines.next(), self.told[0][0] if self.told else NEVER)
 
     def cancel(self, job_id: str) -> Run | None:
-        """Interrupt a cancelled run; return it if it had not started, and has ended with this."""
+        """Interrupt a cancelled run; if it has not started, withdraw it and return it to be concluded."""
         run = self._reservations.runs.get(job_id)
         if run is None or run.interrupted is not None:
             return None
@@ -52,7 +52,7 @@ class Interruptions:
             self.told.append((time.monotonic() + self._grace, run))
 
     def interrupt_overdue(self, now: float) -> bool:
-        """Interrupt the runs that have exceeded their timeout; return whether one of them can only end with the process."""
+        """Interrupt the runs that have exceeded their timeout; return whether one of them can end only with the process."""
         out_of_reach = False
         deadlines, runs = self._reservations.deadlines, self._reservations.runs
         for run in deadlines.due(now):
@@ -65,9 +65,9 @@ class Interruptions:
         return out_of_reach
 
     def end_stubborn(self, now: float) -> tuple[list[Run], bool]:
-        """End each run that has ignored its interruption for its grace period, whatever its code goes on doing.
+        """Mark as ended each run that has ignored its interruption for its grace period, although its code continues.
 
-        Return the runs that have ended, and whether no other run of this worker can continue.
+        Return the runs that have ended, and True if the event loop is blocked, so that no other run can continue.
         """
         ended: list[Run] = []
         while self.told and self.told[0][0] <= now:
@@ -83,12 +83,12 @@ class Interruptions:
             ended.append(self._end(culprit or run, error, now))
             self._reservations.drop(culprit or run)
             if culprit is not None:
-                ended += self._reservations.drop_decided()  # the blocked loop cannot report its plain functions
+                ended += self._reservations.drop_decided()  # plain functions whose end the blocked loop cannot report
                 return ended, True
         return ended, False
 
     def end_unreachable(self, now: float) -> list[Run]:
-        """End all runs of a worker whose last ones were interrupted and continue where no interrupt reaches them."""
+        """If every remaining run was told to end but no interrupt can reach it, mark all as ended and return them."""
         runs = list(self._reservations.runs.values())
         if any(run.interrupted is None or run.ended or self._executor.can_interrupt(run) for run in runs):
             return []
@@ -99,8 +99,8 @@ class Interruptions:
         return runs
 
     def _end(self, run: Run, error: JobInterrupted, now: float) -> Run:
-        """End a run that continues until the process ends, and note in its history where it was."""
-        if run.settlement is None:  # else it has ended just now
+        """Mark a run as ended, although its code continues until the process ends; note in its history where it was."""
+        if run.settlement is None:  # otherwise it has just ended by itself
             error.__cause__ = JobInterrupted(self._executor.where(run))
             run.error, run.ended = error, now
         return run

@@ -1,4 +1,4 @@
-"""The lock that lets only one worker of a pool on a machine run suspects, so that they cause one death at a time."""
+"""The lock that lets only one worker of a pool on a machine run suspects, so that they kill one worker at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Isolation:
-    """A lock on a file. It ends with the process, and a process that a job forks does not share it."""
+    """A lock on a file. It is released when the process ends, and a process that a job forks does not share it."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path

@@ -14,7 +14,7 @@ class Lease:
 
     def __init__(self, seconds: float, run_queue: RunQueue, *, polls: bool) -> None:
         self.next_beat = 0.0
-        self.neglected_at = 0.0  # past it, the process was suspended, and the next heartbeat may report lost reservations
+        self.neglected_at = 0.0  # later, this process was suspended: the next heartbeat may report lost reservations
         self._seconds = seconds
         self._run_queue = run_queue
         self._polls = polls  # for cancels

@@ -13,7 +13,7 @@ from ..held import Held
 
 
 class Lifespan:
-    """Keeps one async context manager open, on the given event loop or on one of its own in a thread.
+    """An async context manager that is kept open, on the given event loop or on a new one in a thread.
 
     Only the worker's main thread uses it.
     """
@@ -24,13 +24,13 @@ class Lifespan:
         self._own_loop = loop is None
 
     def enter(self) -> None:
-        """Open it. Raises what the manager raises. A loop that is given must not be running yet."""
+        """Enter the context manager; raise any error of it. A given loop must not be running yet."""
         self._loop.run_until_complete(self._held.open())
         if self._own_loop:
             threading.Thread(target=self._loop.run_forever, name="jobs-lifespan", daemon=True).start()
 
     def leave(self) -> None:
-        """Close it, after the last job; what goes wrong is logged."""
+        """Exit the context manager, after the last job; log any error."""
         try:
             if self._own_loop:
                 asyncio.run_coroutine_threadsafe(self._held.close(), self._loop).result()

@@ -1,8 +1,8 @@
 """The output of the supervisor's child processes: log records and prints go to the supervisor's pipes.
 
 Each child sets this up right after its fork. Every record is one write, and stays whole even if a job is interrupted in
-the middle of it. A full pipe makes jobs wait for the supervisor, but delays the courier only briefly, since its
-heartbeats keep the leases.
+the middle of it. A full pipe makes jobs wait for the supervisor. It delays the courier by at most 2 s for each record,
+since heartbeats have to renew the lease.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LONGEST_LINE = 16 * 1024
 """Characters of a printed line; a longer one is cut into several records."""
 
 MOST_PARTIAL = 10_000
-"""Largest number of unfinished lines that are kept; beyond it, the oldest are ended."""
+"""Largest number of unfinished lines that are kept; beyond it, the oldest are logged as they are."""
 
 COURIER = "jobs-courier"
 """Name of the thread that may not wait for the log for longer than COURIER_PATIENCE seconds."""
@@ -54,7 +54,7 @@ class PipeHandler(logs.OwnHandler):
         os.set_blocking(fd, False)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Write a record without the handler's lock, which may not be held where a job can be interrupted, see `_put`."""
+        """Write a record without the handler's lock, which must not be held where a job can be interrupted, see `_put`."""
         if not self.filter(record):
             return False
         self.emit(record)
@@ -99,10 +99,10 @@ class PipeHandler(logs.OwnHandler):
                 return
 
     def _put(self, data: bytes) -> tuple[bytes, bool]:
-        """Write as much as the pipe accepts; return the record if it is not yet begun, and whether nothing is left to write.
+        """Write as much as the pipe accepts; return the record if none of it was written, and whether nothing is left.
 
-        An interruption may not strike between the write and the note of how much was written, nor while the lock is
-        held. It arrives when the signal is unblocked.
+        An interruption must not strike between a write and the update of `_rest`, nor while the lock is held. It arrives
+        when the signal is unblocked.
         """
         assert self.lock
         try:
@@ -219,7 +219,7 @@ def capture(raw_fd: int) -> None:
             stream.flush()
     os.dup2(raw_fd, 1)
     os.dup2(raw_fd, 2)
-    if not isinstance(sys.stdout, Printed):  # modules that a template imported may hold its streams
+    if not isinstance(sys.stdout, Printed):  # else it is the template's, which modules imported there may hold
         sys.stdout = Printed(1, "<stdout>")
     if not isinstance(sys.stderr, Printed):
         sys.stderr = Printed(2, "<stderr>")
@@ -300,7 +300,7 @@ class Printed(io.TextIOBase):
 
 
 class _PrintedBytes(io.RawIOBase):
-    """The binary stream `sys.stdout.buffer`, or that of `sys.stderr`."""
+    """The binary stream under a `Printed`: `sys.stdout.buffer` or `sys.stderr.buffer`."""
 
     def __init__(self, text: Printed) -> None:
         self._text = text

@@ -41,8 +41,8 @@ def prepare(app: App) -> Bootstrapper | None:
     """Import the code that a worker needs: framework, then jobs, then their compiled signatures.
 
     Raises PluginError. Raises LoadError, also for a parameter that no message could fill, and for code that calls
-    sys.exit. A process that an import forks and that returns from the import ends here: it would be a second worker, or
-    template.
+    sys.exit. If an import forks and the child returns from the import, the child ends here: otherwise it would become a
+    second worker or template.
     """
     process = os.getpid()
     try:
@@ -74,7 +74,7 @@ def _prepare(app: App) -> Bootstrapper | None:
 
 
 def _problems(job: AnyJob) -> list[str]:
-    """Return what is wrong with the parameters of a job: no message could fill them, or nothing can be injected."""
+    """Return the problems of a job's parameters: a message cannot fill them, or no provider can inject them."""
     try:
         problems = [str(problem) for problem in job.arguments.problems]
         if job.injections:
@@ -88,7 +88,7 @@ def _problems(job: AnyJob) -> list[str]:
 
 @contextmanager
 def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
-    """Call a framework's plugin or a loader; report any error of it or of the application with the step and the plugin."""
+    """Guard a call of a framework's plugin or a loader: any error becomes one that names the step and the plugin."""
     hook, name = ("jobs_job_loaders", loader) if loader else ("jobs_framework_bootstrappers", app.config.framework or "")
     plugin = app.plugins.provider(hook, name)
 
@@ -103,7 +103,7 @@ def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
 
 
 def _loader(app: App) -> str:
-    """Return the name of the configured loader, else of the framework's own, else of the built-in one."""
+    """Return the name of the loader: the configured one, else the framework's own, else the built-in one."""
     name, framework = app.config.loader, app.config.framework
     if name is None and framework in app.plugins.provided("jobs_job_loaders"):
         name = framework
@@ -111,7 +111,7 @@ def _loader(app: App) -> str:
 
 
 class Worker(Listener):
-    """A worker of one pool. `run` occupies the main thread; the process itself handles signals, see `stop_signals`.
+    """A worker of one pool. `run` occupies the main thread; its caller handles signals, see `stop_signals`.
 
     A job that ignores its timeout ends only with the process, which the listener may restart.
     """
@@ -191,7 +191,7 @@ class Worker(Listener):
 
     @contextmanager
     def _lifespan(self) -> Iterator[None]:
-        """Keep the resources of the application open, if its framework has any that need an event loop."""
+        """Keep the application's resources open that need an event loop, if its framework has any."""
         manager = None
         if self._bootstrapper is not None:
             with _step(self._app, "lifespan"):
@@ -210,7 +210,7 @@ class Worker(Listener):
             lifespan.leave()
 
     def _injected_values(self) -> AbstractContextManager[None]:
-        """Keep what providers make for the whole worker, if a job has injected parameters."""
+        """Keep the injected values that live as long as the worker, if any job has injected parameters."""
         if not any(job.injections for job in self._app.registry):
             return nullcontext()
         from ..injection.resolving import worker_values
@@ -229,7 +229,7 @@ class Worker(Listener):
         self._listener.too_fast(report)
 
     def abandoned(self, replace: bool) -> None:
-        """End the process, since jobs that the courier has abandoned still run in some thread and nothing else ends them."""
+        """End the process: jobs that the courier has abandoned still run on its threads, and nothing else can end them."""
         events.emit(events.WorkerStopped(self.owner, self.courier.done, self.courier.failed))
         logging.shutdown()
         sys.stdout.flush()

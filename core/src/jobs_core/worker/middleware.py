@@ -44,7 +44,7 @@ class Middleware:
         self.silent = not self._started and not self._finished
         """True if no hook listens to runs."""
         self.process = os.getpid()
-        """Process that these runs belong to: a process that a job forks has to end with its job."""
+        """Id of the worker's process: a run that finds itself in another was forked by its job, and ends that process."""
 
     def call(self, run: Run, loops: Callable[[], LoopRunner]) -> Any:
         """Run a plain function and return its value."""

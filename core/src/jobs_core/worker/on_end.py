@@ -1,7 +1,7 @@
-"""`on_done` and `on_dead`: the job that is enqueued in one step with the end of another.
+"""`on_done` and `on_dead`: the job that is enqueued together with the end of another.
 
-It gets facts about that end by name: those of FACTS for which its function has a parameter. A follow-up that cannot be
-made (it is too large, a value does not fit) is logged and left out, because the end of the job itself must be recorded.
+Its function gets the facts about that end for which it has a parameter, see FACTS. A follow-up that cannot be created
+(it is too large, a value does not fit) is logged and left out, because the end of the job itself must be recorded.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from ..runs.run import Run
 logger = logging.getLogger("jobs.worker")
 
 FACTS: Final = ("id", "job", "topic", "reason", "error", "result", "attempt", "args", "kwargs")
-"""What the function can take, as parameters of these names."""
+"""The facts that the function can take, as parameters with these names."""
 
 DEPTH: Final = "jobs-on-end-depth"
-"""The header that counts how many ends led to a job, one after the other."""
+"""The header of a follow-up that holds its place in a chain: 1 for the follow-up of a job that is none itself."""
 
 MAX_DEPTH: Final = 10
-"""Jobs that follow each other by `on_done` and `on_dead`: beyond that, none is enqueued."""
+"""Longest chain of follow-ups of follow-ups; beyond it, none is enqueued."""
 
 
 class Follower(Struct, frozen=True):
-    """A job that follows an end, and the facts that its function takes."""
+    """A job that is enqueued at the end of another, and the facts that its function takes."""
 
     job: AnyJob
     facts: tuple[str, ...]
 
 
 class OnEnd(Struct, frozen=True):
-    """What follows the end of one job's runs in one topic."""
+    """The follow-ups of one job's runs in one topic."""
 
     app: App
     done: Follower | None
     dead: Follower | None
-    configured: bool  # `dead` is that of the topic or of `[defaults]`
+    configured: bool  # `dead` was configured for the topic or in `[defaults]`, not for the job
 
     def of_run(self, run: Run, ending: Settlement) -> Settlement:
         """Return the settlement of a run with the follow-up of its outcome, if it has one."""
@@ -67,7 +67,7 @@ class OnEnd(Struct, frozen=True):
 
 
 def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
-    """Return the policy for the runs of a job, with what follows their ends."""
+    """Return the policy for the runs of a job in a topic, including their follow-ups."""
     rules = policy(job.options, topic, app.config)
     pack = app.payloads.result_packer(encrypts(job.options, topic, app.config))
     if pack is not None:
@@ -77,9 +77,9 @@ def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
 
 
 def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: Settlement) -> Settlement:
-    """Return the settlement of a job that dies without a run with its follow-up, if it has one.
+    """Add the follow-up, if there is one, to the settlement of a job that becomes a dead letter without a run.
 
-    A message that cannot be read and a job that is not known have only that of their topic, or of `[defaults]`.
+    An unreadable message or an unknown job has only the `on_dead` of its topic, or of `[defaults]`.
     """
     job = app.registry.get(message.job or "") if message else None
     named = job.on_dead if job else None
@@ -92,7 +92,7 @@ def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: 
 def _configured(app: App, job: AnyJob | None, topic: str) -> AnyJob | None:
     """Return the job that the configuration names for dead letters of a topic.
 
-    It does not follow itself, nor (see the callers) a job that follows another's end: one failure is told once.
+    This job does not follow itself, nor (the callers check this) any other follow-up: each failure is reported once.
     """
     name = app.config.topic(topic).on_dead
     found = app.registry.get(name) if name else None
@@ -112,7 +112,7 @@ def _facts(job: AnyJob) -> tuple[str, ...]:
 
 
 def _parameters(job: AnyJob) -> list[inspect.Parameter]:
-    """Return the parameters that a message fills in."""
+    """Return the parameters that a message fills in, not those that are injected."""
     return [each for name, each in inspect.signature(job.function).parameters.items() if name not in job.injections]
 
 
@@ -126,7 +126,7 @@ def _is_fact(parameter: inspect.Parameter) -> bool:
 def _made(
     app: App, follower: Follower, delivery: Delivery, message: Message | None, ending: Settlement, run: Run | None = None
 ) -> tuple[Outgoing, ...]:
-    """Return the follow-up as the backend takes it; nothing if it cannot be made."""
+    """Return the follow-up in the form for the backend; an empty tuple if it cannot be created."""
     job = follower.job
     depth = _depth(message) + 1
     try:
@@ -159,9 +159,9 @@ def _all_facts(
         "args": [],
         "kwargs": {},
     }
-    if message and ("args" in wanted or "kwargs" in wanted):  # decoded anew: the job may have changed what it got
+    if message and ("args" in wanted or "kwargs" in wanted):  # decoded again: the job may have changed its arguments
         record = JobRecord(delivery.id, delivery.topic, State.RESERVED, delivery.payload)
-        with contextlib.suppress(PayloadError):  # it is dead because its arguments cannot be read
+        with contextlib.suppress(PayloadError):  # the job may be dead because its arguments cannot be read
             sent = app.read(record)
             facts["args"], facts["kwargs"] = sent.args, sent.kwargs
     return facts
@@ -220,7 +220,7 @@ def _problem(app: App, where: str, job: AnyJob | str) -> str | None:
 
 
 def _circles(app: App) -> list[str]:
-    """Return one line for each job from which `on_done` and `on_dead` lead back to itself, once a circle."""
+    """Return one line for each circle of jobs that follow each other by `on_done` and `on_dead`."""
     following = {job.name: [_found(app, other).name for other in (job.on_done, job.on_dead) if other] for job in app.registry}
     told: set[frozenset[str]] = set()
     lines = []
@@ -238,7 +238,7 @@ def _found(app: App, job: AnyJob | str) -> AnyJob:
 
 
 def _way_back(following: dict[str, list[str]], start: str) -> list[str] | None:
-    """Return the shortest path of names from `start` back to it, without its end; None if there is none."""
+    """Return the names on the shortest path from `start` back to it, with `start` only once; None if there is no path."""
     paths, seen = [[start]], {start}
     for path in paths:
         for after in following.get(path[-1], ()):

@@ -16,8 +16,8 @@ MOST_REASONS = 10
 class Outage:
     """The state of the connection to the backend, and the time of the next try. Only the courier uses it.
 
-    The first worker to reconnect does the housekeeping, and extends the leases of all others by one lease: they have to
-    reconnect within it.
+    The first worker to reconnect does the housekeeping, which extends all other workers' leases by one lease: they have
+    that long to reconnect.
     """
 
     def __init__(self, lease: float = 30.0) -> None:
@@ -25,7 +25,7 @@ class Outage:
         self.lasts = False  # the last call failed
         self.next_try = 0.0  # monotonic; before, no call is made
         self._since = 0.0
-        self._told: set[str] = set()  # reasons already logged: first perhaps a dead server, then a wrong password
+        self._told: set[str] = set()  # reasons already logged: an outage may have several
         self._tries = 0
 
     def began(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""The number of jobs to reserve ahead: as many short jobs as fill AHEAD seconds, one long job a slot."""
+"""The number of jobs to reserve ahead: as many short jobs as fill AHEAD seconds, or one long job per slot."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Prefetch:
             self._mean = mean if self._mean is None else self._mean + _WEIGHT * (mean - self._mean)
 
     def lasts(self, jobs: int) -> float:
-        """Return the seconds that so many jobs are likely to take."""
+        """Return the seconds that this number of jobs will probably take."""
         return jobs * (self._mean or 0.0) / self._slots
 
     def target(self) -> int:
-        """Return the number of jobs that make about AHEAD seconds of work; one a slot, before any job has ended."""
+        """Return the number of jobs that make about AHEAD seconds of work; one per slot before any job has ended."""
         if self._mean is None:
             return self._slots
         ahead = AHEAD * self._slots / max(self._mean, 1e-7)

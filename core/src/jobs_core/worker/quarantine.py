@@ -2,20 +2,20 @@
 
 The rule of suspicion is implemented here only:
 
-- A first death is mostly a kill from outside. The jobs that it interrupted return to their topics and run like any
+- The first death is usually a kill from outside. The jobs that it interrupted return to their topics and run like any
   other job.
 - With r >= 2 deaths a job is a suspect. Suspects run at most ceil(concurrency / 16^(r - 1)) together, in at most one
   worker of a pool at a time, each after a pause that grows with r. No other job waits for them.
 - A worker that dies while it runs suspects is taken to have died of them: the suspects are charged, the jobs beside
   them are not (`supervisor.repair`). So the group that contains the culprit shrinks with every death until the culprit
   runs alone.
-- The pause is for a neighbour that kills workers and is not yet suspected: during the pause it kills a worker that runs
-  no suspect, and is charged itself.
+- The pause exposes a job that kills workers and is not yet a suspect: it kills a worker during the pause, while no
+  suspect runs there, and is charged itself.
 
-Without a supervisor, the jobs that a worker has started are unknown, and all its reservations are charged when its
-lease ends. Such a worker can identify a suspect only if it has reserved no other jobs. When it runs only suspects, it
-starts as many of them as may run together, and for the short time in which a job would kill it, it reserves nothing
-else. Suspects that survive this time delay no other job, including the next suspects.
+Without a supervisor, it is unknown which jobs a dead worker had started, and all its reservations are charged when its
+lease expires. Such a death points to a suspect only if the worker had reserved no other jobs. Therefore an unsupervised
+worker starts suspects when it runs nothing else, as many as may run together, and reserves nothing beside them for the
+short time in which a culprit would kill it. Suspects that survive this time delay no other job, not even other suspects.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .isolation import Isolation
 from .wake_up import NEVER
 
 SUSPECT = 2
-"""Number of a worker's deaths from which on a job is a suspect."""
+"""Number of worker deaths from which a job counts as a suspect."""
 
 PAUSE, LONGEST_PAUSE = 0.5, 2.0
 """Seconds that a suspect waits for each death beyond the first, and the longest wait."""
 
 SOLITUDE = 0.5
-"""Seconds for which an unsupervised worker reserves nothing beside a suspect; no other job waits longer for it."""
+"""Seconds for which an unsupervised worker reserves nothing beside a suspect: the longest time that others wait for it."""
 
 LOOK_AGAIN = 0.25
 """Seconds between two checks whether another worker of the pool has finished its suspects."""
@@ -45,16 +45,13 @@ HOLD_AFTER = 3
 
 
 class Quarantine:
-    """The suspects of one worker, waiting and running: none of its methods is needed while there are none.
-
-    Only the courier uses it.
-    """
+    """The suspects of one worker, waiting and running. Only the courier uses it, and only while there are suspects."""
 
     def __init__(self, concurrency: int, isolation: Isolation, *, watched: bool) -> None:
         self.watched = watched  # a supervisor sees which jobs have started
         self._concurrency = concurrency
         self._isolation = isolation
-        self.waiting: deque[tuple[float, Run]] = deque()  # with the earliest time of each
+        self.waiting: deque[tuple[float, Run]] = deque()  # each with the earliest time of its start
         self.running: dict[str, Run] = {}
         self._alone_until = 0.0
 
@@ -63,7 +60,7 @@ class Quarantine:
         return len(self.waiting)
 
     def concerns(self, run: Run) -> bool:
-        """Return whether a run is a suspect. This matters even if one job runs at a time: earlier ones may not be settled."""
+        """Return whether a run is a suspect. This matters even if one job runs at a time: earlier ones may be unsettled."""
         return run.delivery.redeliveries >= SUSPECT
 
     def add(self, run: Run, now: float) -> None:
@@ -98,11 +95,11 @@ class Quarantine:
         return group
 
     def _most(self, runs: Iterable[Run]) -> int:
-        """Return how many suspects may run together with these."""
+        """Return how many suspects may run at once if these are among them."""
         return min(self.limit(run.delivery.redeliveries) for run in runs)
 
     def limit(self, redeliveries: int) -> int:
-        """Return how many suspects with so many deaths may run together."""
+        """Return how many suspects with this number of deaths may run together."""
         return max(1, math.ceil(self._concurrency / 16.0 ** min(redeliveries - 1, 8)))
 
     def runs_all(self, runs: int) -> bool:

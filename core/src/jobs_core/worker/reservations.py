@@ -20,27 +20,27 @@ from .quarantine import HOLD_AFTER, Quarantine
 from .wake_up import NEVER
 
 LOST_AFTER = 1.0
-"""Seconds until a run that neither queue nor executor has counts as lost; before, an executor may be just moving it."""
+"""Seconds after which a run that is neither in the queue nor in the executor counts as lost, and not as being moved."""
 
 SUSPECT_PAUSE = 0.5
 """Seconds for which a suspect is deferred to other workers: this one has too many, or is unsupervised and busy."""
 
 
 class Reservations:
-    """The reservations of one worker. It asks the executor, and changes nothing there. Only the courier uses it."""
+    """The reservations of one worker. It reads the executor's state but does not change it. Only the courier uses it."""
 
     def __init__(self, executor: Executor, isolation: Isolation | None = None, *, watched: bool = False) -> None:
         self.runs: dict[str, Run] = {}  # given to the executor: pending, running, or finished and not collected
-        self.released = 0  # jobs that were reserved and not run
+        self.released = 0  # number of jobs released, which do not count against `max_jobs`
         self._executor = executor
         self._run_queue = executor.run_queue
         self.deadlines = Deadlines()
-        self._early: deque[Run] = deque()  # acknowledged before they run: they wait here for a free slot
+        self._early: deque[Run] = deque()  # to be acknowledged before they run, once a slot is free
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
-        self._admitted: list[Run] = []  # suspects whose turn has come, once the others are released
-        self._most = LARGEST_BATCH  # at most so many are reserved: where suspects are isolated, no more than may start together
+        self._admitted: list[Run] = []  # suspects to start as soon as the others are released
+        self._most = LARGEST_BATCH  # most jobs to reserve; lower if suspects run alone: as many as may start together
         self._prefetch = Prefetch(executor.concurrency)
-        self._astray: dict[str, tuple[Run, float]] = {}  # runs that neither queue nor executor has, and since when
+        self._astray: dict[str, tuple[Run, float]] = {}  # runs neither in the queue nor in the executor, and since when
 
     # -- how much, and when ------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class Reservations:
         return bool(self._early) or (bool(self._quarantine.running) and self._quarantine.alone(now)) or self.stuck(now)
 
     def stuck(self, now: float) -> bool:
-        """Return whether every slot has been busy with the same job for more than AHEAD, the longest wait of a reserved job."""
+        """Return whether every slot has run the same job for over AHEAD seconds, the longest wait of a reserved job."""
         if not self.full:
             return False
         running = self._executor.started()
@@ -69,14 +69,14 @@ class Reservations:
         return len(self.runs) >= self._executor.concurrency
 
     def next_start(self, now: float) -> float:
-        """Return the monotonic time at which a run may start here without a call that wakes the courier."""
+        """Return the next monotonic time at which a waiting run may be able to start, without an event that tells us."""
         if not self.waiting and not self._quarantine.running and not self._astray:
             return NEVER
         astray = min((since + LOST_AFTER for _, since in self._astray.values()), default=NEVER)
         return min(now + AHEAD if self._early else NEVER, self._quarantine.next(now), astray)
 
     def looks_ahead(self, more: bool) -> float:
-        """Return the seconds after which to look at pending runs: whether they wait long, or more are to be reserved."""
+        """Return the seconds until the next check of pending runs: they may wait too long, or be so few that more fit."""
         pending = len(self._run_queue.pending)
         if not pending:
             return NEVER
@@ -85,12 +85,12 @@ class Reservations:
     # -- in ------------------------------------------------------------------------------------------
 
     def take(self, runs: Iterable[Run], now: float) -> tuple[list[Run], list[Ending]]:
-        """Take in reserved runs; return those that start, and the settlements of those for which there is no place."""
+        """Accept reserved runs; return those that start, and settlements that defer the suspects for which there is no room."""
         self._most = LARGEST_BATCH
         ready: list[Run] = []
         deferred: list[Ending] = []
         for run in runs:
-            if run.policy.acks == "early":  # at most once, even for a suspect: it is acknowledged before anything else
+            if run.policy.acks == "early":  # runs at most once, even if it is a suspect: it is acknowledged first
                 self._early.append(run)
             elif not run.delivery.redeliveries or not self._quarantine.concerns(run):
                 ready.append(run)
@@ -114,7 +114,7 @@ class Reservations:
         return bool(self._early or self._admitted or self._quarantine.waiting)
 
     def early(self, acknowledging: int) -> list[Run]:
-        """Return the jobs to acknowledge now, for which slots are free; so many others are acknowledged and not started."""
+        """Return the jobs to acknowledge now, one per free slot; `acknowledging` jobs, not yet started, need a slot too."""
         free = self._executor.concurrency - len(self.runs) - len(self._admitted) - acknowledging
         return [self._early.popleft() for _ in range(min(free, len(self._early)))]
 
@@ -139,11 +139,11 @@ class Reservations:
         return self.start(admitted, now) if admitted else admitted
 
     def lost(self, now: float) -> list[Run]:
-        """Return runs that an executor took and never began, to be submitted again, if an exception struck in its own code.
+        """Return the runs that an executor took and lost to an exception in its own code; the caller resubmits them.
 
         Such an exception strikes between any two instructions, so it may strike after a run was taken and before it was
-        recorded as going on. The executor cannot know this. The courier can: it is a run that the executor neither has
-        nor has returned.
+        recorded as started. The executor cannot know this. The courier can: the executor neither has the run nor has
+        returned it.
         """
         had = {id(run) for run in (*self._run_queue.pending.copy(), *self._executor.started())}
         nowhere = [run for run in self.runs.values() if id(run) not in had and not run.ended]
@@ -156,13 +156,13 @@ class Reservations:
 
     @property
     def astray(self) -> bool:
-        """Return whether there are runs that may be lost, which is not known yet."""
+        """Return whether some runs may be lost; LOST_AFTER seconds must pass before this is certain."""
         return bool(self._astray)
 
     # -- out -----------------------------------------------------------------------------------------
 
     def collect(self) -> tuple[list[Run], list[Run]]:
-        """Return the runs that have ended: those still reserved by this worker, and those that are no longer."""
+        """Return the runs that have ended: those that this worker still has reserved, and stale ones."""
         finished = self._run_queue.collect()
         ours: list[Run] = []
         stale: list[Run] = []
@@ -202,19 +202,19 @@ class Reservations:
             del self.runs[job_id]
 
     def drop(self, run: Run) -> None:
-        """Forget a run that continues: its outcome will not be reported."""
+        """Forget a run whose code continues: when it ends, it is stale."""
         self.runs.pop(run.delivery.id, None)
         self._quarantine.ended([run])
 
     def drop_decided(self) -> list[Run]:
-        """Remove and return the runs that have ended, even if the executor could not report them."""
+        """Remove and return the runs that have ended, but whose end the executor could not report."""
         runs = [run for run in self.runs.values() if run.settlement is not None]
         for run in runs:
             self.drop(run)
         return runs
 
     def release_waiting(self, now: float) -> list[Ending]:
-        """Release jobs that wait behind jobs that turned out to be long: an idle worker may run them (promise 6)."""
+        """Release jobs that wait behind long ones, so that an idle worker can run them (promise 6)."""
         if (self._run_queue.pending or (self._early and self.runs)) and self.stuck(now):
             return self._release([*self._take_back(), *_all(self._early)])
         return []
@@ -231,7 +231,7 @@ class Reservations:
         return endings
 
     def _take_back(self) -> list[Run]:
-        """Take back all runs that have not started, the last one first, except acknowledged ones: those run here or never."""
+        """Take back all unstarted runs, last first, except acknowledged ones, which no other worker could run."""
         waiting = reversed(self._run_queue.pending.copy())
         return [run for run in waiting if run.policy.acks != "early" and self._unqueue(run)]
 

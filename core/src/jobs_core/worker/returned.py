@@ -1,8 +1,8 @@
-"""The values that a function returns instead of its result, and that have yet to run.
+"""Values that a function returns instead of its result, and whose code has not run yet.
 
 An async function under a decorator that is not async, and a plain function that returns a coroutine, return a value
-that is meant to be awaited. A generator (or a `map`, or a list of coroutines) is never run: that attempt has failed,
-since none of its code has run.
+that is meant to be awaited. A generator (or a `map`, or a list of coroutines) is never run: the attempt fails, because
+none of that code has run.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LAZY = (GeneratorType, AsyncGeneratorType, map, filter, itertools.starmap)
 
 
 async def awaited(run: Run, value: Any) -> Any:
-    """Return the result behind a value, after all awaiting that it needs; raise JobDefinitionError for a generator."""
+    """Await a value until it is no longer awaitable, and return it; raise JobDefinitionError for a generator."""
     while type(value) not in RESULTS and inspect.isawaitable(value):
         value = await value
     return _result(run, value)
 
 
 def in_loop(run: Run, value: Any, loops: Callable[[], LoopRunner]) -> Any:
-    """Return the same result in a plain thread, on an event loop if the value needs one."""
+    """Do the same as `awaited` in a plain thread, on an event loop if the value is awaitable."""
     return loops().run(awaited(run, value), run) if inspect.isawaitable(value) else _result(run, value)
 
 

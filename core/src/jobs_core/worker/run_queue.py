@@ -25,8 +25,8 @@ class RunQueue:
         self._wake = wake
         self.leased_until = NEVER  # monotonic: no run starts later, since its job may then belong to another worker
         self.parked = False  # an executor waits for the lease to be renewed
-        self.looks_at = 0.0  # when the courier will check by itself next, if it has said so
-        self._quiet_until = 0.0  # the courier checks by itself before then; after, the next finish wakes it once
+        self.looks_at = 0.0  # when the courier will check by itself next, as announced by `be_quiet`
+        self._quiet_until = 0.0  # no finish before then wakes the courier; the first one after it does
 
     # -- executors, any thread -------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ class RunQueue:
         self.looks_at = self._quiet_until = until
 
     def wake_me(self) -> None:
-        """Have the next finish wake the courier, which goes to sleep without a time of its own."""
+        """Have the next finish wake the courier, which is about to sleep without having announced its next check."""
         self._quiet_until = 0.0
 
     def collect(self) -> list[Run]:

@@ -1,4 +1,4 @@
-"""The settings of one worker's courier, and the process around the worker as the courier sees it."""
+"""The settings of one worker's courier, and the calls that the courier makes to the process around the worker."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from ..events import JobTooFast
 
 
 class CourierSettings(Struct, frozen=True):
-    """The settings that a courier is given once. Times are in seconds."""
+    """The settings of a courier, which do not change. Times are in seconds."""
 
     topics: Sequence[str] | Mapping[str, int]  # in strict order, or with weights
     lease: float
     stop_timeout: float
     timeout_grace: float = 10.0  # from the interruption of a run until the worker stops waiting for it
-    keeps_house: bool = True  # maintain the backend, since no housekeeper does
+    keeps_house: bool = True  # maintain the backend, because there is no housekeeper
     drain: bool = False  # stop when there are no jobs left
-    max_jobs: int = 0  # stop reserving after so many; 0: never
+    max_jobs: int = 0  # stop reserving after this number; 0: never
     logs_done: bool = False  # a log line for each job that succeeds
     starts_quiet: bool = False  # reserve nothing before `serve`
 
 
 class Listener:
-    """The process around a worker. Its methods are called on the courier's thread; these do nothing."""
+    """The process around a worker. The courier's thread calls its methods, which do nothing unless overridden."""
 
     def opened(self) -> None:
         """Note that the backend is open: the worker serves, or stands by."""
 
     def due(self, why: str) -> None:
-        """Provide a successor: this worker takes no more jobs (soon, for max_jobs) and ends after its last one."""
+        """Provide a successor: this worker stops reserving jobs, at once or soon (`max_jobs`), and ends after its last one."""
 
     def too_fast(self, report: JobTooFast) -> None:
-        """Pass on that a job succeeds sooner than it can have done its work."""
+        """Handle the report of a job that succeeded sooner than it can have done its work."""
 
     def abandoned(self, replace: bool) -> None:
-        """End the process: jobs still run whose end the worker no longer awaits. `replace` asks for a new worker."""
+        """End the process: the worker no longer waits for jobs that still run. `replace` asks for a new worker."""

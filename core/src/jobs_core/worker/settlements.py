@@ -17,18 +17,18 @@ class Settlements:
     """The settlements that the courier has to send, in the order in which they came. Only the courier uses it."""
 
     def __init__(self, backend: Backend, board: Scoreboard = NOWHERE, discarder: Discarder | None = None) -> None:
-        self.unsent: list[Ending] = []  # or sent, and not answered
-        self.acknowledged: list[Run] = []  # early, and the backend has answered: only this worker will start them
+        self.unsent: list[Ending] = []  # not sent yet, or sent and not answered
+        self.acknowledged: list[Run] = []  # early, as the backend has confirmed: only this worker can run them
         self.late: list[Outgoing] = []  # follow-ups of jobs that were acknowledged before they ran
         self._backend = backend
         self._discarder = discarder
         self._board = board
         self._sent: tuple[str, int] | None = None  # the request that is not answered, and how many settlements it has
         self._pushed: tuple[str, int] | None = None  # likewise, of late follow-ups
-        self._unanswered: set[str] = set()  # ids of jobs that are acknowledged early
+        self._unanswered: set[str] = set()  # ids of jobs whose early acknowledgement is not answered
 
     def acknowledge(self, runs: Iterable[Run]) -> None:
-        """Acknowledge jobs before they run. Those that were still reserved, by the backend's answer, are `acknowledged`."""
+        """Acknowledge jobs before they run. `send` moves those that the backend confirms to `acknowledged`."""
         for run in runs:
             self._unanswered.add(run.delivery.id)
             self.unsent.append((Settlement(run.delivery.id, run.delivery.token, Outcome.DONE), run))
@@ -44,7 +44,7 @@ class Settlements:
         return len(self._unanswered) + len(self.acknowledged)
 
     def send(self) -> None:
-        """Send all settlements; first, unchanged, a batch whose reply was lost. Raises the errors of the backend."""
+        """Send all settlements, first of all an unchanged batch whose reply was lost. Raises the errors of the backend."""
         while self.late:
             self._push_late()
         while self.unsent:
@@ -78,7 +78,7 @@ class Settlements:
                         log_stale(run)
 
     def discard_blobs(self, ended: Sequence[Ending]) -> None:
-        """Have the arguments of jobs that are over deleted from the payload store; dead letters keep theirs."""
+        """Have the arguments of finished jobs deleted from the payload store; dead letters keep theirs."""
         if self._discarder is not None:
             over = (Outcome.DONE, Outcome.CANCELLED)
             names = [run.blob for settlement, run in ended if run is not None and run.blob and settlement.outcome in over]
@@ -86,7 +86,7 @@ class Settlements:
                 self._discarder.discard(names)
 
     def _note_acknowledged(self, answers: Sequence[Answer], batch: Sequence[Ending]) -> None:
-        """Find the jobs that were acknowledged early; another worker runs those that it has reserved meanwhile."""
+        """Note which early acknowledgements were accepted; the others are stale, and another worker runs their jobs."""
         for answer, (settlement, run) in zip(answers, batch, strict=True):
             if settlement.id in self._unanswered and run is not None and settlement.outcome is Outcome.DONE:
                 self._unanswered.discard(settlement.id)
@@ -110,7 +110,7 @@ class Settlements:
 
 
 def push_followups(backend: Backend, settlements: Sequence[Settlement], request: str) -> None:
-    """Push follow-ups before the acknowledgement, where the backend cannot commit both together."""
+    """Push follow-ups before the acknowledgement, if the backend cannot commit both together."""
     if "atomic_followups" in backend.features:
         return
     followups = [message for settlement in settlements for message in settlement.followups]

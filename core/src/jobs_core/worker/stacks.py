@@ -1,9 +1,8 @@
-"""The stacks of a process, for a reader outside: USR2 appends them to a file, and so does a crash.
+"""The stacks of a process, in a file that other processes read: USR2 appends them, and so does a crash.
 
-First comes faulthandler's dump of all threads, which nothing in the process can delay. Then, as soon as the main thread
-runs Python code, come the names of the threads and the asyncio tasks of its loop, counted together if they have the
-same stack, and a line `== end`. Jobs notice only a pause of the main thread: system calls continue, and nothing is
-raised.
+First comes faulthandler's dump of all threads, which nothing in the process can delay. As soon as the main thread runs
+Python code, it appends the names of the threads, the asyncio tasks of its loop (grouped by stack, with their number)
+and a line `== end`. Jobs notice only a pause of the main thread: system calls continue, and nothing is raised.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ Place = tuple[CodeType, int]
 
 
 def arm(path: Path) -> None:
-    """Obey USR2, and record crashes, in this file from now on. Called in the main thread; raises OSError.
+    """Start to write stacks to this file on USR2 and on a crash. Called in the main thread; raises OSError.
 
     Once the file exists, USR2 is harmless. Processes that this one forks or executes are not armed.
     """
@@ -54,7 +53,7 @@ _at_fork: list[object] = []
 
 
 def _disarm() -> None:
-    """Disarm a child process: its crash is not its parent's, and USR2 gets its default meaning."""
+    """Disarm a forked child, or this process: crashes are no longer written, and USR2 gets its default action."""
     global _descriptor
     if _descriptor is None:
         return

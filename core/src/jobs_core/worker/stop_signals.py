@@ -1,9 +1,8 @@
 """The signals that stop a worker in the foreground, obeyed at once whatever its main thread is doing.
 
 Python calls a signal's handler in the main thread, between two instructions. If that thread enters a long C call, or
-the wait for the next job, at the very moment at which the signal arrives, the handler runs only when that call ends,
-perhaps never. The number of a signal is therefore also written to a pipe (`signal.set_wakeup_fd`), which a thread
-reads.
+the wait for the next job, just as the signal arrives, the handler runs only when that call ends, perhaps never.
+Therefore Python also writes the number of the signal to a pipe (`signal.set_wakeup_fd`), which a thread reads.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class _Listener:
                     self._obey(number)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Obey a signal that the thread cannot have read: an event loop of the application may have set a pipe of its own."""
+        """Obey a signal that did not reach the thread: an event loop of the application may have set a pipe of its own."""
         try:
             before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             if before == self._writer:
@@ -94,11 +93,11 @@ class _Listener:
 
 
 _listener: _Listener | None = None
-_masks: dict[int, set[int | signal.Signals]] = {}  # by thread that forks: the signals that it had blocked before
+_masks: dict[int, set[int | signal.Signals]] = {}  # forking thread → the signals that it had blocked before
 
 
 def _before_fork() -> None:
-    """Block the signals: one sent to a child that still has our handlers would be written to our pipe."""
+    """Block the signals during a fork: a child that still had our handlers would write its signals to our pipe."""
     if _listener is not None:
         _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 

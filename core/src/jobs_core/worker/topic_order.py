@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 def topic_order(topics: Sequence[str] | Mapping[str, int]) -> Callable[[], list[str]]:
     """Return a function that returns the order for the next reservation.
 
-    With weights, each reservation draws an order anew: a topic comes first with the probability of its share of the
-    weights, and each of the others likewise among those that are left. So every topic gets a share while all have jobs,
-    and the others get what one without jobs leaves. (Weighted sampling without replacement after Efraimidis and
-    Spirakis, Information Processing Letters 97, 2006.)
+    With weights, each reservation draws a new order: a topic comes first with the probability of its share of the
+    weights, and each next place is drawn in the same way among the rest. So each topic gets its share while all have
+    jobs, and the share of an empty topic goes to the others. (Weighted sampling without replacement after Efraimidis
+    and Spirakis, Information Processing Letters 97, 2006.)
     """
     if not isinstance(topics, Mapping):
         strict = list(topics)

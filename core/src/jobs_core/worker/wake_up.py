@@ -18,20 +18,20 @@ class Sleep(enum.Enum):
 
     WAIT = "wait"  # in `Backend.wait`: it reserves nothing
     RESERVE = "reserve"  # in `Backend.reserve_next`, until there are jobs
-    DRAIN = "drain"  # likewise, if jobs are left at all
+    DRAIN = "drain"  # likewise, after a check that jobs are left
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """The facts that decide about the courier's sleep. Times are monotonic seconds."""
+    """The facts that decide where and how long the courier sleeps. Times are monotonic seconds."""
 
     now: float
     heartbeat: float  # when the next one is due
     interruption: float = NEVER  # when the first run may exceed its timeout, or its grace period
-    start: float = NEVER  # when a run may start here without a call that wakes the courier
+    start: float = NEVER  # when a waiting run may be able to start, without an event that wakes the courier
     housekeeping: float = NEVER
     poll: float = NEVER  # when to ask for cancels
     stop: float = NEVER  # when to stop waiting for running jobs
-    collect: float = NEVER  # when finished runs are collected; before, none of them wakes the courier
+    collect: float = NEVER  # when finished runs are collected; until then, none of them wakes the courier
     ahead: float = NEVER  # seconds after which to look at the jobs that wait for a slot
     full: bool = False  # every slot has a job
     more: bool = False  # the backend may have more jobs than the last call returned
@@ -42,12 +42,12 @@ class Situation(Struct, frozen=True, kw_only=True):
 def next_wake_up(s: Situation) -> tuple[Sleep, float]:
     """Return where the courier sleeps, and for how many seconds unless something wakes it.
 
-    This may be 0: where a round trip takes longer than the pause between heartbeats there is never any time left, and
-    only this wait reports new jobs.
+    The seconds may be 0: if a round trip takes longer than the interval between heartbeats, there is never any time left
+    to sleep, but only this wait reports new jobs.
     """
     until = min(s.heartbeat, s.interruption, s.start, s.housekeeping, s.poll, s.stop, s.collect, s.now + s.ahead)
     timeout = max(0.0, min(LONGEST_SLEEP, until - s.now))
-    # Most jobs are short: if every slot has just got one, a job that arrives meanwhile suits another worker.
+    # Most jobs are short: if every slot has just got one, leave new jobs to other workers until those are collected.
     soon_free = s.full and s.now < s.collect < NEVER
     if s.more or not s.can_reserve or soon_free:
         return Sleep.WAIT, timeout

@@ -29,11 +29,11 @@ from .steps import conclude, convert, end_fork, load, own_decimal_context, run_i
 logger = logging.getLogger("jobs.worker")
 
 PLAIN_THREADS = 32
-"""Largest number of threads for plain functions among async ones."""
+"""Largest number of threads for the plain functions beside async ones."""
 
 
 class SharedLoop(LoopRunner):
-    """The executor's loop, for awaitables that plain functions return; the thread of the function waits meanwhile."""
+    """The executor's loop, for awaitables that plain functions return; the function's thread waits for them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class AsyncExecutor(Executor):
         end_loop(self._loop)
 
     def _go_on(self, serving: asyncio.Task[None]) -> bool:
-        """Run the loop, which all jobs share, until `serving` is done; return False if a job's code stopped it before."""
+        """Run the loop, which all jobs share, until `serving` is done; return False if a job's code stopped it earlier."""
         try:
             self._loop.run_until_complete(serving)
             return True
@@ -99,7 +99,7 @@ class AsyncExecutor(Executor):
         return False
 
     def _noted(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log an error that a callback raised, and recover: it may be a callback of ours that did not reach its first line."""
+        """Log an error that a callback raised, and recover: the callback may be ours, interrupted before its first line."""
         loop.default_exception_handler(context)
         if "handle" in context:
             self._recover()
@@ -111,7 +111,7 @@ class AsyncExecutor(Executor):
             await asyncio.sleep(0.005)
 
     def _start_pending(self) -> None:
-        """Make tasks of pending runs, as far as there are free slots; runs in the loop."""
+        """Start pending runs as tasks while slots are free. Called in the loop."""
         try:
             self._make_tasks()
         except BaseException as error:  # raised by a signal handler: the loop would log it and forget the pending runs
@@ -148,7 +148,7 @@ class AsyncExecutor(Executor):
             current[run.delivery.id] = run
             task = asyncio.Task(self._run(run), loop=loop)  # not made by the loop: a job may have set another task factory
             task.add_done_callback(functools.partial(self._ended, run))
-            run.task = task  # last, so that an error raised before shows that the run has not begun
+            run.task = task  # last: if an error is raised before, `_recover` sees that the run has not begun
 
     async def _run(self, run: Run) -> None:
         """Run one job in its task, in a context of its own. Raise no error: asyncio would end the loop for some of them."""
@@ -188,7 +188,7 @@ class AsyncExecutor(Executor):
         await asyncio.wrap_future(self._threads.submit(context.run, self._run_in_thread, run), loop=self._loop)
 
     def _run_in_thread(self, run: Run) -> None:
-        """Run a plain function to its end; a loop that another job blocks adds nothing to its time."""
+        """Run a plain function to its end; the time that another job blocks the loop does not count as its own."""
         run.started = time.monotonic()
         run_in_thread(run, self.middleware, lambda: SharedLoop(self._loop))
         if run.settlement is None:
@@ -205,7 +205,7 @@ class AsyncExecutor(Executor):
                 self.run_queue.finish(run)
                 self._current.pop(run.delivery.id, None)
                 run.task = None  # else a reference cycle with the exception's frames
-        except BaseException as error:  # raised by a signal handler; this is repeated, and a second `finish` does no harm
+        except BaseException as error:  # raised by a signal handler; `_recover` repeats this, and a second `finish` is harmless
             self.outlive(None, error)
             self._recover()
             return

@@ -31,7 +31,7 @@ class Executor(abc.ABC):
         self.run_queue = run_queue
         self.middleware = middleware
         self.concurrency = concurrency
-        self.upset = False  # our own code was interrupted by an exception; the run being taken then may be forgotten
+        self.upset = False  # an exception interrupted our own code: a run that was just being taken may be lost
 
     @abc.abstractmethod
     def main(self) -> None:
@@ -43,7 +43,7 @@ class Executor(abc.ABC):
         return None
 
     def close(self) -> None:  # noqa: B027 - most executors leave nothing open
-        """Release what outlasts `main`. Called by: the main thread, once, after `main`."""
+        """Release the resources that outlast `main`. Called by: the main thread, once, after `main`."""
 
     @abc.abstractmethod
     def submit(self, runs: Sequence[Run]) -> None:
@@ -54,7 +54,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
-        """Raise `error` inside a run that is going on. Called by: the courier. Blocks: never.
+        """Raise `error` inside a run that has started. Called by: the courier. Blocks: never.
 
         A run that has ended meanwhile is left alone; a run that ignores the error continues.
         """
@@ -64,9 +64,9 @@ class Executor(abc.ABC):
         """Return whether `interrupt` can end this run; if it cannot, the courier has the worker replaced."""
 
     def holder(self, run: Run) -> Run | None:
-        """Return the run that blocks all runs here, among them an interrupted `run` that does not end.
+        """Return the run that blocks this executor, and with it an interrupted `run` that does not end: often `run` itself.
 
-        None means that only `run` ignores its interruption. Called by: the courier. Blocks: never.
+        None means that `run` ignores its interruption without blocking others. Called by: the courier. Blocks: never.
         """
         return None
 
@@ -99,7 +99,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def started(self) -> list[Run]:
-        """Return the runs that are going on. Called by: the courier. Blocks: never."""
+        """Return the runs that have started and not ended. Called by: the courier. Blocks: never."""
 
 
 def stack_of(thread: int) -> str:

@@ -1,7 +1,7 @@
 """The event loop of a plain thread: async functions run on it one after the other, isolated from each other.
 
 The loop is kept from run to run, since applications keep connections in it. Anything else that a run leaves there would
-continue in the middle of a later run; it is ended while the time still counts as the run's own.
+continue in the middle of a later run. It is ended before the run ends, and the time that this takes is the run's.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TURNS = 20
 _MACHINERY = frozenset(
     {"asyncio", "concurrent", "contextlib", "selectors", "socket", "threading", "uvloop", "weakref", "_weakrefset"}
 )
-"""Packages whose code a loop runs by itself, in between the application's code."""
+"""Packages whose code a loop runs on its own account, between pieces of the application's code."""
 
 ROUNDS = 3
-"""Number of times that a loop is cleaned up before it is closed, if ending one thing starts another."""
+"""Largest number of times that a loop is cleaned up before it is closed: ending one thing may start another."""
 
 
 async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """Return the value or error of a coroutine past its task: some errors end the loop or hang it (a raising `__class__`)."""
+    """Return the value or error of a coroutine. Raised in its task, some errors end or hang the loop (a bad `__class__`)."""
     try:
         return await coroutine, None
     except BaseException as error:
@@ -46,17 +46,17 @@ async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseExcepti
 
 
 def end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Close a loop that does not run, after its generators, regardless of a task factory that a job has set."""
+    """Close a loop's generators, then the loop, which must not be running; a task factory set by a job has no effect."""
     loop.run_until_complete(asyncio.Task(loop.shutdown_asyncgens(), loop=loop))
     loop.close()
 
 
 class Traces:
-    """The changes that a run makes to its loop that may outlast it, and the means to undo them.
+    """The changes by a run to its loop that may outlast the run, and the means to undo them.
 
     Noting a change costs only the runs that make one. The loop's methods are replaced by ones that note their calls,
-    whichever loop the application's policy has made. Only asyncio's private attributes show the callbacks that are due
-    and the generators; other loops lack these attributes.
+    for any kind of loop that the application's policy creates. The callbacks that are due and the generators can only be
+    read from asyncio's private attributes, which other kinds of loop lack.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -65,7 +65,7 @@ class Traces:
         self.due: Any = getattr(loop, "_ready", ())
         self.generators: Any = getattr(loop, "_asyncgens", ())
         self.loop = loop
-        self._timers: weakref.WeakValueDictionary[int, asyncio.TimerHandle] = weakref.WeakValueDictionary()  # some are equal
+        self._timers: weakref.WeakValueDictionary[int, asyncio.TimerHandle] = weakref.WeakValueDictionary()  # by id
         self._calls: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
         self._undo: dict[object, Callable[[], str]] = {}  # each returns the name of what it has ended, or ""
         self._told: set[str] = set()  # timers already reported: libraries leave the same ones in every run
@@ -129,7 +129,7 @@ class Traces:
         def end() -> str:
             with contextlib.suppress(RuntimeError, ValueError, OSError):  # a connection owns it by now, or it is closed
                 if remove(fd) is not False:  # None: uvloop does not say
-                    self.spoilt = True  # a library that watches a file of its own sets this up once for each loop
+                    self.spoilt = True  # a library that set up this watch once for this loop needs a new loop now
                     return f"a {kind} of a file"
             return ""
 
@@ -149,7 +149,7 @@ class Traces:
                 with contextlib.suppress(ValueError, OSError):  # closed meanwhile
                     signal.set_wakeup_fd(wakes)
             elif left:
-                self.spoilt = True  # uvloop removes handlers only while it runs; it sets its own wake-up descriptor back
+                self.spoilt = True  # uvloop removes handlers only while it runs, and restores the wake-up descriptor
             signal.signal(sig, handler)
             return f"a handler of {signal.Signals(sig).name}" if left else ""
 
@@ -174,7 +174,7 @@ class Traces:
         return self.made or bool(self.due) or bool(self.generators) or factory != self.make_task
 
     def end(self) -> list[str]:
-        """End all that can be ended at once, and return the names. Tasks and generators have ended before."""
+        """End everything that can end at once, and return its names. Tasks and generators have already ended."""
         self.made = False
         self.loop.set_task_factory(self.make_task)
         left = [each for undo in list(self._undo.values()) if (each := undo())]
@@ -199,7 +199,7 @@ class Traces:
         return left
 
     def forget_due(self) -> None:
-        """Drop callbacks that a thread left behind by a run has added to the loop since."""
+        """Drop callbacks that leftover threads of earlier runs have added to the loop since the last run."""
         for handle in list(self.due):
             handle.cancel()
 
@@ -215,13 +215,13 @@ class Place(Enum):
 
 
 class _Going:
-    """The run that is going on in a loop, with its task."""
+    """The run that a loop is running, with its task."""
 
     def __init__(self, run: Run, task: asyncio.Future[Any]) -> None:
         self.run = run
         self.task = task
-        self.asked = False  # the loop was asked to cancel it at its next turn
-        self.told = False  # the task was told of its interruption; told only once, since it may be cleaning up
+        self.asked = False  # the loop was asked to cancel the task in its next turn
+        self.told = False  # the task was cancelled; only once, since it may be cleaning up
 
     def cancel(self) -> None:
         if not self.told:
@@ -259,7 +259,7 @@ class LoopRunner:
             traces.forget_due()
         task = asyncio.Task(carried(coroutine), loop=loop)
         going = self._going = _Going(run, task)
-        if run.interrupted is not None:  # by another thread, which had nothing to cancel yet
+        if run.interrupted is not None:  # by another thread, before there was a task to cancel
             going.cancel()
         try:
             value, error = loop.run_until_complete(task)
@@ -276,7 +276,7 @@ class LoopRunner:
                 self._tidy(loop, traces, run)
 
     def cancel(self, run: Run) -> bool:
-        """Cancel the awaiting code of `run`, if that run is still going on here; return whether this is the first request.
+        """Cancel the task of `run`, if it is still running here; return whether this is the first request.
 
         Called by: any thread, signal handlers.
         """
@@ -292,8 +292,8 @@ class LoopRunner:
         """Return which code a signal interrupted at `frame`. Called by: signal handlers of the loop's thread.
 
         An exception raised in the loop itself may lose a callback, and the loop would wait for it forever. An exception
-        raised ELSEWHERE ends there, and the run is not told. An exception raised in the run's own task may skip the end
-        of an inner function.
+        raised ELSEWHERE does not reach the run. An exception raised in the run's own task may skip the clean-up of an
+        inner function.
         """
         going, loop = self._going, self._loop
         if going is None or going.run is not run or loop is None:
@@ -312,15 +312,15 @@ class LoopRunner:
         return Place.BETWEEN
 
     def has(self, run: Run) -> bool:
-        """Return whether `run` is going on here. Called by: signal handlers of the loop's thread."""
+        """Return whether `run` is still running here. Called by: signal handlers of the loop's thread."""
         return self._going is not None and self._going.run is run and not self._going.task.done()
 
     def has_told(self, run: Run) -> bool:
-        """Return whether `run` has learned of its interruption here."""
+        """Return whether the task of `run` in this loop was told of its interruption."""
         return self._going is not None and self._going.run is run and self._going.told
 
     def tell(self, run: Run) -> None:
-        """Note that `run` learns of its interruption in another way, and must not be cancelled."""
+        """Note that an exception tells `run` of its interruption, so its task must not be cancelled too."""
         if self._going is not None and self._going.run is run:
             self._going.told = True
 
@@ -347,7 +347,7 @@ class LoopRunner:
                 events.emit(events.LeftBehind(run.delivery.id, run.job.name, run.delivery.topic, left, not tidy))
 
     def _end_tasks(self, loop: asyncio.AbstractEventLoop, traces: Traces, left: list[str]) -> bool:
-        """Cancel tasks and close generators; return False if some continue."""
+        """Cancel tasks and close generators; return False if some have not ended after CANCEL_PATIENCE seconds."""
         tasks = asyncio.all_tasks(loop)
         left += sorted("asyncio task " + boundary.text_of(task.get_name(), 100) for task in tasks)
         for task in tasks:

@@ -1,4 +1,4 @@
-"""The threads for plain functions beside an event loop. An exception thrown into an idle thread costs no function its run."""
+"""The threads for plain functions beside an event loop. An exception thrown into an idle thread loses no function call."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 class PlainThreads:
     """A pool of a limited number of threads, started as they are needed.
 
-    The threads of a ThreadPoolExecutor wait for the function itself. An exception that leftover code throws into such a
-    thread (libraries that time out threads do this) is raised when the thread has just received the next function,
-    which is then lost. These threads wait to be woken instead.
+    The threads of a ThreadPoolExecutor wait in the call that returns the next function. An exception that leftover code
+    throws into such a thread (libraries that time out threads do this) is raised just after that call, and the function
+    is lost. The threads here wait for a wake-up instead, and fetch the function afterwards.
     """
 
     def __init__(self, most: int, on_error: Callable[[BaseException], object]) -> None:
@@ -51,7 +51,7 @@ class PlainThreads:
             try:
                 self._serve()
             except BaseException as error:
-                self._wake_ups.put(None)  # it may have struck after a wake-up, and no other thread would run that function
+                self._wake_ups.put(None)  # the error may have used one up; without it, a function would never be called
                 self._on_error(error)
 
     def _serve(self) -> None:

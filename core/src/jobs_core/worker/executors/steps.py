@@ -1,4 +1,4 @@
-"""The steps of one run, which all executors take: convert, tell, call, decide, tell, forget."""
+"""The steps of one run, the same in all executors: convert, tell listeners, call, decide, tell listeners, forget objects."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def own_decimal_context() -> Callable[[], None] | None:
-    """Return a function that each run of this thread calls first to get a decimal context of its own; None if not needed.
+    """Return a function that gives each run of this thread a decimal context of its own; None if none is needed.
 
     Each run has its own context variables. The decimal context is one of them, but it is an object that is changed in
-    place. If this thread has one, its runs need copies; if not, each run makes its own, and this costs it nothing.
+    place. If this thread has one, each run needs a copy. If not, decimal creates one per run, without a cost here.
     """
     if any(variable.name == "decimal_context" for variable in contextvars.copy_context()):
         import decimal
@@ -65,7 +65,7 @@ def run_in_thread(run: Run, middleware: Middleware, loops: Callable[[], LoopRunn
 
 
 def convert(run: Run) -> None:
-    """Convert the arguments, where that runs the application's code; raise ArgumentError, or the error of that code."""
+    """Convert arguments whose conversion runs the application's code; raise ArgumentError, or the error of that code."""
     if run.load is not None:
         load(run, run.load)
     try:
@@ -86,7 +86,7 @@ def load(run: Run, fetch: Callable[[Message], Message]) -> None:
 
 
 def end_fork(run: Run) -> NoReturn:
-    """End a process that a job forked and that returned from the job: the queue and the jobs in it belong to its parent.
+    """End this process, which a job has forked and which has returned from the job: all other jobs belong to its parent.
 
     Otherwise it would run the waiting jobs a second time.
     """
@@ -107,7 +107,7 @@ def end_fork(run: Run) -> NoReturn:
 def conclude(run: Run, middleware: Middleware) -> None:
     """Decide the outcome of a run that has ended, tell listeners, and drop the application's objects.
 
-    All code of the application's objects runs here, while the run counts as going on. Its time and its errors are
+    All code of the application's objects runs here, while the run still counts as running. Its time and its errors are
     charged to the run, and the courier never touches these objects.
     """
     run.ended = time.monotonic()  # before the follow-ups are read: a later `enqueue` sees it and raises

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 AGAIN = 0.005
-"""Seconds until an interruption is tried again if it came where it must not raise: in our own code, or in an event loop."""
+"""Seconds until an interruption is retried that came where it must not raise: in our own code, or in an event loop."""
 
 PATIENCE = 50
 """Attempts after which an event loop that makes no progress is assumed to be blocked by a callback in C."""
 
 WAITS = 5
-"""Attempts that find the thread at the same instruction, after which it is taken to wait there."""
+"""Number of successive attempts that find the thread at one instruction, after which it is assumed to wait there."""
 
 
 class SyncExecutor(Executor):
@@ -71,7 +71,7 @@ class SyncExecutor(Executor):
                 self._loop.close()
 
     def _served(self) -> bool:
-        """Serve to the end; return False if code that a job left behind raised an exception here."""
+        """Serve until stopped; return False if code that a job left behind raised an exception here."""
         try:
             self._serve()
             return True
@@ -149,9 +149,9 @@ class SyncExecutor(Executor):
             raise run.interrupted
 
     def _waits_at(self, run: Run, frame: FrameType | None) -> bool:
-        """Return whether the last attempts have all found the thread at this instruction, where it has hardly run since.
+        """Return whether the last WAITS attempts found the thread at this instruction, with hardly any CPU time in between.
 
-        Two of them do not show it: the thread may not have had a processor in between.
+        Two attempts would not prove that it waits: the thread may not have been scheduled in between.
         """
         place, cpu = (run, frame and frame.f_code, frame and frame.f_lasti), time.thread_time()
         known, since, times = self._found_at
@@ -166,11 +166,11 @@ class SyncExecutor(Executor):
         from .loops import guest  # late import, as in _own_loop
 
         if self._guest is None or not (self._guest.has(run) or self._guest.has_told(run)):
-            self._guest = guest(run, frame)  # not anew once it was told: asyncio may be closing the loop
+            self._guest = guest(run, frame)  # kept once its task was told: asyncio may be closing the loop
         return self._guest or self._loop
 
     def _strikes(self, loop: LoopRunner | None, run: Run, frame: FrameType | None) -> bool:
-        """Return whether to raise here. Code in an event loop is cancelled first, and raised in only if it blocks the loop."""
+        """Return whether to raise here. A task in an event loop is cancelled first; only code that blocks the loop raises."""
         if loop is None:
             return True
         from .loops import Place  # late import, as in _own_loop
@@ -188,14 +188,14 @@ class SyncExecutor(Executor):
         return held_up and (place is not Place.BETWEEN or self._attempts > PATIENCE)
 
     def _insist(self, run: Run) -> None:
-        """Send the signal again and again until it has struck."""
+        """Keep sending the signal until it has raised inside the run, or the run has ended."""
         self._attempts += 1
         if self._insists_on is not run:
             self._insists_on, self._attempts = run, 0
             _thread.start_new_thread(self._send_again, (run,))  # the main thread may be inside `threading` itself
 
     def _send_again(self, run: Run) -> None:
-        """Send the signal again and again, each time only after the last one has arrived: a busy machine may take long."""
+        """Keep sending the signal, each time after the last one has arrived (or PATIENCE waits): a busy machine is slow."""
         arrived, waited = -1, 0
         while self._interruptible is run:
             time.sleep(AGAIN)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ThreadsExecutor(Executor):
-    """An executor with a fixed number of threads. It can interrupt only awaiting code."""
+    """An executor with a fixed number of threads. It can interrupt only async jobs, where they await."""
 
     def __init__(self, run_queue: RunQueue, middleware: Middleware, concurrency: int, board: Scoreboard = NOWHERE) -> None:
         super().__init__(run_queue, middleware, concurrency, board)
@@ -50,7 +50,7 @@ class ThreadsExecutor(Executor):
             pass
 
     def _served(self) -> bool:
-        """Serve to the end; return False if code that a job left behind raised an exception here."""
+        """Serve until stopped; return False if code that a job left behind raised an exception here."""
         try:
             self._serve()
             return True
