@@ -1,8 +1,7 @@
-"""RabbitMQ as the queue of `jobs`: `backend = "amqp://localhost"`.
+"""RabbitMQ as the backend of `jobs`: `backend = "amqp://localhost"`.
 
-Pushes are confirmed, jobs are acknowledged after they ran, and a job that has to run later is published as a confirmed
-copy: nothing is lost, and features that RabbitMQ cannot support are left out of `features`. topology.py describes the
-queues.
+No job is lost: pushes are confirmed, jobs are acknowledged after they ran, and a job that has to run later is published as
+a confirmed copy. `features` leaves out what RabbitMQ cannot support. topology.py describes the queues.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from .url import Target
 
 OLDEST = (3, 10)
 CONSUMER_TIMEOUT = 1800.0
-"""The default of brokers since 3.8.17, in seconds."""
+"""The broker's default since RabbitMQ 3.8.17, in seconds."""
 
 
 def advice(target: Target, options: BackendOptions, connection: BrokerConnection) -> list[str]:
@@ -33,10 +33,10 @@ def _version(connection: BrokerConnection) -> Iterator[str]:
 def _consumer_timeout(target: Target, options: BackendOptions, connection: BrokerConnection) -> Iterator[str]:
     """Check the consumer timeout.
 
-    A client cannot ask a broker for it: the default is assumed, unless the URL states the value.
+    A client cannot ask the broker for its value: the default is assumed, unless the URL states another.
     """
     if version(connection) >= OWN_CONSUMER_TIMEOUT and target.queues == "quorum" and target.consumer_timeout is None:
-        return  # our queues set it themselves
+        return  # our queues set their own consumer timeout
     limit = CONSUMER_TIMEOUT if target.consumer_timeout is None else target.consumer_timeout
     longest = options.longest_run()
     if longest is not None and longest < limit:

@@ -1,4 +1,4 @@
-"""The connection as the core sees it: two connections to RabbitMQ, one for deliveries and one for publishing."""
+"""The backend: two connections to RabbitMQ, one for deliveries and one for publishing."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from .url import Target
 logger = logging.getLogger("jobs.rabbitmq")
 
 AHEAD = 0.050
-"""Seconds for which a worker may do nothing but wait for its jobs before it releases the messages delivered ahead."""
+"""Seconds for which a worker may only wait for its running jobs before it releases the messages delivered ahead."""
 
 FEW, LONGER = 8, 0.25
-"""The same if more than a few are delivered ahead, because jobs are short: starting again costs more than they do."""
+"""With more than FEW messages delivered ahead, this many seconds: the jobs are short, and subscribing again costs more."""
 
 PUBLISHERS_HEARTBEAT = 60
-"""Seconds. A worker's connection for publishing holds no jobs, and its next use finds out whether it is alive.
+"""Seconds; longer than for deliveries, because a dead connection for publishing loses no jobs and is noticed at its next use.
 
-Beside a job that holds the interpreter there is time for few heartbeats: they are for the connection that holds jobs.
+While a job holds the interpreter, there is time for few heartbeats; the connection that holds jobs needs them more.
 """
 
 IDLE = 60.0
 """Seconds after which a producer's unused connection is replaced."""
 
 FULL = 2.0
-"""Seconds of refusals after which a queue counts as full, or without a leader."""
+"""Seconds of refusals after which a queue counts as full or leaderless."""
 
 FIRST_PAUSE = 0.05
-"""Seconds before the second try; doubled each time."""
+"""Seconds before the second try to publish; doubled after each further try."""
 
 CALM = 0.2
-"""Seconds after which an idle worker is told of suspects, too."""
+"""Seconds without a job after which an idle worker subscribes to suspects, too."""
 
 REMEMBERED_PUSHES = 64
 
@@ -73,13 +73,13 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._unacked = Unacked()
         self._suspects = Suspects(self._unacked)
         self._consumer: Consumer | None = None
-        self._expected = sys.maxsize  # most jobs that will still be reserved
+        self._expected = sys.maxsize  # at most this many jobs will still be reserved
         self._generation = 0
         self._exceptional = Exceptional(self._unacked, self._republisher, self._topology, self._publish)
-        self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids that are in the queue
+        self._pushes: OrderedDict[str, set[str]] = OrderedDict()  # request → ids of its messages that are already in a queue
         self._as_it_comes = self._more_may_have_come = False  # see reserve_next
         self._reserved: tuple[str, list[int]] = "", []  # the last request, and the tokens of its jobs
-        self._settled: tuple[str, set[object]] = "", set()  # likewise, and the tokens that it settled
+        self._settled: tuple[str, set[object]] = "", set()  # the last request, and the tokens that it settled
         self._asked_at = self._worked_at = self._idle_since = self._used_at = self._tried_at = 0.0
 
     # -- connections ---------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         return connect(self._target, self._loop, heartbeat=heartbeat, name=f"jobs push {self._owner}".rstrip())
 
     def _primary(self) -> BrokerConnection:
-        """Return the connection for everything but publishing; a producer has only one."""
+        """Return the connection for everything but publishing; a producer has one connection for everything."""
         if self._owner:
             return self._taking().connection
         now = time.monotonic()
@@ -134,7 +134,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         return self._consumer
 
     def _lost(self) -> None:
-        """Forget the messages of this connection: the broker has them again."""
+        """Forget the messages of the lost connection: the broker has made them ready again."""
         self._consumer = None
         self._exceptional.clear()
         self._unacked.connection_lost()
@@ -166,7 +166,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         return Post(exchange, key, properties, message.payload)
 
     def _publish(self, posts: Sequence[Post], confirmed: set[str] | None = None) -> None:
-        """Publish; recreate queues that were deleted."""
+        """Publish messages; recreate queues that were deleted."""
         if not posts:
             return
         confirmed = set() if confirmed is None else confirmed
@@ -185,11 +185,14 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             )
 
     def _try_to_publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
-        """Publish; return the ids of messages that no queue takes.
+        """Publish messages; return the ids of those for which there is no queue.
 
-        A queue that refuses for a while is full, or has no leader.
+        A queue that refuses them for FULL seconds is full, or has no leader.
         """
-        until, pause = time.monotonic() + left(2 * FULL) / 2, FIRST_PAUSE  # "full" is reported before time is over
+        until, pause = (
+            time.monotonic() + left(2 * FULL) / 2,
+            FIRST_PAUSE,
+        )  # so that "full" is reported before the caller's deadline
         while True:
             try:
                 return self._publisher.publish(posts, confirmed)
@@ -203,15 +206,15 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
                 self._loop.until(lambda: self._publisher.failure is not None, pause)
                 pause *= 2
             except BackendError:
-                if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange is missing; the next try finds it again
+                if reply_code(self._publisher.failure) == NOT_FOUND:  # an exchange is missing; the next try recreates it
                     self._topology.doubt()
                 raise
 
     def _need_leaders(self, queues: Iterable[str]) -> None:
-        """Check that refusing queues have leaders: a queue refuses without one, too, when it was just made or its node is
-        gone.
+        """Check that queues that refuse messages have leaders, or raise BackendUnavailable.
 
-        Such a queue is reported as empty, except for a moment before and after, and a full one never is.
+        A queue also refuses while it has no leader: when it was just made, or its node is gone. It is then reported as
+        empty, except for a moment before and after; a full queue never is.
         """
         for queue in queues:
             if not self._topology.length(queue):
@@ -235,7 +238,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             if not messages and not self._suspects.drying:
                 messages = self._take(consumer, topics, limit) or self._suspects.when_idle(consumer, topics, limit)
             if messages and messages[0].suspect:
-                self._release_ahead()  # if this job kills us, no other job shall be suspected with it
+                self._release_ahead()  # if this job kills the worker, no other job becomes a suspect with it
             elif messages:
                 self._release(consumer.leave_suspects(topics), ahead=False)
         except BackendError:
@@ -251,15 +254,15 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
         """Reserve jobs as they are delivered, if the worker is waiting.
 
-        The worker is subscribed to all queues, and to ask those that come first once more would cost a round trip each
-        before the job may start. Jobs that arrived behind it are found the next time, before waiting.
+        The worker is subscribed to all queues. Asking each queue of higher order for messages again would cost a round trip
+        per queue before the job can start. Messages that arrived later are found by the next call, before it waits.
         """
         if self._more_may_have_come:
             self._more_may_have_come = False
             deliveries = self.reserve(topics, limit, request)
             if deliveries:
                 return deliveries
-            self._reserved = "", []  # the request continues
+            self._reserved = "", []  # the request has got no jobs yet, and continues below
         if not self.wait(topics, timeout):
             return []
         self._as_it_comes = True
@@ -321,7 +324,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         return self._holds(consumer, topics)
 
     def _until_something(self, consumer: Consumer, topics: Sequence[str], timeout: float) -> None:
-        """Wait until there is a job or a reason to end the wait."""
+        """Wait until there is a job, or another reason to end the wait."""
 
         def something() -> bool:
             return bool(
@@ -339,20 +342,22 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             raise consumer.connection.error()
 
     def _only_serve(self, timeout: float) -> None:
-        """Answer heartbeats, and release messages that were delivered ahead and are not wanted."""
+        """Answer heartbeats, and release messages delivered ahead that the worker does not ask for."""
         consumer = self._consumer
         now = time.monotonic()
         if consumer is None or consumer.connection.failure is not None:
-            if now - self._tried_at >= RETRY_PAUSE:  # a job of ours may come back before another worker gets it
+            if (
+                now - self._tried_at >= RETRY_PAUSE
+            ):  # reconnect early: one of our jobs may come back to us, not to another worker
                 self._tried_at = now
                 with contextlib.suppress(BackendError):
                     self._taking()
             self._loop.until(lambda: self._loop.interrupted, min(max(0.0, timeout), RETRY_PAUSE))
             return
         if consumer.subscribed or any(consumer.buffers.values()) or self._exceptional:
-            # Measured from the first wait after a request or the end of a job, without the time that this took.
+            # Idle time starts at the first wait after a reserve or the end of a job; the time that these took does not count.
             self._idle_since = self._idle_since or now
-            patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine, short jobs pause too
+            patience = AHEAD if consumer.prefetch <= FEW else LONGER  # on a busy machine, even short jobs pause
             release_at = max(self._idle_since + patience, self._tried_at + RETRY_PAUSE, self._exceptional.due_at)
             if now >= release_at:
                 try:
@@ -368,7 +373,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         )
 
     def _holds(self, consumer: Consumer, topics: Sequence[str]) -> bool:
-        """Return whether a reserve would find something here: suspects count only if no other job is held."""
+        """Return whether a reserve would find a delivered message; suspects count only if no job is reserved."""
         return consumer.holds(topics, suspects=not self._unacked.held)
 
     def expect(self, jobs: int) -> None:
@@ -389,7 +394,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._release([])
 
     def _release(self, held: Iterable[BrokerMessage], *, ahead: bool = True) -> None:
-        """Release these jobs, and those delivered ahead, as copies: a rejected message would count as lost."""
+        """Release these jobs, and those delivered ahead, by publishing copies: a rejected message would count as lost."""
         consumer = self._consumer
         if consumer is None or consumer.connection.failure is not None:
             return
@@ -405,7 +410,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         consumer.acknowledge([*messages, *waiting])
 
     def _leave(self) -> None:
-        """Release everything before the connection closes: a message that is still unacknowledged counts as lost with it."""
+        """Release everything before the connection closes, because the broker counts unacknowledged messages as lost."""
         consumer = self._consumer
         if consumer is None or consumer.connection.failure is not None:
             return
@@ -422,7 +427,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         if not settlements:
             return []
-        self._loop.look()  # acknowledgements are not confirmed, so a closed connection has to be noticed before
+        self._loop.look()  # acknowledgements are not confirmed, so notice a closed connection before sending them
         consumer = self._taking()
         if self._settled[0] != request:
             self._settled = request, set()
@@ -430,7 +435,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         released = sum(settlement.outcome is Outcome.RELEASE for settlement in settlements)
         if released:
             self._expected += released
-            consumer.unsubscribe(leaving=True)  # a worker that has too many gets no more in return
+            consumer.unsubscribe(leaving=True)  # a worker that releases surplus jobs must not get new ones in exchange
         answers: list[Answer] = []
         over: list[BrokerMessage] = []
         copied: list[tuple[BrokerMessage, Post]] = []
@@ -455,7 +460,9 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         if over:
             self._idle_since = 0.0
         self._unacked.acknowledged(over)
-        consumer.acknowledge([twin for message in over for twin in self._unacked.twins(message)])  # that job is done
+        consumer.acknowledge(
+            [twin for message in over for twin in self._unacked.twins(message)]
+        )  # the same job, published twice
         if copied:
             if any(post.exchange for _, post in copied):
                 self._topology.need_ladder()
@@ -481,7 +488,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         return Heartbeat()
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        """Do nothing: the end of a dead process's connection has released its jobs."""
+        """Do nothing: the broker released the dead process's jobs when its connection closed."""
         return 0
 
     def _lacks(self, feature: str) -> NotSupported:

@@ -1,7 +1,7 @@
-"""Receive messages: from queues that deliver to us, or one by one.
+"""Receive messages, by subscribing to queues or by fetching one message at a time.
 
-Short jobs are delivered ahead of time, several at once. Long ones are fetched one by one from the first queue that has any,
-so that topics and priorities keep their order and no job waits here that another worker could run. An idle worker
+Short jobs are delivered ahead of time, several at once. Long jobs are fetched one by one, from the first queue that has a
+message, so that topics and priorities keep their order and no job waits here that another worker could run. An idle worker
 subscribes to all queues, with one message each, and receives a new job at once.
 """
 
@@ -30,35 +30,35 @@ _NORMAL = tuple(range(FRONT, -1, -1))
 _ALL = (*_NORMAL, SUSPECTS)
 
 ENOUGH = 64
-"""A batch of this size is not made larger by asking the broker for more."""
+"""A batch of this size is returned without asking the broker for more messages."""
 
 HOARD = 16
-"""The multiple of the suitable number of jobs that may be here before the rest is released."""
+"""Above this multiple of the suitable number of messages, those delivered ahead are released."""
 
 DELIVERED_WITHIN = 1.0
-"""Seconds to wait for messages in transit before a consumer is ended."""
+"""Seconds to wait for messages in transit before a consumer is cancelled."""
 
 LOOK_AGAIN = 0.02
-"""Seconds after which the queue is checked for messages: another worker may have received them."""
+"""Seconds after which the queue's length is checked again: another worker may have received its messages."""
 
 Arrived = Callable[["Consumer", BrokerMessage], None]
 
 
 def suitable(wanted: int) -> int:
-    """Return how many messages each queue delivers ahead to a worker that wants so many jobs."""
+    """Return how many messages each queue delivers ahead to a worker that wants `wanted` jobs."""
     return max(8, 1 << (wanted * 3 // 2 - 1).bit_length())
 
 
 class Consumer:
     """One channel for all deliveries and acknowledgements.
 
-    It ends with its connection, and its messages return to the broker.
+    It ends with its connection; the broker then makes its unacknowledged messages ready again.
     """
 
     def __init__(self, connection: BrokerConnection, topology: Topology, generation: int, arrived: Arrived) -> None:
         self.connection = connection
         self.generation = generation
-        self.buffers: dict[str, deque[BrokerMessage]] = {}  # queue → delivered, not yet reserved
+        self.buffers: dict[str, deque[BrokerMessage]] = {}  # queue → messages delivered and not yet reserved
         self._topology = topology
         self._names = topology.names
         self._arrived = arrived
@@ -67,10 +67,10 @@ class Consumer:
         self._consumed: dict[str, str] = {}  # queue → consumer tag
         self._by_tag: dict[str, str] = {}  # consumer tag → queue, also of cancelled consumers
         self._under_way: dict[str, int] = {}  # consumer tag → number of messages delivered and not acknowledged
-        self._windows: dict[str, int] = {}  # consumer tag → how many may be under way
+        self._windows: dict[str, int] = {}  # consumer tag → most messages that may be unacknowledged
         self._cancelled: set[str] = set()  # tags of consumers whose end the broker has not confirmed
         self._ended: list[str] = []  # tags of consumers whose end it has confirmed; dropped after its next answer
-        self._scattered: set[tuple[str, int]] = set()  # topics and levels of individually acknowledged messages, see `finish`
+        self._scattered: set[tuple[str, int]] = set()  # topics and levels of messages acknowledged one by one, see `finish`
         self.prefetch = 0
         self._ending = False
         self._number = self._came = 0
@@ -88,7 +88,7 @@ class Consumer:
     # -- delivered messages -----------------------------------------------------------------------------
 
     def queues(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> list[str]:
-        """Return the queues in order of service."""
+        """Return the queues of these topics, in the order in which they are served."""
         ordered = []
         for topic in topics:
             for level in levels:
@@ -98,7 +98,7 @@ class Consumer:
         return ordered
 
     def holds(self, topics: Iterable[str], *, suspects: bool) -> bool:
-        """Return whether a message of these topics is here to be reserved."""
+        """Return whether a delivered message of these topics can be reserved."""
         return any(self.buffers.get(queue) for queue in self.queues(topics, _ALL if suspects else _NORMAL))
 
     def take_buffered(self) -> list[BrokerMessage]:
@@ -108,7 +108,7 @@ class Consumer:
         return found
 
     def keep(self, message: BrokerMessage) -> None:
-        """Put a message into the buffer from which it will be reserved."""
+        """Append a message to the buffer of its queue."""
         queue = self._names.queue(message.topic, message.level)
         self.buffers.setdefault(queue, deque()).append(message)
 
@@ -119,9 +119,9 @@ class Consumer:
                 self.buffers.setdefault(self._names.queue(message.topic, message.level), deque()).appendleft(message)
 
     def take(self, topics: Sequence[str], limit: int, wanted: int, expected: int) -> list[BrokerMessage]:
-        """Return up to `limit` messages, in order; earlier pushes are found.
+        """Return up to `limit` messages, in order; every message pushed before this call can be found.
 
-        `wanted`: including those already reserved; `expected`: how many will still be reserved, at most.
+        `wanted`: the limit plus the jobs already reserved; `expected`: at most this many jobs will still be reserved.
         """
         self._topology.need(topics)
         queues = self.queues(topics)
@@ -145,12 +145,12 @@ class Consumer:
             while len(found) < limit and self._get(queue):
                 self._shift(queue, found, limit)
                 if ahead:
-                    break  # the rest is in transit
+                    break  # the subscription delivers the rest
             self._shift(queue, found, limit)
         return found
 
     def take_delivered(self, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
-        """Return up to `limit` messages of those that are here, in order."""
+        """Return up to `limit` messages that are already delivered, in order."""
         found: list[BrokerMessage] = []
         for queue in self.queues(topics):
             self._shift(queue, found, limit)
@@ -161,7 +161,7 @@ class Consumer:
         return any(self.buffers.get(q) or self._topology.length(q) for q in self.queues(topics, [SUSPECTS]))
 
     def take_suspects(self, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
-        """Take jobs that run apart from others: if one was lost three times or more, that one alone."""
+        """Return suspects, which run apart from other jobs; one that was lost three times or more is returned alone."""
         self._topology.need(topics)
         found: list[BrokerMessage] = []
         for queue in self.queues(topics, [SUSPECTS]):
@@ -189,9 +189,9 @@ class Consumer:
         return bool(self._consumed)
 
     def _is_to_end(self, wanted: int, left: int) -> bool:
-        """Return whether at most as many jobs remain as may be delivered ahead.
+        """Return whether to end all subscriptions, because no more jobs will be reserved than may be delivered ahead.
 
-        Consumers, which get more for each acknowledgement, then have to end.
+        A consumer gets another message for each acknowledgement, so it would receive messages that nobody here reserves.
         """
         if not self._ending:
             self._ending = left < max(self.prefetch, suitable(wanted))
@@ -200,28 +200,28 @@ class Consumer:
         return self._ending
 
     def _fetch(self, topics: Sequence[str], count: int) -> None:
-        """Receive up to `count` messages from each queue, and no more, if at least one queue is long."""
+        """If any queue is long, receive up to `count` messages from each queue, and no more."""
         if any(self._topology.length(queue) > ONE_BY_ONE for queue in self.queues(topics)):
             self.subscribe(topics, count)
             self._until_delivered(list(self._consumed.values()))
             self.unsubscribe()
 
     def _adjust(self, topics: Sequence[str], wanted: int) -> None:
-        """Have more delivered ahead, if that suits jobs of this length and there are more.
+        """Have more messages delivered ahead, if the jobs are short enough and the queues have more.
 
-        A smaller number is not worth a change: the duration of jobs is known only roughly, and excess messages are
-        released, see `hoards`.
+        The number is never reduced: the duration of jobs is known only roughly, and excess messages are released, see
+        `hoards`.
         """
         if self.covers(topics) and (suitable(wanted) <= self.prefetch or not self._full(topics)):
             return
         self.subscribe(topics, suitable(wanted))
 
     def hoards(self, wanted: int) -> bool:
-        """Return whether far more messages are here than suit jobs of this length: they take longer than earlier ones."""
+        """Return whether far too many messages are here for jobs of this length, because jobs take longer than before."""
         return sum(map(len, self.buffers.values())) > HOARD * suitable(wanted)
 
     def _full(self, topics: Sequence[str]) -> list[str]:
-        """Return the queues whose consumers hold as many messages as they may."""
+        """Return the queues whose consumers have as many unacknowledged messages as allowed."""
         return [queue for queue in self.queues(topics) if self._under_way.get(self._consumed[queue], 0) >= self.prefetch]
 
     def covers(self, topics: Iterable[str], levels: Iterable[int] = _NORMAL) -> bool:
@@ -229,23 +229,23 @@ class Consumer:
         return all(queue in self._consumed for queue in self.queues(topics, levels))
 
     def listen(self, topics: Sequence[str]) -> None:
-        """Subscribe, to be told when a message arrives."""
+        """Subscribe to all queues of these topics, so that new messages are delivered at once."""
         if not self.covers(topics):
-            self.subscribe(topics, 1)  # a message that comes with the answer makes it full, and is not yet reserved
+            self.subscribe(topics, 1)  # return: a consumer may now be full of a message that is not yet reserved
             return
         full = self._full(topics)
-        if full:  # of running jobs: start again
+        if full:  # running jobs fill these consumers: replace them, so that new messages arrive
             self._cancel([self._consumed.pop(queue) for queue in full])
             self._consume(full, self.prefetch)
 
     def listen_for_suspects(self, topics: Sequence[str]) -> None:
-        """Subscribe to suspects as well: for a worker that holds no job."""
+        """Subscribe to suspects as well, for a worker that has reserved no job."""
         missing = [queue for queue in self.queues(topics, [SUSPECTS]) if queue not in self._consumed]
         if missing:
             self._consume(missing, 1)
 
     def leave_suspects(self, topics: Sequence[str]) -> list[BrokerMessage]:
-        """End the subscription to suspects; return those that have arrived."""
+        """End the subscription to suspects; return the suspects that have arrived."""
         queues = self.queues(topics, [SUSPECTS])
         tags = [self._consumed[queue] for queue in queues if queue in self._consumed]
         self._until_delivered([tag for tag in tags if tag in self._under_way])
@@ -253,7 +253,7 @@ class Consumer:
         return [message for queue in queues for message in self.buffers.pop(queue, ())]
 
     def subscribe(self, topics: Sequence[str], prefetch: int) -> None:
-        """Receive from these queues, and no others, up to `prefetch` unsettled messages each."""
+        """Subscribe to the queues of these topics, and no others, with up to `prefetch` unacknowledged messages each."""
         self._topology.need(topics)
         self.unsubscribe()
         self.prefetch = prefetch
@@ -273,7 +273,7 @@ class Consumer:
         self.connection.wait_for(lambda: len(answers) == len(queues))
 
     def unsubscribe(self, *, leaving: bool = False) -> None:
-        """Stop deliveries. `leaving`: other workers may leave at the same time, and the jobs that they release come here."""
+        """Stop deliveries. `leaving`: also wait for jobs that other workers, which may stop at the same time, release to us."""
         self._until_delivered(list(self._consumed.values()), calm=leaving)
         consumed, self._consumed, self.prefetch = self._consumed, {}, 0
         self._cancel(consumed.values())
@@ -281,10 +281,10 @@ class Consumer:
             self.connection.wait_for(lambda: not self._cancelled)
 
     def _until_delivered(self, tags: Sequence[str], *, calm: bool = False) -> None:
-        """Wait until these consumers have all messages that they may have; `calm`: until no more has arrived for a moment.
+        """Wait until each of these consumers is full or its queue is empty; `calm`: and until no message arrived for a moment.
 
-        If a consumer ends meanwhile, a quorum queue takes back the messages in transit to it, and counts them as lost. This
-        happens after an acknowledgement, which makes room; a consumer that is full, or whose queue is empty, gets no more.
+        If a consumer is cancelled while messages are in transit to it, a quorum queue takes these back and counts them as
+        lost. Messages can be in transit after each acknowledgement, which makes room for more.
         """
         deadline = time.monotonic() + DELIVERED_WITHIN
         while self.connection.failure is None and time.monotonic() < deadline:
@@ -303,12 +303,12 @@ class Consumer:
         return self._under_way.get(tag, 0) < self._windows[tag]
 
     def finish(self) -> None:
-        """Stop deliveries; on return, messages in transit are here, and acknowledgements are with the queues.
+        """Stop deliveries; on return, messages in transit have arrived, and the queues have all acknowledgements.
 
-        A channel holds acknowledgements back while a quorum queue has many to write to the disk, and forgets them when it
-        is closed. A request of the channel to the queue for which it waits (the end of a consumer, one more message) comes
-        after the acknowledgements that it has sent; with the answer, it sends the others. The second round trip comes after
-        those.
+        The broker's channel holds acknowledgements back while a quorum queue has many to write to the disk, and drops them
+        when it is closed. A request to that queue (a cancel, or one more message) is processed after the acknowledgements
+        that were passed on, and its answer makes the channel pass on the others. The second round trip (`confirm`) ends
+        after these.
         """
         queues = [self._names.queue(topic, level) for topic, level in self._scattered]
         asked = [queue for queue in queues if queue not in self._consumed]
@@ -331,7 +331,7 @@ class Consumer:
     def _on_cancel_ok(self, answer: Any) -> None:
         tag = answer.method.consumer_tag
         self._cancelled.discard(tag)
-        self._ended.append(tag)  # messages that its queue has sent before may still arrive
+        self._ended.append(tag)  # messages that its queue sent before may still arrive
 
     def _on_cancelled(self, request: Any) -> None:
         """Note that the broker has ended a consumer: its queue was deleted."""
@@ -345,7 +345,7 @@ class Consumer:
     # -- one by one ----------------------------------------------------------------------------------
 
     def _get(self, queue: str) -> bool:
-        """Fetch one message, if there is one, to the end of the queue's buffer."""
+        """Fetch one message, if there is one, and append it to the queue's buffer."""
         found: list[bool] = []
 
         def got(_: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -384,7 +384,7 @@ class Consumer:
     # -- acknowledging -------------------------------------------------------------------------------
 
     def acknowledge(self, messages: Iterable[BrokerMessage]) -> None:
-        """Settle messages of this connection for good; return when the system has the acknowledgement."""
+        """Acknowledge the messages of this connection; return when the kernel has the acknowledgements to send."""
         tags = {message.tag for message in messages if message.generation == self.generation}
         if not tags:
             return
@@ -409,7 +409,7 @@ class Consumer:
         self.connection.flush()
 
     def _came_through(self, consumer: str) -> None:
-        """Count one delivery less under way."""
+        """Subtract one from a consumer's unacknowledged messages."""
         if consumer:
             left = self._under_way[consumer] = self._under_way.get(consumer, 1) - 1
             if left <= 0 and consumer not in self._by_tag:
@@ -432,9 +432,9 @@ class Consumer:
                 self._under_way.pop(tag, None)
 
     def _on_closed(self, _: Any, reason: BaseException) -> None:
-        """Forget all deliveries of the channel, which the broker takes back.
+        """Close the connection with the channel; the broker makes its messages ready again.
 
-        With a single way to start again, there is only one to test.
+        Reconnecting is the only way of recovery, so that only one has to be tested.
         """
         if self.connection.failure is None and not self.connection.closing:
             if isinstance(reason, ChannelClosed):  # else the connection has ended, which the next request reports

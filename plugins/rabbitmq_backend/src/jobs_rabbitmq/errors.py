@@ -13,13 +13,13 @@ _TIMEOUT_MEND = "set consumer_timeout in rabbitmq.conf above the longest job, do
 
 
 def reply_code(error: BaseException | None) -> int:
-    """Return the code that the broker gave for the end of a channel or connection; 0 if there is none."""
+    """Return the code with which the broker closed a channel or connection; 0 if there is none."""
     closed = isinstance(error, exceptions.ConnectionClosed | exceptions.ChannelClosed)
     return int(error.reply_code) if closed else 0  # type: ignore[union-attr]  # narrowed on the line above
 
 
 def translated(error: BaseException, where: str) -> BackendError:
-    """Return the core's error for one of pika's; `where` names the broker without its secrets."""
+    """Convert an error of pika to one of the core; `where` names the broker without its secrets."""
     if isinstance(error, BackendError):
         return error
     text = _text(error)

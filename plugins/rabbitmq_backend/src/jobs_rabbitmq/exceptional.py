@@ -1,8 +1,9 @@
 """Messages that cannot simply be reserved, and how each is handled.
 
-Some came back to a worker that still runs them, or has finished them meanwhile; some were lost once too often, which is
-recorded in a copy; some have to wait on, because the ladder was too short; some were published by other programs, and their
-envelopes request a delay or a priority. They are noted on arrival, and handled when the loop does not turn.
+There are four kinds: messages that return to a worker that still runs them or has finished them meanwhile; messages that
+were lost again, which is recorded in a copy; messages with a delay longer than the ladder, which have to wait again; and
+messages of other programs, whose envelopes may request a delay or a priority. They are collected on arrival, inside the
+loop, and handled outside of it, where publishing may wait.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RETRY_PAUSE = 1.0
 
 
 class Exceptional:
-    """The exceptional messages of one worker. One thread."""
+    """The exceptional messages of one worker. Used by one thread."""
 
     def __init__(
         self, unacked: Unacked, republisher: Republisher, topology: Topology, publish: Callable[[Sequence[Post]], None]
@@ -43,21 +44,21 @@ class Exceptional:
         return bool(self._letters)
 
     def clear(self) -> None:
-        """Forget them: their connection is gone, and the broker has taken them back."""
+        """Forget the messages: their connection is closed, and the broker has made them ready again."""
         self._letters.clear()
 
     @property
     def due_at(self) -> float:
-        """Return when they may be handled: at once, or a moment after a failure."""
+        """Return from when on the messages may be handled: at once, or RETRY_PAUSE after a failure."""
         return self._failed_at + RETRY_PAUSE if self._letters else 0.0
 
     @property
     def due(self) -> bool:
-        """Return whether any may be handled now."""
+        """Return whether there are messages that may be handled now."""
         return bool(self._letters) and time.monotonic() >= self.due_at
 
     def arrived(self, consumer: Consumer, message: BrokerMessage) -> None:
-        """Keep a message here or with the consumer. Called while the loop turns: nothing here may wait."""
+        """Keep a message here or in the consumer's buffer. Called inside the loop, so it must not wait."""
         again = message.properties.headers is not None or message.again
         if again and message.again and self._unacked.recognise(message):
             return
@@ -74,11 +75,11 @@ class Exceptional:
         return self._unacked.owes(message) or self._to_be_charged(message)
 
     def _to_be_charged(self, message: BrokerMessage) -> bool:
-        """Return whether to record a loss: in a quorum queue, the broker counts the first; a copy records later ones."""
+        """Return whether a copy has to record this loss: in a quorum queue, the broker's count serves for the first."""
         return message.again and (message.suspect or message.deliveries() != 1)
 
     def sort_out(self, consumer: Consumer) -> None:
-        """Handle them; keep those that cannot be handled now."""
+        """Handle the messages; keep them if the broker is unavailable."""
         messages, self._letters = self._letters, []
         posts: list[Post] = []
         over: list[BrokerMessage] = []
@@ -110,7 +111,7 @@ class Exceptional:
         self._unacked.paid(over)
 
     def _foreign(self, consumer: Consumer, message: BrokerMessage) -> Post | None:
-        """Return the copy that another producer's message requires; None if it may simply be reserved."""
+        """Return the copy that replaces another program's message; None if the message can be reserved as it is."""
         message.id, priority, delay = wishes(message)
         if not message.again and (delay > 0 or level_of(priority) != message.level):
             message.properties.priority = message.priority = priority

@@ -1,18 +1,18 @@
 """Messages as the broker carries them: the payload unchanged, the facts about the job in properties and headers.
 
-A message that was never delivered has no headers of ours. A worker publishes copies, whose headers record the job's
-history. We never reject a message, so that the broker's own count of deliveries (which classic queues lack) counts losses
-alone; it is used for the first loss, and later ones are recorded in a copy.
+A newly pushed message has no headers of ours. Workers publish copies, whose headers record the job's history. We never
+reject a message, so the broker's own count of deliveries (which classic queues lack) counts only losses. It is used for the
+first loss; a copy records each later one.
 
 ============  ==========================================================================================
 property      content
 ============  ==========================================================================================
 message_id    the job's id
-timestamp     when it was pushed, rounded up to a second, by the producer's clock: RabbitMQ's cannot be asked
+timestamp     when it was pushed, rounded up to a second, by the producer's clock, because RabbitMQ does not tell its time
 priority      0 to 9
-headers       x-jobs-attempt, -deferrals: counts so far; -losses: workers or connections it was lost with
-              x-jobs-left: seconds of the delay that exceed the ladder
-              x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is dead
+headers       x-jobs-attempt, -deferrals: counts so far; -losses: how often it was lost with a worker or connection
+              x-jobs-left: the part of a delay beyond the ladder, in seconds
+              x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is a dead letter
 ============  ==========================================================================================
 """
 
@@ -34,11 +34,11 @@ ATTEMPT, LOSSES, DEFERRALS = "x-jobs-attempt", "x-jobs-losses", "x-jobs-deferral
 LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"
 COUNT = "x-delivery-count"
 SUSPECT = 2
-"""Losses from which on a job runs apart from others. The first is forgiven: another job may have caused it."""
+"""The number of losses from which on a job runs apart from others. The first does not count: another job may have caused it."""
 
 
 ERRORS_SIZE = 90_000
-"""Most bytes of errors in a message: its headers have to fit into one frame."""
+"""The limit of the errors in a message, in bytes: its headers have to fit into one frame."""
 
 _NONE: Mapping[str, Any] = {}
 
@@ -52,7 +52,7 @@ def fresh(message: Outgoing) -> BasicProperties:
 
 
 class BrokerMessage:
-    """An unsettled delivery: its origin, and the facts in its properties."""
+    """An unsettled delivery: its origin, and the data in its properties."""
 
     __slots__ = (
         "again", "attempt", "body", "consumer", "deferrals", "generation", "headers", "id", "level", "losses", "priority",
@@ -64,7 +64,7 @@ class BrokerMessage:
     ) -> None:
         self.tag = tag
         self.again = again
-        self.consumer = ""  # of the consumer that received it; empty if it was fetched
+        self.consumer = ""  # tag of the consumer that received it; empty if it was fetched
         self.generation = generation
         self.topic = topic
         self.level = level
@@ -82,25 +82,25 @@ class BrokerMessage:
             self.attempt = _count(headers, ATTEMPT)
             self.losses = _count(headers, LOSSES)
             self.deferrals = _count(headers, DEFERRALS)
-        if again:  # it was lost, because of this job or not
+        if again:  # the message was lost, whether this job caused that or not
             self.losses = 2 if self.losses == 0 and self.deliveries() > 1 else self.losses + 1
 
     @property
     def suspect(self) -> bool:
-        """Return whether it has to run apart from others."""
+        """Return whether the job has to run apart from others."""
         return self.losses >= SUSPECT
 
     @property
     def foreign(self) -> bool:
-        """Return whether another program has published it."""
+        """Return whether another program has published the message."""
         return bool(self.properties.app_id != OURS)
 
     def deliveries(self) -> int:
-        """Return how often it came back unsettled, by the broker's count: for this copy, and for whatever reason."""
+        """Return the broker's count of how often this copy returned unsettled, for any reason."""
         return _count(self.headers, COUNT)
 
     def copy(self, headers: Mapping[str, Any], error: bytes = b"") -> BasicProperties:
-        """Return the properties of a copy: the old ones with these headers and an error, without the broker's marks."""
+        """Return the properties of a copy: the old ones plus these headers and an error, without the broker's own headers."""
         kept = {name: value for name, value in self.headers.items() if name not in (COUNT, LEFT, "x-death")}
         kept.update(headers)
         if error:
@@ -120,13 +120,13 @@ class BrokerMessage:
         )
 
     def errors(self) -> tuple[bytes, ...]:
-        """Return JSON documents, oldest first."""
+        """Return the job's errors as JSON documents, oldest first."""
         found = self.headers.get(ERRORS)
         listed = found if isinstance(found, list) else []
         return tuple(entry.encode() if isinstance(entry, str) else bytes(entry) for entry in listed)
 
     def _errors_with(self, error: bytes) -> list[str]:
-        """Return the newest that fit."""
+        """Return the errors including a new one; the oldest are dropped if they exceed ERRORS_SIZE."""
         kept: list[str] = []
         room = ERRORS_SIZE
         for entry in reversed([*self.errors(), error][-KEPT_ERRORS:]):
@@ -138,7 +138,7 @@ class BrokerMessage:
 
 
 def _count(headers: Mapping[str, Any], name: str) -> int:
-    """Return a number that another program may have written."""
+    """Return a count from the headers; 0 for any other value, which another program may have written."""
     value = headers.get(name)
     return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
 

@@ -1,4 +1,4 @@
-"""Operator calls: counts, and the dead letters, which are read by taking them off the queue and returning them."""
+"""Methods for operators: counts, and dead letters, which are read by fetching them without acknowledging."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .unacked import delivery
 from .url import Target
 
 MOST_LOOKED_AT = 100_000
-"""Dead letters of a topic that are read, the oldest first."""
+"""The limit of dead letters read per topic, the oldest first."""
 
 
 class RabbitMQOperatorCalls(Backend):
-    """The operators' half of the backend."""
+    """The backend's methods for operators."""
 
     _target: Target
     _options: BackendOptions
@@ -51,7 +51,7 @@ class RabbitMQOperatorCalls(Backend):
         }
 
     def housekeep(self, limit: int) -> Housekept:
-        """Drop the oldest dead letters beyond the number to keep; expired ones go by themselves."""
+        """Drop the oldest dead letters beyond the number to keep; the broker drops expired ones."""
         dropped = 0
         for topic in self._topics():
             surplus = self._topology.length(self._names.dead(topic)) - self._options.retention(topic).dead_max
@@ -70,12 +70,12 @@ class RabbitMQOperatorCalls(Backend):
         return records[::-1][offset : offset + limit]
 
     def topics(self) -> list[str]:
-        """Return the known topics that have queues: a client cannot list queues."""
+        """Return the known topics that have queues; topics unknown here are missing, because a client cannot list queues."""
         self._primary()
         return sorted(topic for topic in self._topics() if self._topology.exists(self._names.queue(topic, 0)))
 
     def _topics(self) -> set[str]:
-        """Return the configured topics, and those that were used here."""
+        """Return the configured topics, and those that this connection has used."""
         return {*self._options.topics, *self._topology.known()}
 
     def requeue(self, job_ids: Sequence[str]) -> int:
@@ -101,7 +101,7 @@ class RabbitMQOperatorCalls(Backend):
     # -- dead letters --------------------------------------------------------------------------------
 
     def _pick(self, job_ids: Sequence[str], act: Callable[[BrokerMessage], None]) -> int:
-        """Act on these dead letters of the known topics, and remove them."""
+        """Call `act` for each of these dead letters, and remove it; return how many were found."""
         wanted, found = set(job_ids), 0
         for topic in self._topics():
             if not wanted:
@@ -117,7 +117,7 @@ class RabbitMQOperatorCalls(Backend):
 
     @contextlib.contextmanager
     def _dead(self, topic: str) -> Iterator[tuple[Callable[[int], Iterator[BrokerMessage]], Callable[[BrokerMessage], None]]]:
-        """Take dead letters on a channel of its own; when it is closed, those not acknowledged return to their queue."""
+        """Fetch dead letters on a separate channel; when it is closed, the unacknowledged ones return to their queue."""
         connection = self._primary()
         channel = connection.new_channel()
         ends: list[BaseException] = []
@@ -137,7 +137,7 @@ class RabbitMQOperatorCalls(Backend):
 def _fetched(
     connection: BrokerConnection, channel: OpenChannel, queue: str, topic: str, most: int, ends: list[BaseException]
 ) -> Iterator[BrokerMessage]:
-    """Yield one after the other, the oldest first."""
+    """Yield up to `most` messages of a queue, the oldest first."""
     found: list[BrokerMessage] = []
     empty: list[Any] = []
     channel.add_callback(empty.append, [spec.Basic.GetEmpty], one_shot=False)
@@ -177,7 +177,7 @@ def _record(message: BrokerMessage) -> JobRecord:
 
 
 def _reason(message: BrokerMessage) -> str:
-    """Return our reason, or the broker's own for dead-lettering it."""
+    """Return our reason for the dead letter, or the broker's if the broker dead-lettered it."""
     reason = message.headers.get(REASON)
     if reason:
         return str(reason)

@@ -1,4 +1,4 @@
-"""Publish: many confirms are in flight, and no message counts as published before the broker has confirmed it."""
+"""Publish messages. Many may await their confirms at once; none counts as published before the broker has confirmed it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .errors import translated
 from .transport import COMMAND_TIMEOUT, BrokerConnection, Loop, OpenChannel
 
 WINDOW = 1000
-"""Most messages that wait for their confirms."""
+"""The limit of messages that wait for their confirms."""
 
 WINDOW_SIZE = 8_000_000
-"""Most bytes of these messages."""
+"""The limit of their total size, in bytes."""
 
 
 class Post(NamedTuple):
@@ -32,7 +32,7 @@ class Post(NamedTuple):
 
 
 class Publisher:
-    """A connection for publishing alone: when memory or disk runs low, the broker stops reading from one that publishes."""
+    """A connection only for publishing: when memory or disk runs low, the broker stops reading from publishing connections."""
 
     def __init__(self, loop: Loop, connect: Callable[[], BrokerConnection]) -> None:
         self._loop = loop
@@ -43,16 +43,16 @@ class Publisher:
         self._waiting: dict[int, tuple[str, int]] = {}  # delivery tag → id, size
         self._size = 0
         self._confirmed: set[str] = set()
-        self.nacked: set[str] = set()  # ids that were refused by the last publish
+        self.nacked: set[str] = set()  # ids of the messages that the broker refused during the last publish
         self._returned: set[str] = set()
 
     @property
     def failure(self) -> BaseException | None:
-        """Return why the connection is closed, if it is."""
+        """Return why the connection has closed; None while it is open."""
         return self.connection.failure if self.connection is not None else None
 
     def open(self) -> BrokerConnection:
-        """Connect if it is not connected; raise BackendUnavailable or BackendError."""
+        """Connect unless connected; raise BackendUnavailable or BackendError."""
         if self.connection is None or self.connection.failure is not None:
             self.close()
             self.connection = self._connect()
@@ -65,19 +65,19 @@ class Publisher:
             connection.shut()
 
     def drop(self) -> None:
-        """Forget a connection that cannot be trusted any more."""
+        """Close a connection that cannot be trusted any more."""
         connection, self.connection, self._channel = self.connection, None, None
         self._waiting.clear()
         if connection is not None:
             connection.abort(TimeoutError())
 
     def publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
-        """Publish all, and wait for their confirms; ids are added to `confirmed` as they arrive.
+        """Publish all messages and wait for their confirms; add each confirmed id to `confirmed`.
 
-        Return the ids that no queue took.
+        Return the ids of messages for which there was no queue.
 
-        Raises QueueFull for messages that the broker refuses, BackendUnavailable if it is silent or blocks publishers;
-        messages whose ids are in `confirmed` by then need not be published again.
+        Raises QueueFull if the broker refuses messages, BackendUnavailable if it is silent or blocks publishers. After an
+        error, messages whose ids are in `confirmed` need not be published again.
         """
         connection = self.open()
         self._until_unblocked(connection)
@@ -108,7 +108,7 @@ class Publisher:
             raise self._blocked(connection)
 
     def _until_confirmed(self, connection: BrokerConnection, confirmed: set[str], most: int, size: int) -> None:
-        """Wait until at most so many messages and bytes are under way."""
+        """Wait until at most `most` messages of at most `size` bytes wait for their confirms."""
         self._confirmed = confirmed
         connection.writable()
         while len(self._waiting) > most or self._size > size:
@@ -145,8 +145,8 @@ class Publisher:
         return self._channel
 
     def change_channel(self) -> None:
-        """Publish on another channel from now on: after a queue was without a leader, the old channel may not reach it any
-        more."""
+        """Publish on a new channel from now on: after a queue was without a leader, the old channel may no longer reach
+        it."""
         channel, self._channel = self._channel, None
         if channel is not None and channel.is_open:
             channel.close()

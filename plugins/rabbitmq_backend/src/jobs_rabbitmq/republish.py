@@ -14,17 +14,17 @@ LONGEST_PAUSE = 64.0
 
 
 class Republisher:
-    """Makes copies for one prefix."""
+    """Makes the copies of messages, for the queues of one prefix."""
 
     def __init__(self, names: Names, retention: Callable[[str], Retention]) -> None:
         self._names = names
         self._retention = retention
 
     def settled(self, message: BrokerMessage, settlement: Settlement) -> Post | None:
-        """Return the copy that a settlement requires; None if the job has ended."""
+        """Return the copy that a settlement requires; None if the job has ended without a dead letter."""
         outcome = settlement.outcome
         if outcome is Outcome.RETRY:
-            # It has ended by itself: its earlier losses were not the fault of this run.
+            # This run ended by itself, so the earlier losses do not point to the job: start counting at 0.
             return self._again(message, settlement.after, settlement.error, {ATTEMPT: message.attempt + 1, LOSSES: 0})
         if outcome is Outcome.DEFER:
             return self._again(message, settlement.after, b"", {DEFERRALS: message.deferrals + 1, LOSSES: message.losses})
@@ -38,26 +38,26 @@ class Republisher:
         return None
 
     def front(self, message: BrokerMessage) -> Post:
-        """Return the copy of a job that is released unstarted: first in its queue, or among the suspects.
+        """Return the copy of a job that is released unstarted: into the level served first, or among the suspects.
 
-        A loss that is forgiven is forgotten, or releases would add up to a suspicion: the broker counts a message in
-        transit to an ended consumer as lost.
+        The loss of a job that is no suspect is not carried over: the broker also counts a message in transit to a
+        cancelled consumer as lost, so that repeated releases would make the job a suspect.
         """
         level, losses = (SUSPECTS, message.losses) if message.suspect else (FRONT, 0)
         return Post("", self._names.queue(message.topic, level), message.copy({LOSSES: losses}), message.body)
 
     def charged(self, message: BrokerMessage) -> Post:
-        """Return the copy of a job that was lost once more: the loss is recorded, and the delay grows each time."""
+        """Return the copy of a job that was lost again: it records the loss; from the third on, its delay doubles each time."""
         losses = message.losses
         pause = min(LONGEST_PAUSE, 2.0 ** (losses - 3)) if losses >= 3 else 0.0
         return self._again(message, pause, b"", {LOSSES: losses})
 
     def later(self, message: BrokerMessage, delay: float) -> Post:
-        """Return the copy of a job that is not yet due."""
+        """Return the copy of a job that has to wait for another `delay` seconds."""
         return self._again(message, delay, b"", {LOSSES: message.losses})
 
     def requeued(self, message: BrokerMessage) -> Post:
-        """Return the copy of a dead letter as if it were new."""
+        """Return the copy that makes a dead letter a new job, without its counts."""
         return self._again(message, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: ""})
 
     def dead(self, message: BrokerMessage, reason: str, error: bytes, attempt: int) -> Post:

@@ -1,9 +1,10 @@
-"""Jobs that were lost twice, with their workers or connections: run apart, to identify the one that kills its workers.
+"""Run suspects apart from other jobs, to identify the job that kills its workers.
 
-They wait in a queue of their own and are fetched only by a worker that holds no other job; if it dies, no other job is
-suspected with them. One at first; as long as that succeeds, twice as many each time, of those that were lost no more than
-twice; one that was lost three times runs alone. A busy worker looks for them now and then, finishes its other jobs if there
-are any, and then runs one after the other for a moment: there may be hundreds, since a worker that dies loses all its jobs.
+Suspects are jobs that were lost twice with their worker or connection. They wait in a separate queue, and only a worker that
+has reserved no other job fetches them: if it dies, no other job becomes a suspect. It fetches one at first, and twice as
+many each time that all succeed; a job that was lost three times runs alone. A busy worker looks for suspects now and then.
+If there are any, it finishes its other jobs and then runs suspects for a moment: there may be hundreds, since a worker that
+dies loses all its jobs.
 """
 
 from __future__ import annotations
@@ -18,42 +19,42 @@ from .messages import BrokerMessage
 from .unacked import Unacked
 
 EVERY = 1.0
-"""Seconds between two looks of a busy worker for suspects; ten times as long if it could not finish its other jobs."""
+"""Seconds after which a busy worker looks for suspects again; ten times as long if its other jobs did not end in time."""
 
 DRY = 1.0
-"""Seconds that it waits for its other jobs to finish."""
+"""Seconds that a busy worker waits for its other jobs to finish."""
 
 SPELL = 0.25
-"""Seconds for which it then runs suspects before other jobs."""
+"""Seconds for which the worker then prefers suspects to other jobs."""
 
 MOST = 256
 
 
 class Suspects:
-    """The decisions when a worker takes suspects, and how many. One thread."""
+    """Decides when a worker takes suspects, and how many. Used by one thread."""
 
     def __init__(self, unacked: Unacked) -> None:
         self._unacked = unacked
         self._next_look = 0.0
         self._dry_until = 0.0
         self._spell_until = 0.0
-        self._more = False  # there were some, and they succeeded: there may be more
+        self._more = False  # the last look found suspects, so there may be more
         self._batch = 1
         self._most = MOST
         self._went_well = 0
 
     @property
     def drying(self) -> bool:
-        """Return whether no other jobs are taken at present."""
+        """Return whether the worker takes no other jobs at present, so that it can start suspects."""
         return self._dry_until > 0
 
     @property
     def more(self) -> bool:
-        """Return whether to look for more at once, because those taken have ended."""
+        """Return whether to look for more suspects at once, because all that were taken have ended."""
         return self._more and not self._unacked.held
 
     def before(self, consumer: Consumer, topics: Sequence[str], limit: int) -> list[BrokerMessage]:
-        """Return suspects, if it is time for some and no other job is held."""
+        """Return suspects, if it is time to look for them and no other job is reserved."""
         now = time.monotonic()
         due = self.drying or now >= self._next_look
         if not due and now >= self._spell_until:
@@ -90,7 +91,7 @@ class Suspects:
         return found
 
     def settled(self, settlement: Settlement) -> None:
-        """Learn from the outcome of one: if it was released, more were taken than the worker runs at once."""
+        """Adjust the batch to the outcome of one suspect: if it was released, the worker had taken more than it can run."""
         if settlement.outcome is Outcome.RELEASE:
             self._most = self._batch = max(1, self._batch - 1)
         else:

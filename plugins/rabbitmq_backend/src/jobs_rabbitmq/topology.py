@@ -8,18 +8,18 @@ jobs.email            queue            jobs of priority 0, the default; producer
 jobs.email:1-3        queue            jobs of priority 1 to 3
 jobs.email:4-6        queue            jobs of priority 4 to 6
 jobs.email:7-9        queue            jobs of priority 7 to 9, and jobs released unstarted, which run first
-jobs.email:suspects   queue            jobs that were lost with two workers or connections: each is run alone
+jobs.email:suspects   queue            jobs that were lost twice with a worker or connection; they run apart from other jobs
 jobs.email:dead       queue            dead letters: each with its reason and errors in its headers
-jobs:delay.due        topic exchange   the foot of the ladder: bound to every queue by the queue's name
+jobs:delay.due        topic exchange   the end of the ladder: bound to every queue of jobs by the queue's name
 jobs:delay.00 … 23    topic exchange   step n of the ladder, for 25 ms x 2^n
-jobs:delay.00 … 23    queue            messages that wait on step n; when its time to live ends, one goes to step n - 1
+jobs:delay.00 … 23    queue            messages that wait on step n; after its time to live, a message goes to step n - 1
 ====================  ===============  =============================================================================
 
 Queues of jobs and of the ladder are quorum queues (or classic ones, `?queues=classic`). A message that a queue of jobs
-rejects, lets expire or has delivered a thousand times goes to the topic's dead letters, at least once.
+rejects, that expires, or that was delivered a thousand times goes to the topic's dead letters, at least once.
 
-The routing key of a delayed message is a word for each step, 1 where it waits and 0 where it passes, from the highest
-step down, and then the queue's name: `0.0. … .1.0.1.jobs.email` waits on two steps. Only the broker moves it.
+The routing key of a delayed message has one word for each step, from the highest down (1: it waits there, 0: it skips the
+step), and then the queue's name: `0.0. … .1.0.1.jobs.email` waits on two steps. Only the broker moves delayed messages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .url import Target
 logger = logging.getLogger("jobs.rabbitmq")
 
 LEVELS = ("", ":1-3", ":4-6", ":7-9", ":suspects")
-"""Suffixes of a queue's name: four levels of priority, and the suspects."""
+"""Suffixes of queue names: four levels of priority, and the suspects."""
 
 FRONT = 3
 """The level that is served first."""
@@ -50,25 +50,25 @@ SUSPECTS = 4
 STEP = 0.025
 STEPS = 24
 LONGEST = STEP * (2**STEPS - 1)
-"""The longest delay that fits on the ladder, in seconds: almost five days. A longer one passes it several times."""
+"""The longest delay that fits on the ladder, in seconds: almost five days. For a longer one, a message passes it repeatedly."""
 
 DELIVERIES = 1000
-"""Deliveries after which the broker itself dead-letters a message; the core has identified it long before."""
+"""Deliveries after which the broker itself dead-letters a message; our rules for suspects act long before that."""
 
 OWN_CONSUMER_TIMEOUT = (3, 12)
-"""The first version in which a queue may set how long an acknowledgement may take."""
+"""The first version in which a queue can have its own consumer timeout."""
 
 LONGEST_RUN = 7 * 86400.0
-"""The value that our queues set there, in seconds: the core limits how long a job may take."""
+"""The consumer timeout of our queues, in seconds; the core itself limits how long a job may run."""
 
 
 def level_of(priority: int) -> int:
-    """Return which of the four queues holds a priority."""
+    """Return which of the four levels has jobs of this priority."""
     return (max(0, min(priority, 9)) + 2) // 3 if priority else 0
 
 
 class Names:
-    """Names under one prefix."""
+    """The names of queues and exchanges under one prefix."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -87,7 +87,7 @@ class Names:
         return f"{self.prefix}:delay.{number:02}"
 
     def route(self, queue: str, delay: float) -> tuple[str, str, int]:
-        """Return exchange and routing key of a message for a queue after `delay` seconds, and the seconds beyond the ladder."""
+        """Return exchange and routing key for reaching a queue after `delay` seconds, and the seconds beyond the ladder."""
         if delay <= 0:
             return "", queue, 0
         left = max(0, math.ceil(delay - LONGEST))  # whole seconds: headers have no fractions
@@ -97,7 +97,7 @@ class Names:
 
 
 class Topology:
-    """Makes missing queues and exchanges on a connection; each is checked only once."""
+    """Creates missing queues and exchanges; each is checked once per connection."""
 
     def __init__(self, target: Target, names: Names, connection: Callable[[], BrokerConnection]) -> None:
         self._target = target
@@ -107,22 +107,22 @@ class Topology:
         self._topics: set[str] = set()
         self._ladder = False
         self._foot = False
-        self._doubted = False  # something was deleted: one that exists does not prove that others do
+        self._doubted = False  # something was deleted, so one existing queue does not prove that the others exist
 
     def forget(self) -> None:
-        """Check again: this is another connection."""
+        """Forget what was checked, because the connection is a new one."""
         self._topics.clear()
         self._ladder = self._foot = False
         self._channel = None
 
     def doubt(self) -> None:
-        """Check everything again from now on: something was deleted."""
+        """Check everything again, one by one, because a queue or exchange was deleted."""
         self._topics.clear()
         self._ladder = self._foot = False
         self._doubted = True
 
     def known(self) -> frozenset[str]:
-        """Return the topics whose queues were seen, or made, on this connection."""
+        """Return the topics whose queues were found or created on this connection."""
         return frozenset(self._topics)
 
     def need(self, topics: Iterable[str]) -> None:
@@ -150,7 +150,7 @@ class Topology:
         return self._there(lambda channel, done: channel.exchange_declare(name, passive=True, callback=done))
 
     def make(self, topics: Iterable[str]) -> None:
-        """Make everything that workers and producers may need."""
+        """Create everything that workers and producers may need."""
         self.forget()
         for topic in topics:
             self._make_topic(topic)
@@ -162,7 +162,7 @@ class Topology:
         return self._there(lambda channel, done: _look(channel, queue, done))
 
     def length(self, queue: str) -> int:
-        """Count the messages that are ready in a queue; 0 if there is none.
+        """Count the ready messages of a queue; 0 if the queue does not exist.
 
         Right after a restart, the broker may report too few.
         """
@@ -181,7 +181,7 @@ class Topology:
     # -- making queues ----------------------------------------------------------------------------------
 
     def _make_topic(self, topic: str) -> None:
-        """Make a topic's queues; the one that is checked comes last: while it is missing, the others may be, too."""
+        """Create a topic's queues. `need` checks only the one that is created last: if it exists, all do."""
         names, quorum = self.names, self._target.queues == "quorum"
         if not self._foot:
             self._exchange(names.due)
@@ -244,7 +244,7 @@ class Topology:
         return True
 
     def _do(self, command: Callable[[OpenChannel, Callable[[Any], None]], Any]) -> Any:
-        """Send a command and wait for its answer; it has a channel to itself, since a refusal closes that."""
+        """Send a command and wait for its answer, on a separate channel, since a refusal closes the channel."""
         connection = self._connection()
         if self._channel is None or not self._channel.is_open:
             self._channel = connection.new_channel()

@@ -1,9 +1,8 @@
-"""The messages that this worker holds, and those that it held when a connection broke.
+"""The messages that this worker has reserved, and those that it had reserved when a connection broke.
 
-The broker makes all messages ready again that were unacknowledged on a broken connection. Another worker cannot know
-whether the first one has died; the first one itself, if it is alive, can. So a message that comes back to the worker that
-still runs it continues its reservation, and one that comes back to the worker that has meanwhile finished it is settled,
-not run again.
+The broker makes all messages ready again that were unacknowledged on a broken connection. Other workers cannot know whether
+the worker has died, but the worker itself, if it is alive, can recognise its messages: one that it still runs continues its
+reservation, and one that it has meanwhile finished is settled, not run again.
 """
 
 from __future__ import annotations
@@ -17,34 +16,34 @@ from jobs_core.backends.base import Delivery, Outcome, Settlement
 from .messages import SUSPECT, BrokerMessage
 
 REMEMBERED = 60.0
-"""Seconds for which a finished run is remembered that could not be acknowledged."""
+"""Seconds for which the outcome of a run that could not be acknowledged is remembered."""
 
 DOUBTFUL = 2.0
 """Seconds before a broken connection's end in which acknowledgements may have been lost."""
 
 FORGOTTEN_AT_ONCE = 4
-"""Batches of older ones that are forgotten at a time: freeing ten thousand messages takes a while."""
+"""Most batches that are forgotten at a time: freeing ten thousand messages at once takes too long."""
 
 PARDONED = 3
-"""Number of losses that do not yet point to the job: the worker ran others in the first two, and connections break."""
+"""Number of losses that do not prove the job guilty: at the first two, the worker ran other jobs too, and connections break."""
 
 _Key = tuple[str, float, int, int]
 
 
 class Unacked:
-    """Reservations by token. One thread at a time."""
+    """The reservations by token. One thread at a time."""
 
     def __init__(self) -> None:
         self.held: dict[int, BrokerMessage] = {}
         self._tokens = 0
         self._ids: dict[str, int] = {}  # job id → token
-        self._twins: dict[str, list[BrokerMessage]] = {}  # job id → further messages of a held job
-        self._strays: dict[_Key, int] = {}  # held when the connection broke → token
+        self._twins: dict[str, list[BrokerMessage]] = {}  # job id → further messages of a reserved job
+        self._strays: dict[_Key, int] = {}  # message reserved when the connection broke → token
         self._owed: OrderedDict[_Key, tuple[float, Settlement]] = OrderedDict()
         self._recent: deque[tuple[float, list[BrokerMessage]]] = deque()
 
     def reserve(self, messages: Iterable[BrokerMessage]) -> list[Delivery]:
-        """Reserve messages, but only one at a time of each job: a job that was published twice does not run twice at once."""
+        """Reserve messages, but only one per job: a job that was published twice must not run twice at the same time."""
         deliveries = []
         for message in messages:
             if message.id in self._ids:
@@ -57,17 +56,17 @@ class Unacked:
         return deliveries
 
     def twins(self, message: BrokerMessage) -> list[BrokerMessage]:
-        """Return further messages of a job that is no longer held."""
+        """Remove and return the further messages of a job that is no longer reserved."""
         return self._twins.pop(message.id, [])
 
     def all_twins(self) -> list[BrokerMessage]:
-        """Return all further messages of held jobs."""
+        """Remove and return all further messages of reserved jobs."""
         twins = [message for messages in self._twins.values() for message in messages]
         self._twins.clear()
         return twins
 
     def find(self, settlement: Settlement) -> BrokerMessage | None:
-        """Return the message of a settlement, if it is held under that token."""
+        """Return the message of a settlement, if it is reserved under that token."""
         message = self.held.get(settlement.token) if isinstance(settlement.token, int) else None
         return message if message is not None and message.id == settlement.id else None
 
@@ -79,7 +78,7 @@ class Unacked:
         self._strays.pop(_key(message), None)
 
     def acknowledged(self, messages: list[BrokerMessage]) -> None:
-        """Record that their acknowledgement is in transit."""
+        """Record that the acknowledgements of these messages are in transit."""
         now = time.monotonic()
         self._recent.append((now, messages))
         for _ in range(FORGOTTEN_AT_ONCE):
@@ -87,7 +86,7 @@ class Unacked:
                 self._recent.popleft()
 
     def owe(self, message: BrokerMessage, settlement: Settlement) -> None:
-        """Record the outcome of a job that could not be settled, because the broker has taken it back."""
+        """Record the outcome of a job that could not be settled because the broker has made it ready again."""
         self.gone(message)
         self._remember(message, settlement)
 
@@ -98,7 +97,7 @@ class Unacked:
             self._owed.popitem(last=False)
 
     def connection_lost(self) -> None:
-        """Record that the broker has taken back all held messages; perhaps also those acknowledged last."""
+        """Record that the broker has made all reserved messages ready again, perhaps also those acknowledged last."""
         self._twins.clear()
         self._strays = {_key(message): token for token, message in self.held.items()}
         oldest = time.monotonic() - DOUBTFUL
@@ -109,7 +108,7 @@ class Unacked:
         self._recent.clear()
 
     def recognise(self, message: BrokerMessage) -> bool:
-        """Return whether we already hold this job; this message is then the one that will be acknowledged."""
+        """Return whether this worker still has the job reserved; its reservation then continues with this message."""
         token = self._strays.pop(_key(message), None)
         if token is None or token not in self.held:
             return False
@@ -118,21 +117,21 @@ class Unacked:
         return True
 
     def owes(self, message: BrokerMessage) -> bool:
-        """Return whether this job has ended here before it came back."""
+        """Return whether this message is of a job that ended here before the message returned."""
         return _key(message) in self._owed
 
     def owed(self, message: BrokerMessage) -> Settlement | None:
-        """Return the outcome of a job that ended here before it came back."""
+        """Return the outcome of a job that ended here before its message returned."""
         found = self._owed.get(_key(message))
         return found[1] if found and found[0] >= time.monotonic() else None
 
     def paid(self, messages: Iterable[BrokerMessage]) -> None:
-        """Record that they are settled: if one comes back now, that is another loss."""
+        """Forget the outcomes of these messages, which are settled now: if one returns again, that is another loss."""
         for message in messages:
             self._owed.pop(_key(message), None)
 
     def forget(self) -> list[BrokerMessage]:
-        """Hold no messages any more; return those that were held."""
+        """Forget all reservations; return their messages."""
         held, self.held = list(self.held.values()), {}
         self._ids.clear()
         self._twins.clear()
@@ -143,7 +142,7 @@ class Unacked:
 
 
 def delivery(message: BrokerMessage) -> Delivery:
-    """Return the message as the core's delivery."""
+    """Convert a message to a delivery of the core."""
     return Delivery(
         message.id,
         message.topic,

@@ -11,10 +11,10 @@ from pika import ConnectionParameters, PlainCredentials, SSLOptions
 from jobs_core.backend_kit import Address, Url, read_url
 
 CONNECT_TIMEOUT = 5.0
-"""Longest time, in seconds, that one node may take to accept a connection."""
+"""Seconds that one node may take to accept a connection."""
 
 HEARTBEAT = 15
-"""Seconds; a connection that carries nothing for about twice as long counts as dead at both ends."""
+"""Heartbeat interval in seconds; after about two of them without data, a connection counts as dead at both ends."""
 
 _PORT, _TLS_PORT = 5672, 5671
 _FORM = "The form: amqp[s]://[user:password@]host[:port][,host[:port]…][/vhost][?prefix=…&queues=classic]"
@@ -33,7 +33,7 @@ class Target(Struct, frozen=True, kw_only=True):
     prefix: str | None = None
     queues: Literal["quorum", "classic"] = "quorum"
     heartbeat: int = HEARTBEAT
-    consumer_timeout: float | None = None  # the broker's own setting, if it is not the default; seconds
+    consumer_timeout: float | None = None  # seconds; the broker's setting, if it is not the default
 
     def __repr__(self) -> str:
         return f"<Target {self.shown}>"
@@ -55,7 +55,7 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> Target:
-    """Parse a URL; raise BackendError that shows the form."""
+    """Parse a URL; raise a BackendError that shows the valid form."""
     parts = read_url(url, _PARAMETERS, _FORM)
     secure = parts.scheme == "amqps"
     return Target(

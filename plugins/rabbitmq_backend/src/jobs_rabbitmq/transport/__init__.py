@@ -1,6 +1,6 @@
-"""The AMQP connection: pika's, with an adapter, a loop and a codec of ours where they pay, or with pika's own.
+"""The AMQP connection: pika's, with our adapter, loop and codec, or with pika's own.
 
-docs/transport.md says what ours buys, and how to measure it again.
+docs/transport.md says how much faster ours are, and how to measure that again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .own import OwnConnection
 from .plain import PlainConnection, PlainLoop
 
 KNOWN = ("1.4.",)
-"""Releases of pika whose inner interface our adapter is tested with."""
+"""Releases of pika with whose internal interface our adapter is tested."""
 
 
 def use_library() -> bool:
-    """Return whether pika's own transport serves: `JOBS_TRANSPORT=library`, or a pika that ours does not know."""
+    """Return whether pika's own transport is used: with `JOBS_TRANSPORT=library`, or if the release is not in KNOWN."""
     return os.environ.get("JOBS_TRANSPORT") == "library" or not pika.__version__.startswith(KNOWN)
 
 
@@ -37,10 +37,12 @@ def new_loop() -> Loop:
 
 def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> BrokerConnection:
     """Return a connection to the first node that accepts one; raise the error of the last one."""
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # we raise the errors that it logs, with the fix
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # pika logs errors that we raise, with the fix
     last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
     for n, address in enumerate(target.addresses):
-        patience = min(CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n))  # one that hangs leaves time for others
+        patience = min(
+            CONNECT_TIMEOUT, left(math.inf) / (len(target.addresses) - n)
+        )  # a node that hangs must leave time for the others
         if isinstance(loop, PlainLoop):
             connection: BrokerConnection = PlainConnection(
                 target, address, loop, heartbeat=heartbeat, name=name, patience=patience

@@ -1,4 +1,4 @@
-"""Connect without blocking the loop: other connections are served meanwhile, even if another thread holds the interpreter."""
+"""Connect without blocking the loop, so that other connections get their heartbeats meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .loop import Loop
 
 
 class _Connecting:
-    """A socket that is being connected, for the loop to watch."""
+    """A socket that is being connected, watched by the loop."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._descriptor = stream.fileno()
@@ -36,14 +36,14 @@ class _Connecting:
 
 
 def dial(address: Address, loop: Loop, timeout: float, tls: ssl.SSLContext | None) -> socket.socket:
-    """Return a socket to that host, which does not block; raise OSError.
+    """Return a non-blocking socket that is connected to a host; raise OSError.
 
-    `timeout` seconds apply to each of its addresses, and to finding them.
+    `timeout` applies to resolving the host, and to each of its addresses.
     """
     last = OSError("it has no address")
     loop.pulse()
     for family, kind, protocol, _, where in addresses(*address, timeout):
-        loop.pulse()  # each of these calls may wait for the interpreter
+        loop.pulse()  # each of these calls may have to wait for the interpreter
         stream = socket.socket(family, kind, protocol)
         loop.pulse()
         try:

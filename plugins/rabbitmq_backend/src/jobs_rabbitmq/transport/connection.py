@@ -1,9 +1,9 @@
-"""A connection and its channels as the backend uses them, whichever adapter carries the bytes: ours or one of pika's.
+"""The interface of a connection and its channels, over our adapter or pika's.
 
-pika's own adapters either block inside each call or want to own the thread. A connection of either kind moves only while
-its `Loop` is turned, so that the courier, which sleeps nowhere else, answers heartbeats. It also delivers messages that were
-in transit while a consumer was being cancelled: pika would reject them, and the broker would count redeliveries that no
-crash has caused.
+pika's own adapters either block inside each call or want to own the thread. Here, a connection of either kind works only
+while its `Loop` runs. The courier sleeps only in that loop, so it answers heartbeats. The connection also delivers messages
+that were in transit while a consumer was being cancelled: pika would reject them, and the broker would count redeliveries
+that no crash has caused.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from .loop import Loop
 logger = logging.getLogger("jobs.rabbitmq")
 
 COMMAND_TIMEOUT = 4.0
-"""Longest time that a command may take before its connection counts as dead, in seconds; shorter than `enqueue_timeout`."""
+"""Seconds after which the connection of an unanswered command counts as dead; shorter than `enqueue_timeout`."""
 
 OnDelivery = Callable[[int, bool, str, BasicProperties, bytes], None]
 """Called with the delivery's tag, whether it was delivered before, its consumer, properties and body."""
 
 OnConfirm = Callable[[int, bool], None]
-"""Called with the tag of a message, and whether it is meant with all earlier ones."""
+"""Called with the tag of a message, and whether all earlier messages are meant, too."""
 
 
 class OpenChannel(Channel):
-    """A channel that passes on every delivery, also those after a cancel. All frames are written and read by pika."""
+    """A channel that passes on every delivery, even after a cancel. pika writes and reads all its frames."""
 
     on_delivery: OnDelivery | None = None
 
     def publish(self, exchange: str, key: str, properties: BasicProperties, body: bytes) -> None:
-        """Publish a message that comes back if no queue takes it."""
+        """Publish a message that is returned if there is no queue for it."""
         self.basic_publish(exchange, key, body, properties, mandatory=True)
 
     def acknowledge(self, tags: Iterable[int], up_to: int = 0) -> None:
-        """Settle deliveries: all up to a tag, and these."""
+        """Acknowledge these deliveries, and all up to a tag."""
         if up_to:
             self.basic_ack(up_to, multiple=True)
         for tag in tags:
             self.basic_ack(tag)
 
     def consume(self, queue: str, consumer: str, done: Callable[[Any], None]) -> None:
-        """Subscribe `on_delivery` to a queue."""
+        """Subscribe to a queue; deliveries go to `on_delivery`."""
         self.basic_consume(queue, self._pass_on, consumer_tag=consumer, callback=done)
 
     def confirm(self, confirmed: OnConfirm, refused: OnConfirm, done: Callable[[Any], None]) -> None:
@@ -68,7 +68,7 @@ class OpenChannel(Channel):
         self.confirm_delivery(answered, done)
 
     def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
-        """Take a delivery before pika rejects it because its consumer was cancelled."""
+        """Pass on a delivery that pika would otherwise reject because its consumer was cancelled."""
         self._pass_on(self, method_frame.method, header_frame.properties, body)
 
     def _pass_on(self, _: Any, method: Any, properties: BasicProperties, body: bytes) -> None:
@@ -77,7 +77,7 @@ class OpenChannel(Channel):
 
 
 class BrokerConnection(Connection, abc.ABC):
-    """A connection to one node. It belongs to the thread that turns its loop."""
+    """A connection to one node. It belongs to the thread that runs its loop."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class BrokerConnection(Connection, abc.ABC):
         **adapter: Any,
     ) -> None:
         self.where = target.shown
-        self.failure: BaseException | None = None  # why it is closed
-        self.closing = False  # closed on our request
-        self.blocked = ""  # the broker's reason to accept no messages at present
+        self.failure: BaseException | None = None  # why the connection has closed
+        self.closing = False  # we are closing it
+        self.blocked = ""  # why the broker accepts no messages at present
         self._patience = patience
         self._loop = loop
         super().__init__(
@@ -109,18 +109,18 @@ class BrokerConnection(Connection, abc.ABC):
 
     @abc.abstractmethod
     def writable(self) -> None:
-        """Write as much as there is room for."""
+        """Write as much as the socket accepts without waiting."""
 
     @abc.abstractmethod
     def flush(self) -> None:
-        """Pass everything to the system, and wait for room if there is none."""
+        """Pass all unsent data to the kernel; wait if it has no room."""
 
     def opened(self) -> None:
-        """Wait until it is open; raise BackendUnavailable or BackendError."""
+        """Wait until the connection is open; raise BackendUnavailable or BackendError."""
         self.wait_for(lambda: self.is_open, self._patience)
 
     def wait_for(self, condition: Callable[[], object], timeout: float = COMMAND_TIMEOUT) -> None:
-        """Run the loop until a condition holds; raise if the connection ends, or is silent for too long."""
+        """Run the loop until a condition holds; raise BackendError if the connection ends or the timeout passes."""
         held = self._loop.answered(lambda: condition() or self.failure is not None, timeout)
         if condition():
             return
@@ -129,11 +129,11 @@ class BrokerConnection(Connection, abc.ABC):
         raise self.error()
 
     def until(self, condition: Callable[[], object], timeout: float) -> bool:
-        """Turn the loop until a condition holds (True), or for so many seconds (False), which is not an error."""
+        """Run the loop until a condition holds (True), or the timeout or the end of the connection (False)."""
         return bool(self._loop.until(lambda: condition() or self.failure is not None, timeout) and condition())
 
     def new_channel(self) -> OpenChannel:
-        """Return an open channel."""
+        """Open a channel and return it."""
         opened: list[Channel] = []
         channel = self.channel(on_open_callback=opened.append)
         self.wait_for(lambda: opened)
@@ -141,18 +141,18 @@ class BrokerConnection(Connection, abc.ABC):
         return channel
 
     def error(self) -> BackendError:
-        """Return why it is closed, as the core's error."""
+        """Return why the connection has closed, as an error of the core."""
         failure = self.failure or exceptions.ConnectionClosed(0, "the connection was closed")
         return translated(failure, self.where)
 
     def abort(self, reason: BaseException) -> None:
-        """Drop it without telling the other end."""
+        """Drop the connection without telling the other end."""
         if self.failure is None:
             self._terminate_stream(reason if isinstance(reason, Exception) else None)
             self.failure = reason
 
     def shut(self) -> None:
-        """Close it with the protocol's handshake, within a moment."""
+        """Close the connection with AMQP's closing handshake, for which it waits only briefly."""
         if self.failure is not None:
             return
         self.closing = True

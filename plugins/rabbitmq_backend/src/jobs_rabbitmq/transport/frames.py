@@ -1,7 +1,7 @@
 """Read and write the most frequent frames ourselves: published messages, their confirms, and deliveries.
 
-pika makes a dozen objects of each message, which is most of a worker's effort for a short job. All other frames are left to
-pika, which gets them one at a time. The format is that of AMQP 0-9-1, chapter 4: type, channel, size, payload, end.
+pika creates a dozen objects for each message, which is most of a worker's CPU time for a short job. pika gets all other
+frames, one at a time. The format is that of AMQP 0-9-1, chapter 4: type, channel, size, payload, end.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _MANDATORY = 1
 _frame = struct.Struct(">BHI")
 _number = struct.Struct(">I")
 _delivered = struct.Struct(">Q?")
-_ack = struct.Struct(">BHIIQ?B")  # a whole frame: method, tag, whether all earlier tags are meant
-_content = struct.Struct(">BHIHHQ")  # a header's frame up to its properties: class 60, weight 0, size of the body
+_ack = struct.Struct(">BHIIQ?B")  # a whole frame: method, tag, whether it includes all earlier tags
+_content = struct.Struct(">BHIHHQ")  # a header frame up to its properties: class 60, weight 0, size of the body
 _CONTENT_SIZE = _content.size - _frame.size
 
 _PLAIN = (
@@ -44,7 +44,7 @@ _stamp = struct.Struct(">Q")
 
 
 class Plain(BasicProperties):
-    """Properties of a fresh job. Equal properties are written and read as one piece."""
+    """Properties of a newly pushed job. The part that all such jobs share is written and read as one piece."""
 
     content_type = "application/json"
     delivery_mode = PERSISTENT
@@ -77,14 +77,14 @@ def _encoded(properties: BasicProperties) -> bytes:
 
 
 def publish_method(channel: int, exchange: str, key: str) -> bytes:
-    """Return the first frame of a message, with its destination. The message comes back if no queue takes it."""
+    """Return the first frame of a message, with its destination. The message is returned if there is no queue for it."""
     to, by = exchange.encode(), key.encode()
     payload = b"%b\0\0%c%b%c%b%c" % (_number.pack(_PUBLISH), len(to), to, len(by), by, _MANDATORY)
     return _frame.pack(_METHOD, channel, len(payload)) + payload + bytes([_END])
 
 
 def ack(channel: int, tag: int, multiple: bool = False) -> bytes:
-    """Return the frame that settles a delivery; with `multiple`, also all deliveries before it."""
+    """Return the frame that acknowledges a delivery; with `multiple`, also all deliveries before it."""
     return _ack.pack(_METHOD, channel, _number.size + _delivered.size, _ACK, tag, multiple, _END)
 
 
@@ -109,7 +109,7 @@ class Receiver(Protocol):
         """Accept a complete delivery."""
 
     def confirmed(self, channel: int, tag: int, multiple: bool) -> bool:
-        """Accept a confirm of published messages; return False if this channel leaves that to pika."""
+        """Accept a confirm of published messages; return False if pika handles the confirms of this channel."""
 
 
 _Whole = tuple[int, int, bool, str, BasicProperties, bytes]
@@ -133,8 +133,8 @@ class _Delivery:
 class Reader:
     """Parses the bytes of a connection.
 
-    `others` is called with every frame that is not read here; it returns False if the rest must not be read, because that
-    frame has ended the connection.
+    `others` is called with every frame that is left to pika. It returns False if that frame has ended the connection; the
+    rest must not be read then.
     """
 
     def __init__(self, receiver: Receiver, others: Callable[[bytes], bool]) -> None:
@@ -144,7 +144,7 @@ class Reader:
         self._coming: dict[int, _Delivery] = {}
 
     def feed(self, data: bytes) -> int:
-        """Act on received data; return how many of its bytes were frames that were read here."""
+        """Process received data; return how many bytes were frames that were not left to pika."""
         if self._rest:
             data = self._rest + data
         at, end, ours = 0, len(data), 0
@@ -153,7 +153,7 @@ class Reader:
                 kind, channel, size = _frame.unpack_from(data, at)
                 begin, start, after = at, at + _frame.size, at + _frame.size + size + 1
                 if kind > _HEARTBEAT or (after <= end and data[after - 1] != _END):
-                    after = end  # not AMQP: pika reports it
+                    after = end  # not AMQP: leave it to pika, which raises an error
                 elif after > end:
                     break
                 at = after
@@ -171,7 +171,7 @@ class Reader:
         return ours
 
     def _delivery(self, data: bytes, channel: int, start: int, after: int) -> tuple[int, _Whole | None]:
-        """Return where the parsed part of a delivery ends, and the delivery if it is complete; else wait for its content."""
+        """Return where the parsed part of a delivery ends, and the delivery if it is complete; else keep its parts."""
         text = start + 5
         at = text + data[start + 4]
         consumer = data[text:at].decode()
@@ -189,7 +189,7 @@ class Reader:
         return after, None
 
     def _read(self, data: bytes, kind: int, channel: int, start: int, end: int) -> bool:
-        """Return whether this frame was for us."""
+        """Process a frame; return whether it is one that we read ourselves."""
         if kind == _METHOD:
             if _number.unpack_from(data, start)[0] != _ACK:
                 return False

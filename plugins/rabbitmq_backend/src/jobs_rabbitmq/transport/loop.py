@@ -1,4 +1,4 @@
-"""The loop that one thread turns while it waits: sockets, timers, and interrupts from any thread."""
+"""The event loop that a thread runs while it waits: sockets, timers, and interrupts from any thread."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LONGEST_TURN = 60.0
 """Longest single sleep, in seconds."""
 
 SHORT_TURN = 0.25
-"""The same while an answer is awaited, in seconds."""
+"""Longest single sleep while an answer is awaited, in seconds."""
 
 FEW = 64
-"""Messages that are processed in a millisecond or less."""
+"""A number of messages that takes a millisecond or less to process."""
 
 
 class Stream(Protocol):
@@ -35,11 +35,11 @@ class Stream(Protocol):
     def writable(self) -> None: ...
 
     def pulse(self) -> None:
-        """Write as much as there is room for, and a heartbeat if it is time for one."""
+        """Write as much as the socket accepts, and a heartbeat if one is due."""
 
 
 class Loop:
-    """Sockets, timers and interrupts. See the module.
+    """An event loop over sockets, timers and interrupts.
 
     One thread at a time, except for `interrupt`, which any thread and a signal handler may call.
     """
@@ -75,7 +75,7 @@ class Loop:
     # -- turning -------------------------------------------------------------------------------------
 
     def until(self, condition: Callable[[], object], timeout: float) -> bool:
-        """Turn until `condition` holds (True) or `timeout` seconds have passed (False); at least once if time is left."""
+        """Run until `condition` holds (True) or `timeout` seconds have passed (False); at least one turn if time is left."""
         if condition():
             return True
         deadline = time.monotonic() + left_of(timeout)
@@ -88,10 +88,10 @@ class Loop:
                 return False
 
     def answered(self, condition: Callable[[], object], timeout: float) -> bool:
-        """Turn like `until`, for the broker's answers.
+        """Run until the broker has answered, like `until`.
 
-        While a job holds the interpreter, no request can be sent and no answer read, and the broker is not at fault. Of the
-        time of such a turn, only the intended wait counts; but a deadline is a deadline.
+        While a job holds the interpreter, requests cannot be sent and answers cannot be read, which is not the broker's
+        fault. So only the intended wait of each turn counts against `timeout`; the thread's deadline holds in any case.
         """
         left = timeout
         while not condition():
@@ -104,7 +104,7 @@ class Loop:
         return True
 
     def look(self) -> None:
-        """Do everything that is possible without waiting, even for the interpreter."""
+        """Read all sockets and run due timers, without sleeping."""
         self.pulse()
         for descriptor, stream in list(self._streams.items()):
             if self._streams.get(descriptor) is stream:
@@ -112,12 +112,12 @@ class Loop:
         self._call_what_is_due()
 
     def pulse(self) -> None:
-        """Send due heartbeats. To be called before steps that may wait for the interpreter, while a job holds it."""
+        """Send due heartbeats. Call it before steps that may have to wait for the interpreter."""
         for stream in list(self._streams.values()):
             stream.pulse()
 
     def attending(self, items: Iterable[T]) -> Iterator[T]:
-        """Iterate over many items, with a pulse now and then: a thread that computes for 5 ms loses the interpreter, too."""
+        """Iterate over items, with a pulse every FEW items: a thread that computes for 5 ms has to give up the interpreter."""
         for number, item in enumerate(items):
             if number % FEW == 0:
                 self.pulse()
@@ -129,7 +129,7 @@ class Loop:
         pause = self._timers.pause()
         longest = min(longest, LONGEST_TURN, longest if pause is None else pause)
         events = self._poll.poll(longest * 1000)
-        # Sockets come before timers: data that arrived while a job held the interpreter is not silence of the broker.
+        # Sockets before timers: if a job held the interpreter, the broker's data has to be read before a timer calls it silent.
         for descriptor, event in events:
             if descriptor == self._interrupts.fileno():
                 self._hear()
@@ -146,7 +146,7 @@ class Loop:
             callback()
 
     def _mark_writers(self) -> None:
-        """Watch for room where data waits to be written."""
+        """Watch for room to write on the sockets that have unsent data."""
         for descriptor, stream in self._streams.items():
             waits = stream.wants_to_write()
             if waits != (descriptor in self._writing):

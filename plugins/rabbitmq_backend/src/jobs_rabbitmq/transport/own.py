@@ -1,4 +1,4 @@
-"""Our adapter of pika's connection: it writes and reads the frequent frames itself."""
+"""Our adapter for pika's connection, which writes and reads the most frequent frames itself."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from .frames import Reader, ack, content, publish_method
 from .loop import Loop
 
 CHUNK = 1 << 16
-"""Bytes that are written without waiting for more."""
+"""The number of unsent bytes from which on they are written at once."""
 
 SIP = 1 << 14
-"""Bytes that are read at once. They are processed in a millisecond or less, and then a pulse follows."""
+"""The number of bytes read at once. Processing them takes a millisecond or less; a pulse follows."""
 
 PULSE = 1 / 16
-"""Share of the heartbeat after which a turn of the loop begins with a heartbeat, because the turn may end late.
+"""After this share of the heartbeat interval, the next turn of the loop sends a heartbeat, because the turn may end late.
 
-The broker gives a connection up after twice the heartbeat.
+The broker drops a connection after two intervals of silence.
 """
 
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
-"""An application may have given SIGPIPE its default action, which ends the process."""
+"""Prevents SIGPIPE, whose default action, which an application may have restored, ends the process."""
 
 _END_AND_HEAD = 8
-"""Bytes of a frame beside its payload."""
+"""Bytes of a frame in addition to its payload."""
 
 
 class CodecChannel(OpenChannel):
-    """A channel that needs none of pika's objects for messages, their confirms and deliveries."""
+    """A channel that uses none of pika's objects for messages, confirms and deliveries."""
 
     on_confirm: OnConfirm | None = None
     _route: tuple[str, str] | None = None
@@ -49,7 +49,7 @@ class CodecChannel(OpenChannel):
     def publish(self, exchange: str, key: str, properties: BasicProperties, body: bytes) -> None:
         if not self.is_open:
             raise exceptions.ChannelWrongStateError("the channel is closed")
-        if self._route != (exchange, key):  # it seldom differs from the last one
+        if self._route != (exchange, key):  # usually the same as for the last message
             self._route, self._method = (exchange, key), publish_method(self.channel_number, exchange, key)
         largest = self.connection.params.frame_max - _END_AND_HEAD
         self.connection.send(self._method, content(self.channel_number, properties, body, largest))
@@ -77,7 +77,7 @@ class OwnConnection(BrokerConnection):
         self._socket: socket.socket | None = None
         self._unsent = bytearray()
         self._sent_at = 0.0
-        self._pause = 0.0  # between heartbeats, in seconds; 0 while it is not open, and if none are wanted
+        self._pause = 0.0  # seconds between heartbeats; 0 before the connection is open, or without heartbeats
         self._reader = Reader(self, self._for_pika)
         self._channels_by_number: dict[int, CodecChannel] = {}
         super().__init__(target, address, loop, heartbeat=heartbeat, name=name, patience=patience)
@@ -90,7 +90,7 @@ class OwnConnection(BrokerConnection):
         """Send our frames: at once if over `CHUNK` bytes are waiting, else on the next turn of the loop or flush."""
         for frame in frames:
             self._unsent += frame
-            self.bytes_sent += len(frame)  # pika looks at this to know when a heartbeat is due
+            self.bytes_sent += len(frame)  # pika uses this to know when a heartbeat is due
         if len(self._unsent) > CHUNK:
             self.writable()
 
@@ -165,7 +165,7 @@ class OwnConnection(BrokerConnection):
             if not data:
                 self._lose(exceptions.StreamLostError("the other end has closed the connection"))
                 return
-            read = self._reader.feed(data)  # pika counts the bytes that it gets itself, so this comes first
+            read = self._reader.feed(data)  # first, because pika adds only the bytes of frames left to it
             self.bytes_received += read  # pika uses this to know whether the broker is alive
             self._loop.pulse()
             if len(data) < SIP and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
-"""The way without anything of ours beneath a message: pika's SelectConnection on pika's event loop.
+"""The transport of pika alone: its SelectConnection on its event loop.
 
-It is slower, and silent for longer beside a job that holds the interpreter, but it uses hardly more of pika than pika
-documents: it serves where ours may not, see `use_library`.
+It is slower, and sends heartbeats later while a job holds the interpreter, but it hardly uses undocumented parts of pika.
+`use_library` says when it is used.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .loop import LONGEST_TURN, Loop
 
 
 class PlainLoop(Loop):
-    """pika's loop, turned when its thread has the time."""
+    """A `Loop` that runs pika's event loop."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ioloop = _new_ioloop()
         self.ioloop.activate_poller()
         weakref.finalize(self, self.ioloop.close)
-        heard = weakref.WeakMethod(self._hear)  # the loop must not keep us alive: it is closed after us
+        heard = weakref.WeakMethod(self._hear)  # weak: pika's loop, which is closed after this object, must not keep it alive
         self.ioloop.add_handler(self._interrupts.fileno(), lambda *_: (heard() or _nothing)(), IOLoop.READ)
 
     def look(self) -> None:
@@ -43,7 +43,7 @@ class PlainLoop(Loop):
 
 
 class PlainConnection(BrokerConnection, SelectConnection):
-    """A connection of pika's alone."""
+    """A connection through pika's own adapter."""
 
     def __init__(
         self, target: Target, address: Address, loop: PlainLoop, *, heartbeat: int, name: str, patience: float = CONNECT_TIMEOUT
@@ -51,18 +51,18 @@ class PlainConnection(BrokerConnection, SelectConnection):
         super().__init__(target, address, loop, heartbeat=heartbeat, name=name, patience=patience, custom_ioloop=loop.ioloop)
 
     def writable(self) -> None:
-        """Do nothing: the loop's next turn writes."""
+        """Do nothing: the next turn of the loop writes."""
 
     def flush(self) -> None:
         if self._unsent():
             self.wait_for(lambda: not self._unsent())
 
     def abort(self, reason: BaseException) -> None:
-        if self.is_closed:  # pika is telling its channels so, and us after them
+        if self.is_closed:  # pika is closing its channels, and tells us after that
             self.failure = self.failure or reason
         elif self.failure is None:
             super().abort(reason)
-            self._loop.look()  # it closes the socket
+            self._loop.look()  # this turn closes the socket
 
     def _unsent(self) -> int:
         return 0 if self._transport is None else int(self._get_write_buffer_size())
@@ -72,12 +72,12 @@ class PlainConnection(BrokerConnection, SelectConnection):
 
     def _on_end(self, connection: Any, error: BaseException) -> None:
         if isinstance(error, IncompatibleProtocolError) and self.params.ssl_options is not None:
-            error = AMQPConnectionError(*error.args)  # pika's guess; but what ends a handshake of TLS is no AMQP
+            error = AMQPConnectionError(*error.args)  # pika blames AMQP, but the TLS handshake has failed
         super()._on_end(connection, _cause(error))
 
 
 def _new_ioloop() -> IOLoop:
-    """Return a loop on poll(): a process forked from ours would share an epoll() with us, and its end would change ours."""
+    """Return a loop on poll(): forked processes would share an epoll() with us, and could change our registrations."""
     before, select_connection.SELECT_TYPE = select_connection.SELECT_TYPE, "poll"
     try:
         return IOLoop()
@@ -86,7 +86,7 @@ def _new_ioloop() -> IOLoop:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the error of the system or the broker that pika has wrapped."""
+    """Return the error of the operating system or the broker that pika has wrapped."""
     while True:
         inner = [*getattr(error, "exceptions", ()), getattr(error, "exception", None), *error.args]
         wrapped = [each for each in inner if isinstance(each, BaseException)]
@@ -96,4 +96,4 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _nothing() -> None:
-    """End a wait."""
+    """Do nothing: a callback that only ends a wait."""
