@@ -1,7 +1,7 @@
-"""Jobs over ZeroMQ: a backend, and the small durable broker behind it (`jobs broker`).
+"""Jobs over ZeroMQ: a backend, and the small durable broker behind it (`jobsctl broker`).
 
-`zmq+tcp://host:port`, `zmq+ipc:///path/of/socket`. ZeroMQ stores nothing; the broker is the network front of the core's
-SQLite engine. docs/zeromq-protocol.md describes the wire protocol.
+URLs are `zmq+tcp://host:port` and `zmq+ipc:///path/of/socket`. ZeroMQ stores nothing; the broker is the network front of
+the core's SQLite engine. docs/zeromq-protocol.md describes the wire protocol.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ def jobs_broker_commands(config: Config) -> list[Sequence[str]]:
         return []
     from .broker.main import settings
 
-    settings(config)  # errors in them are reported before anything starts
+    settings(config)  # reports errors in the settings before anything starts
     return [[sys.executable, "-m", "jobs_zeromq.broker"]]

@@ -1,4 +1,4 @@
-"""The backend as the core sees it: each method a request to the broker."""
+"""The backend: each method is a request to the broker."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class ZeromqBackend(ZeromqOperatorCalls):
         self._options = options
         self._address = parse(url, options.base_dir)
         self._owner = ""
-        self._settle_request = ""  # the last one
-        self._retention: dict[str, tuple[float, int]] = {}  # the values that the broker has
+        self._settle_request = ""  # request id of the last settle
+        self._retention: dict[str, tuple[float, int]] = {}  # the values that the broker already has
         self._opened: BrokerConnection | None = None
 
     @property
@@ -49,13 +49,13 @@ class ZeromqBackend(ZeromqOperatorCalls):
         self.close()
         try:
             connection = BrokerConnection(self._address, self._hello)
-        except OSError as error:  # out of descriptors
+        except OSError as error:  # no file descriptors are left
             raise BackendUnavailable(f"the broker at {self._address.shown} cannot be reached: {error.strerror}") from None
         try:
             if owner:
                 connection.call(p.OPEN, p.Owner(owner=owner))
             else:
-                connection.call(p.COUNTS, p.OfTopics(topics=[]))  # checks that a broker is there
+                connection.call(p.COUNTS, p.OfTopics(topics=[]))  # checks that a broker answers
         except BaseException:
             connection.close()
             raise
@@ -106,7 +106,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
         deliveries = self._connection.call_later(p.NEXT, asked, timeout)
         if deliveries is not None:
             return deliveries
-        # Repeated with limit 0: ends that request, and returns its result.
+        # The same request id with limit 0 ends that request, and returns the jobs that it may have reserved.
         return self._connection.call(p.RESERVE, p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0))
 
     def interrupt(self) -> None:
@@ -118,7 +118,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
         first, self._settle_request = request != self._settle_request, request
         connection = self._connection
         answers = connection.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
-        if first and connection.sendings > 1:  # the repetition was ours: our caller has asked once
+        if first and connection.sendings > 1:  # "already" comes from our own repetition: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
 
@@ -145,7 +145,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
         return self._connection.call(p.STATUS, p.Nothing())
 
     def _say_retention(self, topics: Sequence[str]) -> None:
-        """Tell the broker how long these topics' dead letters are kept, once."""
+        """Tell the broker how long these topics' dead letters are kept, unless it has already been told."""
         new = {}
         for topic in topics:
             if topic not in self._retention:

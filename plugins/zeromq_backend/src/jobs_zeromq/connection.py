@@ -1,7 +1,7 @@
 """The client's connection: one request at a time, sent again over a new connection when the old one breaks.
 
-Every request that changes something carries a request id, under which the broker executes it once however often it is sent.
-So a lost reply costs a repetition, here, and the core is told of an outage only when it lasts.
+Every request that changes something carries a request id, and the broker executes each id once. So this module repeats a
+request whose reply was lost, and only an outage that lasts is reported to the core.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 RECONNECT = 1.5
-"""Seconds for which a call tries to connect before it reports that the broker is away: a restart is not noticed."""
+"""Seconds for which a call tries to connect before it reports an outage; longer than a restart of the broker takes."""
 
 AGAIN = 20
-"""Milliseconds between two tries to connect. They end after RECONNECT seconds, so there is no reason to slow down."""
+"""Milliseconds between two tries to connect; constant, since the tries end after RECONNECT seconds."""
 
 STAGGER = 0.02
-"""Longest pause in seconds of a client before it connects to a broker's successor, so that not all clients do so at once."""
+"""Longest random pause in seconds before a client reconnects, so that not all clients do so at once."""
 
 LATE = 0.5
-"""Seconds by which an answer at the end of a wait may be late."""
+"""Seconds by which the answer may be late that ends a wait at its timeout."""
 
 REPLY = 10.0
 """Seconds that a reachable broker may take to answer."""
@@ -55,7 +55,7 @@ class _Gone(Exception):
 
 
 class BrokerConnection:
-    """A connection to the broker. One thread uses it at a time; but any thread may interrupt it."""
+    """A connection to the broker. One thread at a time may use it, but any thread may interrupt it."""
 
     def __init__(self, address: Address, hello: Callable[[], Hello]) -> None:
         self.address = address
@@ -67,8 +67,8 @@ class BrokerConnection:
         self.sendings = 0
         """Number of times that the last request was sent."""
         self._tags = 0
-        self._waiting = False  # the broker may assume that we wait
-        self._woken = False  # it woke us after our wait had ended: on a slow network, this may happen to each wait
+        self._waiting = False  # the broker may still regard us as waiting
+        self._woken = False  # a wake-up arrived after our wait had ended, as may happen on a slow network
         self._interrupts = SelfPipe()
 
     def close(self) -> None:
@@ -77,14 +77,14 @@ class BrokerConnection:
         self._interrupts.close()
 
     def drop(self) -> None:
-        """Close the socket; the next call makes another."""
+        """Close the socket; the next call opens a new one."""
         socket, monitor = self._socket, self._monitor
         self._socket = self._monitor = None
         self._waiting = self._woken = False
         if socket is None:
             return
         if self._pid != os.getpid():
-            _inherited.append((socket, monitor))  # of the parent, which continues to use it
+            _inherited.append((socket, monitor))  # kept open: the sockets belong to the parent process, which still uses them
             return
         socket.disable_monitor()
         if monitor is not None:
@@ -101,10 +101,10 @@ class BrokerConnection:
         reply: float = REPLY,
         reconnect: float = RECONNECT,
     ) -> A:
-        """Send a request, and return the answer. `items` go in frames of their own after the body of a bulk request.
+        """Send a request and return the answer. `items` are sent in further frames after the body of a bulk request.
 
-        Raises the broker's refusals, and BackendUnavailable when it cannot be reached or takes longer than `reply`, or than
-        the deadline allows.
+        Raises the broker's errors, and BackendUnavailable if the broker cannot be reached, or does not answer within
+        `reply` seconds or the thread's deadline.
         """
         frames = [VERSION, verb.name, b"", verb.encode(request)]
         for part in items:
@@ -123,16 +123,16 @@ class BrokerConnection:
                 time.sleep(random.uniform(0.0, STAGGER))
 
     def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
-        """Return the time until which to try to connect again; raise BackendUnavailable if it has passed."""
+        """Return until when to try to connect again; raise BackendUnavailable if that time has passed."""
         now = time.monotonic()
-        if not gone.args:  # it was connected: its successor gets the full time
+        if not gone.args:  # an established connection broke: allow the full time for a new one
             give_up = min(now + reconnect, at_last)
         if now < give_up:
             return give_up
         raise BackendUnavailable(f"the broker at {self.address.shown} {gone.args[0] if gone.args else 'broke off'}") from None
 
     def tell(self, verb: Verb[Q, A], request: Q) -> None:
-        """Send a message that is not answered, if there is a connection; one that is lost is repeated in hello."""
+        """Send a message without an answer, if connected. A lost one does no harm: the next hello repeats its content."""
         if self._socket is not None and self._pid == os.getpid():
             try:
                 sockets.send(self._socket, [VERSION, verb.name, b"", verb.encode(request)])
@@ -140,7 +140,7 @@ class BrokerConnection:
                 self.drop()
 
     def _frames(self, verb: Verb[Any, Any], items: Sequence[Any]) -> list[bytes]:
-        """Split items into as many frames as their size requires; refuse an item that is too large for any."""
+        """Split items into as many frames as needed; raise for an item that is too large for one."""
         if not items:
             return []
         frame = verb.encode(items)
@@ -159,7 +159,7 @@ class BrokerConnection:
         return self._body(*self._answer(tag, timeout))
 
     def _body(self, kind: bytes, body: bytes) -> bytes:
-        """Return the body of an answer; if it is an error, raise it."""
+        """Return the body of an answer; if the answer is an error, raise it."""
         if kind == ERROR:
             refusal: Refusal = decode_refusal(body)
             if refusal.code == "hello":
@@ -175,7 +175,7 @@ class BrokerConnection:
             raise _Gone from None
 
     def _answer(self, tag: bytes, timeout: float) -> tuple[bytes, bytes]:
-        """Return the answer to a tag; all other messages are late wake-ups, or answers to requests that have ended."""
+        """Return the answer to a tag. Other messages are late wake-ups, or answers to requests that have been given up."""
         deadline = time.monotonic() + timeout
         while True:
             for answer in self._received():
@@ -189,7 +189,7 @@ class BrokerConnection:
             self._poll(rest)
 
     def _received(self) -> Iterator[list[bytes]]:
-        """Yield received messages of the right form; those that are not consumed remain for the next call."""
+        """Yield well-formed received messages; those not consumed remain in the socket."""
         assert self._socket is not None
         while self._readable():
             answer = sockets.receive(self._socket)
@@ -197,7 +197,7 @@ class BrokerConnection:
                 yield answer
 
     def _poll(self, seconds: float, *interrupts: int) -> bool:
-        """Sleep until a message arrives, or an interrupt (True); raise _Gone when the connection breaks."""
+        """Sleep until a message or the timeout (False), or an interrupt (True); raise _Gone if the connection breaks."""
         watched: list[tuple[Any, int]] = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN)]
         watched += [(descriptor, zmq.POLLIN) for descriptor in interrupts]
         events = zmq.zmq_poll(watched, max(0, int(seconds * 1000) + 1))
@@ -209,7 +209,7 @@ class BrokerConnection:
     # -- waiting ---------------------------------------------------------------------------------
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
-        """Sleep until the broker reports that there may be jobs (True), an interrupt, or the end of its time (False)."""
+        """Sleep until the broker reports that there may be jobs (True), or an interrupt or the timeout (False)."""
         begin = time.monotonic()
         deadline, give_up = begin + timeout, begin + RECONNECT
         while True:
@@ -251,10 +251,10 @@ class BrokerConnection:
                 return False
 
     def call_later(self, verb: Verb[Q, A], request: Q, timeout: float) -> A | None:
-        """Send a request that is answered within `timeout`; return None if it is not, if it is interrupted, or if the
-        connection breaks.
+        """Send a request that the broker answers within `timeout` seconds, and return the answer.
 
-        Another request, which also ends this one, then has to find out whether it was executed.
+        Return None without an answer: after LATE more seconds, an interrupt, or the end of the connection. The caller then
+        has to send another request, which ends this one and tells whether it was executed.
         """
         deadline = time.monotonic() + timeout + LATE
         try:
@@ -282,13 +282,13 @@ class BrokerConnection:
         return sockets.readable(self._socket)
 
     def wait_no_longer(self) -> None:
-        """Tell the broker to wake another worker instead."""
+        """Tell the broker that this worker no longer waits, so that it wakes another instead."""
         if self._waiting:
             self._waiting = False
             self.tell(WAIT, Wait())
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until an interrupt, or for so many seconds; the next call reads messages that arrive meanwhile."""
+        """Sleep for `seconds` or until an interrupt; messages that arrive meanwhile remain for the next call."""
         self._interrupts.wait(seconds)
 
     def interrupt(self) -> None:
@@ -298,7 +298,7 @@ class BrokerConnection:
     # -- connecting ------------------------------------------------------------------------------
 
     def _connect(self, give_up: float) -> None:
-        """Make a connection on which hello was answered; raise _Gone with the reason if there is none by then."""
+        """Connect, and exchange hello; raise _Gone with the reason if that fails until `give_up`."""
         if self._socket is not None and self._pid != os.getpid():
             self.drop()
         if self._socket is not None:
@@ -324,12 +324,12 @@ class BrokerConnection:
             socket = sockets.context().socket(zmq.DEALER)
             self._socket, self._pid = socket, os.getpid()
             self._monitor = socket.get_monitor_socket(_EVENTS)
-        except (zmq.ZMQError, OSError) as error:  # out of descriptors
+        except (zmq.ZMQError, OSError) as error:  # no file descriptors are left
             raise _Gone(f"cannot be reached: {error.strerror}") from None
         sockets.beat(socket)
         for option, value in (
             (zmq.LINGER, 0),
-            (zmq.IMMEDIATE, 1),  # send only to a reachable broker, or fail
+            (zmq.IMMEDIATE, 1),  # sending fails unless the broker is connected
             (zmq.RECONNECT_IVL, AGAIN),
             (zmq.CONNECT_TIMEOUT, 2000),
             (zmq.HANDSHAKE_IVL, 2000),
@@ -363,7 +363,7 @@ class BrokerConnection:
                 return
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 self.drop()
-                if status == NO_ROOM:  # at once: trying again and again is useless, and a burden
+                if status == NO_ROOM:  # give up at once: retries would only be a burden to the broker
                     raise BackendUnavailable(
                         f"the broker at {self.address.shown} accepts no more clients: it has no descriptor left"
                     )
@@ -379,7 +379,7 @@ class BrokerConnection:
                 )
 
     def _event(self) -> tuple[int, int]:
-        """Return the last event of the connection, and its status."""
+        """Return the next event of the connection, and its status."""
         assert self._monitor is not None
         event = parse_monitor_message(self._monitor.recv_multipart())
         return event["event"], event["value"]

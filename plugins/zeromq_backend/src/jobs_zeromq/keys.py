@@ -1,9 +1,9 @@
-"""CURVE keys: files as pyzmq writes them, a directory of the clients that the broker lets in.
+"""CURVE keys: files as pyzmq writes them, and a directory of the clients that the broker accepts.
 
 keys/broker.key_secret      the broker's own, 0600
 keys/broker.key             its public half: every client needs it
-keys/clients/NAME.key       clients that may connect; remove one, and its next connection is refused
-keys/NAME.key_secret        a client's own, 0600: carry it to its machine, and delete it here
+keys/clients/NAME.key       clients that may connect; after a file is removed, its client's next connection is refused
+keys/NAME.key_secret        a client's own, 0600: move it to the client's machine
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ BROKER = "broker"
 CLIENTS = "clients"
 _WANT = (errno.EMFILE, errno.ENFILE)
 _SETTLED = 2 * 10**9
-"""Nanoseconds. A directory that changed so recently may change again with the same time stamp."""
+"""Nanoseconds. A directory that changed less than this time ago may change again with the same time stamp."""
 
 
 def make_broker(directory: Path) -> Path:
-    """Make the broker's pair, unless it exists; return its public key's file."""
+    """Make the broker's key pair unless it exists; return the file of the public key."""
     _private(directory)
     _private(directory / CLIENTS)
     public = directory / f"{BROKER}.key"
@@ -36,7 +36,7 @@ def make_broker(directory: Path) -> Path:
 
 
 def make_client(directory: Path, name: str) -> Path:
-    """Make a client's pair and add it to the list; return its secret key's file. Raises BackendError if the name is taken."""
+    """Make a client's key pair and add it to the list; return the secret key's file. Raises BackendError for a used name."""
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or name == BROKER or len(name) > 64:
         raise BackendError(f"invalid client name {name[:80]!r}: use up to 64 letters, digits, - and _")
     public, secret = directory / CLIENTS / f"{name}.key", directory / f"{name}.key_secret"
@@ -63,12 +63,12 @@ def _private(directory: Path) -> None:
 
 
 def load_public(path: Path) -> bytes:
-    """Return a public key; raise BackendError."""
+    """Read a public key; raise BackendError."""
     return _load(path)[0]
 
 
 def load_pair(path: Path) -> tuple[bytes, bytes]:
-    """Return a public key and its secret; raise BackendError, also if others may read the file."""
+    """Read a public key and its secret key; raise BackendError, also if other users may read the file."""
     public, secret = _load(path)
     if secret is None:
         raise BackendError(f"{path}: contains no secret key: use the file that ends in .key_secret")
@@ -95,7 +95,7 @@ class AllowList:
         self._names: dict[bytes, str] = {}
 
     def name(self, public: bytes) -> str | None:
-        """Return the name of this key's client; None for a stranger's."""
+        """Return the name of the client with this key; None if it is not on the list."""
         try:
             stamp = self._directory.stat().st_mtime_ns
             if stamp != self._stamp or time.time_ns() - stamp < _SETTLED:
@@ -104,7 +104,7 @@ class AllowList:
         except OSError as error:
             if error.errno not in _WANT:
                 return None
-        return self._names.get(public)  # out of descriptors: as it was last read
+        return self._names.get(public)  # without a free file descriptor, the list as last read still applies
 
     def _read(self) -> dict[bytes, str]:
         names = {}
@@ -116,5 +116,5 @@ class AllowList:
                 names[zmq.auth.load_certificate(path)[0]] = path.stem
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in _WANT:
-                    raise  # a half-written file of one client must not keep others out; this would keep out all
+                    raise  # skip a half-written file of one client; but this error would exclude all clients
         return names

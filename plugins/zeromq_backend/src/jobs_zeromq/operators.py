@@ -1,4 +1,4 @@
-"""Operator calls, sent to the broker."""
+"""The operations for operators, sent to the broker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PURGED_AT_ONCE = 500
 
 
 class ZeromqOperatorCalls(Backend):
-    """The operators' half of the backend."""
+    """The backend's methods for operators."""
 
     @property
     @abc.abstractmethod

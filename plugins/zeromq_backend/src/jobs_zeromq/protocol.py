@@ -1,4 +1,4 @@
-"""The wire protocol, for both ends; docs/zeromq-protocol.md describes it in prose, and a test compares.
+"""The wire protocol, for both ends. docs/zeromq-protocol.md describes it in prose; a test compares both.
 
 A request is [VERSION, verb, tag, body, more…], its answer [VERSION, "ok" | "error", tag, body]. Bodies are MessagePack maps
 of the structures below and of `jobs_core.backends.base`; unknown fields are ignored, missing ones have their defaults.
@@ -34,20 +34,20 @@ WAKE: Final = b"wake"
 BEAT: Final = b"beat"
 
 HEARTBEAT: Final = 1.5
-"""Seconds between ZMTP pings, in both directions; a peer that does not answer within as long again is dead."""
+"""Seconds between ZMTP pings, in both directions; a peer that does not answer within the same time is dead."""
 
 MAX_FRAME: Final = 8 * 2**20
-"""Largest frame that the broker accepts, in bytes; a client that sends a larger one is disconnected. Bulk is split into
-frames.
+"""Largest frame that the broker accepts, in bytes; a client that sends a larger one is disconnected. Bulk
+requests are split into frames.
 
-It is also the most that one reserve returns, except for a single job: an answer that takes longer than a heartbeat to
-arrive would break the connection, be requested again, and never arrive.
+A reserve returns at most this many bytes, too, unless a single job is larger: an answer that takes longer than a heartbeat
+to arrive would break the connection, be requested again, and never arrive.
 """
 
 MAX_TAG: Final = 64
 
 NO_ROOM: Final = 500
-"""The status with which ZeroMQ rejects a client for which the broker has no descriptor."""
+"""The status with which ZeroMQ rejects a client when the broker has no free file descriptor."""
 
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Request = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -56,7 +56,7 @@ Topics = Annotated[list[Topic], Meta(max_length=10_000)]
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Natural = Annotated[int, Meta(ge=0, le=2**53)]
 Retentions = Annotated[dict[Topic, tuple[Seconds, Natural]], Meta(max_length=10_000)]
-"""Topic: dead_keep in seconds, dead_max."""
+"""Topic → (dead_keep in seconds, dead_max)."""
 
 
 class Hello(Struct, kw_only=True):
@@ -71,7 +71,7 @@ class Hello(Struct, kw_only=True):
 class Welcome(Struct, kw_only=True):
     """The broker that the client has reached."""
 
-    epoch: str = ""  # of this start of the broker; tokens and requests outlive it
+    epoch: str = ""  # identifies this start of the broker; tokens and request ids remain valid after a restart
     pid: int = 0
     max_frame: int = MAX_FRAME
 
@@ -81,30 +81,30 @@ class Owner(Struct, kw_only=True):
 
 
 class Push(Struct, kw_only=True):
-    """More messages may follow, a list a frame."""
+    """Push messages. Further frames may each contain a list of more messages."""
 
     request: Request
     messages: list[Outgoing] = []
 
 
 class Put(Struct, kw_only=True):
-    """JSON; the payloads follow, one a frame."""
+    """Push messages; the body is JSON, and each payload follows in a frame of its own."""
 
     topic: Topic
     request: Request
-    ids: list[Id] = []  # none: derived from the request
+    ids: list[Id] = []  # empty: the broker derives ids from the request id
     priority: Annotated[int, Meta(ge=0, le=9)] = 0
     delay: Seconds = 0.0
 
 
 class Stored(Struct, kw_only=True):
-    """JSON."""
+    """The answer to a put, as JSON."""
 
     ids: list[str] = []
 
 
 class Reserve(Struct, kw_only=True):
-    """The limit is the credit: the broker never returns more jobs than requested, nor more than MAX_FRAME bytes."""
+    """Reserve jobs: at most `limit`, and at most MAX_FRAME bytes unless a single job is larger."""
 
     owner: Id
     request: Request
@@ -113,9 +113,9 @@ class Reserve(Struct, kw_only=True):
 
 
 class Next(Reserve, kw_only=True):
-    """A reserve that is answered when it has reserved something. Any other request ends it.
+    """A reserve that is answered once it has reserved a job. Any other request ends it.
 
-    A reserve of the same request id and limit 0 returns the jobs that it may have reserved.
+    A reserve with the same request id and limit 0 returns the jobs that it may have reserved.
     """
 
     limit: Annotated[int, Meta(ge=1, le=100_000)]
@@ -123,7 +123,7 @@ class Next(Reserve, kw_only=True):
 
 
 class Claim(Struct, kw_only=True):
-    """Reserve exactly these jobs, even if another owner holds them."""
+    """Reserve exactly these jobs, even if another owner has reserved them."""
 
     owner: Id
     request: Request
@@ -131,7 +131,7 @@ class Claim(Struct, kw_only=True):
 
 
 class Settle(Struct, kw_only=True):
-    """More settlements may follow, a list a frame."""
+    """Settle jobs. Further frames may each contain a list of more settlements."""
 
     owner: Id
     request: Request
@@ -150,22 +150,22 @@ class Housekeep(Struct, kw_only=True):
 
 
 class Kept(Struct, kw_only=True):
-    """The result, and the topics whose retention the client has not sent yet."""
+    """The result of housekeeping, and the topics whose retention the client has not sent yet."""
 
     kept: Housekept
     unsaid: list[str] = []
 
 
 class Retain(Struct, kw_only=True):
-    """The time for which dead letters of topics are kept. It has no answer."""
+    """Tell for how long dead letters of topics are kept. The broker does not answer."""
 
     retention: Retentions
 
 
 class Wait(Struct, kw_only=True):
-    """Credit for one wake-up: the answer is "wake", once, or nothing. Without topics, it ends the present wait.
+    """Wait for jobs: the answer is one "wake", or none at all. Without topics, end the current wait.
 
-    Any other request ends it too.
+    Any other request ends a wait, too.
     """
 
     topics: Topics = []
@@ -193,7 +193,7 @@ class Browse(Struct, kw_only=True):
 
 
 class Change(Struct, kw_only=True):
-    """Change jobs by id: requeue, discard, drop, cancel (one; the reason "force" ends it by any means)."""
+    """Change jobs by id: requeue, discard, drop, or cancel (one job; with the reason "force", its worker may be replaced)."""
 
     request: Request
     ids: list[str]
@@ -201,7 +201,7 @@ class Change(Struct, kw_only=True):
 
 
 class Purge(Struct, kw_only=True):
-    """Up to 500 at a time; repeat, with another request, until fewer are gone."""
+    """Delete up to 500 jobs of a topic. Repeat with another request id until fewer are deleted."""
 
     request: Request
     topic: Topic
@@ -209,7 +209,7 @@ class Purge(Struct, kw_only=True):
 
 
 class Result(Struct, kw_only=True):
-    """Answered when the job has ended, or with nothing after `timeout` seconds."""
+    """Fetch a result: answered once the job has ended, or with null after `timeout` seconds."""
 
     id: Id
     timeout: Annotated[float, Meta(ge=0, le=3600)] = 0.0
@@ -220,7 +220,7 @@ class Nothing(Struct, kw_only=True):
 
 
 class Status(Struct, kw_only=True):
-    """The report of `jobs broker status`."""
+    """The report of `jobsctl broker status`."""
 
     pid: int
     epoch: str
@@ -228,14 +228,14 @@ class Status(Struct, kw_only=True):
     store: str
     listen: list[str]
     encrypted: bool
-    clients: int  # with a message in the last minute
+    clients: int  # clients that sent a message in the last minute
     waiting: int  # workers that wait for jobs
     pushed: int
     reserved: int
     settled: int
     requests: int
     commits: int
-    refused: int  # requests that were malformed, and keys that are not on the list
+    refused: int  # malformed or refused requests, and refused clients
 
 
 Q = TypeVar("Q")
@@ -243,14 +243,14 @@ A = TypeVar("A")
 
 
 class Verb(Generic[Q, A]):
-    """One request: its name, the type of its body, and that of its answer."""
+    """One kind of request: its name, the type of its body, and the type of its answer."""
 
     def __init__(self, name: str, request: type[Q], answer: Any, *, writes: bool = True, durable: bool = False) -> None:
         self.name = name.encode()
-        self.confirmed = f"broker.{name}.after_commit"  # a fail point of the broker
+        self.confirmed = f"broker.{name}.after_commit"  # the name of a fail point in the broker
         self.request, self.answer = request, answer
-        self.writes = writes  # needs a transaction
-        self.durable = durable  # which is synced to the disk before it is answered
+        self.writes = writes  # whether it needs a write transaction
+        self.durable = durable  # whether its changes are synced to the disk before the answer
         form: Any = msgspec.json if request is Put else msgspec.msgpack
         encoder = form.Encoder()
         self.encode: Any = encoder.encode
@@ -327,7 +327,7 @@ class Refusal(Struct, kw_only=True):
 
 
 def code_of(error: BackendError) -> Code:
-    """Return the code of an error on the wire."""
+    """Return the code for an error of the core on the wire."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 

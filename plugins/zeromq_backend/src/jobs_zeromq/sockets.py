@@ -19,22 +19,22 @@ _receive: Any = _Bare.recv
 _get: Any = _Bare.get
 _MOST_SOCKETS = 16_000
 _OF_THREADS = 12
-"""Descriptors that libzmq's threads and a first socket take at most."""
+"""The most file descriptors that libzmq's threads and a first socket use."""
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
 
 
 def context() -> zmq.Context[zmq.Socket[bytes]]:
-    """Return this process's context. One that was inherited by a fork is left alone, because its threads do not exist here.
+    """Return this process's context. A context inherited through a fork is not used, because its threads do not exist here.
 
-    Raises OSError if there are too few descriptors: libzmq aborts the process if it cannot start its threads.
+    Raises OSError if there are too few file descriptors: libzmq aborts the process if it cannot start its threads.
     """
     made = _contexts.get(os.getpid())
     if made is None:
         _need_descriptors(_OF_THREADS)
         made = zmq.Context()
         made.set(zmq.MAX_SOCKETS, _MOST_SOCKETS)
-        made.socket(zmq.PAIR).close()  # starts the threads
+        made.socket(zmq.PAIR).close()  # starts libzmq's threads
         _contexts[os.getpid()] = made
     return made
 
@@ -50,22 +50,22 @@ def _need_descriptors(number: int) -> None:
 
 
 def beat(socket: zmq.Socket[bytes]) -> None:
-    """Ping the other end when it is silent, and drop a connection that does not answer: within two heartbeats."""
+    """Ping a silent peer, and drop its connection if it does not answer, within two heartbeats in total."""
     milliseconds = int(HEARTBEAT * 1000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(0.9 * milliseconds))  # the rest is for the consequences
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(0.9 * milliseconds))  # the remaining tenth is for dropping the connection
     socket.setsockopt(zmq.HEARTBEAT_TTL, 2 * milliseconds)
 
 
 def send(socket: zmq.Socket[bytes], frames: Sequence[bytes]) -> None:
-    """Send a message, or raise Again: in a tenth of the time of `send_multipart`, which checks every frame twice."""
+    """Send a message, or raise Again. Takes a tenth of the time of `send_multipart`, which checks every frame twice."""
     for frame in frames[:-1]:
         _send(socket, frame, _MORE)
     _send(socket, frames[-1], _NOW)
 
 
 def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    """Receive a message, or raise Again. Each frame indicates whether it is the last one, so the socket need not be asked."""
+    """Receive a message, or raise Again. Each frame says whether it is the last, which saves a query of the socket."""
     frame = _receive(socket, _NOW, False)
     frames = [frame.bytes]
     while frame.more:

@@ -18,13 +18,13 @@ class Address(Struct, frozen=True):
     """The address of a broker, and the files that identify us and the broker."""
 
     shown: str  # for errors and logs
-    endpoint: str  # in ZeroMQ's form
+    endpoint: str  # the address in ZeroMQ's syntax
     key: Path | None = None  # our secret key
-    broker: Path | None = None  # its public key
+    broker: Path | None = None  # the broker's public key
 
 
 def parse(url: str, base_dir: Path) -> Address:
-    """Parse a backend URL; raise BackendError that names the error and the fix."""
+    """Parse a backend URL; raise a BackendError that names the mistake and the fix."""
     try:
         parts = read_url(url, ("key", "broker"))
     except BackendError:
@@ -57,7 +57,7 @@ def _tcp(parts: Url, _: Path, *, encrypted: bool) -> str:
 
 
 def host_and_port(hosts: str) -> tuple[str, int | None]:
-    """Return the host, and its port: the default one if it names none, or 0; None if that is not a port."""
+    """Return host and port: the default port if none or 0 is given, None if the port is invalid."""
     host, given = split_port(hosts)
     port = number(given or "0")
     return host.lower(), (port or DEFAULT_PORT) if port is not None and port < 65536 else None
@@ -68,7 +68,7 @@ def tcp_endpoint(host: str, port: int) -> str:
 
 
 def ipc_endpoint(shown: str, path: str, base_dir: Path) -> str:
-    """Return the endpoint: zmq+ipc://relative starts at `base_dir`, zmq+ipc:///absolute does not."""
+    """Return the endpoint. zmq+ipc://relative/path starts at `base_dir`; zmq+ipc:///absolute/path does not."""
     if not path or path.endswith("/"):
         raise BackendError(f"{shown}: expected the path of a socket, zmq+ipc:///run/jobs/broker.sock")
     full = str((base_dir / path).absolute())

@@ -1,7 +1,8 @@
 """`python -m jobs_zeromq.broker`: the broker as a child of a supervisor.
 
-It reads the configuration (JOBS_CONFIG, or jobs.toml here), serves in the foreground, stops on TERM, ends with its parent,
-and writes a byte to the descriptor in JOBS_READY_FD when it serves. Exit codes are those of `jobs`.
+It reads the configuration (JOBS_CONFIG, or jobs.toml in the current directory), serves in the foreground, and stops on TERM
+or when its parent ends. When it serves, it writes a byte to the descriptor in JOBS_READY_FD. Exit codes are those of
+`jobsctl`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FAILED, USAGE = 1, 2
 
 
 def main() -> int:
-    """Serve; return the exit code."""
+    """Serve until stopped; return the exit code."""
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:

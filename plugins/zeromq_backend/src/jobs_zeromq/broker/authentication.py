@@ -1,7 +1,7 @@
-"""Access control: ZeroMQ asks here (ZAP, RFC 27) before a client's connection is made.
+"""Access control: ZeroMQ asks here (ZAP, RFC 27) whether to accept a client's connection.
 
-With keys, clients on the list are accepted; and none while there is no room. If all descriptors were in use, ZeroMQ could
-not even accept a connection to reject it, and would try again and again, which occupies a CPU.
+With keys, only clients on the list are accepted. While file descriptors are scarce, no client is: if all were in use,
+ZeroMQ could not even accept a connection in order to reject it, and would retry in a loop, which occupies a CPU.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ENDPOINT = "inproc://zeromq.zap.01"
 
 
 class Authenticator:
-    """Answers ZeroMQ's requests, from the broker's own loop. One per context."""
+    """Answers ZeroMQ's authentication requests, in the broker's loop. There can be one per context."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList | None, has_room: Callable[[], bool]
     ) -> None:
-        """Accept every client for which there is room, if there is no list.
+        """Accept clients on the list, or without a list all clients, while `has_room` returns True.
 
         Raises ZMQError if the context has another authenticator.
         """
@@ -50,7 +50,7 @@ class Authenticator:
         self.socket.close()
 
     def answer(self) -> None:
-        """Answer the waiting requests."""
+        """Answer the pending authentication requests."""
         while True:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
@@ -75,7 +75,7 @@ class Authenticator:
         return [version, request, b"200", b"", name.encode(), b""]
 
     def _say(self, address: str) -> None:
-        """Log a refusal, once in a while: strangers must not fill the log."""
+        """Log a refusal, but not more often than every SAY_EVERY seconds: strangers must not fill the log."""
         now = time.monotonic()
         if now - self._said >= SAY_EVERY:
             self._said = now

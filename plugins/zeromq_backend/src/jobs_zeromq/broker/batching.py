@@ -1,9 +1,9 @@
-"""The order in which the requests of a group are executed, and which of them together.
+"""Order the requests of a group, and batch those that are executed together.
 
-One statement for many requests costs little more than for one. So the pushes of a group come first, all together, then its
-settlements, then its reserves; a client whose request is not answered yet cannot notice. A client that sends requests
-without waiting for answers can: the settlements and reserves of one owner, and the pushes of one connection, keep the order
-in which they arrived. So do all other requests, which are executed alone, after earlier ones and before later ones.
+One SQL statement for many requests costs little more than for one. So all pushes of a group are executed first, then its
+settlements, then its reserves. A client that waits for each answer cannot notice the order. For clients that do not wait,
+the settlements and reserves of one owner, and the pushes of one connection, keep the order in which they arrived. Each
+request of another kind is executed alone, after all earlier and before all later requests.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _STAGES = {p.PUSH.name: _PUSHES, p.PUT.name: _PUSHES, p.SETTLE.name: _SETTLES, p
 
 
 def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Return requests in the order in which they are executed, in lists that are executed at once."""
+    """Yield the requests in batches that are executed together, in the order of execution."""
     stages: tuple[list[Asked], ...] = ([], [], [])
-    reached: dict[bytes | str, int] = {}  # client: the stage of its requests among these
+    reached: dict[bytes | str, int] = {}  # client → the latest stage of its requests in `stages`
     for one in asked:
         stage = _STAGES.get(one.verb.name)
         if stage is None:
@@ -39,7 +39,7 @@ def batches(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
 
 
 def _lists(stages: tuple[list[Asked], ...]) -> Iterator[list[Asked]]:
-    """Return a list for each stage and for each configuration of clients; settlements that are not plain stand alone."""
+    """Yield one batch per stage and configuration of clients, but each settlement that is not plain in a batch of its own."""
     for stage in stages:
         for plain, those in itertools.groupby(stage, lambda one: one.peer.terms if one.plain else None):
             if plain is None:

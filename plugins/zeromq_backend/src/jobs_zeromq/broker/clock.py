@@ -1,10 +1,12 @@
-"""The broker's clock: Unix time at its start, and from then on the elapsed time, however the wall clock jumps."""
+"""The broker's clock: the Unix time of its start plus the elapsed time, so that it ignores jumps of the wall clock."""
 
 from __future__ import annotations
 
 import time
 
-_PASSING = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # continues while the machine sleeps, as real time does
+_PASSING = getattr(
+    time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC
+)  # CLOCK_BOOTTIME also counts the time during which the machine sleeps
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Parse and check requests: a request that reaches the store has the form that it expects."""
+"""Parse and check requests, so that only well-formed ones reach the store."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Asked(Struct):
     tag: bytes
     verb: p.Verb[Any, Any]
     request: Any
-    payloads: Sequence[bytes] = ()  # of put
-    plain: bool = True  # every settlement says only that a job is done
+    payloads: Sequence[bytes] = ()  # the payloads of a put
+    plain: bool = True  # all settlements are acknowledgements
 
 
 class Malformed(BackendError):
-    """Raised when a request does not have its form; the message says where."""
+    """Raised for a malformed request; the message says where it is malformed."""
 
 
 def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: Sequence[bytes]) -> Asked:
-    """Return a request from the frames after its tag; raise Malformed."""
+    """Parse a request from the frames after its tag; raise Malformed."""
     try:
         request = verb.decode_request(frames[0])
         if verb is p.PUT:
@@ -112,7 +112,7 @@ def _check_settlements(settlements: Sequence[Settlement]) -> bool:
 
 
 def check_json(what: str, document: bytes) -> None:
-    """Raise Malformed unless it is one JSON document."""
+    """Raise Malformed unless `document` is one JSON document."""
     try:
         msgspec.json.decode(document)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

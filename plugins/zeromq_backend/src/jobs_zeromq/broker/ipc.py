@@ -1,4 +1,4 @@
-"""A socket in the file system that only its owner can reach, and on which only one broker listens."""
+"""A Unix socket that only its owner can reach, and on which only one broker listens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs_core.errors import BackendError
 
 
 class PrivateSocket:
-    """The right to listen at a path. ZeroMQ takes a path from another process that listens there: hence a lock beside it."""
+    """The right to listen at a path, as a lock file beside it: ZeroMQ would take the path over from a listening process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The listening socket: its access control, and ZeroMQ's reports about connections that end."""
+"""The listening socket, with its access control and ZeroMQ's reports of closed connections."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .ipc import PrivateSocket
 logger = logging.getLogger("jobs.broker")
 
 SAY_EVERY = 60.0
-"""Seconds between log lines that no further clients can connect."""
+"""Seconds between log lines which say that no further clients can connect."""
 
 SPARE = 32
-"""Descriptors that clients leave to the broker, and to clients while they are rejected; an eighth if there are few."""
+"""File descriptors reserved for the broker, and for rejecting clients; at most an eighth of the limit."""
 
 
 class Listener:
-    """The listening socket, open from the start; raises BackendError if it cannot listen as configured."""
+    """The listening socket; creating it raises BackendError if it cannot listen as configured."""
 
     def __init__(self, endpoints: Sequence[str], keys_directory: Path | None) -> None:
         self.authenticator: Authenticator | None = None
         self.endpoints: list[str] = []
-        """The addresses on which it listens; with the actual port if a wildcard was requested."""
+        """The addresses on which it listens, with the actual port where a wildcard was configured."""
         self._private: list[PrivateSocket] = []
         self._said = -SAY_EVERY
         self.socket = sockets.context().socket(zmq.ROUTER)
@@ -58,18 +58,18 @@ class Listener:
         sockets.beat(self.socket)
         for option, value in (
             (zmq.LINGER, 200),
-            (zmq.ROUTER_MANDATORY, 1),  # an answer to a client that is gone is an error, not ignored
+            (zmq.ROUTER_MANDATORY, 1),  # sending to a client that has disconnected raises an error
             (zmq.MAXMSGSIZE, p.MAX_FRAME),
             (zmq.HANDSHAKE_IVL, 5000),
             (zmq.BACKLOG, 1024),
-            (zmq.SNDHWM, 10_000),  # never the flow control: a client has one request at a time
+            (zmq.SNDHWM, 10_000),  # never reached: a client has one request at a time
             (zmq.RCVHWM, 10_000),
             (zmq.IPV6, int(ipv6)),
         ):
             self.socket.setsockopt(option, value)
 
     def _lock(self, directory: Path) -> None:
-        """Accept only clients on the list, and encrypt."""
+        """Accept only clients on the list, and encrypt their connections."""
         public, secret = keys.load_pair(directory / f"{keys.BROKER}.key_secret")
         self.authenticator = Authenticator(sockets.context(), keys.AllowList(directory / keys.CLIENTS), self.has_room)
         self.socket.zap_domain = DOMAIN
@@ -77,8 +77,8 @@ class Listener:
         self.socket.curve_publickey, self.socket.curve_secretkey = public, secret
 
     def _count(self) -> None:
-        """Accept clients, for as long as there is room."""
-        with contextlib.suppress(zmq.ZMQError):  # tests have many brokers in a process, of which only one can have it
+        """Accept all clients, as long as there are file descriptors."""
+        with contextlib.suppress(zmq.ZMQError):  # tests run many brokers in a process; only one can have an authenticator
             self.authenticator = Authenticator(sockets.context(), None, self.has_room)
             self.socket.zap_domain = DOMAIN
 
@@ -100,7 +100,7 @@ class Listener:
             private.close()
 
     def has_news(self) -> bool:
-        """Return whether a connection has ended since the last call: closed, or its other end silent for two heartbeats."""
+        """Return whether a connection has ended since the last call, by a close or two missed heartbeats."""
         ended = False
         while sockets.readable(self.monitor):
             self.monitor.recv_multipart(zmq.NOBLOCK)
@@ -108,7 +108,7 @@ class Listener:
         return ended
 
     def has_room(self) -> bool:
-        """Return whether descriptors are left for more clients; if not, log it once in a while."""
+        """Return whether file descriptors are left for more clients; if not, log it every SAY_EVERY seconds."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if limit == resource.RLIM_INFINITY or self._lowest_free() < limit - min(SPARE, limit // 8):
             return True
@@ -123,7 +123,7 @@ class Listener:
         return False
 
     def _lowest_free(self) -> float:
-        """Return the number that the next descriptor will have: at most the number in use."""
+        """Return the lowest free descriptor number, which is at most the number of descriptors in use."""
         try:
             free = os.dup(int(self.monitor.FD))
         except OSError as error:

@@ -28,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def settings(config: Config) -> Settings:
-    """Return the broker's settings from the configuration; raise ConfigError that names key and fix."""
+    """Return the broker's settings from the configuration; raise a ConfigError that names the key and the fix."""
     broker = config.broker
     base = config.base_dir
     keys = base / broker.keys if broker.keys else None
@@ -54,7 +54,7 @@ def settings(config: Config) -> Settings:
 
 
 def _endpoint(where: str, base: Path, *, encrypted: bool) -> str:
-    """Convert a URL to a ZeroMQ endpoint; raise ConfigError, also for an address on the network without encryption."""
+    """Convert a URL to a ZeroMQ endpoint; raise ConfigError, also if a network address has no encryption."""
     shown = f"broker.listen: {redact(where)}"
     try:
         parts = read_url(where, ())
@@ -92,16 +92,16 @@ def serve(config: Config, ready: Callable[[Server], None] = lambda server: None)
 
 
 def _allow_many_clients() -> None:
-    """Raise the limit of descriptors to its maximum: each client needs one, and the usual 1,024 are meant for select."""
+    """Raise the limit of file descriptors to its maximum: each client needs one, and 1,024 is the usual limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS says "unlimited", and accepts less
+    with contextlib.suppress(ValueError, OSError):  # macOS reports "unlimited", but refuses that value
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _collect_less_garbage() -> None:
-    """Freeze the objects that exist now, which live to the end, and collect less often: worth 3 % of the time.
+    """Collect garbage less often, and never the objects that exist now, which remain until the end: saves 3 % of the time.
 
-    A group of requests is not garbage before it is answered.
+    The objects of a group of requests are in use until it is answered, so earlier collections would find no garbage.
     """
     gc.collect()
     gc.freeze()
@@ -122,13 +122,13 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to send us TERM when our parent ends, for whatever reason; nothing where it cannot (macOS)."""
+    """Ask the kernel to send us TERM when our parent ends for any reason; do nothing on macOS, which cannot do that."""
     parent = os.getppid()
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(0)  # it ended before the request
+        sys.exit(0)  # the parent ended before prctl was called
 
 
 def tell_ready(server: Server) -> None:
@@ -139,6 +139,6 @@ def tell_ready(server: Server) -> None:
             os.write(int(text), b"\n")
             os.close(int(text))
         except BrokenPipeError:
-            server.stop()  # our parent ended before the kernel could be asked for the signal
+            server.stop()  # our parent ended before `die_with_parent` was called
         except OSError as error:
             raise ConfigError(f"JOBS_READY_FD: {text}: {error.strerror}") from None

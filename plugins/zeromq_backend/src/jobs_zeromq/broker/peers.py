@@ -1,4 +1,4 @@
-"""The clients of a broker: the configuration that each has sent, and the time of its last message."""
+"""The clients of a broker, each with its configuration and the time of its last message."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ FORGET_AFTER = 600.0
 """Seconds after which a silent client is forgotten; it sends hello again before its next request."""
 
 MOST = 20_000
-"""Most clients that are remembered; for a further one, the client with the oldest hello is forgotten."""
+"""The most clients that are remembered; beyond it, the client with the oldest hello is forgotten."""
 
 _KEEP_ALL = Retention(float("inf"), 2**53)
 
 
 class Peer:
-    """One connection's client."""
+    """The client on one connection."""
 
     def __init__(self, hello: Hello, clock: Callable[[], float], number: int = 0) -> None:
-        self.number = number  # rises with every client
+        self.number = number  # rises with each new client
         self.seen = time.monotonic()
         self.unsaid: set[str] = set()
         self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
@@ -41,7 +41,7 @@ class Peer:
         self._retention.update({topic: Retention(*kept) for topic, kept in retention.items()})
 
     def _retained(self, topic: str) -> Retention:
-        """Return how long a topic's dead letters are kept: forever until the client has sent it."""
+        """Return how long a topic's dead letters are kept: forever, until the client has sent the time."""
         kept = self._retention.get(topic)
         if kept is None:
             self.unsaid.add(topic)
@@ -49,19 +49,19 @@ class Peer:
         return kept
 
     def take_unsaid(self) -> list[str]:
-        """Return the topics whose retention was needed and not known, once."""
+        """Return the topics whose retention was needed but not known; each is returned once."""
         unsaid, self.unsaid = self.unsaid, set()
         return sorted(unsaid)
 
 
 class Peers:
-    """All clients, by the name that ZeroMQ gives a connection."""
+    """All clients, by the identity that ZeroMQ gives each connection."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._peers: dict[bytes, Peer] = {}
         self._numbers = itertools.count(1)
-        self._owners: dict[str, tuple[int, bytes]] = {}  # the latest connection of each
+        self._owners: dict[str, tuple[int, bytes]] = {}  # owner → its latest connection
         self.stranger = Peer(Hello(), clock)
 
     def greet(self, name: bytes, hello: Hello) -> None:
@@ -77,10 +77,9 @@ class Peers:
         return peer
 
     def follow(self, owner: str, name: bytes, peer: Peer) -> bytes | None:
-        """Record that an owner uses this connection; return the one that it has left for it, if any.
+        """Record that an owner uses this connection; return another connection known for it, if any.
 
-        A request that was sent over a broken connection may arrive after one that was sent over the next: `is_at` detects
-        that.
+        That one is older, unless this request was sent over a connection that broke, and arrives late: `is_at` tells.
         """
         known = self._owners.get(owner)
         if known is None or known[0] < peer.number:
@@ -103,6 +102,6 @@ class Peers:
             del self._peers[name]
 
     def heard_from(self, seconds: float) -> int:
-        """Count the clients that have sent something lately."""
+        """Count the clients that have sent something within the last `seconds`."""
         limit = time.monotonic() - seconds
         return sum(peer.seen >= limit for peer in self._peers.values())

@@ -1,4 +1,4 @@
-"""The clients that wait for the end of a job."""
+"""The requests of clients that wait for the end of a job."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from collections.abc import Collection
 from .decoding import Asked
 
 LOOK_AGAIN = 1.0
-"""Seconds after which all are checked: a result may also end by its time to live, or in another process."""
+"""Seconds between checks of all awaited jobs: a job may also end through another process that uses the file."""
 
 NEVER = float("inf")
 
 
 class Results:
-    """All waits for results, by job."""
+    """All waits for results, by job id."""
 
     def __init__(self) -> None:
         self._by_job: dict[str, dict[int, Asked]] = {}
         self._count = 0
-        self._timers: list[tuple[float, int, str]] = []  # when, which wait, for which job; also of waits that have ended
+        self._timers: list[
+            tuple[float, int, str]
+        ] = []  # (deadline, number of the wait, job id); includes waits that have ended
         self._order = itertools.count()
         self._next_look = 0.0
 
@@ -44,7 +46,7 @@ class Results:
         return taken
 
     def to_look_at(self, touched: Collection[str]) -> list[str]:
-        """Return those of the touched jobs for which a client waits; now and then all such jobs."""
+        """Return the touched jobs for which a client waits; every LOOK_AGAIN seconds, all jobs for which a client waits."""
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + LOOK_AGAIN
@@ -66,7 +68,7 @@ class Results:
         return found
 
     def next_moment(self) -> float:
-        """Return when to check again, on the monotonic clock."""
+        """Return when to check again, as monotonic time."""
         if not self._by_job:
             return NEVER
         return min(self._timers[0][0] if self._timers else NEVER, self._next_look)

@@ -1,4 +1,4 @@
-"""The loop: pass requests from the sockets to the transactions, send the answers, and wake waiting clients."""
+"""The broker's loop: pass requests from the sockets to the transactions, send the answers, and wake waiting clients."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from .waiting import Waiter, Waiting
 logger = logging.getLogger("jobs.broker")
 
 GROUP = 512
-"""Most requests in one commit."""
+"""The most requests in one commit."""
 
 GROUP_BYTES = 32 * 2**20
-"""Most bytes of the requests in one commit."""
+"""The most bytes of requests in one commit."""
 
 ROUND = 1.0
-"""Seconds after which waiting topics are checked in any case: another process may have written to the store."""
+"""Seconds between checks of all topics with waiting workers: another process may have written to the store."""
 
 SWEEP = 10.0
-"""Seconds after which dead clients are searched for in any case."""
+"""Seconds between searches for dead clients."""
 
 SETTLING = 0.05
-"""Seconds by which ZeroMQ reports the end of a connection before sending on its socket fails.
+"""Seconds from ZeroMQ's report that a connection has ended until sending to it fails.
 
-A worker that was woken and found no job waits as long.
+A worker that was woken and found no job waits for this time, too.
 """
 
 
 MOST_RESULTS = 100_000
-"""Most waits for results at once."""
+"""The most waits for results at the same time."""
 
 
 class Settings(Struct, kw_only=True):
@@ -58,14 +58,14 @@ class Settings(Struct, kw_only=True):
 
     store: str
     listen: list[str]  # ZeroMQ endpoints
-    keys: Path | None = None  # the directory that `jobsctl broker keygen` made; none: no encryption
+    keys: Path | None = None  # the directory that `jobsctl broker keygen` made; None: no encryption
     base_dir: Path = Path()
     min_free: int = MIN_FREE
     clock: Callable[[], float] | None = None  # for tests
 
 
 class Server:
-    """A broker. `run` serves in the calling thread until `stop`, which any thread or signal handler may call."""
+    """The broker. `run` serves in the calling thread until `stop`, which any thread or signal handler may call."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -75,7 +75,7 @@ class Server:
         self._transactions = Transactions(self._store, self._next_takers)
         self._peers = Peers(clock)
         self._waiting = Waiting(self._wake)
-        self._takers: list[Asked] = []  # workers that waited to reserve, and now shall
+        self._takers: list[Asked] = []  # requests of woken workers, for which jobs are reserved next
         self._results = Results()
         self._listener: Listener | None = None
         self._began = time.monotonic()
@@ -109,14 +109,14 @@ class Server:
         return self._listener
 
     def stop(self) -> None:
-        """Make `run` return when the present requests are answered."""
+        """Make `run` return once it has answered the current requests."""
         self._stopping = True
         self._stop_requests.wake()
 
     # -- the loop --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until stopped. Raises BackendError when the store disappears while it serves."""
+        """Serve until stopped. Raises BackendError if the store's file disappears meanwhile."""
         listener = self.listener
         sources = (listener.socket, listener.monitor, self._stop_requests.fileno())
         watched: list[tuple[Any, int]] = [(source, zmq.POLLIN) for source in sources]
@@ -131,7 +131,7 @@ class Server:
             if listener.authenticator is not None and listener.authenticator.socket in ready:
                 listener.authenticator.answer()
             if listener.monitor in ready and listener.has_news():
-                self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # search for dead clients then
+                self._next_sweep = min(self._next_sweep, time.monotonic() + SETTLING)  # then, sending to dead clients fails
             self._pass_time()
 
     def _next_moment(self) -> float:
@@ -143,7 +143,7 @@ class Server:
         )
 
     def _come_in(self) -> Iterator[Asked]:
-        """Yield the requests in the sockets, parsed; malformed ones are answered, or dropped, here."""
+        """Receive, parse and yield up to GROUP requests; answer malformed ones with an error, or drop them."""
         socket, size = self.listener.socket, 0
         for n in range(GROUP):
             try:
@@ -161,7 +161,7 @@ class Server:
     def _read(self, sender: bytes, frames: Sequence[bytes]) -> Asked | None:
         if len(frames) < 4 or frames[0] != p.VERSION or len(frames[2]) > p.MAX_TAG:
             self._transactions.figures.refused += 1
-            return None  # a client of another protocol would not understand an answer either
+            return None  # a client of another protocol would not understand an answer
         tag = frames[2]
         verb = p.VERBS.get(frames[1])
         peer = self._peers.get(sender)
@@ -184,9 +184,9 @@ class Server:
         return asked
 
     def _comes_from_owner(self, one: Asked) -> bool:
-        """Return whether reserved jobs would reach their owner.
+        """Return whether reserved jobs would reach their owner, because this is its latest connection.
 
-        Jobs that are sent over a broken connection would be reserved by a worker that never sees them.
+        Jobs sent over an older, broken connection would stay reserved by a worker that never received them.
         """
         owner = one.request.owner
         left = self._peers.follow(owner, one.sender, one.peer)
@@ -201,7 +201,7 @@ class Server:
         self._send([sender, p.VERSION, p.ERROR, tag, verb.encode_error(code, why)])
 
     def _serve(self, asked: Sequence[Asked]) -> None:
-        """Execute the requests, answer, and wake the clients concerned."""
+        """Execute the requests, answer them, and wake waiting clients."""
         if not asked:
             return
         neglected: list[str] = []
@@ -233,7 +233,7 @@ class Server:
         self._tell_news()
 
     def _confirm(self, answers: Sequence[Answered]) -> None:
-        """Send answers once their changes are on the disk."""
+        """Sync the changes of these answers to the disk, then send them."""
         if not self._store.is_there():
             raise BackendError(
                 f"{self._store.path} was removed while the broker was running: jobs would be lost, so the broker stops"
@@ -250,7 +250,7 @@ class Server:
         self._reply(Answered(one, p.OK, p.HELLO.encode(welcome)))
 
     def _serve_later(self, one: Asked, *, is_last: bool) -> None:
-        """Accept requests that are answered when something happens; a wait ends when its client sends another request."""
+        """Accept a request that is answered later; ignore a wait if its client has already sent another request."""
         if one.verb is p.STATUS:
             self._reply(Answered(one, p.OK, p.STATUS.encode(self._status())))
         elif (one.verb is p.WAIT or one.verb is p.NEXT) and one.request.topics and is_last:
@@ -348,7 +348,7 @@ class Server:
                     self._reply(Answered(one, p.OK, body))
 
     def _pass_time(self) -> None:
-        """Handle everything that is due by the clock."""
+        """Handle timeouts and periodic checks that are due."""
         now = time.monotonic()
         self._transactions.news.update(self._waiting.pass_time())
         for one in self._waiting.over():
@@ -366,7 +366,7 @@ class Server:
             self._tell_news()
 
     def _with_work(self, topics: Sequence[str]) -> list[str]:
-        """Return the topics that have ready or due jobs now: a worker that took the last one reports that there may be more."""
+        """Return the topics that have ready or due jobs now: news may be outdated by a reserve of the same group."""
         if not topics:
             return []
         try:
@@ -379,7 +379,7 @@ class Server:
         return [topic for topic, (ready, due) in looks.items() if ready or due <= 0]
 
     def _sweep(self) -> None:
-        """Find dead clients among the waiting ones: no message can be sent to them any more."""
+        """Remove waiting clients that are dead: no message can be sent to them."""
         for waiter in self._waiting:
             if not self._send([waiter.peer, p.VERSION, p.BEAT, b"", b""]):
                 self._waiting.drop(waiter.peer)
@@ -401,7 +401,7 @@ class Server:
         return self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
 
     def _send(self, frames: Sequence[bytes]) -> bool:
-        """Send; return False if the client is gone, or does not read: it will ask again."""
+        """Send a message; return False if the client has disconnected or does not read: it will send its request again."""
         try:
             sockets.send(self.listener.socket, frames)
         except zmq.ZMQError:

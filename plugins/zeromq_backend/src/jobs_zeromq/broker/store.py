@@ -12,22 +12,22 @@ from jobs_core.backends.sqlite.engine import Connection, Transaction, owners, pa
 from jobs_core.errors import BackendError, QueueFull
 
 MIN_FREE = 32 * 2**20
-"""Bytes of the disk that pushes leave free, so that queued jobs can still be settled."""
+"""Bytes that pushes leave free on the disk, so that queued jobs can still be settled."""
 
 
 class Store:
-    """A queue file, locked against a second broker."""
+    """The SQLite file of a broker, locked against a second broker."""
 
     def __init__(self, url: str, options: BackendOptions, *, min_free: int = MIN_FREE) -> None:
         self.path, durability = parse_url(url, options.base_dir)
         self._connection = Connection(self.path, options, durability=durability)
         self._min_free = min_free
-        self._free: int | None = None  # bytes, when the broker was last idle: a second ago at most
+        self._free: int | None = None  # free bytes when the broker was last idle, at most a second ago
         self._lock = -1
         self._inode: tuple[int, int] | None = None
 
     def open(self) -> None:
-        """Lock and open; renew every lease. Raises BackendError."""
+        """Lock and open the file; renew every lease. Raises BackendError."""
         mark = self.path.with_name(f"{self.path.name}.broker")
         existed = mark.exists()
         try:
@@ -51,7 +51,7 @@ class Store:
             self._inode = self._identity()
             with self.transaction() as tx:
                 owners.begin_grace(tx)
-            self.sync()  # opens the descriptor that a sync needs, while there is one
+            self.sync()  # opens the file descriptor that a sync needs while one is free
         except BaseException:
             self.close()
             raise
@@ -66,9 +66,9 @@ class Store:
             self._lock = -1
 
     def transaction(self) -> Transaction:
-        """Return a write transaction, which survives this process; and the machine, once `sync` has returned.
+        """Return a write transaction. Its commit survives a crash of this process, and after `sync` one of the machine.
 
-        `wake` wakes workers for the topics in its `wake`.
+        It collects the topics with new jobs in `Transaction.wake`; pass them to `wake`.
         """
         return self._connection.transaction(durable=False, wakes=False)
 
@@ -77,17 +77,17 @@ class Store:
         self._connection.sync()
 
     def wake(self, topics: set[str]) -> None:
-        """Wake other processes that wait for these topics on the file itself, beside the broker's clients."""
+        """Wake processes that use the file directly, not through the broker, and wait for these topics."""
         self._connection.wake(topics)
 
     def get_ready(self) -> None:
-        """Prepare, before the broker sleeps, what the next requests would have to wait for."""
+        """Do work before the broker sleeps, so that the next requests need not wait for it."""
         self._connection.get_ready()
-        with contextlib.suppress(OSError):  # a request that needs it will get the error
+        with contextlib.suppress(OSError):  # a request that needs the value will raise the error
             self._free = self._free_bytes()
 
     def reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """Return SQLite's connection, for reading."""
+        """Return SQLite's connection for reading."""
         return self._connection.reading()
 
     def now(self) -> float:
@@ -95,7 +95,7 @@ class Store:
         return self._connection.options.now()
 
     def check_room(self) -> None:
-        """Raise QueueFull if the disk is nearly full: queued jobs must still be settled, which needs room too."""
+        """Raise QueueFull if the disk is nearly full: settling the queued jobs needs room, too."""
         if self._free is None:
             self._free = self._free_bytes()
         if self._free < self._min_free:
@@ -108,7 +108,7 @@ class Store:
         return disk.f_bavail * disk.f_frsize
 
     def is_there(self) -> bool:
-        """Return whether the file to which we write is the one that the next start would open."""
+        """Return whether the file at the store's path is still the one that is open here."""
         return self._identity() == self._inode
 
     def _identity(self) -> tuple[int, int] | None:

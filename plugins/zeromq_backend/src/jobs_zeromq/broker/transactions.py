@@ -1,10 +1,9 @@
-"""Execute the received requests in one transaction and answer after its commit (group commit).
+"""Execute the received requests in one transaction and answer them after its commit (group commit).
 
-Changes that have to be on the disk before they are answered are synced after the commit, once the reserved jobs are on
-their way to the workers.
+The commit is synced to the disk before durable requests are answered, but after the reserved jobs were sent to the workers.
 
-A request that fails affects no other: its group is rolled back and executed again in halves, until it stands alone. A
-request that is only refused (a lost owner, a full disk) is refused before it has written anything, and its group continues.
+A request that fails affects no other: its group is rolled back and executed again in halves, until the request is alone. A
+request that is only refused (a lost owner, a full disk) has not written anything yet, and its group continues.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Answered(Struct):
 
 
 class Figures(Struct):
-    """Counters since the start."""
+    """The broker's counters since its start."""
 
     pushed: int = 0
     reserved: int = 0
@@ -53,28 +52,28 @@ class Figures(Struct):
 
 
 class Transactions:
-    """Serves requests on a store. One thread.
+    """Executes requests on a store. Used by one thread.
 
-    `takers` returns the workers that wait to reserve from some topics: jobs that a group brings are reserved for them in
-    its transaction.
+    `takers` returns the requests of workers that wait to reserve from given topics. Jobs that a group pushes are reserved
+    for them in the same transaction.
     """
 
     def __init__(self, store: Store, takers: Callable[[Collection[str]], Sequence[Asked]] = lambda topics: ()) -> None:
         self._store = store
         self._takers = takers
-        self.reserved_for_waiting: list[Answered] = []  # to takers, by the last call of `serve`
+        self.reserved_for_waiting: list[Answered] = []  # answers to takers, from the last call of `serve`
         self.figures = Figures()
         self.news: set[str] = set()  # topics that may have jobs for waiting workers
         self.heeds_ends = False  # whether a client waits for the end of a job
-        self.touched: set[str] = set()  # jobs that may have ended, if so
+        self.touched: set[str] = set()  # while `heeds_ends`, the jobs that may have ended
 
     def serve(self, asked: Sequence[Asked], *, serves_waiting: bool = True) -> list[Answered]:
         """Execute the requests and return the answers, in order.
 
-        The transaction is committed then, including the reservations for takers; answers of durable requests are true after
-        `synced`.
+        On return, the transaction is committed, including the reservations for takers. Answers to durable requests may only
+        be sent after `synced`.
 
-        Waiting workers get jobs in the first try only.
+        If the transaction fails and is repeated, no jobs are reserved for waiting workers.
         """
         if not asked:
             return []
@@ -89,7 +88,7 @@ class Transactions:
             return self.serve(asked[:middle], serves_waiting=False) + self.serve(asked[middle:], serves_waiting=False)
 
     def synced(self, answers: Sequence[Answered]) -> Sequence[Answered]:
-        """Sync these answers' changes to the disk; if that fails, the answers report it instead."""
+        """Sync the changes to the disk and return the answers; if that fails, return errors instead."""
         try:
             self._store.sync()
         except BackendError as error:
@@ -98,7 +97,7 @@ class Transactions:
         return answers
 
     def release_reserved(self, answer: Answered) -> None:
-        """Release the jobs that a reserve took for a worker that is gone."""
+        """Release the jobs of a reserve whose worker has disconnected."""
         one = answer.to
         jobs = p.RESERVE.decode_answer(answer.body)
         try:
@@ -131,7 +130,7 @@ class Transactions:
         return [done[id(one)] for one in asked]
 
     def _do_all(self, tx: Transaction, asked: Sequence[Asked], done: dict[int, Answered]) -> None:
-        """Record the answer to each request, by its identity."""
+        """Execute the requests and record their answers by `id(request)`."""
         for batch in batches(asked):
             tx.options = batch[0].peer.options
             done.update(zip(map(id, batch), self._do(tx, batch), strict=True))
@@ -244,7 +243,7 @@ class Transactions:
         return State(self._once(tx, one, lambda: operators.cancel(tx, one.request.ids[0], force=force).value))
 
     def _once(self, tx: Transaction, one: Asked, work: Callable[[], T]) -> T:
-        """Execute a request once per request id, if its answer would differ when it is executed again."""
+        """Execute a request, or return the kept answer if its request id was executed before."""
         request = f"{one.verb.name.decode()}:{one.request.request}"
         kept = requests.recall(tx, request)
         if kept is not None:

@@ -1,7 +1,7 @@
-"""Workers that wait for jobs, by topic: the longest-waiting one is woken first, and only one for each piece of news.
+"""Workers that wait for jobs, by topic. News of a job wakes only one worker, the one that has waited longest.
 
 A woken worker is expected to reserve. If it does not, because its wait had just been interrupted or because it died, the
-next one is woken: `Waiting` remembers the woken worker until it sends a request, or a moment has passed.
+next one is woken: `Waiting` remembers a woken worker until it sends a request, or PATIENCE has passed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NEVER = float("inf")
 
 
 class Waiter:
-    """One worker's wait: to be woken, or for a reservation."""
+    """The wait of one worker; with `asked`, it waits for reserved jobs, otherwise to be woken."""
 
     __slots__ = ("alive", "asked", "peer", "tag", "topics")
 
@@ -30,14 +30,16 @@ class Waiter:
 
 
 class Waiting:
-    """All waits. `wake` sends a worker its answer, and returns whether it could be reached."""
+    """All waits. The function `wake` wakes a worker, and returns whether that was possible."""
 
     def __init__(self, wake: Callable[[Waiter], bool]) -> None:
         self._wake = wake
         self._by_peer: dict[bytes, Waiter] = {}
         self._by_topic: dict[str, dict[bytes, Waiter]] = {}
-        self._by_owner: dict[str, Waiter] = {}  # of workers that wait to reserve
-        self._timers: list[tuple[float, int, Waiter, bool]] = []  # when, order, waiter, whether to wake it
+        self._by_owner: dict[str, Waiter] = {}  # owner → its wait, for workers that wait for reserved jobs
+        self._timers: list[
+            tuple[float, int, Waiter, bool]
+        ] = []  # (when, order, waiter, True to wake it or False to end its wait)
         self._order = itertools.count()
         self._over: list[Asked] = []
         self._woken: dict[bytes, tuple[float, Sequence[str]]] = {}
@@ -51,7 +53,7 @@ class Waiting:
     def add(
         self, peer: bytes, tag: bytes, topics: Sequence[str], timeout: float, due: float, asked: Asked | None = None
     ) -> None:
-        """Add a wait of at most `timeout` seconds; a scheduled job of its topics is due in `due` seconds."""
+        """Add a wait of at most `timeout` seconds; the next scheduled job of its topics is due in `due` seconds."""
         self.drop(peer)
         waiter = Waiter(peer, tag, topics, asked)
         self._by_peer[peer] = waiter
@@ -62,13 +64,13 @@ class Waiting:
             self._by_topic.setdefault(topic, {})[peer] = waiter
         now = time.monotonic()
         wakes = due < timeout
-        if len(self._timers) > 2 * len(self._by_peer) + 1000:  # most belong to waits that have ended
+        if len(self._timers) > 2 * len(self._by_peer) + 1000:  # most timers belong to waits that have ended
             self._timers = [timer for timer in self._timers if timer[2].alive]
             heapq.heapify(self._timers)
         heapq.heappush(self._timers, (now + min(due, timeout), next(self._order), waiter, wakes))
 
     def drop(self, peer: bytes) -> None:
-        """Remove a wait."""
+        """Remove the wait of a connection, if there is one."""
         waiter = self._by_peer.pop(peer, None)
         if waiter is None:
             return
@@ -83,19 +85,19 @@ class Waiting:
                     del self._by_topic[topic]
 
     def drop_owner(self, owner: str) -> None:
-        """End the wait of an owner that asks again, perhaps on another connection: an answer on the old one would not reach
-        it.
+        """End the wait of an owner that has sent another reserve, perhaps on a new connection: an answer on the old one would
+        not reach it.
         """
         waiter = self._by_owner.get(owner)
         if waiter is not None:
             self.drop(waiter.peer)
 
     def waited_for(self, topics: Iterable[str]) -> list[str]:
-        """Return those topics for which a worker waits."""
+        """Return the given topics for which a worker waits."""
         return [topic for topic in topics if topic in self._by_topic]
 
     def takers(self, topics: Iterable[str]) -> list[Asked]:
-        """Return the longest-waiting worker for each of these topics, of those that wait to reserve; they wait on."""
+        """Return the request of each topic's longest-waiting worker if it waits for reserved jobs; its wait continues."""
         first = [next(iter(self._by_topic[topic].values())) for topic in topics if topic in self._by_topic]
         return [waiter.asked for waiter in dict.fromkeys(first) if waiter.asked is not None]
 
@@ -107,7 +109,7 @@ class Waiting:
                 return
 
     def wake_one(self, waiter: Waiter) -> bool:
-        """Wake this worker; return False if it is gone."""
+        """Wake this worker; return False if it has disconnected."""
         self.drop(waiter.peer)
         if not self._wake(waiter):
             return False
@@ -116,7 +118,7 @@ class Waiting:
         return True
 
     def heard_of(self, peer: bytes, *, reserves: bool) -> Sequence[str]:
-        """Record a request, which ends its client's wait; return the topics that another worker has to check now."""
+        """Record a request, which ends its client's wait; return topics for which another worker has to be woken."""
         self.drop(peer)
         woken = self._woken.pop(peer, None)
         return () if woken is None or reserves else woken[1]
@@ -124,7 +126,7 @@ class Waiting:
     # -- time ------------------------------------------------------------------------------------
 
     def next_moment(self) -> float:
-        """Return when to call `pass_time` next, on the monotonic clock."""
+        """Return when to call `pass_time` next, as monotonic time."""
         first = self._timers[0][0] if self._timers else NEVER
         return min(first, next(iter(self._woken.values()))[0] if self._woken else NEVER)
 
@@ -151,6 +153,6 @@ class Waiting:
         return neglected
 
     def over(self) -> list[Asked]:
-        """Return workers whose wait to reserve has timed out, and which need an answer; each once."""
+        """Return the requests of workers whose wait for reserved jobs has timed out, to be answered; each is returned once."""
         over, self._over = self._over, []
         return over
