@@ -58,16 +58,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WARM_UP_PATIENCE = 2.0
-"""Seconds that `warm_up` waits for a queue that does not answer, at most."""
+"""Longest time that `warm_up` waits for a backend that does not answer, in seconds."""
 
 RESULT_SLICE = 5.0
 """Longest single wait for a result in one call of the backend, in seconds."""
 
 RESULT_SLICE_IN_JOB = 0.1
-"""The same for a job that can be interrupted: not within such a call, and after 250 ms at the latest."""
+"""The same in a job on the main thread: its interruption cannot break into the call, and has to succeed within 250 ms."""
 
 EXPLAIN_PATIENCE = 0.5
-"""Seconds that the error of a `result` may take longer, in order to report what is known about the job."""
+"""Seconds by which `result` may exceed its timeout, in order to say in the error what is known about the job."""
 
 
 class App:
@@ -77,10 +77,10 @@ class App:
     """
 
     needs_transactions = True
-    """True if `on_commit=True` is an error without a plugin that handles transactions; tests' applications send at once."""
+    """True if `on_commit=True` without a plugin that handles transactions is an error; tests set False and send at once."""
 
     warns_of_unserved = True
-    """True if an enqueue warns of a topic that no pool serves, once for each topic; supervised workers do not."""
+    """True if the first enqueue to a topic that no pool serves logs a warning; supervised workers set it to False."""
 
     def __init__(
         self,
@@ -99,25 +99,25 @@ class App:
         self._hold_enqueue: list[Implementation] | None = None
         self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
         self._topics_seen: set[str] = set()
-        self._holds_none = False  # no plugin holds enqueues back, as far as is known
+        self._holds_none = False  # True once the plugins were asked and none holds enqueues back until a commit
         self._connect()
         _apps.add(self)
 
     def _connect(self) -> None:
-        """Start without connections: at first, and in the child of every fork, because the parent's are not ours."""
+        """Start without connections: in a new application, and after a fork, whose child must not use the parent's."""
         inherited = getattr(self, "_producer", None), getattr(self, "_idle", None)
         if any(inherited):
-            _inherited.append(inherited)  # closing them would disturb the parent: keep them from the garbage collector
+            _inherited.append(inherited)  # kept, because the garbage collector would close them, and disturb the parent
         self._producer = Producer(self.new_backend)
         self._idle: list[Backend] = []
         self._idle_lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
 
     def warm_up(self) -> None:
-        """Do now what the first enqueue would do: find the plugins, import them, and connect to the queue.
+        """Find the plugins, import them, and connect to the backend now instead of at the first enqueue.
 
-        For the start of a process that serves requests. A queue that cannot be reached is not an error, since it may
-        be back by the first enqueue: that is logged as a warning. Raises ConfigError and PluginError.
+        Call it at the start of a process that serves requests. If the backend cannot be reached, this logs a warning and
+        returns: the first enqueue tries again. Raises ConfigError and PluginError.
         """
         self.plugins.implementations("jobs_before_enqueue")
         try:
@@ -141,7 +141,7 @@ class App:
 
     @property
     def backend_url(self) -> str:
-        """Return the URL of the queue: as configured, or SQLite in the run directory."""
+        """Return the URL of the backend: as configured, or SQLite in the run directory."""
         if self.config.backend:
             return self.config.backend
         config_sources.require_utf8(self.run_dir, "the run directory")
@@ -173,7 +173,7 @@ class App:
         return backend
 
     def results_store(self, clock: Callable[[], float] | None = None) -> Backend:
-        """Return the backend that `[results] url` names, unopened; its records have a prefix of their own."""
+        """Return the unopened backend that `[results] url` names; it uses the prefix `<prefix>.results`."""
         url = self.config.results.url or ""
         scheme = urls.scheme(url)
         factory = self.plugins.choose("jobs_queue_backends", scheme, "results.url")
@@ -215,7 +215,7 @@ class App:
         return found
 
     def _longest_run(self) -> float | None:
-        """Return how long a job of this application may take, as far as it is loaded; None for no limit."""
+        """Return the longest timeout of the jobs that are registered so far, in seconds; None if one has no limit."""
         limits = []
         for job in self.registry:
             topic = job.options.topic
@@ -223,7 +223,7 @@ class App:
         return None if not limits or None in limits else max(limit for limit in limits if limit is not None)
 
     def operate(self, action: Callable[[Backend], T]) -> T:
-        """Run an operator's call on a connection of its own, kept for the next."""
+        """Run an operator's call on a connection apart from the producer's, which is kept for the next such call."""
         try:
             return self._operate(action)
         finally:
@@ -245,7 +245,7 @@ class App:
                 self._idle.append(backend)
 
     def blaming_backend(self) -> AbstractContextManager[None]:
-        """Wrap calls of the backend: an exception of a plugin's backend that is not ours is reported with the plugin's name."""
+        """Wrap calls of the backend: if a plugin's backend raises an error of another type than ours, blame the plugin."""
         scheme = urls.scheme(self.backend_url)
         plugin = self.plugins.provider("jobs_queue_backends", scheme)
         return nullcontext() if plugin is None else guard.blaming(plugin, f"the backend of {scheme}://", hide=urls.cover)
@@ -277,7 +277,7 @@ class App:
         stamps: list[Stamp] = []
         handles: list[JobHandle[T]] = []
         outgoing: list[Outgoing] = []
-        for call in calls:  # one after the other: objects that stay alive cost the garbage collector time
+        for call in calls:  # do not make a list of the iterator: objects that stay alive cost the garbage collector time
             if call.job is not job:
                 job = call.job
                 stamp = self._stamp(job)
@@ -304,7 +304,7 @@ class App:
         return await self._in_thread(lambda: self.enqueue_many(given))
 
     def _deliver(self, stamps: Sequence[Stamp], outgoing: list[Outgoing]) -> Mapping[str, str]:
-        """Push, or leave it to a plugin to push when a transaction commits; return the conflicts known by now."""
+        """Push now, or let a plugin push when a transaction commits; return the conflicts known so far."""
         if self._hold_enqueue is None:
             self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
             self._holds_none = not self._hold_enqueue
@@ -339,7 +339,7 @@ class App:
             let_in()
 
     def _deliver_apart(self, stamps: Sequence[Stamp], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
-        """Deliver calls with different wishes separately, each group in its order."""
+        """Deliver calls with different values of `on_commit` separately; each group keeps its order."""
         conflicts: dict[str, str] = {}
         for wish in dict.fromkeys(wanted):
             places = [n for n, other in enumerate(wanted) if other is wish]
@@ -350,11 +350,11 @@ class App:
         conflicts.update(self._push(group))
 
     def prepare(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
-        """Return a call as the backend takes it, and its handle, without sending it; raises the errors of an enqueue."""
+        """Return a call in the form that the backend takes, and its handle; send nothing. Raises the errors of `enqueue`."""
         return self._made(call, self._stamp(call.job))
 
     def _made(self, call: Call[T], stamp: Stamp) -> tuple[Outgoing, JobHandle[T]]:
-        """Return a call as the backend takes it, and its handle; raises the errors of `message` and `outgoing`."""
+        """Return a call in the form that the backend takes, and its handle; raises what `message` and `outgoing` raise."""
         message = self._message(call, stamp)
         if self._before_enqueue:  # a hook may have chosen another id or topic
             return self.outgoing(message), self._handle(call.job, message, stamp)
@@ -376,25 +376,25 @@ class App:
         return stamp
 
     def _require(self, feature: str, fix: str) -> None:
-        """Raise NotSupported if the backend has no such feature."""
+        """Raise NotSupported, with the advice `fix`, if the backend does not have the feature."""
         backend = self.new_backend()
         if feature not in backend.features:
             raise NotSupported(feature, f"{backend.name}://", fix)
 
     def _warn_of_unserved(self, topic: str, job: str) -> None:
-        """Warn of a topic that is new here and that no pool serves.
+        """Warn if no pool serves a topic.
 
-        A configuration that names no workers belongs to a producer.
+        A configuration without modules, framework and pools is that of a mere producer: there, never warn.
         """
         config = self.config
         for_workers = config.modules or config.framework or config.pools.keys() != {"default"}
         if self.warns_of_unserved and for_workers and config.is_unserved(topic):
-            from . import events  # only this case needs them
+            from . import events  # late: only this case needs it
 
             logging.getLogger("jobs").warning("%s", events.TopicUnserved(topic, 0, [job]))
 
     def message(self, call: Call[Any]) -> Message:
-        """Return the envelope of a call, checked and with every option resolved; raises ArgumentError or JobDefinitionError."""
+        """Return the envelope of a call: arguments checked, options resolved. Raises ArgumentError or JobDefinitionError."""
         return self._message(call, self._stamp(call.job))
 
     def _message(self, call: Call[Any], stamp: Stamp) -> Message:
@@ -419,18 +419,18 @@ class App:
         return message
 
     def _now(self) -> float:
-        """Return the time by which points in time become delays."""
+        """Return the Unix time from which `at` and `expires_at` are converted to delays; tests override it."""
         return time.time()
 
     def renewed(self, job: AnyJob, sent: Outgoing) -> Outgoing:
-        """Return a message that is sent later than it was made, with its points in time as of now."""
+        """Return a message that is sent later than it was made, with its `at` and `expires_at` as delays from now."""
         moments = self._stamp(job).moments
         if moments is None:
             return sent
         try:
             message = moments.fill(decode(sent.payload, signer=self.signer, topic=sent.topic), self._now())
             return self.outgoing(message, sent.chosen)
-        except JobsError:  # it has become impossible, or too large, meanwhile: it goes as it was made
+        except JobsError:  # by now it has expired, or would be too large: send it as it was made
             return sent
 
     def _unique_key(self, call: Call[Any], stamp: Stamp, unique: Unique) -> UniqueKey:
@@ -439,9 +439,9 @@ class App:
         return replace(made, key=self.payloads.unique_key(job.name, made.key)) if stamp.encrypts else made
 
     def outgoing(self, message: Message, chosen: bool = True) -> Outgoing:
-        """Return the message as a backend takes it; raises MessageError or MessageTooLarge.
+        """Return the message in the form that a backend takes; raises MessageError or MessageTooLarge.
 
-        `chosen` declares that the backend may know the id, so it has to look; this is not so for an id that `message` made.
+        `chosen` makes the backend check whether the id exists already. An id that `message` made is new: pass False.
         """
         payload = (
             self._packed(message) if self.payloads.packs else encode(message, signer=self._signs, limit=self.config.max_message)
@@ -449,7 +449,7 @@ class App:
         return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
 
     def _packed(self, message: Message) -> bytes:
-        """Return the bytes of a message that may have to be packed: a job that is not known here is encrypted."""
+        """Return the bytes of a message, packed if it has to be; jobs that are not registered here follow their topic."""
         job = self.registry.get(message.job or "")
         message, payload = self.payloads.encode(
             message, encrypts(NO_OVERRIDES if job is None else job.options, message.topic, self.config)
@@ -467,19 +467,19 @@ class App:
         return JobHandle(self, message.id, job, topic, stores)
 
     def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]:
-        """Return a handle for an id; see `JobFunction.handle`. Whether a result is kept is determined when it is requested."""
+        """Return a handle for an id; see `JobFunction.handle`. Only `result` finds out whether the job stores its result."""
         topic = DEFAULT_TOPIC if job.options.topic is UNSET else job.options.topic
         return JobHandle(self, job_id, job, topic, stores_result=True, created=False)
 
     # -- status and results -------------------------------------------------------------------------
 
     def status(self, job_id: str) -> State:
-        """Return the state of a job; UNKNOWN also for one that is done and whose result was not stored."""
+        """Return the state of a job; UNKNOWN if it never existed, or finished without a stored result."""
         record = self.operate(lambda backend: backend.get(job_id))
         return record.state if record else State.UNKNOWN
 
     def find(self, job_id: str) -> JobRecord | None:
-        """Return everything the backend knows about a job; None if it is unknown, or done without a stored result."""
+        """Return everything the backend knows about a job; None if it never existed, or finished without a stored result."""
         return self.operate(lambda backend: backend.get(job_id))
 
     def read(self, record: JobRecord) -> Message:
@@ -487,13 +487,13 @@ class App:
         return self.payloads.unpacked(self.envelope(record))
 
     def envelope(self, record: JobRecord) -> Message:
-        """Return the message of a record as it is stored: its arguments may be packed. Raises MessageError."""
+        """Return the message of a record as it is stored, perhaps with packed arguments; raises MessageError."""
         default_job = self.config.topic(record.topic).default_job
         return decode(record.payload, signer=self.signer, topic=record.topic, default_job=default_job)
 
     def clean_payloads(self) -> int:
-        """Delete what is left over in the payload store; return the number of blobs. See docs/payloads.md."""
-        from .payloads.cleaning import clean  # operators alone need it
+        """Delete the blobs of jobs that no longer exist from the payload store; return how many. See docs/payloads.md."""
+        from .payloads.cleaning import clean  # late: only operators need it
 
         store, settings = self.payloads.store, self.config.payloads
         if store is None:
@@ -508,13 +508,13 @@ class App:
         )
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
-        """Cancel a queued job, or ask a running one to end; return its state afterwards. See `JobHandle.cancel`."""
+        """Cancel a queued job, or request the end of a running one; return its state afterwards. See `JobHandle.cancel`."""
         if not force:
             return self.operate(lambda backend: backend.cancel(job_id))
         return self.operate(lambda backend: backend.cancel(job_id, force=True))
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
-        """Wait for a job's end and return its result; see `JobHandle.result`."""
+        """Wait until a job has ended, and return its result; see `JobHandle.result`."""
         self._may_wait(handle, timeout)
         return self._result(handle, timeout)
 
@@ -524,7 +524,7 @@ class App:
         return await self._in_thread(lambda: self._result(handle, timeout), shared=False)
 
     def _may_wait(self, handle: JobHandle[T], timeout: float | None) -> None:
-        """Raise ResultNotStored or EndlessWait if there is no result to wait for, or the wait might never end."""
+        """Raise ResultNotStored if the job stores no result, or EndlessWait if the wait might never end."""
         if not handle.stores_result:
             raise ResultNotStored(
                 f"{handle.job.name} does not store its result: use @job(store_result=True), "
@@ -544,8 +544,8 @@ class App:
         return self._read_result(handle, record)
 
     def _explain_timeout(self, job_id: str) -> str:
-        """Explain the state of a job whose result did not arrive in time. The time is bounded: a backend may hang."""
-        from .unfinished import OnThisMachine, unfinished  # only a caller whose time is over needs it
+        """Explain the state of a job whose result did not arrive in time; stop after EXPLAIN_PATIENCE: the backend may hang."""
+        from .unfinished import OnThisMachine, unfinished  # late: only a wait that has timed out needs it
 
         here = OnThisMachine(self.run_dir, self.backend_url)
         before, of_thread.at = of_thread.at, time.monotonic() + EXPLAIN_PATIENCE
@@ -558,7 +558,7 @@ class App:
         return f": {'; '.join(reasons)}. `jobsctl why {job_id}` tells more" if reasons else ""
 
     def _ended(self, job_id: str, timeout: float | None) -> JobRecord | None:
-        """Wait in slices, so that an outage or an interrupt of the caller is noticed."""
+        """Return the record of an ended job; None on timeout. Wait in slices, to notice outages and the caller's interrupts."""
         deadline = None if timeout is None else time.monotonic() + timeout
         in_job = running.get() is not None and threading.current_thread() is threading.main_thread()
         longest = RESULT_SLICE_IN_JOB if in_job else RESULT_SLICE
@@ -594,9 +594,9 @@ class App:
         return handle.job.convert_result(stored["value"])  # type: ignore[no-any-return]  # the handle's job is typed Any
 
     def stored_result(self, job_id: str, stored: bytes) -> dict[str, Any]:
-        """Return what a worker has stored as a job's result: a dict with its `value`, or why it is `unstorable`.
+        """Decode a job's stored result: a dict with its `value`, or with the reason why it is `unstorable`.
 
-        Raises ResultUnreadable if it cannot be read here.
+        Raises ResultUnreadable, for example if this process does not have the encryption key.
         """
         try:
             plain = self.payloads.unpack_result(job_id, stored)
@@ -606,8 +606,8 @@ class App:
         return document
 
     async def _in_thread(self, function: Callable[[], T], *, shared: bool = True) -> T:
-        """Run on a thread: a single one for all enqueues, so that they combine; any for calls that wait long."""
-        import asyncio  # half of this package's import time, and of no use without an event loop
+        """Run a function on a thread: of a small pool for enqueues, or, with `shared=False`, for calls that wait long."""
+        import asyncio  # late: half of this package's import time, and useless without an event loop
         from concurrent.futures import ThreadPoolExecutor
 
         if not shared:
@@ -622,7 +622,7 @@ foreign.teach(App, foreign.APP)
 
 
 def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:
-    """Make handles those of the existing jobs; raise DuplicateJob for the first one that requested it."""
+    """Point the handles of duplicates at the existing jobs; raise DuplicateJob for the first with `conflict="raise"`."""
     refused: DuplicateJob | None = None
     for handle, message in zip(handles, sent, strict=True):
         holder = conflicts.get(message.id)
@@ -639,7 +639,7 @@ def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing]
 
 
 def _note_repeated(handles: Sequence[JobHandle[Any]]) -> None:
-    """Mark repeated ids in one call: the first handle is that of the job that was made."""
+    """If an id occurs several times in one call, mark only its first handle as `created`."""
     seen: set[str] = set()
     for handle in handles:
         if handle.id in seen:
@@ -652,7 +652,7 @@ def _fetch(job_id: str, timeout: float, backend: Backend) -> JobRecord | None:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner may enter; raise ConfigError if that is impossible, or it is not private."""
+    """Create a directory that only its owner may enter; raise ConfigError if this fails, or others may enter it."""
     try:
         private.directory(path)
         if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
@@ -669,14 +669,14 @@ _inherited: list[Any] = []
 _current: App | None = None
 _source: Callable[[], App | None] | None = None
 _making = threading.RLock()
-"""Held while an application or a backend is made, which may import modules. A fork waits for it.
+"""Held while an application or a backend is created, which may import modules; a fork waits for it.
 
-In the child, an import that another thread had begun would never end, and no thread could import that module.
+Otherwise the child might inherit the lock of a half-finished import, and never be able to import that module.
 """
 
 
 def current_app() -> App:
-    """Return this process's application: the one that was set, else the framework's, else one made from the configuration."""
+    """Return this process's application: set explicitly, provided by a framework, or created from the configuration."""
     global _current
     if _current is None:
         found = _source() if _source is not None else None
@@ -689,15 +689,15 @@ def current_app() -> App:
 
 
 def warm_up() -> None:
-    """Do for this process's application what its first enqueue would do; see `App.warm_up`."""
+    """Warm up this process's application: see `App.warm_up`."""
     current_app().warm_up()
 
 
 def _configuration() -> Config:
-    """Return the configuration of a process that enqueues: as commands find it, else near the modules that define jobs.
+    """Return the configuration of a process that enqueues.
 
-    The file is then searched for beside and above these modules. A server or a cron job may be started in any directory: if
-    the file is not found from there, the process warns once.
+    A server or a cron job may be started in any directory. If the usual search finds no file, search beside and above the
+    modules that define jobs, and warn once.
     """
     found = config_sources.load()
     if found.file is not None or found.config.backend is not None:
@@ -717,15 +717,15 @@ def _warn(what: str) -> None:
 
 
 def set_current_app(app: App | None) -> None:
-    """Make `app` the application that `enqueue` uses; None forgets it, and the next use makes a new one."""
+    """Make `app` the application that `enqueue` uses; with None, the next use creates a new one."""
     global _current
     _current = app
 
 
 def set_app_source(source: Callable[[], App | None] | None) -> Callable[[], App | None] | None:
-    """Ask `source` for the application if none was set: a framework's plugin knows to which application a request belongs.
+    """Ask `source` for the application whenever none was set; return the previous source.
 
-    Returns the previous source.
+    A framework's plugin sets it, because it knows to which application a request belongs.
     """
     global _source
     before, _source = _source, source

@@ -1,4 +1,4 @@
-"""`@job` turns a function into a registered job function, or refuses it with the reason."""
+"""`@job` turns a function into a registered job function, or raises an error that says why it cannot."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def job(
 
 
 def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Register a function as a job; with options, or without as plain `@job`.
+    """Register a function as a job, as plain `@job` or with options.
 
-    `name` defaults to module.function, `aliases` are older names whose messages still come here. `retries` are further
-    attempts after the first (default 3), `timeout` bounds one run, a run that
-    succeeds in less than `min_time` is reported, `backoff` is the first retry's wait. `retry_on` names the
-    exceptions that are retried, perhaps each with a rule of its own, and `discard_on` those that are not. `on_done` and
-    `on_dead` name the job that is enqueued with this one's end. `acks="early"` acknowledges before the run: at most once,
-    no retries. Raises JobDefinitionError.
+    `name` defaults to module.function; `aliases` are older names, whose messages run this function too. `retries` is the
+    number of attempts after the first (default 3), and `backoff` the wait before the first of them. `timeout` bounds one
+    run; a run that succeeds in less than `min_time` is reported. `retry_on` names the exceptions that are retried, each
+    perhaps with its own rule, and `discard_on` the exceptions that are not. `on_done` and `on_dead` name a job to enqueue
+    when this one succeeds or becomes a dead letter. `acks="early"` acknowledges before the run: the job runs at most once,
+    without retries. Raises JobDefinitionError.
     """
     if function is not None:
         return _define(function, **options)
@@ -134,7 +134,7 @@ def _define(
 
 
 def _check_end_job(option: str, other: Any, names: tuple[str, ...]) -> None:
-    """Refuse what cannot name a job, and a job that would follow itself. Whether the name is registered, workers check."""
+    """Refuse a value that cannot name a job, and a job that would follow itself. Workers check that it is registered."""
     if other is None:
         return
     if not isinstance(other, (JobFunction, str)) or not other:
@@ -144,9 +144,9 @@ def _check_end_job(option: str, other: Any, names: tuple[str, ...]) -> None:
 
 
 def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
-    """Refuse values that can never be a time, and options that need a missing cron.
+    """Refuse values of the wrong type, and `tz` or `missed` without `cron`.
 
-    Whether expression and zone are valid is checked at their use: parsing them costs the import of a calendar.
+    The expression and the zone are parsed at their first use only: parsing them here would import the calendar modules.
     """
     for option, value in (("cron", cron), ("tz", tz)):
         if value is not UNSET and not isinstance(value, str) and (option, value) != ("cron", None):
@@ -162,8 +162,7 @@ def _check_times(name: str, cron: Any, tz: Any, missed: Any) -> None:
 
 
 def _refuse_non_functions(function: Callable[..., Any]) -> None:
-    """Raise JobDefinitionError for objects that are not functions, and functions whose call alone would run none of their
-    code.
+    """Raise JobDefinitionError for objects that are not functions, for methods, and for generator functions.
 
     An async function under a plain decorator is accepted: a worker awaits whatever the call returns.
     """
@@ -196,7 +195,7 @@ def _refuse_non_functions(function: Callable[..., Any]) -> None:
 
 
 def _innermost(function: Callable[..., Any]) -> Any:
-    """Return the function inside all decorators that declare it (`functools.wraps`)."""
+    """Return the function inside all decorators that use `functools.wraps`."""
     try:
         return inspect.unwrap(function)
     except ValueError:  # the chain is circular
@@ -209,11 +208,11 @@ def _stands_in_class(qualname: str) -> bool:
 
 
 def own_name(function: Callable[..., Any]) -> str:
-    """Return the default name of a job: module.function. Raises JobDefinitionError for a function that it does not identify.
+    """Return the default name of a job, module.function; raise JobDefinitionError if that name is ambiguous.
 
     Functions made by one factory, or by a decorator without functools.wraps, all have the same name: a worker that has
-    imported other modules, or in another order, would run another one. If a decorator is applied to a function inside a
-    function, its author knows the effect.
+    imported other modules, or in another order, would run another function. A nested function that is decorated in the
+    code that contains it is accepted.
     """
     if not isinstance(function.__module__, str):
         raise JobDefinitionError(

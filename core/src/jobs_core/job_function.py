@@ -1,4 +1,4 @@
-"""A job function: still callable, and able to be enqueued. `@job` (job.py) makes them."""
+"""A `JobFunction` can be called as before, and enqueued. `@job` (job.py) makes them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ T = TypeVar("T")  # the type of the job's result: for async functions, of the aw
 
 
 class _Lazy(Generic[T]):
-    """An attribute that is made on first use; if two threads do so at once, it is made twice, with equal values.
+    """An attribute that is computed on first use; two threads at once may compute it twice, with equal values.
 
-    Before Python 3.12, `functools.cached_property` holds a lock meanwhile: a child forked in that moment would wait
-    forever.
+    Before Python 3.12, `functools.cached_property` holds a lock while it computes: a child forked at that moment would
+    wait for it forever.
     """
 
     def __init__(self, make: Callable[[Any], T]) -> None:
@@ -40,7 +40,7 @@ class _Lazy(Generic[T]):
 
     def __get__(self, instance: Any, owner: type) -> T:
         if instance is None:
-            raise AttributeError(self._name)  # on the class: there is none
+            raise AttributeError(self._name)  # only instances have the attribute
         made = self._make(instance)
         instance.__dict__[self._name] = made
         return made
@@ -55,7 +55,7 @@ class Call(msgspec.Struct, Generic[T], eq=False):
 
 
 class Enqueuer(Protocol):
-    """The methods of an application that a job function needs."""
+    """The methods of an application that a job function calls."""
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]: ...
 
@@ -73,7 +73,7 @@ class Enqueuer(Protocol):
 
 
 class JobFunction(Generic[P, R, T]):
-    """A registered function. Calling it calls the function; `enqueue` lets a worker call it.
+    """A registered function. Calling it runs the function here; `enqueue` has a worker run it.
 
     Immutable; any thread may use it.
     """
@@ -124,7 +124,7 @@ class JobFunction(Generic[P, R, T]):
 
     @_Lazy
     def arguments(self) -> Arguments:
-        """Return the compiled signature; made on first use, when all modules are imported."""
+        """Return the compiled signature; compiled on first use, when the names in annotations can be resolved."""
         return Arguments(self.function, self.name, self.injections)
 
     @_Lazy
@@ -134,10 +134,10 @@ class JobFunction(Generic[P, R, T]):
 
     @_Lazy
     def body(self) -> Callable[..., Any]:
-        """Return what a worker calls with the arguments of a message: the function, or one that injects the rest."""
+        """Return the callable for a message's arguments: the function itself, or one that injects its other parameters."""
         if not self.injections:
             return self.function
-        from .injection.resolving import injecting  # late: most jobs need nothing of it
+        from .injection.resolving import injecting  # late: most jobs have no injected parameters
 
         return injecting(self.function, self.injections, self.name)
 
@@ -146,7 +146,7 @@ class JobFunction(Generic[P, R, T]):
         return resolve_return(self.function)
 
     def convert_result(self, value: Any) -> T:
-        """Convert a stored result to the annotated type; raise ResultNotStored if this code's annotation does not fit it."""
+        """Convert a stored result to the annotated return type; raise ResultNotStored if it does not fit."""
         try:
             converted: T = msgspec.convert(value, self._result_type, dec_hook=decode_hook, str_keys=True)
         except (msgspec.ValidationError, TypeError, ValueError) as error:
@@ -157,30 +157,30 @@ class JobFunction(Generic[P, R, T]):
         return self.function(*args, **kwargs)
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
-        """Enqueue a call of this function for a worker; durable when it returns.
+        """Enqueue a call of this function; the job is stored durably when this returns.
 
-        Raises ArgumentError for arguments that do not fit, MessageTooLarge, DuplicateJob (only with `conflict="raise"`),
-        QueueFull, and BackendUnavailable after `enqueue_timeout`.
+        Raises ArgumentError if the arguments do not fit the function, MessageTooLarge, DuplicateJob (only with
+        `conflict="raise"`), QueueFull, and BackendUnavailable after `enqueue_timeout`.
         """
         if "on_commit" in kwargs:
             return _application().enqueue(self._call_on_commit(args, kwargs))
         return _application().enqueue(Call(self, args, kwargs))
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
-        """`enqueue` without blocking the event loop. If it is cancelled, the job may have been enqueued anyway."""
+        """Enqueue without blocking the event loop. If the await is cancelled, the job may have been enqueued anyway."""
         if "on_commit" in kwargs:
             return await _application().aenqueue(self._call_on_commit(args, kwargs))
         return await _application().aenqueue(Call(self, args, kwargs))
 
     def _call_on_commit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call[T]:
-        """Treat `enqueue(..., on_commit=True)` as `using(on_commit=True)`, unless the function has such a parameter."""
+        """Treat `enqueue(..., on_commit=True)` as `using(on_commit=True)`, unless the function itself takes `on_commit`."""
         parameters = inspect.signature(self.function).parameters
         if "on_commit" in parameters or any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
             return Call(self, args, kwargs)
         return Call(self.using(on_commit=kwargs.pop("on_commit")), args, kwargs)
 
     def handle(self, job_id: str) -> JobHandle[T]:
-        """Return the handle of an earlier job of this function, perhaps enqueued by another process. No request is sent."""
+        """Return the handle of an earlier job of this function, from any process; the backend is not asked."""
         return _application().find_handle(self, job_id)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
@@ -192,7 +192,7 @@ class JobFunction(Generic[P, R, T]):
         return _application().enqueue_many(map(self._as_call, calls))
 
     async def aenqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
-        """`enqueue_many` without blocking the event loop."""
+        """Enqueue many jobs without blocking the event loop; see `enqueue_many`."""
         return await _application().aenqueue_many([self._as_call(item) for item in calls])
 
     @foreign.explains(foreign.OPTIONS)
@@ -216,11 +216,11 @@ class JobFunction(Generic[P, R, T]):
     ) -> JobFunction[P, R, T]:
         """Return the same job function with other options for the jobs that it enqueues.
 
-        Durations are seconds, a timedelta or a string ("5m"). `at` and `expires_at` are points in time with a time zone,
-        instead of `delay` and `expires`. `id` chooses the job's id beforehand; an id that is in the queue already adds
-        nothing. With `on_commit` the job is sent when the database transaction around the enqueue
-        commits, and never if that is rolled back; this needs a framework's plugin that handles transactions (jobs-django).
-        Raises JobDefinitionError for a value out of range.
+        Durations are seconds, a timedelta or a string ("5m"). Instead of `delay` and `expires`, `at` and `expires_at` take
+        a datetime with a time zone. `id` sets the job's id; if the backend has a job with this id, no job is added. With
+        `on_commit`, the job is sent when the database transaction around the enqueue commits, and not at all if it rolls
+        back; this needs a plugin that handles transactions (jobs-django). Raises JobDefinitionError for a value out of
+        range.
         """
         given = {
             "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
@@ -264,7 +264,7 @@ _application: Callable[[], Enqueuer] = _no_application
 
 
 def set_application_source(source: Callable[[], Enqueuer]) -> None:
-    """Tell job functions where their application comes from; app.py does so, and this module need not import it."""
+    """Set the function that returns the application; app.py calls this, so that this module need not import it."""
     global _application
     _application = source
 
@@ -277,7 +277,7 @@ class Execution(NamedTuple):
 
 
 def execution_that_defines() -> Execution:
-    """Return the module execution, nearest on the stack, that calls this; outside of any, one with an empty name."""
+    """Return the innermost module execution on the stack; outside of any, one with an empty name."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back

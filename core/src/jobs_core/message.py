@@ -21,7 +21,7 @@ from .units import MAX_SECONDS, shown
 
 VERSION = 1
 PACKED_VERSION = 2
-"""The version of an envelope whose arguments are in its body: encrypted, compressed or in the payload store."""
+"""The version of an envelope whose arguments are in its `body`: encrypted, compressed or in the payload store."""
 _SIGNED = b"jobs1."
 
 MAX_ID: Final = 128
@@ -30,10 +30,10 @@ MAX_UNIQUE_KEY: Final = 512
 MAX_PRIORITY: Final = 9
 MAX_RETRIES: Final = 2**31 - 1
 MAX_NESTING: Final = 200
-"""Deepest nesting of lists and dicts: a message that is encoded here must be decoded in a worker, whose stack differs."""
+"""Deepest nesting of lists and dicts: a worker, which may have less stack, must be able to decode every message."""
 
-# These are the limits of all that is enqueued: options.py checks by them on the way in what a worker reads by them. The
-# patterns apply in the schema only: a name is looked up in a dict, and an unknown one goes no further.
+# The limits of an envelope: options.py checks them when a job is enqueued, and a worker when it decodes the message. The
+# patterns are only for the JSON Schema: a worker looks a name up in a dict, and does nothing else with an unknown one.
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, extra_json_schema={"pattern": r"^[A-Za-z0-9_.<>:-]+$"})]
 Topic = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pattern": r"^[A-Za-z0-9_.-]+$"})]
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
@@ -44,8 +44,8 @@ Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
 class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
     """A key that only one job may hold: while it is queued, until it is done, or for a number of seconds.
 
-    With the scope "queued", `longest` limits how long jobs that replace each other may be put off: the first one's time
-    in the queue counts, and is carried on.
+    With the scope "queued", each new job may replace the waiting one. The last of them must be due `longest` seconds after
+    the first was enqueued.
     """
 
     key: Annotated[str, Meta(min_length=1, max_length=MAX_UNIQUE_KEY)]
@@ -55,14 +55,14 @@ class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
 
     @property
     def bound(self) -> float | None:
-        """Return the seconds after which waiting jobs that replace each other must be due; None for no limit."""
+        """Return within how many seconds jobs that replace each other must be due; None for no limit."""
         return None if self.longest is UNSET or self.scope != "queued" else self.longest
 
 
 class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One job as a message. `None` means that the setting of the job function or its topic applies.
 
-    Times are seconds; `enqueued_at` is the producer's Unix time and informs people only, delays and expiry run on the
+    Durations are in seconds. `enqueued_at` is the producer's Unix time and only informs people; delays and expiry use the
     broker's clock.
     """
 
@@ -85,7 +85,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Body(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Arguments or a result out of line: JSON that was compressed if `codec` is set, then encrypted if `key` is."""
+    """Packed arguments or a packed result: JSON, compressed if `codec` is set, then encrypted if `key` is set."""
 
     data: bytes = b""  # as base64
     codec: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
@@ -134,10 +134,10 @@ def new_message(job: str | None, topic: str, args: Sequence[Any], kwargs: Mappin
 
 
 class Signer:
-    """Signs with the first key, verifies with any: rotate by putting the new key first.
+    """Signs with the first key and verifies with any of them; to rotate keys, put the new one first.
 
-    A key is "kid:secret"; the secret is used as UTF-8 bytes and should hold at least 32 of them.
-    The MAC is HMAC-SHA256 (RFC 2104) over the exact bytes that follow the signature line.
+    A key is "kid:secret"; the secret should be at least 32 bytes in UTF-8. The MAC is HMAC-SHA256 (RFC 2104) over the exact
+    bytes that follow the signature line.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -159,12 +159,12 @@ class Signer:
         return f"<Signer kids={[kid.decode() for kid in self._keys]}>"
 
     def sign(self, body: bytes) -> bytes:
-        """Return `body` after its signature line."""
+        """Return `body` with its signature line before it."""
         mac = hmac.digest(self._keys[self._kid], body, "sha256").hex().encode()
         return _SIGNED + self._kid + b"." + mac + b"\n" + body
 
     def verify(self, payload: bytes) -> bytes:
-        """Return the body of a signed payload; raise SignatureError before anything in it is read."""
+        """Return the body of a signed payload; raise SignatureError, without parsing the body, if it cannot be trusted."""
         line, newline, body = payload.partition(b"\n")
         if not newline or not line.startswith(_SIGNED):
             raise SignatureError("the message is not signed, but signing_keys are configured")
@@ -181,7 +181,7 @@ class Signer:
 
 
 def unsigned(payload: bytes) -> bytes:
-    """Return the body of a payload, without its signature line if it has one; nothing is verified."""
+    """Return a payload without its signature line, if it has one; nothing is verified."""
     return payload.partition(b"\n")[2] if payload.startswith(_SIGNED) else payload
 
 
@@ -196,7 +196,7 @@ def encode(message: Message, *, signer: Signer | None = None, limit: int | None 
         raise _unwritable(message, error) from None
     if len(payload) > _SHALLOW:
         _refuse_depth(message, payload)
-    if not _finite(message) and may_hide_non_finite(payload):  # in this order: searching costs five times as much
+    if not _finite(message) and may_hide_non_finite(payload):  # in this order: the second check costs five times as much
         _refuse_non_finite(message)
     if limit is not None and len(payload) > limit:
         raise too_large(message, payload, limit)
@@ -211,7 +211,7 @@ def too_large(message: Message, payload: bytes, limit: int) -> MessageTooLarge:
     )
 
 
-_SHALLOW = 2 * MAX_NESTING  # so many bytes cannot be nested too deeply
+_SHALLOW = 2 * MAX_NESTING  # a payload of at most this many bytes cannot be nested too deeply
 _UNWRITABLE = TypeError, ValueError, OverflowError, RecursionError
 
 
@@ -237,7 +237,7 @@ def _parts(message: Message) -> list[tuple[str, Any]]:
 def _refuse_depth(message: Message, payload: bytes) -> None:
     """Raise MessageError if a part of the message, which `payload` encodes, is nested deeper than MAX_NESTING.
 
-    Only a payload with so many brackets can be, and they are counted at the speed of memory.
+    Counting the brackets first is cheap, and excludes nearly every payload.
     """
     if payload.count(b"[") + payload.count(b"{") <= MAX_NESTING or nesting(payload) <= MAX_NESTING + 2:
         return
@@ -255,9 +255,9 @@ _STRUCTURE = bytes.maketrans(b"{}", b"[]"), bytes(set(range(256)) - set(b'[]{}"'
 
 
 def nesting(payload: bytes) -> int:
-    """Return how deeply the arrays and objects of some JSON are nested; count no further than twice MAX_NESTING.
+    """Return the nesting depth of arrays and objects in some JSON; stop counting at twice MAX_NESTING.
 
-    Each round removes all innermost pairs, in one pass over the rest.
+    Each round removes all innermost pairs of brackets in one pass.
     """
     if b"\\" in payload:
         payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -279,7 +279,7 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     signed = bool(signer)
     if signer:
         payload = signer.verify(payload)
-    else:  # no keys here: nothing to verify with, and nothing that requires it
+    else:  # without keys, signed messages are accepted unverified
         payload = unsigned(payload)
     try:
         message = _decode_message(payload)
@@ -299,7 +299,7 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
 
 
 def _later(payload: bytes, version: int) -> Message:
-    """Return a packed message; raise UnknownVersion for all that is left to newer workers."""
+    """Return a packed message; raise UnknownVersion for an envelope that only newer workers can read."""
     if version != PACKED_VERSION:
         raise _unknown_version(version)
     if _decode_version(payload).body is None:
@@ -351,7 +351,7 @@ _FINITE = frozenset({str, int, bool, type(None)})
 
 
 def _finite(message: Message) -> bool:
-    """Return whether the types of the arguments alone exclude NaN and infinity."""
+    """Return whether the types of the arguments exclude NaN and infinity; the values are not examined."""
     if message.kwargs and not _FINITE.issuperset(map(type, message.kwargs.values())):
         return False
     return not message.headers and _FINITE.issuperset(map(type, message.args))
@@ -364,7 +364,7 @@ def _refuse_non_finite(message: Message) -> None:
 
 
 def readable(message: Message, name: str) -> None:
-    """Raise MessageError unless a worker could read a message that other code has made or changed; `name` is for the error."""
+    """Raise MessageError if a worker could not read this message, which a hook has changed; the error mentions `name`."""
     payload = encode(message)
     try:
         _decode_message(payload)

@@ -1,8 +1,8 @@
 """The producing side of a process: one connection, shared by all its threads, which take turns at it (turns.py).
 
-After a fork, parent and child have a connection each. A push ends within its timeout, whatever the server does: its deadline
-is passed down to every wait, see `deadline`. A leader whose deadline has passed leaves the messages of other
-threads to the next of these threads, which sends them again under the same request id.
+After a fork, parent and child have a connection each. A push ends within its timeout, whatever the server does: every wait
+respects its deadline, see `deadline`. A leader whose deadline has passed leaves the messages of other threads to the first
+of these threads, which sends them again under the same request id.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ T = TypeVar("T")
 FIRST_PAUSE = 0.05
 LONGEST_PAUSE = 1.0
 SHORTEST_TRY = 0.25
-"""Seconds that a try may take even if less time is left: a shorter try would break a connection that works."""
+"""Shortest time limit of a single push, in seconds, even if less time is left: less would break a working connection."""
 
 
 class Producer(Turns):
@@ -39,14 +39,14 @@ class Producer(Turns):
         super().__init__()
         self._make_backend = make_backend
         self._backend: Backend | None = None
-        self.away = False  # the backend did not answer the last time
+        self.away = False  # True if the backend did not answer the last push
 
     @uninterrupted
     def push(self, messages: Sequence[Outgoing], timeout: float) -> Mapping[str, str]:
         """Store messages durably, together with those that other threads push meanwhile; return conflicts by id.
 
-        Tries for `timeout` seconds, then raises BackendUnavailable: the messages may have arrived anyway if the broker went
-        away after receiving them. The error says so unless no connection was made.
+        Tries for `timeout` seconds, then raises BackendUnavailable. If the broker failed after receiving the messages, they
+        may be stored all the same; the error says so, unless nothing was ever sent.
         """
         before, now, leads = of_thread.at, time.monotonic(), False
         deadline = now + timeout
@@ -79,7 +79,7 @@ class Producer(Turns):
                     self._hand_over()
 
     def in_turn(self, function: Callable[[], T], asked_at: float, timeout: float) -> T:
-        """Call a function that enqueues, and that had to wait for a thread since `asked_at`.
+        """Call a function that enqueues, after it has waited since `asked_at` for a free thread.
 
         During an outage, that wait counts against `timeout`. While the backend answers, it does not: the thread was busy with
         other calls.
@@ -96,7 +96,7 @@ class Producer(Turns):
 
     @uninterrupted
     def open(self, timeout: float) -> None:
-        """Connect, if that has not happened yet; raise BackendUnavailable after `timeout` seconds."""
+        """Connect unless connected; raise BackendUnavailable after `timeout` seconds."""
         before = of_thread.at
         of_thread.at = min(before, time.monotonic() + timeout)
         try:
@@ -116,7 +116,7 @@ class Producer(Turns):
 
     @contextmanager
     def _turn(self, timeout: float = -1) -> Iterator[bool]:
-        """Wait for a turn without anything to send; its value is False if none has come within `timeout` seconds."""
+        """Wait for a turn, with nothing to send; yield False if it has not come within `timeout` seconds."""
         turn = Batch((), float("inf"))
         try:
             with self._guard:
@@ -129,7 +129,7 @@ class Producer(Turns):
             self._leave(turn)
 
     def _wait(self, batch: Batch) -> Mapping[str, str]:
-        """Sleep until another thread has sent the batch, or it is its caller's turn."""
+        """Sleep until another thread has sent the batch, or its caller becomes the leader and sends it."""
         try:
             batch.bell.acquire(timeout=max(0.0, batch.deadline - time.monotonic()))
             if batch.leads or batch.links:
@@ -156,7 +156,7 @@ class Producer(Turns):
         return conflicts
 
     def _send_late(self, messages: Sequence[Outgoing], request: str, deadline: float) -> Mapping[str, str]:
-        """Send with time for a try, however little is left; `push` restores the thread's deadline."""
+        """Send with at least SHORTEST_TRY seconds of time; `push` restores the thread's deadline."""
         of_thread.at = max(deadline, time.monotonic() + SHORTEST_TRY)
         return self._send(messages, request)
 
@@ -182,7 +182,7 @@ class Producer(Turns):
             self._persist(batches, request, error, deadline)
         except Exception as error:
             self._send_apart(batches, request, error, deadline)
-        except BaseException:  # meant for our caller alone, while we are sending the others' messages
+        except BaseException:  # an interrupt of this thread; the other threads' messages are still to be sent
             self._send_once_more(batches[1:], request, deadline)
             raise
         else:
@@ -190,7 +190,7 @@ class Producer(Turns):
                 batch.conflicts, batch.done = conflicts, True
 
     def _persist(self, batches: list[Batch], request: str, error: BackendUnavailable, deadline: float) -> None:
-        """Send again, under the same request id, until there is an answer or our time is over: `deadline`."""
+        """Send again, under the same request id, until the backend answers or our `deadline` has passed."""
         pauses, self.away = 0, True
         while True:
             now = time.monotonic()
@@ -223,12 +223,12 @@ class Producer(Turns):
                 return
 
     def _send_apart(self, batches: list[Batch], request: str, error: Exception | None, deadline: float) -> None:
-        """Send the batches of a refused push separately, to find those that are the reason; the others are not at fault.
+        """Send batches separately: after a refused push, so that only the callers of refused messages get the error.
 
-        Or, without an error: two callers have chosen the same id, and each has to learn whether the job is its own.
+        Without an `error`: two callers chose the same id, and each has to learn whether the job is its own.
 
-        A backend with `dedup` remembers a request's answer, so each batch has its own request; one without it that
-        remembers which messages it has (and need not send again) recognises them by their first request.
+        A backend with `dedup` remembers the answer to a request, so each batch needs its own request id. A backend without
+        it may remember which messages have arrived, by the id of their first request: there, keep that id.
         """
         if error is not None and (len(batches) == 1 or self._backend is None):
             for batch in batches:
@@ -252,7 +252,7 @@ class Producer(Turns):
                 raise
 
     def _send_once_more(self, batches: list[Batch], request: str, deadline: float) -> None:
-        """Send the others' messages, if only with one try, before we give up our turn in an exception."""
+        """Try once to send the other threads' messages, before an exception ends our turn."""
         error: Exception = BackendUnavailable("the thread that was sending was interrupted")
         try:
             conflicts = self._send_late(_messages(batches), request, deadline) if batches else {}
@@ -272,7 +272,7 @@ def _messages(batches: Sequence[Batch]) -> list[Outgoing]:
 
 
 def _repeat(batches: Sequence[Batch]) -> bool:
-    """Return whether a chosen id occurs in them more than once."""
+    """Return whether an id that a caller chose occurs more than once."""
     chosen = [message.id for batch in batches for message in batch.messages if message.chosen]
     return len(set(chosen)) < len(chosen)
 

@@ -4,13 +4,13 @@ A thread that finds no push in progress becomes the leader: it sends at once. Ot
 sleep. When the leader has its answer, the first of them becomes the leader, and sends all queued messages as one push. A
 thread that is alone takes one lock and nothing else.
 
-Threads whose messages were sent together wake one another in a chain, and the last one passes the lead on. If all were
-woken at once, they would only queue for the interpreter's lock, which costs more than the push, and would be too late for
-the next one: in the chain they are just in time for it. If threads that compute hold the interpreter, each link of a chain
-would wait for them: a thread that wakes late lets all the others be woken at once, for a while.
+Threads whose messages were sent together wake one another in a chain, and the last one passes the lead on. Waking all of
+them at once would cost more than the push: they would queue for the interpreter's lock (the GIL), and be too late for the
+next push, which they reach in time through the chain. But while other threads compute and hold the GIL, every link of the
+chain has to wait for it. A thread that notices this by waking late has all threads woken at once, for a while.
 
-Beside a plain lock around each push, measured in turn: with 8 threads 7.5 times the jobs a second on SQLite and 3.3 times on
-Redis, for 0.18 and 0.47 of the CPU time of a job; with one thread the same (0.93 and 1.08, within the noise).
+Compared with a plain lock around each push: with 8 threads, 7.5 times the jobs a second on SQLite and 3.3 times on Redis,
+for 0.18 and 0.47 of the CPU time per job. With one thread, the rate is the same (0.93 and 1.08, within the noise).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from .backends.base import Outgoing
 
 MOST_COMBINED = 1000
-"""Messages of several callers that go into one push; those of a single caller are never split."""
+"""Largest number of messages of several callers in one push; a single caller's messages are never split."""
 SHORTEST_CROWD, LONGEST_CROWD = 0.002, 0.256
-"""Seconds for which no thread is woken by a chain after a link was delayed.
+"""Bounds of the time for which all threads are woken at once after a delayed link of the chain, in seconds.
 
-Doubled at each link that is delayed, a quarter less at each that is not.
+The time doubles with each delayed link, and shrinks by a quarter with each punctual one.
 """
 
 
@@ -58,18 +58,18 @@ class Batch:
         self.deadline = deadline
         self.done = False
         self.leads = False  # it is the caller's turn to send
-        self.links = False  # its caller has to wake the following one's
-        self.following: Batch | None = None  # the next of those that are sent together
+        self.links = False  # its caller has to wake the caller of the following batch
+        self.following: Batch | None = None  # the next batch in the same push
         self.conflicts: Mapping[str, str] = {}
         self.error: Exception | None = None
-        self.awake = self.left = False  # its caller was woken; it needs nothing any more
-        self.sent = False  # it may have arrived
+        self.awake = self.left = False  # its caller was woken; its caller has stopped waiting
+        self.sent = False  # it was sent at least once, so it may have arrived
         self.request = ""  # the request under which it was sent
         self.bell = threading.Lock()  # held until there is news: the cheapest way to wake one thread
         self.bell.acquire()
 
     def wake(self) -> None:
-        """Wake the caller, once; while holding the guard."""
+        """Wake the caller; later calls do nothing. Call it while holding the guard."""
         if not self.awake:
             self.awake = True
             self.bell.release()
@@ -87,14 +87,14 @@ class Turns:
         self._guard = threading.Lock()  # guards the fields below, and the order of wake-ups; no thread waits while holding it
         self._led = False
         self._waiting: deque[Batch] = deque()
-        self._woken_at = 0.0  # when a thread was woken whose turn it is to send, or to wake the next
-        self._crowded = 0.0  # until when other threads are assumed to hold the interpreter
-        self._crowd = SHORTEST_CROWD  # the length of that period, the next time
+        self._woken_at = 0.0  # when the last thread was woken in order to send, or to wake the next one
+        self._crowded = 0.0  # the time until which other threads are assumed to hold the interpreter's lock
+        self._crowd = SHORTEST_CROWD  # how long to assume so after the next delayed link, in seconds
 
     def _laid_down(self) -> list[Batch]:
-        """Return the batches to send together; the first is our own. One that has nothing to send gets a turn of its own.
+        """Return the batches to send together; the first is our own. A batch without messages is never combined.
 
-        A batch that was sent before is sent again with the same batches, and no others: the request is the same.
+        Batches that were sent before are sent again in the same combination, because the request id is the same.
         """
         waiting, size = self._waiting, 0
         batches: list[Batch] = []
@@ -107,7 +107,7 @@ class Turns:
         return batches
 
     def _leave(self, batch: Batch) -> bool:
-        """Stop waiting, whatever the outcome, and wake others that wait for us; return whether the batch is still unsent."""
+        """Stop waiting, and wake the threads that depend on us; return whether the batch was still queued and is withdrawn."""
         with self._guard:
             batch.left = True
             withdrawn = not batch.done and batch in self._waiting
@@ -118,7 +118,7 @@ class Turns:
         return withdrawn
 
     def _wake_next(self, batch: Batch | None) -> None:
-        """Wake the thread that was sent with us: this one, or the first after it that sleeps; after the last, pass the turn."""
+        """Wake the caller of this batch, or the first sleeping caller after it; after the last one, pass the turn on."""
         now = time.monotonic()
         while batch:
             if batch.done and not batch.left and not batch.awake:
@@ -140,7 +140,7 @@ class Turns:
             self._led = False
 
     def _look_for_crowd(self, batch: Batch) -> None:
-        """Examine how we were woken: if only after the interpreter's switch interval, another thread had held it until then."""
+        """Detect other threads that hold the interpreter's lock: we then woke later than its switch interval."""
         now = time.monotonic()
         if now - self._woken_at > sys.getswitchinterval():
             self._crowded, self._crowd = now + self._crowd, min(2 * self._crowd, LONGEST_CROWD)
@@ -148,7 +148,7 @@ class Turns:
             self._crowd = max(0.75 * self._crowd, SHORTEST_CROWD)
 
     def _hand_on(self, batches: list[Batch], request: str) -> None:
-        """Put the batches that were to be sent with us, and have time left, first in the queue: our time is over."""
+        """Return other callers' unfinished batches to the head of the queue, because our deadline has passed."""
         with self._guard:
             for batch in reversed(batches):
                 if not batch.done and not batch.left:
@@ -156,7 +156,7 @@ class Turns:
                     self._waiting.appendleft(batch)
 
     def _end(self, batch: Batch, conflicts: Mapping[str, str], error: Exception | None = None) -> None:
-        """Give one caller the outcome of its batch, before others get theirs."""
+        """Give one caller the outcome of its batch, and wake it."""
         batch.conflicts, batch.error, batch.done = conflicts, error, True
         if not batch.leads:
             with self._guard:
@@ -164,5 +164,5 @@ class Turns:
 
 
 def _fits(batch: Batch, first: Batch, room: int) -> bool:
-    """Return whether the batch can be sent with those behind `first`."""
+    """Return whether the batch can go into the same push as `first`."""
     return batch.request == first.request and 0 < len(batch.messages) <= room
