@@ -1,8 +1,8 @@
 """The arguments of a job: checked when it is enqueued, converted to the annotated types when it runs.
 
 A call is checked against the signature and the annotations. These are compiled once per function, on its first enqueue or
-when a worker starts, so that names under `from __future__ import annotations` and forward references can be found. Each
-parameter is compiled alone: one that cannot be compiled does not affect the others.
+when a worker starts: by then, names under `from __future__ import annotations` and forward references can be resolved. Each
+parameter is compiled separately, so that an annotation that cannot be compiled does not affect the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Parameter:
         self.as_is = _scalars(kind)
 
     def under(self, name: str) -> Parameter:
-        """Return the same for the argument of this name: `**kwargs` stands for many."""
+        """Return a copy with this name for errors: the parameter `**kwargs` takes arguments of many names."""
         if name == self.name:
             return self
         other = copy.copy(self)
@@ -45,7 +45,7 @@ class Parameter:
         return other
 
     def check(self, value: Any, job: str) -> None:
-        """Raise ArgumentError unless a worker could convert the value after its transport as JSON."""
+        """Raise ArgumentError if a worker could not convert the value from JSON to the annotated type."""
         try:
             plain = msgspec.to_builtins(value, enc_hook=encode_hook, str_keys=True)
         except Exception as error:  # a model's code may raise anything
@@ -56,7 +56,7 @@ class Parameter:
             self.convert(plain, job)
 
     def convert(self, value: Any, job: str) -> Any:
-        """Convert `value`, as decoded from JSON, to the annotated type; raise ArgumentError, whatever the type raises."""
+        """Convert `value`, decoded from JSON, to the annotated type; turn any exception into an ArgumentError."""
         try:
             return msgspec.convert(value, self.type, dec_hook=decode_hook, str_keys=True)
         except Exception as error:
@@ -69,7 +69,7 @@ class Arguments:
 
     def __init__(self, function: Callable[..., Any], job: str, injected: Collection[str] = ()) -> None:
         self._job = job
-        self._injected = injected  # parameters that are no part of a message
+        self._injected = injected  # the worker passes these parameters; messages do not contain them
         signature = _signature(function, job)
         if injected:
             kept = [parameter for name, parameter in signature.parameters.items() if name not in injected]
@@ -94,7 +94,7 @@ class Arguments:
         everything = (*self._positional, *self._by_name.values(), self._rest, self._named_rest)
         self._untyped = all(parameter.type is Any for parameter in everything)
         self.run_code = any(_runs_code(parameter.type) for parameter in everything)
-        """True if conversion runs code of the application: then it is part of the run, and charged and timed with it."""
+        """True if conversion runs code of the application: it then belongs to the run, with its timeout and its attempt."""
 
     def _compile(self, function: Callable[..., Any], parameter: inspect.Parameter) -> Parameter:
         try:
@@ -115,7 +115,7 @@ class Arguments:
         return Parameter(parameter.name, Any)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raise ArgumentError unless the call fits, and its values fit the annotations. For producers."""
+        """Raise ArgumentError unless the call fits the signature, and its values fit the annotations. Producers use this."""
         try:
             self._bind(*args, **kwargs)
         except TypeError as error:
@@ -141,12 +141,12 @@ class Arguments:
             return ArgumentError(f"{self._job}: {unknown!r} is injected by the worker: it cannot be enqueued", argument=unknown)
         if unknown is None:
             return ArgumentError(f"{self._job}: {error}")
-        said = str(error).partition(". Did you mean")[0]  # Python 3.13 asks that itself
+        said = str(error).partition(". Did you mean")[0]  # Python 3.13 adds a question of its own
         advice = foreign.argument_advice(unknown, self._job.rpartition(".")[2], parameters)
         return ArgumentError(f"{self._job}: {said}: {advice}", argument=unknown)
 
     def convert(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the call with its values converted to the annotated types; raises ArgumentError. For workers."""
+        """Return the call with its values converted to the annotated types; raises ArgumentError. Workers use this."""
         self.bind(args, kwargs)
         if self._untyped:
             return args, kwargs
@@ -169,7 +169,7 @@ class Arguments:
             raise ArgumentError(f"{self._job}: {error}") from None
 
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the call's values by parameter name, defaults included. Slow (7 µs): for unique keys only."""
+        """Return the call's values by parameter name, defaults included. Slow (7 µs), so only unique keys use it."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
@@ -186,7 +186,7 @@ def _signature(function: Callable[..., Any], job: str) -> inspect.Signature:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a value does not fit: the text of msgspec and of a `ValueError`; any other error with its name."""
+    """Return why a value does not fit: the text of errors of msgspec and of ValueErrors, other errors with their class."""
     if not issubclass(type(error), (msgspec.ValidationError, TypeError, ValueError)):
         return without_values(told(error))
     text = without_values(text_of(error)).replace("`", "").replace(" - at $", ", at ")
@@ -194,7 +194,7 @@ def _reason(error: Exception) -> str:
 
 
 def _with_type(reason: str, kind: Any) -> str:
-    """Name the type to which an object, or a value inside it, was to be converted: msgspec says "object" for all of them."""
+    """Add the name of the expected type to an error of msgspec, which says "object" for all types."""
     plain = isinstance(kind, type) and typing.get_origin(kind) is None  # Python 3.10 takes list[int] for a type
     name = name_of(kind) if plain else shown(kind)
     if ", at ." in reason or ", at [" in reason:
@@ -210,7 +210,7 @@ _CODE = (
     msgspec.inspect.NamedTupleType,
     msgspec.inspect.StructType,
 )
-"""Types that may have code of their own: a `__post_init__`, a default factory, a `_missing_`, validators."""
+"""Types whose conversion may run the application's code: `__post_init__`, default factories, `_missing_`, validators."""
 
 
 def _runs_code(kind: Any) -> bool:
@@ -238,7 +238,7 @@ def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def _is_anything(kind: Any) -> bool:
-    """Compare by identity: an annotation may be any object, with a comparison of its own."""
+    """Return whether an annotation accepts any value. Compares by identity, because annotations may define equality."""
     return any(kind is one for one in _ANYTHING)
 
 
@@ -258,7 +258,7 @@ def _nodes(node: Any, seen: set[int] | None = None) -> typing.Iterator[Any]:
 
 
 def _scalars(kind: Any) -> frozenset[type]:
-    """Return the exact types of values that need no conversion to `kind`. NaN is detected during encoding."""
+    """Return the plain types whose values need no conversion to `kind`; encoding detects NaN."""
     if kind is Any:
         return _SCALARS
     arms = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
@@ -282,16 +282,16 @@ def _binder(signature: inspect.Signature, job: str) -> Callable[..., None]:
     if parameters and parameters[-1].kind is kinds.POSITIONAL_ONLY:
         parts.append("/")
     scope: dict[str, Any] = {}
-    exec(f"def job({', '.join(parts)}): pass", scope)  # parameter names of a real signature: identifiers, nothing else
+    exec(f"def job({', '.join(parts)}): pass", scope)  # safe: the names come from a real signature, so they are identifiers
     binder: Callable[..., None] = scope["job"]
-    binder.__name__ = binder.__qualname__ = job.rpartition(".")[2]  # the beginning of Python's error messages
+    binder.__name__ = binder.__qualname__ = job.rpartition(".")[2]  # Python's error messages begin with it
     return binder
 
 
 def resolve_return(function: Callable[..., Any]) -> Any:
-    """Return the type to which results are converted for a caller: the return annotation, or Any if it cannot be used."""
+    """Return the type to which stored results are converted: the return annotation, or Any if it cannot be used."""
     try:
         annotation = inspect.signature(function).return_annotation
         return _resolve(function, inspect.Parameter("it", inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
-    except Exception:  # any object in place of a type
+    except Exception:  # the annotation may be any object
         return Any

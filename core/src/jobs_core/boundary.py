@@ -1,6 +1,6 @@
-"""The boundary to the application's code: its objects and exceptions are accepted in any state, and none can do harm.
+"""Safe access to the application's objects and exceptions, whatever their methods do.
 
-Exceptions, reasons, delays and results are objects of the application, and so is every method on them: `str(error)` may
+Exceptions, reasons, delays and results are objects of the application, and their methods are its code: `str(error)` may
 raise, or return text that cannot be stored. All access to such an object outside the job's own run goes through here.
 """
 
@@ -29,20 +29,20 @@ _own_traceback: Callable[[BaseException], Any] = BaseException.__dict__["__trace
 
 
 def interrupts(error: BaseException) -> bool:
-    """Return whether this exception ends a run: a signal raised it, wherever the run was, so it must be passed on."""
+    """Return whether a signal raised this exception in order to end a run: it must then propagate from wherever it struck."""
     return type(error) in (JobTimeout, JobCancelled) and error.struck  # type: ignore[attr-defined]
 
 
 def passes(error: BaseException) -> bool:
-    """Return whether this exception must be passed on, whatever code it comes from: the end of a run, or a user's Ctrl-C."""
+    """Return whether this exception must propagate through our guards: it interrupts a run, or is a user's Ctrl-C."""
     return interrupts(error) or (type(error) is KeyboardInterrupt and _of_a_signal(error))
 
 
 def _of_a_signal(error: KeyboardInterrupt) -> bool:
-    """Tell a real interrupt from `raise KeyboardInterrupt`.
+    """Return whether a signal caused this KeyboardInterrupt, and not a plain `raise KeyboardInterrupt`.
 
-    Python's own handler raises between any two instructions, and a handler of the application raises in its own code; all
-    other `raise` statements are not interrupts.
+    Python's handler raises between any two instructions, and a handler of the application raises in its own code. Any other
+    `raise` statement does not count.
     """
     handler: Any = signal.getsignal(signal.SIGINT)
     while isinstance(handler, functools.partial):
@@ -57,7 +57,7 @@ def _of_a_signal(error: KeyboardInterrupt) -> bool:
 
 
 def text_of(value: object, limit: int = LONGEST_TEXT) -> str:
-    """Return `str(value)`, cut to `limit` characters that can all be stored; a substitute if it raises."""
+    """Return `str(value)` cut to `limit` characters, with those that cannot be stored escaped; a substitute if it raises."""
     try:
         text = str(value)
     except BaseException as error:
@@ -69,7 +69,7 @@ def text_of(value: object, limit: int = LONGEST_TEXT) -> str:
 
 def storable(text: str, limit: int = LONGEST_TEXT) -> str:
     """Return `text` without its middle if it is too long, and with unpaired surrogates escaped."""
-    text = clip(str.__str__(text), limit)  # of a subclass, the plain text
+    text = clip(str.__str__(text), limit)  # str.__str__: a subclass may override the conversion
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -82,7 +82,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def name_of(kind: type) -> str:
-    """Return the name of a class with its module, whatever the class does with its attributes."""
+    """Return the name of a class with its module, even if the class overrides its attributes."""
     name = storable(_qualname(kind), 200)
     try:
         module = _module(kind)
@@ -94,7 +94,7 @@ def name_of(kind: type) -> str:
 
 
 def told(error: BaseException) -> str:
-    """Describe an error: the name of its class, and its text."""
+    """Describe an error by the name of its class and its text."""
     text = text_of(error)
     name = name_of(type(error)).rpartition(".")[2]
     return f"{name}: {text}" if text else name
@@ -102,9 +102,9 @@ def told(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def exit_told(what: str) -> Iterator[None]:
-    """If the body ends this process with `os._exit`, report it on standard error: no later code could.
+    """If the body calls `os._exit`, report it on standard error first, because no code runs afterwards.
 
-    For imports. A crash in C code cannot be reported; processes that the body has forked may end as they like.
+    Used around imports. A crash in C code is not reported, nor the end of processes that the body has forked.
     """
     exit_process, process = os._exit, os.getpid()
     inside = True
@@ -119,13 +119,13 @@ def exit_told(what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        inside = False  # other code may keep the function
+        inside = False  # other code may have kept a reference to the function
         if os._exit is exit_and_tell:
             os._exit = exit_process
 
 
 def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
-    """Return the traceback with its causes, without the outermost frames of files that start with `plumbing`."""
+    """Return the traceback with its causes, without the outermost frames whose file names start with one of `plumbing`."""
     try:
         frames = traceback.TracebackException.from_exception(error, limit=-50)
         while plumbing and len(frames.stack) > 1 and frames.stack[0].filename.startswith(plumbing):
@@ -134,7 +134,7 @@ def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
     except BaseException as trouble:
         if interrupts(trouble):
             raise
-    try:  # notes, causes or sources may raise: then at least the position is shown
+    try:  # formatting notes, causes or source lines has failed: show at least the position
         lines = "".join(traceback.format_tb(_own_traceback(error), limit=-50))
     except BaseException as trouble:
         if interrupts(trouble):
@@ -144,7 +144,7 @@ def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:
 
 
 class _OwnLogger(logging.Logger):
-    """A logger of ours that the application's logging configuration does not disable (dictConfig does unless told not to)."""
+    """A logger that the application's logging configuration cannot disable, as dictConfig does by default."""
 
     @property
     def disabled(self) -> bool:
@@ -156,9 +156,9 @@ class _OwnLogger(logging.Logger):
 
 
 def own_logger(name: str) -> logging.Logger:
-    """Return the logger of this name ("jobs", or one below), which the logging of the application cannot silence.
+    """Return the logger of this name ("jobs", or one below), which the application's configuration cannot disable.
 
-    For lines that an operator must see.
+    Use it for lines that an operator must see.
     """
     logger = logging.getLogger(name)
     logger.__dict__.pop("disabled", None)
@@ -167,15 +167,15 @@ def own_logger(name: str) -> logging.Logger:
 
 
 last_resort: Callable[[int, str], None] | None = None
-"""Called with a line that the application's logging did not accept: the supervisor's pipe, once there is one."""
+"""Called with (level, text) if the application's logging has failed; supervised processes write to the supervisor's pipe."""
 
 
 def log(
     logger: logging.Logger, level: int, text: str, *args: object, error: BaseException | None = None, **extra: object
 ) -> None:
-    """Log, and survive the logging of the application: an exception of one of its handlers is reported beside the line.
+    """Log a line; if a handler of the application raises, report its exception with the line and continue.
 
-    Texts and the traceback are escaped first if they may contain unpaired surrogates, which not every handler can write.
+    Unpaired surrogates in texts and traceback are escaped first, because not every handler can write them.
     """
     args = tuple(storable(arg, LONGEST_TRACEBACK) if isinstance(arg, str) else arg for arg in args)
     try:
@@ -195,14 +195,14 @@ def log(
 
 
 def log_past(level: int, text: str, error: BaseException | None = None) -> None:
-    """Write a line into the log without the application's logging. Raises nothing but an interrupt."""
+    """Write a line into the log, bypassing the application's logging. Raises nothing but an interrupt."""
     if error is not None:
         text = f"{text}\n{traceback_of(error)}"
     try:
         if last_resort is not None:
             last_resort(level, text)
             return
-    except BaseException as trouble:  # the application has broken more than its logging: it has replaced functions of Python's
+    except BaseException as trouble:  # the application has replaced functions of Python, too
         if interrupts(trouble):
             raise
     with contextlib.suppress(OSError):  # there is no other place to report it

@@ -1,6 +1,6 @@
-"""The core's own backends, loader and alert channels, provided through the same hooks as third parties'.
+"""The core's own backends, loader and alert channels, provided through the hooks that third parties use.
 
-Each factory imports late.
+Each factory imports its module only when it is called.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """jobs.toml as typed values: the keys, their defaults, and their meanings.
 
-The field comments below are the documentation: docs/configuration.md lists every key, and a test compares.
+The field comments below are the documentation: docs/configuration.md is generated from them, and a test compares.
 config_sources.py reads and merges the sources. The rule in a key's annotation (config_rules.py) restricts its values beyond
 the type. The reader applies all rules, so that a command refuses a bad value at once instead of failing later.
 """
@@ -23,7 +23,7 @@ def _rule(check: rules.Rule) -> Meta:
 
 
 MOST = 10**12
-"""The largest number of anything that is counted: it fits into every store's integers, and is beyond real use."""
+"""The largest value of any count: it fits into every store's integers, and nobody needs more."""
 
 PositiveInt = Annotated[int, Meta(ge=1, le=MOST)]
 NonNegativeInt = Annotated[int, Meta(ge=0, le=MOST)]
@@ -79,9 +79,9 @@ class Pool(Section, frozen=True, kw_only=True):
     workers: Processes | Workers = 1  # a fixed number, or {min, max}: grows by backlog and age, shrinks when idle
     mode: Literal["sync", "threads", "async"] = "sync"  # how a worker runs its jobs
     concurrency: Concurrency = 1  # jobs that one worker runs at the same time; async: thousands
-    max_jobs: NonNegativeInt = 0  # after so many jobs a worker is replaced, gracefully; 0: no limit
-    max_age: Seconds = Duration(3600)  # likewise, at this age; 0: no limit
-    max_memory: MemoryLimit | None = None  # likewise, by resident size; none: 500 MB above its start; 0: no limit
+    max_jobs: NonNegativeInt = 0  # a worker is replaced, gracefully, after this many jobs; 0: no limit
+    max_age: Seconds = Duration(3600)  # a worker is replaced, gracefully, at this age; 0: no limit
+    max_memory: MemoryLimit | None = None  # a worker is replaced at this resident size; none: its first + 500 MB; 0: no limit
     stop_timeout: Seconds = Duration(30)  # how long a stop waits for running jobs
     timeout_grace: Seconds = Duration(10)  # how long a job may ignore its timeout before its worker is replaced
     grow_age: Seconds = Duration(3)  # the pool grows while its oldest ready job is older than this
@@ -120,7 +120,7 @@ class Topic(Section, frozen=True, kw_only=True):
     result_ttl: Seconds = Duration(86400)  # how long results are kept
     default_job: Text | None = None  # the job that receives plain JSON from foreign producers
     dead_keep: Seconds = Duration(30 * 86400)  # dead letters older than this are dropped
-    dead_max: NonNegativeInt = 100_000  # and so are the oldest beyond this number
+    dead_max: NonNegativeInt = 100_000  # the largest number of dead letters; the oldest beyond it are dropped
     alert_above: PositiveInt | None = None  # alert while more jobs than this are ready
     alert_age: Seconds | None = None  # alert while the oldest ready job is older than this
 
@@ -139,7 +139,7 @@ class Payloads(Section, frozen=True, kw_only=True):
     url: Url | None = None  # file:///directory or s3://bucket/prefix: where bodies that are larger than `above` are kept
     above: NonNegativeSize = Size(100_000)  # bodies up to this size stay in the message
     grace: Seconds = Duration(86400)  # left-over bodies are deleted at this age; more than the longest transaction or job
-    keep: Seconds = Duration(60 * 86400)  # the age at which they are, if the backend cannot look up jobs (RabbitMQ)
+    keep: Seconds = Duration(60 * 86400)  # as `grace`, for backends that cannot look up jobs (RabbitMQ)
     limit: MessageLimit = Size(10 * 10**6)  # arguments and results that are larger as JSON are neither packed nor unpacked
 
 
@@ -176,7 +176,7 @@ class ScheduleEntry(Section, frozen=True, kw_only=True):
     every: Interval | None = None  # instead of cron
     tz: Text = "UTC"  # the time zone of the cron expression
     args: Arguments = []  # the arguments of the job
-    kwargs: KeywordArguments = {}  # likewise, by name
+    kwargs: KeywordArguments = {}  # the arguments of the job by name
     topic: TopicName | None = None  # instead of the job's own
     missed: Literal["skip", "once"] = "once"  # runs missed during an outage: dropped, or run once
 
@@ -223,7 +223,7 @@ class Config(Section, frozen=True, kw_only=True):
     base_dir: Path = Path()  # set by the reader, not a key: the directory that relative paths start from
 
     def topic(self, name: str) -> Topic:
-        """Return the settings of a topic, with those of `[defaults]` where the topic has none of its own."""
+        """Return the settings of a topic; keys that it does not set come from `[defaults]`."""
         topic = self.topics.get(name, _DEFAULT_TOPIC)
         if self.defaults == _NO_DEFAULTS:
             return topic
@@ -235,7 +235,7 @@ class Config(Section, frozen=True, kw_only=True):
         return {topic for pool in self.pools.values() for topic in pool.topics}
 
     def is_unserved(self, topic: str) -> bool:
-        """Return whether no pool serves `topic`, and no worker elsewhere is said to: a job there would wait forever."""
+        """Return whether no pool serves a topic, although `serve = false` is not set: its jobs would wait forever."""
         return self.topic(topic).serve and topic not in self.served_topics()
 
 

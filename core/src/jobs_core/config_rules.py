@@ -1,7 +1,7 @@
 """The values that a configuration key may have, beyond its type.
 
-A rule takes a value and returns why it cannot be used, with the fix, or None. It examines the value alone: `jobsctl check`
-and `start` test whether a port is free or a directory can be written, on the machine on which they run.
+A rule takes a value and returns None, or why it cannot be used, with the fix. It examines only the value: whether a port is
+free or a directory is writable depends on the machine, and is checked by `jobsctl check` and `start`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .units import MAX_SECONDS, format_duration, format_size
 Rule: TypeAlias = "Callable[[Any], str | None]"
 
 LARGEST_SIZE = 10**15
-"""A petabyte: beyond real use, and it fits into every store's integers."""
+"""A petabyte: more than anyone needs, and it fits into every store's integers."""
 LONGEST_TEXT = 4096
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -68,7 +68,7 @@ def size(least: int, largest: int = LARGEST_SIZE) -> Rule:
 
 
 def text(value: str) -> str | None:
-    """Accept a string on one line that is not empty. NUL and newlines would end a path, a header or a name early."""
+    """Accept a non-empty string on one line: NUL and newlines would end a path, a header or a name early."""
     if not value.strip():
         return "expected a string, got an empty one: leave the key out to use its default"
     if len(value) > LONGEST_TEXT:
@@ -81,7 +81,7 @@ def text(value: str) -> str | None:
 
 
 def name(value: str) -> str | None:
-    """Accept the name of an entry that the configuration gives."""
+    """Accept a name that the configuration chooses for an entry."""
     return text(value) or ("expected a name of at most 200 characters" if len(value) > 200 else None)
 
 
@@ -94,7 +94,7 @@ def path(value: str) -> str | None:
 
 
 def url(value: str) -> str | None:
-    """Accept a URL by its form; plugins decide which schemes exist. The value may contain a password, so it is not shown."""
+    """Accept anything in the form of a URL; plugins know the schemes. The error shows no value that may hold a password."""
     if reason := text(value):
         return reason
     if _URL.fullmatch(value):
@@ -128,7 +128,7 @@ def module(value: str) -> str | None:
 
 
 def pool_name(value: str) -> str | None:
-    """Accept a pool's name, which is a key, a label of metrics, and 48 bytes of the scoreboard."""
+    """Accept a pool's name, which is used as a key and as a metrics label, and has 48 bytes in the scoreboard."""
     if _NAME.fullmatch(value) and not value.startswith((".", "-")) and len(value) <= 48:
         return None
     return f"invalid pool name {value[:80]!r}: use 1 to 48 letters, digits, _ . - and begin with a letter or digit"
@@ -140,7 +140,7 @@ def topic(value: str) -> str | None:
 
 
 def prefix(value: str) -> str | None:
-    """Accept the beginning of the names of a backend's keys and queues; some allow 255 bytes in all."""
+    """Accept the prefix of a backend's keys and queues, short enough for brokers that limit names to 255 bytes."""
     if _PREFIX.fullmatch(value):
         return None
     return f"invalid prefix {value[:80]!r}: use 1 to 64 letters, digits, _ . : -"
@@ -160,7 +160,7 @@ def listen(value: str) -> str | None:
 def parse_listen(value: str) -> Path | tuple[str, int]:
     """Return host and port, or the path of a unix socket; raise ValueError.
 
-    An address without a host is refused: it would be public by accident.
+    An address without a host is refused: it would expose the server to the network by accident.
     """
     if value.startswith("unix:"):
         where = value.removeprefix("unix:").removeprefix("//")
@@ -206,12 +206,12 @@ def not_empty(value: Any) -> str | None:
 
 
 def arguments(value: Any) -> str | None:
-    """Accept arguments of a job: they have to fit into JSON."""
+    """Accept arguments of a job that can be written as JSON."""
     try:
         payload = msgspec.json.encode(value)
     except (OverflowError, RecursionError, UnicodeEncodeError, TypeError) as error:
         return f"cannot be stored as JSON ({error}): use smaller numbers, or strings"
-    if nesting(payload) > MAX_NESTING + 1:  # the list of arguments itself, in a configuration
+    if nesting(payload) > MAX_NESTING + 1:  # one more level: the list of arguments itself
         return f"nested too deeply to be stored (more than {MAX_NESTING} levels): pass it as a string that the job parses"
     return None
 

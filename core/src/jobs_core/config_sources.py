@@ -47,7 +47,7 @@ class Effective(msgspec.Struct, frozen=True):
     config: Config
     sources: dict[str, str]
     file: Path | None
-    directory: Path  # where the file is, or was searched for, as the user named it: see `working_directory`
+    directory: Path  # of the file, else the one in which the search began; links are kept, see `working_directory`
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (key, value, source) for every key, with secrets hidden, in the order of the documentation."""
@@ -62,7 +62,7 @@ _EMPTY_LIST = "expected a list, got an empty string: use [] for none, or unset t
 
 
 class FrameworkSettings(msgspec.Struct, frozen=True):
-    """The settings of a framework, on their way to child processes."""
+    """The settings of a framework, to be passed to child processes."""
 
     name: str
     directory: str
@@ -124,7 +124,7 @@ def load(
 
 
 def require_utf8(directory: Path, what: str) -> None:
-    """Raise ConfigError for a directory whose name is not valid text: it can be neither stored, logged nor shown as it is."""
+    """Raise ConfigError for a directory whose name is not UTF-8: it can be neither stored, logged nor shown as it is."""
     try:
         str(directory).encode()
     except UnicodeEncodeError:
@@ -135,17 +135,17 @@ def require_utf8(directory: Path, what: str) -> None:
 def working_directory() -> Path:
     """Return the current directory under the name by which the user entered it.
 
-    The name may contain a link, such as `current`, that will lead to another release tomorrow. So names are kept as given,
-    and each `load` follows their links anew; `base_dir`, its result, contains no links.
+    The name may contain a symbolic link, such as `current`, that points to another release after the next deployment. So
+    names are kept as given, and each `load` resolves them again; its result, `base_dir`, contains no links.
     """
     try:
         return as_named(Path.cwd())
-    except FileNotFoundError:  # it was removed, as old releases are; its name still has directories above it
+    except FileNotFoundError:  # it was removed, as old releases are; the directories above it still exist
         return Path(os.environ.get("PWD") or "/")
 
 
 def as_named(directory: Path) -> Path:
-    """Return a directory by the name that the shell has for it (PWD), if it is that one or below it."""
+    """Return a directory by the shell's name for it (PWD), if it is the shell's directory or below it."""
     named = os.environ.get("PWD", "")
     if os.path.isabs(named):
         with contextlib.suppress(ValueError):
@@ -172,7 +172,7 @@ def _find(file: str | Path | None, cwd: Path) -> Path | None:
 
 
 def candidates(file: str | Path | None = None) -> list[Path]:
-    """List the files for which `load` searches, whether they exist or not, up to the one that it finds, broken or not."""
+    """List the files that `load` tries, existing or not; the last one is the file that it finds, even if it is invalid."""
     cwd = working_directory()
     if os.environ.get("JOBS_SETTINGS"):
         with contextlib.suppress(ConfigError):
@@ -220,7 +220,7 @@ def _parse_toml(path: Path, name: str) -> dict[str, Any]:
 
 
 def _loads(text: str) -> dict[str, Any]:
-    """Parse TOML into a dict; raises ValueError. The parser is imported only if there is something to parse."""
+    """Parse TOML into a dict; raises ValueError. The parser is imported only when it is needed."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -247,7 +247,7 @@ class _Reader:
         self.sources: dict[str, str] = {}
         self._tables: dict[str, str] = {}
         self.errors: list[str] = []
-        self.file: tuple[Path, str] | None = None  # and the source of its values
+        self.file: tuple[Path, str] | None = None  # the file, and its name as a source of values
 
     def merge(self, data: Mapping[str, Any], source: str) -> None:
         self._merge(self.raw, data, source, "")
@@ -266,7 +266,7 @@ class _Reader:
 
     def merge_environment(self, environ: Mapping[str, str]) -> None:
         known = set(_fields(Config))
-        if environ.get("JOBS_TRANSPORT", "library") != "library":  # read by plugins; a slip would change nothing, in silence
+        if environ.get("JOBS_TRANSPORT", "library") != "library":  # plugins read it; a typo would be ignored silently
             self.errors.append(
                 f'JOBS_TRANSPORT: expected "library" or no such variable, got "{environ["JOBS_TRANSPORT"][:80]}"'
             )
@@ -277,7 +277,7 @@ class _Reader:
             from_file = key.endswith("_file") and key.partition("__")[0] not in known
             parts = (key.removesuffix("_file") if from_file else key).split("__")
             if parts[0] not in known:
-                # A cluster may set JOBS_SERVICE_HOST and the like; only a slip, or another system's word, is an error.
+                # Kubernetes may set JOBS_SERVICE_HOST and the like. Only a typo, or another system's word, is an error.
                 near = difflib.get_close_matches(parts[0], known, 1, 0.8)
                 advice = f"did you mean JOBS_{near[0].upper()}?" if near else foreign.key_advice(Config.__name__, key)
                 if advice:
@@ -315,7 +315,7 @@ class _Reader:
                 self._merge(self.raw.setdefault("plugins", {}), {name: table}, self._tables[name], "plugins.")
 
     def _adopt_preference(self) -> None:
-        """Take [plugins] prefer = […] out of the plugins' tables: it is not a plugin."""
+        """Move [plugins] prefer = […] to the key `prefer`: it is not a plugin's table."""
         plugins = self.raw.get("plugins")
         if isinstance(plugins, dict) and "prefer" in plugins and not isinstance(plugins["prefer"], dict):
             self.raw["prefer"] = plugins.pop("prefer")
@@ -353,14 +353,14 @@ class _Reader:
         if section:
             kind = next(arm for arm in _arms(kind) if arm is not section)
         if isinstance(value, _Text):
-            if _takes_list(kind) and not value.strip(" ,"):  # a missing secret must not switch signatures off
+            if _takes_list(kind) and not value.strip(" ,"):  # an empty secret must not turn signing off
                 self._error(path, _EMPTY_LIST)
                 return None
             value = _from_text(value, kind)
         return self._converted(kind, value, path)
 
     def _converted(self, kind: Any, value: Any, path: str) -> Any:
-        """Return the converted value if it passes the rules; None, with the error recorded, if it cannot be converted."""
+        """Return the converted value, or None if that fails; record this error, and values that break a rule."""
         try:
             found = msgspec.convert(value, kind, dec_hook=_unit)
         except (msgspec.ValidationError, OverflowError) as error:
@@ -370,7 +370,7 @@ class _Reader:
         return found
 
     def _obey(self, kind: Any, value: Any, path: str) -> None:
-        """Check a converted value, and the items of a list, against the rules of its annotation."""
+        """Check a converted value, or the items of a list, against the rules in its annotation."""
         for arm in _arms(kind) if value is not None else ():
             for rule in _rules(arm):
                 if reason := rule(value):
@@ -381,7 +381,7 @@ class _Reader:
                     self._obey(typing.get_args(_bare(arm))[0], item, path)
 
     def _error(self, path: str, reason: str) -> None:
-        """Record what is wrong with `path`, after the name of the file or variable that sets it."""
+        """Record an error about the key `path`; the text begins with the file or variable that sets it."""
         reason, source, key = cover(reason), None, path
         while key and not source:
             source, key = self.sources.get(key) or self._tables.get(key), key.rpartition(".")[0]
@@ -391,14 +391,14 @@ class _Reader:
             self.errors.append(_fit_to_show(f"{source or 'configuration'}: {path}: {reason}") + self._line(source, path))
 
     def _line(self, source: str | None, key: str) -> str:
-        """Return the line of a key in the file, in the form that the TOML parser uses in its errors."""
+        """Return the line number of a key in the file, formatted as in errors of the TOML parser; "" if unknown."""
         if self.file is None or source != self.file[1]:
             return ""
         path = self.file[0]
         within = "tool.jobs." if path.name == "pyproject.toml" else ""
         try:
             number = config_text.line_of(path.read_text(encoding="utf-8-sig"), within + key)
-        except (OSError, UnicodeDecodeError):  # it was changed meanwhile
+        except (OSError, UnicodeDecodeError):  # the file has changed since it was parsed
             return ""
         return f" (at line {number})" if number else ""
 
@@ -452,25 +452,25 @@ def _advice(kind: type[Section], key: str, value: Any) -> str:
     """Return the advice for a key that a table does not have."""
     near = difflib.get_close_matches(key, _fields(kind), 1)
     known = foreign.key_advice(kind.__name__, key)
-    if known and not (near and isinstance(value, dict)):  # [pool.x] is a slip; `pool = "prefork"` is another system's
+    if known and not (near and isinstance(value, dict)):  # [pool.x] is a typo; `pool = "prefork"` is Celery's
         return known
     return f'did you mean "{near[0]}"?' if near else f"valid keys are {', '.join(_fields(kind))}"
 
 
 def _meant(path: str) -> str:
-    """Return the end of the error for a plain value in place of one of our tables: what the user may have meant."""
+    """Return what the user may have meant by a plain value in place of one of our tables, as the end of an error."""
     known = foreign.TABLES.get(path)
     return f"; {known.advice('job')}" if known else ""
 
 
 @functools.cache
 def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
-    """Return the keys of a table by name; cached, since their annotations are evaluated at each request."""
+    """Return the keys of a table by name; cached, because msgspec evaluates the annotations in each call."""
     return {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
 
 
 def _arm_for(kind: Any, value: Any) -> Any:
-    """Return the part of a union of a list and a table that the value is meant for; any other type as it is."""
+    """Return the member of a union of list and table that fits the value's form; any other type unchanged."""
     tables = [arm for arm in _arms(kind) if typing.get_origin(_bare(arm)) is dict]
     if not tables or len(_arms(kind)) == 1:
         return kind
@@ -506,7 +506,7 @@ def _takes_list(kind: Any) -> bool:
 
 
 def _from_text(text: str, kind: Any) -> Any:
-    """Convert text of the environment to the value it represents: itself if a string is expected, else as TOML or a,b,c."""
+    """Convert the text of a variable: keep it if a string is expected, else read it as TOML, or as a list a,b,c."""
     arms = [_bare(arm) for arm in _arms(kind)]
     if Duration in arms or Size in arms:
         return plain_number(text)  # of seconds or bytes, as in a file
@@ -529,7 +529,7 @@ def _unit(kind: type, value: Any) -> Any:
 
 
 def _reason(error: Exception, kind: Any, value: Any, path: str) -> str:
-    """Return msgspec's error in the words of a configuration file, with the value unless it may be secret."""
+    """Return msgspec's error in terms of a configuration file, with the value, or only its type if it may be secret."""
     text = str(error).partition(" - at ")[0].replace("`", "")
     if isinstance(error, OverflowError):
         return "is too large a number"
@@ -555,7 +555,7 @@ def _show(value: Any) -> str:
 
 
 def _fit_to_show(text: str) -> str:
-    """Return an error as one line of acceptable length: its value may be a URL with a password under any key, or a file."""
+    """Return an error as one short line without secrets: under any key, the value may be a URL with a password, or long."""
     text = cover(text)
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:2000])
     return text if len(text) <= 600 else f"{text[:400]} … {text[-160:]}"
@@ -566,7 +566,7 @@ def _secret(path: str) -> bool:
 
 
 def _covered(value: Any) -> Any:
-    """Return a value without the secrets of URLs in it, wherever they are."""
+    """Return a value, or a list of values, with the secrets of all URLs in it removed."""
     if isinstance(value, str):
         return redact(value) if scheme(value) else cover(value)
     return [_covered(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A configuration file as text: the line of a key, and the probable intention behind invalid TOML.
+"""A configuration file as text: find the line of a key, and advise on invalid TOML.
 
 Used only after an error. No line is quoted, because it may contain a secret.
 """
@@ -16,7 +16,7 @@ _LINE = re.compile(r"at line (\d+)")
 
 
 def line_of(text: str, key: str) -> int | None:
-    """Return the number of the line of a dotted key; else of the table or key that contains it, or that it contains."""
+    """Return the line number of a dotted key, else of the nearest table around it or key inside it; None if not found."""
     around = inside = None
     length = 0
     for number, found in _keys(text):
@@ -30,7 +30,7 @@ def line_of(text: str, key: str) -> int | None:
 
 
 def _keys(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number and the dotted key of each line that begins a table or a value; skip the lines inside a value."""
+    """Yield (line number, dotted key) for each line that begins a table or a value; skip lines inside a long string."""
     table, within = "", ""
     for number, line in enumerate(text.splitlines(), 1):
         if within:

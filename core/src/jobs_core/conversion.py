@@ -14,8 +14,8 @@ import msgspec
 def encode_hook(value: Any) -> Any:
     """Encode values that msgspec cannot write: paths, pydantic models by duck typing, and subclasses of plain types.
 
-    Of these subclasses, msgspec supports those of list, tuple and dict; others, such as Django's SafeString or NumPy's
-    float64, are written as their base type.
+    Django's SafeString and NumPy's float64, for example, are written as str and float. msgspec itself handles subclasses
+    of list, tuple and dict.
     """
     if isinstance(value, str):
         return str.__str__(value)
@@ -27,7 +27,7 @@ def encode_hook(value: Any) -> Any:
         return int.__add__(value, 0)
     if isinstance(value, bytes):
         return bytes.__getitem__(value, slice(None))
-    dump = getattr(type(value), "model_dump", None)  # of the class: a mock or proxy has every attribute, without end
+    dump = getattr(type(value), "model_dump", None)  # look at the class: an instance of a mock or proxy has every attribute
     if dump is not None:
         return dump(value, mode="json")
     raise TypeError(f"{type(value).__qualname__} is not a JSON type, dataclass, Struct, pydantic model or Path")
@@ -58,7 +58,7 @@ def _validate(validate: Callable[[Any], Any], value: Any) -> Any:
 
 
 def without_values(text: str) -> str:
-    """Return the error of msgspec or the standard library about a value, without the value: it may be secret."""
+    """Remove the value from an error text of msgspec or the standard library, because it may be secret."""
     return _SHOWN_VALUE.sub(lambda match: next(filter(None, match.groups())), text)
 
 
@@ -81,9 +81,9 @@ json_encoder = msgspec.json.Encoder(enc_hook=encode_hook)
 
 
 def may_hide_non_finite(encoded: bytes) -> bool:
-    """Return whether JSON that msgspec wrote may contain NaN or infinity: it writes them as null, and keys by their names.
+    """Return whether the encoded value may have contained NaN or infinity: msgspec writes them as null, or as keys by name.
 
-    Cheap, so that `non_finite` searches only values that contain a null.
+    This is cheap, and spares most values the search of `non_finite`.
     """
     return b"null" in encoded or b"nan" in encoded or b"inf" in encoded
 

@@ -1,8 +1,8 @@
 """The time until which the current thread may wait for a server: one deadline for all waits of an enqueue.
 
-`enqueue_timeout` is a bound, whatever the server does: it may be frozen, accept and never answer, or answer at every step
-just in time. So each wait on the way (for a name's address, a connection, TLS, a login, a reply, a lock) asks `left` how
-long it may take at most. Without a deadline, as in a worker, `left` returns the time for which it is asked.
+`enqueue_timeout` holds even if the server is frozen, accepts and never answers, or answers each step just in time. So each
+wait on the way (for a name's address, a connection, TLS, a login, a reply, a lock) asks `left` how long it may take. Without
+a deadline, as in a worker, `left` returns the time that was asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ deadline: Final = Deadline()
 
 
 def left(most: float) -> float:
-    """Return the seconds that a wait of up to `most` may take: less, perhaps 0, if the deadline is nearer."""
+    """Return how many seconds a wait may take: `most`, or less if the deadline is nearer, down to 0."""
     rest = deadline.at - time.monotonic()
     if rest >= most:
         return most
@@ -36,7 +36,7 @@ def left(most: float) -> float:
 def addresses(host: str, port: int, timeout: float) -> Found:
     """Return `socket.getaddrinfo` for TCP, within `timeout` and the deadline; raises OSError.
 
-    The system's own resolver cannot be interrupted: a thread is left behind that ends when the resolver does.
+    The system's resolver cannot be interrupted: on a timeout, the thread that called it continues until it returns.
     """
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

@@ -1,7 +1,4 @@
-"""Support for the plugin of a framework: the configuration, and the command line inside the framework's own.
-
-The framework's settings may fill the configuration.
-"""
+"""Support for plugins of frameworks: configuration from the framework's settings, and our command line inside its own."""
 
 from __future__ import annotations
 
@@ -21,10 +18,10 @@ def load_config(
     settings_name: str = "settings",
     directory: Path | None = None,
 ) -> Config:
-    """Read the configuration: the file, overridden by `settings` as a framework holds them, overridden by JOBS_ variables.
+    """Read the configuration: a framework's `settings` override the file, and JOBS_ variables override both.
 
-    `directory` is where jobs.toml is searched for and where relative paths start, the current one by default. Raises
-    ConfigError; `settings_name` is the name of the settings in its message.
+    The search for jobs.toml and relative paths start in `directory`, by default the current one. Raises ConfigError, which
+    calls the settings `settings_name`.
     """
     return config_sources.load(file, settings=settings, settings_name=settings_name, cwd=directory).config
 
@@ -37,11 +34,11 @@ def run_command(
     directory: Path | None = None,
     called: str = "jobsctl",
 ) -> int:
-    """Run the `jobs` command with these settings, which its child processes receive too; return its exit code.
+    """Run `jobsctl` with these settings, which its child processes get too; return its exit code.
 
-    `called` is the command that a reader types: help and advice use it instead of `jobsctl`.
+    `called` is the command that the user types, such as `manage.py jobs`: help and advice show it instead of `jobsctl`.
     """
-    from .cli.main import run  # late: click and rich, which an application that enqueues does not need
+    from .cli.main import run  # late: imports click and rich, which an application that enqueues does not need
 
     handed = config_sources.FrameworkSettings(
         settings_name, str(config_sources.as_named(directory or Path.cwd())), dict(settings)

@@ -37,7 +37,7 @@ class LoadError(JobsError):
 
 
 class JobDefinitionError(JobsError):
-    """Raised when a function cannot be a job as written: two with the same name, options out of range."""
+    """Raised when a function cannot be a job as written: its name is taken, or an option is out of range."""
 
 
 class UnknownOption(JobDefinitionError, TypeError):
@@ -80,7 +80,7 @@ class MessageError(JobsError):
 
 
 class UnknownVersion(MessageError):
-    """Raised when an envelope is of a later version: a newer worker can read it."""
+    """Raised when an envelope has a later version, which only a newer worker can read."""
 
 
 class SignatureError(MessageError):
@@ -107,13 +107,13 @@ class UnknownJob(JobsError):
 
 
 class BackendError(JobsError):
-    """Raised when the queue backend refuses an operation; trying again does not help."""
+    """Raised when the backend refuses an operation; trying again does not help."""
 
 
 class BackendUnavailable(BackendError):
     """Raised when the backend cannot be reached or is too busy; the same request may be sent again.
 
-    `nothing_sent` is true if no connection was made: then nothing of the request can have arrived.
+    `nothing_sent` is true if no connection was made, so that nothing of the request can have arrived.
     """
 
     nothing_sent = False
@@ -128,7 +128,7 @@ class QueueFull(BackendError):
 
 
 class OwnerLost(BackendError):
-    """Raised when this owner's reservations were released to others; open again under a fresh owner id."""
+    """Raised when this owner's lease has expired and its jobs were released; open again under a fresh owner id."""
 
     @classmethod
     def of(cls, owner: str) -> OwnerLost:
@@ -150,7 +150,7 @@ class NotSupported(BackendError):
 
 
 class ResultNotStored(JobsError):
-    """Raised when a result is requested that no worker stores."""
+    """Raised when a result is requested that was not stored."""
 
 
 class ResultUnreadable(ResultNotStored):
@@ -162,7 +162,7 @@ class ResultTimeout(JobsError, TimeoutError):
 
 
 class EndlessWait(JobsError):
-    """Raised when a job waits for another job's result without a timeout: in a full pool neither would ever end."""
+    """Raised when a job waits without a timeout for another job's result: in a full pool, neither would ever end."""
 
 
 class JobFailed(JobsError):
@@ -183,13 +183,13 @@ class JobWasCancelled(JobsError):
 
 
 class JobSignal(Exception):
-    """Base of the exceptions by which a job says how to continue; none of them is an error."""
+    """Base of the exceptions by which a job decides what happens to it; none of them is an error."""
 
 
 class Retry(JobSignal):
-    """Raise in a job to end this attempt and have another; `delay` in seconds, or "5m", or a timedelta.
+    """Raise in a job to end this attempt and retry; `delay` is in seconds, or "5m", or a timedelta.
 
-    Counts as an attempt; without a delay the job's own backoff applies.
+    It counts as an attempt; without a delay, the job's backoff applies.
     """
 
     @foreign.explains(foreign.SIGNALS)
@@ -225,7 +225,7 @@ class JobInterrupted(BaseException):
     """
 
     struck = False
-    """True if a signal has raised it in the main thread."""
+    """True if a signal handler raised it in the main thread."""
 
 
 class JobTimeout(JobInterrupted):

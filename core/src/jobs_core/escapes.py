@@ -1,8 +1,8 @@
 """Make foreign text safe for a terminal and a log line.
 
-Messages, exceptions, ids and file names contain whatever their authors wrote. Everything that could move the cursor, begin
-a line of its own, turn the direction of text or hide in it is escaped: control characters (C0, C1), separators of lines,
-format characters (zero-width and bidirectional ones, tags), unpaired surrogates.
+Messages, exceptions, ids and file names contain whatever their authors wrote. Characters that could move the cursor, begin a
+new line, change the direction of text or be invisible are escaped: control characters (C0, C1), line separators, format
+characters (zero-width and bidirectional ones, tags), unpaired surrogates.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def one_line(text: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """Return prose of several lines, such as an error's, as one readable line: the lines as clauses, the rest as in
-    `one_line`.
-    """
+    """Join prose of several lines, such as an error, into one line of clauses, escaped as in `one_line`."""
     if text.isprintable():
         return text
     parts = [part.strip() for part in text.splitlines() if part.strip()]
@@ -38,12 +36,12 @@ def in_one_line(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Return `text` of several lines, or of columns between tabs, with all other unsafe characters escaped."""
+    """Return `text` with unsafe characters escaped, except newlines and tabs."""
     return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_written_out, text)
 
 
 def json(text: str) -> str:
-    """Return a JSON document with the same meaning, with unsafe characters in its strings written as JSON escapes."""
+    """Return an equivalent JSON document in which unsafe characters are written as JSON escapes."""
     return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_as_json, text)
 
 

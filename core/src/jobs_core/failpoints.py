@@ -1,8 +1,8 @@
-"""Fail points: places where a test can make this process die, stall or fail, in order to hit a window exactly.
+"""Fail points: places where a test can make this process die, stall or fail, to hit a race window exactly.
 
 `JOBS_FAILPOINT=reserve.after_commit=kill,push.before_commit=sleep:0.5@3` names points, the action at each, and after `@`
 the visit at which it happens (default: the first). Actions: `kill` (SIGKILL to itself), `exit:CODE`, `sleep:SECONDS`,
-`raise` (BackendUnavailable). Without the variable a point is an empty function, and a backend is not wrapped.
+`raise` (BackendUnavailable). Without the variable, `failpoint` is an empty function, and no backend is wrapped.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ failpoint: Callable[[str], None] = parse(os.environ.get("JOBS_FAILPOINT", ""))
 
 
 def arm(text: str) -> None:
-    """Set the fail points of a process that has imported everything without: a test's fork of a process that is ready."""
+    """Set fail points in a process that has already imported everything, such as a test's fork of a prepared process."""
     visit = parse(text)
     for module in list(sys.modules.values()):
         if vars(module).get("failpoint") is _none:
@@ -74,9 +74,9 @@ def arm(text: str) -> None:
 def with_failpoints(backend: B, also: Mapping[str, str] | None = None) -> B:
     """Return this new backend; if fail points are set, its methods visit `push.before_commit`, `push.after_commit` and so on.
 
-    The operations are push, reserve, settle and heartbeat. `also` names more methods, each with its operation. Without fail
-    points the backend stays as it is, so that a call costs nothing. A backend that visits these points itself, at better
-    places, is not to be passed here.
+    The operations are push, reserve, settle and heartbeat. `also` maps more methods to operations. Without fail points the
+    backend is not wrapped, so that a call costs nothing. Do not pass a backend that visits these points itself, at better
+    places.
     """
     if failpoint is not _none:
         for method, operation in {**_OPERATIONS, **(also or {})}.items():

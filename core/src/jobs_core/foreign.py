@@ -1,7 +1,7 @@
-"""Words of other job systems, and ours for them: help for newcomers who type what they are used to.
+"""Words of other job systems, with our equivalents: advice for newcomers who type words that they know from there.
 
-Code that refuses a word looks up here what to add to the error; nothing is looked up before an error. A test runs every
-example. This module imports nothing of ours, so that every other module may use it.
+Code that refuses a word looks up its equivalent here, for the error; without an error, nothing is looked up. A test runs
+every example. This module imports nothing of ours, so that every other module may use it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Word(NamedTuple):
-    """Our equivalent of a word: half a sentence, and an example of one kind. In code, `job` stands for the job function."""
+    """Our equivalent of a word: half a sentence, and at most one example. In code, `job` stands for the job function."""
 
     says: str
     option: str = ""  # of `@job`, and of `using` if `using` has it
-    using: str = ""  # of `using`: it belongs to one enqueue
+    using: str = ""  # of `using` only: it belongs to one enqueue
     code: str = ""
     toml: str = ""  # a line of jobs.toml, or of the table in which the word was found
 
     def advice(self, job: str, using: Collection[str] = ()) -> str:
-        """Return the end of an error about the job function `job`; `using` holds the options of `using`, if that was called."""
+        """Return the end of an error about the job function `job`; `using` holds the keywords of `using`, if it was called."""
         option = self.option
         if self.using or option.partition("=")[0] in using:
             example = f"{job}.using({self.using or option}).enqueue(...)"
@@ -74,7 +74,7 @@ USING: Final = (
     "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "headers", "id", "on_commit",
     "at", "expires_at",
 )  # fmt: skip
-"""Keywords of `using`; a test compares."""
+"""Keywords of `using`; a test compares them with its signature."""
 
 OPTIONS: Final = _table(
     ("name", Word("this belongs to the definition", option='name="shop.send_email"')),
@@ -434,7 +434,7 @@ TABLES: Final = _table(
     ("alerts", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
     ("schedule", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
 )
-"""Our tables, for configurations that give them a plain value."""
+"""Our tables, for configurations that set a plain value in their place."""
 
 
 # -- on the command line --------------------------------------------------------------------------
@@ -497,9 +497,9 @@ def key_advice(table: str, key: str) -> str | None:
 
 
 def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
-    """Decorate a method that takes keywords: an unknown keyword ends in an error that names our equivalent.
+    """Decorate a method so that an unknown keyword raises an error that names our equivalent.
 
-    A type checker sees the method as it is, and reports the keyword itself.
+    Type checkers see the method unchanged, and report the keyword as usual.
     """
 
     def decorate(method: F) -> F:
@@ -527,7 +527,7 @@ def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
 
 
 class Explained(msgspec.StructMeta):
-    """A metaclass of Structs that developers make: an unknown keyword ends in an error that names our equivalent."""
+    """A metaclass of Structs that developers create: an unknown keyword raises an error that names our equivalent."""
 
     def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - of a metaclass
         try:
@@ -549,7 +549,7 @@ class Explained(msgspec.StructMeta):
 class _Attribute:
     """An attribute that another system's objects have: reading it raises UnknownAttribute.
 
-    A descriptor for each word, not `__getattr__`, which makes every attribute of a class three times as slow to read.
+    There is a descriptor for each word, because `__getattr__` would make reading any attribute three times as slow.
     """
 
     def __init__(self, name: str, word: Word) -> None:
@@ -568,7 +568,7 @@ class _Attribute:
 
 
 def teach(kind: type, words: Mapping[str, Word]) -> None:
-    """Make objects of a class answer these attributes with an error that names our equivalent; `hasattr` stays false."""
+    """Have these attributes of a class raise an error that names our equivalent; `hasattr` still returns False."""
     for name, word in words.items():
         setattr(kind, name, _Attribute(name, word))
 
@@ -580,4 +580,4 @@ def package_attribute(name: str) -> Exception:
     known = PACKAGE.get(name)
     if known is None:
         return AttributeError(f"module 'jobs_core' has no attribute {name!r}")
-    return UnknownName(f"jobs_core has no {name}: {known.advice('job')}")  # an AttributeError would lose its text in an import
+    return UnknownName(f"jobs_core has no {name}: {known.advice('job')}")  # an import discards the text of an AttributeError

@@ -1,6 +1,6 @@
-"""Call a plugin's code: only a real interrupt passes; every other exception is reported with the plugin's name.
+"""Call a plugin's code: real interrupts propagate; every other exception is reported with the plugin's name.
 
-Commands keep standard output (`--json`) to themselves: output that a plugin prints goes to standard error.
+In commands, output that a plugin prints goes to standard error, because scripts parse standard output (`--json`).
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .loaders.importing import pinpointed
 
 
 class Plugin(Protocol):
-    """The plugin whose code is called; its text names it with its distribution."""
+    """The plugin whose code is called; `str` gives its name and its distribution."""
 
     name: str
 
 
 on_command_line = False
-"""True if this process runs a command of ours: then descriptor 1 is guarded as well, for programs and C code."""
+"""True if this process runs a command of ours: descriptor 1 is then redirected too, for subprocesses and C code."""
 
 on_call: Callable[[Plugin | None, str], object] | None = None
-"""Called before each call, and with (None, "") after it: if a call ends the process, its name is known nowhere else."""
+"""Called before each call, and with (None, "") after it, so that a call that ends the process can be named."""
 
 
 @contextlib.contextmanager
 def blaming(plugin: Plugin, what: str, *, key: str = "", hide: Callable[[str], str] = str) -> Iterator[None]:
-    """Call a plugin in the body: an exception becomes a PluginError that names the plugin and the call.
+    """Turn an exception of the body, which calls a plugin, into a PluginError that names the plugin and the call.
 
-    `key` is the configuration key for which it is called; `hide` removes secrets from the text.
+    `key` is the configuration key for which the plugin is called; `hide` removes secrets from the error.
     """
     with calling(plugin, what, lambda error: blamed(plugin, what, error, key=key, hide=hide)):
         yield
@@ -47,9 +47,9 @@ def blamed(plugin: Plugin, what: str, error: BaseException, *, key: str = "", hi
 
 @contextlib.contextmanager
 def calling(plugin: Plugin | None, what: str, error_for: Callable[[BaseException], JobsError]) -> Iterator[None]:
-    """Call a plugin in the body: an exception is converted by `error_for`.
+    """Convert an exception of the body, which calls a plugin, with `error_for`.
 
-    Errors of ours pass, because they name key and fix; so do real interrupts.
+    A JobsError, which names key and fix, propagates unchanged, and so do real interrupts.
     """
     try:
         with telling(plugin, what):
@@ -64,7 +64,7 @@ def calling(plugin: Plugin | None, what: str, error_for: Callable[[BaseException
 
 @contextlib.contextmanager
 def telling(plugin: Plugin | None, what: str) -> Iterator[None]:
-    """Report the call in the body to `on_call`."""
+    """Report to `on_call` that the body calls a plugin."""
     if on_call is None or plugin is None:
         yield
         return
@@ -77,9 +77,9 @@ def telling(plugin: Plugin | None, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_stdout(*, always: bool = False) -> Iterator[None]:
-    """Redirect output of the body to standard error: in commands, elsewhere only if `always`.
+    """Redirect output of the body to standard error: always in commands, elsewhere only with `always`.
 
-    Elsewhere only `sys.stdout` changes: other threads of an application continue to write to descriptor 1.
+    Outside commands only `sys.stdout` is redirected, because other threads of the application may write to descriptor 1.
     """
     if not (on_command_line or always):
         yield
@@ -93,7 +93,7 @@ def _descriptor() -> Iterator[None]:
     try:
         _flush()
         kept = os.dup(1)
-    except OSError:  # it is closed
+    except OSError:  # standard output is closed
         yield
         return
     try:
@@ -101,7 +101,7 @@ def _descriptor() -> Iterator[None]:
             os.dup2(2, 1)
         yield
     finally:
-        _flush()  # to standard error: this was written meanwhile
+        _flush()  # before descriptor 1 is restored: text that was buffered in the body belongs on standard error
         os.dup2(kept, 1)
         os.close(kept)
 

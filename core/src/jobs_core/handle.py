@@ -1,4 +1,4 @@
-"""The handle that `enqueue` returns: the job's id, and methods to follow the job."""
+"""The handle that `enqueue` returns: the job's id, and methods for its status, result and cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Follower(Protocol):
-    """The methods of an application that a handle needs."""
+    """The methods of an application that a handle calls."""
 
     def status(self, job_id: str) -> State: ...
 
@@ -27,7 +27,7 @@ class Follower(Protocol):
 
 
 def _seconds(timeout: DurationLike | None) -> float | None:
-    """Convert any number, negative ones too: the remaining time of a deadline may be below zero."""
+    """Convert a timeout to seconds; numbers may be negative, as the remaining time of a deadline can be."""
     return timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
 
 
@@ -40,7 +40,7 @@ class JobHandle(Struct, Generic[T], eq=False):
     topic: str
     stores_result: bool
     created: bool | None = True
-    """False if a job with the same unique key, or with the chosen id, existed before: this is its handle.
+    """False if a job with the same unique key or chosen id existed already: this is then the handle of that job.
 
     None for a follow-up (`current_job().enqueue`): it is sent when its job ends, so this is not yet known.
 
@@ -48,7 +48,7 @@ class JobHandle(Struct, Generic[T], eq=False):
     """
 
     def status(self) -> State:
-        """Return the job's state; UNKNOWN also for a job that is done and whose result was not stored."""
+        """Return the job's state; UNKNOWN if it never existed, or finished without a stored result."""
         return self._follower.status(self.id)
 
     def cancel(self, *, force: bool = False) -> State:
@@ -61,7 +61,7 @@ class JobHandle(Struct, Generic[T], eq=False):
         return self._follower.cancel(self.id, force=force)
 
     def result(self, timeout: DurationLike | None = None) -> T:
-        """Wait for the job and return its result; `timeout` is a duration (5, "5s", a timedelta), None waits without end.
+        """Wait for the job and return its result; `timeout` is a duration (5, "5s", a timedelta), or None to wait forever.
 
         Raises ResultTimeout, JobFailed, JobWasCancelled, ResultNotStored for a job that does not keep its result (set
         `store_result=True`), and EndlessWait inside a job without a timeout.
@@ -69,7 +69,7 @@ class JobHandle(Struct, Generic[T], eq=False):
         return self._follower.result(self, _seconds(timeout))
 
     async def aresult(self, timeout: DurationLike | None = None) -> T:
-        """`result` without blocking the event loop."""
+        """Wait for the result without blocking the event loop; see `result`."""
         return await self._follower.aresult(self, _seconds(timeout))
 
     if not TYPE_CHECKING:  # a type checker refuses `await handle` by itself

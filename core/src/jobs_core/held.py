@@ -12,13 +12,13 @@ from . import boundary
 logger = logging.getLogger("jobs.worker")
 
 CLOSING_PATIENCE = 10.0
-"""Seconds that the application gets to close one after the last job."""
+"""Seconds that the application gets to close a context manager after the last job."""
 
 
 class Held:
-    """Keeps one async context manager open. Only code in one event loop uses it.
+    """Keeps one async context manager open, for code in a single event loop.
 
-    One task enters and leaves it, as libraries with task groups and cancel scopes require.
+    The same task enters and leaves it, as libraries with task groups and cancel scopes require.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[Any], what: str) -> None:
@@ -28,14 +28,14 @@ class Held:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> Any:
-        """Enter it and return its value; raises what it raises."""
+        """Enter the context manager and return its value; raises whatever it raises."""
         loop = asyncio.get_running_loop()
         entered: asyncio.Future[Any] = loop.create_future()
         self._task = asyncio.Task(self._hold(entered), loop=loop, name="jobs-held")
         return await asyncio.shield(entered)
 
     async def close(self) -> None:
-        """Leave it. An exception of it is logged, and so is one that does not end within CLOSING_PATIENCE."""
+        """Leave the context manager; log its exception, or that it has not ended within CLOSING_PATIENCE."""
         if self._task is None:
             return
         self._leaving.set()

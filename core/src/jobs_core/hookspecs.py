@@ -1,7 +1,7 @@
 """Every hook that a plugin may implement: give a function the name of a hook and mark it with `jobs_core.hookimpl`.
 
-A plugin is a module (or object) that an entry point of the group `jobs` names. Hooks that say "fatal: no"
-are guarded: an exception is logged with the plugin's name, and the work continues.
+A plugin is a module (or object) that an entry point of the group `jobs` names. If a hook with "Fatal: no" raises an
+exception, it is logged with the plugin's name, and the work continues.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-bo
     """
 
 
-# -- Beside the workers -------------------------------------------------------------------------------
+# -- Beside the workers ----------------------------------------------------------------------------
 
 
 @hookspec

@@ -6,18 +6,18 @@ import os
 import random
 import time
 
-_random = random.Random()  # identifiers name, they do not authorise: no system call is needed for each
+_random = random.Random()  # ids are no secrets, so they need no system call for secure random bits
 _AT_ONCE = 256
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _COUNTED = [f"{n:02x}" for n in reversed(range(_AT_ONCE))]
-_tails: list[str] = []  # ends of identifiers, made many at a time, the next one last
-_head = 0, ""  # the millisecond of the last identifier, and the beginning of those of that millisecond
+_tails: list[str] = []  # ends of ids, made 256 at a time and taken from the end of the list
+_head = 0, ""  # the millisecond of the last id, and the text with which all ids of that millisecond begin
 
 
 def new_id(now: float | None = None) -> str:
-    """Return a UUIDv7 as text, for jobs and pushes. Safe from any thread, and after a fork.
+    """Return a UUIDv7 as a string, for jobs and pushes. Safe from any thread, and after a fork.
 
-    It sorts by the millisecond of its creation, so that a store appends to its index: SQLite writes half as much as for
+    It sorts by the millisecond of its creation, so that a store appends to its index: SQLite writes half as much as with
     random ids.
     """
     global _head
@@ -34,9 +34,9 @@ def new_id(now: float | None = None) -> str:
 
 
 def _more() -> str:
-    """Return an end, the last 74 bits of a UUIDv7, and keep more of them in stock.
+    """Return the last 74 bits of a UUIDv7 as text, and refill the stock of them.
 
-    Each has 66 random bits, and a count by which the ids of one millisecond sort in the order of their creation.
+    Each has 66 random bits, and a count that sorts the ids of one millisecond in the order of their creation.
     """
     made = f"{_random.getrandbits(68):017x}"
     begin = f"7{made[:3]}-{_VARIANTS[made[3]]}{made[4:7]}-{made[7:]}"
@@ -46,12 +46,12 @@ def _more() -> str:
 
 
 def new_token(bytes_: int = 8) -> str:
-    """Return a short random hexadecimal name, for owners, and for requests of which only the last is kept."""
+    """Return a short random hexadecimal name: for owners, and for requests that only have to differ from the previous one."""
     return f"{_random.getrandbits(bytes_ * 8):0{bytes_ * 2}x}"
 
 
 def _begin_anew() -> None:
-    """Discard the stock in the child of a fork: the parent will use those ids."""
+    """Discard the stock in the child of a fork, because the parent will use those ids."""
     _random.seed(os.urandom(32))
     _tails.clear()
 

@@ -1,4 +1,4 @@
-"""The file on which a supervisor holds a lock for as long as it lives, as other processes see it."""
+"""The file that a supervisor keeps locked while it lives, by which other processes find it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME = "supervisor.pid"
 
 
 def holder(run_dir: Path) -> int | None:
-    """Return the process id of the supervisor that runs in this run directory, or None; raise PermissionError."""
+    """Return the process id of the supervisor of this run directory, or None; raise PermissionError if it is not readable."""
     try:
         descriptor = os.open(run_dir / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except PermissionError:
@@ -33,6 +33,6 @@ def lock(descriptor: int, kind: int) -> bool:
 
 
 def number(descriptor: int) -> int:
-    """Return the process id in the file, or 0."""
+    """Return the process id that the file contains, or 0."""
     text = os.pread(descriptor, 32, 0).strip()
     return int(text) if text.isdigit() else 0

@@ -1,6 +1,6 @@
-"""Log lines: events and records as text or JSON. Nothing in a message can forge or break a line.
+"""Log lines: events and records as text or JSON. No text from a job can forge or break a line.
 
-The supervisor imports this module too: it may load nothing that a process without jobs does not need.
+The supervisor imports this module too, so it must not import anything that only processes with jobs need.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OUTPUT = "jobs.output"
 """The logger for output that jobs print."""
 
 LONGEST_VALUE = 200
-"""Characters of a job's name, id or topic in the head of a line; they come from messages."""
+"""Most characters of a job's name, id or topic at the head of a line; they come from messages, so they may be long."""
 
 _PLAIN_VALUE = re.compile(r"[\w.:@/+<>-]+")
 
@@ -37,7 +37,7 @@ def job_context(run: Any) -> dict[str, object]:
 def _context(record: logging.LogRecord) -> Mapping[str, object]:
     """Return the context of a record.
 
-    It is looked up while the record is formatted, in the thread and task that made it; a run pays nothing for it.
+    It is looked up when the record is formatted, which happens in the run's thread and task; so runs pay nothing for it.
     """
     given = getattr(record, "job_context", None)
     if type(given) is dict:
@@ -47,7 +47,7 @@ def _context(record: logging.LogRecord) -> Mapping[str, object]:
 
 
 def _event(record: logging.LogRecord) -> Event | None:
-    """Return the event that a record tells, if any; the application may use an attribute of that name as well."""
+    """Return the event of a record, or None; the application's records may have an unrelated attribute `event`."""
     event = getattr(record, "event", None)
     return event if isinstance(event, Event) else None
 
@@ -58,22 +58,22 @@ def _message(record: logging.LogRecord) -> str:
         return str(event)
     try:
         return record.getMessage()
-    except Exception as error:  # the caller's mistake; the line still has its position
+    except Exception as error:  # the arguments do not fit the format: log the text, and where the call is
         text = boundary.text_of(record.msg)
         return f"{text!r} cannot be filled in at {record.pathname}:{record.lineno}: {boundary.told(error)}"
 
 
 class TextFormatter(logging.Formatter):
-    """Format each record as one line.
+    """Formats each record as one line.
 
-    `2026-11-23 12:00:00.123 WARNING [web1-812-3f2a job_id=… job=shop.pay topic=money attempt=2] …`: the context stands
-    before the message, so that no message can pretend to come from another job. A traceback follows, indented.
+    `2026-11-23 12:00:00.123 WARNING [web1-812-3f2a job_id=… job=shop.pay topic=money attempt=2] …`: the context comes
+    before the message, so that no message can pretend to come from another job. An indented traceback may follow.
     """
 
     def __init__(self, worker: str = "") -> None:
         super().__init__()
         self._worker = worker
-        self._clock = (0, "")  # the last second, and its text
+        self._clock = (0, "")  # the last second formatted, and its text
 
     def format(self, record: logging.LogRecord) -> str:
         second = int(record.created)
@@ -108,7 +108,7 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, of characters that are safe to print."""
+    """Formats each record as a JSON object on one line, with characters that are safe to print."""
 
     def __init__(self, worker: str = "") -> None:
         super().__init__()
@@ -147,15 +147,15 @@ def json_line(entry: dict[str, Any]) -> str:
 
 
 def formatter(format_: str, worker: str = "") -> logging.Formatter:
-    """Return the formatter of `logs.format`; every line contains `worker`, or else the process id."""
+    """Return the formatter for a value of `logs.format`; every line contains `worker`, or the process id if it is empty."""
     return JsonFormatter(worker) if format_ == "json" else TextFormatter(worker)
 
 
 def for_raw_line(line: str, format_: str, *, worker: str, pid: int, context: Mapping[str, object] | None = None) -> bytes:
     """Return a log line for output that bypassed a child's logging: from C code, or a subprocess of a job.
 
-    Called by the supervisor for each line of `ChildOutput.read_raw`; `context` is the job's, if only one job can have
-    written it (keys as in `job_context`).
+    The supervisor calls this for each line of `ChildOutput.read_raw`. If only one job can have written the line, `context`
+    describes it, with the keys of `job_context`.
     """
     return line_of(line, format_, logging.INFO, OUTPUT, process=pid, worker=worker, job_context=context or {})
 
@@ -167,7 +167,7 @@ def line_of(text: str, format_: str, level: int = logging.WARNING, logger: str =
 
 def record_of(text: str, level: int, logger: str, **attributes: Any) -> logging.LogRecord:
     """Return a record that bypasses the logging of this process; attributes may be `worker`, `process` and `job_context`."""
-    record = logging.LogRecord(logger, level, "", 0, text, None, None)  # makeLogRecord calls the application's factory
+    record = logging.LogRecord(logger, level, "", 0, text, None, None)  # makeLogRecord would call the application's factory
     record.__dict__.update(attributes)
     return record
 
@@ -181,7 +181,7 @@ def encoded(text: str) -> bytes:
 
 
 class OwnHandler(logging.Handler):
-    """A handler of this package, which a child of the process removes."""
+    """A handler of this package; a child process removes it."""
 
 
 def to_stream(level: str, format_: str, stream: TextIO | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The options of a job, and how they resolve: `using` over `@job` over `[topics.x]` over `[defaults]` over the built-in one."""
+"""The options of a job. `using` takes precedence over `@job`, then `[topics.x]`, `[defaults]` and the built-in default."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Acks: TypeAlias = Literal["late", "early"]
 
 
 class Unique(Struct, metaclass=foreign.Explained, frozen=True):
-    """At most one such job: while it is queued, until it is done, or for a time.
+    """At most one job with the same key: while it is queued, until it is done, or for a time.
 
     `key` is a string, which may name arguments (`"invoice-{number}"`), or a function of the arguments; without one, all
     arguments count. On a conflict the enqueue drops the new job and returns the old one's handle, replaces the old one if
-    it has not started, or raises DuplicateJob. `wait` and `longest` are those of `debounce`.
+    it has not started, or raises DuplicateJob. `wait` and `longest` are explained in `debounce`.
     """
 
     key: str | Callable[..., str] | None = None
@@ -41,9 +41,9 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
 
     @classmethod
     def throttle(cls, every: DurationLike, *, key: str | Callable[..., str] | None = None) -> Unique:
-        """At most one job in each period: what is enqueued within `every` after the last one that counted is dropped.
+        """Allow at most one job in each period: jobs enqueued within `every` after an accepted one are dropped.
 
-        Without a `key`, calls with the same arguments count as one.
+        Without a `key`, only calls with the same arguments conflict.
         """
         return cls(key=key, scope=every, conflict="drop")
 
@@ -51,16 +51,16 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
     def debounce(
         cls, wait: DurationLike, *, longest: DurationLike | None = None, key: str | Callable[..., str] = "debounce"
     ) -> Unique:
-        """One job once no more have been enqueued for `wait`, with the last arguments: each replaces the one that waits.
+        """Run one job, with the last arguments, once no other was enqueued for `wait`: each replaces the waiting one.
 
-        It is due `longest` after the first one at the latest. Without a `key`, all calls of the job count as one. The
-        limit needs the backend's feature `debounce`.
+        The job is due at the latest `longest` after the first enqueue; this limit needs the backend feature `debounce`.
+        Without a `key`, all calls of the job function conflict.
         """
         return cls(key=key, scope="queued", conflict="replace", wait=wait, longest=longest)
 
 
 class JobOptions(Struct, frozen=True, kw_only=True):
-    """The options of `@job` and `using`. UNSET: not set here."""
+    """The options of `@job` or `using`; UNSET means that it does not set the option."""
 
     topic: str | UnsetType = UNSET
     retries: int | UnsetType = UNSET
@@ -102,8 +102,8 @@ class Policy(Struct, frozen=True):
     result_ttl: float
     max_result: int = 10**6  # bytes
     rules: RetryRules | None = None  # by exception; None: every exception is retried alike
-    min_time: float = 0.0  # a run that succeeds sooner is suspicious, seconds
-    on_end: Any = None  # the jobs to enqueue with the ending, see `worker.on_end`
+    min_time: float = 0.0  # a run that succeeds in fewer seconds is reported
+    on_end: Any = None  # the jobs to enqueue when this one ends, see `worker.on_end`
     pack_result: Callable[[str, bytes], bytes] | None = None  # packs the result of the job with this id
 
 
@@ -124,13 +124,13 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
 
 
 ABSOLUTE = {"at": "delay", "expires_at": "expires"}
-"""The options for points in time, each with that for the time until then."""
+"""The options that take a point in time, each with the option for the time until then."""
 
 
 def one_time(where: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with each point in time or duration replacing the other one of an earlier `using`.
+    """Return the values with `delay` unset if `at` is given, and vice versa; likewise `expires` and `expires_at`.
 
-    Raises JobDefinitionError if both are given.
+    Thus the option replaces the other one of an earlier `using`. Raises JobDefinitionError if both are given.
     """
     for at, after in ABSOLUTE.items():
         if given[at] is UNSET and given[after] is UNSET:
@@ -153,7 +153,7 @@ def _until(at: str) -> Callable[[Any], float | None]:
 
 
 def _moment(value: Any) -> float | None:
-    """Accept a point in time that is the same everywhere; return it as Unix time."""
+    """Accept a datetime with a time zone; return it as Unix time."""
     if value is None:
         return None
     if not isinstance(value, datetime):
@@ -222,7 +222,7 @@ def _stored_text(most: int) -> Callable[[Any], str]:
 
 
 def _id(value: Any) -> str:
-    """Accept a job's id: it stands in queues' own properties, keys and commands, which count in bytes."""
+    """Accept a job's id; its limit is in bytes, because backends write it into properties, keys and commands."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or not value.isprintable() or len(value.encode()) > MAX_ID:
         raise ValueError(f"expected 1 to {MAX_ID} printable characters, {MAX_ID} bytes in UTF-8 at most, got {shown(value)}")
     return str.__str__(value)
@@ -287,7 +287,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 
 
 def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]) -> UniqueKey:
-    """Return the key of one call, as its envelope carries it."""
+    """Return the unique key of one call in the form that its envelope has."""
     key = f"{job}:{_key_text(unique, job, args, kwargs, named)}"
     if len(key) > MAX_UNIQUE_KEY:
         raise MessageError(
@@ -310,7 +310,7 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
 def refuse_foreign_placeholders(
     where: str, unique: Unique | UnsetType | None, parameters: Callable[[], Collection[str]]
 ) -> None:
-    """Raise JobDefinitionError if a key's text names anything but a parameter: no call could ever fill it in."""
+    """Raise JobDefinitionError if a key names anything but a parameter: no call could fill in its value."""
     if not isinstance(unique, Unique) or not isinstance(unique.key, str) or "{" not in unique.key:
         return
     key = shown(unique.key)
@@ -330,7 +330,7 @@ def refuse_foreign_placeholders(
 
 
 def _placeholders(template: str) -> Iterator[str]:
-    """Yield the names that `str.format` would look up. Raises ValueError for a template that it could not read."""
+    """Yield the names that `str.format` would look up; raise ValueError for an invalid template."""
     for _, field, inside, conversion in string.Formatter().parse(template):
         if field is not None:
             if conversion not in (None, "r", "s", "a"):
@@ -360,7 +360,7 @@ def _key_text(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[
 
 
 def _canonical(value: Any) -> Any:
-    """Convert a value that JSON cannot represent for a key: to its text; a subclass of a plain type, to that type."""
+    """Convert a value that JSON cannot represent, for a key: subclasses of plain types to that type, others to a string."""
     return encode_hook(value) if isinstance(value, (str, int, float, bytes)) else str(value)
 
 
@@ -388,14 +388,14 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
 
 
 def stores_result(options: JobOptions, topic: str, config: Config) -> bool:
-    """Return `store_result` alone, of all that `policy` contains: every enqueue needs it."""
+    """Return `store_result` without computing the rest of the policy, because every enqueue needs it."""
     if options.store_result is not UNSET and options.store_result is not None:
         return bool(options.store_result)
     return bool(config.topic(topic).store_result)
 
 
 def encrypts(options: JobOptions, topic: str, config: Config) -> bool:
-    """Return whether arguments and results of a job are encrypted: by default all are, where there are keys."""
+    """Return whether arguments and results of a job are encrypted: with encryption keys, yes by default."""
     if not config.encryption_keys:
         return False
     chosen = config.topic(topic).encrypt if options.encrypt is UNSET else options.encrypt
@@ -403,4 +403,4 @@ def encrypts(options: JobOptions, topic: str, config: Config) -> bool:
 
 
 NO_OVERRIDES = JobOptions()
-"""The overrides of a job function without `using`; every enqueue compares it by identity."""
+"""The overrides of a job function without `using`; each enqueue tests for this very object, which is fast."""

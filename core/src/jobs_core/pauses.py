@@ -1,11 +1,11 @@
-"""Pauses that double between tries: a long outage costs few tries, and a short one little time."""
+"""Pauses that double with every try: they keep tries few in a long outage, and delays small after a short one."""
 
 from __future__ import annotations
 
 _ENOUGH = 64
-"""Doublings after which a second is longer than the universe has existed; at 1024, a float would overflow."""
+"""More doublings than any limit needs; at 1024, a float would overflow."""
 
 
 def doubled(first: float, times: int, longest: float) -> float:
-    """Return `first`, doubled so many times: `longest` at most, however often."""
+    """Return `first` doubled `times` times, but at most `longest`."""
     return min(longest, first * 2.0 ** min(times, _ENOUGH))

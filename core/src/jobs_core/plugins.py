@@ -1,9 +1,7 @@
 """Find plugins and call their hooks: every result and every failure names its plugin.
 
-No plugin stops a process that does not need it.
-
-Discovery is a loop of our own over the entry points of the group `jobs`, with one guard per plugin: pluggy's would end at
-the first broken one. Hooks are called implementation by implementation for the same reason.
+A broken plugin does not affect processes that do not need it. Therefore we load the entry points of the group `jobs` in a
+loop of our own, and call the implementations of a hook one by one: pluggy would stop at the first that fails.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("jobs.plugins")
 
 GROUP = "jobs"
-PROVIDERS = {  # provider hook: the user's word for its products
+PROVIDERS = {  # provider hook: the word for its products in error messages
     "jobs_queue_backends": "backend",
     "jobs_job_loaders": "loader",
     "jobs_framework_bootstrappers": "framework",
@@ -44,7 +42,7 @@ PROVIDERS = {  # provider hook: the user's word for its products
     "jobs_payload_codecs": "codec",
     "jobs_cli_commands": "command",
 }
-MADE: dict[str, type] = {  # provider hook: the type that its factories make
+MADE: dict[str, type] = {  # provider hook: the type of the objects that its factories return
     "jobs_queue_backends": Backend,
     "jobs_job_loaders": JobLoader,
     "jobs_framework_bootstrappers": Bootstrapper,
@@ -52,9 +50,9 @@ MADE: dict[str, type] = {  # provider hook: the type that its factories make
     "jobs_payload_codecs": PayloadCodec,
 }
 SLOW = 1.0
-"""Seconds that a plugin's import may take: every process and every command pays for it."""
+"""Seconds after which a plugin's import is reported as slow: every process and every command imports it."""
 
-DISTRIBUTIONS = {  # the distribution to install for a name that no plugin here provides
+DISTRIBUTIONS = {  # name that no installed plugin provides: the distribution to install
     "redis": "jobs-redis",
     "rediss": "jobs-redis",
     "redis+unix": "jobs-redis",
@@ -78,14 +76,14 @@ class PluginInfo(msgspec.Struct):
     hooks: list[str] = []
     provides: dict[str, list[str]] = {}
     problems: list[str] = []
-    notes: list[str] = []  # facts that cause no failure, but should be known
+    notes: list[str] = []  # warnings: the plugin works all the same
     seconds: float = 0.0  # duration of its import
     detail: str = ""  # the traceback behind a failed import
     disabled: bool = False
 
     @property
     def troubles(self) -> list[str]:
-        """Return everything that should be reported about it."""
+        """Return its problems and notes, which should be reported."""
         return [*self.problems, *self.notes]
 
     def __str__(self) -> str:
@@ -93,7 +91,7 @@ class PluginInfo(msgspec.Struct):
 
 
 class Implementation(msgspec.Struct, frozen=True):
-    """One plugin's function for one hook; called with the arguments that it names."""
+    """One plugin's function for one hook; it gets only the arguments that its signature names."""
 
     hook: str
     info: PluginInfo
@@ -104,7 +102,7 @@ class Implementation(msgspec.Struct, frozen=True):
         return self.call(arguments)
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Call it with the arguments of the hook by name; a hook that is called for each enqueue packs them once."""
+        """Call the function with a mapping of the hook's arguments, which a caller may use for several implementations."""
         return self.function(*[arguments[name] for name in self.argnames])
 
 
@@ -129,8 +127,8 @@ class Plugins:
 
     @classmethod
     def discover(cls, prefer: Sequence[str] = ()) -> Plugins:
-        """Find every plugin installed here, except those in JOBS_DISABLE_PLUGINS=a,b; `prefer` as in the configuration."""
-        from importlib import metadata  # late: it costs more than all of this module
+        """Find every installed plugin, except those in JOBS_DISABLE_PLUGINS=a,b; `prefer` is that of the configuration."""
+        from importlib import metadata  # late: its import takes longer than all of this module
 
         disabled = os.environ.get("JOBS_DISABLE_PLUGINS", "")
         off = [name.strip() for name in disabled.split(",")]
@@ -171,7 +169,7 @@ class Plugins:
                 usable = not problems
                 if usable:
                     registered = self._manager.register(plugin, name=f"{info.distribution}:{info.name}")
-        except JobsError as error:  # among others, for arguments that the hook does not have
+        except JobsError as error:  # for example if an implementation takes arguments that its hook does not have
             cause = error.__cause__ or error
             text = boundary.text_of(cause) if isinstance(cause, pluggy.PluginValidationError) else boundary.told(cause)
             usable, problems = False, [f"cannot be used: {' '.join(text.split())}"]
@@ -182,7 +180,7 @@ class Plugins:
             info.hooks.clear()
 
     def _problems(self, plugin: object, info: PluginInfo) -> list[str]:
-        """Return the reasons not to use it; record its hooks on the way."""
+        """Return the reasons not to use a plugin, and record in `info` which hooks it implements."""
         version = getattr(plugin, "jobs_interface_version", INTERFACE_VERSION)
         if version != INTERFACE_VERSION:
             return [
@@ -207,7 +205,7 @@ class Plugins:
         return found
 
     def implementations(self, hook: str) -> list[Implementation]:
-        """Return the implementations of a hook, in order of registration; empty for a hook that costs nothing."""
+        """Return the implementations of a hook in order of registration; without any, calling the hook costs nothing."""
         return [
             self._implementation(hook, self._by_plugin[impl.plugin_name], impl.function, tuple(impl.argnames))
             for impl in getattr(self._manager.hook, hook).get_hookimpls()
@@ -226,12 +224,12 @@ class Plugins:
         return Implementation(hook, info, traced, argnames)
 
     def notify(self, hook: str, **arguments: Any) -> None:
-        """Call every implementation; an exception is logged with its plugin's name and stops no other one."""
+        """Call every implementation; log an exception with its plugin's name, and continue with the others."""
         for implementation in self.implementations(hook):
             guarded(implementation, **arguments)
 
     def provided(self, hook: str) -> dict[str, list[tuple[Any, PluginInfo]]]:
-        """Return name → (factory, its provider) for a provider hook; asked once."""
+        """Return name → [(factory, its plugin)] for a provider hook; the plugins are asked only once."""
         if hook not in self._provided:
             found: dict[str, list[tuple[Any, PluginInfo]]] = {}
             for implementation in self.implementations(hook):
@@ -250,7 +248,7 @@ class Plugins:
         return self.infos
 
     def log_troubles(self) -> None:
-        """Log the problems of plugins, whether these are needed or not."""
+        """Log the problems of all plugins, including those that this process does not need."""
         for info in self.ask():
             for trouble in info.troubles:
                 boundary.log(logger, logging.WARNING, "%s %s", str(info), trouble)
@@ -278,8 +276,7 @@ class Plugins:
     def choose(self, hook: str, name: str, key: str, *, hide: Callable[[str], str] = str) -> Callable[..., Any]:
         """Return the factory called `name`, which the configuration requests under `key`; raise PluginError with the fix.
 
-        An exception of the factory, when it is called, is reported with plugin and key; `hide` removes secrets from its
-        text.
+        If the factory raises when it is called, the error names the plugin and the key; `hide` removes secrets from it.
         """
         found = self.provided(hook)
         offers = found.get(name, [])
@@ -297,7 +294,7 @@ class Plugins:
         return factory if info is self._builtin else functools.partial(_make, factory, info, key, hook, name, hide)
 
     def provider(self, hook: str, name: str) -> PluginInfo | None:
-        """Return the plugin that `choose` would take; None for the core itself, and if there is none."""
+        """Return the plugin whose factory `choose` would return; None if it is the core's own, or if there is none."""
         winner = self._winner(self.provided(hook).get(name, []))
         return None if winner is None or winner[1] is self._builtin else winner[1]
 
@@ -307,7 +304,7 @@ class Plugins:
         return [name for name in self._prefer if name not in known]
 
     def _winner(self, offers: Sequence[tuple[Any, PluginInfo]]) -> tuple[Any, PluginInfo] | None:
-        """Return the winner if several provide one name: the preferred one, else the core's own; None if nothing decides."""
+        """Return the offer to use: of a preferred plugin, else the core's own, else the only one; None if undecided."""
         for wanted in self._prefer:
             for offer in offers:
                 if wanted in (offer[1].name, offer[1].distribution):
@@ -330,7 +327,7 @@ class Plugins:
             info.notes.append(f"provides {kind} {name!r}, as does {others}: {fate}")
 
     def broker_commands(self, config: Config) -> list[list[str]]:
-        """Return the programs that plugins want run beside the workers.
+        """Return the programs that plugins ask the supervisor to run beside the workers.
 
         Raises PluginError for an answer that is not a list of commands.
         """
@@ -364,7 +361,7 @@ class Plugins:
 def _make(
     factory: Any, info: PluginInfo, key: str, hook: str, name: str, hide: Callable[[str], str], /, *arguments: Any, **named: Any
 ) -> Any:
-    """Call a plugin's factory; raise PluginError if it raises, or makes an object of another type."""
+    """Call a plugin's factory; raise PluginError if it raises, or returns an object of the wrong type."""
     what = f"the factory of {PROVIDERS[hook]} {name!r}"
     if hook == "jobs_queue_backends" and arguments:
         hide = functools.partial(_without, str(arguments[0]))
@@ -380,9 +377,9 @@ def _without(url: str, text: str) -> str:
 
 
 def obeyed(implementation: Implementation, returns: type, arguments: Mapping[str, Any]) -> Any:
-    """Call a hook whose failure is its caller's; raise PluginError with its name, also for an invalid return value.
+    """Call a hook whose failure makes the caller fail; raise PluginError if it raises, or returns a value of a wrong type.
 
-    Each enqueue calls this: there is no context manager, which would cost as much as all the rest.
+    Each enqueue calls this, so it uses no context manager: that would double its cost.
     """
     try:
         answer = implementation.call(arguments)
@@ -408,7 +405,7 @@ def guarded(implementation: Implementation, **arguments: Any) -> Any:
 
 
 def guarded_but_for_ours(implementation: Implementation, **arguments: Any) -> Any:
-    """Call a hook likewise, but pass an error of ours, which names key and fix, to the caller."""
+    """Call a hook as `guarded` does, but let a JobsError, which names key and fix, propagate to the caller."""
     try:
         return implementation(**arguments)
     except JobsError:

@@ -1,7 +1,7 @@
-"""Directories and files that belong to this user alone, because anyone who can write there controls us.
+"""Directories and files to which only this user can write, because anyone who can write there controls this program.
 
-A user who can write to the run directory commands the workers, and with them, often, root. So an existing directory is used
-only if it is a directory and no symbolic link, belongs to this user, and only its owner can write to it.
+A user who can write to the run directory controls the workers, which often run as root. So an existing directory is used
+only if it is a real directory (no symbolic link), belongs to this user, and only its owner can write to it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 
 def directory(path: Path, owners: Collection[int] = ()) -> Path:
-    """Make a directory that only this user may enter; raise OSError if that is impossible, or it is not private.
+    """Create a directory that only this user may enter; raise OSError if this fails, or an existing one is not private.
 
-    One of `owners`, further user ids, may own it as well.
+    An existing one may also belong to one of `owners` (user ids).
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.lstat(path)  # mkdir accepts a link to a directory
@@ -35,7 +35,7 @@ def directory(path: Path, owners: Collection[int] = ()) -> Path:
 
 
 def create(path: Path) -> None:
-    """Make an empty file for this user alone, whatever the umask; an existing one stays as it is. Raises OSError.
+    """Create an empty file with mode 0600, whatever the umask; leave an existing one unchanged. Raises OSError.
 
     An existing file is not opened: closing it would release all locks that this process has on it.
     """

@@ -14,7 +14,7 @@ AnyJob: TypeAlias = "JobFunction[Any, Any, Any]"
 
 
 class Registry:
-    """Job functions by their names, and by aliases for older names. Filled at import, read by any thread."""
+    """Job functions by their names and aliases. Filled at import, read by any thread."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, AnyJob] = {}
@@ -61,12 +61,12 @@ class Registry:
 
 
 def replaces(job: AnyJob, other: AnyJob) -> bool:
-    """Return whether a job may take the name of another.
+    """Return whether a job may replace another of the same name.
 
-    It may if it is the same function with the same options, or if the other is of an older execution of its module.
+    It may if it is the same function with the same options, or if the other comes from an older execution of its module.
 
-    The line of a function is no evidence: a factory, or a decorator, makes many on one line. In `__main__`, where people
-    try things out, functions of one name are versions of one function, unless they were made of different things.
+    Equal line numbers prove nothing: a factory or decorator makes many functions on one line. In `__main__`, where people
+    try things out, functions of the same name are taken for versions of one function, unless their closures differ.
     """
     if job.function is other.function and job.settings == other.settings:
         return True
@@ -81,7 +81,7 @@ def _wanting(job: AnyJob, other: AnyJob) -> str:
 
 
 def _looks_like(one: Any, other: Any) -> bool:
-    """Return whether two functions have the same name, and were made of things that look alike, at any depth."""
+    """Return whether two functions have the same name and, if they are nested, closures with similar contents."""
     if (one.__module__, one.__qualname__) != (other.__module__, other.__qualname__):
         return False
     if "<locals>" not in one.__qualname__:
@@ -93,7 +93,7 @@ def _looks_like(one: Any, other: Any) -> bool:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty
+    except ValueError:  # the cell is empty
         return None
 
 
@@ -102,12 +102,12 @@ def _are_alike(one: Any, other: Any) -> bool:
         return _looks_like(one, other)
     try:
         return one is other or bool(one == other)
-    except Exception:  # of a user's class
+    except Exception:  # a user's class may raise anything
         return False
 
 
 def origin(function: Any) -> str:
-    """Return where a function is defined, for people."""
+    """Return the name of a function with the file and line of its definition, for messages."""
     code = getattr(function, "__code__", None)
     where = f"{code.co_filename}:{code.co_firstlineno}" if code else "?"
     return f"{function.__module__}.{function.__qualname__} ({where})"

@@ -1,4 +1,4 @@
-"""Retry rules: after which exceptions a job is tried again, how often, and after which wait."""
+"""Retry rules: after which exceptions a job is retried, how often, and after how long a wait."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .units import DurationLike, seconds, shown
 
 
 class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
-    """The wait before a retry: a random time up to `first`, multiplied by `factor` with every attempt, up to `longest`.
+    """The wait before a retry: a random time up to a limit that grows from `first` by `factor`, up to `longest`.
 
-    "Full jitter" of Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015).
+    This is "full jitter" of Brooker, Exponential Backoff And Jitter (AWS Architecture Blog, 2015).
     """
 
     first: DurationLike = 2.0
@@ -25,12 +25,12 @@ class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
     factor: float = 2.0
 
     def ceiling(self, attempt: int) -> float:
-        """Return the longest wait in seconds after the attempt of this number, counted from 1."""
+        """Return the longest wait after an attempt, counted from 1, in seconds."""
         return min(float(seconds(self.longest)), float(seconds(self.first)) * self.factor ** min(attempt - 1, 64))
 
 
 class RetryRule(Struct, metaclass=foreign.Explained, frozen=True, kw_only=True):
-    """The rule for one class of exceptions in `retry_on`. `None`: as for the job's other exceptions."""
+    """The rule for one class of exceptions in `retry_on`. A field that is `None` follows the job's own setting."""
 
     retries: int | None = None
     backoff: Backoff | DurationLike | None = None
@@ -109,19 +109,19 @@ def _rule(kind: type[BaseException], value: Any) -> Rule:
 
 
 class RetryRules:
-    """The rules of one job: of the listed classes, the most derived one that an exception belongs to decides.
+    """The rules of one job: of the listed classes to which an exception belongs, the most derived one decides.
 
-    That is the first in the exception's method resolution order. Classes decide as for `except`: registered (virtual)
-    subclasses do not count. Classes are told apart by identity, because a metaclass of the application may define equality.
+    It is the first in the exception's method resolution order. As in `except`, virtual subclasses do not count. Classes are
+    compared by identity, because a metaclass of the application may define equality.
     """
 
     def __init__(self, retried: Rules | None, discarded: tuple[type[BaseException], ...]) -> None:
         self._retried = None if retried is None else {id(kind): rule for kind, rule in retried.items()}
         self._discarded = frozenset(map(id, discarded))
-        self._alive = retried, discarded  # so that the ids stay theirs
+        self._alive = retried, discarded  # keeps the classes alive, so that no other class gets one of their ids
 
     def verdict(self, kind: type[BaseException]) -> Rule | str:
-        """Return the rule for an exception of this class, or why the job must not be retried after it."""
+        """Return the rule for an exception of this class, or the reason why the job is not retried after it."""
         for base in _mro(kind):
             if id(base) in self._discarded:
                 belongs = "is" if kind is base else f"is a {_name(base)}, which is"
@@ -132,7 +132,7 @@ class RetryRules:
 
 
 def rules_of(retry_on: object, discard_on: object) -> RetryRules | None:
-    """Return the rules that parsed options make; None if all exceptions are alike. `None` or UNSET: not given."""
+    """Return the rules of parsed options; None if neither option is given, so that all exceptions are treated alike."""
     retried = retry_on if isinstance(retry_on, dict) else None
     discarded = discard_on if isinstance(discard_on, tuple) else ()
     return RetryRules(retried, discarded) if retried is not None or discarded else None
@@ -150,4 +150,4 @@ def _name(kind: type) -> str:
 
 
 _PLAIN = Rule()
-_mro = type.__dict__["__mro__"].__get__  # an application's metaclass may say something else
+_mro = type.__dict__["__mro__"].__get__  # not `kind.__mro__`, which an application's metaclass may override

@@ -1,7 +1,7 @@
-"""Check that this process can still do a worker's work: a job may have closed its descriptors, or lowered its limits.
+"""Check that a worker process can still work: a job may have closed its descriptors, or lowered its resource limits.
 
-Such a worker can neither settle its jobs nor be told to stop. It would wait for a backend that was never away, with its
-reservations. So all code that waits for a backend calls `require_soundness`, which ends such a process instead.
+Such a worker can neither settle its jobs nor be told to stop. It would keep its reservations and wait forever for a backend
+that seems to be unavailable. So all code that waits for a backend calls `require_soundness`, which ends such a process.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _limits: dict[str, float] = {}
 
 
 class UnsoundProcess(BaseException):
-    """Raised when this process is of no use any more, for another reason than its backend.
+    """Raised when this process itself is broken, so that it cannot reach a backend that works.
 
-    No retry helps, so it is not an `Exception`, and no `except Exception` catches it.
+    No retry helps, so it is not an `Exception`: no `except Exception` must catch it.
     """
 
 
 def watch(descriptors: Iterable[int]) -> None:
-    """Watch these descriptors, and the present limits, from now on: this process needs them. Called once, by a worker."""
+    """Record descriptors that this process needs, and its current limits, for later checks. A worker calls this once."""
     _files.update((descriptor, _identity(descriptor)) for descriptor in descriptors)
     _limits.update((name, _limit(number)) for name, number in _LIMITS.items())
 
 
 def require_soundness() -> None:
-    """Raise UnsoundProcess if a watched process lacks something. Costs a few system calls. Any thread."""
+    """Raise UnsoundProcess if a descriptor was closed or a limit lowered; costs a few system calls. Any thread may call it."""
     for descriptor, file in _files.items():
         if _identity(descriptor) != file:
             raise UnsoundProcess(f"descriptor {descriptor} of this worker was closed")
@@ -45,7 +45,7 @@ def require_soundness() -> None:
 
 
 def is_sound() -> bool:
-    """Return whether `require_soundness` finds nothing missing."""
+    """Return whether `require_soundness` finds no fault."""
     try:
         require_soundness()
     except UnsoundProcess:

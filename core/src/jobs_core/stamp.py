@@ -16,17 +16,17 @@ from .units import MAX_SECONDS, seconds, shown_time
 
 
 class Moments(Struct, frozen=True):
-    """Points in time by this machine's clock. The wire carries them as seconds from the enqueue."""
+    """Points in time by this machine's clock; an envelope holds them as seconds from the enqueue."""
 
     job: str
     at: float | None
     expires_at: float | None
 
     def fill(self, envelope: Message, now: float) -> Message:
-        """Return an envelope with its times as of now; raise JobDefinitionError for times that cannot be.
+        """Return an envelope with the times as seconds from now; raise JobDefinitionError if the job could never run.
 
-        What is past by now is due at once. The relative times run on the broker's clock: only the difference between
-        the producer's clock and the true time shifts them, not that between it and the broker's.
+        A job whose `at` has passed is due at once. The broker's clock measures these seconds, so a difference between the
+        producer's and the broker's clock does not matter, but an error of the producer's clock does.
         """
         delay = envelope.delay if self.at is None else self._left("at", self.at, now)
         expires_in = envelope.expires_in if self.expires_at is None else self._left("expires_at", self.expires_at, now)
@@ -51,7 +51,7 @@ class Stamp(Struct, frozen=True):
 
     config: Config
     envelope: Message  # without id, arguments and time
-    id: str | None  # chosen beforehand
+    id: str | None  # the id given to `using`
     unique: Unique | None
     stores_result: bool
     encrypts: bool
@@ -60,7 +60,7 @@ class Stamp(Struct, frozen=True):
 
 
 def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
-    """Resolve the options of a job function; raise JobDefinitionError for one that no worker could find."""
+    """Resolve the options of a job function; raise JobDefinitionError for one of `__main__`, which no worker could find."""
     if job.name.startswith("__main__."):
         raise JobDefinitionError(
             f"{job.name} is defined in the program that was started, which a worker imports under another name: "
@@ -95,9 +95,9 @@ def _moments(job: str, overrides: JobOptions) -> Moments | None:
 
 
 def _fields(options: JobOptions, overrides: JobOptions, settings: Topic) -> dict[str, Any]:
-    """Return the envelope's fields besides name and arguments.
+    """Return the fields of the envelope that come from options.
 
-    The fields that a worker resolves by itself are written only if `using` sets them.
+    A field whose default the worker knows is written only if `using` sets it.
     """
     fields: dict[str, Any] = {}
     for name in ("retries", "timeout", "store_result"):

@@ -1,4 +1,4 @@
-"""Timers for an event loop: callbacks by the time at which they are due."""
+"""Timers for an event loop: callbacks, ordered by the time at which they are due."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Timer:
 
 
 class Timers:
-    """The timers of one loop, which asks how long it may sleep and then calls what is due. One thread at a time."""
+    """The timers of one loop, which sleeps for `pause` and then calls all callbacks of `due`. One thread at a time."""
 
     def __init__(self) -> None:
         self._timers: list[tuple[float, int, Timer]] = []
@@ -44,7 +44,7 @@ class Timers:
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
     def due(self) -> Iterator[Callback]:
-        """Yield the callbacks that are due now; one that another one cancels is left out."""
+        """Yield the callbacks that are due now, except those that an earlier callback cancels."""
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]

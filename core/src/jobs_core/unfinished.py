@@ -16,18 +16,18 @@ from .config import Config
 from .units import count, format_duration, shown_time
 
 PAGE = 100
-"""Jobs that are read in one round trip, to find the position of one."""
+"""Number of jobs that are read in one round trip, to find the position of a job."""
 
 MOST_AHEAD = 1000
 MOST_BYTES = 4_000_000
-"""Bytes of payload on these pages after which no other page is requested: messages may be large."""
+"""Bytes of payload after which no further page is read, because messages may be large."""
 
 
 class Here:
     """What is known about the processes on this machine. This base class knows nothing: see `jobs_core.cli.this_machine`."""
 
     def of_waiting(self, topic: str) -> Iterator[str]:
-        """Explain why jobs of a topic are not run here, or which workers would run them."""
+        """Explain why workers on this machine do not run jobs of a topic, or which of them would."""
         return iter(())
 
     def of_reserved(self, owner: str) -> Iterator[str]:
@@ -43,14 +43,14 @@ NOWHERE = Here()
 
 
 class OnThisMachine(Here):
-    """The facts that a producer can give at once about its own machine."""
+    """What a producer can quickly find out about its own machine."""
 
     def __init__(self, run_dir: Path, backend_url: str) -> None:
         self._run_dir = run_dir
         self._backend_url = backend_url
 
     def of_waiting(self, topic: str) -> Iterator[str]:
-        with contextlib.suppress(PermissionError):  # it belongs to another user: the state is unknown
+        with contextlib.suppress(PermissionError):  # another user's lock file: the state is unknown
             if lockfile.holder(self._run_dir) is None:
                 yield no_supervisor(self._run_dir, self._backend_url)
 
@@ -62,7 +62,7 @@ def no_supervisor(run_dir: Path, backend_url: str) -> str:
 
 
 def unfinished(config: Config, here: Here, backend: Backend, job_id: str) -> list[str]:
-    """Return what a producer can say at once about a job that has not ended; nothing if single jobs cannot be looked up."""
+    """Return the reasons, as far as a producer knows them, why a job has not ended; none without the feature `lookup`."""
     record = backend.get(job_id) if "lookup" in backend.features else None
     if record is None:
         return []
@@ -101,7 +101,7 @@ def waits(config: Config, backend: Backend, record: JobRecord, here: Here, most:
 
 
 def held_up(config: Config, backend: Backend, topic: str) -> Iterator[str]:
-    """Explain what keeps all jobs of a topic waiting, by configuration and backend."""
+    """Explain what keeps all jobs of a topic waiting, according to the configuration and the backend."""
     if config.is_unserved(topic):
         yield f"no pool of this configuration serves topic {topic}: add it to the topics of a pool"
     elif topic not in config.served_topics():
@@ -111,9 +111,9 @@ def held_up(config: Config, backend: Backend, topic: str) -> Iterator[str]:
 
 
 def before(config: Config, backend: Backend, topic: str) -> Iterator[str]:
-    """Name the topics with ready jobs that pools serve before this one."""
+    """Name the topics with ready jobs that a pool serves before this topic."""
     for name, pool in config.pools.items():
-        strict = list(pool.topics) if isinstance(pool.topics, list) else []  # by weight, each topic is served
+        strict = list(pool.topics) if isinstance(pool.topics, list) else []  # pools with weights serve every topic
         earlier = strict[: strict.index(topic)] if topic in strict else []
         busy = [f"{other} ({ready} ready)" for other in earlier if (ready := _ready(backend, other))]
         if busy:
@@ -123,7 +123,7 @@ def before(config: Config, backend: Backend, topic: str) -> Iterator[str]:
 def _ready(backend: Backend, topic: str) -> str:
     """Count the ready jobs of a topic, as text; "" for none.
 
-    Jobs that can be listed are counted up to a page, because a count may read them all.
+    With the feature `browse`, read one page and count no further, because an exact count may read all jobs.
     """
     if "browse" not in backend.features:
         return f"{backend.counts([topic])[topic].ready or ''}"
@@ -132,7 +132,7 @@ def _ready(backend: Backend, topic: str) -> str:
 
 
 def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
-    """Count the jobs of its topic that come before it, as text, as far as a few pages show."""
+    """Count the jobs of the same topic before this job, as text, reading a few pages at most."""
     if "browse" not in backend.features:
         return ""
     looked = size = 0
@@ -143,7 +143,7 @@ def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
                 return f" with {jobs(place)} ahead of it" if place else " and next in line"
             size += len(other.payload)
         looked += len(page)
-        if len(page) < PAGE:  # it has been reserved meanwhile
+        if len(page) < PAGE:  # the job was not found: it has been reserved meanwhile
             return ""
     return f" with more than {looked:,} jobs ahead of it"
 

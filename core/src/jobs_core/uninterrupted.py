@@ -1,9 +1,9 @@
-"""Functions that an interrupt of a job must not cut off: they hold locks, or a connection in the middle of a request.
+"""Functions that an interrupt of a job must not cut off, because they hold locks, or are in the middle of a request.
 
-A run that is overdue or cancelled on a sync pool is interrupted by an exception, raised between any two instructions.
-Raised within a commit, it would leave the queue file locked; within a push, it would leave other threads waiting for their
-turn. It is raised a moment later instead, when no such function is on the stack. The mark costs a function nothing. A job
-may do nothing but call such functions: therefore `App` calls `let_in` after them.
+In a sync pool, a run that is overdue or cancelled is interrupted by an exception between any two instructions. Within a
+commit, this would leave the queue file locked; within a push, it would leave other threads waiting for their turn. So the
+signal handler waits until no marked function is on the stack. Marking a function costs nothing. A job may do nothing but
+call such functions; therefore `App` calls `let_in` after them, which raises an interrupt that is waiting.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from typing import Any, NamedTuple, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPT = signal.SIGURG
-"""The signal that ends a run in a main thread: its handler raises there, out of system calls too.
+"""The signal that interrupts a run in the main thread: its handler raises an exception there, in system calls too.
 
-It is ignored by default everywhere, so one that comes late does no harm (the Go runtime preempts with it for that reason).
+By default, every process ignores it, so a late one does no harm (the Go runtime preempts with it for the same reason).
 """
 
 waiting = False
-"""True if an interrupt arrived within a marked function; set by the handler of the signal."""
+"""True while an interrupt that arrived within a marked function waits to be raised; the signal handler sets it."""
 
 _LOCKING = frozenset(
     {"threading", "logging", "contextlib", "importlib._bootstrap", "_frozen_importlib", "multiprocessing.synchronize"}
 )
-"""Modules of Python's own whose functions may have taken a lock that would never be released.
+"""Modules of the standard library whose functions may just have taken a lock that would never be released.
 
-Their callers' `with` has not begun. Elsewhere, `with lock` cannot be cut off there.
+An interrupt inside such a function would come before the `with` block of its caller has begun. A plain `with lock`, in
+other code, cannot be cut off at this point.
 """
 
 _codes: set[CodeType] = set()
-_forking: list[int] = []  # threads
+_forking: list[int] = []  # ids of the threads that are forking
 _whole_forks = False
 
 
 def uninterrupted(function: F) -> F:
-    """Mark a function that ends by itself within a bounded time, such as `enqueue_timeout`."""
+    """Mark a function as not to be interrupted; it must end by itself within a bounded time, such as `enqueue_timeout`."""
     _codes.add(function.__code__)
     return function
 
@@ -59,15 +60,12 @@ def within(frame: FrameType | None) -> bool:
 
 
 def takes_locks(frame: FrameType | None) -> bool:
-    """Return whether the innermost function of `frame` may just be taking or releasing a lock.
-
-    It may also wait there, without end.
-    """
+    """Return whether the innermost function of `frame` may be taking or releasing a lock, or waiting for one forever."""
     return frame is not None and frame.f_globals.get("__name__") in _LOCKING
 
 
 def let_in() -> None:
-    """Raise the interrupt that waits for a marked function here, after that function."""
+    """Raise an interrupt that was held back by a marked function; call it after the function."""
     if waiting:
         signal.raise_signal(INTERRUPT)
 
@@ -80,16 +78,16 @@ class _AtFork(NamedTuple):
 
 _at_fork: list[_AtFork] = []
 _begun: dict[int, list[_AtFork]] = {}
-"""Thread that forks: those whose `before` was called."""
+"""Id of a forking thread: the registrations whose `before` it has called."""
 
 
 def at_fork(
     *, before: Callable[[], object], after_in_parent: Callable[[], object], after_in_child: Callable[[], object]
 ) -> None:
-    """Register functions like `os.register_at_fork`, to be called all or none of them, without interrupts.
+    """Register functions like `os.register_at_fork`; each fork calls all three kinds or none, uninterrupted.
 
-    While one thread forks and waits in a `before`, another may import a module that registers functions. Python would then call
-    only their `after`, which releases locks that it has not taken; here, their `before` is called as well.
+    While one thread forks and waits in a `before`, another may import a module that registers functions. Python would then
+    call only their `after`, which would release locks that were never taken; here, their `before` is called as well.
     """
     _at_fork.append(_AtFork(before, after_in_parent, after_in_child))
 
@@ -106,7 +104,7 @@ def _call_before(begun: list[_AtFork]) -> None:
             begun.append(one)
             try:
                 one.before()
-            finally:  # an exception ends no fork: Python prints it
+            finally:  # Python prints an exception and continues with the fork
                 _call_before(begun)
             return
 
@@ -131,10 +129,10 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, 
 
 
 def hold_back_in_forks() -> None:
-    """Hold interrupts back during whole forks, as libraries take locks before a fork and release them after it (`logging`).
+    """Hold interrupts back during whole forks: libraries such as `logging` take locks before a fork and release them after.
 
-    Python calls such functions in reverse order of registration before a fork, and in order after it. Ours surround all that
-    were registered before: call this when the application is imported.
+    Before a fork, Python calls registered functions in reverse order, and after it in order. So ours surround all functions
+    that were registered earlier: call this once the application is imported.
     """
     global _whole_forks
     if not _whole_forks:
@@ -155,5 +153,5 @@ def _marked(function: Callable[[], object]) -> Callable[[], object]:
 
 
 for _function in (warnings.WarningMessage.__init__, getattr(warnings, "_showwarnmsg", None)):
-    if isinstance(_function, FunctionType):  # of Python's C code, which may drop what is raised there: at a fork from 3.12 on
+    if isinstance(_function, FunctionType):  # called by C code that may swallow exceptions: at a fork, from 3.12 on
         uninterrupted(_function)

@@ -11,9 +11,9 @@ from typing import Final, TypeAlias
 DurationLike: TypeAlias = "float | str | timedelta"
 
 MAX_SECONDS: Final = 1e9
-"""The longest time of anything here, 31 years: a delay, a timeout, a lease, a retention.
+"""The longest delay, timeout, lease or retention: 31 years.
 
-In microseconds it is exact as a float, which is how Redis counts, and a date that is so far off can still be shown.
+In microseconds, the unit of the Redis backend, it is still exact as a float, and a date so far off can still be shown.
 """
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -50,7 +50,7 @@ def seconds(value: object) -> Duration:
         result = _parse(value, _SECONDS, 'a duration such as "30s", "5m" or "1h30m"')
     else:
         raise ValueError(f'expected a duration such as "30s" or a number of seconds, got {type(value).__name__}')
-    if not 0 <= result <= MAX_SECONDS:  # compared before it is converted: an int may be too large for a float
+    if not 0 <= result <= MAX_SECONDS:  # before the conversion: an int may be too large for a float
         raise ValueError(
             f"expected a duration of zero or more, and of {MAX_SECONDS:g} s (31 years) at most, got {shown(value)}"
         )
@@ -72,7 +72,7 @@ def size(value: object) -> Size:
 
 
 def plain_number(text: str) -> int | float | str:
-    """Convert text of a variable or a command line to a number, by TOML's rules; return it unchanged if it is not one."""
+    """Convert text from a variable or a command line to a number, by TOML's rules; return any other text unchanged."""
     stripped = text.strip()
     if not _NUMBER.fullmatch(stripped):
         return text
@@ -119,7 +119,7 @@ def times(number: int) -> str:
 
 
 def shown_time(at: float) -> str:
-    """Format a moment in local time; also one that no calendar has, which a foreign producer may send."""
+    """Format a Unix time in local time; one that no calendar has, from a foreign producer, as "beyond the calendar"."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
     except (OverflowError, ValueError, OSError):
@@ -127,10 +127,10 @@ def shown_time(at: float) -> str:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """Format a value for an error: shortened if it is long, as its type if it cannot be shown."""
+    """Format a value for an error: shorten it if it is long; name its type if `repr` fails."""
     try:
         text = repr(value)
-    except Exception:  # of a user's class, or an int of more digits than Python writes
+    except Exception:  # a user's class may raise anything, and Python refuses to write very large ints
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

@@ -1,8 +1,8 @@
 """URLs of backends: parse them, and show them without their secrets.
 
-Passwords are written as people have them, with `/`, `#`, `?` and `@` in them too. So there is one rule for parsing and
-showing: the text before the last `@` is user and password. In a parameter's value, an `@` is written as `%40`. An address
-that begins with a slash is a path, and has no user.
+Passwords may be written unescaped, even with `/`, `#`, `?` and `@` in them. So there is one rule for parsing and showing:
+the text before the last `@` is user and password. In a parameter's value, `@` has to be written as `%40`. An address that
+begins with a slash is a path, without a user.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PATHS_ALONE = frozenset({"sqlite", "memory"})
 class Url(Struct, frozen=True, kw_only=True):
     """A parsed URL; user, password and path are decoded, hosts are unchanged.
 
-    The methods that read a part of it raise BackendError, which shows the URL without its secrets, and the possible forms.
+    Methods that read a part of it raise BackendError, which shows the URL without its secrets, and `forms`.
     """
 
     given: str  # with its secrets
@@ -52,7 +52,7 @@ class Url(Struct, frozen=True, kw_only=True):
 
     @property
     def location(self) -> str:
-        """Return hosts and path as the file that a URL without a host names: `zmq+ipc://relative/path`."""
+        """Return hosts and path joined as a file name, for schemes without a host: `zmq+ipc://relative/path`."""
         return unquote(self.hosts) + ("" if self.path is None else f"/{self.path}")
 
     @property
@@ -61,7 +61,7 @@ class Url(Struct, frozen=True, kw_only=True):
         return redact(self.given)
 
     def wrong(self, why: str) -> BackendError:
-        """Return the error that says what is wrong with the URL."""
+        """Return an error that shows the URL without its secrets, and the reason `why`."""
         return BackendError(f"{self.shown}: {why}" + (f". {self.forms}" if self.forms else ""))
 
     def addresses(self, default_port: int, default_host: str = "") -> tuple[Address, ...]:
@@ -73,20 +73,20 @@ class Url(Struct, frozen=True, kw_only=True):
                 raise self.wrong("the host is missing")
             port_number = default_port if port is None else number(port)
             if port_number is None or not 0 < port_number < 65536:
-                raise self.wrong("the port is not a number from 1 to 65535")  # it may be a part of the password
+                raise self.wrong("the port is not a number from 1 to 65535")  # not shown: it may be a part of the password
             found.append((host, port_number))
         return tuple(found)
 
     def integer(self, text: str, meaning: str) -> int:
-        """Return a part of the URL as a number of 0 or more; `meaning` is shown if the part may be a secret."""
+        """Return a part of the URL as a number of 0 or more; the error shows `meaning` if the part may be a secret."""
         found = number(text)
         if found is None:
-            shown = repr(text) if self.shown == self.given else meaning  # or a part of the password
+            shown = repr(text) if self.shown == self.given else meaning  # it may be a part of the password
             raise self.wrong(f"{shown} is not a number")
         return found
 
     def duration(self, name: str, least: float = 0.0, most: float = float("inf")) -> float | None:
-        """Return the parameter of this name in seconds, written as a number or like "30s"; None if it is not given."""
+        """Return a parameter in seconds, written as a number or like "30s"; None if it is not given."""
         text = self.parameters.get(name)
         if text is None:
             return None
@@ -99,7 +99,7 @@ class Url(Struct, frozen=True, kw_only=True):
         return found
 
     def choice(self, name: str, *choices: str) -> str:
-        """Return the parameter of this name, one of these choices; the first one if it is not given."""
+        """Return a parameter that must be one of these choices; the first one if it is not given."""
         chosen = self.parameters.get(name, choices[0])
         if chosen not in choices:
             raise self.wrong(f"{name}={chosen}: expected {' or '.join(choices)}")
@@ -113,9 +113,9 @@ def scheme(url: str) -> str:
 
 
 def read(url: str, parameters: Collection[str], forms: str = "") -> Url:
-    """Return the parts of a URL of a backend that has these parameters; raise BackendError, which shows no secret.
+    """Parse the URL of a backend that knows these parameters; raise BackendError, which shows no secret.
 
-    `forms` ends every error about the URL: "Forms: mine://host[:port]".
+    Every error about the URL ends with `forms`, such as "Forms: mine://host[:port]".
     """
     hint = f". {forms}" if forms else ""
     try:
@@ -147,7 +147,7 @@ def read(url: str, parameters: Collection[str], forms: str = "") -> Url:
 
 
 def _split_query(rest: str, parameters: Collection[str]) -> tuple[str, str]:
-    """Return the text before and after the `?` of the query, which need not be the only one."""
+    """Split a URL at the `?` that begins its query; a password may contain others."""
     for mark in re.finditer(r"\?", rest):
         query = rest[mark.end() :]
         if all(part.partition("=")[0] in parameters for part in query.split("&")):
@@ -162,18 +162,18 @@ def of_sqlite(path: Path) -> str:
 
 
 def number(text: str) -> int | None:
-    """Return digits as a number; None for any other text. (`isdigit` alone is true of `²`, too.)"""
+    """Convert up to nine digits to a number; return None for any other text. (`isdigit` alone accepts `²`, too.)"""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def split_port(host: str) -> tuple[str, str | None]:
-    """Return a host without the brackets of IPv6, and the text after its colon; None if there is no colon."""
+    """Return the host, without the brackets of IPv6, and the text of the port; None if there is no colon."""
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     return (name.strip("[]"), port) if colon else (host.strip("[]"), None)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address is unreachable from other machines; a name other than localhost is not trusted."""
+    """Return whether other machines cannot reach an address; False for every name except localhost."""
     if host.lower() == "localhost":
         return True
     try:
@@ -183,7 +183,7 @@ def is_loopback(host: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """Return `url` without anything that is, or may be, secret; fit for logs and errors. The URL need not be valid."""
+    """Return a URL, valid or not, without anything that may be secret, for logs and errors."""
     name = scheme(url)
     if not name:
         return "…" if "@" in url or ":" in url else url
@@ -194,7 +194,7 @@ def redact(url: str) -> str:
     if name in _PATHS_ALONE and rest.startswith("/"):
         return f"{name}://{shown}{query}"
     credentials, at, body = shown.rpartition("@")
-    if secret and "@" in rest[secret.start() :]:  # is the parameter part of a password, or the `@` part of the parameter?
+    if secret and "@" in rest[secret.start() :]:  # either may contain the other: a password the parameter, or its value the `@`
         return f"{name}://…"
     if at:
         user, colon, _ = credentials.partition(":")
@@ -208,5 +208,5 @@ def redact(url: str) -> str:
 
 
 def cover(text: str) -> str:
-    """Return `text` without the users and passwords of URLs in it; in one pass, however long it is."""
+    """Return `text` with users and passwords of URLs in it replaced; takes one pass, however long it is."""
     return _WITHIN_TEXT.sub(lambda found: f"://***@{found[0].rpartition('@')[2]}" if "@" in found[0] else found[0], text)

@@ -1,1 +1,1 @@
-"""Alert channels: their interface, and those of the core. Imported by the housekeeper, and only those that are configured."""
+"""Alert channels: the interface, and the core's own channels. The housekeeper imports only the configured ones."""

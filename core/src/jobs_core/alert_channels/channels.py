@@ -1,4 +1,4 @@
-"""The alert channels: the message that each service expects, and how it refuses one."""
+"""The core's alert channels: for each service, the message that it expects, and how it reports a refusal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DingTalkSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WebhookChannel(AlertChannel):
-    """Plain JSON: title, text and every fact of the alert."""
+    """Sends plain JSON: title, text and every fact of the alert."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = _read(WebhookSettings, settings)
@@ -78,7 +78,7 @@ class DingTalkChannel(AlertChannel):
             said = msgspec.json.decode(answer, type=dict[str, Any])
         except msgspec.MsgspecError:
             raise ConnectionError(f"sent an answer that no DingTalk robot sends: {answer[:100]!r}") from None
-        if said.get("errcode") != 0:  # with status 200 too
+        if said.get("errcode") != 0:  # DingTalk refuses messages with status 200, too
             raise ConnectionError(f"DingTalk refused it: {said.get('errcode')} {said.get('errmsg')}")
 
 
@@ -92,7 +92,7 @@ def signature(secret: str, milliseconds: int) -> str:
 
 
 def _read(kind: type[S], given: dict[str, Any]) -> S:
-    """Return checked settings; a string may come from a file, as `url_file = "/run/secrets/url"`. Raises ValueError."""
+    """Return checked settings; a string may be read from a file: `url_file = "/run/secrets/url"`. Raises ValueError."""
     known = kind.__struct_fields__
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -133,5 +133,5 @@ def _check_url(url: str) -> None:
         _ = parts.port  # a number, or ValueError
     except ValueError:
         good = False
-    if not good:  # and its actual value may be secret
+    if not good:  # the error does not show the value, which may be secret
         raise ValueError("url: expected an address that begins with https:// (or http://)")

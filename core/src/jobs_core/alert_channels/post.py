@@ -1,4 +1,4 @@
-"""One POST of JSON that ends in time, whatever the server does. Imported when something is to be sent."""
+"""One POST of JSON that ends in time, whatever the server does. Imported only when there is something to send."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LONGEST_ANSWER = 65536
 
 
 def post(url: str, document: Any, headers: Mapping[str, str] = {}, *, patience: float = PATIENCE) -> bytes:
-    """Send JSON, return the answer's body. Raises ConnectionError with the reason, which contains nothing of the URL.
+    """Send JSON and return the body of the answer; raise ConnectionError, whose text contains no part of the URL.
 
-    Certificates are verified; HTTPS_PROXY, HTTP_PROXY and NO_PROXY are obeyed; redirects are not followed.
+    Certificates are verified, HTTPS_PROXY, HTTP_PROXY and NO_PROXY apply, and redirects are not followed.
     """
     request = urllib.request.Request(
         url,
@@ -55,12 +55,12 @@ def _refusal(error: HTTPError) -> str:
 
 
 class _Limit:
-    """Shuts the connections of one request when its time is over: urllib's timeout bounds only a single read."""
+    """Shuts the connections of one request when its time is over, because urllib's timeout bounds only each single read."""
 
     def __init__(self, patience: float) -> None:
         self._end = time.monotonic() + patience
         self._connections: list[socket.socket] = []
-        self.opener = urllib.request.OpenerDirector()  # not build_opener: that also knows files, FTP and redirects
+        self.opener = urllib.request.OpenerDirector()  # not build_opener, which adds handlers for files, FTP and redirects
         for handler in (
             urllib.request.ProxyHandler(),
             _Http(self._connections),
@@ -71,7 +71,7 @@ class _Limit:
             self.opener.add_handler(handler)
 
     def read(self, response: Any) -> bytes:
-        """Return the body, or as much of it as is wanted."""
+        """Return the first `_LONGEST_ANSWER` bytes of the body, or all of it."""
         body = b""
         while len(body) < _LONGEST_ANSWER and (part := response.read1(_LONGEST_ANSWER)):
             body += part
@@ -99,7 +99,7 @@ def _deadline(patience: float) -> Iterator[_Limit]:
         yield limit
     finally:
         timer.cancel()
-        timer.join()  # it must not shut a closed connection: another may have its descriptor by then
+        timer.join()  # later, it would shut a closed connection, whose descriptor may have been reused
         limit.close()
 
 

@@ -1,8 +1,8 @@
-"""The parts from which backends are built: everything that a backend uses of the core beside its interface and errors.
+"""The parts from which backends are built: all of the core that a backend uses besides the interface and the errors.
 
-A plugin imports `jobs_core`, `jobs_core.errors`, `jobs_core.backends.base`, `jobs_core.loaders.base` and this module. What is
-listed here stays where it is and keeps its meaning; every other module of the core may change. docs/backend-authors.md
-describes the parts.
+A plugin imports only `jobs_core`, `jobs_core.errors`, `jobs_core.backends.base`, `jobs_core.loaders.base` and this module.
+The names below stay here and keep their meaning; every other module of the core may change. docs/backend-authors.md describes
+the parts.
 """
 
 from __future__ import annotations

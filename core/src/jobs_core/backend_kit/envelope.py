@@ -1,4 +1,4 @@
-"""The few fields of an envelope on which a queue may act, for messages that another program has put into it."""
+"""The few fields of an envelope that a backend reads, in messages that another program has put into its queue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..message import MAX_ID, Priority, Seconds, UniqueKey
 
 
 class Envelope(Struct):
-    """The fields on which a queue acts; the worker that runs the job reads, and checks, the whole envelope."""
+    """The fields that a backend reads; the worker that runs the job decodes and checks the whole envelope."""
 
     v: int
     topic: str
@@ -25,9 +25,9 @@ _decode = msgspec.json.Decoder(Envelope).decode
 
 
 def peek(body: bytes) -> Envelope | None:
-    """Return these fields of a payload without its signature line; None if it is no envelope that a worker could read.
+    """Return the fields of an unsigned payload; None if it is not an envelope that a worker could read.
 
-    Where `BackendOptions.verify` is set, pass the body that it returns, else what `unsigned` returns.
+    Pass the body that `BackendOptions.verify` returns if it is set, else the body that `unsigned` returns.
     """
     try:
         return _decode(body)

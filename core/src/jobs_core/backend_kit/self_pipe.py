@@ -11,8 +11,8 @@ import weakref
 class SelfPipe:
     """A pipe whose reading end one thread watches beside its sockets. `wake` may be called from anywhere, at any time.
 
-    A wake-up that no wait is there for ends the next one. Unless `close` is called, the pipe is closed with the last reference
-    to it, and not earlier: a late wake-up must not write into a descriptor that has been reused.
+    A wake-up while no thread waits ends the next wait. Unless `close` is called, the pipe is closed only with the last
+    reference to it, because a late wake-up must not write into a descriptor that has been reused.
     """
 
     __slots__ = ("__weakref__", "_close", "_poll", "_reader", "_writer")
@@ -42,11 +42,11 @@ class SelfPipe:
             return False
 
     def wait(self, seconds: float) -> bool:
-        """Sleep until a wake-up (True, and it is used up) or for so many seconds (False)."""
+        """Sleep until a wake-up, use it up and return True; return False after `seconds`."""
         return bool(self._poll.poll(max(0.0, seconds) * 1000)) and self.clear()
 
     def close(self) -> None:
-        """Close both ends now. For an owner that no longer passes `wake` to other threads; a second call does nothing."""
+        """Close both ends now; call it once no other thread can call `wake` any more. A second call does nothing."""
         self._reader = self._writer = -1
         self._close()
 

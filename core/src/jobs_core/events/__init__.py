@@ -1,4 +1,4 @@
-"""Events, as data, each with its level and its sentence. `emit` hands an event to the log; logs.py makes the line."""
+"""Events as data, each with a level and a sentence. `emit` passes an event to the log; logs.py formats the line."""
 
 from .base import Event, JobEvent, WorkerEvent, emit, tells_all
 from .pools import CannotStart, JobsHandedBack, KillingWorker, PoolGrows, PoolShrinks, WorkerDied, WorkerSpared

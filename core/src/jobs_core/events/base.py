@@ -1,4 +1,4 @@
-"""The parts that all events share, and the way of an event to the log."""
+"""The base classes of events, and `emit`, which passes an event to the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("jobs")
 
 
 class Event(Struct, frozen=True):
-    """An event worth an operator's attention. Its text is a sentence: cause, consequence, what happens next."""
+    """An event that operators should know of. `str` gives a sentence: the cause, the consequence and what happens next."""
 
     level: ClassVar[int] = logging.INFO
 
@@ -44,7 +44,7 @@ class WorkerEvent(Event, frozen=True):
 
 
 def tells_all() -> bool:
-    """Return whether level debug is on: asked once per batch, before any debug event is made."""
+    """Return whether level debug is on; callers ask once per batch, before they create any debug event."""
     return logger.isEnabledFor(logging.DEBUG)
 
 
@@ -55,5 +55,5 @@ def emit(event: Event) -> None:
 
 
 def soon(seconds: float) -> str:
-    """Return when something follows, for a sentence."""
+    """Return "in 5s" or "immediately", for a sentence about the time of the next step."""
     return f"in {format_duration(round(seconds, 1))}" if seconds > 0 else "immediately"

@@ -37,7 +37,7 @@ class CannotStart(Event, frozen=True):
 
 
 class KillingWorker(WorkerEvent, frozen=True):
-    """A worker hangs and is killed, its stacks written first."""
+    """A worker hangs; it writes its stacks and is killed."""
 
     level: ClassVar[int] = logging.ERROR
 
@@ -57,7 +57,7 @@ class WorkerSpared(WorkerEvent, frozen=True):
 
 
 class JobsHandedBack(Event, frozen=True):
-    """A dead worker's jobs are in their topics again."""
+    """A dead worker's jobs have returned to their topics."""
 
     level: ClassVar[int] = logging.WARNING
 

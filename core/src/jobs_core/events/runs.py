@@ -48,7 +48,7 @@ class JobSettled(Event, frozen=True):
 
 
 class SettledStale(JobEvent, frozen=True):
-    """A job finished here after its lease had expired: another worker runs it, or has run it, as well."""
+    """A job finished here after its lease had expired: another worker is running it too, or has run it."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -104,7 +104,7 @@ class JobOverdue(JobEvent, frozen=True):
 
 
 class JobTooFast(JobEvent, frozen=True):
-    """A run has succeeded sooner than its `min_time`; `more` others of the same job have since the last such event."""
+    """A run succeeded in less than its `min_time`, as did `more` other runs of the job since the last such event."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -122,13 +122,13 @@ class JobTooFast(JobEvent, frozen=True):
 
 
 class LeftBehind(JobEvent, frozen=True):
-    """A run ended and left tasks, timers or the like in its thread's event loop: they were ended."""
+    """A run left tasks, timers or the like in its thread's event loop; they were cancelled or closed."""
 
     level: ClassVar[int] = logging.WARNING
 
     what: list[str]
     closed: bool
-    """True if the loop was closed as well, so that the next run gets a new one."""
+    """True if the loop was closed too; the next run then gets a new one."""
 
     def __str__(self) -> str:
         names = ", ".join(self.what[:5]) + (", …" if len(self.what) > 5 else "")
@@ -140,7 +140,7 @@ class LeftBehind(JobEvent, frozen=True):
 
 
 class PutOffTooOften(JobEvent, frozen=True):
-    """A job is deferred again and again without a pause: from now on each deferral takes a while."""
+    """A job is deferred again and again without a pause: from now on, a pause is added to each deferral."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -155,5 +155,5 @@ class PutOffTooOften(JobEvent, frozen=True):
 
 
 def _rounded(seconds: float) -> float:
-    """To three digits below a second, to the millisecond above."""
+    """Round to three significant digits below a second, and to the millisecond above."""
     return float(f"{seconds:.3g}") if seconds < 1 else round(seconds, 3)

@@ -11,7 +11,7 @@ from .base import Event
 
 
 class TicksMissed(Event, frozen=True):
-    """Runs of a schedule entry were missed, from `first` to `last`; `runs` if the last is enqueued now."""
+    """Ticks of a schedule entry were missed, from `first` to `last`; `runs` is True if the last one is enqueued now."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -27,7 +27,7 @@ class TicksMissed(Event, frozen=True):
 
 
 class TickRefused(Event, frozen=True):
-    """A scheduled job cannot be enqueued, now or later."""
+    """A scheduled job cannot be enqueued, and trying again would not help."""
 
     level: ClassVar[int] = logging.ERROR
 
@@ -40,7 +40,7 @@ class TickRefused(Event, frozen=True):
 
 
 class TickWaits(Event, frozen=True):
-    """A scheduled job finds no room in the queue: enqueueing is retried until there is."""
+    """The queue has no room for a scheduled job; the enqueue is retried until there is."""
 
     level: ClassVar[int] = logging.ERROR
 

@@ -20,7 +20,7 @@ class SupervisorStarting(Event, frozen=True):
 
 
 class SupervisorServes(Event, frozen=True):
-    """Every pool has its workers for the first time."""
+    """The workers of all pools are serving for the first time since the start."""
 
     workers: int
     pools: int
@@ -41,7 +41,7 @@ class SupervisorStopping(Event, frozen=True):
 
 
 class SupervisorStopped(Event, frozen=True):
-    """The supervisor has stopped; the jobs of `unrepaired` dead workers are not back in their topics yet."""
+    """The supervisor has stopped; the jobs of `unrepaired` dead workers have not returned to their topics yet."""
 
     unrepaired: int
 
@@ -63,7 +63,7 @@ class CannotServe(Event, frozen=True):
 
 
 class CannotPreload(Event, frozen=True):
-    """Threads run in the template after the import: workers import the application themselves."""
+    """The import left threads running in the template, so workers are not forked from it but import the application."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -77,7 +77,7 @@ class CannotPreload(Event, frozen=True):
 
 
 class StillImporting(Event, frozen=True):
-    """The import of the application takes long; `module` of `modules` is being imported, if known."""
+    """The import of the application takes long; `module` is the module of `modules` being imported, if known."""
 
     generation: int
     module: str
@@ -122,7 +122,7 @@ class Reloading(Event, frozen=True):
 
 
 class Reloaded(Event, frozen=True):
-    """New code serves in place of the old."""
+    """The new code serves in place of the old code."""
 
     generation: int
 

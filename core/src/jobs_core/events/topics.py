@@ -10,7 +10,7 @@ from .base import Event
 
 
 class TopicUnserved(Event, frozen=True):
-    """Jobs wait in a topic that no pool serves, or `senders` would enqueue some to it; logged once per start or reload."""
+    """No pool serves a topic in which jobs wait, or to which `senders` enqueue; logged once per start or reload."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -33,7 +33,7 @@ class TopicUnserved(Event, frozen=True):
 
 
 class TopicBacklog(Event, frozen=True):
-    """A topic has been over its limit for `seconds`."""
+    """A topic has exceeded its limit for `seconds`."""
 
     level: ClassVar[int] = logging.WARNING
 
@@ -49,7 +49,7 @@ class TopicBacklog(Event, frozen=True):
 
 
 class TopicCaughtUp(Event, frozen=True):
-    """A topic with an open alert is within its limits again."""
+    """A topic for which an alert was sent is within its limits again."""
 
     topic: str
     ready: int
@@ -60,7 +60,7 @@ class TopicCaughtUp(Event, frozen=True):
 
 
 class AlertNotSent(Event, frozen=True):
-    """An alert channel does not work; logged once until it works again."""
+    """An alert channel fails; logged once until it works again."""
 
     level: ClassVar[int] = logging.ERROR
 

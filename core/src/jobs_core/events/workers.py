@@ -10,7 +10,7 @@ from .base import Event
 
 
 class WorkerStarted(Event, frozen=True):
-    """A worker takes jobs."""
+    """A worker is ready to run jobs."""
 
     owner: str
     pool: str
@@ -38,7 +38,7 @@ class WorkerStopping(Event, frozen=True):
 
 
 class WorkerStopped(Event, frozen=True):
-    """A worker has settled everything."""
+    """A worker has settled all its jobs and ends."""
 
     owner: str
     done: int
@@ -69,7 +69,7 @@ class BackendBack(Event, frozen=True):
 
 
 class BackendRisk(Event, frozen=True):
-    """The backend works, but its setup may lose jobs or let any client in; logged once per start."""
+    """The backend works, but its settings risk the loss of jobs, or admit any client; logged once per start."""
 
     level: ClassVar[int] = logging.WARNING
 

@@ -1,4 +1,4 @@
-"""Parameters that the worker provides, such as a mailer or a database session: they are no part of the message."""
+"""Parameters that the worker provides, such as a mailer or a database session; messages do not contain them."""
 
 from .markers import Injected, injected, provided_by
 from .providers import override, provides

@@ -1,4 +1,4 @@
-"""The marks by which a parameter says that it is injected."""
+"""The annotations that mark a parameter as injected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Mark:
-    """Metadata of an annotation: inject a value, from the provider of the type, or from `dependency`."""
+    """Metadata of an annotation: inject a value from the provider of the type, or from the provider `dependency`."""
 
     __slots__ = ("dependency",)
 
@@ -30,12 +30,12 @@ Injected: TypeAlias = Annotated[T, Mark()]
 
 
 def provided_by(function: Callable[..., Any], /) -> Mark:
-    """Return a mark for `Annotated[Session, provided_by(open_session)]`: this provider, whatever others there are."""
+    """Return a mark for `Annotated[Session, provided_by(open_session)]`: use this provider, even if the type has another."""
     return Mark(function)
 
 
 class _Missing:
-    """The default of injected parameters: it stands for a value outside a worker, and any use of it says so."""
+    """The default of injected parameters. Outside a worker it takes the value's place, and any use of it raises an error."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -50,7 +50,7 @@ class _Missing:
 
 
 injected: Any = _Missing()
-"""The default value of an injected parameter, so that type checkers do not ask callers of `enqueue` for it."""
+"""The default value of an injected parameter, so that type checkers do not require it in calls of `enqueue`."""
 
 
 def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _wanted(function: Callable[..., Any], parameter: inspect.Parameter, name: st
         kind = resolve(function, parameter.annotation)
     except (NameError, AttributeError, TypeError) as error:
         if parameter.default is not injected and not _names_us(parameter.annotation):
-            return None  # a parameter of the message: reported with the others
+            return None  # not injected: `Arguments` reports it with the other parameters of the message
         raise JobDefinitionError(
             f"{name}: the annotation of the injected parameter {parameter.name!r} cannot be resolved ({error}): import the "
             "name at run time, not only under TYPE_CHECKING"
@@ -112,7 +112,7 @@ def _names_us(annotation: Any) -> bool:
 
 
 def _mark(kind: Any) -> Any:
-    """Return what marks a type as injected: ours, or a mark of the same shape, as FastAPI's `Depends` is."""
+    """Return the mark in a type's metadata: a `Mark`, or FastAPI's `Depends`, which has the same shape; None without one."""
     if typing.get_origin(kind) is not Annotated:
         return None
     for each in typing.get_args(kind)[1:]:
@@ -122,7 +122,7 @@ def _mark(kind: Any) -> Any:
 
 
 def resolve(function: Callable[..., Any], annotation: Any) -> Any:
-    """Return an annotation as a type; raises what its text raises."""
+    """Return an annotation as a type; raises whatever evaluating its text raises."""
     unwrapped = inspect.unwrap(function)
     names: dict[str, Any] = dict(getattr(unwrapped, "__globals__", {}))
     closure: Mapping[str, Any] = {}

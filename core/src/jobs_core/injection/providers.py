@@ -1,4 +1,4 @@
-"""The providers of injected values: functions that make a value, and may take it down again after a `yield`."""
+"""The providers of injected values: functions that create a value, and may clean it up after a `yield`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scope: TypeAlias = Literal["run", "worker"]
 
 
 class Style(Enum):
-    """The ways in which a provider makes its value."""
+    """The kinds of functions that can be providers."""
 
     PLAIN = "a function that returns it"
     GENERATOR = "a generator that yields it once"
@@ -38,11 +38,11 @@ class Provider:
         self.style = _style(function)
         self.needs: dict[str, tuple[Any, Provider]] = {}
         self.is_async = self.style in (Style.ASYNC, Style.ASYNC_GENERATOR)
-        """True if only async code can have its value, because of itself or of a provider that it needs."""
+        """True if only async code can use its value, because it is async, or needs a provider that is."""
         self._compiled = False
 
     def compile(self, above: tuple[Provider, ...] = ()) -> Provider:
-        """Find the providers that this one needs; raises JobDefinitionError."""
+        """Find the providers that this one needs; raise JobDefinitionError if one is missing or they form a circle."""
         if self._compiled:
             return self
         if self in above:
@@ -85,12 +85,12 @@ def provides(*, scope: Scope = "run") -> Callable[[F], F]: ...
 
 
 def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
-    """Register a function as the provider of the type that its return annotation names. The function stays as it is.
+    """Register a function as the provider of its return type, and return it unchanged.
 
-    It returns the value, or yields it once and takes it down afterwards; it may be async, for async jobs. Its own
-    parameters may be injected. With `scope="run"` each run of a job gets a value of its own, which all its providers
-    share; with "worker" it is made at its first use in a worker and kept to the worker's end. An exception of the run is
-    raised at the `yield`. Raises JobDefinitionError.
+    It returns the value, or yields it once and cleans up afterwards; for async jobs it may be async. Its own parameters may
+    be injected. With `scope="run"`, each run of a job gets its own value, which the other providers of the run share. With
+    "worker", the value is created at its first use in a worker and kept until the worker ends. If the run raises an
+    exception, it is raised at the `yield`. Raises JobDefinitionError.
     """
     if scope not in ("run", "worker"):
         raise JobDefinitionError(f'@provides: scope: expected "run" or "worker", got {scope!r}')
@@ -99,7 +99,7 @@ def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
         if not inspect.isroutine(function):
             raise JobDefinitionError(f"@provides takes a function, got {shown(function)}")
         provider = Provider(function, scope)
-        again = [each for each in _registered if each.name == provider.name]  # its module is executed again
+        again = [each for each in _registered if each.name == provider.name]  # its module was reloaded
         _registered[:] = [each for each in _registered if each not in again]
         _registered.append(provider)
         _by_function[function] = provider
@@ -128,7 +128,7 @@ def provider_of(key: Any, what: str) -> Provider:
 
 
 def _index() -> None:
-    """Sort the providers by type. Their annotations are read now, when all modules are imported."""
+    """Map types to providers. Annotations are resolved only here, because by now all modules are imported."""
     for provider in _registered:
         kind = _provided_type(provider)
         other = _by_type.setdefault(kind, provider)
@@ -171,7 +171,7 @@ def _provided_type(provider: Provider) -> Any:
 
 
 def _told(kind: Any) -> str:
-    """Return a type as a reader would write it."""
+    """Return a type as it is written in source code."""
     return name_of(kind) if isinstance(kind, type) and typing.get_origin(kind) is None else shown(kind)
 
 
@@ -188,7 +188,7 @@ _UNSET: Any = object()
 
 @contextlib.contextmanager
 def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | None = None) -> Iterator[None]:
-    """In tests: inject `value`, or what `provider` returns, for a type or for a provider function, inside the block."""
+    """In tests: inside the block, inject `value`, or the result of `provider`, for a type or a provider function."""
     if (value is _UNSET) is (provider is None):
         raise TypeError("override() takes a value, or provider=a function without parameters")
     before = _overridden.get(key)
@@ -203,5 +203,5 @@ def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | 
 
 
 def overridden(key: Any, provider: Provider) -> Callable[[], Any] | None:
-    """Return the function that replaces a provider in a test, by its type or by itself; None outside tests."""
+    """Return the function with which a test has replaced a provider, or the type `key`; None if no test has."""
     return (_overridden.get(key) or _overridden.get(provider.function)) if _overridden else None

@@ -1,4 +1,4 @@
-"""Injecting: a function with injected parameters becomes one without them, which makes the values around each call."""
+"""Wrap a function with injected parameters, so that each call gets the values, and cleans them up afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, wanted: dict[str, Any], name: str, *, is_async: bool) -> Plan:
-        """Find the providers; raises JobDefinitionError, calling the function `name`."""
+        """Find the providers; raise a JobDefinitionError that names the function `name` if one is missing or unsuitable."""
         needs = {}
         for parameter, key in wanted.items():
             provider = provider_of(key, f"{name}: parameter {parameter!r}").compile()
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -> Callable[..., Any]:
-    """Return a function that takes the other parameters and injects these. The providers are found at its first call."""
+    """Return a function that injects the parameters `wanted` and takes the others; it finds the providers when first called."""
     plan: list[Plan] = []
 
     def planned(is_async: bool) -> Plan:
@@ -73,7 +73,7 @@ def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -
             for parameter, (key, provider) in planned(False).needs.items():
                 kwargs[parameter] = values.get(key, provider)
             value = function(*args, **kwargs)
-            # A decorator may hide an async function: its values live until it has been awaited.
+            # A decorator may hide an async function: keep the values until its result has been awaited.
             return _awaiting(value, stack.pop_all()) if inspect.isawaitable(value) else value
 
     return call
@@ -85,14 +85,14 @@ async def _awaiting(value: Any, stack: ExitStack) -> Any:
 
 
 class _Values:
-    """The values of one run: each provider is called once for it."""
+    """The injected values of one run, for which each provider is called once."""
 
     def __init__(self, stack: ExitStack | AsyncExitStack) -> None:
         self._stack: Any = stack
         self._made: dict[Provider, Any] = {}
 
     def get(self, key: Any, provider: Provider) -> Any:
-        """Return the value of a provider that needs no event loop."""
+        """Return the value of a provider that is not async."""
         replacement = overridden(key, provider)
         if replacement is not None:
             return replacement()
@@ -105,7 +105,7 @@ class _Values:
         return self._made[provider]
 
     async def aget(self, key: Any, provider: Provider) -> Any:
-        """Return the value of any provider."""
+        """Return the value of any provider, async or not."""
         if not provider.is_async or overridden(key, provider) is not None:
             return self.get(key, provider)
         if provider not in self._made:
@@ -132,10 +132,10 @@ async def _aenter(provider: Provider, stack: AsyncExitStack, arguments: dict[str
 
 
 class WorkerValues:
-    """The values with scope "worker" of this process. Any thread may use it.
+    """The values of this process with the scope "worker". Any thread may use it.
 
-    Async ones are kept only where all async jobs share one event loop, which is so in async pools: elsewhere, every run
-    gets its own.
+    Values of async providers are kept only in async pools, where all jobs share one event loop. Elsewhere, each run gets
+    its own.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class WorkerValues:
         self._held: list[Held] = []
 
     def get(self, provider: Provider) -> Any:
-        """Return the value of a provider that needs no event loop, made at the first call."""
+        """Return the value of a provider that is not async; the first call creates it."""
         with self._lock:
             if provider not in self._made:
                 arguments = {name: self.get(need) for name, (_, need) in provider.needs.items()}
@@ -155,13 +155,13 @@ class WorkerValues:
             return self._made[provider]
 
     def keeps_async(self) -> bool:
-        """Return whether async values are kept in the event loop that runs here."""
+        """Return whether the running event loop is the one in which async values are kept."""
         import asyncio  # late, here and below: plain jobs do not need it
 
         return self._loop is not None and self._loop is asyncio.get_running_loop()
 
     async def aget(self, provider: Provider) -> Any:
-        """Return the value of any provider. One that fails is tried again by the next run that needs it."""
+        """Return the value of any provider. If creating it fails, the next run that needs it tries again."""
         import asyncio
 
         from ..held import Held
@@ -189,7 +189,7 @@ class WorkerValues:
 
     @contextlib.contextmanager
     def kept(self, loop: asyncio.AbstractEventLoop | None) -> Iterator[None]:
-        """Keep the values of a worker until the end of the block; `loop` is that of its async jobs, if they share one."""
+        """Keep the values of a worker until the end of the block; `loop` is the event loop of its async jobs, if shared."""
         self._loop = loop
         try:
             yield
@@ -208,8 +208,8 @@ class WorkerValues:
             await self._held.pop().close()
 
     def forget(self) -> None:
-        """Start without values, in a process that a job has forked: they belong to its parent."""
-        _inherited.append(self.__dict__.copy())  # collected as garbage, they would be closed
+        """Start without values in a process that a job has forked, because they belong to its parent."""
+        _inherited.append(self.__dict__.copy())  # kept, because the garbage collector would close them
         self.__init__()  # type: ignore[misc]  # a worker of its own
 
 

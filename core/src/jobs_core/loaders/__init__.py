@@ -1,1 +1,1 @@
-"""Loaders, which bring job functions into a process, and bootstrappers, which set up their framework."""
+"""Loaders, which import job functions, and bootstrappers, which set up their framework."""

@@ -30,10 +30,10 @@ class JobLoader(abc.ABC):
 
 
 class Bootstrapper:
-    """Sets up the framework that job functions were written for. The defaults do nothing."""
+    """Sets up the framework that the job functions use. The methods do nothing by default."""
 
     def setup(self) -> None:
-        """Build the application; leave no connection open that a fork would share.
+        """Set up the framework's application, without leaving connections open that a fork would share.
 
         Called by: the template (or the worker without preload), once, before the jobs are loaded. Raises: LoadError.
         """

@@ -1,4 +1,4 @@
-"""Import modules that the user named: from the right directory, and with the user's own line in the error if that fails."""
+"""Import the modules that the user configured; if one fails, the error shows the line of the user's code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .. import boundary
 from ..errors import JobDefinitionError, LoadError
 
 on_import: Callable[[str], object] | None = None
-"""Called with each module's name before its import: if the import ends the process, the name is known nowhere else."""
+"""Called with each module's name before its import, so that an import that ends the process can be named."""
 
 
 CORE = Path(boundary.__file__).parent
 MACHINERY = ("<frozen", str(CORE))
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-"""Directories of files that do not belong to an application, unless the application itself is installed."""
+"""Directories of libraries; their files belong to the application only if it is installed there."""
 AS_PROGRAM = "code that is only for running it as a program belongs under `if __name__ == '__main__':`"
 
 
@@ -33,7 +33,7 @@ def ended_importing(module: str, how: object) -> str:
 
 
 def not_imported(module: str, seconds: float, place: str, remedy: str) -> str:
-    """Return the message for an import that did not end in time."""
+    """Return the message for an import that took too long."""
     which = f'the module "{module}"' if module else "the application"
     where = f"it is at\n  {place}\n" if place else "its position is not known, because it holds the interpreter\n"
     return f"{which} is still not imported after {seconds:g} s: {where}{remedy}"
@@ -55,7 +55,7 @@ def add_to_path(directory: Path) -> None:
 
 
 def import_module(name: str, key: str) -> None:
-    """Import a module that the configuration names under `key`; raises LoadError with the user's own last line."""
+    """Import a module that the configuration names under `key`; raise LoadError with the line of the user's code."""
     if on_import is not None:
         on_import(name)
     try:
@@ -77,7 +77,7 @@ def import_module(name: str, key: str) -> None:
 
 
 def load_error(what: str, error: BaseException) -> LoadError:
-    """Return the error with the line in the user's file: frames of the import machinery and of our own code help no user."""
+    """Return an error that shows the line in the user's file, without frames of the import machinery and our own code."""
     return LoadError(pinpointed(f"{what}:", error), frame=_place(error)[0])
 
 
@@ -85,7 +85,7 @@ def pinpointed(what: str, error: BaseException) -> str:
     """Return `what`, the line of code that failed, and the error, each on a line of its own."""
     where, line = _place(error)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, JobDefinitionError):
-        error = error.__cause__  # before Python 3.12, a class wraps exceptions that its attributes raise
+        error = error.__cause__  # before Python 3.12, exceptions in __set_name__ are wrapped
     place = f"\n  {where}" if where else ""
     code = f"\n    {line}" if line else ""
     return f"{what}{place}{code}\n  {boundary.told(error)}"
@@ -96,7 +96,7 @@ def _place(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}", ""
     frames = list(filter(_is_code_of_a_file, traceback.extract_tb(error.__traceback__)))
-    if isinstance(error, JobDefinitionError):  # raised by us, and to be fixed at the application's call
+    if isinstance(error, JobDefinitionError):  # raised in our code, but the user has to fix the call of it
         frames = [frame for frame in frames if Path(frame.filename).parent != CORE] or frames
     return (f"{frames[-1].filename}:{frames[-1].lineno}", frames[-1].line or "") if frames else ("", "")
 

@@ -26,5 +26,5 @@ class ModulesLoader(JobLoader):
 
 
 def create(config: Config) -> JobLoader:
-    """The factory behind `loader = "modules"`."""
+    """Create the loader for `loader = "modules"`."""
     return ModulesLoader(config)

@@ -1,4 +1,4 @@
-"""Log what code prints: for jobs that run the commands of a framework."""
+"""Log the output that code prints, for jobs that run a framework's commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any, TextIO, cast
 
 LONGEST_LINE = 16 * 1024
-"""Characters of a line; a longer one is logged in parts."""
+"""Most characters of a logged line; longer ones are logged in parts."""
 
 
 class _Lines:
@@ -34,7 +34,7 @@ class _Lines:
         self._log(rest)
 
     def _log(self, line: str) -> None:
-        shown = line.rpartition("\r")[2].rstrip()  # of a progress bar, its last state
+        shown = line.rpartition("\r")[2].rstrip()  # log only the last state of a progress bar
         if shown:
             self._logger.log(self._level, "%s", shown)
 
@@ -43,7 +43,7 @@ _logged: ContextVar[dict[str, _Lines] | None] = ContextVar("logged", default=Non
 
 
 class _Stream:
-    """In place of sys.stdout or sys.stderr: it logs for a run that asked for that, and is the stream itself for all others."""
+    """Replaces sys.stdout or sys.stderr: it logs the text of runs inside `log_printed`, and passes on all other text."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._name = name
@@ -53,7 +53,7 @@ class _Stream:
         logged = _logged.get()
         if logged is None or not isinstance(text, str):
             return self._stream.write(text)
-        token = _logged.set(None)  # a handler may write here what it logs
+        token = _logged.set(None)  # a handler may print to this stream: that must not be logged again
         try:
             return logged[self._name].write(text)
         finally:
@@ -77,12 +77,11 @@ class _Stream:
 def log_printed(logger: logging.Logger) -> Iterator[None]:
     """Log what this run prints inside the block: standard output at level info, standard error at level warning.
 
-    Other runs, on other threads or in other tasks, print as before. Bytes that are written past the text stream are not
-    logged.
+    Other runs, on other threads or in other tasks, print as before. Bytes that bypass the text stream are not logged.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if not isinstance(stream, _Stream):  # it stays in place: another run may be printing when this one ends
+        if not isinstance(stream, _Stream):  # never removed again: another run may be printing when this one ends
             setattr(sys, name, cast(TextIO, _Stream(name, stream)))
     lines = {"stdout": _Lines(logger, logging.INFO), "stderr": _Lines(logger, logging.WARNING)}
     token = _logged.set(lines)

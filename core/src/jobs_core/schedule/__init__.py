@@ -1,4 +1,4 @@
-"""Jobs that run by the clock: the entries, the times at which they tick, and one enqueue per tick on any number of machines."""
+"""Scheduled jobs: the entries, the times of their ticks, and one enqueue per tick, however many machines run the schedule."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Entry(Struct, frozen=True, dict=True):  # dict: compiled values are kept
-    """One job and when it is to be enqueued."""
+    """One job and the times at which it is enqueued."""
 
     name: str  # the job's, or the key in [schedule]
     where: str  # the name that an error gives it
@@ -40,14 +40,14 @@ class Entry(Struct, frozen=True, dict=True):  # dict: compiled values are kept
 
     @property
     def identity(self) -> str:
-        """Return the settings that identify this entry: if they change, it begins anew."""
+        """Return the settings that identify this entry: if they change, it starts without missed ticks."""
         return f"{self.job} {self.expression} {self.tz}"
 
     @functools.cached_property
     def after(self) -> times.Times:
-        """Return the first tick after a time, in milliseconds.
+        """Return the function that computes the first tick after a time, in milliseconds.
 
-        Raises ValueError with the reason if there is an error in the entry.
+        Raises ValueError with the reason if the entry is invalid.
         """
         if self.every is not None:
             return times.by_interval(self.every)
@@ -55,7 +55,7 @@ class Entry(Struct, frozen=True, dict=True):  # dict: compiled values are kept
 
 
 def entries(app: App) -> list[Entry]:
-    """Return every entry, checked, by name; the application's jobs have to be loaded.
+    """Return all entries, checked, sorted by name; the application's jobs have to be loaded.
 
     Raises ConfigError with a line for each problem, which names the key or job and the fix.
     """

@@ -1,4 +1,4 @@
-"""The record that one machine keeps of its schedule: up to when each entry is handled. The file may be lost."""
+"""The file in which one machine records up to which time each schedule entry is handled. Losing it does no harm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .. import events
 
 
 class Handled(Struct, frozen=True):
-    """Every tick of an entry up to `until` (milliseconds) was enqueued, or missed for good."""
+    """The record of one entry: every tick up to `until` (milliseconds) was enqueued, or was missed and is dropped."""
 
     identity: str
     until: int
@@ -25,7 +25,7 @@ class _File(Struct, frozen=True):
 
 
 class ScheduleState:
-    """The file, replaced as a whole; a failed read or write is reported once and does not stop the schedule."""
+    """The file, which each write replaces; a failed read or write is reported once and does not stop the schedule."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class ScheduleState:
             return {}
 
     def save(self, entries: dict[str, Handled]) -> None:
-        """Store the record, durable over a crash of the machine too."""
+        """Write the record so that it survives a crash of the machine."""
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:
             with temporary.open("wb") as file:

@@ -1,8 +1,8 @@
 """Enqueue the ticks of the schedule on one machine. Any number of machines may do so: each tick is enqueued once.
 
-A tick's job has an id, a push request and a unique key that depend on entry and tick alone. The key outlives the tick by
-far (see `Tick.held`), so that a machine that is late, or was away, adds nothing. A backend without unique keys has only the
-request, which it remembers for a minute or so, or not at all: there, only one machine should run the schedule.
+A tick's job has an id, a push request and a unique key that depend only on entry and tick. The key is held long after the
+tick (see `Tick.held`), so that a machine that is late, or was down, adds nothing. A backend without unique keys recognises
+only the request, for about a minute, or not even that: there, only one machine should run the schedule.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ IN_TIME = 60_000
 """Milliseconds after which a tick counts as missed: longer than a restart or a slow broker, shorter than an outage."""
 
 CLOCK_ERROR = 86_400_000
-"""Milliseconds.
+"""Largest step back of the clock, in milliseconds, after which the schedule waits for the recorded time to come again.
 
-A clock set back by less waits until the earlier time is reached again; by more, it is assumed to have been wrong.
+After a larger step, the earlier time is assumed to have been wrong, and the entry continues from now.
 """
 
 PAUSE = 1.0
-"""Seconds before a tick that could not be enqueued is tried again."""
+"""Seconds until a tick that could not be enqueued is tried again."""
 
 DAY, HOUR = 86_400_000, 3_600_000
 
@@ -65,8 +65,8 @@ class Tick(Struct, frozen=True):
     def held(self) -> float:
         """Return the seconds for which its unique key is held: past the next tick, plus a day for late machines.
 
-        After the next tick, no machine can miss this one any more. If ticks are closer than a minute, the time is shorter,
-        so that keys do not pile up.
+        After the next tick, no machine enqueues this one any more. If ticks are less than a minute apart, the extra time is
+        shorter, so that keys do not pile up.
         """
         following = self.entry.after(self.at)
         period = DAY if following is None else following - self.at
@@ -91,7 +91,7 @@ class Ticker:
         self._unique: bool | None = None
 
     def due(self, now: float) -> list[Tick]:
-        """Return the ticks to enqueue now: of each entry the latest that is due. Earlier ones are missed for good."""
+        """Return the ticks to enqueue now: for each entry the latest due one. Earlier ones are dropped as missed."""
         at, before = int(now * 1000), dict(self._handled)
         ticks = [tick for entry in self.entries if (tick := self._due(entry, at))]
         if self._handled != before:
@@ -99,17 +99,17 @@ class Ticker:
         return ticks
 
     def next(self, now: float) -> float:
-        """Return the seconds until something is due; infinite if nothing will be."""
+        """Return the seconds until the next tick is due; infinite if there is none."""
         upcoming = [tick for entry in self.entries if (tick := self._upcoming(entry)) is not None]
         if not upcoming:
             return float("inf")
         return max(PAUSE if self._failed else 0.0, min(upcoming) / 1000 - now)
 
     def enqueue(self, ticks: Iterable[Tick], push: Push) -> None:
-        """Push each tick's job, and record it; may be repeated any number of times.
+        """Push each tick's job, and record it; repeating the call adds nothing.
 
-        A tick stays due if the queue is full or, raising BackendUnavailable, if the backend is away. A tick that cannot be
-        enqueued at all is reported and dropped.
+        If the queue is full, the tick stays due; if the backend is unavailable, it does too, and BackendUnavailable is
+        raised. A tick that can never be enqueued is reported and dropped.
         """
         handled: list[Tick] = []
         full = False
@@ -131,7 +131,7 @@ class Ticker:
             self.done(handled)
 
     def done(self, ticks: Iterable[Tick]) -> None:
-        """Record that these are handled; `enqueue` does so."""
+        """Record these ticks as handled; `enqueue` calls this."""
         known = dict(self._handled)
         for tick in ticks:
             self._reset(tick.entry, max(tick.at, self._handled[tick.entry.name].until))
@@ -199,13 +199,13 @@ class Ticker:
             message = self._app.message(Call(job, tuple(entry.args), dict(entry.kwargs)))
         except JobsError:
             raise
-        except BaseException as error:  # a plugin's jobs_before_enqueue, which may refuse, or code of the arguments' types
+        except BaseException as error:  # from a plugin's jobs_before_enqueue, or from the application's types of arguments
             raise JobsError(told(error)) from None
         key = UniqueKey(f"tick:{tick.id}", tick.held) if self._has_unique() else None
         return self._app.outgoing(msgspec.structs.replace(message, id=tick.id, unique=key))
 
     def _tell_full(self, entry: Entry, error: QueueFull) -> None:
-        if entry.name not in self._full:  # once, until it has room
+        if entry.name not in self._full:  # report it once, until the queue has room again
             events.emit(events.TickWaits(entry.name, entry.job, str(error)))
         self._full.add(entry.name)
 

@@ -15,11 +15,11 @@ from cronsim import CronSim, CronSimError
 Times: TypeAlias = "Callable[[int], int | None]"
 """A function that returns the first tick after a time; None if there is none within 50 years.
 
-Never decreases as the time grows.
+It never returns an earlier tick for a later time.
 """
 
 SHORTEST = 1000
-"""Milliseconds: a schedule is not a timer."""
+"""Shortest interval, in milliseconds."""
 
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
@@ -33,7 +33,7 @@ _NICKNAMES = {
 
 
 def by_interval(every: float) -> Times:
-    """Tick at the multiples of `every` seconds since 1970. Raises ValueError if it is too short."""
+    """Tick at the multiples of `every` seconds since 1970; raise ValueError if it is too short."""
     step = round(every * 1000)
     if step < SHORTEST:
         raise ValueError(f"every {every:g} s is too often, the shortest is 1s: let one job do several in a row")
@@ -56,8 +56,8 @@ def by_cron(expression: str, zone: tzinfo) -> Times:
 
     def after(at: int) -> int | None:
         try:
-            # The loop is needed for fixed hours: cronsim counts on the wall clock, which shows an hour twice in autumn, and
-            # may begin with a tick of the first of the two.
+            # The loop skips ticks that are too early: cronsim counts on the wall clock, which shows one hour of autumn twice,
+            # and for fixed hours it may begin with a tick in the first of the two.
             for moment in CronSim(text, datetime.fromtimestamp(at // 1000, zone)):
                 tick = round(moment.timestamp()) * 1000
                 if tick > at:
@@ -90,7 +90,7 @@ def zone(name: str) -> tzinfo:
 
 
 def latest(after: Times, since: int, now: int) -> int | None:
-    """Return the last tick of (since, now]; None if there is none."""
+    """Return the last tick after `since` and up to `now`; None if there is none."""
     first = after(since)
     if first is None or first > now:
         return None
