@@ -1,6 +1,6 @@
 """Jobs inside a Django project: `"jobs_django"` in INSTALLED_APPS, `JOBS = {…}` in the settings (or jobs.toml).
 
-Nothing here imports Django before it is needed: every `jobs` command loads this module where it is installed.
+Nothing here imports Django before it is needed, because every `jobsctl` command loads this module.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[],
 
 
 def __getattr__(name: str) -> object:
-    """Provide `TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`; not every supported Django has django.tasks."""
+    """Import TasksBackend on first access: it needs django.tasks, which not every supported Django has."""
     if name == "TasksBackend":
         from .tasks import TasksBackend
 

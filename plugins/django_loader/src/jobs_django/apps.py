@@ -1,4 +1,4 @@
-"""The Django application: ties `enqueue` to the project's settings and checks them."""
+"""The Django app: connects `enqueue` with the project's settings, and checks them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import settings
 
 
 class JobsConfig(AppConfig):
-    """`"jobs_django"` in INSTALLED_APPS."""
+    """The app behind `"jobs_django"` in INSTALLED_APPS."""
 
     name = "jobs_django"
     verbose_name = "Background jobs"
@@ -27,7 +27,7 @@ class JobsConfig(AppConfig):
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Check that JOBS (and jobs.toml) can be used, as a part of `manage.py check`."""
+    """Check the configuration in JOBS and jobs.toml, as a part of `manage.py check`."""
     try:
         settings.load(settings.complete())
     except ConfigError as error:

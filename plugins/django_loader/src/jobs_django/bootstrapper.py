@@ -1,4 +1,4 @@
-"""A Django project in a worker: set up once, with database connections managed as around a request."""
+"""Run jobs inside a Django project: set up once, with database connections managed as around a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = ("settings", "on_commit")
 
 
 class DjangoBootstrapper(Bootstrapper):
-    """Sets Django up; closes old and broken connections around every run, and all before the fork."""
+    """Sets Django up; closes old and broken connections around every run, and all connections before the fork."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -37,13 +37,13 @@ class DjangoBootstrapper(Bootstrapper):
         _compare(self._config)
 
     def before_fork(self) -> None:
-        """Disconnect from databases and caches: two processes on one connection read each other's rows."""
+        """Disconnect from databases and caches: two processes that share a connection read each other's rows."""
         from django.core.cache import close_caches
         from django.db import connections
 
         for connection in connections.all(initialized_only=True):
             connection.close()
-            if hasattr(connection, "close_pool"):  # of PostgreSQL, from Django 5.1 on, with threads of its own
+            if hasattr(connection, "close_pool"):  # PostgreSQL's pool, from Django 5.1 on, has threads of its own
                 connection.close_pool()
         close_caches()
 
@@ -55,7 +55,7 @@ class DjangoBootstrapper(Bootstrapper):
 
 
 def _name_settings(config: Config) -> None:
-    """Set DJANGO_SETTINGS_MODULE from the environment or `[django] settings`."""
+    """Set DJANGO_SETTINGS_MODULE from `[django] settings` unless the environment has it."""
     from django.conf import ENVIRONMENT_VARIABLE, settings
 
     table = config.plugins.get("django", {})
@@ -76,9 +76,9 @@ def _name_settings(config: Config) -> None:
 
 
 def _compare(config: Config) -> None:
-    """Compare the configurations of the worker and the views.
+    """Check that the worker and the views have the same configuration.
 
-    A worker that listens to another queue than the views use would silently leave their jobs waiting.
+    Otherwise, a worker on another backend would leave the views' jobs waiting without any error.
     """
     from . import settings
 
@@ -94,7 +94,7 @@ def _compare(config: Config) -> None:
 
 @contextmanager
 def _connections() -> Iterator[None]:
-    """Do what Django does around a request."""
+    """Reset queries and close old connections, as Django does around a request."""
     from django.db import close_old_connections, reset_queries
 
     reset_queries()
@@ -118,7 +118,7 @@ def _leave() -> None:
 
 @asynccontextmanager
 async def _aconnections() -> AsyncIterator[None]:
-    """Do the same for an async job: its calls through `sync_to_async` have a thread, and so connections, of their own."""
+    """Do the same as `_connections` for an async job, whose `sync_to_async` calls have their own thread and connections."""
     from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
     from django.db import connections
 
@@ -126,5 +126,5 @@ async def _aconnections() -> AsyncIterator[None]:
         try:
             yield
         finally:
-            if context in SyncToAsync.context_to_thread_executor:  # a thread was needed: its connections end with it
+            if context in SyncToAsync.context_to_thread_executor:  # the job has used that thread: close its connections there
                 await sync_to_async(connections.close_all)()

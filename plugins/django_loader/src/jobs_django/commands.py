@@ -13,10 +13,10 @@ from jobs_core.loaders.base import log_printed
 def django_command(name: str, /, **options: Any) -> JobFunction[..., None, None]:
     """Return a job function that runs a management command: `django_command("clearsessions", cron="0 4 * * *")`.
 
-    The options are those of `@job`. The job's name is `django.` and the command's, unless `name` is given. Arguments are
-    those of `call_command`, as JSON: `load.enqueue("rows.csv", dry_run=True)`. What the command prints is logged, at level
-    info, and at level warning if it goes to standard error. A command that could ask a question is told not to
-    (`interactive=False`). Raises JobDefinitionError for a command that no installed app has.
+    The options are those of `@job`. The job's name is `django.` followed by the command's name, unless the options have a
+    `name`. Its arguments are those of `call_command`, as JSON: `load.enqueue("rows.csv", dry_run=True)`. The command's
+    output is logged at level info, its standard error at level warning. A command that may ask questions gets
+    `interactive=False`. Raises JobDefinitionError for a command that no installed app has.
     """
     _refuse_unknown(name)
     logger = logging.getLogger(f"jobs_django.{name}")
@@ -28,7 +28,7 @@ def django_command(name: str, /, **options: Any) -> JobFunction[..., None, None]
             try:
                 call_command(name, *args, **_defaults(name, arguments), **arguments)
             except SystemExit as end:
-                if end.code:  # a command that ends itself with code 0 has succeeded
+                if end.code:  # a command that exits with code 0 has succeeded
                     raise
 
     command.__name__ = command.__qualname__ = name
@@ -38,7 +38,7 @@ def django_command(name: str, /, **options: Any) -> JobFunction[..., None, None]
 
 
 def _refuse_unknown(name: str) -> None:
-    """Look for the command as soon as Django knows its apps; before that, a run would report it."""
+    """Raise JobDefinitionError for an unknown command; before Django knows its apps, leave that to the run."""
     from django.apps import apps
     from django.core.management import get_commands
 
@@ -49,7 +49,7 @@ def _refuse_unknown(name: str) -> None:
 
 
 def _defaults(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that suit a job: no colours in the log, and no questions, if the command has that option."""
+    """Return the options that suit a job: no colours, and if the command has that option, no questions."""
     from django.core.management import get_commands, load_command_class
     from django.core.management.base import BaseCommand
 

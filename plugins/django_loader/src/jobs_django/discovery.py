@@ -10,7 +10,7 @@ NAMES = ("jobs", "tasks")
 
 
 def discover() -> list[str]:
-    """Import `jobs.py` and `tasks.py` of the installed apps; return their names. Raises LoadError."""
+    """Import `jobs.py` and `tasks.py` of the installed apps; return the modules' names. Raises LoadError."""
     from django.apps import apps
 
     found = []

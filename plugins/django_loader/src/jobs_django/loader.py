@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DjangoLoader(JobLoader):
-    """Imports the modules of jobs of all installed apps, then `modules`. The bootstrapper has set Django up before."""
+    """Imports the job modules of all installed apps, then `modules`. The bootstrapper has set Django up before."""
 
     def __init__(self, config: Config) -> None:
         self._modules = config.modules
@@ -28,7 +28,7 @@ class DjangoLoader(JobLoader):
 
 
 def _adopt(modules: list[str]) -> None:
-    """Make jobs of the `django.tasks` that were declared for another backend, and may be sent to ours by `using`."""
+    """Register tasks that were declared for another backend, because `using` may send them to ours."""
     if "django.tasks" in sys.modules:
         from .tasks import adopt
 

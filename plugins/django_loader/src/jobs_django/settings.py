@@ -1,4 +1,4 @@
-"""`JOBS = {…}` in Django's settings, and the application with which web processes enqueue."""
+"""`JOBS = {…}` in Django's settings, and the `App` with which web processes enqueue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs_core.errors import ConfigError
 
 
 def given() -> dict[str, Any]:
-    """Return the value of JOBS, with the keys of jobs.toml; raise ConfigError."""
+    """Return the value of JOBS, which has the keys of jobs.toml; raise ConfigError."""
     from django.conf import settings
 
     values = getattr(settings, "JOBS", None)
@@ -25,7 +25,7 @@ def given() -> dict[str, Any]:
 
 
 def complete() -> dict[str, Any]:
-    """Return JOBS with the consequences of using Django: the framework, and the settings that a child process needs."""
+    """Return JOBS with two additions: the framework, and the settings module that a child process needs."""
     values = given()
     values.setdefault("framework", "django")
     module = os.environ.get("DJANGO_SETTINGS_MODULE")
@@ -40,7 +40,7 @@ def name() -> str:
 
 
 def directory() -> Path:
-    """Return where jobs.toml is searched for and relative paths start: BASE_DIR, else the current directory."""
+    """Return the directory of jobs.toml and of relative paths: BASE_DIR, else the current directory."""
     from django.conf import settings
 
     return Path(getattr(settings, "BASE_DIR", None) or Path.cwd())
@@ -56,7 +56,7 @@ _app: App | None = None
 
 
 def application() -> App:
-    """Return the application that enqueues for this project; made at the first enqueue."""
+    """Return the `App` that enqueues for this project; the first enqueue creates it."""
     global _app
     with _lock:
         if _app is None:
@@ -65,7 +65,7 @@ def application() -> App:
 
 
 def forget() -> None:
-    """Read the settings again at the next enqueue; for tests that override JOBS."""
+    """Drop the `App`, so that the next enqueue reads the settings again; for tests that override JOBS."""
     global _app
     with _lock:
         app, _app = _app, None

@@ -1,4 +1,4 @@
-"""Enqueues that wait for the commit of the surrounding transaction."""
+"""Hold enqueues until the surrounding transaction commits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def hold(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bool | None:
-    """Send when the innermost transaction commits, if the enqueue or `[django] on_commit` says so; else leave it alone.
+    """Send when the innermost transaction commits, if the enqueue or `[django] on_commit` requests that; else do nothing.
 
-    Outside `atomic` it is sent at once. A rollback discards it. As with every on_commit function of Django, a failure (an
-    outage of the queue) is raised where the block ends, after the commit.
+    Outside `atomic`, the job is sent at once. A rollback discards it. As with every on_commit function of Django, a failure
+    (an outage of the backend) is raised at the end of the block, after the commit.
     """
     if "django.db" not in sys.modules:
         return None
@@ -32,7 +32,7 @@ def hold(config: Config, on_commit: bool | None, send: Callable[[], None]) -> bo
 
 
 def _in_transaction() -> str | None:
-    """Return the database whose transaction this thread is in, the default one first. Opens no connection."""
+    """Return the database with a transaction in this thread, the default one first. Opens no connection."""
     from django.conf import settings
     from django.db import DEFAULT_DB_ALIAS, connections
 

@@ -1,6 +1,6 @@
 """Jobs inside a FastAPI or Starlette application: `framework = "fastapi"` in jobs.toml, `JobsFastAPI(app)` beside the app.
 
-Nothing here imports FastAPI before it is needed: every `jobs` command loads this module where it is installed.
+Nothing here imports FastAPI before it is needed, because every `jobsctl` command loads this module.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def jobs_framework_bootstrappers() -> Mapping[str, BootstrapperFactory]:
 
 def __getattr__(name: str) -> Any:
     if name in ("Background", "BackgroundJobs", "JobsDep", "jobs_app"):
-        from . import dependencies  # late: it imports FastAPI
+        from . import dependencies  # not at the top, because it imports FastAPI
 
         return getattr(dependencies, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

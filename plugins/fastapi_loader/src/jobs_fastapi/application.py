@@ -1,4 +1,4 @@
-"""The application that `[fastapi] app` names, imported or built once in a process."""
+"""The application that `[fastapi] app` names, imported or built once per process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KEYS = ("app", "lifespan")
 NAMES = ("app", "application", "create_app", "make_app")
-"""The names that are tried where the configuration names only a module, as for `uvicorn` and `fastapi run`."""
+"""The attributes that are tried if the configuration names only a module, as `uvicorn` and `fastapi run` do."""
 
 _built: dict[str, Starlette] = {}
 
@@ -63,7 +63,7 @@ def _table(config: Config) -> dict[str, Any]:
 
 
 def find(path: str) -> Starlette:
-    """Return the application at `module:attribute`; an attribute that is a function is called for it. Raises LoadError."""
+    """Return the application at `module:attribute`; if the attribute is a function, call it. Raises LoadError."""
     from starlette.applications import Starlette
 
     module_name, _, attributes = path.partition(":")
@@ -89,9 +89,9 @@ def find(path: str) -> Starlette:
 
 
 def _compare(app: Starlette, config: Config) -> None:
-    """Compare the configurations of the worker and the web process.
+    """Check that the worker and the web process have the same configuration.
 
-    A worker that listens to another queue than the application enqueues into would silently leave its jobs waiting.
+    Otherwise, a worker on another backend would leave the application's jobs waiting without any error.
     """
     extension = extension_of(app)
     if extension is None or not extension.settings:

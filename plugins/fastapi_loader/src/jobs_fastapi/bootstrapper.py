@@ -1,4 +1,4 @@
-"""An application in a worker: its lifespan is open while jobs run, and no database connection is shared by a fork."""
+"""Run jobs inside an application: within its lifespan, and without sharing database connections across a fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FastAPIBootstrapper(Bootstrapper):
-    """Imports the application once; each worker enters its lifespan, in an async pool on the event loop of the jobs."""
+    """Imports the application once. Each worker enters its lifespan; in an async pool, on the event loop of the jobs."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Dependencies of endpoints: `JobsDep`, the application that enqueues, and `BackgroundJobs`, which enqueues at their end."""
+"""Dependencies for endpoints: `JobsDep`, the `App` that enqueues, and `BackgroundJobs`, which enqueues after the endpoint."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def jobs_app(connection: HTTPConnection) -> App:
 
 
 JobsDep = Annotated[App, Depends(jobs_app)]
-"""The application that enqueues, as a parameter of an endpoint."""
+"""The `App` that enqueues, as a parameter of an endpoint."""
 
 
 class Background:
-    """The jobs that one request enqueues together when its endpoint has returned, and not if it raises."""
+    """The jobs of one request, which are enqueued together once its endpoint has returned, and discarded if it raises."""
 
     def __init__(self) -> None:
         self._calls: list[Call[Any]] = []
@@ -48,7 +48,7 @@ def _background(app: JobsDep) -> Generator[Background, None, None]:
 
 
 BackgroundJobs = Annotated[Background, Depends(_background, scope="function")]
-"""FastAPI's BackgroundTasks, as durable jobs.
+"""A durable replacement for FastAPI's BackgroundTasks.
 
-They are stored before the response is sent: if the queue cannot take them, the request fails and its client knows.
+The jobs are stored before the response is sent. If the backend cannot store them, the request fails, and its client knows.
 """

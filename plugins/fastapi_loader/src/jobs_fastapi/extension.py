@@ -1,4 +1,4 @@
-"""`JobsFastAPI(app)`: endpoints of this application enqueue with its configuration, over a connection opened at start."""
+"""`JobsFastAPI(app)`: let endpoints enqueue with this application's configuration, over a connection opened at its start."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 NAME = "JobsFastAPI(settings=…)"
-"""The name of the settings in errors."""
+"""The name of the settings in error messages."""
 
 ATTRIBUTE = "jobs"
 """The name under which the extension is found in `app.state`."""
 
 in_worker = False
-"""True in a process that runs jobs of an application instead of serving it: set by the bootstrapper."""
+"""True in a worker, which runs an application's jobs and does not serve requests; the bootstrapper sets it."""
 
 
 class JobsFastAPI:
-    """Ties `enqueue` to a FastAPI or Starlette application. Make it once, right after the application.
+    """Connects `enqueue` with a FastAPI or Starlette application. Create it once, right after the application.
 
-    `config` names jobs.toml, searched for as commands do by default. `settings` override it: a mapping with the keys of
-    jobs.toml, or a pydantic model (pydantic-settings, too) with fields of these names; fields that are None count as
-    not set. The environment overrides both. The configuration is read when the application starts, or at the first
-    enqueue; raises ConfigError then.
+    `config` is the path of jobs.toml; by default, it is searched for as `jobsctl` does. `settings` override it: a mapping
+    with the keys of jobs.toml, or a pydantic model (pydantic-settings, too) with fields of these names; fields that are
+    None count as not set. The environment overrides both. The configuration is read when the application starts, or at
+    the first enqueue, which may raise ConfigError.
 
-    The application's lifespan is extended: at the start, the connection to the queue is opened, so that the first
-    request does not pay for it; at the end, it is closed. Any thread and any task may enqueue.
+    The application's lifespan is extended: at its start, the connection to the backend is opened, so that the first
+    request need not wait for it; at its end, the connection is closed. Any thread and any task may enqueue.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class JobsFastAPI:
             self.init_app(app)
 
     def init_app(self, app: Starlette) -> None:
-        """Tie the application that a factory makes."""
+        """Connect the application that a factory returns."""
         global _latest
         setattr(app.state, ATTRIBUTE, self)
         app.router.lifespan_context = self._around(app.router.lifespan_context)
@@ -62,7 +62,7 @@ class JobsFastAPI:
 
     @property
     def app(self) -> App:
-        """Return the `jobs_core.App` that enqueues for this application: the same one for all threads."""
+        """Return the `jobs_core.App` that enqueues for this application; all threads share it."""
         with self._lock:
             if self._app is None:
                 self._app = App(load_config(self.file, settings=self.settings, settings_name=NAME))
@@ -87,7 +87,7 @@ class JobsFastAPI:
 
 
 def extension_of(app: Starlette) -> JobsFastAPI | None:
-    """Return the extension of an application, None if it has none."""
+    """Return the extension of an application; None if there is none."""
     found = getattr(app.state, ATTRIBUTE, None)
     return found if isinstance(found, JobsFastAPI) else None
 
@@ -108,7 +108,7 @@ _latest: weakref.ref[Starlette] | None = None
 
 
 def _application() -> App | None:
-    """Return the jobs application of the web application that was tied last: a process serves one."""
+    """Return the `App` of the web application that was connected last; a process usually serves only one."""
     app = _latest() if _latest is not None else None
     extension = extension_of(app) if app is not None else None
     return extension.app if extension is not None else None

@@ -1,6 +1,7 @@
 """Find the jobs of an application.
 
-They are in the modules that it imports, and in `jobs.py` and `tasks.py` beside it and beside the modules of its endpoints.
+The jobs are in the modules that the application imports, and in `jobs.py` and `tasks.py` in the packages of the application
+and of its endpoints.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ NAMES = ("jobs", "tasks")
 
 
 class FastAPILoader(JobLoader):
-    """Imports the application, then the modules of jobs beside it and its endpoints, then `modules`."""
+    """Imports the application, then the job modules beside it and beside its endpoints, then `modules`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -39,12 +40,12 @@ class FastAPILoader(JobLoader):
 
 
 def _modules_of(routes: Iterable[Any]) -> Iterator[str]:
-    """Return the modules that define endpoints, those of mounted applications and routers too."""
+    """Yield the modules that define endpoints, including those of mounted applications and routers."""
     for route in routes:
         endpoint = getattr(route, "endpoint", None)
         if endpoint is not None:
             yield getattr(endpoint, "__module__", "")
-        holder = getattr(route, "original_router", route)  # newer releases of FastAPI keep included routers as they are
+        holder = getattr(route, "original_router", route)  # newer releases of FastAPI keep included routers as objects
         yield from _modules_of(getattr(holder, "routes", None) or ())
 
 
@@ -53,6 +54,6 @@ def _package(module: str) -> str:
 
 
 def _in(package: str) -> Iterator[str]:
-    """Return the modules of jobs in a package of the application; the framework's own endpoints have none."""
+    """Yield the job modules in a package, unless it is one of the framework, whose own endpoints have no jobs."""
     if package and package.partition(".")[0] not in ("fastapi", "starlette"):
         yield from (f"{package}.{name}" for name in NAMES if importlib.util.find_spec(f"{package}.{name}"))

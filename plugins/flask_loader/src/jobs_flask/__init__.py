@@ -1,6 +1,6 @@
 """Jobs inside a Flask application: `framework = "flask"` in jobs.toml, `JobsFlask(app)` in the application.
 
-Nothing here imports Flask before it is needed: every `jobs` command loads this module where it is installed.
+Nothing here imports Flask before it is needed, because every `jobsctl` command loads this module.
 """
 
 from __future__ import annotations

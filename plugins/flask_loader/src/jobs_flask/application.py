@@ -1,4 +1,4 @@
-"""The Flask application that `[flask] app` names, built once in a process."""
+"""The Flask application that `[flask] app` names, built once per process."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def _build(path: str) -> Flask:
 
 
 def _compare(app: Flask, config: Config) -> None:
-    """Compare the configurations of the worker and the views.
+    """Check that the worker and the views have the same configuration.
 
-    A worker that listens to another queue than the views use would silently leave their jobs waiting.
+    Otherwise, a worker on another backend would leave the views' jobs waiting without any error.
     """
     given = settings(app)
     wanted = load_config(app.config.get("JOBS_CONFIG"), settings=given, settings_name=NAME, directory=config.base_dir)

@@ -1,4 +1,4 @@
-"""A Flask application in a worker: each job has an application context of its own."""
+"""Run jobs inside a Flask application, each in an application context of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FlaskBootstrapper(Bootstrapper):
-    """Builds the application once; each run gets a context, whose teardown functions are called however it ends."""
+    """Builds the application once. Each run has a context, whose teardown functions are called even if the run fails."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -27,13 +27,13 @@ class FlaskBootstrapper(Bootstrapper):
         self._app = application(self._config)
 
     def before_fork(self) -> None:
-        """Disconnect Flask-SQLAlchemy: a connection shared by two processes returns either one's rows to the other."""
+        """Disconnect Flask-SQLAlchemy: two processes that share a connection read each other's rows."""
         for engine in self._engines():
             engine.dispose()
 
     def after_fork(self) -> None:
         for engine in self._engines():
-            engine.dispose(close=False)  # any other connection belongs to the parent
+            engine.dispose(close=False)  # any remaining connection belongs to the parent
 
     def around(self, run: JobContext) -> AbstractContextManager[object]:
         assert self._app is not None

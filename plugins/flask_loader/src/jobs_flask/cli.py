@@ -1,4 +1,4 @@
-"""`flask jobs …`: all of the `jobs` command, for this application and with its configuration."""
+"""`flask jobs …`: all of `jobsctl`, for this application and with its configuration."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def jobs(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 def _found_by_flask() -> str | None:
-    """Return the file that `flask` takes if none is named."""
+    """Return the file in which `flask` looks for the application if none is named."""
     return next((name for name in ("wsgi.py", "app.py") if Path(name).is_file()), None)

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def flask_command(name: str, /, **options: Any) -> JobFunction[..., None, None]:
     """Return a job function that runs a command of `flask`: `flask_command("send-digest", cron="0 7 * * *")`.
 
-    A command of a group is named with it, `flask_command("user create")`. The options are those of `@job`. The job's name
-    is `flask.` and the command's, with dots between its words, unless `name` is given. Arguments of the job are those of
-    the command, and its options are keywords: `create.enqueue("ada", admin=True, tags=["a", "b"])`. What the command prints
-    is logged, at level info, and at level warning if it goes to standard error. If the application has no such command, or
-    the command no such option, the job fails. Raises JobDefinitionError for options that `@job` refuses.
+    For a command in a group, include the group: `flask_command("user create")`. The options are those of `@job`. The job's
+    name is `flask.` followed by the command's words with dots between them, unless the options have a `name`. The job's
+    positional arguments are the command's arguments, its keywords the command's options:
+    `create.enqueue("ada", admin=True, tags=["a", "b"])`. The command's output is logged at level info, its standard error
+    at level warning. If the application has no such command, or the command no such option, the job fails. Raises
+    JobDefinitionError for options that `@job` refuses.
     """
     words = name.split()
     if not words:
@@ -39,7 +40,7 @@ def flask_command(name: str, /, **options: Any) -> JobFunction[..., None, None]:
 
 
 def _run(words: list[str], args: Sequence[Any], arguments: Mapping[str, Any]) -> None:
-    """Run a command of the application in whose context the job runs, or of one of Flask's extensions."""
+    """Run a command of the current application, or of one of Flask's extensions."""
     from click import ClickException
     from click.exceptions import Exit
     from flask import current_app
@@ -55,7 +56,7 @@ def _run(words: list[str], args: Sequence[Any], arguments: Mapping[str, Any]) ->
         raise ArgumentError(f"flask {' '.join(words)}: {error.format_message()}") from error
     except (Exit, SystemExit) as end:
         code = end.exit_code if isinstance(end, Exit) else end.code
-        if code:  # a command that ends itself with code 0 has succeeded
+        if code:  # a command that exits with code 0 has succeeded
             raise RuntimeError(f"flask {' '.join(words)} exited with {code}") from end
 
 
@@ -76,7 +77,7 @@ def _find(group: click.Group, words: list[str]) -> click.Command:
 
 
 def _options(command: click.Command, words: list[str], given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield keywords as the options of a command line."""
+    """Convert keyword arguments to command-line options."""
     from click import Option
 
     known = {option.name: option for option in command.params if isinstance(option, Option)}
@@ -102,5 +103,5 @@ def _option(option: click.Option, value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as it is written on a command line."""
+    """Convert a value to its form on a command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""`JobsFlask(app)`: views and commands of this application enqueue with its configuration."""
+"""`JobsFlask(app)`: let views and commands enqueue with this application's configuration."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ EXTENSION = "jobs"
 
 
 class JobsFlask:
-    """Ties `enqueue` to a Flask application. Make it once, then `init_app` each application that a factory makes.
+    """Connects `enqueue` with a Flask application. Create it once, and call `init_app` for each application of a factory.
 
-    The configuration is read at the first enqueue: jobs.toml, overridden by `JOBS_BACKEND` and the like in `app.config`,
-    overridden by the environment. Raises ConfigError then.
+    The first enqueue reads the configuration, and may raise ConfigError. `JOBS_BACKEND` and the like in `app.config`
+    override jobs.toml; the environment overrides both.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -29,7 +29,7 @@ class JobsFlask:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Tie one application."""
+        """Connect one application."""
         global _latest
         app.extensions[EXTENSION] = Tie(app)
         _latest = weakref.ref(app)
@@ -37,7 +37,7 @@ class JobsFlask:
 
 
 class Tie:
-    """One Flask application with its application of `jobs`, made at the first enqueue."""
+    """One Flask application and its `App`, which the first enqueue creates."""
 
     def __init__(self, app: Flask) -> None:
         self._flask = weakref.ref(app)
@@ -46,7 +46,7 @@ class Tie:
 
     @property
     def app(self) -> App:
-        """Return the application that enqueues for this Flask application: the same one for all threads."""
+        """Return the `App` that enqueues for this Flask application; all threads share it."""
         with self._lock:
             if self._app is None:
                 flask = self._flask()
@@ -60,7 +60,7 @@ _latest: weakref.ref[Flask] | None = None
 
 
 def _application() -> App | None:
-    """Return the application of the current context, or outside of any, the one that was tied last."""
+    """Return the `App` of the current Flask context; outside of a context, that of the application connected last."""
     from flask import current_app, has_app_context
 
     app = current_app if has_app_context() else _latest() if _latest is not None else None

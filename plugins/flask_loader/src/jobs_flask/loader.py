@@ -1,6 +1,7 @@
 """Find the jobs of a Flask application.
 
-They are in the modules that its factory imports, and in `jobs.py` and `tasks.py` of it and of its blueprints' packages.
+The jobs are in the modules that the application imports, and in `jobs.py` and `tasks.py` in the packages of the application
+and of its blueprints.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NAMES = ("jobs", "tasks")
 
 
 class FlaskLoader(JobLoader):
-    """Imports the application, then the modules of jobs beside it and its blueprints, then `modules`."""
+    """Imports the application, then the job modules beside it and beside its blueprints, then `modules`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -37,6 +38,6 @@ class FlaskLoader(JobLoader):
 
 
 def _beside(name: str) -> list[str]:
-    """Return the modules of jobs in a package, or in the package of a module. Top-level modules have none."""
+    """Return the job modules in a package, or in the package of a module; a top-level module has no package."""
     package = name if hasattr(sys.modules.get(name), "__path__") else name.rpartition(".")[0]
     return [f"{package}.{each}" for each in NAMES if package and importlib.util.find_spec(f"{package}.{each}")]

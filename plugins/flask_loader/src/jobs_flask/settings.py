@@ -1,4 +1,4 @@
-"""`JOBS_BACKEND` and the like in `app.config`, as values of the configuration of `jobs`."""
+"""Read `JOBS_BACKEND` and the like in `app.config` as our configuration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from flask import Flask
 
 NAME = "app.config"
-"""The name of the settings in errors."""
+"""The name of the settings in error messages."""
 
 
 def settings(app: Flask) -> dict[str, Any]:
-    """Return the JOBS_… settings of `app.config`, nested by `__` as in the environment.
+    """Return the JOBS_… settings of `app.config`; `__` separates levels, as in the environment.
 
     JOBS_CONFIG is left out, because it names a file.
     """

@@ -1,4 +1,4 @@
-"""Django's own task framework (`django.tasks`, Django 6.0 on) on the workers of `jobs`."""
+"""Django's own task framework (`django.tasks`, from Django 6.0 on) on our workers."""
 
 from .backend import TasksBackend
 from .definition import JobsTask, adopt

@@ -1,4 +1,4 @@
-"""`TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`: tasks are enqueued as jobs, on any of our backends."""
+"""Enqueue Django's tasks as jobs: `TASKS = {"default": {"BACKEND": "jobs_django.TasksBackend"}}`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .record import HEADER, Header, Stored, done, waiting
 
 
 class TasksBackend(BaseTaskBackend):
-    """Queues are topics. OPTIONS may hold retries, timeout, backoff, expires, unique and on_commit for all its tasks."""
+    """Enqueues tasks as jobs; queues are topics. OPTIONS may set retries, timeout, backoff, expires, unique and on_commit."""
 
     task_class = JobsTask
     supports_async_task = True
 
     @cached_property
     def _features(self) -> frozenset[str]:
-        return application().new_backend().features  # read while modules are imported, when there is no `current_app` yet
+        return application().new_backend().features  # Django reads it while it imports modules, before there is a `current_app`
 
     @property
     def supports_defer(self) -> bool:
@@ -88,11 +88,11 @@ class TasksBackend(BaseTaskBackend):
             raise InvalidTask(f"invalid topic name {reason!r}: use letters, digits, _, - and .")
 
     def get_result(self, result_id: str) -> TaskResult:
-        """Return the result of a task. One that was cancelled, or whose result has expired, no longer exists."""
+        """Return the result of a task; raise TaskResultDoesNotExist if it was cancelled or its result has expired."""
         try:
             record = current_app().find(str(result_id))
         except NotSupported as error:
-            raise NotImplementedError(str(error)) from None  # Django's interface requires this of a backend without results
+            raise NotImplementedError(str(error)) from None  # as Django's interface requires of a backend without results
         if record is None or record.state in (State.CANCELLED, State.UNKNOWN):
             raise TaskResultDoesNotExist(result_id)
         if record.state is State.DONE:
@@ -105,12 +105,12 @@ class TasksBackend(BaseTaskBackend):
 def _stored(record: JobRecord) -> Stored:
     value = current_app().stored_result(record.id, record.result or b"{}").get("value")
     if not isinstance(value, dict) or value.keys() != {field.name for field in dataclasses.fields(Stored)}:
-        raise TaskResultDoesNotExist(record.id)  # a job that is not a task
+        raise TaskResultDoesNotExist(record.id)  # the id is of a job that is not a task
     return Stored(**value)
 
 
 def _task(path: str, result_id: str) -> Task:
-    """Return the task of this path; if none is known yet, first import the apps' modules of tasks."""
+    """Return the task with this path; if it is unknown, import the apps' task modules first."""
     task = task_at(path)
     if task is None:
         for module in discover():

@@ -1,4 +1,4 @@
-"""Register each Django task as a job of ours under its path when it is declared, so that a worker knows it."""
+"""Register each Django task as a job, named by its path, when it is declared, so that workers know it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SCHEDULE = ("cron", "tz", "missed")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobsTask(Task):
-    """A task with the further options of `jobs`: `@task(retries=5, cron="0 7 * * *")`, from Django 6.1 on.
+    """A task with our options for jobs: `@task(retries=5, cron="0 7 * * *")`, from Django 6.1 on.
 
-    None means the value of the backend's OPTIONS. A task is not retried unless it asks for it: to Django, a task that
-    raised has failed.
+    None means the value in the backend's OPTIONS. Unless `retries` is set, a task is not retried, because Django regards a
+    task that raised as failed.
     """
 
     retries: int | None = None
@@ -36,7 +36,7 @@ class JobsTask(Task):
     missed: str | None = None
 
     def __post_init__(self) -> None:
-        Task.__post_init__(self)  # super() does not know the class that slots make
+        Task.__post_init__(self)  # super() fails here: with slots, the decorator replaces the class
         job_of(self)
 
 
@@ -45,7 +45,7 @@ _known: dict[str, tuple[object, Task, AnyJob]] = {}
 
 
 def job_of(task: Task) -> AnyJob:
-    """Return the job behind a task, registered the first time; raise JobDefinitionError for invalid options."""
+    """Return the job function behind a task, and register it the first time; raise JobDefinitionError for invalid options."""
     path, definition = task.module_path, _definition(task)
     if path not in _known or _known[path][0] != definition:
         _known[path] = definition, task, _register(task, path)
@@ -53,25 +53,25 @@ def job_of(task: Task) -> AnyJob:
 
 
 def task_at(path: str) -> Task | None:
-    """Return the task that was declared under this path. Nothing is imported because a message says so."""
+    """Return the task that was declared under this path. A path from a message must never cause an import."""
     found = _known.get(path)
     return found[1] if found else None
 
 
 def adopt(module: ModuleType) -> None:
-    """Make jobs of the tasks in a module that were declared for another backend."""
+    """Register the tasks in a module that were declared for another backend."""
     for value in vars(module).values():
         if isinstance(value, Task) and value.module_path not in _known:
             job_of(value)
 
 
 def ten_steps(priority: int) -> int:
-    """Convert −100…100 to 0…9 with the order kept; neighbours may share a step."""
+    """Convert a priority from −100…100 to 0…9; the order is kept, but neighbours may become equal."""
     return (priority - TASK_MIN_PRIORITY) * 10 // (TASK_MAX_PRIORITY - TASK_MIN_PRIORITY + 1)
 
 
 def _definition(task: Task) -> object:
-    """Return the part of a task that `using` does not change."""
+    """Return those properties of a task that `using` does not change."""
     return task.func, task.takes_context, [getattr(task, name, None) for name in (*OPTIONS, *SCHEDULE)]
 
 

@@ -1,4 +1,4 @@
-"""Convert the queue's record of a job to Django's TaskResult: the header in its envelope, its history, its result."""
+"""Convert a job's record to Django's TaskResult, from the header in its envelope, its history and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs_core import Message
 from jobs_core.backends.base import JobRecord, State
 
 HEADER = "django"
-"""The header of the envelope for facts that Django needs and we do not store elsewhere."""
+"""The envelope's header for values that Django needs and that are not stored elsewhere."""
 
 STATUS = {
     State.READY: TaskResultStatus.READY,
@@ -30,7 +30,7 @@ STATUS = {
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The exact values with which a task was enqueued: priorities are stored more coarsely, times relative."""
+    """The exact values with which a task was enqueued: the envelope has coarser priorities and relative times."""
 
     enqueued: float
     backend: str = DEFAULT_TASK_BACKEND_ALIAS
@@ -47,7 +47,7 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """The stored result of a job that is a task: all that remains of it when it is done."""
+    """The stored result of a task's job, which is all that remains when the job is done."""
 
     value: Any
     path: str
@@ -63,7 +63,7 @@ class Stored:
 
 
 def header(message: Message) -> Header:
-    """Return the header of a message; for one that the schedule or another producer wrote, as much as is known."""
+    """Return the header of a message; if the schedule or another producer wrote the message, only with the known values."""
     given = message.headers.get(HEADER)
     if isinstance(given, Mapping):
         return Header(**given)
@@ -77,7 +77,7 @@ def described(task: Task, head: Header) -> Task:
 
 
 def moment(at: float) -> datetime:
-    """Return a time as the project represents times: aware, or naive with USE_TZ = False."""
+    """Convert a Unix time to the project's representation: aware, or naive with USE_TZ = False."""
     found = datetime.fromtimestamp(at, timezone.utc)
     return found if settings.USE_TZ else make_naive(found, get_current_timezone())
 

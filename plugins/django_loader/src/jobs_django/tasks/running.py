@@ -1,4 +1,4 @@
-"""Run a task in a worker: with its context, its signals, and a record of the run as its result."""
+"""Run a task in a worker, with its context and signals, and record the run as its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def worker_id() -> str:
 
 
 def runner(task: Task) -> Callable[..., Any]:
-    """Return the function of the job behind a task. Its arguments are JSON, as Django's are, and are not converted."""
+    """Return the function of the job behind a task. Its arguments stay plain JSON, as in Django's own backends."""
     run = _coroutine(task) if iscoroutinefunction(task.func) else _plain(task)
     run.__module__, run.__name__, run.__qualname__ = task.func.__module__, task.func.__name__, task.func.__qualname__
     return run
@@ -67,7 +67,7 @@ def _coroutine(task: Task) -> Callable[..., Any]:
 
 
 class Running:
-    """One run of a task: the values of its context and its signals, and in the end the stored result."""
+    """One run of a task: the values for its context and signals, and at its end the stored result."""
 
     def __init__(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         job: JobContext = current_job()
@@ -93,7 +93,7 @@ class Running:
         self.context = (TaskContext(task_result=self.result),) if task.takes_context else ()
 
     def succeeded(self, value: Any) -> dict[str, Any]:
-        """Record the success; return the result as it is stored."""
+        """Record a success; return the result to store."""
         now = datetime.now(timezone.utc)
         self._end(TaskResultStatus.SUCCESSFUL, now, _return_value=value)
         return Stored(
@@ -121,4 +121,4 @@ class Running:
 
     def _end(self, status: TaskResultStatus, at: datetime, **more: Any) -> None:
         for name, value in {"status": status, "finished_at": at, **more}.items():
-            object.__setattr__(self.result, name, value)  # it is frozen; Django's own backends change it like this, too
+            object.__setattr__(self.result, name, value)  # the result is frozen; Django's own backends change it like this, too

@@ -1,4 +1,4 @@
-"""`manage.py jobs …`: all of the `jobs` command, with this project's settings."""
+"""`manage.py jobs …`: all of `jobsctl`, with this project's settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs_django import settings
 
 
 class Command(BaseCommand):
-    """Passes its arguments to `jobs`, options and `--help` included."""
+    """Passes its arguments to `jobsctl`, options and `--help` included."""
 
     help = "Background jobs: start, status, worker, topics and the rest of jobsctl; `manage.py jobs --help` lists them."
     requires_system_checks: list[str] = []  # noqa: RUF012 - Django's name and shape
