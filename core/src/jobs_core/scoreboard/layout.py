@@ -9,8 +9,8 @@ offset     size   content
                   byte first: FREE, RUNNING, or ENDED and not yet settled
 =========  =====  ==================================================================================
 
-An entry's state byte is written last when a job starts and first when it is settled, so that a reader who sees it set sees
-the entry whole. The file is allocated before it is mapped: a sparse map on a full disk ends in SIGBUS.
+An entry's state byte is written last when a job starts and first when it is settled, so that a reader that sees it set
+can read the whole entry. The file is allocated before it is mapped: a sparse map on a full disk ends in SIGBUS.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Earlier deaths of a worker that ran the job, started (monotonic), deadline (mono
 FREE, RUNNING, ENDED = 0, 1, 2
 
 MOST_ENDED = 1000
-"""Jobs that may have ended and wait for their settlement. Beyond that, no more are reserved ahead, see `LARGEST_BATCH`."""
+"""Number of entries for jobs that have ended and are not settled: as many as are reserved ahead, see `LARGEST_BATCH`."""
 
 MODES = ("sync", "threads", "async")
 
@@ -70,12 +70,12 @@ class Phase(enum.IntEnum):
 
 
 def entries(slots: int) -> int:
-    """Return the number of entries for a worker with so many slots; jobs that find no free entry share the last one."""
+    """Return the number of entries for a worker with `slots` slots; jobs that find no free entry share the last one."""
     return slots + max(slots, MOST_ENDED) + 1
 
 
 def size(slots: int) -> int:
-    """Return the size in bytes of a file for so many slots."""
+    """Return the size in bytes of the file of a worker with `slots` slots."""
     return ENTRIES + entries(slots) * ENTRY_SIZE
 
 

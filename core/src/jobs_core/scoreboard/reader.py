@@ -32,7 +32,7 @@ class RunEntry(Struct, frozen=True):
 
 
 class JobFigures(Struct):
-    """Runs of one job in one topic: by outcome, seconds, and a histogram of each (not cumulative)."""
+    """Figures of one job in one topic: runs by outcome, seconds run and waited, and a histogram of both (not cumulative)."""
 
     topic: str
     job: str
@@ -74,7 +74,7 @@ class WorkerHeader(Struct, frozen=True):
 
 
 class WorkerFile:
-    """One worker's file, mapped; reading costs no system call. Raises OSError, and ValueError for any other file."""
+    """One worker's file, mapped; reading costs no system call. Raises OSError, and ValueError if it is not a scoreboard."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,9 +108,7 @@ class WorkerFile:
         return self._in_state(RUNNING)
 
     def unsettled(self) -> Iterator[RunEntry]:
-        """Yield the jobs that have started and are not settled: running ones, and ended ones whose outcome is not yet
-        reported.
-        """
+        """Yield the jobs that have started and are not settled: running ones, then ended ones."""
         yield from self._in_state(RUNNING)
         yield from self._in_state(ENDED)
 
@@ -147,7 +145,7 @@ class WorkerFile:
 
 
 def total(rows: Iterable[JobFigures]) -> dict[tuple[str, str], JobFigures]:
-    """Sum up figures by topic and job. The given figures are not kept."""
+    """Sum up figures by topic and job. The given objects are not changed."""
     summed: dict[tuple[str, str], JobFigures] = {}
     for row in rows:
         key = (row.topic, row.job)

@@ -1,4 +1,4 @@
-"""The small JSON files beside the workers' own: their writers, and one reader for status, top, probes and metrics.
+"""The small JSON files beside the workers' scoreboard files, and one reader of all, for status, top, probes and metrics.
 
 =================  ==============================  =====================================================
 file               written by                      content
@@ -38,7 +38,7 @@ class ChildState(Struct):
     generation: int
     state: str  # starting | standby | serving | quiet | retiring | stopping | releasing (dead, its jobs not yet released)
     since: float
-    reason: str = ""  # why it ends: max_jobs, max_age, max_memory, reload, scale, shrink, stop
+    reason: str = ""  # why it is to end: max_jobs, max_age, max_memory, reload, scale, shrink, stop
     memory: int = 0  # resident bytes, as last read
 
 
@@ -54,14 +54,14 @@ class PoolState(Struct):
     wanted: int
     scaled: bool = False  # an operator set its size by hand
     restarts: dict[str, int] = {}  # why workers were replaced, and how often
-    failures: int = 0  # quick deaths in a row
-    next_start: float = 0.0  # back-off: no worker is started before
+    failures: int = 0  # consecutive rounds of quick deaths
+    next_start: float = 0.0  # back-off: no worker is started before this time
     cannot_boot: bool = False  # its last worker never started to serve
     last_error: str = ""
 
 
 class Crash(Struct):
-    """A worker that died although neither it nor the supervisor had decided on its end."""
+    """The crash of a worker: neither the worker nor the supervisor had decided to end it."""
 
     at: float
     owner: str
@@ -131,9 +131,9 @@ class Backlog(Struct):
     round_trip: float = 0.0  # its duration in seconds
     error: str = ""
     topics: dict[str, TopicState] = {}
-    unserved: dict[str, list[str]] = {}  # unserved topics in which jobs wait, or would; names of the jobs sent there
+    unserved: dict[str, list[str]] = {}  # topic that no pool serves → jobs enqueued to it by this application
     alerts: list[str] = []  # topics with an active alert
-    generation: int = 0  # of the code that counts
+    generation: int = 0  # of the housekeeper's code
 
 
 class Totals(Struct):
@@ -146,7 +146,7 @@ class Totals(Struct):
 
 
 class WorkerView(Struct):
-    """A worker: its own file beside the supervisor's record of it."""
+    """A worker, as its scoreboard file and the supervisor's record describe it."""
 
     file: str  # its name in run_dir/workers, the owner id with which it began
     header: WorkerHeader
@@ -157,7 +157,7 @@ class WorkerView(Struct):
 
 
 class Board(Struct):
-    """Everything at once. A missing file leaves its part None or empty."""
+    """The content of all files of an installation. A missing file leaves its part None or empty."""
 
     supervisor: SupervisorState | None = None
     backlog: Backlog | None = None
@@ -165,7 +165,7 @@ class Board(Struct):
     workers: list[WorkerView] = []
 
     def figures(self) -> list[JobFigures]:
-        """Return every row, of present and former workers."""
+        """Return the figures of all jobs, from current and former workers."""
         folded = set(self.totals.folded)
         living = (worker for worker in self.workers if worker.file not in folded)
         return [*self.totals.rows, *(row for worker in living for row in worker.figures)]
@@ -191,7 +191,7 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 
 def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
-    """Read everything; for each worker, the few jobs that have been running longest."""
+    """Read all files; of each worker's running jobs, keep the `most_entries` that have run longest."""
     board = Board(read(run_dir / STATE, SupervisorState), read(run_dir / BACKLOG, Backlog))
     children = {child.owner: child for child in board.supervisor.workers} if board.supervisor else {}
     for path in worker_files(run_dir):
@@ -208,8 +208,8 @@ def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
             file.close()
         child = children.get(path.name)
         board.workers.append(WorkerView(path.name, header, running[:most_entries], len(running), figures, child))
-    # Last: the totals include a worker that ends meanwhile before its file is removed, and it is not counted twice
-    # (`folded`).
+    # Last: if a worker ends meanwhile, it is in the totals before its file is removed, and `folded` keeps it from being
+    # counted twice.
     board.totals = read(run_dir / TOTALS, Totals) or board.totals
     return board
 

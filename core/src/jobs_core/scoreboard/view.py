@@ -1,4 +1,4 @@
-"""The state of a worker, for status, top, probes and metrics alike: the supervisor's record beside the worker's own."""
+"""The state of a worker that status, top, probes and metrics show, from the supervisor's record and the worker's file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def silence(lease: float) -> float:
 
 
 def shown_state(header: WorkerHeader, running: int, child: ChildState | None, monotonic: float, silent_after: float) -> str:
-    """Return one of SHOWN."""
+    """Return the state of a worker, one of SHOWN."""
     if child is None:
         return "lost"
     if child.state not in ("serving", "quiet"):

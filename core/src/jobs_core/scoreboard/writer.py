@@ -48,14 +48,14 @@ _WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
 class Scoreboard:
     """The state that a worker publishes.
 
-    `begin` and `end` belong to executors, any thread; all other methods to the courier.
+    Executors call `begin` and `end`, on any thread; the courier calls all other methods.
     """
 
     def begin(self, run: Run) -> None:
         """Record that a run starts; `run.started` is set."""
 
     def end(self, run: Run) -> None:
-        """Record that a run has ended. Until it is settled it counts as started: a death of the worker is charged to it."""
+        """Record that a run has ended. Until it is settled it counts as started: it is charged if the worker dies."""
 
     def settled(self, endings: Iterable[tuple[object, Run | None]]) -> None:
         """Record that the runs of these settlements are settled, or are no longer ours."""
@@ -70,10 +70,10 @@ class Scoreboard:
         """Count a run, noted before, that was faster than its job's `min_time`."""
 
     def note_unrun(self, topic: str, outcome: str) -> None:
-        """Count a job that ended without a run (unreadable, expired, or too many workers died with it); shown likewise."""
+        """Count a job that ended without a run (unreadable, expired, or many workers died with it); shown like `note`."""
 
     def publish(self) -> None:
-        """Show the counts."""
+        """Make the counts since the last call visible to readers."""
 
     def phase(self, phase: Phase) -> None:
         """Record that the worker enters another phase of its life."""
@@ -85,7 +85,7 @@ class Scoreboard:
         """Record that the worker continues under another owner id."""
 
     def close(self) -> None:
-        """Unmap the file; it stays for the repair."""
+        """Unmap the file, which the housekeeper later reads and removes."""
 
 
 NOWHERE = Scoreboard()
@@ -93,7 +93,7 @@ NOWHERE = Scoreboard()
 
 
 class FileScoreboard(Scoreboard):
-    """The implementation on a file. Raises OSError if the disk has no room for it."""
+    """A scoreboard in a file. Raises OSError if the disk has no room for it."""
 
     def __init__(self, path: Path, *, owner: str, pool: str, generation: int, mode: str, slots: int) -> None:
         size = layout.size(slots)
@@ -219,9 +219,8 @@ class FileScoreboard(Scoreboard):
 def start_ticks(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 if it does not exist.
 
-    With its id, this identifies a process for good.
-
-    A process that has ended and only waits to be reaped (a zombie) does not count: in a container it may never be reaped.
+    Together with the process id, this identifies a process even after the id is reused. A process that has ended and only
+    waits to be reaped (a zombie) does not count: in a container it may never be reaped.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

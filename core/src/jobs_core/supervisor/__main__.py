@@ -1,6 +1,6 @@
 """`python -m jobs_core.supervisor [--config FILE] [--ready-fd N] [--developing yes]`: the process that `jobsctl start` becomes.
 
-Not meant to be typed: `jobsctl start` first checks for the mistakes that a user may have made.
+Users do not type this command: `jobsctl start` first checks for the mistakes that a user may have made.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 class _Source:
-    """The source of the configuration, by the names that were given: each generation follows symbolic links anew."""
+    """The source of the configuration. It keeps names as given: each generation resolves symbolic links again."""
 
     def __init__(self, file: str | None, *, developing: bool = False) -> None:
         self._file = file
@@ -83,12 +83,12 @@ class _Source:
         self._directory = config_sources.working_directory()
         self._here = os.path.realpath(self._directory)
         self._settings = os.environ.get("JOBS_SETTINGS", "")
-        self.file = ""  # the one that was read last
+        self.file = ""  # the configuration file that was read last
         self._base_dir: Path | None = None  # of the serving generation
         self._path_entry = sys.path[0]  # the current directory: `python -m` has put it there
 
     def load(self) -> Effective:
-        """Read the configuration, and change to its directory, in which children start."""
+        """Read the configuration, and follow the working directory, in which children start, if its link has changed."""
         if self._settings:
             os.environ["JOBS_SETTINGS"] = self._settings
         effective = config_sources.load(self._file, cwd=None if self._settings else self._directory)
@@ -108,8 +108,10 @@ class _Source:
         return effective
 
     def load_again(self, wish: dict[str, Any], run_dir: Path) -> Config:
-        """Read the configuration for a reload, whose command may name another file; raise ConfigError if that means another
-        queue."""
+        """Read the configuration for a reload, whose command may name another file.
+
+        Raises ConfigError, also if the jobs would be in another queue.
+        """
         before = self._file, self._directory, self._settings, self._base_dir, self.file
         if "config" in wish:
             self._file, self._settings = wish["config"] or None, wish["settings"] or self._settings
@@ -137,7 +139,7 @@ class _Source:
 
 
 class _Ready:
-    """Tells the command that started this process in the background that it serves, or why not; once."""
+    """The report to the command that started this process in the background: it serves, or why not. Sent once."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -148,7 +150,7 @@ class _Ready:
     def __call__(self, error: str) -> None:
         if self._descriptor >= 0:
             os.write(self._descriptor, (error or "ready").encode()[:60_000])
-            if not error:  # else when this process ends: until then it holds the run directory
+            if not error:  # else it is closed when this process ends and unlocks the run directory
                 os.close(self._descriptor)
             self._descriptor = -1
 

@@ -27,11 +27,11 @@ class NotRunning(JobsError):
 
 
 class NoAnswer(JobsError):
-    """Raised when a supervisor is running, and has not answered in time."""
+    """Raised when a supervisor is running but has not answered in time."""
 
 
 class InAnotherNamespace(JobsError):
-    """Raised when the supervisor's process is invisible in this PID namespace: it cannot be signalled, nor its end be seen."""
+    """Raised when the supervisor's process is invisible in this PID namespace: it can be neither signalled nor watched."""
 
     def __init__(self, run_dir: Path, pid: int) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class InAnotherNamespace(JobsError):
 
 
 class Command:
-    """A command; `answer` it once, now or later."""
+    """A command, which must be answered once, at once or later."""
 
     def __init__(self, message: dict[str, Any], channel: Channel[dict[str, Any]], close: Callable[[], None]) -> None:
         self.message = message
@@ -54,7 +54,7 @@ class Command:
 
 
 class ControlSocket:
-    """The supervisor's side. Raises OSError if the socket cannot be made."""
+    """The supervisor's end of the socket. Raises OSError if the socket cannot be created."""
 
     def __init__(self, loop: Loop, run_dir: Path, obey: Callable[[Command], None]) -> None:
         self._loop = loop
@@ -135,7 +135,7 @@ def ask(run_dir: Path, message: dict[str, Any], timeout: float | None = 10.0) ->
 
 
 def number_here(run_dir: Path, told: int) -> int:
-    """Return the supervisor's process id in this PID namespace; `told` is the one in its own.
+    """Return the supervisor's process id in this PID namespace; `told` is its process id in its own namespace.
 
     The kernel translates the process id of the other end of a connection. A supervisor that does not listen yet is found by
     the file that it has open. Raises InAnotherNamespace.

@@ -27,14 +27,14 @@ REVIVE_AFTER = 5.0
 
 
 MOST_FAILURES = 5
-"""Consecutive children of a kind that die, or cannot be started, before a first start is given up."""
+"""Number of consecutive children of a kind that die, or cannot be started, before a first start is given up."""
 
 
 class Generations:
-    """Begins generations, revives a lost template, and conducts reloads. Belongs to the supervisor's loop.
+    """The generations of the code: their start, the replacement of a lost template, reloads. For the supervisor's loop.
 
-    `on_ready` is called when the serving generation's template is ready, `on_hopeless` when the first one never will be,
-    `on_replaced` when a reload has succeeded, `on_settled` when one has succeeded or failed.
+    `on_ready` is called when the serving generation's template is ready, `on_hopeless` if the first template cannot become
+    ready, `on_replaced` when a reload has succeeded, `on_settled` when a reload has succeeded or failed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Generations:
 
     @property
     def number(self) -> int:
-        """The number of the serving generation, or 0."""
+        """Return the number of the serving generation, or 0."""
         return self.generation.number if self.generation else 0
 
     @property
@@ -154,7 +154,7 @@ class Generations:
             self._loop.after(pause, functools.partial(self._revive, generation))
 
     def _revive(self, generation: Generation) -> None:
-        """Import the same generation's code anew; its workers do not notice."""
+        """Start another template for the same generation; its workers are not affected."""
         if self.closing or generation not in (self.generation, self._reload and self._reload.old):
             return
         try:
@@ -167,7 +167,7 @@ class Generations:
     # -- reloads ---------------------------------------------------------------------------------
 
     def reload(self, command: Command | None = None) -> None:
-        """Begin a reload; one that is requested during another follows it."""
+        """Begin a reload; if one is in progress, begin another after it."""
         if self._reload is not None:
             self._again = True
             self._next_commands += [command] if command else []
@@ -203,7 +203,7 @@ class Generations:
             self._refuse(result)
 
     def _adopt(self, generation: Generation) -> None:
-        """Make new processes of this generation from now on."""
+        """Start new processes from this generation from now on."""
         self.generation, self.config = generation, generation.config
         self._pools.adopt(generation.config)
 
@@ -233,7 +233,7 @@ class Generations:
         self._settle(error)
 
     def _settle(self, error: str) -> None:
-        """Answer the commands that requested the reload, and begin the one that was requested meanwhile."""
+        """Answer the commands that requested the reload, and begin the reload that was requested meanwhile."""
         commands, self._commands = self._commands, []
         for command in commands:
             command.answer(done=not error, error=error, generation=self.number)
@@ -248,8 +248,9 @@ class Generations:
 class Reload:
     """One reload in progress. `advance` is called whenever something has changed.
 
-    New code runs beside the old, is proved by one worker of each pool, then rolled out; it is refused if it cannot be
-    imported or no worker starts. The old generation serves until the new one does, and takes over again if that fails.
+    One worker of each pool tries the new code beside the old; then all workers are replaced. The new code is refused if it
+    cannot be imported or a pool's worker cannot start. The old generation serves until the new one does, and continues if
+    the reload fails.
     """
 
     def __init__(self, old: Generation, new: Generation, pools: Callable[[], Iterable[WorkerPool]]) -> None:
@@ -259,7 +260,7 @@ class Reload:
         self._pools = pools
 
     def imported(self, adopt: Callable[[], None]) -> None:
-        """Replace one worker of each pool: the new template is ready."""
+        """Replace one worker of each pool, now that the new template is ready."""
         adopt()
         self.step = "proving"
         for pool in self._pools():
@@ -292,7 +293,7 @@ class Reload:
         return not left and all(pool.is_up() for pool in pools)
 
     def abandon(self) -> None:
-        """Give the new code up: workers that were to leave for it stay."""
+        """Give up the new code: stop its workers, and keep those of the old code that it was to replace."""
         for pool in self._pools():
             for worker in pool.outgoing:
                 if worker.leaving == "reload":

@@ -1,6 +1,6 @@
-"""The children of which there is one each: the housekeeper, the HTTP child, a broker.
+"""The helpers, children of which one process each is kept running: the housekeeper, the HTTP child, and each broker.
 
-Each is started, restarted after a back-off when it dies, and stopped here.
+Each is started here, restarted after a back-off when it dies, and stopped.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .system.loop import Loop
 from .system.messages import Failed, FromChild, Ready, Stop, WorkerSpec
 
 PATIENCE = 3.0
-"""Seconds that a stop gives each of them."""
+"""Seconds that helpers have to stop before they are killed."""
 
 
 class Helper:
-    """Keeps one child of a kind running. Belongs to the supervisor's loop."""
+    """A child that is kept running. Belongs to the supervisor's loop."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Helper:
         self.renewing = False
         self._loop = loop
         self._make = make
-        self._obeys = obeys  # its control channel; otherwise it is stopped by TERM
+        self._obeys = obeys  # the child reads its control channel; otherwise TERM stops it
         self._on_message = on_message
         self._on_up = on_up
         self._on_down = on_down
@@ -65,11 +65,11 @@ class Helper:
 
     @property
     def failures(self) -> int:
-        """Consecutive quick deaths."""
+        """Return the number of consecutive quick deaths."""
         return self._backoff.failures
 
     def start(self) -> None:
-        """Start it, unless it is running. If `make` returns None, nothing runs until the next call."""
+        """Start the child, unless it is running. If `make` returns None, no child runs until the next call."""
         if self.child is not None or self.stopping:
             return
         if self._backoff.left() > 0:
@@ -96,7 +96,7 @@ class Helper:
             self._on_message(message)
 
     def ended(self, ended: Ended) -> None:
-        """React to its end: start a new one, unless it was to stop."""
+        """React to the child's end: start a new one, unless it was told to stop."""
         self.child, was_up, self.up = None, self.up, False
         if was_up:
             self._on_down()
@@ -114,7 +114,7 @@ class Helper:
         self._on_failure()
 
     def failed_to_start(self, error: str) -> None:
-        """Try again after a back-off: the template could not start it."""
+        """Try again after a back-off: the template could not start the child."""
         self.child = None
         self.error = error
         self._backoff.died(None)
@@ -122,12 +122,12 @@ class Helper:
         self._on_failure()
 
     def stop(self) -> None:
-        """Ask it to stop, for good."""
+        """Ask the child to stop; it is not restarted."""
         self.stopping = True
         self._ask_to_stop()
 
     def renew(self) -> None:
-        """Replace it, after a reload. One that is not running is started if it is wanted now."""
+        """Replace the child after a reload; if it is not running, start it in case it is configured now."""
         if self.child is None:
             self.start()
         else:
@@ -189,7 +189,7 @@ def broker(
 ) -> Helper:
     """Return the helper for a program that a plugin wants run beside the workers.
 
-    The program reports that it serves by a byte on a pipe.
+    The program writes a byte to a pipe once it serves.
     """
 
     def make(helper: Helper) -> Child:
@@ -219,7 +219,7 @@ def broker(
 
 
 def stop_all(helpers: Sequence[Helper], brokers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
-    """Stop helpers, then the brokers that they need; kill one that does not stop in time."""
+    """Stop helpers, then the brokers that they need; kill those that do not stop within PATIENCE seconds. Then call `then`."""
     for helper in helpers:
         helper.stop()
     when_gone(helpers, loop, lambda: _end_brokers(brokers, loop, then))
@@ -232,7 +232,7 @@ def _end_brokers(brokers: Sequence[Helper], loop: Loop, then: Callable[[], None]
 
 
 def when_gone(helpers: Sequence[Helper], loop: Loop, then: Callable[[], None]) -> None:
-    """Call `then` when all are gone."""
+    """Call `then` when all helpers have ended; kill the remaining ones after PATIENCE seconds."""
 
     def kill() -> None:
         for helper in helpers:

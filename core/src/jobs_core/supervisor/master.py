@@ -44,7 +44,7 @@ LAST_REPAIRS = 5.0
 
 
 class Supervisor:
-    """Starts, watches, reloads and stops all processes of an installation. `run` returns the exit code."""
+    """The supervisor, which starts, watches, reloads and stops all processes of an installation."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Supervisor:
         self._pid_file = pid_file
         self._config_file = config_file
         self._on_ready = on_ready
-        self._awaited = awaited  # a command waits for `on_ready`: give up a start that fails, instead of retrying
+        self._awaited = awaited  # a command waits for `on_ready`: a start that fails is given up, not retried
         self._loop = Loop()
         self._pools = Pools(self._new_pool)
         self._log = collector_of(self._loop, lambda child: self._pools.job_of(child, run_dir))
@@ -86,8 +86,8 @@ class Supervisor:
         self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._generations.config.lease))
         log = str(config.base_dir / config.logs.file) if config.logs.file else ""
         self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend, log=log)
-        self._backlog: dict[str, tuple[int, float | None]] = {}  # by topic: ready jobs, and the age of the oldest
-        self._suspicious: dict[str, RanTooFast] = {}  # by job: not yet passed on to a housekeeper
+        self._backlog: dict[str, tuple[int, float | None]] = {}  # topic → ready jobs, age of the oldest
+        self._suspicious: dict[str, RanTooFast] = {}  # job → report for the next housekeeper
         self._quiet = False
         self._served = False
         self._stopping = ""  # stop | exit
@@ -142,7 +142,7 @@ class Supervisor:
         self._changed()
 
     def _take_over_leftovers(self) -> None:
-        """Kill the workers that a killed supervisor has left, and have their jobs released."""
+        """Kill the workers that a killed supervisor has left behind, and have their jobs released."""
         deadline = time.monotonic() + 2.0
         for path in state.worker_files(self._run_dir):
             try:
@@ -184,7 +184,7 @@ class Supervisor:
             self._pools.balance()
 
     def _renew_helpers(self) -> None:
-        """Replace the helpers after a reload: they, too, are to run the new code."""
+        """Replace the helpers after a reload, so that they run the new code, too."""
         self._housekeeper.renew()
         self._http.renew()
 
@@ -216,7 +216,7 @@ class Supervisor:
                     self._watchdog.backend_answers()
 
     def _alert(self, found: RanTooFast) -> None:
-        """Have the housekeeper send an alert, at once or when there is one: workers may be quicker to start."""
+        """Have the housekeeper send an alert, or keep it until a housekeeper is ready: workers may start sooner."""
         self._suspicious[found.job] = found
         if self._housekeeper.child is not None:
             self._tell_suspicious(self._housekeeper.child)
@@ -248,7 +248,7 @@ class Supervisor:
         self._snapshot.keep()
         self._notifier.beat()
         if not self._stopping and not self._pid_file.is_ours(self._run_dir):
-            # No command could find this supervisor again, and a second one would start beside it.
+            # No command could find this supervisor again, and a second supervisor could start beside it.
             events.emit(events.RunDirGone(str(self._run_dir)))
             self._stop("stop")
 
@@ -331,7 +331,7 @@ class Supervisor:
     # -- stopping ---------------------------------------------------------------------------------
 
     def _stop(self, how: str) -> None:
-        """Begin to stop, or hasten it."""
+        """Begin to stop (`stop` lets jobs finish, `exit` kills them), or turn a stop in progress into an exit."""
         if self._stopping == how or self._stopping == "exit":
             return
         first, self._stopping = not self._stopping, how
@@ -345,7 +345,7 @@ class Supervisor:
         self._changed()
 
     def _check_end(self) -> None:
-        """Once all workers are gone, stop the helpers, then the brokers that those need."""
+        """Once all workers are gone, stop the helpers, then the brokers that the helpers need."""
         if self._ended or not self._pools.are_gone():
             return
         self._ended = True

@@ -35,7 +35,7 @@ def watchdog_of(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Notifier:
-    """Reports the state of the service. Never blocks and never raises: a manager that hangs must not stop jobs."""
+    """The connection to systemd. It never blocks and never raises: a manager that hangs must not stop jobs."""
 
     def __init__(self, address: str | None, watchdog: float | None = None) -> None:
         self.watchdog = watchdog
@@ -56,19 +56,19 @@ class Notifier:
         return made
 
     def ready(self, status: str = "") -> None:
-        """Report that it serves: after the start, and again after each reload."""
+        """Report that the service is ready, after the start and again after each reload."""
         self._send("READY=1", *_status(status))
 
     def reloading(self) -> None:
-        """Report that it is loading a new configuration; `ready` follows."""
+        """Report that the service is loading a new configuration; `ready` follows."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str = "", extend: float = 0.0) -> None:
-        """Report that it is stopping, and may take `extend` seconds from now, whatever TimeoutStopSec says."""
+        """Report that the service is stopping, and may take `extend` seconds from now, whatever TimeoutStopSec says."""
         self._send("STOPPING=1", *_extension(extend), *_status(status))
 
     def extend(self, seconds: float) -> None:
-        """Let a start, reload or stop take this long from now."""
+        """Allow the start, reload or stop in progress to take `seconds` seconds from now."""
         self._send(*_extension(seconds))
 
     def status(self, text: str) -> None:
@@ -76,14 +76,14 @@ class Notifier:
         self._send(*_status(text))
 
     def beat(self) -> None:
-        """Report that it is alive; call it at any rate: it sends three times in the time that the watchdog allows."""
+        """Report that the service is alive, at most three times per watchdog interval, however often this is called."""
         if self.watchdog is None or time.monotonic() < self._beat_at:
             return
         if self._send("WATCHDOG=1"):
             self._beat_at = time.monotonic() + self.watchdog / 3
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Close the socket; later calls send nothing."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -30,7 +30,7 @@ class AlreadyRunning(JobsError):
 class OfAnotherUser(JobsError):
     """Raised when a run directory cannot be read, since it belongs to another user.
 
-    `pid` is the supervisor there; None if it is unknown, and so is whether one is running.
+    `pid` is the supervisor's process; None if it is unknown whether one is running.
     """
 
     def __init__(self, run_dir: Path, user: str, pid: int | None) -> None:
@@ -45,7 +45,7 @@ class OfAnotherUser(JobsError):
 
 
 class PidFile:
-    """The supervisor's hold on its run directory. The descriptor must not be kept by any child: it keeps the lock."""
+    """The supervisor's lock on its run directory. No child may keep the descriptor, since it would keep the lock."""
 
     def __init__(self, run_dir: Path) -> None:
         """Lock the file. Raises AlreadyRunning, and OSError if the file cannot be used."""

@@ -1,4 +1,4 @@
-"""state.json: the supervisor's published state, written on a change, and now and then to show that it is alive."""
+"""state.json: the supervisor's published state, written on a change, and every 5 s to show that the supervisor is alive."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SHORTEST = 0.05
 """Least number of seconds between two writes, however much changes."""
 
 LONGEST = 4.0
-"""Seconds after which it is written although nothing has changed: readers take an old file as a sign of a hung supervisor."""
+"""Seconds after which an unchanged state is written again: readers take an old file as a sign of a hung supervisor."""
 
 
 class Snapshot:
-    """Writes state.json. Belongs to the supervisor's loop."""
+    """The writer of state.json. Belongs to the supervisor's loop."""
 
     def __init__(
         self,
@@ -54,17 +54,17 @@ class Snapshot:
         self._broken = ""
 
     def changed(self) -> None:
-        """Have the changed state written soon."""
+        """Have the changed state written, within SHORTEST seconds."""
         if self._timer is None:
             self._timer = self._loop.after(self._written + SHORTEST - time.monotonic(), self._write)
 
     def keep(self) -> None:
-        """Write it if the last one is old; called every second."""
+        """Write the file if the last one is older than LONGEST seconds; called every second."""
         if time.monotonic() - self._written > LONGEST:
             self.changed()
 
     def close(self) -> None:
-        """Write it for the last time."""
+        """Write the file for the last time."""
         self._write()
 
     def _write(self) -> None:

@@ -1,4 +1,4 @@
-"""Watch how far behind the topics are, and alert people: once it has lasted, not too often, and when it is over."""
+"""Watch the backlogs of topics, and alert people: when one has lasted `after` seconds, again after `repeat`, and at its end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _TopicState:
 
 
 class TopicAlerts:
-    """The alerts of an installation. The housekeeper's loop passes counts; channels have their own threads, so it never blocks.
+    """The alerts of an installation. The housekeeper's loop calls it and never blocks: channels have their own threads.
 
     `notify` calls a hook, `plugins.notify` by default. Raises ConfigError or PluginError for unusable channels.
     """
@@ -58,14 +58,14 @@ class TopicAlerts:
         self._config = config
         self._notify = notify or plugins.notify
         self._watches = {topic: _TopicState() for topic in watched(config)}
-        self._too_fast: dict[str, float] = {}  # jobs, and when the last alert was sent
+        self._too_fast: dict[str, float] = {}  # job → when its last alert was sent
         self._senders = [
             Sender(name, channel, config.alerts.channels[name]) for name, channel in channels(config, plugins).items()
         ]
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics whose counts are needed."""
+        """Return the topics whose counts are needed."""
         return tuple(self._watches)
 
     def check(self, now: float, counts: Mapping[str, Counts]) -> None:
@@ -130,7 +130,7 @@ class TopicAlerts:
 
 
 def ineffective_limits(config: Config, backend: Backend) -> list[str]:
-    """Return warnings for limits that would never alert, as this backend lacks the figure; each with an alternative."""
+    """Return a warning, with an alternative, for each limit that would never alert because the backend lacks its figure."""
     if "ages" in backend.features:
         return []
     return [
@@ -147,9 +147,9 @@ def watched(config: Config) -> list[str]:
 
 
 def channels(config: Config, plugins: Plugins) -> dict[str, AlertChannel]:
-    """Make the configured channels, by name. Raises ConfigError or PluginError, which name the key and the fix.
+    """Create the configured channels, by name. Raises ConfigError or PluginError, which name the key and the fix.
 
-    The kind of a channel is its key `kind`, else the name of its table: so there can be several channels of a kind.
+    The kind of a channel is its key `kind`, else the name of its table. With `kind`, there can be several of a kind.
     """
     made: dict[str, AlertChannel] = {}
     for name, settings in config.alerts.channels.items():

@@ -1,7 +1,7 @@
 """The housekeeper: the one child of a supervisor that talks to the backend on behalf of the installation.
 
 It releases a dead worker's jobs, maintains the backend, counts jobs, ticks the schedule and raises alerts. If the backend
-hangs, only the housekeeper hangs with it. Every machine may run one: everything it does may be done twice.
+hangs, only the housekeeper hangs with it. Each machine may run a housekeeper, so everything that it does may be done twice.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ CLEANING_INTERVAL = 3600.0
 """Seconds between two cleanings of the payload store. They run on a thread of their own: the store may be far away."""
 
 SURVEY_SHARE = 0.02
-"""Share of the time that is spent at most on topics that are neither served nor configured here: there may be thousands."""
+"""Largest share of time for counting topics that are neither served nor configured here: there may be thousands."""
 
 UNLISTED_INTERVAL = 10.0
-"""Seconds between two such counts if a backend cannot list its topics: RabbitMQ logs an error for each without a queue."""
+"""Seconds between two such counts if a backend cannot list its topics: RabbitMQ logs an error for a topic without a queue."""
 
 SCHEDULE = "schedule.json"
 
 
 class Housekeeper:
-    """See the module. The main thread works; another thread listens to the supervisor, and outlives it for a moment."""
+    """The housekeeper. Its main thread works; another thread listens to the supervisor, and kills the workers if that dies."""
 
     def __init__(self, app: App, channel: Channel[ToHousekeeper], run_dir: Path, generation: int = 0) -> None:
         self._app = app
@@ -72,7 +72,7 @@ class Housekeeper:
         self._destinations = app.destinations()
         self._others: dict[str, Counts] = {}  # topics that are not in `_topics`, as of the last survey
         self._told_unlisted = False
-        self._told_unserved: dict[str, bool] = {}  # by topic: whether jobs waited when the warning was logged
+        self._told_unserved: dict[str, bool] = {}  # topic → whether jobs waited when the warning was logged
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
         self._alerts = TopicAlerts(app.config, app.plugins)
@@ -98,7 +98,7 @@ class Housekeeper:
         while True:
             order, _ = self._channel.receive()
             if order is None:
-                if linux.is_child_of(self._supervisor):  # it is alive, and does not know of this process
+                if linux.is_child_of(self._supervisor):  # it is alive, but does not know this process
                     os._exit(1)
                 self._kill_all()
             elif isinstance(order, Stop):
@@ -240,7 +240,7 @@ class Housekeeper:
         self._next_survey = now + max(least, (now - begin) / SURVEY_SHARE)
 
     def _listed(self) -> list[str]:
-        """Return the topics of the backend. Other programs may write into it: invalid names must not delay a repair."""
+        """Return the backend's topics with valid names; invalid ones, of other programs, must not delay repairs."""
         try:
             return [topic for topic in self._backend.topics() if isinstance(topic, str) and topic_error(topic) is None]
         except BackendUnavailable:

@@ -20,7 +20,7 @@ MOST_JOBS = 20
 
 
 class Found(Struct, frozen=True):
-    """The content of its files."""
+    """The facts that a dead worker's files contain."""
 
     owner: str
     started: list[str]  # the jobs that are charged
@@ -29,7 +29,7 @@ class Found(Struct, frozen=True):
 
 
 def describe(path: Path, repair: Repair) -> Found:
-    """Read a dead worker's files. A worker that never wrote any had no jobs; its name is its owner id."""
+    """Read a dead worker's files. If there are none, it had no jobs, and the file's name is its owner id."""
     owner, pool, pid, charge = path.name, "", 0, False
     unsettled: list[RunEntry] = []
     try:
@@ -72,7 +72,7 @@ def describe(path: Path, repair: Repair) -> Found:
 def charged(running: Iterable[RunEntry], culprit: str = "") -> list[str]:
     """Return the jobs that are charged with a worker's death, out of those that had started and were not settled.
 
-    These are the job that it was killed for; else the suspects, which run beside others to be told apart; else all.
+    If it was killed for a job, only that job is charged. Otherwise the suspects are, if any had started; otherwise all jobs.
     """
     if culprit:
         return [culprit]

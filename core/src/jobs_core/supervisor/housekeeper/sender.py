@@ -1,4 +1,4 @@
-"""Send alerts to one channel: on one thread, which lives while there is something to send, with a bounded queue."""
+"""Send alerts to one channel from a bounded queue, on a thread that exists only while there are alerts to send."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sender:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[str, str, dict[str, Any]]] = {}  # topic: title, text, facts
         self._thread: threading.Thread | None = None
-        self._began = 0.0  # when the current alert was taken
+        self._began = 0.0  # monotonic: when sending the current alert began
         self._failing = False
 
     def send(self, topic: str, title: str, text: str, facts: dict[str, Any]) -> None:
@@ -48,14 +48,14 @@ class Sender:
                 self._thread.start()
 
     def check(self) -> None:
-        """Log it if the channel hangs; called now and then."""
+        """Log that the channel hangs, if it does; called about once a second."""
         with self._lock:
             hangs = self._thread is not None and time.monotonic() - self._began > PATIENCE + _GRACE
         if hangs:
             self._failed(f"did not return within {PATIENCE:g} s")
 
     def wait(self, patience: float) -> bool:
-        """Wait until nothing is being sent, for `patience` seconds at most; return whether that is so."""
+        """Wait until all alerts are sent, for `patience` seconds at most; return whether they are."""
         thread = self._thread
         if thread is not None:
             thread.join(patience)

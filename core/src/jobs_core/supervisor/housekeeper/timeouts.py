@@ -1,8 +1,8 @@
-"""Settle a job whose worker had to be killed for the job's timeout: the run was an attempt.
+"""Settle a job whose worker had to be killed for the job's timeout: the run counts as an attempt.
 
-The courier does this by itself wherever it can (`Courier._end_stubborn`). Code that holds the interpreter stops the courier,
-too; then the housekeeper claims the job from the dead owner and settles it. If the backend cannot do that (`claim`), the
-worker's death is counted instead, as for any crash.
+The courier does this by itself if it can (`Courier._end_stubborn`). Code that holds the GIL stops the courier, too; then
+the housekeeper claims the job from the dead owner and settles it. If the backend lacks `claim`, the worker's death is
+counted instead, as for any crash.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...worker.settlements import push_followups
 def settle(app: App, backend: Backend, owner: str, job_id: str, reason: str, stacks: str) -> bool:
     """Settle a dead owner's run as timed out; return False if that is impossible, or the job is not the owner's.
 
-    May be done twice. Raises BackendUnavailable, and the backend's other errors.
+    A second call does no harm. Raises BackendUnavailable, and the backend's other errors.
     """
     try:
         record = backend.get(job_id)

@@ -1,8 +1,8 @@
 """Counters outlive their worker: they are added to `totals.json` before the worker's file is removed.
 
 The order keeps counters from ever going back or counting twice: first the totals are written, with the file's name in
-`folded`, then the file is removed. The name is kept for long enough: a reader may have seen the file just before it reads
-the totals.
+`folded`, then the file is removed. The name is kept for the next REMEMBERED files, because a reader may have read the file
+before it reads the totals.
 """
 
 from __future__ import annotations

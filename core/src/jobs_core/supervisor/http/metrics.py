@@ -26,10 +26,10 @@ STALE = 5.0
 """Seconds without a round trip after which the backend counts as down."""
 
 FORGOTTEN = 30.0
-"""Seconds after which counts of topics are left out: no figure is better for an autoscaler than an old one."""
+"""Seconds after which counts of topics are left out: for an autoscaler, an old figure is worse than none."""
 
 REST = "(other)"
-"""Topic and job of runs that found no place in a worker's table of 64."""
+"""Topic and job label of runs for which a worker's table of 64 rows has no room."""
 
 Kind = Literal["counter", "gauge", "histogram", "info"]
 Labels = tuple[tuple[str, str], ...]
@@ -58,7 +58,7 @@ def exposition(board: Board, *, lease: float, openmetrics: bool) -> str:
 
 
 def families(board: Board, lease: float) -> Iterator[Family]:
-    """Return every metric; one without any data has no samples."""
+    """Yield every metric; a metric without data has no samples."""
     it = board.supervisor
     yield from _of_jobs(total(board.figures()).values())
     yield Family(

@@ -1,6 +1,6 @@
 """The HTTP child: probes for alive, ready and started, and the metrics, all from the scoreboard alone.
 
-A broker that hangs makes the supervisor not ready, but never not alive: a restart would not help.
+While the broker hangs, the ready probe fails, but the alive probe does not: a restart would not help.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _answer(request: Request, checks: Iterable[Check]) -> Response:
 
 
 class Checks:
-    """The checks of each probe; every call reads the files anew."""
+    """The checks of each probe; every call reads the files again."""
 
     def __init__(self, run_dir: Path, lease: float) -> None:
         self._run_dir = run_dir

@@ -22,7 +22,7 @@ from ...config_rules import parse_listen
 from ...errors import ConfigError
 
 MOST_CONNECTIONS = 64
-"""Beyond it, the newest replaces the oldest: slow clients cannot keep a probe out."""
+"""Largest number of connections; a new one then replaces the oldest, so that slow clients cannot block a probe."""
 
 LONGEST_REQUEST = 8192
 REQUEST_PATIENCE = 5.0
@@ -35,7 +35,7 @@ _REASONS = {
 
 
 class ListenError(ConfigError):
-    """Raised when `http.listen` is not an address, or one that cannot be used."""
+    """Raised when `http.listen` is not a valid address, or cannot be used."""
 
 
 class Request(Struct):
@@ -65,7 +65,7 @@ Handler = Callable[[Request], Response]
 def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
     """Return a listening socket for `HOST:PORT`, `[IPv6]:PORT` or `unix:PATH` (relative to `base_dir`).
 
-    Raises ListenError. A unix socket is for its user alone, and replaces one on which no process listens any more.
+    Raises ListenError. Only this user can connect to a unix socket; it replaces one on which no process listens any more.
     """
     try:
         address = parse_listen(listen)
@@ -125,7 +125,7 @@ def _answers(path: Path) -> bool:
 
 
 class Server:
-    """Serves a listening socket for ever. `handlers` maps a path to the function that makes the response."""
+    """A server on a listening socket. `handlers` maps a path to the function that makes the response."""
 
     def __init__(self, listening: socket.socket, handlers: Mapping[str, Handler]) -> None:
         self._listening = listening

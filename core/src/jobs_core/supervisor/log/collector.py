@@ -12,9 +12,9 @@ from .writer import LogWriter
 
 
 class LogCollector:
-    """Collects the lines of all processes; leaves them in the pipes while standard error accepts none.
+    """The collector of all processes' lines. Belongs to the supervisor's loop.
 
-    Belongs to the supervisor's loop.
+    It leaves lines in the children's pipes while standard error does not accept them.
     """
 
     def __init__(self, loop: Loop, writer: LogWriter, settings: Logs, job_of: Callable[[Child], dict[str, str]]) -> None:
@@ -46,7 +46,7 @@ class LogCollector:
         self._watch()
 
     def tick(self) -> None:
-        """Try waiting lines again, as a full disk may have room; called every second."""
+        """Try again to write waiting lines, as a full disk may have room now; called every second."""
         if self._writer.waiting():
             self._writer.flush()
 

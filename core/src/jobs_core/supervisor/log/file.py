@@ -126,7 +126,7 @@ class LogFile:
         except OSError as error:
             self.write(self._note(f"{self._path} cannot be reopened, continuing in the old file: {error.strerror}"))
             return
-        if self._begun:  # move a line that the old file has no room for to the new one as a whole
+        if self._begun:  # the old file has no room for a line: move the whole line to the new file
             with contextlib.suppress(OSError):
                 if os.fstat(previous).st_size == size:
                     os.ftruncate(previous, size - len(self._begun))
@@ -148,7 +148,7 @@ class LogFile:
             self._shift()
             self._fd = self._open()
         except OSError as error:
-            self._rotate_at = self._size + max(self._max_size // 10, 1)  # until another attempt
+            self._rotate_at = self._size + max(self._max_size // 10, 1)  # the size at which to try again
             with contextlib.suppress(OSError):
                 self._size += os.write(self._fd, self._note(f"{self._path} cannot be rotated: {error.strerror}"))
             return

@@ -27,7 +27,7 @@ LAST_PATIENCE = 1.0
 
 
 class LogStream:
-    """Writes whole lines to a descriptor that is shared with other processes."""
+    """A writer of whole lines to a descriptor that is shared with other processes."""
 
     def __init__(self, fd: int, note: Callable[[str], bytes]) -> None:
         self._note = note
@@ -38,7 +38,7 @@ class LogStream:
         self._fd = fd  # watched and written
         self._own = -1  # to be closed at the end
         self._socket: socket.socket | None = None
-        self._watched = False  # whether readiness has a meaning: a file is always ready
+        self._watched = False  # whether polling is useful: a file is always ready
         self._write = self._writer(fd)
 
     def _writer(self, fd: int) -> Callable[[bytes], int]:

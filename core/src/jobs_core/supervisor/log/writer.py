@@ -16,7 +16,7 @@ from .stderr import LogStream
 
 
 class LogWriter:
-    """Writes whole lines to the file `logs.file`, or to standard error. Raises ConfigError if the file cannot be opened."""
+    """A writer of whole lines to the file `logs.file` or to standard error. Raises ConfigError for an unusable file."""
 
     def __init__(self, settings: Logs, base_dir: Path) -> None:
         def note(text: str) -> bytes:
@@ -58,7 +58,7 @@ class LogWriter:
         self._sink.flush()
 
     def full(self) -> bool:
-        """Return whether so much waits for standard error that children's output is better left in their pipes."""
+        """Return whether so many lines wait for standard error that children's output should stay in their pipes."""
         return self._sink.full()
 
     def detach(self) -> None:

@@ -39,28 +39,28 @@ KILL_AFTER = 2.0
 """Seconds past its `stop_timeout` after which a worker that was told to stop is killed."""
 
 AS_LONG_AS_IT_TAKES = 1e9
-"""Seconds that a worker may finish its jobs if nothing is urgent: its successor serves meanwhile."""
+"""Stop timeout in seconds, practically unlimited, of a worker whose end is not urgent: its successor serves meanwhile."""
 
 JOBS_FAULT = 0.4
-"""Longest pause after a worker that died while it ran jobs, seconds: the guilty job is found soon, the others must not wait."""
+"""Longest pause in seconds after a worker died while running jobs: the culprit is soon found, and others must not wait."""
 
 MOST_AT_ONCE = 32
-"""Workers that start at the same time: each takes a moment of its template, and all compete for CPU time."""
+"""Largest number of workers that start at a time: each takes a moment of its template, and all compete for CPU time."""
 
 FIXES = {
     errno.EMFILE: " (raise the limit: ulimit -n, or LimitNOFILE= in the unit)",
     errno.EAGAIN: " (raise the limit of processes: ulimit -u, TasksMax= in the unit, or pids.max of the container)",
     errno.ENOMEM: " (the machine or the container has no memory left: fewer workers, or a larger limit)",
 }
-"""Fixes for the most common reasons."""
+"""Fixes for the most common errors that prevent a worker's start."""
 
 
 class WorkerPool:
     """The workers of one pool. All methods belong to the supervisor's loop.
 
-    A worker that is to leave stays in `outgoing` until its successor serves: replacing overlaps. In a pool that runs one
-    job at a time in each worker, the successor waits for its predecessor's end, so that there are never more jobs at once
-    than workers.
+    A worker that is to be replaced stays in `outgoing` and serves until its successor is ready. If each worker of a pool
+    runs one job at a time, the successor waits for its predecessor's end, so that never more jobs run than the pool has
+    workers.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class WorkerPool:
         self.wanted = self.least
 
     def reconfigure(self, settings: Pool) -> None:
-        """Take new settings over; present workers keep the old ones until they are replaced.
+        """Adopt new settings; current workers keep the old ones until they are replaced.
 
-        A pool that was about to stop and is wanted again continues.
+        A pool that was about to stop and is configured again continues.
         """
         wanted = self.wanted
         self.closing = False
@@ -126,17 +126,17 @@ class WorkerPool:
 
     @property
     def slots(self) -> int:
-        """Number of jobs that one worker runs at once."""
+        """Return the number of jobs that one worker runs at once."""
         return 1 if self.settings.mode == "sync" else self.settings.concurrency
 
     @property
     def failures(self) -> int:
-        """Consecutive rounds of quick deaths."""
+        """Return the number of consecutive rounds of quick deaths."""
         return self._backoff.failures
 
     @property
     def scales(self) -> bool:
-        """True if the pool grows and shrinks by itself."""
+        """Return whether the pool grows and shrinks by itself."""
         return self._scaled is None and self.most > self.least
 
     def staying(self) -> list[WorkerRecord]:
@@ -158,13 +158,13 @@ class WorkerPool:
         elif missing < 0:
             self._stop_surplus(staying, -missing, "scaled down")
         elif self.outgoing and self.is_up():
-            # No new worker is needed for these: their successors serve already.
+            # These workers need no new successors: enough workers serve already.
             while self.outgoing:
                 surplus = self.outgoing.pop()
                 self._tell_to_stop(surplus, _patience(surplus))
 
     def shrink(self, number: int) -> None:
-        """Stop idle workers; busy ones are left alone."""
+        """Stop up to `number` idle workers, and no busy ones."""
         idle = [worker for worker in self.staying() if worker.idle_since is not None]
         chosen = idle[:number]
         self.wanted -= len(chosen)
@@ -187,7 +187,7 @@ class WorkerPool:
             self._wake_after(left)
             return
         if generation is None or not generation.ready or self.name not in generation.config.pools:
-            return  # it reports when it is ready; a pool that a reload removes is not filled up
+            return  # a generation reports when it is ready; a pool that a reload removes gets no workers
         booting = sum(worker.state == "starting" for worker in self.workers.values())
         for _ in range(min(number, MOST_AT_ONCE - booting)):
             if not self._start_one(generation):
@@ -276,7 +276,7 @@ class WorkerPool:
     # -- stopping ----------------------------------------------------------------------------------
 
     def replace(self, worker: WorkerRecord, why: str) -> None:
-        """Start a successor; once that is ready, this worker is told to stop."""
+        """Start a successor of a worker; once the successor is ready, the worker is told to stop."""
         if worker.leaving or self.closing:
             return
         worker.leaving = why
@@ -382,7 +382,7 @@ class WorkerPool:
             events.emit(events.WorkerDied(worker.owner, ended.pid, self.name, reason, len(jobs), self._backoff.left()))
 
     def _judge(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> tuple[bool, str]:
-        """Tell a decision, a failure to boot and a crash apart; return True for a crash, and the reason of the end."""
+        """Return whether a worker's end was a crash (neither decided nor a failure to boot), and the reason of the end."""
         if worker.killed_for:
             return bool(worker.culprit) or not worker.leaving, worker.killed_for
         if ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
@@ -445,9 +445,9 @@ class WorkerPool:
 
 
 def _patience(worker: WorkerRecord) -> float:
-    """Return how long a replaced worker may finish its running jobs.
+    """Return how many seconds a replaced worker has to finish its running jobs.
 
-    A job that is longer than `max_age`, or needs more than `max_memory`, would otherwise begin again with every worker and
-    never end. Only new code is not to wait for long.
+    With a limit, a job that runs longer than `max_age`, or needs more than `max_memory`, would begin again in each worker and
+    never end. Only a reload has a limit, so that the new code does not wait for long.
     """
     return float(worker.settings.stop_timeout) if worker.leaving == "reload" else AS_LONG_AS_IT_TAKES

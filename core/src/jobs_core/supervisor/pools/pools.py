@@ -24,7 +24,7 @@ class Pools:
         self._quiet = False
 
     def __iter__(self) -> Iterator[WorkerPool]:
-        return iter(list(self._pools.values()))  # an action on one may lead to a sweep
+        return iter(list(self._pools.values()))  # a copy: an action on one pool may remove others
 
     def __len__(self) -> int:
         return len(self._pools)
@@ -43,7 +43,7 @@ class Pools:
     # -- the configuration -------------------------------------------------------------------------
 
     def adopt(self, config: Config) -> None:
-        """Take a configuration over: make new pools, change known ones; see `end_others` for those that it lacks."""
+        """Adopt a configuration: create new pools, and reconfigure known ones; `end_others` stops those that it lacks."""
         for name, settings in config.pools.items():
             if name in self._pools:
                 self._pools[name].reconfigure(settings)
@@ -104,7 +104,7 @@ class Pools:
                 break
 
     def job_of(self, child: Child, run_dir: Path) -> dict[str, str]:
-        """Return the context of the job that printed to a child's descriptors 1 and 2: known if it runs just one."""
+        """Return the context of the job that printed to a child's descriptors 1 and 2; empty unless exactly one job runs."""
         worker = next((worker for worker in self.workers() if worker.owner == child.name), None)
         file = worker.file(run_dir) if worker else None
         entries = list(file.entries()) if file is not None and file.running() == 1 else []

@@ -8,7 +8,7 @@ from ..processes.children import Child
 from ..system.messages import Repair
 
 AT_ONCE = 4
-"""Unconfirmed repairs that a housekeeper may have: its channel must never be full."""
+"""Largest number of unconfirmed repairs sent to a housekeeper: its channel must never be full."""
 
 
 class Repairs:
@@ -29,7 +29,7 @@ class Repairs:
         self._tell()
 
     def use(self, housekeeper: Child | None) -> None:
-        """Use another housekeeper, or none; tell it again what the last one did not confirm (it may be done twice)."""
+        """Use another housekeeper, or none; send it all unconfirmed repairs again (a repair may be done twice)."""
         self._housekeeper = housekeeper
         self._told.clear()
         self._tell()

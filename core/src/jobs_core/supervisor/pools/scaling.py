@@ -1,8 +1,8 @@
-"""The number of workers that a pool is to have: a policy without a clock or processes, which knows only its arguments.
+"""The number of workers that a pool should have: a policy that depends only on its arguments, not on clocks or processes.
 
-A pool grows while no worker is idle and jobs wait for too long, or more jobs wait than the workers can run in that time. It
-shrinks by workers that have been idle for long, down to the largest number that was in use recently, plus some spare ones:
-otherwise it would soon want the stopped workers back, and then stop them again.
+A pool grows while no worker is idle and jobs wait for longer than `grow_age`, or more jobs wait than the workers can run in
+that time. It shrinks by workers that have been idle for `shrink_after`, down to the largest number that was busy recently,
+or the average plus some spare ones: otherwise it would soon need the stopped workers again, and then stop them again.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ STEP_INTERVAL = 0.9
 """Seconds between two steps; the supervisor calls `decide` once a second."""
 
 REALLY_IDLE = 1.5
-"""Seconds. Every worker is idle for a moment between two short jobs; one that is idle at two checks in a row lacks work."""
+"""Seconds after which an idle worker lacks work: two checks in a row. All are idle for a moment between short jobs."""
 
 SPARE = 1.2
-"""Workers that are kept for each that is busy on average. At full use, a queue grows without limit."""
+"""Workers that are kept per worker that is busy on average: if all are always busy, the queue grows without limit."""
 
 
 class PoolScaler:
@@ -72,7 +72,7 @@ class PoolScaler:
             self._deep_since = now
         if oldest_age is not None and oldest_age > self._grow_age:
             return True
-        # Seen twice: jobs that came just now may be done in a moment, and the rate does not include them yet.
+        # In two checks: jobs that have just arrived may be done in a moment, and the rate does not include them yet.
         return self._deep_since is not None and now - self._deep_since >= STEP_INTERVAL
 
     def _growth(self, now: float, workers: int, starting: int, idle_since: Sequence[float]) -> int:

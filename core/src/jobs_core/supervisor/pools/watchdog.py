@@ -1,9 +1,10 @@
-"""The checks of every second, in the workers' shared memory: workers that hang, are too old, too large, or idle.
+"""The check, once a second, of the workers' shared memory for workers that hang, are too old, too large, or idle.
 
-A worker whose courier has been silent for 0.8 of its lease is killed before its jobs run elsewhere. So is one with a job
-that ignored its timeout for longer than `timeout_grace`, and one that alone does not reach a backend which answers the
-housekeeper: at the end of its lease, its jobs would run elsewhere, too. They write their stacks first. If the supervisor
-itself stood still, its workers most likely did, too (a machine that slept): all their deadlines start anew.
+A worker whose courier has been silent for 0.8 of its lease is killed before its jobs run elsewhere. A worker is also
+killed if one of its jobs has ignored its timeout for longer than `timeout_grace`, or if it cannot reach a backend that
+answers the housekeeper: when its lease expires, its jobs would run elsewhere, too. Workers write their stacks before they
+are killed. If the supervisor itself was suspended (the machine slept), its workers probably were, too: all their
+deadlines start again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COURIER_FIRST = 1.0
 """Seconds that a worker's courier has, after a job's grace period, to stop the job itself."""
 
 STOOD_STILL = 2.0
-"""Seconds between two checks after which the supervisor knows that it was not running."""
+"""Seconds between two checks that show that the supervisor was suspended."""
 
 STACKS_PATIENCE = 0.3
 """Seconds between the request for stacks and the kill."""
@@ -51,12 +52,12 @@ class Watchdog:
         self._checks = 0
         self._checked_at = self._awake_since = time.monotonic()
         self._answered = self._answers_since = -math.inf  # the housekeeper's answers from a backend with leases
-        self._done: dict[str, tuple[float, int]] = {}  # by pool: time, and jobs done by then
+        self._done: dict[str, tuple[float, int]] = {}  # pool → time, and jobs done by then
         self.rates: dict[str, float] = {}
         self.busy: dict[str, int] = {}
 
     def backend_answers(self) -> None:
-        """Take note that the housekeeper got an answer, from a backend that gives a silent worker's jobs to others."""
+        """Note that the housekeeper got an answer from a backend that gives a silent worker's jobs to others."""
         now = time.monotonic()
         if now - self._answered > LONGEST_PAUSE:
             self._answers_since = now
@@ -89,7 +90,7 @@ class Watchdog:
             pool.check(now)
 
     def _file_of(self, worker: WorkerRecord, now: float) -> WorkerFile | None:
-        """Return the file of a worker that is to be checked; kill it instead if it was to have stopped by now."""
+        """Return the scoreboard file of a worker to check, else None; kill a worker that should have stopped by now."""
         if worker.state == "releasing":
             return None
         if worker.stop_by is not None and now > max(worker.stop_by, self._awake_since + STOOD_STILL):
@@ -122,7 +123,7 @@ class Watchdog:
     def _late(self, worker: WorkerRecord, file: WorkerFile, header: WorkerHeader, now: float) -> RunEntry | None:
         """Return the first run that is overdue and that the worker's own courier cannot stop.
 
-        The courier stops overdue runs if it can: if it has made a turn since, the job no longer holds the interpreter.
+        The courier stops overdue runs if it can: if it has made a turn since then, the job no longer holds the GIL.
         """
         grace = float(worker.settings.timeout_grace)
         for entry in file.entries():
@@ -152,8 +153,8 @@ class Watchdog:
     ) -> None:
         """Kill a worker, after it has written its stacks: they show where it hung, and are the only trace of it.
 
-        Their signal may wake a worker that hung, as it interrupts system calls. If `why` no longer holds (`still`), the
-        worker has continued with other jobs, and is spared for them.
+        The request for them, USR2, may wake a worker that hung, as it interrupts system calls. If `still` then returns
+        False, the worker has continued, and is not killed, for the sake of its other jobs.
         """
         if worker.killed_for or worker.kill_pending:
             return
@@ -172,7 +173,7 @@ class Watchdog:
         self._loop.after(STACKS_PATIENCE, kill)
 
     def _measure(self, pool: WorkerPool, done: int, busy: int, now: float) -> None:
-        """Update the pool's jobs a second, for scaling; keep the old rate when a worker has left with its count."""
+        """Update the pool's jobs per second, for scaling; keep the old rate if the count fell because a worker ended."""
         before = self._done.get(pool.name)
         self._done[pool.name] = now, done
         self.busy[pool.name] = busy

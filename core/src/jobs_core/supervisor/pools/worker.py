@@ -20,13 +20,13 @@ from ..system.messages import ToWorker, WorkerSpec
 State: TypeAlias = Literal["starting", "standby", "serving", "stopping", "releasing"]
 
 AGE_JITTER = 0.1
-"""Share by which `max_age` and `max_jobs` are lowered at most, at random: workers that started together leave one by one."""
+"""Largest share by which `max_age` and `max_jobs` are lowered at random: workers that started together end one by one."""
 
 GROWTH = 500_000_000
 """Bytes that a worker may grow after its start, where the configuration names no `max_memory`."""
 
 SETTLED = 60.0
-"""Seconds after its start in which its growth is not counted: a worker with large jobs is not replaced all the time."""
+"""Seconds after a worker's start without a check of its growth: one with large jobs is not replaced all the time."""
 
 
 class WorkerRecord:
@@ -41,14 +41,14 @@ class WorkerRecord:
         self.started_at = time.monotonic()
         self.ready_at: float | None = None  # monotonic
         self.leaving = ""  # why it is to be replaced or told to stop; empty while it is to stay
-        self.successor_of: WorkerRecord | None = None  # it serves once this one has ended
+        self.successor_of: WorkerRecord | None = None  # the worker that has to end before this one serves
         self.error = ""  # why it could not boot
         self.importing = ""  # the module that it imports, which may end it
         self.stop_by: float | None = None  # monotonic: then it is killed
         self.killed_for = ""  # a sentence: why the supervisor killed it
         self.exiting = False  # only its exit functions are left
         self.kill_pending = False  # it is about to be killed
-        self.culprit = ""  # the job it was killed for
+        self.culprit = ""  # the job for which it was killed
         self.memory = 0
         self._first_memory = 0
         self.idle_since: float | None = None
@@ -74,7 +74,7 @@ class WorkerRecord:
         self._first_memory = self._first_memory or self.memory
 
     def is_too_large(self, now: float) -> bool:
-        """Return whether it exceeds `max_memory`; without one, whether it has grown as a leak does, once it has settled."""
+        """Return whether the worker exceeds `max_memory`; by default, whether it has grown by GROWTH after SETTLED seconds."""
         limit = self.settings.max_memory
         if limit is not None:
             return 0 < limit < self.memory
@@ -85,7 +85,7 @@ class WorkerRecord:
         return self.child is not None and self.child.send(message)
 
     def file(self, run_dir: Path) -> WorkerFile | None:
-        """Return its scoreboard file, once it has made one."""
+        """Return the worker's scoreboard file; None until the worker has created it."""
         if self._file is None:
             with contextlib.suppress(OSError, ValueError):
                 self._file = WorkerFile(run_dir / WORKERS / self.owner)
@@ -107,7 +107,7 @@ class WorkerRecord:
         self.signal(signal.SIGUSR2)
 
     def kill(self, why: str, *, culprit: str = "", charge: bool = True, run_dir: Path) -> None:
-        """Kill it now, with its process group. Without `charge`, its jobs are released as if they had not run."""
+        """Kill the worker and its process group now. Without `charge`, its jobs are released as if they had not run."""
         if self.killed_for:
             return
         self.killed_for, self.culprit = why, culprit

@@ -26,10 +26,10 @@ class RestartBackoff:
         self.since = 0.0  # monotonic: the last quick death that counted
 
     def died(self, lived: float | None, longest: float = LONGEST, *, started_at: float = math.inf) -> None:
-        """Take note that a child died after it had been ready for `lived` seconds; None if it never was.
+        """Note that a child died after it had been ready for `lived` seconds; None if it never was ready.
 
-        Then even the first death has a pause, since nothing suggests that the next child will be ready. Wait at most
-        `longest`. `started_at` (monotonic) is when the child was made, where there are several at a time.
+        If it never was, even the first death has a pause, since nothing suggests that the next child will be ready. Wait at
+        most `longest` seconds. If several children run at a time, `started_at` (monotonic) is when this one was started.
         """
         if lived is not None and lived >= QUICK:
             self.reset()
@@ -42,7 +42,7 @@ class RestartBackoff:
         self.until = self.since + (doubled(FIRST, times, longest) if times >= 0 else 0.0)
 
     def reset(self) -> None:
-        """Reset it: a child has lived long enough."""
+        """Reset the pause, because a child has lived long enough."""
         self.failures, self.until = 0, 0.0
 
     def left(self) -> float:

@@ -1,5 +1,4 @@
-"""The first steps of every child: its own session, no inherited signal handlers, its output into pipes, a title, and the
-parent that it dies with."""
+"""The first steps of every child: its session, signals, output pipes and title, and the parent that it dies with."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ class Ends(Struct, frozen=True):
         return iter((self.control, self.log, self.raw))
 
     def close(self) -> None:
-        """Close them, in a process that is not the child."""
+        """Close the descriptors, in a process that is not the child."""
         for descriptor in self:
             os.close(descriptor)
 
@@ -40,7 +39,8 @@ class Ends(Struct, frozen=True):
 def set_up(role: str, name: str, ends: Ends, logs: Logs, supervisor: int, *, dies_with_supervisor: bool = True) -> None:
     """Become a child of the supervisor.
 
-    `dies_with_supervisor`: the kernel kills it together with the supervisor. The housekeeper has to kill workers first.
+    `dies_with_supervisor`: the kernel kills it together with the supervisor. False for the housekeeper, which then has to
+    kill the workers first.
     """
     os.setsid()
     default_signals()

@@ -32,7 +32,7 @@ class Ended(Struct, frozen=True):
 
     @property
     def signal_name(self) -> str:
-        """The name of the signal, such as SIGKILL; empty if no signal ended it."""
+        """Return the name of the signal, such as SIGKILL; empty if no signal ended the process."""
         if not self.signal:
             return ""
         with contextlib.suppress(ValueError):
@@ -61,11 +61,11 @@ class Child:
         self.kill_pending = False
 
     def send(self, message: ToChild) -> bool:
-        """Send it a message; return False if it does not listen."""
+        """Send the child a message; return False if it does not listen."""
         return self.channel is not None and self.channel.send(message)
 
     def kill(self) -> None:
-        """Kill it at once, with its process group; one that has no process yet, as soon as it has."""
+        """Kill the child and its process group at once, or as soon as the child has a process."""
         self.kill_pending = True
         if self.pid:
             for end in (os.killpg, os.kill):
@@ -74,13 +74,13 @@ class Child:
 
 
 class Children:
-    """Starts children and learns of their ends. Belongs to the supervisor's only thread."""
+    """All children of the supervisor, their starts and their ends. Belongs to the supervisor's only thread."""
 
     def __init__(self, loop: Loop, take_output: Callable[[Child, bool], None]) -> None:
         self._loop = loop
         self._take_output = take_output
         self._by_pid: dict[int, Child] = {}
-        self._unclaimed: dict[int, Ended] = {}  # ended before its start was reported
+        self._unclaimed: dict[int, Ended] = {}  # pid → end that came before the report of the start
         self._reading: set[Child] = set()
 
     # -- starting ----------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class Children:
     def prepare(
         self, name: str, on_message: Callable[[FromChild], None], on_end: Callable[[Ended], None]
     ) -> tuple[Child, Ends]:
-        """Prepare all of a child but its process: pass the ends to the process that starts it, then close them here."""
+        """Create everything of a child except its process. Pass the ends to the process that starts it, then close them."""
         ours, theirs = Channel[FromChild].pair(FromChild)
         try:
             output, log, raw = ChildOutput.create()
@@ -130,7 +130,7 @@ class Children:
         return child
 
     def started(self, child: Child, pid: int) -> None:
-        """Record the child's process, which may have ended by now."""
+        """Record the child's process, which may have ended already."""
         child.pid = pid
         self._by_pid[pid] = child
         ended = self._unclaimed.pop(pid, None)
@@ -188,7 +188,7 @@ class Children:
                 message, _ = child.channel.receive(wait=False)
             except BlockingIOError:
                 return
-            except ValueError:  # a job has written into a descriptor that is not its own: its worker goes on
+            except ValueError:  # a job has written into a descriptor that is not its own: its worker continues
                 continue
             if message is None:
                 self.close_channel(child)
@@ -196,19 +196,19 @@ class Children:
             child.on_message(message)
 
     def close_channel(self, child: Child) -> None:
-        """Close the supervisor's end of its channel, which tells a template to exit."""
+        """Close the supervisor's end of a child's channel, which tells a template to exit."""
         if child.channel is not None:
             self._loop.unwatch(child.channel.fileno())
             child.channel.close()
             child.channel = None
 
     def pause_reading(self, child: Child) -> None:
-        """Stop reading its output: it waits when its pipe is full."""
+        """Stop reading a child's output; the child waits once its pipe is full."""
         self._loop.unwatch(child.output.log_fd)
         self._loop.unwatch(child.output.raw_fd)
 
     def resume_reading(self, child: Child) -> None:
-        """Read its output as it arrives."""
+        """Read a child's output as it arrives."""
         self.pause_reading(child)
         output = child.output
         for descriptor, ended in ((output.log_fd, output.log_ended), (output.raw_fd, output.raw_ended)):

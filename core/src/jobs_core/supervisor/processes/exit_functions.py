@@ -1,8 +1,8 @@
-"""The end of a process as Python does it, within a bounded time: executors finish, then `atexit` functions run.
+"""The end of a process in Python's own order, but within a bounded time: executors finish, then `atexit` functions run.
 
 Error trackers and tracers send their queued events in such functions. They run in every process that exits by its own
 decision and has run the application's code. Functions that were registered before the fork run, too, since their events
-were queued in this process. They do not run where a process is killed, nor in the template.
+were queued in this process. They do not run when a process is killed, nor in the template.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ START_PATIENCE = 20
 
 
 class Generation:
-    """Starts workers of one version of the code and one configuration.
+    """One version of the code with one configuration, from which workers are started.
 
     While its template is not ready (it is importing, or has died and is being replaced) nothing is started. A template that
     cannot be forked, because threads run in it, only proves that the code can be imported: workers are then forked from the
@@ -66,12 +66,12 @@ class Generation:
         self._spare: Child | None = None
         self._ready_at: float | None = None  # monotonic
         self._seconds = 0  # since the template began to import
-        self._unanswered = 0  # seconds since the template last answered, while it should
-        self._expected: dict[str, tuple[Child, Callable[[str], None]]] = {}  # by owner: children that the template is starting
+        self._unanswered = 0  # seconds for which the template has owed an answer
+        self._expected: dict[str, tuple[Child, Callable[[str], None]]] = {}  # owner → child that the template is starting
 
     @property
     def pid(self) -> int:
-        """The template's process, or 0."""
+        """Return the process id of the template, or 0."""
         return self._template.pid if self._template else 0
 
     def begin(self) -> None:
@@ -111,7 +111,7 @@ class Generation:
 
             return self._children.fork(spec.owner, entry, on_message, on_end)  # type: ignore[arg-type]
         child = self._order(spec, on_message, on_end, on_failed_to_start)
-        self._make_spare()  # in case it has died
+        self._make_spare()  # if the last one has died
         return child
 
     def check(self) -> None:

@@ -72,7 +72,7 @@ class ChildOutput:
         return self._whole_lines(data, last=self.raw_ended)
 
     def read_last(self) -> tuple[bytes, list[str]]:
-        """Read the rest once the child is dead: its subprocesses may hold the pipes open, so that their end never comes."""
+        """Read the rest once the child is dead; do not wait for the pipes' end: subprocesses may hold them open."""
         block = self._whole_records(b"".join(_left(self.log_fd)), last=True)
         lines = self._whole_lines(b"".join(_left(self.raw_fd)), last=True)
         self.log_ended = self.raw_ended = True
@@ -126,7 +126,7 @@ def _read(fd: int) -> bytes | None:
 
 
 def _left(fd: int) -> list[bytes]:
-    """Read what was written before; not what a surviving subprocess continues to write."""
+    """Read what is left, in at most 4 reads (256 KiB): a surviving subprocess may continue to write."""
     found: list[bytes] = []
     while len(found) < 4 and (data := _read(fd)):
         found.append(data)

@@ -33,7 +33,7 @@ HOUSEKEEPER = ""
 """The pool name that stands for the housekeeper."""
 
 SPARE = "\0spare"
-"""The pool name that stands for a spare template. It replaces a killed one: the code on disk may have changed by then."""
+"""The pool name that stands for a spare template, which replaces a killed one: the code on disk may have changed."""
 
 ANSWERED = 64
 """Exit code of the intermediate process once it has reported the outcome to the supervisor."""
@@ -66,7 +66,7 @@ def run_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, super
 
 
 class Template:
-    """The template's side of its channel. It has one thread and starts no other: a fork would not copy it."""
+    """The work of a template. It has one thread and starts no other, since a fork would not copy it."""
 
     def __init__(
         self, channel: Channel[WorkerSpec], log: int, config: Config, run_dir: Path, supervisor: int, made: Made | None = None
@@ -99,7 +99,7 @@ class Template:
             self._make(spec, Ends(*descriptors))
 
     def _get_ready(self) -> None:
-        """Import the application; report whether this process can be forked, and the brokers that plugins want run."""
+        """Import the application; report whether this process can be forked, and which brokers plugins want run."""
         pools = self._config.pools.values()
         preload = any(pool.preload for pool in pools)
         plugins = None
@@ -119,7 +119,7 @@ class Template:
         self._channel.send(TemplateReady(preload, fit, found, brokers))
 
     def _fitness(self) -> tuple[bool, list[str]]:
-        """Return whether this process may be forked, and the names of the threads that may stand against it."""
+        """Return whether this process may be forked, and the names of the threads that may prevent it."""
         found = linux.threads()
         python = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         allowed = all(pool.preload_allow_native for pool in self._config.pools.values() if pool.preload)

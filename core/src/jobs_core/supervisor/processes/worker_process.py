@@ -60,8 +60,8 @@ class Made(Struct, frozen=True):
 def load(config: Config) -> Made:
     """Find the plugins and import the application; raises PluginError, LoadError or ConfigError.
 
-    ConfigError is also raised for an invalid schedule or alert channel: it refuses a start or a reload, instead of killing
-    the housekeeper again and again. Modules that every worker needs are imported, too: before the fork, once, and shared.
+    ConfigError is also raised for an invalid schedule or alert channel, so that a start or reload is refused, instead of the
+    housekeeper dying again and again. Modules that every worker needs are imported, too: once, before the fork, and shared.
     """
     importlib.invalidate_caches()  # the same name may be another directory by now
     add_to_path(config.base_dir)
@@ -94,7 +94,7 @@ def main(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor
 
 
 class _WorkerProcess(Listener):
-    """A worker's side of the conversation with the supervisor."""
+    """A worker's communication with the supervisor."""
 
     def __init__(self, spec: WorkerSpec, channel: Channel[ToWorker]) -> None:
         self._spec = spec
@@ -162,7 +162,7 @@ class _WorkerProcess(Listener):
         self._tell(Due(why))
 
     def too_fast(self, report: JobTooFast) -> None:
-        """Report it to the supervisor, whose housekeeper sends alerts."""
+        """Pass the report to the supervisor, whose housekeeper sends alerts."""
         self._tell(RanTooFast(report.job, report.topic, report.seconds, report.min_time, report.more))
 
     def _obey(self, worker: Worker) -> None:

@@ -1,7 +1,7 @@
-"""A connection between two processes of an installation: whole JSON documents, with descriptors where needed.
+"""A connection between two processes of an installation that carries JSON documents, and file descriptors if needed.
 
-It carries sequenced packets over a unix socket pair: a message arrives whole or not at all, and the death of the other
-process is read as the end.
+It is a unix socket pair with sequenced packets: a message arrives whole or not at all, and if the other process dies, the
+reader sees the end of the channel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Channel(Generic[Received]):
 
     @classmethod
     def pair(cls, received: Any) -> tuple[Channel[Received], int]:
-        """Return one end, and the descriptor of the other; programs that a process executes inherit neither."""
+        """Return one end, and the descriptor of the other; neither is inherited across an exec."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours, received), theirs.detach()
 

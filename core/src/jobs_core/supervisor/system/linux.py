@@ -1,4 +1,4 @@
-"""Calls of Linux for a parent and its children that Python's library lacks.
+"""Linux calls for a parent and its children that Python's library lacks.
 
 `prctl` is called through ctypes: the child subreaper (prctl(2), PR_SET_CHILD_SUBREAPER) and the parent-death signal
 (PR_SET_PDEATHSIG).
@@ -31,7 +31,7 @@ def subreaper() -> bool:
 def die_with(parent: int) -> None:
     """Have this process killed when the thread that created it ends; exit at once if `parent` is already gone.
 
-    Call it after reparenting: it would fire in a child whose parent exits on purpose.
+    Call it after reparenting: before, it would kill a child whose first parent exits on purpose.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -63,7 +63,7 @@ def wait_for_end(pid: int, seconds: float) -> None:
 
 
 def is_child_of(parent: int) -> bool:
-    """Return whether `parent` is alive, once it has closed its channel: a dying one does so an instant before it ends."""
+    """Return whether a parent that closed its channel stays alive: a dying one closes it an instant before it ends."""
     deadline = time.monotonic() + _ADOPTION
     while os.getppid() == parent:
         if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ def close_all_but(keep: Collection[int]) -> None:
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor not in keep:
-            with contextlib.suppress(OSError):  # the one that listed them
+            with contextlib.suppress(OSError):  # the descriptor that listed the others
                 os.close(descriptor)
 
 

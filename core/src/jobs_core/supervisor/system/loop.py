@@ -14,7 +14,7 @@ logger = logging.getLogger("jobs.supervisor")
 
 
 class Loop:
-    """Waits for events and calls their callbacks. Belongs to one thread."""
+    """An event loop. Belongs to one thread."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -59,7 +59,7 @@ class Loop:
         self._stopped = True
 
     def run(self) -> None:
-        """Wait and call until `stop`."""
+        """Wait for events and call their callbacks until `stop`."""
         while not self._stopped:
             for callback in self._timers.due():
                 _guarded(callback)
@@ -74,7 +74,7 @@ class Loop:
 
 
 def _guarded(callback: Callback) -> None:
-    """Call it; log an error and continue: a fault in one callback must not stop the supervisor."""
+    """Call a callback; log an error and continue: a fault in one callback must not stop the supervisor."""
     try:
         callback()
     except Exception:
@@ -86,7 +86,7 @@ def _do_nothing(signum: int, frame: object) -> None:
 
 
 def default_signals() -> None:
-    """Remove the supervisor's handlers and its wake-up descriptor; for a child."""
+    """Remove the supervisor's signal handlers and its wake-up descriptor, in a child."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         handler = signal.getsignal(number)

@@ -19,7 +19,7 @@ class ProcessMessage(Struct, frozen=True, tag=True):
 
 
 class Ready(ProcessMessage, frozen=True):
-    """The child serves, or a worker stands by."""
+    """The child serves, or, as a worker, stands by."""
 
 
 class TemplateReady(ProcessMessage, frozen=True):
@@ -64,13 +64,13 @@ class Due(ProcessMessage, frozen=True):
 
 
 class RanTooFast(ProcessMessage, frozen=True):
-    """Runs of a job succeed sooner than they can have done their work; from a worker, passed on to the housekeeper."""
+    """Runs of a job succeed sooner than they can have done their work. The supervisor forwards it to the housekeeper."""
 
     job: str
     topic: str
-    seconds: float  # of the last one
+    seconds: float  # of the last run
     min_time: float
-    more: int  # others since the report before
+    more: int  # other such runs since the previous report
 
 
 class Exiting(ProcessMessage, frozen=True):
