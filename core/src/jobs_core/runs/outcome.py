@@ -67,8 +67,8 @@ class _Verdict(NamedTuple):
     outcome: Outcome
     after: float | None  # the delay that the job chose
     error: BaseException  # for the job's history
-    reason: str = ""  # of a dead letter, where a rule decided
-    backoff: Backoff | None = None  # of the rule
+    reason: str = ""  # of a dead letter, if a retry rule decided
+    backoff: Backoff | None = None  # of the retry rule
 
 
 def _judge(run: Run, error: BaseException) -> _Verdict:

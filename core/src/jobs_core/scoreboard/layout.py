@@ -1,4 +1,4 @@
-"""The bytes of a worker's scoreboard file, `run_dir/workers/<owner>`. Little-endian, offsets fixed by VERSION.
+"""The bytes of a worker's scoreboard file, `run_dir/workers/<owner>`. Little-endian; another layout has another MAGIC.
 
 =========  =====  ==================================================================================
 offset     size   content

@@ -121,7 +121,7 @@ class WorkerFile:
             slot = states.find(state, slot + 1)
 
     def figures(self) -> Iterator[JobFigures]:
-        """Yield the figures of all runs here so far."""
+        """Yield the figures of all runs in this worker so far."""
         count = len(BUCKETS) + 1
         for number in range(ROWS):
             offset = layout.HEADER_SIZE + number * ROW_SIZE

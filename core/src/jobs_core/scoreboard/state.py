@@ -71,7 +71,7 @@ class Crash(Struct):
     signal: str = ""
     exit_code: int | None = None
     peak_memory: int = 0
-    jobs: list[str] = []  # "job id", the first few that had started
+    jobs: list[str] = []  # "name id" of jobs that had started
 
 
 class SupervisorState(Struct):

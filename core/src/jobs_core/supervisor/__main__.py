@@ -115,7 +115,7 @@ class _Source:
         before = self._file, self._directory, self._settings, self._base_dir, self.file
         if "config" in wish:
             self._file, self._settings = wish["config"] or None, wish["settings"] or self._settings
-            if self._here == str(self._base_dir):  # it was started in the directory of its configuration
+            if self._here == str(self._base_dir):  # the supervisor was started in that directory
                 self._directory = Path(wish["directory"])
         try:
             config = self.load().config

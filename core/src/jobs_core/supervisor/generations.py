@@ -203,7 +203,7 @@ class Generations:
             self._refuse(result)
 
     def _adopt(self, generation: Generation) -> None:
-        """Start new processes from this generation from now on."""
+        """Use this generation for all new processes."""
         self.generation, self.config = generation, generation.config
         self._pools.adopt(generation.config)
 

@@ -1,6 +1,6 @@
-"""The helpers, children of which one process each is kept running: the housekeeper, the HTTP child, and each broker.
+"""The helpers, which are single children beside the workers: the housekeeper, the HTTP child, and each broker.
 
-Each is started here, restarted after a back-off when it dies, and stopped.
+A helper is started, restarted after a back-off when it dies, and stopped here.
 """
 
 from __future__ import annotations

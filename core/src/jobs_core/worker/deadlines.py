@@ -13,7 +13,7 @@ from .wake_up import NEVER
 class Deadlines:
     """A heap of earliest possible deadlines, corrected when they are reached.
 
-    It costs one push a job, and none for jobs without a timeout. The deadline of a run is known only once it has
+    It costs one push per job with a timeout, and nothing for other jobs. The deadline of a run is known only once it has
     started, which may be long after it was handed to the executor. Only the courier uses the heap.
     """
 

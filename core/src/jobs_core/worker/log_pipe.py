@@ -36,7 +36,7 @@ MOST_PARTIAL = 10_000
 """Largest number of unfinished lines that are kept; beyond it, the oldest are logged as they are."""
 
 COURIER = "jobs-courier"
-"""Name of the thread that may not wait for the log for longer than COURIER_PATIENCE seconds."""
+"""Name of the thread that must not wait for the log for longer than COURIER_PATIENCE seconds."""
 
 COURIER_PATIENCE = 2.0
 
@@ -219,7 +219,7 @@ def capture(raw_fd: int) -> None:
             stream.flush()
     os.dup2(raw_fd, 1)
     os.dup2(raw_fd, 2)
-    if not isinstance(sys.stdout, Printed):  # else it is the template's, which modules imported there may hold
+    if not isinstance(sys.stdout, Printed):  # keep a template's: modules that it imported may hold it
         sys.stdout = Printed(1, "<stdout>")
     if not isinstance(sys.stderr, Printed):
         sys.stderr = Printed(2, "<stderr>")

@@ -38,7 +38,7 @@ GIL_SWITCH_INTERVAL = 0.0005
 
 
 def prepare(app: App) -> Bootstrapper | None:
-    """Import the code that a worker needs: framework, then jobs, then their compiled signatures.
+    """Import the framework and the jobs that a worker needs, and compile the jobs' signatures.
 
     Raises PluginError. Raises LoadError, also for a parameter that no message could fill, and for code that calls
     sys.exit. If an import forks and the child returns from the import, the child ends here: otherwise it would become a

@@ -44,7 +44,7 @@ class Middleware:
         self.silent = not self._started and not self._finished
         """True if no hook listens to runs."""
         self.process = os.getpid()
-        """Id of the worker's process: a run that finds itself in another was forked by its job, and ends that process."""
+        """Id of the worker's process. A run that returns in another process ends it: its job has forked that process."""
 
     def call(self, run: Run, loops: Callable[[], LoopRunner]) -> Any:
         """Run a plain function and return its value."""

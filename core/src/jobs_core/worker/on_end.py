@@ -33,10 +33,10 @@ FACTS: Final = ("id", "job", "topic", "reason", "error", "result", "attempt", "a
 """The facts that the function can take, as parameters with these names."""
 
 DEPTH: Final = "jobs-on-end-depth"
-"""The header of a follow-up that holds its place in a chain: 1 for the follow-up of a job that is none itself."""
+"""The header that holds the depth of a follow-up: 1, or one more than that of the job that it follows."""
 
 MAX_DEPTH: Final = 10
-"""Longest chain of follow-ups of follow-ups; beyond it, none is enqueued."""
+"""Greatest depth of a follow-up; a deeper one is not enqueued."""
 
 
 class Follower(Struct, frozen=True):
@@ -126,7 +126,7 @@ def _is_fact(parameter: inspect.Parameter) -> bool:
 def _made(
     app: App, follower: Follower, delivery: Delivery, message: Message | None, ending: Settlement, run: Run | None = None
 ) -> tuple[Outgoing, ...]:
-    """Return the follow-up in the form for the backend; an empty tuple if it cannot be created."""
+    """Return the follow-up as a message for the backend; an empty tuple if it cannot be created."""
     job = follower.job
     depth = _depth(message) + 1
     try:

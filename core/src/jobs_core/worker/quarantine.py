@@ -6,8 +6,8 @@ The rule of suspicion is implemented here only:
   other job.
 - With r >= 2 deaths a job is a suspect. Suspects run at most ceil(concurrency / 16^(r - 1)) together, in at most one
   worker of a pool at a time, each after a pause that grows with r. No other job waits for them.
-- A worker that dies while it runs suspects is taken to have died of them: the suspects are charged, the jobs beside
-  them are not (`supervisor.repair`). So the group that contains the culprit shrinks with every death until the culprit
+- If a worker dies while it runs suspects, the suspects are charged and the jobs beside them are not
+  (`supervisor.housekeeper.repair`). So the group that contains the culprit shrinks with every death until the culprit
   runs alone.
 - The pause exposes a job that kills workers and is not yet a suspect: it kills a worker during the pause, while no
   suspect runs there, and is charged itself.

@@ -20,7 +20,7 @@ from .quarantine import HOLD_AFTER, Quarantine
 from .wake_up import NEVER
 
 LOST_AFTER = 1.0
-"""Seconds after which a run that is neither in the queue nor in the executor counts as lost, and not as being moved."""
+"""Seconds after which a run that is neither queued nor in the executor counts as lost; until then it may be in between."""
 
 SUSPECT_PAUSE = 0.5
 """Seconds for which a suspect is deferred to other workers: this one has too many, or is unsupervised and busy."""
@@ -38,7 +38,7 @@ class Reservations:
         self._early: deque[Run] = deque()  # to be acknowledged before they run, once a slot is free
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
         self._admitted: list[Run] = []  # suspects to start as soon as the others are released
-        self._most = LARGEST_BATCH  # most jobs to reserve; lower if suspects run alone: as many as may start together
+        self._most = LARGEST_BATCH  # most jobs to reserve; fewer after suspects start: as many as run together
         self._prefetch = Prefetch(executor.concurrency)
         self._astray: dict[str, tuple[Run, float]] = {}  # runs neither in the queue nor in the executor, and since when
 
@@ -69,7 +69,7 @@ class Reservations:
         return len(self.runs) >= self._executor.concurrency
 
     def next_start(self, now: float) -> float:
-        """Return the next monotonic time at which a waiting run may be able to start, without an event that tells us."""
+        """Return the next monotonic time at which a waiting run may be able to start, without an event that reports it."""
         if not self.waiting and not self._quarantine.running and not self._astray:
             return NEVER
         astray = min((since + LOST_AFTER for _, since in self._astray.values()), default=NEVER)

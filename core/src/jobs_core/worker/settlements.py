@@ -23,8 +23,8 @@ class Settlements:
         self._backend = backend
         self._discarder = discarder
         self._board = board
-        self._sent: tuple[str, int] | None = None  # the request that is not answered, and how many settlements it has
-        self._pushed: tuple[str, int] | None = None  # likewise, of late follow-ups
+        self._sent: tuple[str, int] | None = None  # unanswered request, and the number of its settlements
+        self._pushed: tuple[str, int] | None = None  # the same for late follow-ups
         self._unanswered: set[str] = set()  # ids of jobs whose early acknowledgement is not answered
 
     def acknowledge(self, runs: Iterable[Run]) -> None:
@@ -44,7 +44,7 @@ class Settlements:
         return len(self._unanswered) + len(self.acknowledged)
 
     def send(self) -> None:
-        """Send all settlements, first of all an unchanged batch whose reply was lost. Raises the errors of the backend."""
+        """Send all settlements; a batch whose reply was lost goes first, unchanged. Raises the errors of the backend."""
         while self.late:
             self._push_late()
         while self.unsent:

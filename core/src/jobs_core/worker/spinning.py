@@ -24,7 +24,7 @@ _MOST = 1000
 
 
 class Spinning:
-    """The jobs that returned to this worker within a second of being deferred. Only the courier uses it."""
+    """The jobs that this worker has deferred for less than PAUSE seconds. Only the courier uses it."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}  # job id: number of deferrals, and when that was read

@@ -18,7 +18,7 @@ from ..uninterrupted import at_fork
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _DONE = 0
-"""A number that is no signal: it tells the thread that the worker has ended."""
+"""The number, not that of any signal, that tells the thread that the worker has ended."""
 
 
 @contextmanager

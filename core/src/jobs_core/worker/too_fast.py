@@ -18,7 +18,7 @@ class TooFast:
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}  # topic and job: time of the last report, runs since then
 
     def report(self, run: Run) -> JobTooFast | None:
-        """Count a run that was too fast; if a report is due, return one about it and those since the last report."""
+        """Count a run that was too fast; return a report about it and the ones since the last report, if one is due."""
         key, now = (run.delivery.topic, run.job.name), time.monotonic()
         last, more = self._seen.get(key, (-INTERVAL, 0))
         if now < last + INTERVAL:

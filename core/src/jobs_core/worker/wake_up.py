@@ -42,12 +42,12 @@ class Situation(Struct, frozen=True, kw_only=True):
 def next_wake_up(s: Situation) -> tuple[Sleep, float]:
     """Return where the courier sleeps, and for how many seconds unless something wakes it.
 
-    The seconds may be 0: if a round trip takes longer than the interval between heartbeats, there is never any time left
-    to sleep, but only this wait reports new jobs.
+    That may be 0 seconds: if a round trip takes longer than the interval between heartbeats, no time is left to sleep, but
+    the call is needed, since nothing else reports new jobs.
     """
     until = min(s.heartbeat, s.interruption, s.start, s.housekeeping, s.poll, s.stop, s.collect, s.now + s.ahead)
     timeout = max(0.0, min(LONGEST_SLEEP, until - s.now))
-    # Most jobs are short: if every slot has just got one, leave new jobs to other workers until those are collected.
+    # Most jobs are short: if every slot has just got one, leave new jobs to other workers until these have run.
     soon_free = s.full and s.now < s.collect < NEVER
     if s.more or not s.can_reserve or soon_free:
         return Sleep.WAIT, timeout

@@ -22,9 +22,9 @@ _SHORTEST_SECRET = 6
 
 
 class Sender:
-    """Sends alerts one after another. Of the waiting alerts, only the newest of each topic is kept.
+    """The sender of one channel's alerts, one after another. Of the waiting alerts, it keeps only the newest of each topic.
 
-    `send`, `check` and `wait` are called by the housekeeper's loop; only `wait` waits for the channel.
+    The housekeeper's loop calls `send`, `check` and `wait`; only `wait` waits for the channel.
     """
 
     def __init__(self, name: str, channel: AlertChannel, settings: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The log, which gets the lines of all processes."""
+"""The log, which receives the lines of all processes."""

@@ -1,8 +1,8 @@
 """Standard error as the log: written without ever waiting for its reader.
 
-It is shared with other processes (the shell, a pager, journald), so it must not be switched to non-blocking: they would
-fail. Its kind decides how it is written: a socket with a flag for each call, a pipe or terminal through a separate open
-file description, a file as it is.
+It is shared with other processes (the shell, a pager, journald), so it must not be switched to non-blocking: their writes
+would fail. Its kind decides how it is written: a socket with a flag for each call, a pipe or terminal through a separate
+open file description, a file as it is.
 """
 
 from __future__ import annotations

@@ -382,7 +382,7 @@ class WorkerPool:
             events.emit(events.WorkerDied(worker.owner, ended.pid, self.name, reason, len(jobs), self._backoff.left()))
 
     def _judge(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> tuple[bool, str]:
-        """Return whether a worker's end was a crash (neither decided nor a failure to boot), and the reason of the end."""
+        """Return whether a worker's end was a crash, not a planned end or a reported failure to boot; and its reason."""
         if worker.killed_for:
             return bool(worker.culprit) or not worker.leaving, worker.killed_for
         if ended.exit_code == WorkerExit.FINE and (asked or lived is not None):

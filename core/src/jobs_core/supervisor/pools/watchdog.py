@@ -42,7 +42,7 @@ STACKS_PATIENCE = 0.3
 
 
 class Watchdog:
-    """Checks all workers, and acts through their pools. Belongs to the supervisor's loop."""
+    """The checks of all workers, whose pools then act. Belongs to the supervisor's loop."""
 
     def __init__(self, loop: Loop, run_dir: Path, pools: Iterable[WorkerPool], lease: Callable[[], float]) -> None:
         self._loop = loop
@@ -133,7 +133,7 @@ class Watchdog:
         return None
 
     def _replace_if_due(self, pool: WorkerPool, worker: WorkerRecord, now: float) -> None:
-        """Replace a worker that is too old or too large, between jobs."""
+        """Replace a worker that is too old or too large, once its running jobs have ended."""
         if worker.leaving or worker.ready_at is None:
             return
         settings = worker.settings

@@ -23,7 +23,7 @@ AGE_JITTER = 0.1
 """Largest share by which `max_age` and `max_jobs` are lowered at random: workers that started together end one by one."""
 
 GROWTH = 500_000_000
-"""Bytes that a worker may grow after its start, where the configuration names no `max_memory`."""
+"""Bytes by which a worker may grow after its start, if the configuration sets no `max_memory`."""
 
 SETTLED = 60.0
 """Seconds after a worker's start without a check of its growth: one with large jobs is not replaced all the time."""

@@ -54,7 +54,7 @@ def main(ends: Ends, config: Config, run_dir: Path, supervisor: int) -> NoReturn
 
 
 def run_spare(spec: WorkerSpec, ends: Ends, config: Config, run_dir: Path, supervisor: int, made: Made | None) -> NoReturn:
-    """Run a template that was forked from another: it already has the application."""
+    """Run a template that was forked from another, with the application already imported."""
     try:
         child_setup.set_up("template spare", "template", ends, config.logs, supervisor)
         Template(Channel[WorkerSpec].of(ends.control, WorkerSpec), ends.log, config, run_dir, supervisor, made).obey()

@@ -38,7 +38,7 @@ ROUNDS = 3
 
 
 async def carried(coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    """Return the value or error of a coroutine. Raised in its task, some errors end or hang the loop (a bad `__class__`)."""
+    """Return the value or error of a coroutine: if its task raised it, some errors would end or hang the loop."""
     try:
         return await coroutine, None
     except BaseException as error:

@@ -51,7 +51,7 @@ class PlainThreads:
             try:
                 self._serve()
             except BaseException as error:
-                self._wake_ups.put(None)  # the error may have used one up; without it, a function would never be called
+                self._wake_ups.put(None)  # the error may have cost a wake-up, and with it a function its call
                 self._on_error(error)
 
     def _serve(self) -> None:

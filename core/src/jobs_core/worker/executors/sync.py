@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 AGAIN = 0.005
-"""Seconds until an interruption is retried that came where it must not raise: in our own code, or in an event loop."""
+"""Seconds until the retry of an interruption that came where it must not raise: in our own code, or in an event loop."""
 
 PATIENCE = 50
 """Attempts after which an event loop that makes no progress is assumed to be blocked by a callback in C."""
@@ -170,7 +170,7 @@ class SyncExecutor(Executor):
         return self._guest or self._loop
 
     def _strikes(self, loop: LoopRunner | None, run: Run, frame: FrameType | None) -> bool:
-        """Return whether to raise here. A task in an event loop is cancelled first; only code that blocks the loop raises."""
+        """Return whether to raise here: outside an event loop always, inside one only if it does not react to a cancel."""
         if loop is None:
             return True
         from .loops import Place  # late import, as in _own_loop
