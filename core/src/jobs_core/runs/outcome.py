@@ -28,7 +28,7 @@ def decide(run: Run) -> Settlement:
 
 
 def settlement(run: Run) -> Settlement:
-    """Return the settlement of a run that has ended, from its error or value. Raises nothing, whatever these are."""
+    """Return the settlement of a run that has ended, from its error or value. Every error and every value leads to one."""
     delivery, on_end = run.delivery, run.policy.on_end
     if run.error is None:
         if not run.store_result and run.followups is None and on_end is None:

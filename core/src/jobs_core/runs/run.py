@@ -48,7 +48,7 @@ class Run:
         self.convert = False  # the arguments are not converted yet, see `Arguments.run_code`
         self.unfit = False  # the arguments could not be converted
         self.started = self.ended = 0.0
-        self.taken = 0.0  # when it got a slot, if it may have to wait for a thread before it starts
+        self.taken = 0.0  # when it got a slot; set only if it may then have to wait for a thread
         self.value: Any = None
         self.error: BaseException | None = None
         self.failure: Failure | None = None  # the error as text

@@ -44,7 +44,7 @@ class Middleware:
         self.silent = not self._started and not self._finished
         """True if no hook listens to runs."""
         self.process = os.getpid()
-        """Id of the worker's process. A run that returns in another process ends it: its job has forked that process."""
+        """Id of the worker's process. A job may fork, and return in the child too; `end_fork` then ends the child."""
 
     def call(self, run: Run, loops: Callable[[], LoopRunner]) -> Any:
         """Run a plain function and return its value."""

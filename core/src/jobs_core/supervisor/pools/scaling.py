@@ -48,9 +48,9 @@ class PoolScaler:
     ) -> int:
         """Return how many workers to add, or (negative) to stop.
 
-        `workers` counts those that serve or will, `starting` the ones among them that do not serve yet, `busy` those that run
-        jobs; `idle_since` has the time of each one that runs none. `ready` and `oldest_age` cover all topics of the pool,
-        `done_rate` is in jobs a second. All times are of the same monotonic clock as `now`.
+        `workers` is the number of workers that serve or are starting, `starting` the number of the latter, and `busy` the
+        number that run jobs. `idle_since` holds, for each idle worker, when it became idle. `ready` and `oldest_age` cover
+        all topics of the pool; `done_rate` is in jobs per second. All times are of the same monotonic clock as `now`.
         """
         _note(self._busy, now, busy, self._shrink_after)
         _note(self._rates, now, done_rate, self._grow_age)

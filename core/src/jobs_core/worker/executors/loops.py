@@ -128,7 +128,7 @@ class Traces:
     def _watches(self, kind: str, remove: Callable[[Any], bool], fd: Any, *_: Any, **__: Any) -> None:
         def end() -> str:
             with contextlib.suppress(RuntimeError, ValueError, OSError):  # a connection owns it by now, or it is closed
-                if remove(fd) is not False:  # None: uvloop does not say
+                if remove(fd) is not False:  # some loops return None, for example uvloop
                     self.spoilt = True  # a library that set up this watch once for this loop needs a new loop now
                     return f"a {kind} of a file"
             return ""

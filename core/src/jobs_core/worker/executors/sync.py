@@ -31,7 +31,7 @@ AGAIN = 0.005
 """Seconds until the retry of an interruption that came where it must not raise: in our own code, or in an event loop."""
 
 PATIENCE = 50
-"""Attempts after which an event loop that makes no progress is assumed to be blocked by a callback in C."""
+"""Number of attempts after which an event loop that makes no progress is assumed to be blocked by a callback in C."""
 
 WAITS = 5
 """Number of successive attempts that find the thread at one instruction, after which it is assumed to wait there."""
