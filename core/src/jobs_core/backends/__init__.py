@@ -1,1 +1,1 @@
-"""Queue backends: the interface (base.py) and the two that need nothing installed (memory.py, sqlite.py)."""
+"""Backends: the interface (base.py), and the two that need no server (memory/, sqlite/)."""

@@ -1,17 +1,17 @@
 """A queue that keeps no results, and a store beside it that does, combined into one backend.
 
-The queue carries the jobs and decides which worker runs them. The store keeps a record of each job, with the same states
-and keys as in a queue of its own, but no worker reserves from it: a worker that gets a job from the queue claims its
-record, and settles both. So results, status, cancelling and unique keys work as they do in the store, with two differences,
-because two stores cannot be changed in one step. A status may outlast an enqueue that failed half-way, until the job is
-cancelled; and a cancelled job stays in the queue until a worker receives it there and drops it.
+The queue delivers the jobs to workers. The store keeps a record of each job, with states and keys as if it were the queue
+itself, but no worker reserves from it: a worker that gets a job from the queue claims its record, and settles both. So
+results, status, cancelling and unique keys work as they do in the store, with two differences, because two stores cannot be
+changed in one step. After an enqueue that failed half-way, the store may show a waiting job until it is cancelled. And a
+cancelled job stays in the queue until a worker receives it there and drops it.
 
-A unique key is taken in the store, then the job is pushed into the queue, then the key is bound to it. A producer may die
-or give up at any of these steps, and a job that may not be in the queue must not block others. Therefore an enqueue under a
-key that is not bound takes it over, and the job that had it is cancelled, so that it is dropped if it is in the queue after
-all. So an answer with the id of another job always names a job that is in the queue.
+An enqueue takes the unique key in the store, pushes the job into the queue, and then binds the key to the job. A producer
+may die or give up after any of these steps, and a job that may not be in the queue must not block others. Therefore the next
+enqueue takes over a key that is not bound and cancels the job that had it, so that workers drop it if it is in the queue
+after all. So if an enqueue returns the id of another job, that job is always in the queue.
 
-A job that was ended in the store and is delivered again by the queue (its worker died between the two) is not run again.
+A job that has ended in the store but is delivered again by the queue, because its worker died in between, does not run again.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DE
 
 
 def composed(queue: Backend, store: Backend) -> AuxStore:
-    """Return the pair; raise ConfigError if the store cannot be one."""
+    """Return the pair of queue and store; raise ConfigError if the backend cannot serve as a store."""
     missing = SUPPLIED - store.features
-    claims = "claim" in store.features or type(store).claim is not Backend.claim  # the flag is newer than the method
+    claims = "claim" in store.features or type(store).claim is not Backend.claim  # older backends have only the method
     if missing or not claims:
         what = ", ".join(sorted(missing)) or "records that another queue's workers can claim"
         raise ConfigError(f"results.url: {store.name}:// does not support {what}; sqlite:///results.db and redis:// do")
@@ -56,9 +56,9 @@ def composed(queue: Backend, store: Backend) -> AuxStore:
 
 
 class AuxStore(Backend):
-    """The pair of queue and store; see the module.
+    """The pair of queue and store; the module's docstring explains it.
 
-    Made by `App.new_backend` if `[results] url` is set and the queue has no results.
+    `App.new_backend` creates it if `[results] url` is set and the queue keeps no results.
     """
 
     def __init__(self, queue: Backend, store: Backend) -> None:
@@ -68,7 +68,7 @@ class AuxStore(Backend):
         self.features = (queue.features - {"claim"}) | (store.features & (SUPPLIED | {"known_ids"}))
         self._owner: str | None = None
         self._generation = 0
-        self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → id, and the store's token
+        self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → (job id, the store's token)
 
     def __repr__(self) -> str:
         return f"<AuxStore {self.queue.name} {self.store.name}>"
@@ -90,10 +90,11 @@ class AuxStore(Backend):
     # -- the path of a job -----------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        """Take the keys, then push: messages that the keys refuse do not reach the queue.
+        """Take the keys in the store, then push the messages that have not been refused into the queue.
 
-        A request that the queue has refused may come again with a part of its messages: to the store, that is another
-        request. If the store knows a chosen id, an enqueue may have failed half-way: if that job waits, it is sent again.
+        After a refusal by the queue, the producer may repeat the request with some of its messages only; the store treats it
+        as another request. If the store knows a chosen id and its job waits, an earlier enqueue may have failed half-way: it
+        is pushed again.
         """
         if not messages:
             return {}
@@ -109,7 +110,7 @@ class AuxStore(Backend):
         return {**conflicts, **self._bound(binding, keyed)} if binding and keyed else conflicts
 
     def _bound(self, binding: BindsKeys, keyed: Sequence[Outgoing]) -> Mapping[str, str]:
-        """Bind keys; return the ids of messages whose key was taken over meanwhile, each with the job that holds it now."""
+        """Bind keys; for each message whose key was taken over meanwhile, return its id and the id of the new holder."""
         taken_over = binding.bind(keyed)
         for job_id, holder in taken_over.items():
             if not holder:
@@ -117,7 +118,7 @@ class AuxStore(Backend):
         return taken_over
 
     def _waiting(self, job_id: str) -> list[Outgoing]:
-        """Return a job of the store as it was recorded, if it is neither reserved nor ended; else nothing."""
+        """Return the message of a job in the store, if it is ready or scheduled; else an empty list."""
         record = self.store.get(job_id)
         if record is None or record.state not in (State.READY, State.SCHEDULED):
             return []
@@ -148,9 +149,9 @@ class AuxStore(Backend):
         return {delivery.id: delivery.token for delivery in claimed}
 
     def _ended_before(self, delivery: Delivery) -> bool:
-        """Return whether the store knows that the job has ended; if so, tell the queue.
+        """Return whether the job has ended according to the store; if so, settle it in the queue.
 
-        The store does not know foreign producers' jobs.
+        The store does not know jobs of foreign producers: those have not ended.
         """
         record = self.store.get(delivery.id)
         outcome = _ENDED.get(record.state) if record else None
@@ -162,9 +163,7 @@ class AuxStore(Backend):
         return True
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        """Settle in the store first: a job that has ended there is not run again if this process dies before the queue is
-        told.
-        """
+        """Settle in the store, then in the queue: if this process dies in between, the job does not run again."""
         known = [settlement for settlement in settlements if settlement.token in self._claims]
         recorded = dict(zip((s.token for s in known), self._record(known, request), strict=True))
         answers = self.queue.settle([_without_result(settlement) for settlement in settlements], request)
@@ -173,7 +172,7 @@ class AuxStore(Backend):
             for settlement, answer in zip(settlements, answers, strict=True)
             if answer is Answer.SETTLED and recorded.get(settlement.token) is Answer.STALE
         ]
-        if ours:  # the queue says that they are ours: the store had declared us dead
+        if ours:  # the store had released us as dead, but according to the queue the jobs are still ours
             self._record_as_ours(ours)
         for settlement in known:
             self._claims.pop(settlement.token, None)
@@ -213,7 +212,7 @@ class AuxStore(Backend):
         return replace(heartbeat, cancelled=tuple({*heartbeat.cancelled, *also.cancelled}), forced=also.forced)
 
     def _open_store_anew(self) -> None:
-        """Continue in the store under another owner id; in the queue, the owner stays the same."""
+        """Register a new owner id in the store; in the queue, the owner stays the same."""
         self._generation += 1
         self.store.close()
         self.store.open(f"{self._owner}~{self._generation}")

@@ -1,19 +1,17 @@
-"""The interface that every queue backend implements and the core relies on.
+"""The interface that every backend implements and the core relies on.
 
-One state machine for all::
+All backends have the same states::
 
     push ──► ready ──reserve──► reserved ──settle──► done | cancelled | dead
                ▲                   │
                └── scheduled ◄─────┘ retry, defer (release goes straight back to ready)
 
-A worker process opens a backend under an *owner* id. What it reserves belongs to that owner, whose single
-lease covers one job or five thousand; every reservation has a *token*, and only the holder of the current
-token can settle. Times are seconds on the broker's own clock. Payloads are opaque bytes: a backend never
-parses them.
+A worker process opens a backend under an *owner* id. Its reservations belong to that owner, whose single lease covers all of
+them, one job or five thousand. Every reservation has a *token*, and a job can be settled only with its current token. Times
+are seconds on the broker's own clock. Payloads are opaque bytes: a backend never parses them.
 
-Methods are called by one thread at a time, except `interrupt`, which any thread and a signal handler may call.
-A backend is opened after a fork, never carried over one. The meaning of this page in executable form is
-`jobs_core.testing.BackendContract`.
+Methods are called by one thread at a time, except `interrupt`, which any thread and a signal handler may call. A backend is
+opened after a fork, and never used across one. `jobs_core.testing.BackendContract` tests everything that is said here.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from ..errors import NotSupported
 from ..message import UniqueKey
 
 INTERFACE_VERSION: Final = 1
-"""Raised when a backend written for an older core would misbehave; checked when a plugin is loaded."""
+"""Increased when a backend written for an older core would misbehave; checked when a plugin is loaded."""
 
 FEATURES: Final = frozenset(
     {
@@ -40,14 +38,14 @@ FEATURES: Final = frozenset(
         "priority",  # 0 to 9, higher first within a topic
         "unique",  # push refuses a second job under a held unique key
         "debounce",  # with unique: UniqueKey.longest limits how long jobs that replace each other are put off
-        "results",  # what a job returned is kept for its time to live
-        "cancel",  # a queued job is cancelled at once, a running one is told
+        "results",  # a job's return value is kept for its time to live
+        "cancel",  # a queued job is cancelled at once, and the worker of a running one is told
         "browse",  # jobs can be listed by topic and state
         "lookup",  # a job can be found by id
         "pause",  # a topic can be paused for all workers
-        "atomic_followups",  # jobs enqueued by a job, or for its end, commit with its acknowledgement, or dead letter
+        "atomic_followups",  # jobs enqueued by a job, or at its end, commit with its acknowledgement or dead letter
         "dedup",  # a repeated push request adds nothing
-        "known_ids",  # push adds nothing for a chosen id that the store still holds, also of an ended job, and tells
+        "known_ids",  # push adds nothing for a chosen id that the store holds, even of an ended job, and reports it
         "fencing",  # a stale owner can settle nothing
         "owner_release",  # release_owner returns a dead process's jobs at once
         "exact_redelivery",  # redeliveries and crashes are counted exactly
@@ -55,20 +53,20 @@ FEATURES: Final = frozenset(
         "ages",  # counts tell how long the oldest ready job has waited
         "strict_order",  # topics in strict order, priority and first-in-first-out within
         "multiprocess",  # several processes share the queue
-        "claim",  # jobs can be reserved by id: what a store beside another queue needs
-        "prefix",  # BackendOptions.prefix keeps applications apart that share one broker
+        "claim",  # jobs can be reserved by id, so this can be the results store of another backend
+        "prefix",  # BackendOptions.prefix separates applications that share one broker
     }
 )
-"""Everything a backend can claim in `Backend.features`."""
+"""All features that a backend can list in `Backend.features`."""
 
 MOST_SEARCHED: Final = 1000
-"""Jobs of a topic and state that are looked at to find one by the beginning of its id."""
+"""Most jobs of one topic and state that are searched for an id by its beginning."""
 
 SIGNATURE_LINE: Final = 200
 """Bytes that a signature may add to an envelope."""
 
 KEPT_ERRORS: Final = 10
-"""Number of entries of a job's history that every backend keeps, the newest ones."""
+"""Number of entries in a job's history of errors; every backend keeps the newest ones."""
 
 CANCELLED_TTL: Final = 86400.0
 """Seconds for which the status of a cancelled job is kept, whether it was cancelled while it waited or while it ran."""
@@ -85,19 +83,19 @@ class State(enum.Enum):
     DONE = "done"
     DEAD = "dead"
     CANCELLED = "cancelled"
-    UNKNOWN = "unknown"  # never pushed, or done and deleted
+    UNKNOWN = "unknown"  # never pushed, or finished without a stored result
 
 
 class Outcome(enum.Enum):
     """The end of a reservation."""
 
     DONE = "done"
-    RETRY = "retry"  # ran and failed: again after a while, the attempt counts
-    DEFER = "defer"  # again after a while, as if it had not been reserved
-    RELEASE = "release"  # not started: back to the front at once
-    DEAD = "dead"  # to the dead letters, with a reason
+    RETRY = "retry"  # the run failed: schedule the job again, and count the attempt
+    DEFER = "defer"  # schedule the job again, without counting an attempt
+    RELEASE = "release"  # the job was not started: return it to the front of its topic at once
+    DEAD = "dead"  # move the job to the dead letters, with a reason
     CANCELLED = "cancelled"
-    EXPIRED = "expired"  # to the dead letters: it was not started in time
+    EXPIRED = "expired"  # move the job to the dead letters, because it was not started in time
 
 
 ENDS: Final = frozenset({Outcome.DONE, Outcome.DEAD, Outcome.EXPIRED})
@@ -108,12 +106,12 @@ class Answer(enum.Enum):
     """The answer to a settlement."""
 
     SETTLED = "settled"
-    ALREADY = "already"  # an earlier sending of the same request did it
-    STALE = "stale"  # the reservation is no longer this owner's: nothing was done
+    ALREADY = "already"  # the same request was sent before, and settled it
+    STALE = "stale"  # the reservation no longer belongs to this owner: nothing was done
 
 
 class Outgoing(Struct, frozen=True, gc=False):
-    """An encoded message on its way in, with the few facts a backend acts on."""
+    """An encoded message to be pushed, with the few facts that a backend needs."""
 
     id: str
     topic: str
@@ -121,26 +119,26 @@ class Outgoing(Struct, frozen=True, gc=False):
     priority: int = 0
     delay: float = 0.0
     unique: UniqueKey | None = None
-    chosen: bool = False  # the id is not one of `new_id`: it may be known
+    chosen: bool = False  # the id does not come from `new_id`: the backend may know it already
 
 
 class Delivery(Struct, frozen=True, gc=False):
-    """One reserved job, as the backend hands it out."""
+    """One reserved job, as the backend delivers it to a worker."""
 
     id: str
     topic: str
     payload: bytes
     token: Token
     attempt: int  # attempts that ended before this run, see `previous_attempts`
-    redeliveries: int  # runs that a lost worker took down
-    crashes: int  # of these, the ones in which no other job was running
-    deferrals: int  # times it was deferred
+    redeliveries: int  # runs during which the worker died
+    crashes: int  # of these, the runs beside which the worker was running no other job
+    deferrals: int  # number of times that it was deferred
     pushed_at: float  # broker's clock
     broker_now: float  # broker's clock
 
     @property
     def previous_attempts(self) -> int:
-        """Return `attempt` by the name that says what it counts; the field keeps its name for backends that construct it."""
+        """Return `attempt` under a clearer name; the field keeps its name for the backends that construct a Delivery."""
         return self.attempt
 
 
@@ -154,15 +152,15 @@ class Settlement(Struct, frozen=True, gc=False):
     counts: bool = True  # dead: whether this run was an attempt
     reason: str = ""  # dead
     error: bytes = b""  # retry, dead: one JSON document for the job's history
-    result: bytes | None = None  # done: what to keep
-    result_ttl: float = 0.0  # done, cancelled: for how long
-    followups: tuple[Outgoing, ...] = ()  # done, dead, expired: pushed in the same step
+    result: bytes | None = None  # done: the result to keep
+    result_ttl: float = 0.0  # done, cancelled: seconds for which the end of the job is kept
+    followups: tuple[Outgoing, ...] = ()  # done, dead, expired: jobs to push in the same step
 
 
 class Heartbeat(Struct, frozen=True):
     """The broker's news about an owner's jobs."""
 
-    lost: tuple[str, ...] = ()  # ids no longer reserved by it
+    lost: tuple[str, ...] = ()  # ids of jobs that the owner no longer has reserved
     cancelled: tuple[str, ...] = ()  # ids of jobs to cancel
     forced: tuple[str, ...] = ()  # of these, the ones to end even if their worker has to be replaced
 
@@ -174,11 +172,11 @@ class Counts(Struct, frozen=True):
     scheduled: int = 0
     reserved: int = 0
     dead: int = 0
-    oldest_age: float | None = None  # seconds since the oldest ready job became ready; with `ages`, else it is not known
+    oldest_age: float | None = None  # seconds for which the oldest ready job has been ready; needs the feature `ages`
 
 
 class Housekept(Struct, frozen=True):
-    """The result of one round of housekeeping; `more` asks for another round soon."""
+    """The result of one round of housekeeping; `more` requests another round soon."""
 
     readied: int = 0
     owners_released: int = 0
@@ -219,28 +217,28 @@ class Retention(Struct, frozen=True):
 class BackendOptions(Struct, frozen=True):
     """The settings that the core gives to a backend besides its URL."""
 
-    lease: float = 30.0  # seconds an owner may be silent
-    prefix: str = "jobs"  # keeps applications on one broker apart; a store of its own (a file) need not look at it
+    lease: float = 30.0  # seconds for which reservations hold without a heartbeat
+    prefix: str = "jobs"  # separates applications on one broker; a backend that is never shared may ignore it
     base_dir: Path = Path()  # relative paths in the URL start here
     retention: Callable[[str], Retention] = lambda topic: Retention()
-    cancelled_ttl: float = CANCELLED_TTL  # how long the status of a job is kept that is cancelled while it waits
-    dedup_window: float = 60.0  # how long a push request is remembered
-    clock: Callable[[], float] | None = None  # tests: replaces the broker's clock where it is a Python one
+    cancelled_ttl: float = CANCELLED_TTL  # seconds for which the status of a job is kept that was cancelled while queued
+    dedup_window: float = 60.0  # seconds for which a push request is remembered
+    clock: Callable[[], float] | None = None  # for tests: replaces the broker's clock, if the broker is written in Python
     settings: Mapping[str, object] = {}  # the backend's own table in the configuration
-    topics: tuple[str, ...] = ()  # what the configuration names, sorted: for `setup`, and backends that cannot list topics
-    longest_run: Callable[[], float | None] = lambda: None  # seconds that a job may run; None: without end, or unknown
-    # For backends that check the messages of foreign producers before they act on them:
+    topics: tuple[str, ...] = ()  # topics that the configuration names, sorted: for `setup`, and for want of `browse`
+    longest_run: Callable[[], float | None] = lambda: None  # longest timeout of any job, in seconds; None: unlimited or unknown
+    # For backends that check the messages of foreign producers before they use them:
     max_message: int = 1_000_000  # bytes of an envelope
-    verify: Callable[[bytes], bytes] | None = None  # the body of a signed payload, or SignatureError; None: nothing is signed
+    verify: Callable[[bytes], bytes] | None = None  # returns the body of a payload, or raises SignatureError; None: unsigned
 
     @property
     def largest_payload(self) -> int:
-        """Most bytes of a payload: a signature line comes on top of the envelope."""
+        """Return the largest size of a payload in bytes: the envelope and a signature line."""
         return self.max_message + SIGNATURE_LINE
 
     @property
     def outage_after(self) -> float:
-        """Seconds without housekeeping after which leases are extended before any is judged."""
+        """Return the seconds without housekeeping after which it extends all leases before it releases any owner."""
         return min(10.0, self.lease / 3)
 
     def now(self) -> float:
@@ -248,16 +246,16 @@ class BackendOptions(Struct, frozen=True):
 
 
 class Operable:
-    """The calls that operators may make to a backend. Every default raises NotSupported with the feature that is missing.
+    """The calls of operators. A method that a backend does not override raises NotSupported with the missing feature.
 
-    Called from the command line and by handles, on a connection that is no worker's.
+    They are made by commands and by handles, on a connection that belongs to no worker.
     """
 
     name: str
     features: frozenset[str]
 
     def get(self, job_id: str) -> JobRecord | None:
-        """Return everything known about one job; None if it is unknown.
+        """Return everything known about a job; None if the backend does not know its id.
 
         Called by: handles, `jobsctl show`, `jobsctl why`. Atomicity: one consistent view. Blocks: for a round trip.
         Raises: NotSupported (lookup), BackendUnavailable.
@@ -265,7 +263,7 @@ class Operable:
         raise self._lacks("lookup")
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
-        """List jobs of a topic in one state, next to run first; dead letters newest first.
+        """List the jobs of a topic in one state in the order in which they will run; dead letters newest first.
 
         Called by: `jobsctl list`, `jobsctl dead`, `jobsctl check`. Atomicity: one consistent view a call.
         Blocks: for a round trip. Raises: NotSupported (browse), BackendUnavailable.
@@ -273,10 +271,12 @@ class Operable:
         raise self._lacks("browse")
 
     def find_ids(self, prefix: str, limit: int) -> list[str]:
-        """List ids of jobs that begin with `prefix`, so many at most.
+        """List up to `limit` ids of jobs that begin with `prefix`.
 
-        Called by: commands that take an id. Atomicity: none needed. Blocks: for a round trip; where it is not provided, for
-        some for each topic, and of each state only the first MOST_SEARCHED jobs are looked at. Raises: BackendUnavailable.
+        This default searches the first MOST_SEARCHED jobs of each topic and state.
+
+        Called by: commands that take an id. Atomicity: none needed. Blocks: for a round trip; this default, for several per
+        topic. Raises: BackendUnavailable.
         """
         if "browse" not in self.features:
             return []
@@ -298,7 +298,7 @@ class Operable:
         raise self._lacks("browse")
 
     def requeue(self, job_ids: Sequence[str]) -> int:
-        """Make dead and scheduled jobs ready now, dead ones with their attempts forgotten; return how many.
+        """Make dead and scheduled jobs ready now, and reset the attempts of dead ones; return how many.
 
         Called by: `jobsctl dead retry`. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -322,7 +322,7 @@ class Operable:
         raise self._lacks("browse")
 
     def purge_inlet(self, topic: str) -> int:
-        """Delete the entries of foreign producers that are not admitted yet; return how many.
+        """Delete messages of foreign producers that are still in the inlet; return how many.
 
         Called by: `jobsctl purge --inlet`. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (inlet), BackendUnavailable.
@@ -338,7 +338,7 @@ class Operable:
         raise self._lacks("browse")
 
     def pause(self, topic: str) -> None:
-        """Let no worker reserve jobs of a topic until it is resumed; survives restarts.
+        """Keep workers from reserving jobs of a topic until it is resumed, even across restarts.
 
         Called by: `jobsctl pause`. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (pause), BackendUnavailable.
@@ -346,7 +346,7 @@ class Operable:
         raise self._lacks("pause")
 
     def resume(self, topic: str) -> None:
-        """Hand out jobs of a paused topic again and wake who waits for them.
+        """Let workers reserve jobs of a paused topic again, and wake those that wait for them.
 
         Called by: `jobsctl resume`. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (pause), BackendUnavailable.
@@ -354,19 +354,19 @@ class Operable:
         raise self._lacks("pause")
 
     def paused(self) -> frozenset[str]:
-        """Name the paused topics; backends without `pause` have none.
+        """Return the paused topics; without the feature `pause` there are none.
 
         Called by: `jobsctl topics`, `jobsctl why`. Atomicity: one step. Blocks: for a round trip. Raises: BackendUnavailable.
         """
         return frozenset()
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
-        """Cancel a queued job at once, or ask the owner of a reserved one to; return the state it is in afterwards.
+        """Cancel a queued job at once, or ask the owner of a reserved one to do so; return its state afterwards.
 
-        With `force` the owner may end its process for it: it hears of the job in `Heartbeat.forced`, too.
+        With `force`, `Heartbeat.forced` reports the job to its owner too, which may end the process to stop it.
 
         Called by: handles, `jobsctl cancel`. Atomicity: one step. Blocks: for a round trip; the owner of a
-        reserved job hears of it within 250 ms, see `Backend.wakes_to_cancel`.
+        reserved job is told within 250 ms, see `Backend.wakes_to_cancel`.
         Raises: NotSupported (cancel), BackendUnavailable.
         """
         raise self._lacks("cancel")
@@ -374,18 +374,18 @@ class Operable:
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         """Wait until a job has ended, and return its record; None if it has not within `timeout` seconds.
 
-        A record in state UNKNOWN means that there is no such job, or that it is done and kept no result.
+        A record in state UNKNOWN means that the job never existed, or finished without a stored result.
         Called by: `JobHandle.result`, on a connection of its own. Atomicity: none needed.
         Blocks: up to `timeout`. Raises: NotSupported (results), BackendUnavailable.
         """
         raise self._lacks("results")
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
-        """Reserve exactly these jobs, due or not, whichever owner holds them; dead and unknown ones are left out.
+        """Reserve exactly these jobs, due or not, even if another owner has reserved them; skip dead and unknown ones.
 
-        For a store that keeps the records of jobs which another queue carries: the owner that received one there reports
-        it here. It renews the owner's lease; the owner's last request, repeated, returns the same jobs. A store without it
-        cannot be `[results]`.
+        For a store that keeps the records of jobs that another queue delivers: an owner that received a job there claims
+        its record here. Renews the owner's lease. If the owner repeats its last request, it gets the same jobs. Only a
+        backend with this method can be used for `[results]`.
         Called by: `AuxStore`, for couriers. Atomicity: one step. Blocks: for a round trip.
         Raises: NotSupported (claim), OwnerLost, BackendUnavailable.
         """
@@ -410,41 +410,43 @@ class Operable:
 
 
 class BindsKeys(abc.ABC):
-    """The unique keys of a store beside another queue: see `AuxStore`.
+    """The unique keys of a results store that is used beside a queue: see `AuxStore`.
 
-    A key is bound to a job that is known to be in the queue. Before that it is held loosely: the next enqueue takes it over.
+    Once a job is known to be in the queue, its key is bound to it. Until then, the key is held loosely, which means that the
+    next enqueue takes it over.
     """
 
     @abc.abstractmethod
     def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        """`push` whose unique keys are held loosely. Where one is so held by a job that waits, that job is cancelled."""
+        """Push messages, holding their unique keys loosely; cancel waiting jobs that held such a key loosely before."""
 
     @abc.abstractmethod
     def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
-        """Bind the keys of these messages, which have all arrived, where they still hold them.
+        """Bind the keys of these messages, which are now all in the queue, unless another job has taken them over.
 
-        Returns, for each whose key was taken over, its id and the id that holds the key, empty if it holds it loosely.
+        Returns, for each message whose key was taken over, its id and the id of the new holder, or "" if the new holder
+        holds the key loosely.
         Called by: `AuxStore`, for producers. Atomicity: one step. Blocks: until durable. Raises: BackendUnavailable.
         """
 
 
 class Backend(Operable, abc.ABC):
-    """A connection to a queue. Every method but `interrupt` is called by one thread at a time."""
+    """A connection to a broker or store. Every method but `interrupt` is called by one thread at a time."""
 
     name: str = ""
     """The URL scheme, for messages."""
 
     features: frozenset[str] = frozenset()
-    """The features of this backend, out of FEATURES; the core and the contract read it instead of the name."""
+    """The features of this backend, a subset of FEATURES; the core and the contract depend on them, not on the name."""
 
     wakes_to_cancel: bool = False
     """True if `wait` and `reserve_next` return, with `called` set, when a job of this owner is to be cancelled.
 
-    Where it is False, couriers that run jobs send several heartbeats a second to learn of it.
+    If False, couriers send several heartbeats a second while jobs run, in order to learn of cancellations.
     """
 
     called: bool = False
-    """True if the owner is to send a heartbeat now, which reports a job to cancel. Each heartbeat clears it."""
+    """True if the owner has to send a heartbeat now, whose answer names a job to cancel. Each heartbeat clears it."""
 
     @abc.abstractmethod
     def open(self, owner: str | None) -> None:
@@ -456,7 +458,7 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Disconnect; the owner's remaining jobs are released uncharged, and the owner is forgotten.
+        """Disconnect, release the owner's remaining jobs without counting anything, and forget the owner.
 
         Called by: the code that opened it; a second call does nothing. Atomicity: one step. Blocks: for a round trip.
         Raises: nothing; if the broker is unreachable, the jobs are released when the lease expires.
@@ -466,70 +468,73 @@ class Backend(Operable, abc.ABC):
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         """Store messages durably; return, for each refused by a unique key, its id and the id that holds the key.
 
-        A request repeated within the dedup window adds nothing and reports what it reported first; a
-        message whose id is in the store adds nothing. `conflict="replace"` cancels a queued holder instead.
-        With `known_ids`, a message whose id was chosen adds nothing either while the end of that job is kept (its
-        result, or that it was cancelled), and what adds nothing is returned as held by itself: {id: id}. Of two
-        messages of one id in one push the first counts, and the second is not returned.
-        Called by: producers and, with follow-ups a backend cannot commit, couriers. Atomicity: all or nothing
+        A request repeated within the dedup window adds nothing and returns the first answer. A message whose id is in the
+        store adds nothing. With `conflict="replace"`, a queued holder of the key is cancelled instead.
+
+        With `known_ids`, a message with a chosen id also adds nothing while the end of that job is kept (its result, or
+        that it was cancelled). Then each message that adds nothing is returned as held by itself: {id: id}. Of two messages
+        with the same id in one push the first counts, and the second is not returned.
+        Called by: producers, and couriers for follow-ups without `atomic_followups`. Atomicity: all or nothing
         with `dedup`. Blocks: until durable. Raises: QueueFull, BackendUnavailable, BackendError.
         """
 
     @abc.abstractmethod
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        """Reserve up to `limit` ready jobs, now, from the topics in the given order; renew the owner's lease.
+        """Reserve up to `limit` ready jobs, without waiting, from the topics in this order; renew the owner's lease.
 
-        Due scheduled jobs count as ready. The owner's last request, repeated, returns the same jobs.
+        Due scheduled jobs count as ready. If the owner repeats its last request, it gets the same jobs.
         Called by: couriers. Atomicity: one step. Blocks: for a round trip, never for work.
         Raises: OwnerLost, BackendUnavailable, BackendError.
         """
 
     @abc.abstractmethod
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
-        """Sleep until work may exist (True), a scheduled job falls due (True), `interrupt` or `timeout` (False).
+        """Sleep until jobs may be ready or a scheduled job is due (True), or until `interrupt` or `timeout` (False).
 
-        Without topics it only serves the connection: the courier sleeps nowhere else.
+        Without topics it only keeps the connection alive, because the courier never sleeps anywhere else.
         Called by: couriers. Atomicity: none needed. Blocks: up to `timeout` seconds, without polling.
         Raises: BackendUnavailable.
         """
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
-        """Sleep as `wait` does, and reserve up to `limit` of the jobs that arrive; return none if none do.
+        """Sleep as `wait` does, and reserve up to `limit` of the jobs that arrive; return an empty list if none does.
 
-        Where both can be one step, a job starts a round trip earlier; this default takes two steps. It may return
-        none before its time. If it raises, `reserve` repeats the request, and returns what this call had taken.
-        Called by: couriers that can take work. Atomicity: jobs are reserved in one step.
+        A backend that can do both in one step saves a round trip before each job starts; this default takes two steps. It
+        may return an empty list early. After an exception, `reserve` with the same request returns the jobs that this call
+        had reserved.
+
+        Called by: couriers with room for jobs. Atomicity: jobs are reserved in one step.
         Blocks: up to `timeout` seconds, without polling. Raises: OwnerLost, BackendUnavailable, BackendError.
         """
         return self.reserve(topics, limit, request) if self.wait(topics, timeout) else []
 
     def expect(self, jobs: int) -> None:
-        """Learn how many jobs the owner will still reserve at most: more need not be fetched ahead.
+        """Set how many more jobs the owner will reserve at most, so that the backend does not fetch more in advance.
 
-        Released jobs may be reserved once more. Called by: couriers of workers with `max_jobs`, after `open`.
+        Released jobs may be reserved in addition. Called by: couriers of workers with `max_jobs`, after `open`.
         Atomicity: none needed. Blocks: never. Raises: nothing.
         """
 
     @abc.abstractmethod
     def interrupt(self) -> None:
-        """End the current `wait` or `reserve_next`, or the next one at once if none is running.
+        """End the current `wait` or `reserve_next`; if none is running, the next one returns at once.
 
-        Called by: any thread, and signal handlers. Atomicity: several calls may end one wait.
+        Called by: any thread, and signal handlers. Atomicity: several calls may end a single wait.
         Blocks: never. Raises: nothing.
         """
 
     @abc.abstractmethod
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        """End reservations, each as its outcome says; answer for each, in order.
+        """End reservations, each according to its outcome; return an answer for each, in order.
 
-        The owner's last request, repeated, answers ALREADY for what it did.
+        If the owner repeats its last request, the answer is ALREADY for each job that the request had settled.
         Called by: couriers. Atomicity: each settlement with its follow-ups in one step (with
         `atomic_followups`). Blocks: for a round trip. Raises: BackendUnavailable, BackendError.
         """
 
     @abc.abstractmethod
     def heartbeat(self) -> Heartbeat:
-        """Renew the owner's lease; return the jobs that were lost or cancelled meanwhile.
+        """Renew the owner's lease; return the jobs that it has lost or has to cancel.
 
         Called by: couriers, several times a lease. Atomicity: one step. Blocks: for a round trip.
         Raises: OwnerLost, BackendUnavailable.
@@ -537,11 +542,11 @@ class Backend(Operable, abc.ABC):
 
     @abc.abstractmethod
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        """Release a dead process's reservations to the front of their topics at once; return how many.
+        """Return a dead process's jobs to the front of their topics at once; return how many.
 
-        Jobs in `started` have their redeliveries counted and `report` (JSON) put into their history, and
-        `crashes` too if only one was started; the others are uncharged. The owner is closed for good: its
-        late reserve or heartbeat raises OwnerLost. An unknown owner is a no-op.
+        For each job in `started`, count a redelivery and add `report` (JSON) to its history; if only one was started, count
+        a crash, too. The other jobs stay uncharged. The owner is closed for good: if it still lives, its next reserve or
+        heartbeat raises OwnerLost. For an unknown owner, this does nothing.
         Called by: the housekeeper. Atomicity: one step. Blocks: for a round trip. Raises: BackendUnavailable.
         """
 
@@ -549,9 +554,9 @@ class Backend(Operable, abc.ABC):
     def housekeep(self, limit: int) -> Housekept:
         """Make due jobs ready, release owners whose lease has expired, drop old results, dead letters and requests.
 
-        All jobs of such an owner are charged a redelivery, and a crash if it held exactly one. If no
-        housekeeping ran for `outage_after`, all leases are extended first. At most about `limit` jobs of
-        each kind a call. Called by: the housekeeper, or the courier of a lone worker. Atomicity: idempotent,
+        Each job of an expired owner is charged a redelivery, and a crash if the owner had reserved only that one. If no
+        housekeeping ran for `outage_after`, all leases are extended first. A call handles about `limit` jobs of each kind
+        at most. Called by: the housekeeper, or the courier of a lone worker. Atomicity: idempotent,
         may run on several machines. Blocks: for a round trip. Raises: BackendUnavailable.
         """
 
@@ -559,7 +564,7 @@ class Backend(Operable, abc.ABC):
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         """Count each topic's jobs by state.
 
-        Called by: the housekeeper, `jobsctl topics`. Atomicity: each topic one view. Blocks: for a round trip.
+        Called by: the housekeeper, `jobsctl topics`. Atomicity: one consistent view per topic. Blocks: for a round trip.
         Raises: BackendUnavailable.
         """
 

@@ -1,1 +1,1 @@
-"""The `jobs` command, with one file for each group of commands."""
+"""The `jobsctl` command, with one file for each group of commands."""

@@ -1,4 +1,4 @@
-"""The number of workers that this machine is likely to bear."""
+"""The number of workers that this machine can probably run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..scoreboard.state import Board, SupervisorState
 from .formatting import count, size
 
 PER_CORE = 32
-"""Workers for each core: most workers wait for other systems most of the time, and beyond this the machine only switches."""
+"""Most workers per core: workers mostly wait for other systems, but more of them would only cause context switches."""
 
 USUAL_SIZE = 50_000_000
-"""Bytes of a worker, as long as none has been measured."""
+"""Assumed size of a worker in bytes, until one has been measured."""
 
 
 def too_many(board: Board, pool: str, workers: int) -> str:
-    """Return why so many workers in a pool are doubtful; "" if they are not."""
+    """Return why this machine probably cannot run so many workers in a pool; "" if it can."""
     it = board.supervisor
     mine = next((each for each in it.pools if each.name == pool), None) if it else None
     if it is None or mine is None or workers <= max(mine.max, mine.wanted):
@@ -44,7 +44,7 @@ def _cores() -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that the machine, or the control group of this process, has left."""
+    """Return how many bytes of memory are free in the machine, or in this process's control group if that is less."""
     found = []
     with contextlib.suppress(OSError):
         match = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)

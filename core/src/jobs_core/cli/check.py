@@ -1,4 +1,4 @@
-"""`jobsctl check`: test configuration, plugins, application and queue; each finding comes with its fix."""
+"""`jobsctl check`: test configuration, plugins, application and backend; each finding comes with its fix."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SAMPLE = 500
 
 
 class _Checks:
-    """Findings, printed as they come; the worst decides the exit code."""
+    """Findings, which are printed as they are found; the worst one decides the exit code."""
 
     def __init__(self, quiet: bool, on_add: Callable[[str, str, str, Exit], None] = lambda *finding: None) -> None:
         self._on_add = on_add
@@ -57,7 +57,7 @@ class _Checks:
                 output.echo(f"{mark if number == 0 else ' '} {what if number == 0 else '':<14}{line}")
 
     def run(self, what: str, check: Callable[[], Iterator[tuple[str, str]]]) -> bool:
-        """Report what a check yields; False if it failed."""
+        """Report the findings that a check yields; return False if one of them is bad."""
         good = True
         try:
             for mark, text in check():
@@ -103,7 +103,7 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
 
 
 def _check_application(checks: _Checks, app: App, import_timeout: float) -> None:
-    """Run the checks that need the application in a child, because the import may end its process."""
+    """Run in a child the checks that need the application, because its import may end the process."""
     module = called = ""
     loading = True
 
@@ -169,7 +169,7 @@ def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield output.WARN, f"{info} {killers[info.name]}"
         elif info.disabled:
             yield output.WARN, f"{info} is disabled by JOBS_DISABLE_PLUGINS"
-        for trouble in info.troubles:  # fatal only if the configuration needs the plugin, which the next checks find out
+        for trouble in info.troubles:  # only a warning: the next checks fail if the configuration needs the plugin
             yield output.WARN, f"{info} {trouble}"
     for name in app.plugins.unknown_preferences():
         yield output.WARN, f"plugins.prefer: no plugin is named {name!r}"

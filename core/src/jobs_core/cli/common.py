@@ -1,4 +1,4 @@
-"""The parts that every command needs: the configured application, and errors as sentences with an exit code."""
+"""The parts that every command needs: the configured application, and errors that end it with a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Context:
-    """The options before the command; the application is made when a command asks for it."""
+    """The options before the command's name, and the application, which is created when a command first uses it."""
 
     def __init__(self, config_file: str | None = None) -> None:
         self.config_file = config_file
@@ -55,7 +55,7 @@ class Context:
 
     @functools.cached_property
     def place(self) -> RunDirectory:
-        """Return where the supervisor runs that a command addresses. Import nothing, and report a broken configuration."""
+        """Return the run directory of the supervisor that a command addresses; report a broken configuration first."""
         found = find_place(lambda: self.effective, self.config_file)
         if found.trouble:
             for line in found.news():
@@ -64,7 +64,7 @@ class Context:
 
     @property
     def preferences(self) -> list[str]:
-        """Return [plugins] prefer; empty if the configuration cannot be read, because plugins are listed anyway."""
+        """Return [plugins] prefer, or nothing if the configuration cannot be read: plugins are listed even then."""
         try:
             return self.effective.config.prefer
         except ConfigError:
@@ -87,12 +87,12 @@ class Context:
                 self._app.close()
 
     def operate(self, action: Callable[[Backend], T], what: str = "") -> T:
-        """Run an operator's call on the backend."""
+        """Run an operator's call on the backend; report a long wait for `what`."""
         with self.asking(what):
             return self.app.operate(action)
 
     def asking(self, what: str = "") -> contextlib.AbstractContextManager[None]:
-        """Report a long wait for the backend, as a wait for its answer or for `what`."""
+        """Report a long wait inside the block as a wait for `what`, by default for the backend's answer."""
         return waiting(what or f"{redact(self.app.backend_url)} to answer")
 
     def whole_id(self, text: str) -> str:
@@ -100,7 +100,7 @@ class Context:
         return self.operate(lambda backend: whole_id(backend, text, self.app.run_dir))
 
     def find(self, job_id: str) -> JobRecord:
-        """Return the job with this id or beginning of an id; end the command if there is none."""
+        """Return the job whose id is, or begins with, `job_id`; end the command if there is none."""
         job_id = self.whole_id(job_id)
         record = self.operate(lambda backend: backend.get(job_id))
         if record is None:
@@ -117,7 +117,7 @@ pass_context = click.make_pass_decorator(Context, ensure=True)
 
 
 def fail(message: str, code: Exit = Exit.FAILED) -> NoReturn:
-    """End the command with a sentence on standard error."""
+    """Print an error and end the command."""
     output.echo(f"jobs: {message}", err=True)
     raise click.exceptions.Exit(code)
 
@@ -132,7 +132,7 @@ def exit_code(error: JobsError) -> Exit:
 
 
 def confirm(question: str, yes: bool, option: str = "--yes") -> None:
-    """Ask before something is destroyed; without a terminal, `--yes` or another `option` is required."""
+    """Ask for confirmation before something is destroyed; without a terminal, require `--yes` or another `option`."""
     if yes:
         return
     if not sys.stdin.isatty():
@@ -142,7 +142,7 @@ def confirm(question: str, yes: bool, option: str = "--yes") -> None:
 
 
 def literal(text: str) -> Any:
-    """Parse an argument of the command line: as JSON if it is JSON, else as the text itself."""
+    """Parse an argument of the command line as JSON; if it is not JSON, return it as a string."""
     try:
         value = msgspec.json.decode(text.encode())
     except msgspec.DecodeError as error:
@@ -157,7 +157,7 @@ def literal(text: str) -> Any:
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """Shorten a text that may be long to its beginning."""
+    """Return the first `most` characters of a text."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 

@@ -1,4 +1,4 @@
-"""`jobsctl contract`: test a backend against the contract, or measure it with the same figures for every backend."""
+"""`jobsctl contract`: test a backend against the contract, or measure figures that can be compared between backends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TestContract(BackendContract):
 """
 
 CASE_TIMEOUT = 180
-"""Seconds that one case may take; after that, the stacks of all threads are shown and the case has failed."""
+"""Longest time of one case, in seconds; a case that takes longer fails, and the stacks of all threads are shown."""
 
 
 @click.command("contract")
@@ -63,7 +63,7 @@ def measure(url: str) -> list[dict[str, Any]]:
 def run_cases(url: str, expression: str | None) -> Exit:
     """Run the contract with pytest."""
     try:
-        import hypothesis  # noqa: F401  # named here to say what is missing
+        import hypothesis  # noqa: F401  # imported here only to name a missing package
         import pytest
         import pytest_timeout  # type: ignore[import-untyped]  # noqa: F401
     except ImportError as error:

@@ -138,9 +138,9 @@ def scale_command(context: Context, pool: str, workers: int | None, auto: bool, 
 
 
 def _sound(context: Context) -> RunDirectory:
-    """Return where the supervisor runs. Raises ConfigError if the configuration is invalid.
+    """Return the supervisor's run directory; raise ConfigError if the configuration is invalid or missing.
 
-    Also raises it if there is no configuration at all: the defaults name another queue.
+    Without a file, the defaults would name another backend.
     """
     _ = context.effective
     if context.place.trouble and not context.place.moved:
@@ -192,7 +192,7 @@ def _ask(run_dir: Path, message: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refused(what: str) -> Iterator[None]:
-    """Add to an error that all running processes continue."""
+    """Print an error of the block, add that all processes keep running, and end the command."""
     try:
         yield
     except JobsError as error:
@@ -224,7 +224,7 @@ def _stop(run_dir: Path, how: str) -> None:
 
 
 def _waiting_for(run_dir: Path, pid: int) -> str:
-    """Return what the workers are busy with, as `3 workers busy: send_email 12 s, …`."""
+    """Return for what `stop` is waiting, such as `3 workers busy: send_email 12 s, …`."""
     board = read_board(run_dir)
     busy = [worker for worker in board.workers if worker.running and worker.header.phase is not Phase.STARTING]
     if stopped(pid):

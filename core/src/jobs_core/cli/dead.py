@@ -117,7 +117,7 @@ def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, ye
 def _one_by_one(context: Context, job_ids: Sequence[str], action: Callable[[Backend, list[str]], int]) -> tuple[int, list[str]]:
     """Apply an action to each id. Return how many were dead letters, and the ids that were not.
 
-    A backend reports only the number, so each id takes a call of its own.
+    There is one call for each id, because a backend returns only the number of jobs that it has changed.
     """
     ids = list(dict.fromkeys(map(context.whole_id, job_ids)))
     missed = [job_id for job_id in ids if not context.operate(functools.partial(_one, action, job_id))]
@@ -129,7 +129,7 @@ def _one(action: Callable[[Backend, list[str]], int], job_id: str, backend: Back
 
 
 def _tell_missed(context: Context, ids: list[str]) -> None:
-    """Report for each id that it is not a dead letter, and its actual state. If there is any, the command has failed."""
+    """Report that these ids are no dead letters, with their actual states, and end the command as failed if there are any."""
     for job_id in ids:
         output.echo(f"jobs: {job_id} is not in the dead letters{_instead(context, job_id)}", err=True)
     if ids:

@@ -45,7 +45,7 @@ file = "jobs.log"
 format = "json"
 """
 KILL_AT = 0.3
-"""Share of the jobs after which a worker is killed."""
+"""Share of the jobs that are done when a worker is killed."""
 
 
 @click.command("demo")
@@ -109,7 +109,7 @@ def show(place: Path, *, workers: int, seconds: float = 0.0) -> int:
 
 
 def _jobsctl(place: Path) -> str:
-    """Return the command of this installation with the demonstration's configuration, ready to be pasted in any directory."""
+    """Return this installation's `jobsctl` command line with the demonstration's configuration, for use in any directory."""
     beside = Path(sys.executable).with_name("jobsctl")
     program = [str(beside)] if beside.exists() else [sys.executable, "-m", "jobs_core"]
     return shlex.join([*program, "-c", str(place / "jobs.toml")])
@@ -142,7 +142,7 @@ def _start(place: Path) -> subprocess.Popen[bytes]:
 
 
 def _watch(app: App, calls: list[Call[Any]], supervisor: subprocess.Popen[bytes], until: float) -> int:
-    """Show progress until all jobs have ended and the time is over.
+    """Show progress until all jobs have ended and the time is up.
 
     Kill a worker meanwhile, to show how its jobs are recovered.
 

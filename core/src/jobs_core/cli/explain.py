@@ -1,6 +1,6 @@
 """Explain in one answer why a job does not run, ran twice or is dead, from the backend and the configuration.
 
-Why a job waits is known to producers too, see unfinished.py.
+The reasons why a job waits are in unfinished.py, because producers report them, too.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, 
 from ..units import count, format_duration, times
 
 MOST_ERRORS = 3
-"""The number of a job's latest errors that are shown."""
+"""Number of a job's latest errors that are shown."""
 
 MOST_DEAD = 1000
-"""Dead letters of a topic that are read if single jobs cannot be looked up."""
+"""Most dead letters of a topic that are searched if single jobs cannot be looked up."""
 
 
 class Explanation(Struct, frozen=True):
-    """The known facts about a job: sentences, the deciding one first."""
+    """The known facts about a job as sentences, the decisive one first."""
 
     known: bool | None  # None: this backend cannot tell whether there is such a job
     reasons: list[str]
 
 
 def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Explanation:
-    """Return the full explanation. The application's jobs should be loaded, because their names are needed."""
+    """Return the full explanation; the application's jobs should be loaded, so that the message can be checked."""
     if "lookup" not in backend.features:
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
@@ -118,7 +118,7 @@ def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _without_lookup(app: App, backend: Backend, job_id: str, here: Here) -> Explanation:
-    """Explain a job that the backend cannot look up: whether it runs here or is dead, and what keeps jobs waiting."""
+    """Explain a job that cannot be looked up: whether it is running here or dead, and what keeps jobs waiting."""
     runs = list(here.of_running(job_id))
     if runs:
         return Explanation(True, runs)

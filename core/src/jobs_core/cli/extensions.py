@@ -1,6 +1,6 @@
 """Plugins on the command line: reports about them, and the commands that they add.
 
-A plugin's command runs like any other; an error in it, or in its help, is reported with the plugin's name.
+A plugin's command runs like one of ours; an error in it, or in its help, is reported with the plugin's name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = "jobs_cli_commands"
 
 
 def commands(plugins: Plugins, ours: Collection[str]) -> dict[str, tuple[click.Command, PluginInfo]]:
-    """Return the commands of plugins by name; record anything that cannot be a command as a problem of its plugin."""
+    """Return the commands of plugins by name; record an object that is not a command as a problem of its plugin."""
     found: dict[str, tuple[click.Command, PluginInfo]] = {}
     for name, offers in plugins.provided(COMMANDS).items():
         for command, info in offers:
@@ -38,13 +38,13 @@ def commands(plugins: Plugins, ours: Collection[str]) -> dict[str, tuple[click.C
 
 
 def reported(plugins: Plugins, ours: Collection[str]) -> list[PluginInfo]:
-    """Return every plugin with all of its problems, as `plugins` shows them and `check` repeats them."""
+    """Return every plugin with all its problems, for `jobsctl plugins` and `jobsctl check`."""
     commands(plugins, ours)
     return plugins.ask(MADE)
 
 
 def short_help(name: str, command: click.Command, info: PluginInfo) -> str:
-    """Return the line of a plugin's command in the list of commands."""
+    """Return the short help of a plugin's command, for the list of commands."""
     try:
         with guard.blaming(info, f"the help of command {name!r}"), guard.without_stdout():
             return str(command.get_short_help_str(80))
@@ -81,10 +81,9 @@ def _told_code(error: SystemExit, command: str, info: PluginInfo) -> int:
 
 
 def disable_fatal_plugins(vet: Callable[[], object]) -> dict[str, str]:
-    """Call `vet` in a child first: a plugin that ends it, by os._exit or a crash, is disabled here and in children.
+    """Call `vet` in a child first; disable every plugin that ends the child, by os._exit or a crash.
 
-    Returns the report about each such plugin by name. Other commands skip this because of its cost: they end with such a
-    plugin.
+    Returns a report about each such plugin by name. Other commands skip this because of its cost: such a plugin ends them.
     """
     said: dict[str, str] = {}
     while True:

@@ -11,7 +11,7 @@ from ..errors import ArgumentError, NotSupported
 from ..scoreboard.state import read_board
 
 SHORTEST = 4
-"""Shortest beginning of an id that is looked up: a shorter text is more likely a slip."""
+"""Shortest beginning of an id that is looked up: a shorter text is probably a typo."""
 
 MOST_SHOWN = 5
 
@@ -27,10 +27,7 @@ class AmbiguousId(ArgumentError):
 
 
 def whole_id(backend: Backend, text: str, run_dir: Path) -> str:
-    """Return the id that `text` is or begins; return `text` itself if there is none, to be reported as unknown.
-
-    Raises AmbiguousId.
-    """
+    """Return the only id that begins with `text`, or `text` itself if there is none; raise AmbiguousId if there are several."""
     if _WHOLE.fullmatch(text) or len(text) < SHORTEST:
         return text
     with contextlib.suppress(NotSupported):

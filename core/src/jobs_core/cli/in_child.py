@@ -1,4 +1,4 @@
-"""Run work that may end its process in a child: imported code may call `os._exit`, or crash in C code."""
+"""Run work in a child if it may end its process: imported code may call `os._exit`, or crash in C code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOOK = 0.5
 
 
 class TookTooLong(Exception):
-    """Raised when the child was ended because it was not done in time; `place` is its last known position."""
+    """Raised when the child was killed because it took too long; `place` is its last known position in the code."""
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
@@ -43,9 +43,9 @@ def run_in_child(
     what: str | Callable[[], str] = "the plugins to be imported",
     bound: Callable[[], float | None] = lambda: None,
 ) -> str:
-    """Run `work` in a child, and pass the JSON documents that it sends to `hear`.
+    """Run `work` in a child, pass the JSON documents that it sends to `hear`, and return how the child ended.
 
-    Return how the child ended; "" if `work` returned.
+    Returns "" if `work` returned.
 
     `what` names the work in the message of a long wait; `bound` returns how many seconds it may take in all, as of now.
     Raises TookTooLong.
@@ -72,7 +72,7 @@ def run_in_child(
 
 
 class _ChildOutput:
-    """The output of a child: lines of JSON, and after an @ its position in the code."""
+    """The output of a child: lines of JSON documents; a line that begins with @ holds its position in the code."""
 
     def __init__(self, hear: Say) -> None:
         self.finished = False
@@ -97,13 +97,13 @@ class _ChildOutput:
 
 
 def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
-    lock = threading.Lock()  # a pipe takes long lines in pieces
+    lock = threading.Lock()  # a pipe may accept a long line in several parts
 
     def say(document: Any, mark: bytes = b"") -> None:
         try:
             with lock:
                 os.write(writer, mark + msgspec.json.encode(document) + b"\n")
-        except BrokenPipeError:  # the command has ended: its own output was cut off, as by `| head`
+        except BrokenPipeError:  # the command has ended, for example because `| head` closed its output
             os._exit(1)
 
     try:
@@ -123,10 +123,7 @@ def _work(work: Callable[[Say], None], writer: int) -> NoReturn:
 
 
 def _look(thread: int, say: Callable[[Any, bytes], None]) -> None:
-    """Report the position of a thread again and again.
-
-    This works as long as the thread releases the GIL, as nearly all waits do.
-    """
+    """Report the position of a thread every LOOK seconds, as long as the thread releases the GIL, as most waits do."""
     while True:
         time.sleep(LOOK)
         if place := importing.place_of(thread):
@@ -134,9 +131,9 @@ def _look(thread: int, say: Callable[[Any, bytes], None]) -> None:
 
 
 def _listen(reader: int, ended: int, output: _ChildOutput, bound: Callable[[], float | None]) -> bool:
-    """Read until the child ends, not until the pipe does: processes that the child has forked may hold it open.
+    """Read the child's output until the child ends; return False if that takes too long.
 
-    Returns False if that takes too long.
+    Do not wait for the end of the pipe, because processes that the child has forked may keep it open.
     """
     begin = time.monotonic()
     poll = select.poll()

@@ -22,7 +22,7 @@ from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
 
 LONGEST_WAIT = 30.0
-"""Seconds that one request for a result waits."""
+"""Longest wait of one request for a result, in seconds."""
 
 _STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVED, State.DEAD)]
 
@@ -62,7 +62,7 @@ def show_command(context: Context, job_id: str, as_json: bool) -> None:
 
 
 def show(context: Context, record: JobRecord) -> None:
-    """Print a record for people, with everything that its JSON contains."""
+    """Print a record for people, with all the facts of its JSON form."""
     data = as_data(context, record)
     message = data.pop("message", None) or {}
     errors = data.pop("errors", [])
@@ -136,7 +136,7 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
 
 
 def _result(context: Context, job_id: str, deadline: float) -> JobRecord | None:
-    """Return the record once the job has ended. Ask for a while at a time, because no client waits for hours on one request."""
+    """Return the record once the job has ended, None at the deadline. No single request waits longer than LONGEST_WAIT."""
     while True:
         left = max(0.0, deadline - time.monotonic())
         fetch = functools.partial(_fetch, job_id=job_id, wait=min(left, LONGEST_WAIT))
@@ -185,7 +185,7 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
 
 
 def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
-    """Return a record as JSON represents it, with its message decoded if possible."""
+    """Return a record as data for JSON, with its message decoded if possible."""
     data: dict[str, Any] = {
         "id": record.id, "topic": record.topic, "state": record.state.value, "priority": record.priority,
         "attempt": attempt(record), "redeliveries": record.redeliveries, "crashes": record.crashes,
@@ -204,7 +204,7 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
 
 
 def _message(context: Context, record: JobRecord) -> dict[str, Any]:
-    """Return a record's message; one whose arguments cannot be read here, with a note in place of them."""
+    """Return a record's message; if its arguments cannot be read here, with the reason as `unreadable` instead."""
     envelope = context.app.envelope(record)
     try:
         message: dict[str, Any] = msgspec.to_builtins(context.app.payloads.unpacked(envelope))
@@ -222,7 +222,7 @@ def name_of(context: Context, record: JobRecord) -> str:
 
 
 def attempt(record: JobRecord) -> int:
-    """Return the number of the running or next attempt, as log lines show it; for a job that has ended, of its last."""
+    """Return the number of the running or next attempt, as in log lines; of the last one, if the job has ended."""
     return record.attempt + (record.state in (State.READY, State.SCHEDULED, State.RESERVED))
 
 

@@ -1,6 +1,6 @@
-"""The entry of the command line: commands by group, plugins' commands, errors as sentences.
+"""The entry point of the command line: commands in groups, commands of plugins, and errors as sentences.
 
-A command's module is imported when the command is used, so that `jobs --help` and `jobsctl push` stay fast.
+A command's module is imported when the command is used, so that `jobsctl --help` and `jobsctl push` stay fast.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ OURS = {name: module for group in GROUPS.values() for name, (module, _) in group
 
 
 class _Help(click.HelpFormatter):
-    """A help formatter that shows the command's name as it was called."""
+    """A help formatter that shows the command under the name by which it was called."""
 
     def getvalue(self) -> str:
         return output.in_this_command(super().getvalue())
@@ -95,7 +95,7 @@ class JobsCommand(click.Group):
     context_class = _ClickContext
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse arguments that are not text, for all commands: they could not be stored, shown or named anywhere."""
+        """Refuse arguments that are not UTF-8, for all commands, because they could not be stored or shown."""
         for number, text in enumerate(args, 1):
             try:
                 text.encode()
@@ -104,7 +104,7 @@ class JobsCommand(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error of ours ends it as sentences with its exit code."""
+        """Run the command; if it raises a JobsError, print the error and end with its exit code."""
         try:
             try:
                 return super().invoke(ctx)
@@ -125,7 +125,7 @@ class JobsCommand(click.Group):
             raise click.exceptions.Exit(exit_code(error)) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Keep standard output to the command, whatever its plugins print."""
+        """Run the command line, and redirect output of plugins from standard output to standard error."""
         before, guard.on_command_line = guard.on_command_line, True
         try:
             return super().main(*args, **kwargs)
@@ -197,13 +197,13 @@ def cli(ctx: click.Context, config: str | None) -> None:
 
 
 def _called() -> str:
-    """Return the name by which this program was called. Advice says `jobsctl` for `jobs`, which is a builtin of every shell."""
+    """Return the name by which this program was called: `jobs`, `jobsctl` or `python -m jobs_core`."""
     name = os.path.basename(sys.argv[0])
     return name if name in ("jobs", "jobsctl") else "python -m jobs_core"
 
 
 def run(arguments: Sequence[str] | None = None, called: str | None = None) -> int:
-    """Run the command line (of this process, or the one given) and return an exit code of `Exit`."""
+    """Run the given command line, or this process's own, and return an exit code of `Exit`."""
     before, output.command = output.command, called or "jobsctl"
     try:
         return _run(arguments, called)
@@ -212,7 +212,7 @@ def run(arguments: Sequence[str] | None = None, called: str | None = None) -> in
 
 
 def _run(arguments: Sequence[str] | None, called: str | None) -> int:
-    try:  # an Exit raised inside is returned
+    try:  # click returns the code of an Exit that a command raises
         given = None if arguments is None else list(arguments)
         code = cli.main(given, prog_name=called or _called(), standalone_mode=False) or Exit.FINE
     except click.exceptions.Abort:
@@ -231,7 +231,7 @@ def _run(arguments: Sequence[str] | None, called: str | None) -> int:
 
 
 def show(error: click.ClickException) -> None:
-    """Print the error in a command line, in the library's words."""
+    """Print an error in the command line, with click's text."""
     text = io.StringIO()
     error.show(text)
     output.echo(text.getvalue(), err=True, nl=False)
@@ -240,7 +240,7 @@ def show(error: click.ClickException) -> None:
 def main() -> None:
     """Run the command line; end the process with an exit code of `Exit`.
 
-    After a command that ran the application's code, the wait for threads that the code has left behind is bounded.
+    If a command ran the application's code, which may leave threads running, the wait for these threads is bounded.
     """
     code = run()
     if f"{__package__.rpartition('.')[0]}.worker.main" in sys.modules:

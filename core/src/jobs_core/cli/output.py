@@ -32,23 +32,23 @@ def json(value: Any) -> None:
 
 
 def echo_json(document: bytes) -> None:
-    """Print a JSON document as it is, except for characters on which a terminal would act."""
+    """Print a JSON document; escape only characters that would control a terminal."""
     click.echo(escapes.json(document.decode()))
 
 
 command = "jobsctl"
-"""The command that a reader has to type: inside a framework's own, for example `manage.py jobs`. Set by `main.run`."""
+"""The command that the user has to type; inside a framework's command line, for example `manage.py jobs`. Set by `main.run`."""
 
 _OURS = re.compile(r"(?<![\w./-])jobsctl(?=\s+[a-z-])")
 
 
 def in_this_command(text: str) -> str:
-    """Replace `jobsctl`, which all advice names, by the command that the reader has to type."""
+    """Replace `jobsctl` in advice by the command that the user has to type."""
     return text if command == "jobsctl" else _OURS.sub(lambda _: command, text)
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print lines of text, without anything on which a terminal would act."""
+    """Print lines of text; escape characters that would control a terminal."""
     click.echo(escapes.lines(in_this_command(text)), err=err, nl=nl)
 
 
@@ -83,16 +83,16 @@ def texts(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
 
 
 WHOLE = {"id", "since", "at", "pid"}
-"""Columns that are never cut or broken: readers copy or compare them."""
+"""Columns that are never shortened, because users copy or compare their values."""
 
 NARROWEST = 8
-"""Characters that remain of a column that is cut."""
+"""Least width to which a column is shortened."""
 
 
 def fitted(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the heading and the rows of a table, one line each, if possible within `width`; align numbers to the right.
+    """Return the lines of a table, within `width` if possible: a heading, and one line per row; align numbers to the right.
 
-    The widest texts are cut first. Columns that still do not fit are shown below each row, with their names.
+    The widest columns are shortened first. Columns that still do not fit are shown below each row, with their names.
     """
     from rich.cells import cell_len  # late: only tables need it
 
@@ -119,7 +119,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _narrowed(widths: Sequence[int], least: Sequence[int], width: int) -> list[int]:
-    """Narrow the widest columns until a line fits into `width`, or all are at their least."""
+    """Narrow the widest columns until a line fits into `width`, or all columns have their least width."""
     narrow = list(widths)
     while _total(narrow) > width:
         room = [size - lowest for size, lowest in zip(narrow, least, strict=False)]
@@ -140,7 +140,7 @@ def _padded(text: str, width: int, to_right: bool) -> str:
 
 
 def sheet(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rest: str = "") -> None:
-    """Print a table among others on a page: always under its title, with aligned columns in a pipe too."""
+    """Print one of several tables of a page under its title; align columns even in a pipe."""
     styled(f"\n{title}", bold=True)
     cells = texts(rows)
     if on_terminal() and cells:
@@ -165,7 +165,7 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[s
 
 
 def styled(text: str, **style: Any) -> None:
-    """Print a line that stands out on a terminal, unless NO_COLOR is set."""
+    """Print a line in a style, such as bold, unless NO_COLOR is set."""
     click.secho(escapes.lines(in_this_command(text)), **({} if "NO_COLOR" in os.environ else style))
 
 

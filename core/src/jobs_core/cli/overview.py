@@ -16,7 +16,7 @@ from ..scoreboard.view import TAKING, shown_state, silence, waits_for
 from .formatting import age, are, count, size
 
 STALE = 5.0
-"""Seconds after which the last report of the housekeeper or the supervisor is old."""
+"""Age in seconds from which the last report of the housekeeper or the supervisor counts as out of date."""
 
 
 MOST = 10
@@ -33,7 +33,7 @@ class Sheet(Struct):
 
 
 class WorkerLine(Struct):
-    """One worker as people see it: the supervisor's record of it, beside its own."""
+    """One worker for display, from the supervisor's record and from the worker's own."""
 
     pid: int
     pool: str
@@ -98,7 +98,7 @@ class Overview:
         return f"jobs {it.version} is {it.state}: up {up}, generation {it.generation}, process {it.pid} on {it.host}"
 
     def summary(self) -> list[str]:
-        """Return the next lines: the totals."""
+        """Return the lines after the headline: the totals."""
         busy = sum(line.busy for line in self.workers)
         running = sum(line.running_count for line in self.workers)
         ended = self.ended()
@@ -119,11 +119,11 @@ class Overview:
         return found
 
     def troubles(self) -> list[str]:
-        """Return the problems that need a person, the worst first."""
+        """Return the problems that need an operator, the worst first."""
         return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers(), *self._of_topics()]
 
     def notes(self) -> list[str]:
-        """Return the notes for a person to read at some time."""
+        """Return notes that are not urgent, about dead letters."""
         topics = self.board.backlog.topics if self.board.backlog else {}
         return [
             f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead list {name}`"
@@ -219,7 +219,7 @@ class Overview:
         return (clip(pool.name, 12), f"{serving}/{pool.wanted}", limits + by_hand, mode, running, replaced, topics)
 
     def worker_table(self) -> Sheet:
-        """Return the workers that need attention first, then those busy for longest; as many as are readable."""
+        """Return the workers that need attention first, then those busy for longest; as many as fit on the page."""
         ranked = sorted(self.workers, key=self._rank)
         shown, rest = self._cut(ranked)
         rows = [
@@ -312,7 +312,7 @@ class Overview:
         return lines
 
     def processes(self) -> str:
-        """Describe the other processes, and where things are."""
+        """Name the other processes, with their ids."""
         it = self._supervisor()
         names = (("template", it.template_pid), ("housekeeper", it.housekeeper_pid), ("http", it.http_pid))
         parts = [f"{name} {pid}" for name, pid in names if pid]
@@ -324,7 +324,7 @@ class Overview:
         return self.board.supervisor
 
     def _cut(self, items: list[Any]) -> tuple[list[Any], list[Any]]:
-        """Return the first few, and the rest; a single one is never left out."""
+        """Split items into those to show and the rest; never leave out only one."""
         if self._most is None or len(items) <= self._most + 1:
             return items, []
         return items[: self._most], items[self._most :]
@@ -336,7 +336,7 @@ _STATES = ("ready", "scheduled", "reserved", "dead")
 
 
 def clip(text: str, width: int) -> str:
-    """Return the beginning, if the whole is too wide."""
+    """Return the text, or its beginning if it is too wide."""
     return text if len(text) <= max(width, 8) else text[: max(width, 8) - 1] + "…"
 
 

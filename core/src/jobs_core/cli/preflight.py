@@ -1,6 +1,6 @@
 """Test on this machine, for `check` and `start`, that the configured files can be written and the address can be bound.
 
-Which values are valid is decided by the configuration (config_rules.py); this module tries them. It leaves nothing behind.
+config_rules.py decides which values are valid; this module tries out valid ones. It leaves no files behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..urls import redact
 def preflight(app: App, *, address: bool = True) -> None:
     """Try the files and addresses of the configuration on this machine; raise ConfigError with a line for each problem.
 
-    `start` omits the address: while it is in use, only the probes are missing, and the jobs have to run anyway.
+    `start` omits the address: if another process uses it, only probes and metrics are missing, and jobs should still run.
     """
     problems = [str(error) for error in _problems(app, address)]
     if problems:
@@ -65,7 +65,7 @@ def _log_file(app: App) -> None:
 
 def _listen(app: App) -> None:
     listen = app.config.http.listen
-    if listen is None or running(app.run_dir) is not None:  # then our own supervisor is using it
+    if listen is None or running(app.run_dir) is not None:  # a running supervisor uses the address itself
         return
     base = app.config.base_dir
     server.listener(listen, base).close()
@@ -99,7 +99,7 @@ def unused_results(app: App) -> str | None:
 
 @contextlib.contextmanager
 def _made(directory: Path) -> Iterator[None]:
-    """Make a directory, and remove afterwards the parts that did not exist."""
+    """Create a directory with its parents, and afterwards remove those that did not exist before."""
     missing = []
     while not os.path.lexists(directory):
         missing.append(directory)
@@ -114,5 +114,5 @@ def _made(directory: Path) -> Iterator[None]:
         yield
     finally:
         for path in reversed(made):
-            with contextlib.suppress(OSError):  # files that another process has created in it stay
+            with contextlib.suppress(OSError):  # another process has created files in it
                 path.rmdir()

@@ -23,7 +23,7 @@ BATCH = 1000
 
 
 class _JobLine(msgspec.Struct, forbid_unknown_fields=True):
-    """One line of JSON: a job with its arguments, and options as `using` takes them."""
+    """One line of JSON: a job with its arguments, and options of `using`."""
 
     job: str | None = None
     args: list[Any] = []
@@ -107,20 +107,20 @@ def _push_many(context: Context, calls: Iterator[Call[Any]]) -> None:
 
 
 def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
-    """Warn of topics into which a job was pushed and which, as far as this machine knows, no pool serves."""
+    """Warn of topics to which a job was pushed and which no pool serves, according to this machine's configuration."""
     for topic, job in senders.items():
         if context.app.config.is_unserved(topic):
             output.echo(f"jobs: {TopicUnserved(topic, 0, [job])}", err=True)
 
 
 def find_job(context: Context, name: str, options: dict[str, Any]) -> JobFunction[Any, Any, Any]:
-    """Return the job function of this name, with options as `using` takes them; raises UnknownJob."""
+    """Return the job function of this name, with options of `using`; raises UnknownJob."""
     job = context.app.registry.find(name)
     return job.using(**options) if options else job
 
 
 def keyword_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Parse the values of --kw; end the command for one that is not NAME=VALUE."""
+    """Parse the values of --kw; end the command if one is not NAME=VALUE."""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -131,9 +131,7 @@ def keyword_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any]) -> Iterator[Call[Any]]:
-    """Yield the calls on the lines of a file; a bad line ends the command with its number, after the lines before it were
-    sent.
-    """
+    """Yield the call on each line of a file; an invalid line ends the command once the lines before it were sent."""
     for number, raw in enumerate(read_lines(file), 1):
         if not raw.strip():
             continue

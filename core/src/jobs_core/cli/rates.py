@@ -1,4 +1,4 @@
-"""Rates: differences between readings of the board, and the last minute as a line of blocks."""
+"""Rates: the differences between readings of the board, and a graph of the last minute in block characters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW = 60.0
 _LITTLE = 1e-6
 
 OTHER = "(other)"
-"""The topic of runs that found no place in a worker's table."""
+"""The topic shown for runs that did not fit into a worker's table of topics."""
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -41,7 +41,7 @@ class Meter:
         self._history: dict[str, deque[tuple[float, float, float]]] = defaultdict(deque)  # from, until, done per second
 
     def look(self, board: Board, now: float | None = None) -> Rates:
-        """Return the rates since the last reading; no rates at the first."""
+        """Return the rates since the last reading; the first reading has none."""
         now = time.monotonic() if now is None else now
         topics: dict[str, Counts] = {}
         for row in board.figures():
@@ -75,7 +75,7 @@ class Meter:
         for since, until, done in self._history.get(topic, ()):
             position = max(0.0, (since - begin) / step)
             end = min(float(width), (until - begin) / step)
-            while end - position > _LITTLE:  # readings and blocks do not begin and end together
+            while end - position > _LITTLE:  # split a reading over the blocks that it overlaps
                 slot = int(position + _LITTLE)
                 part = min(end, slot + 1.0) - position
                 sums[slot] += done * part
@@ -93,7 +93,7 @@ def _per_second(counts: Counts, before: Counts | None, seconds: float) -> tuple[
 
 
 def blocks(values: Sequence[float]) -> str:
-    """Draw values as blocks from an eighth of a line to a whole one; a value above zero is always visible."""
+    """Draw values as blocks of one to eight eighths of a line's height, relative to the highest value; 0 is blank."""
     highest = max(values, default=0.0)
     if highest <= 0:
         return BLOCKS[0] * len(values)

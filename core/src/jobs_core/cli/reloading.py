@@ -16,16 +16,16 @@ from .exits import Exit
 
 
 def watch(directory: Path, run_dir: Path) -> None:
-    """Leave a process behind that watches `directory` until this process ends, which is about to become the supervisor.
+    """Start a process that watches `directory` until this process, which is about to become the supervisor, ends.
 
-    It is not a child of the supervisor, which therefore knows all of its children. Ends the command if watchfiles is
+    The new process is no child of the supervisor, which has to know all its children. Ends the command if watchfiles is
     missing.
     """
     try:
         import watchfiles  # noqa: F401 - it is the other process that uses it
     except ImportError:
         fail("--reload needs watchfiles: pip install 'jobs-core[reload]'", Exit.USAGE)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kept over the exec: a change may come before the supervisor listens
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # survives the exec: files may change before the supervisor handles HUP
     supervisor = os.pidfd_open(os.getpid())
     child = os.fork()
     if child:
@@ -44,7 +44,7 @@ def _watch(directory: Path, run_dir: Path, supervisor: int) -> NoReturn:
     from watchfiles import PythonFilter
     from watchfiles import watch as changes_in
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the supervisor decides when it ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches this process too
     ended = threading.Event()
     threading.Thread(target=_tell_of_the_end, args=(supervisor, ended), daemon=True).start()
     wanted = PythonFilter(extra_extensions=(".toml",), ignore_paths=[run_dir])

@@ -1,4 +1,4 @@
-"""`jobsctl run`: one job here and now, with everything that surrounds it in a worker."""
+"""`jobsctl run`: run one job in this process, with everything that surrounds it in a worker."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     logging.getLogger().handlers[0].addFilter(_is_news)
     with importing_application():
         bootstrapper = prepare(context.app)
-    context.app.warns_of_unserved = False  # nothing waits in the topic
+    context.app.warns_of_unserved = False  # the job does not wait in its topic
     options: dict[str, Any] = {"store_result": True, "expires": None}
     if timeout is not None:
         options["timeout"] = timeout
@@ -74,7 +74,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     )
 
     def stop(timeout: float | None) -> None:
-        """Cancel the job, so that it cleans up; at the second signal, end at once."""
+        """Cancel the job so that it can clean up; at the second signal, end at once."""
         if timeout is None:
             queue.cancel(sent.id, force=True)
         else:
@@ -86,16 +86,16 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out the worker's lines about itself and the outcome: the command reports it, and nothing is retried or stored."""
+    """Filter out the worker's lines about itself, and about the outcome, which the command itself reports."""
     known = events.WorkerStarted, events.WorkerStopped, events.JobFailed, events.JobDied
     return not isinstance(getattr(record, "event", None), known) and record.funcName != "log_unrun"
 
 
 def _pool(pools: dict[str, Pool], job: JobFunction[Any, Any, Any], topic: str) -> Pool:
-    """Return a pool for this job alone, with the settings of the one that serves its topic.
+    """Return a pool for this job alone, with the settings of the pool that serves its topic.
 
-    It runs in the main thread, where a timeout can interrupt everything; an async function for an async pool runs as there,
-    since its resources may belong to that event loop.
+    The mode is sync, because a timeout can interrupt any code in the main thread. But an async function of an async pool
+    keeps that mode, because its resources may need the shared event loop.
     """
     served = next((pool for pool in pools.values() if topic in pool.topics), None) or next(iter(pools.values()))
     mode = "async" if served.mode == "async" and job.is_async else "sync"
@@ -103,7 +103,7 @@ def _pool(pools: dict[str, Pool], job: JobFunction[Any, Any, Any], topic: str) -
 
 
 def _queue_of_one(app: App, sent: Outgoing) -> MemoryBackend:
-    """Return a queue of this process with this job in it."""
+    """Return a queue in this process that contains only this job."""
     queue = _Queue(f"memory://run-{new_token()}", app.backend_options())
     queue.push([msgspec.structs.replace(sent, delay=0.0, unique=None)], new_token())
     return queue
@@ -117,7 +117,7 @@ class _Queue(MemoryBackend):
 
 
 class _Decoder(Decoder):
-    """A decoder that remembers the run. It is acknowledged after the run, whatever `acks` says, so that its end is known."""
+    """A decoder that remembers the run, and ignores `acks="early"`, so that the settlement tells how the run ended."""
 
     accepted: Run | Settlement | None = None
 
@@ -133,7 +133,7 @@ class _Decoder(Decoder):
 
 
 def _report(context: Context, name: str, ending: Settlement | None) -> None:
-    """Print the result, after the follow-ups were enqueued; or the traceback and why the job counts as failed."""
+    """Enqueue the follow-ups and print the result; or print the traceback and why the job counts as failed."""
     if ending is None:
         fail(f"{name} did not run")
     if ending.outcome is Outcome.DONE:
@@ -158,7 +158,7 @@ def _report(context: Context, name: str, ending: Settlement | None) -> None:
 
 
 class _GivesUp(Listener):
-    """This process, which ends if a job goes on although it was interrupted."""
+    """The process of the command, which ends if an interrupted job continues."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,7 +1,7 @@
 """Find the supervisor that a command addresses, even if its configuration is broken, missing, or names another directory.
 
-Such a command then uses the last good configuration: the supervisor has left in its run directory the part that commands
-need.
+In these cases, the command uses the last good configuration: the supervisor keeps the part that commands need in its run
+directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..supervisor.pidfile import running
 
 
 class RunDirectory(Struct, frozen=True):
-    """A run directory, and the error in the configuration if there is one: the supervisor there continues with an older one."""
+    """A run directory, with the error if the configuration is broken; its supervisor then continues with an older one."""
 
     run_dir: Path
     trouble: str = ""
@@ -40,10 +40,10 @@ class RunDirectory(Struct, frozen=True):
 
 
 def find(load: Callable[[], Effective], named: str | None) -> RunDirectory:
-    """Return the run directory that the configuration names, or else that of the supervisor that runs with an older one.
+    """Return the run directory of the configuration; if that is broken, of the supervisor that was started with its file.
 
-    `named` is the file that was named on the command line. Raises ConfigError if it is broken and no supervisor runs with
-    it.
+    `named` is the file named on the command line. Raises ConfigError if the configuration is broken and no supervisor was
+    started with its file.
     """
     try:
         effective = load()
@@ -51,7 +51,7 @@ def find(load: Callable[[], Effective], named: str | None) -> RunDirectory:
         files = config_sources.candidates(named)
         for place in _running_with(files):
             return RunDirectory(place, str(error))
-        running(_usual(files[-1]))  # raises OfAnotherUser: a user who may not read the file may not read that directory either
+        running(_usual(files[-1]))  # raises OfAnotherUser if the directory belongs to another user, as the file then does
         raise
     run_dir = effective.config.base_dir / effective.config.run_dir
     if running(run_dir) is not None:
@@ -64,7 +64,7 @@ def find(load: Callable[[], Effective], named: str | None) -> RunDirectory:
 
 
 def _gone(run_dir: Path, effective: Effective) -> str:
-    """Return the message about a file that the supervisor was started with and that no longer exists."""
+    """Return the message if the configuration file with which the supervisor was started no longer exists, else ""."""
     it = read(run_dir / STATE, SupervisorState)
     if effective.file is None and it is not None and os.path.isabs(it.config_file) and not os.path.isfile(it.config_file):
         return f"{it.config_file}: no such file"
@@ -72,7 +72,7 @@ def _gone(run_dir: Path, effective: Effective) -> str:
 
 
 def _running_with(files: list[Path]) -> Iterator[Path]:
-    """Yield the run directories of supervisors that were started with one of these files, the first file's first."""
+    """Yield the run directories of supervisors that were started with one of these files, in the order of the files."""
     found: dict[Path, Path] = {}
     for run_dir in (*map(_usual, files), *search.run_dirs()):
         it = read(run_dir / STATE, SupervisorState)

@@ -72,11 +72,9 @@ def _toml(value: str | list[str]) -> str:
 
 
 def _topics_of(module: str) -> list[str]:
-    """Return the topics that a module's job functions name, and the default for those that name none.
+    """Return the topics of a module's job functions, including the default topic if one of them names none.
 
-    Read the module, do not import it.
-
-    If there is no such module yet, return the topics of the README's application.
+    The module is parsed, not imported. If it does not exist yet, return the topics of the README's application.
     """
     place = Path(*module.split("."))
     source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")

@@ -61,18 +61,18 @@ def stack_command(context: Context, pid: int, everything: bool) -> None:
 
 
 class Block(Struct):
-    """A thread, or tasks with the same stack: the heading, and the frames, most recent first."""
+    """The stack of a thread, or of several tasks with the same stack: a heading, and the frames, most recent first."""
 
     head: str
     frames: list[str]
 
     @property
     def ours(self) -> bool:
-        """Return whether it contains no code of the application."""
+        """Return whether the stack contains no code of the application."""
         return bool(self.frames) and all(map(_is_plumbing, self.frames))
 
     def lines(self) -> list[str]:
-        """Return the lines without the frames below the application's, which only show how it came to run."""
+        """Return the lines without the frames below the application's, in which our code and Python call it."""
         below = 0
         for frame in reversed(self.frames):
             if not _is_plumbing(frame):
@@ -83,9 +83,9 @@ class Block(Struct):
 
 
 def readable(text: str, everything: bool = False) -> str:
-    """Format a worker's output: threads that run the application's code first; names alone of our own threads.
+    """Format a worker's output: threads with application code first, and only the names of our own threads.
 
-    With `everything`, the output is complete.
+    With `everything`, show all stacks in full.
     """
     names = dict(re.findall(rf"^{THREAD} (0x[0-9a-f]+) (.*)$", text, re.MULTILINE))
     threads: list[Block] = []
@@ -126,13 +126,13 @@ _PLUMBING = {
     "asyncio", "concurrent", "contextlib.py", "contextvars.py", "functools.py", "runpy.py", "selectors.py", "socketserver.py",
     "threading.py", "queue.py", "<frozen runpy>", "redis", "pika", "zmq",
 }  # fmt: skip
-"""Packages and modules that stand between us and the application, or in which our own threads wait."""
+"""Packages and modules through which our code calls the application, or in which our own threads wait."""
 
 _LIBRARIES = {str(Path(os.__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
 
 
 def _is_plumbing(frame: str) -> bool:
-    """Return whether a frame is ours, or of a library through which we call the application; others are the application's."""
+    """Return whether a frame belongs to our code, or to a library through which it calls the application."""
     match = re.match(r'  File "(.*)", line', frame)
     if match is None:
         return frame.strip() in ("...", "<no Python frame>")
@@ -153,7 +153,7 @@ def _worker(directory: Path, pid: int) -> Path:
     for path in worker_files(directory):
         try:
             file = WorkerFile(path)
-        except (OSError, ValueError):  # gone, or not yet written
+        except (OSError, ValueError):  # the file was removed, or is not complete yet
             continue
         header = file.header()
         file.close()
@@ -164,7 +164,7 @@ def _worker(directory: Path, pid: int) -> Path:
     listed = ", ".join(map(str, sorted(others)[:10])) + (f" and {len(others) - 10} more" if len(others) > 10 else "")
     supervisor = running(directory)
     if supervisor is not None:
-        number_here(directory, supervisor)  # raises InAnotherNamespace: there its workers have other process ids
+        number_here(directory, supervisor)  # raises InAnotherNamespace: process ids mean other processes there
     known = f"its workers are {listed}" if others else f"none runs in {directory}"
     return fail(f"process {pid} is not a worker of this installation: {known}", Exit.USAGE)
 
@@ -182,7 +182,7 @@ def _introduction(path: Path) -> str:
 
 
 def _ask(path: Path, pid: int) -> None:
-    """Send the signal to exactly this process: its id may have been given to another one since it was read."""
+    """Signal the worker through a pidfd, since its process id may have been reused after it was read."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:

@@ -1,4 +1,4 @@
-"""`jobsctl start`: check for likely mistakes of the user, then become the supervisor."""
+"""`jobsctl start`: check for likely mistakes in the configuration, then become the supervisor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .waiting import waiting
 DAEMON_LOG = "jobs.log"
 
 COUNT_PATIENCE = 1.5
-"""Seconds that a command waits for the first counts, to warn of topics without a pool."""
+"""Seconds that a command waits for the housekeeper's first counts, to warn of topics without a pool."""
 
 
 wait_option = click.option(
@@ -108,7 +108,7 @@ def ready_to_start(context: Context) -> None:
 
 
 def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
-    """Warn of topics that no pool serves, as soon as the housekeeper of this generation has counted."""
+    """Warn of topics that no pool serves, once the housekeeper of this generation has counted jobs."""
     deadline = time.monotonic() + COUNT_PATIENCE
     while True:
         backlog, it = read(run_dir / BACKLOG, Backlog), read(run_dir / STATE, SupervisorState)
@@ -124,7 +124,7 @@ def warn_of_unserved(run_dir: Path, generation: int = 1) -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """Open the standard descriptors that the parent has closed: otherwise the next files opened would be mistaken for them."""
+    """Open standard descriptors that the parent has closed, because the next opened files would otherwise get their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -132,7 +132,7 @@ def _open_standard_descriptors() -> None:
 
 def _become(command: list[str]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it was closed
+        if stream is not None:  # None: the parent had closed it
             stream.flush()
     os.execv(command[0], command)
 
@@ -160,7 +160,7 @@ def _in_the_background(command: list[str], run_dir: Path, log: Path, wait: float
             told = bool(select.select([pipe], [], [], wait)[0])
         if not told:
             _not_in_time(run_dir, pid, log, wait, give_up)
-        with waiting(lambda: _waits_for(run_dir)):  # an error arrives before the end of the pipe
+        with waiting(lambda: _waits_for(run_dir)):  # read to the end: an error may arrive before it
             said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}, which logs to {log}")

@@ -23,12 +23,12 @@ from .exits import Exit
 from .types import FILE, UNIT_NAME, USER
 
 STOP_RESERVE = 15
-"""Seconds that systemd waits beyond the longest stop_timeout, for the steps after the jobs: releases and the last log lines."""
+"""Seconds that systemd waits beyond the longest stop_timeout, in which jobs are released and the last log lines written."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,199}\$?")
 
 MANAGED = {"/run": "RuntimeDirectory", "/var/lib": "StateDirectory", "/var/log": "LogsDirectory"}
-"""Directories in which systemd creates those of a service, and makes its user their owner."""
+"""Directories in which systemd creates a service's own directories, owned by its user, and the setting for each."""
 
 UNIT = """\
 # {name}.service, made by `jobsctl systemd`. To install it:
@@ -143,7 +143,7 @@ def _identity(user: str | None, base: Path) -> tuple[str, str]:
             user = pwd.getpwuid(base.stat().st_uid).pw_name
         return user, grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
     except (KeyError, OSError):
-        return user or "nobody", user or "nogroup"  # a user of the machine that the unit is for
+        return user or "nobody", user or "nogroup"  # the unit may be for another machine, which has this user
 
 
 def _own_directories(app: App) -> Iterator[Path]:
@@ -157,7 +157,7 @@ def _own_directories(app: App) -> Iterator[Path]:
 
 
 def _lasting_directories(app: App) -> Iterator[Path]:
-    """Yield the directories of data that should outlive everything: jobs and log lines."""
+    """Yield the directories of data that has to be kept: jobs and log lines."""
     if app.config.logs.file is not None:
         yield (app.config.base_dir / app.config.logs.file).absolute().parent
     stores = [app.backend_url]
@@ -211,7 +211,7 @@ def _by_key(managed: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _managed(directory: Path) -> tuple[str, str] | None:
     for root, key in MANAGED.items():
-        if directory != Path(root) and directory.is_relative_to(root) and ":" not in str(directory):  # a colon names a link
+        if directory != Path(root) and directory.is_relative_to(root) and ":" not in str(directory):  # a colon means a link
             return key, str(directory.relative_to(root))
     return None
 
@@ -221,7 +221,7 @@ def _inside(path: Path, roots: Iterable[str]) -> bool:
 
 
 def _argument(text: str) -> str:
-    """Quote a word of a command line, in which a dollar sign stands for itself."""
+    """Quote a word of a command line; a dollar sign in it is literal."""
     return _word(text).replace("$", "$$")
 
 
@@ -238,7 +238,7 @@ def _escaped(text: str | Path) -> str:
 
 
 def _line(text: Path) -> str:
-    """Return the rest of a unit's line; a backslash at its end would swallow the next line, and is refused."""
+    """Return a path for the end of a unit's line; refuse a final backslash, which would join the next line to it."""
     if str(text).endswith("\\"):
         fail(f"{str(text)!r} ends in a backslash, which no unit can contain", Exit.USAGE)
     return _escaped(text)

@@ -1,4 +1,4 @@
-"""Explain a job by the processes on this machine, read from the scoreboard alone."""
+"""Explain a job by the processes on this machine, using only the scoreboard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONGEST_ID = 64
 class ThisMachine(Here):
     """The supervisor of this configuration's run directory, and its workers.
 
-    The scoreboard is read once, at the first question.
+    The scoreboard is read once, when it is first needed.
     """
 
     def __init__(self, app: App) -> None:
@@ -102,7 +102,7 @@ class ThisMachine(Here):
         return f"it has as many workers as pools.{pool.name}.workers allows"
 
     def of_reserved(self, owner: str) -> Iterator[str]:
-        """Explain a reservation: the job waits behind others in its owner, or its owner has died."""
+        """Explain a reservation: the job waits behind others in its worker, or its worker has died."""
         line = next((line for line in self._view.workers if line.owner == owner), None)
         if line is not None:
             behind = f", behind {self._told(line.running[0])}" if line.running else ""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 END_KEYS = ("q", "Q", "\x04")
 
 _FIXED_LINES = 15
-"""Lines of a page that are not rows of its three long tables."""
+"""Number of lines on a page that are not rows of its three long tables."""
 
 
 @click.command("top")
@@ -59,7 +59,7 @@ def top_command(context: Context, once: bool, interval: float) -> None:
 
 
 class Page:
-    """The screens of `top`, each made from a new reading of the board."""
+    """The screens of `top`, each rendered from a new reading of the board."""
 
     def __init__(self) -> None:
         self._meter = Meter()
@@ -67,13 +67,13 @@ class Page:
         self._board = Board()
 
     def look(self, board: Board) -> None:
-        """Take in a reading of the board."""
+        """Set the reading of the board to show, and compute the rates since the previous one."""
         self._board = board
         if board.supervisor is not None:
             self._rates = self._meter.look(board)
 
     def view(self, width: int, height: int) -> tuple[Overview, list[Sheet]]:
-        """Return the words, and the tables that fit below them."""
+        """Return the text of the page, and the tables that fit below it."""
         words = Overview(self._board, width=width)
         lines = _FIXED_LINES + len(words.troubles()) + len(words.pools().rows)
         most = max(3, (height - lines) // 3)
@@ -145,7 +145,7 @@ class Page:
 
 
 def _live(page: Page, directory: Path, interval: float) -> None:
-    """Draw until the user quits; follow a supervisor that ends and is started again."""
+    """Draw until the user quits; wait for a supervisor while none is running."""
     from rich.console import Console
     from rich.live import Live
 
@@ -161,18 +161,16 @@ def _live(page: Page, directory: Path, interval: float) -> None:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Sequence[int]]:
-    """Yield the descriptors of keys and of signals that end us.
+    """Yield two descriptors: of the keys, and of a pipe with a byte for each signal that ends this command.
 
-    The terminal is restored afterwards, whatever the reason for the end.
-
-    A signal is a byte in a pipe, never an exception: an exception could be raised anywhere, also in a finalizer, where
-    Python ignores it, and then the process would not end.
+    The terminal is always restored afterwards. Signals do not raise exceptions, because Python ignores an exception in a
+    finalizer, and the command would then continue.
     """
     descriptor = sys.stdin.fileno()
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def note(signum: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of signals
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of signals already
             os.write(writer, END_KEYS[-1].encode())
 
     before = termios.tcgetattr(descriptor)
@@ -189,11 +187,11 @@ def _keys() -> Iterator[Sequence[int]]:
 
 
 def _pressed(descriptors: Sequence[int], seconds: float) -> str:
-    """Wait for that many seconds, or until a key or a signal arrives; return the key."""
+    """Wait up to `seconds` for a key or a signal that ends the command; return the key, or "" if there was none."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         for descriptor in select.select(descriptors, [], [], left)[0]:
-            key = os.read(descriptor, 1).decode(errors="replace") or END_KEYS[-1]  # the terminal went away
+            key = os.read(descriptor, 1).decode(errors="replace") or END_KEYS[-1]  # the end of the terminal counts as a key
             if key in END_KEYS:
                 return key
     return ""

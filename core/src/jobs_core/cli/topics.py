@@ -80,7 +80,7 @@ def _alive(run_dir: Path) -> Counter[str] | None:
 
 
 def doubt(context: Context, backend: Backend, topic: str) -> str:
-    """Return why the name of a topic is probably a slip: no configuration and no job names it. "" if it is known."""
+    """Return why a topic's name is probably a typo: neither the configuration nor any job names it. "" if it is known."""
     config = context.app.config
     known = set(config.topics) | config.served_topics()
     known |= set(backend.topics()) - backend.paused() if "browse" in backend.features else set()
@@ -95,7 +95,7 @@ def _holds_jobs(number: Counts) -> bool:
 
 
 def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[str, T]:
-    """Apply an action to a topic; also return the doubts about its name, which are reported afterwards."""
+    """Apply an action to a topic; return the doubt about the topic's name, to be reported afterwards, and the result."""
     reason, result = context.operate(lambda backend: (doubt(context, backend, topic), action(backend)))
     return reason, result
 

@@ -1,4 +1,4 @@
-"""Types of options and arguments: invalid values are refused before anything begins, by name and with exit code 2."""
+"""Types of options and arguments: an invalid value ends the command before it begins, with its name and exit code 2."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
 
 
 class Several(Checked):
-    """Several of them, separated by commas."""
+    """Several such strings, separated by commas."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         parts = [part.strip() for part in str(value).split(",")]
@@ -63,10 +63,7 @@ class Number(click.FloatRange):
 
 
 def _job_id(value: str) -> str | None:
-    """Accept every id that another producer may have chosen, odd ones too.
-
-    A user who has to cancel such a job must be able to name it.
-    """
+    """Accept any id that a foreign producer may have chosen, because an operator may have to cancel that job."""
     if not value or len(value) > 512:
         return "expected the id of a job, of 1 to 512 characters"
     if any(each == "\0" or 0xD800 <= ord(each) < 0xE000 for each in value):

@@ -1,4 +1,4 @@
-"""Report long waits: no command waits silently, because everything that may take long happens inside `waiting`."""
+"""Report long waits: everything in a command that may take long happens inside `waiting`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import output
 from .formatting import age
 
 FIRST = 1.5
-"""Seconds that a command may be silent at first."""
+"""Seconds of waiting before the first report."""
 
 AGAIN, OFTEN, RARELY = 2.0, 60.0, 30.0
 """The report is repeated every 2 s for a minute, then every 30 s, so that the log of a nightly command stays readable."""
@@ -22,7 +22,7 @@ AGAIN, OFTEN, RARELY = 2.0, 60.0, 30.0
 def waiting(what: str | Callable[[], str]) -> Iterator[None]:
     """Report on standard error what the command is waiting for, while the block takes long.
 
-    A thread does this, because most waits are in calls of a library. Therefore nothing may fork inside the block.
+    A thread reports, because most waits are in calls of a library. Therefore the block must not fork.
     """
     done = threading.Event()
     teller = threading.Thread(target=_tell, args=(what, done), name="jobs-patience", daemon=True)
@@ -45,7 +45,7 @@ def _tell(what: str | Callable[[], str], done: threading.Event) -> None:
 
 @contextlib.contextmanager
 def importing_application() -> Iterator[None]:
-    """Report the position in the code, while the block imports the application and takes long."""
+    """If the block, which imports the application, takes long, report its position in the code."""
     thread = threading.get_ident()
 
     def what() -> str:

@@ -28,7 +28,7 @@ def why_command(context: Context, job_id: str, as_json: bool) -> None:
     Checks the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. If the
     backend cannot look up single jobs, it reports what keeps jobs waiting here, and "known" is null in JSON.
     """
-    # `jobsctl check` reports modules that cannot be imported; the rest of the answer holds.
+    # Modules that cannot be imported are the business of `jobsctl check`; the rest of the answer does not need them.
     with contextlib.suppress(JobsError), importing_application():
         prepare(context.app)
     here = ThisMachine(context.app)

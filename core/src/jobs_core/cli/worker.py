@@ -52,7 +52,7 @@ def worker_command(
     app = context.app
     with importing_application():
         bootstrapper = prepare(app)
-    app.warns_of_unserved = False  # the worker warns of all its topics at once
+    app.warns_of_unserved = False  # the loop below warns of all topics at once
     for topic, senders in app.destinations().items():
         if topic not in settings.topics and config.is_unserved(topic):
             events.emit(events.TopicUnserved(topic, 0, senders))
@@ -91,7 +91,7 @@ def _choose(
 
 
 class _Restarts(Listener):
-    """A process that replaces itself if a job did not end when told to, and ends only with the process."""
+    """The process of a lone worker, which replaces itself if a job cannot be stopped in any other way."""
 
     def abandoned(self, replace: bool) -> None:
         if replace:

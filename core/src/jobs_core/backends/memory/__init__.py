@@ -1,7 +1,7 @@
 """The in-process backend: a real queue for tests and small programs, and the model with which the contract compares backends.
 
-`memory://` is one store per process, `memory://name` another. Jobs are encoded, leased and expire as with a broker; but
-nothing outlives the process, and no other process sees it.
+`memory://` is one store per process, and `memory://name` another. Jobs are encoded and leased and can expire as with a
+broker, but no other process sees them, and they are lost when the process ends.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _stores_lock = threading.Lock()
 
 
 def forget(url: str) -> None:
-    """Drop the store of a URL: the next backend there starts empty. For tests."""
+    """Drop the store of a URL, so that the next backend there starts empty; for tests."""
     with _stores_lock:
         for key in [key for key in _stores if key[0] == _name(url)]:
             del _stores[key]
@@ -27,7 +27,7 @@ def _name(url: str) -> str:
 
 
 class MemoryBackend(MemoryOperatorCalls):
-    """See the package."""
+    """A connection to a store in this process; see the package's docstring."""
 
     name = "memory"
     features = FEATURES - {"multiprocess"}

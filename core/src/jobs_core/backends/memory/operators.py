@@ -11,7 +11,7 @@ from .store import MemoryStore
 
 
 class MemoryOperatorCalls(Backend):
-    """The operators' half of the backend."""
+    """The calls of operators, a base class of `MemoryBackend`."""
 
     def __init__(self, store: MemoryStore, options: BackendOptions) -> None:
         self.store = store

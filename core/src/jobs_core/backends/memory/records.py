@@ -1,4 +1,4 @@
-"""The records of the store: jobs, owners, and the moment of a call."""
+"""The records of the store: jobs, owners, and the time and options of a call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, Sta
 
 
 class Moment:
-    """One call on the store: its time by the broker's clock, and the options of the caller."""
+    """The circumstances of one call: its time by the broker's clock, and the options of the caller."""
 
     __slots__ = ("now", "options")
 
@@ -35,7 +35,7 @@ class Job:
         self.errors: tuple[bytes, ...] = ()
 
     def is_due(self, now: float) -> bool:
-        """Return whether it is still scheduled only because no call has looked since it became due: it counts as ready."""
+        """Return whether it is scheduled and due: it counts as ready, although no call has moved it yet."""
         return self.state is State.SCHEDULED and self.due <= now
 
     def note(self, error: bytes) -> None:
@@ -44,7 +44,7 @@ class Job:
             self.errors = (*self.errors, error)[-KEPT_ERRORS:]
 
     def record(self, now: float) -> JobRecord:
-        """Return everything known about it."""
+        """Return the record of this job, as operators see it."""
         scheduled = self.state is State.SCHEDULED and not self.is_due(now)
         return JobRecord(
             id=self.id,
@@ -68,13 +68,13 @@ class Job:
 
 
 class Owner:
-    """A worker's lease, its reservations, and its last requests for the case that a reply was lost."""
+    """A worker's lease, its reservations, and its last requests, in case it repeats them after a lost reply."""
 
     __slots__ = ("called", "held", "lease_until", "reserve_request", "settle_answers", "settle_request")
 
     def __init__(self, lease_until: float) -> None:
         self.lease_until = lease_until
-        self.called = False  # it has to send a heartbeat: one of its jobs is to be cancelled
+        self.called = False  # True if it has to send a heartbeat, because one of its jobs is to be cancelled
         self.held: dict[str, Job] = {}
         self.reserve_request = self.settle_request = ""
         self.settle_answers: list[Answer] = []

@@ -23,7 +23,7 @@ _READY, _SCHEDULED, _RESERVED, _DEAD = State.READY, State.SCHEDULED, State.RESER
 
 
 class MemoryStore:
-    """Jobs and owners. A caller holds `lock`; `changed` notifies waiting threads."""
+    """Jobs and owners. Callers have to hold `lock`; `changed` notifies waiting threads."""
 
     def __init__(self) -> None:
         # Re-entrant: a signal handler may interrupt a wait while its own thread holds the lock.
@@ -35,10 +35,10 @@ class MemoryStore:
         self.paused: set[str] = set()
         self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(list)  # heaps; stale entries are skipped
         self._ready_count: dict[str, int] = defaultdict(int)
-        self._scheduled: list[tuple[float, int, Job]] = []  # a heap, likewise
-        self._ended: dict[str, tuple[float, JobRecord]] = {}  # results and cancelled jobs: until when they are kept
-        self._unique: dict[str, tuple[str, float | None]] = {}  # key: job id, and when it ends if by time, or by its limit
-        self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request: its time, and its answer
+        self._scheduled: list[tuple[float, int, Job]] = []  # a heap; stale entries are skipped
+        self._ended: dict[str, tuple[float, JobRecord]] = {}  # id → (time until which it is kept, record of an ended job)
+        self._unique: dict[str, tuple[str, float | None]] = {}  # key → (job id, end of the key's time or limit)
+        self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request → (its time, its answer)
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
         self._last_housekeep: float | None = None
@@ -93,7 +93,7 @@ class MemoryStore:
         return None
 
     def _within_limit(self, now: float, unique: UniqueKey, delay: float) -> float:
-        """Return the delay of a job that holds its key, within the limit of the key."""
+        """Return the delay of a job that holds its key, shortened to the limit of the key."""
         ends = None if unique.bound is None else self._unique[unique.key][1]
         return delay if ends is None else min(delay, ends - now)
 
@@ -104,7 +104,7 @@ class MemoryStore:
     # -- ready jobs -----------------------------------------------------------------------------
 
     def place(self, job: Job, now: float, after: float) -> None:
-        """Make a job ready as of now, or schedule it."""
+        """Make a job ready now, or schedule it `after` seconds from now."""
         job.since = now
         if after > 0:
             job.state, job.due = _SCHEDULED, now + after
@@ -119,7 +119,7 @@ class MemoryStore:
         self._ready_count[job.topic] += 1
 
     def _ready_due(self, now: float, limit: int) -> int:
-        """Make due jobs ready, in the order in which they would stand if each had been made ready in time."""
+        """Make due jobs ready, in the same order as if each had been made ready when it was due."""
         readied = 0
         while self._scheduled and self._scheduled[0][0] <= now and readied < limit:
             due, _, job = heapq.heappop(self._scheduled)
@@ -130,7 +130,7 @@ class MemoryStore:
         return readied
 
     def has_ready(self, topic: str) -> bool:
-        """Return whether a reserve would get a job of this topic."""
+        """Return whether a worker could reserve a job of this topic."""
         return self._ready_count[topic] > 0 and topic not in self.paused
 
     def next_due(self) -> float | None:
@@ -226,7 +226,7 @@ class MemoryStore:
         return Answer.SETTLED
 
     def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:
-        """Release, retry or defer."""
+        """Queue a job again after a release, a retry or a deferral."""
         if settlement.outcome is Outcome.RELEASE:
             self._make_ready(job)
             return
@@ -238,7 +238,7 @@ class MemoryStore:
         self.place(job, now, settlement.after)
 
     def end(self, at: Moment, job: Job, state: State, ttl: float, result: bytes | None = None) -> None:
-        """Take a job out of the store, keeping its end for `ttl` seconds if there is something to keep."""
+        """Remove a job from the store, and keep the record of its end for `ttl` seconds if it is worth keeping."""
         if job.state is _READY:
             self._ready_count[job.topic] -= 1
         elif job.state is _DEAD:
@@ -264,11 +264,11 @@ class MemoryStore:
         self.changed.notify_all()
 
     def ids(self) -> list[str]:
-        """Return the ids of all jobs that are in the store, or have ended and left a record."""
+        """Return the ids of all jobs in the store, and of ended jobs whose record is kept."""
         return [*self.jobs, *self._ended]
 
     def find(self, now: float, job_id: str) -> JobRecord | None:
-        """Return a job that is in the store, or that has ended and left a record."""
+        """Return the record of a job in the store, or of an ended job whose record is kept."""
         job = self.jobs.get(job_id)
         if job:
             return job.record(now)
@@ -359,7 +359,7 @@ class MemoryStore:
     # -- waiting ---------------------------------------------------------------------------------
 
     def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait, releasing the lock meanwhile, until a condition holds whose changes `changed` notifies."""
+        """Wait until a condition holds, releasing the lock meanwhile; code that changes the condition notifies `changed`."""
         deadline = time.monotonic() + timeout
         while not condition():
             left = deadline - time.monotonic()

@@ -1,4 +1,4 @@
-"""The connection as the core sees it; each method is a transaction that calls the modules beside this one."""
+"""The `Backend` for a queue file; each method runs one transaction, with functions of the other modules of this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .operators import SqliteOperatorCalls
 from .url import parse_url
 
 LONGEST_WAIT = 1.0
-"""Seconds after which a waiting worker looks at the tables again, in case a byte was lost with the process that had read it."""
+"""Seconds after which a waiting worker reads the tables again, in case a process died after it had read a wake-up byte."""
 
 
 class SqliteBackend(SqliteOperatorCalls, BindsKeys):

@@ -1,4 +1,4 @@
-"""The SQLite file: opening, creating and migrating it, transactions on it, and translating SQLite's errors."""
+"""The SQLite file: open, create and migrate it, run transactions on it, and translate SQLite's errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .wakeup import WakeUp, pipe_of
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {}
-"""Scripts from schema version N to N+1: only additions, so that processes of the previous release continue beside them."""
+"""Scripts from schema version N to N+1. They only add, so that processes of the previous release can continue."""
 
 _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 
@@ -35,14 +35,14 @@ BUSY_TIMEOUT = 2.0
 """Seconds for which an operation tries to get the write lock before it raises BackendUnavailable."""
 
 DOUBTS = 0.2
-"""Seconds of waiting for the write lock after which this process itself may be the cause."""
+"""Seconds of waiting for the write lock after which `require_soundness` checks whether this process itself is broken."""
 
 
 class Transaction:
-    """One write transaction: the modules beside this one work with it.
+    """One write transaction, which the functions of the other modules use.
 
-    For each topic in `wake`, a waiting worker is woken after the commit, unless the caller that began it does so itself.
-    The owners in `call` are woken, too, and the pipes of those in `gone` are removed.
+    After the commit, one waiting worker is woken for each topic in `wake`, unless the caller does this itself. The owners in
+    `call` are woken, too, and the pipes of the owners in `gone` are removed.
     """
 
     __slots__ = ("_connection", "_durable", "_wakes", "call", "db", "gone", "now", "options", "wake")
@@ -66,7 +66,7 @@ class Transaction:
                 self._connection.begin(self._durable)
             self.db = self._connection.db
             self.now = self.options.now()
-        except BaseException:  # also those of a signal handler, when the transaction has already begun
+        except BaseException:  # a signal handler may raise after the transaction has begun
             self._connection.give_up()
             self._connection.lock.release()
             raise
@@ -106,9 +106,9 @@ class Transaction:
 class Connection:
     """One connection to a queue file, and the pipes beside it. One thread at a time.
 
-    SQLite records its locks in the memory of the process, and a fork copies that record: a child would believe that it
-    holds locks which it does not, and lose its writes. Every connection is therefore closed before a fork, whichever thread
-    forks, and opened again when it is next used.
+    SQLite keeps a record of its locks in memory, and a fork copies this record: the child would take the parent's locks for
+    its own, and lose writes. Therefore every connection is closed before a fork, in whichever thread, and opened again at
+    its next use.
     """
 
     def __init__(self, path: Path, options: BackendOptions, *, durability: str) -> None:
@@ -116,14 +116,14 @@ class Connection:
         self.options = options
         self._durable = "FULL" if durability == "power" else "NORMAL"
         self._synchronous = ""
-        self._patient = True  # SQLite itself waits for locks
-        self._log = -1  # SQLite's write-ahead log, which we sync
+        self._patient = True  # True if SQLite itself waits for locks
+        self._log = -1  # descriptor of SQLite's write-ahead log, which we sync ourselves
         self._log_failed = False
         self._db: sqlite3.Connection | None = None
         self._is_open = False
         self.lock = threading.RLock()  # held while SQLite runs; a fork waits for it
         self.wake_up: WakeUp | None = None
-        _connections[id(self)] = self  # without a lock: our caller may hold one for which a fork in progress waits
+        _connections[id(self)] = self  # without taking a lock: a fork may be waiting for a lock that our caller holds
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class Connection:
         with self.translated(), self.lock:
             self._connect()
             try:
-                owner = self.path.stat().st_uid  # the owner can change the jobs anyway
+                owner = self.path.stat().st_uid  # trusted, since the owner of the file can change the jobs anyway
                 self.wake_up = WakeUp(self.path.with_name(f"{self.path.name}.wake"), (owner,))
             except BaseException:
                 self.disconnect()
@@ -148,10 +148,10 @@ class Connection:
             self._is_open = True
 
     def _connect(self) -> None:
-        with contextlib.suppress(OSError):  # SQLite has a better error for it
+        with contextlib.suppress(OSError):  # SQLite will raise a better error
             private.create(self.path)  # its log and index get the mode of the file
-        # Autocommit: transactions are begun by hand. The threads of a process take turns by our lock.
-        with _connecting:  # until `in_use` says so
+        # Autocommit, because we begin transactions ourselves. Our lock makes the threads of a process take turns.
+        with _connecting:  # makes a fork wait until `in_use` is true
             self._db = sqlite3.connect(
                 self.path, timeout=left(BUSY_TIMEOUT), isolation_level=None, check_same_thread=False, cached_statements=256
             )
@@ -163,7 +163,7 @@ class Connection:
             raise
 
     def disconnect(self) -> None:
-        """Close SQLite's side; it is opened again when it is next used."""
+        """Close SQLite's connection; the next use opens it again."""
         log, self._log = self._log, -1
         if log >= 0:
             os.close(log)
@@ -173,7 +173,7 @@ class Connection:
             except sqlite3.Error:
                 pass
             finally:
-                self._db = None  # not earlier: a fork does not wait for a connection that is not in use
+                self._db = None  # only now: a fork does not wait for a connection that is not in use
 
     def close(self) -> None:
         """Disconnect for good; a second call does nothing."""
@@ -190,12 +190,12 @@ class Connection:
 
     @property
     def in_use(self) -> bool:
-        """Return whether SQLite has this connection open."""
+        """Return whether SQLite's connection is open."""
         return self._db is not None
 
     @property
     def db(self) -> sqlite3.Connection:
-        """Return SQLite's connection, for callers that hold `lock`; raise BackendUnavailable if this one is not open."""
+        """Return SQLite's connection, for callers that hold `lock`; raise BackendUnavailable if `open` was not called."""
         if self._db is None:
             if not self._is_open:
                 raise BackendUnavailable(f"{self.path} is not open")
@@ -213,7 +213,7 @@ class Connection:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """Provide SQLite's connection for several reads of one moment: a job that moves meanwhile is seen once."""
+        """Provide SQLite's connection for several reads of one snapshot, so that a job that moves is seen only once."""
         with self.reading() as db:
             try:
                 db.execute("BEGIN")
@@ -245,7 +245,7 @@ class Connection:
         self.db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect only before the first table
         self.take_lock("PRAGMA journal_mode = WAL")
         with Transaction(self) as tx:
-            if self._version() == 0:  # no other process was faster
+            if self._version() == 0:  # unless another process was faster
                 for statement in statements(_schema()):
                     tx.db.execute(statement)
 
@@ -265,7 +265,7 @@ class Connection:
             )
 
     def _refuse_foreign_code(self) -> None:
-        """Refuse triggers and views: we have none, and they run within our transactions and could keep them from ending."""
+        """Refuse triggers and views: none are ours, and their code would run within our transactions, perhaps endlessly."""
         found = self.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view') LIMIT 1").fetchone()
         if found:
             kind, name = found
@@ -279,10 +279,10 @@ class Connection:
     def transaction(self, *, durable: bool = True, wakes: bool = True) -> Transaction:
         """Return a write transaction.
 
-        It takes the lock at its beginning, so that it never fails midway to get it.
+        It takes the write lock when it begins, so that it cannot fail to get the lock midway.
 
-        Without `durable`, it survives the process but perhaps not the machine. A worker's reserve and settle are not worth
-        an fsync: losing them with the machine means that jobs run again, never that one is lost.
+        Without `durable`, it survives a crash of the process, but perhaps not of the machine. A worker's reserve and settle
+        are not worth an fsync: if they are lost, jobs run again, but no job is lost.
         """
         return Transaction(self, durable, wakes)
 
@@ -301,9 +301,9 @@ class Connection:
                 self._db.execute("ROLLBACK")
 
     def sync(self) -> None:
-        """Sync earlier commits without `durable` to the disk: for callers that have work to do between commit and sync.
+        """Sync earlier commits without `durable` to the disk, for callers that do other work between commit and sync.
 
-        Raises BackendUnavailable if the disk fails; the commits stand, and the next sync covers them too.
+        Raises BackendUnavailable if the disk fails; the commits remain, and the next sync includes them.
         """
         if self._durable == "FULL":
             with self.translated(), self.lock:
@@ -311,7 +311,7 @@ class Connection:
                     self._checkpoint()
 
     def _sync_log(self) -> bool:
-        """Sync the log, as SQLite does on a commit; return False if that failed: asked again, the kernel may report success."""
+        """Sync the log as SQLite does on a commit; after a failure, always return False, as the kernel reports it only once."""
         try:
             if self._log < 0:
                 self._log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -332,7 +332,7 @@ class Connection:
         self._log_failed = False
 
     def get_ready(self) -> None:
-        """Do now what the next transaction would begin with, ignoring errors, which that transaction will report."""
+        """Prepare the next transaction now, to save it a statement; that transaction will report any error."""
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error), self.lock:
                 self._be_patient(self._db, False)
@@ -340,8 +340,8 @@ class Connection:
     def take_lock(self, sql: str) -> None:
         """Run a statement that takes the write lock, trying every fraction of a millisecond.
 
-        SQLite's own handler sleeps up to 100 ms, and the lock is held for one (with 8 writers the longest wait was 18 ms
-        instead of 700).
+        SQLite's own handler sleeps up to 100 ms, although a transaction takes about 1 ms. With 8 writers, the longest wait
+        was 18 ms instead of 700.
         """
         now = time.monotonic()
         deadline, doubts = now + left(BUSY_TIMEOUT), now + DOUBTS
@@ -355,13 +355,13 @@ class Connection:
                 now = time.monotonic()
                 if not _is_busy(error) or now >= deadline:
                     raise
-            if now >= doubts:  # a closed descriptor looks like a lock to SQLite
+            if now >= doubts:  # if a job has closed SQLite's descriptor, SQLite reports the file as locked
                 require_soundness()
                 doubts = now + DOUBTS
             time.sleep(random.uniform(0.0001, 0.0006))
 
     def _be_patient(self, db: sqlite3.Connection, patient: bool) -> None:
-        """Set whether SQLite itself waits for locks. It does not while we do; a holder of the write lock waits for no other."""
+        """Set whether SQLite waits for locks: not for the write lock, for which we wait ourselves, nor once we hold it."""
         if patient is not self._patient:
             db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000) if patient else 0}")
             self._patient = patient
@@ -395,7 +395,7 @@ class Connection:
             raise self.wrong_values(error) from error
 
     def wrong_values(self, error: Exception) -> BackendError:
-        """Return the error for values of a kind that we never wrote, in the file or on the way into it."""
+        """Return the error for values, in the file or to be written, of a type that no release uses."""
         return BackendError(
             f"{self.path} contains, or was given, data that no release of jobs writes ({type(error).__name__}: {error})"
         )
@@ -421,24 +421,22 @@ class Connection:
 
 
 _WRONG_VALUES = (TypeError, ValueError, LookupError, OverflowError)
-"""Exceptions that Python raises for rows of other types than the schema's, and for numbers and strings that SQLite cannot
-hold.
-"""
+"""Exceptions that Python raises for rows with values of wrong types, and for numbers and strings that SQLite cannot store."""
 
 _connections: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
 _connecting = threading.Lock()
-"""Held while any thread makes a connection, and over a fork: SQLite's own locks do not survive a fork."""
+"""Held while a thread connects, and during a fork, because a fork must not copy SQLite's own locks while they are held."""
 _locked_for_fork: list[Connection] = []
 _one_fork_at_a_time = threading.RLock()
 
 
 def _known() -> list[Connection]:
-    """Return all connections, even if other threads add some meanwhile: `valuerefs` copies them in one step."""
+    """Return all connections; safe while other threads add some, because `valuerefs` copies them in one step."""
     return [connection for reference in _connections.valuerefs() if (connection := reference()) is not None]
 
 
 def _before_fork() -> None:
-    """Wait until no thread runs in SQLite, and keep it so. A connection that is being made is waited for, too."""
+    """Wait until no thread runs in SQLite, including threads that are connecting, and keep threads out."""
     _one_fork_at_a_time.acquire()
     while True:
         for connection in set(_known()).difference(_locked_for_fork):
@@ -459,7 +457,7 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Forget connections that other threads were opening: those threads, which hold their locks, do not exist in the child."""
+    """Forget connections that other threads were opening: in the child, no thread would ever release their locks."""
     kept = list(_locked_for_fork)
     _connections.clear()
     _connections.update((id(connection), connection) for connection in kept)
@@ -470,9 +468,9 @@ at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_
 
 
 def among(values: Sequence[str]) -> tuple[str, str]:
-    """Return the condition that a column is one of these values, and its parameter.
+    """Return an SQL condition that a column is one of these values, and its parameter.
 
-    A single value is compared directly: twice as fast.
+    A single value is compared with `=`, which is twice as fast.
     """
     if len(values) == 1:
         return "= ?", values[0]

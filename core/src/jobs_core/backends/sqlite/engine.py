@@ -1,8 +1,8 @@
-"""The engine of a queue file, for a process that serves it to others: the ZeroMQ broker.
+"""The parts of the SQLite backend that the ZeroMQ broker uses, which serves a queue file to other processes.
 
-A `Connection` opens the file, and `Connection.transaction` begins a `Transaction`. The functions of the modules named here
-work in one, or on SQLite's own connection for reading. `requests` is the path of a job (push, reserve, claim, settle), with
-many requests at a time; `owners` has the leases, `operators` the changes by operators, and `views` what they read.
+A `Connection` opens the file, and `Connection.transaction` begins a `Transaction`. The functions of the modules below take a
+transaction, or SQLite's connection for reading. `requests` handles push, reserve, claim and settle, many requests at a time;
+`owners` handles leases, `operators` the changes by operators, and `views` everything that only reads.
 """
 
 from __future__ import annotations

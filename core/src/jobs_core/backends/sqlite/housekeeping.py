@@ -9,11 +9,11 @@ from . import owners, queue, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
-"""Free pages that the file may keep before it is made smaller; 8 MB."""
+"""Number of free pages, 8 MB, above which the file is shrunk."""
 
 
 def housekeep(tx: Transaction, limit: int) -> Housekept:
-    """Do one round, with about `limit` rows of each kind."""
+    """Do one round, which changes about `limit` rows of each kind at most."""
     due_topics = views.topics_of(tx.db, "job", "due IS NOT NULL")
     readied = queue.ready_due(tx, due_topics, limit)
     if readied:
@@ -41,6 +41,6 @@ def _drop_old(tx: Transaction, limit: int) -> int:
 
 
 def shrink(db: sqlite3.Connection) -> None:
-    """Shrink the file when much of it is free, a little at a time."""
+    """Shrink the file by up to 500 pages if it has more than MOST_FREE_PAGES free ones."""
     if db.execute("PRAGMA freelist_count").fetchone()[0] > MOST_FREE_PAGES:
         db.execute("PRAGMA incremental_vacuum(500)").fetchall()

@@ -11,10 +11,10 @@ NETWORK_TYPES = frozenset(
 
 
 def network_type(path: Path, mountinfo: str | None = None) -> str | None:
-    """Return the type of the network file system that contains `path`; None for a local one, and if /proc is missing.
+    """Return the type of the network file system that contains `path`; None if it is local, or without /proc.
 
-    `mountinfo` is the text of /proc/self/mountinfo (proc(5)): id parent major:minor root mount-point options …
-    - type source options.
+    `mountinfo` is the text of /proc/self/mountinfo, see proc(5). Its lines are: id parent major:minor root mount-point
+    options … - type source options.
     """
     if mountinfo is None:
         try:

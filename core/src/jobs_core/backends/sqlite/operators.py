@@ -1,4 +1,4 @@
-"""Operator calls on a queue file: as the core makes them, and below, each inside a transaction that the caller began."""
+"""Operator calls on a queue file: the methods of the backend, and functions for use in a caller's transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020
 
 
 class SqliteOperatorCalls(Backend):
-    """The operators' half of the backend."""
+    """The calls of operators, a base class of `SqliteBackend`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -77,7 +77,7 @@ class SqliteOperatorCalls(Backend):
         deadline = time.monotonic() + timeout
         version, pause = -1, _FIRST_PAUSE
         while True:
-            with self._connection.reading() as db:  # changes with other processes' commits: cheaper than looking
+            with self._connection.reading() as db:  # changes with commits of other processes; cheaper than a look at the tables
                 latest = db.execute("PRAGMA data_version").fetchone()[0]
                 if latest != version:
                     version = latest
@@ -92,7 +92,7 @@ class SqliteOperatorCalls(Backend):
 
 
 def requeue(tx: Transaction, job_id: str) -> int:
-    """Make a dead or scheduled job ready now; return how many were."""
+    """Make a dead or scheduled job ready now; return 1, or 0 if there is no such job."""
     sql = "SELECT seq, topic, dead_at FROM job WHERE id = ? AND (due > ? OR dead_at IS NOT NULL)"
     row = tx.db.execute(sql, (job_id, tx.now)).fetchone()
     if row is None:
@@ -107,7 +107,7 @@ def requeue(tx: Transaction, job_id: str) -> int:
 
 
 def discard(tx: Transaction, job_id: str, reason: str) -> int:
-    """Move a ready or scheduled job to the dead letters; return how many were."""
+    """Move a ready or scheduled job to the dead letters; return 1, or 0 if there is no such job."""
     record = views.get(tx.db, job_id, tx.now)
     if record is None or record.state not in (State.READY, State.SCHEDULED):
         return 0
@@ -120,7 +120,7 @@ def discard(tx: Transaction, job_id: str, reason: str) -> int:
 
 
 def purge_some(tx: Transaction, topic: str, state: State) -> int:
-    """Delete up to PURGED_AT_ONCE jobs of a topic; return how many. Fewer mean that none are left."""
+    """Delete up to PURGED_AT_ONCE jobs of a topic; return how many. A smaller number means that none are left."""
     if state is State.RESERVED:
         return 0
     ids = [record.id for record in views.browse(tx.db, topic, state, PURGED_AT_ONCE, 0, tx.now)]
@@ -146,7 +146,7 @@ def resume(tx: Transaction, topic: str) -> None:
 
 
 def cancel(tx: Transaction, job_id: str, *, force: bool = False) -> State:
-    """Cancel a queued job, or ask the owner of a reserved one to; return the state afterwards."""
+    """Cancel a queued job, or ask the owner of a reserved one to do so; return its state afterwards."""
     record = views.get(tx.db, job_id, tx.now)
     if record is None:
         return State.UNKNOWN

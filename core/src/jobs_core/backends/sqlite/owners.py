@@ -18,14 +18,14 @@ _SETTLED, _NOT = b"s-"
 
 
 def register(tx: Transaction, owner: str) -> None:
-    """Begin an owner's lease."""
+    """Register an owner, whose lease begins now."""
     tx.db.execute("INSERT OR REPLACE INTO owner (id, lease_until) VALUES (?, ?)", (owner, tx.now + tx.options.lease))
 
 
 def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
-    """Renew leases, each with a reserve request.
+    """Renew the leases of owners and record their reserve requests.
 
-    Returns the owners that exist, each with the last request that it had made before.
+    Returns, for each owner that exists, its previous reserve request.
     """
     condition, these = among(list(requests))
     last = dict(tx.db.execute(f"SELECT id, reserve_request FROM owner WHERE id {condition}", (these,)).fetchall())
@@ -38,7 +38,7 @@ def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
 
 
 def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
-    """Renew the lease; return which of its jobs are to be cancelled. Raises OwnerLost."""
+    """Renew an owner's lease; return which of its jobs are to be cancelled. Raises OwnerLost."""
     if not tx.db.execute("UPDATE owner SET lease_until = ? WHERE id = ?", (tx.now + tx.options.lease, owner)).rowcount:
         raise OwnerLost.of(owner)
     forced = "EXISTS (SELECT 1 FROM meta WHERE key = 'force:' || id)"
@@ -48,7 +48,7 @@ def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
 
 
 def last_answers(tx: Transaction, settles: Sequence[tuple[str, Sequence[object], str]]) -> dict[str, list[Answer]]:
-    """Return, by owner, the answers to settle requests that need no settling: those of lost owners, and repeated ones."""
+    """Return, by owner, the answers to settle requests that change nothing: of lost owners, and repeated ones."""
     condition, these = among([owner for owner, _, _ in settles])
     sql = f"SELECT id, settle_request, settle_answers FROM owner WHERE id {condition}"
     last = {owner: (request, codes) for owner, request, codes in tx.db.execute(sql, (these,))}
@@ -93,7 +93,7 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
 
 
 def release_expired(tx: Transaction, limit: int) -> int:
-    """Release owners whose lease has expired; after an outage of housekeeping itself, extend all leases instead."""
+    """Release owners whose lease has expired; if housekeeping itself had stopped, extend all leases first."""
     lease = tx.options.lease
     last = tx.first("SELECT value FROM meta WHERE key = 'last_housekeep'")
     tx.db.execute("UPDATE meta SET value = ? WHERE key = 'last_housekeep'", (tx.now,))
@@ -109,5 +109,5 @@ def release_expired(tx: Transaction, limit: int) -> int:
 
 
 def begin_grace(tx: Transaction) -> None:
-    """Have the next round of housekeeping extend every lease, for a server in front of the store that was itself down."""
+    """Make the next round of housekeeping extend all leases; the ZeroMQ broker calls this after it was down."""
     tx.db.execute("UPDATE meta SET value = 0 WHERE key = 'last_housekeep'")

@@ -1,4 +1,4 @@
-"""Ready jobs: pushed, made ready when due, and reserved in order of service."""
+"""Push jobs, make them ready when they are due, and reserve them in order of priority and age."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from . import removal, views
 from .connection import Transaction
 
 READY_AT_ONCE = 1000
-"""Most scheduled jobs of a topic that one reserve makes ready: this bounds how long it holds the lock.
+"""Largest number of due jobs of a topic that one reserve makes ready, which bounds how long it holds the lock.
 
-If more are due together, the order among them is exact only within that number.
+If more are due at once, their order is exact only within each such portion.
 """
 
 _AT_ONCE = 16
-"""Rows in one statement for large inserts: that saves a tenth."""
+"""Number of rows in one INSERT of a large push, which saves a tenth of the time."""
 
 _INSERT = "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_SOME = _INSERT + ",(?,?,?,?,?,?,?,?)" * (_AT_ONCE - 1)
@@ -33,10 +33,10 @@ SELECT seq, ?, ?, ? FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT ?
 """
 _PLACE = "SELECT topic, rank, since, seq FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT 1 OFFSET ?"
 _LEAVE = "DELETE FROM ready WHERE topic = ? AND (rank, since, seq) <= (?, ?, ?)"
-"""The place is fetched separately instead of in a subquery.
+"""The three values are fetched first, instead of in a subquery.
 
-SQLite makes a range of all three only of values that it knows, and would otherwise walk through all ready jobs of that
-rank.
+Only with known values does SQLite search a range of the index by all three columns; otherwise it would walk through all
+ready jobs of the rank.
 """
 
 
@@ -54,7 +54,7 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
         added: set[str] = set()  # chosen ids of this batch
         for message in messages:
             if message.unique or message.chosen:
-                _insert(tx, rows)  # jobs that it may duplicate or replace have to be in the table
+                _insert(tx, rows)  # first insert the jobs that this message may duplicate or replace
                 rows = []
                 if _is_known(tx, message):
                     if message.chosen and message.id not in added:
@@ -87,13 +87,13 @@ def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
 
 
 def _numbers(tx: Transaction, count: int) -> int:
-    """Take `count` numbers; return the one before the first."""
+    """Allot `count` sequence numbers to new jobs; return the number before the first of them."""
     sql = "UPDATE meta SET value = value + ? WHERE key = 'sequence' RETURNING value"
     return int(tx.first(sql, (count,))) - count
 
 
 def _is_known(tx: Transaction, message: Outgoing) -> bool:
-    """Return whether a job of this id is in the queue, or has ended and left a record."""
+    """Return whether a job of this id is in the queue, or, for a chosen id, whether the record of its end is kept."""
     if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
         return True
     sql = "SELECT EXISTS (SELECT 1 FROM ended WHERE id = ? AND until > ?)"
@@ -103,8 +103,7 @@ def _is_known(tx: Transaction, message: Outgoing) -> bool:
 def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Collection[str]) -> str | None:
     """Give the message its unique key, or return the id of the job that holds it.
 
-    A key that is held loosely is taken over from a waiting job, but not from one that was pushed together with this one.
-    A limit of the key is carried on.
+    A loosely held key is taken over from a waiting job, unless both jobs are pushed together. A limit of the key is kept.
     """
     unique = message.unique
     assert unique is not None
@@ -123,7 +122,7 @@ def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Colle
 
 
 def _hold_key(tx: Transaction, message: Outgoing, loosely: bool, limit: float | None = None) -> None:
-    """Write down the holder of a key; `limit` is the earlier end of jobs that replace each other."""
+    """Record the holder of a key; `limit` is the time at which jobs that replace each other must be due."""
     unique = message.unique
     assert unique is not None
     by_time = not isinstance(unique.scope, str)
@@ -136,7 +135,7 @@ def _hold_key(tx: Transaction, message: Outgoing, loosely: bool, limit: float | 
 
 
 def _delay(tx: Transaction, message: Outgoing) -> float:
-    """Return the delay of a message that holds its key, within the limit of the key."""
+    """Return the delay of a message that holds its key, shortened to the limit of the key."""
     if message.unique is None or message.unique.bound is None:
         return message.delay
     until = tx.first("SELECT until FROM unique_key WHERE key = ?", (message.unique.key,))
@@ -144,13 +143,13 @@ def _delay(tx: Transaction, message: Outgoing) -> float:
 
 
 def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
-    """Bind the keys that these messages hold; return each cancelled job with the job that took its place: see BindsKeys."""
+    """Bind the keys that these messages still hold; return the cancelled messages with the new holders: see BindsKeys."""
     others = []
     for message in messages:
         unique = message.unique
         assert unique is not None
         holder = tx.first("SELECT job_id FROM unique_key WHERE key = ?", (unique.key,))
-        if holder == message.id or (holder is None and not isinstance(unique.scope, str)):  # or that job has run already
+        if holder == message.id or (holder is None and not isinstance(unique.scope, str)):  # None: the job has already ended
             _hold_key(tx, message, False)
         elif holder is not None:
             others.append((message.id, unique.key))
@@ -172,7 +171,7 @@ def _waits(tx: Transaction, job_id: str) -> bool:
 
 
 def ready_due(tx: Transaction, topics: Iterable[str], limit: int) -> int:
-    """Make due scheduled jobs ready, in the order in which they would stand if each had been made ready in time."""
+    """Make due jobs ready, in the same order as if each had been made ready when it was due."""
     readied = 0
     sql = "SELECT seq FROM job WHERE topic = ? AND due IS NOT NULL AND due <= ? ORDER BY due, seq LIMIT ?"
     for topic in topics:
@@ -184,7 +183,7 @@ def ready_due(tx: Transaction, topics: Iterable[str], limit: int) -> int:
 
 
 def make_ready(tx: Transaction, seqs: Sequence[int], since: float | None = None) -> None:
-    """Make jobs ready as of `since`, or of their due times."""
+    """Make jobs ready with the age that they would have if they had been ready since `since`, or since they were due."""
     these = json.dumps(list(seqs))
     sql = "UPDATE job SET ready_at = coalesce(?, due), due = NULL WHERE seq IN (SELECT value FROM json_each(?))"
     tx.db.execute(sql, (since, these))
@@ -192,7 +191,7 @@ def make_ready(tx: Transaction, seqs: Sequence[int], since: float | None = None)
 
 
 def release(tx: Transaction, seqs: str) -> None:
-    """Return jobs, given as a JSON array, to their places among the ready ones."""
+    """Return jobs, given as a JSON array of sequence numbers, to their former positions among the ready jobs."""
     tx.db.execute(
         "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job "
         "WHERE seq IN (SELECT value FROM json_each(?))",
@@ -208,7 +207,7 @@ Reserving: TypeAlias = tuple[str, Sequence[str], int, str]
 
 
 def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | None = None) -> list[list[Delivery]]:
-    """Reserve jobs, topics in order, for one request after the other; see `requests.reserve`."""
+    """Reserve jobs for one request after the other, each from its topics in order; see `requests.reserve`."""
     topics = list(dict.fromkeys([topic for _, wanted, _, _ in requests for topic in wanted]))
     ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, _ in requests])))
     empty = set(views.paused(tx.db))
@@ -222,9 +221,9 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
 
 
 def _reserve(tx: Transaction, asked: Reserving, empty: set[str]) -> tuple[int, int]:
-    """Move jobs from ready to reserved; return how many, and the last one's token.
+    """Move jobs from ready to reserved; return how many, and the token of the last.
 
-    Topics in `empty` are passed over, and topics that prove empty are added to it.
+    Skips the topics in `empty`, and adds topics that turn out to be empty.
     """
     owner, topics, limit, request = asked
     left, last_token = limit, 0
@@ -242,12 +241,12 @@ def _reserve(tx: Transaction, asked: Reserving, empty: set[str]) -> tuple[int, i
         if left > 0:
             empty.add(topic)
         else:
-            tx.wake.add(topic)  # there may be more jobs: an idle worker may look
+            tx.wake.add(topic)  # more jobs may be ready: wake an idle worker for them
     return limit - left, last_token
 
 
 def reserve_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
-    """Reserve these jobs in whatever state, except dead ones."""
+    """Reserve these jobs in any state except dead."""
     before = tx.first("SELECT max(token) FROM reserved") or 0
     sql = "SELECT seq FROM job WHERE id IN (SELECT value FROM json_each(?)) AND dead_at IS NULL"
     these = json.dumps([row[0] for row in tx.db.execute(sql, (json.dumps(list(job_ids)),))])
@@ -266,12 +265,12 @@ def reserve_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: 
 
 
 def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> list[Delivery]:
-    """Return the reservations of a request after token `before`."""
+    """Return the deliveries of a request whose tokens are greater than `before`."""
     return _deliveries(tx, tx.db.execute(_DELIVERY, (before, owner, request)).fetchall())
 
 
 def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | None = None) -> list[Delivery]:
-    """Convert reservations to deliveries, and free keys that are held while queued."""
+    """Convert rows to deliveries, and free the unique keys whose scope is "queued"."""
     if most_bytes is not None:
         rows = _keep_within(tx, rows, most_bytes)
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
@@ -282,7 +281,7 @@ def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | 
 
 
 def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) -> list[tuple[Any, ...]]:
-    """Keep the first reservations whose payloads together are not too large; return the rest to their places."""
+    """Keep the first reservations whose payloads fit into `most_bytes` together; release the others."""
     sizes = itertools.accumulate(len(row[2]) for row in rows)
     count = max(1, sum(size <= most_bytes for size in sizes))
     if count < len(rows):

@@ -1,4 +1,4 @@
-"""Jobs that leave the queue, for good or to the dead letters, and the records that remain."""
+"""Remove jobs from the queue, for good or to the dead letters, and keep records of their end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MARKS = "SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time'), EXISTS
 
 
 def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None) -> None:
-    """Take jobs out of the queue, keeping their end for `ttl` seconds if there is something to keep."""
+    """Remove jobs from the queue, and keep a record of their end for `ttl` seconds if it is worth keeping."""
     these = json.dumps(list(job_ids))
     if ttl > 0 and (result is not None or state is State.CANCELLED):
         tx.db.execute(
@@ -44,7 +44,7 @@ def make_dead(tx: Transaction, seq: int, reason: str, errors: bytes | None, coun
 
 
 def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
-    """Free the unique keys and cancel marks of jobs that end; skipped if there are none at all."""
+    """Free the unique keys of jobs that end, and delete their cancellation requests; do nothing if the store has neither."""
     keys, cancels = tx.db.execute(_MARKS).fetchone()
     if keys:
         tx.db.execute(

@@ -1,8 +1,8 @@
 """Requests of workers and producers, inside a transaction that the caller began.
 
-`SqliteBackend` begins one per call. A server that serves a store to many clients combines many requests of many owners into
-one transaction, and confirms them together. Therefore each of the three requests that every job needs accepts any number at
-once: they are executed as if each had come alone, in the order given, with little more than the statements of one.
+`SqliteBackend` begins one per call. The ZeroMQ broker, which serves a store to many clients, combines many requests of many
+owners into one transaction, and confirms them together. Therefore push, reserve and settle take any number of requests. The
+effect is the same as executing them one by one in this order, but it takes little more than the statements of one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Settle(NamedTuple):
 
 
 def push(tx: Transaction, pushes: Sequence[Push], *, loosely: bool = False) -> list[Mapping[str, str]]:
-    """Store messages; answer a repeated request as before. Return for each request its conflicts by id."""
+    """Store messages; return the conflicts by id for each request, and the first answer again for a repeated one."""
     condition, these = among([push.request for push in pushes])
     rows = tx.db.execute(f"SELECT request, conflicts FROM push_request WHERE request {condition}", (these,)).fetchall()
     answers: dict[str, Mapping[str, str]] = {request: json.loads(conflicts) for request, conflicts in rows}
@@ -55,7 +55,7 @@ _REMEMBER = "INSERT INTO push_request (request, at, conflicts) VALUES (?, ?, ?)"
 
 
 def recall(tx: Transaction, request: str) -> str | None:
-    """Return the stored answer to a request; None if there is none, or the dedup window has passed over it."""
+    """Return the stored answer to a request; None if the request is new, or older than the dedup window."""
     answer: str | None = tx.first("SELECT conflicts FROM push_request WHERE request = ?", (request,))
     return answer
 
@@ -68,8 +68,8 @@ def remember(tx: Transaction, request: str, answer: str) -> None:
 def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None = None) -> list[list[Delivery] | OwnerLost]:
     """Reserve jobs for owners and renew their leases; return for each its deliveries, or the error if the owner is gone.
 
-    Each owner has at most one request among these. If it repeats its last request, it gets the same jobs. With
-    `most_bytes`, a request gets no more jobs than have payloads of so many bytes together, but at least one.
+    Each owner has at most one request among these. If it repeats its last request, it gets the same jobs. `most_bytes`
+    limits the payloads of one request's jobs together, but a request gets at least one job.
     """
     last = owners.renew(tx, {reserve.owner: reserve.request for reserve in reserves})
     new = [reserve for reserve in reserves if last.get(reserve.owner, reserve.request) != reserve.request]
@@ -85,9 +85,9 @@ def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None
 
 
 def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
-    """Reserve exactly these jobs for an owner and renew its lease; a repeated last request gets the same jobs.
+    """Reserve exactly these jobs for an owner and renew its lease; raise OwnerLost if the owner is gone.
 
-    Raises OwnerLost.
+    If the owner repeats its last request, it gets the same jobs.
     """
     last = owners.renew(tx, {owner: request})
     if owner not in last:
@@ -98,7 +98,7 @@ def claim(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> 
 
 
 def settle(tx: Transaction, settles: Sequence[Settle]) -> list[list[Answer]]:
-    """End owners' reservations, at most one request per owner; a repeated last request is answered and not done again."""
+    """Settle reservations, with at most one request per owner; a repeated last request is only answered."""
     answered = owners.last_answers(tx, settles)
     new = [settle for settle in settles if settle.owner not in answered]
     if new:

@@ -1,4 +1,4 @@
-"""The end of reservations: done jobs in bulk, all others one by one."""
+"""Settle reservations: plain acknowledgements in bulk, all others one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = j
 
 
 def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]]) -> list[list[Answer]]:
-    """Settle owners' batches; return the answers of each in order."""
+    """Settle one batch of each owner; return the answers of each batch in order."""
     plain = [
         (owner, [s.token for s in settlements if s.outcome is Outcome.DONE and s.result is None and not s.followups])
         for owner, settlements in settles
@@ -33,9 +33,9 @@ def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]])
 
 
 def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) -> list[bool]:
-    """Delete done jobs by their reservations, in those batches that are their owners' from first to last.
+    """Delete done jobs in bulk, but only in batches whose reservations all belong to their owner.
 
-    Returns which batches those are.
+    Returns, for each batch, whether it is one of these.
     """
     tokens = [token for _, batch in plain for token in batch]
     if len(tokens) < 2:
@@ -52,9 +52,9 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
 
 
 def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> list[bool]:
-    """Return for each batch whether all its tokens, each named once, are reservations of its owner.
+    """Return, for each batch, whether all its tokens are reservations of its owner, without repetitions.
 
-    `these` are all tokens, as JSON.
+    `these` is a JSON array of all tokens.
     """
     if len(plain) == 1:
         owner, tokens = plain[0]
@@ -89,7 +89,7 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
 
 
 def _queue_again(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:
-    """Release, retry or defer."""
+    """Queue a job again after a release, a retry or a deferral."""
     if settlement.outcome is Outcome.RELEASE:
         queue.release(tx, json.dumps([seq]))
         return

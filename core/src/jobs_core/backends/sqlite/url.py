@@ -13,7 +13,7 @@ _DURABILITY = 'the only parameter is durability, "power" (the default) or "proce
 def parse_url(url: str, base_dir: Path) -> tuple[Path, str]:
     """Return the file and the durability of sqlite:///relative, sqlite:////absolute?durability=process.
 
-    %20 and the like are decoded, unless the file, or else its directory alone, exists under the name as written.
+    %20 and the like are decoded, unless the file, or its directory, exists under the name as written.
     """
     directories, _, name = url.partition("://")[2].rpartition("/")
     try:

@@ -1,4 +1,4 @@
-"""Read a store without changing it: records, lists, counts, and whether there are jobs to run."""
+"""Read a store without changing it: records, lists, counts, and whether jobs are ready."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SELECT count(*), min(since),
 
 
 def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[bool, float]:
-    """Return whether a topic that is not paused has ready jobs, and in how many seconds the next scheduled one is due."""
+    """Return whether one of the topics has ready jobs and is not paused, and the seconds until the next job is due."""
     next_due = float("inf")
     for topic in topics:
         row = db.execute(_LOOK, {"topic": topic}).fetchone()
@@ -72,7 +72,7 @@ def topics(db: sqlite3.Connection) -> list[str]:
 
 
 def topics_of(db: sqlite3.Connection, table: str, condition: str = "1") -> list[str]:
-    """Return the topics in a table, by jumping from one to the next in an index that begins with the topic."""
+    """Return the topics in a table; jump from each to the next, in an index that begins with the topic."""
     found: list[str] = []
     sql = f"SELECT topic FROM {table} WHERE topic > ? AND {condition} ORDER BY topic LIMIT 1"
     while True:
@@ -99,7 +99,7 @@ def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
 
 
 def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> list[str]:
-    """Return ids that begin with `prefix`: a range of each index."""
+    """Return ids that begin with `prefix`, which are a range in each index."""
     end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
     rows = db.execute(
         "SELECT id FROM job WHERE id >= :begin AND id < :end UNION "
@@ -110,7 +110,7 @@ def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> lis
 
 
 def ended(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
-    """Return a job's record once it has ended, UNKNOWN if there is no record any more; None while it has not ended."""
+    """Return the record of a job that has ended, with state UNKNOWN if none is kept; None if it has not ended."""
     record = get(db, job_id, now)
     if record is None:
         return JobRecord(job_id, "", State.UNKNOWN)
@@ -118,7 +118,7 @@ def ended(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
 
 
 def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset: int, now: float) -> list[JobRecord]:
-    """Return jobs of a topic in one state, next to run first; dead letters newest first."""
+    """Return jobs of a topic in one state in the order in which they will run; dead letters newest first."""
     sql = _BROWSE.get(state)
     if sql is None:
         return []

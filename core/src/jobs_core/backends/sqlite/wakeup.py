@@ -1,9 +1,9 @@
 """Wake a waiting process from another process: one named pipe per topic beside the database.
 
-A push writes a byte, and the kernel wakes a waiting worker: no polling, no registration, and nothing to clean up after a
-kill, because the kernel knows the readers. Each waiter watches with EPOLLEXCLUSIVE, so that a byte wakes one of them, and
-that one passes the byte on if it leaves jobs behind. A byte that no waiter has read stays until the next waiter looks. An
-owner has a pipe of its own, too, for wake-ups that are meant for it alone.
+A push writes a byte, and the kernel wakes a waiting worker. There is no polling and no registration, and nothing to clean up
+after a kill, because the kernel knows the readers. Each waiter watches with EPOLLEXCLUSIVE, so that a byte wakes only one of
+them, which writes another byte if it leaves jobs behind. A byte that no waiter has read stays for the next waiter. Each owner
+also has its own pipe, for wake-ups that are meant for it alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _NO_MATTER = {
     errno.EMFILE: "out of descriptors: waiting processes look again by themselves, and the jobs are stored",
     errno.ENFILE: "likewise",
 }
-"""Errors of a write to a pipe that has no reader, is gone, or cannot be opened: nothing to report."""
+"""Errors of a write that are ignored: the pipe has no reader, is gone, or cannot be opened."""
 
 
 def pipe_of(owner: str) -> str:
-    """Return the pipe of an owner, as a name beside those of topics: no topic begins with a dot."""
+    """Return the name of an owner's pipe; it begins with a dot, as no topic does."""
     return f".{hashlib.sha256(owner.encode()).hexdigest()[:24]}"
 
 
@@ -48,7 +48,7 @@ class WakeUp:
         self._writers: dict[str, int] = {}  # topic: descriptor to write to
         self._interrupts = SelfPipe()
         self._poller = select.epoll() if hasattr(select, "epoll") else select.poll()
-        self._own_poller = select.poll()  # the same without topics
+        self._own_poller = select.poll()  # watches interrupts and the owner's pipe, but no topics
         for poller in (self._poller, self._own_poller):
             poller.register(self._interrupts.fileno(), _READABLE)
         self._own = -1
@@ -78,7 +78,7 @@ class WakeUp:
             poller.register(self._own, _READABLE)
 
     def forget(self, owner: str) -> None:
-        """Remove the pipe of an owner that is gone."""
+        """Remove the pipe of an owner that has ended."""
         (self._directory / pipe_of(owner)).unlink(missing_ok=True)
 
     def wake(self, topics: Iterable[str]) -> None:
@@ -94,7 +94,7 @@ class WakeUp:
                     raise
 
     def _wake_owner(self, pipe: str) -> None:
-        """Wake an owner. Owners come and go, so nothing of theirs is kept open."""
+        """Wake an owner. Its pipe is closed again afterwards, because owners come and go."""
         descriptor = os.open(self._directory / pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.write(descriptor, b"\0")
@@ -108,7 +108,7 @@ class WakeUp:
         return self._writers[topic]
 
     def listen(self, topics: Iterable[str]) -> None:
-        """Listen to the pipes of these topics from now on, and of no others."""
+        """Listen to the pipes of exactly these topics from now on."""
         wanted = set(topics)
         for topic in self._heard.keys() - wanted:
             descriptor = self._heard.pop(topic)
@@ -123,11 +123,11 @@ class WakeUp:
     def _open_pipe(path: Path) -> int:
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
-        # Opened for reading and writing: it opens at once, and never reads as closed when the last writer goes.
+        # With both reading and writing, `open` does not block, and the pipe never reports an end when a writer closes it.
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def wait(self, timeout: float, *, for_topics: bool = True) -> tuple[bool, bool, bool]:
-        """Sleep until woken, interrupted, or `timeout` seconds have passed; return what happened.
+        """Sleep until a wake-up, an interrupt, or for `timeout` seconds.
 
         Returns whether it was woken for a topic, whether it was interrupted, and whether its owner was woken.
         """
