@@ -408,7 +408,7 @@ class WorkerPool:
         return jobs
 
     def check(self, now: float) -> None:
-        """Reset the back-off once a worker has lived for a while: the cause of the earlier deaths is gone."""
+        """Reset the back-off once a worker has served for over QUICK seconds: the cause of the earlier deaths is gone."""
         if self._backoff.failures:
             since = self._backoff.since
             lived = (worker.ready_at for worker in self.workers.values() if worker.ready_at and worker.state == "serving")

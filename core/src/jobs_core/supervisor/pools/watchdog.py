@@ -42,7 +42,7 @@ STACKS_PATIENCE = 0.3
 
 
 class Watchdog:
-    """The checks of all workers, whose pools then act. Belongs to the supervisor's loop."""
+    """The checks of all workers; it kills workers itself, and has pools replace them. Belongs to the supervisor's loop."""
 
     def __init__(self, loop: Loop, run_dir: Path, pools: Iterable[WorkerPool], lease: Callable[[], float]) -> None:
         self._loop = loop

@@ -66,7 +66,7 @@ class Generation:
         self._spare: Child | None = None
         self._ready_at: float | None = None  # monotonic
         self._seconds = 0  # since the template began to import
-        self._unanswered = 0  # seconds for which the template has owed an answer
+        self._unanswered = 0  # seconds that an order to the template has been unanswered
         self._expected: dict[str, tuple[Child, Callable[[str], None]]] = {}  # owner → child that the template is starting
 
     @property

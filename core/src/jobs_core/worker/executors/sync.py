@@ -170,7 +170,7 @@ class SyncExecutor(Executor):
         return self._guest or self._loop
 
     def _strikes(self, loop: LoopRunner | None, run: Run, frame: FrameType | None) -> bool:
-        """Return whether to raise here: outside an event loop always, inside one only if it does not react to a cancel."""
+        """Return whether to raise here: always outside an event loop; inside one, only if the task ignores its cancellation."""
         if loop is None:
             return True
         from .loops import Place  # late import, as in _own_loop
