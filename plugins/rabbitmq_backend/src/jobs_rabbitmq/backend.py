@@ -32,7 +32,7 @@ AHEAD = 0.050
 """Seconds for which a worker may only wait for its running jobs before it releases the messages delivered ahead."""
 
 FEW, LONGER = 8, 0.25
-"""With more than FEW messages delivered ahead, this many seconds: the jobs are short, and subscribing again costs more."""
+"""If a queue delivers more than FEW messages ahead, LONGER seconds: such jobs are short, and subscribing again costs more."""
 
 PUBLISHERS_HEARTBEAT = 60
 """Seconds; longer than for deliveries, because a dead connection for publishing loses no jobs and is noticed at its next use.

@@ -49,7 +49,7 @@ class Exceptional:
 
     @property
     def due_at(self) -> float:
-        """Return from when on the messages may be handled: at once, or RETRY_PAUSE after a failure."""
+        """Return the monotonic time from which on the messages may be handled: at once, or RETRY_PAUSE after a failure."""
         return self._failed_at + RETRY_PAUSE if self._letters else 0.0
 
     @property
@@ -75,7 +75,7 @@ class Exceptional:
         return self._unacked.owes(message) or self._to_be_charged(message)
 
     def _to_be_charged(self, message: BrokerMessage) -> bool:
-        """Return whether a copy has to record this loss: in a quorum queue, the broker's count serves for the first."""
+        """Return whether a copy has to record this loss. In a quorum queue, the broker counts the first loss."""
         return message.again and (message.suspect or message.deliveries() != 1)
 
     def sort_out(self, consumer: Consumer) -> None:

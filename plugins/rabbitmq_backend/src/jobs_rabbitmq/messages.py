@@ -38,7 +38,7 @@ SUSPECT = 2
 
 
 ERRORS_SIZE = 90_000
-"""The limit of the errors in a message, in bytes: its headers have to fit into one frame."""
+"""The most bytes of errors in a message: its headers have to fit into one frame."""
 
 _NONE: Mapping[str, Any] = {}
 

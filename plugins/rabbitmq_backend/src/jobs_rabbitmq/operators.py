@@ -21,7 +21,7 @@ from .unacked import delivery
 from .url import Target
 
 MOST_LOOKED_AT = 100_000
-"""The limit of dead letters read per topic, the oldest first."""
+"""The most dead letters that are read of one topic, the oldest first."""
 
 
 class RabbitMQOperatorCalls(Backend):

@@ -16,10 +16,10 @@ from .errors import translated
 from .transport import COMMAND_TIMEOUT, BrokerConnection, Loop, OpenChannel
 
 WINDOW = 1000
-"""The limit of messages that wait for their confirms."""
+"""The most messages that may wait for their confirms."""
 
 WINDOW_SIZE = 8_000_000
-"""The limit of their total size, in bytes."""
+"""The most bytes that these messages may have in total."""
 
 
 class Post(NamedTuple):

@@ -27,7 +27,7 @@ class Forecast(NamedTuple):
         return cls(tuple(topics), at, at + due)
 
     def calm(self, topics: Sequence[str]) -> float:
-        """Return the seconds for which these topics need no look; 0 if they need one now."""
+        """Return the seconds for which a worker need not look at these topics; 0 if it has to look now."""
         if self.topics != tuple(topics):
             return 0.0
         return max(0.0, min(self.due, self.seen_at + LONGEST_LOOK) - time.monotonic())

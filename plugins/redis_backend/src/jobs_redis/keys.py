@@ -21,7 +21,7 @@ key                    type    what
                                that the job's worker may be replaced to end it
 {jobs}:ended:ID        string  the end of a job with a result, or of a cancelled one; expires after its time to live
 {jobs}:followers       zset    id → until when a client waits for the job's end
-{jobs}:end:ID          list    holds something once a followed job has ended
+{jobs}:end:ID          list    has an entry once a followed job has ended
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
 {jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.

@@ -23,7 +23,7 @@ from .scripts import ScriptCall
 from .transport.connection import COMMAND_TIMEOUT, ServerConnection
 
 SERVER_TIMES = 0.5
-"""Seconds from which on the server ends a wait, up to 0.1 s late. We end shorter waits ourselves."""
+"""The server itself ends waits of this many seconds or more, up to 0.1 s late; we end shorter ones."""
 
 
 class BlockingWait:
@@ -71,7 +71,7 @@ class Waiter:
         return self._interrupts.wait(timeout)
 
     def wait(self, waits: Sequence[BlockingWait], timeout: float, *, exact: bool) -> tuple[list[str], bool]:
-        """Wait on all servers; return the keys whose tokens arrived, and whether it was interrupted. `exact`: not late."""
+        """Wait on all servers; return the keys whose tokens arrived, and whether it was interrupted. `exact`: end on time."""
         begun: list[BlockingWait] = []
         try:
             for wait in waits:

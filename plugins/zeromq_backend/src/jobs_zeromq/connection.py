@@ -123,7 +123,7 @@ class BrokerConnection:
                 time.sleep(random.uniform(0.0, STAGGER))
 
     def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
-        """Return until when to try to connect again; raise BackendUnavailable if that time has passed."""
+        """Return the time until which to retry connecting; raise BackendUnavailable if it has passed."""
         now = time.monotonic()
         if not gone.args:  # an established connection broke: allow the full time for a new one
             give_up = min(now + reconnect, at_last)

@@ -116,5 +116,5 @@ class AllowList:
                 names[zmq.auth.load_certificate(path)[0]] = path.stem
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in _WANT:
-                    raise  # skip a half-written file of one client; but this error would exclude all clients
+                    raise  # a half-written file excludes only its client, but this error would exclude all clients
         return names

@@ -89,7 +89,7 @@ def ack(channel: int, tag: int, multiple: bool = False) -> bytes:
 
 
 def content(channel: int, properties: BasicProperties, body: bytes, largest: int) -> bytes:
-    """Return the other frames of a message, with no more than `largest` bytes of the body in each."""
+    """Return all further frames of a message: its header, and its body in pieces of at most `largest` bytes."""
     encoded = _encoded(properties)
     size = len(body)
     head = _content.pack(_HEADER, channel, _CONTENT_SIZE + len(encoded), _BASIC, 0, size)

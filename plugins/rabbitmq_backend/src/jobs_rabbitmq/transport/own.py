@@ -165,7 +165,7 @@ class OwnConnection(BrokerConnection):
             if not data:
                 self._lose(exceptions.StreamLostError("the other end has closed the connection"))
                 return
-            read = self._reader.feed(data)  # first, because pika adds only the bytes of frames left to it
+            read = self._reader.feed(data)  # before pika's own count, which includes only the frames left to pika
             self.bytes_received += read  # pika uses this to know whether the broker is alive
             self._loop.pulse()
             if len(data) < SIP and not (self._tls() and self._tls().pending()):  # type: ignore[union-attr]

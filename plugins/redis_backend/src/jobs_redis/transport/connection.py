@@ -36,7 +36,7 @@ Connect: TypeAlias = Callable[[], Connection]
 
 
 def connector(target: Target, address: Address | None = None) -> Connect:
-    """Return the function that connects to a target, or to one node of a cluster."""
+    """Return a function that makes an unopened connection to a target, or to one node of a cluster."""
     if target.kind == "sentinel":
         return _to_master(target)
     address = address or (target.addresses[0] if target.addresses else None)

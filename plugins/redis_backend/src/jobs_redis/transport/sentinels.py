@@ -1,4 +1,4 @@
-"""Ask the sentinels for the master, again for each connection."""
+"""Ask the sentinels for the master, before each new connection."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _ENDPOINT = "inproc://zeromq.zap.01"
 
 
 class Authenticator:
-    """Answers ZeroMQ's authentication requests, in the broker's loop. There can be one per context."""
+    """Answers ZeroMQ's authentication requests, in the broker's loop. There can be only one per context."""
 
     def __init__(
         self, context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList | None, has_room: Callable[[], bool]

@@ -327,7 +327,7 @@ class Server:
                 for _ in range(share):
                     self._waiting.wake(topic)
             self._reserve_for_waiting()
-            share *= 2  # a worker took all that it could, so there may be more jobs, for more workers
+            share *= 2  # workers that reserved up to their limit may have left jobs: wake twice as many in the next round
         touched, self._transactions.touched = self._transactions.touched, set()
         if self._results:
             self._tell_ends(self._results.to_look_at(touched))
