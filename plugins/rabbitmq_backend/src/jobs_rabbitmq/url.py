@@ -1,4 +1,4 @@
-"""URLs: the addresses of the nodes, and the credentials."""
+"""Parse backend URLs: the addresses of the nodes, and the credentials."""
 
 from __future__ import annotations
 

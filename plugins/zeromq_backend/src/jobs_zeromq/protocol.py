@@ -316,7 +316,7 @@ _CODES: Final[tuple[tuple[type[BackendError], Code], ...]] = (
 
 
 class Refusal(Struct, kw_only=True):
-    """The body of an error. `hello`: the broker does not know this connection; send hello and repeat the request."""
+    """The body of an error. Code `hello`: the broker does not know this connection; send hello, and repeat the request."""
 
     code: str = "refused"
     message: str = ""

@@ -36,7 +36,7 @@ def new_loop() -> Loop:
 
 
 def connect(target: Target, loop: Loop, *, heartbeat: int, name: str) -> BrokerConnection:
-    """Return a connection to the first node that accepts one; raise the error of the last one."""
+    """Connect to the first node that accepts a connection; if none does, raise the error of the last node."""
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # pika logs errors that we raise, with the fix
     last: BackendError = BackendUnavailable(f"{target.shown}: no node is named")
     for n, address in enumerate(target.addresses):

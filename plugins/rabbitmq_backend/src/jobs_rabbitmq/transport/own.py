@@ -87,7 +87,7 @@ class OwnConnection(BrokerConnection):
         self._pause = self.params.heartbeat * PULSE
 
     def send(self, *frames: bytes) -> None:
-        """Send our frames: at once if over `CHUNK` bytes are waiting, else on the next turn of the loop or flush."""
+        """Send our frames: at once if over `CHUNK` bytes are unsent, else on the next turn of the loop or flush."""
         for frame in frames:
             self._unsent += frame
             self.bytes_sent += len(frame)  # pika uses this to know when a heartbeat is due

@@ -152,7 +152,7 @@ class ServerConnection:
         try:
             protocol.send((b"EVALSHA", script.digest, 1, base, *arguments))
             return protocol.read()
-        except redis.exceptions.NoScriptError:  # it was not executed: nothing is sent twice
+        except redis.exceptions.NoScriptError:  # the script was not executed, so it may be sent again
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
@@ -193,7 +193,7 @@ class ServerConnection:
         protocol = self._connected()
         try:
             return protocol.read()
-        except redis.exceptions.NoScriptError:  # it was not executed: nothing is sent twice
+        except redis.exceptions.NoScriptError:  # the script was not executed, so it may be sent again
             return self.call(b"EVAL", script.source, 1, base, *arguments)
         except (redis.RedisError, OSError) as error:
             raise self._failed(error) from None
