@@ -180,7 +180,7 @@ def _remarks(context: Context, user: str) -> Iterator[str]:
 
 
 def _preparations(app: App, base: Path, directories: list[Path], user: str, group: str) -> Iterator[str]:
-    """Yield the lines that create directories before the service starts, because its sandbox is built from existing ones."""
+    """Yield the unit's lines that create directories before the start, because its sandbox can only contain existing ones."""
     for directory in directories:
         if _managed(directory) or base.is_relative_to(directory):
             continue

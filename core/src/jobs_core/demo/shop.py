@@ -15,7 +15,7 @@ _WORD = re.compile(r"[a-z]+")
 
 @dataclass
 class Customer:
-    """A person who gets a mail."""
+    """The recipient of a mail."""
 
     name: str
     address: str
@@ -41,7 +41,7 @@ def count_words(text: Path) -> dict[str, int]:
 
 @job(topic="mails", priority=5, retries=2, backoff=0.2)
 def send_mail(customer: Customer, template: Path, outbox: Path) -> None:
-    """Render a mail and put it into the outbox, in place of a mail server."""
+    """Render a mail and write it to the directory `outbox`, which takes the place of a mail server."""
     run = current_job()
     if "@" not in customer.address:
         raise ValueError(f"{customer.address!r} is not a mail address")

@@ -1,6 +1,6 @@
 """Support for tests: of applications (a pytest plugin, see plugin.py, and its `JobsQueue`) and of backends (`BackendContract`).
 
-The contract needs `pip install "jobs-core[testing]"` and is therefore only imported on request.
+The contract needs `pip install "jobs-core[testing]"`, so it is imported only when it is used.
 """
 
 from __future__ import annotations

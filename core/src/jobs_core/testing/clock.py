@@ -1,4 +1,4 @@
-"""The time of a test's queue: it stands still, and moves only when the test says so."""
+"""The clock of a test's queue: it stands still until the test moves it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..schedule import Ticker
 from ..units import DurationLike, seconds
 
 MOST_TICKS = 10_000
-"""Most ticks of the schedule in one travel: a test that needs more has chosen the wrong way."""
+"""Most ticks of the schedule in one `travel`; more are an error, because they would take too long."""
 
 
 class Clock:
     """The clock of a test's queue, in seconds since 1970.
 
-    It stands still, so that a slow machine makes no job due or expired. Where a library replaces the process's own clock
-    (freezegun, time-machine), it follows that.
+    It stands still, so that no job becomes due or expires because the machine is slow. If a library replaces the process's
+    clock (freezegun, time-machine), it follows that clock.
     """
 
     def __init__(self) -> None:
-        self._still = round(time.time(), 6)  # whole microseconds, as a datetime has
+        self._still = round(time.time(), 6)  # whole microseconds, the precision of datetime
         self._shift = 0.0
 
     def now(self) -> float:
@@ -39,12 +39,12 @@ class Clock:
 def _is_replaced() -> bool:
     if type(time.time) is not BuiltinFunctionType:  # freezegun, or a monkeypatch
         return True
-    machine = sys.modules.get("time_machine")  # it replaces what the built-in function returns
+    machine = sys.modules.get("time_machine")  # it changes the result of the built-in function
     return machine is not None and bool(machine.escape_hatch.is_travelling())
 
 
 def destination(now: float, by: DurationLike | None, to: datetime | None) -> float:
-    """Return the time to which `travel(by)` or `travel(to=to)` goes; raise ValueError for anything else."""
+    """Return the Unix time to which `travel(by)` or `travel(to=to)` moves; raise ValueError for other arguments."""
     if isinstance(by, datetime):
         raise ValueError("travel: a point in time is given as travel(to=...), a duration as travel(...)")
     if (by is None) is (to is None):
@@ -61,7 +61,7 @@ def destination(now: float, by: DurationLike | None, to: datetime | None) -> flo
             f"travel: to: {to} has no time zone, so it is another moment on every machine: write "
             f"datetime(..., tzinfo=timezone.utc), or {to.isoformat()!r} with astimezone()"
         )
-    return to.timestamp() + 2.4e-7  # within its microsecond: a sum of floats may lie a little behind it
+    return to.timestamp() + 2.4e-7  # a quarter of a microsecond more, because a sum of floats may be slightly later than `to`
 
 
 def moment(at: float) -> datetime:
@@ -81,12 +81,12 @@ def travel(clock: Clock, to: float, app: App, backend: Backend, *, schedule: boo
 
 def _tick(clock: Clock, to: float, app: App, backend: Backend) -> None:
     ticker = Ticker(app, None)
-    ticker.due(clock.now())  # what was due before this journey is over
+    ticker.due(clock.now())  # ignore ticks that were due before this move
     for _ in range(MOST_TICKS):
         due = ticker.next(0.0)
         if due > to:
             return
-        clock.move(due + 1e-6)  # past its millisecond, however that is rounded
+        clock.move(due + 1e-6)  # a little later than the tick, so that rounding to milliseconds does no harm
         ticker.enqueue(ticker.due(clock.now()), backend.push)
     raise JobsError(
         f"travel: the schedule has more than {MOST_TICKS:,} ticks up to {moment(to):%Y-%m-%d %H:%M} (the entries are "

@@ -1,8 +1,8 @@
 """A process for the contract to run and to kill: `python -m jobs_core.testing.contract_child URL LEASE TOPIC VERB ARG...`.
 
-With several arguments, each is for a process of its own, forked once everything is imported, so that they begin at once.
+With several arguments, a process is forked for each once everything is imported, so that all begin at the same time.
 
-It lies outside the contract, whose import of pytest and Hypothesis costs each child half a second of CPU time.
+The module is not in the package `contract`, whose import of pytest and Hypothesis costs half a second of CPU time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..urls import scheme
 P = ParamSpec("P")
 T = TypeVar("T")
 PATIENCE = 20.0
-"""Longest time in seconds that a broker may be away."""
+"""Longest outage of a broker that is tolerated, in seconds."""
 
 
 def main(url: str, lease: str, topic: str, verb: str, *arguments: str) -> None:
@@ -46,7 +46,7 @@ def main(url: str, lease: str, topic: str, verb: str, *arguments: str) -> None:
 
 
 def at_once(live: Callable[[str], None], arguments: Sequence[str]) -> None:
-    """Run each in a fork of this process; end with an exit code of 1 if one failed."""
+    """Call `live` with each argument in a fork of this process; end with exit code 1 if one failed."""
     gc.freeze()
     children = []
     for argument in arguments:
@@ -78,7 +78,7 @@ def _factory(url: str) -> BackendFactory:
 
 
 def persist(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Repeat a call until it is answered, as the core does while a broker is away: the same call, under the same request id."""
+    """Repeat a call with the same request id until it is answered, as the core does during an outage."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -89,7 +89,7 @@ def persist(ask: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
 
 
 def drain(backend: Backend, topic: str, ledger: Path) -> None:
-    """Reserve and settle jobs until there are none for a while; write their ids to the ledger first."""
+    """Reserve and settle jobs until none comes for a while; before settling them, write their ids to the ledger."""
     record = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     idle = 0
     while idle < 3:
@@ -105,7 +105,7 @@ def drain(backend: Backend, topic: str, ledger: Path) -> None:
 
 
 def victim(backend: Backend, topic: str) -> None:
-    """Push one job, reserve one, send a heartbeat, settle it: every boundary at which a fail point may strike, announced."""
+    """Push a job, reserve one, send a heartbeat and settle; print each step first, because a fail point may kill it there."""
     print("push", flush=True)
     backend.push([Outgoing("pushed-by-victim", topic, b"pushed by the victim")], new_token())
     print("reserve", flush=True)

@@ -1,4 +1,4 @@
-"""Compare enqueued calls with those that a test expects, and describe how they differ."""
+"""Compare enqueued calls with the calls that a test expects, and describe the differences."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ..stamp import stamp_of
 from ..units import format_duration, shown
 
 MOST_SHOWN = 10
-"""Calls that a failed assertion lists; the closest come first."""
+"""Most calls that a failed assertion lists, the closest first."""
 
 Differences: TypeAlias = dict[str, tuple[Any, Any]]
-"""By the name of an argument or option: the expected value, and the one that a call has."""
+"""Name of an argument or option → (expected value, value in the call)."""
 
 _MISSING = object()
 
 
 class Raised:
-    """A value for which the expected function raised an error: another call may have a value that it accepts."""
+    """Stands for a value for which the expected function raised an error, which matters only if no other call matches."""
 
     def __init__(self, value: Any, error: Exception) -> None:
         self.value = value
@@ -43,10 +43,10 @@ class Raised:
 
 
 class Expectation:
-    """A call that a test expects, in part: only the arguments and the options (of `using`) that it names.
+    """A call that a test expects; only the arguments and options (of `using`) that the test gives are compared.
 
-    Each is compared with what the job will receive: equal, equal as JSON, an instance of an expected type, or accepted by
-    an expected function.
+    A value matches if it is equal, as the job will receive it or as JSON, is an instance of an expected type, or is
+    accepted by an expected function.
     """
 
     def __init__(self, job: AnyJob, args: Sequence[Any], kwargs: Mapping[str, Any], config: Config) -> None:
@@ -62,11 +62,11 @@ class Expectation:
         self._options = _options(job, config)
 
     def __str__(self) -> str:
-        """Return the expected arguments and options as a text."""
+        """Return the expected arguments and options as text."""
         return ", ".join(f"{name}={_told(value)}" for name, value in {**self._arguments, **self._options}.items())
 
     def differences(self, message: Message) -> Differences:
-        """Return what differs in an enqueued call: by name the expected value, and the one that it has."""
+        """Return the expected arguments and options that an enqueued call does not match, with both values."""
         has = {**self._received(message), **_fields(message)}
         found: Differences = {}
         for name, expected in {**self._arguments, **self._options}.items():
@@ -83,13 +83,13 @@ class Expectation:
         args, kwargs = received(self.job, message)
         try:
             bound = self._signature.bind(*args, **kwargs)
-        except TypeError:  # a message of a foreign producer, which will be a dead letter
+        except TypeError:  # a foreign producer's message that does not fit the function: it will become a dead letter
             return {}
         bound.apply_defaults()
         return self._flat(bound)
 
     def _flat(self, bound: inspect.BoundArguments) -> dict[str, Any]:
-        """Return arguments by name: `*items` as items[0], items[1] …, `**others` by their own names."""
+        """Return arguments by name; those of `*items` as items[0], items[1] …, those of `**others` by their keywords."""
         found: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
@@ -103,7 +103,7 @@ class Expectation:
 
 
 def received(job: AnyJob, message: Message) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments as the job will receive them; as JSON if they cannot be converted."""
+    """Return the arguments as the job will receive them; unconverted if the conversion fails."""
     try:
         return job.arguments.convert(list(message.args), dict(message.kwargs))
     except ArgumentError:
@@ -111,7 +111,7 @@ def received(job: AnyJob, message: Message) -> tuple[list[Any], dict[str, Any]]:
 
 
 def _options(job: AnyJob, config: Config) -> dict[str, Any]:
-    """Return the options that `job.using(...)` has chosen, as an envelope has them."""
+    """Return the options that `job.using(...)` sets, with their values in an envelope."""
     chosen = [name for name in job.overrides.__struct_fields__ if getattr(job.overrides, name) is not UNSET]
     for at, after in ABSOLUTE.items():  # `using` sets the other one of each pair to None
         other = at if getattr(job.overrides, at) in (UNSET, None) else after
@@ -125,7 +125,7 @@ def _options(job: AnyJob, config: Config) -> dict[str, Any]:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    """Return the options in an envelope, each under a label that no argument has: `using(topic)`."""
+    """Return the options in an envelope, under labels such as `using(topic)`, which no argument can have as its name."""
     names = ("topic", "priority", "delay", "retries", "timeout", "store_result", "key", "id")
     options = {f"using({name})": getattr(message, name) for name in names}
     headers = {f"using(headers)[{name!r}]": value for name, value in message.headers.items()}
@@ -135,7 +135,7 @@ def _fields(message: Message) -> dict[str, Any]:
 
 
 class _About(float):
-    """A point in time that is equal to those within a millisecond of it: an envelope counts from a rounded time."""
+    """A Unix time that equals any time within a millisecond, because an envelope's times are relative to a rounded one."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, float) and abs(float(self) - float(other)) < 0.001
@@ -144,7 +144,7 @@ class _About(float):
 
 
 def _fits(expected: Any, value: Any) -> bool:
-    if value == expected:  # also ANY, pytest.approx and the like
+    if value == expected:  # includes ANY, pytest.approx and the like
         return True
     if isinstance(expected, type):
         return isinstance(value, expected)
@@ -161,7 +161,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _told(value: Any) -> str:
-    """Return a value as a text for people: a function by its name and line."""
+    """Return a value as text for people; a function as its name and line."""
     if value is _MISSING:
         return "(missing)"
     if isinstance(value, type):
@@ -176,7 +176,7 @@ def _told(value: Any) -> str:
 
 
 def call_text(job: AnyJob | None, message: Message, due_in: float | None) -> str:
-    """Return an enqueued call as a line: `send('a@b.c', subject='hi') in email, due in 1h`."""
+    """Return an enqueued call as one line: `send('a@b.c', subject='hi') in email, due in 1h`."""
     args, kwargs = (message.args, message.kwargs) if job is None else received(job, message)
     given = [*map(_told, args), *(f"{name}={_told(value)}" for name, value in kwargs.items())]
     due = f", due in {format_duration(round(due_in, 3))}" if due_in else ""
@@ -184,7 +184,7 @@ def call_text(job: AnyJob | None, message: Message, due_in: float | None) -> str
 
 
 def difference_lines(differences: Differences) -> Iterable[str]:
-    """Yield the lines of a diff: with a minus what was expected, with a plus what is enqueued."""
+    """Yield the lines of a diff: expected values after a minus, enqueued values after a plus."""
     for name, (expected, has) in differences.items():
         old, new = _lines(expected), _lines(has)
         if len(old) == len(new) == 1:
@@ -201,7 +201,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def listing(blocks: Sequence[tuple[int, str]], others: Counter[str]) -> str:
-    """Return what is enqueued, closest first: blocks of lines, each with the number of its differences."""
+    """Return the list of enqueued calls, the closest first; each block is (number of differences, its lines)."""
     closest = sorted(blocks, key=lambda block: block[0])
     lines = [f"\n  {text}" for _, text in closest[:MOST_SHOWN]]
     if len(closest) > MOST_SHOWN:

@@ -42,14 +42,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_RUNS = 10_000
-"""Most runs of one `drain(scheduled=True)`: a job that enqueues itself for later would never let it end."""
+"""Most runs of one `drain(scheduled=True)`, which would never end with a job that enqueues itself for later."""
 
 
 class JobsQueue:
     """An application on an empty memory backend: inspect enqueued jobs, run them, let time pass.
 
-    Jobs fail as they would with a worker, and `drain` re-raises the first job's own exception. As a context manager, it
-    is the current application inside.
+    Jobs fail as in a worker, and `drain` re-raises the exception of the first one that fails. Inside a `with` block, it is
+    the current application.
     """
 
     def __init__(self, config: Config | None = None) -> None:
@@ -80,7 +80,7 @@ class JobsQueue:
     # -- looking ---------------------------------------------------------------------------------
 
     def enqueued(self, job: AnyJob | None = None, /, *args: Any, **kwargs: Any) -> list[Message]:
-        """Return the waiting messages, ready before scheduled: all, those of a job, or those of some of its calls.
+        """Return the waiting messages, ready before scheduled: all, or those of a job, or those with these arguments.
 
         Arguments select calls as in `assert_enqueued`.
         """
@@ -89,17 +89,16 @@ class JobsQueue:
         found, others = self._sorted(self._expectation(job, args, kwargs))
         for differences in others:
             errors = [has.error for _, has in differences.values() if isinstance(has, Raised)]
-            if len(errors) == len(differences):  # nothing else tells this call from an expected one
+            if len(errors) == len(differences):  # the errors are the only differences, so they matter
                 raise errors[0]
         return found
 
     def assert_enqueued(self, job: AnyJob, /, *args: Any, count: int | None = None, **kwargs: Any) -> Message:
-        """Return the message of a call that must be waiting; with `count`, there must be exactly so many.
+        """Fail unless a matching call is waiting, with `count` exactly so many; return its message.
 
-        Only the arguments that are given are compared. Each may be a value, a type, a function that accepts or refuses
-        the job's value, or an object that compares as it likes, such as `unittest.mock.ANY`. A job with options expects
-        these too: `assert_enqueued(send.using(topic="vip"))`. If the job has a parameter named `count`, `count` is its
-        argument.
+        Only the given arguments are compared. Each may be a value, a type, a function that accepts or refuses the job's
+        value, or an object with its own comparison, such as `unittest.mock.ANY`. Options are compared, too, if the job has
+        any: `assert_enqueued(send.using(topic="vip"))`. If the job has a parameter named `count`, `count` is its argument.
         """
         __tracebackhide__ = True
         if count is not None and _takes_count(job):
@@ -115,7 +114,7 @@ class JobsQueue:
         raise AssertionError(f"{job.name} {said}{_with(expected)}{wanted}; enqueued are:{self._listing(expected)}")
 
     def refute_enqueued(self, job: AnyJob | None = None, /, *args: Any, **kwargs: Any) -> None:
-        """Fail if a call of this job is waiting, or with arguments, such a call; without a job, if anything is waiting."""
+        """Fail if a matching call of this job is waiting, or, without a job, if any job is waiting."""
         __tracebackhide__ = True
         found = self.enqueued(job, *args, **kwargs)
         if not found:
@@ -146,7 +145,7 @@ class JobsQueue:
                         yield message, None if record.due is None else record.due - record.broker_now
 
     def _sorted(self, expected: Expectation) -> tuple[list[Message], list[Differences]]:
-        """Return the waiting calls that are as expected, and the differences of the others."""
+        """Return the waiting calls that match, and for each other call its differences."""
         found: list[Message] = []
         others: list[Differences] = []
         for message, _ in self._waiting(expected.job):
@@ -164,7 +163,7 @@ class JobsQueue:
         return Expectation(job, args, kwargs, self.app.config)
 
     def _listing(self, expected: Expectation | None = None) -> str:
-        """Return the lines of a failed assertion that say what is waiting."""
+        """Return the lines of a failed assertion that list the waiting jobs."""
         blocks: list[tuple[int, str]] = []
         others: Counter[str] = Counter()
         for message, due_in in self._waiting():
@@ -181,11 +180,11 @@ class JobsQueue:
     def drain(
         self, topics: Sequence[str] = (), *, raise_errors: bool = True, scheduled: bool = False, limit: int | None = None
     ) -> int:
-        """Run the ready jobs, and those that they enqueue, until none is ready; return the number of runs.
+        """Run the ready jobs, and the jobs that they enqueue, until none is ready; return the number of runs.
 
-        With `raise_errors` the first exception of a job is raised here with the job's own traceback, after the job was
-        settled as a worker would have settled it. Jobs scheduled for later, retries among them, wait for `travel`; with
-        `scheduled`, time passes until they are due, and the end is when nothing waits. `limit` bounds the number of runs.
+        With `raise_errors`, the first exception of a job is raised here with the job's traceback, once the job has been
+        settled as in a worker. Jobs scheduled for later, including retries, wait for `travel`; with `scheduled`, time is
+        moved until they are due, until no job is waiting. `limit` bounds the number of runs.
         """
         __tracebackhide__ = True
         runs = 0
@@ -207,9 +206,10 @@ class JobsQueue:
         return runs
 
     def perform(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one call now, as a worker would, and return what the function returns; other jobs stay where they are.
+        """Run one call now, as a worker would, and return its result; do not touch the waiting jobs.
 
-        What it raises is raised here: also Retry, Snooze and Discard. The follow-ups of a success are enqueued.
+        An exception of the function is raised here, including Retry, Snooze and Discard. If it succeeds, its follow-ups are
+        enqueued.
         """
         __tracebackhide__ = True
         call: Call[T] = Call(job, args, kwargs)
@@ -231,7 +231,7 @@ class JobsQueue:
 
     @contextlib.contextmanager
     def inline(self) -> Iterator[None]:
-        """Run each job at once that is enqueued inside this block."""
+        """Run each job that is enqueued inside this block at once."""
         before, self.app.after_enqueue = self.app.after_enqueue, self.drain
         try:
             yield
@@ -239,7 +239,7 @@ class JobsQueue:
             self.app.after_enqueue = before
 
     def _run(self, delivery: Delivery) -> BaseException | None:
-        """Run a reserved job and settle it; return the error of a job that failed, or could not be run."""
+        """Run a reserved job and settle it; return the error if it failed or could not be run."""
         run = self._decoder.accept(delivery)
         if isinstance(run, Settlement):
             self._backend.settle([run], new_token())
@@ -268,7 +268,7 @@ class JobsQueue:
         return value, error
 
     def _execute_apart(self, run: Run) -> None:
-        """Run a job in this thread, on an event loop of its own."""
+        """Run an async job in this thread, on a new event loop."""
         loop = LoopRunner()
         try:
             run_in_thread(run, self._middleware, lambda: loop)
@@ -283,11 +283,11 @@ class JobsQueue:
         return moment(self._clock.now())
 
     def travel(self, by: DurationLike | None = None, *, to: datetime | None = None, schedule: bool = True) -> None:
-        """Let time pass for the queue: `travel("1h")`, or until a point in time that has a time zone.
+        """Move the queue's time: `travel("1h")`, or `travel(to=...)` with a datetime that has a time zone.
 
-        What would have become due is due: delays, retries, expiries, unique keys, results, and each tick of the
-        schedule, at its time, unless `schedule` is false. Nothing is run: `drain` does. Time goes back only while the
-        queue is empty. Raises ValueError.
+        Delays, retries, expiries, unique keys and results end as if the time had passed, and unless `schedule` is false,
+        each tick of the schedule is enqueued at its time. No job is run: call `drain`. Time can be moved back only while
+        the queue is empty. Raises ValueError.
         """
         __tracebackhide__ = True
         now = self._clock.now()
@@ -302,11 +302,11 @@ class JobsQueue:
             self.app.after_enqueue()
 
     def advance(self, seconds: DurationLike) -> None:
-        """Do the same as `travel(seconds, schedule=False)`."""
+        """Move the queue's time without ticks of the schedule: `travel(seconds, schedule=False)`."""
         self.travel(seconds, schedule=False)
 
     def _advance_to_next(self, topics: Sequence[str]) -> bool:
-        """Let time pass until the next scheduled job is due; return whether there is one."""
+        """Move the time until the next scheduled job is due; return whether there is one."""
         scheduled = [self._backend.browse(topic, State.SCHEDULED, 1) for topic in list(topics) or self._backend.topics()]
         due = [record.due for records in scheduled for record in records if record.due is not None]
         if not due:
@@ -319,7 +319,7 @@ Q = TypeVar("Q", bound=JobsQueue)
 
 
 class InlineJobs(JobsQueue):
-    """An application whose `enqueue` runs the job at once; the job's exception is the enqueue's."""
+    """An application whose `enqueue` runs the job at once, and raises the job's exception."""
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
@@ -327,7 +327,7 @@ class InlineJobs(JobsQueue):
 
 
 class _TestApp(App):
-    """An application with a clock of its own, that may run something after each enqueue."""
+    """An application that uses the queue's clock, and may call a function after each enqueue."""
 
     needs_transactions = False
     warns_of_unserved = False
@@ -345,7 +345,7 @@ class _TestApp(App):
         return self._clock()
 
     def _message(self, call: Call[Any], stamp: Stamp) -> Message:
-        """Return an envelope with the queue's time: signed messages expire by it."""
+        """Return an envelope with the queue's time, by which signed messages expire."""
         return msgspec.structs.replace(super()._message(call, stamp), enqueued_at=int(self._clock() * 1e6) / 1e6)
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
@@ -364,7 +364,7 @@ class _TestApp(App):
 
 
 def _takes_count(job: AnyJob) -> bool:
-    """Return whether `count` is an argument of the job, as `on_commit` may be in `enqueue`."""
+    """Return whether the job itself takes an argument `count`."""
     parameters = inspect.signature(job.function).parameters
     return "count" in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
@@ -375,14 +375,14 @@ def _with(expected: Expectation) -> str:
 
 
 def _unrun(ending: Settlement) -> JobFailed:
-    """Return the error for a job that could not be run: its arguments do not fit, its message cannot be read."""
+    """Return the error for a job that could not be run, because its arguments do not fit or its message is unreadable."""
     told = msgspec.json.decode(ending.error)
     text = f"job {ending.id} was not run and is dead ({ending.reason}): {told['message']}"
     return JobFailed(text, reason=ending.reason, error_type=told["type"])
 
 
 def _as_the_job_raised_it(error: BaseException) -> BaseException:
-    """Return the error with a traceback that begins in the job's own code, not in the code that calls it."""
+    """Return the error with a traceback that begins in the job's code, without the frames that call it."""
     step = error.__traceback__
     while step is not None and step.tb_next is not None and step.tb_frame.f_code.co_filename.startswith(PLUMBING):
         step = step.tb_next

@@ -1,6 +1,6 @@
 """Fixtures for applications' tests, available wherever jobs-core is installed.
 
-`jobs_queue`: enqueued jobs wait to be inspected and run with `drain()`. `jobs_inline`: they run at once. Both pass
+With `jobs_queue`, enqueued jobs wait to be inspected, and run with `drain()`. With `jobs_inline`, they run at once. Both pass
 arguments through the real encoder and the conversion to annotated types.
 """
 

@@ -1,15 +1,15 @@
-"""The meaning of the backend interface, in executable form.
+"""Tests of everything that the backend interface promises.
 
-A backend's whole test file::
+The whole test file of a backend::
 
     class TestContract(BackendContract):
         @pytest.fixture
         def backend_url(self, tmp_path):
             return f"mine://{tmp_path}"
 
-The fixture returns the URL of an empty store that nothing else uses. A backend leaves features that it lacks out of
-`features`: the cases bound to a feature then assert the weaker property that holds without it, and never skip a check
-on loss or duplicates. A case may be excused only with `@pytest.mark.xfail(reason=...)` on an override.
+The fixture returns the URL of an empty store that nothing else uses. If a feature is missing from `features`, the cases for
+it assert the weaker property that holds without it; checks for lost and duplicate jobs are never skipped. To excuse a case,
+override it with `@pytest.mark.xfail(reason=...)`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class BackendContract(
     Machine,
     Completeness,
 ):
-    """The contract as a test class: subclass it, give it the fixture `backend_url`, and run pytest. See the module."""
+    """The contract as a test class: subclass it, add the fixture `backend_url`, and run pytest. See the module's docstring."""
 
     takes_clock = False
-    """True if the backend honours `BackendOptions.clock`: time then passes when the test says so."""
+    """True if the backend uses `BackendOptions.clock`: the cases then move the time instead of waiting."""
 
     hands_out_at_once = False
-    """True if a reserve immediately finds all earlier pushes, for a backend without `strict_order`: cases then wait less."""
+    """True if a reserve finds all earlier pushes at once, although `strict_order` is missing: the cases then wait less."""
 
 
 __all__ = ["BackendContract", "Rig"]

@@ -1,4 +1,4 @@
-"""The same figures for every backend: the cost of its calls, and the time from a push to the wake-up of a worker."""
+"""Figures that can be compared between backends: the cost of calls, and the time from a push to a worker's wake-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def measure(url: str) -> list[dict[str, Any]]:
-    """Return the figures, medians of three rounds: what, figure, unit."""
+    """Return the figures as dicts with the keys `what`, `figure` and `unit`; each is the median of three rounds."""
     factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "URL")
     fresh(url)
     options = BackendOptions(base_dir=Path.cwd())

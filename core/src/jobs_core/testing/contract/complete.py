@@ -1,4 +1,4 @@
-"""Check that no case of the contract was left out silently."""
+"""Check that a subclass of the contract leaves out no case silently."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .rig import Rig, RigCase
 
 
 class Completeness(RigCase):
-    """A subclass may add cases, but not drop or change one without a stated reason."""
+    """A subclass may add cases, but may drop or change one only with a stated reason."""
 
     def test_contract_is_complete(self) -> None:
         from . import BackendContract

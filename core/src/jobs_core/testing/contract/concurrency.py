@@ -83,7 +83,7 @@ def _drain(rig: Rig, worker: Backend) -> list[str]:
 
 
 def _run_at_once(rig: Rig, verb: str, *arguments: str) -> None:
-    """Start a process for each argument. All have to succeed, and none is left running if one has failed."""
+    """Run a process for each argument; if one fails, end the others and fail."""
     with _child(rig, verb, *arguments) as child:
         try:
             output, _ = child.communicate(timeout=PATIENCE * 3)

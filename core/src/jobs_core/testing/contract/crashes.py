@@ -21,11 +21,11 @@ class Crashes(RigCase):
     @pytest.mark.parametrize("boundary", BOUNDARIES)
     def test_a_process_killed_at_a_boundary_loses_nothing(self, rig: Rig, boundary: str) -> None:
         if not rig.has("multiprocess"):
-            return  # a process that dies takes the store with it
+            return  # the store is in the process, so it would be lost with it
         producer, survivor = rig.producer(), rig.worker()
         (waiting,) = rig.push_many(producer, 1, priority=9)
         operation, _, moment = boundary.partition(".")
-        second = rig.results_url and operation in ("push", "settle")  # the store beside the queue passes the point first
+        second = rig.results_url and operation in ("push", "settle")  # the results store is the first to reach it
         child = start_child(rig, "victim", "the-victim", failpoint=f"{boundary}={'kill@2' if second else 'kill'}")
         output, _ = child.communicate(timeout=PATIENCE)
         assert child.returncode == -9, f"the backend does not pass the fail point {boundary}: {output}"

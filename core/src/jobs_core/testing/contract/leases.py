@@ -19,7 +19,7 @@ class Leases(RigCase):
         ids = rig.push_many(rig.producer(), 3)
         rig.take(silent)
         if not rig.has("owner_release"):
-            silent.close()  # if the connection is the lease, its end is the silence
+            silent.close()  # if the lease lasts as long as the connection, only closing it ends the lease
         taken: list[str] = []
 
         def gone() -> bool:
@@ -104,7 +104,7 @@ class Leases(RigCase):
 
     def test_an_outage_longer_than_a_lease_expires_nobody(self, rig: Rig) -> None:
         if not rig.clock:
-            return  # a broker that is away needs its own kind of outage: see each backend's fault tests
+            return  # each backend's own fault tests simulate outages of its broker
         running, keeper = rig.worker(), rig.worker()
         rig.push_many(rig.producer(), 3)
         held = rig.take(running)

@@ -17,7 +17,7 @@ WORKERS = 3
 
 
 class Leaving(RigCase):
-    """A graceful end runs no job twice, and neither charges nor suspects any (promise 3), however short the jobs are."""
+    """A graceful stop runs no job twice, and counts no attempt, redelivery or crash (promise 3), however short the jobs."""
 
     @pytest.mark.parametrize("way", ["release and close", "close", "close and open"])
     def test_what_a_worker_of_short_jobs_gives_back_is_as_new(self, rig: Rig, way: str) -> None:
@@ -56,7 +56,7 @@ class Leaving(RigCase):
 
 
 def _run(rig: Rig, worker: Backend, batches: int) -> list[Delivery]:
-    """Reserve and settle, as fast as with jobs that do nothing."""
+    """Reserve and settle jobs without running anything, as fast as possible."""
     ran: list[Delivery] = []
     for _ in range(batches):
         deliveries = rig.take(worker, BATCH)
@@ -67,7 +67,7 @@ def _run(rig: Rig, worker: Backend, batches: int) -> list[Delivery]:
 
 
 def _serve(rig: Rig, worker: Backend) -> list[Delivery]:
-    """Run a short life: some batches are settled, and the last one is released."""
+    """Act as a short-lived worker: settle some batches, and release the last one."""
     ran = _run(rig, worker, 1)
     _release(rig, worker, rig.take(worker, BATCH))
     worker.close()
@@ -79,7 +79,7 @@ def _release(rig: Rig, worker: Backend, deliveries: Sequence[Delivery]) -> None:
 
 
 def _rest(rig: Rig, worker: Backend, count: int) -> list[Delivery]:
-    """Run so many more jobs, which have to arrive, and any that arrive beyond them."""
+    """Run the given number of jobs, which have to arrive, and any that arrive beyond them."""
     ran: list[Delivery] = []
 
     def complete() -> bool:

@@ -1,7 +1,7 @@
-"""A state machine that drives the backend with Hypothesis, beside the memory model.
+"""A Hypothesis state machine that makes the same calls to the backend and to the memory model.
 
-With a movable clock and all of the model's features, every answer must equal the model's. Otherwise, the machine keeps
-account of ids: all jobs that were pushed and not ended are delivered in the end, and no others.
+If the backend has a movable clock and all features of the model, every answer must equal the model's. Otherwise, the machine
+only tracks ids: in the end, exactly the jobs that were pushed and have not ended must be delivered.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ OWNERS = ["one", "two", "three"]
 STEPS = int(os.environ.get("JOBS_CONTRACT_STEPS", "40"))
 EXAMPLES = int(os.environ.get("JOBS_CONTRACT_EXAMPLES", "60"))
 SHRINKS = bool(os.environ.get("JOBS_CONTRACT_SHRINK"))
-"""True to make a failure as short as possible before it is shown.
+"""True to shrink a failing example to the shortest one before it is shown.
 
-Each try replays a whole example on a real broker, so this takes minutes (Hypothesis stops after five): without it, the
+Each step replays a whole example on a real broker, so this takes minutes (Hypothesis stops after five). If False, the
 failure is shown as it was found.
 """
 
@@ -46,13 +46,13 @@ _FACTS = ("state", "topic", "attempt", "redeliveries", "crashes", "deferrals", "
 
 
 class Machine(RigCase):
-    """The machine as one case."""
+    """Run the state machine as one case."""
 
     examples = EXAMPLES
-    """A class whose every request is slow may try fewer."""
+    """Number of examples to try; a subclass for a slow backend may reduce it."""
 
     loses_answers = False
-    """True if a call may be made twice, its answer lost. `housekeep` has no request id: it then reports the second call."""
+    """True if answers may be lost and calls repeated. `housekeep`, without a request id, then returns the second answer."""
 
     def test_the_backend_behaves_like_the_model(self, rig: Rig) -> None:
         if not SHRINKS:
@@ -76,7 +76,7 @@ class Machine(RigCase):
 
 
 class Exact(RuleBasedStateMachine):
-    """The machine against the model, on the rig's store; each example begins by removing the rest of the last one."""
+    """The machine that compares each answer with the model's; each example first empties the store of the previous one."""
 
     def __init__(self, rig: Rig, loses_answers: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Exact(RuleBasedStateMachine):
         self.model.open(None)
 
     def clear(self) -> None:
-        """Empty the store: one rig serves all examples."""
+        """Empty the store, because all examples use the same rig."""
         cleaner = self.rig.producer()
         assert self.rig.clock is not None
         self.rig.clock.time += 10 * 86400.0
@@ -120,7 +120,7 @@ class Exact(RuleBasedStateMachine):
         self.models[owner].open(owner)
 
     def both(self, owner: str, call: Callable[[Backend], Any]) -> tuple[Any, Any]:
-        """Return the answers of subject and model; an owner that both report as lost is opened anew."""
+        """Return the answers of the backend and of the model; if both raise OwnerLost, open the owner again."""
         answers = []
         for backend in (self.subjects[owner], self.models[owner]):
             try:
@@ -262,7 +262,7 @@ class Exact(RuleBasedStateMachine):
             subject, model = self.subject.get(job_id), self.model.get(job_id)
             assert (subject is None) == (model is None), (job_id, subject, model)
             if subject and model:
-                ended = model.state in (State.DONE, State.CANCELLED)  # of which a backend need not remember everything
+                ended = model.state in (State.DONE, State.CANCELLED)  # backends need not keep every fact about ended jobs
                 facts = ("state",) if ended else _FACTS
                 ours, theirs = ([getattr(record, fact) for fact in facts] for record in (subject, model))
                 assert ours == theirs, f"{job_id} {facts}: {ours} instead of {theirs}"
@@ -273,12 +273,12 @@ class Exact(RuleBasedStateMachine):
 
 
 def _shape(deliveries: list[Delivery]) -> list[tuple[Any, ...]]:
-    """Return deliveries without their tokens, which differ between backends."""
+    """Return the facts of deliveries without the tokens, which differ between backends."""
     return [(d.id, d.topic, d.payload, d.attempt, d.redeliveries, d.crashes, d.deferrals) for d in deliveries]
 
 
 class Account(RuleBasedStateMachine):
-    """The machine that only keeps account of ids, for backends without strict order or with a clock of their own."""
+    """The machine that only tracks ids, for backends without strict order or without a movable clock."""
 
     def __init__(self, rig: Rig) -> None:
         super().__init__()

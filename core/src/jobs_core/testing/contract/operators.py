@@ -27,7 +27,7 @@ class Operators(RigCase):
         assert rig.take(rig.worker()) == []
 
     def test_ids_are_found_by_what_they_begin_with(self, rig: Rig, producer: Backend) -> None:
-        """Find ids by their beginning, which is plain text: pattern characters of some stores (`%`, `*`) match no id here."""
+        """The beginning of an id is plain text: characters that are wildcards in some stores (`%`, `*`) are literal."""
         if rig.lacks(producer, "browse"):
             assert producer.find_ids("0", 5) == []
             return
@@ -53,7 +53,7 @@ class Operators(RigCase):
         held = rig.take(worker, 2)
         rig.settle(worker, held[0], Outcome.DEAD, reason="failed")
         counts = worker.counts([T, "empty"])
-        if not rig.has("exact_counts"):  # counts are reported anyway, and of the right size
+        if not rig.has("exact_counts"):  # counts must still be reported, and be roughly right
             assert 0 <= counts[T].ready <= 5
             assert (counts["empty"].ready, counts["empty"].oldest_age) == (0, None)
             return
@@ -88,7 +88,7 @@ class Operators(RigCase):
             return
         worker = rig.worker("the-worker")
         assert producer.get("nobody") is None
-        rig.push_many(producer, 1, delay=rig.lease, topic="other")  # structures that are made once for delays are made now
+        rig.push_many(producer, 1, delay=rig.lease, topic="other")  # creates what a store needs once for delays
         (job_id,) = rig.push(producer, rig.job(b"payload", priority=4, delay=rig.lease / 5))
         record = rig.record(producer, job_id)
         assert (record.state, record.topic, record.priority, record.payload) == (State.SCHEDULED, T, 4, b"payload")
@@ -284,14 +284,14 @@ class Operators(RigCase):
         if rig.lacks(producer, "results"):
             return
         worker = rig.worker()
-        ttl = 2 * rig.lease  # gives a broker that is restarted meanwhile enough time
+        ttl = 2 * rig.lease  # long enough for a broker that restarts meanwhile
         (job_id,) = rig.push_many(producer, 1)
         assert producer.fetch_result(job_id, 0.0) is None
         rig.settle(worker, rig.take_one(worker), Outcome.DONE, result=b'{"value":"\xc3\xa9"}', result_ttl=ttl)
         record = producer.fetch_result(job_id, 0.0)
         assert record is not None
         assert (record.state, record.result) == (State.DONE, b'{"value":"\xc3\xa9"}')
-        rig.live_through(ttl, worker)  # its time is over, whether or not housekeeping runs
+        rig.live_through(ttl, worker)  # the result must have expired, whether or not housekeeping runs
         record = producer.fetch_result(job_id, 0.0)
         assert record is not None
         assert record.state is State.UNKNOWN

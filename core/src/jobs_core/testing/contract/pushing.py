@@ -14,7 +14,7 @@ from .rig import ERROR, Rig, RigCase, T
 
 
 class Pushing(RigCase):
-    """A pushed job is durable, unchanged to the byte, and stored once."""
+    """A pushed job is durable, unchanged byte for byte, and stored once."""
 
     @pytest.mark.parametrize(
         "payload",
@@ -112,7 +112,7 @@ class Pushing(RigCase):
         assert seen == [job.id] if rig.has("dedup", "lookup") else set(seen) == {job.id}
 
     def test_an_id_that_was_chosen_and_is_known_adds_nothing_and_is_told(self, rig: Rig) -> None:
-        """A known chosen id adds nothing, whatever the state of its job, as long as the store holds anything about it."""
+        """Pushing a chosen id adds nothing while the store holds any record of that job, in whatever state."""
         if not rig.has("known_ids"):
             return
         producer, worker = rig.producer(), rig.worker()
@@ -127,7 +127,7 @@ class Pushing(RigCase):
         if rig.has("results"):
             kept = {"result": b"{}", "result_ttl": 600.0}
             states[State.DONE] = lambda job: rig.settle(worker, rig.take_one(worker), Outcome.DONE, **kept)
-        for state, come_to_it in reversed(states.items()):  # the last ones stay in line
+        for state, come_to_it in reversed(states.items()):  # the last ones stay in the queue
             job = rig.job(chosen=True, delay=600.0 if state is State.SCHEDULED else 0.0)
             assert producer.push([job], rig.request()) == {}
             come_to_it(job)
@@ -218,7 +218,7 @@ class Pushing(RigCase):
         if not rig.has("delay"):
             return
         producer, worker = rig.producer(), rig.worker()
-        delay = 2 * rig.lease  # gives a broker that is restarted meanwhile enough time
+        delay = 2 * rig.lease  # long enough for a broker that restarts meanwhile
         (late,) = rig.push(producer, rig.job(delay=delay))
         (soon,) = rig.push(producer, rig.job())
         assert rig.take_ids(worker) == [soon]

@@ -1,4 +1,4 @@
-"""The tools of contract cases: backends that are opened and closed for them, time that passes, jobs to push."""
+"""The tools of contract cases: open and close backends, let time pass, push and run jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ T = "contract.topic"
 
 ERROR = msgspec.json.encode({"type": "ValueError", "message": "no", "traceback": ""})
 PATIENCE = float(os.environ.get("JOBS_CONTRACT_PATIENCE", "20"))
-"""Longest time, in seconds, that a case waits for an event that has to happen."""
+"""Longest time, in seconds, that a case waits for an expected event."""
 
 
 class ManualClock:
@@ -51,14 +51,14 @@ class ManualClock:
 
 
 class Rig:
-    """One empty store, and the means to use it. Real clocks run with a lease of one second."""
+    """One empty store, with helpers to use it. With a real clock, the lease is one second."""
 
     def __init__(self, url: str, clock: ManualClock | None, *, at_once: bool = False, results_url: str = "") -> None:
         self.url = url
         self.results_url = results_url
         self.clock = clock
         self.name = new_token(4)
-        """Distinguishes this case from others on the same store: a user's store may remember the last case's names."""
+        """A name that is unique to this case, because a store that is not new may remember the names of earlier cases."""
         self.lease = 30.0 if clock else 1.0
         plugins = Plugins.discover()
         self._factory = self._queue_factory(plugins)
@@ -74,7 +74,7 @@ class Rig:
         return factory
 
     def has(self, *features: str) -> bool:
-        """Return whether the backend under test claims all of these features."""
+        """Return whether the backend under test lists all of these features."""
         return self.features.issuperset(features)
 
     def options(self, **changes: Any) -> BackendOptions:
@@ -90,7 +90,7 @@ class Rig:
         return self.worker(None, **options)
 
     def worker(self, owner: str | None = "", **options: Any) -> Backend:
-        """Return a connection under an owner id of its own, closed when the case ends."""
+        """Return a connection under a new owner id, closed when the case ends."""
         backend = self.unopened(**options)
         backend.open(new_token() if owner == "" else owner)
         self._opened.append(backend)
@@ -102,9 +102,9 @@ class Rig:
             self._opened.pop().close()
 
     def lacks(self, backend: Backend, *features: str) -> bool:
-        """Return whether a feature is missing; if so, check that calls which need it are refused.
+        """Return whether a feature is missing; if so, check that calls which need it raise NotSupported with its name.
 
-        They have to be refused by name, before anything is done.
+        They have to raise it before they change anything.
         """
         missing = [feature for feature in features if not self.has(feature)]
         calls: dict[str, Callable[[], object]] = {
@@ -127,14 +127,14 @@ class Rig:
     # -- time ------------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
-        """Let broker time pass: at once with a manual clock, for real otherwise."""
+        """Let the broker's time pass: move a manual clock, otherwise sleep."""
         if self.clock:
             self.clock.time += seconds
         else:
             time.sleep(seconds)  # the broker's own clock cannot be moved: the time itself is the event
 
     def live_through(self, seconds: float, *living: Backend) -> None:
-        """Let time pass, and renew the leases of the living meanwhile: another process may run housekeeping here."""
+        """Let time pass and renew the owners' leases meanwhile, because another process may run housekeeping on this store."""
         steps = int(2 * seconds / self.lease) + 1
         for _ in range(steps):
             self.advance(seconds / steps)
@@ -142,7 +142,7 @@ class Rig:
                 backend.heartbeat()
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """Let time pass until `condition` holds; fails after PATIENCE."""
+        """Let time pass until `condition` holds; fail after PATIENCE seconds."""
         deadline = time.monotonic() + PATIENCE
         while True:
             value = condition()
@@ -153,7 +153,7 @@ class Rig:
             self.advance(self.lease / 20)
 
     def expire(self, keeper: Backend, gone: Callable[[], bool], living: Sequence[Backend] = ()) -> None:
-        """Run housekeeping, and renew the living owners' leases, until another owner's lease has expired."""
+        """Run housekeeping, and renew the leases of living owners, until the lease of another owner has expired."""
 
         def step() -> bool:
             for backend in living:
@@ -177,7 +177,7 @@ class Rig:
         return self.push(backend, *[self.job(**fields) for _ in range(count)])
 
     def take(self, backend: Backend, limit: int = 100, topics: Sequence[str] = (T,)) -> list[Delivery]:
-        """Reserve all jobs that can be reserved now; a backend that needs a moment to deliver gets it."""
+        """Reserve all jobs that can be reserved now, after a moment for backends that deliver with a delay."""
         deliveries = backend.reserve(topics, limit, self.request())
         deadline = time.monotonic() + self.hand_out_time
         while len(deliveries) < limit and time.monotonic() < deadline:
@@ -194,7 +194,7 @@ class Rig:
         return found[0]
 
     def settle(self, backend: Backend, delivery: Delivery, outcome: Outcome, **fields: Any) -> Answer:
-        """Settle one delivery in a request of its own."""
+        """Settle one delivery in a separate request."""
         return backend.settle([Settlement(delivery.id, delivery.token, outcome, **fields)], self.request())[0]
 
     def done(self, backend: Backend, *deliveries: Delivery) -> None:
@@ -202,7 +202,7 @@ class Rig:
         assert answers == [Answer.SETTLED] * len(deliveries)
 
     def drain(self, backend: Backend, topics: Sequence[str] = (T,)) -> list[str]:
-        """Run all jobs to their end; return ids in order of delivery. The caller waits for delayed jobs."""
+        """Reserve and acknowledge all ready jobs; return ids in order of delivery. Callers wait for delayed jobs first."""
         seen: list[str] = []
         while True:
             deliveries = self.take(backend, 50, topics)
@@ -218,7 +218,7 @@ class Rig:
 
 
 class Outage(NamedTuple):
-    """A server that can be made unreachable, and reachable again; of the fixture `outage`."""
+    """A server that can be made unreachable, and reachable again; the fixture `outage` provides it."""
 
     url: str
     """The URL of an empty store while the server can be reached."""
@@ -229,7 +229,7 @@ class Outage(NamedTuple):
 
 
 class RigCase:
-    """Base of all groups of cases: the fixtures."""
+    """The base of all groups of cases, with the fixtures."""
 
     takes_clock = False
     hands_out_at_once = False
@@ -238,23 +238,23 @@ class RigCase:
     def small_url(self) -> str:
         """Return the URL of an empty store that holds fewer than 20,000 jobs of 1,000 bytes.
 
-        There is none unless a subclass provides one.
+        Returns "" unless a subclass provides one.
         """
         return ""
 
     @pytest.fixture
     def shared_url(self, backend_url: str) -> str:
-        """Return a URL of the same store without a prefix, which would override the option."""
+        """Return the URL of the same store without a prefix in it, which would override `BackendOptions.prefix`."""
         return backend_url
 
     @pytest.fixture
     def unreachable_url(self) -> str:
-        """Return a URL of this backend where no server answers; none unless a subclass provides one."""
+        """Return a URL of this backend at which no server answers; "" unless a subclass provides one."""
         return ""
 
     @pytest.fixture
     def outage(self) -> Outage | None:
-        """Return an outage for a server of this backend; none unless a subclass provides one."""
+        """Return an `Outage` of a server of this backend; None unless a subclass provides one."""
         return None
 
     @pytest.fixture
@@ -264,7 +264,7 @@ class RigCase:
 
     @pytest.fixture
     def results_url(self) -> str:
-        """Return the URL of the store beside the queue, as `[results] url`; none unless a subclass provides one."""
+        """Return the URL of a results store, as in `[results] url`; "" unless a subclass provides one."""
         return ""
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""The end of reservations."""
+"""Settlements."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Settling(RigCase):
         assert [d.payload for d in rig.take(worker, topics=[T, "elsewhere"])] == [b"one", b"two"]
 
     def test_follow_ups_come_with_a_dead_letter_too(self, rig: Rig) -> None:
-        """`on_dead` relies on it; what does not end a job commits none."""
+        """The job of `on_dead` is such a follow-up; outcomes that do not end a job push no follow-ups."""
         if not rig.has("atomic_followups"):
             return
         worker, producer = rig.worker(), rig.producer()

@@ -1,4 +1,4 @@
-"""Make a store at a given URL empty: remove the jobs of an earlier case."""
+"""Empty the store at a given URL of the jobs of earlier cases."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ...urls import scheme
 from .rig import T
 
 MOST_WAKE_UPS = 1000
-"""Wake-ups that one case leaves at most."""
+"""Most wake-ups that one case can leave behind."""
 
 
 def fresh(url: str) -> str:
-    """Return the same URL, with every topic of the contract empty and resumed."""
+    """Empty and resume every topic that the contract uses; return the URL unchanged."""
     if scheme(url) == "memory":
         forget(url)
         return url
@@ -30,7 +30,7 @@ def fresh(url: str) -> str:
                 backend.resume(topic)
                 for state in (State.READY, State.SCHEDULED, State.DEAD):
                     backend.purge(topic, state)
-            for _ in range(MOST_WAKE_UPS):  # of jobs that are gone: a wait may return for them, once
+            for _ in range(MOST_WAKE_UPS):  # use up wake-ups of deleted jobs, each of which may end one wait
                 if not backend.wait([T, *topics], 0.01):
                     break
     finally:

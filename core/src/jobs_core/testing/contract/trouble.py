@@ -1,4 +1,4 @@
-"""A store that is full, a broker that is away, a process that forks, and connections that end with their block."""
+"""A full store, an unreachable broker, a process that forks, and connections that are closed with their block."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 class Trouble(RigCase):
-    """Trouble outside the queue's own state is reported in the core's errors, and affects nothing else."""
+    """Failures outside the queue raise errors of the core, and affect nothing else."""
 
     def test_a_full_store_refuses_a_push_with_queue_full(self, rig: Rig, small_url: str) -> None:
         if not small_url:
@@ -57,7 +57,7 @@ class Trouble(RigCase):
             away.close()
 
     def test_an_outage_in_the_middle_is_told_and_loses_nothing(self, rig: Rig, outage: Outage | None) -> None:
-        """During an outage, calls raise BackendUnavailable in time; afterwards they are answered under their request ids."""
+        """During an outage, calls raise BackendUnavailable in time; afterwards, the repeated requests are answered."""
         if outage is None:
             return
         cut = Rig(outage.url, rig.clock)
@@ -81,7 +81,7 @@ class Trouble(RigCase):
             outage.end()
             answer = _answered(lambda: worker.settle([settlement], settle))[0]
             _answered(lambda: producer.push([job], push))
-            ran = [held.id]  # if the connection is the lease, it may run again, or its outstanding settlement may end it
+            ran = [held.id]  # if the lease ends with the connection, it may run again, or be settled late
             expected, deadline = {*pushed, job.id}, time.monotonic() + PATIENCE
             while not expected.issubset(ran) and time.monotonic() < deadline:
                 taken = _answered(lambda: cut.take(worker, 10))
@@ -106,7 +106,7 @@ class Trouble(RigCase):
             lambda: worker.push([rig.job(topic="other")], rig.request()),
             lambda: worker.heartbeat(),
         ):
-            with contextlib.suppress(BackendError):  # a closed connection refuses, in the core's words, or opens again
+            with contextlib.suppress(BackendError):  # a closed connection raises an error of the core, or opens again
                 call()
         worker.close()
         assert rig.take_one(rig.worker())
@@ -159,7 +159,7 @@ class Trouble(RigCase):
                 rig.push(backend, rig.job(topic="other"))
                 backend.close()
 
-        open_and_close()  # everything that a process has once and keeps exists now
+        open_and_close()  # creates everything that a process creates only once
         before = len(list(_DESCRIPTORS.iterdir())), threading.active_count()
         for _ in range(3):
             open_and_close()
@@ -167,11 +167,11 @@ class Trouble(RigCase):
         while (left := (len(list(_DESCRIPTORS.iterdir())), threading.active_count())) > before:
             assert time.monotonic() < deadline, f"descriptors and threads: {before} before, {left} after"
             gc.collect()
-            time.sleep(0.05)  # a thread that was told to end gives no other sign
+            time.sleep(0.05)  # poll, because a thread does not report its end
 
 
 def _answered(call: Callable[[], R]) -> R:
-    """Ask again until the backend is back, as couriers and producers do."""
+    """Repeat a call until the backend answers again, as couriers and producers do."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -179,4 +179,4 @@ def _answered(call: Callable[[], R]) -> R:
         except BackendUnavailable:
             if time.monotonic() > deadline:
                 raise
-        time.sleep(0.05)  # between two tries: no event announces that a server is back
+        time.sleep(0.05)  # poll, because no event tells that a server is reachable again

@@ -17,7 +17,7 @@ from .rig import Rig, RigCase
 
 
 class Uniqueness(RigCase):
-    """The holder of a key, how long it holds the key, and the outcome for other jobs.
+    """Which job holds a key, for how long, and what happens to other jobs with the key.
 
     Without the feature `unique`, a message with a key is refused.
     """
@@ -96,7 +96,7 @@ class Uniqueness(RigCase):
         if rig.lacks(producer, "unique"):
             return
         worker = rig.worker()
-        seconds = 3 * rig.lease  # gives a broker that is restarted meanwhile enough time
+        seconds = 3 * rig.lease  # long enough for a broker that restarts meanwhile
         first, second, third = (self.keyed(rig, scope=seconds) for _ in range(3))
         producer.push([first], rig.request())
         rig.drain(worker)
@@ -168,7 +168,7 @@ class Uniqueness(RigCase):
             dues.append(rig.record(producer, job.id).due or 0.0)
             rig.advance(step)
         start = dues[0] - 60.0
-        slack = 30.0  # a loaded machine, where the broker's clock is the real one
+        slack = 30.0  # seconds, for a loaded machine and a broker with a real clock
         for n, (due, delay) in enumerate(zip(dues, (60.0, 90.0, 100.0, 30.0, 100.0), strict=True)):
             assert start + delay - 0.001 <= due <= start + delay + n * step + slack, (n, due - start)
         assert abs(dues[2] - (start + longest)) < 0.01  # exactly: the limit does not move
@@ -176,7 +176,7 @@ class Uniqueness(RigCase):
         assert [rig.record(producer, job.id).state for job in jobs[:-1]] == [State.CANCELLED] * 4
 
     def test_after_the_limit_a_new_row_begins_and_the_waiting_job_keeps_its_place(self, rig: Rig, producer: Backend) -> None:
-        """A topic that is paused, or has a backlog, must not put a job off for longer and longer."""
+        """In a topic that is paused or has a backlog, new jobs must not delay the waiting job further and further."""
         if not rig.has("debounce", "delay"):
             return
         first, second = self.debounced(rig, 0.2, 0.2), self.debounced(rig, 0.0, 0.2)
@@ -206,7 +206,7 @@ class Uniqueness(RigCase):
         others = [rig.producer() for _ in jobs]
 
         def push(backend: Backend, mine: list[Outgoing]) -> None:
-            for job in mine:  # one that others replace in the middle of its push may be told who holds the key
+            for job in mine:  # a job that is replaced during its push may get the id of the new holder
                 assert push_until_answered(rig, backend, job).keys() <= {job.id}
 
         with ThreadPoolExecutor(len(jobs)) as pool:
@@ -234,7 +234,7 @@ class Uniqueness(RigCase):
 
 
 def push_until_answered(rig: Rig, backend: Backend, job: Outgoing) -> Mapping[str, str]:
-    """Push as producers do: again under the same request while the backend is unavailable, as when two take one key at once."""
+    """Push as producers do: repeat the request while the backend is unavailable, as when two enqueues take the same key."""
     request, deadline = rig.request(), time.monotonic() + 20.0
     while True:
         try:

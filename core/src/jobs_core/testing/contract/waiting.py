@@ -11,7 +11,7 @@ from .rig import PATIENCE, Rig, RigCase, T
 
 
 class Waiting(RigCase):
-    """`wait` ends for a ready job, for a due job, for an interrupt; and a settle is never stuck behind it."""
+    """A `wait` ends when a job is ready or due, and on an interrupt, so that a settle never has to wait for it."""
 
     def waiting(self, pool: ThreadPoolExecutor, backend: Backend, topics: list[str]) -> object:
         """Start a long wait on a thread, and return when it has begun."""
@@ -81,7 +81,7 @@ class Waiting(RigCase):
         for topics in ([T], []):
             with ThreadPoolExecutor(1) as pool:
                 future = pool.submit(worker.wait, topics, PATIENCE * 3)
-                time.sleep(0.05)  # for a wait that has begun; one that has not ends anyway
+                time.sleep(0.05)  # let the wait begin; one that begins later ends, too
                 worker.interrupt()
                 assert future.result(PATIENCE) is False
 
@@ -105,11 +105,11 @@ class Waiting(RigCase):
 
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(courier)
-            time.sleep(0.05)  # for a wait that has begun; one that has not ends anyway
+            time.sleep(0.05)  # let the wait begin; one that begins later ends, too
             asked = time.monotonic()
             worker.interrupt()
             future.result(PATIENCE)
-        assert delays[0] - asked < PATIENCE / 2  # 10 ms is the target; the figure belongs to a benchmark, not to a test
+        assert delays[0] - asked < PATIENCE / 2  # the target is 10 ms, but a benchmark measures that
         assert rig.take(rig.worker()) == []
 
     def test_a_wait_ends_when_a_scheduled_job_falls_due(self, rig: Rig) -> None:
@@ -146,7 +146,7 @@ class Waiting(RigCase):
             assert [delivery.id for delivery in future.result(PATIENCE + 5)] == [job_id]
 
     def next_of(self, rig: Rig, worker: Backend, limit: int) -> list[Delivery]:
-        """Return the next reservation; the call may return early with nothing."""
+        """Return the jobs of the next reservation; repeat `reserve_next`, which may return early without any."""
         found: list[Delivery] = rig.until(lambda: worker.reserve_next([T], limit, rig.request(), PATIENCE))
         return found
 
@@ -184,11 +184,11 @@ class Waiting(RigCase):
         assert worker.reserve_next([T], 1, rig.request(), 0.2) == []
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(worker.reserve_next, [T], 1, rig.request(), PATIENCE * 3)
-            time.sleep(0.05)  # for a wait that has begun; one that has not ends anyway
+            time.sleep(0.05)  # let the wait begin; one that begins later ends, too
             worker.interrupt()
             assert future.result(PATIENCE) == []
         rig.push_many(rig.producer(), 1)
-        assert len(self.next_of(rig, worker, 1)) == 1  # and that end has swallowed nothing
+        assert len(self.next_of(rig, worker, 1)) == 1  # and the interrupt has lost no job
 
     def test_who_waits_to_reserve_gets_a_scheduled_job_when_it_falls_due(self, rig: Rig) -> None:
         if not rig.has("delay") or rig.clock:

@@ -14,12 +14,12 @@ from ...backends.base import Backend, Outcome
 from .rig import ERROR, PATIENCE, Rig, RigCase, T
 
 IDLE = 2.0
-"""Seconds of waiting in which polling by a backend is detected."""
+"""Seconds for which a wait is observed in order to detect polling."""
 
 MOST_SWITCHES = 12
-"""Wake-ups of a thread that are allowed in that time.
+"""Most wake-ups of a thread that are allowed in that time.
 
-A thread that polls four times a second wakes up more often than its heartbeats require.
+Heartbeats require fewer; a thread that polls four times a second exceeds the number.
 """
 
 
@@ -31,7 +31,7 @@ class Waking(RigCase):
         """Start `wait` before the block, and check that the block ends it long before its own timeout."""
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(wait, 2 * PATIENCE)
-            time.sleep(0.2)  # a wait gives no sign that it has begun; one that has not makes the case weaker, not wrong
+            time.sleep(0.2)  # wait until `wait` has begun, which cannot be observed; otherwise the case only tests less
             yield
             begin = time.monotonic()
             future.result(2 * PATIENCE + 10)
@@ -51,7 +51,7 @@ class Waking(RigCase):
     @pytest.mark.parametrize("topics", [(), (T,)], ids=["full", "taking"])
     def test_a_cancel_calls_the_owner_of_a_running_job_and_nobody_else(self, rig: Rig, topics: tuple[str, ...]) -> None:
         if not rig.has("cancel") or not rig.unopened().wakes_to_cancel:
-            return  # its couriers poll for it
+            return  # couriers poll for cancellations with this backend
         worker, other, producer = rig.worker(), rig.worker(), rig.producer()
         (job_id,) = rig.push_many(producer, 1)
         rig.take_one(worker)

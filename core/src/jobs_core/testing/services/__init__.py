@@ -1,7 +1,7 @@
-"""Private real servers for tests: each on a free port of loopback, in a directory of its own, ended with the test.
+"""Private real servers for tests: each on a free port of loopback, in its own directory, ended with the test.
 
-A test whose server is not installed is skipped on a laptop and fails in CI (environment variable `CI`), so that a green
-build never means "not tried". Each server has a module beside this one.
+Without the server's program, a test is skipped on a laptop, but fails in CI (environment variable `CI`), so that a green
+build means that it has run. Each kind of server has a module in this package.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from types import ModuleType
 from typing import NoReturn
 
 PATIENCE = 60.0
-"""Longest time in seconds until a server must serve."""
+"""Longest time that a server may take to start, in seconds."""
 
 
 def program(name: str, package: str) -> str:
-    """Return the path of a server's program; without it the test is skipped, and fails in CI. `package` is Debian's."""
+    """Return the path of a server's program; if it is missing, skip the test, or fail it in CI. `package` is Debian's."""
     found = shutil.which(
         name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin" + os.pathsep + "/usr/lib/rabbitmq/bin"
     )
@@ -35,7 +35,7 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which no process was listening just now."""
+    """Return a port of loopback on which no process is listening at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -65,12 +65,12 @@ def _skip(why: str) -> None:
 
 
 def _pytest() -> ModuleType | None:
-    """Return pytest, if it is running; servers can be started without it."""
+    """Return pytest if a test is running, else None: scripts start servers without it."""
     return sys.modules.get("pytest") if "PYTEST_CURRENT_TEST" in os.environ else None
 
 
 class ServiceError(RuntimeError):
-    """Raised outside of tests if a server cannot be started: the message gives the reason, and the package to install."""
+    """Raised outside of tests if a server cannot be started; the message gives the reason, or the package to install."""
 
 
 __all__ = ["PATIENCE", "ServiceError", "fail", "free_port", "program", "until"]

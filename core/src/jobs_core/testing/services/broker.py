@@ -1,4 +1,4 @@
-"""The ZeroMQ broker of jobs-zeromq as a separate process, on a free port, in a directory of its own."""
+"""The ZeroMQ broker of jobs-zeromq as a separate process, on a free port and in its own directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .fork_server import ForkedBroker, fork_server
 
 
 class BrokerService:
-    """A broker to start, kill and start again at the same place; with `revive`, it is started again whenever it dies."""
+    """A broker that can be killed and started again with the same port and directory; `revive` restarts it when it dies."""
 
     def __init__(self, directory: Path, *, backend: str = "", toml: str = "") -> None:
         self.directory = directory
@@ -31,7 +31,7 @@ class BrokerService:
         self._turn = threading.Lock()
 
     def start(self, **environment: str) -> None:
-        """Start it, and return when it is serving; fail with its log if it ends instead."""
+        """Start the broker, and return when it is serving; fail with its log if it ends instead."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
         ready, told = os.pipe()
         with self._log.open("ab") as log, os.fdopen(ready, "rb", buffering=0) as hears:
@@ -52,7 +52,7 @@ class BrokerService:
                 raise AssertionError(f"the broker did not start:\n{self.log}")
 
     def revive(self, failpoints: Sequence[str] = (), *, ever_after: str = "") -> None:
-        """Start it, and restart it when it dies, until `stop`: each time with the next fail points, then `ever_after`."""
+        """Start the broker and restart it whenever it dies, each time with the next fail points, then with `ever_after`."""
 
         def begin() -> None:
             points = failpoints[self.starts] if self.starts < len(failpoints) else ever_after
@@ -87,17 +87,17 @@ class BrokerService:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Send SIGKILL, and wait for its end."""
+        """Kill the broker with SIGKILL, and wait for its end."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def wait(self, timeout: float | None = PATIENCE) -> int:
-        """Wait for its end; return its exit code."""
+        """Wait for the end of the broker; return its exit code."""
         assert self._process is not None
         return self._process.wait(timeout)
 
     def stop(self) -> int:
-        """Ask it to stop, kill it if it does not; return its exit code."""
+        """Stop the broker, or kill it if it does not end within 10 s; return its exit code."""
         with self._turn:  # not while it is being restarted
             self._closing = True
         if self._process is None:

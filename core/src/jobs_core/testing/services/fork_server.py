@@ -1,6 +1,6 @@
 """Brokers forked from a process that has imported everything: they start within milliseconds, however busy the machine is.
 
-A client of a broker that died gives its successor a second and a half. Python, on a busy machine, takes longer to start.
+When a broker dies, its clients wait a second and a half for its successor; on a busy machine, Python takes longer to start.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ for line in sys.stdin:
 
 
 class ForkedBroker:
-    """A broker forked by the fork_server; `pid`, `send_signal` and `wait` as of subprocess.Popen."""
+    """A broker forked by the fork server; `pid`, `send_signal` and `wait` are as in subprocess.Popen."""
 
     def __init__(self, fork_server: ForkServer, number: int) -> None:
         self._server = fork_server
@@ -77,7 +77,7 @@ class ForkedBroker:
         self.pid = int(pid)
 
     def serves(self) -> bool:
-        """Wait until it accepts clients; return False if it ends instead."""
+        """Wait until the broker accepts clients; return False if it ends instead."""
         return self._server.hear("ready", self._number) is not None
 
     def send_signal(self, number: int) -> None:
@@ -93,7 +93,7 @@ class ForkedBroker:
 
 
 class ForkServer:
-    """The forking process, and its reports about its children."""
+    """The process that forks brokers, and its reports about them."""
 
     def __init__(self) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
@@ -126,7 +126,7 @@ class ForkServer:
             self._changed.notify_all()
 
     def bear(self, directory: Path, log: Path, environment: dict[str, str]) -> ForkedBroker:
-        """Start a broker in a directory; on return it exists, and may not be serving yet."""
+        """Start a broker in a directory; return without waiting until it serves."""
         number = next(self._numbers)
         order = {"number": number, "directory": str(directory), "log": str(log), "environment": environment}
         assert self._process.stdin is not None
@@ -136,14 +136,14 @@ class ForkServer:
         return ForkedBroker(self, number)
 
     def heard(self, word: str, number: int) -> bool:
-        """Return whether a report has arrived."""
+        """Return whether this report about a child has arrived."""
         with self._changed:
             return (word, number) in self._told
 
     def hear(self, word: str, number: int, timeout: float | None = PATIENCE) -> str | None:
-        """Return a report about a child when it arrives; None if the child's end was reported first, or time is over.
+        """Wait for a report about a child; return None if the child ends first, or after `timeout` seconds.
 
-        Without a timeout it waits forever.
+        With `timeout=None` it waits forever.
         """
 
         def told() -> bool:
@@ -158,7 +158,7 @@ _server: list[ForkServer] = []
 
 
 def fork_server() -> ForkServer:
-    """Return this process's fork_server; made when it is first needed."""
+    """Return this process's fork server; the first call starts it."""
     if not _server:
         _server.append(ForkServer())
     return _server[0]

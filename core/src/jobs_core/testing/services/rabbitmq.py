@@ -1,7 +1,7 @@
-"""A private RabbitMQ node: one per test run, since it takes seconds to boot; every test gets a virtual host of its own.
+"""A private RabbitMQ node: one per test run, since it takes seconds to boot; every test gets its own virtual host.
 
-The node has its own name, ports, cookie and directory; its Erlang distribution and its port mapper listen on loopback. It
-is ended by its process group and leaves nothing behind but the port mapper's directory, which belongs to the test.
+The node has its own name, ports, cookie and directory; its Erlang distribution and its port mapper listen on loopback. Its
+whole process group is killed, and only the port mapper's directory, which belongs to the test, is left behind.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ...ids import new_token
 from . import PATIENCE, free_port, program, until
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
-"""Debian's directory of the programs themselves. The ones in /usr/sbin change to the system's user first."""
+"""Debian's directory of the programs. Their wrappers in /usr/sbin would switch to the user rabbitmq first."""
 
 STUCK = 2.0
-"""Seconds after which the node retries messages that it could not forward from one queue to the next; 180 by default."""
+"""Seconds after which the node retries to dead-letter messages from one queue to the next; RabbitMQ's default is 180."""
 
 COOKIE = ".erlang.cookie"
 """The secret that nodes of a cluster share."""
@@ -34,9 +34,9 @@ _AMQP = b"AMQP\x00\x00\x09\x01"
 
 
 class RabbitMQNode:
-    """One node. The same ports and directory serve again after `start`.
+    """One node; each `start` uses the same ports and directory.
 
-    `joins` is a running node whose cluster it joins; `erlang` are arguments for the virtual machine.
+    `joins` is a running node whose cluster it joins; `erlang` holds arguments for the virtual machine.
     """
 
     def __init__(self, directory: Path, *, config: str = "", erlang: str = "", joins: RabbitMQNode | None = None) -> None:
@@ -61,7 +61,7 @@ class RabbitMQNode:
     # -- start and end --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start it, and return when it is serving: 5 to 20 seconds."""
+        """Start the node, and return when it is serving, after 5 to 20 seconds."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         first, cookie = self._joins, self.directory / COOKIE
         if first is not None and not cookie.exists():
@@ -113,13 +113,13 @@ class RabbitMQNode:
                 "-kernel inet_dist_use_interface {127,0,0,1} "
                 f"-rabbit dead_letter_worker_publisher_confirm_timeout {round(STUCK * 1000)} {self._erlang}"
             ),
-            "ERL_CRASH_DUMP_SECONDS": "0",  # never read, and written where the tests were started
+            "ERL_CRASH_DUMP_SECONDS": "0",  # no crash dumps, which would be written into the tests' current directory
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._mapper),
         }
 
     def serves(self) -> bool:
-        """Return whether it answers the protocol's greeting."""
+        """Return whether the node answers the greeting of the protocol."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
                 connection.sendall(_AMQP)
@@ -128,7 +128,7 @@ class RabbitMQNode:
             return False
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the node, as in a crash."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -141,22 +141,22 @@ class RabbitMQNode:
             os.killpg(self._process.pid, number)
 
     def close(self) -> None:
-        """End it, and its port mapper, which ends on request once it has noticed that its node is gone."""
+        """Kill the node, and end its port mapper, which accepts a request to end once it has noticed that the node is gone."""
         self.kill()
         deadline = time.monotonic() + 5.0
         while time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", self._mapper), timeout=1.0) as mapper:
-                    mapper.sendall(struct.pack(">HB", 1, ord("k")))  # the mapper's own request to end
+                    mapper.sendall(struct.pack(">HB", 1, ord("k")))  # the port mapper's request KILL_REQ
                     mapper.recv(16)
             except OSError:
                 return
-            time.sleep(0.02)  # it gives no other sign
+            time.sleep(0.02)  # poll, because the port mapper does not report when it is ready to end
 
     # -- rabbitmqctl ---------------------------------------------------------------------------------
 
     def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` on it; return its output. A second or two, most of which is the program's start."""
+        """Run `rabbitmqctl` on the node and return its output; takes a second or two, mostly the start of the program."""
         done = subprocess.run(
             [_program("rabbitmqctl"), "--node", self._name, "--quiet", *arguments],
             env=self._environment(),
@@ -168,15 +168,15 @@ class RabbitMQNode:
         return done.stdout
 
     def evaluate(self, expression: str) -> str:
-        """Evaluate Erlang in it; return the value as text."""
+        """Evaluate an Erlang expression in the node; return the value as text."""
         return self.control("eval", expression).strip()
 
     def make_vhost(self) -> str:
-        """Make a new, empty virtual host that its guest may use; return the name."""
+        """Create a virtual host that the user guest may use; return its name."""
         return self.make_vhosts(1)[0]
 
     def make_vhosts(self, count: int, instead_of: Sequence[str] = ()) -> list[str]:
-        """Make several at once, since the start of the program is the main cost; delete others meanwhile."""
+        """Create several virtual hosts with one run of `rabbitmqctl`, and delete others in the background."""
         names = [f"v{new_token(6)}" for _ in range(count)]
         self.evaluate(
             f'lists:foreach(fun(V) -> rabbit_vhost:add(V, <<"tests">>), rabbit_auth_backend_internal:set_permissions('
@@ -187,7 +187,7 @@ class RabbitMQNode:
         return names
 
     def url(self, vhost: str, *, port: int = 0) -> str:
-        """Return the backend's URL of a virtual host, perhaps through a proxy."""
+        """Return the backend's URL for a virtual host; `port` may be that of a proxy."""
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}/{vhost}"
 
 

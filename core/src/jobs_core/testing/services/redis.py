@@ -1,4 +1,4 @@
-"""Private Redis servers: append-only file on, on free ports of loopback, in directories of their own.
+"""Private Redis servers with an append-only file, on free ports of loopback, each in its own directory.
 
 JOBS_TEST_REDIS_SERVER names a program to use instead of the installed `redis-server`: another version, or Valkey.
 """
@@ -23,12 +23,12 @@ from . import PATIENCE, free_port, program, until
 
 SERVER = "JOBS_TEST_REDIS_SERVER"
 BUS_OFFSET = 10_000
-"""The distance of a cluster node's bus from its port; only Redis 7 can be configured otherwise."""
+"""The difference between a cluster node's bus port and its port, which cannot be changed before Redis 7."""
 
 
 @functools.cache
 def server_version(path: str) -> tuple[int, int]:
-    """Return the version of Redis whose options and commands a server's program supports; Valkey began with those of 7.2."""
+    """Return the version of Redis with which a server's program is compatible; Valkey is compatible with 7.2."""
     said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=PATIENCE).stdout
     found = re.search(r" v=(\d+)\.(\d+)", said)
     assert found, f"{path} --version says {said!r}"
@@ -36,12 +36,12 @@ def server_version(path: str) -> tuple[int, int]:
 
 
 def server_program() -> str:
-    """Return the program under test; without one the test is skipped, and fails in CI."""
+    """Return the path of the program under test; if it is missing, skip the test, or fail it in CI."""
     return program(os.environ.get(SERVER) or "redis-server", "redis-server")
 
 
 class RedisServer:
-    """One `redis-server` process, or a sentinel. The same port and directory serve again after `start`."""
+    """One `redis-server` process, or a sentinel; each `start` uses the same port and directory."""
 
     def __init__(
         self,
@@ -73,13 +73,13 @@ class RedisServer:
         return self._process.pid
 
     def start(self, *more: str) -> None:
-        """Start it, and return when it is serving; `more` options apply to this start only."""
+        """Start the server, and return when it is serving; the options `more` apply to this start only."""
         command = [server_program()]
         if self._sentinel:
             command += [str(self.directory / "sentinel.conf"), "--sentinel"]
         else:
             command += ["--appendonly", "yes", "--save", "", "--dir", str(self.directory)]
-            if server_version(command[0]) >= (7, 0):  # earlier versions need no permission for it
+            if server_version(command[0]) >= (7, 0):  # earlier versions allow DEBUG without it
                 command += ["--enable-debug-command", "yes"]
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--logfile", str(self.log), *self._options, *more]
         self._process = subprocess.Popen(
@@ -93,7 +93,7 @@ class RedisServer:
         until(self.serves, self._process, self.log)
 
     def serves(self) -> bool:
-        """Return whether it answers, and has loaded its data."""
+        """Return whether the server answers, and has loaded its data."""
         try:
             return self.command("PING") in (b"+PONG", b"-NOAUTH Authentication required.")
         except OSError:
@@ -105,17 +105,17 @@ class RedisServer:
             return answer.readline().rstrip(b"\r\n")
 
     def text(self, *words: str, timeout: float = PATIENCE) -> str:
-        """Send a command that answers with a text, such as INFO; return the text."""
+        """Send a command whose answer is text, such as INFO; return the text."""
         with self._asked(words, timeout) as answer:
             length = answer.readline()
             return answer.read(int(length[1:])).decode() if length.startswith(b"$") else ""
 
     def fact(self, name: str, *words: str) -> str:
-        """Return one value from a text such as INFO's; "" if it is missing."""
+        """Return one value from the answer to a command such as INFO; "" if it is missing."""
         return dict(line.split(":", 1) for line in self.text(*words).splitlines() if ":" in line).get(name, "")
 
     def monitor(self, seconds: float) -> list[str]:
-        """Return the commands that clients send in that time; the calls that a script makes are not among them."""
+        """Return the commands that clients send within `seconds`, without the calls that scripts make."""
         heard = b""
         deadline = time.monotonic() + seconds
         with socket.create_connection(("127.0.0.1", self.port)) as connection:
@@ -134,18 +134,18 @@ class RedisServer:
                 yield answer
 
     def append_only_files(self) -> list[Path]:
-        """Return the files to which it appends its writes now; before Redis 7 it is one, outside a directory of its own."""
+        """Return the append-only files that are being written; before Redis 7, a single file in the server's directory."""
         return [*self.directory.glob("appendonlydir/*.incr.aof"), *self.directory.glob("appendonly.aof")]
 
     # -- ends ------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the server, as in a crash."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def shutdown(self) -> None:
-        """Shut it down normally."""
+        """Shut the server down normally."""
         self.signal(signal.SIGTERM)
         self.wait()
 
@@ -162,7 +162,7 @@ class RedisServer:
 def sentinels(
     root: Path, master: RedisServer, count: int = 3, *, service: str = "jobs", settings: Sequence[str] = ()
 ) -> list[RedisServer]:
-    """Return sentinels that watch a master and agree on its failure within a second or so; not yet started."""
+    """Return sentinels, not yet started, that watch a master and agree on its failure within about a second."""
     made = []
     for number in range(count):
         directory = root / f"sentinel-{number}"
@@ -177,7 +177,7 @@ def sentinels(
 
 
 def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> list[RedisServer]:
-    """Return masters of a cluster without replicas, started, joined, and serving every slot."""
+    """Return the started masters of a cluster without replicas that serves every slot."""
     nodes = [
         RedisServer(
             root / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options,
@@ -191,7 +191,7 @@ def cluster(root: Path, masters: int = 3, *, options: Sequence[str] = ()) -> lis
     create = [program("redis-cli", "redis-tools"), "--cluster", "create", *addresses, "--cluster-yes"]
     done = subprocess.run(create, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
-    for node in nodes:  # a node that has just started takes part only after two seconds, whatever the others know by then
+    for node in nodes:  # a node that has just started takes part only after two seconds
         assert node._process is not None
         until(partial(_takes_part, node), node._process, node.log)
     return nodes
@@ -211,5 +211,5 @@ def _takes_part(node: RedisServer) -> bool:
 
 
 def urls(servers: Sequence[RedisServer]) -> str:
-    """Return the hosts' part of a URL."""
+    """Return the hosts of these servers as the part of a URL."""
     return ",".join(f"127.0.0.1:{server.port}" for server in servers)
