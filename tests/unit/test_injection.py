@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import pytest
 
-from jobs_core import ArgumentError, Injected, injected, job, provided_by, provides
+from jobs_core import ArgumentError, Discard, Injected, Retry, injected, job, provided_by, provides
 from jobs_core.errors import JobDefinitionError
 from jobs_core.injection import override, providers
 from jobs_core.injection.resolving import Plan
@@ -361,3 +363,166 @@ def test_a_scope_that_does_not_exist_and_what_is_no_function_are_refused():
         provides(scope="job")
     with pytest.raises(JobDefinitionError, match="@provides takes a function"):
         provides(Mailer())
+
+
+@pytest.mark.parametrize("kind", ["plain", "async", "hidden"])
+@pytest.mark.parametrize("error", [KeyError, Retry, Discard])
+def test_a_provider_that_swallows_the_exception_does_not_make_the_job_succeed(jobs_queue, define, kind, error):
+    @provides
+    def mailer() -> Iterator[Mailer]:
+        try:
+            yield Mailer()
+        except BaseException:
+            events.append("swallowed")
+
+    def send(*, mailer: Injected[Mailer] = injected) -> None:
+        raise error("no")
+
+    async def asend(*, mailer: Injected[Mailer] = injected) -> None:
+        await asyncio.sleep(0)
+        raise error("no")
+
+    def hidden(*, mailer: Injected[Mailer] = injected) -> Any:
+        return asend(mailer=mailer)
+
+    made = define({"plain": send, "async": asend, "hidden": hidden}[kind])
+    made.enqueue()
+    jobs_queue.drain(raise_errors=False)
+    assert events == ["swallowed"]
+    if error is Discard:
+        assert [record.reason for record in jobs_queue.dead()] == ["discarded: no"]
+    else:
+        assert len(jobs_queue.enqueued(made)) == 1, "it is retried"
+
+
+def test_two_providers_of_one_factory_are_two(jobs_queue, define):
+    def factory(kind):
+        @provides
+        def made():
+            return kind("made")
+
+        made.__annotations__["return"] = kind
+
+    class Other(Mailer):
+        """Another type."""
+
+    factory(Mailer)
+    factory(Other)
+
+    def send(*, one, other) -> None:
+        events.append((type(one), type(other)))
+
+    send.__annotations__.update(one=Injected[Mailer], other=Injected[Other])
+    run(jobs_queue, define(send))
+    assert events == [(Mailer, Other)]
+
+
+def test_decorated_providers_are_entered_and_left(jobs_queue, define):
+    def wrapping(function):
+        return functools.wraps(function)(lambda: function())
+
+    def generator() -> Iterator[Mailer]:
+        yield Mailer()
+        events.append("ended")
+
+    async def agenerator() -> AsyncIterator[Mailer]:
+        yield Mailer()
+        events.append("ended")
+
+    async def send(*, a, b, c, d) -> None:
+        events.append({type(each) for each in (a, b, c, d)})
+
+    providers_ = wrapping(generator), contextmanager(generator), wrapping(agenerator), asynccontextmanager(agenerator)
+    for name, provider in zip("abcd", providers_, strict=True):
+        send.__annotations__[name] = Annotated[Mailer, provided_by(provider)]
+    run(jobs_queue, define(send))
+    assert events == [{Mailer}, "ended", "ended", "ended", "ended"]
+
+
+Alias = Injected[Mailer]
+
+
+def test_an_alias_is_seen_under_postponed_annotations(jobs_queue, define):
+    provide_mailer()
+
+    @define
+    def send(to: str, *, mailer: Alias) -> None:
+        events.append(mailer.kind)
+
+    run(jobs_queue, send, "ada")
+    assert "real" in events
+
+
+def test_a_type_replaces_a_provider_chosen_by_its_function_and_what_the_worker_keeps_needs(jobs_queue, define):
+    def special() -> Mailer:
+        return Mailer("special")
+
+    @provides(scope="worker")
+    def session(mailer: Injected[Mailer]) -> Session:
+        return Session(mailer)
+
+    @provides(scope="worker")
+    def mailer() -> Mailer:
+        return Mailer()
+
+    def send(*, mailer, session: Injected[Session] = injected) -> None:
+        events.append((mailer.kind, session.mailer.kind))
+
+    send.__annotations__["mailer"] = Annotated[Mailer, provided_by(special)]
+    made = define(send)
+    with override(Mailer, Mailer("fake")):
+        run(jobs_queue, made)
+    assert events == [("fake", "fake")]
+
+
+@pytest.mark.parametrize("parameters", ["mailer, /", "*mailer", "**mailer"])
+def test_a_parameter_that_cannot_be_passed_by_its_name_is_refused(parameters):
+    scope: dict[str, Any] = {}
+    exec(f"def send({parameters}): ...", scope)
+    scope["send"].__annotations__["mailer"] = Injected[Mailer]
+    scope["send"].__module__ = __name__
+    made = job(name="by-position", registry=Registry())(scope["send"])
+    with pytest.raises(JobDefinitionError, match=r"'mailer' cannot be passed by its name: write it after a \*"):
+        _ = made.arguments
+
+
+def test_an_injected_parameter_beside_any_keywords_cannot_be_enqueued(jobs_queue, define):
+    @define
+    def send(*, mailer: Injected[Mailer] = injected, **more: int) -> None: ...
+
+    with pytest.raises(ArgumentError, match="'mailer' is injected by the worker"):
+        send.enqueue(mailer=1)
+
+
+def test_a_value_of_the_worker_whose_creation_hangs_is_tried_anew_when_nothing_waits_for_it(define):
+    from jobs_core.injection.resolving import worker_values
+
+    attempts = []
+
+    @provides(scope="worker")
+    async def mailer() -> AsyncIterator[Mailer]:
+        attempts.append(1)
+        if len(attempts) == 1:
+            await asyncio.sleep(3600)
+        yield Mailer()
+
+    @define
+    async def send(*, mailer: Injected[Mailer] = injected) -> Mailer:
+        return mailer
+
+    async def two():
+        tasks = [asyncio.ensure_future(send.body()) for _ in range(2)]
+        while not attempts:
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.sleep(0.01)
+        assert not tasks[1].done(), "it waits on"
+        tasks[1].cancel()
+        await asyncio.wait(tasks)
+        return await send.body()
+
+    loop = asyncio.new_event_loop()
+    with worker_values.kept(loop):
+        assert isinstance(loop.run_until_complete(asyncio.wait_for(two(), 30)), Mailer)
+        assert len(attempts) == 2
+    loop.close()

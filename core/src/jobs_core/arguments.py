@@ -116,6 +116,8 @@ class Arguments:
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise ArgumentError unless the call fits the signature, and its values fit the annotations. Producers use this."""
+        if self._injected:
+            self._refuse_injected(kwargs)
         try:
             self._bind(*args, **kwargs)
         except TypeError as error:
@@ -134,11 +136,14 @@ class Arguments:
             if type(value) not in parameter.as_is:
                 parameter.under(name).check(value, self._job)
 
+    def _refuse_injected(self, kwargs: Mapping[str, Any]) -> None:
+        for name in kwargs:
+            if name in self._injected:
+                raise ArgumentError(f"{self._job}: {name!r} is injected by the worker: it cannot be enqueued", argument=name)
+
     def _misfit(self, error: TypeError, kwargs: Mapping[str, Any]) -> ArgumentError:
         parameters = self._signature.parameters
         unknown = next((name for name in kwargs if name not in parameters and f"argument '{name}'" in str(error)), None)
-        if unknown in self._injected:
-            return ArgumentError(f"{self._job}: {unknown!r} is injected by the worker: it cannot be enqueued", argument=unknown)
         if unknown is None:
             return ArgumentError(f"{self._job}: {error}")
         said = str(error).partition(". Did you mean")[0]  # Python 3.13 adds a question of its own

@@ -471,7 +471,8 @@ COMMANDS: Final = _table(
 def nearest(word: str, ours: Iterable[str]) -> str:
     """Return our word that is most similar to `word`, or all words if none is similar."""
     names = [*ours]
-    near = difflib.get_close_matches(word, names, 3)
+    opposite = {"max": "min", "min": "max"}.get(word[:3], " ")  # looks similar, and would be the worst advice
+    near = difflib.get_close_matches(word, [name for name in names if not name.startswith(opposite)], 3)
     return f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}" if names else "it takes none"
 
 

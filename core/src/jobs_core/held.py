@@ -29,10 +29,18 @@ class Held:
 
     async def open(self) -> Any:
         """Enter the context manager and return its value; raises whatever it raises."""
+        if self._leaving.is_set():
+            raise asyncio.CancelledError
         loop = asyncio.get_running_loop()
         entered: asyncio.Future[Any] = loop.create_future()
         self._task = asyncio.Task(self._hold(entered), loop=loop, name="jobs-held")
         return await asyncio.shield(entered)
+
+    def abandon(self) -> None:
+        """Give up an `open` that has not returned. Called in the event loop."""
+        self._leaving.set()
+        if self._task is not None:
+            self._task.cancel()
 
     async def close(self) -> None:
         """Leave the context manager; log its exception, or that it has not ended within CLOSING_PATIENCE."""
@@ -61,4 +69,7 @@ class Held:
         except BaseException as error:
             if entered.done():
                 raise
-            entered.set_exception(error)
+            if isinstance(error, asyncio.CancelledError):
+                entered.cancel()
+            else:
+                entered.set_exception(error)

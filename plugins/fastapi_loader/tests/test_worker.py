@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -35,6 +36,15 @@ async def lifespan(app):
     task = asyncio.current_task()
     if BROKEN == "start":
         raise RuntimeError("no database")
+    if BROKEN == "hang":
+        record("entering")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            record("given up")
+    if BROKEN == "block":
+        record("entering")
+        threading.Event().wait(3600)
     app.state.client = client = Client()
     record("open", os.getpid())
     try:
@@ -43,6 +53,9 @@ async def lifespan(app):
         assert asyncio.current_task() is task, "left in another task"
         client.open = False
         record("closed")
+        if BROKEN == "block at end":
+            record("leaving")
+            threading.Event().wait(3600)
         if BROKEN == "end":
             raise RuntimeError("cannot close")
 
@@ -139,6 +152,26 @@ def test_a_job_that_cancels_every_task_leaves_the_lifespan_open(shop):
     shop.push("asynchronous")
     shop.drain("async")
     assert shop.times("async True True") == 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_stop_gives_up_a_lifespan_that_is_not_open_yet(shop, mode):
+    shop.push("plain")
+    worker = shop.start("worker", "--mode", mode, SHOP_BROKEN="hang")
+    shop.until_noted("entering")
+    assert worker.stop() == 0, worker.output
+    assert shop.ledger() == ["entering", "given up"]
+
+
+@pytest.mark.parametrize(("broken", "noted"), [("block", "entering"), ("block at end", "leaving")])
+def test_a_second_signal_ends_a_worker_whose_lifespan_blocks_its_thread(shop, broken, noted):
+    shop.push("plain")
+    worker = shop.start("worker", "--mode", "async", "--drain", SHOP_BROKEN=broken)
+    shop.until_noted(noted)
+    worker.signal(signal.SIGTERM)
+    worker.signal(signal.SIGINT)
+    worker.until_said("told to stop again: the application's lifespan is cut off")
+    assert worker.wait() == 1
 
 
 def test_the_lifespan_can_be_left_to_the_web(shop):

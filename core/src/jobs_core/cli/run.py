@@ -73,12 +73,17 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
         listener=_GivesUp(function.name),
     )
 
+    told = False
+
     def stop(timeout: float | None) -> None:
         """Cancel the job so that it can clean up; at the second signal, end at once."""
-        if timeout is None:
+        nonlocal told
+        if timeout is None and not told:
+            told = True
             queue.cancel(sent.id, force=True)
+            worker.give_up_lifespan()
         else:
-            worker.courier.stop(timeout)
+            worker.stop(0.0)
 
     with obeying(stop):
         worker.run()

@@ -58,7 +58,7 @@ def worker_command(
             events.emit(events.TopicUnserved(topic, 0, senders))
     worker = Worker(app, name, settings, bootstrapper, drain=drain, listener=None if drain else _Restarts())
     try:
-        with obeying(worker.courier.stop):
+        with obeying(worker.stop):
             worker.run()
     except BackendError as error:
         fail(str(error), Exit.UNAVAILABLE)

@@ -6,7 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from ..errors import JobDefinitionError
 
@@ -27,6 +27,13 @@ class Mark:
 
 Injected: TypeAlias = Annotated[T, Mark()]
 """`mailer: Injected[Mailer] = injected`: the worker passes what the provider of `Mailer` returns."""
+
+
+class Chosen(NamedTuple):
+    """The provider that a parameter chooses by its function, and the type of the parameter."""
+
+    kind: Any
+    function: Callable[..., Any]
 
 
 def provided_by(function: Callable[..., Any], /) -> Mark:
@@ -62,9 +69,13 @@ def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, An
     found: dict[str, Any] = {}
     positional = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.default is injected or _may_be_marked(parameter.annotation):
+        if parameter.default is injected or _may_be_marked(function, parameter.annotation):
             wanted = _wanted(function, parameter, name)
             if wanted is not None:
+                if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                    raise JobDefinitionError(
+                        f"{name}: the injected parameter {parameter.name!r} cannot be passed by its name: write it after a *"
+                    )
                 found[parameter.name] = wanted
                 continue
             if parameter.default is injected:
@@ -80,15 +91,26 @@ def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, An
     return found
 
 
-def _may_be_marked(annotation: Any) -> bool:
-    """Return whether an annotation is worth resolving: a string has to contain the name of a mark, or `Annotated`."""
-    if isinstance(annotation, str):
-        return "Injected" in annotation or "Annotated" in annotation or "provided_by" in annotation
-    return _mark(annotation) is not None
+def _may_be_marked(function: Callable[..., Any], annotation: Any) -> bool:
+    """Return whether an annotation is worth resolving: a string has to contain the name of a mark, or to name an alias."""
+    if not isinstance(annotation, str):
+        return _mark(annotation) is not None
+    if "Injected" in annotation or "Annotated" in annotation or "provided_by" in annotation:
+        return True
+    return _mark(_named(function, annotation)) is not None
+
+
+def _named(function: Callable[..., Any], name: str) -> Any:
+    """Return the object that a plain or dotted name stands for in the function's module; None for any other text."""
+    first, *rest = name.split(".")
+    found = getattr(inspect.unwrap(function), "__globals__", {}).get(first)
+    for each in rest:
+        found = getattr(found, each, None)
+    return found
 
 
 def _wanted(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
-    """Return the type or function that identifies the provider of a parameter; None if it is not injected."""
+    """Return the type whose provider is wanted, or the chosen provider; None if the parameter is not injected."""
     try:
         kind = resolve(function, parameter.annotation)
     except (NameError, AttributeError, TypeError) as error:
@@ -101,10 +123,9 @@ def _wanted(function: Callable[..., Any], parameter: inspect.Parameter, name: st
     mark = _mark(kind)
     if mark is None:
         return None
+    wanted = typing.get_args(kind)[0]
     dependency = getattr(mark, "dependency", None)
-    if dependency is not None:
-        return dependency
-    return typing.get_args(kind)[0]
+    return wanted if dependency is None else Chosen(wanted, dependency)
 
 
 def _names_us(annotation: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 from ..boundary import name_of
 from ..errors import JobDefinitionError
 from ..units import shown
-from .markers import injected_parameters, resolve
+from .markers import Chosen, injected_parameters, resolve
 
 F = TypeVar("F", bound=Callable[..., Any])
 Scope: TypeAlias = Literal["run", "worker"]
@@ -99,8 +99,12 @@ def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
         if not inspect.isroutine(function):
             raise JobDefinitionError(f"@provides takes a function, got {shown(function)}")
         provider = Provider(function, scope)
-        again = [each for each in _registered if each.name == provider.name]  # its module was reloaded
-        _registered[:] = [each for each in _registered if each not in again]
+        # A module that is executed again has other code objects; two functions from one factory have the same.
+        _registered[:] = [
+            each
+            for each in _registered
+            if each.function is not function and (each.name != provider.name or _code(each.function) is _code(function))
+        ]
         _registered.append(provider)
         _by_function[function] = provider
         _by_type.clear()
@@ -111,10 +115,10 @@ def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
 
 def provider_of(key: Any, what: str) -> Provider:
     """Return the provider for a type or a function; raise a JobDefinitionError about `what` if there is none."""
-    if inspect.isroutine(key):
-        if key not in _by_function:
-            _by_function[key] = Provider(key, "run")
-        return _by_function[key]
+    if isinstance(key, Chosen):
+        if key.function not in _by_function:
+            _by_function[key.function] = Provider(key.function, "run")
+        return _by_function[key.function]
     if not _by_type:
         _index()
     provider = _by_type.get(key)
@@ -129,15 +133,16 @@ def provider_of(key: Any, what: str) -> Provider:
 
 def _index() -> None:
     """Map types to providers. Annotations are resolved only here, because by now all modules are imported."""
+    found: dict[Any, Provider] = {}
     for provider in _registered:
         kind = _provided_type(provider)
-        other = _by_type.setdefault(kind, provider)
+        other = found.setdefault(kind, provider)
         if other is not provider:
-            _by_type.clear()
             raise JobDefinitionError(
                 f"{other.name} and {provider.name} both provide {_told(kind)}: keep one, or choose in each job by "
                 "Annotated[..., provided_by(function)]"
             )
+    _by_type.update(found)  # in one step: other threads may look at it
 
 
 _YIELDING = (
@@ -175,7 +180,12 @@ def _told(kind: Any) -> str:
     return name_of(kind) if isinstance(kind, type) and typing.get_origin(kind) is None else shown(kind)
 
 
+def _code(function: Callable[..., Any]) -> Any:
+    return getattr(inspect.unwrap(function), "__code__", None)
+
+
 def _style(function: Callable[..., Any]) -> Style:
+    function = inspect.unwrap(function)
     if inspect.isasyncgenfunction(function):
         return Style.ASYNC_GENERATOR
     if inspect.iscoroutinefunction(function):
@@ -202,6 +212,14 @@ def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | 
             _overridden[key] = before
 
 
+def overriding() -> bool:
+    """Return whether a test replaces anything: no value is then kept for the whole worker, since it may contain that."""
+    return bool(_overridden)
+
+
 def overridden(key: Any, provider: Provider) -> Callable[[], Any] | None:
     """Return the function with which a test has replaced a provider, or the type `key`; None if no test has."""
-    return (_overridden.get(key) or _overridden.get(provider.function)) if _overridden else None
+    if not _overridden:
+        return None
+    kind = key.kind if isinstance(key, Chosen) else key
+    return _overridden.get(kind) or _overridden.get(provider.function)

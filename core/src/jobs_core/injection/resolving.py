@@ -9,12 +9,12 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import boundary
 from ..errors import JobDefinitionError
-from .providers import Provider, Style, overridden, provider_of
+from .providers import Provider, Style, overridden, overriding, provider_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -58,30 +58,48 @@ def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -
 
         @functools.wraps(function)
         async def acall(*args: Any, **kwargs: Any) -> Any:
+            failure: BaseException | None = None
             async with AsyncExitStack() as stack:
-                values = _Values(stack)
-                for parameter, (key, provider) in planned(True).needs.items():
-                    kwargs[parameter] = await values.aget(key, provider)
-                return await function(*args, **kwargs)
+                try:
+                    values = _Values(stack)
+                    for parameter, (key, provider) in planned(True).needs.items():
+                        kwargs[parameter] = await values.aget(key, provider)
+                    return await function(*args, **kwargs)
+                except BaseException as error:
+                    failure = error
+                    raise
+            raise failure  # a provider has swallowed it, but only the job itself decides whether it has succeeded
 
         return acall
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        failure: BaseException | None = None
         with ExitStack() as stack:
-            values = _Values(stack)
-            for parameter, (key, provider) in planned(False).needs.items():
-                kwargs[parameter] = values.get(key, provider)
-            value = function(*args, **kwargs)
-            # A decorator may hide an async function: keep the values until its result has been awaited.
-            return _awaiting(value, stack.pop_all()) if inspect.isawaitable(value) else value
+            try:
+                values = _Values(stack)
+                for parameter, (key, provider) in planned(False).needs.items():
+                    kwargs[parameter] = values.get(key, provider)
+                value = function(*args, **kwargs)
+                # A decorator may hide an async function: its values live until it has been awaited.
+                return _awaiting(value, stack.pop_all()) if inspect.isawaitable(value) else value
+            except BaseException as error:
+                failure = error
+                raise
+        raise failure  # swallowed by a provider, see above
 
     return call
 
 
 async def _awaiting(value: Any, stack: ExitStack) -> Any:
+    failure: BaseException | None = None
     with stack:
-        return await value
+        try:
+            return await value
+        except BaseException as error:
+            failure = error
+            raise
+    raise failure
 
 
 class _Values:
@@ -97,7 +115,7 @@ class _Values:
         if replacement is not None:
             return replacement()
         if provider not in self._made:
-            if provider.scope == "worker":
+            if provider.scope == "worker" and not overriding():
                 self._made[provider] = worker_values.get(provider)
             else:
                 arguments = {name: self.get(*need) for name, need in provider.needs.items()}
@@ -109,7 +127,7 @@ class _Values:
         if not provider.is_async or overridden(key, provider) is not None:
             return self.get(key, provider)
         if provider not in self._made:
-            if provider.scope == "worker" and worker_values.keeps_async():
+            if provider.scope == "worker" and worker_values.keeps_async() and not overriding():
                 self._made[provider] = await worker_values.aget(provider)
             else:
                 arguments = {name: await self.aget(*need) for name, need in provider.needs.items()}
@@ -118,17 +136,32 @@ class _Values:
 
 
 def _enter(provider: Provider, stack: ExitStack | AsyncExitStack, arguments: dict[str, Any]) -> Any:
-    if provider.style is Style.GENERATOR:
-        return stack.enter_context(contextlib.contextmanager(provider.function)(**arguments))
-    return provider.function(**arguments)
+    made = provider.function(**arguments)
+    if provider.style is not Style.GENERATOR:
+        return made
+    if not isinstance(made, AbstractContextManager):  # else its function is decorated with contextmanager already
+        made = contextlib.contextmanager(lambda: made)()
+    return stack.enter_context(made)
 
 
 async def _aenter(provider: Provider, stack: AsyncExitStack, arguments: dict[str, Any]) -> Any:
     if provider.style is Style.ASYNC_GENERATOR:
-        return await stack.enter_async_context(contextlib.asynccontextmanager(provider.function)(**arguments))
+        made = provider.function(**arguments)
+        if not isinstance(made, AbstractAsyncContextManager):
+            made = contextlib.asynccontextmanager(lambda: made)()
+        return await stack.enter_async_context(made)
     if provider.style is Style.ASYNC:
         return await provider.function(**arguments)
     return _enter(provider, stack, arguments)
+
+
+class _Opening:
+    """The value of an async provider for the whole worker: made, or being made while runs wait for it."""
+
+    def __init__(self, held: Held, value: asyncio.Future[Any]) -> None:
+        self.held = held
+        self.value = value
+        self.waiting = 0
 
 
 class WorkerValues:
@@ -143,7 +176,7 @@ class WorkerValues:
         self._stack = ExitStack()
         self._made: dict[Provider, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening: dict[Provider, asyncio.Future[Any]] = {}
+        self._opening: dict[Provider, _Opening] = {}
         self._held: list[Held] = []
 
     def get(self, provider: Provider) -> Any:
@@ -171,15 +204,27 @@ class WorkerValues:
         opening = self._opening.get(provider)
         if opening is None:
             held = Held(self._manager(provider), f"the value of the provider {provider.name}")
+            opening = self._opening[provider] = _Opening(held, asyncio.ensure_future(held.open()))
+            opening.value.add_done_callback(functools.partial(self._opened, provider))
             self._held.append(held)
-            opening = self._opening[provider] = asyncio.ensure_future(held.open())
-            opening.add_done_callback(functools.partial(self._opened, provider, held))
-        return await asyncio.shield(opening)
+        opening.waiting += 1
+        try:
+            return await asyncio.shield(opening.value)
+        finally:
+            opening.waiting -= 1
+            if not opening.waiting and not opening.value.done():  # all runs that needed it were interrupted
+                self._forget(provider)
+                opening.held.abandon()
+                opening.value.cancel()
 
-    def _opened(self, provider: Provider, held: Held, opening: asyncio.Future[Any]) -> None:
-        if opening.cancelled() or opening.exception() is not None:
-            self._opening.pop(provider, None)
-            self._held.remove(held)
+    def _opened(self, provider: Provider, value: asyncio.Future[Any]) -> None:
+        if value.cancelled() or value.exception() is not None:
+            self._forget(provider)
+
+    def _forget(self, provider: Provider) -> None:
+        opening = self._opening.pop(provider, None)
+        if opening is not None:
+            self._held.remove(opening.held)
 
     @contextlib.asynccontextmanager
     async def _manager(self, provider: Provider) -> AsyncIterator[Any]:

@@ -15,19 +15,34 @@ from ..held import Held
 class Lifespan:
     """An async context manager that is kept open, on the given event loop or on a new one in a thread.
 
-    Only the worker's main thread uses it.
+    Only the worker's main thread uses it, except for `give_up`.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[Any], loop: asyncio.AbstractEventLoop | None) -> None:
         self._held = Held(manager, "the application's lifespan")
         self._loop = asyncio.new_event_loop() if loop is None else loop
         self._own_loop = loop is None
+        self._given_up = False
 
-    def enter(self) -> None:
-        """Enter the context manager; raise any error of it. A given loop must not be running yet."""
-        self._loop.run_until_complete(self._held.open())
+    def enter(self) -> bool:
+        """Enter the context manager; return False if that was given up. Raise any error of it.
+
+        A given loop must not be running yet.
+        """
+        try:
+            self._loop.run_until_complete(self._held.open())
+        except asyncio.CancelledError:
+            if self._given_up:
+                return False
+            raise
         if self._own_loop:
             threading.Thread(target=self._loop.run_forever, name="jobs-lifespan", daemon=True).start()
+        return True
+
+    def give_up(self) -> None:
+        """Cancel an `enter` that has not returned. Called by: any thread, and signal handlers."""
+        self._given_up = True
+        self._loop.call_soon_threadsafe(self._held.abandon)
 
     def leave(self) -> None:
         """Exit the context manager, after the last job; log any error."""

@@ -7,9 +7,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import events, guard
+from .. import boundary, events, guard
 from ..app import App, set_current_app
 from ..backends.base import Backend
 from ..config import Pool
@@ -30,6 +30,9 @@ from .isolation import Isolation
 from .middleware import Middleware
 from .run_queue import RunQueue
 from .settings import CourierSettings, Listener
+
+if TYPE_CHECKING:
+    from .lifespan import Lifespan
 
 logger = logging.getLogger("jobs.worker")
 
@@ -138,6 +141,8 @@ class Worker(Listener):
         self._app = app
         self._bootstrapper = bootstrapper
         self._listener = listener or Listener()
+        self._told_to_stop = False
+        self._lifespan_changes: Lifespan | None = None  # while it is being entered or left
         self.info = WorkerInfo(
             self.owner, pool_name, tuple(pool.topics), pool.mode, 1 if pool.mode == "sync" else pool.concurrency
         )
@@ -167,8 +172,9 @@ class Worker(Listener):
             with _step(self._app, "after_fork"):
                 self._bootstrapper.after_fork()
         try:
-            with self._lifespan(), self._injected_values():
-                self._serve()
+            with self._lifespan() as entered, self._injected_values():
+                if entered:
+                    self._serve()
         finally:
             self._executor.close()
         self._tell("jobs_worker_stopping")
@@ -189,25 +195,51 @@ class Worker(Listener):
             self.courier.stop()
             self.courier.join()
 
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop as `Courier.stop` does. Called by: any thread, and signal handlers.
+
+        Before the first job and after the last one, the lifespan of the application may take long. The first call gives
+        up entering it. Another call ends the process: no job can be lost then.
+        """
+        again = self._told_to_stop
+        self.courier.stop(timeout)
+        if again and self._lifespan_changes is not None:
+            boundary.log(logger, logging.WARNING, "told to stop again: the application's lifespan is cut off")
+            os._exit(1)
+        self.give_up_lifespan()
+
+    def give_up_lifespan(self) -> None:
+        """Run no job if the lifespan of the application has not been entered yet. Called as `stop` is."""
+        self._told_to_stop = True
+        if self._lifespan_changes is not None:
+            self._lifespan_changes.give_up()
+
     @contextmanager
-    def _lifespan(self) -> Iterator[None]:
-        """Keep the application's resources open that need an event loop, if its framework has any."""
+    def _lifespan(self) -> Iterator[bool]:
+        """Keep the application's resources open that need an event loop, if its framework has any.
+
+        Yields False if the worker was told to stop before they were open.
+        """
         manager = None
         if self._bootstrapper is not None:
             with _step(self._app, "lifespan"):
                 manager = self._bootstrapper.lifespan()
         if manager is None:
-            yield
+            yield True
             return
         from .lifespan import Lifespan  # late: asyncio, which most workers do not need
 
-        lifespan = Lifespan(manager, self._executor.loop)
+        lifespan = self._lifespan_changes = Lifespan(manager, self._executor.loop)
         with _step(self._app, "lifespan"):
-            lifespan.enter()
+            entered = not self._told_to_stop and lifespan.enter()
+        self._lifespan_changes = None
         try:
-            yield
+            yield entered
         finally:
-            lifespan.leave()
+            self._lifespan_changes = lifespan
+            if entered:
+                lifespan.leave()
+            self._lifespan_changes = None
 
     def _injected_values(self) -> AbstractContextManager[None]:
         """Keep the injected values that live as long as the worker, if any job has injected parameters."""

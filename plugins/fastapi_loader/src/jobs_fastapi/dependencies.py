@@ -10,15 +10,17 @@ from starlette.requests import HTTPConnection
 
 from jobs_core import App, Call, JobFunction, JobHandle, current_app
 
-from .extension import extension_of
+from .extension import extension_of, latest_application
 
 P = ParamSpec("P")
 
 
 def jobs_app(connection: HTTPConnection) -> App:
     """Return the `jobs_core.App` of the application that serves this request. Tests may override this dependency."""
-    extension = extension_of(connection.app)
-    return extension.app if extension is not None else current_app()
+    extension, chosen = extension_of(connection.app), current_app()
+    if extension is None or chosen is not latest_application():
+        return chosen  # none is tied, or a test has set its own
+    return extension.app
 
 
 JobsDep = Annotated[App, Depends(jobs_app)]
@@ -33,6 +35,7 @@ class Background:
 
     def add(self, job: JobFunction[P, Any, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Enqueue this call when the endpoint has returned. Raises ArgumentError for arguments that do not fit."""
+        job.arguments.check(args, kwargs)
         self._calls.append(job.call(*args, **kwargs))
 
     def send(self, app: App) -> list[JobHandle[Any]]:

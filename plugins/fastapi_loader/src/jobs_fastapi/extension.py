@@ -58,7 +58,7 @@ class JobsFastAPI:
         setattr(app.state, ATTRIBUTE, self)
         app.router.lifespan_context = self._around(app.router.lifespan_context)
         _latest = weakref.ref(app)
-        set_app_source(_application)
+        set_app_source(latest_application)
 
     @property
     def app(self) -> App:
@@ -107,8 +107,8 @@ def _values(settings: Mapping[str, Any] | BaseModel | None) -> dict[str, Any]:
 _latest: weakref.ref[Starlette] | None = None
 
 
-def _application() -> App | None:
-    """Return the `App` of the web application that was connected last; a process usually serves only one."""
+def latest_application() -> App | None:
+    """Return the jobs application of the web application that was tied last: a process serves one."""
     app = _latest() if _latest is not None else None
     extension = extension_of(app) if app is not None else None
     return extension.app if extension is not None else None
