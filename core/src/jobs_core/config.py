@@ -138,7 +138,7 @@ class Payloads(Section, frozen=True, kw_only=True):
     compress_above: NonNegativeSize = Size(10_000)  # smaller ones are stored as they are
     url: Url | None = None  # file:///directory or s3://bucket/prefix: where bodies that are larger than `above` are kept
     above: NonNegativeSize = Size(100_000)  # bodies up to this size stay in the message
-    grace: Seconds = Duration(86400)  # left-over bodies are deleted at this age; more than the longest transaction or job
+    grace: Seconds = Duration(86400)  # left-over bodies are deleted at this age; set it above the longest transaction and job
     keep: Seconds = Duration(60 * 86400)  # as `grace`, for backends that cannot look up jobs (RabbitMQ)
     limit: MessageLimit = Size(10 * 10**6)  # arguments and results that are larger as JSON are neither packed nor unpacked
 

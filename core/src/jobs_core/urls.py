@@ -194,7 +194,7 @@ def redact(url: str) -> str:
     if name in _PATHS_ALONE and rest.startswith("/"):
         return f"{name}://{shown}{query}"
     credentials, at, body = shown.rpartition("@")
-    if secret and "@" in rest[secret.start() :]:  # either may contain the other: a password the parameter, or its value the `@`
+    if secret and "@" in rest[secret.start() :]:  # the parameter may be part of a password, or its value contain `@`
         return f"{name}://…"
     if at:
         user, colon, _ = credentials.partition(":")

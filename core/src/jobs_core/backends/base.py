@@ -225,7 +225,7 @@ class BackendOptions(Struct, frozen=True):
     dedup_window: float = 60.0  # seconds for which a push request is remembered
     clock: Callable[[], float] | None = None  # for tests: replaces the broker's clock, if the broker is written in Python
     settings: Mapping[str, object] = {}  # the backend's own table in the configuration
-    topics: tuple[str, ...] = ()  # topics that the configuration names, sorted: for `setup`, and for want of `browse`
+    topics: tuple[str, ...] = ()  # topics of the configuration, sorted: for `setup`, and backends without `browse`
     longest_run: Callable[[], float | None] = lambda: None  # longest timeout of any job, in seconds; None: unlimited or unknown
     # For backends that check the messages of foreign producers before they use them:
     max_message: int = 1_000_000  # bytes of an envelope

@@ -98,7 +98,7 @@ def _history(record: JobRecord) -> Iterator[str]:
 def _attempts(record: JobRecord, errors: list[dict[str, Any]]) -> Iterator[str]:
     """Describe how many attempts ended.
 
-    A retry of a dead letter restarts the count; earlier attempts are distinguished by number.
+    If a dead letter was retried, the count restarted; the history shows this by attempt numbers that fall.
     """
     numbers = [entry["attempt"] for entry in errors if isinstance(entry.get("attempt"), int) and entry["attempt"] > 0]
     now = record.attempt

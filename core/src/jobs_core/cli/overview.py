@@ -20,7 +20,7 @@ STALE = 5.0
 
 
 MOST = 10
-"""Rows that a page shows of a longer table."""
+"""Most rows of a table that a page shows."""
 
 
 class Sheet(Struct):

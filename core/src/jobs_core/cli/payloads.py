@@ -17,9 +17,9 @@ def payloads_command() -> None:
 @payloads_command.command("clean")
 @pass_context
 def clean_payloads(context: Context) -> None:
-    """Delete what no job needs any more: a process died before it had enqueued, or jobs were purged.
+    """Delete payloads that no job needs: their jobs were purged, or a process died before it had enqueued them.
 
-    What is younger than payloads.grace stays. If the backend cannot look up jobs, everything older than payloads.keep is
+    Payloads younger than payloads.grace stay. If the backend cannot look up jobs, all payloads older than payloads.keep are
     deleted. The housekeeper does the same every hour.
     """
     if context.effective.config.payloads.url is None:

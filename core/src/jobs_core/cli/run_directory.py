@@ -29,7 +29,7 @@ class RunDirectory(Struct, frozen=True):
     moved: bool = False  # the configuration is valid, but now names another run directory
 
     def news(self) -> list[str]:
-        """Return the messages about the configuration."""
+        """Return the messages about the configuration, for a command to print."""
         if self.moved:
             return [self.trouble, f"the supervisor in {self.run_dir} keeps running there; a restart moves it"]
         return [

@@ -23,7 +23,7 @@ class Entry(Struct, frozen=True, dict=True):  # dict: compiled values are kept
     """One job and the times at which it is enqueued."""
 
     name: str  # the job's, or the key in [schedule]
-    where: str  # the name that an error gives it
+    where: str  # its name in errors
     job: str
     cron: str | None = None
     every: float | None = None

@@ -201,7 +201,7 @@ def _lines(value: Any) -> list[str]:
 
 
 def listing(blocks: Sequence[tuple[int, str]], others: Counter[str]) -> str:
-    """Return the list of enqueued calls, the closest first; each block is (number of differences, its lines)."""
+    """Format the enqueued calls, the closest first; each block is (number of differences, text of the call)."""
     closest = sorted(blocks, key=lambda block: block[0])
     lines = [f"\n  {text}" for _, text in closest[:MOST_SHOWN]]
     if len(closest) > MOST_SHOWN:

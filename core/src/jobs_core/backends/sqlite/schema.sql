@@ -1,28 +1,28 @@
--- The SQLite store, schema version 1. A job stands in `job` from push to end; where it is follows from where else
--- it stands:
+-- The SQLite store, schema version 1. A job has a row in `job` from its push to its end; its state follows from this row
+-- and from other tables:
 --
 --   ready       a row in `ready`                     reserved    a row in `reserved`
 --   scheduled   `due` is set                         dead        `dead_at` is set
 --   done with a result, or cancelled: no row in `job`, one in `ended`
 --
--- The hot path touches job, ready and reserved only: push inserts into job and ready, reserve moves rows from
--- ready to reserved without touching job, settle deletes from reserved and job. Times are Unix seconds of this host.
+-- Push, reserve and settle use only job, ready and reserved: push inserts into job and ready, reserve moves rows from
+-- ready to reserved without changing job, and settle deletes from reserved and job. Times are Unix seconds of this host.
 
-CREATE TABLE meta (             -- sequence: last number given out; last_housekeep; readable_by: oldest schema that may write
+CREATE TABLE meta (             -- sequence: last number used; last_housekeep: its time; readable_by: oldest schema that may write
     key   TEXT PRIMARY KEY,
     value NUMERIC NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO meta VALUES ('sequence', 0), ('last_housekeep', 0), ('readable_by', 1);
 
 CREATE TABLE job (
-    seq          INTEGER PRIMARY KEY,           -- order of arrival, from meta.sequence, never used twice
+    seq          INTEGER PRIMARY KEY,           -- order of arrival, from meta.sequence, never reused
     id           TEXT    NOT NULL UNIQUE,
     topic        TEXT    NOT NULL,
     rank         INTEGER NOT NULL,              -- minus the priority: ascending order is the order of service
-    ready_at     REAL,                          -- when it became ready, where that is not pushed_at
+    ready_at     REAL,                          -- when it became ready, if not at pushed_at
     due          REAL,                          -- scheduled until then
     dead_at      REAL,                          -- dead since then
-    reason       TEXT,                          -- why dead
+    reason       TEXT,                          -- why it is dead
     attempt      INTEGER NOT NULL DEFAULT 0,
     redeliveries INTEGER NOT NULL DEFAULT 0,
     crashes      INTEGER NOT NULL DEFAULT 0,
@@ -30,12 +30,12 @@ CREATE TABLE job (
     pushed_at    REAL    NOT NULL,
     unique_key   TEXT,                          -- the key it may hold in unique_key
     errors       BLOB,                          -- a JSON array of the newest errors
-    payload      BLOB    NOT NULL               -- the message, to the byte
+    payload      BLOB    NOT NULL               -- the message, byte for byte
 );
 CREATE INDEX job_scheduled ON job (topic, due) WHERE due IS NOT NULL;
 CREATE INDEX job_dead ON job (topic, dead_at) WHERE dead_at IS NOT NULL;
 
-CREATE TABLE ready (            -- the lines, in order of service: by priority, then by the time of becoming ready
+CREATE TABLE ready (            -- the ready jobs in order of service: by priority, then by the time at which they became ready
     topic TEXT    NOT NULL,
     rank  INTEGER NOT NULL,
     since REAL    NOT NULL,                     -- ready_at, or pushed_at
@@ -44,7 +44,7 @@ CREATE TABLE ready (            -- the lines, in order of service: by priority, 
 ) WITHOUT ROWID;
 
 CREATE TABLE reserved (
-    token   INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: the fence
+    token   INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so that a stale owner cannot settle
     seq     INTEGER NOT NULL,
     at      REAL    NOT NULL,                   -- when it was reserved
     owner   TEXT    NOT NULL,
@@ -54,16 +54,16 @@ CREATE TABLE reserved (
 CREATE TABLE owner (
     id              TEXT PRIMARY KEY,
     lease_until     REAL NOT NULL,
-    reserve_request TEXT NOT NULL DEFAULT '',   -- the last ones: a repeated request is answered, not done again
+    reserve_request TEXT NOT NULL DEFAULT '',   -- the last requests, to recognise a repeated one
     settle_request  TEXT NOT NULL DEFAULT '',
     settle_answers  BLOB
 ) WITHOUT ROWID;
 
-CREATE TABLE cancel (           -- reserved jobs that somebody wants cancelled
+CREATE TABLE cancel (           -- reserved jobs that are to be cancelled
     seq INTEGER PRIMARY KEY
 );
 
-CREATE TABLE ended (            -- results, and cancelled jobs
+CREATE TABLE ended (            -- results, and records of cancelled jobs
     id     TEXT PRIMARY KEY,
     topic  TEXT NOT NULL,
     state  TEXT NOT NULL,

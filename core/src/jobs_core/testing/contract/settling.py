@@ -1,4 +1,4 @@
-"""Settlements."""
+"""The promises of settle."""
 
 from __future__ import annotations
 

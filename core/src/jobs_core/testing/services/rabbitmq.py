@@ -79,7 +79,7 @@ class RabbitMQNode:
             )
         until(self.serves, self._process, self.log)
         if first is not None:
-            self._joins = None  # it is a member from now on
+            self._joins = None  # it stays a member of the cluster after restarts
             self.control("stop_app")
             self.control("join_cluster", first._name)
             self.control("start_app")
