@@ -462,7 +462,7 @@ COMMANDS: Final = _table(
     ("new scaffold", _command("a configuration is written by", "init")),
     ("flush clear empty", _command("the waiting jobs of a topic are deleted by", "purge email")),
 )  # fmt: skip
-"""Commands."""
+"""Commands of `jobsctl`."""
 
 
 # -- what to add to an error ----------------------------------------------------------------------
@@ -471,7 +471,7 @@ COMMANDS: Final = _table(
 def nearest(word: str, ours: Iterable[str]) -> str:
     """Return our word that is most similar to `word`, or all words if none is similar."""
     names = [*ours]
-    opposite = {"max": "min", "min": "max"}.get(word[:3], " ")  # looks similar, and would be the worst advice
+    opposite = {"max": "min", "min": "max"}.get(word[:3], " ")  # it looks similar, but would be the opposite advice
     near = difflib.get_close_matches(word, [name for name in names if not name.startswith(opposite)], 3)
     return f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}" if names else "it takes none"
 

@@ -1,4 +1,4 @@
-"""An async context manager that stays open from one job to the next, kept by a task of its own."""
+"""An async context manager that stays open from one job to the next, held open by a task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Held:
         return await asyncio.shield(entered)
 
     def abandon(self) -> None:
-        """Give up an `open` that has not returned. Called in the event loop."""
+        """Cancel an `open` that has not returned; call this in the event loop."""
         self._leaving.set()
         if self._task is not None:
             self._task.cancel()

@@ -160,7 +160,7 @@ def _in_the_background(command: list[str], run_dir: Path, log: Path, wait: float
             told = bool(select.select([pipe], [], [], wait)[0])
         if not told:
             _not_in_time(run_dir, pid, log, wait, give_up)
-        with waiting(lambda: _waits_for(run_dir)):  # the child writes an error, or closes the pipe
+        with waiting(lambda: _waits_for(run_dir)):  # until the supervisor serves or reports an error
             said = pipe.read().decode()
     if said == "ready":
         output.echo(f"jobs: started, process {running(run_dir)}, which logs to {log}")

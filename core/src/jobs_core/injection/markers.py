@@ -30,7 +30,7 @@ Injected: TypeAlias = Annotated[T, Mark()]
 
 
 class Chosen(NamedTuple):
-    """The provider that a parameter chooses by its function, and the type of the parameter."""
+    """A provider function that a parameter names itself, with the parameter's type."""
 
     kind: Any
     function: Callable[..., Any]
@@ -92,7 +92,7 @@ def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, An
 
 
 def _may_be_marked(function: Callable[..., Any], annotation: Any) -> bool:
-    """Return whether an annotation is worth resolving: a string has to contain the name of a mark, or to name an alias."""
+    """Return whether an annotation is worth resolving: a string must contain the name of a mark, or be that of an alias."""
     if not isinstance(annotation, str):
         return _mark(annotation) is not None
     if "Injected" in annotation or "Annotated" in annotation or "provided_by" in annotation:
@@ -101,7 +101,7 @@ def _may_be_marked(function: Callable[..., Any], annotation: Any) -> bool:
 
 
 def _named(function: Callable[..., Any], name: str) -> Any:
-    """Return the object that a plain or dotted name stands for in the function's module; None for any other text."""
+    """Return the object with a plain or dotted name in the function's module; None for any other text."""
     first, *rest = name.split(".")
     found = getattr(inspect.unwrap(function), "__globals__", {}).get(first)
     for each in rest:
@@ -110,7 +110,7 @@ def _named(function: Callable[..., Any], name: str) -> Any:
 
 
 def _wanted(function: Callable[..., Any], parameter: inspect.Parameter, name: str) -> Any:
-    """Return the type whose provider is wanted, or the chosen provider; None if the parameter is not injected."""
+    """Return the type of the value to inject, or the provider that the parameter names; None if it is not injected."""
     try:
         kind = resolve(function, parameter.annotation)
     except (NameError, AttributeError, TypeError) as error:

@@ -99,7 +99,7 @@ def provides(function: Any = None, /, *, scope: Scope = "run") -> Any:
         if not inspect.isroutine(function):
             raise JobDefinitionError(f"@provides takes a function, got {shown(function)}")
         provider = Provider(function, scope)
-        # A module that is executed again has other code objects; two functions from one factory have the same.
+        # Replace providers of the same name if a reload has made new code objects; functions of one factory share theirs.
         _registered[:] = [
             each
             for each in _registered
@@ -142,7 +142,7 @@ def _index() -> None:
                 f"{other.name} and {provider.name} both provide {_told(kind)}: keep one, or choose in each job by "
                 "Annotated[..., provided_by(function)]"
             )
-    _by_type.update(found)  # in one step: other threads may look at it
+    _by_type.update(found)  # in one step, because other threads may read it meanwhile
 
 
 _YIELDING = (
@@ -213,7 +213,7 @@ def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | 
 
 
 def overriding() -> bool:
-    """Return whether a test replaces anything: no value is then kept for the whole worker, since it may contain that."""
+    """Return whether a test overrides a provider: no value is then kept for the worker, since it may contain the override."""
     return bool(_overridden)
 
 

@@ -68,7 +68,7 @@ def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -
                 except BaseException as error:
                     failure = error
                     raise
-            raise failure  # a provider has swallowed it, but only the job itself decides whether it has succeeded
+            raise failure  # a provider has swallowed the exception, but the run must fail all the same
 
         return acall
 
@@ -81,12 +81,12 @@ def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -
                 for parameter, (key, provider) in planned(False).needs.items():
                     kwargs[parameter] = values.get(key, provider)
                 value = function(*args, **kwargs)
-                # A decorator may hide an async function: its values live until it has been awaited.
+                # A decorator may hide an async function: keep the values until its result has been awaited.
                 return _awaiting(value, stack.pop_all()) if inspect.isawaitable(value) else value
             except BaseException as error:
                 failure = error
                 raise
-        raise failure  # swallowed by a provider, see above
+        raise failure  # a provider has swallowed the exception, as above
 
     return call
 
@@ -139,7 +139,7 @@ def _enter(provider: Provider, stack: ExitStack | AsyncExitStack, arguments: dic
     made = provider.function(**arguments)
     if provider.style is not Style.GENERATOR:
         return made
-    if not isinstance(made, AbstractContextManager):  # else its function is decorated with contextmanager already
+    if not isinstance(made, AbstractContextManager):  # unless the provider is decorated with contextmanager
         made = contextlib.contextmanager(lambda: made)()
     return stack.enter_context(made)
 
@@ -156,7 +156,7 @@ async def _aenter(provider: Provider, stack: AsyncExitStack, arguments: dict[str
 
 
 class _Opening:
-    """The value of an async provider for the whole worker: made, or being made while runs wait for it."""
+    """A value with scope "worker" of an async provider: created, or being created while runs wait for it."""
 
     def __init__(self, held: Held, value: asyncio.Future[Any]) -> None:
         self.held = held
@@ -212,7 +212,7 @@ class WorkerValues:
             return await asyncio.shield(opening.value)
         finally:
             opening.waiting -= 1
-            if not opening.waiting and not opening.value.done():  # all runs that needed it were interrupted
+            if not opening.waiting and not opening.value.done():  # all runs that waited for it were interrupted
                 self._forget(provider)
                 opening.held.abandon()
                 opening.value.cancel()
