@@ -85,7 +85,7 @@ class ForkedBroker:
             os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; return its exit code; raise subprocess.TimeoutExpired."""
+        """Wait for the end of the broker; return its exit code, or raise subprocess.TimeoutExpired."""
         code = self._server.hear("ended", self._number, timeout)
         if code is None:
             raise subprocess.TimeoutExpired("a broker", timeout or 0.0)
