@@ -81,9 +81,7 @@ class Pool(Section, frozen=True, kw_only=True):
     concurrency: Concurrency = 1  # jobs that one worker runs at the same time; async: thousands
     max_jobs: NonNegativeInt = 0  # a worker is replaced, gracefully, after this many jobs; 0: no limit
     max_age: Seconds = Duration(3600)  # a worker is replaced, gracefully, at this age; 0: no limit
-    max_memory: MemoryLimit | None = (
-        None  # resident size at which a worker is replaced; none: 500 MB above its start; 0: no limit
-    )
+    max_memory: MemoryLimit | None = None  # replace a worker at this resident size; none: 500 MB above its start; 0: no limit
     stop_timeout: Seconds = Duration(30)  # how long a stop waits for running jobs
     timeout_grace: Seconds = Duration(10)  # how long a job may ignore its timeout before its worker is replaced
     grow_age: Seconds = Duration(3)  # the pool grows while its oldest ready job is older than this
