@@ -64,7 +64,7 @@ BACKEND = {
 APPLICATION = {"push tasks.note": 0, "run tasks.note": None, "check": 0, "schedule": 0, "why 0198": 1, "worker --drain": 0}
 PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
 SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
-TESTED_BELOW = {"start", "restart", "contract", "alert"}
+TESTED_BELOW = {"start", "restart", "contract", "alert", "payloads"}
 NEVER_WAIT = {"help", "init", "completion", "systemd", "status", "top", "stack"}
 """Commands that read files of this machine and ask no process; `top` is a page that changes."""
 SPEAK_ANYWAY = {"demo"}
@@ -79,6 +79,11 @@ def test_every_command_is_in_one_of_these_tables():
 @pytest.mark.parametrize("command", BACKEND)
 def test_a_backend_that_is_slow_is_told_of(project: Project, hurried, slow_backend, command: str):
     text = project.here(*command.split(), code=BACKEND[command])
+    assert "jobs: waiting for sqlite:///queue.db to answer (" in text
+
+
+def test_a_slow_backend_is_told_of_while_payloads_are_cleaned(project: Project, hurried, slow_backend):
+    text = project.here("payloads", "clean", JOBS_PAYLOADS__URL=f"file://{project.root}/payloads")
     assert "jobs: waiting for sqlite:///queue.db to answer (" in text
 
 

@@ -14,7 +14,7 @@ from jobs_core import ArgumentError, Discard, Injected, Retry, injected, job, pr
 from jobs_core.errors import JobDefinitionError
 from jobs_core.injection import override, providers
 from jobs_core.injection.resolving import Plan
-from jobs_core.registry import Registry
+from jobs_core.registry import Registry, default_registry
 
 events: list[Any] = []
 
@@ -38,6 +38,9 @@ def _own_providers(monkeypatch):
     monkeypatch.setattr(providers, "_registered", [])
     monkeypatch.setattr(providers, "_by_type", {})
     monkeypatch.setattr(providers, "_by_function", {})
+    monkeypatch.setattr(
+        default_registry, "_jobs", dict(default_registry._jobs)
+    )  # else commands in this process refuse the jobs
     events.clear()
 
 

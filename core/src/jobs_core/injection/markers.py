@@ -68,7 +68,11 @@ def injected_parameters(function: Callable[..., Any], name: str) -> dict[str, An
     """
     found: dict[str, Any] = {}
     positional = []
-    for parameter in inspect.signature(function).parameters.values():
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return {}  # `Arguments` reports it
+    for parameter in parameters:
         if parameter.default is injected or _may_be_marked(function, parameter.annotation):
             wanted = _wanted(function, parameter, name)
             if wanted is not None:
