@@ -9,7 +9,7 @@ from jobs_core.ids import new_token
 from jobs_core.testing import BackendContract
 from jobs_core.testing.contract import Rig
 
-LACKING = SUPPLIED | {"browse", "pause", "exact_counts", "exact_redelivery"}
+LACKING = SUPPLIED | {"browse", "pause", "debounce", "exact_counts", "exact_redelivery"}
 
 
 class PlainQueue(MemoryBackend):

@@ -28,7 +28,7 @@ def send(to: str, subject: str = "hello", *, urgent: bool = False, on: date | No
 def greet(customer: Customer, tags: list[str] = []): ...  # noqa: B006
 
 
-@job(name="expect.add")
+@job(name="expect.sum_up")
 def add(*numbers: int, **notes: str): ...
 
 
