@@ -35,7 +35,7 @@ def test_left_over_blobs_are_deleted_once_an_hour(tmp_path, registry, caplog):
     def work(now):
         keeper._work(now)
         for thread in threading.enumerate():
-            if thread.name == "jobs-payloads":
+            if thread.name == "jobs-payloads-cleaning":
                 thread.join(30)
         return len(list(blobs.iterdir()))
 

@@ -150,7 +150,7 @@ class Housekeeper:
         if now >= self._next_cleaning:
             self._next_cleaning = now + CLEANING_INTERVAL
             if self._app.payloads.store is not None:
-                threading.Thread(target=self._clean_payloads, name="jobs-payloads", daemon=True).start()
+                threading.Thread(target=self._clean_payloads, name="jobs-payloads-cleaning", daemon=True).start()
         self._tick()
 
     def _clean_payloads(self) -> None:
