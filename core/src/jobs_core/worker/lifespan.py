@@ -22,7 +22,8 @@ class Lifespan:
         self._held = Held(manager, "the application's lifespan")
         self._loop = asyncio.new_event_loop() if loop is None else loop
         self._own_loop = loop is None
-        self._given_up = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobs-lifespan", daemon=True)
+        self._given_up = self._entered = False
 
     def enter(self) -> bool:
         """Enter the context manager; return False if that was given up. Raise any error of it.
@@ -35,14 +36,16 @@ class Lifespan:
             if self._given_up:
                 return False
             raise
+        self._entered = True
         if self._own_loop:
-            threading.Thread(target=self._loop.run_forever, name="jobs-lifespan", daemon=True).start()
+            self._thread.start()
         return True
 
     def give_up(self) -> None:
         """Cancel an `enter` that has not returned. Called by: any thread, and signal handlers."""
-        self._given_up = True
-        self._loop.call_soon_threadsafe(self._held.abandon)
+        if not self._entered:  # else it is being left, and may clean up
+            self._given_up = True
+            self._loop.call_soon_threadsafe(self._held.abandon)
 
     def leave(self) -> None:
         """Exit the context manager, after the last job; log any error."""
@@ -50,6 +53,8 @@ class Lifespan:
             if self._own_loop:
                 asyncio.run_coroutine_threadsafe(self._held.close(), self._loop).result()
                 self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
             else:
                 self._loop.run_until_complete(self._held.close())
         except BaseException as error:

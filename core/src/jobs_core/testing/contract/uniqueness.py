@@ -242,4 +242,4 @@ def push_until_answered(rig: Rig, backend: Backend, job: Outgoing) -> Mapping[st
         except BackendUnavailable:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.01)  # poll, because nothing tells that the other enqueue has ended

@@ -1,0 +1,50 @@
+"""A lifespan that is told to be given up: while it is being entered, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from jobs_core.worker.lifespan import Lifespan
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_only_what_is_not_open_yet_is_given_up(own):
+    done = []
+
+    @asynccontextmanager
+    async def manager():
+        yield
+        done.append("leaving")
+        lifespan.give_up()  # a first signal that comes after the last job
+        await asyncio.sleep(0.01)
+        done.append("cleaned up")
+
+    loop = None if own else asyncio.new_event_loop()
+    lifespan = Lifespan(manager(), loop)
+    assert lifespan.enter()
+    lifespan.leave()
+    assert done == ["leaving", "cleaned up"]
+    if loop is not None:
+        loop.close()
+
+
+def test_one_that_is_being_entered_is_given_up():
+    done = []
+
+    @asynccontextmanager
+    async def manager():
+        lifespan.give_up()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            done.append("cancelled")
+        yield
+
+    loop = asyncio.new_event_loop()
+    lifespan = Lifespan(manager(), loop)
+    assert not lifespan.enter()
+    assert done == ["cancelled"]
+    loop.close()
