@@ -25,6 +25,13 @@ def small_redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Red
 
 
 @pytest.fixture
+def small_url(small_redis_server: RedisServer) -> str:
+    """The small server, empty: a test that filled it leaves it full for the next one of this process."""
+    small_redis_server.command("FLUSHALL")
+    return f"redis://127.0.0.1:{small_redis_server.port}/0?prefix=test-{new_token()}"
+
+
+@pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     return f"redis://127.0.0.1:{redis_server.port}/0?prefix=test-{new_token()}"
 

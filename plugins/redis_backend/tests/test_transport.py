@@ -36,10 +36,6 @@ class TestOnTheClientsOwn(Pushing, Settling, Waking, Trouble):
         return redis_url.partition("?")[0]
 
     @pytest.fixture
-    def small_url(self, small_redis_server):
-        return f"redis://127.0.0.1:{small_redis_server.port}/0?prefix=test-{new_token()}"
-
-    @pytest.fixture
     def outage(self, redis_server):
         with Proxy(redis_server.port) as proxy:
             yield Outage(f"redis://127.0.0.1:{proxy.port}/0?prefix=test-{new_token()}", proxy.refuse, proxy.accept)
