@@ -21,7 +21,7 @@ import pluggy
 
 from . import boundary, builtin, guard, hookspecs, urls
 from .alert_channels.base import AlertChannel
-from .backends.base import INTERFACE_VERSION, Backend
+from .backends.base import INTERFACE_VERSION, OLDEST_INTERFACE, Backend
 from .errors import JobsError, PluginError
 from .loaders.base import Bootstrapper, JobLoader
 from .payloads.codecs import PayloadCodec
@@ -181,8 +181,8 @@ class Plugins:
 
     def _problems(self, plugin: object, info: PluginInfo) -> list[str]:
         """Return the reasons not to use a plugin, and record in `info` which hooks it implements."""
-        version = getattr(plugin, "jobs_interface_version", INTERFACE_VERSION)
-        if version != INTERFACE_VERSION:
+        version = getattr(plugin, "jobs_interface_version", OLDEST_INTERFACE)
+        if version not in range(OLDEST_INTERFACE, INTERFACE_VERSION + 1):
             return [
                 f"is written for plugin interface {version}, but this jobs-core has {INTERFACE_VERSION}: "
                 f"install matching releases of {info.distribution} and jobs-core"

@@ -28,9 +28,13 @@ from msgspec import Struct
 
 from ..errors import NotSupported
 from ..message import UniqueKey
+from .limits import Limit, LimitState, Lines
 
-INTERFACE_VERSION: Final = 1
-"""Increased when a backend written for an older core would misbehave; checked when a plugin is loaded."""
+INTERFACE_VERSION: Final = 2
+"""The interface described here. Version 2 added limits and fairness, all of it optional."""
+
+OLDEST_INTERFACE: Final = 1
+"""Plugins from this version on are loaded; one that declares no version is of version 1."""
 
 FEATURES: Final = frozenset(
     {
@@ -57,6 +61,12 @@ FEATURES: Final = frozenset(
         "prefix",  # BackendOptions.prefix separates applications that share one broker
     }
 )
+"""The features of interface version 1. This set stays as it is, because backends subtract from it what they lack."""
+
+ALL_FEATURES: Final = FEATURES | {
+    "limits",  # jobs name limits on concurrency and rate, which hold over all machines: see backends/limits.py
+    "fairness",  # in a fair topic, the keys of jobs take turns
+}
 """All features that a backend can list in `Backend.features`."""
 
 MOST_SEARCHED: Final = 1000
@@ -78,6 +88,7 @@ class State(enum.Enum):
     """The state of a job."""
 
     READY = "ready"
+    LIMITED = "limited"  # ready, but one of its limits had no room when its line was last looked at
     SCHEDULED = "scheduled"
     RESERVED = "reserved"
     DONE = "done"
@@ -120,6 +131,8 @@ class Outgoing(Struct, frozen=True, gc=False):
     delay: float = 0.0
     unique: UniqueKey | None = None
     chosen: bool = False  # the id does not come from `new_id`: the backend may know it already
+    key: str = ""  # the jobs of one key, such as a tenant, take turns with those of others in a fair topic
+    limits: tuple[str, ...] = ()  # sorted, without duplicates
 
 
 class Delivery(Struct, frozen=True, gc=False):
@@ -135,6 +148,8 @@ class Delivery(Struct, frozen=True, gc=False):
     deferrals: int  # number of times that it was deferred
     pushed_at: float  # broker's clock
     broker_now: float  # broker's clock
+    key: str = ""
+    limits: tuple[str, ...] = ()
 
     @property
     def previous_attempts(self) -> int:
@@ -155,6 +170,9 @@ class Settlement(Struct, frozen=True, gc=False):
     result: bytes | None = None  # done: the result to keep
     result_ttl: float = 0.0  # done, cancelled: seconds for which the end of the job is kept
     followups: tuple[Outgoing, ...] = ()  # done, dead, expired: jobs to push in the same step
+    ran: bool = True  # whether the function was entered; if not, the reservation gives the tokens of its rates back
+    limits: tuple[str, ...] | None = None  # release, defer, retry: the limits of the job from now on
+    close_limits: tuple[tuple[str, float], ...] = ()  # limits to close, each for a number of seconds from now
 
 
 class Heartbeat(Struct, frozen=True):
@@ -173,6 +191,7 @@ class Counts(Struct, frozen=True):
     reserved: int = 0
     dead: int = 0
     oldest_age: float | None = None  # seconds for which the oldest ready job has been ready; needs the feature `ages`
+    limited: int = 0  # not among the ready ones; in a fair topic, the oldest ready job is the oldest head of a line
 
 
 class Housekept(Struct, frozen=True):
@@ -205,6 +224,9 @@ class JobRecord(Struct, frozen=True):
     errors: tuple[bytes, ...] = ()  # JSON documents, oldest first
     result: bytes | None = None
     broker_now: float = 0.0
+    key: str = ""
+    limits: tuple[str, ...] = ()
+    blocked_by: str = ""  # limited: the limit under which its line is filed
 
 
 class Retention(Struct, frozen=True):
@@ -300,13 +322,15 @@ class Operable:
     def requeue(self, job_ids: Sequence[str]) -> int:
         """Make dead and scheduled jobs ready now, and reset the attempts of dead ones; return how many.
 
+        A job with limits goes to its line, as after a push.
+
         Called by: `jobsctl dead retry`. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
         """
         raise self._lacks("browse")
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
-        """Move ready and scheduled jobs to the dead letters; return how many.
+        """Move ready, limited and scheduled jobs to the dead letters; return how many.
 
         Called by: operators' code. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -314,7 +338,7 @@ class Operable:
         raise self._lacks("browse")
 
     def purge(self, topic: str, state: State) -> int:
-        """Delete all ready, scheduled or dead jobs of a topic for good; return how many.
+        """Delete all ready (with the limited ones), scheduled or dead jobs of a topic for good; return how many.
 
         Called by: `jobsctl purge`, `jobsctl dead purge`. Atomicity: may be seen half done. Blocks: until done.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -391,6 +415,33 @@ class Operable:
         """
         raise self._lacks("claim")
 
+    def limits(self, most: int, names: Sequence[str] = ()) -> list[LimitState]:
+        """List the values of limits that are in use, closed, in debt or overridden, those with the most waiting jobs first.
+
+        With `names`, only values of these limits. Every defined or overridden name is listed, even if it is not in use.
+        Returns up to `most` states, of at most 10,000 values that are looked at.
+
+        Called by: `jobsctl limits`, `jobsctl why`, metrics. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (limits), BackendUnavailable.
+        """
+        raise self._lacks("limits")
+
+    def override_limit(self, limit: str, definition: Limit | None) -> None:
+        """Override the definition of a limit, or of one value of it, until it is reset with None; wake workers if it opens.
+
+        Called by: `jobsctl limits set` and `reset`. Atomicity: one step. Blocks: for a round trip.
+        Raises: NotSupported (limits), BackendUnavailable.
+        """
+        raise self._lacks("limits")
+
+    def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
+        """Return the keys of a fair topic with the most ready and limited jobs, and how many; "" for those without a key.
+
+        Called by: `jobsctl topics`. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (fairness), BackendUnavailable.
+        """
+        raise self._lacks("fairness")
+
     def advice(self) -> list[str]:
         """Return the risks in the settings of the broker, each with its fix; empty if there are none.
 
@@ -437,7 +488,7 @@ class Backend(Operable, abc.ABC):
     """The URL scheme, for messages."""
 
     features: frozenset[str] = frozenset()
-    """The features of this backend, a subset of FEATURES; the core and the contract depend on them, not on the name."""
+    """The features of this backend, a subset of ALL_FEATURES; the core and the contract depend on them, not on the name."""
 
     wakes_to_cancel: bool = False
     """True if `wait` and `reserve_next` return, with `called` set, when a job of this owner is to be cancelled.
@@ -447,6 +498,13 @@ class Backend(Operable, abc.ABC):
 
     called: bool = False
     """True if the owner has to send a heartbeat now, whose answer names a job to cancel. Each heartbeat clears it."""
+
+    startable: int | None = None
+    """Most jobs with a limit on concurrency (or a key with one) that the next `reserve` takes: as many as can start now.
+
+    Set by couriers before each reservation, if the backend has `limits` or `fairness`, so that prefetched jobs do not keep
+    slots from idle workers. None means no bound.
+    """
 
     @abc.abstractmethod
     def open(self, owner: str | None) -> None:
@@ -478,11 +536,21 @@ class Backend(Operable, abc.ABC):
         with `dedup`. Blocks: until durable. Raises: QueueFull, BackendUnavailable, BackendError.
         """
 
+    def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        """Set the definitions of limits by name, and how topics are served; those that are not named keep theirs.
+
+        The newest definition wins. A lower one takes nothing back; a higher one wakes workers at once.
+
+        Called by: the supervisor and lone workers at start and reload, if the backend has `limits` or `fairness`.
+        Atomicity: one step, may be repeated. Blocks: for a round trip. Raises: NotSupported (limits), BackendUnavailable.
+        """
+        raise self._lacks("limits")
+
     @abc.abstractmethod
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         """Reserve up to `limit` ready jobs, without waiting, from the topics in this order; renew the owner's lease.
 
-        Due scheduled jobs count as ready. If the owner repeats its last request, it gets the same jobs.
+        Due scheduled jobs count as ready. If the owner repeats its last request, it gets the same jobs. See `startable`.
         Called by: couriers. Atomicity: one step. Blocks: for a round trip, never for work.
         Raises: OwnerLost, BackendUnavailable, BackendError.
         """
