@@ -27,6 +27,7 @@ from .base import (
     Answer,
     Backend,
     BindsKeys,
+    Checkpoint,
     Counts,
     Delivery,
     Heartbeat,
@@ -41,6 +42,8 @@ from .base import (
 
 SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
 """Features that the store supplies if the queue lacks them."""
+
+_OF_STORE = SUPPLIED | {"known_ids", "checkpoints"}
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
 
@@ -65,7 +68,7 @@ class AuxStore(Backend):
         self.queue = queue
         self.store = store
         self.name = queue.name
-        self.features = (queue.features - {"claim"}) | (store.features & (SUPPLIED | {"known_ids"}))
+        self.features = (queue.features - {"claim", "checkpoints"}) | (store.features & _OF_STORE)
         self._owner: str | None = None
         self._generation = 0
         self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → (job id, the store's token)
@@ -129,24 +132,26 @@ class AuxStore(Backend):
         deliveries = self.queue.reserve(topics, limit, request)
         if not deliveries:
             return []
-        tokens = self._claim([delivery.id for delivery in deliveries], request)
+        claimed = self._claim([delivery.id for delivery in deliveries], request)
         kept = []
         for delivery in deliveries:
-            token = tokens.get(delivery.id)
-            if token is not None:
-                self._claims[delivery.token] = delivery.id, token
+            mine = claimed.get(delivery.id)
+            if mine is not None:
+                self._claims[delivery.token] = delivery.id, mine.token
+                if mine.cursor:
+                    delivery = replace(delivery, cursor=mine.cursor)
             elif self._ended_before(delivery):
                 continue
             kept.append(delivery)
         return kept
 
-    def _claim(self, job_ids: Sequence[str], request: str) -> dict[str, Token]:
+    def _claim(self, job_ids: Sequence[str], request: str) -> dict[str, Delivery]:
         try:
             claimed = self.store.claim(job_ids, request)
         except OwnerLost:
             self._open_store_anew()
             claimed = self.store.claim(job_ids, request)
-        return {delivery.id: delivery.token for delivery in claimed}
+        return {delivery.id: delivery for delivery in claimed}
 
     def _ended_before(self, delivery: Delivery) -> bool:
         """Return whether the job has ended according to the store; if so, settle it in the queue.
@@ -166,7 +171,7 @@ class AuxStore(Backend):
         """Settle in the store, then in the queue: if this process dies in between, the job does not run again."""
         known = [settlement for settlement in settlements if settlement.token in self._claims]
         recorded = dict(zip((s.token for s in known), self._record(known, request), strict=True))
-        answers = self.queue.settle([_without_result(settlement) for settlement in settlements], request)
+        answers = self.queue.settle([_without_record(settlement) for settlement in settlements], request)
         ours = [
             settlement
             for settlement, answer in zip(settlements, answers, strict=True)
@@ -184,11 +189,17 @@ class AuxStore(Backend):
         return self.store.settle([replace(s, token=self._claims[s.token][1], followups=()) for s in settlements], request)
 
     def _record_as_ours(self, settlements: Sequence[Settlement]) -> None:
-        tokens = self._claim([settlement.id for settlement in settlements], new_token())
+        claimed = self._claim([settlement.id for settlement in settlements], new_token())
         for settlement in settlements:
-            if settlement.id in tokens:
-                self._claims[settlement.token] = settlement.id, tokens[settlement.id]
-        self._record([settlement for settlement in settlements if settlement.id in tokens], new_token())
+            if settlement.id in claimed:
+                self._claims[settlement.token] = settlement.id, claimed[settlement.id].token
+        self._record([settlement for settlement in settlements if settlement.id in claimed], new_token())
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Store cursors in the store, which has no record of jobs of foreign producers: these begin anew in each run."""
+        known = [replace(each, token=self._claims[each.token][1]) for each in checkpoints if each.token in self._claims]
+        if known:
+            self.store.checkpoint(known)
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         return self.queue.wait(topics, timeout)
@@ -219,8 +230,8 @@ class AuxStore(Backend):
 
     def _reclaim(self) -> None:
         held = {job_id: token for token, (job_id, _) in self._claims.items()}
-        for job_id, token in self._claim(list(held), new_token()).items():
-            self._claims[held[job_id]] = job_id, token
+        for job_id, claimed in self._claim(list(held), new_token()).items():
+            self._claims[held[job_id]] = job_id, claimed.token
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
         released = self.queue.release_owner(owner, started, report)
@@ -291,8 +302,10 @@ def _without_key(message: Outgoing) -> Outgoing:
     return replace(message, unique=None) if message.unique else message
 
 
-def _without_result(settlement: Settlement) -> Settlement:
-    return settlement if settlement.result is None else replace(settlement, result=None)
+def _without_record(settlement: Settlement) -> Settlement:
+    """Return a settlement without what only the store keeps."""
+    plain = settlement.result is None and settlement.cursor is None
+    return settlement if plain else replace(settlement, result=None, cursor=None)
 
 
 __all__ = ["SUPPLIED", "AuxStore", "composed"]

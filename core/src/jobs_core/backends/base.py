@@ -31,7 +31,7 @@ from ..message import UniqueKey
 from .limits import Limit, LimitState, Lines
 
 INTERFACE_VERSION: Final = 2
-"""The interface described here. Version 2 added limits and fairness, all of it optional."""
+"""The interface described here. Version 2 added limits, fairness and checkpoints, all of it optional."""
 
 OLDEST_INTERFACE: Final = 1
 """Plugins from this version on are loaded; one that declares no version is of version 1."""
@@ -66,6 +66,7 @@ FEATURES: Final = frozenset(
 ALL_FEATURES: Final = FEATURES | {
     "limits",  # jobs name limits on concurrency and rate, which hold over all machines: see backends/limits.py
     "fairness",  # in a fair topic, the keys of jobs take turns
+    "checkpoints",  # a running job stores a cursor, which its next delivery contains
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -150,6 +151,7 @@ class Delivery(Struct, frozen=True, gc=False):
     broker_now: float  # broker's clock
     key: str = ""
     limits: tuple[str, ...] = ()
+    cursor: bytes = b""  # as it was last stored, see `Backend.checkpoint`
 
     @property
     def previous_attempts(self) -> int:
@@ -173,6 +175,15 @@ class Settlement(Struct, frozen=True, gc=False):
     ran: bool = True  # whether the function was entered; if not, the reservation gives the tokens of its rates back
     limits: tuple[str, ...] | None = None  # release, defer, retry: the limits of the job from now on
     close_limits: tuple[tuple[str, float], ...] = ()  # limits to close, each for a number of seconds from now
+    cursor: bytes | None = None  # release, defer, retry, dead: the cursor to store; None leaves the stored one as it is
+
+
+class Checkpoint(Struct, frozen=True, gc=False):
+    """The cursor of a reserved job, to be stored with it."""
+
+    id: str
+    token: Token
+    cursor: bytes
 
 
 class Heartbeat(Struct, frozen=True):
@@ -227,6 +238,7 @@ class JobRecord(Struct, frozen=True):
     key: str = ""
     limits: tuple[str, ...] = ()
     blocked_by: str = ""  # limited: the limit under which its line is filed
+    cursor: bytes = b""
 
 
 class Retention(Struct, frozen=True):
@@ -599,6 +611,16 @@ class Backend(Operable, abc.ABC):
         Called by: couriers. Atomicity: each settlement with its follow-ups in one step (with
         `atomic_followups`). Blocks: for a round trip. Raises: BackendUnavailable, BackendError.
         """
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Store the cursors of reserved jobs, each in place of the job's last one; ignore those whose token is stale.
+
+        The next delivery of a job contains its cursor, however this reservation ends. A dead letter keeps it; it is deleted
+        with the job.
+        Called by: couriers while resumable jobs run, at most once a second. Atomicity: each cursor in one step.
+        Blocks: for a round trip. Raises: NotSupported (checkpoints), BackendUnavailable, BackendError.
+        """
+        raise self._lacks("checkpoints")
 
     @abc.abstractmethod
     def heartbeat(self) -> Heartbeat:

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from ..base import FEATURES, Answer, BackendOptions, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from ..base import FEATURES, Answer, BackendOptions, Checkpoint, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from .operators import MemoryOperatorCalls
 from .store import MemoryStore
 
@@ -30,7 +30,7 @@ class MemoryBackend(MemoryOperatorCalls):
     """A connection to a store in this process; see the package's docstring."""
 
     name = "memory"
-    features = FEATURES - {"multiprocess"}
+    features = (FEATURES - {"multiprocess"}) | {"checkpoints"}
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -91,6 +91,10 @@ class MemoryBackend(MemoryOperatorCalls):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         with self.store.lock:
             return self.store.settle(self._moment(), self._owner, settlements, request)
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        with self.store.lock:
+            self.store.checkpoint(self._owner, checkpoints)
 
     def heartbeat(self) -> Heartbeat:
         with self.store.lock:

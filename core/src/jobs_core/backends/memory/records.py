@@ -19,8 +19,9 @@ class Job:
     """A job in the store; its `state` determines which container holds it."""
 
     # fmt: off
-    __slots__ = ("attempt", "cancel", "crashes", "deferrals", "due", "errors", "force", "id", "owner", "payload", "pushed_at",
-                 "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token", "topic", "unique")
+    __slots__ = ("attempt", "cancel", "crashes", "cursor", "deferrals", "due", "errors", "force", "id", "owner", "payload",
+                 "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token",
+                 "topic", "unique")
     # fmt: on
 
     def __init__(self, seq: int, message: Outgoing, now: float) -> None:
@@ -33,6 +34,7 @@ class Job:
         self.owner = self.request = self.reason = ""
         self.cancel = self.force = False
         self.errors: tuple[bytes, ...] = ()
+        self.cursor = b""
 
     def is_due(self, now: float) -> bool:
         """Return whether it is scheduled and due: it counts as ready, although no call has moved it yet."""
@@ -64,6 +66,7 @@ class Job:
             reason=self.reason if self.state is State.DEAD else "",
             errors=self.errors,
             broker_now=now,
+            cursor=self.cursor,
         )
 
 

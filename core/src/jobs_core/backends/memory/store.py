@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors import OwnerLost
 from ...message import UniqueKey
-from ..base import ENDS, Answer, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
+from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
 from .records import Job, Moment, Owner
 
 E = TypeVar("E")
@@ -209,6 +209,8 @@ class MemoryStore:
             return Answer.STALE
         del owner.held[job.id]
         outcome = settlement.outcome
+        if settlement.cursor is not None:
+            job.cursor = settlement.cursor
         if outcome is Outcome.DONE:
             self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
         elif outcome is Outcome.CANCELLED:
@@ -224,6 +226,13 @@ class MemoryStore:
         if settlement.followups and outcome in ENDS:
             self._push(at, settlement.followups)
         return Answer.SETTLED
+
+    def checkpoint(self, owner_id: str, checkpoints: Iterable[Checkpoint]) -> None:
+        owner = self.owners.get(owner_id)
+        for checkpoint in checkpoints if owner else ():
+            job = owner.held.get(checkpoint.id) if owner else None
+            if job is not None and job.token == checkpoint.token:
+                job.cursor = checkpoint.cursor
 
     def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:
         """Queue a job again after a release, a retry or a deferral."""
@@ -247,7 +256,7 @@ class MemoryStore:
         self._free_key(job)
         job.state, job.since, job.cancel, job.force = state, at.now, False, False
         if ttl > 0 and (result is not None or state is State.CANCELLED):
-            record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result)
+            record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result, cursor=b"")
             self._ended[job.id] = (at.now + ttl, record)
         self.changed.notify_all()
 
@@ -371,7 +380,19 @@ class MemoryStore:
 
 def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
     return [
-        Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, now)
+        Delivery(
+            j.id,
+            j.topic,
+            j.payload,
+            j.token,
+            j.attempt,
+            j.redeliveries,
+            j.crashes,
+            j.deferrals,
+            j.pushed_at,
+            now,
+            cursor=j.cursor,
+        )
         for j in jobs
     ]
 

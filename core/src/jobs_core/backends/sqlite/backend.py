@@ -7,8 +7,20 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from ...errors import BackendError, BackendUnavailable, OwnerLost
-from ..base import FEATURES, Answer, BackendOptions, BindsKeys, Counts, Delivery, Heartbeat, Housekept, Outgoing, Settlement
-from . import housekeeping, owners, queue, requests, views
+from ..base import (
+    FEATURES,
+    Answer,
+    BackendOptions,
+    BindsKeys,
+    Checkpoint,
+    Counts,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    Outgoing,
+    Settlement,
+)
+from . import housekeeping, owners, queue, requests, settling, views
 from .connection import Connection
 from .operators import SqliteOperatorCalls
 from .url import parse_url
@@ -21,7 +33,7 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     """One connection to a queue file."""
 
     name = "sqlite"
-    features = FEATURES - {"prefix"}  # a file belongs to one application
+    features = (FEATURES - {"prefix"}) | {"checkpoints"}  # a file belongs to one application
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -107,6 +119,10 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
         with self._connection.transaction(durable=False) as tx:
             (answers,) = requests.settle(tx, [requests.Settle(self._owner, settlements, request)])
         return answers
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        with self._connection.transaction(durable=False) as tx:
+            settling.checkpoint(tx, self._owner, checkpoints)
 
     def heartbeat(self) -> Heartbeat:
         with self._connection.transaction(durable=False) as tx:

@@ -25,8 +25,10 @@ from ..base import BackendOptions
 from .netfs import network_type
 from .wakeup import WakeUp, pipe_of
 
-SCHEMA_VERSION = 1
-MIGRATIONS: dict[int, str] = {}
+SCHEMA_VERSION = 2
+MIGRATIONS: dict[int, str] = {
+    1: "CREATE TABLE checkpoint (seq INTEGER PRIMARY KEY, cursor BLOB NOT NULL);",
+}
 """Scripts from schema version N to N+1. They only add, so that processes of the previous release can continue."""
 
 _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync

@@ -29,6 +29,7 @@ def _drop_old(tx: Transaction, limit: int) -> int:
         (10 * limit, tx.now - tx.options.dedup_window),
     )
     tx.db.execute("DELETE FROM unique_key WHERE until IS NOT NULL AND until <= ?", (tx.now,))
+    tx.db.execute("DELETE FROM checkpoint WHERE seq NOT IN (SELECT seq FROM job)")
     dropped = tx.db.execute(
         "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE until <= ? ORDER BY until LIMIT ?)", (tx.now, limit)
     ).rowcount

@@ -22,11 +22,10 @@ _AT_ONCE = 16
 
 _INSERT = "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_SOME = _INSERT + ",(?,?,?,?,?,?,?,?)" * (_AT_ONCE - 1)
-_ROW = "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key"
-_RESERVED_NOW = f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? ORDER BY token"
-_DELIVERY = (
-    f"SELECT {_ROW} FROM reserved CROSS JOIN job USING (seq) WHERE token > ? AND owner = ? AND request = ? ORDER BY token"
-)
+_ROW = "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key, cursor"
+_RESERVED = "FROM reserved CROSS JOIN job USING (seq) LEFT JOIN checkpoint USING (seq)"
+_RESERVED_NOW = f"SELECT {_ROW} {_RESERVED} WHERE token > ? ORDER BY token"
+_DELIVERY = f"SELECT {_ROW} {_RESERVED} WHERE token > ? AND owner = ? AND request = ? ORDER BY token"
 _RESERVE = """
 INSERT INTO reserved (seq, at, owner, request)
 SELECT seq, ?, ?, ? FROM ready WHERE topic = ? ORDER BY rank, since, seq LIMIT ?
@@ -277,7 +276,10 @@ def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | 
     if keys:
         tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope IN ('queued', 'queued?')", keys)
     now = tx.now
-    return [Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now) for row in rows]
+    return [
+        Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now, cursor=row[10] or b"")
+        for row in rows
+    ]
 
 
 def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) -> list[tuple[Any, ...]]:

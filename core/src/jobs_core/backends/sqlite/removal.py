@@ -9,7 +9,10 @@ from ..base import KEPT_ERRORS, State
 from .connection import Transaction
 
 THESE = "SELECT value FROM json_each(?)"
-_MARKS = "SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time'), EXISTS (SELECT 1 FROM cancel)"
+_MARKS = """
+SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time'), EXISTS (SELECT 1 FROM cancel),
+       EXISTS (SELECT 1 FROM checkpoint)
+"""
 
 
 def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None) -> None:
@@ -31,7 +34,7 @@ def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, resul
 
 def make_dead(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
     """Move a job to the dead letters; drop the oldest ones beyond the limit."""
-    forget_marks(tx, THESE, json.dumps([seq]))
+    forget_marks(tx, THESE, json.dumps([seq]), keep_cursor=True)
     topic = tx.first(
         "UPDATE job SET dead_at = ?, due = NULL, reason = ?, errors = ?, attempt = attempt + ? WHERE seq = ? RETURNING topic",
         (tx.now, reason, errors, counted, seq),
@@ -43,9 +46,9 @@ def make_dead(tx: Transaction, seq: int, reason: str, errors: bytes | None, coun
     )
 
 
-def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
-    """Free the unique keys of jobs that end, and delete their cancellation requests; do nothing if the store has neither."""
-    keys, cancels = tx.db.execute(_MARKS).fetchone()
+def forget_marks(tx: Transaction, seqs: str, these: str, *, keep_cursor: bool = False) -> None:
+    """Free the unique keys of jobs that end, and delete their cancellation requests and cursors, if the store has any."""
+    keys, cancels, cursors = tx.db.execute(_MARKS).fetchone()
     if keys:
         tx.db.execute(
             "DELETE FROM unique_key WHERE scope <> 'time' AND (key, job_id) IN "
@@ -55,6 +58,8 @@ def forget_marks(tx: Transaction, seqs: str, these: str) -> None:
     if cancels:
         tx.db.execute(f"DELETE FROM cancel WHERE seq IN ({seqs})", (these,))
         tx.db.execute(f"DELETE FROM meta WHERE key IN (SELECT 'force:' || id FROM job WHERE seq IN ({seqs}))", (these,))
+    if cursors and not keep_cursor:
+        tx.db.execute(f"DELETE FROM checkpoint WHERE seq IN ({seqs})", (these,))
 
 
 def note(errors: bytes | None, error: bytes) -> bytes | None:

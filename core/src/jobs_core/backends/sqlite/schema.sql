@@ -1,4 +1,4 @@
--- The SQLite store, schema version 1. A job has a row in `job` from its push to its end; its state follows from this row
+-- The SQLite store, schema version 2. A job has a row in `job` from its push to its end; its state follows from this row
 -- and from other tables:
 --
 --   ready       a row in `ready`                     reserved    a row in `reserved`
@@ -63,6 +63,11 @@ CREATE TABLE cancel (           -- reserved jobs that are to be cancelled
     seq INTEGER PRIMARY KEY
 );
 
+CREATE TABLE checkpoint (       -- the cursors of resumable jobs; housekeeping deletes those of jobs that are gone
+    seq    INTEGER PRIMARY KEY,
+    cursor BLOB NOT NULL
+);
+
 CREATE TABLE ended (            -- results, and records of cancelled jobs
     id     TEXT PRIMARY KEY,
     topic  TEXT NOT NULL,
@@ -91,4 +96,4 @@ CREATE TABLE paused (
     topic TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;

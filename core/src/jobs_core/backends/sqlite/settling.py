@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from ..base import ENDS, Answer, Outcome, Settlement, State
+from ..base import ENDS, Answer, Checkpoint, Outcome, Settlement, State
 from . import queue, removal
 from .connection import Transaction
 
@@ -14,6 +14,7 @@ _HELD = """
 SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq)
   FROM reserved JOIN job USING (seq) WHERE token = ? AND owner = ?
 """
+_STORE = "INSERT OR REPLACE INTO checkpoint (seq, cursor) VALUES (?, ?)"
 
 
 def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]]) -> list[list[Answer]]:
@@ -71,6 +72,8 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     seq, job_id, topic, errors, cancelled = row
     tx.db.execute("DELETE FROM reserved WHERE token = ?", (settlement.token,))
     outcome = settlement.outcome
+    if settlement.cursor is not None:
+        tx.db.execute(_STORE, (seq, settlement.cursor))
     if outcome is Outcome.DONE:
         removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
     elif outcome is Outcome.CANCELLED:
@@ -86,6 +89,14 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     if settlement.followups and outcome in ENDS:
         queue.push(tx, [settlement.followups])
     return Answer.SETTLED
+
+
+def checkpoint(tx: Transaction, owner: str, checkpoints: Sequence[Checkpoint]) -> None:
+    """Store the cursors of jobs that this owner has reserved with these tokens."""
+    tx.db.executemany(
+        "INSERT OR REPLACE INTO checkpoint (seq, cursor) SELECT seq, ? FROM reserved WHERE token = ? AND owner = ?",
+        [(each.cursor, each.token, owner) for each in checkpoints],
+    )
 
 
 def _queue_again(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:

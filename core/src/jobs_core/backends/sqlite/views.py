@@ -11,12 +11,13 @@ from ..base import Counts, JobRecord, State
 
 _RECORD = """
 SELECT id, job.topic, payload, -job.rank, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason,
-       errors, ready.since, reserved.owner, reserved.at, cancel.seq, job.seq
+       errors, ready.since, reserved.owner, reserved.at, cancel.seq, cursor, job.seq
   FROM job
   LEFT JOIN ready ON ready.topic = job.topic AND ready.rank = job.rank
         AND ready.since = coalesce(job.ready_at, job.pushed_at) AND ready.seq = job.seq
   LEFT JOIN reserved ON reserved.seq = job.seq
   LEFT JOIN cancel ON cancel.seq = job.seq
+  LEFT JOIN checkpoint ON checkpoint.seq = job.seq
 """
 _BROWSE = {
     State.READY: "SELECT seq FROM ready WHERE topic = ? ORDER BY rank, since, seq",
@@ -130,7 +131,7 @@ def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset:
 
 def _record(row: tuple[Any, ...], now: float) -> JobRecord:
     (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason, errors,
-     ready_since, owner, reserved_at, cancel, _) = row  # fmt: skip
+     ready_since, owner, reserved_at, cancel, cursor, _) = row  # fmt: skip
     if dead_at is not None:
         state, since = State.DEAD, dead_at
     elif due is not None and due > now:
@@ -159,4 +160,5 @@ def _record(row: tuple[Any, ...], now: float) -> JobRecord:
         reason=reason or "",
         errors=tuple(json.dumps(error).encode() for error in json.loads(errors)) if errors else (),
         broker_now=now,
+        cursor=cursor or b"",
     )

@@ -14,6 +14,7 @@ override it with `@pytest.mark.xfail(reason=...)`.
 
 from __future__ import annotations
 
+from .checkpoints import Checkpoints
 from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
@@ -35,6 +36,7 @@ class BackendContract(
     Pushing,
     Ordering,
     Settling,
+    Checkpoints,
     Uniqueness,
     Waiting,
     Waking,
