@@ -72,8 +72,10 @@ class Decoder:
             job.arguments.bind(args, kwargs)
         else:
             job.arguments.convert(args, kwargs)
-        run = Run(delivery, message, job, self._policy(job, delivery.topic), args, kwargs)
-        run.convert = runs_code
+        policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
+        run = Run(delivery, message, job, policy, args, kwargs)
+        if runs_code:
+            run.convert = True
         return run
 
     def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
@@ -86,9 +88,7 @@ class Decoder:
         return run
 
     def _policy(self, job: AnyJob, topic: str) -> Policy:
-        rules = self._policies.get((job, topic))
-        if rules is None:
-            rules = self._policies[(job, topic)] = policy_of(self._app, job, topic)
+        rules = self._policies[(job, topic)] = policy_of(self._app, job, topic)
         return rules
 
     def _unreadable(self, delivery: Delivery, error: MessageError, message: Message | None) -> Settlement:
