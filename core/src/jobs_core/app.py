@@ -42,6 +42,7 @@ from .errors import (
 from .handle import JobHandle
 from .ids import new_id
 from .job_function import Call, JobFunction, set_application_source
+from .limiting import line_of
 from .message import Message, Signer, UniqueKey, decode, encode, readable, too_large
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Unique, encrypts, policy, stores_result, unique_key
 from .payloads import PayloadCodec, Payloads
@@ -99,6 +100,7 @@ class App:
         self._hold_enqueue: list[Implementation] | None = None
         self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
         self._topics_seen: set[str] = set()
+        self._unopened: tuple[Config, Backend] | None = None  # asked only for its features
         self._holds_none = False  # True once the plugins were asked and none holds enqueues back until a commit
         self._connect()
         _apps.add(self)
@@ -409,6 +411,8 @@ class App:
             enqueued_at=int(now * 1e6) / 1e6,  # a third of the cost of round()
             unique=stamp.unique and self._unique_key(call, stamp, stamp.unique),
         )
+        if stamp.varies is not None:
+            message = stamp.varies.fill(message, job, args, kwargs)
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
@@ -446,7 +450,14 @@ class App:
         payload = (
             self._packed(message) if self.payloads.packs else encode(message, signer=self._signs, limit=self.config.max_message)
         )
-        return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
+        if message.key is None and not message.limits:
+            return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
+        if self._unopened is None or self._unopened[0] is not self.config:
+            self._unopened = self.config, self.new_backend()
+        key, limits = line_of(message, *self._unopened)
+        return Outgoing(
+            message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen, key, limits
+        )
 
     def _packed(self, message: Message) -> bytes:
         """Return the bytes of a message, packed if it has to be; jobs that are not registered here follow their topic."""

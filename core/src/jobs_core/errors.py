@@ -189,13 +189,15 @@ class JobSignal(Exception):
 class Retry(JobSignal):
     """Raise in a job to end this attempt and retry; `delay` is in seconds, or "5m", or a timedelta.
 
-    It counts as an attempt; without a delay, the job's backoff applies.
+    It counts as an attempt; without a delay, the job's backoff applies. `close` names a limit, or several
+    ("partner:acme"): until the retry is due, no job under it starts. Use it if a server refuses further calls.
     """
 
     @foreign.explains(foreign.SIGNALS)
-    def __init__(self, reason: str = "", *, delay: object = None) -> None:
+    def __init__(self, reason: str = "", *, delay: object = None, close: str | Sequence[str] = ()) -> None:
         super().__init__(reason or "the job asked to be retried")
         self.delay = delay
+        self.close = close
 
 
 class Snooze(JobSignal):

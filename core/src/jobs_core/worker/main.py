@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from ..backends.base import Backend
 from ..config import Pool
 from ..errors import JobDefinitionError, LoadError
 from ..ids import new_token
+from ..limiting import define, limits_keys
 from ..loaders.base import Bootstrapper, JobLoader, load_error
 from ..plugins import guarded
 from ..registry import AnyJob
@@ -160,6 +162,8 @@ class Worker(Listener):
             max_jobs=max_jobs,
             logs_done=bool(app.config.logs.done),
             starts_quiet=quiet,
+            limits_keys=frozenset(topic for topic in pool.topics if limits_keys(app.config, topic)),
+            defines=functools.partial(define, config=app.config) if keeps_house else None,
         )
         self.courier = Courier(backend, self.owner, self._executor, decoder or Decoder(app), settings, self, board, isolation)
 
