@@ -23,20 +23,21 @@ from .run import Run
 
 def decide(run: Run) -> Settlement:
     """Decide the outcome of a run that has ended, once: a run may end just when the courier stops waiting for it."""
-    made = run.settlement
-    if made is None:
-        if run.error is None and not run.store_result and run.followups is None and run.policy.on_end is None:  # most jobs
-            made = Settlement(run.delivery.id, run.delivery.token, Outcome.DONE)
-        else:
-            made = settlement(run)
-        run.settlement = made
-    return made
+    if run.settlement is None:
+        run.settlement = settlement(run)
+    return run.settlement
 
 
 def settlement(run: Run) -> Settlement:
     """Return the settlement of a run that has ended, from its error or value. Every error and every value leads to one."""
-    ending = _done(run) if run.error is None else _failed(run, run.error)
-    return ending if run.policy.on_end is None else run.policy.on_end.of_run(run, ending)
+    delivery, on_end = run.delivery, run.policy.on_end
+    if run.error is None:
+        if not run.store_result and run.followups is None and on_end is None:
+            return Settlement(delivery.id, delivery.token, Outcome.DONE)
+        ending = _done(run)
+    else:
+        ending = _failed(run, run.error)
+    return ending if on_end is None else on_end.of_run(run, ending)
 
 
 def _failed(run: Run, raised: BaseException) -> Settlement:
