@@ -21,7 +21,6 @@ from ...backends.base import Backend, Counts
 from ...boundary import told
 from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
-from ...limiting import define
 from ...plugins import guarded
 from ...schedule import Ticker
 from ...scoreboard import state
@@ -137,7 +136,6 @@ class Housekeeper:
     def _work(self, now: float) -> None:
         if not self._open:
             self._backend.open(None)
-            define(self._backend, self._app.config)
             self._open = True
             self._warn_of_risks()
         while self._orders:
