@@ -109,6 +109,7 @@ def configuration() -> str:
         ("[pools.NAME]", config.Pool),
         ("[pools.NAME] workers = { min, max }", config.Workers),
         ("[topics.NAME]", config.Topic),
+        ("[limits.NAME]", config.Limit),
         ("[defaults]", config.Defaults),
         ("[results]", config.Results),
         ("[payloads]", config.Payloads),
@@ -118,7 +119,7 @@ def configuration() -> str:
         ("[schedule.NAME]", config.ScheduleEntry),
         ("[broker]", config.Broker),
     ]
-    tables = {"pools", "topics", "defaults", "results", "payloads", "logs", "http", "alerts", "schedule", "broker"}
+    tables = {"pools", "topics", "limits", "defaults", "results", "payloads", "logs", "http", "alerts", "schedule", "broker"}
     for title, kind in sections:
         parts.append(f"## {title}\n\n{kind.__doc__}\n\n| key | default | meaning |\n| --- | --- | --- |")
         comments = _comments(kind)

@@ -242,7 +242,7 @@ def test_retry_and_snooze_say_what_they_take(kind):
 
 def test_what_belongs_to_one_enqueue_is_refused_by_the_definition_which_names_using():
     refused = {*foreign.USING} - {*_OPTIONS}
-    assert refused == {"delay", "at", "expires_at", "key", "headers", "id"}
+    assert refused == {"delay", "at", "expires_at", "headers", "id"}
     for word in refused:
         with pytest.raises(JobDefinitionError, match=rf"send_email.using\({word}=.*\).enqueue\(") as raised:
             job(**{word: 1}, registry=Registry())(send_email)

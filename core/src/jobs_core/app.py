@@ -42,6 +42,7 @@ from .errors import (
 from .handle import JobHandle
 from .ids import new_id
 from .job_function import Call, JobFunction, set_application_source
+from .limiting import line_of
 from .message import Message, Signer, UniqueKey, decode, encode, readable, too_large
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Unique, encrypts, policy, stores_result, unique_key
 from .payloads import PayloadCodec, Payloads
@@ -65,13 +66,6 @@ RESULT_SLICE = 5.0
 
 RESULT_SLICE_IN_JOB = 0.1
 """The same in a job on the main thread: its interruption cannot break into the call, and has to succeed within 250 ms."""
-
-CHECKPOINTS = (
-    "checkpoints",
-    "a resumable job needs it: leave out resumable=True, or set [results] url, or choose a backend that has it "
-    "(docs/backends.md)",
-)
-"""The feature that resumable jobs need, and the advice where the backend lacks it."""
 
 EXPLAIN_PATIENCE = 0.5
 """Seconds by which `result` may exceed its timeout, in order to say in the error what is known about the job."""
@@ -106,6 +100,7 @@ class App:
         self._hold_enqueue: list[Implementation] | None = None
         self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
         self._topics_seen: set[str] = set()
+        self._unopened: tuple[Config, Backend] | None = None  # asked only for its features
         self._holds_none = False  # True once the plugins were asked and none holds enqueues back until a commit
         self._connect()
         _apps.add(self)
@@ -375,16 +370,14 @@ class App:
         if stamp is None or stamp.config is not self.config:
             stamp = stamp_of(job, self.config)
             if stamp.unique is not None and stamp.unique.longest is not None:
-                self.require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
-            if job.options.resumable is True:
-                self.require(*CHECKPOINTS)
+                self._require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
             self._stamps[job] = stamp
             if stamp.envelope.topic not in self._topics_seen:
                 self._topics_seen.add(stamp.envelope.topic)
                 self._warn_of_unserved(stamp.envelope.topic, job.name)
         return stamp
 
-    def require(self, feature: str, fix: str) -> None:
+    def _require(self, feature: str, fix: str) -> None:
         """Raise NotSupported, with the advice `fix`, if the backend does not have the feature."""
         backend = self.new_backend()
         if feature not in backend.features:
@@ -418,6 +411,8 @@ class App:
             enqueued_at=int(now * 1e6) / 1e6,  # a third of the cost of round()
             unique=stamp.unique and self._unique_key(call, stamp, stamp.unique),
         )
+        if stamp.varies is not None:
+            message = stamp.varies.fill(message, job, args, kwargs)
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
@@ -455,7 +450,14 @@ class App:
         payload = (
             self._packed(message) if self.payloads.packs else encode(message, signer=self._signs, limit=self.config.max_message)
         )
-        return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
+        if message.key is None and not message.limits:
+            return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
+        if self._unopened is None or self._unopened[0] is not self.config:
+            self._unopened = self.config, self.new_backend()
+        key, limits = line_of(message, *self._unopened)
+        return Outgoing(
+            message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen, key, limits
+        )
 
     def _packed(self, message: Message) -> bytes:
         """Return the bytes of a message, packed if it has to be; jobs that are not registered here follow their topic."""

@@ -54,6 +54,8 @@ Listen = Annotated[str, _rule(rules.listen)]
 Module = Annotated[str, _rule(rules.module)]
 Prefix = Annotated[str, _rule(rules.prefix)]
 PoolName = Annotated[str, _rule(rules.pool_name)]
+LimitName = Annotated[str, _rule(rules.limit)]
+Rate = Annotated[str, _rule(rules.rate)]
 TopicName = Annotated[str, _rule(rules.topic)]
 Arguments = Annotated[list[Any], _rule(rules.arguments)]
 KeywordArguments = Annotated[dict[str, Any], _rule(rules.arguments)]
@@ -122,7 +124,17 @@ class Topic(Section, frozen=True, kw_only=True):
     dead_keep: Seconds = Duration(30 * 86400)  # dead letters older than this are dropped
     dead_max: NonNegativeInt = 100_000  # the largest number of dead letters; the oldest beyond it are dropped
     alert_above: PositiveInt | None = None  # alert while more jobs than this are ready
-    alert_age: Seconds | None = None  # alert while the oldest ready job is older than this
+    alert_age: Seconds | None = None  # alert while the oldest ready job is older than this, or a limit is full for longer
+    fair: bool = False  # jobs of different `key` take turns, within each priority
+    max_per_key: PositiveInt | None = None  # with fair: the most jobs of one key that run at once, on all machines together
+
+
+class Limit(Section, frozen=True, kw_only=True):
+    """A limit that jobs name in `limits`; each value of it (`NAME:value`) is limited on its own."""
+
+    concurrency: NonNegativeInt | None = None  # jobs that run at once, on all machines together; 0: none
+    rate: Rate | None = None  # jobs that start in a period: "100/s", "10/m", "5/10s"
+    burst: PositiveInt = 1  # with rate: jobs that may start together after a pause
 
 
 class Results(Section, frozen=True, kw_only=True):
@@ -210,6 +222,7 @@ class Config(Section, frozen=True, kw_only=True):
     prefix: Prefix = "jobs"  # the prefix of the backend's keys and queues
     pools: Annotated[dict[PoolName, Pool], _rule(rules.not_empty)] = field(default_factory=lambda: {"default": Pool()})
     topics: dict[TopicName, Topic] = {}
+    limits: dict[LimitName, Limit] = {}
     defaults: Defaults = Defaults()
     results: Results = Results()
     payloads: Payloads = Payloads()

@@ -17,7 +17,7 @@ import msgspec
 from . import urls
 from .message import MAX_NESTING, nesting
 from .topics import topic_error
-from .units import MAX_SECONDS, format_duration, format_size
+from .units import MAX_SECONDS, format_duration, format_size, interval
 
 Rule: TypeAlias = "Callable[[Any], str | None]"
 
@@ -26,6 +26,7 @@ LARGEST_SIZE = 10**15
 LONGEST_TEXT = 4096
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_LIMIT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MODULE = re.compile(r"[^\s./\\:,\"'\x00-\x1f\x7f]+(\.[^\s./\\:,\"'\x00-\x1f\x7f]+)*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
@@ -132,6 +133,22 @@ def pool_name(value: str) -> str | None:
     if _NAME.fullmatch(value) and not value.startswith((".", "-")) and len(value) <= 48:
         return None
     return f"invalid pool name {value[:80]!r}: use 1 to 48 letters, digits, _ . - and begin with a letter or digit"
+
+
+def limit(value: str) -> str | None:
+    """Accept the name of a limit: the part before the colon in `limits` of a job."""
+    if _LIMIT.fullmatch(value):
+        return None
+    return f"invalid limit name {value[:80]!r}: use 1 to 64 letters, digits, _ . -, and define the name without a value"
+
+
+def rate(value: str) -> str | None:
+    """Accept a rate such as "100/s"."""
+    try:
+        interval(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def topic(value: str) -> str | None:

@@ -418,11 +418,26 @@ class _Reader:
         for name, settings in tables.items():
             if settings.encrypt and not config.encryption_keys:
                 self._error(f"{name}.encrypt", "is true, but there are no encryption_keys: set them")
+        self._check_limits(config)
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")
             elif entry.cron is None and f"schedule.{name}.tz" in self.sources:
                 self._error(f"schedule.{name}.tz", "belongs to cron, but this entry has every: leave it out")
+
+    def _check_limits(self, config: Config) -> None:
+        for name, each in config.topics.items():
+            if each.fair and each.max_per_key and config.topic(name).acks == "early":
+                self._error(
+                    f"topics.{name}.max_per_key",
+                    'its jobs are acknowledged before they run (acks = "early"), and a job is counted only until then: remove '
+                    "one of the two",
+                )
+        for name, limit in config.limits.items():
+            if limit.concurrency is None and limit.rate is None:
+                self._error(f"limits.{name}", "limits nothing: set concurrency or rate")
+            elif limit.rate is None and limit.burst != 1:
+                self._error(f"limits.{name}.burst", "belongs to rate, which is not set: remove it, or set rate")
 
     def _check_pool(self, name: str, pool: Pool) -> None:
         workers = pool.workers

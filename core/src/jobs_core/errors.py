@@ -64,10 +64,6 @@ class ArgumentError(JobsError, TypeError):
         self.argument = argument
 
 
-class CheckpointError(JobsError):
-    """Raised in a job whose progress cannot be stored: the job is not resumable, or the cursor is not JSON, or too large."""
-
-
 class DuplicateJob(JobsError):
     """Raised by an enqueue with `unique=` and `conflict="raise"` while `existing_id` holds the key."""
 
@@ -193,13 +189,15 @@ class JobSignal(Exception):
 class Retry(JobSignal):
     """Raise in a job to end this attempt and retry; `delay` is in seconds, or "5m", or a timedelta.
 
-    It counts as an attempt; without a delay, the job's backoff applies.
+    It counts as an attempt; without a delay, the job's backoff applies. `close` names a limit, or several
+    ("partner:acme"): until the retry is due, no job under it starts. Use it if a server refuses further calls.
     """
 
     @foreign.explains(foreign.SIGNALS)
-    def __init__(self, reason: str = "", *, delay: object = None) -> None:
+    def __init__(self, reason: str = "", *, delay: object = None, close: str | Sequence[str] = ()) -> None:
         super().__init__(reason or "the job asked to be retried")
         self.delay = delay
+        self.close = close
 
 
 class Snooze(JobSignal):
@@ -234,10 +232,6 @@ class JobInterrupted(BaseException):
 
 class JobTimeout(JobInterrupted):
     """Raised inside a job that has run for longer than its timeout; the attempt counts."""
-
-
-class JobSuspended(JobInterrupted):
-    """Raised by `steps` inside a resumable job whose worker stops: the job continues in another worker, uncharged."""
 
 
 class JobCancelled(JobInterrupted):

@@ -61,8 +61,11 @@ _FOLLOW = Word("a job enqueues its follow-up itself, together with its acknowled
 _HOOK = Word("code around every run is a plugin's hook, jobs_run_context (docs/hooks.md)")
 _JSON = Word("arguments are always JSON, and converted to their annotated types; leave this out")
 _RATE = Word(
-    "there are no rate limits; a pool of its own limits how many run at once",
-    toml='pools.slow = {topics = ["slow"], workers = 1}',
+    'limits hold on all machines together: a job names them, @job(limits="partner"), and jobs.toml defines them, '
+    'limits.partner.rate = "10/m"'
+)
+_RATE_OF_TOPIC = Word(
+    'limits hold for the jobs that name them, @job(limits="partner"), and are tables of their own, [limits.partner]'
 )
 _BACKEND = Word("jobs.toml says where jobs are kept", toml='backend = "redis://localhost:6379/0"')
 _ARGUMENTS = Word("enqueue takes the arguments just as a call does", code="job.enqueue(...)")
@@ -71,7 +74,7 @@ _KEPT = Word("jobs.toml says how long results are kept", toml='topics.default.re
 _DEAD = Word("jobs.toml says how long dead letters are kept", toml='topics.default.dead_keep = "30d"')
 
 USING: Final = (
-    "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "headers", "id", "on_commit",
+    "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "limits", "headers", "id", "on_commit",
     "at", "expires_at",
 )  # fmt: skip
 """Keywords of `using`; a test compares them with its signature."""
@@ -91,7 +94,6 @@ OPTIONS: Final = _table(
     ("delay", Word(_ONE_ENQUEUE, using="delay=60")),
     ("at", Word(_ONE_ENQUEUE, using="at=when")),
     ("expires_at", Word(_ONE_ENQUEUE, using="expires_at=when")),
-    ("key", Word(_ONE_ENQUEUE, using='key="customer-7"')),
     ("headers", Word(_ONE_ENQUEUE, using='headers={"tenant": "acme"}')),
     ("queue queue_name queues task_queue routing_key exchange channel", _TOPIC),
     ("max_retries max_attempts attempts retry tries max_tries retry_limit retry_kwargs retry_policy", _RETRIES),
@@ -332,7 +334,7 @@ _TOP: Final = _table(
     ("pidfile pid_file state_dir data_dir", _toml("pid file, sockets and SQLite are in", 'run_dir = ".jobs"')),
     ("listen metrics_port health_port prometheus metrics", _toml("probes and metrics", 'http.listen = "127.0.0.1:9000"')),
     ("webhook slack alert", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
-    ("rate_limit task_annotations task_default_rate_limit", _RATE),
+    ("rate_limit rate_limits task_annotations task_default_rate_limit", _toml("a job names its limits, @job(limits=\"partner\"), and this defines one", 'limits.partner.rate = "10/m"')),
     ("task_always_eager always_eager immediate eager", Word("tests run jobs with the fixture of docs/testing.md", toml='backend = "memory://"')),
     ("key_prefix namespace broker_transport_options queue_prefix", _toml("the prefix of keys and queues", 'prefix = "jobs"')),
     ("secret secret_key security_key signing_key", _toml("messages are signed with", 'signing_keys = ["k1:a long secret"]')),
@@ -365,7 +367,7 @@ _TOPIC_KEYS: Final = _table(
     ("failure_ttl dead_letter_ttl dead_ttl", _toml("how long dead letters are kept", 'dead_keep = "30d"')),
     ("max_length max_size alert limit", _toml("no length is refused; an alert reports it", "alert_above = 10000")),
     ("workers concurrency processes", Word("workers belong to the pool that serves the topic", toml='pools.slow = {topics = ["slow"], workers = 1}')),
-    ("rate_limit", _RATE),
+    ("rate_limit rate", _RATE_OF_TOPIC),
     ("produce_only", _toml("workers elsewhere serve it", "serve = false")),
     ("delay", Word("the delay belongs to one enqueue", using="delay=60")),
     ("key headers id", Word("this belongs to one enqueue", using='headers={"tenant": "acme"}')),

@@ -13,7 +13,7 @@ from . import foreign
 from .errors import JobDefinitionError, UnknownOption
 from .job_function import Call, Enqueuer, JobFunction, is_method, set_application_source
 from .message import MAX_NAME
-from .options import DEFAULT_TOPIC, Acks, Unique, parse, refuse_foreign_placeholders
+from .options import DEFAULT_TOPIC, Acks, Limits, Unique, parse, refuse_early, refuse_foreign_placeholders
 from .registry import Registry, default_registry
 from .retry_rules import Backoff, DiscardOn, RetryOn
 from .units import DurationLike, shown
@@ -48,11 +48,11 @@ def job(
     priority: int | UnsetType = UNSET,
     expires: DurationLike | UnsetType | None = UNSET,
     unique: Unique | bool | str | UnsetType | None = UNSET,
+    key: str | Callable[..., str | None] | UnsetType | None = UNSET,
+    limits: Limits | UnsetType | None = UNSET,
     acks: Acks | UnsetType = UNSET,
     store_result: bool | UnsetType = UNSET,
     encrypt: bool | UnsetType = UNSET,
-    resumable: bool | UnsetType = UNSET,
-    step_timeout: DurationLike | UnsetType | None = UNSET,
     on_commit: bool | UnsetType = UNSET,
     cron: str | None = None,
     tz: str = "UTC",
@@ -68,9 +68,9 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     number of attempts after the first (default 3), and `backoff` the wait before the first of them. `timeout` bounds one
     run; a run that succeeds in less than `min_time` is reported. `retry_on` names the exceptions that are retried, each
     perhaps with its own rule, and `discard_on` the exceptions that are not. `on_done` and `on_dead` name a job to enqueue
-    when this one succeeds or becomes a dead letter. `acks="early"` acknowledges before the run: the job runs at most once,
-    without retries. A job that is `resumable` stores its progress, see `JobContext.steps`; `step_timeout` bounds each of its
-    steps. Raises JobDefinitionError.
+    when this one succeeds or becomes a dead letter. `limits` names limits on how many such jobs run at once or start in a
+    period, and jobs with different values of `key` take turns in a fair topic: see docs/together.md. `acks="early"`
+    acknowledges before the run: the job runs at most once, without retries. Raises JobDefinitionError.
     """
     if function is not None:
         return _define(function, **options)
@@ -87,8 +87,8 @@ class _Decorator(Protocol):
 
 _OPTIONS = (
     "name", "aliases", "topic", "retries", "timeout", "min_time", "backoff", "retry_on", "discard_on", "on_done", "on_dead",
-    "priority", "expires", "unique", "acks", "store_result", "encrypt", "resumable", "step_timeout",
-    "on_commit", "cron", "tz", "missed", "registry",
+    "priority", "expires", "unique", "key", "limits", "acks", "store_result", "encrypt", "on_commit", "cron", "tz", "missed",
+    "registry",
 )  # fmt: skip
 
 
@@ -132,7 +132,8 @@ def _define(
         on_done=on_done,
         on_dead=on_dead,
     )
-    refuse_foreign_placeholders(name, made.options.unique, lambda: made._parameters)
+    refuse_foreign_placeholders(name, made.options, lambda: made._parameters)
+    refuse_early(name, made.options)
     (default_registry if registry is None else registry).add(made)
     return made
 

@@ -18,7 +18,7 @@ from .conversion import decode_hook
 from .errors import JobDefinitionError, ResultNotStored
 from .handle import JobHandle
 from .injection.markers import injected_parameters
-from .options import NO_OVERRIDES, JobOptions, Unique, one_time, parse, refuse_foreign_placeholders
+from .options import NO_OVERRIDES, JobOptions, Limits, Unique, one_time, parse, refuse_early, refuse_foreign_placeholders
 from .units import DurationLike
 
 P = ParamSpec("P")
@@ -207,7 +207,8 @@ class JobFunction(Generic[P, R, T]):
         expires: DurationLike | UnsetType | None = UNSET,
         unique: Unique | bool | str | UnsetType | None = UNSET,
         store_result: bool | UnsetType = UNSET,
-        key: str | UnsetType | None = UNSET,
+        key: str | Callable[..., str | None] | UnsetType | None = UNSET,
+        limits: Limits | UnsetType | None = UNSET,
         headers: Mapping[str, Any] | UnsetType = UNSET,
         id: str | UnsetType = UNSET,
         on_commit: bool | UnsetType = UNSET,
@@ -217,21 +218,22 @@ class JobFunction(Generic[P, R, T]):
         """Return the same job function with other options for the jobs that it enqueues.
 
         Durations are seconds, a timedelta or a string ("5m"). Instead of `delay` and `expires`, `at` and `expires_at` take
-        a datetime with a time zone. `id` sets the job's id; if the backend has a job with this id, no job is added. With
-        `on_commit`, the job is sent when the database transaction around the enqueue commits, and not at all if it rolls
-        back; this needs a plugin that handles transactions (jobs-django). Raises JobDefinitionError for a value out of
-        range.
+        a datetime with a time zone. `key` and `limits` are explained in docs/together.md. `id` sets the job's id; if the
+        backend has a job with this id, no job is added. With `on_commit`, the job is sent when the database transaction
+        around the enqueue commits, and not at all if it rolls back; this needs a plugin that handles transactions
+        (jobs-django). Raises JobDefinitionError for a value out of range.
         """
         given = {
             "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
-            "expires": expires, "unique": unique, "store_result": store_result, "key": key, "headers": headers, "id": id,
-            "on_commit": on_commit, "at": at, "expires_at": expires_at,
+            "expires": expires, "unique": unique, "store_result": store_result, "key": key, "limits": limits,
+            "headers": headers, "id": id, "on_commit": on_commit, "at": at, "expires_at": expires_at,
         }  # fmt: skip
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)
         overrides = parse(f"{self.name}.using", one_time(f"{self.name}.using", given))
-        refuse_foreign_placeholders(f"{self.name}.using", overrides.unique, lambda: self._parameters)
+        refuse_foreign_placeholders(f"{self.name}.using", overrides, lambda: self._parameters)
         twin.overrides = overrides.over(self.overrides)
+        refuse_early(f"{self.name}.using", twin.overrides.over(self.options))
         return twin
 
     @_Lazy

@@ -39,6 +39,9 @@ Topic = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema={"pa
 Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 Priority = Annotated[int, Meta(ge=0, le=MAX_PRIORITY)]
 Retries = Annotated[int, Meta(ge=0, le=MAX_RETRIES)]
+LimitName = Annotated[
+    str, Meta(min_length=1, max_length=193, extra_json_schema={"pattern": r"^[A-Za-z0-9_.-]{1,64}(:.{1,128})?$"})
+]
 
 
 class UniqueKey(Struct, frozen=True, forbid_unknown_fields=False):
@@ -82,6 +85,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unique: UniqueKey | None = None
     key: str | None = None
     headers: dict[str, Any] = {}
+    limits: list[LimitName] | None = None  # None: those of the job function, which a worker then computes
 
 
 class Body(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -231,7 +235,7 @@ def _parts(message: Message) -> list[tuple[str, Any]]:
     """Return the parts of a message, each with its name for errors."""
     args = [(f"positional argument {n}", value) for n, value in enumerate(message.args, 1)]
     kwargs = [(f"argument {shown(name)}", value) for name, value in message.kwargs.items()]
-    return [*args, *kwargs, *((name, getattr(message, name)) for name in ("headers", "unique", "key", "id"))]
+    return [*args, *kwargs, *((name, getattr(message, name)) for name in ("headers", "unique", "key", "limits", "id"))]
 
 
 def _refuse_depth(message: Message, payload: bytes) -> None:

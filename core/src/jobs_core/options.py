@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import string
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from . import foreign
+from .backends.limits import LIMIT, MOST_LIMITS
 from .config import Config
 from .conversion import encode_hook, json_encoder, non_finite
 from .errors import JobDefinitionError, MessageError
@@ -23,6 +25,10 @@ from .units import DurationLike, seconds, shown
 DEFAULT_TOPIC = "default"
 DEFAULT_RETRIES = 3
 Acks: TypeAlias = Literal["late", "early"]
+Limits: TypeAlias = (
+    "str | Callable[..., str | Iterable[str] | None] | Sequence[str | Callable[..., str | Iterable[str] | None]]"
+)
+"""The `limits` of a job: names, which may name arguments after a colon ("partner:{account}"), or functions of the arguments."""
 
 
 class Unique(Struct, metaclass=foreign.Explained, frozen=True):
@@ -75,15 +81,14 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     unique: Unique | UnsetType | None = UNSET
     acks: Acks | UnsetType = UNSET
     store_result: bool | UnsetType = UNSET
-    key: str | UnsetType | None = UNSET
+    key: str | Callable[..., str | None] | UnsetType | None = UNSET
+    limits: tuple[str | Callable[..., Any], ...] | UnsetType = UNSET
     headers: dict[str, Any] | UnsetType = UNSET
     id: str | UnsetType = UNSET
     on_commit: bool | UnsetType = UNSET
     at: float | UnsetType | None = UNSET  # Unix time
     expires_at: float | UnsetType | None = UNSET
     encrypt: bool | UnsetType = UNSET
-    resumable: bool | UnsetType = UNSET
-    step_timeout: float | UnsetType | None = UNSET
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options, with unset ones taken from `other`."""
@@ -107,9 +112,7 @@ class Policy(Struct, frozen=True):
     min_time: float = 0.0  # a run that succeeds in fewer seconds is reported
     on_end: Any = None  # the jobs to enqueue when this one ends, see `worker.on_end`
     pack_result: Callable[[str, bytes], bytes] | None = None  # packs the result of the job with this id
-    resumable: bool = False
-    step_timeout: float | None = None
-    pack_cursor: Callable[[str, bytes], bytes] | None = None  # packs the cursor of the job with this id
+    limits: tuple[str | Callable[..., Any], ...] = ()  # of the job function, for messages that say nothing about limits
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -122,10 +125,6 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise JobDefinitionError(f"{where}: {name}: {error}") from None
-    if values.get("resumable") and values.get("acks") == "early":
-        raise JobDefinitionError(f'{where}: resumable: with acks="early", a job runs at most once: leave out one of them')
-    if values.get("step_timeout") is not None and not values.get("resumable"):
-        raise JobDefinitionError(f"{where}: step_timeout: it belongs to resumable=True; timeout limits a whole run")
     both = overlap(values.get("retry_on"), values.get("discard_on"))
     if both:
         raise JobDefinitionError(f"{where}: discard_on: {both} is in retry_on, too: remove it from one of the two")
@@ -237,8 +236,54 @@ def _id(value: Any) -> str:
     return str.__str__(value)
 
 
-def _key(value: Any) -> str | None:
-    return None if value is None else _stored_text(MAX_UNIQUE_KEY)(value)
+def _key(value: Any) -> str | Callable[..., str | None] | None:
+    if value is None or callable(value):
+        return value  # type: ignore[no-any-return]  # narrowed above, in a way mypy does not follow
+    return _stored_text(MAX_UNIQUE_KEY)(value)
+
+
+def _limits(value: Any) -> tuple[str | Callable[..., Any], ...]:
+    if value is None:
+        return ()
+    each = (value,) if isinstance(value, str) or callable(value) else value
+    if not isinstance(each, (tuple, list, set, frozenset)):
+        raise ValueError(f'expected names such as ("stripe", "stripe:{{account}}"), or a function, got {shown(value)}')
+    if len(each) > MOST_LIMITS:
+        raise ValueError(f"a job has at most {MOST_LIMITS} limits, got {len(each)}")
+    for limit in each:
+        if not callable(limit):
+            _limit(limit)
+    return tuple(str.__str__(limit) if isinstance(limit, str) else limit for limit in each)
+
+
+def _limit(value: Any) -> None:
+    """Check one limit as far as that is possible without arguments: its name is always known."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a name or a function of the arguments, got {shown(value)}")
+    name, _, rest = value.partition(":")
+    if "{" in name or "}" in name:
+        raise ValueError(f'the name before the colon cannot name an argument: "partner:{{account}}", got {shown(value)}')
+    reason = limit_error(f"{name}:x" if "{" in rest else value)
+    if reason:
+        raise ValueError(reason)
+
+
+def limit_error(limit: str) -> str | None:
+    """Return why a text does not name a limit, or None."""
+    if LIMIT.fullmatch(limit) and _encodes(limit):
+        return None
+    return (
+        f"{shown(limit)} does not name a limit: write a name of 1 to 64 letters, digits, _ . -, and perhaps a colon and a "
+        "value of 1 to 128 characters without control characters"
+    )
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _headers(value: Any) -> dict[str, Any]:
@@ -290,9 +335,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "on_commit": lambda value: None if value is None else _bool(value),
     "store_result": _bool,
     "encrypt": _bool,
-    "resumable": _bool,
-    "step_timeout": _duration_or_none,
     "key": _key,
+    "limits": _limits,
     "headers": _headers,
 }
 
@@ -318,26 +362,121 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
     return UniqueKey(key, float(seconds(scope)), unique.conflict)
 
 
-def refuse_foreign_placeholders(
-    where: str, unique: Unique | UnsetType | None, parameters: Callable[[], Collection[str]]
-) -> None:
-    """Raise JobDefinitionError if a key names anything but a parameter: no call could fill in its value."""
-    if not isinstance(unique, Unique) or not isinstance(unique.key, str) or "{" not in unique.key:
-        return
-    key = shown(unique.key)
+def refuse_foreign_placeholders(where: str, options: JobOptions, parameters: Callable[[], Collection[str]]) -> None:
+    """Raise JobDefinitionError if a template names anything but a parameter: no call could fill in its value."""
+    unique = options.unique
+    templates: list[tuple[str, object]] = [("unique: the key", unique.key)] if isinstance(unique, Unique) else []
+    templates += [("key:", options.key)] if key_varies(options.key) else []
+    templates += [("limits:", limit) for limit in options.limits] if options.limits else []
+    for what, template in templates:
+        if isinstance(template, str) and "{" in template:
+            _refuse_foreign(f"{where}: {what}", template, parameters)
+
+
+def _refuse_foreign(what: str, template: str, parameters: Callable[[], Collection[str]]) -> None:
+    text = shown(template)
     try:
-        names = [*_placeholders(unique.key)]
+        names = [*_placeholders(template)]
     except ValueError as error:
-        raise JobDefinitionError(
-            f"{where}: unique: the key {key} is not a template ({error}): {{{{ and }}}} stand for braces"
-        ) from None
+        raise JobDefinitionError(f"{what} {text} is not a template ({error}): {{{{ and }}}} stand for braces") from None
     wrong = next((name for name in names if name not in parameters()), None)
     if wrong is not None:
         there = ", ".join(f"{{{name}}}" for name in parameters()) or "nothing, because it has no parameters"
         raise JobDefinitionError(
-            f"{where}: unique: the key {key} names {{{wrong}}}, which is not a parameter of the function: it may name {there}; "
+            f"{what} {text} names {{{wrong}}}, which is not a parameter of the function: it may name {there}; "
             "{{ and }} stand for braces"
         )
+
+
+def refuse_early(where: str, options: JobOptions, topic: Acks | None = None) -> None:
+    """Raise JobDefinitionError if a job with limits is acknowledged early: it would give its slots back before it runs.
+
+    `topic` is the setting of the job's topic.
+    """
+    if options.limits and (topic if options.acks is UNSET else options.acks) == "early":
+        raise JobDefinitionError(
+            f'{where}: limits: a job that is acknowledged before it runs (acks="early") cannot have limits, because its slots '
+            'are free once it is acknowledged: leave out the limits, or use acks="late"'
+        )
+
+
+def limit_varies(limit: object) -> bool:
+    """Return whether a limit depends on the arguments of the call."""
+    return callable(limit) or (isinstance(limit, str) and "{" in limit)
+
+
+def key_varies(key: object) -> bool:
+    """Return whether a key depends on the arguments of the call: it is a function, or names something in braces.
+
+    Other braces stand for themselves, because keys were plain text before they could be templates.
+    """
+    if not isinstance(key, str) or "{" not in key:
+        return callable(key)
+    try:
+        return any(name.isidentifier() for name in _placeholders(key))
+    except ValueError:
+        return False
+
+
+def _filled(what: str, job: str, template: str, named: Callable[[], dict[str, Any]]) -> str:
+    """Return a template with the arguments of a call."""
+    if "{" not in template:
+        return template
+    try:
+        return template.format(**named())
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        raise JobDefinitionError(
+            f"{job}: {what} {shown(template)} cannot be filled in ({type(error).__name__}: {error}): "
+            "name arguments of the function in it, and write {{ and }} for braces"
+        ) from None
+
+
+def key_of(
+    key: str | Callable[..., str | None], job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]
+) -> str | None:
+    """Return the key of one call; None if it has none."""
+    found: Any = key(*args, **kwargs) if callable(key) else _filled("key:", job, key, named) if key_varies(key) else key
+    if found is None or found == "":
+        return None
+    if not isinstance(found, str):
+        raise MessageError(f"{job}: key: the function returned {shown(found)}: return a string, or None for no key")
+    if len(found) > MAX_UNIQUE_KEY or _CONTROL.search(found) or not _encodes(found):
+        raise MessageError(
+            f"{job}: key: {shown(found)} cannot be stored: the key of a call has at most {MAX_UNIQUE_KEY} characters, no "
+            "control characters, and is valid UTF-8"
+        )
+    return str.__str__(found)
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def limits_of(
+    limits: Iterable[str | Callable[..., Any]], job: str, args: Any, kwargs: Any, named: Callable[[], dict[str, Any]]
+) -> list[str]:
+    """Return the limits of one call, sorted."""
+    found: set[Any] = set()
+    for limit in limits:
+        made = limit(*args, **kwargs) if callable(limit) else _filled("limits:", job, limit, named)
+        if isinstance(made, str):
+            found.add(made)
+        elif isinstance(made, Iterable):
+            found.update(made)
+        elif made is not None:
+            raise MessageError(f"{job}: limits: the function returned {shown(made)}: return a name, several, or None")
+    return checked_limits(job, found)
+
+
+def checked_limits(job: str, limits: Iterable[Any]) -> list[str]:
+    """Return limits sorted and without duplicates; raise MessageError if one has no valid form, or there are too many."""
+    found = {*limits}
+    for limit in found:
+        reason = limit_error(limit) if isinstance(limit, str) else f"expected the name of a limit, got {shown(limit)}"
+        if reason:
+            raise MessageError(f"{job}: limits: {reason}")
+    if len(found) > MOST_LIMITS:
+        raise MessageError(f"{job}: limits: a job has at most {MOST_LIMITS} limits, this call has {len(found)}")
+    return sorted(found)
 
 
 def _placeholders(template: str) -> Iterator[str]:
@@ -354,15 +493,7 @@ def _key_text(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[
     if callable(unique.key):
         return str(unique.key(*args, **kwargs))
     if unique.key is not None:
-        if "{" not in unique.key:
-            return unique.key
-        try:
-            return unique.key.format(**named())
-        except (LookupError, AttributeError, ValueError, TypeError) as error:
-            raise JobDefinitionError(
-                f"{job}: unique: the key {shown(unique.key)} cannot be filled in ({type(error).__name__}: {error}): "
-                "name arguments of the function in it, and write {{ and }} for braces"
-            ) from None
+        return _filled("unique: the key", job, unique.key, named)
     try:
         canonical = msgspec.json.encode(named(), order="sorted", enc_hook=_canonical)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -385,19 +516,17 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
     backoff = first(options.backoff, Backoff(first=settings.backoff) if settings.backoff is not None else None, Backoff())
     retries = first(options.retries, settings.retries, DEFAULT_RETRIES)
     timeout = settings.timeout if options.timeout is UNSET else options.timeout
-    resumable = options.resumable is True
     return Policy(
         retries=retries,
         timeout=timeout or None,
         store_result=bool(first(options.store_result, settings.store_result, False)),
         backoff=backoff,
-        acks="late" if resumable else first(options.acks, settings.acks, "late"),  # an early one ends the reservation
+        acks=first(options.acks, settings.acks, "late"),
         result_ttl=float(settings.result_ttl),
         max_result=config.max_message if config.max_result is None else config.max_result,
         min_time=first(options.min_time, 0.0),
         rules=rules_of(options.retry_on, options.discard_on),
-        resumable=resumable,
-        step_timeout=first(options.step_timeout) or None,
+        limits=options.limits or (),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import UNSET, Struct
@@ -11,7 +13,20 @@ from .config import Config, Topic
 from .errors import JobDefinitionError
 from .job import JobFunction
 from .message import VERSION, Message
-from .options import DEFAULT_TOPIC, NO_OVERRIDES, JobOptions, Unique, encrypts, stores_result
+from .options import (
+    DEFAULT_TOPIC,
+    NO_OVERRIDES,
+    JobOptions,
+    Unique,
+    checked_limits,
+    encrypts,
+    key_of,
+    key_varies,
+    limit_varies,
+    limits_of,
+    refuse_early,
+    stores_result,
+)
 from .units import MAX_SECONDS, seconds, shown_time
 
 
@@ -46,6 +61,22 @@ class Moments(Struct, frozen=True):
         return left
 
 
+class Varying(Struct, frozen=True):
+    """The key and the limits of a job function, of which at least one depends on the arguments of a call."""
+
+    key: str | Callable[..., str | None] | None
+    limits: tuple[str | Callable[..., Any], ...] | None
+
+    def fill(self, envelope: Message, job: JobFunction[Any, Any, Any], args: Any, kwargs: Any) -> Message:
+        """Return an envelope with the key and the limits of a call; raise MessageError for values that cannot be stored."""
+        named = functools.partial(job.arguments.named, args, kwargs)
+        return replace(
+            envelope,
+            key=None if self.key is None else key_of(self.key, job.name, args, kwargs, named),
+            limits=None if self.limits is None else limits_of(self.limits, job.name, args, kwargs, named),
+        )
+
+
 class Stamp(Struct, frozen=True):
     """The options of a job function, or of one returned by `using`, resolved under one configuration."""
 
@@ -57,6 +88,7 @@ class Stamp(Struct, frozen=True):
     encrypts: bool
     on_commit: bool | None  # the value given to `using`, else to `@job`
     moments: Moments | None  # None: every time in the envelope is relative
+    varies: Varying | None = None  # None: neither key nor limits depend on the arguments
 
 
 def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
@@ -71,7 +103,20 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     overrides = job.overrides
     options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
-    envelope = Message(v=VERSION, job=job.name, topic=topic, **_fields(options, overrides, config.topic(topic)))
+    refuse_early(job.name, options, config.topic(topic).acks)
+    key = None if options.key is UNSET else options.key
+    limits = None if options.limits is UNSET else options.limits
+    varying = None
+    if key_varies(key) or any(limit_varies(limit) for limit in limits or ()):
+        varying, key, limits = Varying(key, limits), None, None
+    envelope = Message(
+        v=VERSION,
+        job=job.name,
+        topic=topic,
+        key=key if isinstance(key, str) else None,
+        limits=None if limits is None else checked_limits(job.name, limits),
+        **_fields(options, overrides, config.topic(topic)),
+    )
     unique = None if options.unique is UNSET else options.unique
     if unique is not None and unique.wait is not None:
         if envelope.delay is not None or isinstance(options.at, float):
@@ -86,6 +131,7 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
         encrypts=encrypts(options, topic, config),
         on_commit=None if options.on_commit is UNSET else options.on_commit,
         moments=_moments(job.name, overrides),
+        varies=varying,
     )
 
 
@@ -103,7 +149,7 @@ def _fields(options: JobOptions, overrides: JobOptions, settings: Topic) -> dict
     for name in ("retries", "timeout", "store_result"):
         if getattr(overrides, name) is not UNSET:
             fields[name] = getattr(overrides, name)
-    for name in ("delay", "key", "headers"):
+    for name in ("delay", "headers"):
         if getattr(options, name) is not UNSET:
             fields[name] = getattr(options, name)
     for name, field in (("priority", "priority"), ("expires", "expires_in")):

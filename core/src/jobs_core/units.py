@@ -71,6 +71,35 @@ def size(value: object) -> Size:
     raise ValueError(f'expected a size such as "1MB" or a number of bytes, got {shown(value)}')
 
 
+_RATE = re.compile(r"\s*([1-9][0-9_]{0,8})\s*/\s*(.+?)\s*")
+
+
+def interval(rate: str) -> float:
+    """Return the seconds from one to the next at a rate such as "100/s", "10/m" or "5/10s"; raise ValueError."""
+    expected = 'expected a rate such as "100/s", "10/m", "1000/h" or "5/10s"'
+    match = _RATE.fullmatch(rate) if isinstance(rate, str) else None
+    if match is None:
+        raise ValueError(f"{expected}, got {shown(rate)}")
+    number, period = match.groups()
+    try:
+        length = _parse(f"1{period}" if period[0].isalpha() else period, _SECONDS, "a period")
+    except ValueError:
+        length = 0.0
+    each = length / int(number)
+    if not 1e-6 <= each <= MAX_SECONDS:
+        raise ValueError(f"{expected}, between one in 31 years and 1,000,000 a second, got {shown(rate)}")
+    return each
+
+
+def format_rate(each: float) -> str:
+    """Return a rate as a person would write it, from the seconds from one to the next: "100/s", "10/m"."""
+    for unit in ("s", "m", "h", "d"):
+        number = _SECONDS[unit] / each
+        if number >= 1 and abs(number - round(number)) < 1e-6 * number:
+            return f"{round(number)}/{unit}"
+    return f"1/{format_duration(each)}"
+
+
 def plain_number(text: str) -> int | float | str:
     """Convert text from a variable or a command line to a number, by TOML's rules; return any other text unchanged."""
     stripped = text.strip()

@@ -518,6 +518,13 @@ class Backend(Operable, abc.ABC):
     slots from idle workers. None means no bound.
     """
 
+    passed_over: bool = False
+    """True if the last `reserve` or `reserve_next` left a job that could start behind, because `startable` was used up.
+
+    The courier then reserves again as soon as one of its own jobs has ended, and until then reserves nothing if all its
+    slots are taken: `wait` may return at once because of such a job.
+    """
+
     @abc.abstractmethod
     def open(self, owner: str | None) -> None:
         """Connect, and register `owner` if this is a worker's connection.

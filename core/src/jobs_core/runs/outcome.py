@@ -13,11 +13,11 @@ from typing import NamedTuple
 from .. import boundary
 from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
-from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobSuspended, JobTimeout, PayloadError, Retry, Snooze
+from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobTimeout, PayloadError, Retry, Snooze
+from ..options import limit_error
 from ..retry_rules import Backoff
-from ..units import seconds
+from ..units import seconds, shown
 from . import failure
-from .progress import cursor_to_store
 from .run import Run
 
 
@@ -31,8 +31,6 @@ def decide(run: Run) -> Settlement:
 def settlement(run: Run) -> Settlement:
     """Return the settlement of a run that has ended, from its error or value. Every error and every value leads to one."""
     delivery, on_end = run.delivery, run.policy.on_end
-    if run.progress is not None and run.error is None:
-        run.error = run.progress.suspended  # a job that swallows it has more steps to do all the same
     if run.error is None:
         if not run.store_result and run.followups is None and on_end is None:
             return Settlement(delivery.id, delivery.token, Outcome.DONE)
@@ -44,22 +42,27 @@ def settlement(run: Run) -> Settlement:
 
 def _failed(run: Run, raised: BaseException) -> Settlement:
     delivery = run.delivery
-    outcome, after, error, reason, backoff = _judge(run, _cause(run, raised))
+    outcome, after, error, reason, backoff, close = _judge(run, _cause(run, raised))
     run.error = error
     if outcome is Outcome.CANCELLED:
-        return Settlement(delivery.id, delivery.token, outcome, result_ttl=CANCELLED_TTL)
-    cursor = cursor_to_store(run)
-    if outcome in (Outcome.DEFER, Outcome.RELEASE):
-        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0, cursor=cursor)
+        entered = bool(run.started) and not run.unfit
+        return Settlement(delivery.id, delivery.token, outcome, result_ttl=CANCELLED_TTL, ran=entered)
+    if outcome is Outcome.DEFER:
+        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0)
     run.failure = failure.of(error)
     if run.unfit:
         return unrun(delivery, outcome, _unfit(error), run.failure.text)
     told = failure.history(run.failure, at=broker_time(run), attempt=run.attempt)
-    if outcome is Outcome.DEAD:
-        return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told, cursor=cursor)
+    if outcome is Outcome.DEAD and not close:
+        return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told)
     if after is None:
         after = random.uniform(0, (backoff or run.policy.backoff).ceiling(run.attempt))
-    return Settlement(delivery.id, delivery.token, outcome, after=after, error=told, cursor=cursor)
+    closed = tuple((limit, after) for limit in close)
+    if outcome is Outcome.DEAD:  # the last attempt closes its limits too: the other jobs are to wait
+        return Settlement(
+            delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told, close_limits=closed
+        )
+    return Settlement(delivery.id, delivery.token, outcome, after=after, error=told, close_limits=closed)
 
 
 def is_final(run: Run, error: BaseException) -> bool:
@@ -73,6 +76,7 @@ class _Verdict(NamedTuple):
     error: BaseException  # for the job's history
     reason: str = ""  # of a dead letter, if a retry rule decided
     backoff: Backoff | None = None  # of the retry rule
+    close: tuple[str, ...] = ()  # limits that the job closes
 
 
 def _judge(run: Run, error: BaseException) -> _Verdict:
@@ -80,14 +84,14 @@ def _judge(run: Run, error: BaseException) -> _Verdict:
     kind = type(error)  # isinstance would run code of the error itself
     if issubclass(kind, JobCancelled):
         return _Verdict(Outcome.CANCELLED, None, error)
-    if issubclass(kind, JobSuspended) and run.progress is not None:
-        return _Verdict(Outcome.RELEASE, None, error)
     after: float | None = None
+    close: tuple[str, ...] = ()
     if issubclass(kind, (Snooze, Retry)):
         try:
             after = _delay(error)
+            close = _closed(error) if issubclass(kind, Retry) else ()
         except ValueError as wrong:
-            error = wrong
+            error, after = wrong, None
         if after is not None and issubclass(kind, Snooze):
             return _Verdict(Outcome.DEFER, after, error)
     if run.unfit or issubclass(kind, Discard):
@@ -101,8 +105,8 @@ def _judge(run: Run, error: BaseException) -> _Verdict:
             retries = rule.retries
         backoff = rule.backoff
     if run.attempt > retries:
-        return _Verdict(Outcome.DEAD, None, error)
-    return _Verdict(Outcome.RETRY, after, error, backoff=backoff)
+        return _Verdict(Outcome.DEAD, after if close else None, error, backoff=backoff, close=close)
+    return _Verdict(Outcome.RETRY, after, error, backoff=backoff, close=close)
 
 
 def _cause(run: Run, error: BaseException) -> BaseException:
@@ -140,7 +144,7 @@ def unrun(delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settl
     error = failure.document(
         at=delivery.broker_now, attempt=delivery.previous_attempts, type=reason, message=boundary.storable(text), traceback=""
     )
-    return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error)
+    return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error, ran=False)
 
 
 def _done(run: Run) -> Settlement:
@@ -186,6 +190,19 @@ def _delay(error: BaseException) -> float | None:
     except BaseException as wrong:
         name = boundary.name_of(type(error)).rpartition(".")[2]
         raise ValueError(f"raise {name}(...): delay: {boundary.text_of(wrong)}") from error
+
+
+def _closed(error: BaseException) -> tuple[str, ...]:
+    """Return the limits that a Retry closes; raise ValueError for anything that names no limit."""
+    value = _given(error, "close")
+    given = (value,) if isinstance(value, str) else value or ()
+    if not isinstance(given, (tuple, list, set, frozenset)):
+        raise ValueError(f"raise Retry(...): close: expected the name of a limit, or several, got {shown(given)}")
+    for limit in given:
+        reason = limit_error(limit) if isinstance(limit, str) else f"expected the name of a limit, got {shown(limit)}"
+        if reason:
+            raise ValueError(f"raise Retry(...): close: {reason}") from error
+    return tuple(str.__str__(limit) for limit in given)
 
 
 def _given(error: BaseException, name: str) -> object:

@@ -13,14 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from .. import boundary, events
-from ..backends.base import Backend, Delivery, Outcome
+from ..backends.base import Backend, Delivery, Outcome, Settlement
 from ..errors import BackendError, BackendUnavailable, OwnerLost
 from ..failpoints import failpoint
 from ..ids import new_token
+from ..limiting import BOTH
 from ..runs import failure
 from ..runs.outcome import decide
-from ..runs.run import Ending, Run, StopFlag
+from ..runs.run import Ending, Run
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
@@ -96,6 +99,9 @@ class Courier:
         self._interruptions = Interruptions(self._reservations, executor, settings.timeout_grace)
         self._outage = Outage(settings.lease)
         self._lease = Lease(settings.lease, self._run_queue, polls="cancel" in backend.features and not backend.wakes_to_cancel)
+        decoder.keeps_limits = "limits" in backend.features
+        self._has_lines = not BOTH.isdisjoint(backend.features)
+        self._passed_over = False  # jobs with limits were left behind, because no slot was free
         self._next_housekeeping = 0.0
         most = settings.max_jobs
         self._most = most or sys.maxsize  # largest number of jobs to reserve in all
@@ -105,9 +111,8 @@ class Courier:
         self._may_have_work = True
         self._quiet = settings.starts_quiet  # reserves no new jobs
         self._stopping = self._told_stopping = False
-        self._stop_flag = StopFlag()  # for the jobs
-        self._checkpoint_fails = False
         self._stop_at = NEVER
+        self._told_unclosed = False
         self._reopened = 0
         self._thread = threading.Thread(target=self._main, name="jobs-courier")
 
@@ -124,7 +129,7 @@ class Courier:
     def stop(self, timeout: float | None = None) -> None:
         """Reserve no more jobs, let running ones finish, and release those still running after `timeout` seconds."""
         self._stop_at = time.monotonic() + (self._settings.stop_timeout if timeout is None else timeout)
-        self._stopping = self._stop_flag.stopping = True
+        self._stopping = True
         self.wake()
 
     def quiet(self) -> None:
@@ -170,6 +175,8 @@ class Courier:
         while not self._stopping:
             try:
                 self._open_as_owner()
+                if self._settings.defines is not None:
+                    self._settings.defines(self._backend)
                 self._outage.over()
                 return
             except BackendUnavailable as error:
@@ -242,8 +249,6 @@ class Courier:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # The interval counts from the end of the call, so that slow round trips leave time to wait for jobs.
             self._next_housekeeping = now if kept.more else time.monotonic() + min(3.0, self._settings.lease / 10)
-        if now >= self._reservations.checkpoints.due:
-            self._checkpoint(now)
         if self._run_queue.parked and now <= self._run_queue.leased_until:
             self._run_queue.parked = False
             self._executor.submit(())
@@ -258,6 +263,8 @@ class Courier:
         if not self._run_queue.finished:
             return
         ours, stale = self._reservations.collect()
+        if self._passed_over:
+            self._passed_over, self._may_have_work = False, True
         for run in stale:
             self._board.note(run, "stale")
             log_stale(run)
@@ -280,11 +287,11 @@ class Courier:
                     events.emit(events.JobDone(*run.about, run.ended - run.started))
                 if run.ended - run.started < run.policy.min_time:
                     self._note_too_fast(run)
-            elif settlement.outcome is Outcome.RELEASE:
-                events.emit(events.JobSuspended(*run.about, 0 if run.progress is None else run.progress.steps))
             else:
                 self.failed += 1
                 failure.log(run, settlement)
+                if settlement.close_limits and not self._decoder.keeps_limits:
+                    settlement = self._without_closing(run, settlement)
                 if settlement.outcome is Outcome.DEFER:
                     settlement = self._spinning.slowed(run, settlement)
             if run.policy.acks == "late":
@@ -302,25 +309,13 @@ class Courier:
             self._start_acknowledged()
         self._run_queue.be_quiet(time.monotonic() + SETTLE_INTERVAL)
 
-    def _checkpoint(self, now: float) -> None:
-        """Store the cursors that running jobs have reached; a backend that refuses them must not stop the worker."""
-        checkpoints = self._reservations.checkpoints
-        cursors = checkpoints.take(now, self._reservations.runs)
-        try:
-            if cursors:
-                failpoint("checkpoint.before")
-                self._backend.checkpoint(cursors)
-                failpoint("checkpoint.after")
-        except (BackendUnavailable, OwnerLost):
-            raise
-        except BackendError as error:
-            if not self._checkpoint_fails:
-                self._checkpoint_fails = True
-                text = "the cursors of resumable jobs cannot be stored, and a crash repeats what they do from now on: %s"
-                boundary.log(logger, logging.WARNING, text, error)
-            return
-        self._checkpoint_fails = False
-        checkpoints.stored()
+    def _without_closing(self, run: Run, settlement: Settlement) -> Settlement:
+        """Return a settlement that closes no limits, since the backend has none; warn once."""
+        if not self._told_unclosed:
+            self._told_unclosed = True
+            line = "job %s of %s closes the limit %s, but %s:// has no limits: the retry is only delayed"
+            boundary.log(logger, logging.WARNING, line, run.id, run.job.name, settlement.close_limits[0][0], self._backend.name)
+        return msgspec.structs.replace(settlement, close_limits=())
 
     def _note_too_fast(self, run: Run) -> None:
         self._board.note_too_fast(run)
@@ -349,7 +344,9 @@ class Courier:
 
     def _can_reserve(self, now: float) -> bool:
         """Return whether one more job could be reserved."""
-        return not self._stopping and not self._quiet and self._room() > 0 and not self._reservations.closed(now)
+        if self._stopping or self._quiet or self._room() <= 0 or self._reservations.closed(now):
+            return False
+        return not (self._passed_over and self._reservations.full)
 
     def _reserve(self, now: float) -> None:
         """Reserve what is ready; repeat a request whose answer was lost."""
@@ -357,9 +354,12 @@ class Courier:
             self._reserve_request = new_token(), self._room()
             self._topics = self._order()
         request, limit = self._reserve_request
+        if self._has_lines:
+            self._backend.startable = self._reservations.startable()
         failpoint("reserve.before")
         deliveries = self._backend.reserve(self._topics, limit, request)
         failpoint("reserve.after")
+        self._passed_over = self._backend.passed_over
         self._take(deliveries, limit, now)
         if not deliveries and self._settings.drain and not self._reservations.runs:
             self._stop_if_drained()
@@ -368,10 +368,13 @@ class Courier:
         """Sleep until jobs are reserved or `timeout` seconds are over; return whether any are. A failed request is repeated."""
         request, limit = self._reserve_request = new_token(), self._room()
         self._topics = self._order()
+        if self._has_lines:
+            self._backend.startable = self._reservations.startable()
         began = time.monotonic()
         failpoint("reserve.before")
         deliveries = self._backend.reserve_next(self._topics, limit, request, timeout)
         failpoint("reserve.after")
+        self._passed_over = self._backend.passed_over
         if deliveries:
             self._take(deliveries, limit, began)
         self._reserve_request = None
@@ -386,9 +389,11 @@ class Courier:
         ready, deferred = self._reservations.take(self._decode(deliveries), now)
         self._settlements.unsent += deferred
         self._use_up(len(deliveries))
-        self._start(ready, now)
+        self._start(self._put_first(ready) if self._has_lines else ready, now)
         self._board.publish()
         self._admit(now)
+        if self._passed_over and not self._reservations.full:  # some of these jobs did not need a slot
+            self._may_have_work = True
 
     def _decode(self, deliveries: Sequence[Delivery]) -> list[Run]:
         """Return the runs of these deliveries; settle those that cannot run."""
@@ -396,16 +401,30 @@ class Courier:
         for delivery in deliveries:
             run = self._decoder.accept(delivery)
             if isinstance(run, Run):
-                run.stop_flag = self._stop_flag
                 runs.append(run)
                 continue
             self._settlements.unsent.append((run, None))
-            if run.outcome is not Outcome.DEFER:
+            if run.outcome is Outcome.RELEASE:
+                self._reservations.released += 1
+            elif run.outcome is not Outcome.DEFER:
                 self._board.note_unrun(delivery.topic, OUTCOME_NAMES[run.outcome])
         if runs and events.tells_all():
             for run in runs:
                 events.emit(events.JobTaken(*run.about))
         return runs
+
+    def _put_first(self, runs: list[Run]) -> list[Run]:
+        """Have the runs with limits start before all that wait, since they hold slots; return the others."""
+        per_key = self._settings.limits_keys
+        first = [run for run in runs if run.delivery.limits or (run.delivery.key and run.delivery.topic in per_key)]
+        if not first:
+            return runs
+        self._reservations.note_limited(first)
+        self._run_queue.pending.extendleft(reversed(first))
+        rest = [run for run in runs if run not in first] if len(first) < len(runs) else []
+        if not rest:
+            self._executor.submit(())
+        return rest
 
     def _use_up(self, jobs: int) -> None:
         """Count reserved jobs against `max_jobs`, and request a successor in time."""
@@ -501,7 +520,7 @@ class Courier:
     def _wind_up(self, now: float) -> None:
         """Release jobs that have not started, and abandon running ones at the stop timeout or if no interrupt can end them."""
         if not self._told_stopping:
-            self._told_stopping = self._stop_flag.stopping = True
+            self._told_stopping = True
             self._board.phase(Phase.STOPPING)
             events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
         self._settlements.unsent += self._reservations.release_unstarted()
@@ -573,7 +592,6 @@ class Courier:
             start=reservations.next_start(now),
             housekeeping=self._next_housekeeping if self._settings.keeps_house else NEVER,
             poll=self._lease.next_poll(len(reservations.runs)),
-            checkpoint=reservations.checkpoints.due,
             stop=(self._stop_at if reservations.runs else now) if self._stopping else NEVER,
             collect=collect,
             ahead=reservations.looks_ahead(self._may_have_work),

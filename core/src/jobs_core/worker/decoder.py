@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+from msgspec.structs import replace
 
 from .. import boundary
 from ..app import App
 from ..backends.base import SIGNATURE_LINE, Delivery, Outcome, Settlement
 from ..config import Config
 from ..errors import ArgumentError, MessageError, PayloadError, UnknownJob, UnknownVersion
+from ..limiting import limits_keys
 from ..message import VERSION, Message, decode
-from ..options import Policy
+from ..options import Policy, checked_limits, limits_of
 from ..pauses import doubled
 from ..payloads import blob_of
 from ..registry import AnyJob
 from ..runs.failure import log_unrun
 from ..runs.outcome import unrun
-from ..runs.progress import Progress, place_of
 from ..runs.run import Run
 from ..units import count
 from .on_end import policy_of, with_on_dead
@@ -25,10 +28,6 @@ logger = logging.getLogger("jobs.worker")
 
 _FIRST_DEFERRAL = 5.0
 _LONGEST_DEFERRAL = 60.0
-
-
-class _BadCursor(PayloadError):
-    """Raised when the cursor of a resumable job cannot be read."""
 
 
 class Decoder:
@@ -43,6 +42,8 @@ class Decoder:
         self._config: Config = app.config
         self._limit = app.config.max_message + SIGNATURE_LINE
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
+        self._late_policies: dict[tuple[AnyJob, str], Policy] = {}
+        self.keeps_limits = False  # whether the backend does
 
     def accept(self, delivery: Delivery) -> Run | Settlement:
         """Return a run that is ready to start, or the settlement of a delivery that cannot run."""
@@ -69,49 +70,73 @@ class Decoder:
         except Exception as error:  # a bug of ours: it must not delay the next message
             return self._dead(delivery, Outcome.DEAD, "bad message", f"it cannot be read: {boundary.told(error)}", message)
 
-    def _run(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
-        """Return a run of a message; raise ArgumentError if its arguments do not fit."""
+    def _run(self, delivery: Delivery, message: Message, job: AnyJob) -> Run | Settlement:
+        """Return a run of a message, or give it back under its limits; raise ArgumentError if its arguments do not fit."""
         args, kwargs = message.args, message.kwargs
         runs_code = job.arguments.run_code
         if runs_code:
             job.arguments.bind(args, kwargs)
         else:
             job.arguments.convert(args, kwargs)
-        run = Run(delivery, message, job, self._policy(job, delivery.topic), args, kwargs)
-        run.convert = runs_code
-        if run.policy.resumable:
-            run.progress = self._progress(delivery)
+        policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
+        if delivery.limits:
+            policy = self._late(job, delivery.topic, policy)
+        elif (policy.limits or message.limits) and (limits := self._lacking(policy, message, job, args, kwargs)):
+            return _given_back(delivery, limits)
+        run = Run(delivery, message, job, policy, args, kwargs)
+        if runs_code:
+            run.convert = True
         return run
 
-    def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run:
+    def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run | Settlement:
         """Return a run of a packed message. The executor fetches arguments from the payload store, which may be slow."""
         blob = blob_of(message)
-        if blob is None:
+        policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
+        if blob is None or (self.keeps_limits and policy.limits and message.limits is None and not delivery.limits):
             return self._run(delivery, self._payloads.unpacked(message), job)
-        run = Run(delivery, message, job, self._policy(job, delivery.topic), [], {})
+        if delivery.limits:
+            policy = self._late(job, delivery.topic, policy)
+        elif message.limits and (limits := self._lacking(policy, message, job, [], {})):
+            return _given_back(delivery, limits)
+        run = Run(delivery, message, job, policy, [], {})
         run.blob, run.load, run.convert = blob, self._payloads.unpacked, True
-        if run.policy.resumable:
-            run.progress = self._progress(delivery)
         return run
 
-    def _progress(self, delivery: Delivery) -> Progress:
-        """Return the progress of earlier runs; raise _BadCursor if it cannot be read: beginning anew would repeat steps."""
-        try:
-            return Progress(place_of(self._payloads.unpack_cursor(delivery.id, delivery.cursor)))
-        except (PayloadError, ValueError) as error:
-            raise _BadCursor(f"the stored cursor of this job cannot be read: {error}") from None
-
     def _policy(self, job: AnyJob, topic: str) -> Policy:
-        rules = self._policies.get((job, topic))
-        if rules is None:
-            rules = self._policies[(job, topic)] = policy_of(self._app, job, topic)
+        rules = policy_of(self._app, job, topic)
+        if limits_keys(self._config, topic):
+            rules = self._late(job, topic, rules)
+        self._policies[(job, topic)] = rules
         return rules
+
+    def _late(self, job: AnyJob, topic: str, policy: Policy) -> Policy:
+        """Return the policy for a job that counts in a limit: acknowledged early, it would free its slot before it runs."""
+        if policy.acks == "late":
+            return policy
+        late = self._late_policies.get((job, topic))
+        if late is None:
+            late = self._late_policies[(job, topic)] = replace(policy, acks="late")
+            line = "job %s of topic %s has limits, so it is acknowledged after it has run, in spite of acks=early"
+            boundary.log(logger, logging.WARNING, line, job.name, topic)
+        return late
+
+    def _lacking(self, policy: Policy, message: Message, job: AnyJob, args: Any, kwargs: Any) -> tuple[str, ...]:
+        """Return the limits of a job that was delivered without them, because its producer does not know them.
+
+        Raises ArgumentError if its arguments give none.
+        """
+        if not self.keeps_limits:
+            return ()
+        try:
+            if message.limits is not None:
+                return tuple(checked_limits(job.name, message.limits))
+            return tuple(limits_of(policy.limits, job.name, args, kwargs, lambda: job.arguments.named(args, kwargs)))
+        except Exception as error:  # of a function or a model of the application
+            raise ArgumentError(f"the limits of {job.name} cannot be computed: {boundary.told(error)}") from None
 
     def _unreadable(self, delivery: Delivery, error: MessageError, message: Message | None) -> Settlement:
         if message is None or not isinstance(error, PayloadError):
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
-        if isinstance(error, _BadCursor):
-            return self._dead(delivery, Outcome.DEAD, "bad payload", str(error), message)
         return self._dead(delivery, Outcome.DEAD, "bad payload", f"the arguments of {message.job}: {error}", message)
 
     def _decode(self, delivery: Delivery) -> Message:
@@ -149,7 +174,7 @@ class Decoder:
             after,
             error,
         )
-        return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after)
+        return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after, ran=False)
 
     def _crashed(self, delivery: Delivery) -> Settlement:
         died = count(delivery.crashes, "worker")
@@ -163,3 +188,7 @@ class Decoder:
     def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str, message: Message | None = None) -> Settlement:
         log_unrun(delivery, reason, text)
         return with_on_dead(self._app, delivery, message, unrun(delivery, outcome, reason, text))
+
+
+def _given_back(delivery: Delivery, limits: tuple[str, ...]) -> Settlement:
+    return Settlement(delivery.id, delivery.token, Outcome.RELEASE, ran=False, limits=limits)

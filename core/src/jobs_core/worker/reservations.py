@@ -11,9 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..backends.base import Outcome, Settlement
-from ..runs.progress import cursor_to_store
 from ..runs.run import Ending, Run
-from .checkpoints import Checkpoints
 from .deadlines import Deadlines
 from .executors.base import Executor
 from .isolation import Isolation
@@ -37,12 +35,12 @@ class Reservations:
         self._executor = executor
         self._run_queue = executor.run_queue
         self.deadlines = Deadlines()
-        self.checkpoints = Checkpoints()
         self._early: deque[Run] = deque()  # to be acknowledged before they run, once a slot is free
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
         self._admitted: list[Run] = []  # suspects to start as soon as the others are released
         self._most = LARGEST_BATCH  # most jobs to reserve; fewer after suspects start: as many as run together
         self._prefetch = Prefetch(executor.concurrency)
+        self._limited: list[Run] = []  # those with limits, until they have started
         self._astray: dict[str, tuple[Run, float]] = {}  # runs neither in the queue nor in the executor, and since when
 
     # -- how much, and when ------------------------------------------------------------------------
@@ -50,6 +48,24 @@ class Reservations:
     def room(self) -> int:
         """Return how many more jobs may be reserved."""
         return min(self._prefetch.target() - len(self.runs), self._most)
+
+    def startable(self) -> int:
+        """Return how many jobs with limits can start now, so that none of them holds a slot here while another worker idles.
+
+        As long as plain jobs wait here, no slot of this worker is ever free. Then jobs with limits start before these, and
+        as many may be reserved as there are slots: otherwise they would never be served beside many short plain jobs.
+        """
+        free = self._executor.concurrency - len(self.runs)
+        if free > 0:
+            return free
+        self._limited = [run for run in self._limited if not (run.started or run.taken) and self.runs.get(run.id) is run]
+        if len(self._run_queue.pending) <= len(self._limited):
+            return 0
+        return max(0, self._executor.concurrency - len(self._limited))
+
+    def note_limited(self, runs: list[Run]) -> None:
+        """Note which of the newly reserved runs have limits, for `startable`."""
+        self._limited += runs
 
     def batch(self) -> int:
         """Return how many jobs are reserved at a time while there are many."""
@@ -107,10 +123,7 @@ class Reservations:
         """Note that these runs are given to the executor; return them."""
         for run in runs:
             self.runs[run.delivery.id] = run
-            if run.progress is not None:
-                self.checkpoints.add(run, now)
-                self.deadlines.add(run, now)
-            elif run.timeout:
+            if run.timeout:
                 self.deadlines.add(run, now)
         return runs
 
@@ -264,6 +277,6 @@ def _all(runs: deque[Run] | list[Run]) -> list[Run]:
 
 
 def _released(run: Run, *, after: float = 0.0) -> Ending:
-    """Return the settlement of a job that has not started: it returns to its topic at once, or after `after` seconds."""
+    """Return the settlement of a job that is not done here: it returns to its topic at once, or after `after` seconds."""
     outcome = Outcome.DEFER if after else Outcome.RELEASE
-    return Settlement(run.delivery.id, run.delivery.token, outcome, after=after, cursor=cursor_to_store(run)), run
+    return Settlement(run.delivery.id, run.delivery.token, outcome, after=after, ran=bool(run.started)), run

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from ..backends.base import Backend
 from ..events import JobTooFast
 
 
@@ -21,6 +22,8 @@ class CourierSettings(Struct, frozen=True):
     max_jobs: int = 0  # stop reserving after this number; 0: never
     logs_done: bool = False  # a log line for each job that succeeds
     starts_quiet: bool = False  # reserve nothing before `serve`
+    limits_keys: frozenset[str] = frozenset()  # the topics with `max_per_key`
+    defines: Callable[[Backend], None] | None = None  # writes the definitions of limits, because no supervisor does
 
 
 class Listener:

@@ -21,6 +21,7 @@ from ...backends.base import Backend, Counts
 from ...boundary import told
 from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
+from ...limiting import define
 from ...plugins import guarded
 from ...schedule import Ticker
 from ...scoreboard import state
@@ -136,6 +137,7 @@ class Housekeeper:
     def _work(self, now: float) -> None:
         if not self._open:
             self._backend.open(None)
+            define(self._backend, self._app.config)
             self._open = True
             self._warn_of_risks()
         while self._orders:

@@ -1,0 +1,105 @@
+"""Limits and fairness as the configuration defines them and as an enqueue uses them; docs/together.md explains both.
+
+What a limit is, and how a backend keeps it, is said in `backends/limits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from .backends.limits import Limit, Lines, name_of
+from .errors import NotSupported
+from .options import checked_limits
+from .units import interval
+
+if TYPE_CHECKING:
+    from .backends.base import Backend
+    from .config import Config
+    from .message import Message
+    from .registry import AnyJob
+
+BOTH = frozenset({"limits", "fairness"})
+"""The features that this module is about."""
+
+FIX = "leave them out, or choose a backend that has them (docs/backends.md)"
+
+
+def line_of(message: Message, config: Config, backend: Backend) -> tuple[str, tuple[str, ...]]:
+    """Return the key and the limits of a message that has at least one of them, as a backend takes them.
+
+    Raises NotSupported if the backend would not keep them. A key without a fair topic is only stored, by any backend.
+    """
+    name = message.job or message.topic
+    limits = tuple(checked_limits(name, message.limits or ()))
+    if limits and "limits" not in backend.features:
+        raise NotSupported("limits", f"{backend.name}://", f"{name} has limits ({', '.join(limits)}): {FIX}")
+    key = message.key or ""
+    if key and "fairness" not in backend.features and is_fair(config, message.topic):
+        raise NotSupported("fairness", f"{backend.name}://", f"topics.{message.topic}.fair = true: {FIX}")
+    return key, limits
+
+
+def is_fair(config: Config, topic: str) -> bool:
+    """Return whether the configuration makes a topic fair."""
+    settings = config.topics.get(topic)
+    return settings is not None and settings.fair
+
+
+def limits_keys(config: Config, topic: str) -> bool:
+    """Return whether the configuration limits how many jobs of one key of a topic run at once."""
+    settings = config.topics.get(topic)
+    return settings is not None and settings.fair and settings.max_per_key is not None
+
+
+# -- definitions ---------------------------------------------------------------------------------
+
+
+def defined_limits(config: Config) -> dict[str, Limit]:
+    """Return the definitions of limits in the configuration, by name."""
+    return {
+        name: Limit(each.concurrency, None if each.rate is None else interval(each.rate), each.burst)
+        for name, each in config.limits.items()
+    }
+
+
+def defined_lines(config: Config) -> dict[str, Lines]:
+    """Return how the topics are served that this configuration serves or makes fair."""
+    topics = config.served_topics() | {name for name in config.topics if is_fair(config, name)}
+    return {
+        name: Lines(settings.fair, settings.max_per_key if settings.fair else None)
+        for name in sorted(topics)
+        for settings in (config.topic(name),)
+    }
+
+
+def define(backend: Backend, config: Config) -> None:
+    """Write the definitions to a backend that keeps any."""
+    if not BOTH.isdisjoint(backend.features):
+        backend.define_limits(defined_limits(config), defined_lines(config))
+
+
+# -- uses ----------------------------------------------------------------------------------------
+
+
+def uses(jobs: Iterable[AnyJob]) -> dict[str, list[str]]:
+    """Return the names of limits that jobs use by their definition, each with the names of these jobs.
+
+    The limits that functions return are not known before a call.
+    """
+    found: dict[str, list[str]] = {}
+    for job in jobs:
+        for limit in job.options.limits or ():
+            if isinstance(limit, str):
+                found.setdefault(name_of(limit), []).append(job.name)
+    return found
+
+
+def computes(jobs: Iterable[AnyJob]) -> bool:
+    """Return whether a job has limits that a function returns."""
+    return any(callable(limit) for job in jobs for limit in job.options.limits or ())
+
+
+def undefined(used: Mapping[str, Collection[str]], config: Config) -> dict[str, Collection[str]]:
+    """Return the limits that jobs use and the configuration does not define: they limit nothing."""
+    return {name: jobs for name, jobs in sorted(used.items()) if name not in config.limits}
