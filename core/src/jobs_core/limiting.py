@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from .backends.limits import Limit, Lines, name_of
 from .errors import NotSupported
 from .options import checked_limits
-from .units import interval
+from .units import format_rate, interval
 
 if TYPE_CHECKING:
     from .backends.base import Backend
@@ -77,6 +77,17 @@ def define(backend: Backend, config: Config) -> None:
     """Write the definitions to a backend that keeps any."""
     if not BOTH.isdisjoint(backend.features):
         backend.define_limits(defined_limits(config), defined_lines(config))
+
+
+# -- in words --------------------------------------------------------------------------------------
+
+
+def described(limit: Limit) -> str:
+    """Return a definition in words."""
+    parts = [] if limit.concurrency is None else ["closed" if limit.concurrency == 0 else f"{limit.concurrency:,} at once"]
+    if limit.interval is not None:
+        parts.append(format_rate(limit.interval) + (f" with bursts of {limit.burst:,}" if limit.burst > 1 else ""))
+    return ", ".join(parts) or "not limited"
 
 
 # -- uses ----------------------------------------------------------------------------------------

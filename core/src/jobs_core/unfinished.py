@@ -12,11 +12,15 @@ from pathlib import Path
 
 from . import lockfile, urls
 from .backends.base import Backend, JobRecord, State
+from .backends.limits import KEY_LIMIT, held_back, key_limit, name_of
 from .config import Config
 from .units import count, format_duration, shown_time
 
 PAGE = 100
 """Number of jobs that are read in one round trip, to find the position of a job."""
+
+MOST_LIMIT_STATES, MOST_TOPICS, MOST_HOLDERS = 1000, 10, 3
+"""Most values of limits that are read, topics that are searched for jobs that hold a slot, and such jobs that are named."""
 
 MOST_AHEAD = 1000
 MOST_BYTES = 4_000_000
@@ -96,8 +100,49 @@ def waits(config: Config, backend: Backend, record: JobRecord, here: Here, most:
         return
     yield from here.of_waiting(topic)
     served = topic in config.served_topics()
-    yield f"it is ready{_ahead(backend, record, most)}{'' if served else ', but no pool here serves it'}"
+    unserved = "" if served else ", but no pool here serves it"
+    if record.limits or record.blocked_by:
+        yield from limited(backend, record)
+    if record.state is State.LIMITED:
+        yield f"it is limited{_ahead(backend, record, most)}{unserved}"
+    else:
+        yield f"it is ready{_ahead(backend, record, most)}{unserved}"
     yield from before(config, backend, topic)
+
+
+def limited(backend: Backend, record: JobRecord) -> Iterator[str]:
+    """Explain which limits keep a job waiting, that under which it is filed first, and which jobs hold the slots."""
+    names = list(dict.fromkeys(limit for limit in (record.blocked_by, *record.limits) if limit))
+    states = {state.limit: state for state in backend.limits(MOST_LIMIT_STATES, sorted({*map(name_of, names)}))}
+    for limit in names:
+        state = states.get(limit)
+        if state is None or not (limit == record.blocked_by or any(held_back(state))):
+            continue
+        definition = state.definition
+        used = f"{state.used:,} of {definition.concurrency:,} used" if definition and definition.concurrency is not None else ""
+        facts = [*held_back(state), used, f"{jobs(state.waiting)} waiting under it" if state.waiting else ""]
+        called = (
+            f"max_per_key of topic {record.topic} for key {record.key}" if limit.startswith(KEY_LIMIT) else f"limit {limit}"
+        )
+        yield f"it waits for {called}: {', '.join(filter(None, facts)) or 'it had no room when it was last looked at'}"
+        if state.used and definition and definition.concurrency is not None:
+            yield from _holders(backend, record, limit)
+
+
+def _holders(backend: Backend, record: JobRecord, limit: str) -> Iterator[str]:
+    """Name some of the jobs that hold the slots of a limit."""
+    if "browse" not in backend.features:
+        return
+    found: list[str] = []
+    for topic in [record.topic, *(topic for topic in backend.topics() if topic != record.topic)][:MOST_TOPICS]:
+        for other in backend.browse(topic, State.RESERVED, PAGE):
+            if limit in other.limits or limit == key_limit(other.topic, other.key):
+                found.append(f"{other.id} (worker {other.owner})")
+        if len(found) >= MOST_HOLDERS:
+            break
+    if found:
+        more = " and others" if len(found) > MOST_HOLDERS else ""
+        yield f"its slots are held by {', '.join(found[:MOST_HOLDERS])}{more}"
 
 
 def held_up(config: Config, backend: Backend, topic: str) -> Iterator[str]:
@@ -137,7 +182,7 @@ def _ahead(backend: Backend, record: JobRecord, most: int) -> str:
         return ""
     looked = size = 0
     while looked < most and size < MOST_BYTES:
-        page = backend.browse(record.topic, State.READY, PAGE, looked)
+        page = backend.browse(record.topic, record.state, PAGE, looked)
         for place, other in enumerate(page, looked):
             if other.id == record.id:
                 return f" with {jobs(place)} ahead of it" if place else " and next in line"

@@ -288,6 +288,12 @@ class Operable:
     name: str
     features: frozenset[str]
 
+    @property
+    def queued_states(self) -> tuple[State, ...]:
+        """Return the states of jobs that wait, in the order in which to look for them."""
+        lines = {"limits", "fairness"} & self.features
+        return (State.READY, State.LIMITED, State.SCHEDULED) if lines else (State.READY, State.SCHEDULED)
+
     def get(self, job_id: str) -> JobRecord | None:
         """Return everything known about a job; None if the backend does not know its id.
 
@@ -317,7 +323,7 @@ class Operable:
         found = (
             record.id
             for topic in self.topics()
-            for state in (State.DEAD, State.RESERVED, State.READY, State.SCHEDULED)
+            for state in (State.DEAD, State.RESERVED, *self.queued_states)
             for record in self.browse(topic, state, MOST_SEARCHED)
             if record.id.startswith(prefix)
         )

@@ -28,10 +28,14 @@ turn. A key whose lines are all closed uses no turn. Lines that remain when a to
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from msgspec import Struct
+
+from ..units import format_duration
 
 LIMIT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(:[^\x00-\x1f\x7f]{1,128})?", re.ASCII | re.DOTALL)
 """The form of a limit that a job names: a name, and perhaps a value."""
@@ -83,3 +87,16 @@ def name_of(limit: str) -> str:
 def key_limit(topic: str, key: str) -> str:
     """Return the internal limit of a key in a fair topic."""
     return f"{KEY_LIMIT}{topic}:{key}"
+
+
+def held_back(state: LimitState) -> Iterator[str]:
+    """Say why no job can start under a limit now."""
+    concurrency = state.definition.concurrency if state.definition is not None else None
+    if state.closed_for > 0:
+        yield f"closed for {format_duration(math.ceil(state.closed_for))} by a job"
+    elif concurrency == 0:
+        yield "closed"
+    elif concurrency is not None and state.used >= concurrency:
+        yield "full"
+    elif state.opens_in is not None and state.opens_in > 0:
+        yield f"opens in {format_duration(math.ceil(state.opens_in * 10) / 10)}"

@@ -10,7 +10,7 @@ import click
 
 from .. import boundary, guard
 from ..app import App
-from ..backends.base import Backend, State
+from ..backends.base import Backend
 from ..config import Workers
 from ..errors import BackendUnavailable, ConfigError, JobsError
 from ..events import TopicUnserved
@@ -27,6 +27,7 @@ from .explain import misfit
 from .extensions import disable_fatal_plugins, reported
 from .formatting import count
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
+from .limits_check import problems
 from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
@@ -115,6 +116,7 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
         say({"module": "", "loading": False})
         reachable = inside.run("backend", lambda: _backend(app))
         if reachable and loaded:
+            inside.run("limits", lambda: problems(app))
             inside.run("messages", lambda: _messages(app))
         if loaded:
             inside.run("schedule", lambda: _schedule(app, reachable))
@@ -267,7 +269,7 @@ def _misfits(app: App, backend: Backend) -> tuple[int, list[tuple[str, str, int]
     looked = 0
     found: dict[tuple[str, str], int] = {}
     for topic in backend.topics():
-        for state in (State.READY, State.SCHEDULED):
+        for state in backend.queued_states:
             for record in backend.browse(topic, state, SAMPLE):
                 looked += 1
                 reason = misfit(app, record)

@@ -216,7 +216,7 @@ class _Bar(AbstractContextManager[Callable[[int, int], None]]):
 
 
 def _unfinished(backend: Backend) -> int:
-    return sum(count.ready + count.scheduled + count.reserved for count in backend.counts(TOPICS).values())
+    return sum(count.ready + count.limited + count.scheduled + count.reserved for count in backend.counts(TOPICS).values())
 
 
 def _dead(backend: Backend) -> list[JobRecord]:

@@ -18,6 +18,8 @@ from ..errors import ArgumentError, JobsError, MessageError, NotSupported, Unkno
 from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
 from ..units import count, format_duration, times
 
+QUEUED_OR_RUNNING = frozenset({State.READY, State.LIMITED, State.SCHEDULED, State.RESERVED})
+
 MOST_ERRORS = 3
 """Number of a job's latest errors that are shown."""
 
@@ -56,7 +58,7 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
             yield "its cancellation was requested: its worker is told within 250 ms"
     else:
         yield from waits(app.config, backend, record, here)
-    if record.state in (State.READY, State.SCHEDULED, State.RESERVED):
+    if record.state in QUEUED_OR_RUNNING:
         yield from _cannot_run(app, record)
 
 
@@ -83,7 +85,7 @@ def _history(record: JobRecord) -> Iterator[str]:
     if record.redeliveries:
         alone = f", {record.crashes} of them while it was running alone" if record.crashes else ""
         yield f"{count(record.redeliveries, 'worker')} died while running it{alone}: it may have run in part or twice"
-        if record.redeliveries > 1 and record.state in (State.READY, State.SCHEDULED, State.RESERVED):
+        if record.redeliveries > 1 and record.state in QUEUED_OR_RUNNING:
             yield "so it is a suspect: few suspects run at a time, in one worker of a pool, each after a pause of up to 2 s"
     if record.deferrals and record.state is not State.SCHEDULED:
         yield f"it was deferred {times(record.deferrals)}, with no attempt counted"

@@ -10,13 +10,14 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
-from ..errors import MessageError, PayloadError, PayloadStoreUnavailable
+from ..errors import MessageError, NotSupported, PayloadError, PayloadStoreUnavailable
 from ..escapes import in_one_line, one_line
 from ..payloads import HIDDEN, describe
 from ..units import format_duration, shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .explain import QUEUED_OR_RUNNING
 from .formatting import size
 from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
@@ -24,7 +25,7 @@ from .types import DURATION, JOB_ID, LIMIT, TOPIC
 LONGEST_WAIT = 30.0
 """Longest wait of one request for a result, in seconds."""
 
-_STATES = [state.value for state in (State.READY, State.SCHEDULED, State.RESERVED, State.DEAD)]
+_STATES = [state.value for state in (State.READY, State.LIMITED, State.SCHEDULED, State.RESERVED, State.DEAD)]
 
 
 @click.command("list")
@@ -37,7 +38,7 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
     """List the jobs of TOPIC in one state, next to run first."""
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)
-    records = context.operate(lambda backend: backend.browse(topic, State(state), limit))
+    records = context.operate(lambda backend: _browse(backend, topic, State(state), limit))
     if as_json:
         output.json([as_data(context, record) for record in records])
         return
@@ -46,6 +47,12 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
         for record in records
     ]
     output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
+
+
+def _browse(backend: Backend, topic: str, state: State, limit: int) -> list[JobRecord]:
+    if state is State.LIMITED and state not in backend.queued_states:
+        raise NotSupported("limits", f"{backend.name}://")
+    return backend.browse(topic, state, limit)
 
 
 @click.command("show")
@@ -191,9 +198,9 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
         "attempt": attempt(record), "redeliveries": record.redeliveries, "crashes": record.crashes,
         "deferrals": record.deferrals, "pushed_at": _time(record.pushed_at), "since": _time(record.since),
         "due": _time(record.due), "owner": record.owner, "cancel_requested": record.cancel_requested,
-        "reason": record.reason,
+        "reason": record.reason, "key": record.key, "limits": list(record.limits), "blocked_by": record.blocked_by,
     }  # fmt: skip
-    data = {key: value for key, value in data.items() if value not in (None, "") and value is not False}
+    data = {key: value for key, value in data.items() if value not in (None, "", []) and value is not False}
     if record.payload:
         try:
             data["message"] = _message(context, record)
@@ -223,7 +230,7 @@ def name_of(context: Context, record: JobRecord) -> str:
 
 def attempt(record: JobRecord) -> int:
     """Return the number of the running or next attempt, as in log lines; of the last one, if the job has ended."""
-    return record.attempt + (record.state in (State.READY, State.SCHEDULED, State.RESERVED))
+    return record.attempt + (record.state in QUEUED_OR_RUNNING)
 
 
 def age(record: JobRecord) -> str:

@@ -65,6 +65,7 @@ GROUPS = {
     },
     "Topics": {
         "topics": ("topics", "List every topic with its jobs by state."),
+        "limits": ("limits", "Show and override limits on concurrency and rate."),
         "pause": ("topics", "Let no worker reserve jobs of a topic."),
         "resume": ("topics", "Resume a paused topic."),
         "purge": ("topics", "Delete all waiting jobs of a topic."),

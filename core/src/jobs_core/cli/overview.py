@@ -193,6 +193,9 @@ class Overview:
             topic = backlog.topics.get(name, TopicState())
             oldest = f", the oldest for {age(topic.oldest_age)}" if topic.oldest_age is not None else ""
             yield f"topic {name}: alert, {are(topic.ready, 'job')} ready{oldest}"
+        for name, seconds in backlog.full.items():
+            waiting = sum(each.waiting for each in backlog.limits if each.limit.partition(":")[0] == name)
+            yield f"limit {name}: full for {age(seconds)}, {are(waiting, 'job')} waiting; `jobsctl limits {name}` shows it"
         for name in backlog.unserved:
             topic = backlog.topics.get(name, TopicState())
             if topic.waiting:
@@ -276,10 +279,12 @@ class Overview:
             return name not in backlog.alerts and name not in backlog.unserved, -(topic.oldest_age or 0.0), -topic.ready, name
 
         shown, rest = self._cut(sorted(backlog.topics.items(), key=rank))
+        limited = ("limited",) if any(topic.limited for topic in backlog.topics.values()) else ()
+        states = ("ready", *limited, *_STATES[1:])
         rows = [
             (
                 clip(name, 28),
-                *(f"{getattr(topic, state):,}" for state in _STATES),
+                *(f"{getattr(topic, state):,}" for state in states),
                 "" if topic.oldest_age is None else age(topic.oldest_age),
                 ", ".join(
                     word
@@ -298,7 +303,7 @@ class Overview:
         old = self.now - backlog.at
         notes = [f"and {len(rest)} more"] if rest else []
         notes += [f"counted {age(old)} ago"] if old > STALE else []
-        return Sheet("Topics", ["topic", *_STATES, "oldest", ""], rows, "; ".join(notes))
+        return Sheet("Topics", ["topic", *states, "oldest", ""], rows, "; ".join(notes))
 
     def crashes(self, most: int = 5) -> list[str]:
         """Describe the last few crashes, newest first."""

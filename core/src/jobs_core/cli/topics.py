@@ -19,27 +19,39 @@ from ..units import count, format_duration
 from . import output
 from .common import Context, confirm, json_option, pass_context, topic_argument, yes_option
 from .overview import Overview
+from .types import TOPIC
 
 T = TypeVar("T")
 
 
+MOST_KEYS = 10
+"""Most keys of a fair topic that are listed."""
+
+
 @click.command("topics")
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=TOPIC)
 @json_option
 @pass_context
-def topics_command(context: Context, as_json: bool) -> None:
+def topics_command(context: Context, names: tuple[str, ...], as_json: bool) -> None:
     """List every topic with its jobs by state, the age of its oldest ready job, and the pools that serve it.
 
-    Pools come from the configuration; "alive here" counts the workers on this machine that take its jobs now."""
+    Pools come from the configuration; "alive here" counts the workers on this machine that take its jobs now. "limited" are
+    jobs that wait for room in a limit. With NAMEs, list only these topics, each with the ten keys that have the most waiting
+    jobs, if it is fair."""
     config = context.app.config
     configured = set(config.topics) | config.served_topics()
 
-    def look(backend: Backend) -> tuple[list[str], dict[str, Counts], frozenset[str]]:
+    def look(backend: Backend) -> tuple[list[str], dict[str, Counts], frozenset[str], dict[str, list[tuple[str, int]]]]:
         known = backend.topics() if "browse" in backend.features else []
-        names = sorted(configured | set(known))
-        return names, backend.counts(names), backend.paused()
+        listed = list(chosen) or sorted(configured | set(known))
+        keys = {name: _keys(backend, name) for name in chosen}
+        return listed, backend.counts(listed), backend.paused(), keys
 
-    names, counts, paused = context.operate(look)
-    served = {name: [pool for pool, settings in config.pools.items() if name in settings.topics] for name in names}
+    chosen = names
+    listed, counts, paused, keys = context.operate(look)
+    for reason in filter(None, context.operate(lambda backend: [doubt(context, backend, name) for name in chosen])):
+        output.echo(f"jobs: {reason}", err=True)
+    served = {name: [pool for pool, settings in config.pools.items() if name in settings.topics] for name in listed}
     alive = _alive(context.app.run_dir)
     if as_json:
         output.json(
@@ -49,8 +61,9 @@ def topics_command(context: Context, as_json: bool) -> None:
                     "paused": name in paused,
                     "pools": served[name],
                     "workers": None if alive is None else alive[name],
+                    **({"keys": [list(each) for each in keys[name]]} if name in keys else {}),
                 }
-                for name in names
+                for name in listed
             }
         )
         return
@@ -59,11 +72,36 @@ def topics_command(context: Context, as_json: bool) -> None:
         oldest = "" if number.oldest_age is None else format_duration(round(number.oldest_age))
         pools = ", ".join(served[name]) or ("none" if config.is_unserved(name) else "others")
         workers = "not running" if alive is None else count(alive[name], "worker") if alive[name] else "no worker"
-        states = (number.ready, number.scheduled, number.reserved, number.dead)
+        ready = (number.ready, number.limited) if limited else (number.ready,)
+        states = (*ready, number.scheduled, number.reserved, number.dead)
         return (name, *states, oldest, pools, workers, "paused" if name in paused else "")
 
-    columns = ["topic", "ready", "scheduled", "reserved", "dead", "oldest", "configured", "alive here", ""]
+    limited = any(number.limited for number in counts.values())
+    columns = [
+        "topic",
+        "ready",
+        *(["limited"] if limited else []),
+        "scheduled",
+        "reserved",
+        "dead",
+        "oldest",
+        "configured",
+        "alive here",
+        "",
+    ]
     output.table(columns, [row(name, number) for name, number in counts.items()])
+    for name, deepest in keys.items():
+        if deepest:
+            output.echo()
+            output.table([f"key in {name}", "waiting"], [(key or "(none)", number) for key, number in deepest])
+
+
+def _keys(backend: Backend, topic: str) -> list[tuple[str, int]]:
+    """Return the keys of a fair topic with the most waiting jobs; none if no job there has a key."""
+    if "fairness" not in backend.features:
+        return []
+    found = backend.lines(topic, MOST_KEYS)
+    return found if any(key for key, _ in found) else []
 
 
 def _alive(run_dir: Path) -> Counter[str] | None:
@@ -91,7 +129,7 @@ def doubt(context: Context, backend: Backend, topic: str) -> str:
 
 
 def _holds_jobs(number: Counts) -> bool:
-    return bool(number.ready or number.scheduled or number.reserved or number.dead)
+    return bool(number.ready or number.limited or number.scheduled or number.reserved or number.dead)
 
 
 def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[str, T]:

@@ -33,7 +33,7 @@ from .supervisor import (
     SupervisorStopping,
     TemplateTrouble,
 )
-from .topics import AlertNotSent, AlertsSentAgain, TopicBacklog, TopicCaughtUp, TopicUnserved
+from .topics import AlertNotSent, AlertsSentAgain, LimitFull, LimitOpen, TopicBacklog, TopicCaughtUp, TopicUnserved
 from .workers import BackendBack, BackendLost, BackendRisk, OwnerReplaced, WorkerStarted, WorkerStopped, WorkerStopping
 
 __all__ = [
@@ -83,6 +83,8 @@ __all__ = [
     "TemplateTrouble",
     "AlertNotSent",
     "AlertsSentAgain",
+    "LimitFull",
+    "LimitOpen",
     "TopicBacklog",
     "TopicCaughtUp",
     "TopicUnserved",

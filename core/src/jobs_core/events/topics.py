@@ -59,6 +59,30 @@ class TopicCaughtUp(Event, frozen=True):
         return f"topic {self.topic} has caught up after {format_duration(round(self.seconds))}: {are(self.ready, 'job')} ready"
 
 
+class LimitFull(Event, frozen=True):
+    """Jobs have waited for a limit for longer than `alert_age`."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    limit: str
+    waiting: int
+    seconds: float
+
+    def __str__(self) -> str:
+        behind = format_duration(round(self.seconds))
+        return f"limit {self.limit} has been full for {behind}: {are(self.waiting, 'job')} waiting for it"
+
+
+class LimitOpen(Event, frozen=True):
+    """A limit for which an alert was sent has room again."""
+
+    limit: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"limit {self.limit} has room again after {format_duration(round(self.seconds))}"
+
+
 class AlertNotSent(Event, frozen=True):
     """An alert channel fails; logged once until it works again."""
 

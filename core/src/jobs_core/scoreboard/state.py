@@ -114,11 +114,21 @@ class TopicState(Struct):
     dead: int = 0
     oldest_age: float | None = None
     paused: bool = False
+    limited: int = 0
 
     @property
     def waiting(self) -> int:
         """Return how many jobs have not run yet."""
-        return self.ready + self.scheduled
+        return self.ready + self.limited + self.scheduled
+
+
+class LimitFigures(Struct):
+    """The use of one limit, or of one value of it."""
+
+    limit: str
+    used: int
+    waiting: int
+    concurrency: int | None = None
 
 
 class Backlog(Struct):
@@ -134,6 +144,9 @@ class Backlog(Struct):
     unserved: dict[str, list[str]] = {}  # topic that no pool serves → jobs enqueued to it by this application
     alerts: list[str] = []  # topics with an active alert
     generation: int = 0  # of the housekeeper's code
+    limits: list[LimitFigures] = []  # every limit that is defined, and the fullest values
+    full: dict[str, float] = {}  # name of a limit with an active alert → for how many seconds it has been full
+    has_lines: bool = False  # whether the backend counts limited jobs
 
 
 class Totals(Struct):

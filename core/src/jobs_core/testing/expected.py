@@ -19,7 +19,7 @@ from ..errors import ArgumentError
 from ..message import Message
 from ..options import ABSOLUTE
 from ..registry import AnyJob
-from ..stamp import stamp_of
+from ..stamp import Varying, stamp_of
 from ..units import format_duration, shown
 
 MOST_SHOWN = 10
@@ -59,7 +59,7 @@ class Expectation:
         except TypeError as error:
             raise ArgumentError(f"{job.name}{self._signature} has no such call: {error}") from None
         self._arguments = self._flat(bound)
-        self._options = _options(job, config)
+        self._options, self._varies = _options(job, config)
 
     def __str__(self) -> str:
         """Return the expected arguments and options as text."""
@@ -69,7 +69,8 @@ class Expectation:
         """Return the expected arguments and options that an enqueued call does not match, with both values."""
         has = {**self._received(message), **_fields(message)}
         found: Differences = {}
-        for name, expected in {**self._arguments, **self._options}.items():
+        options = self._options if self._varies is None else {**self._options, **self._of_call(message)}
+        for name, expected in {**self._arguments, **options}.items():
             value = has.get(name, _MISSING)
             try:
                 fits = value is not _MISSING and _fits(expected, value)
@@ -78,6 +79,14 @@ class Expectation:
             if not fits:
                 found[name] = expected, value
         return found
+
+    def _of_call(self, message: Message) -> dict[str, Any]:
+        """Return the key and the limits that `using` gives a call with these arguments."""
+        assert self._varies is not None
+        args, kwargs = received(self.job, message)
+        fields = _fields(self._varies.fill(message, self.job, args, kwargs))
+        names = (name for name in ("key", "limits") if getattr(self.job.overrides, name) is not UNSET)
+        return {label: fields[label] for label in map("using({})".format, names)}
 
     def _received(self, message: Message) -> dict[str, Any]:
         args, kwargs = received(self.job, message)
@@ -110,18 +119,20 @@ def received(job: AnyJob, message: Message) -> tuple[list[Any], dict[str, Any]]:
         return message.args, message.kwargs
 
 
-def _options(job: AnyJob, config: Config) -> dict[str, Any]:
-    """Return the options that `job.using(...)` sets, with their values in an envelope."""
+def _options(job: AnyJob, config: Config) -> tuple[dict[str, Any], Varying | None]:
+    """Return the options that `job.using(...)` sets, with their values in an envelope, and those that depend on arguments."""
     chosen = [name for name in job.overrides.__struct_fields__ if getattr(job.overrides, name) is not UNSET]
     for at, after in ABSOLUTE.items():  # `using` sets the other one of each pair to None
         other = at if getattr(job.overrides, at) in (UNSET, None) else after
         chosen = [name for name in chosen if name != other]
     if not chosen:
-        return {}
+        return {}, None
     stamp = stamp_of(job, config)
     fields = _fields(msgspec.structs.replace(stamp.envelope, id=stamp.id or ""))
     fields |= {f"using({at})": _About(getattr(job.overrides, at)) for at in ABSOLUTE if at in chosen}
-    return {label: value for label, value in fields.items() if label.startswith(tuple(f"using({name})" for name in chosen))}
+    labels = tuple(f"using({name})" for name in chosen)
+    varies = stamp.varies if {"key", "limits"} & {*chosen} else None
+    return {label: value for label, value in fields.items() if label.startswith(labels)}, varies
 
 
 def _fields(message: Message) -> dict[str, Any]:
@@ -130,8 +141,9 @@ def _fields(message: Message) -> dict[str, Any]:
     options = {f"using({name})": getattr(message, name) for name in names}
     headers = {f"using(headers)[{name!r}]": value for name, value in message.headers.items()}
     after = {"at": message.delay, "expires_at": message.expires_in}
+    limits = {"using(limits)": message.limits or []}
     moments = {f"using({at})": None if left is None else message.enqueued_at + left for at, left in after.items()}
-    return {**options, "using(expires)": message.expires_in, **moments, **headers}
+    return {**options, "using(expires)": message.expires_in, **limits, **moments, **headers}
 
 
 class _About(float):

@@ -435,7 +435,7 @@ class Courier:
 
     def _stop_if_drained(self) -> None:
         counts = self._backend.counts(self._topics).values()
-        if not any(count.ready or count.scheduled or count.reserved for count in counts):
+        if not any(count.ready or count.limited or count.scheduled or count.reserved for count in counts):
             self._stopping = True
             self._stop_at = time.monotonic() + self._settings.stop_timeout
 

@@ -34,7 +34,7 @@ class Alert(Struct, frozen=True):
 
     @property
     def topic(self) -> str:
-        return str(self.facts["topic"])
+        return str(self.facts.get("topic", ""))
 
 
 class _TopicState:
@@ -105,26 +105,27 @@ class TopicAlerts:
         watch.told, watch.told_at = True, now
         events.emit(events.TopicBacklog(topic, counts.ready, counts.oldest_age, lasted))
         self._notify("jobs_topic_backlog", topic=topic, counts=counts)
-        self._send(message(self._config, "backlog", topic, counts, lasted))
+        self.send(message(self._config, "backlog", topic, counts, lasted))
 
     def _report_caught_up(self, now: float, topic: str, watch: _TopicState, counts: Counts) -> None:
         assert watch.since is not None
         lasted = now - watch.since
         events.emit(events.TopicCaughtUp(topic, counts.ready, lasted))
-        self._send(message(self._config, "over", topic, counts, lasted))
+        self.send(message(self._config, "over", topic, counts, lasted))
 
     def unserved(self, topic: str, counts: Counts) -> None:
         """Send an alert for jobs that no pool serves, with or without a limit; called once, when that is first seen."""
-        self._send(message(self._config, "unserved", topic, counts, 0.0))
+        self.send(message(self._config, "unserved", topic, counts, 0.0))
 
     def too_fast(self, now: float, job: str, topic: str, seconds: float, min_time: float, more: int) -> None:
         """Send an alert for a job that succeeds sooner than it can have done its work; not more often than `repeat`."""
         last = self._too_fast.get(job)
         if last is None or now - last >= self._config.alerts.repeat:
             self._too_fast[job] = now
-            self._send(_too_fast(self._config, job, topic, seconds, min_time, more))
+            self.send(_too_fast(self._config, job, topic, seconds, min_time, more))
 
-    def _send(self, alert: Alert) -> None:
+    def send(self, alert: Alert) -> None:
+        """Hand an alert to every channel; never blocks."""
         for sender in self._senders:
             sender.send(alert.topic, alert.title, alert.text, alert.facts)
 

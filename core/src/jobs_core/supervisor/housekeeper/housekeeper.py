@@ -21,7 +21,7 @@ from ...backends.base import Backend, Counts
 from ...boundary import told
 from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
-from ...limiting import define
+from ...limiting import BOTH, define
 from ...plugins import guarded
 from ...schedule import Ticker
 from ...scoreboard import state
@@ -35,6 +35,7 @@ from ..system.channel import Channel
 from ..system.messages import CallHook, Counted, RanTooFast, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
 from .alerts import TopicAlerts
+from .limits import LimitAlerts, figures
 from .repair import describe
 from .totals import TotalsFile
 
@@ -51,6 +52,12 @@ SURVEY_SHARE = 0.02
 
 UNLISTED_INTERVAL = 10.0
 """Seconds between two such counts if a backend cannot list its topics: RabbitMQ logs an error for a topic without a queue."""
+
+LIMITS_INTERVAL = 5.0
+"""Seconds between two readings of the limits."""
+
+MOST_LIMITS = 1000
+"""Most values of limits that are read."""
 
 SCHEDULE = "schedule.json"
 
@@ -77,9 +84,10 @@ class Housekeeper:
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
         self._alerts = TopicAlerts(app.config, app.plugins)
+        self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
         self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
-        self._next_kept = self._next_count = self._next_survey = 0.0
+        self._next_kept = self._next_count = self._next_survey = self._next_limits = 0.0
         self._unwritten = ""  # why backlog.json could not be written last time
 
     def run(self) -> None:
@@ -222,6 +230,8 @@ class Housekeeper:
         self._paused = self._backend.paused()
         if begin >= self._next_survey:
             self._survey()
+        if begin >= self._next_limits:
+            self._look_at_limits(counts)
         self._alerts.check(time.monotonic(), counts)
         self._backlog.answered_at = time.time()
         self._backlog.round_trip = round_trip
@@ -230,6 +240,22 @@ class Housekeeper:
         self._write_backlog(counts={**counts, **self._others})
         ages = {topic: (count.ready, count.oldest_age) for topic, count in counts.items() if topic not in self._paused}
         self._channel.send(Counted(ages, leases="fencing" in self._backend.features))
+
+    def _look_at_limits(self, counts: dict[str, Counts]) -> None:
+        """Read the use of limits, if this application defines some or jobs wait for one."""
+        config = self._app.config
+        self._backlog.has_lines = not BOTH.isdisjoint(self._backend.features)
+        if "limits" not in self._backend.features:
+            return
+        if not (config.limits or self._backlog.limits or any(count.limited for count in counts.values())):
+            return
+        begin = time.monotonic()
+        states = self._backend.limits(MOST_LIMITS)
+        now = time.monotonic()
+        self._next_limits = now + max(LIMITS_INTERVAL, (now - begin) / SURVEY_SHARE)
+        self._backlog.limits = figures(states)
+        self._limit_alerts.check(now, states)
+        self._backlog.full = self._limit_alerts.active(now)
 
     def _survey(self) -> None:
         """Count every other topic that the backend has, or that this application enqueues to."""
@@ -259,7 +285,10 @@ class Housekeeper:
         """Warn of each topic that no pool serves: once, and once more when jobs wait there for the first time."""
         unserved = {}
         for topic in filter(self._app.config.is_unserved, counts):
-            waiting, senders = counts[topic].ready + counts[topic].scheduled, self._destinations.get(topic, [])
+            waiting, senders = (
+                counts[topic].ready + counts[topic].limited + counts[topic].scheduled,
+                self._destinations.get(topic, []),
+            )
             if not (waiting or senders):
                 continue
             unserved[topic] = senders
@@ -279,7 +308,13 @@ class Housekeeper:
         if counts is not None:
             backlog.topics = {
                 topic: TopicState(
-                    count.ready, count.scheduled, count.reserved, count.dead, count.oldest_age, topic in self._paused
+                    count.ready,
+                    count.scheduled,
+                    count.reserved,
+                    count.dead,
+                    count.oldest_age,
+                    topic in self._paused,
+                    count.limited,
                 )
                 for topic, count in counts.items()
             }

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ...scoreboard.layout import BUCKETS, OUTCOMES, UNRUN
 from ...scoreboard.reader import JobFigures, total
-from ...scoreboard.state import Board, SupervisorState
+from ...scoreboard.state import Backlog, Board, SupervisorState
 from ...scoreboard.view import SHOWN, shown_state, silence
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -125,6 +125,12 @@ def _of_topics(board: Board) -> Iterator[Family]:
         "jobs_topic_paused", "gauge", "1 if a topic is paused.",
         [("", (("topic", name),), int(topic.paused)) for name, topic in topics.items()],
     )  # fmt: skip
+    if backlog and topics and backlog.has_lines:
+        yield Family(
+            "jobs_limited", "gauge", "Jobs of a topic that wait for room in a limit.",
+            [("", (("topic", name),), topic.limited) for name, topic in topics.items()],
+        )  # fmt: skip
+        yield from _of_limits(backlog)
     unserved = backlog.unserved if backlog else {}
     yield Family(
         "jobs_topic_unserved", "gauge", "1 if jobs wait in a topic that no pool serves.",
@@ -133,6 +139,23 @@ def _of_topics(board: Board) -> Iterator[Family]:
     yield Family(
         "jobs_topic_alert", "gauge", "1 while a backlog alert of a topic is active.",
         [("", (("topic", name),), int(name in alerts)) for name in topics],
+    )  # fmt: skip
+
+
+def _of_limits(backlog: Backlog) -> Iterator[Family]:
+    """Yield the use of limits: of each name (value=""), and of the values that the housekeeper found to be the fullest."""
+    labelled = [
+        ((("limit", name), ("value", value)), each)
+        for each in backlog.limits
+        for name, _, value in (each.limit.partition(":"),)
+    ]
+    yield Family(
+        "jobs_limit_used", "gauge", "Reserved jobs that a limit counts; values: the fullest alone.",
+        [("", labels, each.used) for labels, each in labelled],
+    )  # fmt: skip
+    yield Family(
+        "jobs_limit_waiting", "gauge", "Jobs that a limit keeps from starting; values: the fullest alone.",
+        [("", labels, each.waiting) for labels, each in labelled],
     )  # fmt: skip
 
 

@@ -1,0 +1,170 @@
+"""`jobsctl limits`: show the limits on concurrency and rate, and override them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import click
+import msgspec
+
+from ..backends.base import Backend
+from ..backends.limits import Limit, LimitState, held_back, name_of
+from ..limiting import defined_limits, described
+from ..options import limit_error
+from ..units import format_rate, interval
+from . import output
+from .common import Context, fail, json_option, pass_context
+from .exits import Exit
+from .types import LIMIT
+
+NONE = "none"
+"""The value of an option that removes a part of a limit."""
+
+
+class _Limits(click.Group):
+    """A group whose command `list` may be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+class _LimitName(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    name = "NAME[:VALUE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if reason := limit_error(str(value)):
+            self.fail(reason, param, ctx)
+        return str(value)
+
+
+class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value != NONE:
+            try:
+                interval(str(value))
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class _Concurrency(click.IntRange):
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return NONE if value == NONE else super().convert(value, param, ctx)
+
+
+@click.group("limits", cls=_Limits)
+def limits_command() -> None:
+    """Show the limits that jobs name, and override them; `jobsctl limits` alone lists them."""
+
+
+@limits_command.command("list")
+@click.argument("name", required=False)
+@click.option("--limit", "most", type=LIMIT, default=50, show_default=True, help="List at most this many.")
+@json_option
+@pass_context
+def list_command(context: Context, name: str | None, most: int, as_json: bool) -> None:
+    """List limits and their values, those with the most waiting jobs first: all, or those of NAME, or NAME:VALUE.
+
+    "used" counts reserved jobs; "waiting" counts the jobs that this limit keeps from being reserved.
+    """
+    states = context.operate(lambda backend: _states(backend, name, most))
+    if as_json:
+        output.json([_as_data(state) for state in states])
+        return
+    columns = ["limit", "used", "of", "rate", "waiting", ""]
+    output.table(columns, map(_row, states), empty=f"no limit {name} is in use" if name else "no limits are in use")
+
+
+def _states(backend: Backend, name: str | None, most: int) -> list[LimitState]:
+    found = backend.limits(most if name is None or ":" not in name else 10_000, () if name is None else (name_of(name),))
+    return found if name is None or ":" not in name else [state for state in found if state.limit == name]
+
+
+def _row(state: LimitState) -> tuple[Any, ...]:
+    applies = state.definition or Limit()
+    rate = "" if applies.interval is None else format_rate(applies.interval)
+    rate += f" burst {applies.burst}" if applies.interval is not None and applies.burst > 1 else ""
+    of = "" if applies.concurrency is None else applies.concurrency
+    notes = [*held_back(state), *(["overridden"] if state.overridden else [])]
+    return state.limit, state.used, of, rate, state.waiting, ", ".join(notes)
+
+
+def _as_data(state: LimitState) -> dict[str, Any]:
+    data: dict[str, Any] = msgspec.to_builtins(state)
+    if data["definition"] is not None:
+        each = data["definition"].pop("interval")
+        data["definition"]["rate"] = None if each is None else format_rate(each)
+    return data
+
+
+@limits_command.command("set")
+@click.argument("limit", metavar="NAME[:VALUE]", type=_LimitName())
+@click.option("--concurrency", metavar="N", type=_Concurrency(0, 10**12), help='Jobs at once; 0 closes it; "none": no bound.')
+@click.option("--rate", metavar="RATE", type=_Rate(), help='Starts in a period, such as "10/s"; "none": no rate.')
+@click.option("--burst", metavar="N", type=click.IntRange(1, 10**12), help="Starts that may come together after a pause.")
+@pass_context
+def set_command(context: Context, limit: str, concurrency: int | str | None, rate: str | None, burst: int | None) -> None:
+    """Override a limit, or one value of it, until `jobsctl limits reset`: at once, on all machines.
+
+    What is not given stays as it applies now. Nothing is taken back from running jobs.
+    """
+    if concurrency is None and rate is None and burst is None:
+        fail("nothing to set: give --concurrency, --rate or --burst", Exit.USAGE)
+    known, before = context.operate(lambda backend: _applies(context, backend, limit))
+    made = Limit(
+        before.concurrency if concurrency is None else None if isinstance(concurrency, str) else concurrency,
+        before.interval if rate is None else None if rate == NONE else interval(rate),
+        before.burst if burst is None else burst,
+    )
+    if burst is not None and made.interval is None:
+        fail(f"--burst: limit {limit} has no rate: give --rate too", Exit.USAGE)
+    context.operate(lambda backend: backend.override_limit(limit, made))
+    output.echo(f"{limit}: {described(made)}, until `jobsctl limits reset {limit}`")
+    if doubt := _doubt(context, limit, known):
+        output.echo(f"jobs: {doubt}", err=True)
+
+
+@limits_command.command("reset")
+@click.argument("limit", metavar="NAME[:VALUE]", type=_LimitName())
+@click.option("--definition", is_flag=True, help="Remove the definition of NAME too: no configuration contains it any more.")
+@pass_context
+def reset_command(context: Context, limit: str, definition: bool) -> None:
+    """End the override of a limit, or of one value of it: its definition applies again."""
+    if definition and ":" in limit:
+        fail("--definition: only names are defined, not values", Exit.USAGE)
+    if definition and limit in context.app.config.limits:
+        fail(f"--definition: this configuration defines {limit}: remove [limits.{limit}] from it first", Exit.USAGE)
+
+    def reset(backend: Backend) -> None:
+        backend.override_limit(limit, None)
+        if definition:
+            backend.define_limits({limit: Limit()}, {})
+
+    context.operate(reset)
+    _, now = context.operate(lambda backend: _applies(context, backend, limit))
+    output.echo(f"{limit}: {described(now)}")
+
+
+def _applies(context: Context, backend: Backend, limit: str) -> tuple[set[str], Limit]:
+    """Return the names that the backend knows, and the definition of a limit that applies now."""
+    name = name_of(limit)
+    states = {state.limit: state for state in backend.limits(10_000, (name,))}
+    state = states.get(limit) or states.get(name)
+    found = state.definition if state is not None and state.definition is not None else None
+    return {name_of(each) for each in states}, found or defined_limits(context.app.config).get(name) or Limit()
+
+
+def _doubt(context: Context, limit: str, known: set[str]) -> str:
+    """Return why the name of a limit is probably a typo; "" if it is known."""
+    name, defined = name_of(limit), context.app.config.limits
+    if name in defined or name in known:
+        return ""
+    near = difflib.get_close_matches(name, defined, 1)
+    return f"limit {name} is not defined here, and not in use" + (f"; did you mean {near[0]}?" if near else "")
