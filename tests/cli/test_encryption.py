@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from jobs_core.backends.base import Outcome, Settlement
+
 SECRET = "the patient's name is Ada"
 KEYS = 'encryption_keys = ["k1:0123456789abcdefghijklmnopqrstuvwxyz"]\n'
 
@@ -70,3 +72,22 @@ def test_dead_letters_are_shown_and_retried_without_keys(encrypting):
 def test_check_shows_no_secret(encrypting):
     for command in (["check", "--show"], ["check", "--show", "--json"]):
         assert "0123456789" not in encrypting.here(*command)
+
+
+def test_the_cursor_of_a_resumable_job_is_shown_with_the_keys_and_stored_without_a_readable_byte(encrypting):
+    job_id = encrypting.push("note", "x")
+    app = encrypting.app()
+    pack = app.payloads.cursor_packer(True)
+    backend = app.new_backend()
+    backend.open("worker")
+    (delivery,) = backend.reserve(["default"], 1, "reserve")
+    cursor = pack(job_id, json.dumps({"cursor": SECRET}).encode())
+    backend.settle([Settlement(job_id, delivery.token, Outcome.RELEASE, cursor=cursor)], "settle")
+    backend.close()
+    app.close()
+    assert SECRET in encrypting.here("show", job_id)
+    assert json.loads(encrypting.here("show", job_id, "--json"))["cursor"] == {"cursor": SECRET}
+    assert not any(SECRET.encode() in file.read_bytes() for file in encrypting.root.glob("queue.db*") if file.is_file())
+    encrypting.configure()
+    assert SECRET not in encrypting.here("show", job_id)
+    assert json.loads(encrypting.here("show", job_id, "--json"))["cursor"] == "(encrypted)"

@@ -67,6 +67,13 @@ RESULT_SLICE = 5.0
 RESULT_SLICE_IN_JOB = 0.1
 """The same in a job on the main thread: its interruption cannot break into the call, and has to succeed within 250 ms."""
 
+CHECKPOINTS = (
+    "checkpoints",
+    "a resumable job needs it: leave out resumable=True, or set [results] url, or choose a backend that has it "
+    "(docs/backends.md)",
+)
+"""The feature that resumable jobs need, and the advice where the backend lacks it."""
+
 EXPLAIN_PATIENCE = 0.5
 """Seconds by which `result` may exceed its timeout, in order to say in the error what is known about the job."""
 
@@ -370,14 +377,16 @@ class App:
         if stamp is None or stamp.config is not self.config:
             stamp = stamp_of(job, self.config)
             if stamp.unique is not None and stamp.unique.longest is not None:
-                self._require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
+                self.require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
+            if job.options.resumable is True:
+                self.require(*CHECKPOINTS)
             self._stamps[job] = stamp
             if stamp.envelope.topic not in self._topics_seen:
                 self._topics_seen.add(stamp.envelope.topic)
                 self._warn_of_unserved(stamp.envelope.topic, job.name)
         return stamp
 
-    def _require(self, feature: str, fix: str) -> None:
+    def require(self, feature: str, fix: str) -> None:
         """Raise NotSupported, with the advice `fix`, if the backend does not have the feature."""
         backend = self.new_backend()
         if feature not in backend.features:

@@ -64,6 +64,10 @@ class ArgumentError(JobsError, TypeError):
         self.argument = argument
 
 
+class CheckpointError(JobsError):
+    """Raised in a job whose progress cannot be stored: the job is not resumable, or the cursor is not JSON, or too large."""
+
+
 class DuplicateJob(JobsError):
     """Raised by an enqueue with `unique=` and `conflict="raise"` while `existing_id` holds the key."""
 
@@ -232,6 +236,10 @@ class JobInterrupted(BaseException):
 
 class JobTimeout(JobInterrupted):
     """Raised inside a job that has run for longer than its timeout; the attempt counts."""
+
+
+class JobSuspended(JobInterrupted):
+    """Raised by `steps` inside a resumable job whose worker stops: the job continues in another worker, uncharged."""
 
 
 class JobCancelled(JobInterrupted):

@@ -53,6 +53,8 @@ def job(
     acks: Acks | UnsetType = UNSET,
     store_result: bool | UnsetType = UNSET,
     encrypt: bool | UnsetType = UNSET,
+    resumable: bool | UnsetType = UNSET,
+    step_timeout: DurationLike | UnsetType | None = UNSET,
     on_commit: bool | UnsetType = UNSET,
     cron: str | None = None,
     tz: str = "UTC",
@@ -70,7 +72,8 @@ def job(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     perhaps with its own rule, and `discard_on` the exceptions that are not. `on_done` and `on_dead` name a job to enqueue
     when this one succeeds or becomes a dead letter. `limits` names limits on how many such jobs run at once or start in a
     period, and jobs with different values of `key` take turns in a fair topic: see docs/together.md. `acks="early"`
-    acknowledges before the run: the job runs at most once, without retries. Raises JobDefinitionError.
+    acknowledges before the run: the job runs at most once, without retries. A job that is `resumable` stores its progress,
+    see `JobContext.steps`; `step_timeout` bounds each of its steps. Raises JobDefinitionError.
     """
     if function is not None:
         return _define(function, **options)
@@ -87,8 +90,8 @@ class _Decorator(Protocol):
 
 _OPTIONS = (
     "name", "aliases", "topic", "retries", "timeout", "min_time", "backoff", "retry_on", "discard_on", "on_done", "on_dead",
-    "priority", "expires", "unique", "key", "limits", "acks", "store_result", "encrypt", "on_commit", "cron", "tz", "missed",
-    "registry",
+    "priority", "expires", "unique", "key", "limits", "acks", "store_result", "encrypt", "resumable", "step_timeout",
+    "on_commit", "cron", "tz", "missed", "registry",
 )  # fmt: skip
 
 

@@ -89,6 +89,8 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     at: float | UnsetType | None = UNSET  # Unix time
     expires_at: float | UnsetType | None = UNSET
     encrypt: bool | UnsetType = UNSET
+    resumable: bool | UnsetType = UNSET
+    step_timeout: float | UnsetType | None = UNSET
 
     def over(self, other: JobOptions) -> JobOptions:
         """Return these options, with unset ones taken from `other`."""
@@ -113,6 +115,9 @@ class Policy(Struct, frozen=True):
     on_end: Any = None  # the jobs to enqueue when this one ends, see `worker.on_end`
     pack_result: Callable[[str, bytes], bytes] | None = None  # packs the result of the job with this id
     limits: tuple[str | Callable[..., Any], ...] = ()  # of the job function, for messages that say nothing about limits
+    resumable: bool = False
+    step_timeout: float | None = None
+    pack_cursor: Callable[[str, bytes], bytes] | None = None  # packs the cursor of the job with this id
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -125,6 +130,10 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise JobDefinitionError(f"{where}: {name}: {error}") from None
+    if values.get("resumable") and values.get("acks") == "early":
+        raise JobDefinitionError(f'{where}: resumable: with acks="early", a job runs at most once: leave out one of them')
+    if values.get("step_timeout") is not None and not values.get("resumable"):
+        raise JobDefinitionError(f"{where}: step_timeout: it belongs to resumable=True; timeout limits a whole run")
     both = overlap(values.get("retry_on"), values.get("discard_on"))
     if both:
         raise JobDefinitionError(f"{where}: discard_on: {both} is in retry_on, too: remove it from one of the two")
@@ -335,6 +344,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "on_commit": lambda value: None if value is None else _bool(value),
     "store_result": _bool,
     "encrypt": _bool,
+    "resumable": _bool,
+    "step_timeout": _duration_or_none,
     "key": _key,
     "limits": _limits,
     "headers": _headers,
@@ -516,17 +527,20 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
     backoff = first(options.backoff, Backoff(first=settings.backoff) if settings.backoff is not None else None, Backoff())
     retries = first(options.retries, settings.retries, DEFAULT_RETRIES)
     timeout = settings.timeout if options.timeout is UNSET else options.timeout
+    resumable = options.resumable is True
     return Policy(
         retries=retries,
         timeout=timeout or None,
         store_result=bool(first(options.store_result, settings.store_result, False)),
         backoff=backoff,
-        acks=first(options.acks, settings.acks, "late"),
+        acks="late" if resumable else first(options.acks, settings.acks, "late"),  # an early one ends the reservation
         result_ttl=float(settings.result_ttl),
         max_result=config.max_message if config.max_result is None else config.max_result,
         min_time=first(options.min_time, 0.0),
         rules=rules_of(options.retry_on, options.discard_on),
         limits=options.limits or (),
+        resumable=resumable,
+        step_timeout=first(options.step_timeout) or None,
     )
 
 

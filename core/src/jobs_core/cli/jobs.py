@@ -74,14 +74,25 @@ def show(context: Context, record: JobRecord) -> None:
     message = data.pop("message", None) or {}
     errors = data.pop("errors", [])
     unreadable = data.pop("unreadable", None)
+    cursor = msgspec.json.encode(data.pop("cursor")).decode() if record.cursor else None
     facts = {_label(key): value for key, value in data.items() if value or key == "attempt"}
-    output.facts({"job": message.get("job"), **facts, "result": _shown_result(context, record)})
+    output.facts({"job": message.get("job"), **facts, "cursor": cursor, "result": _shown_result(context, record)})
     if unreadable:
         output.block("message, as received", f"{unreadable}\n{record.payload[:2000]!r}")
     elif message:
         output.block("message", msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
     for error in errors:
         _show_error(dict(error))
+
+
+def _cursor(context: Context, record: JobRecord) -> Any:
+    """Return the cursor of a resumable job, as far as it can be read here."""
+    try:
+        return msgspec.json.decode(context.app.payloads.unpack_cursor(record.id, record.cursor))
+    except PayloadError:
+        return HIDDEN
+    except ValueError:
+        return repr(record.cursor[:200])
 
 
 def _shown_result(context: Context, record: JobRecord) -> str | None:
@@ -201,6 +212,8 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
         "reason": record.reason, "key": record.key, "limits": list(record.limits), "blocked_by": record.blocked_by,
     }  # fmt: skip
     data = {key: value for key, value in data.items() if value not in (None, "", []) and value is not False}
+    if record.cursor:
+        data["cursor"] = _cursor(context, record)
     if record.payload:
         try:
             data["message"] = _message(context, record)

@@ -97,10 +97,22 @@ class JobOverdue(JobEvent, frozen=True):
 
     attempt: int
     timeout: float
+    step: bool = False  # whether it is the timeout of a step
 
     def __str__(self) -> str:
-        limit = format_duration(self.timeout)
-        return f"{self.subject} exceeded its timeout of {limit} and was interrupted, attempt {self.attempt}"
+        what, limit = "step_timeout" if self.step else "timeout", format_duration(self.timeout)
+        return f"{self.subject} exceeded its {what} of {limit} and was interrupted, attempt {self.attempt}"
+
+
+class JobSuspended(JobEvent, frozen=True):
+    """A resumable job continues in another worker, because this one stops; `steps` is how many it did in this run."""
+
+    attempt: int
+    steps: int
+
+    def __str__(self) -> str:
+        steps = count(self.steps, "step")
+        return f"{self.subject} was released after {steps}, because this worker stops; another one continues it"
 
 
 class JobTooFast(JobEvent, frozen=True):

@@ -108,13 +108,30 @@ class Payloads:
 
     def unpack_result(self, job_id: str, stored: bytes) -> bytes:
         """Return a result as it was encoded; raise PayloadError if it cannot be read."""
+        return self._unpacked(stored, _of_result(job_id), job_id)
+
+    def _unpacked(self, stored: bytes, about: bytes, job_id: str) -> bytes:
         if not stored.startswith(_PACKED_RESULT):
             return stored
         try:
             body = _decode_result(stored).body
         except msgspec.MsgspecError as error:
             raise PayloadError(f"is damaged: {error}") from None
-        return self._data(body, _of_result(job_id), job_id)
+        return self._data(body, about, job_id)
+
+    # -- cursors of resumable jobs -----------------------------------------------------------------
+
+    def cursor_packer(self, encrypts: bool) -> Callable[[str, bytes], bytes] | None:
+        """Return the function that packs the cursors of a job, by the job's id; None if they are stored as they are."""
+        return self._pack_cursor if encrypts else None
+
+    def _pack_cursor(self, job_id: str, cursor: bytes) -> bytes:
+        kid, data = self._keys.encrypt(cursor, _of_cursor(job_id))
+        return msgspec.json.encode(_PackedResult(Body(data=data, key=kid)))
+
+    def unpack_cursor(self, job_id: str, stored: bytes) -> bytes:
+        """Return a cursor as it was encoded; raise PayloadError if it cannot be read."""
+        return self._unpacked(stored, _of_cursor(job_id), job_id)
 
     # -- bodies ------------------------------------------------------------------------------------
 
@@ -200,3 +217,7 @@ def _in_form(about: bytes, codec: str | None) -> bytes:
 
 def _of_result(job_id: str) -> bytes:
     return f"result\0{job_id}".encode()
+
+
+def _of_cursor(job_id: str) -> bytes:
+    return f"cursor\0{job_id}".encode()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from msgspec import Struct
 
 from .. import foreign
 from ..backends.base import Outcome
-from ..errors import JobCancelled
+from ..errors import CheckpointError, JobCancelled
 from ..handle import JobHandle
 from ..job_function import Call, Enqueuer, JobFunction
 from .outcome import is_final
@@ -17,9 +18,11 @@ from .running import running
 
 if TYPE_CHECKING:
     from ..message import Message
+    from .progress import Progress
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Row = TypeVar("Row")
 
 worker_app: Enqueuer | None = None
 """The application of this worker process; set once, before the first run."""
@@ -77,6 +80,64 @@ class JobContext:
     def cancelled(self) -> bool:
         """Return whether this job was cancelled. Jobs on threads check it, since threads cannot be interrupted."""
         return isinstance(self._run.interrupted, JobCancelled)
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether the worker has been told to stop: by a stop, a reload, or because it is to be replaced.
+
+        A long job checks it and ends early: `raise Snooze(0)` has it run again in another worker. `steps` does this by itself.
+        """
+        flag = self._run.stop_flag
+        return flag is not None and flag.stopping
+
+    # -- resumable jobs ------------------------------------------------------------------------------
+
+    @overload
+    def steps(self, items: AsyncIterable[Row], *, cursor: Callable[[Row], object] | None = None) -> AsyncIterator[Row]: ...
+
+    @overload
+    def steps(self, items: Iterable[Row], *, cursor: Callable[[Row], object] | None = None) -> Iterator[Row]: ...
+
+    @overload
+    def steps(self, items: Callable[[Any], AsyncIterable[Row]], *, cursor: Callable[[Row], object]) -> AsyncIterator[Row]: ...
+
+    @overload
+    def steps(self, items: Callable[[Any], Iterable[Row]], *, cursor: Callable[[Row], object]) -> Iterator[Row]: ...
+
+    def steps(self, items: Any, *, cursor: Callable[[Any], object] | None = None) -> Any:
+        """Return the rows that this job has not processed yet, one step each; a resumable job continues where it was.
+
+        `items` is a function that takes the cursor of the last step that is done (None at first) and returns the rows after
+        it, or an iterable with the same rows in the same order in each run. `cursor` returns the cursor of a row: any JSON
+        value; for an iterable, it may be left out, and the number of rows counts. If the worker stops, the next step raises
+        JobSuspended, and the job continues in another worker without being charged.
+        Raises CheckpointError.
+        """
+        from .steps import steps_of  # late: only resumable jobs need it
+
+        return steps_of(self._run, self._progress("steps"), items, cursor)
+
+    def checkpoint(self, state: object) -> None:
+        """Store a JSON value from which the next run of this job can continue; it is `cursor` there.
+
+        Inside a loop over `steps`, it is stored together with the cursor of the current step, when that step is done.
+        Raises CheckpointError if the job is not resumable, or the value is not JSON or larger than 4 kB.
+        """
+        self._progress("checkpoint").save(self._run, state)
+
+    @property
+    def cursor(self) -> Any:
+        """Return what this or an earlier run of the job last passed to `checkpoint`, or else the cursor of its last step.
+
+        None if there is neither. Raises CheckpointError if the job is not resumable.
+        """
+        return self._progress("cursor").cursor
+
+    def _progress(self, use: str) -> Progress:
+        progress = self._run.progress
+        if progress is None:
+            raise CheckpointError(f"{self.name} uses current_job().{use}, but is not resumable: write @job(resumable=True)")
+        return progress
 
     def is_final(self, error: BaseException) -> bool:
         """Return whether the job will not run again by itself if `error` ends this run: it becomes dead or cancelled.

@@ -13,11 +13,12 @@ from typing import NamedTuple
 from .. import boundary
 from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
-from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobTimeout, PayloadError, Retry, Snooze
+from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobSuspended, JobTimeout, PayloadError, Retry, Snooze
 from ..options import limit_error
 from ..retry_rules import Backoff
 from ..units import seconds, shown
 from . import failure
+from .progress import cursor_to_store
 from .run import Run
 
 
@@ -31,6 +32,8 @@ def decide(run: Run) -> Settlement:
 def settlement(run: Run) -> Settlement:
     """Return the settlement of a run that has ended, from its error or value. Every error and every value leads to one."""
     delivery, on_end = run.delivery, run.policy.on_end
+    if run.progress is not None and run.error is None:
+        run.error = run.progress.suspended  # a job that swallows it has more steps to do all the same
     if run.error is None:
         if not run.store_result and run.followups is None and on_end is None:
             return Settlement(delivery.id, delivery.token, Outcome.DONE)
@@ -47,22 +50,29 @@ def _failed(run: Run, raised: BaseException) -> Settlement:
     if outcome is Outcome.CANCELLED:
         entered = bool(run.started) and not run.unfit
         return Settlement(delivery.id, delivery.token, outcome, result_ttl=CANCELLED_TTL, ran=entered)
-    if outcome is Outcome.DEFER:
-        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0)
+    cursor = cursor_to_store(run)
+    if outcome in (Outcome.DEFER, Outcome.RELEASE):
+        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0, cursor=cursor)
     run.failure = failure.of(error)
     if run.unfit:
         return unrun(delivery, outcome, _unfit(error), run.failure.text)
     told = failure.history(run.failure, at=broker_time(run), attempt=run.attempt)
     if outcome is Outcome.DEAD and not close:
-        return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told)
+        return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told, cursor=cursor)
     if after is None:
         after = random.uniform(0, (backoff or run.policy.backoff).ceiling(run.attempt))
     closed = tuple((limit, after) for limit in close)
     if outcome is Outcome.DEAD:  # the last attempt closes its limits too: the other jobs are to wait
         return Settlement(
-            delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told, close_limits=closed
+            delivery.id,
+            delivery.token,
+            outcome,
+            reason=reason or _reason(error),
+            error=told,
+            cursor=cursor,
+            close_limits=closed,
         )
-    return Settlement(delivery.id, delivery.token, outcome, after=after, error=told, close_limits=closed)
+    return Settlement(delivery.id, delivery.token, outcome, after=after, error=told, cursor=cursor, close_limits=closed)
 
 
 def is_final(run: Run, error: BaseException) -> bool:
@@ -84,6 +94,8 @@ def _judge(run: Run, error: BaseException) -> _Verdict:
     kind = type(error)  # isinstance would run code of the error itself
     if issubclass(kind, JobCancelled):
         return _Verdict(Outcome.CANCELLED, None, error)
+    if issubclass(kind, JobSuspended) and run.progress is not None:
+        return _Verdict(Outcome.RELEASE, None, error)
     after: float | None = None
     close: tuple[str, ...] = ()
     if issubclass(kind, (Snooze, Retry)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,10 +13,27 @@ if TYPE_CHECKING:
     from ..options import Policy
     from ..registry import AnyJob
     from .failure import Failure
+    from .progress import Progress
 
 
 Ending: TypeAlias = "tuple[Settlement, Run | None]"
 """A settlement on its way to the backend, and its run; None if the job could not become a run."""
+
+
+class Stops(Protocol):
+    """The part of a worker that its runs know: whether it has been told to stop."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+
+class StopFlag:
+    """The same, for a real worker; all its runs share one."""
+
+    __slots__ = ("stopping",)
+
+    def __init__(self) -> None:
+        self.stopping = False
 
 
 class Run:
@@ -27,8 +44,8 @@ class Run:
 
     __slots__ = (
         "args", "blob", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
-        "kwargs", "load", "message", "policy", "retries", "settlement", "slot", "started", "store_result", "taken", "task",
-        "timeout", "unfit", "value",
+        "kwargs", "load", "message", "policy", "progress", "retries", "settlement", "slot", "started", "stop_flag",
+        "store_result", "taken", "task", "timeout", "unfit", "value",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +73,8 @@ class Run:
         self.interrupted: JobInterrupted | None = None  # the error that the courier wants raised in it
         self.followups: list[Outgoing | Callable[[], Outgoing]] | None = None  # callable: times count from the end
         self.context: Any = None
+        self.progress: Progress | None = None  # of a resumable job
+        self.stop_flag: Stops | None = None
         self.slot = -1  # on the scoreboard, from its start until it is settled
         self.task: Any = None  # async: the task to cancel
 

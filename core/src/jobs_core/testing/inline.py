@@ -20,7 +20,7 @@ from ..app import App, set_current_app
 from ..backends.base import Backend, BackendOptions, Delivery, JobRecord, Outcome, Outgoing, Settlement, State
 from ..backends.memory import MemoryBackend, forget
 from ..config import Config
-from ..errors import JobFailed, JobSignal
+from ..errors import JobFailed, JobSignal, JobSuspended
 from ..handle import JobHandle
 from ..ids import new_token
 from ..job import Call, JobFunction
@@ -46,6 +46,27 @@ MOST_RUNS = 10_000
 """Most runs of one `drain(scheduled=True)`, which would never end with a job that enqueues itself for later."""
 
 
+class _StopAfter:
+    """A worker that is told to stop after a number of steps of its jobs, or never."""
+
+    def __init__(self, steps: int | None) -> None:
+        self._left = steps
+        self._run: Run | None = None
+
+    def watch(self, run: Run) -> None:
+        """Count the steps of the next run, after those of the last one."""
+        if self._left is not None:
+            self._left -= self._done()
+        self._run = run
+
+    def _done(self) -> int:
+        return 0 if self._run is None or self._run.progress is None else self._run.progress.steps
+
+    @property
+    def stopping(self) -> bool:
+        return self._left is not None and self._done() >= self._left
+
+
 class JobsQueue:
     """An application on an empty memory backend: inspect enqueued jobs, run them, let time pass.
 
@@ -63,6 +84,7 @@ class JobsQueue:
         self._middleware = Middleware(self.app.plugins, None)
         self._loop = LoopRunner()
         self._undo: list[Callable[[], None]] = []
+        self._stop = _StopAfter(None)
 
     def close(self) -> None:
         """Forget everything that was enqueued."""
@@ -179,17 +201,26 @@ class JobsQueue:
     # -- running ---------------------------------------------------------------------------------
 
     def drain(
-        self, topics: Sequence[str] = (), *, raise_errors: bool = True, scheduled: bool = False, limit: int | None = None
+        self,
+        topics: Sequence[str] = (),
+        *,
+        raise_errors: bool = True,
+        scheduled: bool = False,
+        limit: int | None = None,
+        stop_after: int | None = None,
     ) -> int:
         """Run the ready jobs, and the jobs that they enqueue, until none is ready; return the number of runs.
 
         With `raise_errors`, the first exception of a job is raised here with the job's traceback, once the job has been
         settled as in a worker. Jobs scheduled for later, including retries, wait for `travel`; with `scheduled`, time is
-        moved until they are due, until no job is waiting. `limit` bounds the number of runs.
+        moved until they are due, until no job is waiting. `limit` bounds the number of runs. `stop_after` stops the worker
+        after so many steps of resumable jobs (0: before the first one), as a deployment does: `current_job().stopping`
+        becomes true, a job in a loop over `steps` is suspended, and the next drain continues it.
         """
         __tracebackhide__ = True
         runs = 0
-        while limit is None or runs < limit:
+        self._stop = _StopAfter(stop_after)
+        while (limit is None or runs < limit) and not (runs and self._stop.stopping):
             deliveries = self._backend.reserve(list(topics) or self._backend.topics(), 1, new_token())
             if not deliveries:
                 if scheduled and self._advance_to_next(topics):
@@ -202,7 +233,7 @@ class JobsQueue:
                     "enqueues itself for later, use travel() and drain(), or a limit"
                 )
             error = self._run(deliveries[0])
-            if raise_errors and error is not None and not isinstance(error, JobSignal):
+            if raise_errors and error is not None and not isinstance(error, (JobSignal, JobSuspended)):
                 raise _as_the_job_raised_it(error)
         return runs
 
@@ -253,6 +284,8 @@ class JobsQueue:
     def _execute(self, run: Run) -> tuple[Any, BaseException | None]:
         """Return the value of a run, or its error."""
         run.started = time.monotonic()
+        run.stop_flag = self._stop
+        self._stop.watch(run)
         previous, context.worker_app = context.worker_app, self.app
         own = contextvars.copy_context()
         try:

@@ -23,7 +23,7 @@ from ..ids import new_token
 from ..limiting import BOTH
 from ..runs import failure
 from ..runs.outcome import decide
-from ..runs.run import Ending, Run
+from ..runs.run import Ending, Run, StopFlag
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
@@ -111,6 +111,8 @@ class Courier:
         self._may_have_work = True
         self._quiet = settings.starts_quiet  # reserves no new jobs
         self._stopping = self._told_stopping = False
+        self._stop_flag = StopFlag()  # for the jobs
+        self._checkpoint_fails = False
         self._stop_at = NEVER
         self._told_unclosed = False
         self._reopened = 0
@@ -129,7 +131,7 @@ class Courier:
     def stop(self, timeout: float | None = None) -> None:
         """Reserve no more jobs, let running ones finish, and release those still running after `timeout` seconds."""
         self._stop_at = time.monotonic() + (self._settings.stop_timeout if timeout is None else timeout)
-        self._stopping = True
+        self._stopping = self._stop_flag.stopping = True
         self.wake()
 
     def quiet(self) -> None:
@@ -249,6 +251,8 @@ class Courier:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # The interval counts from the end of the call, so that slow round trips leave time to wait for jobs.
             self._next_housekeeping = now if kept.more else time.monotonic() + min(3.0, self._settings.lease / 10)
+        if now >= self._reservations.checkpoints.due:
+            self._checkpoint(now)
         if self._run_queue.parked and now <= self._run_queue.leased_until:
             self._run_queue.parked = False
             self._executor.submit(())
@@ -287,6 +291,8 @@ class Courier:
                     events.emit(events.JobDone(*run.about, run.ended - run.started))
                 if run.ended - run.started < run.policy.min_time:
                     self._note_too_fast(run)
+            elif settlement.outcome is Outcome.RELEASE:
+                events.emit(events.JobSuspended(*run.about, 0 if run.progress is None else run.progress.steps))
             else:
                 self.failed += 1
                 failure.log(run, settlement)
@@ -316,6 +322,26 @@ class Courier:
             line = "job %s of %s closes the limit %s, but %s:// has no limits: the retry is only delayed"
             boundary.log(logger, logging.WARNING, line, run.id, run.job.name, settlement.close_limits[0][0], self._backend.name)
         return msgspec.structs.replace(settlement, close_limits=())
+
+    def _checkpoint(self, now: float) -> None:
+        """Store the cursors that running jobs have reached; a backend that refuses them must not stop the worker."""
+        checkpoints = self._reservations.checkpoints
+        cursors = checkpoints.take(now, self._reservations.runs)
+        try:
+            if cursors:
+                failpoint("checkpoint.before")
+                self._backend.checkpoint(cursors)
+                failpoint("checkpoint.after")
+        except (BackendUnavailable, OwnerLost):
+            raise
+        except BackendError as error:
+            if not self._checkpoint_fails:
+                self._checkpoint_fails = True
+                text = "the cursors of resumable jobs cannot be stored, and a crash repeats what they do from now on: %s"
+                boundary.log(logger, logging.WARNING, text, error)
+            return
+        self._checkpoint_fails = False
+        checkpoints.stored()
 
     def _note_too_fast(self, run: Run) -> None:
         self._board.note_too_fast(run)
@@ -401,6 +427,7 @@ class Courier:
         for delivery in deliveries:
             run = self._decoder.accept(delivery)
             if isinstance(run, Run):
+                run.stop_flag = self._stop_flag
                 runs.append(run)
                 continue
             self._settlements.unsent.append((run, None))
@@ -520,7 +547,7 @@ class Courier:
     def _wind_up(self, now: float) -> None:
         """Release jobs that have not started, and abandon running ones at the stop timeout or if no interrupt can end them."""
         if not self._told_stopping:
-            self._told_stopping = True
+            self._told_stopping = self._stop_flag.stopping = True
             self._board.phase(Phase.STOPPING)
             events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
         self._settlements.unsent += self._reservations.release_unstarted()
@@ -592,6 +619,7 @@ class Courier:
             start=reservations.next_start(now),
             housekeeping=self._next_housekeeping if self._settings.keeps_house else NEVER,
             poll=self._lease.next_poll(len(reservations.runs)),
+            checkpoint=reservations.checkpoints.due,
             stop=(self._stop_at if reservations.runs else now) if self._stopping else NEVER,
             collect=collect,
             ahead=reservations.looks_ahead(self._may_have_work),

@@ -23,8 +23,9 @@ class Deadlines:
 
     def add(self, run: Run, now: float) -> None:
         """Watch a run that is being handed to the executor."""
-        if run.timeout:
-            heapq.heappush(self.heap, (now + run.timeout, next(self._order), run))
+        deadline = _deadline(run, now)
+        if deadline < NEVER:
+            heapq.heappush(self.heap, (deadline, next(self._order), run))
 
     def next(self) -> float:
         """Return the monotonic time of the next check; infinity if there is nothing to watch."""
@@ -34,10 +35,20 @@ class Deadlines:
         """Yield the runs that have exceeded their timeout, each once."""
         while self.heap and self.heap[0][0] <= now:
             _, _, run = heapq.heappop(self.heap)
-            if run.ended or run.timeout is None:
+            deadline = _deadline(run, now)
+            if run.ended or deadline == NEVER:
                 continue
-            deadline = (run.started or now) + run.timeout
             if deadline <= now:
                 yield run
             else:
                 heapq.heappush(self.heap, (deadline, next(self._order), run))
+
+
+def _deadline(run: Run, now: float) -> float:
+    """Return the deadline of a run, or of its present step if that is earlier."""
+    started = run.started or now
+    deadline = started + run.timeout if run.timeout else NEVER
+    step_timeout = run.policy.step_timeout
+    if run.progress is None or not step_timeout:
+        return deadline
+    return min(deadline, (run.progress.stepped or started) + step_timeout)

@@ -20,6 +20,7 @@ from ..payloads import blob_of
 from ..registry import AnyJob
 from ..runs.failure import log_unrun
 from ..runs.outcome import unrun
+from ..runs.progress import Progress, place_of
 from ..runs.run import Run
 from ..units import count
 from .on_end import policy_of, with_on_dead
@@ -28,6 +29,10 @@ logger = logging.getLogger("jobs.worker")
 
 _FIRST_DEFERRAL = 5.0
 _LONGEST_DEFERRAL = 60.0
+
+
+class _BadCursor(PayloadError):
+    """Raised when the cursor of a resumable job cannot be read."""
 
 
 class Decoder:
@@ -86,6 +91,8 @@ class Decoder:
         run = Run(delivery, message, job, policy, args, kwargs)
         if runs_code:
             run.convert = True
+        if policy.resumable:
+            run.progress = self._progress(delivery)
         return run
 
     def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run | Settlement:
@@ -100,7 +107,16 @@ class Decoder:
             return _given_back(delivery, limits)
         run = Run(delivery, message, job, policy, [], {})
         run.blob, run.load, run.convert = blob, self._payloads.unpacked, True
+        if policy.resumable:
+            run.progress = self._progress(delivery)
         return run
+
+    def _progress(self, delivery: Delivery) -> Progress:
+        """Return the progress of earlier runs; raise _BadCursor if it cannot be read: beginning anew would repeat steps."""
+        try:
+            return Progress(place_of(self._payloads.unpack_cursor(delivery.id, delivery.cursor)))
+        except (PayloadError, ValueError) as error:
+            raise _BadCursor(f"the stored cursor of this job cannot be read: {error}") from None
 
     def _policy(self, job: AnyJob, topic: str) -> Policy:
         rules = policy_of(self._app, job, topic)
@@ -137,6 +153,8 @@ class Decoder:
     def _unreadable(self, delivery: Delivery, error: MessageError, message: Message | None) -> Settlement:
         if message is None or not isinstance(error, PayloadError):
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
+        if isinstance(error, _BadCursor):
+            return self._dead(delivery, Outcome.DEAD, "bad payload", str(error), message)
         return self._dead(delivery, Outcome.DEAD, "bad payload", f"the arguments of {message.job}: {error}", message)
 
     def _decode(self, delivery: Delivery) -> Message:

@@ -16,7 +16,7 @@ from .. import events
 from ..errors import JobCancelled, JobInterrupted, JobTimeout
 from ..runs.run import Run
 from .executors.base import Executor
-from .executors.steps import overdue
+from .executors.steps import overdue, step_is_overdue
 from .reservations import Reservations
 from .wake_up import NEVER
 
@@ -58,7 +58,8 @@ class Interruptions:
         for run in deadlines.due(now):
             if runs.get(run.delivery.id) is not run:
                 continue
-            events.emit(events.JobOverdue(*run.about, run.timeout or 0.0))
+            step = step_is_overdue(run)
+            events.emit(events.JobOverdue(*run.about, (run.policy.step_timeout if step else run.timeout) or 0.0, step))
             out_of_reach = out_of_reach or not self._executor.can_interrupt(run)
             self.told.append((now + self._grace, run))
             self._executor.interrupt(run, overdue(run))

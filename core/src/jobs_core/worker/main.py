@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .. import boundary, events, guard
-from ..app import App, set_current_app
+from ..app import CHECKPOINTS, App, set_current_app
 from ..backends.base import Backend
 from ..config import Pool
-from ..errors import JobDefinitionError, LoadError
+from ..errors import JobDefinitionError, LoadError, NotSupported
 from ..ids import new_token
 from ..limiting import define, limits_keys
 from ..loaders.base import Bootstrapper, JobLoader, load_error
@@ -72,7 +72,7 @@ def _prepare(app: App) -> Bootstrapper | None:
     if bootstrapper is not None:
         with _step(app, "before_fork"):
             bootstrapper.before_fork()
-    problems = [problem for job in app.registry for problem in _problems(job)] + on_end.problems(app)
+    problems = [problem for job in app.registry for problem in _problems(job)] + on_end.problems(app) + _unsupported(app)
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper
@@ -89,6 +89,18 @@ def _problems(job: AnyJob) -> list[str]:
     except JobDefinitionError as error:
         return [str(error)]
     return problems
+
+
+def _unsupported(app: App) -> list[str]:
+    """Return the problem of resumable jobs on a backend that cannot store their cursors."""
+    resumable = next((job for job in app.registry if job.options.resumable is True), None)
+    if resumable is None:
+        return []
+    try:
+        app.require(*CHECKPOINTS)
+    except NotSupported as error:
+        return [f"{resumable.name}: {error}"]
+    return []
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..backends.base import Outcome, Settlement
+from ..runs.progress import cursor_to_store
 from ..runs.run import Ending, Run
+from .checkpoints import Checkpoints
 from .deadlines import Deadlines
 from .executors.base import Executor
 from .isolation import Isolation
@@ -35,6 +37,7 @@ class Reservations:
         self._executor = executor
         self._run_queue = executor.run_queue
         self.deadlines = Deadlines()
+        self.checkpoints = Checkpoints()
         self._early: deque[Run] = deque()  # to be acknowledged before they run, once a slot is free
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
         self._admitted: list[Run] = []  # suspects to start as soon as the others are released
@@ -123,7 +126,10 @@ class Reservations:
         """Note that these runs are given to the executor; return them."""
         for run in runs:
             self.runs[run.delivery.id] = run
-            if run.timeout:
+            if run.progress is not None:
+                self.checkpoints.add(run, now)
+                self.deadlines.add(run, now)
+            elif run.timeout:
                 self.deadlines.add(run, now)
         return runs
 
@@ -279,4 +285,7 @@ def _all(runs: deque[Run] | list[Run]) -> list[Run]:
 def _released(run: Run, *, after: float = 0.0) -> Ending:
     """Return the settlement of a job that is not done here: it returns to its topic at once, or after `after` seconds."""
     outcome = Outcome.DEFER if after else Outcome.RELEASE
-    return Settlement(run.delivery.id, run.delivery.token, outcome, after=after, ran=bool(run.started)), run
+    settlement = Settlement(
+        run.delivery.id, run.delivery.token, outcome, after=after, ran=bool(run.started), cursor=cursor_to_store(run)
+    )
+    return settlement, run

@@ -30,6 +30,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     start: float = NEVER  # when a waiting run may be able to start, without an event that wakes the courier
     housekeeping: float = NEVER
     poll: float = NEVER  # when to ask for cancels
+    checkpoint: float = NEVER  # when to store the cursors of resumable jobs
     stop: float = NEVER  # when to stop waiting for running jobs
     collect: float = NEVER  # when finished runs are collected; until then, none of them wakes the courier
     ahead: float = NEVER  # seconds after which to look at the jobs that wait for a slot
@@ -45,7 +46,7 @@ def next_wake_up(s: Situation) -> tuple[Sleep, float]:
     That may be 0 seconds: if a round trip takes longer than the interval between heartbeats, no time is left to sleep, but
     the call is needed, since nothing else reports new jobs.
     """
-    until = min(s.heartbeat, s.interruption, s.start, s.housekeeping, s.poll, s.stop, s.collect, s.now + s.ahead)
+    until = min(s.heartbeat, s.interruption, s.start, s.housekeeping, s.poll, s.checkpoint, s.stop, s.collect, s.now + s.ahead)
     timeout = max(0.0, min(LONGEST_SLEEP, until - s.now))
     # Most jobs are short: if every slot has just got one, leave new jobs to other workers until these have run.
     soon_free = s.full and s.now < s.collect < NEVER

@@ -53,7 +53,7 @@ class Checkpoints(RigCase):
         worker = rig.worker()
         assert rig.take_one(worker).cursor == b"kept"
 
-    def test_a_crash_goes_on_from_the_last_cursor_and_is_charged(self, rig: Rig) -> None:
+    def test_a_crash_continues_from_the_last_cursor_and_is_charged(self, rig: Rig) -> None:
         if not rig.has("checkpoints", "owner_release"):
             return
         worker = rig.worker("dies")

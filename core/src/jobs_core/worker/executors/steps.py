@@ -17,6 +17,7 @@ from ...runs.running import running
 from ..log_pipe import end_lines, partial
 from ..middleware import Middleware
 from ..returned import RESULTS, in_loop
+from ..wake_up import NEVER
 
 if TYPE_CHECKING:
     from ...message import Message
@@ -124,6 +125,13 @@ def conclude(run: Run, middleware: Middleware) -> None:
         run.kwargs.clear()
 
 
+def step_is_overdue(run: Run) -> bool:
+    """Return whether the timeout that an overdue run has exceeded is that of a step, not of the run."""
+    return not run.timeout or time.monotonic() < (run.started or NEVER) + run.timeout
+
+
 def overdue(run: Run) -> JobTimeout:
-    """Return the error for a run that exceeded its timeout."""
+    """Return the error for a run that exceeded its timeout, or the timeout of a step."""
+    if step_is_overdue(run):
+        return JobTimeout(f"a step ran longer than the step_timeout of {run.policy.step_timeout:g} s")
     return JobTimeout(f"ran longer than its timeout of {run.timeout:g} s")
