@@ -13,6 +13,7 @@ from jobs_core.backends.base import (
     Answer,
     BackendOptions,
     BindsKeys,
+    Checkpoint,
     Counts,
     Delivery,
     Heartbeat,
@@ -39,7 +40,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES
+    features = FEATURES | {"checkpoints"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
@@ -202,6 +203,9 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if not settlements:
             return []
         return self._store.settle(self._owner, settlements, request)
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._store.checkpoint(self._owner, checkpoints)
 
     def heartbeat(self) -> Heartbeat:
         return self._store.heartbeat(self._owner)

@@ -21,6 +21,7 @@ from jobs_core.backends.base import (
     Answer,
     Backend,
     BackendOptions,
+    Checkpoint,
     Counts,
     Delivery,
     Heartbeat,
@@ -50,7 +51,7 @@ class RedisClusterBackend(Backend):
     """The backend for a cluster; the module's docstring says how it works."""
 
     name = "redis+cluster"
-    features = FEATURES - {"atomic_followups", "strict_order", "claim"}
+    features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {"checkpoints"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target, self._options = target, options
@@ -237,6 +238,13 @@ class RedisClusterBackend(Backend):
             for n, answer in zip(places, self._store(topic).settle(self._owner, part, request), strict=True):
                 answers[n] = answer
         return answers
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        by_topic: dict[str, list[Checkpoint]] = {}
+        for each in checkpoints:
+            by_topic.setdefault(str(each.token).split(":", 2)[-1], []).append(each)
+        for topic, part in by_topic.items():
+            self._store(topic).checkpoint(self._owner, part)
 
     def heartbeat(self) -> Heartbeat:
         told = [self._beat(store) for store in self._ours()]

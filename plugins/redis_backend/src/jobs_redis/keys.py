@@ -9,6 +9,7 @@ key                    type    what
 {jobs}:later:TOPIC     zset    id → when the job becomes due, in microseconds
 {jobs}:dead:TOPIC      zset    id → when it became a dead letter
 {jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; only for jobs that have any
+{jobs}:cursor          hash    id → cursor of a resumable job
 {jobs}:owners          zset    worker process → when its lease expires
 {jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved
 {jobs}:owner:OWNER     hash    the last requests of this worker process and their answers, in case a reply was lost

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from jobs_core import UniqueKey
 from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
@@ -130,6 +132,8 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         settlement.result or b"",
         micro(max(0.0, settlement.result_ttl)),
         retention(topic).dead_max if buries else 0,
+        int(settlement.cursor is not None),
+        settlement.cursor or b"",
         len(settlement.followups) if outcome in ENDS else 0,
     ]
     if outcome in ENDS:
@@ -169,13 +173,14 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
     now = int(found[0]) / _MICRO
     made = []
     for n in range(2, len(found), 4):
-        attempt, redeliveries, crashes, deferrals = found[n + 3] or _PLAIN
+        attempt, redeliveries, crashes, deferrals, *cursor = found[n + 3] or _PLAIN
         token = found[n + 1].decode()
         try:
             pushed, _, topic, payload = _unpacked(found[n + 2])
         except ValueError:  # passed on: its worker will find that it is no message, and dead-letter it
             pushed, topic, payload = now, token.split(":", 2)[-1], found[n + 2]
-        made.append(Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now))
+        delivery = Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now)
+        made.append(replace(delivery, cursor=cursor[0]) if cursor else delivery)
     return made
 
 
@@ -189,7 +194,7 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         _, _, topic, at, has_result, result = found
         kept = bytes(result) if has_result else None
         return JobRecord(job_id, topic.decode(), state, since=int(at) / _MICRO, result=kept, broker_now=broker_now)
-    _, _, record, since, due, owner, cancel, attempt, redeliveries, crashes, deferrals, reason, *errors = found
+    _, _, record, since, due, owner, cancel, cursor, attempt, redeliveries, crashes, deferrals, reason, *errors = found
     try:
         pushed_at, priority, topic, payload = _unpacked(record)
     except ValueError:
@@ -212,4 +217,5 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         reason=reason.decode() if state is State.DEAD else "",
         errors=tuple(errors),
         broker_now=broker_now,
+        cursor=cursor,
     )

@@ -13,6 +13,7 @@ from jobs_core.backend_kit import new_id
 from jobs_core.backends.base import (
     Answer,
     BackendOptions,
+    Checkpoint,
     Counts,
     Delivery,
     Heartbeat,
@@ -218,6 +219,11 @@ class Store:
         if len(letters) != len(order):  # the request id was used for another batch: this one was not executed
             raise BackendError("a settle request was sent again with other settlements")
         return records.answers(letters, order)
+
+    def checkpoint(self, owner: str, checkpoints: Sequence[Checkpoint]) -> None:
+        if checkpoints:
+            arguments = [value for each in checkpoints for value in (each.id, each.token, each.cursor)]
+            self._run(scripts.CHECKPOINT, owner, *arguments)
 
     def look(self, topics: Sequence[str]) -> tuple[bool, float, list[str]]:
         """Return whether there is a ready job, the seconds until one is due, and the topics whose inlet has entries."""

@@ -59,6 +59,7 @@ def _stripped(source: str) -> str:
 BIND = Script("bind")
 BROWSE = Script("browse")
 CANCEL = Script("cancel")
+CHECKPOINT = Script("checkpoint")
 CLAIM = Script("claim")
 COUNTS = Script("counts")
 DISCARD = Script("discard")

@@ -62,7 +62,7 @@ for n = 5, #ARGV do
     if token then
       local at, history = #found, history_of(id)
       found[at + 1], found[at + 2], found[at + 3] = id, token, record
-      found[at + 4] = { history[1], history[2], history[3], history[4] }
+      found[at + 4] = { history[1], history[2], history[3], history[4], redis.call('HGET', CURSORS, id) or '' }
     end
   end
 end

@@ -4,6 +4,7 @@ local JOBS, HISTORY, OWNERS, RESERVED = base .. 'job', base .. 'history', base .
 local FORCED = '\0force' -- follows the id of a job whose worker may be replaced to end it
 local TOPICS, PAUSED, CANCEL = base .. 'topics', base .. 'paused', base .. 'cancel'
 local UNIQUE, UNTIL, FOLLOWERS, META = base .. 'unique', base .. 'unique-until', base .. 'followers', base .. 'meta'
+local CURSORS = base .. 'cursor' -- of resumable jobs
 local READY, LATER, DEAD, INLET, WAKE = base .. 'ready:', base .. 'later:', base .. 'dead:', base .. 'in:', base .. 'wake:'
 local HELD, OWNER = base .. 'held:', base .. 'owner:'
 local CHUNK = 4000 -- most values that one unpack() may put on Lua's stack; even, so that pairs stay together

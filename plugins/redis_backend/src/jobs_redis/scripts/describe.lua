@@ -1,10 +1,11 @@
 -- Describe a job, for operators. Needs common.
 
--- {state, id, record, since, due, owner, cancel, history ...}; numbers are microseconds, as strings; a value that does not
+-- {state, id, record, since, due, owner, cancel, cursor, history ...}; numbers are microseconds, as strings; a value that does not
 -- apply is empty.
 local function describe(id, record, state, since, due, owner)
   local cancel = redis.call('SISMEMBER', CANCEL, id)
   local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }
+  found[#found + 1] = redis.call('HGET', CURSORS, id) or ''
   for _, fact in ipairs(history_of(id)) do found[#found + 1] = fact end
   return found
 end

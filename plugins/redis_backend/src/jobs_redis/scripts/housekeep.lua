@@ -23,6 +23,7 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
       redis.call('ZREM', DEAD .. topic, unpack(old))
       redis.call('HDEL', JOBS, unpack(old))
       redis.call('HDEL', HISTORY, unpack(old))
+      redis.call('HDEL', CURSORS, unpack(old))
       dropped = dropped + #old
     end
   end

@@ -11,6 +11,7 @@ end
 local function finish(id, job, state, ttl, result)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
+  redis.call('HDEL', CURSORS, id)
   redis.call('SREM', CANCEL, id, id .. FORCED)
   free_key(id, job)
   if ttl > 0 and (result or state == 'cancelled') then
@@ -35,6 +36,7 @@ local function bury(id, job, history, reason, error, most)
     redis.call('ZREM', DEAD .. job.topic, unpack(oldest))
     redis.call('HDEL', JOBS, unpack(oldest))
     redis.call('HDEL', HISTORY, unpack(oldest))
+    redis.call('HDEL', CURSORS, unpack(oldest))
   end
   tell_followers(id)
 end

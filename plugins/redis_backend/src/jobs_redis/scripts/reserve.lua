@@ -2,7 +2,7 @@
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
---          first four numbers; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
+--          first four numbers, and the cursor of a resumable job; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
 --          producers have pushed ...}; once the limit is reached, the other topics are not looked at
 -- Cost     O(limit x log of the queue), and for at most 1000 due jobs a topic that become ready
 --
@@ -16,16 +16,18 @@ if redis.call('ZADD', OWNERS, 'XX', 'CH', now + ARGV[4], owner) == 0 and not red
 end
 
 local found, seen = { whole(now), 0 }, { -1 }
--- Most stores have none of these keys: check all three with one command.
-local rare = redis.call('EXISTS', HISTORY, PAUSED, UNIQUE) > 0
+-- Most stores have none of these keys: check all of them with one command.
+local rare = redis.call('EXISTS', HISTORY, PAUSED, UNIQUE, CURSORS) > 0
 local histories = rare and redis.call('EXISTS', HISTORY) == 1
 local paused = rare and redis.call('EXISTS', PAUSED) == 1
+local resumable = rare and redis.call('EXISTS', CURSORS) == 1
 local keyed = rare and redis.call('EXISTS', UNIQUE) == 1
 
 -- Add jobs to the result; return their records. An id without a record (keys were deleted by hand) is left out.
 local function hand_out(ids, tokens)
   local records = redis.call('HMGET', JOBS, unpack(ids))
   local packed = histories and redis.call('HMGET', HISTORY, unpack(ids))
+  local cursors = resumable and redis.call('HMGET', CURSORS, unpack(ids))
   local at = #found
   for n = 1, #ids do
     if records[n] then
@@ -33,6 +35,10 @@ local function hand_out(ids, tokens)
       if packed and packed[n] then
         local history = cmsgpack.unpack(packed[n])
         found[at + 4] = { history[1], history[2], history[3], history[4] }
+      end
+      if cursors and cursors[n] then
+        if found[at + 4] == 0 then found[at + 4] = { 0, 0, 0, 0 } end
+        found[at + 4][5] = cursors[n]
       end
       at = at + 4
     end

@@ -4,7 +4,7 @@
 --          5 number of groups of acknowledged jobs, each: topic, count n, n ids, n tokens
 --          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
 --          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
---          number of follow-ups, and four values a follow-up: see add in queue.lua
+--          has a cursor (0 or 1), cursor, number of follow-ups, and four values a follow-up: see add in queue.lua
 -- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
 -- Cost     O(settlements)
 
@@ -33,7 +33,7 @@ local function done(topic, ids, tokens)
   if #gone == 0 then return end
   redis.call('HDEL', held, unpack(gone))
   redis.call('HINCRBY', RESERVED, topic, -#gone)
-  if redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS) > 0 then
+  if redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS) > 0 then
     local records = redis.call('HMGET', JOBS, unpack(gone))
     for n = 1, #gone do
       if records[n] then finish(gone[n], parse(records[n]), 'done', 0) end
@@ -84,6 +84,7 @@ local function settle(id, token, topic, from)
   if job.broken then
     redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record) -- a complete record, so that browse can show the job
   end
+  if ARGV[from + 9] == '1' then redis.call('HSET', CURSORS, id, ARGV[from + 10]) end
   if outcome == 'done' then
     finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6])
   elseif outcome == 'cancelled' then
@@ -97,8 +98,8 @@ local function settle(id, token, topic, from)
   else
     send_back(id, job, token, outcome, after, error)
   end
-  local followups = tonumber(ARGV[from + 9])
-  if followups > 0 then add(from + 10, followups, cancelled_ttl) end
+  local followups = tonumber(ARGV[from + 11])
+  if followups > 0 then add(from + 12, followups, cancelled_ttl) end
 end
 
 for _ = 1, tonumber(ARGV[at]) do
@@ -109,7 +110,7 @@ for _ = 1, tonumber(ARGV[at]) do
   else
     answer('-')
   end
-  at = at + 13 + 4 * tonumber(ARGV[at + 13])
+  at = at + 15 + 4 * tonumber(ARGV[at + 15])
 end
 
 local letters = table.concat(answers)
