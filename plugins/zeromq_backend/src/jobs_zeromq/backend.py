@@ -10,6 +10,7 @@ from jobs_core.backends.base import (
     FEATURES,
     Answer,
     BackendOptions,
+    Checkpoint,
     Counts,
     Delivery,
     Heartbeat,
@@ -28,7 +29,7 @@ from .url import parse
 class ZeromqBackend(ZeromqOperatorCalls):
     """One connection to a broker."""
 
-    features = FEATURES - {"prefix"}  # a broker's store belongs to one application
+    features = (FEATURES - {"prefix"}) | {"checkpoints"}  # a broker's store belongs to one application
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         self.name = url.partition("://")[0]
@@ -121,6 +122,9 @@ class ZeromqBackend(ZeromqOperatorCalls):
         if first and connection.sendings > 1:  # "already" comes from our own repetition: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self._connection.call(p.CHECKPOINT, p.Checkpoints(owner=self._owner, checkpoints=list(checkpoints)))
 
     # -- owners and housekeeping -----------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import (
     CANCELLED_TTL,
     Answer,
+    Checkpoint,
     Counts,
     Delivery,
     Heartbeat,
@@ -136,6 +137,13 @@ class Settle(Struct, kw_only=True):
     owner: Id
     request: Request
     settlements: list[Settlement] = []
+
+
+class Checkpoints(Struct, kw_only=True):
+    """Store the cursors of reserved jobs; those with a stale token are ignored."""
+
+    owner: Id
+    checkpoints: Annotated[list[Checkpoint], Meta(max_length=100_000)]
 
 
 class Release(Struct, kw_only=True):
@@ -280,6 +288,7 @@ NEXT: Verb[Next, list[Delivery]] = Verb("next", Next, list[Delivery], writes=Fal
 CLAIM: Verb[Claim, list[Delivery]] = Verb("claim", Claim, list[Delivery])
 WAIT: Verb[Wait, None] = Verb("wait", Wait, None, writes=False)
 SETTLE: Verb[Settle, list[Answer]] = Verb("settle", Settle, list[Answer])
+CHECKPOINT: Verb[Checkpoints, None] = Verb("checkpoint", Checkpoints, None)
 HEARTBEAT_OF: Verb[Owner, Heartbeat] = Verb("heartbeat", Owner, Heartbeat)
 RELEASE: Verb[Release, int] = Verb("release", Release, int)
 HOUSEKEEP: Verb[Housekeep, Kept] = Verb("housekeep", Housekeep, Kept)

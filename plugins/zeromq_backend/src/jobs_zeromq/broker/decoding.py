@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from jobs_core.backends.base import Outcome, Outgoing, Settlement
+from jobs_core.backends.base import Outcome, Outgoing, Settlement, Token
 from jobs_core.errors import BackendError
 
 from .. import protocol as p
@@ -52,6 +52,9 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
             for frame in frames[1:]:
                 request.settlements += p.ITEMS[verb.name](frame)
             return Asked(peer, sender, tag, verb, request, plain=_check_settlements(request.settlements))
+        elif verb is p.CHECKPOINT:
+            for one in request.checkpoints:
+                _check_token(one.token)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError) as error:
         raise Malformed(f"{verb.name.decode()}: {error}") from None
     return Asked(peer, sender, tag, verb, request)
@@ -94,12 +97,16 @@ def _number(scope: object) -> float:
     return float(scope) if isinstance(scope, (int, float)) else 0.0
 
 
+def _check_token(token: Token) -> None:
+    if isinstance(token, int) and not 0 <= token < _LARGEST:
+        raise Malformed("a token is as it was handed out")
+
+
 def _check_settlements(settlements: Sequence[Settlement]) -> bool:
     """Raise Malformed unless all are well formed; return whether they are all plain acknowledgements."""
     plain = True
     for one in settlements:
-        if isinstance(one.token, int) and not 0 <= one.token < _LARGEST:
-            raise Malformed("settle: a token is as it was handed out")
+        _check_token(one.token)
         if one.outcome is _DONE and not one.followups and one.result is None:
             continue
         plain = False

@@ -204,6 +204,9 @@ class Transactions:
     def claim(self, tx: Transaction, one: Asked) -> Any:
         return requests.claim(tx, one.request.owner, one.request.ids, one.request.request)
 
+    def checkpoint(self, tx: Transaction, one: Asked) -> None:
+        settling.checkpoint(tx, one.request.owner, one.request.checkpoints)
+
     def heartbeat(self, tx: Transaction, one: Asked) -> Any:
         return owners.heartbeat(tx, one.request.owner)
 
