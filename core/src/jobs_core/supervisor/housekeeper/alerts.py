@@ -33,8 +33,9 @@ class Alert(Struct, frozen=True):
     facts: dict[str, Any]
 
     @property
-    def topic(self) -> str:
-        return str(self.facts.get("topic", ""))
+    def about(self) -> str:
+        """Return the topic or limit; a channel that is slow keeps only the newest alert about each."""
+        return str(self.facts["topic"]) if "topic" in self.facts else f"limit {self.facts['limit']}"
 
 
 class _TopicState:
@@ -127,7 +128,7 @@ class TopicAlerts:
     def send(self, alert: Alert) -> None:
         """Hand an alert to every channel; never blocks."""
         for sender in self._senders:
-            sender.send(alert.topic, alert.title, alert.text, alert.facts)
+            sender.send(alert.about, alert.title, alert.text, alert.facts)
 
 
 def ineffective_limits(config: Config, backend: Backend) -> list[str]:

@@ -1,0 +1,257 @@
+"""Limits and fair topics on the command line. The backend is a stand-in with the states that a test gives it."""
+
+import json
+import re
+
+import pytest
+
+from jobs_core import App
+from jobs_core.backends.base import Counts, JobRecord, State
+from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.backends.memory import MemoryBackend
+from jobs_core.message import encode, new_message
+
+TASKS = """
+from jobs_core import job
+
+@job(limits=("stripe", "stripe:{account}"))
+def charge(account): ...
+
+@job(topic="mail", key="{account}")
+def mail(account): ...
+"""
+
+
+class Stand(MemoryBackend):
+    """A backend whose limits, counts and jobs are what the test says."""
+
+    features = MemoryBackend.features | {"limits", "fairness"}
+    states: tuple[LimitState, ...] = ()
+    keys: tuple[tuple[str, int], ...] = ()
+    records: tuple[JobRecord, ...] = ()
+    reserved: tuple[JobRecord, ...] = ()
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.overrides: list[object] = []
+
+    def define_limits(self, limits, topics):
+        self.overrides.append(dict(limits))
+
+    def limits(self, most, names=()):
+        return [state for state in self.states if not names or state.limit.partition(":")[0] in names][:most]
+
+    def override_limit(self, limit, definition):
+        self.overrides.append((limit, definition))
+
+    def lines(self, topic, most):
+        return list(self.keys)[:most]
+
+    def topics(self):
+        return ["default", "mail"]
+
+    def counts(self, topics):
+        return {topic: Counts(ready=1, limited=len(self.records) if topic == "default" else 0) for topic in topics}
+
+    def browse(self, topic, state, limit, offset=0):
+        found = {State.LIMITED: self.records, State.RESERVED: self.reserved}.get(state, ())
+        return [record for record in found if record.topic == topic][offset : offset + limit]
+
+    def get(self, job_id):
+        return next((record for record in self.records if record.id == job_id), None)
+
+
+@pytest.fixture
+def stand(project, monkeypatch):
+    (project.root / "tasks.py").write_text(TASKS)
+    project.configure(
+        "topics.mail = {fair = true, max_per_key = 2}\npools.default.topics = ['default', 'mail']\n"
+        "[limits.stripe]\nconcurrency = 5\nrate = '10/m'\n",
+        backend='backend = "memory://stand"',
+    )
+    made = Stand("memory://stand", project.app().backend_options())
+    monkeypatch.setattr(App, "_make_backend", lambda self, clock: made)
+    return made
+
+
+STRIPE = Limit(5, 6.0, 1)
+FULL = LimitState("stripe:acme", used=5, waiting=7, definition=STRIPE)
+
+
+def record(number, **fields):
+    message = new_message("tasks.charge", "default", ["acme"], {}, id=f"job-{number}")
+    return JobRecord(
+        message.id, "default", State.LIMITED, encode(message), limits=("stripe", "stripe:acme"), blocked_by="stripe:acme",
+        pushed_at=1000.0, broker_now=1001.0, **fields,
+    )  # fmt: skip
+
+
+# -- jobsctl limits ----------------------------------------------------------------------------------
+
+
+STATES = {
+    "full": (FULL, r"stripe:acme\s+5\s+5\s+10/m\s+7\s+full"),
+    "closed by its definition": (LimitState("a", definition=Limit(0)), r"a\s+0\s+0\s+0\s+closed"),
+    "closed by a job": (LimitState("a", definition=Limit(5), closed_for=29.5), r"a\s+0\s+5\s+0\s+closed for 30s by a job"),
+    "in debt": (LimitState("a", definition=Limit(None, 1.0, 20), opens_in=0.55), r"a\s+0\s+1/s burst 20\s+0\s+opens in 600ms"),
+    "not defined": (LimitState("a", used=3), r"a\s+3\s+0"),
+    "overridden": (LimitState("a", definition=Limit(9), overridden=True), r"a\s+0\s+9\s+0\s+overridden"),
+}
+
+
+@pytest.mark.parametrize(("state", "row"), STATES.values(), ids=STATES)
+def test_limits_shows_use_bounds_and_what_holds_jobs_back(stand, project, state, row):
+    stand.states = (state,)
+    assert re.search(row, project.here("limits"))
+    assert json.loads(project.here("limits", "--json"))[0]["limit"] == state.limit
+
+
+def test_limits_selects_a_name_or_a_value(stand, project):
+    stand.states = (LimitState("stripe"), FULL, LimitState("other"))
+    assert [each["limit"] for each in json.loads(project.here("limits", "stripe", "--json"))] == ["stripe", "stripe:acme"]
+    assert [each["limit"] for each in json.loads(project.here("limits", "stripe:acme", "--json"))] == ["stripe:acme"]
+    assert project.here("limits", "nobody", "--json") == "[]\n"
+    definition = json.loads(project.here("limits", "stripe:acme", "--json"))[0]["definition"]
+    assert definition == {"concurrency": 5, "burst": 1, "rate": "10/m"}
+
+
+SET = {
+    "one part, the others stay": (["stripe", "--concurrency", "10"], Limit(10, 6.0, 1)),
+    "the rate": (["stripe", "--rate", "100/s", "--burst", "20"], Limit(5, 0.01, 20)),
+    "no rate": (["stripe", "--rate", "none"], Limit(5, None, 1)),
+    "no bound": (["stripe", "--concurrency", "none"], Limit(None, 6.0, 1)),
+    "closed": (["stripe:acme", "--concurrency", "0"], Limit(0, 6.0, 1)),
+    "a name that nobody defines": (["fresh", "--concurrency", "1"], Limit(1, None, 1)),
+}
+
+
+@pytest.mark.parametrize(("arguments", "definition"), SET.values(), ids=SET)
+def test_limits_set_overrides_what_it_names_and_keeps_the_rest(stand, project, arguments, definition):
+    stand.states = (LimitState("stripe", definition=STRIPE),)
+    assert f"until `jobsctl limits reset {arguments[0]}`" in project.here("limits", "set", *arguments)
+    assert stand.overrides == [(arguments[0], definition)]
+
+
+def test_limits_set_warns_of_a_name_that_is_probably_a_typo(stand, project):
+    assert "limit strpe is not defined here, and not in use; did you mean stripe?" in project.here(
+        "limits", "set", "strpe", "--concurrency", "1"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["stripe"], ["no limit", "--concurrency", "1"], ["a:", "--concurrency", "1"], ["a", "--concurrency", "-1"],
+     ["a", "--rate", "fast"], ["a", "--rate", "0/s"], ["a", "--burst", "0"], ["a", "--burst", "5"]],
+)  # fmt: skip
+def test_limits_set_refuses_what_limits_nothing(stand, project, arguments):
+    project.here("limits", "set", *arguments, code=2)
+    assert stand.overrides == []
+
+
+def test_limits_reset_ends_an_override_and_may_remove_a_definition(stand, project):
+    assert "stripe: 5 at once, 10/m" in project.here("limits", "reset", "stripe")
+    assert "old: not limited" in project.here("limits", "reset", "old", "--definition")
+    assert stand.overrides == [("stripe", None), ("old", None), {"old": Limit()}]
+    project.here("limits", "reset", "stripe", "--definition", code=2)
+    project.here("limits", "reset", "old:value", "--definition", code=2)
+
+
+def test_a_backend_without_limits_says_so(stand, project, monkeypatch):
+    plain = type("Plain", (MemoryBackend,), {"features": MemoryBackend.features - {"limits", "fairness"}})
+    for name in ("limits", "override_limit"):
+        monkeypatch.setattr(plain, name, lambda self, *rest, **named: self._raise(), raising=False)
+    plain._raise = lambda self: (_ for _ in ()).throw(self._lacks("limits"))
+    monkeypatch.setattr(App, "_make_backend", lambda self, clock: plain("memory://stand", self.backend_options(clock)))
+    for command in (["limits"], ["limits", "set", "a", "--concurrency", "1"], ["list", "default", "--state", "limited"]):
+        assert "memory:// does not support limits" in project.here(*command, code=1)
+
+
+# -- topics, list, show, why ------------------------------------------------------------------------
+
+
+def test_topics_has_a_column_for_limited_jobs_only_if_there_are_any(stand, project):
+    assert "limited" not in project.here("topics")
+    stand.records = (record(1), record(2))
+    assert re.search(r"default\s+1\s+2\s+0\s+0\s+0", project.here("topics"))
+    assert json.loads(project.here("topics", "--json"))["default"]["limited"] == 2
+
+
+def test_topics_of_a_name_lists_the_deepest_keys(stand, project):
+    stand.keys = (("acme", 9), ("", 4), *((f"k{n}", 1) for n in range(20)))
+    text = project.here("topics", "mail")
+    assert re.search(r"acme\s+9\n(.*\s+)*?\(none\)\s+4", text)
+    assert "k8" not in text
+    assert json.loads(project.here("topics", "mail", "--json"))["mail"]["keys"][:2] == [["acme", 9], ["", 4]]
+    assert "acme" not in project.here("topics")
+
+
+def test_limited_jobs_are_listed_shown_and_explained(stand, project):
+    stand.records = (record(1), record(2))
+    stand.reserved = (
+        JobRecord("job-0", "default", State.RESERVED, owner="host-1", limits=("stripe:acme",)),
+        JobRecord("job-9", "default", State.RESERVED, owner="host-1", limits=("other",)),
+    )
+    stand.states = (FULL, LimitState("stripe", used=5, definition=Limit(9)))
+    assert "job-1" in project.here("list", "default", "--state", "limited")
+    assert {"blocked_by": "stripe:acme", "limits": ["stripe", "stripe:acme"]}.items() <= json.loads(
+        project.here("show", "job-1", "--json")
+    ).items()
+    text = project.here("why", "job-2")
+    assert "it waits for limit stripe:acme: full, 5 of 5 used, 7 jobs waiting under it" in text
+    assert "its slots are held by job-0 (worker host-1)\n" in text
+    assert "it is limited with 1 job ahead of it" in text
+    assert "limit stripe:" not in text.replace("limit stripe:acme", "")
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (LimitState("stripe:acme", waiting=1, definition=STRIPE, opens_in=2.5), "opens in 2.5s, 0 of 5 used"),
+        (LimitState("stripe:acme", waiting=1, definition=STRIPE, closed_for=20.0), "closed for 20s by a job"),
+        (LimitState("stripe:acme", waiting=1, definition=Limit(0)), "closed, 0 of 0 used"),
+        (LimitState("stripe:acme"), "it had no room when it was last looked at"),
+    ],
+)
+def test_why_says_what_a_limit_waits_for(stand, project, state, says):
+    stand.records, stand.states = (record(1),), (state,)
+    assert f"it waits for limit stripe:acme: {says}" in project.here("why", "job-1")
+
+
+# -- check -------------------------------------------------------------------------------------------
+
+
+CHECKS = {
+    "nothing": ((LimitState("stripe", definition=STRIPE),), "", "limits .*stripe \\(5 at once, 10/m\\)"),
+    "undefined": ((), "[limits.other]\nconcurrency = 1", "tasks.charge uses the limit stripe, which limits nothing: define it"),
+    "unused": ((), "[limits.other]\nconcurrency = 1", r"\[limits.other\] is used by no job here"),
+    "another definition": (
+        (LimitState("stripe", definition=Limit(9)),), "[limits.stripe]\nconcurrency = 5",
+        "limit stripe is 9 at once in the backend, and 5 at once here",
+    ),
+    "an override": (
+        (LimitState("stripe", definition=Limit(9), overridden=True),), "[limits.stripe]\nconcurrency = 5",
+        "limit stripe is overridden: 9 at once, until `jobsctl limits reset stripe`",
+    ),
+    "another application's": (
+        (LimitState("old", definition=Limit(9)), LimitState("gone", definition=Limit())), "[limits.stripe]\nconcurrency = 5",
+        "limit old is defined in the backend \\(9 at once\\), but not here",
+    ),
+    "max_per_key without fair": ((), "topics.mail.max_per_key = 5", "topics.mail.max_per_key has no effect"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("states", "configuration", "says"), CHECKS.values(), ids=CHECKS)
+def test_check_tells_what_has_no_effect_and_what_differs(stand, project, states, configuration, says):
+    if configuration:
+        project.configure(configuration, backend='backend = "memory://stand"')
+    stand.states = states
+    text = project.here("check", code=None)
+    assert re.search(says, text), text
+    assert "gone" not in text
+
+
+def test_check_refuses_limits_on_a_backend_without(stand, project):
+    stand.features = MemoryBackend.features - {"limits", "fairness"}
+    text = project.here("check", code=1)
+    assert "memory:// does not support limits: tasks.charge cannot be enqueued with its limit stripe" in text
+    assert "memory:// does not support fairness (topics.mail.fair)" in text
