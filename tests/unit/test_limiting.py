@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from jobs_core import App, JobDefinitionError, job
-from jobs_core.backends.limits import MOST_LIMITS, Limit, Lines
+from jobs_core.backends.limits import MOST_LIMITS, Limit, Lines, line_of_foreign
 from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Config, Pool, Topic
 from jobs_core.config import Limit as Defined
@@ -235,3 +235,16 @@ def test_the_names_that_jobs_use_are_known_without_a_call():
     job(name="a", registry=registry, limits=("x", "x:{account}", "y"))(lambda account: None)
     job(name="b", registry=registry, limits="y")(lambda: None)
     assert uses(registry) == {"x": ["a", "a"], "y": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("key", "limits", "line"),
+    [
+        ("acme", ["b", "a", "b"], ("acme", ("a", "b"))),
+        (None, None, ("", ())),
+        ("x" * 513, ["no limit"], ("", ())),
+        ("a", [f"a:{n}" for n in range(MOST_LIMITS + 1)], ("a", ())),
+    ],
+)
+def test_a_foreign_producers_key_and_limits_are_taken_over_if_they_can_be_stored(key, limits, line):
+    assert line_of_foreign(key, limits) == line

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from ..message import MAX_ID, Priority, Seconds, UniqueKey
+from ..message import MAX_ID, LimitName, Priority, Seconds, UniqueKey
 
 
 class Envelope(Struct):
@@ -19,6 +19,8 @@ class Envelope(Struct):
     priority: Priority = 0
     delay: Seconds | None = None
     unique: UniqueKey | None = None
+    key: str | None = None
+    limits: list[LimitName] | None = None
 
 
 _decode = msgspec.json.Decoder(Envelope).decode

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -42,6 +42,9 @@ LIMIT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(:[^\x00-\x1f\x7f]{1,128})?", re
 
 MOST_LIMITS: Final = 8
 """Most limits of one job."""
+
+LONGEST_KEY: Final = 512
+"""Most characters of a key."""
 
 KEY_LIMIT: Final = "key/"
 """The internal limit of one key of a fair topic is "key/TOPIC:KEY"; a slash is not allowed in the names of others."""
@@ -100,3 +103,13 @@ def held_back(state: LimitState) -> Iterator[str]:
         yield "full"
     elif state.opens_in is not None and state.opens_in > 0:
         yield f"opens in {format_duration(math.ceil(state.opens_in * 10) / 10)}"
+
+
+def line_of_foreign(key: str | None, limits: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Return `Outgoing.key` and `Outgoing.limits` for a message of an unknown producer, without what cannot be stored.
+
+    The worker that gets the message judges the rest.
+    """
+    found = sorted({*(limits or ())})
+    valid = len(found) <= MOST_LIMITS and all(LIMIT.fullmatch(limit) for limit in found)
+    return key if key and len(key) <= LONGEST_KEY else "", tuple(found) if valid else ()

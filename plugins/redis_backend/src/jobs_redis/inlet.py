@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from jobs_core.backend_kit import new_id, peek, unsigned
 from jobs_core.backends.base import Outgoing
+from jobs_core.backends.limits import line_of_foreign
 
 Verify = Callable[[bytes], bytes]
 
@@ -30,7 +31,9 @@ def outgoing(topic: str, payload: bytes, verify: Verify | None = None) -> Outgoi
     if unique is not None:
         unique = replace(unique, key=own_key(topic, unique.key))
     chosen = bool(envelope.id)
-    return Outgoing(envelope.id or new_id(), topic, payload, envelope.priority, envelope.delay or 0.0, unique, chosen)
+    job_id, delay = envelope.id or new_id(), envelope.delay or 0.0
+    key, limits = line_of_foreign(envelope.key, envelope.limits)
+    return Outgoing(job_id, topic, payload, envelope.priority, delay, unique, chosen, key, limits)
 
 
 def own_key(topic: str, key: str) -> str:
