@@ -51,6 +51,17 @@ class Mutant:
 
 
 MUTANTS = [
+    # checkpoint
+    Mutant("a stale token stores a cursor", "store.py", "if job is not None and job.token == checkpoint.token:", "if job is not None:"),
+    Mutant("a cursor is not delivered", "store.py", "            cursor=j.cursor,\n", ""),
+    Mutant("a settlement loses its cursor", "store.py", "        if settlement.cursor is not None:\n            job.cursor = settlement.cursor\n",
+           ""),
+    Mutant("only the first cursor is stored", "store.py", "                job.cursor = checkpoint.cursor",
+           "                job.cursor = job.cursor or checkpoint.cursor"),
+    Mutant("a record hides its cursor", "records.py", "            cursor=self.cursor,\n", ""),
+    Mutant("a crash loses the cursor", "store.py", "                job.redeliveries += 1\n", "                job.redeliveries, job.cursor = job.redeliveries + 1, b''\n"),
+    Mutant("a dead letter loses its cursor", "store.py", "job.state, job.reason, job.since, job.cancel, job.force = _DEAD, reason, at.now, False, False",
+           "job.state, job.reason, job.since, job.cancel, job.force, job.cursor = _DEAD, reason, at.now, False, False, b''"),
     # push
     Mutant("a repeated push adds again", "store.py", "        if known:\n            return known[1]\n", ""),
     Mutant("a known id is pushed over", "store.py", "if message.id in self.jobs or (message.chosen and self.find(at.now, message.id)):",

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec import UNSET
 
-from ...backends.base import ENDS, FEATURES, Answer, Backend, Delivery, Outcome, Outgoing, Settlement, State
+from ...backends.base import ENDS, FEATURES, Answer, Backend, Checkpoint, Delivery, Outcome, Outgoing, Settlement, State
 from ...backends.memory import MemoryBackend, forget
 from ...errors import OwnerLost
 from ...ids import new_token
@@ -42,7 +42,7 @@ uniques = st.none() | st.builds(
     st.sampled_from(["drop", "replace"]),
     st.sampled_from([UNSET, 20.0]),
 )
-_FACTS = ("state", "topic", "attempt", "redeliveries", "crashes", "deferrals", "reason", "owner")
+_FACTS = ("state", "topic", "attempt", "redeliveries", "crashes", "deferrals", "reason", "owner", "cursor")
 
 
 class Machine(RigCase):
@@ -182,9 +182,12 @@ class Exact(RuleBasedStateMachine):
         outcome=st.sampled_from(list(Outcome)),
         after=st.sampled_from([0.0, 5.0]),
         keeps=st.booleans(),
+        cursor=st.none() | st.sampled_from([b"", b"place"]),
         follows=st.booleans(),
     )
-    def settle(self, owner: str, count: int, outcome: Outcome, after: float, keeps: bool, follows: bool) -> None:
+    def settle(
+        self, owner: str, count: int, outcome: Outcome, after: float, keeps: bool, cursor: bytes | None, follows: bool
+    ) -> None:
         pairs, self.held[owner] = self.held[owner][:count], self.held[owner][count:]
         followups: tuple[Outgoing, ...] = ()
         if follows and outcome in ENDS and pairs:
@@ -196,6 +199,7 @@ class Exact(RuleBasedStateMachine):
             fields: dict[str, Any] = {
                 "after": after, "reason": "why", "error": ERROR, "result": b"1" if keeps else None,
                 "result_ttl": 20.0, "followups": followups if n == 0 else (),
+                "cursor": cursor if self.rig.has("checkpoints") else None,
             }  # fmt: skip
             ours = Settlement(subject.id, subject.token, outcome, **fields)
             batch.append((ours, Settlement(model.id, model.token, outcome, **fields)))
@@ -212,6 +216,14 @@ class Exact(RuleBasedStateMachine):
         subject = self.subjects[owner].settle([pair[0] for pair in batch], request)
         model = self.models[owner].settle([pair[1] for pair in batch], request)
         assert subject == model
+
+    @precondition(lambda self: self.rig.has("checkpoints"))
+    @rule(owner=st.sampled_from(OWNERS), count=st.integers(1, 3))
+    def checkpoint(self, owner: str, count: int) -> None:
+        self.number += 1
+        cursor, pairs = b"%d" % self.number, self.held[owner][:count]
+        self.subjects[owner].checkpoint([Checkpoint(subject.id, subject.token, cursor) for subject, _ in pairs])
+        self.models[owner].checkpoint([Checkpoint(model.id, model.token, cursor) for _, model in pairs])
 
     @rule(owner=st.sampled_from(OWNERS))
     def heartbeat(self, owner: str) -> None:
@@ -274,7 +286,7 @@ class Exact(RuleBasedStateMachine):
 
 def _shape(deliveries: list[Delivery]) -> list[tuple[Any, ...]]:
     """Return the facts of deliveries without the tokens, which differ between backends."""
-    return [(d.id, d.topic, d.payload, d.attempt, d.redeliveries, d.crashes, d.deferrals) for d in deliveries]
+    return [(d.id, d.topic, d.payload, d.attempt, d.redeliveries, d.crashes, d.deferrals, d.cursor) for d in deliveries]
 
 
 class Account(RuleBasedStateMachine):
