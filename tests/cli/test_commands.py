@@ -138,7 +138,7 @@ def test_check_says_what_is_good(project):
         ('[topics.x]\ndefault_job = "tasks.ad"', 2, "the nearest names are tasks.add"),
     ],
 )
-def test_check_says_what_is_wrong_and_how_to_mend_it(project, toml, code, says):
+def test_check_says_what_is_wrong_and_how_to_fix_it(project, toml, code, says):
     project.configure(toml)
     assert says in said(project.run("check"), code)
 
@@ -289,7 +289,7 @@ def dead(project):
     return job_id
 
 
-def test_topics_are_shown_with_who_serves_them(project, dead):
+def test_topics_are_shown_with_the_pools_that_serve_them(project, dead):
     project.push("note", "x")
     project.push("note", "x", topic="nobodys")
     text = said(project.run("topics"))
@@ -348,7 +348,7 @@ def test_dead_letters_are_listed_retried_and_purged(project, dead):
     assert said(project.run("dead", "list")) == ""
 
 
-def test_purge_asks_and_deletes_what_waits(project, dead):
+def test_purge_asks_and_deletes_waiting_jobs(project, dead):
     project.push("note", "x")
     project.push("note", "x", delay=60.0)
     assert "Pass --yes to skip this prompt" in said(project.run("purge", "default"), 2)
@@ -379,7 +379,7 @@ def test_cancel(project, dead):
 # -- worker ----------------------------------------------------------------------------------------
 
 
-def test_a_worker_is_refused_what_is_not_configured(project):
+def test_a_worker_refuses_unknown_pools_and_invalid_topics(project):
     assert "there is no pool 'x': the configuration has default" in said(project.run("worker", "--pool", "x"), 2)
     assert "invalid topic name" in said(project.run("worker", "--topics", "a b"), 2)
 
@@ -441,7 +441,7 @@ def test_the_demonstration_goes_on_for_so_long_and_its_commands_can_be_pasted(pr
         assert (done.returncode, without_waits(done.stderr)) == (0, ""), command
 
 
-def test_what_a_script_pipes_away_is_no_error(project):
+def test_a_closed_pipe_is_not_an_error(project):
     done = subprocess.run(
         f"{sys.executable} -m jobs_core check --show | head -n 1", shell=True, cwd=project.root, text=True, capture_output=True
     )

@@ -59,7 +59,7 @@ def test_text_says_all_that_json_says(project, command, history):
     assert missing == [], text
 
 
-def test_what_is_known_of_a_dead_worker_is_told_before_its_stack(project):
+def test_facts_about_a_dead_worker_are_shown_before_its_stack(project):
     text = project.here("dead", "show", bury(project, DIED))
     told = ["a worker died, reported by process 12 on web1", "killed by SIGKILL", "signal: SIGKILL", "peak memory: 512 MB",
             "its last log lines:", "the last but one", "the last line", "Current thread"]  # fmt: skip
@@ -112,7 +112,7 @@ def test_every_command_that_takes_ids_names_the_one_that_is_not_found(project, c
 @pytest.mark.parametrize(
     ("command", "says"), [("dead retry", "1 job is ready again"), ("dead purge --yes", "1 dead letter deleted")]
 )
-def test_of_many_ids_those_that_are_no_dead_letters_are_named_with_what_they_are(project, command, says):
+def test_ids_that_are_not_dead_letters_are_named_with_their_state(project, command, says):
     dead, waiting = bury(project, FAILED), project.push("note", "x")
     text = project.here(*command.split(), "nosuch", dead, waiting, dead, code=1)
     assert text.splitlines() == [

@@ -78,7 +78,9 @@ COMMANDS = {
 @pytest.mark.parametrize(
     ("case", "run_dir"), [*((case, "deep/run") for case in BROKEN), ("a syntax error", ".jobs"), ("no such file", ".jobs")]
 )
-def test_with_a_broken_configuration_what_runs_is_looked_at_and_ended(project: Project, lone, case: str, run_dir: str):
+def test_with_a_broken_configuration_running_processes_can_be_inspected_and_stopped(
+    project: Project, lone, case: str, run_dir: str
+):
     project.configure(f'run_dir = "{run_dir}"')
     process = lone()
     hurt, says = BROKEN[case]
@@ -101,7 +103,7 @@ def test_with_a_broken_configuration_what_runs_is_looked_at_and_ended(project: P
 
 
 @pytest.mark.parametrize("named", ["-c", "JOBS_CONFIG"])
-def test_a_file_that_was_named_and_is_gone_leads_to_what_runs_with_it(project: Project, lone, named: str, tmp_path: Path):
+def test_a_deleted_configuration_file_still_leads_to_its_supervisor(project: Project, lone, named: str, tmp_path: Path):
     (project.root / "night.toml").write_text('run_dir = "night"\n')
     process = lone(JOBS_CONFIG="night.toml")
     (project.root / "night.toml").unlink()
@@ -178,7 +180,7 @@ def test_a_broken_file_is_told_with_its_line_and_the_fix(tmp_path: Path, line: s
     assert re.search(rf"\(at line {number}(, column \d+)?\)", text), text
 
 
-def test_what_stands_twice_is_told_with_both_lines(tmp_path: Path):
+def test_a_repeated_key_is_reported_with_both_lines(tmp_path: Path):
     (tmp_path / "jobs.toml").write_text('lease = 1\n[pools.a]\nworkers = 1\nmode = """\nlease = 1\n"""\nworkers = 2\n')
     with pytest.raises(ConfigError, match=r"pools\.a\.workers is set on line 3 and again on line 7: keep one"):
         config_sources.load(tmp_path / "jobs.toml", environ={})
@@ -192,7 +194,7 @@ def test_a_list_that_is_never_closed_is_told_as_that(tmp_path: Path):
 
 @given(st.text(max_size=80))
 @settings(max_examples=60)
-def test_whatever_stands_in_a_file_is_looked_at_without_harm(text: str):
+def test_any_file_content_is_read_without_harm(text: str):
     assert config_text.advice(text, "Invalid value (at line 1, column 1)")
     assert config_text.advice(text, "Cannot overwrite a value (at end of document)")
     assert config_text.line_of(text, "pools.a") is None or "pools" in text
@@ -306,7 +308,7 @@ def test_another_user_s_supervisor_is_told_by_its_user(project: Project, of_root
 
 
 @pytest.mark.parametrize("command", EVERYONE)
-def test_what_cannot_be_known_of_another_user_s_is_said(project: Project, of_root, monkeypatch, command: str):
+def test_facts_hidden_by_another_user_are_named_as_unknown(project: Project, of_root, monkeypatch, command: str):
     monkeypatch.setattr(search, "process_of", lambda run_dir, user: None)
     assert "belongs to root, so it is not known whether a supervisor is running there" in project.here(*command.split(), code=1)
 
@@ -317,7 +319,7 @@ def test_a_script_reads_whose_it_is(project: Project, of_root, monkeypatch):
     assert json.loads(text[: text.index("}") + 1]) == {"running": True, "pid": 4242, "user": "root"}
 
 
-def test_a_process_of_another_user_is_found_by_what_ps_shows(project: Project, lone):
+def test_a_process_of_another_user_is_found_by_its_ps_line(project: Project, lone):
     process = lone()
     assert search.process_of(project.root / ".jobs", os.geteuid()) == process.pid
     assert search.process_of(project.root / ".jobs", os.geteuid() + 1) is None
@@ -405,7 +407,7 @@ def test_so_many_workers_as_cores_and_memory_bear_are_not_doubted(monkeypatch, c
     assert f"more than the {most:,} that this" in bounds.too_many(board, "mail", most + 1)
 
 
-def test_what_the_configuration_allows_is_not_doubted(monkeypatch):
+def test_a_name_that_the_configuration_allows_is_not_questioned(monkeypatch):
     monkeypatch.setattr(bounds, "free_memory", lambda: 0)
     assert bounds.too_many(board_of(2, 10**9, most=500), "mail", 500) == ""
     assert bounds.too_many(board_of(2, 10**9, most=500), "mail", 501) != ""

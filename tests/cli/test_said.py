@@ -58,7 +58,7 @@ def test_ids_are_never_broken_nor_cut_whatever_the_width(project: Project, termi
 
 
 @pytest.mark.parametrize("columns", [20, 60, 80, 100, 120, 300])
-def test_a_row_is_a_line_and_what_finds_no_room_is_below_it_by_name(columns: int):
+def test_a_row_is_one_line_and_cells_without_room_follow_below_it_by_name(columns: int):
     names = ["id", "topic", "job", "since", "attempts", "reason", "last error"]
     row = [
         "0198c5b2-1111-7000-8000-000000000001",
@@ -193,7 +193,7 @@ def test_inside_a_framework_s_command_line_advice_names_that(project: Project, c
     assert "`jobsctl start` starts it" in project.here("status", code=3), "and nothing of it stays"
 
 
-def test_what_another_program_reads_stays_as_it_is(project: Project):
+def test_output_for_other_programs_stays_unchanged(project: Project):
     assert project.here("completion", "bash") == project.here("completion", "bash", called="manage.py jobs")
 
 
@@ -254,7 +254,7 @@ def test_no_new_line_is_written_out_where_people_read(project: Project, terminal
     ["pause defualt", "resume defualt", "purge defualt --yes", "list defualt", "dead list defualt",
      "dead retry --yes --topic defualt", "dead purge --yes --topic defualt"],
 )  # fmt: skip
-def test_a_topic_that_nobody_knows_is_doubted_with_the_nearest_name(project: Project, command: str):
+def test_an_unknown_topic_is_questioned_with_the_nearest_name(project: Project, command: str):
     for _ in range(2):  # also if it was paused by mistake before
         text = project.here(*command.split())
     assert "topic defualt is not configured and holds no jobs; did you mean default?" in text

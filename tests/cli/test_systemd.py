@@ -106,7 +106,7 @@ def test_directories_that_systemd_makes_are_named_to_it(project):
     assert "/run/shop does not survive" not in text
 
 
-def test_what_is_about_to_go_wrong_is_noted(project):
+def test_likely_problems_are_noted(project):
     project.configure('run_dir = "/run/shop"', backend="")
     text = printed(project, "--user", "root", JOBS_LEASE="20s")
     assert "NOTE: /run/shop does not survive a reboot" in text
@@ -114,7 +114,7 @@ def test_what_is_about_to_go_wrong_is_noted(project):
     assert "NOTE: Set in this shell but not part of the unit; put into the environment file below: JOBS_LEASE\n" in text
 
 
-def test_whoever_owns_the_configuration_runs_it(project):
+def test_the_owner_of_the_configuration_runs_it(project):
     if os.geteuid() != 0:
         pytest.skip("only root may give a directory away")
     os.chown(project.root, 65534, 65534)
@@ -129,7 +129,7 @@ def test_a_path_that_no_unit_can_name_is_refused(tmp_path):
     broken.close()
 
 
-def test_what_an_embedded_broker_writes_to_is_open_to_it(project):
+def test_the_directories_of_an_embedded_broker_are_writable(project):
     broker = 'broker.embedded = true\nbroker.store = "sqlite:////srv/queue/broker.db"'
     project.configure(broker, backend='backend = "zmq+ipc:///run/shop-broker/socket"')
     text = printed(project)

@@ -217,7 +217,7 @@ def deaf(project: Project) -> Callable[..., Process]:
     return lambda *more: project.start("start", "--daemon", *more)
 
 
-def test_a_start_without_its_broker_says_so_and_comes_back_in_time_and_it_goes_on(project: Project, deaf):
+def test_a_start_without_its_broker_returns_in_time_and_keeps_trying(project: Project, deaf):
     process = deaf("--wait", "8s")
     process.until_said("waiting for ")
     assert process.wait() == 69
@@ -260,5 +260,5 @@ POOL = PoolState("mail", ["mail"], "sync", 1, 2, 2, 2)
         (supervisor(housekeeper_pid=7, pools=[POOL]), Backlog(0.0, 7, True), "workers to serve: 0 of 2 do"),
     ],
 )
-def test_what_a_start_waits_for_is_the_first_thing_that_is_missing(it, backlog, says: str):
+def test_a_start_reports_the_first_missing_condition(it, backlog, says: str):
     assert waits_for(it, backlog) == says

@@ -213,7 +213,7 @@ def starting(board):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_what_the_supervisor_has_to_do_with_it_is_told(project, board, situation, says):
+def test_why_reports_the_supervisors_part(project, board, situation, says):
     job_id = project.push("note", "x")
     later = project.push("note", "x", delay=60.0)
     situation(board)
@@ -256,7 +256,7 @@ def test_a_backend_that_does_not_answer_hides_no_job_that_runs_here(project, boa
     assert "127.0.0.1:1" in text
 
 
-def test_a_worker_that_nobody_knows_here_is_doubted(project):
+def test_an_unknown_worker_is_questioned(project):
     job_id = project.push("note", "x")
     backend, _ = reserve(project, owner=f"{os.uname().nodename[:40]}-dead")
     assert (

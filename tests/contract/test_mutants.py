@@ -37,7 +37,7 @@ def test_mutants_are_many_and_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_what_a_mutant_changes_stands_once_in_the_model(mutant) -> None:
+def test_each_mutated_line_occurs_once_in_the_model(mutant) -> None:
     assert (MODEL / mutant.file).read_text().count(mutant.old) == 1
 
 

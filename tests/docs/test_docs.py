@@ -163,7 +163,7 @@ def test_every_class_that_the_internals_page_names_exists():
     assert {file for file in files if not (ROOT / "core" / "src" / "jobs_core" / file).exists()} == set()
 
 
-def test_the_table_of_backends_is_what_they_claim():
+def test_the_table_of_backends_equals_their_features():
     from jobs_core.backends.base import FEATURES
     from jobs_core.backends.memory import MemoryBackend
     from jobs_core.backends.sqlite import SqliteBackend

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_first_steps_is_what_the_readme_shows():
+def test_first_steps_equals_the_readme():
     shown = (ROOT / "README.md").read_text()
     for name in ("tasks.py", "shop.py", "jobs.toml"):
         for line in (ROOT / "examples" / "first_steps" / name).read_text().splitlines():

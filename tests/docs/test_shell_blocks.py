@@ -54,7 +54,7 @@ def checkout(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS.keys() - NOT_HERE.keys()))
-def test_a_shell_block_does_what_it_shows(name, checkout, tmp_path):
+def test_a_shell_block_prints_the_output_it_shows(name, checkout, tmp_path):
     block = BLOCKS[name]
     checkout.replaced["4711"] = "$WORKER"
     if name in LOOSE:

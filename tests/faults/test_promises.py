@@ -53,7 +53,7 @@ def test_a_killed_workers_jobs_are_run_by_another(project):
 # -- 2. At least once, duplicates bounded ------------------------------------------------------------
 
 
-def test_what_is_settled_is_not_run_again(project):
+def test_settled_jobs_are_not_run_again(project):
     """The worker is killed after the settlement was committed, and before its reply: no job runs twice."""
     project.configure('lease = "1s"')
     ids = project.push_many([("note", (f"n{n}",), {}) for n in range(50)])
@@ -66,7 +66,7 @@ def test_what_is_settled_is_not_run_again(project):
     assert {ran[f"note n{n}"] for n in settled} == {1}
 
 
-def test_only_what_was_finished_but_not_settled_runs_twice(project):
+def test_only_finished_but_unsettled_jobs_run_twice(project):
     project.configure('lease = "1s"')
     project.push_many([("note", (f"n{n}",), {}) for n in range(50)])
     project.start("worker", JOBS_FAILPOINT="settle.before_commit=kill@2").wait()
@@ -123,7 +123,7 @@ def test_early_acknowledgement_is_at_most_once(project):
 # -- 3. Graceful means graceful --------------------------------------------------------------------
 
 
-def test_stop_finishes_what_runs_and_returns_the_rest_uncharged(project):
+def test_stop_finishes_running_jobs_and_returns_the_rest_uncharged(project):
     project.push("nap", 1.0, "long")
     project.push_many([("note", (f"n{n}",), {}) for n in range(20)])
     worker = project.worker()
@@ -254,7 +254,7 @@ BAD = {
 }
 
 
-def test_bad_messages_go_to_the_dead_letters_as_they_came_and_stop_nobody(project):
+def test_bad_messages_become_dead_letters_unchanged_and_stop_no_worker(project):
     project.configure("unknown_grace = 0")
     ids = {}
     for n, (payload, reason) in enumerate(BAD.items()):

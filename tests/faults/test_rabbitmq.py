@@ -95,7 +95,7 @@ def test_jobs_that_wait_or_hold_the_interpreter_cost_no_connection_at_a_heartbea
     endure(rows.on(node, rows.long_jobs(10.0)), tmp_path, 20)
 
 
-def test_what_ran_through_an_outage_is_not_run_again_by_a_worker_that_lives(project, node, rabbitmq_url):
+def test_jobs_that_ran_through_an_outage_are_not_rerun_by_a_live_worker(project, node, rabbitmq_url):
     with Proxy(node.port) as proxy:
         url = rabbitmq_url.replace(str(node.port), str(proxy.port))
         project.configure(backend=f'backend = "{url}"')
@@ -314,7 +314,7 @@ def test_after_setup_workers_need_no_right_to_configure(project, node, rabbitmq_
     assert worker.stop() == 0
 
 
-def test_the_readmes_shell_block_does_what_it_shows(rabbitmq_url, tmp_path):
+def test_the_readmes_shell_block_prints_the_output_it_shows(rabbitmq_url, tmp_path):
     checkout = Checkout(tmp_path)
     checkout.replaced["amqp://localhost"] = rabbitmq_url
     (block,) = (block for block in shell_blocks() if block.page == "plugins/rabbitmq_backend/README.md")
@@ -335,7 +335,7 @@ def test_check_says_that_the_broker_would_not_wait_for_the_longest_job(rabbit_pr
     assert "consumer_timeout is" not in project.run("check").stdout
 
 
-def test_a_job_that_outlasts_the_brokers_patience_is_told_with_the_mend_and_not_run_again_here(rabbit_project, node):
+def test_a_job_longer_than_the_brokers_timeout_is_reported_with_the_fix_and_not_rerun_here(rabbit_project, node):
     """The effect of a consumer_timeout of half an hour on a job of an hour, in seconds."""
     be_patient(node, 1000, 500)
     try:

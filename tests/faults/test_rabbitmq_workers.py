@@ -62,7 +62,7 @@ def test_a_frozen_workers_jobs_run_elsewhere_and_it_settles_none_of_them(rabbit_
 
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["supervisor", "supervisor and workers"])
-def test_what_ran_when_a_supervisor_was_killed_runs_again_under_the_next(rabbit_project, whole_group):
+def test_jobs_running_when_a_supervisor_was_killed_rerun_under_the_next(rabbit_project, whole_group):
     project = rabbit_project
     supervised = Supervised(project)
     workers = [(view.header.pid, view.header.start_ticks) for view in supervised.workers()]
@@ -165,7 +165,7 @@ def test_a_worker_fails_over_to_the_next_host_and_runs_nothing_twice(project, no
         assert sum(line.startswith("start") for line in project.ledger()) == 1
 
 
-def test_what_was_reserved_before_a_reconnect_is_settled_under_no_old_tag(node, rabbitmq_url, channel):
+def test_jobs_reserved_before_a_reconnect_are_not_settled_under_their_old_tags(node, rabbitmq_url, channel):
     with Proxy(node.port) as proxy:
         worker = _create(through(proxy, node, rabbitmq_url), BackendOptions())
         worker.open("w")

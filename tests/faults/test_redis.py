@@ -136,7 +136,7 @@ def test_a_hanging_script_of_others_and_a_master_that_is_lost_are_waited_out(red
     assert worker.stop() == 0
 
 
-def test_a_worker_serves_on_after_somebody_has_deleted_everything(redis_project, server):
+def test_a_worker_continues_after_all_its_data_was_deleted(redis_project, server):
     project = redis_project
     worker = project.worker()
     project.push("note", "before")
@@ -173,7 +173,7 @@ def test_any_language_is_a_producer_by_a_plain_rpush(redis_project, server):
     assert worker.stop() == 0
 
 
-def test_what_another_program_wrote_over_a_job_is_buried_as_it_is_and_harms_no_other(redis_project, server):
+def test_a_job_overwritten_by_another_program_becomes_a_dead_letter_and_harms_no_other(redis_project, server):
     project = redis_project
     jobs = [project.push("note", f"{n}") for n in range(5)]
     for number, record in ((1, "garbage"), (2, "17 0 7 0 n|default{"), (3, "")):

@@ -47,7 +47,7 @@ def test_a_wrong_clock_of_producer_and_worker_harms_nothing(project, tmp_path, e
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_a_jump_of_the_servers_clock_costs_nobody_the_lease_and_dead_workers_are_found(project, tmp_path, jump):
+def test_a_jump_of_the_servers_clock_expires_no_live_lease_and_dead_workers_are_found(project, tmp_path, jump):
     clock = Clock(tmp_path)
     with RedisServer(tmp_path / "redis", environment=clock.environment) as server:
         configured(project, server)

@@ -33,7 +33,7 @@ def test_a_start_says_that_jobs_live_only_as_long_as_the_server_and_so_they_do(r
     assert supervised.stop() == 0
 
 
-def test_a_wrong_password_is_told_in_one_line_and_mended_without_a_restart(redis_project, server):
+def test_a_wrong_password_is_reported_in_one_line_and_fixed_without_a_restart(redis_project, server):
     server.command("CONFIG", "SET", "requirepass", "another")
     supervised = Supervised(redis_project, ready=False)
     supervised.process.until_said("died: it cannot boot: redis://127.0.0.1")
@@ -45,7 +45,7 @@ def test_a_wrong_password_is_told_in_one_line_and_mended_without_a_restart(redis
     assert supervised.stop() == 0
 
 
-def test_everybody_killed_at_once_costs_no_job_and_runs_again_what_ran(redis_project):
+def test_killing_all_processes_at_once_loses_no_job_and_reruns_those_in_flight(redis_project):
     supervised = Supervised(redis_project)
     names = [f"{n}" for n in range(6)]
     redis_project.push_many([("nap", (1.0, name), {}) for name in names])

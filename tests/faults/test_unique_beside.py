@@ -123,7 +123,7 @@ FAULTS = {
 @pytest.mark.parametrize("conflict", ["drop", "replace", "raise"])
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_enqueue_that_failed_keeps_nobody_out(connect, monkeypatch, fault, scope, conflict):
+def test_a_failed_enqueue_blocks_no_later_one(connect, monkeypatch, fault, scope, conflict):
     failing, other = connect(), connect()
     FAULTS[fault](failing, monkeypatch)
     with pytest.raises((BackendError, Killed)):

@@ -22,7 +22,7 @@ from ..torture import zeromq as rows
 # -- the disk --------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_refuses_pushes_by_name_and_settles_what_is_queued(tmp_path, project):
+def test_a_full_disk_refuses_pushes_by_name_and_queued_jobs_still_settle(tmp_path, project):
     """The limit is above the free space: to the broker the disk is full."""
     broker = BrokerService(tmp_path / "broker")
     broker.start()
@@ -89,7 +89,7 @@ def test_a_broker_without_descriptors_serves_whom_it_has_and_lets_others_in_late
     assert connect(broker.url).counts(["t"])["t"].reserved == 1
 
 
-def test_a_broker_that_is_full_turns_others_away_without_spinning_and_lets_them_in_when_somebody_leaves(broker, connect):
+def test_a_full_broker_refuses_clients_without_spinning_and_admits_them_once_one_leaves(broker, connect):
     _, most = resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(broker.pid, resource.RLIMIT_NOFILE, (64, most))  # eight of which are reserved for other uses
     inside = [connect(broker.url)]
@@ -135,7 +135,7 @@ def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, br
     worker.until_said("cannot be reached")
     project.push("note", "after")
     used = worker.cpu_seconds()
-    time.sleep(1.0)  # the shortage itself: the broker must not spin
+    time.sleep(1.0)  # while descriptors are short, the broker must not spin
     assert worker.cpu_seconds() - used < 0.5
     resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (most, most))
     project.until_noted("note after")
@@ -146,7 +146,7 @@ def test_a_worker_without_descriptors_waits_until_it_has_some(broker_project, br
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-def test_a_worker_whose_clock_is_wrong_does_what_the_others_do(broker_project, tmp_path, hours):
+def test_a_worker_with_a_wrong_clock_behaves_like_the_others(broker_project, tmp_path, hours):
     """Its jobs are neither late nor early, expired nor lost, and it keeps its lease."""
     project = broker_project
     worker = project.worker(**Clock(tmp_path, hours * 3600).environment)

@@ -150,7 +150,7 @@ def test_core_and_jobs_redis_and_nothing_else(wheels, tmp_path):
         installed.works()
 
 
-def test_broken_plugins_are_reported_by_name_and_distribution_and_harm_nobody_who_does_not_need_them(with_file):
+def test_broken_plugins_are_reported_by_name_and_distribution_and_harm_only_their_users(with_file):
     for distribution, (source, _) in BROKEN.items():
         with_file.add(distribution, source)
     said = with_file.run("jobsctl", "plugins", code=1).splitlines()

@@ -59,20 +59,20 @@ def test_a_child_that_dies_at_any_moment_of_its_birth_is_noticed(project: Projec
     assert running(project.root / ".jobs") is None
 
 
-def test_who_made_a_child_may_die_when_it_has_told_of_it(project: Project):
+def test_the_creator_of_a_child_may_die_once_it_has_reported_the_child(project: Project):
     supervised = Supervised(project, JOBS_FAILPOINT="birth.told=kill")
     assert supervised.stop() == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGQUIT])
-def test_stop_and_exit_come_to_an_end_while_nobody_can_be_born(project: Project, how: signal.Signals):
+def test_stop_and_exit_finish_while_no_process_can_be_forked(project: Project, how: signal.Signals):
     supervised = Supervised(project, ready=False, JOBS_FAILPOINT="birth.between=kill")
     supervised.process.until_said("is short of a worker", times=2)
     supervised.process.signal(how)
     assert supervised.process.wait() == 0
 
 
-def test_what_a_killed_template_served_its_spare_serves_whatever_the_code_on_disk(project: Project):
+def test_the_spare_of_a_killed_template_serves_the_loaded_code(project: Project):
     supervised = Supervised(project)
     template = _template(supervised)
     (project.root / "tasks.py").write_text("def broken(:\n")

@@ -71,7 +71,7 @@ def test_a_killed_broker_is_back_and_nothing_is_lost_or_runs_twice(embedding: Pr
     assert supervised.stop() == 0
 
 
-def test_a_broker_killed_between_commit_and_confirm_is_nobody_s_business(embedding: Project):
+def test_a_broker_killed_between_commit_and_confirm_loses_and_duplicates_nothing(embedding: Project):
     """Each broker dies at its own 40th commit; the supervisor starts the next."""
     supervised = Supervised(embedding, JOBS_FAILPOINT="broker.after_commit=kill@40")
     for number in range(30):
@@ -83,7 +83,7 @@ def test_a_broker_killed_between_commit_and_confirm_is_nobody_s_business(embeddi
     supervised.process.kill()
 
 
-def test_everybody_killed_at_once_costs_no_job(embedding: Project):
+def test_killing_all_processes_at_once_loses_no_job(embedding: Project):
     """Supervisor, template, housekeeper, workers and broker: running jobs run again after a lease, waiting ones run once."""
     supervised = Supervised(embedding)
     embedding.push_many([("nap", (1.0, f"{n}"), {}) for n in range(6)])

@@ -33,7 +33,7 @@ def work(number: int, seconds: float):
 """
 
 
-def test_random_kills_of_everybody_lose_nothing_and_double_only_what_was_running(project: Project):
+def test_random_kills_of_all_processes_lose_nothing_and_repeat_only_running_jobs(project: Project):
     rng = random.Random(SEED)
     (project.root / "tasks.py").write_text(TASKS)
     # A job may be running at many kills here without being guilty: it would be taken for a poisonous one.

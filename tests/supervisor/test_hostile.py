@@ -29,7 +29,7 @@ async def afork(text):
 
 
 @pytest.mark.parametrize(("mode", "job"), [("sync", "fork"), ("threads", "fork"), ("async", "fork"), ("async", "afork")])
-def test_what_a_job_forks_ends_with_the_job_and_runs_no_other(project: Project, mode: str, job: str):
+def test_a_fork_in_a_job_ends_with_the_job_and_runs_no_other(project: Project, mode: str, job: str):
     (project.root / "tasks.py").write_text(FORKING)
     project.configure(f'pools.default.mode = "{mode}"\npools.default.concurrency = 1')
     names = [f"n{number}" for number in range(400)]
@@ -58,7 +58,7 @@ def children_of(pid: int) -> list[str]:
     return found
 
 
-def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is_said(project: Project):
+def test_without_descriptors_the_existing_workers_continue_and_the_fix_is_logged(project: Project):
     (project.root / "start.py").write_text(
         "import os, resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
@@ -72,7 +72,7 @@ def test_without_descriptors_the_workers_that_there_are_serve_on_and_the_mend_is
     assert project.run("scale", "default", "30").returncode == 0
     process.until_said("Too many open files (raise the limit: ulimit -n", times=4)
     assert project.run("scale", "default", "1").returncode == 0
-    until(lambda: len(list(descriptors.iterdir())) <= before)  # what failed attempts opened is closed
+    until(lambda: len(list(descriptors.iterdir())) <= before)  # files that failed attempts opened are closed
     assert project.run("scale", "default", "30").returncode == 0
     process.until_said("Too many open files", times=6)
     process.signal(signal.SIGHUP)
@@ -91,7 +91,7 @@ def _targets(descriptors: Path) -> list[str]:
     return targets
 
 
-def test_what_ran_on_a_machine_that_is_gone_runs_on_another_after_one_lease(project: Project):
+def test_jobs_of_a_lost_machine_run_on_another_after_one_lease(project: Project):
     project.configure('lease = "3s"')
     gone = Supervised(project)
     project.push("nap", 60, "job")

@@ -101,7 +101,7 @@ def test_a_second_interrupt_ends_at_once(project: Project):
     assert supervised.process.wait() == 0
 
 
-def test_a_second_start_says_who_runs_and_harms_nothing(project: Project):
+def test_a_second_start_names_the_running_supervisor_and_harms_nothing(project: Project):
     supervised = Supervised(project)
     before = supervised.pids()
     again = project.run("start")
@@ -145,7 +145,7 @@ def test_it_starts_from_where_standard_descriptors_and_the_environment_are_missi
     assert running(project.root / ".jobs") is None
 
 
-def test_what_cannot_be_imported_is_not_started(project: Project):
+def test_a_pool_whose_code_cannot_be_imported_is_not_started(project: Project):
     (project.root / "tasks.py").write_text("import nothing_of_that_name\n")
     for arguments in (["start"], ["start", "--daemon"]):
         failed = project.run(*arguments)
@@ -168,7 +168,7 @@ def test_commands_say_when_nothing_runs(project: Project, command: str):
     assert "no supervisor runs" in failed.stderr
 
 
-def test_children_ignore_what_a_terminal_or_service_manager_sends_to_everybody(project: Project):
+def test_children_ignore_signals_that_a_terminal_or_service_manager_sends_to_the_group(project: Project):
     supervised = Supervised(project)
     for pid in supervised.children():
         os.kill(pid, signal.SIGTERM)
@@ -178,7 +178,7 @@ def test_children_ignore_what_a_terminal_or_service_manager_sends_to_everybody(p
     assert supervised.stop() == 0
 
 
-def test_what_a_job_starts_does_not_inherit_deaf_ears(project: Project):
+def test_processes_started_by_a_job_do_not_inherit_ignored_signals(project: Project):
     (project.root / "tasks.py").write_text(
         (project.root / "tasks.py").read_text()
         + "\nimport subprocess\n@job\ndef child():\n    child = subprocess.Popen(['sleep', '60'])\n"

@@ -50,7 +50,7 @@ def entries(path):
 
 
 @pytest.mark.parametrize("preload", ["true", "false"])
-def test_what_jobs_say_is_in_the_log_once_with_their_job(shop, preload):
+def test_the_output_of_jobs_is_logged_once_with_their_job(shop, preload):
     """Also if the application logs to standard error by itself, and if it is imported once or in each worker."""
     shop.configure(f'[logs]\nfile = "logs/jobs.log"\nformat = "json"\n[pools.default]\nworkers = 2\npreload = {preload}')
     log = shop.root / "logs" / "jobs.log"

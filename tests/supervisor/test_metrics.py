@@ -85,7 +85,7 @@ def test_openmetrics_is_read_by_an_independent_parser(board):
     assert value(found, "jobs_topic_oldest_age_seconds", "jobs_topic_oldest_age_seconds", topic="email") == 75.5
     assert value(found, "jobs_topic_oldest_age_seconds", "jobs_topic_oldest_age_seconds", topic="default") == 0
     aged = {each.labels["topic"] for each in found["jobs_topic_oldest_age_seconds"].samples}
-    assert aged == {"email", "default"}, "what is not known is no figure"
+    assert aged == {"email", "default"}, "an unknown value must not be reported as a number"
     assert value(found, "jobs_topic_paused", "jobs_topic_paused", topic="default") == 1
     assert value(found, "jobs_topic_unserved", "jobs_topic_unserved", topic="rabbits") == 1
     assert value(found, "jobs_topic_unserved", "jobs_topic_unserved", topic="email") == 0

@@ -177,7 +177,7 @@ def test_every_pool_needs_a_worker_that_serves_unless_it_may_have_none(board, as
         ({"served": False}, "application: it is not serving yet"),
     ],
 )
-def test_what_takes_nothing_is_not_ready(board, ask, change, reason):
+def test_a_supervisor_that_accepts_no_jobs_is_not_ready(board, ask, change, reason):
     board.worker("h-1")
     board.write(**change)
     assert ask("/readyz")[:2] == (503, f"{reason}\n")
@@ -218,7 +218,7 @@ def test_head_says_the_same_without_a_body(board, ask):
     assert (status, body, headers["Content-Length"]) == (200, "", "3")
 
 
-def test_what_is_not_there_or_not_allowed_is_said(board, ask):
+def test_missing_and_forbidden_paths_are_reported(board, ask):
     assert ask("/")[:2] == (404, "not found; the paths are /livez, /readyz, /startupz, /metrics\n")
     status, _, headers = ask("/livez", method="POST")
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
@@ -240,7 +240,7 @@ def test_bad_requests_are_answered(board, start, request_, status):
         assert take_apart(read_all(connection).decode())[0] == status
 
 
-def test_clients_that_dawdle_keep_nobody_out_and_are_dropped(board, start):
+def test_slow_clients_keep_no_other_client_out_and_are_dropped(board, start):
     process, where = start()
     dawdlers = [connect(where) for _ in range(server.MOST_CONNECTIONS + 10)]
     try:
@@ -256,7 +256,7 @@ def test_clients_that_dawdle_keep_nobody_out_and_are_dropped(board, start):
     assert process.alive()
 
 
-def test_a_client_that_goes_away_harms_nobody(board, start):
+def test_a_client_that_disconnects_harms_no_other(board, start):
     process, where = start()
     for _ in range(20):
         with connect(where) as connection:
@@ -310,7 +310,7 @@ def test_a_unix_socket_is_for_its_user_alone_and_takes_a_stale_ones_place(board,
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_what_another_process_listens_on_is_not_taken_away(board, start, project, kind):
+def test_the_address_of_another_process_is_not_taken_over(board, start, project, kind):
     _, where = start(None if kind == "unix" else f"127.0.0.1:{free_port()}")
     with pytest.raises(ListenError, match=r"http.listen: .* cannot be used: .*: choose another address, or free this one"):
         server.listener(where)

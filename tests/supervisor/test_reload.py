@@ -44,7 +44,7 @@ def held():
 """
 
 
-def test_new_code_serves_and_the_old_finishes_what_it_runs(project: Project):
+def test_new_code_serves_and_the_old_finishes_its_running_jobs(project: Project):
     (project.root / "tasks.py").write_text(TASKS + HELD)
     supervised = Supervised(project)
     project.push("held")

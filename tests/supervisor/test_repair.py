@@ -113,7 +113,7 @@ def test_the_culprit_is_found_among_its_neighbours_and_they_are_all_done(tasks: 
     supervised.stop()
 
 
-def test_a_worker_that_dies_of_settling_a_job_is_told_from_what_ended_just_before(tasks: Project):
+def test_a_crash_while_settling_is_not_blamed_on_the_job_that_ended_just_before(tasks: Project):
     tasks.configure("max_redeliveries = 2")
     supervised = Supervised(tasks)
     calls = [("note", (f"n{number}",), {}) for number in range(40)]

@@ -155,7 +155,7 @@ def test_a_job_notices_nothing(project, process):
     assert lone.lines == ["ready", "undisturbed"]
 
 
-def test_what_a_job_forks_or_executes_is_as_python_makes_it(project, process):
+def test_forks_and_programs_started_by_a_job_have_pythons_default_handlers(project, process):
     lone = process(
         """
         import faulthandler, subprocess

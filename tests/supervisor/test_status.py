@@ -46,7 +46,7 @@ def test_not_running_is_one_line_and_exit_code_3(project):
     assert json.loads(status(project, "--json", code=3)) == {"running": False}
 
 
-def test_what_a_supervisor_left_behind_is_not_running(project, board):
+def test_leftovers_of_a_supervisor_do_not_count_as_running(project, board):
     (board.run_dir / "supervisor.pid").write_text(f"{os.getpid()}\n")  # alive, and meaningless: no process holds the lock
     assert status(project, code=3).count("\n") == 1
 
@@ -134,7 +134,7 @@ def test_json_has_it_all_for_a_script(project, board):
 # -- trouble comes first -------------------------------------------------------------------------
 
 
-def test_what_needs_a_person_stands_before_all_tables(project, board):
+def test_problems_for_an_operator_are_shown_before_all_tables(project, board):
     board.supervisor.pools = [
         PoolState("a", ["a"], "sync", 1, 1, 1, 1, failures=4, next_start=time.time() + 1010, last_error="killed by SIGSEGV"),
         PoolState(
@@ -191,7 +191,7 @@ def test_a_silent_worker_is_told_with_how_to_look_into_it(project, board):
     assert "`jobsctl stack 4321` shows why" in text
 
 
-def test_crashes_are_told_newest_first_with_what_ran(project, board):
+def test_crashes_are_shown_newest_first_with_the_running_job(project, board):
     now = time.time()
     board.supervisor.crashes = [
         Crash(now - 3000, "h-1", 11, "default", "killed by SIGKILL", "SIGKILL", None, 0, []),

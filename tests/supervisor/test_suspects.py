@@ -35,7 +35,7 @@ def record(project: Project, job_id: str):
     return project.app().operate(lambda backend: backend.get(job_id))
 
 
-def test_after_a_first_death_all_run_again_at_once_and_after_a_second_nobody_waits_for_them(project: Project):
+def test_after_a_first_crash_all_jobs_rerun_at_once_and_after_a_second_no_other_job_waits(project: Project):
     jobs = 200
     watched = supervised(project, '[pools.default]\nmode = "async"\nconcurrency = 210')
     project.push_many([("wait", (f"w{number}",), {}) for number in range(jobs)])
@@ -60,7 +60,7 @@ def test_after_a_first_death_all_run_again_at_once_and_after_a_second_nobody_wai
     assert watched.stop() == 0
 
 
-def test_an_early_acknowledged_job_never_runs_again_and_a_killed_supervisor_charges_nobody(project: Project):
+def test_an_early_acknowledged_job_never_reruns_and_a_killed_supervisor_counts_no_crash(project: Project):
     toml = '[pools.default]\nmode = "threads"\nconcurrency = 8'
     watched = supervised(project, toml)
     long = project.push("nap", 600, "long")

@@ -76,7 +76,7 @@ def push(app, topic, **options):
          {"mail": (0, ["schedule daily"])}),
     ],
 )  # fmt: skip
-def test_the_housekeeper_warns_of_every_topic_whose_jobs_wait_for_nobody(
+def test_the_housekeeper_warns_of_every_topic_with_jobs_and_no_workers(
     keeper_of, registry, caplog, settings, pushed, senders, told
 ):
     for topic, names in senders.items():
@@ -104,7 +104,7 @@ def test_it_warns_once_and_once_more_when_jobs_begin_to_wait(keeper_of, registry
     assert look(keeper, caplog)[1] == []
 
 
-def test_topics_that_nobody_configured_are_counted_in_a_small_share_of_the_time(keeper_of, caplog, monkeypatch):
+def test_unconfigured_topics_are_counted_in_a_small_share_of_the_time(keeper_of, caplog, monkeypatch):
     app, keeper = keeper_of()
     clock = [100.0]
     monkeypatch.setattr("jobs_core.supervisor.housekeeper.housekeeper.time.monotonic", lambda: clock[0])
@@ -129,7 +129,7 @@ ODD = [b"\xff", 7, None, "a b", "\x1b[31m", "", "x" * 200, ".hidden"]
 @pytest.mark.parametrize(
     "listed", [ODD, ValueError("odd"), TypeError("odd"), BackendError("odd rows")], ids=lambda odd: type(odd).__name__
 )
-def test_whatever_others_have_written_into_a_queue_the_housekeeper_counts(keeper_of, caplog, monkeypatch, listed):
+def test_the_housekeeper_counts_any_queue_content(keeper_of, caplog, monkeypatch, listed):
     app, keeper = keeper_of()
 
     def topics():
@@ -162,7 +162,7 @@ def test_an_outage_stays_one(keeper_of, monkeypatch, caplog):
         look(keeper, caplog)
 
 
-def test_a_pool_cannot_serve_what_is_said_to_be_served_elsewhere(project):
+def test_a_pool_cannot_serve_a_produce_only_topic(project):
     project.configure("[topics.default]\nserve = false")
     says = "topics.default.serve: is false, but pool default serves default: remove one of the two"
     with pytest.raises(ConfigError, match=says):
@@ -267,7 +267,7 @@ def test_a_lone_worker_says_it_too_but_not_of_what_it_serves(project):
     assert "no pool serves" not in project.run("worker", "--drain", "--topics", "reports").stderr
 
 
-def test_channels_hear_once_of_jobs_that_wait_for_nobody(keeper_of, caplog, monkeypatch):
+def test_channels_are_alerted_once_of_jobs_without_workers(keeper_of, caplog, monkeypatch):
     app, keeper = keeper_of(topics={"reports": Topic(alert_above=1)})
     sent = []
     monkeypatch.setattr(keeper._alerts, "_send", sent.append)

@@ -60,7 +60,7 @@ def test_the_watcher_ends_with_a_supervisor_that_is_killed(project):
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(["--daemon"], "leave out --daemon"), ([], "pip install 'jobs-core[reload]'")])
-def test_what_does_not_go_is_said(project, arguments, said):
+def test_impossible_combinations_with_reload_are_refused_with_the_reason(project, arguments, said):
     (project.root / "watchfiles.py").write_text("raise ImportError")
     done = project.run("start", "--reload", *arguments)
     assert done.returncode == 2

@@ -22,7 +22,7 @@ def test_no_topic_waits_for_another_to_be_empty(tmp_path):
     project.close()
 
 
-def test_check_shows_a_pool_with_weights_and_refuses_what_is_no_weight(tmp_path):
+def test_check_shows_a_pool_with_weights_and_refuses_invalid_ones(tmp_path):
     project = Project(tmp_path / "project")
     project.configure(POOL.format(mode="sync"))
     assert "critical, low" in project.here("check")

@@ -92,7 +92,7 @@ def start(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> For
     ours, theirs = os.pipe()
     with open(os.devnull) as nothing, open(theirs, "w") as output:
         process = Forked(arguments, cwd=cwd, env=env, streams=(nothing.fileno(), output.fileno(), output.fileno()))
-    process.stdout = open(ours)  # noqa: SIM115  # whoever reads it closes it
+    process.stdout = open(ours)  # noqa: SIM115  # the reader closes it
     return process
 
 
@@ -125,7 +125,7 @@ class _Request(NamedTuple):
 def _serve(requests: socket.socket) -> _Request | None:
     """Fork a child for each request and report its end.
 
-    Returns, in the child, what it is to run; nothing at the end.
+    Returns the function to run in the child, and None at the end.
     """
     wake, woken = socket.socketpair()
     for end in (wake, woken):

@@ -6,7 +6,7 @@ one `write` to a file opened for appending, so that a kill at any moment leaves 
     attempted      enqueues that were tried
     acknowledged   of these, the ones that returned
     ok             attempted jobs that ran to their end
-    lost           acknowledged jobs that never did, and are no dead letters: must be 0
+    lost           acknowledged jobs that never did, and are not dead letters: must be 0
     duplicated     runs beyond the first of a job, ended or not
     recovered      jobs that ran although their enqueue was never acknowledged
     unexpected     runs of jobs that no producer attempted to enqueue
@@ -104,7 +104,7 @@ class Ledger:
         return text.count(b"start ") - text.count(b"end ")
 
     def missing(self, dead: Collection[str] = ()) -> set[str]:
-        """Return acknowledged jobs that have not yet run to their end and are no dead letters."""
+        """Return acknowledged jobs that have not yet run to their end and are not dead letters."""
         acknowledged = {job_id for what, job_id in _records(self._enqueues) if what == "ack"}
         return acknowledged - self.ended() - set(dead)
 

@@ -96,7 +96,7 @@ def test_redirects_are_not_followed(receiver, location, status):
     assert len(receiver.bodies) == 1
 
 
-def test_nobody_there_is_told_without_the_address(receiver):
+def test_a_refused_connection_is_reported_without_the_address(receiver):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -89,7 +89,7 @@ def test_applications_used_in_turn_resolve_the_options_of_a_job_once_each(regist
         app.close()
 
 
-def test_what_an_application_knows_of_a_job_function_goes_with_it(app, greet):
+def test_an_applications_state_for_a_job_function_is_freed_with_it(app, greet):
     for n in range(100):
         greet.using(priority=n % 10, key=f"tenant {n}").enqueue("x")
     gc.collect()
@@ -115,7 +115,7 @@ def test_options_reach_the_envelope(app, greet):
     assert (message.expires_in, message.headers, message.key) == (3600, {"a": 1}, "tenant")
 
 
-def test_what_the_worker_resolves_is_not_sent(app, registry):
+def test_injected_parameters_are_not_sent(app, registry):
     f = job(registry=registry, name="f", retries=7, timeout=3, backoff=1, acks="early")(lambda: None)
     f.enqueue()
     (message,) = waiting(app)
@@ -263,7 +263,7 @@ def test_the_end_of_a_job_is_told_as_it_was(app, greet):
     assert gone.status() is State.UNKNOWN
 
 
-def test_a_result_nobody_keeps_is_refused_at_once_with_the_fix(app, greet):
+def test_a_result_that_is_not_stored_is_refused_at_once_with_the_fix(app, greet):
     with pytest.raises(ResultNotStored, match=r"store_result=True"):
         greet.enqueue("a").result(PATIENCE)
 
@@ -431,7 +431,7 @@ def test_a_fork_while_another_thread_makes_a_backend_does_not_hang(project):
             making.set()
             while connection._one_fork_at_a_time.acquire(blocking=False):
                 connection._one_fork_at_a_time.release()
-                time.sleep(0.001)  # until the fork has begun, which tells nobody
+                time.sleep(0.001)  # until the fork has begun, which sends no event
             made.append(app.new_backend())
 
     thread = threading.Thread(target=make, daemon=True)

@@ -111,7 +111,7 @@ GOOD = {"v": 1, "topic": "mail"}
         ({"unique": {"key": "k"}, "args": [1]}, ("", 0, None, "k")),
     ],
 )
-def test_a_peek_finds_what_a_queue_acts_on(fields, found, signed):
+def test_a_peek_finds_the_fields_that_a_queue_acts_on(fields, found, signed):
     payload = msgspec.json.encode({**GOOD, **fields})
     envelope = peek(unsigned(Signer(["k:0123456789abcdef"]).sign(payload) if signed else payload))
     assert envelope is not None

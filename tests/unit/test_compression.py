@@ -110,14 +110,14 @@ def test_large_arguments_and_results_are_stored_small_and_come_back(app_with, st
 
 
 @pytest.mark.parametrize("text", ["short", base64.b64encode(os.urandom(3000)).decode()])
-def test_what_is_small_or_does_not_get_smaller_is_stored_as_it_is(app_with, store, text):
+def test_small_or_incompressible_payloads_are_stored_as_they_are(app_with, store, text):
     message = new_message("store", "default", [text], {})
     app = app_with(above=1000)
     assert app.outgoing(message).payload == encode(message)
     assert app.payloads.result_packer(False)("id", b'{"value":1}') == b'{"value":1}'
 
 
-def test_max_message_is_for_what_is_stored_and_the_limit_for_what_is_in_it(app_with, store):
+def test_max_message_limits_the_stored_message_and_the_other_limit_its_content(app_with, store):
     app = app_with(max_message=10_000)
     assert Decoder(app).accept(enqueued(app, store, LONG)).args == [LONG]
     with pytest.raises(MessageTooLarge, match=r"store: the arguments are .* the limit is 100,000: .* raise payloads.limit"):

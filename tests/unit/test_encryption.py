@@ -1,4 +1,4 @@
-"""Arguments and results that nobody without the keys may read, or give to another job."""
+"""Encrypted arguments and results: without the keys, no process can read them or move them to another job."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_job_that_must_be_encrypted_is_never_sent_readable(app_with, registry)
 
 
 @pytest.mark.parametrize("table", ["topics.x", "defaults"])
-def test_what_must_be_encrypted_needs_keys(tmp_path, table):
+def test_required_encryption_needs_keys(tmp_path, table):
     (tmp_path / "jobs.toml").write_text(f"[{table}]\nencrypt = true")
     with pytest.raises(ConfigError, match=rf"{table}.encrypt.*encryption_keys"):
         load(cwd=tmp_path, environ={})

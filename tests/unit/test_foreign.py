@@ -139,7 +139,7 @@ def test_every_example_in_toml_works(table, tmp_path):
         load(tmp_path / "jobs.toml", environ={})
 
 
-def test_what_using_and_job_are_said_to_take_is_what_they_take():
+def test_using_and_job_accept_exactly_their_documented_options():
     assert [*foreign.USING] == [*inspect.signature(JobFunction.using).parameters][1:]
     defined = {*inspect.signature(_define).parameters} - {"function", "options"}
     assert {*_OPTIONS, *foreign.USING} == defined | {*_PARSERS}
@@ -240,7 +240,7 @@ def test_retry_and_snooze_say_what_they_take(kind):
         kind(dely=1)
 
 
-def test_what_belongs_to_one_enqueue_is_refused_by_the_definition_which_names_using():
+def test_options_of_one_enqueue_are_refused_by_job_with_a_hint_to_using():
     refused = {*foreign.USING} - {*_OPTIONS}
     assert refused == {"delay", "at", "expires_at", "headers", "id"}
     for word in refused:
@@ -249,7 +249,7 @@ def test_what_belongs_to_one_enqueue_is_refused_by_the_definition_which_names_us
         assert "belongs to one enqueue" in str(raised.value)
 
 
-def test_what_belongs_to_the_definition_is_refused_by_using_which_names_job(job_function):
+def test_options_of_the_definition_are_refused_by_using_with_a_hint_to_job(job_function):
     for word in {*_OPTIONS} - {*foreign.USING}:
         with pytest.raises(JobDefinitionError, match=rf"this belongs to the definition: @job\(.*{word}=") as raised:
             job_function.using(**{word: 1})
@@ -337,7 +337,7 @@ SLIPS = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
 
 @given(SLIPS)
 @settings(max_examples=50)
-def test_any_other_word_is_told_what_there_is(word):
+def test_any_other_option_is_answered_with_the_known_ones(word):
     if word in _OPTIONS or word in foreign.OPTIONS or word in ("to", "subject", "self") or word in foreign.SIGNALS:
         return
     function = job(name="shop.send_email", registry=Registry())(send_email)

@@ -291,7 +291,7 @@ def test_hook_jobs_hold_enqueue(app, plug, work, registry):
     assert transaction.asked == [None, True, True, True]
 
 
-def test_on_commit_without_anybody_who_knows_of_transactions_is_an_error(app, registry):
+def test_on_commit_without_a_plugin_for_transactions_is_an_error(app, registry):
     note = job(registry=registry, name="note")(lambda: None)
     with pytest.raises(JobDefinitionError, match="note: on_commit: no plugin here handles transactions"):
         note.enqueue(on_commit=True)

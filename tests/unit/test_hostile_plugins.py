@@ -157,7 +157,7 @@ def jobs_worker_started(): heard.append(1)
 
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_a_plugin_raises_is_told_by_its_name(discover, place, deed):
+def test_errors_of_a_plugin_are_reported_by_its_name(discover, place, deed):
     source, exercise = PLACES[place]
     action, text = DEEDS[deed]
     said = exercise(discover(bad=source.replace("DEED", action), good=GOOD))
@@ -248,7 +248,7 @@ def test_a_hook_that_would_do_nothing_is_a_problem(discover, source, says):
     assert says in problems(discover(bad=source))
 
 
-def test_a_url_is_hidden_in_what_its_factory_raises(discover):
+def test_a_url_is_hidden_in_errors_of_its_factory(discover):
     plugins = discover(
         bad="def make(url, options): raise ValueError(url)\n@hookimpl\ndef jobs_queue_backends(): return {'bad': make}"
     )
@@ -360,7 +360,7 @@ NOISY += "".join(for_hook(name, "make") for name in ("jobs_job_loaders", "jobs_f
 NOISY += for_hook("jobs_queue_backends", "backend")
 
 
-def test_what_plugins_print_is_not_in_the_way_of_json(project, install):
+def test_output_of_plugins_does_not_mix_with_json(project, install):
     install(noisy=NOISY)
     project.configure(
         "framework = 'noisy'\nloader = 'noisy'\n[topics.x]\nalert_above = 1\n[alerts.channels]\nnoisy = {}\n",
@@ -407,7 +407,7 @@ def test_a_plugin_whose_import_ends_the_process_is_named_by_whatever_it_ends(pro
     assert (done.returncode, without_waits(done.stderr)) == (3, told)
 
 
-def test_start_logs_what_is_wrong_with_plugins(project, install):
+def test_start_logs_plugin_errors(project, install):
     install(bad="raise SystemExit(3)", odd="@hookimpl\ndef jobs_queue_backends(): return 5")
     supervisor = project.start("start", PYTHONPATH=os.environ["PYTHONPATH"])
     supervisor.until_said("plugin 'bad' of jobs-bad 1.2.3 cannot be imported: it ends the process: SystemExit: 3")

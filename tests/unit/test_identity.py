@@ -62,7 +62,7 @@ def module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", TWO_FROM_ONE_LINE.values(), ids=TWO_FROM_ONE_LINE)
-def test_what_cannot_be_told_apart_is_refused_at_definition_with_the_fix(module, code):
+def test_ambiguous_jobs_are_refused_at_definition_with_the_fix(module, code):
     with pytest.raises(JobDefinitionError, match=r"@job\(name=\.\.\.\)"):
         module(code)
 
@@ -78,7 +78,7 @@ TOLD_APART = {
 
 
 @pytest.mark.parametrize("code", TOLD_APART.values(), ids=TOLD_APART)
-def test_what_can_be_told_apart_are_two_jobs(module, code):
+def test_distinguishable_functions_are_two_jobs(module, code):
     tasks = module(code)
     assert (tasks.one(), tasks.two()) == ("one", "two")
     assert tasks.one.name != tasks.two.name
@@ -218,7 +218,7 @@ CANNOT_RUN = {
 
 
 @pytest.mark.parametrize("thing", CANNOT_RUN.values(), ids=CANNOT_RUN)
-def test_what_cannot_be_run_as_meant_is_refused_at_definition_with_the_fix(thing):
+def test_jobs_that_cannot_run_as_intended_are_refused_at_definition_with_the_fix(thing):
     with pytest.raises(JobDefinitionError, match="write|decorate|make"):
         job(registry=Registry(), name="x")(thing)
 
@@ -253,7 +253,7 @@ def test_a_method_is_refused_whatever_its_first_parameter_is_called(module, para
         "m = g",
     ],
 )
-def test_what_needs_no_object_may_stand_in_a_class(module, body):
+def test_static_and_class_methods_without_an_object_may_be_jobs(module, body):
     tasks = module(f"def f(x): return x\n@job\ndef g(x): return x\nclass A:\n  {body}")
     assert tasks.A.m(1) == 1
     tasks.A.m.arguments.bind((1,), {})
@@ -301,7 +301,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("function", RUNS.values(), ids=RUNS)
-def test_what_can_be_run_as_meant_is_a_job(registry, function):
+def test_functions_that_run_as_intended_are_accepted(registry, function):
     made = job(registry=registry, name="x")(function)
     made.arguments.check((1,), {})
     assert made(1) == 1

@@ -32,7 +32,7 @@ RAISES = {
 
 @pytest.fixture
 def load(tmp_path, monkeypatch):
-    """Write a module, and prepare an application that has it as a worker does."""
+    """Write a module, and prepare an application with it as a worker would."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(code):
@@ -67,7 +67,7 @@ def test_a_job_that_is_defined_wrongly_is_told_with_the_applications_line_not_ou
 
 
 @pytest.mark.parametrize("ending", ["", "    sys.exit('a helper that is done')", "    raise ValueError('in the child')"])
-def test_what_an_import_forks_does_not_go_on_as_who_imports(load, capfd, ending):
+def test_a_fork_during_an_import_does_not_continue_as_the_importing_process(load, capfd, ending):
     reader, writer = os.pipe()
     load(f"import os, sys\nchild = os.fork()\nif child == 0:\n    os.set_inheritable({writer}, True)\n{ending}\n")
     os.write(writer, f"{os.getpid()}\n".encode())  # every process that came here says so

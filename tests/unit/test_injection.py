@@ -1,4 +1,4 @@
-"""A worker injects parameters that are no part of the message."""
+"""A worker injects parameters that are not part of the message."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def provide_mailer():
             events.append("ended")
 
 
-def test_a_plain_job_gets_what_a_provider_makes_for_each_run(jobs_queue, define):
+def test_a_plain_job_gets_a_new_value_of_its_provider_for_each_run(jobs_queue, define):
     provide_mailer()
 
     @define
@@ -344,7 +344,7 @@ def one_that_outlives_what_it_needs():
         (one_that_outlives_what_it_needs, "keeps its value for the whole worker, but needs .*session"),
     ],
 )
-def test_a_worker_refuses_what_cannot_be_injected_before_it_runs_a_job(define, providing, error):
+def test_a_worker_refuses_impossible_injections_before_it_runs_a_job(define, providing, error):
     @define
     def send(*, mailer: Injected[Mailer] = injected) -> None: ...
 
@@ -361,7 +361,7 @@ def test_a_parameter_of_the_message_behind_an_injected_one_is_refused():
         _ = made.arguments
 
 
-def test_a_scope_that_does_not_exist_and_what_is_no_function_are_refused():
+def test_unknown_scopes_and_providers_that_are_not_functions_are_refused():
     with pytest.raises(JobDefinitionError, match='scope: expected "run" or "worker", got \'job\''):
         provides(scope="job")
     with pytest.raises(JobDefinitionError, match="@provides takes a function"):

@@ -88,7 +88,7 @@ def test_enqueued_jobs_wait_to_be_looked_at(jobs_queue):
     jobs_queue.refute_enqueued(chain)
 
 
-def test_what_is_not_enqueued_is_told_with_what_is(jobs_queue, assert_enqueued):
+def test_a_missing_job_is_reported_with_the_enqueued_ones(jobs_queue, assert_enqueued):
     greet.enqueue(Customer("Ada"))
     with pytest.raises(AssertionError, match=r"is not enqueued with .*Bob.*enqueued are:\n.*Ada"):
         assert_enqueued(greet, Customer("Bob"))
@@ -96,7 +96,7 @@ def test_what_is_not_enqueued_is_told_with_what_is(jobs_queue, assert_enqueued):
         jobs_queue.refute_enqueued(greet)
 
 
-def test_drain_runs_what_is_ready_and_what_that_enqueues(jobs_queue):
+def test_drain_runs_ready_jobs_and_the_jobs_that_they_enqueue(jobs_queue):
     chain.enqueue(3)
     assert jobs_queue.drain() == 4
     assert jobs_queue.enqueued() == []
@@ -116,7 +116,7 @@ def test_drain_raises_a_jobs_own_exception_after_settling_it(jobs_queue):
     assert (dead.state, dead.reason, dead.attempt) == (State.DEAD, "failed", 3)
 
 
-def test_what_a_job_asks_for_is_no_error(jobs_queue):
+def test_a_requested_retry_or_discard_is_not_an_error(jobs_queue):
     ask.enqueue("retry")
     ask.enqueue("discard")
     assert jobs_queue.drain() == 2

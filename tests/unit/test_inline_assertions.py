@@ -49,7 +49,7 @@ FITTING = [
     (send, (), {"on": "2024-02-29"}),  # as JSON
     (send, (ANY, "hi"), {"on": ANY}),
     (send, (lambda to: to.endswith("@x"),), {}),
-    (send, ("ada@x",), {"on": lambda on: on.day == 29}),  # what the job receives
+    (send, ("ada@x",), {"on": lambda on: on.day == 29}),  # the arguments that the job receives
     (send, (str,), {"on": date}),
     (greet, (Customer("Ada"),), {}),
     (greet, ({"name": "Ada", "age": 30},), {}),
@@ -242,7 +242,7 @@ def test_one_call_can_be_performed_without_the_others(jobs_queue):
 
 
 @pytest.mark.parametrize(("how", "error"), [("fail", LookupError), ("retry", Retry), ("snooze", Snooze), ("discard", Discard)])
-def test_what_a_performed_call_raises_is_raised(jobs_queue, how, error):
+def test_errors_of_a_performed_call_are_raised(jobs_queue, how, error):
     with pytest.raises(error):
         jobs_queue.perform(ask, how)
     jobs_queue.refute_enqueued()  # no follow-ups, and no retry

@@ -212,7 +212,7 @@ def test_the_schedule_can_be_left_out_and_never_runs_away(monkeypatch):
             queue.travel("1d")
 
 
-def test_drain_goes_on_to_what_is_scheduled(jobs_queue):
+def test_drain_continues_with_scheduled_jobs(jobs_queue):
     note.using(delay="2h").enqueue("second")
     note.using(delay="1h").enqueue("first")
     start = jobs_queue.now

@@ -125,7 +125,7 @@ def test_a_function_without_parameters_is_told_so(registry):
         ({"cron": "@daily", "tz": 5}, "tz: expected a string, got 5"),
     ],
 )
-def test_what_can_never_be_a_time_is_refused_when_it_is_written(registry, options, says):
+def test_impossible_times_are_refused_at_definition(registry, options, says):
     with pytest.raises(JobDefinitionError, match=f"^a: {says}"):
         job(registry=registry, name="a", **options)(lambda: None)
     assert job(registry=registry, name="a", cron="@daily", tz="Europe/Paris", missed="skip")(lambda: None).missed == "skip"

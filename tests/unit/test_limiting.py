@@ -1,4 +1,4 @@
-"""Limits and keys from `@job` and `using` to the backend: what a job names, what an enqueue sends, what is refused where."""
+"""Limits and keys from `@job` and `using` to the backend: the names in a job, the values that an enqueue sends, the errors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +113,7 @@ def test_a_template_that_names_no_parameter_is_refused_where_it_is_written(optio
     ["", " ", "a b", "x" * 65, ":v", "a:", "a:" + "v" * 129, "a:\n", "key/a:b", "é", "a:\ud800", 5, b"a", {"a": 1},
      "{account}", "a{account}:b", ("a", 5), ["a", ""], tuple("abcdefghi"), "a:{", "a:{account!x}"],
 )  # fmt: skip
-def test_what_names_no_limit_is_refused_where_it_is_written(given):
+def test_invalid_limit_names_are_refused_at_definition(given):
     for define in (lambda: pay(limits=given), lambda: pay().using(limits=given)):
         with pytest.raises(JobDefinitionError, match="limits: "):
             define()

@@ -81,7 +81,7 @@ def ids(values):
 
 @pytest.mark.parametrize("value", NO_TIMES, ids=ids(NO_TIMES))
 @pytest.mark.parametrize("option", ["delay", "timeout", "expires", "backoff", "unique", "first", "longest"])
-def test_what_is_no_time_is_refused_by_the_options_name(option, value):
+def test_invalid_times_are_refused_by_the_options_name(option, value):
     if option == "unique":
         options = {"unique": Unique(scope=value)}
     elif option in ("first", "longest"):
@@ -155,7 +155,7 @@ json_values = st.recursive(
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(options=options, value=json_values)
-def test_whatever_enqueue_takes_a_worker_can_read(options, value):
+def test_a_worker_can_read_everything_that_enqueue_accepts(options, value):
     forget("memory://limits-any")
     app = App(Config(backend="memory://limits-any"), registry=Registry())
     message = arrives(app, defined().using(**options).call(value))
@@ -236,7 +236,7 @@ UNWRITABLE = {
 
 @pytest.mark.parametrize("value", UNWRITABLE.values(), ids=UNWRITABLE)
 @pytest.mark.parametrize("form", ["positional", "named", "rest", "header"])
-def test_what_json_cannot_carry_is_refused_by_the_arguments_name(app, form, value):
+def test_values_beyond_json_are_refused_by_the_arguments_name(app, form, value):
     told = {"positional": "argument", "named": "'y'", "rest": "argument", "header": "headers"}
     with pytest.raises(JobsError, match=told[form]):
         if form == "header":
@@ -269,7 +269,7 @@ CARRIED = {
 
 
 @pytest.mark.parametrize(("value", "comes"), CARRIED.values(), ids=CARRIED)
-def test_what_json_can_carry_arrives(app, value, comes):
+def test_json_values_arrive_unchanged(app, value, comes):
     assert arrives(app, defined().call(value)).args == [comes]
     assert arrives(app, defined().using(headers={"h": 1}).call(y=value)).kwargs == {"y": comes}
 
@@ -296,7 +296,7 @@ def test_nesting_is_counted_as_it_is(value):
     assert nesting(msgspec.json.encode(value)) == depth(value)
 
 
-def test_what_encodes_decodes_on_another_stack():
+def test_every_encoded_message_decodes_on_another_stack():
     """A worker may stand deeper, or less deep, in its stack than the producer."""
     payload = encode(Message(v=1, job="a", topic="t", args=[nested(MAX_NESTING)]))
 

@@ -75,7 +75,7 @@ def test_an_event_says_a_sentence_of_its_own(kind):
 @pytest.mark.parametrize("name", ["event", "traceback", "job_context", "worker"])
 @pytest.mark.parametrize("value", ["login", 5, None, ["a"], {"a": 1}, object(), ValueError("x")])
 @pytest.mark.parametrize("format_", ["text", "json"])
-def test_what_an_application_adds_to_a_record_never_costs_it_the_line(name, value, format_):
+def test_extra_fields_of_an_application_never_lose_the_line(name, value, format_):
     record = logging.makeLogRecord({"msg": "paid %s", "args": ("7",), "levelname": "INFO", name: value})
     assert "paid 7" in logs.formatter(format_).format(record)
 

@@ -23,7 +23,7 @@ plain = st.recursive(
 
 
 @given(st.lists(plain, max_size=3))
-def test_what_is_encoded_is_what_the_schema_says(args):
+def test_encoded_messages_match_the_schema(args):
     message = new_message("shop.pay", "money", args, {}, retries=2, timeout=1.0)
     jsonschema.validate(json.loads(encode(message)), SCHEMA)
 
@@ -45,7 +45,7 @@ options = st.fixed_dictionaries(
 @given(
     options, st.text(max_size=40), st.lists(plain, max_size=3), st.dictionaries(st.text(), plain, max_size=3), st.floats(1, 2e9)
 )
-def test_what_is_encoded_is_decoded(options, job_id, args, kwargs, at):
+def test_encoded_messages_are_decoded(options, job_id, args, kwargs, at):
     message = Message(
         v=1, id=job_id or "x", job="shop.pay", topic="money", args=args, kwargs=kwargs, enqueued_at=at, headers={"trace": "1"},
         **options,
@@ -53,7 +53,7 @@ def test_what_is_encoded_is_decoded(options, job_id, args, kwargs, at):
     assert decode(encode(message), topic="money") == message
 
 
-def test_what_cannot_be_written_is_refused_by_the_name_of_the_argument():
+def test_unserializable_arguments_are_refused_by_name():
     def encoded(args, kwargs, **options):
         return encode(Message(v=1, id="x", job="shop.pay", topic="money", args=args, kwargs=kwargs, enqueued_at=1.0), **options)
 
@@ -73,7 +73,7 @@ def test_a_minimal_envelope_of_a_foreign_producer_is_enough():
     assert (message.job, message.args, message.kwargs, message.priority, message.retries) == ("a.b", [], {}, 0, None)
 
 
-def test_nulls_stand_for_what_is_not_said():
+def test_nulls_mean_absent_values():
     text = b'{"v":1,"id":"x","job":"a.b","topic":"t","args":[],"kwargs":{},"enqueued_at":1,"delay":null,"expires_in":null,'
     text += b'"priority":0,"retries":null,"timeout":null,"unique":null,"key":null,"headers":{}}'
     assert decode(text, topic="t").timeout is None
@@ -127,7 +127,7 @@ def test_a_broken_envelope_is_not_taken_for_an_argument():
         decode(b'{"v":1,"topic":"t","args":5}', topic="t", default_job="shop.pay")
 
 
-def test_what_is_no_json_is_not_an_argument_either():
+def test_values_that_are_not_json_are_not_arguments_either():
     with pytest.raises(MessageError, match="not JSON"):
         decode(b"hello", topic="t", default_job="shop.pay")
 
@@ -142,7 +142,7 @@ def test_none_is_not_taken_for_nan():
     assert b"null" in encode(new_message("a.b", "t", [None, {"x": None}], {}))
 
 
-def test_what_json_cannot_hold_is_refused():
+def test_values_that_json_cannot_hold_are_refused():
     with pytest.raises(MessageError, match="object"):
         encode(new_message("a.b", "t", [object()], {}))
 
@@ -182,7 +182,7 @@ def test_keys_are_rotated_by_putting_the_new_one_first():
         (b"jobs1..\n", "unknown key"),
     ],
 )
-def test_what_is_not_signed_right_is_refused(payload, says):
+def test_wrongly_signed_messages_are_refused(payload, says):
     with pytest.raises(SignatureError, match=says):
         decode(payload, signer=Signer([KEY]), topic="t")
 

@@ -150,7 +150,7 @@ def test_tests_expect_points_in_time(queue, ran):
         ({"expires_at": NOON, "expires": 5}, "expires_at and expires both say when"),
     ],
 )
-def test_what_is_not_one_point_in_time_is_refused_with_the_fix(ran, given_, part):
+def test_values_that_are_not_one_point_in_time_are_refused_with_the_fix(ran, given_, part):
     with pytest.raises(JobDefinitionError, match="^note.using: ") as raised:
         ran.using(**given_)
     assert part in str(raised.value)

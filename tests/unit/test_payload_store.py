@@ -84,7 +84,7 @@ def app_with(registry):
 
 @pytest.fixture
 def took(registry):
-    """What the jobs were given."""
+    """The arguments that the jobs received."""
     return []
 
 
@@ -217,7 +217,7 @@ def test_a_blob_that_cannot_be_used_makes_a_dead_letter_that_says_so(app_with, t
     assert took == []
 
 
-def test_a_store_that_cannot_be_used_fails_the_enqueue_and_is_another_attempt_for_a_job(app_with, take, took, tmp_path):
+def test_an_unusable_store_fails_an_enqueue_and_retries_a_job(app_with, take, took, tmp_path):
     app = app_with(f"file://{tmp_path}/blobs")
     app.enqueue(take.call(LONG))
     (tmp_path / "blobs").rename(tmp_path / "away")
@@ -248,7 +248,7 @@ def aged(tmp_path, name, age):
     os.utime(tmp_path / "blobs" / name, (time.time() - age,) * 2)
 
 
-def test_what_no_job_needs_is_deleted_once_it_is_old(app_with, take, tmp_path):
+def test_unused_blobs_are_deleted_once_they_are_old(app_with, take, tmp_path):
     app = app_with(f"file://{tmp_path}/blobs", grace=Duration(DAY))
     needed = app.enqueue(take.call(LONG))
     drained = app.enqueue(take.using(topic="purged").call(LONG))

@@ -55,7 +55,7 @@ def _taken(module: str, name: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_a_plugin_imports_only_what_is_published(plugin):
+def test_a_plugin_imports_only_published_modules(plugin):
     allowed = PUBLISHED | ({ENGINE} if plugin == "zeromq_backend" else set())
     wrong = [
         f"{path.relative_to(ROOT)}: {module} {name}".rstrip()

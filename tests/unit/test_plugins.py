@@ -31,7 +31,7 @@ def test_the_core_goes_through_its_own_hooks():
     assert info(plugins, "builtin").provides["backend"] == ["sqlite", "memory"]
 
 
-def test_a_plugin_is_found_with_its_distribution_and_what_it_provides(discover):
+def test_a_plugin_is_found_with_its_distribution_and_its_features(discover):
     plugins = discover(good=GOOD)
     made = plugins.choose("jobs_queue_backends", "good", "backend")("good://", BackendOptions())
     assert made.name == "memory"
@@ -52,7 +52,7 @@ def test_a_plugin_is_found_with_its_distribution_and_what_it_provides(discover):
         ("jobs_interface_version = 99", "is written for plugin interface 99"),
     ],
 )
-def test_a_broken_plugin_is_reported_and_harms_nobody(discover, source, problem):
+def test_a_broken_plugin_is_reported_and_harms_no_other(discover, source, problem):
     plugins = discover(bad=source, good=GOOD)
     assert plugins.choose("jobs_queue_backends", "good", "backend")
     (said,) = info(plugins, "bad").problems
@@ -72,7 +72,7 @@ def test_a_plugin_can_be_disabled(discover):
         plugins.choose("jobs_queue_backends", "redis", "backend")
 
 
-def test_an_unknown_name_is_told_with_what_to_install_or_what_is_near():
+def test_an_unknown_name_is_answered_with_a_package_or_the_nearest_name():
     plugins = Plugins()
     with pytest.raises(PluginError, match="framework: there is no framework 'django': pip install jobs-django"):
         plugins.choose("jobs_framework_bootstrappers", "django", "framework")

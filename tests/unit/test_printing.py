@@ -85,7 +85,7 @@ def test_tasks_of_one_loop_are_told_apart(logged, capsys):
     assert capsys.readouterr().out == "ccc!\n"
 
 
-def test_a_handler_that_writes_to_the_same_stream_does_not_log_what_it_logs(capsys):
+def test_a_handler_that_writes_to_the_same_stream_does_not_log_its_own_output(capsys):
     with log_printed(logger):
         handler = logging.StreamHandler()  # made inside: its stream is the replaced one
         logger.addHandler(handler)

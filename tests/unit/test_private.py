@@ -77,7 +77,7 @@ def test_a_run_directory_that_is_not_private_is_refused(tmp_path, unsafe):
 
 
 @pytest.mark.parametrize("bits", [0o700, 0o750, 0o755, 0o711])
-def test_one_that_nobody_else_writes_to_is_used_as_it_is(tmp_path, bits):
+def test_a_directory_that_only_its_owner_can_write_to_is_used_as_it_is(tmp_path, bits):
     writable(bits)(tmp_path / "run")
     assert mode(private_directory(tmp_path / "run")) == bits
     assert mode(private_directory(tmp_path / "deep" / "new")) == 0o700
@@ -108,7 +108,7 @@ def push(path, topic="t"):
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o002, 0o077])
-def test_the_files_of_a_queue_are_for_the_one_who_made_it_whoever_that_is(tmp_path, umask):
+def test_the_files_of_a_queue_are_private_to_the_user_that_created_it(tmp_path, umask):
     before = os.umask(umask)
     try:
         backend = push(tmp_path / "q.db")
@@ -157,7 +157,7 @@ def test_an_open_file_keeps_its_locks_when_another_connection_is_made(tmp_path):
 
 
 @pytest.mark.parametrize(("bits", "becomes"), [(0o644, 0o600), (0o666, 0o600), (0o604, 0o600), (0o640, 0o640), (0o600, 0o600)])
-def test_a_log_that_everybody_may_read_is_closed_to_them_and_a_group_may_be_let_in(tmp_path, bits, becomes):
+def test_a_world_readable_log_is_made_private_and_a_group_may_be_given_access(tmp_path, bits, becomes):
     path = tmp_path / "jobs.log"
     path.write_text("before\n")
     path.chmod(bits)

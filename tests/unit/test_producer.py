@@ -1,4 +1,4 @@
-"""Threads share one connection: what they enqueue at the same time is one push, and each learns only its own result."""
+"""Threads share one connection: jobs enqueued at the same time are one push, and each learns only its own result."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def until(true: Callable[[], bool]) -> None:
 NAMES = [f"j{n}" for n in range(7)]
 
 
-def test_what_comes_while_one_is_sending_is_one_push():
+def test_jobs_that_arrive_during_a_push_are_sent_as_one_push():
     backend = Gated()
     _, first, others = crowd(backend)
     backend.gate.set()
@@ -104,7 +104,7 @@ def test_what_comes_while_one_is_sending_is_one_push():
     assert backend.sent == [["first"], NAMES]
 
 
-def test_everybody_hears_of_conflicts():
+def test_every_thread_is_told_its_own_conflicts():
     backend = Gated({}, {"j3": "holder"})
     _, _, others = crowd(backend)
     backend.gate.set()
@@ -126,7 +126,7 @@ def test_a_refusal_meets_its_own_caller_alone():
 
 
 def test_without_dedup_a_refused_push_is_parted_under_its_own_request():
-    """Such a backend may know by the request which messages it has: those are not sent twice."""
+    """Such a backend may recognise a repeated request, so messages that it already has are not sent twice."""
     backend = Gated({}, QueueFull("one of them"), features=FEATURES - {"dedup"})
     _, _, others = crowd(backend)
     backend.gate.set()
@@ -150,7 +150,7 @@ def test_after_an_outage_a_refusal_is_parted_too():
     assert [type(caller.end()) for caller in others] == [QueueFull, *[dict] * 6]
 
 
-def test_who_waits_too_long_gives_up_and_nothing_of_it_is_sent():
+def test_a_thread_that_waits_too_long_gives_up_and_its_jobs_are_not_sent():
     backend = Gated()
     _, first, others = crowd(backend, 1, timeout=0.05)
     error = others[0].end()
@@ -161,7 +161,7 @@ def test_who_waits_too_long_gives_up_and_nothing_of_it_is_sent():
     assert backend.sent == [["first"]]
 
 
-def test_who_gives_up_while_it_is_sent_keeps_nobody_from_waking():
+def test_a_thread_that_gives_up_while_its_jobs_are_sent_keeps_no_other_from_waking():
     """Callers wake one another in a chain, from which this one is missing."""
     sending, answer = threading.Event(), threading.Event()
 
@@ -202,7 +202,7 @@ def test_all_wake_in_a_chain_or_where_the_interpreter_is_crowded_at_once(crowded
     assert backend.sent == [["first"], NAMES, ["next"]]
 
 
-def test_who_wakes_late_has_no_chain_begun_for_a_while():
+def test_a_thread_that_wakes_late_starts_no_chain_for_a_while():
     backend = Gated()
     producer, _, others = crowd(backend, 2)
     now = time.monotonic()
@@ -227,7 +227,7 @@ def test_an_outage_ends_for_each_at_its_own_time():
     assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
 
 
-def test_who_leads_and_has_no_time_left_hands_the_others_on_under_the_same_request():
+def test_a_leader_out_of_time_passes_the_others_on_under_the_same_request():
     """However long they wait, the push that they were sent with is repeated, and nothing else with it."""
     backend = Gated({}, *[BackendUnavailable("gone")] * 1000)
     producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]
@@ -249,7 +249,7 @@ def test_who_leads_and_has_no_time_left_hands_the_others_on_under_the_same_reque
     assert backend.sent[-2:] == [["p0", "p1"], ["late"]]
 
 
-def test_what_waits_for_a_thread_ends_with_its_own_time_in_an_outage_and_not_before_else():
+def test_a_caller_behind_another_thread_ends_at_its_own_timeout_in_an_outage_and_not_earlier_otherwise():
     producer = Producer(lambda: Gated())  # type: ignore[arg-type,return-value]
     long_ago = time.monotonic() - 10
     assert producer.in_turn(lambda: left(7.0), long_ago, 5.0) == 7.0
@@ -277,18 +277,18 @@ class Interrupted(BaseException):
     """An exception that a signal raises anywhere, like that of a job's timeout."""
 
 
-def test_who_is_interrupted_while_it_sends_for_others_sees_to_theirs():
+def test_a_leader_that_is_interrupted_still_settles_the_jobs_of_the_others():
     backend = Gated({}, Interrupted())
     producer, _, others = crowd(backend)
     backend.gate.set()
     assert isinstance(others[0].end(), Interrupted)
     assert [caller.end() for caller in others[1:]] == [{}] * 6
     assert backend.sent[1:] == [NAMES, NAMES[1:]]
-    assert backend.pushes[1][1] == backend.pushes[2][1]  # the same request: what has arrived is not added again
+    assert backend.pushes[1][1] == backend.pushes[2][1]  # the same request: jobs that have arrived are not added again
     assert producer.push([Outgoing("next", "t", b"")], 1.0) == {}
 
 
-def test_who_is_interrupted_alone_leaves_the_way_free():
+def test_an_interrupted_thread_without_followers_blocks_no_later_push():
     backend = Gated(Interrupted())
     producer = Producer(lambda: backend)  # type: ignore[arg-type,return-value]
     caller = Caller(producer, "one")
@@ -406,7 +406,7 @@ def test_ids_sort_by_time_and_a_child_makes_others():
     os.close(into)
 
 
-def test_those_who_choose_one_id_are_sent_apart_and_each_is_answered_for_itself():
+def test_jobs_with_the_same_id_are_sent_apart_and_each_gets_its_own_answer():
     """In one push the backend could not tell which caller's job it is."""
     backend = Gated({}, {}, {}, {"chosen": "chosen"})
     producer, _, _ = crowd(backend, count=0)

@@ -111,7 +111,7 @@ def test_a_backend_that_fails_meanwhile_makes_the_error_no_other(app, add, monke
     assert left(60.0) == 60.0
 
 
-def test_who_gets_a_result_in_time_pays_nothing_for_it(app, add, monkeypatch):
+def test_a_result_in_time_costs_nothing_extra(app, add, monkeypatch):
     handle = add.enqueue()
     taker = MemoryBackend(app.backend_url, app.backend_options())
     taker.open("host-1")

@@ -38,7 +38,7 @@ def said(spoil: str, watch: str = "watch([ours[0]])") -> str:
         ("while True:\n    try: os.dup(0)\n    except OSError: break", "this process can open no file: Too many open files"),
     ],
 )
-def test_what_a_job_may_take_from_its_process_is_missed(spoil: str, error: str):
+def test_changes_of_a_job_to_its_process_are_detected(spoil: str, error: str):
     told = said(spoil)
     assert told.startswith(error)
     assert bool(told) == bool(error)

@@ -59,7 +59,7 @@ def push(backend, count=1, payload=b"payload"):
 # -- cost ----------------------------------------------------------------------------------------
 
 
-def test_taking_from_a_long_line_costs_what_taking_from_a_short_one_does(open_):
+def test_reserving_costs_the_same_from_a_long_and_a_short_queue(open_):
     backend = open_("worker")
     steps = []
     with backend._connection.reading() as db:
@@ -183,7 +183,7 @@ def test_a_file_damaged_while_in_use_is_told(path, open_):
             pass
 
 
-def test_a_database_of_somebody_else_is_left_alone(path, open_):
+def test_a_database_of_another_application_is_left_alone(path, open_):
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE theirs (x)")
     db.close()
@@ -238,7 +238,7 @@ def test_a_full_disk_refuses_pushes_and_lets_workers_drain(tmp_path):
         with pytest.raises(QueueFull, match="the disk is full"):
             while True:
                 pushed += push(backend, 10, os.urandom(4000))
-        if disk:  # what an operator does: free some space
+        if disk:  # as an operator would: free some space
             subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
         seen = []
         while deliveries := backend.reserve(["t"], 50, new_id()):
@@ -332,7 +332,7 @@ def test_a_file_on_a_network_file_system_is_refused(path, monkeypatch):
 # -- waking ----------------------------------------------------------------------------------------
 
 
-def test_a_wake_up_nobody_waits_for_costs_nothing(tmp_path):
+def test_a_wake_up_without_a_waiter_costs_nothing(tmp_path):
     wake = WakeUp(tmp_path / "wake")
     wake.wake(["nobody"])
     assert list((tmp_path / "wake").iterdir()) == []
@@ -459,7 +459,7 @@ def in_the_file_itself(path, copy):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks /proc which file a descriptor is of")
-def test_what_was_committed_is_synced_when_asked_for(path, connect, synced):
+def test_committed_jobs_are_synced_on_request(path, connect, synced):
     connection = connect()
     note(connection, "a")
     assert synced.paths == []
@@ -477,7 +477,7 @@ def test_a_store_that_need_not_survive_the_machine_is_not_synced(connect, synced
     assert synced.paths == []
 
 
-def test_what_could_not_be_synced_is_written_to_the_file_itself(path, tmp_path, connect, synced):
+def test_unsynced_pages_are_written_to_the_file_itself(path, tmp_path, connect, synced):
     connection = connect()
     note(connection, "a")
     assert in_the_file_itself(path, tmp_path / "before.db") == []
@@ -510,7 +510,7 @@ def test_a_sync_that_failed_is_not_made_good_by_one_of_the_log_that_says_all_is_
     assert len(synced.paths) == 1
 
 
-# -- a file that somebody else has written to ------------------------------------------------------
+# -- a file that another program has written to ------------------------------------------------------
 
 FOREIGN_CODE = {
     "a library to load": "CREATE TRIGGER evil BEFORE DELETE ON reserved BEGIN SELECT load_extension('/tmp/evil.so'); END",
@@ -528,7 +528,7 @@ def execute(path, *statements):
 
 
 @pytest.mark.parametrize("code", FOREIGN_CODE.values(), ids=FOREIGN_CODE)
-def test_a_file_with_code_of_others_is_refused_with_what_to_remove(path, open_, code):
+def test_a_file_with_foreign_code_is_refused_with_the_objects_to_remove(path, open_, code):
     push(open_())
     execute(path, code)
     with pytest.raises(BackendError, match="'evil': it would run in every operation"):

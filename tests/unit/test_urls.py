@@ -71,7 +71,7 @@ def test_a_password_is_read_as_it_was_meant(middle, quoted):
 
 
 @given(st.text(), st.sampled_from([*PARSERS, "sqlite", "memory", "nosuch"]))
-def test_whatever_is_no_url_gets_an_error_of_ours(text, name):
+def test_invalid_urls_raise_an_error_of_ours(text, name):
     for url in (text, f"{name}://{text}"):
         redact(url)
         scheme(url)
@@ -104,7 +104,7 @@ def test_whatever_is_no_url_gets_an_error_of_ours(text, name):
         ("nothing", "nothing"),
     ],
 )
-def test_what_is_shown_of_a_url(url, shown):
+def test_only_the_harmless_parts_of_a_url_are_shown(url, shown):
     assert redact(url) == shown
 
 

@@ -23,7 +23,7 @@ def _rule(check: rules.Rule) -> Meta:
 
 
 MOST = 10**12
-"""The largest value of any count: it fits into every store's integers, and nobody needs more."""
+"""The largest value of any count: it fits into every store's integers, and no one needs more."""
 
 PositiveInt = Annotated[int, Meta(ge=1, le=MOST)]
 NonNegativeInt = Annotated[int, Meta(ge=0, le=MOST)]
@@ -144,7 +144,7 @@ class Results(Section, frozen=True, kw_only=True):
 
 
 class Payloads(Section, frozen=True, kw_only=True):
-    """How large arguments and results are stored."""
+    """The storage of large arguments and results."""
 
     compress: Name | None = None  # the codec that compresses them, such as "zstd"
     compress_above: NonNegativeSize = Size(10_000)  # smaller ones are stored as they are

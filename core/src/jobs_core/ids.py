@@ -6,7 +6,7 @@ import os
 import random
 import time
 
-_random = random.Random()  # ids are no secrets, so they need no system call for secure random bits
+_random = random.Random()  # ids are not secret, so they need no system call for secure random bits
 _AT_ONCE = 256
 _VARIANTS = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 _COUNTED = [f"{n:02x}" for n in reversed(range(_AT_ONCE))]

@@ -1,6 +1,6 @@
 """Limits and fairness as the configuration defines them and as an enqueue uses them; docs/together.md explains both.
 
-What a limit is, and how a backend keeps it, is said in `backends/limits.py`.
+`backends/limits.py` says what a limit is, and how a backend keeps it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ MOST_BYTES = 4_000_000
 
 
 class Here:
-    """What is known about the processes on this machine. This base class knows nothing: see `jobs_core.cli.this_machine`."""
+    """The known processes on this machine. This base class knows nothing: see `jobs_core.cli.this_machine`."""
 
     def of_waiting(self, topic: str) -> Iterator[str]:
         """Explain why workers on this machine do not run jobs of a topic, or which of them would."""
@@ -47,7 +47,7 @@ NOWHERE = Here()
 
 
 class OnThisMachine(Here):
-    """What a producer can quickly find out about its own machine."""
+    """The facts that a producer can quickly find out about its own machine."""
 
     def __init__(self, run_dir: Path, backend_url: str) -> None:
         self._run_dir = run_dir

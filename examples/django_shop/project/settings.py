@@ -1,4 +1,4 @@
-"""Settings of the shop: as small as Django lets them be, and JOBS."""
+"""The settings of the shop: the few that Django requires, and JOBS."""
 
 from pathlib import Path
 

@@ -67,7 +67,7 @@ def test_the_environment_names_the_settings_too(make_site):
         ('setting = "settings"', 'django.setting: unknown key; did you mean "settings"'),
     ],
 )
-def test_what_is_wrong_in_the_table_is_said_with_its_fix(site, table, said):
+def test_errors_in_the_table_are_reported_with_the_fix(site, table, said):
     (site.root / "jobs.toml").write_text(f'framework = "django"\n[django]\n{table}\n')
     done = site.run("check")
     assert done.returncode == 2
@@ -101,7 +101,7 @@ def test_the_command_is_all_of_jobsctl_with_its_exit_codes(site):
     assert "jobs" in site.manage("help").stdout
 
 
-def test_the_command_can_be_called_by_code(site):
+def test_the_command_can_be_called_from_code(site):
     said = site.script(
         """
 from django.core.management import CommandError, call_command
@@ -140,7 +140,7 @@ print(json.dumps([before, inside, current_app().config.prefix]))
     ) == ["jobs", "other", "jobs"]
 
 
-def test_in_development_the_code_on_the_screen_is_what_runs(site):
+def test_in_development_saved_code_runs_without_a_restart(site):
     supervisor = site.start_manage("jobs", "start", "--reload", serves="ready: ")
     jobs = site.root / "shop" / "jobs.py"
     jobs.write_text(jobs.read_text().replace('record("note", text)', 'record("noted", text)'))

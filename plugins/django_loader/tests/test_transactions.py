@@ -26,7 +26,7 @@ def tell(on_database):
     return tell
 
 
-def test_on_commit_waits_for_the_commit_and_forgets_what_is_rolled_back(tell):
+def test_on_commit_waits_for_the_commit_and_drops_jobs_of_a_rolled_back_transaction(tell):
     assert tell(
         """
 with transaction.atomic():

@@ -96,7 +96,7 @@ def test_arguments_and_options_reach_the_command(app, jobs_queue, lines, args, k
     assert json.loads(said) == {"app": "shop", **NOTHING, **seen}
 
 
-def test_what_it_prints_is_logged_line_by_line_up_to_its_failure(app, jobs_queue, lines, capsys):
+def test_its_output_is_logged_line_by_line_up_to_its_failure(app, jobs_queue, lines, capsys):
     user.enqueue("nobody")
     with pytest.raises(LookupError):
         jobs_queue.drain()

@@ -103,7 +103,7 @@ def follow():
 
 
 class Shop(Project):
-    """A project whose code can also run in a process that is no worker."""
+    """A project whose code can also run outside a worker."""
 
     def script(self, source):
         """Return the JSON that a program prints."""

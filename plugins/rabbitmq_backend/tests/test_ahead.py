@@ -13,7 +13,7 @@ def done(deliveries):
     return [Settlement(delivery.id, delivery.token, Outcome.DONE) for delivery in deliveries]
 
 
-def test_what_came_ahead_for_short_jobs_goes_back_when_they_turn_out_long(connect):
+def test_jobs_prefetched_as_short_are_released_when_they_turn_out_long(connect):
     here, there = connect("here"), connect("there")
     connect().push(jobs(1000), new_token())
     first = here.reserve([TOPIC], 300, new_token())
@@ -27,7 +27,7 @@ def test_what_came_ahead_for_short_jobs_goes_back_when_they_turn_out_long(connec
     assert len(drained(there)) == left - 2
 
 
-def test_who_waits_for_one_job_is_delivered_one(connect):
+def test_a_worker_that_waits_for_one_job_is_delivered_one(connect):
     for _ in range(5):  # it depends on which messages arrive in one piece
         first, second = connect("first"), connect("second")
         connect().push(jobs(2), new_token())
@@ -40,7 +40,7 @@ def test_who_waits_for_one_job_is_delivered_one(connect):
         second.close()
 
 
-def test_who_waits_is_given_what_comes_at_once_and_the_rest_the_next_time(connect, monkeypatch):
+def test_a_waiting_worker_gets_the_first_arrivals_at_once_and_the_rest_next_time(connect, monkeypatch):
     """Until the first job starts, no queue is asked twice for messages that may come before it: each request costs a round
     trip."""
     worker, asked = connect("worker"), []

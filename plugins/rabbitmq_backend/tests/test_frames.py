@@ -133,7 +133,7 @@ def test_nothing_is_read_behind_the_frame_that_ended_the_connection():
 
 
 @pytest.mark.parametrize("data", [b"AMQP\x00\x00\x09\x01", frame.Heartbeat().marshal()[:-1] + b"\x00"])
-def test_what_is_no_frame_is_pika_s_to_complain_of(data):
+def test_invalid_frames_are_reported_by_pika(data):
     receiver = Receiver()
     Reader(receiver, receiver.other).feed(data)
     assert receiver.events == [("other", data)]

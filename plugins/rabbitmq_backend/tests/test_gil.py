@@ -48,7 +48,7 @@ def ahead(worker):
     return sum(map(len, worker._taking().buffers.values()))
 
 
-def test_giving_back_what_was_delivered_ahead_over_a_new_connection_costs_none(connect, rabbitmq_url, request, monkeypatch):
+def test_releasing_prefetched_jobs_over_a_new_connection_costs_no_redelivery(connect, rabbitmq_url, request, monkeypatch):
     connect().push(jobs(AHEAD), new_token())
     worker = connect("w", url=f"{rabbitmq_url}?heartbeat={HEARTBEAT}")
     short = worker.reserve([TOPIC], 300, new_token())

@@ -46,7 +46,7 @@ def left(url):
     [(Outcome.DONE, 1), (Outcome.DONE, 1000), (Outcome.RELEASE, 1000)],
     ids=["run one by one", "run", "released"],
 )
-def test_what_is_there_when_workers_have_left_was_delivered_to_nobody(connect, rabbitmq_url, kind, outcome, batch):
+def test_messages_left_after_all_workers_have_gone_count_as_undelivered(connect, rabbitmq_url, kind, outcome, batch):
     url = f"{rabbitmq_url}?queues={kind}"
     pushed = jobs(900)
     connect(url=url).push(pushed, new_token())
@@ -73,7 +73,7 @@ def test_a_worker_that_knows_its_last_job_has_nothing_to_release(connect, rabbit
     worker.close()
     assert len(set(ran)) == len(ran) == 300
     rest = list(left(url))
-    # Their order may change: what a new queue refuses is published again, behind the others.
+    # Their order may change: messages that a new queue refuses are published again, behind the others.
     assert Counter([*ran, *dict(rest)]) == Counter(message.id for message in pushed)
     assert len(rest) == 700
     assert not any(again for _, again in rest)

@@ -1,4 +1,4 @@
-"""The loop of a thread that a job may keep from running."""
+"""The loop of the courier's thread, which a job may keep from running."""
 
 import time
 

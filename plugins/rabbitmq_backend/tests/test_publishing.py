@@ -59,7 +59,7 @@ def test_a_queue_deleted_under_a_producer_is_made_anew_and_the_job_is_in_it(conn
     assert lone[0].id in drained(connect("w"))
 
 
-def test_what_no_queue_takes_is_an_error_that_says_the_mend_and_the_same_push_goes_through_after_it(connect, channel):
+def test_an_unroutable_push_fails_with_the_fix_and_succeeds_once_it_is_applied(connect, channel):
     producer = connect()
     producer.setup()
     channel.queue_unbind("jobs:delay.02", "jobs:delay.02", "*." * (STEPS - 3) + "1.#")
@@ -79,13 +79,13 @@ def test_an_exchange_deleted_under_a_producer_is_told_and_made_anew_by_the_next_
     channel.exchange_delete(step)
     late = jobs(delay=0.1)
     request = new_token()
-    if step != "jobs:delay.due":  # what hangs above the foot is taken at the top, and waits for it
+    if step != "jobs:delay.due":  # the jobs above the lowest one are pushed first, and wait for it
         with pytest.raises(BackendUnavailable, match="deleted"):
             producer.push(late, request)
     assert producer.push(late, request) == {}
 
 
-def test_a_producer_that_may_make_no_queue_says_who_can(connect, channel, rabbitmq_node, rabbitmq_url):
+def test_a_producer_without_the_right_to_declare_queues_says_which_process_can(connect, channel, rabbitmq_node, rabbitmq_url):
     vhost = rabbitmq_url.rpartition("/")[2]
     rabbitmq_node.control("add_user", f"plain-{vhost}", "secret")
     allowed = ("^$", r"^(amq\.default|jobs[.:].*)$", r"^jobs[.:].*$")

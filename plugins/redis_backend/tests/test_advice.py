@@ -35,7 +35,7 @@ def test_a_durable_server_on_loopback_needs_no_advice(own_server):
     assert advised(own_server) == []
 
 
-def test_no_append_only_file_and_an_evicting_policy_are_told_with_their_mends(own_server):
+def test_a_missing_append_only_file_and_an_evicting_policy_are_reported_with_the_fix(own_server):
     own_server.command("CONFIG", "SET", "appendonly", "no")
     own_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     appendonly, policy = advised(own_server)
@@ -94,7 +94,7 @@ def test_an_old_server_is_told_and_valkey_is_not_mistaken_for_one():
     assert advice(here, Told(b"redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.0.1\r\n")) == []
 
 
-def test_what_a_server_does_not_let_us_see_is_left_out(own_server):
+def test_facts_that_a_server_hides_are_left_out(own_server):
     own_server.command("CONFIG", "SET", "appendonly", "no")
     own_server.command("ACL", "SETUSER", "jobs", "on", ">secret", "~{jobs}*", "+@all", "-@admin", "-@dangerous")
     connection = ServerConnection(connector(parse(f"redis://jobs:secret@127.0.0.1:{own_server.port}")), "here")

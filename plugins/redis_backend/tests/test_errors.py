@@ -60,7 +60,7 @@ def test_there_is_no_such_socket(tmp_path):
     assert "no such socket" in str(error)
 
 
-def test_a_host_that_nobody_knows():
+def test_an_unknown_host():
     error = refused("redis://nobody.invalid")
     assert is_an_outage(error)
     assert "cannot be reached: no host has this name" in str(error)
@@ -86,7 +86,7 @@ def speaking(answer):
         thread.join()
 
 
-def test_what_listens_there_is_no_redis():
+def test_a_server_that_is_not_redis_is_reported():
     with speaking(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         assert "is not Redis" in str(refused(f"redis://127.0.0.1:{port}"))
 

@@ -1,4 +1,4 @@
-"""The inlet takes anything: what is no envelope within the limits is carried unchanged and harms no other job."""
+"""The inlet takes anything: data that is not an envelope within the limits is carried unchanged and harms no other job."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def accept(deliveries, **settings):
     return verdicts
 
 
-def test_whatever_is_pushed_is_taken_from_the_inlet_as_it_came_and_a_good_one_behind_it_too(backend):
+def test_the_inlet_accepts_any_data_unchanged_and_a_good_message_behind_it(backend):
     good = envelope(id='"good"')
     rpush(backend, *HOSTILE, good)
     found = take(backend)
@@ -237,7 +237,7 @@ def signed_by_another(unique, **fields):
 @pytest.mark.parametrize("conflict", CONFLICTS)
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("refused", [unsigned, forged, misplaced, signed_by_another])
-def test_what_is_not_signed_has_no_effect_on_other_jobs(make, refused, scope, conflict):
+def test_unsigned_messages_have_no_effect_on_other_jobs(make, refused, scope, conflict):
     backend = make(verify=SIGNER.verify)
     key = UniqueKey("work:1", scope, conflict)
     ours = Outgoing(new_id(), "t", application_job(key), unique=key)

@@ -113,7 +113,7 @@ def test_nothing_is_left_of_jobs_that_came_and_went(server, backend):
     assert used(server) - before < 2_000_000
 
 
-def test_a_queued_job_costs_what_the_page_on_backends_says(server, backend):
+def test_a_queued_job_costs_the_memory_that_the_page_on_backends_states(server, backend):
     before = used(server)
     count = 20_000
     for _ in range(0, count, BATCH):

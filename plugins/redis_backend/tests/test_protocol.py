@@ -66,7 +66,7 @@ def test_a_closed_connection_is_told_from_silence(ends):
         (b"-OOM command not allowed\r\n", redis.exceptions.ResponseError),
     ],
 )
-def test_a_refusal_is_raised_as_what_it_is(ends, answer, kind):
+def test_a_refusal_is_raised_as_its_own_error(ends, answer, kind):
     ours, theirs = ends
     protocol = OwnProtocol(ours, 1.0)
     theirs.sendall(answer)
@@ -95,7 +95,7 @@ class Interrupted(BaseException):
     """The interruption by a job's timeout."""
 
 
-def test_an_answer_that_nobody_waited_for_is_nobody_elses():
+def test_a_late_answer_is_not_given_to_another_request():
     pairs = [socket.socketpair() for _ in range(2)]
     free = iter(pairs)
     connection = ServerConnection(lambda: Connection(next(free)[0]), "here")

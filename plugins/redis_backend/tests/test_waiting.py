@@ -144,7 +144,7 @@ def test_a_wake_token_for_a_topic_that_it_had_no_room_for_is_handed_on(pool, ser
     assert [delivery.id for delivery in other.result(PATIENCE)] == ["b"]
 
 
-def test_what_is_pushed_one_by_one_is_what_is_pushed_together(opened):
+def test_single_pushes_equal_one_push_of_all(opened):
     producer = opened(None)
     one, other = (Outgoing(f"job {n}", "tøpic", b'{"v":1}', priority=7) for n in range(2))
     producer.push([one], "one")

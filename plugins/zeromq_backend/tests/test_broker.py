@@ -60,7 +60,7 @@ def kinds(answers):
 # -- group commit ----------------------------------------------------------------------------------
 
 
-def test_what_comes_together_is_one_commit_and_confirmed_after_it(transactions, monkeypatch):
+def test_simultaneous_requests_are_one_commit_and_confirmed_after_it(transactions, monkeypatch):
     at_commit = []
     monkeypatch.setattr(desk_module, "failpoint", lambda name: at_commit.append((name, transactions._store.is_there())))
     answers = transactions.serve([push(f"job-{n}") for n in range(200)])
@@ -69,7 +69,7 @@ def test_what_comes_together_is_one_commit_and_confirmed_after_it(transactions, 
     assert [name for name, _ in at_commit[:2]] == ["broker.before_commit", "broker.after_commit"]
 
 
-def test_a_request_that_is_refused_takes_nobody_with_it(transactions):
+def test_a_refused_request_fails_no_other_request(transactions):
     lost = asked(p.RESERVE, owner="nobody", request="r", topics=["t"], limit=1)
     answers = transactions.serve([push("a"), lost, push("b")])
     assert kinds(answers) == [p.OK, p.ERROR, p.OK]
@@ -139,7 +139,7 @@ def test_a_job_is_handed_out_before_the_disk_has_it_and_its_push_confirmed_after
         assert worker.ask(b"settle", settled) == (p.OK, ["settled"])
 
 
-def test_who_need_not_wait_for_the_disk_is_answered_first(tmp_path, monkeypatch):
+def test_requests_that_need_no_sync_are_answered_first(tmp_path, monkeypatch):
     done = []
     server = Server(Settings(store="sqlite:///broker.db", listen=["tcp://127.0.0.1:*"], base_dir=tmp_path, min_free=0))
     monkeypatch.setattr(server, "_send", lambda frames: done.append(frames[3]) or True)
@@ -186,7 +186,7 @@ def test_no_more_is_handed_out_than_was_asked_for_nor_than_goes_through_in_time(
         backend.close()
 
 
-def test_only_one_of_those_who_wait_is_woken_for_one_job(start_in_process):
+def test_one_job_wakes_only_one_waiting_worker(start_in_process):
     broker = start_in_process()
     waiting = [ZeromqBackend(broker.url, BackendOptions()) for _ in range(2)]
     producer = ZeromqBackend(broker.url, BackendOptions())
@@ -216,7 +216,7 @@ def test_only_one_of_those_who_wait_is_woken_for_one_job(start_in_process):
             backend.close()
 
 
-def test_what_was_handed_out_to_a_wait_that_had_ended_is_returned_by_its_request(start_in_process, monkeypatch):
+def test_jobs_delivered_to_an_ended_wait_are_returned_to_its_request(start_in_process, monkeypatch):
     broker = start_in_process()
     worker, producer = (ZeromqBackend(broker.url, BackendOptions()) for _ in range(2))
     worker.open("worker")
@@ -254,7 +254,7 @@ def test_a_wait_on_an_old_connection_gets_nothing_once_its_owner_has_asked_on_a_
             backend.close()
 
 
-def test_what_was_handed_out_to_who_is_gone_goes_back_at_once(transactions):
+def test_jobs_delivered_to_a_client_that_has_gone_return_at_once(transactions):
     transactions.serve([asked(p.OPEN, owner="gone"), push("a")])
     (handed,) = transactions.serve([asked(p.RESERVE, owner="gone", request="r", topics=["t"], limit=1)])
     transactions.news.clear()
@@ -267,7 +267,7 @@ def test_what_was_handed_out_to_who_is_gone_goes_back_at_once(transactions):
     assert p.COUNTS.decode_answer(counts.body)["t"].ready == 1
 
 
-def test_a_burst_is_handed_out_to_all_who_wait_and_not_again_to_nobody(start_in_process):
+def test_a_burst_is_delivered_once_among_all_waiting_workers(start_in_process):
     broker = start_in_process()
     workers = [ZeromqBackend(broker.url, BackendOptions()) for _ in range(5)]
     producer = ZeromqBackend(broker.url, BackendOptions())
@@ -328,7 +328,7 @@ def test_it_ends_with_its_parent_however_that_dies(service):
         os.close(watch)
 
 
-def test_it_ends_when_nobody_is_there_to_hear_that_it_serves(service):
+def test_it_exits_when_no_process_reads_its_ready_message(service):
     ready, told = os.pipe()
     os.close(ready)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JOBS_")}
@@ -344,7 +344,7 @@ def test_it_ends_when_nobody_is_there_to_hear_that_it_serves(service):
     assert done.returncode == 0
 
 
-def test_term_answers_what_is_asked_and_ends_with_0(service):
+def test_term_answers_open_requests_and_exits_with_0(service):
     service.start()
     backend = ZeromqBackend(service.url, BackendOptions())
     backend.open(None)

@@ -140,7 +140,7 @@ def test_a_header_that_promises_more_than_comes_is_malformed(broker):
     assert_serves(broker.url)
 
 
-def test_random_bytes_on_the_socket_harm_nobody(broker):
+def test_random_bytes_on_the_socket_harm_no_client(broker):
     host, port = broker.url.removeprefix("zmq+tcp://").split(":")
     dice = random.Random(20261124)
     greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
@@ -155,7 +155,7 @@ def test_random_bytes_on_the_socket_harm_nobody(broker):
     assert_serves(broker.url)
 
 
-def test_a_frame_over_the_limit_closes_the_connection_of_who_sent_it(broker):
+def test_a_frame_over_the_limit_closes_the_connection_of_its_sender(broker):
     with Raw(broker.url) as raw, Raw(broker.url) as other:
         monitor = raw.socket.get_monitor_socket(zmq.Event.DISCONNECTED)
         raw.send(p.VERSION, b"push", b"tag", bytes(p.MAX_FRAME + 1))
@@ -186,13 +186,13 @@ def test_the_library_sends_nothing_over_the_limit(broker):
     backend.close()
 
 
-def test_who_has_not_said_hello_is_asked_to(broker):
+def test_a_client_that_has_not_said_hello_is_asked_to(broker):
     with Raw(broker.url, hello=False) as raw:
         kind, body = raw.ask(b"counts", {"topics": []})
         assert (kind, body["code"]) == (p.ERROR, "hello")
 
 
-def test_what_the_broker_remembers_of_clients_and_waits_is_bounded(broker, monkeypatch):
+def test_the_broker_keeps_bounded_state_of_clients_and_waits(broker, monkeypatch):
     from jobs_zeromq.broker import peers, server
 
     monkeypatch.setattr(peers, "MOST", 2)

@@ -54,7 +54,7 @@ def connect(directory, url):
         backend.close()
 
 
-def test_keygen_makes_secrets_that_only_the_user_reads_and_keeps_what_is_there(tmp_path):
+def test_keygen_makes_private_keys_and_keeps_existing_ones(tmp_path):
     first = jobsctl(tmp_path, "broker", "keygen", "keys", "--client", "web1", "--client", "web2")
     assert first.returncode == 0, first.stderr
     made = sorted(path.relative_to(tmp_path / "keys").as_posix() for path in (tmp_path / "keys").rglob("*.key*"))
@@ -83,7 +83,7 @@ def test_a_client_is_named_by_a_plain_word(tmp_path, name):
         keys.make_client(tmp_path / "keys", name)
 
 
-def test_a_client_on_the_list_gets_in_and_nobody_else(locked, tmp_path):
+def test_only_clients_on_the_list_are_admitted(locked, tmp_path):
     assert connect(tmp_path, locked.url).encrypted
     keys.make_broker(tmp_path / "others")
     keys.make_client(tmp_path / "others", "stranger")
@@ -115,7 +115,7 @@ def test_plain_clients_cannot_ask_a_broker_with_keys_anything(locked):
         assert not raw.socket.poll(500)
 
 
-def test_what_is_missing_is_named_with_where_it_comes_from(locked, tmp_path):
+def test_missing_keys_and_brokers_are_reported_with_the_fix(locked, tmp_path):
     with pytest.raises(BackendError, match="nobody.key_secret: there is no such file: `jobsctl broker keygen`"):
         connect(tmp_path, locked.url.replace("web1", "nobody"))
     with pytest.raises(BackendUnavailable, match="is `jobsctl broker` running there"):
@@ -206,7 +206,7 @@ def test_with_keys_it_may_listen_everywhere(tmp_path):
 # -- sockets, and the command ----------------------------------------------------------------------
 
 
-def test_a_socket_is_in_a_directory_that_nobody_else_enters(tmp_path):
+def test_a_socket_is_in_a_directory_that_only_its_user_can_enter(tmp_path):
     service = BrokerService(tmp_path / "b", backend=f"zmq+ipc://{tmp_path}/own/broker.sock")
     service.start()
     assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o700
@@ -248,7 +248,7 @@ def test_a_port_that_is_taken_is_named(service, tmp_path):
         other.start()
 
 
-def test_status_says_who_serves_where_and_what_it_has_done(service):
+def test_status_shows_the_broker_its_address_and_its_counters(service):
     service.start()
     with Raw(service.url) as raw:
         raw.ask(b"push", {"request": "r", "messages": [{"id": "a", "topic": "t", "payload": b"x"}]})

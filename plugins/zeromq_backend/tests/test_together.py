@@ -163,7 +163,7 @@ def test_the_group_of_many_clients_takes_hardly_more_statements_than_that_of_one
     assert of_all - of_one <= 2 * 31  # each reserve looks where its share ends, and takes it
 
 
-def test_who_waits_to_reserve_is_handed_what_a_push_brings_in_its_transaction(both):
+def test_a_push_delivers_its_jobs_to_a_waiting_worker_in_its_own_transaction(both):
     def takers(topics):
         return [asked(p.RESERVE, owner=owner, request="r", topics=[*topics], limit=2) for owner in ("worker", "nobody")]
 
@@ -178,7 +178,7 @@ def test_who_waits_to_reserve_is_handed_what_a_push_brings_in_its_transaction(bo
     assert p.decode_refusal(lost.body).code == "owner_lost"
 
 
-def test_who_waits_cannot_fail_what_others_push(both):
+def test_a_waiting_worker_cannot_fail_the_push_of_another_client(both):
     def takers(topics):
         raise RuntimeError("no")
 
@@ -187,7 +187,7 @@ def test_who_waits_cannot_fail_what_others_push(both):
     assert (pushed.kind, transactions.figures.pushed, transactions.reserved_for_waiting) == (p.OK, 1, [])
 
 
-def test_what_one_owner_asks_and_one_connection_pushes_keeps_its_order():
+def test_requests_of_one_owner_and_pushes_of_one_connection_keep_their_order():
     def settle(owner):
         return asked(p.SETTLE, owner=owner, request="s", settlements=[])
 

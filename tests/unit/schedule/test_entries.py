@@ -64,12 +64,12 @@ def test_an_alias_means_the_job(scheduled):
         ({"every": Duration(0.1)}, "schedule.nightly: every 0.1 s is too often, the shortest is 1s"),
     ],
 )
-def test_what_is_wrong_is_named_with_key_and_fix(scheduled, entry, says):
+def test_errors_are_named_with_key_and_fix(scheduled, entry, says):
     (problem,) = problems(scheduled, nightly={"job": "shop.clean", "args": [3], **entry})
     assert problem.startswith(says)
 
 
-def test_all_that_is_wrong_is_told_at_once(scheduled, registry):
+def test_all_errors_are_reported_at_once(scheduled, registry):
     @job(name="shop.bad", cron="bad", registry=registry)
     def bad(): ...
 

@@ -145,14 +145,14 @@ def test_missed_ticks_never_run_by_choice(shop, caplog):
     assert one.pushed() == [NOON + 10 * HOUR + 300]
 
 
-def test_a_tick_somewhat_late_is_in_time(shop):
+def test_a_slightly_late_tick_is_on_time(shop):
     one = shop(five={"cron": "*/5 * * * *", "missed": "skip"})
     ticker = one.ticker()
     one.look(ticker, NOON)
     assert one.look(ticker, NOON + 359) == [NOON + 300]
 
 
-def test_what_was_missed_is_told_once(shop, caplog):
+def test_missed_ticks_are_logged_once(shop, caplog):
     caplog.set_level(logging.DEBUG, "jobs")
     one = shop()
     one.look(one.ticker(), NOON)
@@ -212,7 +212,7 @@ def test_a_full_queue_keeps_its_tick_and_no_other(shop, caplog):
     assert ticker.next(NOON + 63) == 57
 
 
-def test_what_cannot_be_enqueued_is_told_and_left(shop, caplog):
+def test_a_failed_tick_is_logged_and_skipped(shop, caplog):
     one = shop(big={"every": 60, "args": ["x" * 2_000_000]}, small={"every": 60})
     ticker = one.ticker()
     one.look(ticker, NOON)
@@ -339,7 +339,7 @@ def test_a_machine_hours_late_adds_nothing(shop):
 
 
 @pytest.mark.parametrize(("cron", "days"), [("0 0 1 * *", 30), ("0 0 * * 0", 7), ("0 0 1 1 *", 360)])
-def test_a_machine_that_was_away_adds_nothing_to_what_others_ran(shop, cron, days):
+def test_a_machine_that_was_away_adds_no_ticks_that_others_ran(shop, cron, days):
     one = shop(rare={"cron": cron})
     here, away = one.ticker("a"), one.ticker("b")
     one.look(here, NOON)

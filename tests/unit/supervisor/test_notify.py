@@ -76,7 +76,7 @@ def test_a_beat_is_due_three_times_in_the_watchdogs_patience(manager, monkeypatc
     notifier.close()
 
 
-def test_a_manager_that_does_not_listen_stops_nobody(manager):
+def test_a_service_manager_that_does_not_read_blocks_no_process(manager):
     listening, environ = manager
     notifier = Notifier.from_environment(environ)
     for _ in range(10_000):  # its queue has been full for long

@@ -255,7 +255,7 @@ def drain(app, mode):
 
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
-def test_whatever_is_raised_at_any_boundary_the_job_is_settled_and_the_others_run(app, registry, tell, mode, monkeypatch):
+def test_any_error_at_any_boundary_settles_the_job_and_the_others_run(app, registry, tell, mode, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest's handler cannot cope with a hostile exception
     monkeypatch.setattr(logging.getLogger("jobs"), "disabled", True)  # 350 tracebacks that no test reads
     app.plugins._add(Middleware(), PluginInfo("middleware", "jobs-test", "1"))
@@ -322,12 +322,12 @@ def test_an_error_is_told_as_text_that_can_be_stored_and_is_not_endless(kind):
         assert len(text) < 21_000
 
 
-def test_what_cannot_be_stored_is_stored_readably():
+def test_unstorable_strings_are_stored_readably():
     assert boundary.text_of(ValueError("cannot read \udcff.txt")) == "cannot read \\udcff.txt"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ERRORS if not kind.startswith(("retry", "snooze", "discard"))])
-def test_an_alert_channel_may_raise_what_it_likes_and_is_asked_again(kind):
+def test_an_alert_channel_may_raise_any_error_and_is_called_again(kind):
     class Channel:
         asked: ClassVar[list[str]] = []
 

@@ -65,7 +65,7 @@ def test_a_worker_that_dies_before_the_settlement_names_the_jobs_that_ran(app, r
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("acks", ["late", "early"])
-def test_what_is_settled_is_charged_to_nobody_and_its_place_is_used_again(app, registry, board, tmp_path, mode, acks):
+def test_a_settled_job_is_charged_no_crash_and_its_slot_is_reused(app, registry, board, tmp_path, mode, acks):
     @job(registry=registry, name="short", acks=acks, retries=0)
     def short(number: int) -> None:
         if number % 3 == 0:

@@ -145,7 +145,7 @@ class Counted(MemoryBackend):
         return deliveries
 
 
-def test_what_two_dead_workers_held_is_run_one_by_one_and_not_reserved_over_and_over(registry, monkeypatch):
+def test_jobs_of_two_dead_workers_run_one_by_one_and_are_not_reserved_repeatedly(registry, monkeypatch):
     url = "memory://counted"
     app = App(Config(backend=url), plugins=Plugins(), registry=registry)
     set_current_app(app)
@@ -256,7 +256,7 @@ def test_a_job_whose_early_acknowledgement_was_answered_late_is_run_once(memory_
     assert counts(memory_app) == (0, 0, 0, 0)
 
 
-def test_what_is_acknowledged_early_and_waits_is_run_here_when_the_worker_stops(memory_app, registry):
+def test_waiting_early_acknowledged_jobs_run_here_when_the_worker_stops(memory_app, registry):
     done, workers = [], []
 
     @job(registry=registry, name="once", acks="early")
@@ -332,7 +332,7 @@ def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_ot
 
 
 @pytest.mark.parametrize("mode", ["threads", "async"])
-def test_suspects_and_long_jobs_hold_nobody_up(memory_app, registry, mode):
+def test_suspects_and_long_jobs_delay_no_other_job(memory_app, registry, mode):
     go_on = threading.Event()
     began, done, workers = [], [], []
 

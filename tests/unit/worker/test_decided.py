@@ -46,7 +46,7 @@ def made(error=None, *, interrupted=None, attempt=0, retries=3):
     [*(error for error, _ in ENDS.values() if error is not None), asyncio.CancelledError(), JobTimeout("late"), Retry()],
     ids=repr,
 )
-def test_a_job_can_ask_whether_an_error_ends_it_and_hears_what_will_be_decided(error, interrupted, attempt):
+def test_a_job_can_ask_whether_an_error_is_final_and_gets_the_later_decision(error, interrupted, attempt):
     final = outcome.is_final(made(error, interrupted=interrupted, attempt=attempt), error)
     decided = outcome.decide(made(error, interrupted=interrupted, attempt=attempt))
     assert final == (decided.outcome in (Outcome.DEAD, Outcome.CANCELLED))
@@ -71,7 +71,7 @@ class Settles(MemoryBackend):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_listeners_are_told_what_is_settled_and_it_is_decided_once_for_each_run(app, registry, monkeypatch, mode):
+def test_listeners_are_told_each_settlement_and_it_is_decided_once_a_run(app, registry, monkeypatch, mode):
     told, decided, asked = {}, [], {}
 
     class Listener:

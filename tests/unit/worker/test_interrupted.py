@@ -365,7 +365,7 @@ def test_a_job_may_answer_its_timeout_with_another_way_to_go_on(stage, registry,
 
 
 @pytest.mark.parametrize("stage", ["memory"], indirect=True)
-def test_a_timeout_never_cuts_off_what_libraries_do_around_a_fork(stage, registry, monkeypatch):
+def test_a_timeout_never_interrupts_the_fork_handlers_of_libraries(stage, registry, monkeypatch):
     monkeypatch.setattr(uninterrupted, "_whole_forks", False)  # as in a process that has not run jobs yet
     lock, concerned = threading.Lock(), []
 

@@ -196,7 +196,7 @@ def usr1():
 
 @pytest.mark.parametrize("mode", ["sync", "threads"])
 @pytest.mark.parametrize("leave", LEFT)
-def test_what_a_run_leaves_in_the_loop_never_runs_inside_another(app, registry, caplog, usr1, mode, leave):
+def test_tasks_left_in_the_loop_never_run_inside_another_job(app, registry, caplog, usr1, mode, leave):
     stage, told = Stage(), []
 
     @job(registry=registry, name="leaves", retries=0)
@@ -247,7 +247,7 @@ def test_a_connection_that_an_application_keeps_serves_the_next_run(app, registr
     theirs.close()
 
 
-def test_what_libraries_leave_in_every_run_is_told_once(app, registry, caplog):
+def test_leftovers_of_libraries_in_every_run_are_logged_once(app, registry, caplog):
     @job(registry=registry, name="leaves")
     async def leaves() -> None:
         asyncio.get_running_loop().call_later(600, print)

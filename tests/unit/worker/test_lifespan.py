@@ -11,7 +11,7 @@ from jobs_core.worker.lifespan import Lifespan
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_only_what_is_not_open_yet_is_given_up(own):
+def test_only_resources_that_are_not_open_yet_are_given_up(own):
     done = []
 
     @asynccontextmanager

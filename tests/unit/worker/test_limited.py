@@ -1,4 +1,4 @@
-"""What a worker does for limits: gives jobs back under them, says what never ran, closes limits, and hoards no slots."""
+"""A worker under limits: it releases jobs under them, says what never ran, closes limits, and hoards no slots."""
 
 import logging
 
@@ -112,7 +112,7 @@ UNRUN = {
 
 
 @pytest.mark.parametrize("fields", UNRUN.values(), ids=UNRUN)
-def test_what_cannot_run_says_so(registry, fields):
+def test_a_job_that_cannot_run_says_so(registry, fields):
     define(registry)
     assert decoder(registry).accept(delivery(("a",), **fields)).ran is False
 
@@ -234,7 +234,7 @@ def test_the_last_attempt_closes_limits_too():
 
 
 @pytest.mark.parametrize("close", ["", "no limit", "a:", 5, ["a", 5], {"a": 1}, object()])
-def test_what_names_no_limit_is_an_error_of_the_attempt_that_says_so(close):
+def test_an_invalid_limit_name_fails_the_attempt_with_the_reason(close):
     ending = settlement(run_of(Retry(delay=30, close=close)))
     if close == "":
         assert ending.close_limits == ()

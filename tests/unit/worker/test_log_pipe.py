@@ -94,7 +94,7 @@ def test_a_print_is_a_record_with_the_job_that_printed():
     assert raw == []
 
 
-def test_what_is_written_past_python_goes_to_the_raw_pipe():
+def test_output_that_bypasses_python_goes_to_the_raw_pipe():
     def act():
         os.write(1, b"from C\n")
         subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
@@ -388,7 +388,7 @@ def test_interruptions_at_any_moment_tear_no_line():
     assert struck > 20
 
 
-def test_the_courier_does_not_wait_long_for_a_log_that_nobody_takes(monkeypatch):
+def test_the_courier_does_not_wait_long_for_a_log_without_a_reader(monkeypatch):
     monkeypatch.setattr(log_pipe, "COURIER_PATIENCE", 0.05)
     pipes, log_fd, handler = full_pipe()
     threads = [

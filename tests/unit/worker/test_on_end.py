@@ -55,7 +55,7 @@ def test_the_job_for_an_end_is_told_how_it_came_about(app, registry, told, mode)
     @job(registry=registry, name="first", on_done="tell", on_dead="tell", retries=0)
     def first(how: str, numbers: list[int] | None = None) -> object:
         if numbers:
-            numbers.clear()  # what it does to its arguments is not told
+            numbers.clear()  # changes to its arguments are not logged
         if how == "raise":
             raise ValueError("no")
         if how == "discard":
@@ -232,7 +232,7 @@ def test_a_job_that_is_acknowledged_before_it_runs_is_followed_after_it(app, reg
     assert [end for end in told if "by" in end] == ([] if fails else [{"by": "itself"}])
 
 
-def test_what_cannot_be_enqueued_is_logged_and_the_end_is_recorded(app, registry, caplog):
+def test_a_failed_follow_up_is_logged_and_the_end_is_recorded(app, registry, caplog):
     @job(registry=registry, name="narrow")
     def narrow(error: int) -> None: ...
 
@@ -257,13 +257,13 @@ def test_what_cannot_be_enqueued_is_logged_and_the_end_is_recorded(app, registry
         ("older", "a job cannot follow itself"),
     ],
 )
-def test_what_cannot_follow_is_refused_when_the_job_is_defined(registry, option, value, part):
+def test_invalid_follow_ups_are_refused_at_definition(registry, option, value, part):
     with pytest.raises(JobDefinitionError, match=f"^first: {option}: ") as raised:
         job(registry=registry, name="first", aliases=["older"], **{option: value})(lambda: None)
     assert part in str(raised.value)
 
 
-def test_what_cannot_follow_is_found_before_a_worker_starts(app, registry, told):
+def test_invalid_follow_ups_are_found_before_a_worker_starts(app, registry, told):
     job(registry=registry, name="one", on_dead="tel")(lambda: None)
     job(registry=registry, name="two", on_done="needs")(lambda: None)
     job(registry=registry, name="needs")(lambda reason, customer: None)

@@ -33,7 +33,7 @@ def test_short_jobs_are_reserved_ahead_and_long_ones_are_not():
         assert prefetch.target() == int(target)
 
 
-def test_the_estimate_follows_what_jobs_take():
+def test_the_estimate_follows_the_jobs_durations():
     prefetch = Prefetch(1)
     prefetch.learn([made(started=1.0, ended=1.0001)])
     many = prefetch.target()
@@ -96,7 +96,7 @@ def test_the_courier_is_woken_once_an_interval():
     assert len(wakes) == 2
 
 
-def test_what_has_not_started_can_be_taken_back():
+def test_jobs_that_have_not_started_can_be_taken_back():
     run_queue = RunQueue(lambda: None)
     runs = [made(str(n)) for n in range(3)]
     run_queue.pending.extend(runs)

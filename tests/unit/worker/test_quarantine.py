@@ -86,7 +86,7 @@ def test_suspects_start_after_a_pause_the_worst_first_and_few_together():
     assert quarantine.take_back() == []
 
 
-def test_nothing_is_closed_for_suspects_but_for_a_moment_where_nobody_watches():
+def test_nothing_is_closed_for_suspects_except_briefly_when_unsupervised():
     for quarantine in (watched(8), alone(8)):
         quarantine.add(made("a", redeliveries=2), 0.0)
         (run,) = quarantine.admit(1.0)

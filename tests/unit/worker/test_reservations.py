@@ -1,4 +1,4 @@
-"""The reservations are bookkeeping: what they return is all that is to be done, and each job is in one place."""
+"""The reservations are bookkeeping: they return everything that is to be done, and each job is in one place."""
 
 from collections import deque
 

@@ -454,7 +454,7 @@ def test_a_state_or_cursor_that_is_not_json_or_too_large_is_refused_with_its_fix
             jobs_queue.perform(each)
 
 
-def test_what_is_stored_is_what_the_next_run_gets():
+def test_the_next_run_gets_the_stored_cursor():
     for value in (None, True, 0, -1, 1.5, "x", "é\n", [], {}, {"a": [1, None, {"b": 2.0}]}, 2**63, -(2**90)):
         place = progress.Place(progress.encoded_as_json(value, "x"), 3, b"17")
         assert progress.place_of(place.document()) == place

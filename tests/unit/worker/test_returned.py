@@ -162,7 +162,7 @@ def work(app, mode, handles):
 
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
-def test_what_has_to_be_awaited_is_awaited_and_its_result_is_the_jobs(app, registry, mode):
+def test_awaitables_are_awaited_and_their_result_is_the_jobs(app, registry, mode):
     jobs = [job(registry=registry, name=f"j{n}", store_result=True, retries=0)(f) for n, f in enumerate(AWAITED.values())]
     handles = [made.enqueue(n) for n, made in enumerate(jobs)]
     work(app, mode, handles)
@@ -171,7 +171,7 @@ def test_what_has_to_be_awaited_is_awaited_and_its_result_is_the_jobs(app, regis
 
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
-def test_a_generator_that_nobody_runs_is_a_failed_attempt_with_the_fix(app, registry, mode):
+def test_a_returned_generator_is_a_failed_attempt_with_the_fix(app, registry, mode):
     jobs = [job(registry=registry, name=f"j{n}", retries=0)(function) for n, function in enumerate(NEVER_RUN.values())]
     handles = [made.enqueue(1) for made in jobs]
     work(app, mode, handles)

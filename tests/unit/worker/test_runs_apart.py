@@ -142,7 +142,7 @@ def cancel_what_serves() -> None:
         lambda: asyncio.get_running_loop().call_soon(exec, "raise KeyboardInterrupt"),
     ],
 )
-def test_what_ends_the_loop_of_an_async_pool_ends_nobody_elses_job(app, registry, end):
+def test_a_job_that_stops_the_loop_of_an_async_pool_ends_no_other_job(app, registry, end):
     @job(registry=registry, name="ends")
     async def ends() -> None:
         end()
@@ -188,7 +188,7 @@ def leave_a_task_factory() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("leave", [throw_into_this_thread, leave_an_alarm, leave_a_task_factory])
-def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job(app, registry, kind, mode, leave):
+def test_leftovers_of_a_job_in_its_thread_end_neither_the_worker_nor_another_job(app, registry, kind, mode, leave):
     first = kind(registry, leave, retries=0)
 
     @job(registry=registry, name="after", store_result=True, retries=0)
@@ -209,7 +209,7 @@ def test_what_a_job_leaves_in_its_thread_ends_neither_the_worker_nor_another_job
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_thrown_into_a_thread_that_waits_for_a_job_costs_no_job(app, registry, mode):
+def test_an_exception_in_a_thread_that_waits_for_a_job_loses_no_job(app, registry, mode):
     """Libraries that time out threads throw late; a thread that waits for a job notices when it has been given one."""
     threads: list[int] = []
 
@@ -274,7 +274,7 @@ def test_a_job_that_an_executor_took_and_forgot_is_started_again_and_uncharged(a
 
 
 @pytest.mark.parametrize("function", [AsyncExecutor._make_tasks, AsyncExecutor._ended], ids=["begin", "end"])
-def test_whatever_line_of_the_async_executor_is_struck_each_job_runs_once(app, registry, monkeypatch, function):
+def test_an_interrupt_at_any_line_of_the_async_executor_runs_each_job_once(app, registry, monkeypatch, function):
     monkeypatch.setattr("jobs_core.worker.reservations.LOST_AFTER", 0.02)
     ran: list[int] = []
 

@@ -72,7 +72,7 @@ def test_each_job_that_is_done_has_a_line_with_its_duration(drain, mode):
 
 
 @pytest.mark.parametrize("settings", [{}, {"done": False}])
-def test_nobody_else_hears_of_jobs_that_are_done(drain, settings):
+def test_other_settings_log_no_successful_jobs(drain, settings):
     assert not [line for line in drain("sync", "info", **settings) if "is done" in line or "taken" in line]
 
 
@@ -101,7 +101,7 @@ def test_nothing_of_a_job_is_looked_at_for_a_log_that_does_not_want_it(drain, mo
         (False, "[logs]\ndone = true", True),
     ],
 )
-def test_who_develops_sees_them_unless_the_file_says_otherwise(project, monkeypatch, developing, toml, done):
+def test_development_mode_shows_them_unless_the_file_says_otherwise(project, monkeypatch, developing, toml, done):
     monkeypatch.chdir(project.root)
     monkeypatch.delenv("PWD", raising=False)
     monkeypatch.setenv("JOBS_CONFIG", "")

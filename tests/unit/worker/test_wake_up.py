@@ -1,4 +1,4 @@
-"""When and where the courier sleeps: a table of situations."""
+"""The courier's sleep: a table of situations, with the time and the place of each."""
 
 import pytest
 from hypothesis import given

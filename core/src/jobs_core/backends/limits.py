@@ -79,7 +79,7 @@ class LimitState(Struct, frozen=True):
     opens_in: float | None = (
         None  # seconds until the rate, or the end of a closure, lets the next job start; None: now, or by a slot
     )
-    closed_for: float = 0.0  # seconds for which `Settlement.close_limits` still closes it
+    closed_for: float = 0.0  # the seconds left of a closure by `Settlement.close_limits`
 
 
 def name_of(limit: str) -> str:

@@ -129,7 +129,7 @@ def _one(action: Callable[[Backend, list[str]], int], job_id: str, backend: Back
 
 
 def _tell_missed(context: Context, ids: list[str]) -> None:
-    """Report that these ids are no dead letters, with their actual states, and end the command as failed if there are any."""
+    """Report that these ids are not dead letters, with their actual states, and end the command as failed if there are any."""
     for job_id in ids:
         output.echo(f"jobs: {job_id} is not in the dead letters{_instead(context, job_id)}", err=True)
     if ids:

@@ -113,7 +113,7 @@ def _as_data(state: LimitState) -> dict[str, Any]:
 def set_command(context: Context, limit: str, concurrency: int | str | None, rate: str | None, burst: int | None) -> None:
     """Override a limit, or one value of it, until `jobsctl limits reset`: at once, on all machines.
 
-    What is not given stays as it applies now. Nothing is taken back from running jobs.
+    Values that are not given stay as they apply now. Nothing is taken back from running jobs.
     """
     if concurrency is None and rate is None and burst is None:
         fail("nothing to set: give --concurrency, --rate or --burst", Exit.USAGE)

@@ -1,4 +1,4 @@
-"""The part of `jobsctl check` about limits and fairness: what has no effect, and where others define it otherwise."""
+"""The part of `jobsctl check` about limits and fairness: settings without effect, and definitions that differ elsewhere."""
 
 from __future__ import annotations
 

@@ -226,7 +226,7 @@ def _run(arguments: Sequence[str] | None, called: str | None) -> int:
         show(error)
         code = Exit.FAILED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `jobsctl list | head` is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `jobsctl list | head` is not an error
         code = Exit.FINE
     return int(code)
 

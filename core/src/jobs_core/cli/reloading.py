@@ -18,11 +18,11 @@ from .exits import Exit
 def watch(directory: Path, run_dir: Path) -> None:
     """Start a process that watches `directory` until this process, which is about to become the supervisor, ends.
 
-    The new process is no child of the supervisor, which has to know all its children. Ends the command if watchfiles is
+    The new process is not a child of the supervisor, which has to know all its children. Ends the command if watchfiles is
     missing.
     """
     try:
-        import watchfiles  # noqa: F401 - it is the other process that uses it
+        import watchfiles  # noqa: F401 - used by the other process
     except ImportError:
         fail("--reload needs watchfiles: pip install 'jobs-core[reload]'", Exit.USAGE)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # survives the exec: files may change before the supervisor handles HUP

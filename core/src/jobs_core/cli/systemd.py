@@ -61,7 +61,7 @@ Restart=on-failure
 RestartSec=2
 RestartPreventExitStatus=2
 WatchdogSec=30
-# A job that takes its worker out of memory is detected and moved to the dead letters; the service continues.
+# A job that makes its worker run out of memory is detected and moved to the dead letters; the service continues.
 OOMPolicy=continue
 LimitNOFILE=65536
 SyslogIdentifier={name}

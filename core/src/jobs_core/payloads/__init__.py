@@ -1,4 +1,4 @@
-"""Arguments and results that are not stored as plain JSON: what is written into a body, and how it is read back.
+"""Arguments and results that are not stored as plain JSON: how they are written into a body and read back.
 
 codecs.py compresses, keys.py encrypts; packing.py applies the configuration to messages and results.
 """

@@ -19,7 +19,7 @@ class PayloadCodec(abc.ABC):
 
     @abc.abstractmethod
     def compress(self, data: bytes) -> bytes:
-        """Return the data compressed; no other codec has to read it."""
+        """Return the compressed data; only this codec has to be able to read it."""
 
     @abc.abstractmethod
     def decompress(self, data: bytes, limit: int) -> bytes:

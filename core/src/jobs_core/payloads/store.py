@@ -36,7 +36,7 @@ def blob_name(job_id: str) -> str:
 
 
 def job_of(name: str) -> str | None:
-    """Return the id of the job to which a blob of this name belongs; None if it is no name of a blob."""
+    """Return the id of the job to which a blob of this name belongs; None if it is not the name of a blob."""
     match = _NAME.fullmatch(name)
     if match is None or not match["id"].startswith("_"):
         return match and match["id"]

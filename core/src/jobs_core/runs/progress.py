@@ -1,4 +1,4 @@
-"""How far a run of a resumable job has come: the cursor that is stored with its reservation.
+"""The progress of a run of a resumable job: the cursor that is stored with its reservation.
 
 A cursor is a JSON document: `{"state": …, "loop": 1, "cursor": …}`. `state` is what the job last gave to `checkpoint`,
 `loop` the number of loops over `steps` that are over, and `cursor` that of the last step that is done in the next loop.

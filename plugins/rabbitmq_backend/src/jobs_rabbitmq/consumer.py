@@ -191,7 +191,7 @@ class Consumer:
     def _is_to_end(self, wanted: int, left: int) -> bool:
         """Return whether to end all subscriptions, because no more jobs will be reserved than may be delivered ahead.
 
-        A consumer gets another message for each acknowledgement, so it would receive messages that nobody here reserves.
+        A consumer gets another message for each acknowledgement, so it would receive messages that no worker here reserves.
         """
         if not self._ending:
             self._ending = left < max(self.prefetch, suitable(wanted))

@@ -40,7 +40,7 @@ class Republisher:
     def front(self, message: BrokerMessage) -> Post:
         """Return the copy of a job that is released unstarted: into the level served first, or among the suspects.
 
-        The loss of a job that is no suspect is not carried over: the broker also counts a message in transit to a
+        The loss of a job that is not a suspect is not carried over: the broker also counts a message in transit to a
         cancelled consumer as lost, so that repeated releases would make the job a suspect.
         """
         level, losses = (SUSPECTS, message.losses) if message.suspect else (FRONT, 0)

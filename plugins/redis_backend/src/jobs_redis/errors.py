@@ -102,7 +102,7 @@ def translated(error: Exception, where: str) -> BackendError:
     if word in _PASSING:
         return BackendUnavailable(f"{where}: {_PASSING[word]} ({word})")
     if word == "OOM":
-        return QueueFull(f"{where}: Redis has reached its maxmemory: raise it, or let workers catch up; what is queued is safe")
+        return QueueFull(f"{where}: Redis has reached its maxmemory: raise it, or let workers catch up; queued jobs are safe")
     if word == "NOPERM":
         return BackendError(f"{where}: the user lacks a permission: {text}; docs/backends.md has the ACL that jobs needs")
     if word in _LASTING:

@@ -28,7 +28,7 @@ key                    type    what
 {jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.
                                A topic that is paused, or not in {jobs}:topics, has none
 {jobs}:bell:OWNER      zset    one member when a worker has to end its own wait
-{jobs}:in:TOPIC        list    the inlet: what producers in any language RPUSH
+{jobs}:in:TOPIC        list    the inlet: producers in any language RPUSH here
 {jobs}:meta            hash    schema version, number of the last reservation, time of the last housekeeping
 =====================  ======  =================================================================================
 

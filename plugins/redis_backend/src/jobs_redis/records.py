@@ -177,7 +177,7 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
         token = found[n + 1].decode()
         try:
             pushed, _, topic, payload = _unpacked(found[n + 2])
-        except ValueError:  # passed on: its worker will find that it is no message, and dead-letter it
+        except ValueError:  # passed on: its worker will find that it is not a message, and dead-letter it
             pushed, topic, payload = now, token.split(":", 2)[-1], found[n + 2]
         delivery = Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now)
         made.append(replace(delivery, cursor=cursor[0]) if cursor else delivery)

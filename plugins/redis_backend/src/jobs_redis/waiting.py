@@ -3,7 +3,7 @@
 A wait is a blocking command on a separate connection, together with a `SelfPipe`. Any thread or a signal handler interrupts
 it through the pipe. The waiting thread then has to end the command and read its reply, which may contain a wake token that
 another worker needs. To end it, the thread writes the owner's own key (its "bell"), on which the command also blocks, through
-the connection for commands. (CLIENT UNBLOCK is no alternative: before 8.2, it crashes a Redis that is failing over.)
+the connection for commands. (CLIENT UNBLOCK is not an alternative: before 8.2, it crashes a Redis that is failing over.)
 
 A script may be sent directly after the blocking command. The server runs it as soon as the wait ends for any reason, so
 the waiting worker gets both answers in one round trip. If the worker has died, its connection is closed, and the script does

@@ -161,7 +161,7 @@ def test_never_more_often_than_repeat_and_ends_follow_beginnings(steps):
 # -- what ------------------------------------------------------------------------------------------
 
 
-def test_an_alert_says_who_when_what_and_how_far():
+def test_an_alert_has_a_title_a_text_and_its_facts():
     told = Told()
     told.check(0, DEEP)
     told.check(61, DEEP)
@@ -181,7 +181,7 @@ def test_an_alert_says_who_when_what_and_how_far():
     assert f"jobs on {host}, " in text
 
 
-def test_an_alert_of_a_topic_that_nobody_serves_says_so():
+def test_an_alert_of_an_unserved_topic_says_that_it_is_unserved():
     counts = Counts(ready=3, scheduled=0, reserved=0, dead=0, oldest_age=60.0)
     told = {name: message(config, "backlog", "email", counts, 60.0).text for name, config in {
         "served": Config(pools={"mail": Pool(topics=["email"])}), "nobody": Config(),
@@ -220,7 +220,7 @@ def test_the_built_in_channels_are_plugins_and_several_of_a_kind_have_names(rece
     assert by_path["/2"]["text"].startswith("*jobs: topic email is behind*\n")
 
 
-def test_a_channel_that_hangs_holds_up_nobody_and_does_not_heap_up(receiver):
+def test_a_hanging_channel_delays_no_other_and_queues_no_alerts(receiver):
     receiver.hang.clear()
     told = Told({"webhook": {"url": receiver.url}})
     before = threading.active_count()
@@ -277,7 +277,7 @@ def test_a_channel_that_never_comes_back_is_told_once(caplog):
     assert sender.wait(PATIENCE)
 
 
-def test_whatever_a_plugins_channel_raises_the_next_alert_is_sent():
+def test_the_next_alert_is_sent_after_any_error_of_a_plugins_channel():
     class Odd(AlertChannel):
         calls = 0
 

@@ -61,7 +61,7 @@ def read_until(theirs, made, enough):
     return got
 
 
-def test_nobody_reads_and_nothing_blocks(stream):
+def test_an_output_without_a_reader_blocks_nothing(stream):
     made, theirs, _ = stream
     written = 0
     while not made.full():
@@ -80,7 +80,7 @@ def test_the_shared_descriptor_stays_blocking(stream):
     assert not fcntl.fcntl(ours, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
-def test_what_nobody_ever_takes_is_counted_and_the_count_is_said(stream, monkeypatch):
+def test_lines_that_are_never_read_are_counted_and_the_count_is_logged(stream, monkeypatch):
     monkeypatch.setattr(stderr, "FULL", 200_000)
     made, theirs, _ = stream
     for _ in range(200):
@@ -97,7 +97,7 @@ def test_what_nobody_ever_takes_is_counted_and_the_count_is_said(stream, monkeyp
     assert lines[:-1] == (BLOCK * 200).split(b"\n")[: len(lines) - 1]
 
 
-def test_a_terminal_that_is_stopped_holds_nobody_up_and_loses_nothing():
+def test_a_stopped_terminal_delays_no_process_and_loses_no_line():
     theirs, ours = pty.openpty()
     made = LogStream(ours, note)
     termios.tcflow(ours, termios.TCOOFF)  # as Ctrl-S does

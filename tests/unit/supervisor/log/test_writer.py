@@ -220,7 +220,7 @@ def test_no_rotation_cuts_a_line_that_the_full_disk_left_unfinished(open_log, pa
     assert path.read_bytes() == b"next\n"
 
 
-def test_a_device_that_is_always_full_stops_nobody():
+def test_a_device_that_is_always_full_stops_no_process():
     writer = LogWriter(Logs(file="/dev/full"), Path())
     for _ in range(100):
         writer.write(b"x" * 100_000 + b"\n")
@@ -282,7 +282,7 @@ def test_a_place_that_cannot_be_written_is_an_error_of_the_configuration(open_lo
         LogWriter(Logs(file=str(tmp_path)), tmp_path)
 
 
-def test_a_fifo_without_a_reader_stops_nobody(tmp_path):
+def test_a_fifo_without_a_reader_stops_no_process(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     writer = LogWriter(Logs(file="fifo"), tmp_path)
     for _ in range(100):

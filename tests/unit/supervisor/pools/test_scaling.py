@@ -84,7 +84,7 @@ def test_it_never_asks_a_busy_worker_or_one_just_idle():
     assert [idle(scaler, second, 0, 4, busy=4) for second in range(30)] == [0] * 30
 
 
-def test_it_keeps_what_was_in_use_of_late():
+def test_it_keeps_the_workers_that_were_recently_in_use():
     scaler = PoolScaler(1, 20, 3.0)
     for second in range(30):
         assert idle(scaler, second, -100, 6, busy=6 if second % 7 == 0 else 2) == 0
@@ -118,7 +118,7 @@ COUNT = st.integers(0, 50)
         st.tuples(st.floats(0.01, 5), COUNT, COUNT, COUNT, st.none() | st.floats(0, 100), st.floats(0, 1000)), max_size=60
     ),
 )
-def test_whatever_it_is_told_it_stays_within_its_bounds_and_leaves_the_busy_alone(least, more, looks):
+def test_for_any_input_it_stays_within_its_bounds_and_spares_busy_workers(least, more, looks):
     most, now = least + more, 0.0
     scaler, workers = PoolScaler(least, most, 3.0), least
     for seconds, busy, idle, ready, age, rate in looks:

@@ -109,7 +109,7 @@ def test_an_exit_function_that_hangs_is_told_and_cut_off():
     assert "in wait" in said, "where it hung"
 
 
-def test_what_was_made_before_the_fork_is_tidied_up_by_no_child(tmp_path: Path):
+def test_objects_made_before_the_fork_are_cleaned_up_by_no_child(tmp_path: Path):
     directory = tempfile.TemporaryDirectory(dir=tmp_path)
     own: list[weakref.finalize] = []
 

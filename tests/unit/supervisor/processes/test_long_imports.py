@@ -43,7 +43,7 @@ def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
 
 
 @pytest.mark.parametrize("end", ["ready", "retired"])
-def test_what_has_ended_is_no_longer_told(tmp_path, told, end):
+def test_a_finished_generation_is_no_longer_reported(tmp_path, told, end):
     made = generation(tmp_path)
     if end == "ready":
         made._on_message(TemplateReady(preloaded=False, fit=True, threads=[], brokers=[]))

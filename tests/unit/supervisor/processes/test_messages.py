@@ -76,7 +76,7 @@ def test_every_message_has_a_receiver():
     [b"x", b"\xff\xfe", b"{", b"null", b"[]", b"{}", b"7", b'{"is": "ready"}',
      b'{"type": "Stop"}', b'{"type": "Due"}', b'{"type": "Due", "reason": 7}'],
 )  # fmt: skip
-def test_what_a_job_writes_into_the_channel_of_its_worker_changes_nothing(garbage: bytes):
+def test_data_written_by_a_job_into_its_workers_channel_changes_nothing(garbage: bytes):
     loop, heard = Loop(), []
     children = Children(loop, lambda child, last: None)
 

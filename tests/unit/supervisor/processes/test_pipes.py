@@ -94,7 +94,7 @@ def test_the_tail_is_the_last_lines_of_both_in_order(child):
     assert len(tail) == 20
 
 
-def test_what_is_left_of_a_dead_child_is_read_although_its_subprocess_holds_the_pipes(child):
+def test_the_last_output_of_a_dead_child_is_read_although_its_subprocess_holds_the_pipes(child):
     pipes, log, raw = child
     os.write(log, b"first\n\0")
     assert pipes.read_log() == b"first\n"

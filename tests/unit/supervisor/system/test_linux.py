@@ -24,7 +24,7 @@ def test_a_child_whose_supervisor_is_gone_before_it_looks_ends():
     assert time.monotonic() - begin < 10.0
 
 
-def test_a_process_that_nobody_has_reaped_is_gone():
+def test_a_zombie_process_counts_as_gone():
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

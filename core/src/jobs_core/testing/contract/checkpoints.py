@@ -49,7 +49,7 @@ class Checkpoints(RigCase):
             rig.settle(worker, delivery, outcome)
             delivery = rig.take_one(worker)
             assert delivery.cursor == b"kept", outcome
-        worker.close()  # graceful: what it has reserved returns
+        worker.close()  # graceful: its reserved jobs return
         worker = rig.worker()
         assert rig.take_one(worker).cursor == b"kept"
 

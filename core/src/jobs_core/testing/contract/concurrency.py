@@ -69,7 +69,7 @@ class Concurrency(RigCase):
                 counts = watcher.counts([T])[T]
                 seen.add(counts.ready + counts.scheduled + counts.reserved)
             moving.result()
-        assert seen == {1}, "who waits for the last job to end believes it when nothing is counted"
+        assert seen == {1}, "a caller that waits for the last job to end would take a count of zero for the end"
 
 
 def _drain(rig: Rig, worker: Backend) -> list[str]:

@@ -21,7 +21,7 @@ class Crashes(RigCase):
     @pytest.mark.parametrize("boundary", BOUNDARIES)
     def test_a_process_killed_at_a_boundary_loses_nothing(self, rig: Rig, boundary: str) -> None:
         if not rig.has("multiprocess"):
-            return  # the store is in the process, so it would be lost with it
+            return  # the store is in memory, so it would be lost with the process
         producer, survivor = rig.producer(), rig.worker()
         (waiting,) = rig.push_many(producer, 1, priority=9)
         operation, _, moment = boundary.partition(".")

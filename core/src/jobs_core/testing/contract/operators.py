@@ -67,7 +67,7 @@ class Operators(RigCase):
         rig.push_many(producer, 1, priority=9)
         age = producer.counts([T])[T].oldest_age
         if rig.lacks(producer, "ages"):
-            assert age is None, "what is not known is no figure"
+            assert age is None, "an unknown value must not be reported as a number"
             return
         assert age is not None
         assert rig.lease / 3 <= age < rig.lease / 3 + PATIENCE

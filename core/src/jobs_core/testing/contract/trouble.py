@@ -91,7 +91,7 @@ class Trouble(RigCase):
             ran += cut.drain(worker)
             assert set(ran) == expected
             if cut.has("exact_redelivery"):
-                assert len(ran) == len(expected), "what had been reserved or pushed came twice"
+                assert len(ran) == len(expected), "jobs that had been reserved or pushed came twice"
                 assert answer is Answer.SETTLED
         finally:
             outage.end()

@@ -19,7 +19,7 @@ import redis.exceptions
 from .protocol import RedisProtocol
 
 NOTHING = object()
-"""What the parser returns until a reply is complete."""
+"""The parser's return value until a reply is complete."""
 
 _pack = hiredis.pack_command
 _BUFFER = 64 * 1024
