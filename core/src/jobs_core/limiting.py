@@ -74,9 +74,10 @@ def defined_lines(config: Config) -> dict[str, Lines]:
 
 
 def define(backend: Backend, config: Config) -> None:
-    """Write the definitions to a backend that keeps any."""
+    """Write the definitions that a backend keeps, if it keeps any."""
     if not BOTH.isdisjoint(backend.features):
-        backend.define_limits(defined_limits(config), defined_lines(config))
+        limits = defined_limits(config) if "limits" in backend.features else {}
+        backend.define_limits(limits, defined_lines(config) if "fairness" in backend.features else {})
 
 
 # -- in words --------------------------------------------------------------------------------------
