@@ -167,3 +167,15 @@ def at_one_time() -> None: ...
 bare.using(unique=Unique.throttle("10m", key="{x}")).using(unique=Unique.debounce(30, longest=timedelta(minutes=5)))
 Unique.debounce()  # error: call-arg
 Unique.throttle([])  # error: arg-type
+
+
+@job(limits=("partner", "partner:{account}", lambda account: f"tenant:{account}"), key="{account}")
+def limited(account: str) -> None: ...
+
+
+limited.using(limits="partner", key=lambda account: account).using(limits=None, key=None).enqueue("acme")
+limited.using(limits=lambda account: ["a", "b"]).enqueue("acme")
+limited.using(limits=5)  # error: arg-type
+limited.using(key=5)  # error: arg-type
+Retry(delay=30, close=("partner:acme", "partner"))
+Retry(close=5)  # error: arg-type
