@@ -28,7 +28,7 @@ def test_a_test_alert_goes_to_every_channel(project, receiver):
     assert [path[:2] for path in receiver.paths] == ["/w", "/s", "/d"]
 
 
-def test_a_channel_that_fails_is_told_without_its_secrets(project, receiver):
+def test_a_failing_channel_is_reported_without_its_secrets(project, receiver):
     receiver.status, receiver.answer = 404, b"no_service /services/T0SECRET"
     project.configure(f'[alerts.channels]\nslack = {{ url = "{receiver.url}/services/T0SECRET" }}')
     done = said(project.run("alert", "test", "slack", no_proxy="*"), 1)

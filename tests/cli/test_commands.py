@@ -52,17 +52,17 @@ def test_every_command_has_help_with_its_listed_summary(project):
     assert all(line.endswith((".", ",", "functions,")) for line in first_lines.values()), first_lines
 
 
-def test_a_mistyped_command_is_told_the_nearest(project):
+def test_a_mistyped_command_is_answered_with_the_nearest_name(project):
     assert "did you mean 'check'?" in said(project.run("chekc"), 2)
     assert "`jobsctl --help` lists the commands" in project.here("zzz", code=2)
 
 
 @pytest.mark.parametrize(("job", "nearest"), [("add", "tasks.add"), ("tasks.ad", "tasks.add"), ("task.note", "tasks.note")])
-def test_a_job_that_is_named_wrongly_is_told_the_nearest(project, job, nearest):
+def test_a_mistyped_job_is_answered_with_the_nearest_name(project, job, nearest):
     assert f"no job named {job!r} is registered here; the nearest names are {nearest}" in project.here("push", job, "1", code=2)
 
 
-def test_the_version_is_told(project):
+def test_the_version_is_printed(project):
     import jobs_core
 
     assert said(project.run("--version")) == f"jobs-core {jobs_core.__version__}\n"
@@ -166,7 +166,7 @@ def test_check_says_what_is_wrong_with_the_backend(project, backend, code, says)
         ("from jobs_core import job\n@job(retries=-1)\ndef f(): pass", "retries: expected a whole number"),
     ],
 )
-def test_a_module_that_fails_to_import_is_told_by_its_own_last_line(project, source, says):
+def test_a_failing_import_is_reported_with_the_last_line_of_the_module(project, source, says):
     (project.root / "broken.py").write_text(source)
     project.configure(modules="broken")
     for command in ("check", "worker"):
@@ -175,7 +175,7 @@ def test_a_module_that_fails_to_import_is_told_by_its_own_last_line(project, sou
         assert "importlib" not in text
 
 
-def test_a_module_that_is_not_there_is_told_with_the_fix(project):
+def test_a_missing_module_is_reported_with_the_fix(project):
     project.configure(modules="tsks")
     assert 'there is no module "tsks"' in said(project.run("check"), 2)
 
@@ -203,7 +203,7 @@ def test_check_in_json(project):
     assert {entry["check"] for entry in found} == {"configuration", "machine", "plugins", "application", "backend", "messages"}
 
 
-def test_a_file_that_hides_the_package_is_told_with_the_fix(project):
+def test_a_file_that_shadows_the_package_is_reported_with_the_fix(project):
     (project.root / "jobs_core.py").write_text("")
     script = f"{os.path.dirname(sys.executable)}/jobs"
     done = subprocess.run([script, "check"], cwd=project.root, text=True, capture_output=True, env=project.environment())
@@ -273,7 +273,7 @@ def test_push_takes_lines_of_json(project):
         ('{"job":"tasks.add","argz":[1]}', "line 2: Object contains unknown field argz"),
     ],
 )
-def test_a_bad_line_is_told_by_number_and_those_before_are_sent(project, line, says):
+def test_a_bad_line_is_reported_by_number_and_those_before_are_sent(project, line, says):
     text = said(project.run("push", "--json", "-", input='{"job":"tasks.add","args":[1]}\n' + line + "\n"), 2)
     assert says in text
     assert json.loads(project.run("topics", "--json").stdout)["default"]["ready"] == 1

@@ -165,12 +165,12 @@ def test_a_hostile_name_of_the_configuration_is_a_usage_error(call, value):
         (["-c", "x" * 5000, "check"], "--config"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_told_with_exit_code_2(call, line, says):
+def test_a_wrong_value_is_reported_with_exit_code_2(call, line, says):
     code, said = call(*line)
     assert (code, says in said) == (Exit.USAGE, True), f"{code}: {said[:2000]}"
 
 
-def test_lines_that_cannot_be_are_told_by_number(call, tmp_path):
+def test_impossible_lines_are_reported_by_number(call, tmp_path):
     for line in (
         DEEP,
         f'{{"args": {DEEP}}}',

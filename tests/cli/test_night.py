@@ -156,7 +156,7 @@ BROKEN_LINES = {  # the text of line 3, its error, the place; and the fix
 
 @pytest.mark.parametrize("name", ["jobs.toml", "pyproject.toml"])
 @pytest.mark.parametrize("line", BROKEN_LINES)
-def test_a_broken_file_is_told_with_its_line_and_the_fix(tmp_path: Path, line: str, name: str):
+def test_a_broken_file_is_reported_with_its_line_and_the_fix(tmp_path: Path, line: str, name: str):
     says, fix = BROKEN_LINES[line]
     if name == "pyproject.toml":
         line = (
@@ -186,7 +186,7 @@ def test_a_repeated_key_is_reported_with_both_lines(tmp_path: Path):
         config_sources.load(tmp_path / "jobs.toml", environ={})
 
 
-def test_a_list_that_is_never_closed_is_told_as_that(tmp_path: Path):
+def test_an_unclosed_list_is_reported_as_such(tmp_path: Path):
     (tmp_path / "jobs.toml").write_text('modules = [\n"a",\n"b"\n')
     with pytest.raises(ConfigError, match="Unclosed array.*: an opening quote or bracket is never closed"):
         config_sources.load(tmp_path / "jobs.toml", environ={})
@@ -299,7 +299,7 @@ EVERYONE = ["status", "top --once", "stop", "exit", "quiet", "scale default 2", 
 
 
 @pytest.mark.parametrize("command", EVERYONE)
-def test_another_user_s_supervisor_is_told_by_its_user(project: Project, of_root, monkeypatch, command: str):
+def test_another_users_supervisor_is_reported_with_its_user(project: Project, of_root, monkeypatch, command: str):
     monkeypatch.setattr(search, "process_of", lambda run_dir, user: 4242)
     text = project.here(*command.split(), code=1)
     assert "a supervisor is running as process 4242 and belongs to root" in text

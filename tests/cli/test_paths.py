@@ -36,7 +36,7 @@ def test_a_project_in_such_a_directory_is_refused(odd: Project, command: str):
     assert f"{SHOWN} is not valid UTF-8: rename the directory, or move the project" in text
 
 
-def test_a_producer_in_such_a_directory_is_told_unless_it_needs_none(odd: Project):
+def test_a_producer_in_such_a_directory_is_warned_unless_it_needs_none(odd: Project):
     config = msgspec.structs.replace(config_sources.load(cwd=odd.root).config, backend="")
     with pytest.raises(ConfigError, match="the run directory .* is not valid UTF-8"):
         _ = App(config, plugins=Plugins()).backend_url

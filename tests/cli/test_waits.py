@@ -77,25 +77,25 @@ def test_every_command_is_in_one_of_these_tables():
 
 
 @pytest.mark.parametrize("command", BACKEND)
-def test_a_backend_that_is_slow_is_told_of(project: Project, hurried, slow_backend, command: str):
+def test_a_slow_backend_is_reported(project: Project, hurried, slow_backend, command: str):
     text = project.here(*command.split(), code=BACKEND[command])
     assert "jobs: waiting for sqlite:///queue.db to answer (" in text
 
 
-def test_a_slow_backend_is_told_of_while_payloads_are_cleaned(project: Project, hurried, slow_backend):
+def test_a_slow_backend_is_reported_while_payloads_are_cleaned(project: Project, hurried, slow_backend):
     text = project.here("payloads", "clean", JOBS_PAYLOADS__URL=f"file://{project.root}/payloads")
     assert "jobs: waiting for sqlite:///queue.db to answer (" in text
 
 
 @pytest.mark.parametrize("command", APPLICATION)
-def test_an_application_that_is_imported_slowly_is_told_of(project: Project, hurried, command: str):
+def test_a_slow_import_of_an_application_is_reported(project: Project, hurried, command: str):
     path = project.root / "tasks.py"
     path.write_text(path.read_text() + f"\ntime.sleep({SLOW})\n")
     text = project.here(*command.split(), code=APPLICATION[command])
     assert "waiting for the application to be imported" in text or "waiting for module tasks to be imported" in text
 
 
-def test_a_slow_import_is_told_of_with_the_line_where_it_is(project: Project, hurried):
+def test_a_slow_import_is_reported_with_its_current_line(project: Project, hurried):
     path = project.root / "tasks.py"
     path.write_text(path.read_text() + f"\ntime.sleep({SLOW})\n")
     line = len(path.read_text().splitlines())
@@ -124,7 +124,7 @@ def test_an_import_that_hangs_is_given_up_and_told_with_its_line(project: Projec
 
 
 @pytest.mark.parametrize("command", PLUGINS)
-def test_plugins_that_are_imported_slowly_are_told_of(project: Project, hurried, monkeypatch, command: str):
+def test_a_slow_import_of_plugins_is_reported(project: Project, hurried, monkeypatch, command: str):
     discover, process = Plugins.discover, os.getpid()
 
     def slowly(*words):
@@ -141,7 +141,7 @@ def test_plugins_that_are_imported_slowly_are_told_of(project: Project, hurried,
 
 
 @pytest.mark.parametrize("command", SUPERVISOR)
-def test_a_supervisor_that_does_not_answer_is_told_of(project: Project, hurried, command: str):
+def test_a_supervisor_that_does_not_answer_is_reported(project: Project, hurried, command: str):
     process = project.start_python("-m", "tests.support.lone", PYTHONPATH=str(REPOSITORY))
     process.until_said("ready")
     process.signal(signal.SIGSTOP)

@@ -83,7 +83,7 @@ def failing(attempt):
     return json.dumps({"at": time.time(), "attempt": attempt, "type": "ValueError", "message": "boom", "host": "h"}).encode()
 
 
-def test_attempts_before_and_after_a_retry_from_the_dead_letters_are_told_apart(project):
+def test_attempts_before_and_after_a_retry_of_a_dead_letter_are_distinguished(project):
     job_id = project.push("note", "x")
     backend, delivery = reserve(project)
 
@@ -222,7 +222,7 @@ def test_why_reports_the_supervisors_part(project, board, situation, says):
         assert says in project.here("why", later), "what will hold it up when it is due"
 
 
-def test_that_no_supervisor_runs_is_the_first_that_is_told(project, board):
+def test_a_missing_supervisor_is_reported_first(project, board):
     says = f"- no supervisor is running on this machine in {project.root / '.jobs'}: `jobsctl start` starts it\n"
     assert project.here("why", project.push("note", "x")).startswith(says)
     with board.held(pid=4242):

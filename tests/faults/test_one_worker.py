@@ -164,7 +164,7 @@ def test_a_job_that_tries_to_end_the_process_has_failed(project, mode, ending):
     assert len(project.dead()) == 2
 
 
-def test_a_worker_that_cannot_settle_ends_when_it_is_told_to_and_its_job_runs_again(project):
+def test_a_worker_that_cannot_settle_still_stops_on_request_and_its_job_runs_again(project):
     project.configure('lease = "1s"\n[pools.default]\nstop_timeout = "100ms"')
     worker = project.worker()
     project.push("note", "warm")

@@ -91,7 +91,7 @@ def test_a_job_that_takes_longer_than_a_lease_runs_once(project):
     assert Counter(line.split()[0] for line in project.ledger()) == {"start": 2, "end": 2}
 
 
-def test_a_worker_stopped_for_longer_than_its_lease_is_told_and_goes_on(project):
+def test_a_worker_suspended_for_longer_than_its_lease_is_notified_and_continues(project):
     project.configure('lease = "1s"')
     project.push("nap", 2.0, "long")
     first = project.worker()

@@ -189,7 +189,7 @@ def test_everything_deleted_while_a_worker_is_away_is_made_anew_when_it_is_back(
         assert worker.stop() == 0
 
 
-def test_an_outage_is_told_once_by_a_worker_that_has_nothing_to_do(project, node, rabbitmq_url):
+def test_an_idle_worker_reports_an_outage_once(project, node, rabbitmq_url):
     with Proxy(node.port) as proxy:
         project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}"')
         worker = project.worker()

@@ -148,7 +148,7 @@ def test_an_enqueue_that_is_repeated_after_a_fault_comes_off_once(connect, monke
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_those_that_are_enqueued_together_are_told_of_the_first_or_replace_it(connect, scope):
+def test_duplicates_in_one_enqueue_get_the_first_or_replace_it(connect, scope):
     pair = connect()
     assert pair.push([one("a", scope), one("b", scope), one("c", scope)], "r1") == {"b": "a", "c": "a"}
     assert pair.push([one("d", scope, "replace"), one("e", scope, "replace"), one("f", scope)], "r2") == {"d": "e", "f": "e"}

@@ -72,7 +72,7 @@ def test_a_wrong_schedule_or_alert_channel_stops_the_start_and_names_itself(proj
     assert "alerts.channels.slack: url: expected an address" in done.stdout + done.stderr
 
 
-def test_a_backlog_is_told_and_its_end_too(project: Project, receiver: Receiver):
+def test_a_backlog_and_its_end_are_reported(project: Project, receiver: Receiver):
     project.configure(
         f'[topics.nobodys]\nserve = false\nalert_above = 5\n[alerts]\nafter = "1s"\n'
         f'[alerts.channels]\nwebhook = {{ url = "{receiver.url}" }}'

@@ -65,7 +65,7 @@ class Watched(Supervised):
 # -- probes --------------------------------------------------------------------------------------
 
 
-def test_broker_that_hangs_makes_it_not_ready_within_10_s_and_leaves_it_alive(project, tmp_path):
+def test_a_hanging_broker_makes_a_supervisor_unready_within_10_s_and_leaves_it_alive(project, tmp_path):
     with RedisServer(tmp_path / "redis") as server:
         watched = Watched(project, backend=f'backend = "redis://127.0.0.1:{server.port}"')
         watched.until_answers("/readyz", 200)
@@ -121,7 +121,7 @@ def test_a_killed_http_child_is_back_and_ends_with_the_rest(project):
     assert watched._may_get("/livez") is None
 
 
-def test_an_address_in_use_is_told_and_the_jobs_run(project):
+def test_an_address_in_use_is_reported_and_the_jobs_run(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         project.configure(f'[http]\nlisten = "127.0.0.1:{port}"')
@@ -240,7 +240,7 @@ def test_stack_shows_the_tasks_of_an_async_worker_and_the_line_where_a_sync_one_
     assert set(pids.values()) == watched.pids()  # all processes are alive
 
 
-def test_a_worker_that_cannot_boot_is_told_apart_from_one_that_crashes(project):
+def test_a_worker_that_cannot_boot_is_distinguished_from_one_that_crashes(project):
     tasks = (project.root / "tasks.py").read_text()
     (project.root / "tasks.py").write_text(tasks + "\nif Path('broken').exists():\n    raise RuntimeError('no database')\n")
     watched = Watched(project, "[pools.default]\npreload = false")

@@ -205,7 +205,7 @@ def test_metrics_come_in_the_format_that_is_asked_for(board, ask):
         assert "jobs_topic_jobs" in {family.name for family in parse_prometheus(body)}
 
 
-def test_it_ends_when_it_is_told_to(board, start):
+def test_it_exits_on_request(board, start):
     process, _ = start()
     assert process.stop() == -signal.SIGTERM
 

@@ -205,7 +205,7 @@ def test_only_workers_of_this_run_directory_are_looked_into(project, process):
     assert "none runs in" in stack(project, lone.pid, 2)
 
 
-def test_a_stopped_process_is_told_apart(project, process):
+def test_a_stopped_process_is_recognised(project, process):
     lone = process('print("ready", flush=True)\ntime.sleep(600)')
     lone.signal(signal.SIGSTOP)
     assert "wrote nothing within 1 s: is it stopped (SIGSTOP)" in stack(project, lone.pid, 1)

@@ -181,7 +181,7 @@ def test_workers_that_need_a_look_come_first(project, board):
     assert "! 1 worker cannot reach the backend" in text
 
 
-def test_a_silent_worker_is_told_with_how_to_look_into_it(project, board):
+def test_a_silent_worker_is_reported_with_a_command_to_inspect_it(project, board):
     project.configure('lease = "2s"')
     worker = board.worker("h-1", pid=4321)
     worker._map[32:40] = b"\0" * 8  # its last heartbeat was at boot

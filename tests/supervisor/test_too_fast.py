@@ -26,7 +26,7 @@ def failing():
 """
 
 
-def test_runs_that_end_too_soon_are_told_in_log_metrics_and_alerts(tmp_path):
+def test_runs_that_end_too_soon_are_reported_in_log_metrics_and_alerts(tmp_path):
     receiver = Receiver()
     project = Project(tmp_path / "project", TASKS)
     project.configure(f'[alerts.channels]\nwebhook = {{ url = "{receiver.url}" }}')

@@ -83,7 +83,7 @@ def test_dingtalk_refuses_under_status_200(receiver):
     assert "an answer that no DingTalk robot sends" in refused(lambda: channel.send("a", "b", {}))
 
 
-def test_an_error_of_the_server_is_told_with_its_first_line(receiver):
+def test_an_error_of_the_server_is_reported_with_its_first_line(receiver):
     receiver.status, receiver.answer = 403, b"invalid_token\nmore"
     assert refused(lambda: post(receiver.url, {})) == "answered 403 Said: invalid_token"
 
@@ -164,7 +164,7 @@ def test_a_proxy_of_the_environment_is_used(receiver, monkeypatch):
         ({"url_file": "/no/such/file"}, "url_file: /no/such/file: No such file or directory"),
     ],
 )
-def test_a_bad_setting_is_told(kind, settings, says):
+def test_a_bad_setting_is_reported(kind, settings, says):
     with pytest.raises(ValueError, match=".") as caught:
         kind(settings)
     assert says in str(caught.value)

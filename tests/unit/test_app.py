@@ -233,7 +233,7 @@ def _pair() -> tuple[int, int]:
     return 1, 2
 
 
-def test_the_end_of_a_job_is_told_as_it_was(app, greet):
+def test_the_end_of_a_job_is_reported_correctly(app, greet):
     kept = greet.using(store_result=True)
     with pytest.raises(ResultTimeout):
         kept.enqueue("a").result(0.01)
@@ -595,7 +595,7 @@ def test_where_no_connection_came_about_an_enqueue_says_that_nothing_was_enqueue
         ("zmq+tcp://h", Exception, "pip install jobs-zeromq"),
     ],
 )
-def test_an_unknown_backend_is_told_with_the_fix(registry, url, error, says):
+def test_an_unknown_backend_is_reported_with_the_fix(registry, url, error, says):
     with pytest.raises(error, match=says):
         App(Config(backend=url), plugins=Plugins(), registry=registry).new_backend()
 

@@ -185,7 +185,7 @@ def test_a_result_that_cannot_be_decompressed_is_an_error_that_says_so(app_with)
         app_with().stored_result("id", b'{"body":{"codec":"zstd","data":"%s"}}' % base64.b64encode(BOMB))
 
 
-def test_a_codec_that_is_not_there_is_told_at_the_first_use_with_the_key(app_with, store, monkeypatch):
+def test_a_missing_codec_is_reported_at_the_first_use_with_the_key(app_with, store, monkeypatch):
     with pytest.raises(PluginError, match="payloads.compress: there is no codec 'brotli'"):
         app_with("brotli").enqueue(store.call(LONG))
     monkeypatch.setattr(codecs.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))

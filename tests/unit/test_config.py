@@ -103,7 +103,7 @@ def test_errors_name_file_key_and_value(read, text, says):
         read(text)
 
 
-def test_all_errors_are_told_at_once(read):
+def test_all_errors_are_reported_together(read):
     with pytest.raises(ConfigError) as caught:
         read('lease="x"\nmax_message=-1\nunknown=1')
     assert len(str(caught.value).splitlines()) == 3
@@ -306,7 +306,7 @@ def test_every_value_is_shown_with_its_source_and_without_its_secret(read):
     assert "geheim" not in str(rows)
 
 
-def test_an_unreadable_file_is_told(tmp_path):
+def test_an_unreadable_file_is_reported(tmp_path):
     (tmp_path / "jobs.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="jobs.toml: cannot be read"):
         load(cwd=tmp_path, environ={})

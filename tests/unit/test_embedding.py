@@ -15,7 +15,7 @@ def test_settings_stand_above_the_file_and_below_the_environment(tmp_path, monke
     assert (config.lease, config.prefix, config.run_dir, config.base_dir) == (30, "settings", "file", tmp_path)
 
 
-def test_a_wrong_setting_is_told_by_the_name_of_the_settings(tmp_path):
+def test_a_wrong_setting_is_reported_by_the_name_of_the_settings(tmp_path):
     with pytest.raises(ConfigError, match='shop.settings.JOBS: backnd: unknown key; did you mean "backend"'):
         load_config(settings={"backnd": "x"}, settings_name="shop.settings.JOBS", directory=tmp_path)
 

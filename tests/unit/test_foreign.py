@@ -282,7 +282,7 @@ def test_a_configuration_in_code_says_what_it_takes_as_its_file_does(kind):
         (config.Config, "modles", "did you mean modules"), (config.Pool, "topcs", "did you mean topics"),
     ],
 )  # fmt: skip
-def test_slips_in_them_are_told_too(kind, slip, near):
+def test_typing_errors_in_them_are_reported_too(kind, slip, near):
     with pytest.raises(JobsError, match=re.escape(f"{kind.__name__}: there is no option {slip}: {near}")):
         kind(**{slip: 1})
 
@@ -379,7 +379,7 @@ def test_keys_are_known_in_any_spelling(spelled, tmp_path):
     ("text", "near"),
     [("[pool.mail]\nworkers = 2", "pools"), ("[topic.mail]\nretries = 2", "topics"), ("[log]\nkeep = 2", "logs")],
 )
-def test_a_slip_in_the_name_of_a_table_is_told_as_one(text, near, tmp_path):
+def test_a_mistyped_table_name_is_reported_as_one(text, near, tmp_path):
     assert f'did you mean "{near}"?' in refusal(tmp_path, text)
 
 

@@ -211,7 +211,7 @@ def test_check_reports_what_plugins_reports(project, install, name):
         ("jobs_payload_codecs", "PayloadCodec", ()),
     ],
 )
-def test_a_factory_that_makes_something_else_is_told_by_name(discover, hook_name, kind, given):
+def test_a_factory_with_a_wrong_result_is_reported_by_name(discover, hook_name, kind, given):
     plugins = discover(bad=factory(hook_name).replace("DEED", "return {}"))
     with pytest.raises(PluginError, match=f"plugin 'bad' of .*: the factory of .* 'bad' returned dict, expected {kind}"):
         plugins.choose(hook_name, "bad", "key")(*given)
@@ -224,13 +224,13 @@ def test_a_factory_that_makes_something_else_is_told_by_name(discover, hook_name
         ("jobs_hold_enqueue", "return 'held'", "returned str, expected bool or None"),
     ],
 )
-def test_an_enqueue_hook_that_returns_something_else_is_told_by_name(discover, name, answer, says):
+def test_an_enqueue_hook_with_a_wrong_result_is_reported_by_name(discover, name, answer, says):
     said = enqueued(discover(bad=hook(name).replace("DEED", answer)))
     assert f"plugin 'bad' of jobs-bad 1.2.3: hook {name} {says}" in said
 
 
 @pytest.mark.parametrize("answer", ["'broker --port 5'", "['broker']", "[[5]]", "5"])
-def test_broker_commands_that_are_none_are_told_by_name(discover, answer):
+def test_invalid_broker_commands_are_reported_by_name(discover, answer):
     plugins = discover(bad=hook("jobs_broker_commands").replace("DEED", f"return {answer}"))
     with pytest.raises(PluginError, match="plugin 'bad' of .* returned something other than a list of command lines"):
         plugins.broker_commands(Config())
@@ -290,7 +290,7 @@ def test_a_preferred_plugin_takes_a_name_of_the_core(project, install):
     assert project.app().config.prefer == ["mine", "nobody"]
 
 
-def test_commands_named_as_ours_or_twice_are_told(discover):
+def test_conflicting_command_names_are_reported(discover):
     source = (
         "import click\n@hookimpl\ndef jobs_cli_commands(): return {'status': click.Command('x'), 'both': click.Command('y')}"
     )
@@ -317,7 +317,7 @@ def jobs_cli_commands(): return {"bad": bad}
         ("raise SystemExit('no paper')", 1, "command 'bad': no paper"),
     ],
 )
-def test_a_command_that_raises_is_told_by_name(project, install, how, code, says):
+def test_a_failing_command_is_reported_by_name(project, install, how, code, says):
     install(bad=RAISING)
     said = project.here("bad", "--how", how, code=code)
     assert "jobs: plugin 'bad' of jobs-bad 1.2.3: command 'bad'" in said

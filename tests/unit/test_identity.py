@@ -347,7 +347,7 @@ class Grumpy:
 @pytest.mark.parametrize(
     "annotation", ["number of days", "x y", "1 +", "list[", "lambda: 1", "1/0", "undefined", Grumpy(), 5, print, [1], ...],
 )  # fmt: skip
-def test_an_annotation_that_is_no_type_is_told_by_its_argument(registry, annotation):
+def test_an_annotation_that_is_not_a_type_is_reported_by_its_argument(registry, annotation):
     def f(days, *, other: int = 1): ...
 
     f.__annotations__["days"] = f.__annotations__["return"] = annotation

@@ -48,7 +48,7 @@ def load(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("code", "said"), RAISES.values(), ids=RAISES)
-def test_an_import_that_fails_is_told_with_its_line_whatever_it_raises(load, code, said):
+def test_a_failing_import_is_reported_with_its_line_for_any_exception(load, code, said):
     with pytest.raises(LoadError) as raised:
         load(code)
     text = str(raised.value)
@@ -58,7 +58,7 @@ def test_an_import_that_fails_is_told_with_its_line_whatever_it_raises(load, cod
 
 
 @pytest.mark.parametrize("line", ["@job(topics='x')", "@job(retries=-1)", "@job(name='a b')", "@job(topic='a b')"])
-def test_a_job_that_is_defined_wrongly_is_told_with_the_applications_line_not_ours(load, line):
+def test_a_wrong_job_definition_is_reported_with_the_applications_line_not_ours(load, line):
     with pytest.raises(LoadError) as raised:
         load(f"from jobs_core import job\n\n{line}\ndef work(): ...\n")
     # Python 3.10 itself names the line below the decorator.

@@ -105,7 +105,7 @@ def test_a_unique_key_may_name_parameters_and_hold_braces(registry, key):
     assert unique_key(made.overrides.unique, "a", (1,), {}, lambda: {"number": 1, "to": "9", "rest": [1], "more": {"x": 1}})
 
 
-def test_a_function_without_parameters_is_told_so(registry):
+def test_a_function_without_parameters_is_reported_as_such(registry):
     with pytest.raises(JobDefinitionError, match="it may name nothing, because it has no parameters"):
         job(registry=registry, name="a", unique="{x}")(lambda: None)
 
@@ -222,7 +222,7 @@ def test_aliases_keep_old_names_working(registry):
     assert len(registry) == 1
 
 
-def test_an_unknown_name_is_told_with_the_nearest(registry):
+def test_an_unknown_name_is_reported_with_the_nearest(registry):
     job(registry=registry, name="shop.send_mail")(lambda: None)
     with pytest.raises(
         UnknownJob, match=r"'shop.send_email' is registered here; the nearest names are shop.send_mail"

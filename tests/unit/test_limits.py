@@ -189,14 +189,14 @@ def test_a_unique_key_is_measured_as_it_is_stored(app, length, fits):
         ("{x!q}", "is not a template"),
     ],
 )
-def test_a_unique_key_that_cannot_be_filled_in_is_told_by_the_key(app, key, reason):
+def test_an_unfillable_unique_key_is_reported_by_the_key(app, key, reason):
     with pytest.raises(JobDefinitionError, match=f"shop.anything: unique: the key .* {reason}"):
         app.enqueue(defined(unique=key).call("text"))
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**5000, "deep"], ids=["surrogate", "int", "deep"])
 @pytest.mark.parametrize("unique", [True, "{x}", None])
-def test_a_value_that_cannot_be_written_is_told_by_the_job(app, unique, value):
+def test_an_unserializable_value_is_reported_by_the_job(app, unique, value):
     with pytest.raises(JobsError, match=r"shop\.anything"):
         app.enqueue(defined(unique=unique).call(nested(5000) if value == "deep" else value))
 
@@ -306,7 +306,7 @@ def test_every_encoded_message_decodes_on_another_stack():
     assert deeper(sys.getrecursionlimit() // 2).args == [nested(MAX_NESTING)]
 
 
-def test_a_hook_that_breaks_a_limit_is_told_at_enqueue(app, monkeypatch):
+def test_a_hook_that_breaks_a_limit_is_reported_at_enqueue(app, monkeypatch):
     for change in (
         {"priority": 10},
         {"id": "x" * 129},

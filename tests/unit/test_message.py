@@ -100,7 +100,7 @@ def test_unknown_fields_are_no_error():
         (b'{"v":1,"topic":"t","job":7}', "job"),
     ],
 )
-def test_bad_bytes_are_told_apart(payload, says):
+def test_bad_bytes_are_distinguished(payload, says):
     with pytest.raises(MessageError, match=says):
         decode(payload, topic="t")
 

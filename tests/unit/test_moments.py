@@ -75,7 +75,7 @@ def test_the_time_counts_from_each_enqueue_not_from_using(queue, ran):
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_the_hours_that_a_zone_has_twice_are_told_apart(queue, ran, at_once):
+def test_repeated_hours_of_a_zone_are_distinguished(queue, ran, at_once):
     paris = ZoneInfo("Europe/Paris")
     queue.travel(to=datetime(2030, 10, 26, 23, tzinfo=timezone.utc))
     ran.using(at=datetime(2030, 10, 27, 2, 30, tzinfo=paris, fold=int(at_once))).enqueue()

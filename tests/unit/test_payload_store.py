@@ -326,7 +326,7 @@ def test_a_url_that_names_no_store_is_refused(url):
         open_store(url)
 
 
-def test_blobs_are_this_users_alone(tmp_path):
+def test_blobs_are_private_to_this_user(tmp_path):
     store = open_store(f"file://{tmp_path}/blobs?durability=process")
     store.put(blob_name("a"), b"x")
     [file] = (tmp_path / "blobs").iterdir()

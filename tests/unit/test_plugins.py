@@ -82,7 +82,7 @@ def test_an_unknown_name_is_answered_with_a_package_or_the_nearest_name():
         plugins.choose("jobs_job_loaders", "zzz", "loader")
 
 
-def test_two_that_provide_one_name_are_told_apart(discover):
+def test_two_plugins_that_provide_one_name_are_distinguished(discover):
     plugins = discover(one=GOOD, two=GOOD)
     with pytest.raises(PluginError, match="plugin 'one' of jobs-one 1.2.3 and plugin 'two'.*JOBS_DISABLE_PLUGINS"):
         plugins.choose("jobs_queue_backends", "good", "backend")

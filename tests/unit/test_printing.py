@@ -69,7 +69,7 @@ def test_other_threads_print_as_before(logged, capsys):
     assert capsys.readouterr().out == "by another\n"
 
 
-def test_tasks_of_one_loop_are_told_apart(logged, capsys):
+def test_tasks_of_one_loop_are_distinguished(logged, capsys):
     async def run(name, *, log):
         with log_printed(logging.getLogger(name)) if log else contextlib.nullcontext():
             for _ in range(3):

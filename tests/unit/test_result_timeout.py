@@ -82,7 +82,7 @@ def test_the_timeout_says_what_is_known_of_the_job(app, add, before, delay, situ
     assert says.format(id=handle.id) in text
 
 
-def test_that_no_supervisor_runs_here_is_told_where_jobs_are_shared(registry, tmp_path):
+def test_a_missing_local_supervisor_is_reported_with_the_shared_queue(registry, tmp_path):
     app = App(Config(backend=f"sqlite:///{tmp_path}/queue.db", base_dir=tmp_path), registry=registry)
     handle = app.enqueue(job(name="tasks.add", registry=registry, store_result=True)(_add).call())
     says = f"no supervisor is running on this machine in {tmp_path / '.jobs'}: `jobsctl start` starts it; it is ready"

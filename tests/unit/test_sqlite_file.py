@@ -164,13 +164,13 @@ def test_a_workers_transactions_need_no_fsync_but_its_pushes_do(open_):
 # -- bad files -------------------------------------------------------------------------------------
 
 
-def test_a_corrupt_file_is_told_with_the_fix(path, open_):
+def test_a_corrupt_file_is_reported_with_the_fix(path, open_):
     path.write_bytes(b"this is no database at all, whatever its name says" * 100)
     with pytest.raises(BackendError, match=r"is damaged or not a SQLite database.*move it away"):
         open_()
 
 
-def test_a_file_damaged_while_in_use_is_told(path, open_):
+def test_a_file_damaged_while_in_use_is_reported(path, open_):
     backend = open_()
     push(backend, 2000, b"x" * 200)
     backend.close()
@@ -191,7 +191,7 @@ def test_a_database_of_another_application_is_left_alone(path, open_):
         open_()
 
 
-def test_a_missing_directory_is_told(tmp_path):
+def test_a_missing_directory_is_reported(tmp_path):
     with pytest.raises(BackendError, match="does the directory exist"):
         SqliteBackend(f"sqlite:///{tmp_path}/nowhere/queue.db", BackendOptions()).open(None)
 
@@ -209,7 +209,7 @@ def small_disk(directory, size):
             subprocess.run(["umount", "-l", directory], check=True)
 
 
-def test_a_read_only_file_is_told(tmp_path):
+def test_a_read_only_file_is_reported(tmp_path):
     with small_disk(tmp_path / "disk", "4m") as disk:
         directory = disk or tmp_path / "disk"
         url = f"sqlite:///{directory}/queue.db"

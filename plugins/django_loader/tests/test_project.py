@@ -14,7 +14,7 @@ def test_jobs_of_every_app_are_found(site):
         assert name in done.stdout
 
 
-def test_a_module_of_jobs_that_fails_is_told_by_the_users_own_line(site):
+def test_a_failing_job_module_is_reported_with_the_users_own_line(site):
     (site.root / "crm" / "tasks.py").write_text("\nimport nowhere_at_all\n")
     done = site.manage("jobs", "check")
     assert done.returncode == 2
@@ -23,7 +23,7 @@ def test_a_module_of_jobs_that_fails_is_told_by_the_users_own_line(site):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_project_that_cannot_be_set_up_is_told_by_the_users_own_line(site):
+def test_a_project_that_cannot_be_set_up_is_reported_with_the_users_own_line(site):
     (site.root / "shop" / "models.py").write_text("1 / 0\n")
     (site.root / "jobs.toml").write_text('framework = "django"\n[django]\nsettings = "settings"\n')
     done = site.run("check")

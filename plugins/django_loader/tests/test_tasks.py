@@ -280,7 +280,7 @@ def test_the_newsletter_of_the_example_is_sent(make_site):
 
 if WITH_OPTIONS:
 
-    def test_what_jobs_can_do_besides_is_said_in_the_decorator(crm):
+    def test_further_job_options_are_set_in_the_decorator(crm):
         ids = tell(
             crm,
             """

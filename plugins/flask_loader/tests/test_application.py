@@ -79,7 +79,7 @@ def create_app():
         assert default_registry.get(f"{name}.{job_name}")
 
 
-def test_a_module_of_jobs_that_fails_is_told_by_the_users_own_line(tmp_path, module):
+def test_a_failing_job_module_is_reported_with_the_users_own_line(tmp_path, module):
     name = module(FACTORY, jobs="\nimport nowhere_at_all\n")
     with pytest.raises(LoadError, match=rf"(?s)the module \"{name}.jobs\" cannot be imported:.*jobs.py:2"):
         FlaskLoader(config(tmp_path, f"{name}:create_app")).load()

@@ -63,7 +63,7 @@ def test_an_application_that_was_not_tied_uses_the_plain_configuration(tmp_path,
         assert current_app().config.backend is None
 
 
-def test_a_wrong_setting_is_told_by_its_name():
+def test_a_wrong_setting_is_reported_by_name():
     app = flask_app(JOBS_BACKND="memory://x")
     JobsFlask(app)
     with pytest.raises(ConfigError, match='app.config: backnd: unknown key; did you mean "backend"'):

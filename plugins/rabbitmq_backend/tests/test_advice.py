@@ -36,7 +36,7 @@ def test_a_sound_setting_earns_no_advice(url):
         (f"{SAFE}?queues=classic&consumer_timeout=60", {"longest": 120.0}, "consumer_timeout is 60 s"),
     ],
 )
-def test_a_risk_is_told_with_its_fix(url, more, says):
+def test_a_risk_is_reported_with_its_fix(url, more, says):
     assert sum(says in one for one in said(url, **more)) == 1
 
 
@@ -44,5 +44,5 @@ def test_a_risk_is_told_with_its_fix(url, more, says):
     ("version", "longest", "timeout"),
     [("3.10.8", 1200.0, ""), ("3.10.8", 7200.0, "?consumer_timeout=3h"), ("3.12.0", None, "")],
 )
-def test_nothing_is_said_of_a_consumer_timeout_that_is_long_enough(version, longest, timeout):
+def test_a_consumer_timeout_that_is_long_enough_is_not_reported(version, longest, timeout):
     assert said(SAFE + timeout, version=version, longest=longest) == []

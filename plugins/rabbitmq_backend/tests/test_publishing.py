@@ -73,7 +73,7 @@ def test_an_unroutable_push_fails_with_the_fix_and_succeeds_once_it_is_applied(c
 
 
 @pytest.mark.parametrize("step", ["jobs:delay.02", "jobs:delay.due"])
-def test_an_exchange_deleted_under_a_producer_is_told_and_made_anew_by_the_next_try(connect, channel, step):
+def test_an_exchange_deleted_under_a_producer_is_reported_and_recreated_by_the_next_push(connect, channel, step):
     producer = connect()
     producer.push(jobs(delay=0.1), new_token())
     channel.exchange_delete(step)

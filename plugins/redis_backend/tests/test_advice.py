@@ -45,7 +45,7 @@ def test_a_missing_append_only_file_and_an_evicting_policy_are_reported_with_the
     assert "noeviction" in policy
 
 
-def test_a_replica_and_a_memory_that_is_nearly_full_are_told(own_server):
+def test_a_replica_and_nearly_full_memory_are_reported(own_server):
     used = int(own_server.fact("used_memory", "INFO", "memory"))
     own_server.command("CONFIG", "SET", "maxmemory", str(round(used * 1.02)))
     own_server.command("REPLICAOF", "127.0.0.1", str(free_port()))
@@ -54,14 +54,14 @@ def test_a_replica_and_a_memory_that_is_nearly_full_are_told(own_server):
     assert "QueueFull" in memory
 
 
-def test_an_append_only_file_that_is_never_synced_is_told(own_server):
+def test_an_append_only_file_that_is_never_synced_is_reported(own_server):
     own_server.command("CONFIG", "SET", "appendfsync", "no")
     (line,) = advised(own_server)
     assert "everysec" in line
 
 
 @pytest.mark.parametrize("host", ["redis.example", "10.0.0.7"])
-def test_the_default_user_and_an_open_wire_beyond_loopback_are_told(own_server, host):
+def test_the_default_user_and_unencrypted_remote_connections_are_reported(own_server, host):
     user, protocol = advised(own_server, f"redis://{host}")
     assert "default user" in user
     assert "rediss://" in protocol
@@ -86,7 +86,7 @@ class Told:
         raise BackendError("not allowed")
 
 
-def test_an_old_server_is_told_and_valkey_is_not_mistaken_for_one():
+def test_an_old_server_is_reported_and_valkey_is_not_mistaken_for_one():
     here = parse("redis://localhost")
     (line,) = advice(here, Told(b"# Server\r\nredis_version:6.0.16\r\n"))
     assert "Redis 6.0.16 is older than 6.2" in line

@@ -120,7 +120,7 @@ def test_a_database_that_is_not_there(server):
     assert "no database of that number" in str(refused(f"redis://127.0.0.1:{server.port}/99"))
 
 
-def test_a_replica_is_told_from_a_master_that_changes(server):
+def test_a_replica_is_distinguished_from_a_changing_master(server):
     server.command("REPLICAOF", "127.0.0.1", str(free_port()))
     error = refused(f"redis://127.0.0.1:{server.port}")
     assert is_an_outage(error)
@@ -165,7 +165,7 @@ def test_where_a_part_of_a_push_was_sent_it_is_not_said_that_nothing_was(monkeyp
     assert raised.value.nothing_sent == (sent == 0)
 
 
-def test_keys_of_another_program_are_told(server):
+def test_keys_of_another_program_are_reported(server):
     server.command("SET", "{jobs}:topics", "mine")
     assert "does another program use the prefix" in str(refused(f"redis://127.0.0.1:{server.port}"))
 

@@ -47,7 +47,7 @@ def test_a_silent_server_is_given_up_by_the_kernels_clock(ends):
     assert not protocol.readable(0.0)
 
 
-def test_a_closed_connection_is_told_from_silence(ends):
+def test_a_closed_connection_is_distinguished_from_silence(ends):
     ours, theirs = ends
     protocol = OwnProtocol(ours, 1.0)
     theirs.close()

@@ -162,7 +162,7 @@ def test_jobs_pass_over_tls_if_the_certificate_is_trusted_and_not_otherwise(tmp_
 
 
 @pytest.mark.usefixtures("tls_server")
-def test_a_server_that_asks_for_a_certificate_of_ours_gets_it(tmp_path, certificate):
+def test_a_server_that_asks_for_a_client_certificate_gets_it(tmp_path, certificate):
     file, key = certificate
     port = free_port()
     options = [

@@ -28,7 +28,7 @@ def manager(request, tmp_path):
     listening.close()
 
 
-def test_the_life_of_a_service_is_told(manager):
+def test_a_service_manager_is_notified_of_each_stage(manager):
     listening, environ = manager
     notifier = Notifier.from_environment(environ)
     assert environ == {"A": "b"}, "jobs inherit the environment"
@@ -86,7 +86,7 @@ def test_a_service_manager_that_does_not_read_blocks_no_process(manager):
     notifier.close()
 
 
-def test_without_a_manager_nothing_is_said():
+def test_without_a_service_manager_nothing_is_sent():
     notifier = Notifier.from_environment({})
     assert notifier.watchdog is None
     notifier.ready("yes")

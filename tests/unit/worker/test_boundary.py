@@ -290,7 +290,7 @@ def counts(app):
 
 
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "hostile"])
-def test_a_log_handler_that_raises_costs_no_job_and_the_line_is_told_all_the_same(app, registry, kind, capfd):
+def test_a_failing_log_handler_loses_no_job_and_no_line(app, registry, kind, capfd):
     class Raising(logging.Handler):
         def handle(self, record: logging.LogRecord) -> bool:
             raise ERRORS[kind]()
@@ -314,7 +314,7 @@ def test_a_log_handler_that_raises_costs_no_job_and_the_line_is_told_all_the_sam
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-def test_an_error_is_told_as_text_that_can_be_stored_and_is_not_endless(kind):
+def test_an_error_becomes_a_storable_string_of_bounded_length(kind):
     error = ERRORS[kind]()
     for text in (boundary.told(error), boundary.text_of(error), boundary.traceback_of(error), boundary.name_of(type(error))):
         text.encode()

@@ -108,7 +108,7 @@ def test_jobs_that_have_not_started_can_be_taken_back():
 # -- outage ----------------------------------------------------------------------------------------
 
 
-def test_each_reason_of_an_outage_is_told_once_but_not_without_end(monkeypatch):
+def test_each_reason_of_an_outage_is_reported_once_up_to_a_bound(monkeypatch):
     told = []
     monkeypatch.setattr(events, "emit", told.append)
     outage = Outage()

@@ -462,7 +462,7 @@ def test_the_next_run_gets_the_stored_cursor():
 
 
 @pytest.mark.parametrize("use", ["steps", "checkpoint", "cursor"])
-def test_a_job_that_is_not_resumable_is_told_so(jobs_queue, use):
+def test_a_job_that_is_not_resumable_gets_an_error_that_says_so(jobs_queue, use):
     @job(name="plain")
     def plain() -> None:
         context = current_job()

@@ -85,7 +85,7 @@ def test_level_debug_tells_which_jobs_are_taken_and_settled(drain):
         assert f"DEBUG tasks.{name} was settled as {how}\n" in told
 
 
-def test_nothing_of_a_job_is_looked_at_for_a_log_that_does_not_want_it(drain, monkeypatch):
+def test_no_fields_of_a_job_are_read_for_a_disabled_log_level(drain, monkeypatch):
     for event in ("JobDone", "JobTaken", "JobSettled"):
         monkeypatch.setattr(f"jobs_core.events.{event}", None)
     drain("sync", "info")

@@ -64,7 +64,7 @@ class Told:
 # -- when ------------------------------------------------------------------------------------------
 
 
-def test_a_topic_over_its_limit_for_a_minute_is_told():
+def test_a_topic_over_its_limit_for_a_minute_is_reported():
     told = Told()
     for second in range(60):
         told.check(second, DEEP)
@@ -76,7 +76,7 @@ def test_a_topic_over_its_limit_for_a_minute_is_told():
     assert told.hooks == [("jobs_topic_backlog", {"topic": "email", "counts": DEEP})]
 
 
-def test_it_is_told_again_every_three_minutes_and_when_it_is_over():
+def test_it_is_reported_every_three_minutes_and_when_it_is_over():
     told, at = Told(), []
     for second in range(501):
         told.check(second, DEEP if second < 500 else SHALLOW)
@@ -102,7 +102,7 @@ def test_a_short_peak_is_not_told():
     assert told.hooks == []
 
 
-def test_the_end_is_told_only_of_what_was_told():
+def test_the_end_is_reported_only_after_a_reported_start():
     told = Told()
     told.check(0, DEEP)
     told.check(59, SHALLOW)
@@ -237,7 +237,7 @@ def test_a_hanging_channel_delays_no_other_and_queues_no_alerts(receiver):
     assert receiver.bodies[1]["seconds"] == 3480
 
 
-def test_a_failing_channel_is_told_once_an_outage_without_its_secrets(receiver, caplog):
+def test_a_failing_channel_is_reported_once_an_outage_without_its_secrets(receiver, caplog):
     caplog.set_level(logging.INFO, "jobs")
     url = f"{receiver.url}/services/T00SECRET/B00SECRET?token=tokensecret"
     told = Told({"webhook": {"url": url}})
@@ -255,7 +255,7 @@ def test_a_failing_channel_is_told_once_an_outage_without_its_secrets(receiver, 
     assert told.kinds.count("backlog") == len(told.hooks) > 3  # the other channel got them all
 
 
-def test_a_channel_that_never_comes_back_is_told_once(caplog):
+def test_a_channel_that_never_recovers_is_reported_once(caplog):
     taken, released = threading.Event(), threading.Event()
 
     class Stuck(AlertChannel):

@@ -25,7 +25,7 @@ START = 3_000_000_000  # for example of an application that holds a model
         (Size(START + 1), SETTLED + 1, START, False),
     ],
 )
-def test_growth_is_told_from_size(monkeypatch, limit: Size | None, age: float, memory: int, too_large: bool):
+def test_growth_is_distinguished_from_size(monkeypatch, limit: Size | None, age: float, memory: int, too_large: bool):
     worker = WorkerRecord(WorkerSpec("owner", "default", 1), Pool(max_memory=limit))
     worker.ready_at = 100.0
     for size in (START, memory):

@@ -62,7 +62,7 @@ def test_no_pause_is_longer_than_the_longest(lived, clock):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 100])
-def test_a_pool_that_is_killed_as_a_whole_is_back_at_once_and_one_that_keeps_dying_counts_rounds(workers, clock):
+def test_a_wholly_killed_pool_restarts_at_once_and_one_that_keeps_crashing_counts_rounds(workers, clock):
     made = RestartBackoff()
     for expected in (0, FIRST, 2 * FIRST, 4 * FIRST):
         started_at = clock.now

@@ -100,7 +100,7 @@ def test_every_exit_function_runs_whatever_another_does(body: Callable[[], None]
     assert "flushed" in said
 
 
-def test_an_exit_function_that_hangs_is_told_and_cut_off():
+def test_a_hanging_exit_function_is_reported_and_cut_off():
     begin = time.monotonic()
     code, said = ended(registered(flushed, hang))
     assert time.monotonic() - begin < 20.0, "it was bounded at all"

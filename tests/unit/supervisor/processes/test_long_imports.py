@@ -29,7 +29,7 @@ def generation(tmp_path: Any) -> Generation:
     return made
 
 
-def test_a_long_import_is_told_soon_and_then_now_and_again(tmp_path, told):
+def test_a_long_import_is_reported_soon_and_then_repeatedly(tmp_path, told):
     made = generation(tmp_path)
     made.check()
     assert told == []
