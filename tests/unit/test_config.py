@@ -136,6 +136,7 @@ def test_variables_override_the_file(read):
 
 
 def test_a_variable_may_hold_toml(read):
+    assert read("", JOBS_POOLS__X__TOPICS="{a = 3, b = 1}").config.pools["x"].topics == {"a": 3, "b": 1}
     config = read("", JOBS_MODULES='["a.b", "c"]', JOBS_POOLS__X__TOPICS='["t"]').config
     assert (config.modules, config.pools["x"].topics) == (["a.b", "c"], ["t"])
 

@@ -48,6 +48,7 @@ Text = Annotated[str, _rule(rules.text)]
 Name = Annotated[str, _rule(rules.name)]
 FilePath = Annotated[str, _rule(rules.path)]
 Url = Annotated[str, _rule(rules.url)]
+PayloadUrl = Annotated[str, _rule(rules.payload_url)]
 StoreUrl = Annotated[str, _rule(rules.store_url)]
 Endpoint = Annotated[str, _rule(rules.endpoint)]
 Listen = Annotated[str, _rule(rules.listen)]
@@ -60,6 +61,8 @@ TopicName = Annotated[str, _rule(rules.topic)]
 Arguments = Annotated[list[Any], _rule(rules.arguments)]
 KeywordArguments = Annotated[dict[str, Any], _rule(rules.arguments)]
 Topics = Annotated[list[TopicName], _rule(rules.no_repeats)]
+SigningKeys = Annotated[list[Text], _rule(rules.keys(16))]
+EncryptionKeys = Annotated[list[Text], _rule(rules.keys(32))]
 Weights = dict[TopicName, PositiveInt]
 
 
@@ -148,7 +151,7 @@ class Payloads(Section, frozen=True, kw_only=True):
 
     compress: Name | None = None  # the codec that compresses them, such as "zstd"
     compress_above: NonNegativeSize = Size(10_000)  # smaller ones are stored as they are
-    url: Url | None = None  # file:///directory or s3://bucket/prefix: where bodies that are larger than `above` are kept
+    url: PayloadUrl | None = None  # file:///directory or s3://bucket/prefix: where bodies that are larger than `above` are kept
     above: NonNegativeSize = Size(100_000)  # bodies up to this size stay in the message
     grace: Seconds = Duration(86400)  # left-over bodies are deleted at this age; set it above the longest transaction and job
     keep: Seconds = Duration(60 * 86400)  # as `grace`, for backends that cannot look up jobs (RabbitMQ)
@@ -215,8 +218,8 @@ class Config(Section, frozen=True, kw_only=True):
     max_message: MessageLimit = Size(10**6)  # the largest message; larger ones are refused
     max_result: MessageLimit | None = None  # larger results are not stored, but their job is done; none: as max_message
     max_redeliveries: Redeliveries = 3  # a job that has crashed this many workers on its own is dead
-    signing_keys: list[Text] = []  # "kid:secret"; the first key signs, all keys verify
-    encryption_keys: list[Text] = []  # "kid:secret"; the first key encrypts arguments and results, all keys decrypt
+    signing_keys: SigningKeys = []  # "kid:secret"; the first key signs, all keys verify
+    encryption_keys: EncryptionKeys = []  # "kid:secret"; the first key encrypts arguments and results, all keys decrypt
     enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
     unknown_grace: Seconds = Duration(600)  # how long a job of unknown name waits for newer workers
     prefix: Prefix = "jobs"  # the prefix of the backend's keys and queues

@@ -112,6 +112,15 @@ def store_url(value: str) -> str | None:
     return None if urls.scheme(value) == "sqlite" else 'expected a SQLite URL, such as "sqlite:///broker.db"'
 
 
+def payload_url(value: str) -> str | None:
+    """Accept the URL of a payload store."""
+    if reason := url(value):
+        return reason
+    if re.match(r"file:///[^/?]", value) or re.match(r"s3://[^/]", value):
+        return None
+    return 'expected "file:///an/absolute/directory", perhaps with ?durability=process, or "s3://bucket/prefix"'
+
+
 def endpoint(value: str) -> str | None:
     """Accept an address on which a ZeroMQ broker may listen."""
     if reason := url(value):
@@ -215,6 +224,26 @@ def _address(host: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Add
         return ipaddress.ip_address(host)
     except ValueError:
         raise ValueError(f'"{value}": {host} is not an IP address: write "127.0.0.1:9000" or "[::1]:9000"') from None
+
+
+def keys(shortest: int) -> Rule:
+    """Accept a list of keys, each "kid:secret", with secrets of at least `shortest` characters; no error shows a secret."""
+
+    def check(value: list[str]) -> str | None:
+        kids = []
+        for number, key in enumerate(value, 1):
+            kid, colon, secret = key.partition(":")
+            if not colon or not kid.isalnum() or not kid.isascii() or len(kid) > 64 or len(secret) < shortest:
+                return (
+                    f'key {number} of {len(value)}: expected "kid:secret", with 1 to 64 letters and digits before the colon '
+                    f"and at least {shortest} random characters after it: openssl rand -base64 32 prints some"
+                )
+            if kid in kids:
+                return f"key {number} of {len(value)}: a key before it has the same name, {kid}: rename one"
+            kids.append(kid)
+        return None
+
+    return check
 
 
 def not_empty(value: Any) -> str | None:

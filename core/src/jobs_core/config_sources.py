@@ -342,7 +342,7 @@ class _Reader:
         section = _section_in(kind)
         if section and (kind is section or isinstance(value, dict)):
             return self._section(section, value, path)
-        kind = _arm_for(kind, value)
+        given, kind = kind, _arm_for(kind, value)
         bare = _bare(kind)
         if typing.get_origin(bare) is dict and isinstance(value, dict):
             name, item = typing.get_args(bare)
@@ -357,6 +357,8 @@ class _Reader:
                 self._error(path, _EMPTY_LIST)
                 return None
             value = _from_text(value, kind)
+            if isinstance(value, dict):
+                return self._value(given, value, path)
         return self._converted(kind, value, path)
 
     def _converted(self, kind: Any, value: Any, path: str) -> Any:

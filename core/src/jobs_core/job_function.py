@@ -18,7 +18,17 @@ from .conversion import decode_hook
 from .errors import JobDefinitionError, ResultNotStored
 from .handle import JobHandle
 from .injection.markers import injected_parameters
-from .options import NO_OVERRIDES, JobOptions, Limits, Unique, one_time, parse, refuse_early, refuse_foreign_placeholders
+from .options import (
+    NO_OVERRIDES,
+    JobOptions,
+    Limits,
+    Unique,
+    one_time,
+    parse,
+    refuse_early,
+    refuse_foreign_placeholders,
+    refuse_never,
+)
 from .units import DurationLike
 
 P = ParamSpec("P")
@@ -233,12 +243,18 @@ class JobFunction(Generic[P, R, T]):
         overrides = parse(f"{self.name}.using", one_time(f"{self.name}.using", given))
         refuse_foreign_placeholders(f"{self.name}.using", overrides, lambda: self._parameters)
         twin.overrides = overrides.over(self.overrides)
-        refuse_early(f"{self.name}.using", twin.overrides.over(self.options))
+        resolved = twin.overrides.over(self.options)
+        refuse_early(f"{self.name}.using", resolved)
+        refuse_never(f"{self.name}.using", resolved)
         return twin
 
     @_Lazy
     def _parameters(self) -> Collection[str]:
-        return tuple(inspect.signature(self.function).parameters)
+        try:
+            injected: Collection[str] = self.injections
+        except (JobDefinitionError, NameError):  # reported when the worker starts, or once the names are defined
+            injected = ()
+        return tuple(name for name in inspect.signature(self.function).parameters if name not in injected)
 
     def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:
         if isinstance(item, tuple):

@@ -20,7 +20,7 @@ from .errors import JobDefinitionError, MessageError
 from .message import MAX_ID, MAX_NESTING, MAX_PRIORITY, MAX_RETRIES, MAX_UNIQUE_KEY, UniqueKey, nesting
 from .retry_rules import Backoff, RetryRules, Rules, overlap, parse_backoff, parse_discard_on, parse_retry_on, rules_of
 from .topics import topic_error
-from .units import DurationLike, seconds, shown
+from .units import DurationLike, format_duration, seconds, shown
 
 DEFAULT_TOPIC = "default"
 DEFAULT_RETRIES = 3
@@ -51,6 +51,8 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
 
         Without a `key`, only calls with the same arguments conflict.
         """
+        if every in (0, "0", "0s"):
+            raise JobDefinitionError("Unique.throttle: every: expected a time of more than zero, in which one job is allowed")
         return cls(key=key, scope=every, conflict="drop")
 
     @classmethod
@@ -213,6 +215,8 @@ def _check_debounce(value: Unique) -> None:
     if value.wait is None or (value.scope, value.conflict) != ("queued", "replace"):
         raise ValueError('wait and longest work together with scope="queued" and conflict="replace": use Unique.debounce(...)')
     wait = seconds(value.wait)
+    if not wait:
+        raise ValueError("wait: expected a time of more than zero")
     if value.longest is not None and seconds(value.longest) < wait:
         raise ValueError(f"longest: expected at least the wait of {wait}, got {seconds(value.longest)}")
 
@@ -408,6 +412,26 @@ def refuse_early(where: str, options: JobOptions, topic: Acks | None = None) -> 
         raise JobDefinitionError(
             f'{where}: limits: a job that is acknowledged before it runs (acks="early") cannot have limits, because its slots '
             'are free once it is acknowledged: leave out the limits, or use acks="late"'
+        )
+
+
+def refuse_never(where: str, options: JobOptions, timeout: float | None = None) -> None:
+    """Raise JobDefinitionError for options that contradict each other: the job would never run, or never run in time.
+
+    `timeout` is the setting of the job's topic.
+    """
+    unique, expires = options.unique, options.expires
+    wait = seconds(unique.wait) if isinstance(unique, Unique) and unique.wait is not None else 0.0
+    if wait and isinstance(expires, float) and wait >= expires:
+        raise JobDefinitionError(
+            f"{where}: unique: it waits {format_duration(wait)}, but expires after {format_duration(expires)}, so it would "
+            "never run: choose a longer expires"
+        )
+    most = timeout if options.timeout is UNSET else options.timeout
+    if isinstance(options.min_time, float) and most and options.min_time > most:
+        raise JobDefinitionError(
+            f"{where}: min_time: {format_duration(options.min_time)} is longer than its timeout, {format_duration(most)}, so "
+            "every run would be too fast or overdue: choose a shorter min_time"
         )
 
 

@@ -60,7 +60,10 @@ def parse_backoff(value: Any) -> Backoff:
     factor = value.factor
     if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 1 <= factor <= MOST_FACTOR:
         raise ValueError(f"factor: expected a number from 1 (the wait stays the same) to {MOST_FACTOR:g}, got {shown(factor)}")
-    return Backoff(float(seconds(value.first)), float(seconds(value.longest)), float(factor))
+    first, longest = float(seconds(value.first)), float(seconds(value.longest))
+    if longest < first:
+        raise ValueError(f"longest: expected at least the first wait, {first:g} s, got {longest:g} s")
+    return Backoff(first, longest, float(factor))
 
 
 def parse_retry_on(value: Any) -> Rules:

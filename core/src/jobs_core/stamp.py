@@ -25,6 +25,7 @@ from .options import (
     limit_varies,
     limits_of,
     refuse_early,
+    refuse_never,
     stores_result,
 )
 from .units import MAX_SECONDS, seconds, shown_time
@@ -103,7 +104,9 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     overrides = job.overrides
     options = job.options if overrides is NO_OVERRIDES else overrides.over(job.options)
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
-    refuse_early(job.name, options, config.topic(topic).acks)
+    settings = config.topic(topic)
+    refuse_early(job.name, options, settings.acks)
+    refuse_never(job.name, options, settings.timeout)
     key = None if options.key is UNSET else options.key
     limits = None if options.limits is UNSET else options.limits
     varying = None

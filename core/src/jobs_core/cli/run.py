@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from .. import events, logs
+from .. import events, guard, logs
 from ..app import App
 from ..backends.base import Answer, Outcome, Outgoing, Settlement
 from ..backends.memory import MemoryBackend
@@ -44,9 +44,19 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     in a worker. The queue is not involved: the job is not stored, not retried, and holds no unique key. Jobs that it
     enqueues are really enqueued; its follow-ups (current_job().enqueue) are too, if it succeeds.
 
-    ARGS and the values of --kw are JSON where they are valid JSON, else strings. Exits with code 1, and prints the
-    traceback, if the job fails or asks to be run again.
+    ARGS and the values of --kw are JSON where they are valid JSON, else strings. Standard output contains the result alone;
+    what the job prints goes to standard error. Exits with code 1, and prints the traceback, if the job fails or asks to be
+    run again.
     """
+    with guard.without_stdout(always=True):
+        name, ending = _run(context, job, args, given, timeout)
+    _report(context, name, ending)
+
+
+def _run(
+    context: Context, job: str, args: tuple[str, ...], given: tuple[str, ...], timeout: float | None
+) -> tuple[str, Settlement | None]:
+    """Run the job; return its name, and how it ended."""
     config = context.effective.config
     logs.to_stream(config.logs.level, config.logs.format)
     logging.getLogger().handlers[0].addFilter(_is_news)
@@ -87,7 +97,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
 
     with obeying(stop):
         worker.run()
-    _report(context, function.name, decoder.ending)
+    return function.name, decoder.ending
 
 
 def _is_news(record: logging.LogRecord) -> bool:

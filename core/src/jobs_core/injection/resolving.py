@@ -39,7 +39,7 @@ class Plan(NamedTuple):
             if provider.is_async and not is_async:
                 raise JobDefinitionError(
                     f"{name}: parameter {parameter!r} comes from {provider.name}, which needs an event loop: make the job an "
-                    "`async def`, or the provider a plain function"
+                    "`async def` (if it is one, its decorator hides that), or the provider a plain function"
                 )
             needs[parameter] = key, provider
         return cls(needs)

@@ -53,6 +53,11 @@ class Payloads:
         self.packs = self.store is not None or bool(self._keys) or config.payloads.compress is not None
         """If not, nothing is packed here, though it may have to be unpacked."""
 
+    def check(self) -> None:
+        """Raise ConfigError or PluginError if the configuration names a codec that is not there."""
+        if self._settings.compress is not None:
+            self._codec(self._settings.compress, "payloads.compress")
+
     # -- arguments ---------------------------------------------------------------------------------
 
     def encode(self, message: Message, encrypts: bool) -> tuple[Message, bytes]:

@@ -90,7 +90,15 @@ class _Verdict(NamedTuple):
 
 
 def _judge(run: Run, error: BaseException) -> _Verdict:
-    """Return the outcome of a run that `error` ended."""
+    """Return the outcome of a run that `error` ended; a job that was acknowledged before it ran cannot run again."""
+    verdict = _verdict(run, error)
+    if run.policy.acks == "early" and verdict.outcome in (Outcome.RETRY, Outcome.DEFER):
+        reason = "" if verdict.outcome is Outcome.RETRY else 'not run again: acks="early"'
+        return _Verdict(Outcome.DEAD, None, verdict.error, reason)
+    return verdict
+
+
+def _verdict(run: Run, error: BaseException) -> _Verdict:
     kind = type(error)  # isinstance would run code of the error itself
     if issubclass(kind, JobCancelled):
         return _Verdict(Outcome.CANCELLED, None, error)

@@ -59,6 +59,7 @@ def prepare(app: App) -> Bootstrapper | None:
 
 def _prepare(app: App) -> Bootstrapper | None:
     config = app.config
+    app.payloads.check()
     bootstrapper: Bootstrapper | None = None
     if config.framework:
         bootstrapper = app.plugins.choose("jobs_framework_bootstrappers", config.framework, "framework")(config)

@@ -57,8 +57,6 @@ class OnEnd(Struct, frozen=True):
     def of_run(self, run: Run, ending: Settlement) -> Settlement:
         """Return the settlement of a run with the follow-up of its outcome, if it has one."""
         outcome = ending.outcome
-        if outcome is Outcome.RETRY and run.policy.acks == "early":  # acknowledged before it ran: it does not run again
-            outcome = Outcome.DEAD
         follower = self.done if outcome is Outcome.DONE else self.dead if outcome is Outcome.DEAD else None
         if follower is None or (self.configured and follower is self.dead and _depth(run.message)):
             return ending
