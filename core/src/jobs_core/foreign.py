@@ -86,6 +86,8 @@ OPTIONS: Final = _table(
     ("min_time", Word("this belongs to the definition", option="min_time=1")),
     ("acks", Word("this belongs to the definition", option='acks="early"')),
     ("encrypt", Word("this belongs to the definition", option="encrypt=False")),
+    ("resumable", Word("this belongs to the definition", option="resumable=True")),
+    ("step_timeout", Word("this belongs to the definition", option="resumable=True, step_timeout=60")),
     ("cron", Word("this belongs to the definition", option='cron="*/5 * * * *"')),
     ("tz", Word("this belongs to the definition", option='cron="0 3 * * *", tz="Europe/Paris"')),
     ("missed", Word("this belongs to the definition", option='cron="0 3 * * *", missed="skip"')),
