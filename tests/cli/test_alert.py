@@ -42,7 +42,7 @@ def test_an_unknown_channel_and_none_at_all(project):
     assert "there is no alert channel 'slak': the configuration has slack" in said(project.run("alert", "test", "slak"), 2)
 
 
-def test_check_looks_at_channels_without_sending(project, receiver):
+def test_check_examines_channels_without_sending(project, receiver):
     project.configure(f'[topics.email]\nalert_above = 10\n[alerts.channels]\nslack = {{ url = "{receiver.url}" }}')
     assert "alerts        for email, to slack" in said(project.run("check"))
     assert receiver.bodies == []

@@ -111,7 +111,7 @@ def test_init_writes_a_configuration_that_checks(project):
     ],
 )
 @pytest.mark.parametrize("file", ["tasks.py", "tasks/__init__.py"])
-def test_init_serves_the_topics_that_the_module_names_and_says_start_next(source, topics, file, tmp_path, monkeypatch):
+def test_init_serves_the_topics_of_the_module_and_suggests_start(source, topics, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if source is not None:
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -122,7 +122,7 @@ def test_init_serves_the_topics_that_the_module_names_and_says_start_next(source
     assert load(tmp_path / "jobs.toml", environ={}).config.pools["default"].topics == topics
 
 
-def test_check_says_what_is_good(project):
+def test_check_reports_success(project):
     project.push("note", "x")
     text = said(project.run("check"))
     for part in ("jobs.toml", "builtin", "tasks.add", "queue.db answers", "1 waiting message fits this code"):
@@ -138,7 +138,7 @@ def test_check_says_what_is_good(project):
         ('[topics.x]\ndefault_job = "tasks.ad"', 2, "the nearest names are tasks.add"),
     ],
 )
-def test_check_says_what_is_wrong_and_how_to_fix_it(project, toml, code, says):
+def test_check_reports_errors_with_the_fix(project, toml, code, says):
     project.configure(toml)
     assert says in said(project.run("check"), code)
 
@@ -151,7 +151,7 @@ def test_check_says_what_is_wrong_and_how_to_fix_it(project, toml, code, says):
         ("sqlite:////nowhere/at/all.db", 1, "does the directory exist"),
     ],
 )
-def test_check_says_what_is_wrong_with_the_backend(project, backend, code, says):
+def test_check_reports_errors_of_the_backend(project, backend, code, says):
     project.configure(backend=f'backend = "{backend}"')
     assert says in said(project.run("check"), code)
 
@@ -430,7 +430,7 @@ def test_the_demonstration_runs(project):
     assert len(list((project.root / "demo" / "outbox").iterdir())) == 179
 
 
-def test_the_demonstration_goes_on_for_so_long_and_its_commands_can_be_pasted(project):
+def test_the_demonstration_runs_for_the_given_time_and_its_commands_can_be_pasted(project):
     begin = time.monotonic()
     text = said(project.run("demo", "--directory", str(project.root / "it's here"), "--seconds", "2"))
     assert time.monotonic() - begin >= 2

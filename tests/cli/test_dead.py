@@ -51,7 +51,7 @@ def leaves(value):
 @pytest.mark.parametrize(
     "history", [[FAILED], [DIED], [ENDED], [UNRUN], [FOREIGN], [FAILED, DIED, UNRUN]], ids=lambda errors: str(len(errors))
 )
-def test_text_says_all_that_json_says(project, command, history):
+def test_text_output_contains_all_facts_of_json(project, command, history):
     job_id = bury(project, *history)
     text = project.here(*command, job_id)
     found = json.loads(project.here(*command, job_id, "--json"))

@@ -209,7 +209,7 @@ def test_limited_jobs_are_listed_shown_and_explained(stand, project):
         (LimitState("stripe:acme", waiting=1, definition=STRIPE, opens_in=2.5), "opens in 2.5s, 0 of 5 used"),
         (LimitState("stripe:acme", waiting=1, definition=STRIPE, closed_for=20.0), "closed for 20s by a job"),
         (LimitState("stripe:acme", waiting=1, definition=Limit(0)), "closed, 0 of 0 used"),
-        (LimitState("stripe:acme"), "it had no room when it was last looked at"),
+        (LimitState("stripe:acme"), "it had no room when it was last checked"),
     ],
 )
 def test_why_says_what_a_limit_waits_for(stand, project, state, says):
@@ -241,7 +241,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize(("states", "configuration", "says"), CHECKS.values(), ids=CHECKS)
-def test_check_tells_what_has_no_effect_and_what_differs(stand, project, states, configuration, says):
+def test_check_reports_settings_without_effect_and_differences(stand, project, states, configuration, says):
     if configuration:
         project.configure(configuration, backend='backend = "memory://stand"')
     stand.states = states

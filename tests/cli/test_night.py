@@ -331,7 +331,7 @@ def test_a_process_of_another_user_is_found_by_its_ps_line(project: Project, lon
 
 
 @pytest.mark.parametrize("command", ["stop", "exit", "restart"])
-def test_from_another_pid_namespace_stop_and_exit_say_so_and_do_nothing(project: Project, lone, monkeypatch, command: str):
+def test_from_another_pid_namespace_stop_and_exit_report_it_and_do_nothing(project: Project, lone, monkeypatch, command: str):
     process = lone()
     monkeypatch.setattr(control, "_peer", lambda connection: (0, os.geteuid()))  # as the kernel reports it there
     text = project.here(command, code=1)

@@ -131,7 +131,7 @@ def test_results_are_found_by_a_beginning_too(project: Project):
     assert project.here("result", made[:18]) == "3\n"
 
 
-def test_backends_without_a_search_of_their_own_look_at_the_first_of_each_line(app):
+def test_backends_without_a_search_examine_only_the_first_jobs_of_each_topic(app):
     from jobs_core.backends.base import Backend
 
     ids = [f"0198-{n}" for n in range(3)]
@@ -266,7 +266,7 @@ def test_a_topic_that_holds_jobs_is_not_doubted(project: Project):
     assert "not configured" not in project.here("pause", "elsewhere")
 
 
-def test_topics_tell_what_is_configured_apart_from_what_is_alive(project: Project):
+def test_topics_distinguish_configured_from_running_pools(project: Project):
     project.configure("[pools.mail]\ntopics = ['mail']")
     assert json.loads(project.here("topics", "--json"))["mail"]["workers"] is None
     assert "mail\tnot running\t" in project.here("topics")
@@ -308,7 +308,7 @@ def test_status_marks_dead_letters_without_an_alarm(project: Project):
 
 
 @pytest.mark.parametrize("words", [(), *((name,) for name in command_line.OURS), ("dead", "list"), ("alert", "test")])
-def test_help_says_what_the_option_says(project: Project, words: tuple[str, ...]):
+def test_command_help_equals_the_help_option(project: Project, words: tuple[str, ...]):
     assert project.here("help", *words) == project.here(*words, "--help")
 
 

@@ -45,7 +45,7 @@ def test_json_has_everything(project):
     assert often["next"][1]["at"] - often["next"][0]["at"] == often["every"] == 300
 
 
-def test_an_empty_schedule_says_nothing_in_a_pipe(project):
+def test_an_empty_schedule_prints_nothing_into_a_pipe(project):
     assert said(project.run("schedule")) == ""
 
 

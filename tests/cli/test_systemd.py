@@ -55,7 +55,7 @@ def test_systemd_accepts_the_unit(project, tmp_path, analyze, configuration):
     assert analyze(printed(project, "--user", "www-data", "--write", "/srv/media", "--name", "x"), tmp_path) == (0, "")
 
 
-def test_systemd_would_tell_of_a_mistake(project, tmp_path, analyze):
+def test_systemd_would_report_a_mistake(project, tmp_path, analyze):
     _, said = analyze(printed(project).replace("WatchdogSec", "WatchdogSek"), tmp_path)
     assert "WatchdogSek" in said
 
@@ -70,7 +70,7 @@ def test_systemd_accepts_paths_that_need_quoting(tmp_path, analyze):
     awkward.close()
 
 
-def test_the_unit_says_what_the_configuration_says(project):
+def test_the_unit_matches_the_configuration(project):
     project.configure(
         '[pools.default]\nstop_timeout = "2m"\n[pools.slow]\nstop_timeout = "10.5s"\n[logs]\nfile = "/var/log/shop/a.log"'
     )

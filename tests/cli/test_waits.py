@@ -113,7 +113,7 @@ HANGING = {
 
 
 @pytest.mark.parametrize(("code", "where"), HANGING.values(), ids=HANGING)
-def test_an_import_that_hangs_is_given_up_and_told_with_its_line(project: Project, monkeypatch, code: str, where: str):
+def test_a_hanging_import_is_abandoned_and_reported_with_its_line(project: Project, monkeypatch, code: str, where: str):
     monkeypatch.setattr(in_child, "LOOK", 0.05)
     (project.root / "slow.py").write_text("import time\ntime.sleep(1000)\n")
     (project.root / "tasks.py").write_text(code)
@@ -204,7 +204,7 @@ def test_the_word_comes_again_while_it_lasts(capsys, monkeypatch):
     assert said.index("waiting for one") < said.index("waiting for two")
 
 
-def test_quick_commands_say_nothing_of_it(project: Project):
+def test_quick_commands_print_nothing_of_it(project: Project):
     assert "waiting" not in project.here("topics")
 
 

@@ -114,7 +114,7 @@ def test_attempts_before_and_after_a_retry_of_a_dead_letter_are_distinguished(pr
     backend.close()
 
 
-def test_what_pools_serve_before_it_is_told(project):
+def test_pools_serve_known_topics_before_it_is_reported(project):
     project.configure('[pools.default]\ntopics = ["high", "low"]')
     project.push("note", "x", topic="high")
     assert "pool default serves high (1 ready) before low" in project.here("why", project.push("note", "x", topic="low"))
@@ -332,7 +332,7 @@ def blind(app):
     return Blind(app.backend_url, app.backend_options())
 
 
-def test_without_lookup_it_says_what_it_can(app, blind):
+def test_without_lookup_it_reports_the_available_facts(app, blind):
     message = outgoing()
     blind.push([message, outgoing("attic")], new_token())
     blind.pause("default")

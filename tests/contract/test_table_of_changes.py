@@ -120,7 +120,7 @@ def happened(change: str, scope: str | float) -> tuple[Bench, JobRecord | None]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_table_says_what_the_model_does(change: str) -> None:
+def test_the_table_matches_the_model(change: str) -> None:
     *keys, place, attempt, history = table()[change]
     for said, scope in zip(keys, SCOPES.values(), strict=True):
         bench, _ = happened(change, scope)

@@ -43,7 +43,7 @@ def write_docs():
 
 
 @pytest.mark.parametrize("name", ["hooks.md", "configuration.md", "cli.md", "envelope.schema.json"])
-def test_reference_pages_say_what_the_code_says(name):
+def test_reference_pages_match_the_code(name):
     assert (ROOT / "docs" / name).read_text() == write_docs().PAGES[name](), f"`make docs` writes docs/{name} anew"
 
 

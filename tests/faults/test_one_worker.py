@@ -124,7 +124,7 @@ def test_follow_ups_come_with_success_and_not_with_failure(project):
     assert project.ledger() == ["note followed"]
 
 
-def test_snooze_retry_and_discard_do_as_they_say(project):
+def test_snooze_retry_and_discard_have_their_documented_effect(project):
     (project.root / "more.py").write_text(
         "from tasks import *\n"
         "seen = []\n"

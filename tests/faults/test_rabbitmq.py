@@ -49,7 +49,7 @@ def test_nothing_is_lost_by_a_network_that_swallows(node, tmp_path):
         ("disk", ("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "20MB")),
     ],
 )
-def test_an_alarm_makes_producers_wait_or_tells_them_why_while_workers_go_on(rabbit_project, node, low_on, alarm, end):
+def test_an_alarm_delays_or_refuses_producers_while_workers_continue(rabbit_project, node, low_on, alarm, end):
     project = rabbit_project
     project.configure('enqueue_timeout = "1s"', backend=project_backend(project))
     app = project.app()
@@ -117,7 +117,7 @@ def test_jobs_that_ran_through_an_outage_are_not_rerun_by_a_live_worker(project,
     assert len(starts) == 2, starts
 
 
-def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, node, rabbitmq_url):
+def test_consumption_continues_within_3_s_of_a_flapping_connection(project, node, rabbitmq_url):
     with Proxy(node.port) as proxy:
         assert_work_continues_after_flapping(project, proxy, rabbitmq_url.replace(str(node.port), str(proxy.port)))
 
@@ -153,7 +153,7 @@ def test_silence_is_noticed_within_two_heartbeats(project, node, rabbitmq_url):
 
 
 @pytest.mark.parametrize("queue", ["jobs.default", "jobs.default:7-9"])
-def test_a_queue_that_is_deleted_under_a_worker_is_made_anew_and_told(rabbit_project, channel, queue):
+def test_a_queue_deleted_under_a_worker_is_recreated_and_reported(rabbit_project, channel, queue):
     project = rabbit_project
     worker = project.worker()
     project.push("note", "before")
@@ -167,7 +167,9 @@ def test_a_queue_that_is_deleted_under_a_worker_is_made_anew_and_told(rabbit_pro
     assert worker.stop() == 0
 
 
-def test_everything_deleted_while_a_worker_is_away_is_made_anew_when_it_is_back(project, node, rabbitmq_url, channel):
+def test_everything_deleted_while_a_worker_is_disconnected_is_recreated_when_it_reconnects(
+    project, node, rabbitmq_url, channel
+):
     with Proxy(node.port) as proxy:
         project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}"')
         worker = project.worker()

@@ -110,7 +110,7 @@ def test_a_stop_gives_back_the_job_that_would_not_end(rabbit_project, rabbitmq_u
     assert not project.dead()
 
 
-def test_a_worker_without_a_free_descriptor_waits_and_goes_on(project, node, rabbitmq_url):
+def test_a_worker_without_a_free_descriptor_waits_and_continues(project, node, rabbitmq_url):
     with Proxy(node.port) as proxy:
         project.configure(backend=f'backend = "{through(proxy, node, rabbitmq_url)}"')
         worker = project.worker()
@@ -251,7 +251,7 @@ def test_results_status_and_cancelling_come_from_the_store_beside(rabbit_project
     assert worker.stop() == 0
 
 
-def test_delayed_jobs_that_stood_still_for_want_of_an_exchange_go_on_by_themselves(rabbitmq_url, channel):
+def test_delayed_jobs_stuck_without_an_exchange_continue_by_themselves(rabbitmq_url, channel):
     backend = _create(rabbitmq_url, BackendOptions(topics=("t",)))
     backend.open(None)
     backend.setup()
@@ -280,7 +280,7 @@ def test_limits_by_age_are_refused_and_no_age_is_shown(rabbit_project, rabbitmq_
     assert (shown["default"]["ready"], shown["default"]["oldest_age"]) == (1, None)
 
 
-def test_why_says_what_it_can_where_single_jobs_cannot_be_looked_up(rabbit_project, rabbitmq_url):
+def test_why_reports_the_available_facts_without_lookup_of_single_jobs(rabbit_project, rabbitmq_url):
     project = rabbit_project
     project.configure(backend=f'backend = "{rabbitmq_url}"')
     dead = project.push("add", "no number")

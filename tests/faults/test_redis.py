@@ -43,7 +43,7 @@ def test_nothing_is_lost_by_whatever_happens_to_server_connections_and_workers(t
     assert tally.acknowledged == JOBS
 
 
-def test_a_full_server_refuses_producers_by_name_while_workers_go_on(tmp_path):
+def test_a_full_server_refuses_producers_by_name_while_workers_continue(tmp_path):
     stage, _ = endure(rows.full, tmp_path, JOBS)
     assert {type(error) for error in stage.producer.errors} == {QueueFull}
     assert "maxmemory" in str(stage.producer.errors[0])
@@ -57,7 +57,7 @@ def test_nothing_is_lost_by_a_failover_of_sentinels(tmp_path):
     endure(rows.failover, tmp_path, JOBS)
 
 
-def test_nothing_is_lost_when_slots_of_a_cluster_move_and_a_node_dies_and_comes_back(tmp_path):
+def test_nothing_is_lost_when_slots_of_a_cluster_move_and_a_node_crashes_and_restarts(tmp_path):
     endure(rows.cluster_in_trouble, tmp_path, JOBS)
 
 
@@ -98,7 +98,7 @@ def test_a_connection_that_fell_silent_is_noticed_within_10_s(project, server):
         project.until_noted("note after")
 
 
-def test_consumption_goes_on_within_3_s_of_a_flapping_connection(redis_project, server):
+def test_consumption_continues_within_3_s_of_a_flapping_connection(redis_project, server):
     project = redis_project
     with Proxy(server.port) as proxy:
         assert_work_continues_after_flapping(project, proxy, f"redis://127.0.0.1:{proxy.port}")

@@ -104,7 +104,7 @@ def test_threads_share_pushes_and_each_has_its_own_jobs(app: App, server: RedisS
     assert commands < 8 * THREADS * EACH  # a separate push for each is eight commands, including its script's
 
 
-def test_a_connection_that_breaks_again_and_again_loses_and_doubles_nothing(proxied: tuple[App, Proxy]) -> None:
+def test_a_connection_that_breaks_repeatedly_loses_and_duplicates_nothing(proxied: tuple[App, Proxy]) -> None:
     app, proxy = proxied
     app.enqueue(note.call("opens"))
 

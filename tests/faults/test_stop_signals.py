@@ -73,7 +73,7 @@ def test_an_event_loop_of_a_job_that_takes_the_signals_does_not_keep_a_worker_fr
     assert worker.stop() == 0
 
 
-def test_a_process_that_a_job_forks_ends_by_a_signal_and_its_worker_goes_on(busy):
+def test_a_signal_ends_a_process_forked_by_a_job_and_its_worker_continues(busy):
     worker = busy.worker()
     busy.push("forks")
     busy.until_noted(f"ended {-signal.SIGTERM}")

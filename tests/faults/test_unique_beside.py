@@ -157,7 +157,7 @@ def test_duplicates_in_one_enqueue_get_the_first_or_replace_it(connect, scope):
 
 @pytest.mark.parametrize("point", ["push.keys_taken", "push.before_bind"])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_of_two_that_enqueue_at_the_same_time_both_hear_of_the_one_that_runs(connect, monkeypatch, point, scope):
+def test_of_two_simultaneous_enqueues_both_return_the_job_that_runs(connect, monkeypatch, point, scope):
     slow, quick = connect(), connect()
     answers: list[Any] = []
     at_point(point, lambda: answers.append(quick.push([one("quick", scope)], "r2")), monkeypatch)

@@ -74,7 +74,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(broker_project, broker):
     assert_nothing_ran_twice(project, workers)
 
 
-def test_consumption_goes_on_within_3_s_of_a_flapping_connection(project, broker):
+def test_consumption_continues_within_3_s_of_a_flapping_connection(project, broker):
     with Proxy(broker.port) as proxy:
         assert_work_continues_after_flapping(project, proxy, f"zmq+tcp://127.0.0.1:{proxy.port}")
 

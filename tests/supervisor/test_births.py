@@ -36,7 +36,7 @@ def test_code_that_ends_the_process_that_imports_it_is_named_and_not_started(pro
     assert running(project.root / ".jobs") is None
 
 
-def test_check_goes_on_as_json_where_the_application_ends_its_process(project: Project):
+def test_check_completes_its_json_when_the_application_ends_its_process(project: Project):
     (project.root / "tasks.py").write_text("import os\nos._exit(0)\n")
     failed = project.run("check", "--json")
     assert failed.returncode == 2
@@ -53,7 +53,7 @@ def test_workers_that_end_while_they_import_end_the_start(project: Project):
 
 
 @pytest.mark.parametrize("point", ["birth.between=exit:0", "birth.untold=kill", "birth.child=kill"])
-def test_a_child_that_dies_at_any_moment_of_its_birth_is_noticed(project: Project, point: str):
+def test_a_child_that_dies_at_any_moment_of_its_start_is_noticed(project: Project, point: str):
     failed = project.run("start", "--daemon", JOBS_FAILPOINT=point)
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert running(project.root / ".jobs") is None
@@ -92,7 +92,7 @@ def test_the_spare_of_a_killed_template_serves_the_loaded_code(project: Project)
     assert all(gone(pid, ticks) for pid, ticks in everybody)
 
 
-def test_a_generation_has_its_number_while_its_template_is_made_anew(project: Project):
+def test_a_generation_keeps_its_number_while_its_template_is_replaced(project: Project):
     supervised = Supervised(project)
     (project.root / "tasks.py").write_text("def broken(:\n")
     until(lambda: _spares(supervised))

@@ -45,7 +45,7 @@ def test_two_machines_run_each_tick_once(project: Project):
     assert max(Counter(project.ledger()).values()) == 1
 
 
-def test_the_schedule_goes_on_after_its_supervisor_was_killed(project: Project):
+def test_the_schedule_continues_after_its_supervisor_was_killed(project: Project):
     (project.root / "tasks.py").write_text(TICKING)
     project.configure(EVERY_SECOND)
     supervised = Supervised(project)

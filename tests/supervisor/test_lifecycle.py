@@ -42,7 +42,7 @@ def test_start_runs_jobs_and_stop_ends_everything(project: Project):
     assert not list((supervised.run_dir / "workers").iterdir())
 
 
-def test_stop_waits_for_running_jobs_says_what_for_and_gives_back_the_rest(project: Project):
+def test_stop_waits_for_running_jobs_names_them_and_releases_the_rest(project: Project):
     (project.root / "tasks.py").write_text(TASKS + HELD)
     supervised = Supervised(project)
     project.push_many([("held", (f"n{number}",), {}) for number in range(3)])
@@ -111,7 +111,7 @@ def test_a_second_start_names_the_running_supervisor_and_harms_nothing(project: 
     supervised.stop()
 
 
-def test_in_the_background_it_comes_back_when_it_serves(project: Project):
+def test_in_the_background_it_returns_once_workers_are_serving(project: Project):
     started = project.run("start", "--daemon")
     assert started.returncode == 0, started.stderr
     pid = running(project.root / ".jobs")
@@ -162,7 +162,7 @@ def test_memory_is_refused_with_the_fix(project: Project):
 
 
 @pytest.mark.parametrize("command", ["stop", "exit", "reload", "quiet"])
-def test_commands_say_when_nothing_runs(project: Project, command: str):
+def test_commands_report_that_nothing_is_running(project: Project, command: str):
     failed = project.run(command)
     assert failed.returncode == 3
     assert "no supervisor runs" in failed.stderr

@@ -104,7 +104,7 @@ def fails():
         project.close()
 
 
-def test_usr1_goes_on_in_a_new_file(shop):
+def test_usr1_continues_in_a_new_file(shop):
     shop.configure('logs.file = "jobs.log"')
     log, moved = shop.root / "jobs.log", shop.root / "moved.log"
     supervisor = shop.start("start")

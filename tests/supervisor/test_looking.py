@@ -88,7 +88,7 @@ def test_a_hanging_broker_makes_a_supervisor_unready_within_10_s_and_leaves_it_a
         assert watched.stop() == 0
 
 
-def test_ready_follows_what_an_operator_says_and_alive_does_not(project):
+def test_readiness_follows_an_operators_commands_and_liveness_does_not(project):
     watched = Watched(project)
     watched.until_answers("/readyz", 200)
     assert watched.get("/startupz")[0] == 200
@@ -257,7 +257,7 @@ def test_a_worker_that_cannot_boot_is_distinguished_from_one_that_crashes(projec
     project.until(lambda: "cannot boot;" not in project.run("status").stdout)
 
 
-def test_while_it_stops_it_says_what_it_waits_for(project):
+def test_a_stopping_supervisor_names_the_jobs_that_it_waits_for(project):
     watched = Watched(project)
     project.push("nap", 600, "long")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))

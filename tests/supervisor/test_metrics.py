@@ -105,7 +105,7 @@ def test_openmetrics_is_read_by_an_independent_parser(board):
     assert value(found, "process_start_time_seconds", "process_start_time_seconds") == board.supervisor.started_at
 
 
-def test_the_older_format_says_the_same(board):
+def test_the_older_format_has_the_same_content(board):
     full(board)
     text = metrics.exposition(read_board(board.run_dir), lease=30, openmetrics=False)
     assert "# TYPE jobs_finished_total counter\n" in text
@@ -146,7 +146,7 @@ def test_the_65th_job_shares_a_row(board):
     assert sum(each.value for each in found["jobs_run_seconds"].samples if each.name.endswith("_count")) == ROWS + 10
 
 
-def test_old_counts_of_topics_are_not_told(board):
+def test_outdated_counts_of_topics_are_not_exposed(board):
     board.backlog.topics = {"email": TopicState(ready=5)}
     board.backlog.at = board.backlog.answered_at = time.time() - 60
     board.write()

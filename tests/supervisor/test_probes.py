@@ -213,7 +213,7 @@ def test_it_exits_on_request(board, start):
 # -- how it behaves ------------------------------------------------------------------------------
 
 
-def test_head_says_the_same_without_a_body(board, ask):
+def test_head_has_the_same_headers_and_no_body(board, ask):
     status, body, headers = ask("/livez", method="HEAD")
     assert (status, body, headers["Content-Length"]) == (200, "", "3")
 

@@ -140,7 +140,7 @@ def test_a_broken_configuration_is_refused_and_a_good_one_taken_over(project: Pr
     supervised.stop()
 
 
-def test_a_pool_that_went_is_forgotten_and_can_come_back(project: Project):
+def test_a_removed_pool_is_forgotten_and_can_return(project: Project):
     with_other = 'pools.other.topics = ["other"]\npools.default.workers = 1'
     project.configure(with_other)
     supervised = Supervised(project)

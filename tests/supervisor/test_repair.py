@@ -181,7 +181,7 @@ def test_a_killed_helper_is_back_and_jobs_in_progress_do_not_notice(tasks: Proje
     supervised.stop()
 
 
-def test_workers_that_cannot_boot_back_off_and_say_why(tasks: Project):
+def test_workers_that_cannot_boot_back_off_and_report_the_reason(tasks: Project):
     (tasks.root / "tasks.py").write_text(TASKS)
     tasks.configure("pools.default.preload = false")
     supervised = Supervised(tasks)

@@ -106,7 +106,7 @@ def test_the_task_that_blocks_the_loop_is_named(project, process):
     assert "1 task, running now:\n" in stack(project, lone.pid)
 
 
-def test_a_main_thread_that_hangs_in_c_is_still_shown_and_said_not_to_answer(project, process):
+def test_a_main_thread_that_hangs_in_c_is_still_shown_and_marked_as_not_answering(project, process):
     lone = process(
         """
         def hangs():

@@ -86,7 +86,7 @@ def test_an_early_acknowledged_job_never_reruns_and_a_killed_supervisor_counts_n
     watched.process.wait()
 
 
-def test_a_machine_that_stood_still_goes_on_with_the_same_workers(project: Project):
+def test_a_machine_that_was_suspended_continues_with_the_same_workers(project: Project):
     watched = supervised(project, 'lease = "2s"\n[pools.default]\nmode = "async"\nconcurrency = 10')
     project.push_many([("wait", (f"w{number}",), {}) for number in range(10)])
     project.until(lambda: sum(line.startswith("start w") for line in project.ledger()) == 10)

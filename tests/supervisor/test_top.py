@@ -215,7 +215,7 @@ def test_however_it_ends_the_terminal_is_as_it_was(project, board, terminal, how
     assert termios.tcgetattr(screen.its) == screen.before
 
 
-def test_a_supervisor_that_ends_and_comes_back_is_followed(project, board, terminal):
+def test_a_supervisor_that_ends_and_restarts_is_followed(project, board, terminal):
     with board.held():
         screen = terminal()
         screen.until_shown("is serving: up 2 h")

@@ -169,7 +169,7 @@ def test_a_pool_cannot_serve_a_produce_only_topic(project):
         project.app()
 
 
-def test_status_marks_such_a_topic_and_tells_of_jobs_that_wait_there(project):
+def test_status_marks_such_a_topic_and_reports_jobs_that_wait_there(project):
     board = FakeBoard(project.root / ".jobs")
     board.backlog.topics = {"idle": TopicState(), "mail": TopicState(2, 1), "else": TopicState(5), "default": TopicState(9)}
     board.backlog.unserved = {"mail": [], "idle": ["tasks.send"]}
@@ -191,7 +191,7 @@ def test_status_marks_such_a_topic_and_tells_of_jobs_that_wait_there(project):
     }  # fmt: skip
 
 
-def test_start_and_reload_say_it_until_a_pool_serves_it_or_it_is_produce_only(project: Project):
+def test_start_and_reload_warn_until_a_pool_serves_it_or_it_is_produce_only(project: Project):
     (project.root / "tasks.py").write_text(TASKS + '\n@job(topic="mail")\ndef send(): ...\n')
     project.configure()
     project.push("note", "x", topic="attic")
@@ -214,7 +214,7 @@ def test_start_and_reload_say_it_until_a_pool_serves_it_or_it_is_produce_only(pr
         project.run("exit")
 
 
-def test_check_says_it_too(project):
+def test_check_warns_too(project):
     (project.root / "tasks.py").write_text(TASKS + '\n@job(topic="mail")\ndef send(): ...\n')
     project.configure()
     assert "no pool serves topic mail (tasks.send enqueues to it)" in project.here("check")
@@ -229,7 +229,7 @@ SAYS = "no pool serves topic reports (tasks.report enqueues to it): add it to th
 
 
 @pytest.mark.parametrize("arguments", [["tasks.report"], ["tasks.note", "--topic", "reports"], ["--json", "lines"]])
-def test_push_says_it_once_of_each_topic(project, arguments):
+def test_push_warns_once_for_each_topic(project, arguments):
     (project.root / "tasks.py").write_text(ELSEWHERE)
     (project.root / "lines").write_text('{"job": "tasks.report"}\n{"job": "tasks.note"}\n{"job": "tasks.report"}\n')
     said = project.here("push", *arguments)
@@ -261,7 +261,7 @@ def test_an_enqueue_warns_once_of_each_topic(registry, caplog, settings, warns):
     app.close()
 
 
-def test_a_lone_worker_says_it_too_but_not_of_what_it_serves(project):
+def test_a_single_worker_warns_too_but_not_of_topics_that_it_serves(project):
     (project.root / "tasks.py").write_text(ELSEWHERE)
     assert SAYS in project.run("worker", "--drain").stderr
     assert "no pool serves" not in project.run("worker", "--drain", "--topics", "reports").stderr

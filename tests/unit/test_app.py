@@ -624,7 +624,7 @@ def test_a_job_can_be_followed_by_its_id_alone(app, registry):
 # -- ids that were chosen --------------------------------------------------------------------------
 
 
-def test_an_id_that_was_chosen_is_one_job_and_told_as_such(app, greet):
+def test_jobs_with_the_same_chosen_id_are_one_job_and_reported_as_one(app, greet):
     first = greet.using(id="order-5").enqueue("a")
     assert (first.id, first.created) == ("order-5", True)
     for call in (greet.using(id="order-5"), greet.using(id="order-5", unique="key"), greet.using(id="order-5", delay=60)):

@@ -89,7 +89,7 @@ def travel(function, *args, **kwargs):
         (Any, {"x": [1]}),
     ],
 )
-def test_types_come_back_as_they_went(kind, value):
+def test_types_arrive_unchanged(kind, value):
     def f(it):
         pass
 
@@ -228,7 +228,7 @@ def test_values_are_not_shown_in_errors():
         assert "geheim" not in str(caught.value)
 
 
-def test_a_type_that_json_cannot_tell_apart_is_refused_by_name():
+def test_a_type_that_json_cannot_distinguish_is_refused_by_name():
     def f(fine: Point, mixed: str | uuid.UUID, stream: type):
         pass
 

@@ -93,7 +93,7 @@ def with_body(delivery, **body):
 
 @pytest.mark.parametrize("keys", [(), (KEY,)])
 @pytest.mark.parametrize("codec", ["zstd", "zlib"])
-def test_large_arguments_and_results_are_stored_small_and_come_back(app_with, store, codec, keys):
+def test_large_arguments_and_results_are_stored_compressed_and_arrive_unchanged(app_with, store, codec, keys):
     app = app_with(codec, keys)
     delivery = enqueued(app, store, LONG)
     assert len(delivery.payload) < len(LONG) / 20

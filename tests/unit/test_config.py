@@ -255,7 +255,7 @@ def test_an_empty_variable_takes_nothing_away_in_silence(read, key, text):
         read(given, **{variable: text})
 
 
-def test_an_empty_list_can_be_said(read):
+def test_an_empty_list_is_accepted(read):
     assert read('modules = ["a"]', JOBS_MODULES="[]").config.modules == []
 
 

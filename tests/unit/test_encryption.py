@@ -115,7 +115,7 @@ JSON = st.recursive(
 
 @settings(max_examples=25)
 @given(st.lists(JSON), st.dictionaries(TEXT.filter(bool), JSON))
-def test_every_call_comes_back_as_it_was(args, kwargs):
+def test_every_call_is_decoded_unchanged(args, kwargs):
     payloads = Payloads(Config(encryption_keys=[K2, K1]), no_codec)
     message = new_message("a.b", "t", args, kwargs, headers={"trace": 1}, priority=3)
     _, payload = payloads.encode(message, True)

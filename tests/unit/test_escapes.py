@@ -104,7 +104,7 @@ def hostile_store(tmp_path, monkeypatch):
     set_current_app(None)
 
 
-def test_no_command_says_anything_that_a_terminal_acts_on(hostile_store, capfd):
+def test_no_command_prints_terminal_control_sequences(hostile_store, capfd):
     about = [[command, job_id] for command in ("show", "why", "result") for job_id in (*hostile_store.values(), HOSTILE)]
     lists = [["list", "default", "--state", state] for state in ("ready", "scheduled", "reserved", "dead")]
     tables = [["dead", "list"], ["dead", "show", hostile_store["dead"]], ["topics"], ["check"]]

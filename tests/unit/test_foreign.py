@@ -165,7 +165,7 @@ def test_using_refuses_options_of_other_systems(job_function):
         assert str(raised.value).endswith(foreign.OPTIONS[word].advice("send_email", foreign.USING))
 
 
-def test_enqueue_tells_options_of_other_systems_apart_from_arguments(job_function):
+def test_enqueue_distinguishes_options_of_other_systems_from_arguments(job_function):
     for word in OF_ENQUEUES:
         with pytest.raises(ArgumentError, match=re.escape(foreign.OPTIONS[word].advice("send_email", foreign.USING))):
             job_function.enqueue("a", **{word: 1})
@@ -193,7 +193,7 @@ def test_a_function_that_takes_such_a_word_is_called_with_it(jobs):
     ("kind", "words"),
     [(JobFunction, foreign.METHODS), (JobHandle, foreign.HANDLE), (JobContext, foreign.CONTEXT), (App, foreign.APP)],
 )
-def test_attributes_of_other_systems_say_what_is_ours(kind, words, job_function, jobs):
+def test_attributes_of_other_systems_are_answered_with_ours(kind, words, job_function, jobs):
     contexts = []
     job(name=f"looks_{kind.__name__}", registry=jobs.app.registry)(lambda: contexts.append(current_job())).enqueue()
     jobs.drain()
@@ -216,7 +216,7 @@ def test_an_attribute_of_the_function_itself_wins(jobs):
     assert job(name="tenacious", registry=jobs.app.registry)(tenacious).retry == "its own"
 
 
-def test_names_of_other_systems_cannot_be_imported_and_say_what_is_ours():
+def test_names_of_other_systems_cannot_be_imported_and_are_answered_with_ours():
     assert foreign.PACKAGE.keys().isdisjoint({module.name for module in pkgutil.iter_modules(jobs_core.__path__)})
     for word, meaning in foreign.PACKAGE.items():
         with pytest.raises(ImportError) as raised:
@@ -232,7 +232,7 @@ def test_other_names_are_missing_as_in_any_module():
 
 
 @pytest.mark.parametrize("kind", [Retry, Snooze])
-def test_retry_and_snooze_say_what_they_take(kind):
+def test_retry_and_snooze_name_their_options(kind):
     for word in foreign.SIGNALS:
         with pytest.raises(TypeError, match=f"{kind.__name__}: there is no option {word}: "):
             kind(**{word: 1})
@@ -257,7 +257,7 @@ def test_options_of_the_definition_are_refused_by_using_with_a_hint_to_job(job_f
 
 
 @pytest.mark.parametrize(("kind", "words"), [(Backoff, foreign.BACKOFF), (Unique, foreign.UNIQUE)])
-def test_backoff_and_unique_say_what_they_take(kind, words):
+def test_backoff_and_unique_name_their_options(kind, words):
     assert words.keys().isdisjoint(kind.__struct_fields__)
     for word, meaning in words.items():
         with pytest.raises(JobDefinitionError) as raised:
@@ -267,7 +267,7 @@ def test_backoff_and_unique_say_what_they_take(kind, words):
 
 
 @pytest.mark.parametrize("kind", [getattr(config, table) for table in foreign.KEYS], ids=foreign.KEYS)
-def test_a_configuration_in_code_says_what_it_takes_as_its_file_does(kind):
+def test_a_configuration_in_code_names_its_keys_like_the_file(kind):
     for word, meaning in foreign.KEYS[kind.__name__].items():
         with pytest.raises(TypeError) as raised:
             kind(**{word: 1})
@@ -294,7 +294,7 @@ def test_wrong_calls_that_name_no_word_fail_as_any_call():
         config.ScheduleEntry()
 
 
-def test_an_awaited_handle_says_what_to_await(job_function):
+def test_an_awaited_handle_names_the_method_to_await(job_function):
     handle = job_function.enqueue()
 
     async def wait() -> None:
@@ -362,7 +362,7 @@ def refusal(tmp_path, text, **environ):
 
 
 @pytest.mark.parametrize("table", foreign.KEYS)
-def test_keys_of_other_systems_say_what_is_ours(table, tmp_path):
+def test_keys_of_other_systems_are_answered_with_ours(table, tmp_path):
     assert foreign.KEYS[table].keys().isdisjoint(_fields(getattr(config, table)))
     prefix = PREFIXES.get(table, "")
     text = refusal(tmp_path, "\n".join(f"{prefix}{word} = 1" for word in foreign.KEYS[table]))
@@ -383,7 +383,7 @@ def test_a_mistyped_table_name_is_reported_as_one(text, near, tmp_path):
     assert f'did you mean "{near}"?' in refusal(tmp_path, text)
 
 
-def test_variables_of_other_systems_say_what_is_ours(tmp_path):
+def test_variables_of_other_systems_are_answered_with_ours(tmp_path):
     variables = {f"JOBS_{word.upper()}": "1" for word in foreign.KEYS["Config"]}
     assert {line.partition(": unknown key; ")[0] for line in refusal(tmp_path, "", **variables).splitlines()} == {*variables}
 
@@ -398,7 +398,7 @@ def test_variables_that_a_cluster_sets_are_left_alone(variable, tmp_path):
 
 @pytest.mark.parametrize("table", foreign.TABLES)
 @pytest.mark.parametrize("value", ["4", '"redis://localhost"', '["email"]'])
-def test_a_plain_value_for_a_table_says_what_is_meant(table, value, tmp_path):
+def test_a_plain_value_for_a_table_is_answered_with_the_likely_key(table, value, tmp_path):
     assert refusal(tmp_path, f"{table} = {value}").endswith(f"; {foreign.TABLES[table].advice('job')}")
 
 
@@ -415,7 +415,7 @@ def test_concurrency_in_a_sync_pool_says_how_to_run_as_many(tmp_path):
 # -- on the command line --------------------------------------------------------------------------
 
 
-def test_commands_of_other_systems_say_what_is_ours_and_that_is_a_command():
+def test_commands_of_other_systems_are_answered_with_an_existing_command_of_ours():
     ours = cli.list_commands(click.Context(cli))
     assert foreign.COMMANDS.keys().isdisjoint(ours)
     for word, meaning in foreign.COMMANDS.items():

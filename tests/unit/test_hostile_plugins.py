@@ -325,7 +325,7 @@ def test_a_failing_command_is_reported_by_name(project, install, how, code, says
     assert "Traceback" not in said
 
 
-def test_a_command_that_ends_well_says_nothing(project, install):
+def test_a_successful_command_prints_nothing(project, install):
     install(bad=RAISING)
     assert project.here("bad", "--how", "raise SystemExit(0)") == ""
     assert project.here("bad", "--how", "print('mine')") == "mine\n"
@@ -374,7 +374,7 @@ def test_output_of_plugins_does_not_mix_with_json(project, install):
     assert "sent" in project.run("alert", "test", PYTHONPATH=os.environ["PYTHONPATH"]).stdout
 
 
-def test_a_producer_goes_on_whatever_an_unneeded_plugin_does_at_import(project, install):
+def test_a_producer_continues_whatever_an_unneeded_plugin_does_at_import(project, install):
     install(bad="print('noise'); raise SystemExit(3)")
     code = "import tasks; print(tasks.note.enqueue('x').created)"
     done = subprocess.run([sys.executable, "-c", code], cwd=project.root, capture_output=True, text=True, env=os.environ)

@@ -98,12 +98,12 @@ def test_any_name_can_be_called_and_is_shown_as_it_is_written(name):
         made.arguments.bind((), {})
 
 
-def test_code_that_tells_no_module_needs_a_name():
+def test_code_without_a_module_needs_a_name():
     with pytest.raises(JobDefinitionError, match=r"no module.*@job\(name=\.\.\.\)"):
         exec("@job\ndef f(): ...", {"job": job})
 
 
-def test_a_reloaded_module_defines_its_jobs_anew_wherever_they_stand_now(module):
+def test_a_reloaded_module_redefines_its_jobs_wherever_they_are_now(module):
     module("@job\ndef f(): return 1\n@job(name='g')\ndef old(): return 1\n")
     tasks = module(
         "\n\n\n@job\ndef f(): return 2\n@job(name='g')\ndef renamed(): return 2\n"
@@ -119,7 +119,7 @@ def test_a_reloaded_module_defines_its_jobs_anew_wherever_they_stand_now(module)
         module("@job\ndef f(): return 4\n@job\ndef f(): return 5\n")
 
 
-def test_a_module_that_is_forgotten_and_imported_again_defines_its_jobs_anew(module):
+def test_a_module_that_is_removed_and_imported_again_redefines_its_jobs(module):
     name = module("@job\ndef f(): return 1\n").__name__
     del sys.modules[name]
     assert module("\n@job\ndef f(): return 2\n").f() == 2
@@ -358,7 +358,7 @@ def test_an_annotation_that_is_not_a_type_is_reported_by_its_argument(registry, 
 
 
 @pytest.mark.parametrize("signature", [5, "x"])
-def test_a_function_whose_parameters_cannot_be_told_is_refused_by_name(registry, signature):
+def test_a_function_with_unknown_parameters_is_refused_by_name(registry, signature):
     def f(): ...
 
     f.__signature__ = signature

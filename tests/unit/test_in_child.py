@@ -5,7 +5,7 @@ import pytest
 from jobs_core.cli.in_child import Say, run_in_child
 
 
-def test_a_child_whose_command_hears_no_more_ends_in_silence(capfd):
+def test_a_child_whose_command_has_gone_ends_silently(capfd):
     def work(say: Say) -> None:
         while True:
             say("more")

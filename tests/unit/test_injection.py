@@ -497,7 +497,7 @@ def test_an_injected_parameter_beside_any_keywords_cannot_be_enqueued(jobs_queue
         send.enqueue(mailer=1)
 
 
-def test_a_value_of_the_worker_whose_creation_hangs_is_tried_anew_when_nothing_waits_for_it(define):
+def test_a_worker_value_whose_creation_hangs_is_created_again_once_nothing_waits_for_it(define):
     from jobs_core.injection.resolving import worker_values
 
     attempts = []

@@ -64,7 +64,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_an_event_says_a_sentence_of_its_own(kind):
+def test_each_event_has_its_own_sentence(kind):
     event = kind(*[_example(annotation) for annotation in get_type_hints(kind).values() if annotation is not ClassVar[int]])
     assert str(event) != repr(event)
     assert all(f"{name}=" not in str(event) for name in kind.__struct_fields__)

@@ -304,7 +304,7 @@ def test_a_producer_that_dies_at_any_step_leaves_no_job_without_arguments(app_wi
 
 
 @pytest.mark.parametrize("job_id", ["0192-a", "a/../b", "_x", "ö ü", "x" * 128, "ä" * 64, "a.b", "-"])
-def test_the_name_of_a_blob_says_whose_it_is_and_is_a_plain_file_name(job_id):
+def test_the_name_of_a_blob_contains_its_job_and_is_a_plain_file_name(job_id):
     name = blob_name(job_id)
     assert job_of(name) == job_id
     assert name != blob_name(job_id)

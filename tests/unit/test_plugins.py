@@ -88,7 +88,7 @@ def test_two_plugins_that_provide_one_name_are_distinguished(discover):
         plugins.choose("jobs_queue_backends", "good", "backend")
 
 
-def test_a_listener_that_fails_is_logged_by_name_and_the_others_hear(discover, caplog):
+def test_a_failing_listener_is_logged_by_name_and_the_others_are_called(discover, caplog):
     listener = "heard = []\n@hookimpl\ndef jobs_worker_started(worker): heard.append(worker)\n"
     plugins = discover(bad="@hookimpl\ndef jobs_worker_started(): 1/0", good=listener)
     plugins.notify("jobs_worker_started", worker="w")

@@ -325,7 +325,7 @@ def test_closing_waits_for_its_turn_and_the_next_push_opens_again():
     assert backend.sent == [["first"], ["j0", "j1"], ["after"]]
 
 
-def test_eight_threads_of_an_application_lose_and_double_nothing(tmp_path):
+def test_eight_threads_of_an_application_lose_and_duplicate_nothing(tmp_path):
     from jobs_core import App, job
     from jobs_core.backends.base import State
     from jobs_core.config import Config

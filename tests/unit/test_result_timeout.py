@@ -71,7 +71,7 @@ def running(app, handle):
         (0, 60, nothing, ": it is scheduled for "),
     ],
 )
-def test_the_timeout_says_what_is_known_of_the_job(app, add, before, delay, situation, says):
+def test_the_timeout_reports_the_known_facts_about_the_job(app, add, before, delay, situation, says):
     add.enqueue_many([()] * before)
     handle = add.using(delay=delay).enqueue()
     situation(app, handle)
@@ -129,6 +129,6 @@ def test_a_timeout_is_a_duration_as_anywhere_else(add, timeout):
 
 
 @pytest.mark.parametrize("timeout", ["soon", "5 minutes", [], dt.timedelta(seconds=-1)])
-def test_a_timeout_that_is_no_duration_says_what_is(add, timeout):
+def test_a_timeout_that_is_not_a_duration_is_refused_with_an_example(add, timeout):
     with pytest.raises(ValueError, match="expected a duration"):
         add.enqueue().result(timeout=timeout)

@@ -21,7 +21,7 @@ except ImportError as error:
 """
 
 
-def test_services_do_without_pytest_and_the_contract_says_what_it_needs():
+def test_services_run_without_pytest_and_the_contract_names_its_requirements():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
         "no-such-server is not installed: apt-get install no-such-package",

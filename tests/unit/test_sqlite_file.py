@@ -488,9 +488,7 @@ def test_unsynced_pages_are_written_to_the_file_itself(path, tmp_path, connect, 
     assert len(synced.paths) == 2
 
 
-def test_a_sync_that_failed_is_not_made_good_by_one_of_the_log_that_says_all_is_well(
-    path, tmp_path, connect, synced, monkeypatch
-):
+def test_a_failed_sync_is_not_hidden_by_a_later_successful_sync_of_the_log(path, tmp_path, connect, synced, monkeypatch):
     """The kernel reports a page that it could not write once, and then forgets it."""
     connection = connect()
     note(connection, "a")

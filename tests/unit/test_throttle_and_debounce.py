@@ -71,7 +71,7 @@ def test_debounced_jobs_are_due_after_the_longest_time(queue):
     assert ran == [(5,), (11,)]
 
 
-def test_a_key_tells_debounced_jobs_apart(queue):
+def test_a_key_distinguishes_debounced_jobs(queue):
     ran = []
 
     @job(name="note", unique=Unique.debounce("30s", key="{shop}"))

@@ -312,7 +312,7 @@ _TOP: Final = _table(
     ("pool mode worker_pool worker_class", _toml("how workers run jobs", 'pools.default.mode = "threads"')),
     ("beat_schedule beat cron crontab periodic_tasks", _toml("every entry has a name", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *"}')),
     ("timezone enable_utc tz", _toml("each entry of the schedule has its time zone, UTC by default", 'schedule.nightly = {job = "tasks.report", cron = "0 3 * * *", tz = "Europe/Paris"}')),
-    ("visibility_timeout ack_deadline consumer_timeout heartbeat broker_heartbeat", _toml("a silent worker's jobs are handed out again after", 'lease = "30s"')),
+    ("visibility_timeout ack_deadline consumer_timeout heartbeat broker_heartbeat", _toml("a silent worker's jobs are redelivered after", 'lease = "30s"')),
     ("max_retries retries max_attempts task_max_retries", _toml("for all jobs", "defaults.retries = 5")),
     ("timeout time_limit soft_time_limit task_time_limit task_soft_time_limit job_timeout", _toml("for all jobs", 'defaults.timeout = "30s"')),
     ("backoff retry_backoff retry_delay task_default_retry_delay", _toml("for all jobs", 'defaults.backoff = "2s"')),

@@ -124,7 +124,7 @@ def limited(backend: Backend, record: JobRecord) -> Iterator[str]:
         called = (
             f"max_per_key of topic {record.topic} for key {record.key}" if limit.startswith(KEY_LIMIT) else f"limit {limit}"
         )
-        yield f"it waits for {called}: {', '.join(filter(None, facts)) or 'it had no room when it was last looked at'}"
+        yield f"it waits for {called}: {', '.join(filter(None, facts)) or 'it had no room when it was last checked'}"
         if state.used and definition and definition.concurrency is not None:
             yield from _holders(backend, record, limit)
 

@@ -222,7 +222,7 @@ seen.append(result.status)
     ) == ["not yet", "READY"]
 
 
-def test_signals_and_logs_tell_of_the_run(crm):
+def test_signals_and_logs_report_the_run(crm):
     with (crm.root / "crm" / "tasks.py").open("a") as module:
         module.write(
             """

@@ -31,7 +31,7 @@ def test_settings_are_nested_as_in_the_environment():
         settings(flask_app(JOBS_LEASE=20, JOBS_LEASE__X=1))
 
 
-def test_views_of_each_application_enqueue_where_its_configuration_says():
+def test_views_of_each_application_enqueue_to_its_configured_queue():
     urls = [f"memory://{new_token()}" for _ in range(2)]
     extension = JobsFlask()
     apps = [flask_app(JOBS_BACKEND=url) for url in urls]

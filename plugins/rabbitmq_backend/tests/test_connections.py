@@ -45,7 +45,7 @@ def test_what_is_wrong_is_said_with_its_fix(rabbitmq_url, change, error, says):
         opened(rabbitmq_url.replace(*change))
 
 
-def test_a_call_that_cannot_work_says_what_would_make_it(rabbitmq_url):
+def test_an_unsupported_call_names_the_missing_setting(rabbitmq_url):
     backend = opened(rabbitmq_url)
     keyed = Outgoing(new_id(), "a", b"x", unique=UniqueKey("key"))
     for call in (lambda: backend.get("x"), lambda: backend.cancel("x"), lambda: backend.push([keyed], new_token())):

@@ -49,7 +49,7 @@ def full(rabbitmq_node, rabbitmq_url, channel):
 
 
 @pytest.mark.parametrize(("priority", "queue"), [(0, "jobs.t"), (5, "jobs.t:4-6"), (9, "jobs.t:7-9")])
-def test_a_queue_deleted_under_a_producer_is_made_anew_and_the_job_is_in_it(connect, channel, caplog, priority, queue):
+def test_a_queue_deleted_under_a_producer_is_recreated_with_the_job_in_it(connect, channel, caplog, priority, queue):
     producer = connect()
     producer.push(jobs(), new_token())
     channel.queue_delete(queue)

@@ -133,7 +133,7 @@ def test_the_proposed_user_for_other_languages_may_push_into_inlets_and_nothing_
         assert "NOPERM" in said(*words)
 
 
-def test_a_wrong_password_and_a_missing_permission_say_what_to_do(server):
+def test_a_wrong_password_and_a_missing_permission_are_reported_with_the_fix(server):
     with pytest.raises(BackendError, match="wrong user or password"):
         opened(server, "jobs:wrong")
     server.command("CONFIG", "SET", "requirepass", "x")

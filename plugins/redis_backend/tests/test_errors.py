@@ -145,7 +145,7 @@ def test_too_few_replicas_are_an_outage(server):
 
 
 @pytest.mark.parametrize("sent", [0, 1])
-def test_where_a_part_of_a_push_was_sent_it_is_not_said_that_nothing_was(monkeypatch, sent):
+def test_a_partly_sent_push_is_not_reported_as_unsent(monkeypatch, sent):
     monkeypatch.setattr(store, "LARGEST_PUSH", 1)
 
     class Breaking:

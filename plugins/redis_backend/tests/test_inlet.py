@@ -151,7 +151,7 @@ def test_a_time_beyond_all_bounds_is_31_years(backend, seconds):
 # -- limits ----------------------------------------------------------------------------------------
 
 
-def test_an_entry_larger_than_a_message_may_be_is_buried_as_it_came_without_reaching_a_worker(make):
+def test_an_oversized_entry_becomes_a_dead_letter_unchanged_without_reaching_a_worker(make):
     backend = make(max_message=1000)
     large = [b"x" * size for size in (1201, 50_000, 1_000_000)]
     rpush(backend, large[0], envelope(), large[1], b"y" * 1200, large[2])

@@ -72,7 +72,7 @@ def test_a_secret_is_never_shown():
         ("redis+sentinel://a,,b/s", "the host is missing"),
     ],
 )
-def test_a_wrong_url_says_what_is_wrong_and_shows_the_forms(url, why):
+def test_a_wrong_url_is_reported_with_the_valid_forms(url, why):
     with pytest.raises(BackendError, match=why) as failed:
         parse(url)
     assert "redis+cluster://" in str(failed.value)

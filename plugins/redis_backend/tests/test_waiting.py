@@ -122,7 +122,7 @@ def test_a_server_that_has_forgotten_the_script_meanwhile_is_taught_it(pool, ser
     assert [delivery.id for delivery in future.result(PATIENCE)] == ["a"]
 
 
-def test_an_owner_that_was_released_while_it_waited_is_told(pool, server, opened):
+def test_an_owner_that_was_released_while_it_waited_is_notified(pool, server, opened):
     producer, worker = opened(None), opened("worker")
     future = waiting(pool, server, worker, "the-request")
     producer.release_owner("worker", (), b"")

@@ -119,7 +119,7 @@ def test_a_machine_that_ends_before_its_first_tick_has_missed_it(shop):
     assert one.look(one.ticker(), NOON + HOUR + 1) == [NOON + HOUR]
 
 
-def test_a_restart_goes_on_where_it_was(shop):
+def test_a_restart_continues_where_it_was(shop):
     one = shop()
     ticker = one.ticker()
     one.look(ticker, NOON)
@@ -295,7 +295,7 @@ def test_entries_come_and_go(shop, tmp_path):
     assert set(json.loads((tmp_path / "a.json").read_bytes())["entries"]) == {"b", "c"}
 
 
-def test_a_changed_entry_begins_anew(shop):
+def test_a_changed_entry_starts_over(shop):
     one = shop(a={"every": 3600})
     one.look(one.ticker(), NOON)
     one.app.config = Config(backend=one.url, schedule={"a": ScheduleEntry(job="shop.tell", every=Duration(60))})
@@ -373,7 +373,7 @@ def test_a_kill_between_push_and_file_adds_nothing(shop, monkeypatch):
     assert one.look(again, NOON + 401) == []
 
 
-def test_without_unique_keys_the_request_still_tells_a_repeated_tick(shop, monkeypatch):
+def test_without_unique_keys_the_request_still_identifies_a_repeated_tick(shop, monkeypatch):
     one = shop()
     monkeypatch.setattr(type(one.backend), "features", one.backend.features - {"unique"})
     tickers = [one.ticker("a"), one.ticker("b")]
@@ -384,7 +384,7 @@ def test_without_unique_keys_the_request_still_tells_a_repeated_tick(shop, monke
     assert one.run_all() == [NOON + 300]
 
 
-def test_keys_do_not_heap_up(shop):
+def test_keys_do_not_accumulate(shop):
     one = shop(second={"every": 1}, minute={"every": 60}, month={"cron": "0 0 1 * *"})
     ticker = one.ticker()
     one.look(ticker, NOON)

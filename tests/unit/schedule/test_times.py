@@ -187,7 +187,7 @@ def test_the_latest_after_years_is_found_at_once():
         ("every day", 'write minute, hour, day of month, month and day of week, such as "*/5 * * * *"'),
     ],
 )
-def test_a_bad_expression_says_what_and_how(expression, says):
+def test_a_bad_expression_is_reported_with_the_fix(expression, says):
     with pytest.raises(ValueError, match=".") as caught:
         times.by_cron(expression, UTC)
     assert says in str(caught.value)

@@ -395,7 +395,7 @@ def test_a_line_of_ours_depends_on_nothing_that_the_application_may_have_broken(
     assert "the reason of it" in capfd.readouterr().err
 
 
-def test_a_job_that_is_put_off_without_a_pause_is_slowed_down_and_told_once(app, registry, monkeypatch, caplog):
+def test_a_job_that_snoozes_without_a_pause_is_slowed_down_and_reported_once(app, registry, monkeypatch, caplog):
     monkeypatch.setattr(spinning, "WITHIN", 60.0)  # a hundred runs may take a loaded machine longer than a second
     monkeypatch.setattr(spinning, "PAUSE", 0.01)
     runs = []

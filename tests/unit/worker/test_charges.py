@@ -94,7 +94,7 @@ def test_an_id_that_an_application_chose_is_charged_whole(app, registry, board, 
     assert charged(tmp_path) == [long_id]
 
 
-def test_a_courier_that_fails_starts_nothing_more_and_says_so_past_the_applications_logging(
+def test_a_failing_courier_starts_nothing_more_and_reports_it_outside_the_applications_logging(
     app, registry, board, monkeypatch, capfd
 ):
     ran = []

@@ -95,7 +95,7 @@ class Away(MemoryBackend):
         return answer
 
 
-def test_an_idle_worker_tells_an_outage_once_and_its_end_once(registry, monkeypatch, caplog):
+def test_an_idle_worker_logs_an_outage_once_and_its_end_once(registry, monkeypatch, caplog):
     url = "memory://away"
     app = App(Config(backend=url), plugins=Plugins(), registry=registry)
     set_current_app(app)

@@ -61,7 +61,7 @@ def test_an_alias_is_the_job(take):
         (envelope(kwargs={"whom": 1}), "bad arguments", "unexpected keyword argument 'whom'"),
     ],
 )
-def test_bad_messages_are_dead_letters_that_say_why(take, payload, why, says):
+def test_bad_messages_are_dead_letters_with_the_reason(take, payload, why, says):
     outcome, reason_, message = reason(take(payload))
     assert (outcome, reason_) == (Outcome.DEAD, why)
     assert says in message

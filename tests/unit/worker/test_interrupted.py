@@ -343,7 +343,7 @@ def test_an_interrupted_job_that_fails_while_it_cleans_up_was_interrupted_all_th
 
 @pytest.mark.parametrize("stage", ["memory"], indirect=True)
 @pytest.mark.parametrize("signal", [Retry(delay=0.01), Snooze(0.01), Discard("too slow")])
-def test_a_job_may_answer_its_timeout_with_another_way_to_go_on(stage, registry, signal):
+def test_a_job_may_catch_its_timeout_and_continue_differently(stage, registry, signal):
     @job(registry=registry, name="job", retries=5, timeout=TIMEOUT, store_result=True)
     def answers() -> str:
         runs.append(1)

@@ -216,7 +216,7 @@ def test_an_application_that_sets_up_logging_of_its_own_makes_no_circle():
     assert [line.partition("] ")[2] for line in lines] == ["own logged", "printed"]
 
 
-def test_each_record_takes_one_way_and_handlers_for_elsewhere_stay(tmp_path):
+def test_each_record_is_logged_once_and_handlers_for_other_targets_stay(tmp_path):
     def act():
         logging.config.dictConfig(
             {

@@ -69,7 +69,7 @@ def show_command(context: Context, job_id: str, as_json: bool) -> None:
 
 
 def show(context: Context, record: JobRecord) -> None:
-    """Print a record for people, with all the facts of its JSON form."""
+    """Print a record in readable form, with all the facts of its JSON form."""
     data = as_data(context, record)
     message = data.pop("message", None) or {}
     errors = data.pop("errors", [])

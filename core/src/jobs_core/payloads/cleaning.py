@@ -44,7 +44,7 @@ def clean(
 
 
 def _needs(record: JobRecord | None, name: str, envelope: Callable[[JobRecord], Message]) -> bool:
-    """Return whether a job, which may have been enqueued anew under its id, needs a blob."""
+    """Return whether a job needs a blob; the job may have been enqueued again under its id."""
     if record is None or record.state in (State.DONE, State.CANCELLED, State.UNKNOWN):
         return False
     try:

@@ -202,7 +202,7 @@ def blob_of(message: Message) -> str | None:
 
 
 def describe(message: Message) -> dict[str, Any]:
-    """Return a message for people who cannot read its body."""
+    """Return a message for display to a user who cannot read its body."""
     shown: dict[str, Any] = msgspec.to_builtins(message)
     if isinstance(message, PackedMessage):
         shown["body"] = {name: value for name, value in asdict(message.body).items() if name != "data" and value is not None}

@@ -113,7 +113,7 @@ class JobContext:
         JobSuspended, and the job continues in another worker without being charged.
         Raises CheckpointError.
         """
-        from .steps import steps_of  # late: only resumable jobs need it
+        from .steps import steps_of  # imported late: only resumable jobs need it
 
         return steps_of(self._run, self._progress("steps"), items, cursor)
 

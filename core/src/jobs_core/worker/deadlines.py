@@ -45,7 +45,7 @@ class Deadlines:
 
 
 def _deadline(run: Run, now: float) -> float:
-    """Return the deadline of a run, or of its present step if that is earlier."""
+    """Return the deadline of a run, or of its current step if that is earlier."""
     started = run.started or now
     deadline = started + run.timeout if run.timeout else NEVER
     step_timeout = run.policy.step_timeout

@@ -112,7 +112,7 @@ class Decoder:
         return run
 
     def _progress(self, delivery: Delivery) -> Progress:
-        """Return the progress of earlier runs; raise _BadCursor if it cannot be read: beginning anew would repeat steps."""
+        """Return the progress of earlier runs; raise _BadCursor if it cannot be read: starting over would repeat steps."""
         try:
             return Progress(place_of(self._payloads.unpack_cursor(delivery.id, delivery.cursor)))
         except (PayloadError, ValueError) as error:

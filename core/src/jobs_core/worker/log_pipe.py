@@ -328,7 +328,7 @@ def _past_logging(level: int, text: str) -> None:
 
 
 def _log(run: Run | None, lines: Iterable[str]) -> None:
-    """Log printed lines past the application's own logging, so that its set-up can neither lose nor repeat a print."""
+    """Log printed lines without the application's own logging, whose set-up could lose or repeat a line."""
     handler = _handler
     if handler is None or not logging.getLogger().isEnabledFor(logging.INFO):
         return

@@ -49,7 +49,7 @@ class Exceptional:
 
     @property
     def due_at(self) -> float:
-        """Return the monotonic time from which on the messages may be handled: at once, or RETRY_PAUSE after a failure."""
+        """Return the monotonic time after which the messages may be handled: at once, or RETRY_PAUSE after a failure."""
         return self._failed_at + RETRY_PAUSE if self._letters else 0.0
 
     @property

@@ -94,7 +94,7 @@ def test_an_old_job_is_enough():
     assert told.sent[0][2]["oldest_age"] == 60.5
 
 
-def test_a_short_peak_is_not_told():
+def test_a_short_peak_is_not_reported():
     told = Told()
     for second in range(0, 600, 10):
         told.check(second, SHALLOW if second % 60 == 50 else DEEP)
@@ -109,7 +109,7 @@ def test_the_end_is_reported_only_after_a_reported_start():
     assert told.sent == []
 
 
-def test_a_topic_that_comes_and_goes_is_not_told_more_often():
+def test_a_topic_that_comes_and_goes_is_not_reported_more_often():
     told = Told()
     for second in range(3600):
         told.check(second, SHALLOW if second % 70 == 69 else DEEP)
@@ -144,7 +144,7 @@ def test_after_and_repeat_are_configurable():
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 90), st.booleans()), max_size=40))
-def test_never_more_often_than_repeat_and_ends_follow_beginnings(steps):
+def test_alerts_come_at_most_once_per_repeat_and_ends_follow_beginnings(steps):
     told, now, at = Told(), 0, []
     for seconds, deep in steps:
         now += seconds

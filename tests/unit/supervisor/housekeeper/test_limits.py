@@ -44,7 +44,7 @@ def test_a_limit_that_stays_full_for_longer_than_alert_age_is_an_alert_once_per_
     assert sent[0].about == "limit stripe"
 
 
-def test_a_limit_with_room_in_between_begins_anew():
+def test_a_limit_with_room_in_between_starts_over():
     sent = []
     alerts = alerts_of(sent, a=AGED)
     for now, states in ((0, [full("stripe")]), (50, []), (55, [full("stripe")]), (100, [full("stripe")])):

@@ -84,7 +84,7 @@ def test_rotation_gives_each_file_the_next_number_and_drops_the_last(open_log, p
     assert len(list(path.parent.iterdir())) == 3
 
 
-def test_keeping_none_begins_the_file_anew(open_log, path):
+def test_keeping_none_starts_the_file_over(open_log, path):
     writer = open_log(max_size=Size(10), keep=0)
     for number in range(3):
         writer.write(b"line %d\n" % number)
@@ -117,7 +117,7 @@ def test_a_file_that_something_else_emptied_is_not_rotated(open_log, path):
     assert len(list(path.parent.iterdir())) == 1
 
 
-def test_a_rotation_that_fails_loses_nothing_says_so_and_is_tried_again(open_log, path, monkeypatch):
+def test_a_failed_rotation_loses_nothing_is_reported_and_retried(open_log, path, monkeypatch):
     writer = open_log(max_size=Size(100))
     writer.write(b"x" * 90 + b"\n")
     with monkeypatch.context() as patch:
@@ -130,7 +130,7 @@ def test_a_rotation_that_fails_loses_nothing_says_so_and_is_tried_again(open_log
     assert b"y" * 90 in (path.parent / "jobs.log.1").read_bytes()
 
 
-def test_a_rotation_that_cannot_open_the_new_file_goes_on_in_the_old_one(open_log, path, monkeypatch):
+def test_a_rotation_that_cannot_open_the_new_file_continues_in_the_old_one(open_log, path, monkeypatch):
     writer = open_log(max_size=Size(100))
     writer.write(b"x" * 90 + b"\n")
     with monkeypatch.context() as patch:
@@ -182,7 +182,7 @@ def test_a_full_disk_keeps_lines_until_there_is_room(open_log, path, disk):
     assert not writer.waiting()
 
 
-def test_lines_beyond_the_bound_are_counted_and_the_count_said_in_their_place(open_log, path, disk, monkeypatch):
+def test_lines_beyond_the_bound_are_replaced_by_their_count(open_log, path, disk, monkeypatch):
     monkeypatch.setattr(file, "LARGEST_BACKLOG", 20)
     writer = open_log()
     disk.room = 0

@@ -73,7 +73,7 @@ def hangs_on(worker: Hanging) -> None: ...
 @pytest.mark.parametrize(
     ("then", "spared"), [(goes_on, True), (goes_on_without_time, True), (is_idle, True), (hangs_on, False)]
 )
-def test_a_worker_that_goes_on_when_its_stacks_are_asked_for_is_spared(reason, then, spared):
+def test_a_worker_that_continues_when_its_stacks_are_requested_is_spared(reason, then, spared):
     now = time.monotonic()
     late = entry("late", now - LONG_AGO) if reason == "late" else entry("late", 0.0)
     worker = Hanging(now - LONG_AGO - 1, [late], then)

@@ -149,7 +149,7 @@ class Rig:
             if value:
                 return value
             if time.monotonic() > deadline:
-                pytest.fail(f"did not come about within {PATIENCE:g} s: {condition}")
+                pytest.fail(f"was not true within {PATIENCE:g} s: {condition}")
             self.advance(self.lease / 20)
 
     def expire(self, keeper: Backend, gone: Callable[[], bool], living: Sequence[Backend] = ()) -> None:
