@@ -313,7 +313,7 @@ def test_facts_hidden_by_another_user_are_named_as_unknown(project: Project, of_
     assert "belongs to root, so it is not known whether a supervisor is running there" in project.here(*command.split(), code=1)
 
 
-def test_a_script_reads_whose_it_is(project: Project, of_root, monkeypatch):
+def test_a_script_can_read_the_owner(project: Project, of_root, monkeypatch):
     monkeypatch.setattr(search, "process_of", lambda run_dir, user: 4242)
     text = project.here("status", "--json", code=1)
     assert json.loads(text[: text.index("}") + 1]) == {"running": True, "pid": 4242, "user": "root"}

@@ -17,7 +17,7 @@ def test_clean_says_how_many_it_deleted_and_needs_a_store(project):
     assert list((project.root / "blobs").iterdir()) == []
 
 
-def test_a_job_whose_arguments_are_away_is_shown_without_them(project):
+def test_a_job_with_unavailable_arguments_is_shown_without_them(project):
     project.configure(f'[payloads]\nurl = "file://{project.root}/blobs"\nabove = 100')
     job_id = project.push("note", "x" * 500)
     (blob,) = (project.root / "blobs").iterdir()

@@ -173,7 +173,7 @@ def test_a_number_that_may_be_one_is_counted_by_the_one_helper():
 
 
 @pytest.mark.parametrize("called", ["manage.py jobs", "flask jobs"])
-def test_inside_a_framework_s_command_line_advice_names_that(project: Project, called: str, monkeypatch):
+def test_inside_a_framework_s_command_line_advice_names_its_commands(project: Project, called: str, monkeypatch):
     made = project.push("note", "x")
     for arguments in (
         ["status"],
@@ -313,7 +313,7 @@ def test_command_help_equals_the_help_option(project: Project, words: tuple[str,
 
 
 @pytest.mark.parametrize("words", [("nope",), ("dead", "nope"), ("status", "nope")])
-def test_help_of_what_is_no_command_says_so(project: Project, words: tuple[str, ...]):
+def test_help_for_an_unknown_command_says_that_it_is_unknown(project: Project, words: tuple[str, ...]):
     assert "nope" in project.here("help", *words, code=2)
 
 

@@ -175,7 +175,7 @@ def test_a_path_that_no_line_of_a_unit_can_hold_is_refused(tmp_path, monkeypatch
     assert capfd.readouterr().out == ""
 
 
-def test_dollars_percents_and_backslashes_of_paths_stand_for_themselves(tmp_path, monkeypatch, capfd):
+def test_dollars_percents_and_backslashes_of_paths_are_escaped(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs.toml").write_text("")
     assert main.run(["systemd", "--write", "/srv/$HOME/%h/a\\b; c"], "jobsctl") == 0

@@ -122,7 +122,7 @@ def test_consumption_continues_within_3_s_of_a_flapping_connection(project, node
         assert_work_continues_after_flapping(project, proxy, rabbitmq_url.replace(str(node.port), str(proxy.port)))
 
 
-def test_a_connection_that_carries_only_heartbeats_lives(project, node, rabbitmq_url):
+def test_a_connection_that_carries_only_heartbeats_stays_open(project, node, rabbitmq_url):
     """It carries nothing else for twice as long as pika waits for a sign of the broker: the heartbeat and 5 s."""
     with Proxy(node.port) as proxy:
         project.configure(backend=f'backend = "{rabbitmq_url.replace(str(node.port), str(proxy.port))}?heartbeat=1"')

@@ -192,7 +192,7 @@ def test_jobs_reserved_before_a_reconnect_are_not_settled_under_their_old_tags(n
 # -- messages --------------------------------------------------------------------------------------
 
 
-def test_messages_that_are_no_jobs_go_to_the_dead_letters_as_they_came(rabbit_project, channel, rabbitmq_url):
+def test_messages_that_are_not_jobs_become_dead_letters_unchanged(rabbit_project, channel, rabbitmq_url):
     project = rabbit_project
     project.configure('max_message = "10kB"', backend=f'backend = "{rabbitmq_url}"')
     worker = project.worker()

@@ -199,7 +199,7 @@ def test_a_job_by_rpush_starts_at_once(redis_project, server):
     assert time.monotonic() - begin < 1.0
 
 
-def test_a_password_stands_in_no_log_no_list_of_processes_and_no_file_of_ours(project, server):
+def test_a_password_appears_in_no_log_process_list_or_file_of_ours(project, server):
     secret = shown = "ge/h#e?i@m:!"  # unquoted: users need not know what a URL wants quoted
 
     def let_in():  # as the user that the page on backends proposes

@@ -19,7 +19,7 @@ def redis_project(project, server):
     return project
 
 
-def test_a_start_says_that_jobs_live_only_as_long_as_the_server_and_so_they_do(redis_project, server):
+def test_a_start_warns_that_jobs_are_lost_with_the_server_and_they_are(redis_project, server):
     server.command("CONFIG", "SET", "appendonly", "no")
     supervised = Supervised(redis_project)
     assert "WARNING" in supervised.process.until_said("the backend works, but appendonly is off")

@@ -50,7 +50,7 @@ def busy(project: Project) -> Project:
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("second", [signal.SIGQUIT, signal.SIGINT])
-def test_signals_are_heard_while_the_main_thread_is_in_a_long_c_call(busy, first, second):
+def test_signals_are_handled_while_the_main_thread_is_in_a_long_c_call(busy, first, second):
     worker = busy.worker()
     busy.push("computes")
     busy.until_noted("start")

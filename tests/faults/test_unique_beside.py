@@ -166,7 +166,7 @@ def test_of_two_simultaneous_enqueues_both_return_the_job_that_runs(connect, mon
     assert run(connect("w")) == ["quick"]
 
 
-def test_a_key_that_was_taken_over_by_an_enqueue_that_fails_too_is_no_answer(connect, monkeypatch):
+def test_a_key_taken_over_by_another_failing_enqueue_is_not_returned(connect, monkeypatch):
     slow, failing = connect(), connect()
     failing.queue.before = BackendUnavailable("gone")
 

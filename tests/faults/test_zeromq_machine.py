@@ -62,7 +62,7 @@ def test_a_queue_file_that_is_removed_ends_the_broker_and_keeps_the_next_from_st
 # -- what a broker lacks ---------------------------------------------------------------------------
 
 
-def test_a_disk_that_takes_no_more_is_waited_out_and_nothing_is_lost(tmp_path):
+def test_a_worker_waits_until_a_full_disk_has_room_and_loses_nothing(tmp_path):
     with rows.ROWS["disk full"](tmp_path, 1000) as (stage, trouble):
         told = []
 

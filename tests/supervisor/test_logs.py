@@ -119,7 +119,7 @@ def test_usr1_continues_in_a_new_file(shop):
     assert "printed 2" not in moved.read_text()
 
 
-def test_the_last_words_of_a_worker_stand_in_the_dead_letter(shop):
+def test_the_last_output_of_a_worker_is_in_the_dead_letter(shop):
     shop.configure("max_redeliveries = 1")
     supervisor = shop.start("start")
     shop.push("crash")

@@ -132,7 +132,7 @@ def test_names_from_messages_are_escaped(board):
         assert value(found, "jobs_topic_jobs", "jobs_topic_jobs", topic=NASTY, state="ready") == 1
 
 
-def test_a_run_directory_without_anything_is_no_error(tmp_path):
+def test_an_empty_run_directory_is_not_an_error(tmp_path):
     text = metrics.exposition(read_board(tmp_path), lease=30, openmetrics=True)
     assert {family.name for family in parse_openmetrics(text)} == {"jobs_redelivered"}
 

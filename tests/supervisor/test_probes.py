@@ -96,7 +96,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-# -- what they say -------------------------------------------------------------------------------
+# -- responses ----------------------------------------------------------------------------------
 
 
 def test_all_is_well(board, ask):
@@ -300,7 +300,7 @@ def _has_ipv6():
     return False
 
 
-def test_a_unix_socket_is_for_its_user_alone_and_takes_a_stale_ones_place(board, start, project):
+def test_a_unix_socket_is_private_to_its_user_and_replaces_a_stale_one(board, start, project):
     first, where = start()
     path = project.root / "http.sock"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -317,7 +317,7 @@ def test_the_address_of_another_process_is_not_taken_over(board, start, project,
     assert get(where, "/livez")[0] == 200
 
 
-def test_a_file_that_is_no_socket_is_left_alone(tmp_path):
+def test_a_file_that_is_not_a_socket_is_left_alone(tmp_path):
     (tmp_path / "precious").write_text("x")
     with pytest.raises(ListenError, match="the file there is not a socket"):
         server.listener(f"unix:{tmp_path / 'precious'}")

@@ -68,7 +68,7 @@ def test_a_killed_worker_is_back_and_its_job_runs_again(tasks: Project):
     supervised.stop()
 
 
-def test_a_pool_whose_young_workers_are_killed_is_back_without_a_pause(tasks: Project):
+def test_a_pool_whose_young_workers_are_killed_restarts_without_a_pause(tasks: Project):
     tasks.configure("pools.default.workers = 3")
     supervised = Supervised(tasks)
     for pid in supervised.pids():

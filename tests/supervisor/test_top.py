@@ -185,7 +185,7 @@ def terminal(project):
         yield start
 
 
-def test_it_is_live_and_q_ends_it(project, board, terminal):
+def test_it_updates_live_and_q_quits(project, board, terminal):
     with board.held():
         screen = terminal()
         screen.until_shown("\x1b[?1049h")  # `top` has its own screen: the previous one comes back

@@ -162,7 +162,7 @@ def test_errors_name_the_variable(read, variable, value, says):
         read("", **{variable: value})
 
 
-def test_variables_of_others_are_left_alone(read):
+def test_variables_of_other_programs_are_ignored(read):
     read(
         "", JOBS_SERVICE_HOST="10.0.0.1", JOBS_PORT="tcp://x", JOBS_FAILPOINT="", JOBS_DISABLE_PLUGINS="a", JOBS_TRACE_HOOKS="1"
     )
@@ -259,7 +259,7 @@ def test_an_empty_list_is_accepted(read):
     assert read('modules = ["a"]', JOBS_MODULES="[]").config.modules == []
 
 
-def test_a_process_whose_directory_was_removed_looks_above_its_name(tmp_path, monkeypatch):
+def test_a_process_in_a_removed_directory_searches_the_parents_of_its_path(tmp_path, monkeypatch):
     (tmp_path / "jobs.toml").write_text('modules = ["above"]')
     gone = tmp_path / "releases" / "41"
     gone.mkdir(parents=True)
@@ -285,7 +285,7 @@ def test_a_file_can_be_named(tmp_path):
         load("nowhere.toml", cwd=tmp_path, environ={})
 
 
-def test_an_applications_settings_stand_between_file_and_environment(tmp_path):
+def test_an_applications_settings_override_the_file_and_the_environment_overrides_them(tmp_path):
     (tmp_path / "jobs.toml").write_text('prefix = "file"\nlease = "10s"\nmax_redeliveries = 9')
     config = load(
         cwd=tmp_path, environ={"JOBS_LEASE": "30s"}, settings={"prefix": "app", "lease": "20s"}, settings_name="settings.JOBS"
@@ -313,7 +313,7 @@ def test_an_unreadable_file_is_reported(tmp_path):
         load(cwd=tmp_path, environ={})
 
 
-def test_base_dir_is_no_key(read):
+def test_base_dir_is_not_a_key(read):
     with pytest.raises(ConfigError, match="base_dir: unknown key"):
         read('base_dir = "/"')
     assert isinstance(Config().base_dir, Path)

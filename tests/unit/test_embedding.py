@@ -8,7 +8,7 @@ from jobs_core import App, Config, ConfigError, current_app, load_config, run_co
 from jobs_core.config_sources import FrameworkSettings, load
 
 
-def test_settings_stand_above_the_file_and_below_the_environment(tmp_path, monkeypatch):
+def test_settings_override_the_file_and_the_environment_overrides_them(tmp_path, monkeypatch):
     (tmp_path / "jobs.toml").write_text('prefix = "file"\nlease = "10s"\nrun_dir = "file"')
     monkeypatch.setenv("JOBS_LEASE", "30s")
     config = load_config(settings={"lease": 20, "prefix": "settings"}, settings_name="shop", directory=tmp_path)

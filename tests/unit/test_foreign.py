@@ -391,7 +391,7 @@ def test_variables_of_other_systems_are_answered_with_ours(tmp_path):
 @pytest.mark.parametrize(
     "variable", ["JOBS_SERVICE_HOST", "JOBS_PORT", "JOBS_PORT_80_TCP", "JOBS_SERVICE_PORT_HTTP", "JOBS_HOST"]
 )
-def test_variables_that_a_cluster_sets_are_left_alone(variable, tmp_path):
+def test_variables_that_a_cluster_sets_are_ignored(variable, tmp_path):
     (tmp_path / "jobs.toml").touch()
     assert load(tmp_path / "jobs.toml", environ={variable: "tcp://10.0.0.1:80"})
 

@@ -259,7 +259,7 @@ def test_static_and_class_methods_without_an_object_may_be_jobs(module, body):
     tasks.A.m.arguments.bind((1,), {})
 
 
-def test_a_job_is_no_function_to_decorate_again(registry):
+def test_a_job_cannot_be_decorated_again(registry):
     first = job(registry=registry, name="a")(plain)
     with pytest.raises(JobDefinitionError, match="a is already a job.*aliases"):
         job(registry=registry, name="b")(first)

@@ -135,7 +135,7 @@ def test_calls_are_counted(filled):
 
 
 @pytest.mark.parametrize("method", ["assert_enqueued", "refute_enqueued", "enqueued"])
-def test_a_mistake_in_an_expectation_is_no_expectation(filled, method):
+def test_a_mistake_in_an_expectation_raises_an_error(filled, method):
     for args, kwargs in [((), {"too": "ada@x"}), (("a", "b", "c"), {}), (("a",), {"to": "a"})]:
         with pytest.raises(ArgumentError, match=r"expect.send\(to: .* has no such call: "):
             getattr(filled, method)(send, *args, **kwargs)
@@ -315,7 +315,7 @@ def injected(to: str, *, mailer: Injected[Mailer]) -> str:
     return f"{to} by {type(mailer).__name__}"
 
 
-def test_injected_parameters_are_no_part_of_a_call(jobs_queue):
+def test_injected_parameters_are_not_part_of_a_call(jobs_queue):
     injected.enqueue("ada@x")
     jobs_queue.assert_enqueued(injected, "ada@x", count=1)
     with pytest.raises(AssertionError, match="- to='bob@x'"):

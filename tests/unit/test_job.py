@@ -148,7 +148,7 @@ def test_only_functions_are_jobs(registry, thing):
         job(registry=registry)(thing)
 
 
-def test_generators_are_no_jobs(registry):
+def test_generators_are_not_jobs(registry):
     def f():
         yield
 

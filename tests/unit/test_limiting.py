@@ -210,7 +210,7 @@ def test_a_rate_is_read_and_shown_as_people_write_it(rate, seconds, shown):
 @pytest.mark.parametrize(
     "rate", ["", "5", "/s", "0/s", "-1/s", "1.5/s", "1/", "1/x", "1/0s", "1/s/s", "s/1", "9999999/s", "1/99999d", 5]
 )
-def test_anything_else_is_no_rate(rate):
+def test_anything_else_is_not_a_rate(rate):
     with pytest.raises(ValueError, match="expected a rate such as"):
         interval(rate)
 

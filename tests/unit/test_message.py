@@ -79,7 +79,7 @@ def test_nulls_mean_absent_values():
     assert decode(text, topic="t").timeout is None
 
 
-def test_unknown_fields_are_no_error():
+def test_unknown_fields_are_not_an_error():
     assert decode(b'{"v":1,"topic":"t","job":"a.b","later":{"x":1}}', topic="t").job == "a.b"
 
 
@@ -112,7 +112,7 @@ def test_a_later_version_is_for_newer_workers(payload):
 
 
 @pytest.mark.parametrize("value", [{"customer": 5}, [1, 2], "text", 7, None, {"v": 1}, {"topic": "t"}])
-def test_json_that_is_no_envelope_is_the_default_jobs_argument(value):
+def test_json_that_is_not_an_envelope_is_the_default_jobs_argument(value):
     message = decode(json.dumps(value).encode(), topic="t", default_job="shop.pay")
     assert (message.job, message.args) == ("shop.pay", [value])
 
@@ -208,7 +208,7 @@ def test_a_signer_does_not_show_its_keys():
 
 
 @pytest.mark.parametrize("version", [0, -1, -(10**30)])
-def test_a_version_that_never_was_is_no_later_one(version):
+def test_a_version_that_never_existed_is_not_a_later_one(version):
     for rest in ('"job":"a.b"', '"job":5'):
         with pytest.raises(MessageError) as failed:
             decode(f'{{"v":{version},"topic":"t",{rest}}}'.encode(), topic="t")

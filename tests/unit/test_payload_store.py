@@ -314,7 +314,7 @@ def test_the_name_of_a_blob_contains_its_job_and_is_a_plain_file_name(job_id):
 
 
 @pytest.mark.parametrize("name", ["", "a", "../a." + "0" * 32, "a." + "0" * 31, ".tmp", "_!." + "0" * 32, "a/b." + "0" * 32])
-def test_other_names_are_no_blobs(name):
+def test_other_names_are_not_blobs(name):
     assert job_of(name) is None
 
 

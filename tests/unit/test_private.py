@@ -85,7 +85,7 @@ def test_a_directory_that_only_its_owner_can_write_to_is_used_as_it_is(tmp_path,
 
 @pytest.mark.parametrize("command", ["start", "start --daemon"])
 @pytest.mark.parametrize("where", [".jobs", ".jobs/workers"])
-def test_no_supervisor_starts_in_a_directory_that_others_lead_elsewhere(tmp_path, command, where):
+def test_no_supervisor_starts_in_a_directory_that_others_can_redirect(tmp_path, command, where):
     (tmp_path / "jobs.toml").write_text("[pools.default]\nworkers = 1\n")
     (tmp_path / where).parent.mkdir(mode=0o700, exist_ok=True)
     (tmp_path / "elsewhere").mkdir(mode=0o700)

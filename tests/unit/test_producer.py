@@ -112,7 +112,7 @@ def test_every_thread_is_told_its_own_conflicts():
     assert "j2" not in others[2].end()
 
 
-def test_a_refusal_meets_its_own_caller_alone():
+def test_a_refusal_is_raised_only_in_its_own_caller():
     def full(messages: Sequence[Outgoing]) -> Any:
         return QueueFull("no room for j3") if any(message.id == "j3" for message in messages) else {}
 
@@ -125,7 +125,7 @@ def test_a_refusal_meets_its_own_caller_alone():
     assert len({request for _, request in backend.pushes}) == 9  # a remembered answer belongs to one caller
 
 
-def test_without_dedup_a_refused_push_is_parted_under_its_own_request():
+def test_without_dedup_a_refused_push_is_split_under_its_own_request():
     """Such a backend may recognise a repeated request, so messages that it already has are not sent twice."""
     backend = Gated({}, QueueFull("one of them"), features=FEATURES - {"dedup"})
     _, _, others = crowd(backend)
@@ -143,7 +143,7 @@ def test_an_outage_is_outlasted_under_the_same_request():
     assert len({request for _, request in backend.pushes[1:]}) == 1
 
 
-def test_after_an_outage_a_refusal_is_parted_too():
+def test_after_an_outage_a_refused_push_is_split_too():
     backend = Gated({}, BackendUnavailable("gone"), QueueFull("full"), QueueFull("j0"))
     _, _, others = crowd(backend)
     backend.gate.set()
@@ -297,7 +297,7 @@ def test_an_interrupted_thread_without_followers_blocks_no_later_push():
     assert producer.push([Outgoing("two", "t", b"")], 1.0) == {}
 
 
-def test_one_callers_messages_are_never_parted_and_many_are_not_all_combined(monkeypatch):
+def test_one_callers_messages_are_never_split_and_many_are_not_all_combined(monkeypatch):
     monkeypatch.setattr("jobs_core.turns.MOST_COMBINED", 3)
     backend = Gated()
     producer, _, _ = crowd(backend, 2)

@@ -31,7 +31,7 @@ def test_a_project_that_cannot_be_set_up_is_reported_with_the_users_own_line(sit
     assert "shop/models.py:1" in done.stdout
 
 
-def test_settings_in_jobs_stand_above_jobs_toml_and_below_the_environment(site):
+def test_settings_in_jobs_override_jobs_toml_and_the_environment_overrides_them(site):
     (site.root / "jobs.toml").write_text('prefix = "from-the-file"\nlease = "10s"\n')
     done = site.manage("jobs", "check", "--show", "--json", JOBS_LEASE="20s")
     rows = {row["key"]: (row["value"], row["source"]) for row in json.loads(done.stdout)}

@@ -171,7 +171,7 @@ def test_a_task_of_another_backend_can_be_sent_to_ours(crm):
     assert crm.ledger() == ["elsewhere here"]
 
 
-def test_a_result_that_is_none_of_ours_does_not_exist(crm):
+def test_a_result_of_another_application_does_not_exist(crm):
     assert tell(
         crm,
         """

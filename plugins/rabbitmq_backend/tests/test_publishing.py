@@ -117,7 +117,7 @@ def test_a_full_queue_refuses_by_name_and_the_same_push_goes_through_when_there_
     assert sorted(drained(connect("w"))) == sorted(one.id for one in many)  # each once, although it was tried in parts
 
 
-def test_a_queue_without_a_leader_is_no_full_one(connect, rabbitmq_node, rabbitmq_url):
+def test_a_queue_without_a_leader_is_not_reported_as_full(connect, rabbitmq_node, rabbitmq_url):
     """A queue has no leader right after its creation, if others publish already, and during a failover of its node."""
     server = f"{{'{rabbitmq_url.rpartition('/')[2]}_jobs.t', node()}}"
     producer, many, request = connect(), jobs(3), new_token()

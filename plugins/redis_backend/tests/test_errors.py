@@ -107,7 +107,7 @@ def test_a_password_that_is_wrong_missing_or_not_wanted(server):
 
 
 @pytest.mark.parametrize("missing", ["-evalsha", "-zadd", "resetkeys"])
-def test_a_permission_that_is_missing_is_named_with_the_page_that_has_them_all(server, missing):
+def test_a_missing_permission_is_named_with_the_page_that_lists_all(server, missing):
     server.command("ACL", "SETUSER", "jobs", "on", f">{SECRET}", "~*", "+@all", missing)
     error = refused(f"redis://jobs:{SECRET}@127.0.0.1:{server.port}")
     assert not is_an_outage(error)
@@ -128,7 +128,7 @@ def test_a_replica_is_distinguished_from_a_changing_master(server):
     assert "the URL names the wrong server" in str(error)
 
 
-def test_a_full_memory_is_no_outage(server):
+def test_full_memory_is_not_an_outage(server):
     server.command("CONFIG", "SET", "maxmemory", "1")
     error = refused(f"redis://127.0.0.1:{server.port}")
     assert isinstance(error, QueueFull)

@@ -177,7 +177,7 @@ def test_entries_too_large_to_be_read_do_not_pass_through_a_process(make):
     assert backend.counts(["t"])["t"].dead == 4
 
 
-def test_much_is_taken_in_by_parts(make):
+def test_a_large_inlet_is_read_in_parts(make):
     backend = make()
     rpush(backend, *[b"%d" % n + b"x" * 900_000 for n in range(12)])
     assert backend._store.admit("t", new_token()) == 4
@@ -257,7 +257,7 @@ def test_unsigned_messages_have_no_effect_on_other_jobs(make, refused, scope, co
 @pytest.mark.parametrize("keys", [[], KEYS], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("conflict", CONFLICTS)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_foreign_producers_unique_keys_live_in_a_space_of_their_own(make, scope, conflict, keys):
+def test_a_foreign_producers_unique_keys_have_their_own_namespace(make, scope, conflict, keys):
     signer = Signer(keys) if keys else None
     backend = make(verify=signer.verify if signer else None)
     key = UniqueKey("work:1", scope, conflict)

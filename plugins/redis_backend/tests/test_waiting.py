@@ -82,7 +82,7 @@ def test_a_job_costs_an_idle_worker_one_wait_and_two_scripts(pool, server, opene
     assert after["evalsha"] - before["evalsha"] == 3  # the producer's is the third
 
 
-def test_a_job_whose_way_to_the_waiting_worker_was_cut_is_had_by_asking_again(pool, server, opened):
+def test_a_job_lost_on_the_way_to_a_waiting_worker_is_returned_to_a_repeated_request(pool, server, opened):
     with Proxy(server.port) as proxy:
         producer, worker = opened(None), opened("worker", proxy.port)
         worker.reserve([T], 5, "so that the server knows the script")

@@ -170,7 +170,7 @@ def test_a_push_that_cannot_be_synced_is_not_confirmed_and_its_repetition_is_don
 # -- credit ----------------------------------------------------------------------------------------
 
 
-def test_no_more_is_handed_out_than_was_asked_for_nor_than_goes_through_in_time(start_in_process):
+def test_no_more_jobs_are_delivered_than_requested_or_than_can_be_sent_in_time(start_in_process):
     backend = ZeromqBackend(start_in_process().url, BackendOptions())
     backend.open("worker")
     try:

@@ -102,7 +102,7 @@ def shop(tmp_path):
 # -- one machine -----------------------------------------------------------------------------------
 
 
-def test_a_first_start_is_no_outage(shop):
+def test_a_first_start_is_not_an_outage(shop):
     one = shop()
     ticker = one.ticker()
     assert one.look(ticker, NOON + 1) == []

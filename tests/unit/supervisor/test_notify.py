@@ -58,7 +58,7 @@ def test_a_service_manager_is_notified_of_each_stage(manager):
     notifier.stopping()
 
 
-def test_a_beat_is_due_three_times_in_the_watchdogs_patience(manager, monkeypatch):
+def test_the_watchdog_is_notified_three_times_per_timeout(manager, monkeypatch):
     listening, environ = manager
     notifier = Notifier.from_environment(environ)
     now = 1000.0

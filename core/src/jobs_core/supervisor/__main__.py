@@ -139,7 +139,7 @@ class _Source:
 
 
 class _Ready:
-    """The report to the command that started this process in the background: it serves, or why not. Sent once."""
+    """The report to the command that started this process in the background: success, or the reason of a failure. Sent once."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

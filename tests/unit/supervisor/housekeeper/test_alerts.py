@@ -292,7 +292,7 @@ def test_the_next_alert_is_sent_after_any_error_of_a_plugins_channel():
     assert Odd.calls == 2
 
 
-def test_secrets_are_hidden_wherever_they_stand():
+def test_secrets_are_hidden_everywhere():
     found = secrets({"kind": "webhook", "url": "https://user:passw0rd@a.b/x/longpath?k=value12", "headers": {"A": "Bearer 12"}})
     text = hide("https://user:passw0rd@a.b/x/longpath?k=value12 passw0rd longpath value12 Bearer 12 webhook", found)
     assert text == "… … … … … webhook"

@@ -113,7 +113,7 @@ def test_a_stopped_terminal_delays_no_process_and_loses_no_line():
     os.close(theirs)
 
 
-def test_a_reader_that_went_away_is_no_error():
+def test_a_reader_that_has_gone_is_not_an_error():
     theirs, ours = os.pipe()
     made = LogStream(ours, note)
     os.close(theirs)
@@ -125,7 +125,7 @@ def test_a_reader_that_went_away_is_no_error():
     os.close(ours)
 
 
-def test_a_closed_standard_error_is_no_error():
+def test_a_closed_standard_error_is_not_an_error():
     theirs, ours = os.pipe()
     os.close(theirs)
     os.close(ours)

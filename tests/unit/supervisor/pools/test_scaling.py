@@ -28,7 +28,7 @@ def test_it_grows_by_half_while_the_oldest_job_is_too_old():
     assert seen == [2, 3, 4, 6, 9, 13, 19, 20, 20, 20]
 
 
-def test_an_age_within_bounds_is_no_reason():
+def test_an_age_within_bounds_adds_no_worker():
     scaler = PoolScaler(1, 20, 3.0)
     assert [ask(scaler, second, ready=5, oldest_age=2.9) for second in range(10)] == [0] * 10
 

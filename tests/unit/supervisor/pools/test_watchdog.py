@@ -1,4 +1,4 @@
-"""A hanging worker is killed for the job that hangs, and for none that it has begun meanwhile."""
+"""A hanging worker is killed because of the job that hangs, never because of one that it started later."""
 
 from __future__ import annotations
 
