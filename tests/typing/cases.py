@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 
 import jobs_core
@@ -179,3 +180,43 @@ limited.using(limits=5)  # error: arg-type
 limited.using(key=5)  # error: arg-type
 Retry(delay=30, close=("partner:acme", "partner"))
 Retry(close=5)  # error: arg-type
+
+
+# Resumable jobs.
+def words_after(last: int | None) -> list[str]:
+    return ["a", "b"][last or 0 :]
+
+
+async def awords() -> AsyncIterator[str]:
+    yield "a"
+
+
+async def awords_after(last: int | None) -> AsyncIterator[str]:
+    yield "a"
+
+
+@job(resumable=True, step_timeout="30s")
+async def resumable() -> None:
+    context = current_job()
+    reveal_type(context.stopping)  # reveals: bool
+    for word in context.steps(words_after, cursor=lambda word: len(word)):
+        reveal_type(word)  # reveals: str
+    for number in context.steps([1, 2]):
+        reveal_type(number)  # reveals: int
+    async for word in context.steps(awords()):
+        reveal_type(word)  # reveals: str
+    async for word in context.steps(awords_after, cursor=lambda word: word.upper()):
+        reveal_type(word)  # reveals: str
+    context.steps(words_after)  # error: call-overload
+    context.steps(5)  # error: call-overload
+    context.checkpoint({"page": 2})
+    context.checkpoint()  # error: call-arg
+
+
+@job(resumable="yes")  # error: call-overload
+def wrong_resumable() -> None: ...
+
+
+def resumable_in_a_test(jobs_queue: JobsQueue) -> None:
+    reveal_type(jobs_queue.drain(stop_after=3))  # reveals: int
+    jobs_queue.drain(stop_after="3")  # error: arg-type
