@@ -251,6 +251,51 @@ def test_results_status_and_cancelling_come_from_the_store_beside(rabbit_project
     assert worker.stop() == 0
 
 
+WALK = """
+
+@job(resumable=True)
+def walk():
+    from jobs_core import current_job
+
+    for row in current_job().steps(range(10**9)):
+        record("step", row)
+        time.sleep(0.01)  # so that the ledger stays short
+        if os.path.exists("enough"):
+            break
+"""
+
+
+def test_a_resumable_job_continues_after_a_kill_and_after_a_stop_from_the_cursor_in_the_store(rabbit_project, rabbitmq_url):
+    project = rabbit_project
+    project.configure('lease = "3s"\n[results]\nurl = "sqlite:///results.db"', backend=f'backend = "{rabbitmq_url}"')
+    (project.root / "tasks.py").write_text((project.root / "tasks.py").read_text() + WALK)
+    app = project.app()
+    job_id = project.push("walk")
+
+    def rows() -> list[int]:
+        return [int(line.split()[1]) for line in project.ledger() if line.startswith("step ")]
+
+    def steps_stored() -> int:
+        record = app.operate(lambda backend: backend.get(job_id))
+        return int(json.loads(record.cursor)["cursor"]) if record and record.cursor else 0
+
+    worker = project.worker()
+    stored = project.until(steps_stored)
+    worker.kill()
+    done = len(rows())
+    worker = project.worker()
+    project.until(lambda: len(rows()) > done)
+    assert stored <= rows()[done] <= done
+    assert worker.stop() == 0
+    stopped = rows()
+    worker = project.worker()
+    project.until(lambda: len(rows()) > len(stopped))
+    (project.root / "enough").touch()
+    project.until(lambda: app.status(job_id) is State.UNKNOWN)
+    assert rows()[len(stopped)] == stopped[-1] + 1, "a stop repeats no step"
+    assert worker.stop() == 0
+
+
 def test_delayed_jobs_stuck_without_an_exchange_continue_by_themselves(rabbitmq_url, channel):
     backend = _create(rabbitmq_url, BackendOptions(topics=("t",)))
     backend.open(None)

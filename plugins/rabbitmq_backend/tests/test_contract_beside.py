@@ -6,6 +6,7 @@ The whole contract with both stores, and on classic queues, is in whole_contract
 
 import pytest
 
+from jobs_core.testing.contract.checkpoints import Checkpoints
 from jobs_core.testing.contract.crashes import Crashes
 from jobs_core.testing.contract.leases import Leases
 from jobs_core.testing.contract.leaving import Leaving
@@ -19,13 +20,15 @@ from jobs_core.testing.contract.uniqueness import Uniqueness
 from .helpers import OnRabbitMQ
 
 
-class TestSqliteBeside(OnRabbitMQ, Pushing, Settling, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine):
+class TestSqliteBeside(
+    OnRabbitMQ, Pushing, Settling, Checkpoints, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine
+):
     @pytest.fixture
     def results_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/results.db"
 
 
-class TestRedisBeside(OnRabbitMQ, Operators, Uniqueness):
+class TestRedisBeside(OnRabbitMQ, Operators, Checkpoints, Uniqueness):
     @pytest.fixture
     def results_url(self, redis_url):
         return redis_url
