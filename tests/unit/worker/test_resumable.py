@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs_core import CheckpointError, JobDefinitionError, JobSuspended, Retry, Snooze, current_job, job
+from jobs_core import CheckpointError, JobDefinitionError, Retry, Snooze, current_job, job
 from jobs_core.app import App
 from jobs_core.backends.base import Outcome, State
 from jobs_core.backends.memory import MemoryBackend
@@ -337,31 +339,53 @@ def test_the_stop_timeout_gives_up_the_job_with_its_cursor(app, registry, mode, 
     assert (found.state, found.cursor, found.attempt) == (State.READY, b'{"cursor":20}', 0)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_swallowed_suspension_ends_nothing(app, registry, mode):
-    """A job that catches everything has more steps to do all the same."""
-    seen: list[int] = []
-    begun, told = threading.Event(), threading.Event()
+def _raises_another_error() -> None:
+    try:
+        _walk()
+    except BaseException as error:
+        raise RuntimeError from error
 
-    @job(registry=registry, name="walk", resumable=True)
-    def walk() -> None:
-        try:
-            for row in current_job().steps(ROWS):
-                seen.append(row)
-                if row == 5:
-                    begun.set()
-                    told.wait(10.0)
-        except JobSuspended:
-            pass
 
+def _returns() -> None:
+    try:
+        _walk()
+    except BaseException:
+        return
+
+
+def _in_a_finally() -> None:
+    try:
+        _walk()
+    finally:
+        if current_job().stopping:
+            raise OSError("the connection is closed")
+
+
+async def _in_a_task_group() -> None:
+    async with asyncio.TaskGroup():
+        _walk()
+
+
+def _walk() -> None:
+    for row in current_job().steps(ROWS):
+        SEEN.append(row)
+
+
+SEEN: list[int] = []
+
+
+@pytest.mark.parametrize("body", [_raises_another_error, _returns, _in_a_finally, _in_a_task_group])
+def test_a_suspended_job_continues_whatever_its_clean_up_does(jobs_queue, body):
+    """It has more steps to do, however it ends this run."""
+    if body is _in_a_task_group and sys.version_info < (3, 11):
+        body = _returns  # there are no task groups
+    SEEN.clear()
+    walk = job(name="walk", resumable=True, retries=0)(body)
     walk.enqueue()
-    worker = Worker(app, "p", Pool(mode=mode, concurrency=2), None)
-    stopping = threading.Thread(target=lambda: (begun.wait(10.0), worker.courier.stop(), told.set()))
-    stopping.start()
-    worker.run()
-    stopping.join()
-    serve(app, mode)
-    assert seen == ROWS
+    jobs_queue.drain(stop_after=30, raise_errors=False)
+    assert ROWS[:30] == SEEN
+    jobs_queue.drain()
+    assert SEEN == ROWS
 
 
 @pytest.mark.parametrize("mode", MODES)

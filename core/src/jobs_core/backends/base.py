@@ -104,7 +104,7 @@ class Outcome(enum.Enum):
     DONE = "done"
     RETRY = "retry"  # the run failed: schedule the job again, and count the attempt
     DEFER = "defer"  # schedule the job again, without counting an attempt
-    RELEASE = "release"  # the job was not started: return it to the front of its topic at once
+    RELEASE = "release"  # the job was not started, or is to continue elsewhere: return it to the front of its topic at once
     DEAD = "dead"  # move the job to the dead letters, with a reason
     CANCELLED = "cancelled"
     EXPIRED = "expired"  # move the job to the dead letters, because it was not started in time
