@@ -1,4 +1,4 @@
-"""An operator's commands work at night without what is broken: a configuration, a plugin, the right user or machine."""
+"""An operator's commands work at night despite a broken configuration or plugin, or the wrong user or machine."""
 
 from __future__ import annotations
 

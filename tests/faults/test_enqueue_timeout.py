@@ -158,7 +158,7 @@ def test_every_call_ends_within_the_timeout_while_a_server_hangs(
             assert time.monotonic() < until
 
 
-def test_a_call_that_outlasts_a_freeze_comes_off(service, make_app):
+def test_a_call_that_is_longer_than_a_freeze_succeeds(service, make_app):
     server, _ = service
     app = make_app(timeout=20.0)
     thaw = threading.Timer(0.5, server.signal, [signal.SIGCONT])

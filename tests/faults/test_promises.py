@@ -231,7 +231,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(project, mode):
     other.execute("BEGIN IMMEDIATE")
     for worker in workers:
         worker.until_said("cannot be reached")
-    time.sleep(10.0)  # ten leases: the outage itself
+    time.sleep(10.0)  # the outage lasts for ten leases
     other.execute("ROLLBACK")
     other.close()
     assert_work_continues(project)

@@ -200,7 +200,7 @@ def test_an_idle_worker_reports_an_outage_once(project, node, rabbitmq_url):
         project.until_empty()
         proxy.refuse()
         worker.until_said("cannot be reached")
-        time.sleep(3.0)  # several tries: the outage itself
+        time.sleep(3.0)  # the outage lasts for several tries to connect
         proxy.accept()
         worker.until_said("answers again")
         assert worker.stop() == 0

@@ -74,7 +74,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(redis_project, server):
     server.kill()
     for worker in workers:
         worker.until_said("cannot be reached")
-    time.sleep(10.0)  # ten leases: the outage itself
+    time.sleep(10.0)  # the outage lasts for ten leases
     server.start()
     assert_work_continues(project)
     assert_nothing_ran_twice(project, workers)

@@ -68,7 +68,7 @@ def test_an_outage_of_ten_leases_runs_nothing_twice(broker_project, broker):
     broker.kill()
     for worker in workers:
         worker.until_said("cannot be reached")
-    time.sleep(5.0)  # ten leases: the outage itself
+    time.sleep(5.0)  # the outage lasts for ten leases
     broker.start()
     assert_work_continues(project)
     assert_nothing_ran_twice(project, workers)

@@ -190,7 +190,7 @@ class Producing:
         assert not self._thread.is_alive(), f"the producer hangs after {self.sent} jobs"
 
     def stop(self) -> None:
-        """Send no more."""
+        """Stop enqueuing."""
         self._stop.set()
         with contextlib.suppress(RuntimeError):  # it never started
             self._thread.join()

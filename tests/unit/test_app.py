@@ -537,7 +537,7 @@ def test_concurrent_enqueues_are_combined(app, greet):
 # -- trouble ---------------------------------------------------------------------------------------
 
 
-def test_an_outage_is_outlasted_and_the_request_repeated(app, greet, monkeypatch):
+def test_an_enqueue_waits_out_an_outage_and_repeats_its_request(app, greet, monkeypatch):
     backend = app.new_backend()
     original, requests = type(backend).push, []
 

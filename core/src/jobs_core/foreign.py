@@ -339,7 +339,7 @@ _TOP: Final = _table(
     ("rate_limit rate_limits task_annotations task_default_rate_limit", _toml("a job names its limits, @job(limits=\"partner\"), and this defines one", 'limits.partner.rate = "10/m"')),
     ("task_always_eager always_eager immediate eager", Word("tests run jobs with the fixture of docs/testing.md", toml='backend = "memory://"')),
     ("key_prefix namespace broker_transport_options queue_prefix", _toml("the prefix of keys and queues", 'prefix = "jobs"')),
-    ("secret secret_key security_key signing_key", _toml("messages are signed with", 'signing_keys = ["k1:a long secret"]')),
+    ("secret secret_key security_key signing_key", _toml("messages are signed with", 'signing_keys = ["k1:a-long-random-secret"]')),
 )  # fmt: skip
 
 _POOL: Final = _table(
@@ -387,7 +387,7 @@ _SCHEDULE: Final = _table(
     ("queue", _toml("a queue is a topic here", 'topic = "email"')),
     ("params arguments", _toml("the arguments of the job", "args = [1, 2]")),
     ("catchup catch_up misfire coalesce", _toml("runs missed during an outage", 'missed = "skip"')),
-    ("options", _toml("the topic, and what the job itself says", 'topic = "email"')),
+    ("options", _toml("the topic, and the options in the job's definition", 'topic = "email"')),
     ("retries", Word("this belongs to the job's definition", option="retries=5")),
     ("timeout", Word("this belongs to the job's definition", option="timeout=30")),
     ("backoff", Word("this belongs to the job's definition", option="backoff=10")),

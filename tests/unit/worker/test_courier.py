@@ -47,7 +47,7 @@ def far_app(registry, monkeypatch):
     forget(url)
 
 
-def test_a_worker_whose_round_trips_outlast_its_beats_still_takes_jobs(far_app, registry):
+def test_a_worker_with_round_trips_longer_than_its_heartbeats_still_takes_jobs(far_app, registry):
     done = []
 
     @job(registry=registry, name="note")

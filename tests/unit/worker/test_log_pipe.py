@@ -421,7 +421,7 @@ def test_a_supervisor_that_is_gone_is_no_error():
 
 
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
-def test_every_record_made_in_a_run_knows_its_job_in_a_real_worker(tmp_path, mode):
+def test_every_record_made_in_a_run_contains_its_job_in_a_real_worker(tmp_path, mode):
     """Jobs, their threads and tasks; printed and logged, with one unfinished line."""
 
     def act():

@@ -49,5 +49,5 @@ def _needs(record: JobRecord | None, name: str, envelope: Callable[[JobRecord], 
         return False
     try:
         return blob_of(envelope(record)) == name
-    except MessageError:  # by whatever it may be read elsewhere
+    except MessageError:  # a process with other keys or codecs may be able to read it
         return True

@@ -127,7 +127,7 @@ class JobContext:
 
     @property
     def cursor(self) -> Any:
-        """Return what this or an earlier run of the job last passed to `checkpoint`, or else the cursor of its last step.
+        """Return the last value that any run of the job passed to `checkpoint`, or else the cursor of its last step.
 
         None if there is neither. Raises CheckpointError if the job is not resumable.
         """

@@ -1,4 +1,4 @@
-"""The runs that succeed sooner than they can have done their work: reported once a minute for each job."""
+"""The runs that succeed too quickly to have done their work: reported once a minute for each job."""
 
 from __future__ import annotations
 
