@@ -53,7 +53,7 @@ class Mutant:
 MUTANTS = [
     # checkpoint
     Mutant("a stale token stores a cursor", "store.py", "if job is not None and job.token == checkpoint.token:", "if job is not None:"),
-    Mutant("a cursor is not delivered", "store.py", "            cursor=j.cursor,\n", ""),
+    Mutant("a cursor is not delivered", "store.py", "now, cursor=j.cursor)", "now)"),
     Mutant("a settlement loses its cursor", "store.py", "        if settlement.cursor is not None:\n            job.cursor = settlement.cursor\n",
            ""),
     Mutant("only the first cursor is stored", "store.py", "                job.cursor = checkpoint.cursor",
