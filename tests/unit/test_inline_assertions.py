@@ -10,6 +10,7 @@ import pytest
 
 from jobs_core import ArgumentError, Discard, Injected, JobFailed, Retry, Snooze, current_job, job, provides
 from jobs_core.backends.base import Outgoing
+from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Config
 from jobs_core.testing import JobsQueue
 
@@ -383,3 +384,43 @@ def test_pytest_shows_the_users_frames(pytester):
     files = re.findall(r"^(?:\S*/)?(\w+\.py):\d+: ", text, re.MULTILINE)
     ours = [file for file in files if file != "test_pytest_shows_the_users_frames.py"]
     assert len(ours) == 1  # `enqueue` itself, which runs the job inline
+
+
+# -- keys and limits ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    monkeypatch.setattr(MemoryBackend, "features", MemoryBackend.features | {"limits"})
+
+
+@pytest.mark.usefixtures("limits")
+def test_keys_and_limits_are_compared_as_the_call_gets_them(jobs_queue):
+    @job(name="shop.charge", limits=("stripe", "stripe:{account}"), key="{account}", registry=jobs_queue.app.registry)
+    def charge(account: str) -> None: ...
+
+    charge.enqueue("acme")
+    jobs_queue.assert_enqueued(charge.using(key="acme", limits=["stripe:acme", "stripe"]))
+    jobs_queue.assert_enqueued(charge.using(key="{account}", limits=lambda account: ["stripe", f"stripe:{account}"]))
+    jobs_queue.refute_enqueued(charge.using(key="other"))
+    jobs_queue.refute_enqueued(charge.using(limits="stripe"))
+    with pytest.raises(
+        AssertionError, match=r"- using\(limits\)=\['stripe'\]\n.*\+ using\(limits\)=\['stripe', 'stripe:acme'\]"
+    ):
+        jobs_queue.assert_enqueued(charge.using(limits="stripe"))
+
+
+@pytest.mark.usefixtures("limits")
+def test_limits_hold_no_test_up(jobs_queue):
+    ran = []
+
+    @job(name="shop.bill", limits="stripe:{account}", registry=jobs_queue.app.registry)
+    def bill(account: str) -> None:
+        ran.append(account)
+        if len(ran) == 1:
+            raise Retry(delay=60, close="stripe:acme")
+
+    for _ in range(3):
+        bill.enqueue("acme")
+    assert jobs_queue.drain() == 3
+    assert len(ran) == 3

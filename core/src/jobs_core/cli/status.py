@@ -122,7 +122,7 @@ def document(view: Overview) -> dict[str, Any]:
         }
         found["topics"] = {
             name: {
-                **msgspec.to_builtins(topic),
+                **{key: value for key, value in msgspec.to_builtins(topic).items() if key != "limited" or value},
                 "alert": name in backlog.alerts,
                 "unserved": name in backlog.unserved,
             }
