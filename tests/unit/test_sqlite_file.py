@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core import App
-from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.base import Answer, BackendOptions, Checkpoint, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.backends.sqlite import connection as connection_module
 from jobs_core.backends.sqlite.backend import parse_url
@@ -274,6 +274,8 @@ def test_a_stored_file_of_an_earlier_schema_is_migrated_with_its_jobs(path, open
         seen = {delivery.id: delivery for delivery in backend.reserve(["t"], 10, "r")}
         assert set(seen) == {"ready-1", "ready-2", "reserved"}
         assert seen["reserved"].redeliveries == 1
+        backend.checkpoint([Checkpoint(job_id, delivery.token, b"here") for job_id, delivery in seen.items()])
+        assert backend.get("ready-1").cursor == b"here"
         (dead,) = backend.browse("t", State.DEAD, 10)
         assert (dead.id, dead.reason, len(dead.errors)) == ("dead", "failed", 1)
         assert backend.fetch_result("done", 0.0).result == b'{"value":1}'
@@ -286,6 +288,21 @@ def test_every_earlier_schema_has_a_migration_and_a_fixture():
     assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
     stored = {int(fixture.stem.rpartition("-")[2]) for fixture in FIXTURES.glob("sqlite-schema-*.db")}
     assert stored >= set(range(1, SCHEMA_VERSION + 1))
+
+
+def test_cursors_left_by_a_release_that_does_not_know_them_are_deleted(path, open_):
+    """A worker of schema 1 ends a job without its cursor; a later job must not get it, and the table must not grow."""
+    backend = open_("w")
+    push(backend)
+    (delivery,) = backend.reserve(["t"], 1, "r")
+    backend.checkpoint([Checkpoint(delivery.id, delivery.token, b"left")])
+    with backend._connection.transaction() as tx:
+        tx.db.execute("DELETE FROM reserved")
+        tx.db.execute("DELETE FROM job")
+    backend.housekeep(100)
+    with backend._connection.reading() as db:
+        assert db.execute("SELECT count(*) FROM checkpoint").fetchone()[0] == 0
+        assert db.execute("SELECT value FROM meta WHERE key = 'readable_by'").fetchone()[0] == 1
 
 
 def test_a_later_schema_is_refused_unless_it_says_we_can_read_it(path, open_):
