@@ -278,6 +278,26 @@ def check(made):
     return Plan.of(made.injections, made.name, is_async=made.is_async)
 
 
+def test_a_hidden_async_function_is_told_of_its_decorator_not_to_be_async(define):
+    def traced(function):
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @define
+    @traced
+    async def send(*, mailer: Injected[Mailer] = injected) -> None: ...
+
+    an_async_one()
+    with pytest.raises(
+        JobDefinitionError, match=r"decorator returns a plain function: make its wrapper an `async def`"
+    ) as told:
+        Plan.of(send.injections, send.name, is_async=send.is_async, function=send.function)
+    assert "make the job" not in str(told.value)
+
+
 def a_circle():
     @provides
     def session(mailer: Injected[Mailer]) -> Session: ...

@@ -17,9 +17,9 @@ from jobs_core import App, current_job, job
 from jobs_core.backends.base import State
 from jobs_core.backends.memory import forget
 from jobs_core.config import Config, Payloads, Pool
-from jobs_core.errors import ConfigError, MessageTooLarge, PayloadStoreUnavailable
+from jobs_core.errors import ConfigError, MessageTooLarge, PayloadError, PayloadStoreUnavailable
 from jobs_core.ids import new_token
-from jobs_core.message import encode, new_message
+from jobs_core.message import PACKED_VERSION, Body, PackedMessage, encode, new_message
 from jobs_core.payloads.cleaning import clean
 from jobs_core.payloads.store import FileStore, blob_name, job_of, open_store
 from jobs_core.plugins import Plugins
@@ -28,8 +28,11 @@ from jobs_core.testing import JobsQueue
 from jobs_core.units import Duration, Size
 from jobs_core.worker.main import Worker
 
+from ..support.project import until
+
 KEY = "k1:0123456789abcdefghijklmnopqrstuvwxyz"
 LONG = "x" * 5000
+ZEROS = "0" * 32
 DAY = 86400
 
 
@@ -324,6 +327,54 @@ def test_other_names_are_not_blobs(name):
 def test_a_url_that_names_no_store_is_refused(url):
     with pytest.raises(ConfigError, match="payloads.url: expected"):
         open_store(url)
+
+
+@pytest.mark.parametrize("kind", ["a link to a file", "a dangling link", "a circle of links", "a pipe", "a directory"])
+def test_only_a_file_is_read_as_a_blob(tmp_path, kind):
+    store = open_store(f"file://{tmp_path}/blobs")
+    store.put(blob_name("first"), b"mine")
+    name = blob_name("other")
+    place = tmp_path / "blobs" / name
+    (tmp_path / "secret").write_text("of another application")
+    if kind == "a pipe":
+        os.mkfifo(place)
+    elif kind == "a directory":
+        place.mkdir()
+    else:
+        place.symlink_to({"a link to a file": tmp_path / "secret", "a circle of links": place}.get(kind, tmp_path / "none"))
+    assert store.get(name, 100) is None
+    assert {job_of(blob.name) for blob in store.blobs()} == {"first", "other"}
+
+
+@pytest.mark.parametrize("ref", ["../secret", "/etc/passwd", "first.x", f"../first.{ZEROS}", f"first.{ZEROS}/..", ""])
+def test_a_reference_that_is_no_name_of_the_jobs_own_blob_is_never_read(app_with, tmp_path, ref, monkeypatch):
+    app = app_with(f"file://{tmp_path}/blobs")
+    monkeypatch.setattr(app.payloads.store, "get", lambda *read: pytest.fail(f"read {read}"))
+    for mine in (new_message("take", "default", [], {}, id="first"), new_message("take", "default", [], {}, id="../first")):
+        fields = {name: getattr(mine, name) for name in mine.__struct_fields__}
+        packed = PackedMessage(**{**fields, "v": PACKED_VERSION, "body": Body(ref=ref, sha256="0" * 64)})
+        with pytest.raises(PayloadError, match="belongs to another job"):
+            app.payloads.unpacked(packed)
+
+
+def test_a_worker_without_a_supervisor_cleans_the_store(app_with, take, took, tmp_path):
+    app = app_with(f"file://{tmp_path}/blobs", grace=Duration(0.0))
+    app.payloads.store.put(blob_name("gone"), b"left over")
+    app.enqueue(take.call(LONG))
+    worker = Worker(app, "p", Pool(), None)
+
+    def wait_until_it_is_clean():
+        try:
+            until(lambda: not list((tmp_path / "blobs").iterdir()), 10.0)
+        finally:
+            worker.courier.stop()
+
+    waiting = threading.Thread(target=wait_until_it_is_clean)
+    waiting.start()
+    worker.run()
+    waiting.join()
+    assert not list((tmp_path / "blobs").iterdir())
+    assert len(took) == 1
 
 
 def test_blobs_are_private_to_this_user(tmp_path):

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from . import config_sources, foreign, guard, private, urls
+from . import boundary, config_sources, foreign, guard, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .config import Config
@@ -526,6 +526,18 @@ class App:
             grace=float(settings.grace),
             keep=float(settings.keep),
         )
+
+    def clean_payloads_soon(self) -> None:
+        """Clean the payload store on a thread of its own: a store may be far away."""
+        threading.Thread(target=self._clean_payloads_or_log, name="jobs-payloads-cleaning", daemon=True).start()
+
+    def _clean_payloads_or_log(self) -> None:
+        try:
+            self.clean_payloads()
+        except BackendError as error:
+            logging.getLogger("jobs").warning(
+                "the payload store was not cleaned; it is tried again in an hour: %s", boundary.text_of(error)
+            )
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         """Cancel a queued job, or request the end of a running one; return its state afterwards. See `JobHandle.cancel`."""

@@ -12,7 +12,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,18 @@ class Effective(msgspec.Struct, frozen=True):
     sources: dict[str, str]
     file: Path | None
     directory: Path  # of the file, else the one in which the search began; links are kept, see `working_directory`
+
+    def located(self, key: str, text: str) -> str:
+        """Return an error about the value of a key, with its file and line, or its variable, before it."""
+        source = self.sources.get(key)
+        if source is None:
+            return text
+        line = None
+        if self.file is not None and not source.startswith("JOBS_"):
+            within = "tool.jobs." if self.file.name == "pyproject.toml" else ""
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                line = config_text.line_of(self.file.read_text(encoding="utf-8-sig"), within + key)
+        return f"{source}: {text}" + (f" (at line {line})" if line else "")
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (key, value, source) for every key, with secrets hidden, in the order of the documentation."""
@@ -411,6 +423,7 @@ class _Reader:
             for topic in pool.topics:
                 if not config.topic(topic).serve:
                     self._error(f"topics.{topic}.serve", f"is false, but pool {name} serves {topic}: remove one of the two")
+        self._check_payloads(config)
         if config.logs.done and config.logs.level in ("warning", "error"):
             self._error("logs.done", f'its lines have level info, and logs.level = "{config.logs.level}" leaves them out')
         tables: dict[str, Defaults | Topic] = {
@@ -426,6 +439,21 @@ class _Reader:
                 self._error(f"schedule.{name}", "needs either cron or every")
             elif entry.cron is None and f"schedule.{name}.tz" in self.sources:
                 self._error(f"schedule.{name}.tz", "belongs to cron, but this entry has every: leave it out")
+
+    def _check_payloads(self, config: Config) -> None:
+        """Check what could otherwise be told only where it is used, without the file: packages, and parts of a URL."""
+        if not config.encryption_keys and config.payloads.url is None:
+            return
+        from .payloads import Keyring, check_url  # late: most applications use neither
+
+        checks: list[Callable[[], object]] = [functools.partial(Keyring, config.encryption_keys)]
+        checks += [functools.partial(check_url, config.payloads.url)] if config.payloads.url is not None else []
+        for check in checks:
+            try:
+                check()
+            except ConfigError as error:  # its text begins with the key
+                key, _, reason = str(error).partition(": ")
+                self._error(key, reason)
 
     def _check_limits(self, config: Config) -> None:
         for name, each in config.topics.items():

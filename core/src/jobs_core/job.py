@@ -111,8 +111,13 @@ def _define(
     _refuse_non_functions(function)
     if name is None:
         name = own_name(function)
-    if isinstance(aliases, str):
-        raise JobDefinitionError(f"{name}: aliases: expected a list of names, got the string {shown(aliases)}")
+    if isinstance(aliases, str) or not isinstance(aliases, Iterable):
+        what = "the string " if isinstance(aliases, str) else ""
+        raise JobDefinitionError(f"{name}: aliases: expected a list of names, got {what}{shown(aliases)}")
+    if registry is not None and not isinstance(registry, Registry):
+        raise JobDefinitionError(
+            f"{name}: registry: expected a Registry, got {shown(registry)}: leave it out for the usual one"
+        )
     unknown = next((word for word in options if word not in _OPTIONS), None)
     if unknown is not None:
         advice = foreign.option_advice(unknown, function.__name__, _OPTIONS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -249,12 +249,13 @@ class JobFunction(Generic[P, R, T]):
         return twin
 
     @_Lazy
-    def _parameters(self) -> Collection[str]:
+    def _parameters(self) -> dict[str, bool]:
+        """Return the function's parameters, each with whether a call passes it; a worker injects the others."""
         try:
-            injected: Collection[str] = self.injections
+            injected: dict[str, Any] = self.injections
         except (JobDefinitionError, NameError):  # reported when the worker starts, or once the names are defined
-            injected = ()
-        return tuple(name for name in inspect.signature(self.function).parameters if name not in injected)
+            injected = {}
+        return {name: name not in injected for name in inspect.signature(self.function).parameters}
 
     def _as_call(self, item: Call[T] | tuple[Any, ...] | dict[str, Any]) -> Call[T]:
         if isinstance(item, tuple):

@@ -148,6 +148,8 @@ class Signer:
         self._keys: dict[bytes, bytes] = {}
         for number, key in enumerate(keys):
             kid, colon, secret = key.partition(":")
+            if kid.encode() in self._keys:
+                raise ConfigError(f"signing_keys[{number}]: a key before it has the same name, {kid!r}: rename one")
             if not colon or not kid.isalnum() or len(secret) < 16:
                 raise ConfigError(
                     f'signing_keys[{number}]: expected "kid:secret" with letters and digits before the colon '

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -14,7 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from . import foreign
 from .backends.limits import LIMIT, MOST_LIMITS
-from .config import Config
+from .config import Config, Topic
 from .conversion import encode_hook, json_encoder, non_finite
 from .errors import JobDefinitionError, MessageError
 from .message import MAX_ID, MAX_NESTING, MAX_PRIORITY, MAX_RETRIES, MAX_UNIQUE_KEY, UniqueKey, nesting
@@ -51,7 +51,11 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
 
         Without a `key`, only calls with the same arguments conflict.
         """
-        if every in (0, "0", "0s"):
+        try:
+            period = seconds(every)
+        except ValueError as error:
+            raise JobDefinitionError(f"Unique.throttle: every: {error}") from None
+        if not period:
             raise JobDefinitionError("Unique.throttle: every: expected a time of more than zero, in which one job is allowed")
         return cls(key=key, scope=every, conflict="drop")
 
@@ -377,8 +381,11 @@ def unique_key(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable
     return UniqueKey(key, float(seconds(scope)), unique.conflict)
 
 
-def refuse_foreign_placeholders(where: str, options: JobOptions, parameters: Callable[[], Collection[str]]) -> None:
-    """Raise JobDefinitionError if a template names anything but a parameter: no call could fill in its value."""
+def refuse_foreign_placeholders(where: str, options: JobOptions, parameters: Callable[[], Mapping[str, bool]]) -> None:
+    """Raise JobDefinitionError if a template names anything but a parameter of calls: no call could fill in its value.
+
+    `parameters` returns those of the function, each with whether a call passes it; a worker injects the others.
+    """
     unique = options.unique
     templates: list[tuple[str, object]] = [("unique: the key", unique.key)] if isinstance(unique, Unique) else []
     templates += [("key:", options.key)] if key_varies(options.key) else []
@@ -388,17 +395,18 @@ def refuse_foreign_placeholders(where: str, options: JobOptions, parameters: Cal
             _refuse_foreign(f"{where}: {what}", template, parameters)
 
 
-def _refuse_foreign(what: str, template: str, parameters: Callable[[], Collection[str]]) -> None:
+def _refuse_foreign(what: str, template: str, parameters: Callable[[], Mapping[str, bool]]) -> None:
     text = shown(template)
     try:
         names = [*_placeholders(template)]
     except ValueError as error:
         raise JobDefinitionError(f"{what} {text} is not a template ({error}): {{{{ and }}}} stand for braces") from None
-    wrong = next((name for name in names if name not in parameters()), None)
+    wrong = next((name for name in names if not parameters().get(name)), None)
     if wrong is not None:
-        there = ", ".join(f"{{{name}}}" for name in parameters()) or "nothing, because it has no parameters"
+        there = ", ".join(f"{{{name}}}" for name, passed in parameters().items() if passed)
+        why = "which only a worker injects" if wrong in parameters() else "which is not a parameter of the function"
         raise JobDefinitionError(
-            f"{what} {text} names {{{wrong}}}, which is not a parameter of the function: it may name {there}; "
+            f"{what} {text} names {{{wrong}}}, {why}: it may name {there or 'nothing, because it has no parameters'}; "
             "{{ and }} stand for braces"
         )
 
@@ -415,19 +423,20 @@ def refuse_early(where: str, options: JobOptions, topic: Acks | None = None) -> 
         )
 
 
-def refuse_never(where: str, options: JobOptions, timeout: float | None = None) -> None:
+def refuse_never(where: str, options: JobOptions, settings: Topic | None = None) -> None:
     """Raise JobDefinitionError for options that contradict each other: the job would never run, or never run in time.
 
-    `timeout` is the setting of the job's topic.
+    `settings` are those of the job's topic.
     """
-    unique, expires = options.unique, options.expires
+    unique, expires, most = options.unique, options.expires, options.timeout
+    if settings is not None:
+        expires, most = (settings.expires if expires is UNSET else expires), (settings.timeout if most is UNSET else most)
     wait = seconds(unique.wait) if isinstance(unique, Unique) and unique.wait is not None else 0.0
     if wait and isinstance(expires, float) and wait >= expires:
         raise JobDefinitionError(
             f"{where}: unique: it waits {format_duration(wait)}, but expires after {format_duration(expires)}, so it would "
             "never run: choose a longer expires"
         )
-    most = timeout if options.timeout is UNSET else options.timeout
     if isinstance(options.min_time, float) and most and options.min_time > most:
         raise JobDefinitionError(
             f"{where}: min_time: {format_duration(options.min_time)} is longer than its timeout, {format_duration(most)}, so "
@@ -548,7 +557,7 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
     def first(*values: Any) -> Any:
         return next((value for value in values if value is not UNSET and value is not None), None)
 
-    backoff = first(options.backoff, Backoff(first=settings.backoff) if settings.backoff is not None else None, Backoff())
+    backoff = first(options.backoff, None if settings.backoff is None else parse_backoff(settings.backoff), Backoff())
     retries = first(options.retries, settings.retries, DEFAULT_RETRIES)
     timeout = settings.timeout if options.timeout is UNSET else options.timeout
     resumable = options.resumable is True

@@ -13,6 +13,8 @@ from .errors import JobCancelled, JobSignal
 from .message import MAX_RETRIES
 from .units import DurationLike, seconds, shown
 
+LONGEST = 3600.0
+
 
 class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
     """The wait before a retry: a random time up to a limit that grows from `first` by `factor`, up to `longest`.
@@ -21,7 +23,7 @@ class Backoff(Struct, metaclass=foreign.Explained, frozen=True):
     """
 
     first: DurationLike = 2.0
-    longest: DurationLike = 3600.0
+    longest: DurationLike = LONGEST
     factor: float = 2.0
 
     def ceiling(self, attempt: int) -> float:
@@ -56,11 +58,13 @@ MOST_FACTOR = 100.0
 def parse_backoff(value: Any) -> Backoff:
     """Return a checked Backoff whose times are seconds; raise ValueError."""
     if not isinstance(value, Backoff):
-        return Backoff(first=float(seconds(value)))
+        value = Backoff(first=float(seconds(value)))
     factor = value.factor
     if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 1 <= factor <= MOST_FACTOR:
         raise ValueError(f"factor: expected a number from 1 (the wait stays the same) to {MOST_FACTOR:g}, got {shown(factor)}")
     first, longest = float(seconds(value.first)), float(seconds(value.longest))
+    if longest == LONGEST:  # the default
+        longest = max(first, longest)
     if longest < first:
         raise ValueError(f"longest: expected at least the first wait, {first:g} s, got {longest:g} s")
     return Backoff(first, longest, float(factor))
@@ -86,6 +90,11 @@ def _classes(value: Any) -> list[type[BaseException]]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError(f"expected exception classes, such as (ConnectionError, TimeoutError), got {shown(value)}")
     kinds = list(value)
+    if not kinds:
+        raise ValueError(
+            "expected exception classes, such as (ConnectionError, TimeoutError), got none: leave the option out, or write "
+            "retries=0 for a job that is never retried"
+        )
     for kind in kinds:
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise ValueError(

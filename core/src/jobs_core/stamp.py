@@ -106,7 +106,7 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
     topic = DEFAULT_TOPIC if options.topic is UNSET else options.topic
     settings = config.topic(topic)
     refuse_early(job.name, options, settings.acks)
-    refuse_never(job.name, options, settings.timeout)
+    refuse_never(job.name, options, settings)
     key = None if options.key is UNSET else options.key
     limits = None if options.limits is UNSET else options.limits
     varying = None

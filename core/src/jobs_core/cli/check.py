@@ -12,9 +12,11 @@ from .. import boundary, guard
 from ..app import App
 from ..backends.base import Backend
 from ..config import Workers
-from ..errors import BackendUnavailable, ConfigError, JobsError
+from ..config_sources import Effective
+from ..errors import BackendUnavailable, ConfigError, JobsError, PayloadStoreUnavailable, PluginError
 from ..events import TopicUnserved
 from ..loaders import importing
+from ..payloads.store import FileStore
 from ..plugins import Plugins
 from ..schedule import entries
 from ..supervisor.housekeeper.alerts import channels, ineffective_limits, watched
@@ -96,6 +98,7 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         checks.run("machine", lambda: _machine(app))
         checks.run("plugins", lambda: _plugins(app, killers))
         checks.run("alerts", lambda: _alerts(app))
+        checks.run("payloads", lambda: _payloads(app, context.effective))
         _check_application(checks, app, import_timeout)
     if as_json:
         output.json(checks.found)
@@ -175,6 +178,23 @@ def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
             yield output.WARN, f"{info} {trouble}"
     for name in app.plugins.unknown_preferences():
         yield output.WARN, f"plugins.prefer: no plugin is named {name!r}"
+
+
+def _payloads(app: App, effective: Effective) -> Iterator[tuple[str, str]]:
+    """Check the codec, and a store on this machine's file systems; a bucket is not asked, because it may be far away."""
+    settings = app.config.payloads
+    if settings.compress is not None:
+        try:
+            app.payloads.codec(settings.compress, "payloads.compress")
+        except (ConfigError, PluginError) as error:
+            raise ConfigError(effective.located("payloads.compress", str(error))) from None
+        yield output.GOOD, f"compressed by {settings.compress}"
+    if isinstance(app.payloads.store, FileStore):
+        try:
+            app.payloads.store.check()
+        except PayloadStoreUnavailable as error:
+            raise ConfigError(effective.located("payloads.url", f"payloads.url: {error}")) from None
+        yield output.GOOD, f"the payload store is {redact(settings.url or '')}"
 
 
 def _alerts(app: App) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,7 @@ from .waiting import importing_application
 @click.argument("args", nargs=-1)
 @keywords_option
 @click.option("--timeout", metavar="TIME", type=DURATION, help="The longest time that it may run, instead of the job's own.")
+@click.option("--json", is_flag=True, expose_value=False, help="For scripts: the result is JSON in any case.")
 @pass_context
 def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[str, ...], timeout: float | None) -> None:
     """Run JOB with ARGS here and now, in this process, and print its result as JSON.

@@ -31,15 +31,20 @@ class Plan(NamedTuple):
     """By parameter: the key under which a test may override it, and its provider."""
 
     @classmethod
-    def of(cls, wanted: dict[str, Any], name: str, *, is_async: bool) -> Plan:
+    def of(cls, wanted: dict[str, Any], name: str, *, is_async: bool, function: Callable[..., Any] | None = None) -> Plan:
         """Find the providers; raise a JobDefinitionError that names the function `name` if one is missing or unsuitable."""
         needs = {}
         for parameter, key in wanted.items():
             provider = provider_of(key, f"{name}: parameter {parameter!r}").compile()
             if provider.is_async and not is_async:
+                remedy = (
+                    "the job is an `async def`, but its decorator returns a plain function: make its wrapper an `async def`"
+                    if function is not None and inspect.iscoroutinefunction(inspect.unwrap(function))
+                    else "make the job an `async def`"
+                )
                 raise JobDefinitionError(
-                    f"{name}: parameter {parameter!r} comes from {provider.name}, which needs an event loop: make the job an "
-                    "`async def` (if it is one, its decorator hides that), or the provider a plain function"
+                    f"{name}: parameter {parameter!r} comes from {provider.name}, which needs an event loop: {remedy}, "
+                    "or the provider a plain function"
                 )
             needs[parameter] = key, provider
         return cls(needs)
@@ -51,7 +56,7 @@ def injecting(function: Callable[..., Any], wanted: dict[str, Any], name: str) -
 
     def planned(is_async: bool) -> Plan:
         if not plan:
-            plan.append(Plan.of(wanted, name, is_async=is_async))
+            plan.append(Plan.of(wanted, name, is_async=is_async, function=function))
         return plan[0]
 
     if inspect.iscoroutinefunction(function):

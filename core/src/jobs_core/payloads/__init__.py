@@ -7,5 +7,16 @@ from .codecs import PayloadCodec, PayloadCodecFactory
 from .discarding import Discarder
 from .keys import Keyring
 from .packing import HIDDEN, Payloads, blob_of, describe
+from .store import check_url
 
-__all__ = ["Discarder", "HIDDEN", "Keyring", "PayloadCodec", "PayloadCodecFactory", "Payloads", "blob_of", "describe"]
+__all__ = [
+    "Discarder",
+    "HIDDEN",
+    "Keyring",
+    "PayloadCodec",
+    "PayloadCodecFactory",
+    "Payloads",
+    "blob_of",
+    "check_url",
+    "describe",
+]

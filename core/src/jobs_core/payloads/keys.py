@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 
 from ..errors import ConfigError, PayloadError
+from ..units import shown
 
 _SALT = b"jobs encryption"
 _SALT_SIZE, _NONCE_SIZE, _TAG_SIZE = 16, 12, 16
@@ -60,7 +61,7 @@ class Keyring:
         """Return the decrypted data; raise PayloadError, which never shows any of it."""
         secret = self._keys.get(kid)
         if secret is None:
-            raise PayloadError(f"cannot be decrypted: key {kid} is not configured: add it to encryption_keys")
+            raise PayloadError(f"cannot be decrypted: key {shown(kid)[1:-1]} is not configured: add it to encryption_keys")
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 

@@ -56,7 +56,7 @@ class Payloads:
     def check(self) -> None:
         """Raise ConfigError or PluginError if the configuration names a codec that is not there."""
         if self._settings.compress is not None:
-            self._codec(self._settings.compress, "payloads.compress")
+            self.codec(self._settings.compress, "payloads.compress")
 
     # -- arguments ---------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Payloads:
         codec: str | None = None
         if self._above < len(data) <= self._settings.limit:
             codec = self._settings.compress
-            compressed = self._codec(codec or "", "payloads.compress").compress(data)
+            compressed = self.codec(codec or "", "payloads.compress").compress(data)
             if len(compressed) * 4 // 3 > len(data):  # base64 takes more than was saved
                 codec = None
             else:
@@ -161,7 +161,7 @@ class Payloads:
             data = self._keys.decrypt(body.key, data, _in_form(about, body.codec))
         if body.codec is not None:
             try:
-                codec = self._codec(body.codec, "codec")
+                codec = self.codec(body.codec, "codec")
             except (ConfigError, PluginError) as error:
                 raise PayloadError(f"cannot be decompressed: {error}") from None
             data = decompressed(codec, body.codec, data, int(self._settings.limit))
@@ -183,7 +183,8 @@ class Payloads:
             raise PayloadError(f"the blob {name} in the payload store was changed or damaged")
         return data
 
-    def _codec(self, name: str, key: str) -> PayloadCodec:
+    def codec(self, name: str, key: str) -> PayloadCodec:
+        """Return the codec of a name that stands under a key; raise ConfigError or PluginError if there is none."""
         codec = self._codecs.get(name)
         if codec is None:
             codec = self._codecs[name] = self._find_codec(name, key)

@@ -10,8 +10,11 @@ import abc
 import base64
 import binascii
 import contextlib
+import errno
+import importlib.util
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -26,6 +29,7 @@ from ..failpoints import failpoint
 _NAME = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,180})\.[0-9a-f]{32}")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
 _UNFINISHED = ".tmp"
+_NO_OBSTORE = "payloads.url: s3:// needs a further package: pip install 'jobs-core[s3]'"
 
 
 def blob_name(job_id: str) -> str:
@@ -99,11 +103,16 @@ class FileStore(PayloadStore):
     def get(self, name: str, limit: int) -> bytes | None:
         with self._told():
             try:
-                with open(self._directory / name, "rb") as file:
-                    return file.read(limit + 1)
+                descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with os.fdopen(descriptor, "rb") as file:  # neither through a link, nor from a pipe that nobody writes
+                    return file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
             except FileNotFoundError:
                 self._directory.stat()  # a directory that is not mounted is an outage, not a missing blob
                 return None
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                    raise
+                return None  # in its place is something that we did not write
         return None
 
     def delete(self, names: Sequence[str]) -> None:
@@ -118,7 +127,18 @@ class FileStore(PayloadStore):
             if self._directory.exists():
                 for entry in os.scandir(self._directory):
                     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                        yield Blob(entry.name, now - entry.stat().st_mtime)
+                        yield Blob(entry.name, now - entry.stat(follow_symlinks=False).st_mtime)
+
+    def check(self) -> None:
+        """Raise PayloadStoreUnavailable if the directory cannot be used, or cannot be made."""
+        with self._told():
+            there = self._directory
+            while not there.exists() and there != there.parent:
+                there = there.parent
+            if not there.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a directory")
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, f"{there} is not writable")
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -145,7 +165,7 @@ class ObjectStore(PayloadStore):
             import obstore
             from obstore.store import from_url
         except ImportError:
-            raise ConfigError("payloads.url: s3:// needs a further package: pip install 'jobs-core[s3]'") from None
+            raise ConfigError(_NO_OBSTORE) from None
         self._obstore: Any = obstore
         self._store: Any = from_url(url)
 
@@ -188,11 +208,32 @@ class ObjectStore(PayloadStore):
             ) from None
 
 
+def check_url(url: str) -> None:
+    """Raise ConfigError if this is not the URL of a store, or its package is missing; do not open the store."""
+    if not _is_bucket(url):
+        _directory_of(url)
+    elif importlib.util.find_spec("obstore") is None:
+        raise ConfigError(_NO_OBSTORE)
+
+
 def open_store(url: str) -> PayloadStore:
     """Return the store of a URL, file:///directory or s3://bucket/prefix; raise ConfigError for any other."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3" and parts.netloc:
-        return ObjectStore(url)
+    return ObjectStore(url) if _is_bucket(url) else _directory_of(url)
+
+
+def _is_bucket(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as an unclosed bracket; `_directory_of` says what is expected
+        return False
+    return parts.scheme == "s3" and bool(parts.netloc)
+
+
+def _directory_of(url: str) -> FileStore:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     options = parse_qs(parts.query)
     durability = options.pop("durability", ["machine"])
     if parts.scheme != "file" or parts.netloc or len(parts.path) < 2 or options or durability not in (["machine"], ["process"]):

@@ -43,6 +43,8 @@ from .topic_order import topic_order
 from .wake_up import NEVER, Situation, Sleep, next_wake_up
 
 HOUSEKEEP_LIMIT = 500
+CLEANING_INTERVAL = 3600.0
+"""Seconds between two cleanings of the payload store, which lists all of it."""
 OUTCOME_NAMES = {
     Outcome.DONE: "done",
     Outcome.RETRY: "retry",
@@ -102,7 +104,7 @@ class Courier:
         decoder.keeps_limits = "limits" in backend.features
         self._has_lines = not BOTH.isdisjoint(backend.features)
         self._passed_over = False  # jobs with limits were left behind, because no slot was free
-        self._next_housekeeping = 0.0
+        self._next_housekeeping = self._next_cleaning = 0.0
         most = settings.max_jobs
         self._most = most or sys.maxsize  # largest number of jobs to reserve in all
         self._taken = 0
@@ -251,6 +253,9 @@ class Courier:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
             # The interval counts from the end of the call, so that slow round trips leave time to wait for jobs.
             self._next_housekeeping = now if kept.more else time.monotonic() + min(3.0, self._settings.lease / 10)
+            if self._settings.cleans is not None and now >= self._next_cleaning:
+                self._next_cleaning = now + CLEANING_INTERVAL
+                self._settings.cleans()
         if now >= self._reservations.checkpoints.due:
             self._checkpoint(now)
         if self._run_queue.parked and now <= self._run_queue.leased_until:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from .. import boundary, events, guard
 from ..app import CHECKPOINTS, App, set_current_app
 from ..backends.base import Backend
@@ -18,6 +20,7 @@ from ..errors import JobDefinitionError, LoadError, NotSupported
 from ..ids import new_token
 from ..limiting import define, limits_keys
 from ..loaders.base import Bootstrapper, JobLoader, load_error
+from ..options import DEFAULT_TOPIC, refuse_never
 from ..plugins import guarded
 from ..registry import AnyJob
 from ..runs import context
@@ -73,20 +76,22 @@ def _prepare(app: App) -> Bootstrapper | None:
     if bootstrapper is not None:
         with _step(app, "before_fork"):
             bootstrapper.before_fork()
-    problems = [problem for job in app.registry for problem in _problems(job)] + on_end.problems(app) + _unsupported(app)
+    problems = [problem for job in app.registry for problem in _problems(app, job)] + on_end.problems(app) + _unsupported(app)
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper
 
 
-def _problems(job: AnyJob) -> list[str]:
-    """Return the problems of a job's parameters: a message cannot fill them, or no provider can inject them."""
+def _problems(app: App, job: AnyJob) -> list[str]:
+    """Return the problems of a job: a message cannot fill its parameters, no provider can inject them, options contradict."""
+    topic = DEFAULT_TOPIC if job.options.topic is UNSET else job.options.topic
     try:
+        refuse_never(job.name, job.options, app.config.topic(topic))
         problems = [str(problem) for problem in job.arguments.problems]
         if job.injections:
             from ..injection.resolving import Plan  # late: most applications inject nothing
 
-            Plan.of(job.injections, job.name, is_async=job.is_async)
+            Plan.of(job.injections, job.name, is_async=job.is_async, function=job.function)
     except JobDefinitionError as error:
         return [str(error)]
     return problems
@@ -177,6 +182,7 @@ class Worker(Listener):
             starts_quiet=quiet,
             limits_keys=frozenset(topic for topic in pool.topics if limits_keys(app.config, topic)),
             defines=functools.partial(define, config=app.config) if keeps_house else None,
+            cleans=app.clean_payloads_soon if keeps_house and app.payloads.store is not None else None,
         )
         self.courier = Courier(backend, self.owner, self._executor, decoder or Decoder(app), settings, self, board, isolation)
 

@@ -23,6 +23,7 @@ class CourierSettings(Struct, frozen=True):
     logs_done: bool = False  # a log line for each job that succeeds
     starts_quiet: bool = False  # reserve nothing before `serve`
     limits_keys: frozenset[str] = frozenset()  # the topics with `max_per_key`
+    cleans: Callable[[], None] | None = None  # starts to clean the payload store, because there is no housekeeper
     defines: Callable[[Backend], None] | None = None  # writes the definitions of limits, because no supervisor does
 
 

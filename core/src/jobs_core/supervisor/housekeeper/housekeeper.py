@@ -15,7 +15,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ... import boundary, events
+from ... import events
 from ...app import App, set_current_app
 from ...backends.base import Backend, Counts
 from ...boundary import told
@@ -28,7 +28,7 @@ from ...scoreboard import state
 from ...scoreboard.reader import WorkerFile
 from ...scoreboard.state import Backlog, TopicState
 from ...topics import topic_error
-from ...worker.courier import HOUSEKEEP_LIMIT
+from ...worker.courier import CLEANING_INTERVAL, HOUSEKEEP_LIMIT
 from ...worker.outage import Outage
 from ..system import linux
 from ..system.channel import Channel
@@ -44,7 +44,6 @@ logger = logging.getLogger("jobs.housekeeper")
 COUNT_INTERVAL = 1.0
 """Seconds between two counts of the topics."""
 
-CLEANING_INTERVAL = 3600.0
 """Seconds between two cleanings of the payload store. They run on a thread of their own: the store may be far away."""
 
 SURVEY_SHARE = 0.02
@@ -160,14 +159,8 @@ class Housekeeper:
         if now >= self._next_cleaning:
             self._next_cleaning = now + CLEANING_INTERVAL
             if self._app.payloads.store is not None:
-                threading.Thread(target=self._clean_payloads, name="jobs-payloads-cleaning", daemon=True).start()
+                self._app.clean_payloads_soon()
         self._tick()
-
-    def _clean_payloads(self) -> None:
-        try:
-            self._app.clean_payloads()
-        except BackendError as error:
-            boundary.log(logger, logging.WARNING, "the payload store was not cleaned; it is tried again in an hour: %s", error)
 
     def _warn_of_risks(self) -> None:
         with contextlib.suppress(BackendError):  # a failure here must not stop the work
