@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -534,21 +534,23 @@ def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
 class Explained(msgspec.StructMeta):
     """A metaclass of Structs that developers create: an unknown keyword raises an error that names our equivalent."""
 
-    def __call__(cls, *args: Any, **given: Any) -> Any:  # noqa: N805 - of a metaclass
-        try:
-            return super().__call__(*args, **given)
-        except TypeError:
-            ours = [field for field in cls.__struct_fields__ if field != "base_dir"]
-            unknown = next((word for word in given if word not in cls.__struct_fields__), None)
-            if unknown is None:
-                raise
-        from .errors import UnknownOption
+    if not TYPE_CHECKING:  # otherwise pyright would believe that every argument is accepted
 
-        words = {"Backoff": BACKOFF, "Unique": UNIQUE}.get(cls.__name__) or KEYS.get(cls.__name__, {})
-        known = words.get(unknown.lower())
-        raise UnknownOption(
-            f"{cls.__name__}: there is no option {unknown}: {known.advice('job') if known else nearest(unknown, ours)}"
-        )
+        def __call__(cls, *args, **given):  # noqa: N805 - of a metaclass
+            try:
+                return super().__call__(*args, **given)
+            except TypeError:
+                ours = [field for field in cls.__struct_fields__ if field != "base_dir"]
+                unknown = next((word for word in given if word not in cls.__struct_fields__), None)
+                if unknown is None:
+                    raise
+            from .errors import UnknownOption
+
+            words = {"Backoff": BACKOFF, "Unique": UNIQUE}.get(cls.__name__) or KEYS.get(cls.__name__, {})
+            known = words.get(unknown.lower())
+            raise UnknownOption(
+                f"{cls.__name__}: there is no option {unknown}: {known.advice('job') if known else nearest(unknown, ours)}"
+            )
 
 
 class _Attribute:

@@ -46,11 +46,8 @@ class Rule(NamedTuple):
 
 
 Rules: TypeAlias = "dict[type[BaseException], Rule]"
-RetryOn: TypeAlias = (
-    "type[BaseException] | Sequence[type[BaseException]] | Set[type[BaseException]] | "
-    "Mapping[type[BaseException], RetryRule | Backoff | DurationLike | None]"
-)
 DiscardOn: TypeAlias = "type[BaseException] | Sequence[type[BaseException]] | Set[type[BaseException]]"
+RetryOn: TypeAlias = "DiscardOn | Mapping[type[BaseException], RetryRule | Backoff | DurationLike | None]"
 
 MOST_FACTOR = 100.0
 

@@ -1,0 +1,31 @@
+"""pyright agrees with mypy: it passes correct application code, and finds the same errors on the same lines."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CASES = Path(__file__).parent / "cases.py"
+LINES = CASES.read_text(encoding="utf-8").splitlines()
+
+
+def test_pyright_finds_the_errors_that_mypy_finds_and_reveals_the_same_types(tmp_path):
+    # A project of its own: the configuration of this repository, if it had one, would not be that of an application.
+    (tmp_path / "cases.py").write_text("\n".join(LINES), encoding="utf-8")
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", "--project", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.startswith("{"), done.stdout + done.stderr
+    found = [(each["range"]["start"]["line"], each) for each in json.loads(done.stdout)["generalDiagnostics"]]
+    errors = {number: each["message"] for number, each in found if each["severity"] == "error"}
+    expected = {number for number, line in enumerate(LINES) if re.search(r"# error: [a-z-]+$", line)}
+    assert {LINES[number]: errors[number] for number in errors.keys() - expected} == {}
+    assert [LINES[number] for number in sorted(expected - errors.keys())] == []
+    revealed = {number: each["message"] for number, each in found if each["severity"] == "information"}
+    for number, line in enumerate(LINES):
+        wanted = re.search(r"# reveals: (\w+)$", line)  # the two write the types of functions differently
+        if wanted:
+            assert revealed[number].endswith(f' is "{wanted[1]}"'), line
