@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pkgutil
+import re
 import signal
 import sys
 import threading
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from jobs_core import backend_kit, failpoints
 from jobs_core.backend_kit import SelfPipe, Timers, doubled, peek, read_url, unsigned, with_failpoints
+from jobs_core.backends.base import Backend, Operable
 from jobs_core.backends.sqlite import engine
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.message import Signer
@@ -258,6 +261,24 @@ def test_a_fork_can_set_them_in_all_modules():
 )
 def test_the_places_where_authors_found_parts_before_still_have_them(old, new):
     assert pkgutil.resolve_name(old) is new
+
+
+def methods():
+    """Yield the row of each method of a backend: its call, and whether it is needed, or for which feature."""
+    for kind in (Backend, Operable):
+        for name, method in vars(kind).items():
+            if not name.startswith("_") and inspect.isfunction(method):
+                call = f"{name}({', '.join([*inspect.signature(method).parameters][1:])})"
+                feature = re.search(r"NotSupported \((\w+)\)", method.__doc__ or "")
+                optional = f"`{feature[1]}`" if feature else "has a default"
+                yield call, "yes" if getattr(method, "__isabstractmethod__", False) else optional
+
+
+def test_every_method_is_documented_with_its_parameters_and_whether_it_is_needed():
+    page = (Path(__file__).parents[2] / "docs/backend-authors.md").read_text()
+    section = page.partition("## The methods")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+\))` \| (.*?) \| .+ \|$", section, re.MULTILINE)
+    assert sorted(rows) == sorted(methods())
 
 
 def test_every_part_is_documented():

@@ -67,9 +67,19 @@ class Held:
                         text = "a job cancelled the task that keeps %s open; it stays open"
                         boundary.log(logger, logging.WARNING, text, self._what)
         except BaseException as error:
+            harmless = self._harmless(error)
             if entered.done():
-                raise
+                if harmless is error:
+                    raise
+                raise harmless from error
             if isinstance(error, asyncio.CancelledError):
                 entered.cancel()
             else:
-                entered.set_exception(error)
+                entered.set_exception(harmless)
+
+    def _harmless(self, error: BaseException) -> BaseException:
+        """Return the error, or one in place of those that would end the event loop, and all jobs in it."""
+        if not isinstance(error, SystemExit | KeyboardInterrupt):
+            return error
+        text = f"{self._what} raised {boundary.told(error)}, which ends no worker: raise another exception"
+        return RuntimeError(text).with_traceback(error.__traceback__)

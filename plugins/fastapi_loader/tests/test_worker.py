@@ -11,7 +11,7 @@ import pytest
 from tests.support.project import Project
 
 SHOP = '''
-import asyncio, os, threading
+import asyncio, os, sys, threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 from starlette.applications import Starlette
@@ -36,6 +36,8 @@ async def lifespan(app):
     task = asyncio.current_task()
     if BROKEN == "start":
         raise RuntimeError("no database")
+    if BROKEN == "exit":
+        sys.exit(3)
     if BROKEN == "hang":
         record("entering")
         try:
@@ -56,6 +58,8 @@ async def lifespan(app):
         if BROKEN == "block at end":
             record("leaving")
             threading.Event().wait(3600)
+        if BROKEN == "exit at end":
+            sys.exit(3)
         if BROKEN == "end":
             raise RuntimeError("cannot close")
 
@@ -161,6 +165,33 @@ def test_a_stop_gives_up_a_lifespan_that_is_not_open_yet(shop, mode):
     shop.until_noted("entering")
     assert worker.stop() == 0, worker.output
     assert shop.ledger() == ["entering", "given up"]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_supervised_worker_gives_up_a_lifespan_that_is_not_open_yet(shop, mode):
+    shop.configure(f'[pools.default]\nworkers = 1\nmode = "{mode}"\nstop_timeout = "1h"\n')
+    process = shop.start("start", SHOP_BROKEN="hang")
+    shop.until_noted("entering")
+    assert process.stop() == 0, process.output
+    assert shop.ledger() == ["entering", "given up"]
+    assert "told to stop while the application's lifespan begins: it is cancelled" in process.output
+    assert "kill" not in process.output
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_sys_exit_in_a_lifespan_is_told_as_what_it_is(shop, mode):
+    shop.push("plain")
+    done = shop.drain(mode, SHOP_BROKEN="exit")
+    assert done.returncode != 0
+    assert "the application's lifespan raised SystemExit: 3" in done.stderr
+    assert "sys.exit(3)" in done.stderr  # the line
+    assert "imported" not in done.stderr
+    assert shop.ledger() == []
+    done = shop.drain(mode, SHOP_BROKEN="exit at end")
+    assert done.returncode == 0, done.stderr
+    assert "the application's lifespan failed at its end" in done.stderr
+    assert "raised SystemExit: 3" in done.stderr
+    assert shop.times("plain True") == 1
 
 
 @pytest.mark.parametrize(("broken", "noted"), [("block", "entering"), ("block at end", "leaving")])

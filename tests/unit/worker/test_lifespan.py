@@ -48,3 +48,28 @@ def test_one_that_is_being_entered_is_given_up():
     assert not lifespan.enter()
     assert done == ["cancelled"]
     loop.close()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), SystemExit("over")], ids=repr)
+@pytest.mark.parametrize("when", ["start", "end"])
+@pytest.mark.parametrize("own", [False, True])
+def test_errors_that_end_a_process_end_neither_the_loop_nor_the_wait_for_it(own, when, error, caplog):
+    @asynccontextmanager
+    async def manager():
+        if when == "start":
+            raise error
+        yield
+        raise error
+
+    loop = None if own else asyncio.new_event_loop()
+    lifespan = Lifespan(manager(), loop)
+    if when == "start":
+        with pytest.raises(RuntimeError, match=rf"the application's lifespan raised {type(error).__name__}"):
+            lifespan.enter()
+    else:
+        lifespan.enter()
+        lifespan.leave()
+        assert f"raised {type(error).__name__}" in caplog.text
+    if loop is not None:
+        assert loop.run_until_complete(asyncio.sleep(0, "goes on")) == "goes on"
+        loop.close()

@@ -41,11 +41,13 @@ class Lifespan:
             self._thread.start()
         return True
 
-    def give_up(self) -> None:
-        """Cancel an `enter` that has not returned. Called by: any thread, and signal handlers."""
-        if not self._entered:  # else it is being left, and may clean up
-            self._given_up = True
-            self._loop.call_soon_threadsafe(self._held.abandon)
+    def give_up(self) -> bool:
+        """Cancel an `enter` that has not returned; return whether this was done. Called by: any thread, and signal handlers."""
+        if self._entered or self._given_up:  # if it is being left, it may clean up
+            return False
+        self._given_up = True
+        self._loop.call_soon_threadsafe(self._held.abandon)
+        return True
 
     def leave(self) -> None:
         """Exit the context manager, after the last job; log any error."""

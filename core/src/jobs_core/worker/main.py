@@ -117,7 +117,8 @@ def _step(app: App, step: str, loader: str = "") -> Iterator[None]:
 
     def error_for(error: BaseException) -> LoadError:
         ends = isinstance(error, SystemExit)
-        what = "the application ends the process when it is imported" if ends else "the application cannot be prepared"
+        when = "" if step in ("after_fork", "lifespan") else " when it is imported"
+        what = f"the application ends the process{when}" if ends else "the application cannot be prepared"
         who = f", in {step} of {plugin}" if plugin else ""
         return load_error(f"{what}{who}", error)
 
@@ -234,8 +235,11 @@ class Worker(Listener):
     def give_up_lifespan(self) -> None:
         """Run no job if the lifespan of the application has not been entered yet. Called as `stop` is."""
         self._told_to_stop = True
-        if self._lifespan_changes is not None:
-            self._lifespan_changes.give_up()
+        if self._lifespan_changes is not None and self._lifespan_changes.give_up():
+            text = (
+                "told to stop while the application's lifespan begins: it is cancelled; code of it that blocks delays the stop"
+            )
+            boundary.log(logger, logging.INFO, text)
 
     @contextmanager
     def _lifespan(self) -> Iterator[bool]:

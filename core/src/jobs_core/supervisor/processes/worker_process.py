@@ -176,6 +176,7 @@ class _WorkerProcess(Listener):
                 case Stop(timeout):
                     self._show(Phase.STOPPING)
                     worker.courier.stop(timeout)
+                    worker.give_up_lifespan()
                 case StopReserving():
                     worker.courier.quiet()
                     self._serving = False
