@@ -1,21 +1,27 @@
 """Limits and keys from `@job` and `using` to the backend: the names in a job, the values that an enqueue sends, the errors."""
 
+import asyncio
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, ClassVar
 
 import pytest
 from msgspec.structs import replace
 
-from jobs_core import App, JobDefinitionError, job
+from jobs_core import App, JobDefinitionError, current_job, job, set_current_app
+from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.limits import MOST_LIMITS, Limit, Lines, line_of_foreign
-from jobs_core.backends.memory import MemoryBackend
-from jobs_core.config import Config, Pool, Topic
+from jobs_core.backends.memory import MemoryBackend, forget
+from jobs_core.config import Config, Pool, ScheduleEntry, Topic
 from jobs_core.config import Limit as Defined
 from jobs_core.errors import MessageError, NotSupported
-from jobs_core.limiting import defined_limits, defined_lines, uses
+from jobs_core.limiting import define, defined_limits, defined_lines, uses
 from jobs_core.message import decode
+from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
-from jobs_core.units import format_rate, interval
+from jobs_core.schedule import Ticker
+from jobs_core.units import Duration, format_rate, interval
+from jobs_core.worker.main import Worker
 
 
 class WithLines(MemoryBackend):
@@ -27,7 +33,7 @@ class WithoutLines(MemoryBackend):
 
 
 def app_with(kind, config=None):
-    app = App(config or Config(backend="memory://limiting"), registry=Registry())
+    app = App(config or Config(backend="memory://limiting"), plugins=Plugins(), registry=Registry())
     app._make_backend = lambda clock: kind("memory://limiting", app.backend_options(clock))
     return app
 
@@ -103,9 +109,9 @@ def test_an_enqueue_sends_the_key(app, given, expected, where):
 @pytest.mark.parametrize("option", ["limits", "key"])
 @pytest.mark.parametrize("given", ["a:{missing}", "a:{missing.x}", "a:{account:{width}}"])
 def test_a_template_that_names_no_parameter_is_refused_where_it_is_written(option, given):
-    for define in (lambda: pay(**{option: given}), lambda: pay().using(**{option: given})):
+    for write in (lambda: pay(**{option: given}), lambda: pay().using(**{option: given})):
         with pytest.raises(JobDefinitionError, match=rf"{option}: .* not a parameter of the function: it may name \{{account"):
-            define()
+            write()
 
 
 @pytest.mark.parametrize(
@@ -114,9 +120,9 @@ def test_a_template_that_names_no_parameter_is_refused_where_it_is_written(optio
      "{account}", "a{account}:b", ("a", 5), ["a", ""], tuple("abcdefghi"), "a:{", "a:{account!x}"],
 )  # fmt: skip
 def test_invalid_limit_names_are_refused_at_definition(given):
-    for define in (lambda: pay(limits=given), lambda: pay().using(limits=given)):
+    for write in (lambda: pay(limits=given), lambda: pay().using(limits=given)):
         with pytest.raises(JobDefinitionError, match="limits: "):
-            define()
+            write()
 
 
 UNFIT = {
@@ -248,3 +254,99 @@ def test_the_names_that_jobs_use_are_known_without_a_call():
 )
 def test_a_foreign_producers_key_and_limits_are_taken_over_if_they_can_be_stored(key, limits, line):
     assert line_of_foreign(key, limits) == line
+
+
+# -- every way of enqueueing -----------------------------------------------------------------------
+
+
+class Seen(WithLines):
+    """Remembers what was pushed, by itself or with a settlement."""
+
+    sent: ClassVar[list] = []
+
+    def define_limits(self, limits, topics): ...
+
+    def push(self, messages, request):
+        self.sent.extend(messages)
+        return super().push(messages, request)
+
+    def settle(self, settlements, request):
+        self.sent.extend(message for each in settlements for message in each.followups)
+        return super().settle(settlements, request)
+
+
+@pytest.fixture
+def seen():
+    forget("memory://limiting")
+    config = Config(
+        backend="memory://limiting",
+        schedule={"often": ScheduleEntry(job="shop.charge", every=Duration(1), kwargs={"account": 7})},
+    )
+    app = app_with(Seen, config)
+    Seen.sent = []
+
+    @job(name="shop.charge", registry=app.registry, limits=("stripe", "stripe:{account}"), key="k{account}")
+    def charge(account: int = 7) -> None: ...
+
+    @job(name="shop.order", registry=app.registry, on_done="shop.audit")
+    def order(way: str) -> None:
+        if way == "follow-up":
+            current_job().enqueue(charge, 7)
+        elif way == "within":
+            charge.enqueue(7)
+
+    @job(name="shop.audit", registry=app.registry, limits="stripe:7", key=lambda **facts: "k7")
+    def audit(id: str) -> None: ...
+
+    set_current_app(app)
+    yield app, charge, order
+    set_current_app(None)
+    app.close()
+    forget("memory://limiting")
+
+
+def tick(app):
+    ticker = Ticker(app, None)
+    ticker.due(1000.0)
+    backend = app.new_backend()
+    ticker.enqueue(ticker.due(1002.0), backend.push)
+
+
+def worked(app, order, way):
+    order.enqueue(way)
+    Worker(app, "p", Pool(), None, drain=True).run()
+
+
+WAYS = {
+    "enqueue": lambda app, charge, order: charge.enqueue(7),
+    "aenqueue": lambda app, charge, order: asyncio.run(charge.aenqueue(7)),
+    "enqueue_many": lambda app, charge, order: charge.enqueue_many([(7,)]),
+    "aenqueue_many": lambda app, charge, order: asyncio.run(charge.aenqueue_many([{"account": 7}])),
+    "with a delay": lambda app, charge, order: charge.using(delay=60).enqueue(7),
+    "at a time": lambda app, charge, order: charge.using(at=datetime.now(timezone.utc)).enqueue(7),
+    "the schedule": lambda app, charge, order: tick(app),
+    "a follow-up": lambda app, charge, order: worked(app, order, "follow-up"),
+    "within a job": lambda app, charge, order: worked(app, order, "within"),
+    "on_done": lambda app, charge, order: worked(app, order, "alone"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_enqueueing_gives_limits_and_key(seen, way):
+    app, charge, order = seen
+    WAYS[way](app, charge, order)
+    job_name = "shop.audit" if way == "on_done" else "shop.charge"
+    found = {(message.key, message.limits) for message in Seen.sent if decode(message.payload, topic="default").job == job_name}
+    assert found == {("k7", ("stripe:7",) if way == "on_done" else ("stripe", "stripe:7"))}
+
+
+def test_definitions_are_written_to_backends_that_keep_them():
+    defined = []
+
+    class Defining(WithLines):
+        def define_limits(self, limits, topics):
+            defined.append((limits, topics))
+
+    define(Defining("memory://limiting", BackendOptions()), Config(limits={"a": Defined(concurrency=1)}))
+    assert defined == [({"a": Limit(1)}, {"default": Lines()})]
+    define(WithoutLines("memory://limiting", BackendOptions()), Config(limits={"a": Defined(concurrency=1)}))

@@ -51,9 +51,11 @@ GIVEN_BACK = {
 @pytest.mark.parametrize(("options", "fields", "limits"), GIVEN_BACK.values(), ids=GIVEN_BACK)
 def test_a_job_that_came_without_its_limits_is_given_back_under_them_before_it_runs(registry, options, fields, limits):
     define(registry, **options)
-    back = decoder(registry).accept(delivery(**fields))
+    made = decoder(registry)
+    back = made.accept(delivery(**fields))
     assert back == Settlement("id", 1, Outcome.RELEASE, ran=False, limits=limits)
-    assert isinstance(decoder(registry).accept(delivery(limits, **fields)), Run)  # once
+    assert isinstance(decoder(registry).accept(delivery(limits, **fields)), Run)
+    assert isinstance(made.accept(delivery(**fields)), Run)  # a backend that has lost the limits does not get it back again
 
 
 RUNS = {
@@ -193,10 +195,13 @@ def test_beside_waiting_plain_jobs_limited_ones_may_come_and_start_first():
     plain = [numbered(n) for n in range(5)]
     reservations.start(plain, 0.0)
     executor.run_queue.pending.extend(plain[2:])
+    reservations.note_limited([], 5)
     assert reservations.startable() == 2
     limited = [numbered(9, ("a",))]
     reservations.start(limited, 0.0)
-    reservations.note_limited(limited)
+    reservations.note_limited(limited, 0)
+    assert reservations.startable() == 0  # no plain jobs come any more
+    reservations.note_limited([], 5)
     executor.run_queue.pending.appendleft(limited[0])
     assert reservations.startable() == 1
     limited[0].started = 1.0

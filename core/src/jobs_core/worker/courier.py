@@ -449,9 +449,10 @@ class Courier:
         """Have the runs with limits start before all that wait, since they hold slots; return the others."""
         per_key = self._settings.limits_keys
         first = [run for run in runs if run.delivery.limits or (run.delivery.key and run.delivery.topic in per_key)]
+        if runs:
+            self._reservations.note_limited(first, len(runs) - len(first))
         if not first:
             return runs
-        self._reservations.note_limited(first)
         self._run_queue.pending.extendleft(reversed(first))
         rest = [run for run in runs if run not in first] if len(first) < len(runs) else []
         if not rest:

@@ -27,6 +27,9 @@ from .on_end import policy_of, with_on_dead
 
 logger = logging.getLogger("jobs.worker")
 
+MOST_GIVEN_BACK = 10_000
+"""Most jobs that are remembered as given back under their limits."""
+
 _FIRST_DEFERRAL = 5.0
 _LONGEST_DEFERRAL = 60.0
 
@@ -49,6 +52,7 @@ class Decoder:
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
         self._late_policies: dict[tuple[AnyJob, str], Policy] = {}
         self.keeps_limits = False  # whether the backend does
+        self._given_back: set[str] = set()  # ids of jobs that were given back under their limits, the latest of them
 
     def accept(self, delivery: Delivery) -> Run | Settlement:
         """Return a run that is ready to start, or the settlement of a delivery that cannot run."""
@@ -86,7 +90,7 @@ class Decoder:
         policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
         if delivery.limits:
             policy = self._late(job, delivery.topic, policy)
-        elif (policy.limits or message.limits) and (limits := self._lacking(policy, message, job, args, kwargs)):
+        elif (policy.limits or message.limits) and (limits := self._lacking(delivery, policy, message, job, args, kwargs)):
             return _given_back(delivery, limits)
         run = Run(delivery, message, job, policy, args, kwargs)
         if runs_code:
@@ -103,7 +107,7 @@ class Decoder:
             return self._run(delivery, self._payloads.unpacked(message), job)
         if delivery.limits:
             policy = self._late(job, delivery.topic, policy)
-        elif message.limits and (limits := self._lacking(policy, message, job, [], {})):
+        elif message.limits and (limits := self._lacking(delivery, policy, message, job, [], {})):
             return _given_back(delivery, limits)
         run = Run(delivery, message, job, policy, [], {})
         run.blob, run.load, run.convert = blob, self._payloads.unpacked, True
@@ -136,17 +140,25 @@ class Decoder:
             boundary.log(logger, logging.WARNING, line, job.name, topic)
         return late
 
-    def _lacking(self, policy: Policy, message: Message, job: AnyJob, args: Any, kwargs: Any) -> tuple[str, ...]:
+    def _lacking(
+        self, delivery: Delivery, policy: Policy, message: Message, job: AnyJob, args: Any, kwargs: Any
+    ) -> tuple[str, ...]:
         """Return the limits of a job that was delivered without them, because its producer does not know them.
 
         Raises ArgumentError if its arguments give none.
         """
-        if not self.keeps_limits:
+        if not self.keeps_limits or delivery.id in self._given_back:  # a backend that has lost them once would do so again
             return ()
         try:
             if message.limits is not None:
-                return tuple(checked_limits(job.name, message.limits))
-            return tuple(limits_of(policy.limits, job.name, args, kwargs, lambda: job.arguments.named(args, kwargs)))
+                limits = checked_limits(job.name, message.limits)
+            else:
+                limits = limits_of(policy.limits, job.name, args, kwargs, lambda: job.arguments.named(args, kwargs))
+            if len(self._given_back) >= MOST_GIVEN_BACK:
+                self._given_back.clear()
+            if limits:
+                self._given_back.add(delivery.id)
+            return tuple(limits)
         except Exception as error:  # of a function or a model of the application
             raise ArgumentError(f"the limits of {job.name} cannot be computed: {boundary.told(error)}") from None
 

@@ -44,6 +44,7 @@ class Reservations:
         self._most = LARGEST_BATCH  # most jobs to reserve; fewer after suspects start: as many as run together
         self._prefetch = Prefetch(executor.concurrency)
         self._limited: list[Run] = []  # those with limits, until they have started
+        self._plain_come = False  # whether the last jobs that were reserved included some without limits
         self._astray: dict[str, tuple[Run, float]] = {}  # runs neither in the queue nor in the executor, and since when
 
     # -- how much, and when ------------------------------------------------------------------------
@@ -55,20 +56,19 @@ class Reservations:
     def startable(self) -> int:
         """Return how many jobs with limits can start now, so that none of them holds a slot here while another worker idles.
 
-        As long as plain jobs wait here, no slot of this worker is ever free. Then jobs with limits start before these, and
-        as many may be reserved as there are slots: otherwise they would never be served beside many short plain jobs.
+        While plain jobs keep coming, no slot of this worker is ever free when it reserves. Then jobs with limits start before
+        those that wait, and as many may be reserved as there are slots: otherwise they would hardly be served.
         """
         free = self._executor.concurrency - len(self.runs)
-        if free > 0:
-            return free
+        if free > 0 or not self._plain_come:
+            return max(0, free)
         self._limited = [run for run in self._limited if not (run.started or run.taken) and self.runs.get(run.id) is run]
-        if len(self._run_queue.pending) <= len(self._limited):
-            return 0
         return max(0, self._executor.concurrency - len(self._limited))
 
-    def note_limited(self, runs: list[Run]) -> None:
-        """Note which of the newly reserved runs have limits, for `startable`."""
-        self._limited += runs
+    def note_limited(self, limited: list[Run], plain: int) -> None:
+        """Note the runs with limits among the newly reserved ones, and the number of the others, for `startable`."""
+        self._limited += limited
+        self._plain_come = plain > 0
 
     def batch(self) -> int:
         """Return how many jobs are reserved at a time while there are many."""

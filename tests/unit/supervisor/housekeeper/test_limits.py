@@ -1,12 +1,20 @@
 """What the housekeeper makes of limits: bounded figures for metrics, and alerts about those that stay full."""
 
 import time
+import unittest.mock
+from typing import ClassVar
 
 import pytest
 
-from jobs_core.backends.limits import Limit, LimitState
+from jobs_core import App
+from jobs_core.backends.limits import Limit, LimitState, Lines
+from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config import Alerts, Config, Duration, Topic
-from jobs_core.scoreboard.state import Backlog, Board, TopicState, Totals
+from jobs_core.config import Limit as Defined
+from jobs_core.ids import new_token
+from jobs_core.plugins import Plugins
+from jobs_core.scoreboard.state import Backlog, Board, TopicState, Totals, read_board
+from jobs_core.supervisor.housekeeper.housekeeper import Housekeeper
 from jobs_core.supervisor.housekeeper.limits import MOST_VALUES, LimitAlerts, figures
 from jobs_core.supervisor.http.metrics import exposition
 
@@ -101,3 +109,29 @@ def test_limits_are_metrics_with_bounded_labels():
 
 def test_a_backend_without_limits_has_no_such_metric():
     assert "limit" not in exposition(board(), lease=30, openmetrics=True)
+
+
+class WithLimits(MemoryBackend):
+    features = MemoryBackend.features | {"limits", "fairness"}
+    defined: ClassVar[list] = []
+
+    def define_limits(self, limits, topics):
+        self.defined.append((limits, topics))
+
+    def limits(self, most, names=()):
+        return [full("stripe")]
+
+
+def test_the_housekeeper_writes_definitions_once_it_is_connected_and_reads_their_use(tmp_path, registry, monkeypatch):
+    url = f"memory://{new_token()}"
+    app = App(Config(backend=url, limits={"stripe": Defined(concurrency=5)}), plugins=Plugins(), registry=registry)
+    monkeypatch.setattr(app, "_make_backend", lambda clock: WithLimits(url, app.backend_options(clock)))
+    keeper = Housekeeper(app, unittest.mock.Mock(), tmp_path)
+    keeper._work(1.0)
+    keeper._work(10.0)
+    assert WithLimits.defined == [({"stripe": Limit(5)}, {"default": Lines()})]
+    (found,) = read_board(tmp_path).backlog.limits
+    assert (found.limit, found.used, found.waiting, found.concurrency) == ("stripe", 5, 3, 5)
+    keeper._backend.close()
+    app.close()
+    forget(url)
