@@ -53,7 +53,7 @@ class Mutant:
 MUTANTS = [
     # checkpoint
     Mutant("a stale token stores a cursor", "store.py", "if job is not None and job.token == checkpoint.token:", "if job is not None:"),
-    Mutant("a cursor is not delivered", "store.py", "now, cursor=j.cursor)", "now)"),
+    Mutant("a cursor is not delivered", "store.py", "j.limits, j.cursor)", "j.limits)"),
     Mutant("a settlement loses its cursor", "store.py", "        if settlement.cursor is not None:\n            job.cursor = settlement.cursor\n",
            ""),
     Mutant("only the first cursor is stored", "store.py", "                job.cursor = checkpoint.cursor",
@@ -80,8 +80,8 @@ MUTANTS = [
     Mutant("a queued key is held until done", "store.py", 'if job.unique and job.unique.scope == "queued":', "if False:"),
     Mutant("replace cancels a running job", "store.py", "job.state not in (_READY, _SCHEDULED):", "False:"),
     Mutant("replace refuses", "store.py", 'if unique.conflict != "replace" or job is None or', "if True or"),
-    Mutant("a dead job keeps its key", "store.py", "            self._ready_count[job.topic] -= 1\n        self._free_key(job)\n        job.state, job.reason",
-           "            self._ready_count[job.topic] -= 1\n        job.state, job.reason"),
+    Mutant("a dead job keeps its key", "store.py", "            self._leave(job)\n        self._free_key(job)\n        job.state, job.reason",
+           "            self._leave(job)\n        job.state, job.reason"),
     # reserve
     Mutant("a repeated reserve takes more", "store.py", "        if request == owner.reserve_request:\n            taken = sorted",
            "        if False:\n            taken = sorted"),
@@ -102,11 +102,11 @@ MUTANTS = [
            "            pass"),
     Mutant("a retry counts no attempt", "store.py", "            job.attempt += 1\n            job.note(settlement.error)", "            job.note(settlement.error)"),
     Mutant("a defer counts an attempt", "store.py", "            job.deferrals += 1", "            job.deferrals += 1\n            job.attempt += 1"),
-    Mutant("a release counts a redelivery", "store.py", "            self._make_ready(job)\n            return\n",
-           "            job.redeliveries += 1\n            self._make_ready(job)\n            return\n"),
+    Mutant("a release counts a redelivery", "store.py", "            self._make_ready(job, first=True)\n            return\n",
+           "            job.redeliveries += 1\n            self._make_ready(job, first=True)\n            return\n"),
     Mutant("a release goes to the end of the line", "store.py",
-           "            self._make_ready(job)\n            return\n", "            self.place(job, now, 0)\n            job.seq += 10**6\n            return\n"),
-    Mutant("a release loses the job", "store.py", "            self._make_ready(job)\n            return\n", "            return\n"),
+           "            self._make_ready(job, first=True)\n            return\n", "            self.place(job, now, 0)\n            job.seq += 10**6\n            return\n"),
+    Mutant("a release loses the job", "store.py", "            self._make_ready(job, first=True)\n            return\n", "            return\n"),
     Mutant("a retry comes at once", "store.py", "self.place(job, now, settlement.after)", "self.place(job, now, 0)"),
     Mutant("follow-ups are lost", "store.py", "        if settlement.followups and outcome in ENDS:\n", "        if False:\n"),
     Mutant("a settle wakes nobody", "store.py",
@@ -120,7 +120,7 @@ MUTANTS = [
     Mutant("dead letters are not limited", "store.py", "for _ in range(len(dead) - at.options.retention(job.topic).dead_max):", "for _ in ():"),
     Mutant("ids are found by what is in them", "operators.py", "if each.startswith(prefix) and", "if prefix in each and"),
     # owners
-    Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job)\n        self.changed.notify_all()\n        return len(owner.held)",
+    Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job, first=job.id not in started)\n        self.changed.notify_all()\n        return len(owner.held)",
            "        self.changed.notify_all()\n        return len(owner.held)"),
     Mutant("started jobs are not charged", "store.py", "            if job.id in started:", "            if False:"),
     Mutant("unstarted jobs are charged", "store.py", "            if job.id in started:", "            if started:"),
@@ -143,7 +143,7 @@ MUTANTS = [
     Mutant("purge takes every state", "operators.py", "if job.topic == topic and job.state is state)", "if job.topic == topic)"),
     Mutant("discard takes running jobs", "operators.py", "if job.state in (State.READY, State.SCHEDULED)]", "if job.state is not State.DEAD]"),
     Mutant("the oldest age is the newest", "operators.py", "max(0.0, now - min(since))", "max(0.0, now - max(since))"),
-    Mutant("due jobs count as scheduled", "operators.py", "Counter(State.READY if job.is_due(now) else job.state for job in jobs)", "Counter(job.state for job in jobs)"),
+    Mutant("due jobs count as scheduled", "operators.py", "Counter(State.READY if job.is_due(now) else job.seen_state for job in jobs)", "Counter(job.seen_state for job in jobs)"),
     Mutant("dead letters are listed oldest first", "operators.py", "list(reversed(self.store.dead[topic].values()))", "list(self.store.dead[topic].values())"),
 ]  # fmt: skip  # a row a fault reads best
 
@@ -164,6 +164,7 @@ def killed_by(mutant: Mutant, case: str = "") -> str:
                 assert count == 1, f"{mutant.name}: what it changes stands {count} times in {mutant.file}"
                 text = text.replace(mutant.old, mutant.new)
             text = text.replace("from ...", "from jobs_core.").replace("from ..base", "from jobs_core.backends.base")
+            text = text.replace("from ..limits", "from jobs_core.backends.limits")
             (package / source.name).write_text(text)
         (directory / "test_mutant.py").write_text(CASES)
         return _run(mutant, directory, case or "not model") or (not case and _run(mutant, directory, "model")) or ""

@@ -10,7 +10,7 @@ import pytest
 from jobs_core import App, Retry, current_job, job, set_current_app
 from jobs_core.backends.base import Outgoing
 from jobs_core.backends.limits import Limit
-from jobs_core.backends.memory import forget
+from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config import Config, Pool
 from jobs_core.config import Limit as Defined
 from jobs_core.ids import new_token
@@ -18,7 +18,6 @@ from jobs_core.message import encode, new_message
 from jobs_core.plugins import Plugins
 from jobs_core.worker.main import Worker
 
-from ...support.naive_limits import Naive
 from ...support.project import PATIENCE, until
 
 POOLS = {"sync": Pool(), "threads": Pool(mode="threads", concurrency=8), "async": Pool(mode="async", concurrency=50)}
@@ -36,7 +35,7 @@ def make_app(registry, monkeypatch):
             plugins=Plugins(),
             registry=registry,
         )
-        monkeypatch.setattr(app, "_make_backend", lambda clock: Naive(url, app.backend_options(clock)))
+        monkeypatch.setattr(app, "_make_backend", lambda clock: MemoryBackend(url, app.backend_options(clock)))
         made.append((app, url))
         set_current_app(app)
         return app
@@ -197,7 +196,7 @@ def test_a_worker_whose_slot_is_taken_does_not_spin_while_limited_jobs_wait(make
         time.sleep(0.1)  # while a courier that spins makes thousands of calls
         spins.append(app.calls - before)
 
-    class Counting(Naive):
+    class Counting(MemoryBackend):
         def reserve(self, *arguments):
             app.calls += 1
             return super().reserve(*arguments)

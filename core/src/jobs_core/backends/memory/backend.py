@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from ..base import FEATURES, Answer, BackendOptions, Checkpoint, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from ..base import ALL_FEATURES, Answer, BackendOptions, Checkpoint, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from .operators import MemoryOperatorCalls
 from .store import MemoryStore
 
@@ -30,7 +30,7 @@ class MemoryBackend(MemoryOperatorCalls):
     """A connection to a store in this process; see the package's docstring."""
 
     name = "memory"
-    features = (FEATURES - {"multiprocess"}) | {"checkpoints"}
+    features = ALL_FEATURES - {"multiprocess"}
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -58,7 +58,9 @@ class MemoryBackend(MemoryOperatorCalls):
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         with self.store.lock:
-            return self.store.reserve(self._moment(), self._owner, topics, limit, request)
+            deliveries = self.store.reserve(self._moment(), self._owner, topics, limit, request, self.startable)
+            self.passed_over = self.store.passed_over
+            return deliveries
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         with self.store.lock:
@@ -74,6 +76,7 @@ class MemoryBackend(MemoryOperatorCalls):
                 if self.store.is_called(self._owner):
                     self.called = True
                     return False
+                self.store.moment(self._options.now())
                 due = self.store.next_due() if topics else None
                 until_due = float("inf") if due is None else due - self._options.now()
                 if until_due <= 0 or any(map(self.store.has_ready, topics)):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..base import Backend, BackendOptions, Counts, JobRecord, State
+from ..limits import Limit, LimitState, Lines
 from .records import Job, Moment
 from .store import MemoryStore
 
@@ -32,11 +33,13 @@ class MemoryOperatorCalls(Backend):
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         with self.store.lock:
             now = self._options.now()
-            jobs = [job for job in self.store.jobs.values() if job.topic == topic and job.state is state]
+            jobs = [job for job in self.store.jobs.values() if job.topic == topic and job.seen_state is state]
             if state is State.SCHEDULED:
                 jobs.sort(key=lambda job: (job.due, job.seq))
             elif state is State.DEAD:
                 jobs = list(reversed(self.store.dead[topic].values()))
+            elif state is State.LIMITED:
+                jobs.sort(key=lambda job: (job.ready_at, job.seq))
             else:
                 jobs.sort(key=lambda job: (job.rank, job.ready_at, job.seq))
             return [job.record(now) for job in jobs[offset : offset + limit]]
@@ -53,6 +56,7 @@ class MemoryOperatorCalls(Backend):
     def requeue(self, job_ids: Sequence[str]) -> int:
         with self.store.lock:
             now, count = self._options.now(), 0
+            self.store.moment(now)
             for job in self._found(job_ids):
                 if job.state is State.DEAD:
                     del self.store.dead[job.topic][job.id]
@@ -101,6 +105,25 @@ class MemoryOperatorCalls(Backend):
         with self.store.lock:
             return frozenset(self.store.paused)
 
+    def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        with self.store.lock:
+            self.store.define(self._moment(), limits, topics)
+
+    def override_limit(self, limit: str, definition: Limit | None) -> None:
+        with self.store.lock:
+            self.store.override(self._moment(), limit, definition)
+
+    def limits(self, most: int, names: Sequence[str] = ()) -> list[LimitState]:
+        with self.store.lock:
+            states = self.store.limits.states(names, self.store.waiting_for, self._options.now())
+            return sorted(states, key=lambda state: (-state.waiting, -state.used, state.limit))[:most]
+
+    def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
+        with self.store.lock:
+            now = self._options.now()
+            waiting = (job for job in self.store.jobs.values() if job.state is State.READY or job.is_due(now))
+            return Counter(job.key for job in waiting if job.topic == topic).most_common(most)
+
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         with self.store.lock:
             job = self.store.jobs.get(job_id)
@@ -128,12 +151,13 @@ class MemoryOperatorCalls(Backend):
 
 
 def _count(jobs: list[Job], now: float) -> Counts:
-    states = Counter(State.READY if job.is_due(now) else job.state for job in jobs)
-    since = [job.due if job.is_due(now) else job.ready_at for job in jobs if job.is_due(now) or job.state is State.READY]
+    states = Counter(State.READY if job.is_due(now) else job.seen_state for job in jobs)
+    since = [job.due if job.is_due(now) else job.ready_at for job in jobs if job.is_due(now) or job.seen_state is State.READY]
     return Counts(
         states[State.READY],
         states[State.SCHEDULED],
         states[State.RESERVED],
         states[State.DEAD],
         max(0.0, now - min(since)) if since else None,
+        states[State.LIMITED],
     )

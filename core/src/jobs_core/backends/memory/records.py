@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, State
+
+if TYPE_CHECKING:
+    from .lines import Line
 
 
 class Moment:
@@ -19,9 +24,9 @@ class Job:
     """A job in the store; its `state` determines which container holds it."""
 
     # fmt: off
-    __slots__ = ("attempt", "cancel", "crashes", "cursor", "deferrals", "due", "errors", "force", "id", "owner", "payload",
-                 "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token",
-                 "topic", "unique")
+    __slots__ = ("attempt", "cancel", "crashes", "cursor", "deferrals", "due", "errors", "force", "id", "key", "limits", "line",
+                 "owner", "payload", "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since",
+                 "slots", "state", "token", "tokens", "topic", "unique")
     # fmt: on
 
     def __init__(self, seq: int, message: Outgoing, now: float) -> None:
@@ -35,6 +40,19 @@ class Job:
         self.cancel = self.force = False
         self.errors: tuple[bytes, ...] = ()
         self.cursor = b""
+        self.key, self.limits = message.key, message.limits
+        self.line: Line | None = None  # while it is ready; None in the plain line
+        self.slots: tuple[str, ...] = ()  # limits in which its reservation counts
+        self.tokens: tuple[tuple[str, float], ...] = ()  # of rates: taken with the reservation, with their interval
+
+    def is_plain(self, ready_at: float) -> bool:
+        """Return whether an entry of the plain line with this time still stands for it."""
+        return self.state is State.READY and self.ready_at == ready_at and self.line is None
+
+    @property
+    def seen_state(self) -> State:
+        """Return its state as operators see it, except that it does not know whether it is due."""
+        return State.LIMITED if self.state is State.READY and self.line is not None and self.line.filed else self.state
 
     def is_due(self, now: float) -> bool:
         """Return whether it is scheduled and due: it counts as ready, although no call has moved it yet."""
@@ -51,7 +69,7 @@ class Job:
         return JobRecord(
             id=self.id,
             topic=self.topic,
-            state=State.READY if self.is_due(now) else self.state,
+            state=State.READY if self.is_due(now) else self.seen_state,
             payload=self.payload,
             priority=-self.rank,
             attempt=self.attempt,
@@ -67,6 +85,9 @@ class Job:
             errors=self.errors,
             broker_now=now,
             cursor=self.cursor,
+            key=self.key,
+            limits=self.limits,
+            blocked_by=self.line.filed if self.line is not None else "",
         )
 
 

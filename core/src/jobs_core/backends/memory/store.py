@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +15,9 @@ import msgspec
 from ...errors import OwnerLost
 from ...message import UniqueKey
 from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
+from ..limits import Limit, Lines
+from .limits import Limits
+from .lines import TopicLines
 from .records import Job, Moment, Owner
 
 E = TypeVar("E")
@@ -41,7 +44,11 @@ class MemoryStore:
         self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request → (its time, its answer)
         self._sequence = itertools.count(1)
         self._tokens = itertools.count(1)
+        self._now = 0.0  # time of the call
         self._last_housekeep: float | None = None
+        self.limits = Limits(self._opens)
+        self._lines: dict[str, TopicLines] = {}  # topics that are fair or have lines
+        self.passed_over = False  # by the last reserve
 
     # -- push ------------------------------------------------------------------------------------
 
@@ -54,6 +61,7 @@ class MemoryStore:
         return conflicts
 
     def _push(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
+        self._now = at.now
         conflicts: dict[str, str] = {}
         added: set[str] = set()  # chosen ids of this push
         for message in messages:
@@ -113,8 +121,16 @@ class MemoryStore:
             job.ready_at = now
             self._make_ready(job)
 
-    def _make_ready(self, job: Job) -> None:
+    def _make_ready(self, job: Job, *, first: bool = False) -> None:
+        """Put a job into its line; `first` for one that returns unstarted: its key is the next in turn."""
         job.state = _READY
+        if job.limits or job.topic in self._lines:
+            lines = self._lines_of(job.topic)
+            if job.limits or (job.key and lines.rules.fair):
+                lines.add(job, self._now, first=first)
+                return
+            if first and lines.rules.fair:
+                lines.to_front(job.rank, "")
         heapq.heappush(self._ready[job.topic], (job.rank, job.ready_at, job.seq, job))
         self._ready_count[job.topic] += 1
 
@@ -131,25 +147,93 @@ class MemoryStore:
 
     def has_ready(self, topic: str) -> bool:
         """Return whether a worker could reserve a job of this topic."""
+        if topic in self._lines:
+            return topic not in self.paused and self._lines[topic].may_have_work(self._now, self._ready_count[topic])
         return self._ready_count[topic] > 0 and topic not in self.paused
+
+    def moment(self, now: float) -> None:
+        """Set the time of an operator's call."""
+        self._now = now
+
+    def _lines_of(self, topic: str) -> TopicLines:
+        lines = self._lines.get(topic)
+        if lines is None:
+            lines = self._lines[topic] = TopicLines(topic, self.limits, self._ready[topic])
+        return lines
+
+    def _opens(self, topic: str, limit: str) -> None:
+        if topic in self._lines:
+            self._lines[topic].opens(limit)
+
+    def _leave(self, job: Job) -> None:
+        """Take a ready job out of its line."""
+        if job.line is None:
+            self._ready_count[job.topic] -= 1
+        else:
+            lines = self._lines[job.topic]
+            lines.remove(job)
+            if lines.forgettable:
+                del self._lines[job.topic]
+
+    def _free(self, job: Job, *, back: bool) -> None:
+        """Free the slots of a reservation that has ended; give its tokens `back` if it was not started."""
+        if job.slots:
+            self.limits.free(job.slots, job.tokens if back else (), self._now)
+            job.slots = job.tokens = ()
+
+    def define(self, at: Moment, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        self._now = at.now
+        self.limits.define(limits, topics)
+        for topic, rules in topics.items():
+            if rules.fair or topic in self._lines:
+                self._lines_of(topic).rules_next = rules
+        self._place_lines()
+
+    def override(self, at: Moment, limit: str, definition: Limit | None) -> None:
+        self._now = at.now
+        self.limits.override(limit, definition)
+        self._place_lines()
+
+    def _place_lines(self) -> None:
+        for lines in self._lines.values():
+            lines.place_all(lines.rules_next, self._now)
+        for topic in [topic for topic, lines in self._lines.items() if lines.forgettable]:
+            del self._lines[topic]
+        self.changed.notify_all()
+
+    def waiting_for(self, limit: str) -> int:
+        """Return the number of jobs in lines that are filed under a limit."""
+        value = self.limits.values.get(limit)
+        filed = [self._lines[topic].filed[limit].members for topic in value.topics] if value else []
+        return sum(len(line.jobs.members) for lines in filed for line in lines)
 
     def next_due(self) -> float | None:
         """Return when the next scheduled job of any topic is due."""
-        return self._scheduled[0][0] if self._scheduled else None
+        opens = self.limits.next_due()
+        due = self._scheduled[0][0] if self._scheduled else opens
+        return None if (first := min(due, opens)) == float("inf") else first
 
     # -- reserve --------------------------------------------------------------------------------
 
-    def reserve(self, at: Moment, owner_id: str, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+    def reserve(
+        self, at: Moment, owner_id: str, topics: Sequence[str], limit: int, request: str, startable: int | None = None
+    ) -> list[Delivery]:
         owner = self._owner(owner_id)
         owner.lease_until = at.now + at.options.lease
+        self.passed_over = False
         if request == owner.reserve_request:
             taken = sorted((job for job in owner.held.values() if job.request == request), key=lambda job: job.token)
         else:
             owner.reserve_request = request
+            self._now = at.now
             self._ready_due(at.now, len(self._scheduled))
+            self.limits.open_due(at.now)
             taken = []
             for topic in topics:
-                taken += self._pop_ready(topic, limit - len(taken))
+                if topic in self._lines:
+                    startable = self._take_lines(taken, topic, limit - len(taken), startable)
+                else:
+                    taken += self._pop_ready(topic, limit - len(taken))
             for job in taken:
                 self._reserve(job, owner_id, owner, request, at.now)
         return _deliveries(taken, at.now)
@@ -165,9 +249,10 @@ class MemoryStore:
             taken = [job for job in jobs if job is not None and job.state is not _DEAD]
             for job in taken:
                 if job.state is _READY:
-                    self._ready_count[job.topic] -= 1
+                    self._leave(job)
                 elif job.state is _RESERVED:
                     self.owners[job.owner].held.pop(job.id, None)
+                    self._free(job, back=False)
                 self._reserve(job, owner_id, owner, request, at.now)
         return _deliveries(taken, at.now)
 
@@ -178,11 +263,26 @@ class MemoryStore:
         heap = self._ready[topic]
         while heap and len(taken) < limit:
             _, ready_at, _, job = heapq.heappop(heap)
-            if job.state is _READY and job.ready_at == ready_at:
+            if job.is_plain(ready_at):
                 job.state = _RESERVED
                 taken.append(job)
         self._ready_count[topic] -= len(taken)
         return taken
+
+    def _take_lines(self, taken: list[Job], topic: str, limit: int, startable: int | None) -> int | None:
+        """Add jobs of a topic with lines to `taken`; return how many more jobs with a concurrency may be."""
+        if topic in self.paused or limit <= 0:
+            return startable
+        lines = self._lines[topic]
+        jobs, passed_over, startable = lines.take(limit, startable, self._now)
+        self.passed_over = self.passed_over or passed_over
+        for job in jobs:
+            job.state = _RESERVED
+        self._ready_count[topic] -= lines.plain_taken
+        if lines.forgettable:
+            del self._lines[topic]
+        taken += jobs
+        return startable
 
     def _reserve(self, job: Job, owner_id: str, owner: Owner, request: str, now: float) -> None:
         job.state, job.owner, job.request, job.token, job.since = _RESERVED, owner_id, request, next(self._tokens), now
@@ -198,6 +298,7 @@ class MemoryStore:
             return [Answer.STALE] * len(settlements)
         if request == owner.settle_request:
             return [Answer.ALREADY if old is Answer.SETTLED else old for old in owner.settle_answers]
+        self._now = at.now
         answers = [self._settle(at, owner, settlement) for settlement in settlements]
         owner.settle_request, owner.settle_answers = request, answers
         self.changed.notify_all()
@@ -209,6 +310,10 @@ class MemoryStore:
             return Answer.STALE
         del owner.held[job.id]
         outcome = settlement.outcome
+        if job.slots:
+            self._free(job, back=not settlement.ran)
+        for limit, seconds in settlement.close_limits:
+            self.limits.close(limit, at.now + seconds, at.now)
         if settlement.cursor is not None:
             job.cursor = settlement.cursor
         if outcome is Outcome.DONE:
@@ -236,8 +341,10 @@ class MemoryStore:
 
     def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:
         """Queue a job again after a release, a retry or a deferral."""
+        if settlement.limits is not None:
+            job.limits = settlement.limits
         if settlement.outcome is Outcome.RELEASE:
-            self._make_ready(job)
+            self._make_ready(job, first=True)
             return
         if settlement.outcome is Outcome.RETRY:
             job.attempt += 1
@@ -249,7 +356,7 @@ class MemoryStore:
     def end(self, at: Moment, job: Job, state: State, ttl: float, result: bytes | None = None) -> None:
         """Remove a job from the store, and keep the record of its end for `ttl` seconds if it is worth keeping."""
         if job.state is _READY:
-            self._ready_count[job.topic] -= 1
+            self._leave(job)
         elif job.state is _DEAD:
             self.dead[job.topic].pop(job.id, None)
         del self.jobs[job.id]
@@ -263,7 +370,7 @@ class MemoryStore:
     def make_dead(self, at: Moment, job: Job, reason: str) -> None:
         """Move a job to the dead letters; drop the oldest ones beyond the limit."""
         if job.state is _READY:
-            self._ready_count[job.topic] -= 1
+            self._leave(job)
         self._free_key(job)
         job.state, job.reason, job.since, job.cancel, job.force = _DEAD, reason, at.now, False, False
         dead = self.dead[job.topic]
@@ -318,7 +425,9 @@ class MemoryStore:
         owner = self.owners.pop(owner_id, None)
         if owner is None:
             return 0
+        self._now = at.now
         for job in owner.held.values():
+            self._free(job, back=job.id not in started)
             if job.id in started:
                 job.redeliveries += 1
                 job.crashes += crash
@@ -326,13 +435,16 @@ class MemoryStore:
             if job.cancel:
                 self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
             else:
-                self._make_ready(job)
+                self._make_ready(job, first=job.id not in started)
         self.changed.notify_all()
         return len(owner.held)
 
     # -- housekeeping ----------------------------------------------------------------------------
 
     def housekeep(self, at: Moment, limit: int) -> Housekept:
+        self._now = at.now
+        self.limits.open_due(at.now)
+        self.limits.forget_idle(at.now)
         readied = self._ready_due(at.now, limit)
         released = self._release_expired(at, limit)
         dropped = self._drop_old(at, limit)
@@ -381,16 +493,16 @@ class MemoryStore:
 def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
     return [
         Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, now)
-        if not j.cursor
-        else _resumed(j, now)
+        if not (j.cursor or j.key or j.limits)
+        else _with_extras(j, now)
         for j in jobs
     ]
 
 
-def _resumed(j: Job, now: float) -> Delivery:
-    """Return the delivery of a job with a cursor; a keyword argument in every call would cost 60 ns a job."""
+def _with_extras(j: Job, now: float) -> Delivery:
+    """Return the delivery of a job with a key, limits or a cursor; a keyword argument in every call would cost 60 ns a job."""
     counts = j.attempt, j.redeliveries, j.crashes, j.deferrals
-    return Delivery(j.id, j.topic, j.payload, j.token, *counts, j.pushed_at, now, cursor=j.cursor)
+    return Delivery(j.id, j.topic, j.payload, j.token, *counts, j.pushed_at, now, j.key, j.limits, j.cursor)
 
 
 def _drop(entries: dict[str, E], old: Callable[[E], bool], limit: int) -> int:

@@ -18,8 +18,10 @@ from .checkpoints import Checkpoints
 from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
+from .fairness import Fairness
 from .leases import Leases
 from .leaving import Leaving
+from .limits import LimitCases
 from .machine import Machine
 from .operators import Operators
 from .ordering import Ordering
@@ -37,6 +39,8 @@ class BackendContract(
     Ordering,
     Settling,
     Checkpoints,
+    LimitCases,
+    Fairness,
     Uniqueness,
     Waiting,
     Waking,
