@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -35,7 +36,7 @@ def make_app(registry, monkeypatch):
             plugins=Plugins(),
             registry=registry,
         )
-        monkeypatch.setattr(app, "_make_backend", lambda clock: MemoryBackend(url, app.backend_options(clock)))
+        monkeypatch.setattr(app, "_make_backend", lambda clock: Recording(url, app.backend_options(clock)))
         made.append((app, url))
         set_current_app(app)
         return app
@@ -45,6 +46,16 @@ def make_app(registry, monkeypatch):
     for app, url in made:
         app.close()
         forget(url)
+
+
+class Recording(MemoryBackend):
+    """Remembers the limits that settlements give to jobs."""
+
+    given: ClassVar = {}
+
+    def settle(self, settlements, request):
+        self.given.update((each.id, each.limits) for each in settlements if each.limits is not None)
+        return super().settle(settlements, request)
 
 
 class AtOnce:
@@ -102,7 +113,7 @@ def test_a_foreign_job_runs_under_the_limits_of_its_function(make_app, registry,
     backend.push([Outgoing(message.id, "default", encode(message)) for message in foreign], new_token())
     drained(app, POOLS[mode])
     assert sorted(seen) == [("a", 1), ("b", 1), ("c", 1)]
-    assert [backend.shared.limits[message.id] for message in foreign] == [("stripe", f"stripe:{name}") for name in "abc"]
+    assert [Recording.given[message.id] for message in foreign] == [("stripe", f"stripe:{name}") for name in "abc"]
 
 
 @pytest.mark.parametrize("mode", POOLS)
@@ -118,7 +129,7 @@ def test_a_limit_that_a_job_closes_lets_no_other_start_until_the_retry_is_due(ma
     backend = app.new_backend()
 
     def push_once_it_is_closed():
-        until(lambda: backend.shared.closed)
+        until(lambda: any(state.closed_for for state in backend.limits(10)))
         call.enqueue_many([("a", 1), ("b", 2)])
 
     call.enqueue("a", 0)
@@ -196,7 +207,7 @@ def test_a_worker_whose_slot_is_taken_does_not_spin_while_limited_jobs_wait(make
         time.sleep(0.1)  # while a courier that spins makes thousands of calls
         spins.append(app.calls - before)
 
-    class Counting(MemoryBackend):
+    class Counting(Recording):
         def reserve(self, *arguments):
             app.calls += 1
             return super().reserve(*arguments)

@@ -224,6 +224,7 @@ class TopicLines:
     def take(self, limit: int, startable: int | None, now: float) -> tuple[list[Job], bool, int | None]:
         """Take up to `limit` jobs; return them, whether one was passed over, and how many more of a limit are startable."""
         taken: list[Job] = []
+        overtook = False  # a job with a concurrency was not taken in its order
         looked = self.plain_taken = 0
         plain_bounded = self._limits.bound(self._plain_limits())
         while len(taken) < limit and looked < LOOKED_AT:
@@ -234,7 +235,8 @@ class TopicLines:
                 choices.append(self.bounded.first())
             if not choices:
                 break
-            _, chosen = min(choices, key=lambda choice: choice[0])
+            order, chosen = min(choices, key=lambda choice: choice[0])
+            overtook = overtook or (startable == 0 and bool(self.bounded.members) and self.bounded.first()[0] < order)
             if isinstance(chosen, str):
                 looked += 1
                 self._look(chosen, now)
@@ -259,7 +261,7 @@ class TopicLines:
                     startable -= 1
                 self._hand_out(chosen, self._plain_limits(), "", now)
                 taken.append(chosen)
-        return taken, startable == 0 and len(taken) < limit and self._leaves_one(now, plain_bounded), startable
+        return taken, startable == 0 and (overtook or len(taken) < limit) and self._leaves_one(now, plain_bounded), startable
 
     def _hand_out(self, job: Job, limits: tuple[str, ...], key: str, now: float) -> None:
         job.slots = limits

@@ -263,7 +263,7 @@ class MemoryStore:
         heap = self._ready[topic]
         while heap and len(taken) < limit:
             _, ready_at, _, job = heapq.heappop(heap)
-            if job.is_plain(ready_at):
+            if job.state is _READY and job.ready_at == ready_at and job.line is None:  # `is_plain`, without the call
                 job.state = _RESERVED
                 taken.append(job)
         self._ready_count[topic] -= len(taken)
