@@ -11,11 +11,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from jobs_core import App, set_current_app
-from jobs_core.backends.memory import forget
+from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config_sources import load
 from jobs_core.worker.main import Worker
-
-from ..support.naive_limits import Naive
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +36,7 @@ def test_the_partner_client_never_calls_more_often_than_its_limit_allows(monkeyp
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(client, "URL", f"http://127.0.0.1:{server.server_address[1]}")
         app = App(config)
-        monkeypatch.setattr(app, "_make_backend", lambda clock: Naive(config.backend, app.backend_options(clock)))
+        monkeypatch.setattr(app, "_make_backend", lambda clock: MemoryBackend(config.backend, app.backend_options(clock)))
         set_current_app(app)
         try:
             handles = client.fetch.enqueue_many((account, page) for account in ("acme", "umbrella") for page in range(10))
