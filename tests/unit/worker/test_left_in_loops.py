@@ -26,6 +26,7 @@ class Stage:
         self.rang: list[str] = []
         self.go_off: Callable[[], None] = lambda: None
         self.kept: list[Any] = []
+        self.calls: list[asyncio.Future[Any]] = []
         self.reading, self.writing = os.pipe()
         self.thread = threading.Event()
 
@@ -169,7 +170,8 @@ async def exception_handler(stage: Stage, loop: asyncio.AbstractEventLoop) -> st
 
 async def loop_without_executor(stage: Stage, loop: asyncio.AbstractEventLoop) -> str:
     await loop.shutdown_default_executor()
-    stage.go_off = lambda: asyncio.get_running_loop().run_in_executor(None, int) and None
+    # The later run awaits this call: on a slow machine it would itself leave it behind, and be told of it.
+    stage.go_off = lambda: stage.calls.append(asyncio.get_running_loop().run_in_executor(None, int))
     return ""
 
 
@@ -206,7 +208,9 @@ def test_tasks_left_in_the_loop_never_run_inside_another_job(app, registry, capl
     @job(registry=registry, name="after", store_result=True, retries=0)
     async def after() -> int:
         stage.rang.clear()
+        stage.calls.clear()
         stage.go_off()
+        await asyncio.gather(*stage.calls)
         await asyncio.sleep(0.01)  # some turns of the loop, and a call from another thread
         return len(stage.rang)
 
