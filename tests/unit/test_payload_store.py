@@ -14,7 +14,7 @@ import warnings
 import pytest
 
 from jobs_core import App, current_job, job
-from jobs_core.backends.base import State
+from jobs_core.backends.base import Delivery, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.memory import forget
 from jobs_core.config import Config, Payloads, Pool
 from jobs_core.errors import ConfigError, MessageTooLarge, PayloadError, PayloadStoreUnavailable
@@ -26,6 +26,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.registry import default_registry
 from jobs_core.testing import JobsQueue
 from jobs_core.units import Duration, Size
+from jobs_core.worker.decoder import Decoder
 from jobs_core.worker.main import Worker
 
 from ..support.project import until
@@ -355,6 +356,43 @@ def test_a_reference_that_is_no_name_of_the_jobs_own_blob_is_never_read(app_with
         packed = PackedMessage(**{**fields, "v": PACKED_VERSION, "body": Body(ref=ref, sha256="0" * 64)})
         with pytest.raises(PayloadError, match="belongs to another job"):
             app.payloads.unpacked(packed)
+
+
+REFS = ["../secret", "/etc/passwd", "first.x", f"../first.{ZEROS}", f"first.{ZEROS}/..", f"another.{ZEROS}", "."]
+
+
+@pytest.mark.parametrize("ref", REFS)
+def test_a_message_that_names_what_is_not_its_blob_can_neither_read_nor_delete_it(app_with, take, took, tmp_path, ref, caplog):
+    """The blob of a job is deleted when it is done or cancelled, so its name has to be checked before the job may start."""
+    app = app_with(f"file://{tmp_path}/blobs")
+    store = app.payloads.store
+    store.put(f"another.{ZEROS}", b"of another job")
+    (tmp_path / "secret").write_text("of another application")
+    mine = new_message("take", "default", [], {}, id="first")
+    fields = {name: getattr(mine, name) for name in mine.__struct_fields__}
+    packed = PackedMessage(**{**fields, "v": PACKED_VERSION, "body": Body(ref=ref, sha256=ZEROS * 2)})
+    app._producer.push([Outgoing("first", "default", encode(packed))], 5.0)
+    drain(app)
+    (letter,) = dead(app)
+    assert letter.reason == "bad payload"
+    assert "belongs to another job" in caplog.text
+    store.delete([ref] if ref != f"another.{ZEROS}" else [])
+    assert store.get(ref, 100) is None or ref == f"another.{ZEROS}"
+    app.payloads.discarder.flush(5.0)
+    assert (tmp_path / "secret").exists()
+    assert names(app) == [f"another.{ZEROS}"]
+    assert took == []
+
+
+def test_a_decoder_never_accepts_a_run_with_a_blob_of_another_job(app_with, take, tmp_path):
+    decoder = Decoder(app_with(f"file://{tmp_path}/blobs"))
+    for ref in REFS:
+        mine = new_message("take", "default", [], {}, id="first")
+        fields = {name: getattr(mine, name) for name in mine.__struct_fields__}
+        packed = PackedMessage(**{**fields, "v": PACKED_VERSION, "body": Body(ref=ref, sha256=ZEROS * 2)})
+        ending = decoder.accept(Delivery("first", "default", encode(packed), "token", 0, 0, 0, 0, 0.0, 0.0))
+        assert isinstance(ending, Settlement), ref  # a run could be cancelled, and its blob deleted, before it is loaded
+        assert ending.outcome is Outcome.DEAD
 
 
 def test_a_worker_without_a_supervisor_cleans_the_store(app_with, take, took, tmp_path):

@@ -6,7 +6,7 @@ codecs.py compresses, keys.py encrypts; packing.py applies the configuration to 
 from .codecs import PayloadCodec, PayloadCodecFactory
 from .discarding import Discarder
 from .keys import Keyring
-from .packing import HIDDEN, Payloads, blob_of, describe
+from .packing import HIDDEN, Payloads, blob_of, describe, own_blob
 from .store import check_url
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "blob_of",
     "check_url",
     "describe",
+    "own_blob",
 ]

@@ -25,6 +25,9 @@ HIDDEN = "(encrypted)"
 """Shown in place of arguments and results that cannot be read here."""
 
 
+OF_ANOTHER_JOB = "the body names a blob that belongs to another job"
+
+
 class _PackedResult(Struct, forbid_unknown_fields=True):
     body: Body
 
@@ -170,7 +173,7 @@ class Payloads:
     def _fetched(self, body: Body, name: str, job_id: str) -> bytes:
         """Return a blob; raise PayloadError if it is missing, or not the one that was written for this job."""
         if body.data or job_of(name) != job_id:
-            raise PayloadError("the body names a blob that belongs to another job")
+            raise PayloadError(OF_ANOTHER_JOB)
         if self.store is None:
             raise PayloadError(f"the body is in a payload store, as {name}: set payloads.url here, too")
         limit = int(self._settings.limit) + ENCRYPTION_OVERHEAD
@@ -200,6 +203,17 @@ def _put(store: PayloadStore, job_id: str, body: Body) -> Body:
 def blob_of(message: Message) -> str | None:
     """Return the name of the blob that holds a message's arguments; None if it needs none."""
     return message.body.ref if isinstance(message, PackedMessage) else None
+
+
+def own_blob(message: Message) -> str | None:
+    """Return what `blob_of` does; raise PayloadError for a blob of another job, or for no name of one, as of a file elsewhere.
+
+    Anyone who can write to the queue chooses the name, and the blob of a job is deleted when the job ends.
+    """
+    name = blob_of(message)
+    if name is not None and job_of(name) != message.id:
+        raise PayloadError(OF_ANOTHER_JOB)
+    return name
 
 
 def describe(message: Message) -> dict[str, Any]:

@@ -101,6 +101,8 @@ class FileStore(PayloadStore):
         failpoint("payload.after_put")
 
     def get(self, name: str, limit: int) -> bytes | None:
+        if job_of(name) is None:
+            return None
         with self._told():
             try:
                 descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -119,7 +121,8 @@ class FileStore(PayloadStore):
         with self._told():
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
-                    (self._directory / name).unlink()
+                    if job_of(name.removesuffix(_UNFINISHED)) is not None:  # never a file elsewhere
+                        (self._directory / name).unlink()
 
     def blobs(self) -> Iterator[Blob]:
         now = time.time()

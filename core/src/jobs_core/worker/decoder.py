@@ -16,7 +16,7 @@ from ..limiting import limits_keys
 from ..message import VERSION, Message, decode
 from ..options import Policy, checked_limits, limits_of
 from ..pauses import doubled
-from ..payloads import blob_of
+from ..payloads import own_blob
 from ..registry import AnyJob
 from ..runs.failure import log_unrun
 from ..runs.outcome import unrun
@@ -101,7 +101,7 @@ class Decoder:
 
     def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run | Settlement:
         """Return a run of a packed message. The executor fetches arguments from the payload store, which may be slow."""
-        blob = blob_of(message)
+        blob = own_blob(message)
         policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
         if blob is None or (self.keeps_limits and policy.limits and message.limits is None and not delivery.limits):
             return self._run(delivery, self._payloads.unpacked(message), job)
