@@ -37,10 +37,6 @@ NO_DURATION = (
 )
 NO_PERIOD = (*NO_DURATION, 0, 0.0, "0s", timedelta(0))
 NO_CLASSES = (
-    (),
-    [],
-    {},
-    frozenset(),
     5,
     "ValueError",
     int,
@@ -56,7 +52,7 @@ NONSENSE = [
     *[({"step_timeout": value, "resumable": True}, "step_timeout") for value in NO_DURATION],
     *[({"retries": value}, "retries") for value in (-2, -1, 1.5, math.nan, "3", None, True, 10**400)],
     *[({"priority": value}, "priority") for value in (-1, 10, 1.5, math.nan, "high", None, True)],
-    *[({"unique": lambda v=value: Unique.throttle(v)}, "Unique.throttle: every") for value in NO_PERIOD],
+    *[({"unique": lambda v=value: Unique.throttle(v)}, "(unique|Unique.throttle: every)") for value in NO_PERIOD],
     *[({"unique": lambda v=value: Unique.debounce(v)}, "unique") for value in NO_PERIOD],
     ({"unique": Unique(scope="queued", conflict="replace", wait=0)}, "unique"),
     *[({"unique": lambda v=value: Unique.debounce(5, longest=v)}, "unique") for value in (-1, math.nan, "x", 0, 4.9)],
@@ -112,6 +108,8 @@ def test_an_option_that_nobody_can_mean_is_refused_at_its_definition(options, op
         {"unique": Unique.debounce("30s"), "expires": "31s"},
         {"retry_on": {ValueError: None}, "discard_on": KeyError},
         {"retry_on": {ValueError: "5s"}},
+        {"retry_on": ()},  # no exception
+        {"discard_on": ()},
     ],
     ids=str,
 )
@@ -133,6 +131,15 @@ CONTRADICTIONS = [
 def test_using_refuses_what_contradicts_the_definition(options, overrides, option):
     with pytest.raises(JobDefinitionError, match=rf"^send\.using: {option}"):
         define(**options).using(**overrides)
+
+
+def test_a_delay_after_which_the_job_has_expired_is_refused():
+    with pytest.raises(
+        JobDefinitionError, match=r"^send\.using: delay: it waits 10s, but expires after 10s, so it would never"
+    ):
+        define(expires="10s").using(delay="10s")
+    define(expires="10s").using(delay="9s")
+    define(expires="10s").using(delay="10s", expires=None)
 
 
 @pytest.mark.parametrize("place", ["defaults", "topic"])

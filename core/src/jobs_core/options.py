@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import string
@@ -51,12 +52,11 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
 
         Without a `key`, only calls with the same arguments conflict.
         """
-        try:
-            period = seconds(every)
-        except ValueError as error:
-            raise JobDefinitionError(f"Unique.throttle: every: {error}") from None
-        if not period:
-            raise JobDefinitionError("Unique.throttle: every: expected a time of more than zero, in which one job is allowed")
+        with contextlib.suppress(ValueError):  # which the definition reports, with the name of the job
+            if not seconds(every):
+                raise JobDefinitionError(
+                    "Unique.throttle: every: expected a time of more than zero, in which one job is allowed"
+                )
         return cls(key=key, scope=every, conflict="drop")
 
     @classmethod
@@ -431,10 +431,13 @@ def refuse_never(where: str, options: JobOptions, settings: Topic | None = None)
     unique, expires, most = options.unique, options.expires, options.timeout
     if settings is not None:
         expires, most = (settings.expires if expires is UNSET else expires), (settings.timeout if most is UNSET else most)
-    wait = seconds(unique.wait) if isinstance(unique, Unique) and unique.wait is not None else 0.0
-    if wait and isinstance(expires, float) and wait >= expires:
+    wait: Any = options.delay
+    what = "delay"
+    if isinstance(unique, Unique) and unique.wait is not None:
+        wait, what = seconds(unique.wait), "unique"
+    if isinstance(wait, float) and wait and isinstance(expires, float) and wait >= expires:
         raise JobDefinitionError(
-            f"{where}: unique: it waits {format_duration(wait)}, but expires after {format_duration(expires)}, so it would "
+            f"{where}: {what}: it waits {format_duration(wait)}, but expires after {format_duration(expires)}, so it would "
             "never run: choose a longer expires"
         )
     if isinstance(options.min_time, float) and most and options.min_time > most:

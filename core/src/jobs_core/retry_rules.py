@@ -87,11 +87,6 @@ def _classes(value: Any) -> list[type[BaseException]]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError(f"expected exception classes, such as (ConnectionError, TimeoutError), got {shown(value)}")
     kinds = list(value)
-    if not kinds:
-        raise ValueError(
-            "expected exception classes, such as (ConnectionError, TimeoutError), got none: leave the option out, or write "
-            "retries=0 for a job that is never retried"
-        )
     for kind in kinds:
         if not isinstance(kind, type) or not issubclass(kind, BaseException):
             raise ValueError(
