@@ -133,15 +133,6 @@ def test_using_refuses_what_contradicts_the_definition(options, overrides, optio
         define(**options).using(**overrides)
 
 
-def test_a_delay_after_which_the_job_has_expired_is_refused():
-    with pytest.raises(
-        JobDefinitionError, match=r"^send\.using: delay: it waits 10s, but expires after 10s, so it would never"
-    ):
-        define(expires="10s").using(delay="10s")
-    define(expires="10s").using(delay="9s")
-    define(expires="10s").using(delay="10s", expires=None)
-
-
 @pytest.mark.parametrize("place", ["defaults", "topic"])
 @pytest.mark.parametrize(("options", "settings", "option"), CONTRADICTIONS, ids=str)
 def test_workers_and_enqueues_refuse_what_contradicts_the_configuration(place, options, settings, option):

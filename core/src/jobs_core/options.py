@@ -431,13 +431,10 @@ def refuse_never(where: str, options: JobOptions, settings: Topic | None = None)
     unique, expires, most = options.unique, options.expires, options.timeout
     if settings is not None:
         expires, most = (settings.expires if expires is UNSET else expires), (settings.timeout if most is UNSET else most)
-    wait: Any = options.delay
-    what = "delay"
-    if isinstance(unique, Unique) and unique.wait is not None:
-        wait, what = seconds(unique.wait), "unique"
-    if isinstance(wait, float) and wait and isinstance(expires, float) and wait >= expires:
+    wait = seconds(unique.wait) if isinstance(unique, Unique) and unique.wait is not None else 0.0
+    if wait and isinstance(expires, float) and wait >= expires:
         raise JobDefinitionError(
-            f"{where}: {what}: it waits {format_duration(wait)}, but expires after {format_duration(expires)}, so it would "
+            f"{where}: unique: it waits {format_duration(wait)}, but expires after {format_duration(expires)}, so it would "
             "never run: choose a longer expires"
         )
     if isinstance(options.min_time, float) and most and options.min_time > most:

@@ -45,7 +45,7 @@ def test_left_over_blobs_are_deleted_once_an_hour(tmp_path, registry, caplog):
     assert [work(began + seconds) for seconds in (3602, 7200, 7202)] == [1, 1, 0]
     blobs.rmdir()
     blobs.write_text("a file")
-    keeper._clean_payloads()
+    app._clean_payloads_or_log()
     assert "the payload store was not cleaned" in caplog.text
     keeper._backend.close()
     app.close()
