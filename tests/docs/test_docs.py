@@ -164,7 +164,7 @@ def test_every_class_that_the_internals_page_names_exists():
 
 
 def test_the_table_of_backends_equals_their_features():
-    from jobs_core.backends.base import FEATURES
+    from jobs_core.backends.base import ALL_FEATURES
     from jobs_core.backends.memory import MemoryBackend
     from jobs_core.backends.sqlite import SqliteBackend
     from jobs_rabbitmq.backend import RabbitMQBackend
@@ -176,7 +176,7 @@ def test_the_table_of_backends_equals_their_features():
     page = (ROOT / "docs" / "backends.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \w+ \| (yes|no) \|", line)]
     claimed = {name: [cell == "yes" for cell in cells] for name, *cells in rows}
-    assert claimed == {name: [name in column.features for column in columns] for name in FEATURES | {"checkpoints"}}
+    assert claimed == {name: [name in column.features for column in columns] for name in ALL_FEATURES}
 
 
 def test_no_file_names_a_machine_or_an_index():

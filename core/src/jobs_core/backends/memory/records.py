@@ -21,13 +21,23 @@ class Moment:
 
 
 class Job:
-    """A job in the store; its `state` determines which container holds it."""
+    """A job in the store; its `state` determines which container holds it.
+
+    Fields that few jobs have are attributes of the class until they are set, which creates the dict: plain jobs pay nothing.
+    """
 
     # fmt: off
-    __slots__ = ("attempt", "cancel", "crashes", "cursor", "deferrals", "due", "errors", "force", "id", "key", "limits", "line",
-                 "owner", "payload", "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since",
-                 "slots", "state", "token", "tokens", "topic", "unique")
+    __slots__ = ("__dict__", "attempt", "cancel", "crashes", "deferrals", "due", "errors", "force", "id", "owner", "payload",
+                 "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token", "topic",
+                 "unique")
     # fmt: on
+
+    cursor = b""
+    key = ""
+    limits: tuple[str, ...] = ()
+    line: Line | None = None  # while it is ready; None in the plain line
+    slots: tuple[str, ...] = ()  # limits in which its reservation counts
+    tokens: tuple[tuple[str, float], ...] = ()  # of rates: taken with the reservation, with their interval
 
     def __init__(self, seq: int, message: Outgoing, now: float) -> None:
         self.seq = seq
@@ -39,11 +49,8 @@ class Job:
         self.owner = self.request = self.reason = ""
         self.cancel = self.force = False
         self.errors: tuple[bytes, ...] = ()
-        self.cursor = b""
-        self.key, self.limits = message.key, message.limits
-        self.line: Line | None = None  # while it is ready; None in the plain line
-        self.slots: tuple[str, ...] = ()  # limits in which its reservation counts
-        self.tokens: tuple[tuple[str, float], ...] = ()  # of rates: taken with the reservation, with their interval
+        if message.key or message.limits:
+            self.key, self.limits = message.key, message.limits
 
     def is_plain(self, ready_at: float) -> bool:
         """Return whether an entry of the plain line with this time still stands for it."""
