@@ -54,10 +54,10 @@ MUTANTS = [
     # checkpoint
     Mutant("a stale token stores a cursor", "store.py", "if job is not None and job.token == checkpoint.token:", "if job is not None:"),
     Mutant("a cursor is not delivered", "store.py", "j.limits, j.cursor)", "j.limits)"),
-    Mutant("a settlement loses its cursor", "store.py", "        if settlement.cursor is not None:\n            job.cursor = settlement.cursor\n",
+    Mutant("a settlement loses its cursor", "store.py", "        if settlement.cursor is not None:\n            job.cursor, job.plain = settlement.cursor, False\n",
            ""),
-    Mutant("only the first cursor is stored", "store.py", "                job.cursor = checkpoint.cursor",
-           "                job.cursor = job.cursor or checkpoint.cursor"),
+    Mutant("only the first cursor is stored", "store.py", "                job.cursor, job.plain = checkpoint.cursor, False",
+           "                job.cursor, job.plain = job.cursor or checkpoint.cursor, False"),
     Mutant("a record hides its cursor", "records.py", "            cursor=self.cursor,\n", ""),
     Mutant("a crash loses the cursor", "store.py", "                job.redeliveries += 1\n", "                job.redeliveries, job.cursor = job.redeliveries + 1, b''\n"),
     Mutant("a dead letter loses its cursor", "store.py", "job.state, job.reason, job.since, job.cancel, job.force = _DEAD, reason, at.now, False, False",

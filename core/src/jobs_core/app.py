@@ -105,7 +105,7 @@ class App:
         self.payloads = Payloads(self.config, self._codec)
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
-        self._stamps: weakref.WeakKeyDictionary[AnyJob, Stamp] = weakref.WeakKeyDictionary()
+        self._stamps: dict[weakref.ref[AnyJob], Stamp] = {}  # a WeakKeyDictionary would cost a call for each enqueue
         self._topics_seen: set[str] = set()
         self._unopened: tuple[Config, Backend] | None = None  # asked only for its features
         self._holds_none = False  # True once the plugins were asked and none holds enqueues back until a commit
@@ -373,14 +373,15 @@ class App:
         )
 
     def _stamp(self, job: AnyJob) -> Stamp:
-        stamp = self._stamps.get(job)
+        stamp = self._stamps.get(weakref.ref(job))
         if stamp is None or stamp.config is not self.config:
             stamp = stamp_of(job, self.config)
             if stamp.unique is not None and stamp.unique.longest is not None:
                 self.require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
             if job.options.resumable is True:
                 self.require(*CHECKPOINTS)
-            self._stamps[job] = stamp
+            stamps = self._stamps
+            stamps[weakref.ref(job, lambda gone: stamps.pop(gone, None))] = stamp
             if stamp.envelope.topic not in self._topics_seen:
                 self._topics_seen.add(stamp.envelope.topic)
                 self._warn_of_unserved(stamp.envelope.topic, job.name)

@@ -420,7 +420,11 @@ class Courier:
         ready, deferred = self._reservations.take(self._decode(deliveries), now)
         self._settlements.unsent += deferred
         self._use_up(len(deliveries))
-        self._start(self._put_first(ready) if self._has_lines else ready, now)
+        if self._decoder.met_limits or self._settings.limits_keys:
+            ready = self._put_first(ready)
+        elif ready:
+            self._reservations.note_limited([], len(ready))
+        self._start(ready, now)
         self._board.publish()
         self._admit(now)
         if self._passed_over and not self._reservations.full:  # some of these jobs did not need a slot

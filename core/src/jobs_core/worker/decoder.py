@@ -52,6 +52,7 @@ class Decoder:
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
         self._late_policies: dict[tuple[AnyJob, str], Policy] = {}
         self.keeps_limits = False  # whether the backend does
+        self.met_limits = False  # whether a delivery had limits
         self._given_back: set[str] = set()  # ids of jobs that were given back under their limits, the latest of them
 
     def accept(self, delivery: Delivery) -> Run | Settlement:
@@ -89,6 +90,7 @@ class Decoder:
             job.arguments.convert(args, kwargs)
         policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
         if delivery.limits:
+            self.met_limits = True
             policy = self._late(job, delivery.topic, policy)
         elif (policy.limits or message.limits) and (limits := self._lacking(delivery, policy, message, job, args, kwargs)):
             return _given_back(delivery, limits)
@@ -106,6 +108,7 @@ class Decoder:
         if blob is None or (self.keeps_limits and policy.limits and message.limits is None and not delivery.limits):
             return self._run(delivery, self._payloads.unpacked(message), job)
         if delivery.limits:
+            self.met_limits = True
             policy = self._late(job, delivery.topic, policy)
         elif message.limits and (limits := self._lacking(delivery, policy, message, job, [], {})):
             return _given_back(delivery, limits)

@@ -28,8 +28,8 @@ class Job:
 
     # fmt: off
     __slots__ = ("__dict__", "attempt", "cancel", "crashes", "deferrals", "due", "errors", "force", "id", "owner", "payload",
-                 "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state", "token", "topic",
-                 "unique")
+                 "plain", "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state",
+                 "token", "topic", "unique")
     # fmt: on
 
     cursor = b""
@@ -49,7 +49,8 @@ class Job:
         self.owner = self.request = self.reason = ""
         self.cancel = self.force = False
         self.errors: tuple[bytes, ...] = ()
-        if message.key or message.limits:
+        self.plain = not (message.key or message.limits)  # it has no key, no limits and no cursor
+        if not self.plain:
             self.key, self.limits = message.key, message.limits
 
     def is_plain(self, ready_at: float) -> bool:

@@ -124,6 +124,14 @@ class MemoryStore:
     def _make_ready(self, job: Job, *, first: bool = False) -> None:
         """Put a job into its line; `first` for one that returns unstarted: its key is the next in turn."""
         job.state = _READY
+        if not job.plain or job.topic in self._lines:
+            self._line_up(job, first=first)
+            return
+        heapq.heappush(self._ready[job.topic], (job.rank, job.ready_at, job.seq, job))
+        self._ready_count[job.topic] += 1
+
+    def _line_up(self, job: Job, *, first: bool) -> None:
+        """Put a job into the line in which it belongs, perhaps the plain one of a topic that has others."""
         if job.limits or job.topic in self._lines:
             lines = self._lines_of(job.topic)
             if job.limits or (job.key and lines.rules.fair):
@@ -312,10 +320,11 @@ class MemoryStore:
         outcome = settlement.outcome
         if job.slots:
             self._free(job, back=not settlement.ran)
-        for limit, seconds in settlement.close_limits:
-            self.limits.close(limit, at.now + seconds, at.now)
+        if settlement.close_limits:
+            for limit, seconds in settlement.close_limits:
+                self.limits.close(limit, at.now + seconds, at.now)
         if settlement.cursor is not None:
-            job.cursor = settlement.cursor
+            job.cursor, job.plain = settlement.cursor, False
         if outcome is Outcome.DONE:
             self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
         elif outcome is Outcome.CANCELLED:
@@ -337,12 +346,12 @@ class MemoryStore:
         for checkpoint in checkpoints if owner else ():
             job = owner.held.get(checkpoint.id) if owner else None
             if job is not None and job.token == checkpoint.token:
-                job.cursor = checkpoint.cursor
+                job.cursor, job.plain = checkpoint.cursor, False
 
     def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:
         """Queue a job again after a release, a retry or a deferral."""
         if settlement.limits is not None:
-            job.limits = settlement.limits
+            job.limits, job.plain = settlement.limits, False
         if settlement.outcome is Outcome.RELEASE:
             self._make_ready(job, first=True)
             return
@@ -493,7 +502,7 @@ class MemoryStore:
 def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
     return [
         Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, now)
-        if not (j.cursor or j.key or j.limits)
+        if j.plain
         else _with_extras(j, now)
         for j in jobs
     ]
