@@ -340,7 +340,7 @@ def test_every_way_of_enqueueing_gives_limits_and_key(seen, way):
     assert found == {("k7", ("stripe:7",) if way == "on_done" else ("stripe", "stripe:7"))}
 
 
-def test_definitions_are_written_to_backends_that_keep_them():
+def test_definitions_are_written_to_backends_that_keep_them_and_others_are_named(caplog):
     defined = []
 
     class Defining(WithLines):
@@ -349,4 +349,9 @@ def test_definitions_are_written_to_backends_that_keep_them():
 
     define(Defining("memory://limiting", BackendOptions()), Config(limits={"a": Defined(concurrency=1)}))
     assert defined == [({"a": Limit(1)}, {"default": Lines()})]
-    define(WithoutLines("memory://limiting", BackendOptions()), Config(limits={"a": Defined(concurrency=1)}))
+    config = Config(limits={"a": Defined(concurrency=1)}, topics={"b": Topic(fair=True)})
+    define(WithoutLines("memory://limiting", BackendOptions()), config)
+    assert [record.getMessage() for record in caplog.records] == [
+        "topics.b.fair has no effect: memory:// does not support fairness (docs/backends.md)",
+        "limits.a has no effect: memory:// does not support limits (docs/backends.md)",
+    ]

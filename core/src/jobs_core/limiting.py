@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,12 @@ def defined_lines(config: Config) -> dict[str, Lines]:
 
 
 def define(backend: Backend, config: Config) -> None:
-    """Write the definitions that a backend keeps, if it keeps any."""
+    """Write the definitions that a backend keeps, if it keeps any; warn of settings that it cannot obey."""
+    fair = [f"topics.{name}.fair" for name in sorted(config.topics) if is_fair(config, name)]
+    for feature, settings in (("fairness", fair), ("limits", [f"limits.{name}" for name in sorted(config.limits)])):
+        if settings and feature not in backend.features:
+            line = "%s has no effect: %s:// does not support %s (docs/backends.md)"
+            logging.getLogger("jobs").warning(line, ", ".join(settings), backend.name, feature)
     if not BOTH.isdisjoint(backend.features):
         limits = defined_limits(config) if "limits" in backend.features else {}
         backend.define_limits(limits, defined_lines(config) if "fairness" in backend.features else {})
