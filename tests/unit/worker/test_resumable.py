@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -461,7 +462,7 @@ def test_a_timeout_may_be_one_of_each_step(app, registry, mode, is_async, monkey
         (State.READY, "of type State"),
         (type("Text", (str,), {})("x"), "of type Text"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),
 )
 def test_a_state_or_cursor_that_is_not_json_or_too_large_is_refused_with_its_fix(jobs_queue, registry, value, told):
     @job(name="saves", resumable=True)
