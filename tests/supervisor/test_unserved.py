@@ -270,7 +270,7 @@ def test_a_single_worker_warns_too_but_not_of_topics_that_it_serves(project):
 def test_channels_are_alerted_once_of_jobs_without_workers(keeper_of, caplog, monkeypatch):
     app, keeper = keeper_of(topics={"reports": Topic(alert_above=1)})
     sent = []
-    monkeypatch.setattr(keeper._alerts, "_send", sent.append)
+    monkeypatch.setattr(keeper._alerts, "send", sent.append)
     look(keeper, caplog)
     assert sent == []
     push(app, "reports")

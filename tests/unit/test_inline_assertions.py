@@ -10,8 +10,8 @@ import pytest
 
 from jobs_core import ArgumentError, Discard, Injected, JobFailed, Retry, Snooze, current_job, job, provides
 from jobs_core.backends.base import Outgoing
-from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Config
+from jobs_core.registry import default_registry
 from jobs_core.testing import JobsQueue
 
 
@@ -390,11 +390,15 @@ def test_pytest_shows_the_users_frames(pytester):
 
 
 @pytest.fixture
-def limits(monkeypatch):
-    monkeypatch.setattr(MemoryBackend, "features", MemoryBackend.features | {"limits"})
+def undefined_afterwards():
+    """Other tests of this process look at the default registry, too."""
+    before = dict(default_registry._jobs)
+    yield
+    default_registry._jobs.clear()
+    default_registry._jobs.update(before)
 
 
-@pytest.mark.usefixtures("limits")
+@pytest.mark.usefixtures("undefined_afterwards")
 def test_keys_and_limits_are_compared_as_the_call_gets_them(jobs_queue):
     @job(name="shop.charge", limits=("stripe", "stripe:{account}"), key="{account}", registry=jobs_queue.app.registry)
     def charge(account: str) -> None: ...
@@ -410,7 +414,7 @@ def test_keys_and_limits_are_compared_as_the_call_gets_them(jobs_queue):
         jobs_queue.assert_enqueued(charge.using(limits="stripe"))
 
 
-@pytest.mark.usefixtures("limits")
+@pytest.mark.usefixtures("undefined_afterwards")
 def test_limits_hold_no_test_up(jobs_queue):
     ran = []
 
