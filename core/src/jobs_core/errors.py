@@ -140,6 +140,15 @@ class OwnerLost(BackendError):
         return cls(f"owner {owner} was released: its jobs went to other workers; open under a fresh owner id")
 
 
+class FlowLost(BackendError):
+    """Raised when a part is pushed to a flow that was dropped, because its parts came too slowly, or was cancelled."""
+
+    @classmethod
+    def of(cls, flow: str, why: str) -> FlowLost:
+        """Return the error for the flow of this id."""
+        return cls(f"flow {flow} {why}: no member of it will run; push the whole flow again under a new id")
+
+
 class NotSupported(BackendError):
     """Raised when a call needs a `feature` that the configured backend does not have."""
 

@@ -68,7 +68,9 @@ class AuxStore(Backend):
         self.queue = queue
         self.store = store
         self.name = queue.name
-        self.features = (queue.features - {"claim", "checkpoints", "limits", "fairness"}) | (store.features & _OF_STORE)
+        self.features = (queue.features - {"claim", "checkpoints", "limits", "fairness", "flows"}) | (
+            store.features & _OF_STORE
+        )
         self._owner: str | None = None
         self._generation = 0
         self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → (job id, the store's token)

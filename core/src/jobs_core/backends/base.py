@@ -28,10 +28,11 @@ from msgspec import Struct
 
 from ..errors import NotSupported
 from ..message import UniqueKey
+from .flows import FlowStatus, Member, MemberStatus, Part
 from .limits import Limit, LimitState, Lines
 
 INTERFACE_VERSION: Final = 2
-"""The interface described here. Version 2 added limits, fairness and checkpoints, all of it optional."""
+"""The interface described here. Version 2 added limits, fairness, checkpoints and flows, all of it optional."""
 
 OLDEST_INTERFACE: Final = 1
 """Plugins from this version on are loaded; one that declares no version is of version 1."""
@@ -67,6 +68,7 @@ ALL_FEATURES: Final = FEATURES | {
     "limits",  # jobs name limits on concurrency and rate, which hold over all machines: see backends/limits.py
     "fairness",  # in a fair topic, the keys of jobs take turns
     "checkpoints",  # a running job stores a cursor, which its next delivery contains
+    "flows",  # jobs wait for one another: see backends/flows.py; implies fencing, dedup and atomic_followups
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -90,6 +92,7 @@ class State(enum.Enum):
 
     READY = "ready"
     LIMITED = "limited"  # ready, but one of its limits had no room when its line was last looked at
+    WAITING = "waiting"  # for other members of its flow
     SCHEDULED = "scheduled"
     RESERVED = "reserved"
     DONE = "done"
@@ -134,6 +137,7 @@ class Outgoing(Struct, frozen=True, gc=False):
     chosen: bool = False  # the id does not come from `new_id`: the backend may know it already
     key: str = ""  # the jobs of one key, such as a tenant, take turns with those of others in a fair topic
     limits: tuple[str, ...] = ()  # sorted, without duplicates
+    member: Member | None = None  # its place in a flow
 
 
 class Delivery(Struct, frozen=True, gc=False):
@@ -152,6 +156,8 @@ class Delivery(Struct, frozen=True, gc=False):
     key: str = ""
     limits: tuple[str, ...] = ()
     cursor: bytes = b""  # as it was last stored, see `Backend.checkpoint`
+    flow: str = ""  # the flow of which it is a member
+    inputs: tuple[tuple[str, bytes], ...] = ()  # ids and results of `Member.inputs`, as many as fit into `max_message` together
 
     @property
     def previous_attempts(self) -> int:
@@ -203,6 +209,7 @@ class Counts(Struct, frozen=True):
     dead: int = 0
     oldest_age: float | None = None  # seconds for which the oldest ready job has been ready; needs the feature `ages`
     limited: int = 0  # not among the ready ones; in a fair topic, the oldest ready job is the oldest head of a line
+    waiting: int = 0
 
 
 class Housekept(Struct, frozen=True):
@@ -239,6 +246,8 @@ class JobRecord(Struct, frozen=True):
     limits: tuple[str, ...] = ()
     blocked_by: str = ""  # limited: the limit under which its line is filed
     cursor: bytes = b""
+    member: Member | None = None
+    waiting_for: tuple[str, ...] = ()  # waiting: a few of the ids and stages that it still waits for, dead ones first
 
 
 class Retention(Struct, frozen=True):
@@ -291,8 +300,8 @@ class Operable:
     @property
     def queued_states(self) -> tuple[State, ...]:
         """Return the states of jobs that wait, in the order in which to look for them."""
-        lines = {"limits", "fairness"} & self.features
-        return (State.READY, State.LIMITED, State.SCHEDULED) if lines else (State.READY, State.SCHEDULED)
+        lines = (State.LIMITED,) if {"limits", "fairness"} & self.features else ()
+        return (State.READY, *lines, State.SCHEDULED, *((State.WAITING,) if "flows" in self.features else ()))
 
     def get(self, job_id: str) -> JobRecord | None:
         """Return everything known about a job; None if the backend does not know its id.
@@ -460,6 +469,67 @@ class Operable:
         """
         raise self._lacks("fairness")
 
+    def flow(self, flow_id: str) -> FlowStatus | None:
+        """Return the state and progress of a flow; None if the backend does not know it, or no longer.
+
+        Called by: handles, `jobsctl flow show`. Atomicity: one consistent view. Blocks: for a round trip.
+        Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
+    def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
+        """List flows: the failed ones first, then those that run, then the others, each kind newest first.
+
+        Called by: `jobsctl flows`, metrics. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
+    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+        """List the members of a flow in the order in which they were added; of more than MOST_LISTED, only the live ones.
+
+        Called by: handles, `jobsctl flow show`. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
+    def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Return the ids and results of members that another member takes, as many as fit into `max_message` together.
+
+        A member that has no result is left out; the first one is always returned, however large it is.
+
+        Called by: `current_job().results()`. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
+    def cancel_flow(self, flow_id: str, *, finale: bool = False) -> bool:
+        """Cancel all members that have not ended; return whether the flow is known and had not ended.
+
+        Once this returned, no member starts and none is added; reserved ones are told. With `finale`, members of the finale
+        still run when what they wait for has ended.
+
+        Called by: handles, `jobsctl flow cancel`. Atomicity: one step; what it decided is carried out in slices.
+        Blocks: for a round trip. Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
+    def retry_flow(self, flow_id: str) -> int:
+        """Requeue the dead members of a flow, at most 1,000 in one call; return how many.
+
+        Called by: handles, `jobsctl flow retry`. Atomicity: each job in one step. Blocks: for a round trip.
+        Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
+    def wait_flow(self, flow_id: str, timeout: float) -> FlowStatus | None:
+        """Wait until a flow is done, failed with nothing left to run, or cancelled; None if it is not within `timeout` seconds.
+
+        Called by: handles, on a connection of their own. Atomicity: none needed. Blocks: up to `timeout`.
+        Raises: NotSupported (flows), BackendUnavailable.
+        """
+        raise self._lacks("flows")
+
     def advice(self) -> list[str]:
         """Return the risks in the settings of the broker, each with its fix; empty if there are none.
 
@@ -570,6 +640,18 @@ class Backend(Operable, abc.ABC):
         Atomicity: one step, may be repeated. Blocks: for a round trip. Raises: NotSupported (limits), BackendUnavailable.
         """
         raise self._lacks("limits")
+
+    def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        """Store a part of a flow; with the last part the flow begins. Each message has a `member` of this flow.
+
+        Returns what `push` returns; if a message is refused by a unique key, or its id is known, the whole part adds nothing.
+        A part for a closed flow adds nothing, since it was pushed before. Members may be after members and stages of this
+        part and of earlier ones; anything else, and a cycle, raise BackendError.
+
+        Called by: producers. Atomicity: one step, may be repeated. Blocks: until durable.
+        Raises: NotSupported (flows), FlowLost, BackendUnavailable, BackendError.
+        """
+        raise self._lacks("flows")
 
     @abc.abstractmethod
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:

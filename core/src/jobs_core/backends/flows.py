@@ -1,0 +1,110 @@
+"""Flows: jobs that wait for one another, and the rules that every backend with the feature `flows` keeps.
+
+A flow has members. Each member is a job that is WAITING until all it is `after` have ended; then it becomes ready, or due
+after its delay. A member is in the *finale* if it is after ALL, or after a member of the finale; the others are the *body*.
+
+*The end of a target.* A member has ended when it is done, dead, gone (cancelled, replaced, purged, dropped, trimmed, skipped),
+or *stuck*: it waits for something that died. A stage has ended when the flow is closed and each of its members has ended; it
+is done if all of them are done. ALL has ended when the flow is closed and no member of the body is ready, limited, scheduled
+or reserved, and nothing that the body waits for can still make one ready; it is done if all of them are done.
+
+*What follows for a member that is after it.* With `ended`, the member waits no longer for it, whatever its end. Otherwise it
+waits until the target is done; if the target is gone, the member is cancelled with that reason, which may cancel further
+members; if the target is dead or stuck, the member is stuck until a dead letter is retried. A member with `when="failed"`
+waits for the end of everything it is after; then it runs if at least one of them was not done, else it is skipped. An end is
+reported once: what it released does not run again when a dead letter is retried later.
+
+*Steps.* Each settlement changes the counters of its flow, stage and dependents in its own step, after its own additions. Of a
+target with many dependents, SLICE are decided at once, and the rest by whoever next reserves, settles or keeps house; until
+then, neither a stage nor the flow ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+SLICE: Final = 1000
+"""Most dependents that are decided in one step."""
+
+MOST_AFTER: Final = 1000
+"""Most ids and stages that one member is after."""
+
+ALL: Final = "*"
+"""The target that stands for the body of the flow."""
+
+When: TypeAlias = Literal["done", "ended", "failed"]
+
+
+class After(Struct, frozen=True):
+    """A target that a member waits for: a member by id, a stage by its label, or ALL."""
+
+    target: str
+    kind: Literal["job", "stage", "all"] = "job"
+    ended: bool = False  # any end will do
+
+
+class Member(Struct, frozen=True):
+    """The place of a job in a flow; a part of `Outgoing`."""
+
+    flow: str
+    stage: str | None = ""  # None: the stage of the member that adds it
+    after: tuple[After, ...] = ()
+    when: When = "done"
+    inputs: tuple[str, ...] = ()  # ids of the members whose results it takes; each is among `after`, or in a stage that is
+    label: str = ""  # for people, such as the name of the job
+
+
+class Part(Struct, frozen=True):
+    """One of the numbered parts in which a flow is pushed."""
+
+    flow: str
+    number: int = 0  # from 0
+    last: bool = True  # closes the flow: all parts with lower numbers must be there
+    name: str = ""
+    ttl: float = 86400.0  # seconds for which the flow is kept after its end
+    open_for: float = 3600.0  # seconds without a new part after which an open flow is dropped
+
+
+FlowState: TypeAlias = Literal["open", "running", "failed", "done", "cancelled"]
+"""The state of a flow: open until its last part is there; failed while it has a dead member; cancelled by an operator.
+
+It is done once each member has ended and none is dead or stuck.
+"""
+
+
+class FlowStatus(Struct, frozen=True):
+    """The state and the progress of a flow; the counts of members add up to `total`."""
+
+    id: str
+    state: FlowState
+    name: str = ""
+    total: int = 0
+    waiting: int = 0
+    active: int = 0  # ready, limited, scheduled or reserved
+    done: int = 0
+    dead: int = 0
+    cancelled: int = 0  # also skipped, replaced, purged, dropped or trimmed
+    created_at: float = 0.0
+    ended_at: float | None = None
+    broker_now: float = 0.0
+
+
+MOST_LISTED: Final = 1000
+"""Most members of a flow whose ends are kept for listings; a larger flow lists only its live members."""
+
+
+class MemberStatus(Struct, frozen=True):
+    """A member of a flow, for people."""
+
+    id: str
+    state: str  # the value of a State
+    label: str = ""
+    topic: str = ""
+    stage: str = ""
+    finale: bool = False
+    after: tuple[After, ...] = ()
+    when: When = "done"
+    stuck: bool = False  # it waits for something that died
+    reason: str = ""  # dead or cancelled
