@@ -98,6 +98,44 @@ def test_a_job_that_kills_its_workers_ends_dead_with_all_that_is_known(tasks: Pr
     supervised.stop()
 
 
+ENDS = {
+    "zero": "os._exit(0)",
+    "cannot_boot": "os._exit(70)",
+    "replace": "os._exit(75)",
+    "program": "os.execvp('true', ['true'])",
+}
+"""Ways for a job to end its worker with an exit code that the worker itself uses, or with that of another program."""
+
+
+def test_a_job_that_ends_its_worker_is_charged_whatever_the_exit_code(project: Project):
+    jobs = "".join(f"\n@job(on_dead='tasks.bury')\ndef {name}():\n    {code}\n" for name, code in ENDS.items())
+    bury = "\n@job\ndef bury(job: str, reason: str):\n    record(reason, job)\n"
+    (project.root / "tasks.py").write_text(TASKS + jobs + bury)
+    project.configure("max_redeliveries = 1")
+    supervised = Supervised(project)
+    project.push_many([(name, (), {}) for name in ENDS])
+    project.until_noted(*[f"crashed tasks.{name}" for name in ENDS])
+    assert len(supervised.board().supervisor.crashes) == len(ENDS)  # type: ignore[union-attr]
+    assert supervised.stop() == 0
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_job_that_kills_its_workers_ends_dead_though_each_worker_runs_one_job(project: Project, stopping: bool):
+    """Every such worker is told to stop as soon as it has reserved the job."""
+    wait = "\n    while not current_job().stopping:\n        time.sleep(0.01)" if stopping else ""
+    (project.root / "tasks.py").write_text(f"{TASKS}\n@job\ndef poison():{wait}\n    record('poison')\n    os._exit(3)\n")
+    project.configure("pools.default.max_jobs = 1")
+    supervised = Supervised(project)
+    project.push("poison")
+    project.until(project.dead)
+    (letter,) = project.dead()
+    assert letter.reason == "crashed"
+    assert project.ledger() == ["poison"] * 3
+    project.push("note", "after")
+    project.until_noted("note after")
+    assert supervised.stop() == 0
+
+
 def test_the_culprit_is_found_among_its_neighbours_and_they_are_all_done(tasks: Project):
     tasks.configure('[pools.default]\nmode = "async"\nconcurrency = 300\nworkers = 2')
     supervised = Supervised(tasks)

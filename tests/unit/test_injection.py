@@ -68,6 +68,8 @@ def provide_mailer():
         finally:
             events.append("ended")
 
+    return mailer
+
 
 def test_a_plain_job_gets_a_new_value_of_its_provider_for_each_run(jobs_queue, define):
     provide_mailer()
@@ -254,6 +256,25 @@ def test_tests_replace_a_value_by_type_or_by_provider_also_below_another_provide
     with override(session, provider=lambda: Session(Mailer("other"))):
         run(jobs_queue, send)
     assert events == [("fake", "fake"), "made", ("other", "real"), "ended"]
+
+
+@pytest.mark.parametrize("outer", ["type", "function"])
+@pytest.mark.parametrize("inner", ["type", "function"])
+def test_of_nested_replacements_the_innermost_decides_whether_by_type_or_by_provider(jobs_queue, define, outer, inner):
+    key = {"type": Mailer, "function": provide_mailer()}
+
+    @define
+    def send(*, mailer: Injected[Mailer] = injected) -> None:
+        events.append(mailer.kind)
+
+    with override(key[outer], Mailer("outer")):
+        with override(key[inner], Mailer("inner")):
+            run(jobs_queue, send)
+        with pytest.raises(LookupError), override(key[inner], Mailer("inner")):
+            raise LookupError
+        run(jobs_queue, send)
+    run(jobs_queue, send)
+    assert events == ["inner", "outer", "made", "real", "ended"]
 
 
 def test_a_direct_call_takes_the_value_from_its_caller_and_says_so_if_there_is_none(define):

@@ -131,6 +131,12 @@ def test_topics_can_be_drained_alone(jobs_queue):
     assert [message.topic for message in jobs_queue.enqueued()] == ["a"]
 
 
+def test_a_topic_to_drain_is_given_in_a_list(jobs_queue):
+    chain.using(topic="mail").enqueue(0)
+    with pytest.raises(TypeError, match=r"write drain\(\['mail'\]\)"):
+        jobs_queue.drain("mail")
+
+
 def test_each_test_has_a_queue_of_its_own(jobs_queue):
     assert jobs_queue.enqueued() == []
 

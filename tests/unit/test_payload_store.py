@@ -221,6 +221,41 @@ def test_a_blob_that_cannot_be_used_makes_a_dead_letter_that_says_so(app_with, t
     assert took == []
 
 
+@pytest.mark.parametrize("mode", ["sync", "threads", "async"])
+@pytest.mark.parametrize(
+    ("lost", "end", "arguments"),
+    [
+        ("before the run", "dead", []),
+        ("in the run", "dead", [LONG, "dead"]),
+        ("in the run", "done", [LONG, "done"]),
+        ("never", "done", [LONG, "done"]),
+    ],
+)
+def test_the_job_for_an_end_is_enqueued_though_the_store_is_gone(app_with, registry, tmp_path, mode, lost, end, arguments):
+    told = []
+
+    def lose():
+        (tmp_path / "blobs").rename(tmp_path / "away")
+
+    @job(registry=registry, name="tell")
+    def tell(job: str, args: list[str]) -> None:
+        told.append((job, args))
+
+    @job(registry=registry, name="follow", retries=0, on_done=tell, on_dead=tell)
+    def follow(texts: str, end: str) -> None:
+        if lost == "in the run":
+            lose()
+        if end == "dead":
+            raise ValueError(end)
+
+    app = app_with(f"file://{tmp_path}/blobs")
+    app.enqueue(follow.call(LONG, end))
+    if lost == "before the run":
+        lose()
+    drain(app, mode)
+    assert told == [("follow", arguments)]
+
+
 def test_an_unusable_store_fails_an_enqueue_and_retries_a_job(app_with, take, took, tmp_path):
     app = app_with(f"file://{tmp_path}/blobs")
     app.enqueue(take.call(LONG))

@@ -86,6 +86,18 @@ def test_suspects_start_after_a_pause_the_worst_first_and_few_together():
     assert quarantine.take_back() == []
 
 
+def test_a_suspect_is_pausing_until_it_starts_or_has_been_refused_once(tmp_path):
+    for refused in (False, True):
+        path = tmp_path / "missing" / "x" if not refused else None
+        quarantine = watched(1, path)
+        assert not quarantine.pausing(10.0)
+        quarantine.add(made("a", redeliveries=2), 10.0)
+        assert quarantine.pausing(10.0)
+        quarantine.running = {"another": made("another", redeliveries=2)} if refused else {}
+        assert bool(quarantine.admit(10.0 + PAUSE)) != refused
+        assert not quarantine.pausing(10.0 + PAUSE)
+
+
 def test_nothing_is_closed_for_suspects_except_briefly_when_unsupervised():
     for quarantine in (watched(8), alone(8)):
         quarantine.add(made("a", redeliveries=2), 0.0)

@@ -229,6 +229,35 @@ def test_a_job_has_several_loops_and_a_state(app, registry):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("after_break", "stored"),
+    [((), "in step b"), (("after it",), "after it"), (("after it", "and again"), "and again")],
+    ids=["no later state", "a later state", "two later states"],
+)
+def test_the_state_of_a_step_that_is_left_by_break_is_kept_until_a_later_one(jobs_queue, after_break, stored):
+    """The loop is over when the next one begins, so its last state has to be stored by then, and no later one overwritten."""
+    told: list[Any] = []
+
+    @job(name="walk", resumable=True, retries=2, backoff=0)
+    def walk() -> None:
+        context = current_job()
+        for row in context.steps("abc"):
+            told.append(row)
+            context.checkpoint(f"in step {row}")
+            if row == "b":
+                break
+        for state in after_break if context.attempt == 1 else ():
+            context.checkpoint(state)
+        for row in context.steps("xyz"):
+            told.append((row, context.cursor))
+            if row == {1: "x", 2: "y"}.get(context.attempt):
+                raise ValueError(row)
+
+    walk.enqueue()
+    jobs_queue.drain(raise_errors=False)
+    assert told == ["a", "b", *[(row, stored) for row in "xxyyz"]]
+
+
 def test_the_state_of_a_step_is_stored_only_together_with_its_cursor(app, registry):
     """A step that fails after it has saved its total must not be added to it twice."""
 
@@ -566,6 +595,35 @@ def test_a_follow_up_that_a_suspension_would_lose_is_refused(jobs_queue):
         jobs_queue.perform(walk, True)
     jobs_queue.perform(walk, False)
     jobs_queue.assert_enqueued(sends, count=1)
+
+
+@pytest.mark.parametrize("by", ["steps", "checkpoint"])
+def test_a_retry_does_not_pass_over_the_step_whose_follow_up_was_refused(jobs_queue, by):
+    """Otherwise the retry would end well, and the follow-up would never be sent."""
+    tried: list[str] = []
+
+    @job(name="sends")
+    def sends() -> None: ...
+
+    @job(name="walk", resumable=True, retries=2, backoff=0)
+    def walk() -> None:
+        context = current_job()
+        if by == "steps":
+            for row in context.steps("abc"):
+                tried.append(row)
+                if row == "b":
+                    context.enqueue(sends)
+        for row in "abc"["abc".find(context.cursor or "") + (context.cursor is not None) :]:
+            tried.append(row)
+            if row == "b":
+                context.enqueue(sends)
+            context.checkpoint(row)
+
+    walk.enqueue()
+    jobs_queue.drain(raise_errors=False)
+    assert tried == ["a", "b", "b", "b"]
+    (letter,) = jobs_queue.dead()
+    assert b"before a checkpoint" in letter.errors[-1]
 
 
 def test_options_that_do_not_fit_are_refused(registry):

@@ -73,7 +73,8 @@ class Provider:
 _registered: list[Provider] = []
 _by_type: dict[Any, Provider] = {}
 _by_function: dict[Callable[..., Any], Provider] = {}
-_overridden: dict[Any, Callable[[], Any]] = {}
+_overridden: list[tuple[Any, Callable[[], Any]]] = []
+"""By type or provider function, the innermost block first."""
 
 
 @overload
@@ -201,15 +202,12 @@ def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | 
     """In tests: inside the block, inject `value`, or the result of `provider`, for a type or a provider function."""
     if (value is _UNSET) is (provider is None):
         raise TypeError("override() takes a value, or provider=a function without parameters")
-    before = _overridden.get(key)
-    _overridden[key] = (lambda: value) if provider is None else provider
+    entry = key, (lambda: value) if provider is None else provider
+    _overridden.insert(0, entry)
     try:
         yield
     finally:
-        if before is None:
-            del _overridden[key]
-        else:
-            _overridden[key] = before
+        _overridden[:] = [each for each in _overridden if each is not entry]
 
 
 def overriding() -> bool:
@@ -222,4 +220,4 @@ def overridden(key: Any, provider: Provider) -> Callable[[], Any] | None:
     if not _overridden:
         return None
     kind = key.kind if isinstance(key, Chosen) else key
-    return _overridden.get(kind) or _overridden.get(provider.function)
+    return next((replacement for each, replacement in _overridden if each in (kind, provider.function)), None)

@@ -83,8 +83,8 @@ class Progress:
         if self.in_loop:
             raise CheckpointError("steps() was called inside a loop over steps(): a job has one such loop after the other")
         number, self._loops = self._loops, self._loops + 1
-        if number > self.place.loop:  # the job has left the one before by `break`
-            self.place = Place(self.place.state, number)
+        if number > self.place.loop:  # the job has left the one before by `break`, perhaps with a state of the step it was in
+            self.place = Place(self._taken_state(), number)
         return number, (self.place.cursor or None) if number == self.place.loop else None
 
     def enter(self, loop: object) -> None:
@@ -99,16 +99,20 @@ class Progress:
         """Note that a loop has come to its end, so that it does not run again."""
         self._loop = None
         if number >= self.place.loop:
-            self.place = Place(self.place.state, number + 1)
+            self.place = Place(self._taken_state(), number + 1)
 
     def end_step(self, run: Run, number: int, cursor: bytes) -> None:
         """Note that a step is done, and with it the state that it has saved."""
-        staged, self._staged = self._staged, None
+        if run.followups:  # before the step counts as done, or the next run would skip it and never send them
+            _refuse_followups(run)
         self.steps += 1
         self.stepped = time.monotonic()
-        self.place = Place(self.place.state if staged is None else staged, number, cursor)
-        if run.followups:
-            _refuse_followups(run)
+        self.place = Place(self._taken_state(), number, cursor)
+
+    def _taken_state(self) -> bytes:
+        """Return the state to store with a place: the one that the last step has saved, or else the one that is stored."""
+        staged, self._staged = self._staged, None
+        return self.place.state if staged is None else staged
 
     # -- for `checkpoint` --------------------------------------------------------------------------
 
@@ -119,11 +123,12 @@ class Progress:
         if self.in_loop:
             self._staged = encoded
             return
+        if run.followups:
+            _refuse_followups(run)
         self.steps += 1
         self.stepped = time.monotonic()
         self.place = self.place._replace(state=encoded)
-        if run.followups:
-            _refuse_followups(run)
+        self._staged = None  # of a step that the job has left by `break`: this state is newer
         if run.interrupted is not None and _out_of_reach(run):
             raise run.interrupted
 

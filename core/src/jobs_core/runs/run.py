@@ -44,7 +44,7 @@ class Run:
 
     __slots__ = (
         "args", "blob", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
-        "kwargs", "load", "message", "policy", "progress", "retries", "settlement", "slot", "started", "stop_flag",
+        "kwargs", "load", "message", "policy", "progress", "retries", "sent", "settlement", "slot", "started", "stop_flag",
         "store_result", "taken", "task", "timeout", "unfit", "value",
     )  # fmt: skip
 
@@ -62,6 +62,7 @@ class Run:
         self.store_result = policy.store_result if message.store_result is None else message.store_result
         self.blob: str | None = None  # the name of the arguments in the payload store
         self.load: Callable[[Message], Message] | None = None  # fetches them; None once they are fetched
+        self.sent: bytes | None = None  # they as JSON, kept for the jobs that follow this one's end
         self.convert = False  # the arguments are not converted yet, see `Arguments.run_code`
         self.unfit = False  # the arguments could not be converted
         self.started = self.ended = 0.0

@@ -218,6 +218,8 @@ class JobsQueue:
         becomes true, a job in a loop over `steps` is suspended, and the next drain continues it.
         """
         __tracebackhide__ = True
+        if isinstance(topics, str):  # a sequence too, of topics with names of one letter, which would all be empty
+            raise TypeError(f"drain: expected a list of topics, got a string: write drain([{topics!r}])")
         runs = 0
         self._stop = _StopAfter(stop_after)
         while (limit is None or runs < limit) and not (runs and self._stop.stopping):

@@ -262,6 +262,8 @@ class Courier:
             self._run_queue.parked = False
             self._executor.submit(())
         self._admit(now)
+        if self._due_at >= 0:
+            self._request_successor(now)
         if self._wants_jobs(now):
             self._reserve(now)
 
@@ -419,7 +421,7 @@ class Courier:
         now = time.monotonic()
         ready, deferred = self._reservations.take(self._decode(deliveries), now)
         self._settlements.unsent += deferred
-        self._use_up(len(deliveries))
+        self._taken += len(deliveries)
         if self._decoder.met_limits or self._settings.limits_keys:
             ready = self._put_first(ready)
         elif ready:
@@ -427,6 +429,7 @@ class Courier:
         self._start(ready, now)
         self._board.publish()
         self._admit(now)
+        self._request_successor(now)
         if self._passed_over and not self._reservations.full:  # some of these jobs did not need a slot
             self._may_have_work = True
 
@@ -463,10 +466,13 @@ class Courier:
             self._executor.submit(())
         return rest
 
-    def _use_up(self, jobs: int) -> None:
-        """Count reserved jobs against `max_jobs`, and request a successor in time."""
-        self._taken += jobs
-        if self._left <= self._due_at:
+    def _request_successor(self, now: float) -> None:
+        """Request a successor once `max_jobs` allows few more jobs.
+
+        Suspects that have just been reserved get their chance first. Otherwise a worker with `max_jobs = 1` would be told to
+        stop during the suspect's pause, would release it uncharged, and so would every successor.
+        """
+        if self._left <= self._due_at and not self._reservations.pausing(now):
             self._due_at = -1
             self._listener.due("max_jobs")
 

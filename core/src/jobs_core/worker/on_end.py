@@ -6,7 +6,6 @@ Its function gets the facts about that end for which it has a parameter, see FAC
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from msgspec.structs import replace
 from .. import boundary
 from ..app import App
 from ..backends.base import Delivery, JobRecord, Outcome, Outgoing, Settlement, State
-from ..errors import JobDefinitionError, PayloadError, UnknownJob
+from ..conversion import json_encoder
+from ..errors import JobDefinitionError, PayloadError, PayloadStoreUnavailable, UnknownJob
 from ..job import Call
 from ..message import Message
 from ..options import Policy, encrypts, policy
@@ -31,6 +31,8 @@ logger = logging.getLogger("jobs.worker")
 
 FACTS: Final = ("id", "job", "topic", "reason", "error", "result", "attempt", "args", "kwargs")
 """The facts that the function can take, as parameters with these names."""
+
+_ARGUMENTS: Final = frozenset({"args", "kwargs"})
 
 DEPTH: Final = "jobs-on-end-depth"
 """The header that holds the depth of a follow-up: 1, or one more than that of the job that it follows."""
@@ -53,6 +55,14 @@ class OnEnd(Struct, frozen=True):
     done: Follower | None
     dead: Follower | None
     configured: bool  # `dead` was configured for the topic or in `[defaults]`, not for the job
+
+    def sent(self, message: Message) -> bytes | None:
+        """Return the arguments of a message as JSON, before the job may change them, if a follow-up takes them.
+
+        They come from the payload store, which may be out of reach when the job ends.
+        """
+        takes = any(not _ARGUMENTS.isdisjoint(each.facts) for each in (self.done, self.dead) if each is not None)
+        return json_encoder.encode((message.args, message.kwargs)) if takes else None
 
     def of_run(self, run: Run, ending: Settlement) -> Settlement:
         """Return the settlement of a run with the follow-up of its outcome, if it has one."""
@@ -159,12 +169,24 @@ def _all_facts(
         "args": [],
         "kwargs": {},
     }
-    if message and ("args" in wanted or "kwargs" in wanted):  # decoded again: the job may have changed its arguments
-        record = JobRecord(delivery.id, delivery.topic, State.RESERVED, delivery.payload)
-        with contextlib.suppress(PayloadError):  # the job may be dead because its arguments cannot be read
-            sent = app.read(record)
-            facts["args"], facts["kwargs"] = sent.args, sent.kwargs
+    if message and not _ARGUMENTS.isdisjoint(wanted):
+        facts["args"], facts["kwargs"] = _arguments(app, delivery, run)
     return facts
+
+
+def _arguments(app: App, delivery: Delivery, run: Run | None) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments that were sent, not those of the run, which the job may have changed.
+
+    They are empty if they cannot be read, which may be why the job is dead.
+    """
+    if run is not None and run.sent is not None:
+        args, kwargs = msgspec.json.decode(run.sent)
+        return args, kwargs
+    try:
+        sent = app.read(JobRecord(delivery.id, delivery.topic, State.RESERVED, delivery.payload))
+    except (PayloadError, PayloadStoreUnavailable):
+        return [], {}
+    return sent.args, sent.kwargs
 
 
 def _result(app: App, run: Run, ending: Settlement) -> Any:

@@ -54,6 +54,7 @@ class Quarantine:
         self.waiting: deque[tuple[float, Run]] = deque()  # each with the earliest time of its start
         self.running: dict[str, Run] = {}
         self._alone_until = 0.0
+        self._pauses_until = 0.0  # the latest end of a suspect's pause
 
     def __len__(self) -> int:
         """Return the number of suspects that wait."""
@@ -67,6 +68,11 @@ class Quarantine:
         """Keep a suspect until it may start."""
         pause = min(PAUSE * (run.delivery.redeliveries - 1), LONGEST_PAUSE) if self.watched else 0.0
         self.waiting.append((now + pause, run))
+        self._pauses_until = max(self._pauses_until, now + pause)
+
+    def pausing(self, now: float) -> bool:
+        """Return whether a waiting suspect may still be in the pause that began with its reservation."""
+        return bool(self.waiting) and now < self._pauses_until
 
     def next(self, now: float) -> float:
         """Return the monotonic time of the next check; infinity if all suspects here wait for other runs to end."""

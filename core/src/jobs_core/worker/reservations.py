@@ -138,6 +138,10 @@ class Reservations:
         """Return whether jobs wait here for their turn: suspects, and those that are acknowledged early."""
         return bool(self._early or self._admitted or self._quarantine.waiting)
 
+    def pausing(self, now: float) -> bool:
+        """Return whether suspects here wait for the end of their first pause, at which they may start."""
+        return self._quarantine.pausing(now)
+
     def early(self, acknowledging: int) -> list[Run]:
         """Return the jobs to acknowledge now, one per free slot; `acknowledging` jobs, not yet started, need a slot too."""
         free = self._executor.concurrency - len(self.runs) - len(self._admitted) - acknowledging

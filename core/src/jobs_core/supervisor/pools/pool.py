@@ -358,12 +358,12 @@ class WorkerPool:
     def _report_end(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> None:
         """Count the end, have the worker's jobs released, and record a crash."""
         log = worker.child.output.tail() if worker.child else []
-        crash, reason = self._judge(worker, ended, asked, lived)
+        jobs = self._started(worker)  # before its file is added to the totals and removed
+        crash, reason = self._judge(worker, ended, asked, lived, jobs)
         if not worker.leaving:
             self._count_restart("crash" if crash else "exit")
         if crash or self.cannot_boot:
             self.last_error = reason
-        jobs = self._started(worker)  # before its file is added to the totals and removed
         if not worker.leaving:
             self._backoff.died(lived, JOBS_FAULT if jobs and lived is not None else LONGEST, started_at=worker.started_at)
         self._repair(
@@ -381,10 +381,12 @@ class WorkerPool:
             )  # fmt: skip
             events.emit(events.WorkerDied(worker.owner, ended.pid, self.name, reason, len(jobs), self._backoff.left()))
 
-    def _judge(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None) -> tuple[bool, str]:
+    def _judge(self, worker: WorkerRecord, ended: Ended, asked: bool, lived: float | None, jobs: list[str]) -> tuple[bool, str]:
         """Return whether a worker's end was a crash, not a planned end or a reported failure to boot; and its reason."""
         if worker.killed_for:
             return bool(worker.culprit) or not worker.leaving, worker.killed_for
+        if jobs and lived is not None and not worker.exiting:
+            return True, str(ended)  # a job has ended it, by os._exit or os.exec: then the exit code means nothing to us
         if ended.exit_code == WorkerExit.FINE and (asked or lived is not None):
             return False, "it stopped"
         if ended.exit_code == WorkerExit.REPLACE:

@@ -165,6 +165,10 @@ class _WorkerProcess(Listener):
         """Pass the report to the supervisor, whose housekeeper sends alerts."""
         self._tell(RanTooFast(report.job, report.topic, report.seconds, report.min_time, report.more))
 
+    def abandoned(self, replace: bool) -> None:
+        """Report that the process ends by its own decision, or its end would count as a crash of the jobs that still run."""
+        self._tell(Exiting())
+
     def _obey(self, worker: Worker) -> None:
         """Obey the control channel. Its end means that the supervisor is dead: kill this process and all that it started."""
         while True:

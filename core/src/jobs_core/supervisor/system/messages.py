@@ -74,7 +74,7 @@ class RanTooFast(ProcessMessage, frozen=True):
 
 
 class Exiting(ProcessMessage, frozen=True):
-    """A worker has run its last job: only its exit functions are left."""
+    """A worker ends by its own decision: it has run its last job, or has given up those that still run."""
 
 
 class Repaired(ProcessMessage, frozen=True):

@@ -83,6 +83,8 @@ def load(run: Run, fetch: Callable[[Message], Message]) -> None:
     except PayloadError:
         run.unfit = True
         raise
+    if run.policy.on_end is not None:
+        run.sent = run.policy.on_end.sent(message)
     run.message, run.args, run.kwargs, run.load = message, message.args, message.kwargs, None
 
 
