@@ -302,6 +302,7 @@ def test_an_interrupt_at_any_line_of_the_async_executor_runs_each_job_once(app, 
         finally:
             sys.settrace(before)
         assert worker.courier.failure is None
+        assert sys.exc_info() == (None, None, None), f"struck at line {line}"  # later errors would show it as their context
         assert sorted(ran) == [0, 1, 2], f"struck at line {line}"
         assert worker._executor.started() == []
         assert worker.courier.done == 3

@@ -139,6 +139,8 @@ class AsyncExecutor(Executor):
             try:
                 run = pending.popleft()
             except IndexError:
+                run = None  # not `return`: a signal handler that raised in the midst of it would leave the IndexError set
+            if run is None:
                 self.run_queue.dry()
                 return
             run.started = now

@@ -88,6 +88,8 @@ class SyncExecutor(Executor):
             try:
                 run = pending.popleft()
             except IndexError:
+                run = None  # all else outside of the handler: an interrupt at its end would leave the IndexError set
+            if run is None:
                 if self._stopping:
                     return
                 self.run_queue.dry()

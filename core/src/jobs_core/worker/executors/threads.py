@@ -65,6 +65,8 @@ class ThreadsExecutor(Executor):
             try:
                 run = pending.popleft()
             except IndexError:
+                run = None  # all else outside of the handler: an interrupt at its end would leave the IndexError set
+            if run is None:
                 if self._stopping.is_set():
                     if me in self._loops:
                         self._loops[me].close()
