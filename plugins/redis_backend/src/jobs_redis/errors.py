@@ -6,10 +6,10 @@ import errno
 import re
 import socket
 
-import redis.exceptions
-
 from jobs_core.backend_kit import Address
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
+
+from .transport.failures import NotRedis, Redirected, Unreachable
 
 _CODE = re.compile(
     r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS|UNKILLABLE|"
@@ -31,6 +31,8 @@ _PASSING = {
     "MISCONF": "Redis cannot save to its disk, and refuses to write: make room there, and look at its log",
 }
 _LOSES_CONNECTION = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "LOADING", "CLUSTERDOWN"})
+_FULL = "max number of clients reached"
+"""A server that accepts no more clients says this without a code, and hangs up."""
 _LASTING = {
     "NOAUTH": "it requires a password: redis://user:password@…",
     "WRONGPASS": "wrong user or password",
@@ -65,36 +67,17 @@ class Moved(BackendError):
 
 def code(error: Exception) -> str:
     """Return the code at the start of a Redis error; older servers put it inside the text of a script's error."""
-    if isinstance(error, redis.exceptions.NoScriptError):
-        return "NOSCRIPT"
-    for kind, word in _BY_TYPE.items():
-        if isinstance(error, kind):
-            return "NOAUTH" if word == "WRONGPASS" and "required" in str(error) else word
     found = _CODE.search(str(error))
     if found:
         return found[1]
     return "NOPERM" if _DENIED_TO_SCRIPT.search(str(error)) else ""
 
 
-_BY_TYPE: dict[type[Exception], str] = {
-    redis.exceptions.MovedError: "MOVED",  # listed before ASK: isinstance also holds for the subclass
-    redis.exceptions.AskError: "ASK",
-    redis.exceptions.BusyLoadingError: "LOADING",
-    redis.exceptions.ReadOnlyError: "READONLY",
-    redis.exceptions.OutOfMemoryError: "OOM",
-    redis.exceptions.NoPermissionError: "NOPERM",
-    redis.exceptions.MasterDownError: "MASTERDOWN",
-    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
-    redis.exceptions.TryAgainError: "TRYAGAIN",
-    redis.exceptions.AuthenticationError: "WRONGPASS",
-}
-
-
 def translated(error: Exception, where: str) -> BackendError:
     """Convert an error of the client to one of the core; `where` names the server without its secrets."""
     word = code(error)
     text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
-    if isinstance(error, redis.exceptions.MovedError):
+    if isinstance(error, Redirected) and word == "MOVED":
         return Moved(f"{where}: it is a node of a cluster: use redis+cluster://", (error.host, error.port))
     for part, fix in _BY_TEXT.items():
         if part in text.translate(_QUOTES):
@@ -109,12 +92,12 @@ def translated(error: Exception, where: str) -> BackendError:
         return BackendError(f"{where}: Redis refuses the connection: {_LASTING[word]}")
     if word == "WRONGTYPE":
         return BackendError(f"{where}: a key of jobs holds something else: does another program use the prefix? ({text})")
-    if isinstance(error, redis.exceptions.InvalidResponse):
+    if isinstance(error, NotRedis):
         return BackendError(f"{where}: the server there is not Redis, or requires TLS ({text})")
-    if isinstance(error, redis.exceptions.TimeoutError | TimeoutError):
+    if isinstance(error, TimeoutError):
         doubt = ": does it use TLS?" if where.startswith("rediss:") and "connecting" in text else ""
         return BackendUnavailable(f"{where} does not answer in time{doubt}")
-    if isinstance(error, redis.exceptions.ConnectionError | OSError):
+    if isinstance(error, Unreachable | OSError) or _FULL in text:
         return BackendUnavailable(f"{where} cannot be reached: {_unreachable(error) or text}")
     return BackendError(f"{where}: {text}")
 
@@ -127,5 +110,5 @@ def _unreachable(error: BaseException) -> str:
 
 def loses_connection(error: Exception) -> bool:
     """Return whether a new connection is needed after this error, perhaps to another server."""
-    gone = isinstance(error, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError | OSError)
+    gone = isinstance(error, Unreachable | NotRedis | OSError) or _FULL in str(error)
     return gone or code(error) in _LOSES_CONNECTION

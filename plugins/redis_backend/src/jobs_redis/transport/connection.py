@@ -5,13 +5,7 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
-
-import redis
-import redis.exceptions
-from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.retry import Retry
+from typing import Any, TypeAlias
 
 from jobs_core.backend_kit import Address, addresses, left
 from jobs_core.errors import BackendUnavailable
@@ -19,7 +13,9 @@ from jobs_core.errors import BackendUnavailable
 from ..errors import loses_connection, translated
 from ..scripts import Script, ScriptCall
 from ..url import Target
-from . import open_protocol
+from . import Connection, new_connection, open_protocol
+from .failures import Failure, Refused, ScriptMissing
+from .opening import Opening
 from .protocol import RedisProtocol
 from .sentinels import Sentinels
 
@@ -44,27 +40,22 @@ def connector(target: Target, address: Address | None = None) -> Connect:
 
 
 def _connection(target: Target, address: Address | None) -> Connection:
-    """Return an unopened connection. Connecting, and each answer of the handshake, may take half of the remaining time."""
+    """Return an unopened connection. Connecting, and each answer of the login, may take half of the remaining time."""
     found = addresses(*address, CONNECT_TIMEOUT) if address is not None else ()
     patience = max(SHORTEST, left(math.inf) / 2)
-    settings: dict[str, Any] = {
-        "db": target.db,
-        "username": target.username,
-        "password": target.password,
-        "socket_timeout": min(COMMAND_TIMEOUT, patience),
-        "socket_connect_timeout": min(CONNECT_TIMEOUT, patience / max(1, len(found))),
-        "retry": Retry(NoBackoff(), 0),  # redis-py must not repeat a command that the server may have executed
-        "protocol": 2,
-        "client_name": "jobs",
-        "driver_info": None,
-    }
-    if address is None:
-        local: Any = UnixDomainSocketConnection  # redis-py types it as another abstract class; it has the same interface
-        return cast(Connection, local(path=target.path, **settings))
-    settings |= {"host": address[0], "port": address[1], "socket_keepalive": True}
-    if target.tls is not None:
-        return SSLConnection(**settings, **target.tls)
-    return Connection(**settings)
+    opening = Opening(
+        timeout=min(COMMAND_TIMEOUT, patience),
+        connect_timeout=min(CONNECT_TIMEOUT, patience / max(1, len(found))),
+        address=address,
+        found=found,
+        path=target.path,
+        username=target.username,
+        password=target.password,
+        name="jobs",
+        db=target.db,
+        tls=target.tls if address is not None else None,
+    )
+    return new_connection(opening)
 
 
 def _to_master(target: Target) -> Connect:
@@ -72,29 +63,25 @@ def _to_master(target: Target) -> Connect:
 
     def to_sentinel(address: Address) -> Connection:
         patience = max(SHORTEST, left(2 * CONNECT_TIMEOUT) / 2)
-        addresses(*address, CONNECT_TIMEOUT)
-        settings: dict[str, Any] = {
-            "host": address[0],
-            "port": address[1],
-            "socket_timeout": patience,
-            "socket_connect_timeout": patience,
-            "username": target.sentinel_username,
-            "password": target.sentinel_password,
-            "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,
-            "driver_info": None,
-        }
-        return Connection(**settings) if target.tls is None else SSLConnection(**settings, **target.tls)
+        opening = Opening(
+            timeout=patience,
+            connect_timeout=patience,
+            address=address,
+            found=addresses(*address, CONNECT_TIMEOUT),
+            username=target.sentinel_username,
+            password=target.sentinel_password,
+            tls=target.tls,
+        )
+        return new_connection(opening)
 
     sentinels = Sentinels(target.addresses, target.service, target.shown, to_sentinel)
 
     def connect() -> Connection:
         connection = _connection(target, sentinels.master())
         connection.connect()
-        connection.send_command("ROLE")
-        if connection.read_response()[0] != b"master":
+        if connection.ask("ROLE")[0] != b"master":
             connection.disconnect()
-            raise redis.exceptions.ReadOnlyError("the sentinels' master is not a master yet")
+            raise Refused("READONLY the sentinels' master is not a master yet")
         return connection
 
     return connect
@@ -129,7 +116,7 @@ class ServerConnection:
             connection = self._connect()
             connection.connect()
             protocol = open_protocol(connection, COMMAND_TIMEOUT)
-        except (redis.RedisError, OSError) as error:
+        except (Failure, OSError) as error:
             raise translated(error, self.where) from None  # the client's error may show secrets of the URL
         self._connection, self._protocol = connection, protocol
         return protocol
@@ -152,9 +139,9 @@ class ServerConnection:
         try:
             protocol.send((b"EVALSHA", script.digest, 1, base, *arguments))
             return protocol.read()
-        except redis.exceptions.NoScriptError:  # the script was not executed, so it may be sent again
+        except ScriptMissing:  # the script was not executed, so it may be sent again
             return self.call(b"EVAL", script.source, 1, base, *arguments)
-        except (redis.RedisError, OSError) as error:
+        except (Failure, OSError) as error:
             raise self._failed(error) from None
         except BaseException:  # for example a job's timeout: without this, the next command would read this answer
             self.disconnect()
@@ -169,7 +156,7 @@ class ServerConnection:
             else:
                 script, *arguments = then
                 protocol.send(command, (b"EVALSHA", script.digest, 1, *arguments))
-        except (redis.RedisError, OSError) as error:
+        except (Failure, OSError) as error:
             raise self._failed(error) from None
         except BaseException:
             self.disconnect()
@@ -180,9 +167,9 @@ class ServerConnection:
         protocol = self._connected()
         try:
             if timeout is not None and not protocol.readable(timeout):
-                raise redis.exceptions.TimeoutError("no reply")
+                raise TimeoutError("no reply")
             return protocol.read()
-        except (redis.RedisError, OSError) as error:
+        except (Failure, OSError) as error:
             raise self._failed(error) from None
         except BaseException:
             self.disconnect()
@@ -193,9 +180,9 @@ class ServerConnection:
         protocol = self._connected()
         try:
             return protocol.read()
-        except redis.exceptions.NoScriptError:  # the script was not executed, so it may be sent again
+        except ScriptMissing:  # the script was not executed, so it may be sent again
             return self.call(b"EVAL", script.source, 1, base, *arguments)
-        except (redis.RedisError, OSError) as error:
+        except (Failure, OSError) as error:
             raise self._failed(error) from None
 
     def _connected(self) -> RedisProtocol:

@@ -1,21 +1,20 @@
 """Redis's protocol on a socket, by our own code: one system call sends a command, one reads its reply.
 
-redis-py connects, authenticates and wraps in TLS. After that, its layers would cost more than the server's work for an
-enqueue. Most of that is the poll() that Python makes before every send and receive on a socket with a timeout. Here, the
-kernel enforces the timeout.
+The layers of redis-py would cost more than the server's work for an enqueue. Most of that is the poll() that Python makes
+before every send and receive on a socket with a timeout. Here, the kernel enforces the timeout.
 """
 
 from __future__ import annotations
 
 import select
 import socket
-import ssl
 import struct
+import sys
 from typing import Any
 
 import hiredis
-import redis.exceptions
 
+from .failures import Failure, NotRedis, refusal
 from .protocol import RedisProtocol
 
 NOTHING = object()
@@ -31,16 +30,16 @@ class OwnProtocol(RedisProtocol):
     __slots__ = ("_buffer", "_feed", "_gets", "_receive", "_send")
 
     def __init__(self, connected: socket.socket, timeout: float) -> None:
-        if not isinstance(connected, ssl.SSLSocket):
+        if not _is_tls(connected):
             connected.settimeout(None)
         super().__init__(connected, timeout)
-        reader = hiredis.Reader(protocolError=redis.exceptions.InvalidResponse, replyError=refusal, notEnoughData=NOTHING)
+        reader = hiredis.Reader(protocolError=NotRedis, replyError=refusal, notEnoughData=NOTHING)
         self._feed, self._gets = reader.feed, reader.gets
         self._send, self._receive = connected.sendall, connected.recv_into
         self._buffer = bytearray(_BUFFER)
 
     def _set_limit(self, limit: float) -> None:
-        if isinstance(self.socket, ssl.SSLSocket):  # OpenSSL must not see the kernel's EAGAIN
+        if _is_tls(self.socket):  # OpenSSL must not see the kernel's EAGAIN
             super()._set_limit(limit)
             return
 
@@ -59,7 +58,7 @@ class OwnProtocol(RedisProtocol):
             else:
                 self._send_piece_by_piece(memoryview(data))
         except BlockingIOError:
-            raise redis.exceptions.TimeoutError("the server takes nothing") from None
+            raise TimeoutError("the server takes nothing") from None
 
     def _send_piece_by_piece(self, rest: memoryview) -> None:
         """Send in pieces, and check the deadline after each: the kernel's timeout applies only to single calls."""
@@ -74,14 +73,14 @@ class OwnProtocol(RedisProtocol):
             try:
                 count = self._receive(self._buffer)
             except BlockingIOError:
-                raise redis.exceptions.TimeoutError("no reply") from None
+                raise TimeoutError("no reply") from None
             if not count:
-                raise redis.exceptions.ConnectionError("the server has closed the connection")
+                raise ConnectionError("the server has closed the connection")
             self._feed(self._buffer, 0, count)  # type: ignore[arg-type]  # any buffer will do
             reply = self._gets()
             if reply is NOTHING:
                 self._limit_waits()
-        if isinstance(reply, redis.exceptions.RedisError):
+        if isinstance(reply, Failure):
             raise reply
         return reply
 
@@ -91,15 +90,6 @@ class OwnProtocol(RedisProtocol):
         return bool(poll.poll(timeout * 1000))
 
 
-def refusal(text: str) -> redis.exceptions.ResponseError:
-    """Return the exception for an error reply of the server; its class depends on the code where callers have to know it."""
-    word, _, rest = text.partition(" ")
-    kind = _REFUSALS.get(word)
-    return kind(rest) if kind else redis.exceptions.ResponseError(text)
-
-
-_REFUSALS: dict[str, type[redis.exceptions.ResponseError]] = {
-    "ASK": redis.exceptions.AskError,
-    "MOVED": redis.exceptions.MovedError,
-    "NOSCRIPT": redis.exceptions.NoScriptError,
-}
+def _is_tls(connected: socket.socket) -> bool:
+    ssl = sys.modules.get("ssl")  # whoever made such a socket has imported it, which takes long
+    return ssl is not None and isinstance(connected, ssl.SSLSocket)

@@ -7,8 +7,6 @@ import socket
 from time import monotonic
 from typing import Any
 
-import redis.exceptions
-
 from jobs_core.backend_kit import deadline
 
 SLACK = 0.1
@@ -32,7 +30,7 @@ class RedisProtocol(abc.ABC):
             if self._limit != self._timeout:
                 self._set_limit(self._timeout)
         elif rest <= 0:
-            raise redis.exceptions.TimeoutError("no time is left")
+            raise TimeoutError("no time is left")
         elif not -SLACK <= self._limit - rest <= SLACK:
             self._set_limit(rest)
 
@@ -43,11 +41,11 @@ class RedisProtocol(abc.ABC):
 
     @abc.abstractmethod
     def send(self, *commands: tuple[Any, ...]) -> None:
-        """Send commands together; raises OSError or a RedisError."""
+        """Send commands together; raises OSError or a Failure."""
 
     @abc.abstractmethod
     def read(self) -> Any:
-        """Return the next reply; raise OSError, or a RedisError, also for an error reply."""
+        """Return the next reply; raise OSError, or a Failure, also for an error reply."""
 
     @abc.abstractmethod
     def readable(self, timeout: float) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import redis
-from redis.connection import Connection
-
 from jobs_core.backend_kit import Address
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from ..errors import code, translated
+from . import Connection
+from .failures import Failure
 
 
 class Sentinels:
@@ -44,9 +43,8 @@ class Sentinels:
             raise translated(error, where) from None
         try:
             connection.connect()
-            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-            found = connection.read_response()
-        except (redis.RedisError, OSError) as error:
+            found = connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
+        except (Failure, OSError) as error:
             if code(error) in ("NOAUTH", "WRONGPASS") and "without any password" not in str(error):
                 fix = "?sentinel_username=…&sentinel_password=…"
                 raise BackendError(f"{where} requires a password of its own, or a different one: {fix}") from None

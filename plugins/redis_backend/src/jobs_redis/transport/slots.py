@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from collections.abc import Callable, Iterator
 from typing import Any
-
-from redis.crc import key_slot
 
 from jobs_core.backend_kit import Address
 from jobs_core.errors import BackendError, BackendUnavailable
@@ -117,3 +116,10 @@ def _address(master: Any, asked: Address) -> Address:
     """Return a node's address. A node that does not know its own host is at the host that was asked."""
     host = master[0].decode() if master[0] else ""
     return host or asked[0], int(master[1])
+
+
+def key_slot(key: bytes) -> int:
+    """Return the slot of a key: that of the part in its first braces, unless there is none, or it is empty."""
+    _, opened, rest = key.partition(b"{")
+    tag, closed, _ = rest.partition(b"}")
+    return crc_hqx(tag if opened and closed and tag else key, 0) % 16384
