@@ -6,7 +6,6 @@ Later sources override earlier ones, key by key. Every value keeps the name of i
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import os
 import sys
@@ -290,7 +289,7 @@ class _Reader:
             parts = (key.removesuffix("_file") if from_file else key).split("__")
             if parts[0] not in known:
                 # Kubernetes may set JOBS_SERVICE_HOST and the like. Only a typo, or another system's word, is an error.
-                near = difflib.get_close_matches(parts[0], known, 1, 0.8)
+                near = foreign.close(parts[0], known, 1, 0.8)
                 advice = f"did you mean JOBS_{near[0].upper()}?" if near else foreign.key_advice(Config.__name__, key)
                 if advice:
                     self.errors.append(f"{variable}: unknown key; {advice}")
@@ -444,7 +443,8 @@ class _Reader:
         """Check what could otherwise be told only where it is used, without the file: packages, and parts of a URL."""
         if not config.encryption_keys and config.payloads.url is None:
             return
-        from .payloads import Keyring, check_url  # late: most applications use neither
+        from .payloads import Keyring  # late: most applications use neither
+        from .payloads.store import check_url
 
         checks: list[Callable[[], object]] = [functools.partial(Keyring, config.encryption_keys)]
         checks += [functools.partial(check_url, config.payloads.url)] if config.payloads.url is not None else []
@@ -495,7 +495,7 @@ def too_many_threads(pool: Pool) -> str | None:
 
 def _advice(kind: type[Section], key: str, value: Any) -> str:
     """Return the advice for a key that a table does not have."""
-    near = difflib.get_close_matches(key, _fields(kind), 1)
+    near = foreign.close(key, _fields(kind), 1)
     known = foreign.key_advice(kind.__name__, key)
     if known and not (near and isinstance(value, dict)):  # [pool.x] is a typo; `pool = "prefork"` is Celery's
         return known

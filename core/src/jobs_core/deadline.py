@@ -39,14 +39,14 @@ def addresses(host: str, port: int, timeout: float) -> Found:
     The system's resolver cannot be interrupted: on a timeout, the thread that called it continues until it returns.
     """
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(_name(host), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:  # it is a name
         pass
     answers: list[Found | OSError] = []
 
     def ask() -> None:
         try:
-            answers.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            answers.append(socket.getaddrinfo(_name(host), port, type=socket.SOCK_STREAM))
         except OSError as error:
             answers.append(error)
 
@@ -58,6 +58,11 @@ def addresses(host: str, port: int, timeout: float) -> Found:
     if isinstance(answers[0], OSError):
         raise answers[0]
     return answers[0]
+
+
+def _name(host: str) -> bytes | str:
+    """Return a host as bytes if it is ASCII: for a str, Python imports the codec of international names."""
+    return host.encode() if host.isascii() else host
 
 
 __all__ = ["Deadline", "addresses", "deadline", "left"]

@@ -6,7 +6,6 @@ every example. This module imports nothing of ours, so that every other module m
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import re
@@ -35,6 +34,13 @@ class Word(NamedTuple):
         else:
             example = f"@job({option})" if option else self.toml or re.sub(r"(?<!import )\bjob\b", job, self.code)
         return f"{self.says}: {example}" if example else self.says
+
+
+def close(word: str, names: Iterable[str], count: int, cutoff: float = 0.6) -> list[str]:
+    """Return the names that resemble a word, best first: difflib.get_close_matches, which only errors need."""
+    import difflib
+
+    return difflib.get_close_matches(word, list(names), count, cutoff)
 
 
 def _table(*rows: tuple[str, Word]) -> dict[str, Word]:
@@ -476,7 +482,7 @@ def nearest(word: str, ours: Iterable[str]) -> str:
     """Return our word that is most similar to `word`, or all words if none is similar."""
     names = [*ours]
     opposite = {"max": "min", "min": "max"}.get(word[:3], " ")  # it looks similar, but would be the opposite advice
-    near = difflib.get_close_matches(word, [name for name in names if not name.startswith(opposite)], 3)
+    near = close(word, [name for name in names if not name.startswith(opposite)], 3)
     return f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names)}" if names else "it takes none"
 
 

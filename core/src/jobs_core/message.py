@@ -6,7 +6,6 @@ docs/envelope.schema.json. Backends store the exact bytes and never parse them.
 
 from __future__ import annotations
 
-import hmac
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
@@ -157,6 +156,10 @@ class Signer:
                 )
             self._keys[kid.encode()] = secret.encode()
         self._kid = next(iter(self._keys), b"")
+        if self._keys:
+            import hmac  # late: it loads OpenSSL, and most applications have no keys
+
+            self._hmac = hmac
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -166,7 +169,7 @@ class Signer:
 
     def sign(self, body: bytes) -> bytes:
         """Return `body` with its signature line before it."""
-        mac = hmac.digest(self._keys[self._kid], body, "sha256").hex().encode()
+        mac = self._hmac.digest(self._keys[self._kid], body, "sha256").hex().encode()
         return _SIGNED + self._kid + b"." + mac + b"\n" + body
 
     def verify(self, payload: bytes) -> bytes:
@@ -181,7 +184,7 @@ class Signer:
                 f"the message is signed with the unknown key {kid[:32].decode(errors='replace')!r}: "
                 "add it to signing_keys if you trust its producer"
             )
-        if not hmac.compare_digest(mac, hmac.digest(secret, body, "sha256").hex().encode()):
+        if not self._hmac.compare_digest(mac, self._hmac.digest(secret, body, "sha256").hex().encode()):
             raise SignatureError(f"the signature does not match the message (key {kid.decode()!r})")
         return body
 

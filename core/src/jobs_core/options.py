@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -542,6 +541,8 @@ def _key_text(unique: Unique, job: str, args: Any, kwargs: Any, named: Callable[
         canonical = msgspec.json.encode(named(), order="sorted", enc_hook=_canonical)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MessageError(f"{job}: the arguments cannot be written as JSON: {error}") from None
+    import hashlib  # late: it loads OpenSSL, and only these keys need it
+
     return hashlib.sha256(canonical).hexdigest()[:32]
 
 

@@ -6,7 +6,6 @@ loop of our own, and call the implementations of a hook one by one: pluggy would
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import logging
@@ -19,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pluggy
 
-from . import boundary, builtin, guard, hookspecs, urls
+from . import boundary, builtin, foreign, guard, hookspecs, installed, urls
 from .alert_channels.base import AlertChannel
 from .backends.base import INTERFACE_VERSION, OLDEST_INTERFACE, Backend
 from .errors import JobsError, PluginError
 from .loaders.base import Bootstrapper, JobLoader
 from .payloads.codecs import PayloadCodec
+from .version import __version__
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from .config import Config
+    from .installed import EntryPoint
 
 logger = logging.getLogger("jobs.plugins")
 
@@ -119,7 +118,7 @@ class Plugins:
         self._manager.add_hookspecs(hookspecs)
         self._by_plugin: dict[str, PluginInfo] = {}
         self._provided: dict[str, dict[str, list[tuple[Any, PluginInfo]]]] = {}
-        self._builtin = PluginInfo("builtin", "jobs-core", _version("jobs-core"))
+        self._builtin = PluginInfo("builtin", "jobs-core", __version__)
         self._add(builtin, self._builtin)
         off = set(disabled)
         for entry_point in sorted(entry_points, key=lambda entry: entry.name):
@@ -128,11 +127,9 @@ class Plugins:
     @classmethod
     def discover(cls, prefer: Sequence[str] = ()) -> Plugins:
         """Find every installed plugin, except those in JOBS_DISABLE_PLUGINS=a,b; `prefer` is that of the configuration."""
-        from importlib import metadata  # late: its import takes longer than all of this module
-
         disabled = os.environ.get("JOBS_DISABLE_PLUGINS", "")
         off = [name.strip() for name in disabled.split(",")]
-        return cls(metadata.entry_points(group=GROUP), disabled=off, prefer=prefer)
+        return cls(installed.entry_points(GROUP), disabled=off, prefer=prefer)
 
     def _find(self, entry_point: EntryPoint, disabled: set[str]) -> None:
         dist = entry_point.dist
@@ -194,7 +191,7 @@ class Plugins:
                 continue
             hook = options.get("specname") or name
             if hook not in hookspecs.__dict__:
-                near = difflib.get_close_matches(hook, _hook_names(), 1, 0.5)
+                near = foreign.close(hook, _hook_names(), 1, 0.5)
                 info.problems.append(f"implements an unknown hook {hook}" + (f"; is {near[0]} meant?" if near else ""))
             elif options.get("wrapper") or options.get("hookwrapper"):
                 found.append(f"cannot be used: {hook} is a hook wrapper, which is not supported")
@@ -353,7 +350,7 @@ class Plugins:
             return f"{disabled[0]} is disabled by JOBS_DISABLE_PLUGINS"
         if distribution:
             return f"pip install {distribution}"
-        near = difflib.get_close_matches(name, known, 1)
+        near = foreign.close(name, known, 1)
         text = f"did you mean {near[0]!r}?" if near else f"installed: {', '.join(known) or 'none'}"
         return text + "".join(f"; {info} {info.problems[0]}" for info in broken)
 
@@ -424,12 +421,3 @@ def _survive(implementation: Implementation, error: BaseException) -> None:
 
 def _hook_names() -> list[str]:
     return [name for name in hookspecs.__dict__ if name.startswith("jobs_")]
-
-
-def _version(distribution: str) -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "?"

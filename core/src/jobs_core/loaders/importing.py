@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,6 @@ on_import: Callable[[str], object] | None = None
 
 CORE = Path(boundary.__file__).parent
 MACHINERY = ("<frozen", str(CORE))
-LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-"""Directories of libraries; their files belong to the application only if it is installed there."""
 AS_PROGRAM = "code that is only for running it as a program belongs under `if __name__ == '__main__':`"
 
 
@@ -43,8 +40,15 @@ def place_of(thread: int) -> str:
     """Return a thread's position: its innermost line in the application, with its code; "" if that is not known."""
     frame = sys._current_frames().get(thread)
     frames = [each for each in traceback.extract_stack(frame) if not each.filename.startswith(MACHINERY)] if frame else []
-    places = [each for each in frames if not each.filename.startswith(LIBRARIES)] or frames
+    places = [each for each in frames if not each.filename.startswith(_libraries())] or frames
     return boundary.storable(f"{places[-1].filename}:{places[-1].lineno}  {places[-1].line}") if places else ""
+
+
+def _libraries() -> tuple[str, ...]:
+    """Return the directories of libraries; their files belong to the application only if it is installed there."""
+    import sysconfig  # late: it reads a file of the size of this package
+
+    return tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 def add_to_path(directory: Path) -> None:

@@ -4,20 +4,16 @@ codecs.py compresses, keys.py encrypts; packing.py applies the configuration to 
 """
 
 from .codecs import PayloadCodec, PayloadCodecFactory
-from .discarding import Discarder
 from .keys import Keyring
 from .packing import HIDDEN, Payloads, blob_of, describe, own_blob
-from .store import check_url
 
 __all__ = [
-    "Discarder",
     "HIDDEN",
     "Keyring",
     "PayloadCodec",
     "PayloadCodecFactory",
     "Payloads",
     "blob_of",
-    "check_url",
     "describe",
     "own_blob",
 ]

@@ -7,7 +7,6 @@ signing, yields different keys. The key of a body is derived with a random salt:
 
 from __future__ import annotations
 
-import hmac
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ class Keyring:
                 )
             if kid in self._keys:
                 raise ConfigError(f"encryption_keys[{number}]: a key before it has the same name, {kid!r}: rename one")
-            self._keys[kid] = hmac.digest(_SALT, secret.encode(), "sha256")
+            self._keys[kid] = _mac(_SALT, secret.encode())
         if keys and importlib.util.find_spec("cryptography") is None:
             raise ConfigError("encryption_keys: they need a further package: pip install 'jobs-core[encryption]'")
         self._kid = next(iter(self._keys), "")
@@ -77,9 +76,15 @@ class Keyring:
 
     def digest(self, text: str) -> str:
         """Return what stands for a text that must be compared, but not read: a MAC under the first key."""
-        return hmac.digest(_derived(self._keys[self._kid], b"unique"), text.encode(), "sha256").hex()
+        return _mac(_derived(self._keys[self._kid], b"unique"), text.encode()).hex()
 
 
 def _derived(secret: bytes, purpose: bytes) -> bytes:
     """Return 32 bytes of HKDF-Expand (RFC 5869), which are its first block."""
-    return hmac.digest(secret, purpose + b"\1", "sha256")
+    return _mac(secret, purpose + b"\1")
+
+
+def _mac(secret: bytes, text: bytes) -> bytes:
+    import hmac  # late: it loads OpenSSL, and most applications have no keys
+
+    return hmac.digest(secret, text, "sha256")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -17,9 +16,11 @@ from ..conversion import json_encoder
 from ..errors import ConfigError, MessageTooLarge, PayloadError, PluginError
 from ..message import PACKED_VERSION, VERSION, Body, Message, PackedMessage, encode
 from .codecs import PayloadCodec, decompressed
-from .discarding import Discarder
 from .keys import ENCRYPTION_OVERHEAD, Keyring
-from .store import PayloadStore, blob_name, job_of, open_store
+
+if TYPE_CHECKING:
+    from .discarding import Discarder
+    from .store import PayloadStore
 
 HIDDEN = "(encrypted)"
 """Shown in place of arguments and results that cannot be read here."""
@@ -50,9 +51,16 @@ class Payloads:
         self._find_codec = find_codec
         self._codecs: dict[str, PayloadCodec] = {}
         self._above = sys.maxsize if config.payloads.compress is None else int(config.payloads.compress_above)
-        self.store = None if config.payloads.url is None else open_store(config.payloads.url)
-        self._stored_above = sys.maxsize if self.store is None else int(config.payloads.above)
-        self.discarder = None if self.store is None else Discarder(self.store)
+        self.store: PayloadStore | None = None
+        self.discarder: Discarder | None = None
+        self._stored_above = sys.maxsize
+        if config.payloads.url is not None:
+            from .discarding import Discarder  # late, as everywhere in this file: most applications have no store
+            from .store import open_store
+
+            self.store = open_store(config.payloads.url)
+            self.discarder = Discarder(self.store)
+            self._stored_above = int(config.payloads.above)
         self.packs = self.store is not None or bool(self._keys) or config.payloads.compress is not None
         """If not, nothing is packed here, though it may have to be unpacked."""
 
@@ -172,6 +180,8 @@ class Payloads:
 
     def _fetched(self, body: Body, name: str, job_id: str) -> bytes:
         """Return a blob; raise PayloadError if it is missing, or not the one that was written for this job."""
+        from .store import job_of, sha256
+
         if body.data or job_of(name) != job_id:
             raise PayloadError(OF_ANOTHER_JOB)
         if self.store is None:
@@ -182,7 +192,7 @@ class Payloads:
             raise PayloadError(f"the blob {name} is missing in the payload store")
         if len(data) > limit:
             raise PayloadError(f"the blob {name} is larger than payloads.limit, {self._settings.limit:,} bytes")
-        if hashlib.sha256(data).hexdigest() != body.sha256:
+        if sha256(data) != body.sha256:
             raise PayloadError(f"the blob {name} in the payload store was changed or damaged")
         return data
 
@@ -195,9 +205,11 @@ class Payloads:
 
 
 def _put(store: PayloadStore, job_id: str, body: Body) -> Body:
+    from .store import blob_name, sha256
+
     name = blob_name(job_id)
     store.put(name, body.data)
-    return replace(body, data=b"", ref=name, sha256=hashlib.sha256(body.data).hexdigest())
+    return replace(body, data=b"", ref=name, sha256=sha256(body.data))
 
 
 def blob_of(message: Message) -> str | None:
@@ -211,8 +223,11 @@ def own_blob(message: Message) -> str | None:
     Anyone who can write to the queue chooses the name, and the blob of a job is deleted when the job ends.
     """
     name = blob_of(message)
-    if name is not None and job_of(name) != message.id:
-        raise PayloadError(OF_ANOTHER_JOB)
+    if name is not None:
+        from .store import job_of
+
+        if job_of(name) != message.id:
+            raise PayloadError(OF_ANOTHER_JOB)
     return name
 
 

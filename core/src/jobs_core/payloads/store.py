@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import errno
+import hashlib
 import importlib.util
 import os
 import re
@@ -37,6 +38,11 @@ def blob_name(job_id: str) -> str:
     if not _PLAIN_ID.fullmatch(job_id):
         job_id = "_" + base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
     return f"{job_id}.{os.urandom(16).hex()}"
+
+
+def sha256(data: bytes) -> str:
+    """Return the digest under which a blob's data is known in its message."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def job_of(name: str) -> str | None:

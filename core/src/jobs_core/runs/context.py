@@ -12,7 +12,6 @@ from ..backends.base import Outcome
 from ..errors import CheckpointError, JobCancelled
 from ..handle import JobHandle
 from ..job_function import Call, Enqueuer, JobFunction
-from .outcome import is_final
 from .run import Run
 from .running import running
 
@@ -144,6 +143,8 @@ class JobContext:
 
         This is for code around a job that cannot wait for the hook `jobs_job_finished`, which receives the outcome.
         """
+        from .outcome import is_final  # late: processes that only enqueue do without the worker's part
+
         return is_final(self._run, error)
 
     def enqueue(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:

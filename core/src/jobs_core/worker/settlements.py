@@ -8,7 +8,7 @@ from .. import events
 from ..backends.base import Answer, Backend, Outcome, Outgoing, Settlement
 from ..failpoints import failpoint
 from ..ids import new_token
-from ..payloads import Discarder
+from ..payloads.discarding import Discarder
 from ..runs.run import Ending, Run
 from ..scoreboard.writer import NOWHERE, Scoreboard
 
