@@ -25,7 +25,7 @@ def mail(account): ...
 class Stand(MemoryBackend):
     """A backend whose limits, counts and jobs are what the test says."""
 
-    features = MemoryBackend.features | {"limits", "fairness"}
+    features = MemoryBackend.features | {"limits", "fairness", "multiprocess"}
     states: tuple[LimitState, ...] = ()
     keys: tuple[tuple[str, int], ...] = ()
     records: tuple[JobRecord, ...] = ()
@@ -157,7 +157,7 @@ def test_limits_reset_ends_an_override_and_may_remove_a_definition(stand, projec
 
 
 def test_a_backend_without_limits_says_so(stand, project, monkeypatch):
-    plain = type("Plain", (MemoryBackend,), {"features": MemoryBackend.features - {"limits", "fairness"}})
+    plain = type("Plain", (MemoryBackend,), {"features": Stand.features - {"limits", "fairness"}})
     for name in ("limits", "override_limit"):
         monkeypatch.setattr(plain, name, lambda self, *rest, **named: self._raise(), raising=False)
     plain._raise = lambda self: (_ for _ in ()).throw(self._lacks("limits"))
@@ -251,7 +251,7 @@ def test_check_reports_settings_without_effect_and_differences(stand, project, s
 
 
 def test_check_refuses_limits_on_a_backend_without(stand, project):
-    stand.features = MemoryBackend.features - {"limits", "fairness"}
+    stand.features = Stand.features - {"limits", "fairness"}
     text = project.here("check", code=1)
     assert "memory:// does not support limits: tasks.charge cannot be enqueued with its limit stripe" in text
     assert "memory:// does not support fairness (topics.mail.fair)" in text

@@ -66,10 +66,13 @@ async def anap(seconds: float = 30.0):
 
 @job
 def last(*, stubborn: bool = False):
+    begun = False
     try:
-        print("begun", flush=True)  # here, since the interrupt may come while it prints
         while True:
             try:
+                if not begun:
+                    begun = True
+                    print("begun", flush=True)  # here, since the interrupt may come while it prints
                 time.sleep(0.01)  # it is the job under test: busy until it is interrupted
             except BaseException:
                 if not stubborn:
@@ -269,3 +272,71 @@ def test_the_second_interrupt_ends_a_job_that_ignores_the_first(project):
     process.until_said("ignored")
     process.signal(signal.SIGINT)
     assert process.wait() == 1
+
+
+NEEDY = """
+import os
+from multiprocessing import get_context
+from jobs_core import Unique, current_job, job
+
+@job(limits=("stripe", "stripe:{account}"))
+def limited(account): return "ran"
+
+@job(topic="mail", key="{account}")
+def keyed(account): return account
+
+@job(unique=Unique.debounce("1h", longest="2h"))
+def debounced(): return "ran"
+
+@job(priority=9, expires="1h", unique=True)
+def ordered(): return "ran"
+
+@job(resumable=True)
+def resumable():
+    for step in current_job().steps(range(3)):
+        pass
+    return "ran"
+
+@job
+def exits(code=0): os._exit(code)
+
+@job
+def forks():
+    child = get_context("fork").Process(target=os._exit, args=(3,))
+    child.start()
+    child.join()
+    return child.exitcode
+"""
+
+
+@pytest.fixture
+def needy(project, monkeypatch):
+    """A project with jobs that need features, on a backend without any."""
+    from jobs_core.backends.sqlite import SqliteBackend
+
+    (project.root / "tasks.py").write_text(NEEDY)
+    project.configure("topics.mail.fair = true\n[limits.stripe]\nconcurrency = 0\n")
+    monkeypatch.setattr(SqliteBackend, "features", frozenset({"multiprocess"}))
+    return project
+
+
+@pytest.mark.parametrize("arguments", ["limited acme", "debounced", "ordered", "resumable", "keyed ran"])
+def test_a_job_runs_here_whatever_the_backend_lacks_and_whichever_limit_is_closed(needy, arguments):
+    job, *rest = arguments.split()
+    assert needy.here("run", f"tasks.{job}", *rest).splitlines()[-1] == '"ran"'
+
+
+@pytest.mark.parametrize(("status", "code"), [("0", 1), ("5", 5)])
+def test_a_job_that_ends_the_process_is_reported_and_never_counts_as_success(needy, status, code):
+    done = needy.run("run", "tasks.exits", status)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert f"jobs: tasks.exits ended this process: it called os._exit({status})\n" in done.stderr
+    assert needy.here("run", "tasks.forks").splitlines()[-1] == "3"
+
+
+@pytest.mark.parametrize("command", [["run", "tasks.add"], ["push", "tasks.add"], ["worker", "--drain"]])
+def test_an_import_that_ends_the_process_is_reported(project, command):
+    (project.root / "tasks.py").write_text("import os\nos._exit(0)\n")
+    done = project.run(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert 'jobs: modules: the import of the module "tasks" ended this process: it called os._exit(0)\n' in done.stderr

@@ -393,6 +393,18 @@ class App:
         if feature not in backend.features:
             raise NotSupported(feature, f"{backend.name}://", fix)
 
+    def is_alone(self) -> bool:
+        """Return whether this application has its queue to itself.
+
+        That is so if the queue lives inside one process (`memory://`), and no other application of this process is connected.
+        """
+        return "multiprocess" not in self.new_backend().features and not any(
+            other is not self and other._is_connected() and other.backend_url == self.backend_url for other in list(_apps)
+        )
+
+    def _is_connected(self) -> bool:
+        return bool(self._idle) or self._producer.connected
+
     def _warn_of_unserved(self, topic: str, job: str) -> None:
         """Warn if no pool serves a topic.
 
@@ -457,9 +469,7 @@ class App:
 
         `chosen` makes the backend check whether the id exists already. An id that `message` made is new: pass False.
         """
-        payload = (
-            self._packed(message) if self.payloads.packs else encode(message, signer=self._signs, limit=self.config.max_message)
-        )
+        payload = self._encoded(message)
         if message.key is None and not message.limits:
             return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
         if self._unopened is None or self._unopened[0] is not self.config:
@@ -468,6 +478,19 @@ class App:
         return Outgoing(
             message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen, key, limits
         )
+
+    def rehearsed(self, call: Call[Any]) -> Outgoing:
+        """Return a call for a queue that runs it here and now: due at once, without unique key, fair key and limits.
+
+        So it needs none of the backend's features. Raises the errors of `message`, MessageError and MessageTooLarge.
+        """
+        message = self._message(call, stamp_of(call.job, self.config))
+        return Outgoing(message.id, message.topic, self._encoded(message))
+
+    def _encoded(self, message: Message) -> bytes:
+        if self.payloads.packs:
+            return self._packed(message)
+        return encode(message, signer=self._signs, limit=self.config.max_message)
 
     def _packed(self, message: Message) -> bytes:
         """Return the bytes of a message, packed if it has to be; jobs that are not registered here follow their topic."""

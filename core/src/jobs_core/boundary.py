@@ -11,9 +11,11 @@ import functools
 import logging
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from opcode import opmap
+from types import FrameType
 from typing import Any
 
 from .errors import JobCancelled, JobTimeout
@@ -101,18 +103,22 @@ def told(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def exit_told(what: str) -> Iterator[None]:
+def exit_told(what: str, *, least: int = 0) -> Iterator[None]:
     """If the body calls `os._exit`, report it on standard error first, because no code runs afterwards.
 
-    Used around imports. A crash in C code is not reported, nor the end of processes that the body has forked.
+    Used around imports and, by commands, around jobs. `least` is the smallest exit code: a command that ended halfway must
+    not look like a success. A crash in C code is not reported, nor the end of processes that the body has forked, nor a call
+    by our own code. An empty `what` reports nothing.
     """
     exit_process, process = os._exit, os.getpid()
     inside = True
 
     def exit_and_tell(status: int) -> None:
-        if inside and os.getpid() == process:
-            with contextlib.suppress(Exception):  # standard error is closed, or the status cannot be shown
-                os.write(2, f"jobs: {what} ended this process: it called os._exit({status})\n".encode(errors="replace"))
+        if inside and os.getpid() == process and not _is_ours(sys._getframe(1)):
+            if what:
+                with contextlib.suppress(Exception):  # standard error is closed, or the status cannot be shown
+                    os.write(2, f"jobs: {what} ended this process: it called os._exit({status})\n".encode(errors="replace"))
+            status = status or least
         exit_process(status)
 
     os._exit = exit_and_tell  # type: ignore[assignment]
@@ -122,6 +128,14 @@ def exit_told(what: str) -> Iterator[None]:
         inside = False  # other code may have kept a reference to the function
         if os._exit is exit_and_tell:
             os._exit = exit_process
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Return whether a frame belongs to this package, other than to `exit_told` itself."""
+    return frame.f_code.co_filename != __file__ and str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 def traceback_of(error: BaseException, plumbing: tuple[str, ...] = ()) -> str:

@@ -94,6 +94,11 @@ class Producer(Turns):
         finally:
             of_thread.at = before
 
+    @property
+    def connected(self) -> bool:
+        """Return whether there is a connection now."""
+        return self._backend is not None
+
     @uninterrupted
     def open(self, timeout: float) -> None:
         """Connect unless connected; raise BackendUnavailable after `timeout` seconds."""

@@ -245,6 +245,11 @@ def _backend(app: App) -> Iterator[tuple[str, str]]:
             backend.open(None)
             backend.counts(sorted(app.config.served_topics()))
         yield output.GOOD, f"{redact(app.backend_url)} answers"
+        if "multiprocess" not in backend.features:
+            yield (
+                output.WARN,
+                f"{backend.name}:// lives inside one process: no other process sees its jobs, and start refuses it",
+            )
         yield from _ages(app, backend)
         if unused := unused_results(app):
             yield output.WARN, unused

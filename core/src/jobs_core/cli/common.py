@@ -12,14 +12,13 @@ from typing import Any, NoReturn, TypeVar
 import click
 import msgspec
 
-from .. import config_sources, escapes
+from .. import config_sources, escapes, urls
 from ..app import App, set_current_app
 from ..backends.base import Backend, JobRecord
 from ..config_rules import arguments
 from ..config_sources import Effective
 from ..errors import ArgumentError, BackendUnavailable, ConfigError, JobsError, LoadError, PluginError, UnknownJob
 from ..loaders.base import add_to_path
-from ..urls import redact
 from . import output
 from .exits import Exit
 from .ids import whole_id
@@ -86,14 +85,25 @@ class Context:
             with contextlib.suppress(JobsError):
                 self._app.close()
 
+    def require_shared_queue(self) -> None:
+        """Raise ConfigError if the command would act on an empty queue of its own, which ends with it."""
+        if self.app.is_alone():
+            scheme = urls.scheme(self.app.backend_url)
+            raise ConfigError(
+                f"backend: {scheme}:// lives inside one process, and this command is another: it would act on an empty queue, "
+                "which ends with the command. Choose a backend that processes share (sqlite:///jobs.db needs no server); "
+                "`jobsctl run JOB` runs a job here and now, with any backend"
+            )
+
     def operate(self, action: Callable[[Backend], T], what: str = "") -> T:
-        """Run an operator's call on the backend; report a long wait for `what`."""
+        """Run an operator's call on the backend; report a long wait for `what`. Raises ConfigError for a queue of its own."""
+        self.require_shared_queue()
         with self.asking(what):
             return self.app.operate(action)
 
     def asking(self, what: str = "") -> contextlib.AbstractContextManager[None]:
         """Report a long wait inside the block as a wait for `what`, by default for the backend's answer."""
-        return waiting(what or f"{redact(self.app.backend_url)} to answer")
+        return waiting(what or f"{urls.redact(self.app.backend_url)} to answer")
 
     def whole_id(self, text: str) -> str:
         """Return the id of the job whose id begins with `text`."""

@@ -24,6 +24,7 @@ def clean_payloads(context: Context) -> None:
     """
     if context.effective.config.payloads.url is None:
         fail("there is no payload store: payloads.url is not set")
+    context.require_shared_queue()  # else every payload would look like one that no job needs
     with context.asking():
         deleted = context.app.clean_payloads()
     output.echo(f"{count(deleted, 'payload')} deleted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import click
@@ -11,12 +12,13 @@ import msgspec
 from ..errors import JobsError
 from ..events import TopicUnserved
 from ..job import Call, JobFunction
+from ..options import ABSOLUTE
 from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
 from .formatting import count
-from .types import DURATION, FILE, TEXT, TOPIC
+from .types import DURATION, FILE, MOMENT, MOMENT_EXAMPLE, TEXT, TOPIC, moment
 from .waiting import importing_application
 
 BATCH = 1000
@@ -31,7 +33,9 @@ class _JobLine(msgspec.Struct, forbid_unknown_fields=True):
     topic: str | None = None
     priority: int | None = None
     delay: float | str | None = None
+    at: str | None = None
     expires: float | str | None = None
+    expires_at: str | None = None
     retries: int | None = None
     timeout: float | str | None = None
     unique: bool | str | None = None
@@ -52,6 +56,7 @@ keywords_option = click.option("--kw", "given", metavar="K=V", multiple=True, he
 @click.option("--json", "file", metavar="FILE", type=FILE, help='JSON lines, "-" for standard input: see below.')
 @click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
 @click.option("--delay", metavar="TIME", type=DURATION, help='How long to wait before it runs: seconds or "5m".')
+@click.option("--at", metavar="TIME", type=MOMENT, help=f"When it is due, instead of --delay: {MOMENT_EXAMPLE}.")
 @click.option("--priority", type=click.IntRange(0, 9), help="0 to 9, higher first.")
 @pass_context
 def push_command(
@@ -62,19 +67,22 @@ def push_command(
     file: str | None,
     topic: str | None,
     delay: float | None,
+    at: datetime | None,
     priority: int | None,
 ) -> None:
     """Enqueue JOB with ARGS, or many jobs from JSON lines; prints the ids.
 
     ARGS and the values of --kw are JSON where they are valid JSON, else strings: `jobsctl push shop.pay 12 '"12"'`.
 
-    Each line of --json is an object like {"job": "shop.pay", "args": [12], "kwargs": {}, "topic": …, "delay": …}; with
+    Each line of --json is an object like {"job": "shop.pay", "args": [12], "kwargs": {}, "topic": …, "at": …}; with
     JOB given, also just an array of arguments or an object of keyword arguments. Lines are sent in batches of 1,000.
     """
+    context.require_shared_queue()
     with importing_application():
         prepare(context.app)
     context.app.warns_of_unserved = False  # the warning comes below, for jobs that were stored
-    shared = {name: value for name, value in (("topic", topic), ("delay", delay), ("priority", priority)) if value is not None}
+    given_options = (("topic", topic), ("delay", delay), ("at", at), ("priority", priority))
+    shared = {name: value for name, value in given_options if value is not None}
     if file is None:
         if job is None:
             fail("nothing to push: name a job, or give lines with --json", Exit.USAGE)
@@ -137,7 +145,7 @@ def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any])
             continue
         try:
             line = _line(msgspec.json.decode(raw), job)
-            options = shared | {name: getattr(line, name) for name in _OPTIONS if getattr(line, name) is not None}
+            options = shared | _options(line)
             if line.job is None:
                 raise ValueError("names no job")
             call = find_job(context, line.job, options).call(*line.args, **line.kwargs)
@@ -145,6 +153,17 @@ def _calls(context: Context, file: str, job: str | None, shared: dict[str, Any])
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, JobsError) as error:
             fail(f"{file}, line {number}: {str(error).replace('`', '')}", Exit.USAGE)
         yield call
+
+
+def _options(line: _JobLine) -> dict[str, Any]:
+    """Return the options of `using` that a line sets; raises ValueError."""
+    found = {name: getattr(line, name) for name in _OPTIONS if getattr(line, name) is not None}
+    for name in ABSOLUTE.keys() & found.keys():
+        try:
+            found[name] = moment(found[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return found
 
 
 def _line(value: Any, job: str | None) -> _JobLine:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from .. import events, guard, logs
+from .. import boundary, events, guard, limiting, logs, urls
 from ..app import App
 from ..backends.base import Answer, Outcome, Outgoing, Settlement
 from ..backends.memory import MemoryBackend
@@ -26,6 +26,8 @@ from ..worker.settings import Listener
 from ..worker.stop_signals import obeying
 from . import output
 from .common import Context, fail, literal, pass_context
+from .exits import Exit
+from .formatting import count
 from .push import find_job, keyword_arguments, keywords_option
 from .types import DURATION, TEXT
 from .waiting import importing_application
@@ -42,8 +44,8 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     """Run JOB with ARGS here and now, in this process, and print its result as JSON.
 
     The framework is set up, the arguments are encoded, decoded and converted, and middleware, hooks and the timeout apply as
-    in a worker. The queue is not involved: the job is not stored, not retried, and holds no unique key. Jobs that it
-    enqueues are really enqueued; its follow-ups (current_job().enqueue) are too, if it succeeds.
+    in a worker. The queue is not involved: the job is not stored, not retried, holds no unique key, and obeys no limits. Jobs
+    that it enqueues are really enqueued; its follow-ups (current_job().enqueue) are too, if it succeeds.
 
     ARGS and the values of --kw are JSON where they are valid JSON, else strings. Standard output contains the result alone;
     what the job prints goes to standard error. Exits with code 1, and prints the traceback, if the job fails or asks to be
@@ -51,7 +53,10 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     """
     with guard.without_stdout(always=True):
         name, ending = _run(context, job, args, given, timeout)
-    _report(context, name, ending)
+    try:
+        _report(context, name, ending)
+    finally:
+        _warn_of_lost(context.app)
 
 
 def _run(
@@ -62,14 +67,14 @@ def _run(
     logs.to_stream(config.logs.level, config.logs.format)
     logging.getLogger().handlers[0].addFilter(_is_news)
     with importing_application():
-        bootstrapper = prepare(context.app)
+        bootstrapper = prepare(context.app, uses_backend=False)
     context.app.warns_of_unserved = False  # the job does not wait in its topic
     options: dict[str, Any] = {"store_result": True, "expires": None}
     if timeout is not None:
         options["timeout"] = timeout
     function = find_job(context, job, options)
     call = Call(function, tuple(map(literal, args)), keyword_arguments(given))
-    sent = context.app.outgoing(context.app.message(call))
+    sent = context.app.rehearsed(call)
     decoder = _Decoder(context.app)
     queue = _queue_of_one(context.app, sent)
     worker = Worker(
@@ -96,7 +101,7 @@ def _run(
         else:
             worker.stop(0.0)
 
-    with obeying(stop):
+    with obeying(stop), boundary.exit_told(function.name, least=Exit.FAILED):
         worker.run()
     return function.name, decoder.ending
 
@@ -121,12 +126,14 @@ def _pool(pools: dict[str, Pool], job: JobFunction[Any, Any, Any], topic: str) -
 def _queue_of_one(app: App, sent: Outgoing) -> MemoryBackend:
     """Return a queue in this process that contains only this job."""
     queue = _Queue(f"memory://run-{new_token()}", app.backend_options())
-    queue.push([msgspec.structs.replace(sent, delay=0.0, unique=None)], new_token())
+    queue.push([sent], new_token())
     return queue
 
 
 class _Queue(MemoryBackend):
-    """A queue that is empty after one run, whatever its outcome."""
+    """A queue that is empty after one run, whatever its outcome, and obeys no limits."""
+
+    features = MemoryBackend.features - limiting.BOTH
 
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         return super().settle([Settlement(each.id, each.token, Outcome.DONE) for each in settlements], request)
@@ -171,6 +178,19 @@ def _report(context: Context, name: str, ending: Settlement | None) -> None:
         output.echo(told["traceback"], err=True, nl=False)
         fail(f"{name} failed" + (f": {ending.reason}" if ending.reason not in ("", "failed") else ""))
     fail(f"{name} did not run ({ending.reason}): {told.get('message', '')}")
+
+
+def _warn_of_lost(app: App) -> None:
+    """Warn of jobs that the job has enqueued to a queue that ends with this process."""
+    if not app.is_alone():
+        return
+    counts = app.operate(lambda backend: backend.counts(backend.topics())).values()
+    lost = sum(each.ready + each.limited + each.scheduled for each in counts)
+    if lost:
+        scheme = urls.scheme(app.backend_url)
+        output.echo(
+            f"jobs: {count(lost, 'job')} enqueued to {scheme}:// will not run: this queue ends with this process", err=True
+        )
 
 
 class _GivesUp(Listener):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 from typing import Any
 
 import click
@@ -52,6 +53,44 @@ class DurationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
         return found
 
 
+class MomentType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A point in time in ISO format, with its time zone, or with "local" for the zone of this machine."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return moment(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def moment(text: str) -> datetime:
+    """Return a point in time with its zone; raise ValueError, for a time without a zone too."""
+    plain = text.strip()
+    zoneless = plain.removesuffix("local").rstrip()
+    try:
+        found = datetime.fromisoformat(zoneless[:-1] + "+00:00" if zoneless[-1:] in ("Z", "z") else zoneless)
+        if zoneless != plain:
+            if found.tzinfo is not None:
+                raise ValueError("two zones")
+            found = found.astimezone()
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"expected a time such as {MOMENT_EXAMPLE}, got {text[:80]!r}") from None
+    if found.tzinfo is None:
+        naive = found.isoformat()
+        raise ValueError(
+            f"{text[:80]!r} has no time zone: write {naive}+01:00, or {naive}Z for UTC, or "
+            f'"{naive} local" for the zone of this machine'
+        )
+    return found
+
+
+MOMENT_EXAMPLE = '2026-11-27T18:00+01:00, 2026-11-27T17:00Z, or "2026-11-27 18:00 local" for the zone of this machine'
+
+
 class Number(click.FloatRange):
     """A number within bounds. click's own range accepts NaN, which is not less than anything."""
 
@@ -85,4 +124,5 @@ FILE = Checked("file", rules.path)
 URL = Checked("url", rules.url)
 MODULE = Checked("module", rules.module)
 DURATION = DurationType()
+MOMENT = MomentType()
 LIMIT = click.IntRange(1, 1_000_000)

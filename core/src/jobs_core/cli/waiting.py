@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from .. import boundary
 from ..loaders import importing
 from . import output
+from .exits import Exit
 from .formatting import age
 
 FIRST = 1.5
@@ -45,12 +47,15 @@ def _tell(what: str | Callable[[], str], done: threading.Event) -> None:
 
 @contextlib.contextmanager
 def importing_application() -> Iterator[None]:
-    """If the block, which imports the application, takes long, report its position in the code."""
+    """If the block, which imports the application, takes long, report its position in the code.
+
+    If it ends the process, the exit code is not 0; the import itself says what has ended it.
+    """
     thread = threading.get_ident()
 
     def what() -> str:
         place = importing.place_of(thread)
         return "the application to be imported" + (f", now at {place}" if place else "")
 
-    with waiting(what):
+    with waiting(what), boundary.exit_told("", least=Exit.FAILED):
         yield

@@ -8,7 +8,7 @@ import sys
 import click
 import msgspec
 
-from .. import events, logs
+from .. import boundary, events, logs
 from ..config import Pool
 from ..config_sources import too_many_threads
 from ..errors import BackendError
@@ -58,7 +58,7 @@ def worker_command(
             events.emit(events.TopicUnserved(topic, 0, senders))
     worker = Worker(app, name, settings, bootstrapper, drain=drain, listener=None if drain else _Restarts())
     try:
-        with obeying(worker.stop):
+        with obeying(worker.stop), boundary.exit_told("the application", least=Exit.FAILED):
             worker.run()
     except BackendError as error:
         fail(str(error), Exit.UNAVAILABLE)

@@ -45,22 +45,22 @@ GIL_SWITCH_INTERVAL = 0.0005
 """Seconds after which a busy job yields to the courier: a tenth of Python's default, for settling and heartbeats."""
 
 
-def prepare(app: App) -> Bootstrapper | None:
+def prepare(app: App, *, uses_backend: bool = True) -> Bootstrapper | None:
     """Import the framework and the jobs that a worker needs, and compile the jobs' signatures.
 
-    Raises PluginError. Raises LoadError, also for a parameter that no message could fill, and for code that calls
-    sys.exit. If an import forks and the child returns from the import, the child ends here: otherwise it would become a
-    second worker or template.
+    With `uses_backend=False`, jobs may need features that the backend lacks. Raises PluginError. Raises LoadError, also for
+    a parameter that no message could fill, and for code that calls sys.exit. If an import forks and the child returns from
+    the import, the child ends here: otherwise it would become a second worker or template.
     """
     process = os.getpid()
     try:
-        return _prepare(app)
+        return _prepare(app, uses_backend)
     finally:
         if os.getpid() != process:
             os._exit(0)
 
 
-def _prepare(app: App) -> Bootstrapper | None:
+def _prepare(app: App, uses_backend: bool) -> Bootstrapper | None:
     config = app.config
     app.payloads.check()
     bootstrapper: Bootstrapper | None = None
@@ -76,7 +76,8 @@ def _prepare(app: App) -> Bootstrapper | None:
     if bootstrapper is not None:
         with _step(app, "before_fork"):
             bootstrapper.before_fork()
-    problems = [problem for job in app.registry for problem in _problems(app, job)] + on_end.problems(app) + _unsupported(app)
+    problems = [problem for job in app.registry for problem in _problems(app, job)] + on_end.problems(app)
+    problems += _unsupported(app) if uses_backend else []
     if problems:
         raise LoadError("\n".join(problems))
     return bootstrapper
