@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jobs_core.backends.base import Backend, BackendFactory, BackendOptions
 
 __version__ = "0.1.0"
-jobs_interface_version = 1
+jobs_interface_version = 2
 
 SCHEMES = ("redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster")
 

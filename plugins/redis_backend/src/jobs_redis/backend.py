@@ -21,6 +21,7 @@ from jobs_core.backends.base import (
     Outgoing,
     Settlement,
 )
+from jobs_core.backends.limits import Limit, Lines
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
@@ -40,7 +41,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints"}
+    features = FEATURES | {"checkpoints", "limits"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
@@ -102,13 +103,16 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
                 f"replicas={wanted} is required"
             )
 
+    def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        self._store.define_limits(limits)
+
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
-        reserved = self._store.reserve(self._owner, topics, limit, request)
+        reserved = self._store.reserve(self._owner, topics, limit, request, self.startable)
         return self._taken(topics, limit, reserved)
 
     def _taken(self, topics: Sequence[str], limit: int, reserved: Reserved) -> list[Delivery]:
         """Return the deliveries of a reserve, and remember the state that it reported."""
-        deliveries = reserved.deliveries
+        deliveries, self.passed_over = reserved.deliveries, reserved.passed_over
         if len(deliveries) < limit:
             self._forecast = Forecast.now(topics, reserved.due)
             self._tokens.difference_update(topics)
@@ -184,7 +188,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         return self._reserve_when_woken(topics, limit, request, timeout) if timeout > 0 else []
 
     def _reserve_when_woken(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
-        wait = self._blocking_wait(topics, self._store.reserving(self._owner, topics, limit, request))
+        wait = self._blocking_wait(topics, self._store.reserving(self._owner, topics, limit, request, self.startable))
         pause = min(timeout, self._forecast.calm(topics))
         self._sleep(wait, pause, exact=self._forecast.until_due() <= pause)
         reserved = self._store.reserved(self._owner, wait.answer)

@@ -3,15 +3,16 @@
 =====================  ======  =================================================================================
 key                    type    what
 =====================  ======  =================================================================================
-{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, and the message
-                               byte for byte; a job is here from its push to its end
+{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, perhaps key and limits, and the
+                               message byte for byte; a job is here from its push to its end
 {jobs}:ready:TOPIC     zset    id → position: by priority, then by the microsecond it became ready
 {jobs}:later:TOPIC     zset    id → when the job becomes due, in microseconds
 {jobs}:dead:TOPIC      zset    id → when it became a dead letter
 {jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; only for jobs that have any
 {jobs}:cursor          hash    id → cursor of a resumable job
 {jobs}:owners          zset    worker process → when its lease expires
-{jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved
+{jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved; the token names the limits
+                               of which the job holds a slot
 {jobs}:owner:OWNER     hash    the last requests of this worker process and their answers, in case a reply was lost
 {jobs}:reserved        hash    topic → how many of its jobs are reserved
 {jobs}:request:ID      string  one push of the last minute: which of its messages were refused
@@ -23,6 +24,24 @@ key                    type    what
 {jobs}:ended:ID        string  the end of a job with a result, or of a cancelled one; expires after its time to live
 {jobs}:followers       zset    id → until when a client waits for the job's end
 {jobs}:end:ID          list    has an entry once a followed job has ended
+{jobs}:retired         zset    worker process of the previous release → when its lease expires: see need_schema_2 in lines.lua
+{jobs}:line:TOPIC,L    zset    id → position, of the ready jobs of one line. L is the limits of its jobs. Here and below, the
+                               comma stands for a line break, which also separates several limits
+{jobs}:lines:TOPIC     hash    line → the limit under which it is filed; empty for an open line
+{jobs}:open:TOPIC      zset    open line → position of its first job
+{jobs}:shut:TOPIC      zset    closed line → the same
+{jobs}:filed:M,TOPIC   zset    line that is closed by limit M → the same
+{jobs}:opening:TOPIC   zset    limit with room, whose lines the next reserve looks at → position of the first of their jobs
+{jobs}:opens:TOPIC     zset    limit of closed lines → when its rate or closure lets the next job start
+{jobs}:lined           hash    topic → how many jobs stand in lines
+{jobs}:limited         hash    topic → how many of these stand in closed lines
+{jobs}:limit-waiting   hash    limit → how many jobs stand in lines that are filed under it
+{jobs}:limit-topics:M  set     topics with lines that are filed under limit M
+{jobs}:limit-used      hash    limit → reservations that hold a slot
+{jobs}:limit-rate      zset    limit → theoretical time of the next reservation at its full rate
+{jobs}:limit-closed    zset    limit → until when a job has closed it
+{jobs}:limit-defined   hash    name → definition: concurrency, interval in microseconds, burst
+{jobs}:limit-overridden  hash  limit or name → definition
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
 {jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from jobs_core.backends.base import Backend, Counts, JobRecord, State
+from jobs_core.backends.limits import Limit, LimitState
 
 from . import advice
 from .store import Store
@@ -35,6 +36,12 @@ class RedisOperatorCalls(Backend):
 
     def topics(self) -> list[str]:
         return sorted(self._store.topics())
+
+    def limits(self, most: int, names: Sequence[str] = ()) -> list[LimitState]:
+        return self._store.limits(most, names)
+
+    def override_limit(self, limit: str, definition: Limit | None) -> None:
+        self._store.define_limits({limit: definition}, override=True)
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return self._store.requeue(job_ids)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from jobs_core import UniqueKey
 from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
+from jobs_core.backends.limits import Limit, LimitState
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
@@ -35,7 +37,7 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
     group: list[Any] = [topic, priority, 0]
     groups = {(topic, priority): group}
     for one in messages:
-        if one.unique is not None or one.delay > 0 or one.chosen:
+        if one.unique is not None or one.delay > 0 or one.chosen or one.limits or one.key:
             return None
         if one.topic != topic or one.priority != priority:
             topic, priority = one.topic, one.priority
@@ -53,6 +55,9 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
 def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) -> None:
     """Append the four values of a message: see add in scripts/queue.lua."""
     unique = outgoing.unique
+    if outgoing.limits or outgoing.key:
+        _lined_message(arguments, outgoing, unique, loosely)
+        return
     if unique is None:
         extra: bytes | str = b"" if outgoing.delay <= 0 and not outgoing.chosen else _extra(outgoing, 0, 0)
         arguments += (outgoing.id, outgoing.topic, _record(outgoing), extra)
@@ -62,6 +67,17 @@ def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) 
     record = f"{outgoing.priority} {len(topic)} {len(key)} {scope}|".encode() + topic + key + outgoing.payload
     extra = _extra(outgoing, int(unique.conflict == "replace"), held_for(unique)) + "?" * loosely
     arguments += (outgoing.id, outgoing.topic, record, extra)
+
+
+def _lined_message(arguments: list[Any], outgoing: Outgoing, unique: UniqueKey | None, loosely: bool) -> None:
+    """Append the four values of a message with a key or limits, whose record names them."""
+    topic, key = outgoing.topic.encode(), unique.key.encode() if unique else b""
+    scope = "n" if unique is None else "t" if isinstance(unique.scope, float | int) else unique.scope[0]
+    lined = msgspec.msgpack.encode([outgoing.key, *outgoing.limits])
+    head = f"{outgoing.priority} {len(topic)} {len(key)} {scope} {len(lined)}|".encode()
+    replaces = int(unique is not None and unique.conflict == "replace")
+    extra = _extra(outgoing, replaces, held_for(unique) if unique else 0) + "?" * loosely
+    arguments += (outgoing.id, outgoing.topic, head + topic + key + lined + outgoing.payload, extra)
 
 
 def _extra(outgoing: Outgoing, replaces: int, timed: int) -> str:
@@ -95,8 +111,14 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
     order: list[int] = []
     for n, settlement in enumerate(batch):
         token = str(settlement.token)
-        topic = token.split(":", 2)[-1]
-        if settlement.outcome is _DONE and settlement.result is None and not settlement.followups:
+        topic = token.split(":", 2)[-1]  # and, after a line break, the limits that the reservation counts
+        if (
+            settlement.outcome is _DONE
+            and settlement.result is None
+            and not settlement.followups
+            and not settlement.close_limits
+            and settlement.ran
+        ):
             group = groups.get(topic)
             if group is None:
                 group = groups[topic] = [], [], []
@@ -104,7 +126,7 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
             group[1].append(token)
             group[2].append(n)
         else:
-            others += _settlement(settlement, token, topic, retention)
+            others += _settlement(settlement, token, topic.partition("\n")[0], retention)
             order.append(n)
     arguments: list[Any] = [len(groups)]
     answered: list[int] = []
@@ -134,12 +156,22 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         retention(topic).dead_max if buries else 0,
         int(settlement.cursor is not None),
         settlement.cursor or b"",
+        _concerns(settlement),
         len(settlement.followups) if outcome in ENDS else 0,
     ]
     if outcome in ENDS:
         for followup in settlement.followups:
             message(values, followup)
     return values
+
+
+def _concerns(settlement: Settlement) -> bytes:
+    """Return what a settlement says about limits, as settle.lua unpacks it; empty for most."""
+    if settlement.ran and settlement.limits is None and not settlement.close_limits:
+        return b""
+    limits = False if settlement.limits is None else settlement.limits
+    closes = [value for limit, seconds in settlement.close_limits for value in (limit, micro(max(0.0, seconds)))]
+    return msgspec.msgpack.encode([settlement.ran, limits, closes])
 
 
 def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:
@@ -152,20 +184,25 @@ def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:
 
 # -- answers -----------------------------------------------------------------------------------------
 
-_shapes: dict[bytes, tuple[int, int, int]] = {}
+_shapes: dict[bytes, tuple[int, int, int, int]] = {}
+_lined = msgspec.msgpack.Decoder(list[str])
 
 
-def _unpacked(record: bytes) -> tuple[float, int, str, bytes]:
-    """Return time of the push, priority, topic and payload; raise ValueError for a record that another program wrote."""
+def _unpacked(record: bytes) -> tuple[float, int, str, bytes, bytes]:
+    """Return time of the push, priority, topic, payload, and packed key and limits.
+
+    Raises ValueError for a record that another program wrote.
+    """
     head, _, rest = record.partition(b"|")
     pushed, _, shape = head.partition(b" ")
     known = _shapes.get(shape)
     if known is None:
-        priority, topic_length, key_length, _ = shape.split(b" ")
+        priority, topic_length, key_length, _, *lined = shape.split(b" ")
         if len(_shapes) > _FEW:
             _shapes.clear()
-        known = _shapes[shape] = int(priority), int(topic_length), int(topic_length) + int(key_length)
-    return int(pushed) / _MICRO, known[0], rest[: known[1]].decode(), rest[known[2] :]
+        start = int(topic_length) + int(key_length)
+        known = _shapes[shape] = int(priority), int(topic_length), start + (int(lined[0]) if lined else 0), start
+    return int(pushed) / _MICRO, known[0], rest[: known[1]].decode(), rest[known[2] :], rest[known[3] : known[2]]
 
 
 def deliveries(found: Sequence[Any]) -> list[Delivery]:
@@ -176,11 +213,16 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
         attempt, redeliveries, crashes, deferrals, *cursor = found[n + 3] or _PLAIN
         token = found[n + 1].decode()
         try:
-            pushed, _, topic, payload = _unpacked(found[n + 2])
+            pushed, _, topic, payload, lined = _unpacked(found[n + 2])
         except ValueError:  # passed on: its worker will find that it is not a message, and dead-letter it
-            pushed, topic, payload = now, token.split(":", 2)[-1], found[n + 2]
+            pushed, topic, payload, lined = now, token.split(":", 2)[-1], found[n + 2], b""
         delivery = Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now)
-        made.append(replace(delivery, cursor=cursor[0]) if cursor else delivery)
+        if cursor:
+            delivery = replace(delivery, cursor=cursor[0])
+        if lined:
+            key, *limits = _lined.decode(lined)
+            delivery = replace(delivery, key=key, limits=tuple(limits))
+        made.append(delivery)
     return made
 
 
@@ -194,11 +236,12 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         _, _, topic, at, has_result, result = found
         kept = bytes(result) if has_result else None
         return JobRecord(job_id, topic.decode(), state, since=int(at) / _MICRO, result=kept, broker_now=broker_now)
-    _, _, record, since, due, owner, cancel, cursor, attempt, redeliveries, crashes, deferrals, reason, *errors = found
+    _, _, record, since, due, owner, cancel, cursor, limit, attempt, redeliveries, crashes, deferrals, reason, *errors = found
     try:
-        pushed_at, priority, topic, payload = _unpacked(record)
+        pushed_at, priority, topic, payload, lined = _unpacked(record)
     except ValueError:
-        pushed_at, priority, topic, payload = 0.0, 0, "", record
+        pushed_at, priority, topic, payload, lined = 0.0, 0, "", record, b""
+    key, *limits = _lined.decode(lined) if lined else ("",)
     return JobRecord(
         id=job_id,
         topic=topic,
@@ -218,4 +261,31 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         errors=tuple(errors),
         broker_now=broker_now,
         cursor=cursor,
+        key=key,
+        limits=tuple(limits),
+        blocked_by=limit.decode(),
     )
+
+
+def rule(definition: Limit | None) -> str:
+    """Return the definition of a limit for the scripts; empty for none."""
+    if definition is None:
+        return ""
+    concurrency = "-" if definition.concurrency is None else definition.concurrency
+    interval = "-" if definition.interval is None else repr(definition.interval * _MICRO)
+    return f"{concurrency} {interval} {definition.burst}"
+
+
+def limit_state(found: Sequence[Any]) -> LimitState:
+    """Convert one state in the answer of limits.lua."""
+    limit, used, waiting, text, overridden, opens, closed = found
+    definition = None
+    if text:
+        concurrency, interval, burst = text.decode().split()
+        definition = Limit(
+            None if concurrency == "-" else int(concurrency),
+            None if interval == "-" else float(interval) / _MICRO,
+            int(burst),
+        )
+    opens_in = None if opens < 0 else opens / _MICRO
+    return LimitState(limit.decode(), used, waiting, definition, bool(overridden), opens_in, closed / _MICRO)

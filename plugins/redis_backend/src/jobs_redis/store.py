@@ -23,6 +23,7 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
+from jobs_core.backends.limits import Limit, LimitState, name_of
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
 
 from . import records, scripts
@@ -34,6 +35,8 @@ from .scripts import Script, ScriptCall
 logger = logging.getLogger("jobs.redis")
 
 SCHEMA = 1
+"""The schema version of a new store, which jobs without keys and limits leave as it is."""
+NEWEST_SCHEMA = 2
 FORCED = b"\0force"
 """The same suffix as in `common.lua`."""
 LARGEST_RESERVE = 1000
@@ -42,6 +45,8 @@ LARGEST_PUSH = 10_000
 
 A larger push is split; each part is stored entirely or not at all.
 """
+LARGEST_LINED_PUSH = 500
+"""The same for messages with limits, each of which may begin a line."""
 INLET_BATCH = 500
 INLET_BYTES = 4_000_000
 """The approximate number of bytes that are taken from an inlet at once."""
@@ -54,6 +59,7 @@ class Reserved(NamedTuple):
     deliveries: list[Delivery]
     due: float  # seconds until the next scheduled job, infinite if there is none; valid if the limit was not reached
     inlets: list[str]  # topics to which foreign producers have pushed
+    passed_over: bool = False  # see `Backend.passed_over`
 
 
 class Runner(Protocol):
@@ -89,10 +95,10 @@ class Store:
 
     def open(self, owner: str) -> None:
         """Begin the lease of an owner (empty for a producer). Raises BackendError if a later release wrote the store."""
-        schema = int(self._run(scripts.OPEN, owner, self._lease, SCHEMA))
-        if schema > SCHEMA:
+        schema = int(self._run(scripts.OPEN, owner, self._lease, SCHEMA, NEWEST_SCHEMA))
+        if schema > NEWEST_SCHEMA:
             raise BackendError(
-                f"the store {self.keys.base} has schema version {schema}, but this jobs-redis knows {SCHEMA}: upgrade "
+                f"the store {self.keys.base} has schema version {schema}, but this jobs-redis knows {NEWEST_SCHEMA}: upgrade "
                 "jobs-redis"
             )
 
@@ -112,11 +118,14 @@ class Store:
     # -- the path of a job ----------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
-        if len(messages) <= LARGEST_PUSH:
+        most = LARGEST_PUSH
+        if len(messages) <= LARGEST_LINED_PUSH:
             return self._push(messages, request)
+        if any(message.limits for message in messages):
+            most = LARGEST_LINED_PUSH
         conflicts: dict[str, str] = {}
-        for first in range(0, len(messages), LARGEST_PUSH):
-            part = messages[first : first + LARGEST_PUSH]
+        for first in range(0, len(messages), most):
+            part = messages[first : first + most]
             with in_parts(first > 0):
                 conflicts |= self._push(part, f"{request}/{first}" if first else request)
         return conflicts
@@ -124,7 +133,7 @@ class Store:
     def _push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         if len(messages) == 1:
             (one,) = messages
-            if one.unique is None and one.delay <= 0 and not one.chosen:
+            if one.unique is None and one.delay <= 0 and not (one.chosen or one.limits or one.key):
                 answer = self._run(scripts.PUSH_ONE, request, self._window, one.topic, one.priority, one.id, one.payload)
                 return dict(_conflicts(answer)) if answer else {}
         plain = records.plain(messages)
@@ -190,14 +199,16 @@ class Store:
     def purge_inlet(self, topic: str) -> int:
         return int(self._run(scripts.EMPTY, topic))
 
-    def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str) -> Reserved:
+    def reserve(self, owner: str, topics: Sequence[str], limit: int, request: str, startable: int | None = None) -> Reserved:
         """Reserve jobs. Raises OwnerLost."""
-        call = self.reserving(owner, topics, limit, request)
+        call = self.reserving(owner, topics, limit, request, startable)
         return self.reserved(owner, self._runner.run(*call))
 
-    def reserving(self, owner: str, topics: Sequence[str], limit: int, request: str) -> ScriptCall:
+    def reserving(
+        self, owner: str, topics: Sequence[str], limit: int, request: str, startable: int | None = None
+    ) -> ScriptCall:
         """Return the script call that reserves jobs; `reserved` reads its answer."""
-        arguments = (owner, request, self._lease, min(limit, LARGEST_RESERVE), *topics)
+        arguments = (owner, request, self._lease, min(limit, LARGEST_RESERVE), "" if startable is None else startable, *topics)
         return scripts.RESERVE, self.keys.base, self.now(), *arguments
 
     def reserved(self, owner: str, found: Any) -> Reserved:
@@ -205,7 +216,10 @@ class Store:
         if not found:
             raise OwnerLost.of(owner)
         due, *inlets = found[1]
-        return Reserved(records.deliveries(found), _seconds(due), [topic.decode() for topic in inlets])
+        passed_over = bool(inlets) and inlets[-1] == -1
+        if passed_over:
+            inlets.pop()
+        return Reserved(records.deliveries(found), _seconds(due), [topic.decode() for topic in inlets], passed_over)
 
     def claim(self, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
         found = self._run(scripts.CLAIM, owner, request, self._lease, *job_ids)
@@ -260,8 +274,8 @@ class Store:
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         found = self._run(scripts.COUNTS, *topics)
         return {
-            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6)
-            for topic, (ready, scheduled, reserved, dead, age) in zip(topics, found, strict=True)
+            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6, limited)
+            for topic, (ready, scheduled, reserved, dead, age, limited) in zip(topics, found, strict=True)
         }
 
     def get(self, job_id: str) -> JobRecord | None:
@@ -289,12 +303,28 @@ class Store:
 
     def purge(self, topic: str, state: State) -> int:
         deleted = 0
-        while state in (State.READY, State.SCHEDULED, State.DEAD):
+        while state in (State.READY, State.LIMITED, State.SCHEDULED, State.DEAD):
             count = int(self._run(scripts.PURGE, topic, state.value, PURGED_AT_ONCE))
             deleted += count
             if count < PURGED_AT_ONCE:
                 break
         return deleted
+
+    def define_limits(self, limits: Mapping[str, Limit | None], *, override: bool = False) -> None:
+        """Set definitions by name, or overrides by limit, and open the limits that get room by it."""
+        if not limits:
+            return
+        arguments = [value for limit, definition in limits.items() for value in (limit, records.rule(definition))]
+        self._run(scripts.DEFINE_LIMITS, int(override), *arguments)
+        names = {name_of(limit) for limit in limits}
+        cursor = b"0"
+        while True:
+            cursor = self._run(scripts.OPEN_LIMITS, cursor, *names)
+            if cursor == b"0":
+                return
+
+    def limits(self, most: int, names: Sequence[str]) -> list[LimitState]:
+        return [records.limit_state(found) for found in self._run(scripts.LIMITS, most, *names)]
 
     def drop(self, job_ids: Sequence[str]) -> int:
         return int(self._run(scripts.DROP, *job_ids))

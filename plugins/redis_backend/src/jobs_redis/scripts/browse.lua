@@ -4,13 +4,41 @@
 -- Result   {now, description of each job ...}: see describe.lua
 -- Cost     O(offset + limit); O(everything reserved) for reserved jobs
 
+prepare()
 local topic, state, offset, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local places = {} -- {id, time, owner}
+
+-- Gather the first jobs of the lines in `zset`, and of `plain`, by position. A line whose first job comes too late ends it.
+local function gather(zset, plain)
+  local most, first, last = offset + limit, {}, math.huge
+  local function merge(line, blocked_by)
+    local jobs = redis.call('ZRANGE', line, 0, most - 1, 'WITHSCORES')
+    for n = 1, #jobs, 2 do
+      if tonumber(jobs[n + 1]) >= last then break end
+      first[#first + 1] = { jobs[n], tonumber(jobs[n + 1]), blocked_by }
+    end
+    if #first >= most then
+      table.sort(first, function(a, b) return a[2] < b[2] end)
+      for n = #first, most + 1, -1 do first[n] = nil end
+      last = first[most] and first[most][2] or math.huge
+    end
+  end
+  if plain then merge(plain) end
+  local lines = redis.call('ZRANGE', zset, 0, most - 1, 'WITHSCORES')
+  for n = 1, #lines, 2 do
+    if tonumber(lines[n + 1]) >= last then break end
+    merge(LINE .. topic .. '\n' .. lines[n], redis.call('HGET', LINES .. topic, lines[n]))
+  end
+  table.sort(first, function(a, b) return a[2] < b[2] end)
+  for n = 1, #first do places[#places + 1] = { first[n][1], place_time(first[n][2]), nil, nil, nil, first[n][3] } end
+end
+
 if state == 'ready' then
-  local line = redis.call('ZRANGE', READY .. topic, 0, -1 + offset + limit, 'WITHSCORES')
-  for n = 1, #line, 2 do places[#places + 1] = { line[n], place_time(line[n + 1]) } end
+  gather(OPEN .. topic, READY .. topic)
   local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, offset + limit)
   for n = 1, #due, 2 do places[#places + 1] = { due[n], tonumber(due[n + 1]) } end
+elseif state == 'limited' then
+  gather(SHUT .. topic)
 elseif state == 'scheduled' then
   local from = '(' .. whole(now)
   local later = redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', 0, offset + limit)
@@ -22,7 +50,7 @@ elseif state == 'reserved' then
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
     local held = redis.call('HGETALL', HELD .. owner)
     for n = 1, #held, 2 do
-      local number, score, of = string.match(held[n + 1], '^(%d+):(%d+):(.*)$')
+      local number, score, of = string.match(held[n + 1], '^(%d+):(%d+):([^\n]*)')
       if of == topic then places[#places + 1] = { held[n], nil, owner, tonumber(number), tonumber(score) } end
     end
   end
@@ -36,7 +64,7 @@ for n = offset + 1, math.min(#places, offset + limit) do
   if record then
     local since, due = time, nil
     if state == 'scheduled' then since, due = nil, time end
-    found[#found + 1] = describe(id, record, state, since, due, owner)
+    found[#found + 1] = describe(id, record, state, since, due, owner, places[n][6])
   end
 end
 return found

@@ -1,4 +1,4 @@
--- Reserve exactly these jobs in any state except dead, and renew the owner's lease. Needs common and unique.
+-- Reserve exactly these jobs in any state except dead, and renew the owner's lease. Needs common, unique and lines.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 ... ids
 -- Result   {} if the owner is lost; else {now, 0, id, token, record, history, id, ...} as in reserve.lua
@@ -24,6 +24,7 @@ local function take_over(id)
     local token = redis.call('HGET', HELD .. other, id)
     if token then
       redis.call('HDEL', HELD .. other, id)
+      free(counted_in(token), 1, false)
       return token
     end
   end
@@ -31,7 +32,9 @@ end
 
 -- Remove a job from its place and return its position; nil if it is a dead letter.
 local function taken(id, job)
-  local at = redis.call('ZSCORE', READY .. job.topic, id)
+  local at = leave(id, job)
+  if at then return string.format('%.0f', tonumber(at)) end
+  at = redis.call('ZSCORE', READY .. job.topic, id)
   if at then
     redis.call('ZREM', READY .. job.topic, id)
   elseif redis.call('ZREM', LATER .. job.topic, id) == 1 then

@@ -7,6 +7,7 @@ local UNIQUE, UNTIL, FOLLOWERS, META = base .. 'unique', base .. 'unique-until',
 local CURSORS = base .. 'cursor' -- of resumable jobs
 local READY, LATER, DEAD, INLET, WAKE = base .. 'ready:', base .. 'later:', base .. 'dead:', base .. 'in:', base .. 'wake:'
 local HELD, OWNER = base .. 'held:', base .. 'owner:'
+local LINES = base .. 'lines:' -- lines.lua has the other names of keys of lines and limits
 local CHUNK = 4000 -- most values that one unpack() may put on Lua's stack; even, so that pairs stay together
 
 -- A full Redis refuses commands that need memory, except in a script that has already written: so begin with a write that
@@ -16,15 +17,26 @@ local function although_full() redis.call('DEL', base .. 'nothing') end
 local function place_time(score) return tonumber(score) % SPAN + EPOCH end
 
 -- A record is "pushed priority topic-length key-length scope|" .. topic .. unique key .. payload; scope is n(one),
--- q(ueued), d(one) or t(ime). A value of any other form (another program wrote it) counts as a payload, of the given topic.
+-- q(ueued), d(one) or t(ime). A job with a key or limits has another length before the | and, before the payload, so many
+-- bytes: packed {key, limit, limit ...}; `line` is then the name of its line, its limits in lines of text. A value of any other form (another program wrote it) counts as a payload, of the given topic.
 local function parse(record, topic)
   local pushed, priority, topic_length, key_length, scope, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a)|()')
+  local lined
+  if not start then
+    pushed, priority, topic_length, key_length, scope, lined, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a) (%d+)|()')
+  end
   if not start then return { pushed = 0, priority = 0, scope = 'n', topic = topic or '', key = '', broken = true } end
   local key_start = start + topic_length
-  return {
+  local job = {
     pushed = tonumber(pushed), priority = tonumber(priority), scope = scope,
     topic = string.sub(record, start, key_start - 1), key = string.sub(record, key_start, key_start + key_length - 1),
   }
+  if lined then
+    local facts = cmsgpack.unpack(string.sub(record, key_start + key_length, key_start + key_length + lined - 1))
+    job.tenant = table.remove(facts, 1)
+    if #facts > 0 then job.line = table.concat(facts, '\n') end
+  end
+  return job
 end
 
 -- History: {attempt, redeliveries, crashes, deferrals, reason, error, error ...}; most jobs have none.

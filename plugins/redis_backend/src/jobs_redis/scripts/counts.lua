@@ -1,21 +1,26 @@
--- Count jobs by state. Needs common.
+-- Count jobs by state. Needs common and lines.
 --
 -- ARGV     2 ... topics
--- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1}; due jobs
+-- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited}; due jobs
 --          and the entries of the inlet count as ready
 -- Cost     O(topics x log of the queues)
 
+prepare()
 local found = {}
 for n = 2, #ARGV do
   local topic = ARGV[n]
   local due = redis.call('ZCOUNT', LATER .. topic, '-inf', now)
   local ready, oldest = redis.call('ZCARD', READY .. topic), nil
+  local limited = tonumber(redis.call('HGET', LIMITED, topic) or 0)
+  ready = ready + tonumber(redis.call('HGET', LINED, topic) or 0) - limited
   if ready > 0 then
     for priority = 0, 9 do
       local from, to = place(priority, EPOCH), '(' .. whole(place(priority, EPOCH) + SPAN)
-      local first = redis.call('ZRANGEBYSCORE', READY .. topic, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
-      local at = first[2] and place_time(first[2])
-      if at and (not oldest or at < oldest) then oldest = at end
+      for _, line in ipairs({ READY .. topic, OPEN .. topic }) do
+        local first = redis.call('ZRANGEBYSCORE', line, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
+        local at = first[2] and place_time(first[2])
+        if at and (not oldest or at < oldest) then oldest = at end
+      end
     end
   end
   if due > 0 then
@@ -28,6 +33,7 @@ for n = 2, #ARGV do
     tonumber(redis.call('HGET', RESERVED, topic) or 0),
     redis.call('ZCARD', DEAD .. topic),
     oldest and math.max(0, now - oldest) or -1,
+    limited,
   }
 end
 return found

@@ -1,11 +1,12 @@
--- Describe a job, for operators. Needs common.
+-- Describe a job, for operators. Needs common and lines.
 
--- {state, id, record, since, due, owner, cancel, cursor, history ...}; numbers are microseconds, as strings; a value that does not
+-- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job, history ...}; numbers are microseconds, as strings; a value that does not
 -- apply is empty.
-local function describe(id, record, state, since, due, owner)
+local function describe(id, record, state, since, due, owner, limit)
   local cancel = redis.call('SISMEMBER', CANCEL, id)
   local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }
   found[#found + 1] = redis.call('HGET', CURSORS, id) or ''
+  found[#found + 1] = limit or ''
   for _, fact in ipairs(history_of(id)) do found[#found + 1] = fact end
   return found
 end
@@ -26,7 +27,14 @@ local function find(id)
     if tonumber(till) <= now then return {} end
     return { state, id, topic, at, has, result }
   end
-  local topic = parse(record).topic
+  local job = parse(record)
+  local topic = job.topic
+  if job.line then prepare() end
+  local lined = job.line and redis.call('ZSCORE', LINE .. topic .. '\n' .. job.line, id)
+  if lined then
+    local limit = redis.call('HGET', LINES .. topic, job.line) or ''
+    return describe(id, record, limit == '' and 'ready' or 'limited', place_time(lined), nil, nil, limit)
+  end
   local ready = redis.call('ZSCORE', READY .. topic, id)
   if ready then return describe(id, record, 'ready', place_time(ready)) end
   local due = redis.call('ZSCORE', LATER .. topic, id)

@@ -1,10 +1,11 @@
--- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, due.
+-- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, lines, due.
 --
 -- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
 -- Result   {jobs made ready, owners released, dropped, 1 if there may be more, {topics in use that are not in the arguments}}
 -- Cost     O(limit x log of the queue) and O(topics); of the last expired owner, all jobs are released, even beyond the limit
 
+prepare()
 local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
 although_full()
 
@@ -14,7 +15,7 @@ local readied, dropped = 0, 0
 for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   local lined_up = readied < limit and line_up_due(topic, math.min(limit - readied, 2000)) or 0
   readied = readied + lined_up
-  if lined_up > 0 or redis.call('EXISTS', READY .. topic) == 1 then wake(topic) end -- also replaces a lost token
+  if lined_up > 0 or redis.call('EXISTS', READY .. topic, OPEN .. topic, OPENING .. topic) > 0 then wake(topic) end -- also replaces a lost token
   if not keep[topic] then
     new[#new + 1] = topic
   else
@@ -27,7 +28,7 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
       dropped = dropped + #old
     end
   end
-  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic) == 0
+  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic, LINES .. topic) == 0
     and tonumber(redis.call('HGET', RESERVED, topic) or 0) <= 0 then
     redis.call('SREM', TOPICS, topic)
     redis.call('DEL', WAKE .. topic)
@@ -54,9 +55,22 @@ for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now, 'LIMIT',
   end
 end
 
+for _, owner in ipairs(redis.call('ZRANGEBYSCORE', base .. 'retired', '-inf', now, 'LIMIT', 0, limit)) do
+  jobs = jobs + release(owner, nil, '', 0, cancelled_ttl)
+  redis.call('ZREM', base .. 'retired', owner)
+end
+
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, '-inf', now, 'LIMIT', 0, limit)) do
   redis.call('ZREM', UNTIL, key)
   redis.call('HDEL', UNIQUE, key)
+end
+redis.call('ZREMRANGEBYSCORE', TAT, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', CLOSED, '-inf', now)
+-- A change of definitions opens limits in slices, and a kill may end it half-way: look at a few limits in each round.
+if redis.call('EXISTS', WAITING) == 1 then -- only stores with limits need the right to HSCAN
+  local scanned = redis.call('HSCAN', WAITING, redis.call('HGET', META, 'limits-seen') or '0', 'COUNT', 100)
+  redis.call('HSET', META, 'limits-seen', scanned[1])
+  for n = 1, math.min(#scanned[2], 1000), 2 do has_room(scanned[2][n]) end
 end
 redis.call('ZREMRANGEBYSCORE', FOLLOWERS, '-inf', now)
 local more = readied >= limit or released >= limit or dropped >= limit or jobs >= limit

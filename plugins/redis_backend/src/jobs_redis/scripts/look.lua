@@ -10,10 +10,15 @@ local paused = redis.call('EXISTS', PAUSED) == 1
 for n = 2, #ARGV do
   local topic = ARGV[n]
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
-    if redis.call('EXISTS', READY .. topic) == 1 then ready = 1 end
+    if redis.call('EXISTS', READY .. topic, base .. 'open:' .. topic, base .. 'opening:' .. topic) > 0 then ready = 1 end
     local first = redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')
     if first[2] then
       local left = math.max(0, tonumber(first[2]) - now)
+      if due < 0 or left < due then due = left end
+    end
+    local opens = redis.call('ZRANGE', base .. 'opens:' .. topic, 0, 0, 'WITHSCORES')
+    if opens[2] then
+      local left = math.max(0, tonumber(opens[2]) - now)
       if due < 0 or left < due then due = left end
     end
     if redis.call('EXISTS', INLET .. topic) == 1 then found[#found + 1] = topic end

@@ -1,8 +1,31 @@
--- Delete a batch of a topic's jobs in one state for good. Needs common, removal.
+-- Delete a batch of a topic's jobs in one state for good. Needs common, removal, lines.
 --
--- ARGV     2 topic   3 state: ready, scheduled or dead   4 limit
+-- ARGV     2 topic   3 state: ready, limited, scheduled or dead   4 limit
 -- Result   how many
 -- Cost     O(limit x log of the queue)
+
+prepare()
+-- Delete jobs of the lines in `zset`.
+local function purge_lines(zset, most)
+  local count = 0
+  while count < most do
+    local name = redis.call('ZRANGE', zset, 0, 0)[1]
+    if not name then break end
+    local key = LINE .. ARGV[2] .. '\n' .. name
+    local ids = redis.call('ZRANGE', key, 0, most - count - 1)
+    if #ids == 0 then break end
+    redis.call('ZREM', key, unpack(ids))
+    changed(ARGV[2], name, -#ids)
+    for _, id in ipairs(ids) do
+      local record = redis.call('HGET', JOBS, id)
+      if record then finish(id, parse(record), 'unknown', 0) end
+    end
+    count = count + #ids
+  end
+  return count
+end
+
+if ARGV[3] == 'limited' then return purge_lines(SHUT .. ARGV[2], tonumber(ARGV[4])) end
 
 local lines = { ready = READY, scheduled = LATER, dead = DEAD }
 local line, limit = lines[ARGV[3]] .. ARGV[2], tonumber(ARGV[4])
@@ -21,5 +44,12 @@ for _, id in ipairs(ids) do
   redis.call('ZREM', LATER .. ARGV[2], id)
   local record = redis.call('HGET', JOBS, id)
   if record then finish(id, parse(record), 'unknown', 0) end
+end
+if ARGV[3] == 'ready' then -- those behind a limit, too
+  local count = #ids
+  for _, zset in ipairs({ OPEN, SHUT }) do
+    if count < limit then count = count + purge_lines(zset .. ARGV[2], limit - count) end
+  end
+  return count
 end
 return #ids

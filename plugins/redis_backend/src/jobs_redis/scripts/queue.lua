@@ -1,4 +1,4 @@
--- Store jobs, as ready or scheduled ones. Needs common and removal.
+-- Store jobs, as ready or scheduled ones. Needs common, removal and lines.
 
 local SOON = 5000000 -- a job due within 5 s wakes a waiting worker, which then waits for it; all look every 5 s anyway
 
@@ -39,7 +39,7 @@ local function add(first, count, cancelled_ttl)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
   local known = call_with('HMGET', JOBS, ids)
-  local seen, conflicts, records, ready, later, touched = {}, {}, {}, {}, {}, {}
+  local seen, conflicts, records, ready, later, touched, lined = {}, {}, {}, {}, {}, {}, {}
 
   local function gather(lines, topic, at, id)
     local places = lines[topic]
@@ -58,11 +58,14 @@ local function add(first, count, cancelled_ttl)
     if there and chosen and not seen[id] then conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, id end
     if not there and not seen[id] then
       seen[id] = true
-      local record, delay, holder, key = whole(at) .. ' ' .. tail, 0, nil, ''
+      local record, delay, holder, key, own = whole(at) .. ' ' .. tail, 0, nil, '', nil
       if extra ~= '' then
         local replaces, timed, loosely
         delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
         local job = parse(record)
+        own = job.line
+        if own then prepare() end
+        if job.tenant then need_schema_2() end
         delay, key, timed = tonumber(delay), job.key, tonumber(timed)
         if key ~= '' then
           local bounded, ends = timed > 0 and job.scope == 'q', nil
@@ -71,15 +74,25 @@ local function add(first, count, cancelled_ttl)
         end
       end
       local line, where = READY .. topic, place(string.byte(tail, 1) - 48, at)
-      if delay > 0 then line, where = LATER .. topic, at + delay end
+      if delay > 0 then
+        line, where = LATER .. topic, at + delay
+      elseif own then
+        line = LINE .. topic .. '\n' .. own
+      end
       if holder then
         conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
       elseif key ~= '' then
         redis.call('HSET', JOBS, id, record)
         redis.call('ZADD', line, where, id)
+        if own and delay <= 0 then changed(topic, own, 1) end
       else
         records[#records + 1], records[#records + 2] = id, record
-        gather(delay > 0 and later or ready, topic, where, id)
+        if delay > 0 or not own then
+          gather(delay > 0 and later or ready, topic, where, id)
+        else
+          lined[topic] = lined[topic] or {}
+          gather(lined[topic], own, where, id)
+        end
       end
       if not holder then touched[topic] = touched[topic] or delay < SOON end
     end
@@ -87,6 +100,12 @@ local function add(first, count, cancelled_ttl)
   if #records > 0 then call_with('HSET', JOBS, records) end
   for topic, places in pairs(ready) do call_with('ZADD', READY .. topic, places) end
   for topic, places in pairs(later) do call_with('ZADD', LATER .. topic, places) end
+  for topic, lines in pairs(lined) do
+    for own, places in pairs(lines) do
+      call_with('ZADD', LINE .. topic .. '\n' .. own, places)
+      changed(topic, own, #places / 2)
+    end
+  end
   for topic, soon in pairs(touched) do
     redis.call('SADD', TOPICS, topic)
     if soon then wake(topic) end

@@ -1,4 +1,4 @@
--- End jobs: done or cancelled, dead, or released. Needs common and unique.
+-- End jobs: done or cancelled, dead, or released. Needs common, unique and lines.
 
 local function tell_followers(id)
   if redis.call('ZREM', FOLLOWERS, id) == 1 then
@@ -43,6 +43,7 @@ end
 
 -- Remove a waiting job from its list; return false if it is not waiting.
 local function take_out(id, job)
+  if leave(id, job) then return true end
   return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
 end
 
@@ -53,9 +54,10 @@ local function release(owner, started, report, crash, cancelled_ttl)
   local topics = {}
   for n = 1, #held, 2 do
     local id, score = held[n], string.match(held[n + 1], ':(%d+)')
+    free(counted_in(held[n + 1]), 1, started and not started[id])
     local record = redis.call('HGET', JOBS, id)
     if record then
-      local job = parse(record, string.match(held[n + 1], ':%d+:(.*)$'))
+      local job = parse(record, string.match(held[n + 1], ':%d+:([^\n]*)'))
       topics[job.topic] = (topics[job.topic] or 0) + 1
       if redis.call('SISMEMBER', CANCEL, id) == 1 then
         finish(id, job, 'cancelled', cancelled_ttl)
@@ -65,7 +67,7 @@ local function release(owner, started, report, crash, cancelled_ttl)
           history[2], history[3] = history[2] + 1, history[3] + crash
           keep_history(id, history, report)
         end
-        redis.call('ZADD', READY .. job.topic, score, id)
+        stand(id, job, score)
       end
     end
   end

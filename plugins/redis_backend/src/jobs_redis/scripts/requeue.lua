@@ -1,4 +1,4 @@
--- Make dead and scheduled jobs ready now. Needs common.
+-- Make dead and scheduled jobs ready now. Needs common and lines.
 --
 -- ARGV     2 ... ids
 -- Result   how many
@@ -20,7 +20,7 @@ for n = 2, #ARGV do
     local due = not dead and redis.call('ZSCORE', LATER .. job.topic, id)
     if dead or (due and tonumber(due) > now) then
       redis.call('ZREM', LATER .. job.topic, id)
-      redis.call('ZADD', READY .. job.topic, place(job.priority, now + count), id)
+      stand(id, job, place(job.priority, now + count))
       redis.call('SADD', TOPICS, job.topic)
       wake(job.topic)
       count = count + 1

@@ -1,12 +1,12 @@
--- Reserve ready jobs, topics in order, and renew the owner's lease. Needs common, unique, due.
+-- Reserve ready jobs, topics in order, and renew the owner's lease. Needs common, unique, lines, due.
 --
--- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 ... topics
+-- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 startable, or empty   7 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
 --          first four numbers, and the cursor of a resumable job; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
---          producers have pushed ...}; once the limit is reached, the other topics are not looked at
+--          producers have pushed ...}, and after these topics -1 if a job was passed over because of startable; once the limit is reached, the other topics are not looked at
 -- Cost     O(limit x log of the queue), and for at most 1000 due jobs a topic that become ready
 --
--- A token is "number:position:topic": of the reservation, of the job before it, and the topic whose count includes it. If
+-- A token is "number:position:topic", and for a job with limits what `take` returned: of the reservation, of the job before it, and the topic whose count includes it. If
 -- the owner's last request is sent again, it returns the jobs of that request that the owner still holds.
 
 local owner, request = ARGV[2], ARGV[3]
@@ -48,10 +48,10 @@ end
 
 if redis.call('HGET', OWNER .. owner, 'reserve') == request then
   local number, order, again = redis.call('HGET', OWNER .. owner, 'number'), {}, {}
-  for n = 6, #ARGV do order[ARGV[n]] = n end
+  for n = 7, #ARGV do order[ARGV[n]] = n end
   local held = redis.call('HGETALL', HELD .. owner)
   for n = 1, #held, 2 do
-    local reservation, score, topic = string.match(held[n + 1], '^(%d+):(%d+):(.*)$')
+    local reservation, score, topic = string.match(held[n + 1], '^(%d+):(%d+):([^\n]*)')
     if reservation == number then
       again[#again + 1] = { held[n], held[n + 1], order[topic] or 0, tonumber(score) }
     end
@@ -64,43 +64,119 @@ end
 
 local number = redis.call('HINCRBY', META, 'reservations', 1)
 local left = tonumber(ARGV[5])
-for n = 6, #ARGV do
+
+-- Reserve jobs that were taken from the topic: {id, position, id ...}; `counted` is what they took of limits, or empty.
+local function hold(topic, taken, counted)
+  if #taken == 0 then return end
+  local ids, tokens, held = {}, {}, {}
+  local head, tail = whole(number) .. ':', ':' .. topic .. counted
+  for at = 1, #taken, 2 do
+    local id, token = taken[at], head .. taken[at + 1] .. tail
+    ids[#ids + 1], tokens[#tokens + 1] = id, token
+    held[at], held[at + 1] = id, token
+  end
+  local records = hand_out(ids, tokens)
+  redis.call('HSET', HELD .. owner, unpack(held))
+  redis.call('HINCRBY', RESERVED, topic, #ids)
+  left = left - #ids
+  if keyed then
+    for at = 1, #ids do
+      local job = records[at] and parse(records[at])
+      if job and job.scope == 'q' then free_key(ids[at], job) end
+    end
+  end
+end
+
+local LOOKED_AT = 100 -- most closed lines that one reserve looks at
+local MOST_LINED = 300 -- most jobs of lines that one reserve takes, so that it never takes the server over 50 ms
+local startable, passed_over, looked, lined = tonumber(ARGV[6]) or math.huge, false, 0, 0
+local function exhausted() return looked >= LOOKED_AT or lined >= MOST_LINED end
+
+local function counts_slots(line)
+  for limit in string.gmatch(line, '[^\n]+') do
+    local rule = definition(limit)
+    if rule and rule.concurrency then return true end
+  end
+  return false
+end
+
+-- Reserve from the lines of a topic, and from its plain line up to the position of the best one.
+local function serve_lines(topic)
+  prepare()
+  local skipped = {}
+  for _, limit in ipairs(redis.call('ZRANGEBYSCORE', OPENS .. topic, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
+    local _, best = head_of(FILED .. limit .. '\n' .. topic)
+    redis.call('ZREM', OPENS .. topic, limit)
+    if best then redis.call('ZADD', OPENING .. topic, best, limit) end
+  end
+  while left > 0 and not exhausted() do
+    local line, at = head_of(OPEN .. topic)
+    local limit, opening = head_of(OPENING .. topic)
+    if limit and (not line or opening < at) then
+      line, at = head_of(FILED .. limit .. '\n' .. topic)
+      reopen(topic, line, limit)
+    end
+    if not line then break end
+    local plain = redis.call('ZRANGEBYSCORE', READY .. topic, '-inf', '(' .. whole(at), 'WITHSCORES', 'LIMIT', 0, left)
+    if #plain > 0 then
+      local ids = {}
+      for n = 1, #plain, 2 do ids[#ids + 1] = plain[n] end
+      redis.call('ZREM', READY .. topic, unpack(ids))
+      hold(topic, plain, '')
+      if left <= 0 then break end
+    end
+    local key = LINE .. topic .. '\n' .. line
+    local none, till = blocker(line)
+    local slots = not none and counts_slots(line)
+    if none then
+      looked = looked + 1
+      shut(topic, line, at, redis.call('ZCARD', key), none, till)
+    elseif slots and startable <= 0 then
+      passed_over, looked = true, looked + 1
+      redis.call('ZREM', OPEN .. topic, line)
+      skipped[#skipped + 1], skipped[#skipped + 2] = at, line
+    else
+      local first = redis.call('ZPOPMIN', key)
+      lined = lined + 1
+      if slots then startable = startable - 1 end
+      local counted = take(line)
+      changed(topic, line, -1)
+      hold(topic, first, counted)
+    end
+  end
+  if #skipped > 0 then redis.call('ZADD', OPEN .. topic, unpack(skipped)) end
+end
+
+for n = 7, #ARGV do
   local topic = ARGV[n]
   if left <= 0 then break end
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
-    local aside = redis.call('EXISTS', LATER .. topic, INLET .. topic) > 0 -- the topic has scheduled jobs or inlet entries
-    if aside then line_up_due(topic, 1000) end
-    local taken = redis.call('ZPOPMIN', READY .. topic, left)
-    if #taken > 0 then
-      local ids, tokens, held = {}, {}, {}
-      local head, tail = whole(number) .. ':', ':' .. topic
-      for at = 1, #taken, 2 do
-        local id, token = taken[at], head .. taken[at + 1] .. tail
-        ids[#ids + 1], tokens[#tokens + 1] = id, token
-        held[at], held[at + 1] = id, token
-      end
-      local records = hand_out(ids, tokens)
-      redis.call('HSET', HELD .. owner, unpack(held))
-      redis.call('HINCRBY', RESERVED, topic, #ids)
-      left = left - #ids
-      if keyed then
-        for at = 1, #ids do
-          local job = records[at] and parse(records[at])
-          if job and job.scope == 'q' then free_key(ids[at], job) end
-        end
+    -- The topic has scheduled jobs, inlet entries or lines.
+    local lines, aside = false, redis.call('EXISTS', LATER .. topic, INLET .. topic, LINES .. topic) > 0
+    if aside then
+      line_up_due(topic, 1000)
+      lines = redis.call('EXISTS', LINES .. topic) == 1
+      if lines then serve_lines(topic) end
+    end
+    if left > 0 and not exhausted() then hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '') end
+    if left > 0 and aside then
+      for _, times in ipairs({ LATER .. topic, lines and OPENS .. topic or nil }) do
+        local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')[2]
+        local due = first and math.max(0, tonumber(first) - now)
+        if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
       end
     end
-    if left > 0 then
+    if left > 0 and not exhausted() then
       redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake a worker in vain
-      local first = aside and redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')[2]
-      local due = first and math.max(0, first - now)
-      if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
-    elseif redis.call('EXISTS', READY .. topic) == 1 then
+      if lines and passed_over and redis.call('EXISTS', OPEN .. topic) == 1 then wake(topic) end -- another worker can start it
+    elseif redis.call('EXISTS', READY .. topic) == 1
+      or (lines and redis.call('EXISTS', OPEN .. topic, OPENING .. topic) > 0) then
       wake(topic) -- more jobs are ready: an idle worker should look
     end
     if aside and redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
   end
 end
+if passed_over then seen[#seen + 1] = -1 end
 redis.call('HSET', OWNER .. owner, 'reserve', request, 'number', number)
 found[2] = seen
 return found

@@ -1,10 +1,12 @@
--- Settle reservations. Needs common, removal, queue.
+-- Settle reservations. Needs common, removal, lines, queue.
 --
 -- ARGV     2 owner   3 request   4 time to live of a cancelled job in microseconds
---          5 number of groups of acknowledged jobs, each: topic, count n, n ids, n tokens
+--          5 number of groups of acknowledged jobs, each: end of the token from the topic on, count n, n ids, n tokens
 --          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
 --          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
---          has a cursor (0 or 1), cursor, number of follow-ups, and four values a follow-up: see add in queue.lua
+--          has a cursor (0 or 1), cursor, what concerns limits (see below), number of follow-ups, and four values a follow-up: see add in queue.lua
+--          What concerns limits is empty, or packed {whether the function ran, the job's limits from now on or false,
+--          {limit to close, microseconds, limit ...}}
 -- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
 -- Cost     O(settlements)
 
@@ -32,6 +34,11 @@ local function done(topic, ids, tokens)
   end
   if #gone == 0 then return end
   redis.call('HDEL', held, unpack(gone))
+  local line_break = string.find(topic, '\n', 1, true)
+  if line_break then
+    free(string.sub(topic, line_break), #gone, false)
+    topic = string.sub(topic, 1, line_break - 1)
+  end
   redis.call('HINCRBY', RESERVED, topic, -#gone)
   if redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS) > 0 then
     local records = redis.call('HMGET', JOBS, unpack(gone))
@@ -59,7 +66,7 @@ end
 -- Release, retry or defer.
 local function send_back(id, job, token, outcome, after, error)
   if outcome == 'release' then
-    redis.call('ZADD', READY .. job.topic, string.match(token, ':(%d+)'), id)
+    stand(id, job, string.match(token, ':(%d+)'))
   else
     local history = history_of(id)
     if outcome == 'retry' then history[1] = history[1] + 1 else history[4] = history[4] + 1 end
@@ -67,17 +74,40 @@ local function send_back(id, job, token, outcome, after, error)
     if after > 0 then
       redis.call('ZADD', LATER .. job.topic, now + after, id)
     else
-      redis.call('ZADD', READY .. job.topic, place(job.priority, now), id)
+      stand(id, job, place(job.priority, now))
     end
   end
   if after < SOON then wake(job.topic) end
 end
 
+-- Give a job other limits: write its record anew.
+local function limit_anew(id, record, job, limits)
+  local shape, rest = string.match(record, '^(%d+ %d %d+ %d+ %a)(.*)$')
+  local length, start = string.match(rest, '^ (%d+)|()')
+  local fixed = #job.topic + #job.key
+  start = start or 2
+  local payload = string.sub(rest, start + fixed + (tonumber(length) or 0))
+  local ours = cmsgpack.pack({ job.tenant or '', unpack(limits) })
+  redis.call('HSET', JOBS, id, shape .. ' ' .. #ours .. '|' .. job.topic .. job.key .. ours .. payload)
+  job.line = #limits > 0 and table.concat(limits, '\n') or nil
+  need_schema_2()
+end
+
 local function settle(id, token, topic, from)
+  local concerns = ARGV[from + 11] ~= '' and cmsgpack.unpack(ARGV[from + 11])
+  if concerns then
+    prepare()
+    for n = 1, #concerns[3], 2 do
+      local limit, till = concerns[3][n], now + tonumber(concerns[3][n + 1])
+      if till > tonumber(redis.call('ZSCORE', CLOSED, limit) or 0) then redis.call('ZADD', CLOSED, till, limit) end
+    end
+    for n = 1, #concerns[3], 2 do has_room(concerns[3][n]) end
+  end
   local outcome, after, counts = ARGV[from], tonumber(ARGV[from + 1]), tonumber(ARGV[from + 2])
   local reason, error, ttl = ARGV[from + 3], ARGV[from + 4], tonumber(ARGV[from + 7])
   redis.call('HDEL', held, id)
   redis.call('HINCRBY', RESERVED, topic, -1)
+  free(counted_in(token), 1, concerns and not concerns[1])
   local record = redis.call('HGET', JOBS, id)
   if not record then return end
   local job = parse(record, topic)
@@ -96,10 +126,11 @@ local function settle(id, token, topic, from)
   elseif redis.call('SISMEMBER', CANCEL, id) == 1 then
     finish(id, job, 'cancelled', cancelled_ttl)
   else
+    if concerns and concerns[2] and not job.broken then limit_anew(id, record, job, concerns[2]) end
     send_back(id, job, token, outcome, after, error)
   end
-  local followups = tonumber(ARGV[from + 11])
-  if followups > 0 then add(from + 12, followups, cancelled_ttl) end
+  local followups = tonumber(ARGV[from + 12])
+  if followups > 0 then add(from + 13, followups, cancelled_ttl) end
 end
 
 for _ = 1, tonumber(ARGV[at]) do
@@ -110,7 +141,7 @@ for _ = 1, tonumber(ARGV[at]) do
   else
     answer('-')
   end
-  at = at + 15 + 4 * tonumber(ARGV[at + 15])
+  at = at + 16 + 4 * tonumber(ARGV[at + 16])
 end
 
 local letters = table.concat(answers)

@@ -1,0 +1,427 @@
+"""Limits on one Redis server: compared with a naive reference, and beside what a fault leaves."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jobs_core.backends.base import Answer, BackendOptions, Delivery, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.limits import Limit
+from jobs_core.errors import BackendError, OwnerLost
+from jobs_core.ids import new_id, new_token
+from jobs_redis.backend import RedisBackend
+from jobs_redis.transport.connection import ServerConnection, connector
+from jobs_redis.url import parse
+
+pytestmark = pytest.mark.timeout(120)
+
+T = "t"
+START = 1_800_000_000.0
+
+
+class _Clock:
+    """A time that moves by a millisecond with every call, so that no two jobs become ready at the same one."""
+
+    def __init__(self) -> None:
+        self.time = START
+
+    def __call__(self) -> float:
+        self.time = round(self.time + 0.001, 6)
+        return self.time
+
+
+class _Stores:
+    def __init__(self, url: str, clock: _Clock | None) -> None:
+        self.url = url
+        self._clock = clock
+        self.opened: list[RedisBackend] = []
+
+    @property
+    def clock(self) -> _Clock:
+        assert self._clock is not None
+        return self._clock
+
+    def open(self, owner: str | None = "", **options: Any) -> RedisBackend:
+        backend = RedisBackend(parse(self.url), BackendOptions(clock=self._clock, lease=30.0, dedup_window=1e6, **options))
+        backend.open(new_token() if owner == "" else owner)
+        self.opened.append(backend)
+        return backend
+
+    def call(self, *command: Any) -> Any:
+        target = parse(self.url)
+        connection = ServerConnection(connector(target), target.shown)
+        try:
+            return connection.call(*command)
+        finally:
+            connection.disconnect()
+
+    def keys(self) -> set[str]:
+        """Return the kinds of keys of this store."""
+        prefix = f"{{{parse(self.url).prefix}}}:"
+        found = self.call("KEYS", f"{prefix}*")
+        return {key.decode().removeprefix(prefix).partition(":")[0] for key in found}
+
+
+@pytest.fixture
+def rig(redis_url: str) -> Iterator[_Stores]:
+    made = _Stores(redis_url, _Clock())
+    yield made
+    for backend in made.opened:
+        backend.close()
+
+
+def _job(*limits: str, **facts: Any) -> Outgoing:
+    return Outgoing(facts.pop("id", None) or new_id(), facts.pop("topic", T), b"{}", limits=tuple(sorted(limits)), **facts)
+
+
+def _used(backend: RedisBackend) -> dict[str, int]:
+    return {state.limit: state.used for state in backend.limits(1000) if state.used}
+
+
+LINES_KEYS = {"line", "lines", "open", "shut", "filed", "opening", "opens", "lined", "limited"}
+LINES_KEYS |= {"limit-waiting", "limit-topics", "limit-used"}
+
+
+class _Reference:
+    """What limits mean, in the simplest form: a list of jobs that is searched."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Limit] = {}
+        self.ready: dict[str, tuple[tuple[int, float], tuple[str, ...]]] = {}
+        self.tat: dict[str, float] = {}
+        self.closed: dict[str, float] = {}
+        self.held: dict[str, tuple[tuple[int, float], tuple[str, ...], tuple[str, ...]]] = {}
+
+    def of(self, limit: str) -> Limit | None:
+        return self.rules.get(limit.partition(":")[0])
+
+    def room(self, limit: str, now: float) -> bool:
+        rule = self.of(limit)
+        if self.closed.get(limit, 0) > now:
+            return False
+        used = sum(limit in limits for _, limits, _ in self.held.values())
+        if rule and rule.concurrency is not None and used >= rule.concurrency:
+            return False
+        return not (
+            rule and rule.interval is not None and self.tat.get(limit, 0) - now > (rule.burst - 1) * rule.interval + 1e-4
+        )
+
+    def reserve(self, most: int, startable: int | None, now: float) -> list[str]:
+        found: list[str] = []
+        left = startable
+        for job_id, (place, limits) in sorted(self.ready.items(), key=lambda item: item[1][0]):
+            if len(found) == most:
+                break
+            slots = any(rule.concurrency is not None for limit in limits if (rule := self.of(limit)))
+            if not all(self.room(limit, now) for limit in limits) or (slots and left == 0):
+                continue
+            if slots and left is not None:
+                left -= 1
+            rated = tuple(one for one in limits if (rule := self.of(one)) and rule.interval is not None)
+            for limit in rated:
+                interval = self.rules[limit.partition(":")[0]].interval
+                assert interval is not None
+                self.tat[limit] = max(self.tat.get(limit, 0), now) + interval
+            del self.ready[job_id]
+            self.held[job_id] = place, limits, rated
+            found.append(job_id)
+        return found
+
+    def free(self, job_id: str, *, unstarted: bool) -> tuple[tuple[int, float], tuple[str, ...]]:
+        place, limits, rated = self.held.pop(job_id)
+        for limit in rated if unstarted else ():
+            interval = self.rules[limit.partition(":")[0]].interval
+            assert interval is not None
+            self.tat[limit] -= interval
+        return place, limits
+
+
+POOL = ("full", "full:a", "full:b", "rate", "rate:a", "free", "both:x")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_reserve_takes_the_jobs_that_the_naive_choice_takes(rig, seed):
+    rng = random.Random(seed)
+    model, backend, other = _Reference(), rig.open(), rig.open()
+    model.rules = {"full": Limit(2), "rate": Limit(None, 3.0, 2), "both": Limit(1, 0.5, 1)}
+    backend.define_limits(model.rules, {})
+    tokens: dict[str, Any] = {}
+    for step in range(120):
+        action = rng.choices(
+            ["push", "reserve", "settle", "time", "close", "rule", "cancel", "leave", "purge"],
+            [30, 30, 25, 8, 3, 4, 4, 2, 0.3],
+        )[0]
+        held = sorted(model.held)
+        if action == "push":
+            jobs = [
+                _job(*rng.sample(POOL, rng.choice([0, 1, 1, 1, 2, 3])), priority=rng.choice([0, 0, 1]))
+                for _ in range(rng.randint(1, 4))
+            ]
+            backend.push(jobs, new_token())
+            now = rig.clock.time
+            for n, job in enumerate(jobs):
+                model.ready[job.id] = (-job.priority, now + n * 1e-6), job.limits
+        elif action == "reserve":
+            most, backend.startable = rng.randint(1, 6), rng.choice([None, None, 0, 1, 3])
+            got = backend.reserve([T], most, new_token())
+            expected = model.reserve(most, backend.startable, rig.clock.time)
+            assert [one.id for one in got] == expected, (seed, step)
+            for one in got:
+                tokens[one.id] = one.token
+                assert one.limits == model.held[one.id][1]
+        elif action == "settle" and held:
+            batch = []
+            for job_id in rng.sample(held, min(len(held), rng.randint(1, 3))):
+                outcome, ran = (
+                    rng.choice([Outcome.DONE, Outcome.DONE, Outcome.RETRY, Outcome.RELEASE, Outcome.DEAD]),
+                    rng.random() < 0.7,
+                )
+                limits = tuple(sorted(rng.sample(POOL, 2))) if outcome is Outcome.RELEASE and rng.random() < 0.3 else None
+                batch.append(Settlement(job_id, tokens[job_id], outcome, ran=ran, limits=limits))
+            for one in batch:  # one request each: jobs that become ready at the same moment have no order
+                assert backend.settle([one], new_token()) == [Answer.SETTLED]
+                place, limits = model.free(one.id, unstarted=not one.ran)
+                if one.outcome is Outcome.RETRY:
+                    model.ready[one.id] = (place[0], rig.clock.time), limits
+                elif one.outcome is Outcome.RELEASE:
+                    model.ready[one.id] = place, limits if one.limits is None else one.limits
+        elif action == "time":
+            rig.clock.time += rng.choice([0.1, 1.0, 5.0])
+            backend.heartbeat()
+        elif action == "close" and held:
+            job_id, limit, seconds = held[0], rng.choice(POOL), rng.choice([0.5, 4.0])
+            closing = Settlement(job_id, tokens[job_id], Outcome.DONE, close_limits=((limit, seconds),))
+            backend.settle([closing], new_token())
+            model.free(job_id, unstarted=False)
+            model.closed[limit] = max(model.closed.get(limit, 0), rig.clock.time + seconds)
+        elif action == "rule":
+            model.rules = model.rules | {"full": Limit(rng.choice([0, 1, 2, 4, None]))}
+            if rng.random() < 0.5:
+                backend.override_limit("full", model.rules["full"])
+            else:
+                backend.override_limit("full", None)
+                backend.define_limits(model.rules, {})
+        elif action == "cancel" and model.ready:
+            job_id = rng.choice(sorted(model.ready))
+            assert backend.cancel(job_id) is State.CANCELLED
+            del model.ready[job_id]
+        elif action == "leave":
+            going = rig.open()
+            got = going.reserve([T], 3, new_token())
+            assert [one.id for one in got] == model.reserve(3, None, rig.clock.time)
+            started = {one.id for one in got if rng.random() < 0.5}
+            other.release_owner(going._owner, started, b"{}")
+            for one in got:
+                place, limits = model.free(one.id, unstarted=one.id not in started)
+                model.ready[one.id] = place, limits
+        elif action == "purge":
+            assert backend.purge(T, State.READY) + backend.purge(T, State.LIMITED) == len(model.ready)
+            model.ready.clear()
+        counts = backend.counts([T])[T]
+        assert (counts.ready + counts.limited, counts.reserved) == (len(model.ready), len(model.held)), (seed, step)
+        listed = [record for state in (State.READY, State.LIMITED) for record in backend.browse(T, state, 1000)]
+        assert sorted(record.id for record in listed) == sorted(model.ready)
+        assert _used(backend) == Counter(limit for _, limits, _ in model.held.values() for limit in limits)
+    backend.settle([Settlement(job_id, tokens[job_id], Outcome.DONE) for job_id in model.held], new_token())
+    assert backend.purge(T, State.READY) + backend.purge(T, State.LIMITED) == len(model.ready)
+    assert not rig.keys() & LINES_KEYS, "empty lines leave nothing behind"
+
+
+def test_a_repeated_request_takes_and_frees_no_second_slot_or_token(rig):
+    worker = rig.open()
+    worker.define_limits({"a": Limit(5, 1.0, 3)}, {})
+    worker.push([_job("a") for _ in range(4)], new_token())
+    first = worker.reserve([T], 2, "reserve")
+    again = worker.reserve([T], 2, "reserve")
+    assert [(one.id, one.token, one.limits) for one in again] == [(one.id, one.token, one.limits) for one in first]
+    assert _used(worker) == {"a": 2}
+    settled = [Settlement(one.id, one.token, Outcome.RETRY, after=60.0, ran=False) for one in first[:1]]
+    assert worker.settle(settled, "settle") == [Answer.SETTLED]
+    assert worker.settle(settled, "settle") == [Answer.ALREADY]
+    assert worker.settle(settled, "another") == [Answer.STALE]
+    assert _used(worker) == {"a": 1}
+    assert len(worker.reserve([T], 10, "more")) == 2, "three tokens, of which one was given back"
+
+
+ENDS = {
+    "done": lambda rig, backend, one: backend.settle([Settlement(one.id, one.token, Outcome.DONE)], new_token()),
+    "result": lambda rig, backend, one: backend.settle(
+        [Settlement(one.id, one.token, Outcome.DONE, result=b"1", result_ttl=60.0)], new_token()
+    ),
+    "dead": lambda rig, backend, one: backend.settle([Settlement(one.id, one.token, Outcome.DEAD)], new_token()),
+    "expired": lambda rig, backend, one: backend.settle([Settlement(one.id, one.token, Outcome.EXPIRED)], new_token()),
+    "cancelled": lambda rig, backend, one: backend.settle([Settlement(one.id, one.token, Outcome.CANCELLED)], new_token()),
+    "retried": lambda rig, backend, one: backend.settle([Settlement(one.id, one.token, Outcome.RETRY)], new_token()),
+    "deferred": lambda rig, backend, one: backend.settle(
+        [Settlement(one.id, one.token, Outcome.DEFER, after=9.0)], new_token()
+    ),
+    "released": lambda rig, backend, one: backend.settle([Settlement(one.id, one.token, Outcome.RELEASE)], new_token()),
+    "owner released": lambda rig, backend, one: rig.open(None).release_owner(backend._owner, (one.id,), b"{}"),
+    "closed": lambda rig, backend, one: backend.close(),
+    "lease expired": lambda rig, backend, one: _expire(rig),
+    "claimed": lambda rig, backend, one: rig.open().claim([one.id], new_token()),
+}
+
+
+def _expire(rig: _Stores) -> None:
+    keeper = rig.open(None)
+    keeper.housekeep(100)
+    for _ in range(8):
+        rig.clock.time += 5.0
+        keeper.housekeep(100)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_end_of_a_reservation_frees_its_slot_whatever_the_limits_are_by_then(rig, end):
+    backend, other = rig.open(), rig.open(None)
+    backend.define_limits({"a": Limit(1)}, {})
+    backend.push([_job("a", "b"), _job("a")], new_token())
+    (one,) = backend.reserve([T], 5, new_token())
+    assert _used(backend) == {"a": 1, "b": 1}
+    assert other.counts([T])[T].limited == 1
+    assert other.browse(T, State.LIMITED, 5)[0].blocked_by == "a"
+    backend.define_limits({"a": Limit(2), "b": Limit(None, 1.0)}, {})
+    ENDS[end](rig, backend, one)
+    assert _used(other) == {}
+
+
+@pytest.mark.parametrize("way", ["delay", "retry", "requeue"])
+def test_a_job_that_becomes_ready_later_stands_in_its_line(rig, way):
+    backend = rig.open()
+    backend.define_limits({"a": Limit(0)}, {})
+    job = _job("a", delay=5.0 if way != "retry" else 0.0, key="tenant")
+    if way == "retry":
+        backend.define_limits({"a": Limit(1)}, {})
+    backend.push([job], new_token())
+    if way == "retry":
+        (one,) = backend.reserve([T], 1, new_token())
+        backend.define_limits({"a": Limit(0)}, {})
+        backend.settle([Settlement(one.id, one.token, Outcome.RETRY, after=5.0)], new_token())
+    if way == "requeue":
+        assert backend.requeue([job.id]) == 1
+    else:
+        rig.clock.time += 6.0
+    assert backend.reserve([T], 1, new_token()) == []
+    record = backend.get(job.id)
+    assert (record.state, record.blocked_by, record.limits, record.key) == (State.LIMITED, "a", ("a",), "tenant")
+    backend.override_limit("a", Limit(1))
+    (one,) = backend.reserve([T], 1, new_token())
+    assert (one.id, one.payload, one.key, one.limits) == (job.id, b"{}", "tenant", ("a",))
+
+
+def test_other_limits_in_a_settlement_move_a_plain_job_to_their_line(rig):
+    backend = rig.open()
+    backend.define_limits({"a": Limit(0)}, {})
+    backend.push([_job()], new_token())
+    (one,) = backend.reserve([T], 1, new_token())
+    backend.settle([Settlement(one.id, one.token, Outcome.RELEASE, limits=("a",), ran=False)], new_token())
+    assert backend.reserve([T], 1, new_token()) == []
+    record = backend.get(one.id)
+    assert (record.state, record.limits, record.payload) == (State.LIMITED, ("a",), b"{}")
+
+
+def test_a_worker_is_woken_when_a_limit_gets_room_and_not_before(redis_url):
+    rig = _Stores(redis_url, None)
+    first, second = rig.open(), rig.open()
+    try:
+        first.define_limits({"a": Limit(1), "r": Limit(None, 0.3)}, {})
+        first.push([_job("a"), _job("a")], new_token())
+        (one,) = first.reserve([T], 5, new_token())
+        assert second.reserve_next([T], 5, new_token(), 0.05) == []
+        assert second.wait([T], 0.05) is False
+        first.settle([Settlement(one.id, one.token, Outcome.DONE)], new_token())
+        assert second.wait([T], 10.0) is True
+        assert len(second.reserve([T], 5, new_token())) == 1
+        first.push([_job("r", topic="rated"), _job("r", topic="rated")], new_token())
+        assert len(first.reserve(["rated"], 5, new_token())) == 1
+        got: list[Delivery] = []
+        while not got:  # a wait may end early
+            got = first.reserve_next(["rated"], 5, new_token(), 10.0)
+        assert [one.limits for one in got] == [("r",)]
+    finally:
+        first.close()
+        second.close()
+
+
+def test_a_bound_on_started_jobs_leaves_the_others_to_idle_workers(rig):
+    busy, idle = rig.open(), rig.open()
+    busy.define_limits({"a": Limit(5)}, {})
+    busy.push([_job("a"), _job("a"), _job("a", "b"), _job()], new_token())
+    busy.startable = 1
+    assert [one.limits for one in busy.reserve([T], 10, new_token())] == [("a",), ()]
+    assert busy.passed_over
+    assert idle.wait([T], 0.0) is True
+    assert [one.limits for one in idle.reserve([T], 10, new_token())] == [("a",), ("a", "b")]
+    assert not idle.passed_over
+
+
+def test_a_release_that_knows_no_limits_runs_until_the_first_job_with_limits(rig, monkeypatch):
+    old, new = rig.open(), rig.open()
+    prefix = f"{{{parse(rig.url).prefix}}}"
+    rig.call("HDEL", f"{prefix}:owner:{old._owner}", "schema")  # as the release before registers
+    old.push([_job()], new_token())
+    new.define_limits({"a": Limit(1)}, {})
+    monkeypatch.setattr("jobs_redis.store.NEWEST_SCHEMA", 1)
+    rig.open()
+    (one,) = old.reserve([T], 1, new_token())
+    assert rig.call("HGET", f"{prefix}:meta", "schema") == b"1", "definitions alone change nothing"
+    new.push([_job("a")], new_token())
+    assert rig.call("HGET", f"{prefix}:meta", "schema") == b"2"
+    with pytest.raises(OwnerLost):
+        old.heartbeat()
+    with pytest.raises(BackendError, match="upgrade jobs-redis"):
+        rig.open()
+    assert old.settle([Settlement(one.id, one.token, Outcome.DONE)], new_token()) == [Answer.SETTLED]
+    assert len(new.reserve([T], 5, new_token())) == 1
+
+
+def test_a_killed_worker_process_leaves_no_slot_behind(redis_url):
+    rig = _Stores(redis_url, None)
+    keeper = rig.open(None)
+    keeper.define_limits({"a": Limit(2)}, {})
+    keeper.push([_job("a") for _ in range(3)], new_token())
+    code = (
+        "import sys, time; from jobs_redis.backend import RedisBackend; from jobs_redis.url import parse\n"
+        "from jobs_core.backends.base import BackendOptions\n"
+        "backend = RedisBackend(parse(sys.argv[1]), BackendOptions()); backend.open('victim')\n"
+        "print(len(backend.reserve(['t'], 5, 'r')), flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, redis_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "2\n"
+        assert _used(keeper) == {"a": 2}
+        victim.kill()
+    assert keeper.release_owner("victim", (), b"{}") == 2
+    assert _used(keeper) == {}
+    heir = rig.open()
+    assert len(heir.reserve([T], 5, new_token())) == 2
+    heir.close()
+    keeper.close()
+
+
+def test_a_reserve_that_looked_at_enough_lines_wakes_the_topic_again(rig):
+    backend = rig.open()
+    backend.define_limits({"v": Limit(1)}, {})
+    backend.push([_job(f"v:{n}") for n in range(250)], new_token())
+    backend.push([_job(f"v:{n}") for n in range(250)], new_token())
+    backend.push([_job()], new_token())
+    got = []
+    while backend.wait([T], 0.0):
+        got += backend.reserve([T], 1000, new_token())
+    assert len(got) == 251
+    assert backend.counts([T])[T].limited == 250
+    backend.settle([Settlement(one.id, one.token, Outcome.DONE) for one in got], new_token())
+    again = []
+    while backend.wait([T], 0.0):
+        again += backend.reserve([T], 1000, new_token())
+    assert len(again) == 250
+    backend.settle([Settlement(one.id, one.token, Outcome.DONE) for one in again], new_token())
+    assert not rig.keys() & LINES_KEYS
