@@ -46,7 +46,7 @@ LARGEST_PUSH = 10_000
 A larger push is split; each part is stored entirely or not at all.
 """
 LARGEST_LINED_PUSH = 500
-"""The same for messages with limits, each of which may begin a line."""
+"""The same for messages with limits or keys, each of which may begin a line."""
 INLET_BATCH = 500
 INLET_BYTES = 4_000_000
 """The approximate number of bytes that are taken from an inlet at once."""
@@ -119,10 +119,10 @@ class Store:
 
     def push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         most = LARGEST_PUSH
-        if len(messages) <= LARGEST_LINED_PUSH:
-            return self._push(messages, request)
-        if any(message.limits for message in messages):
+        if len(messages) > LARGEST_LINED_PUSH and any(message.limits or message.key for message in messages):
             most = LARGEST_LINED_PUSH
+        if len(messages) <= most:
+            return self._push(messages, request)
         conflicts: dict[str, str] = {}
         for first in range(0, len(messages), most):
             part = messages[first : first + most]

@@ -37,14 +37,18 @@ ScriptCall: TypeAlias = tuple[Any, ...]
 """A script, the base of its store, and its arguments: the parameters of `ServerConnection.run`."""
 
 
+_NAMES = r"Needs (\w+(?:(?:, | and )\w+)*)"
+
+
 def _gather(name: str, parts: dict[str, str]) -> None:
-    """Add a file, after the files that it declares as requirements."""
-    own = _read(name)
-    needs = re.search(r"Needs (\w+(?:(?:, | and )\w+)*)\.", own)
-    for part in re.split(r", | and ", needs[1]) if needs else ():
-        if part not in parts:
-            _gather(part, parts)
-    parts[name] = own
+    """Add a file, each section after the files that it declares as requirements."""
+    own, *later = re.split(rf"^-- {_NAMES} from here on\b.*\n", _read(name), flags=re.MULTILINE)
+    needs = re.search(rf"{_NAMES}\.", own)
+    for n, (names, section) in enumerate(zip((needs[1] if needs else "", *later[::2]), (own, *later[1::2]), strict=True)):
+        for part in re.split(r", | and ", names) if names else ():
+            if part not in parts:
+                _gather(part, parts)
+        parts[f"{name} {n}" if n else name] = section
 
 
 def _read(name: str) -> str:

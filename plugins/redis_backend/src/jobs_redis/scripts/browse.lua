@@ -4,7 +4,7 @@
 -- Result   {now, description of each job ...}: see describe.lua
 -- Cost     O(offset + limit); O(everything reserved) for reserved jobs
 
-prepare()
+local its = lines()
 local topic, state, offset, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local places = {} -- {id, time, owner}
 
@@ -24,21 +24,21 @@ local function gather(zset, plain)
     end
   end
   if plain then merge(plain) end
-  local lines = redis.call('ZRANGE', zset, 0, most - 1, 'WITHSCORES')
-  for n = 1, #lines, 2 do
-    if tonumber(lines[n + 1]) >= last then break end
-    merge(LINE .. topic .. '\n' .. lines[n], redis.call('HGET', LINES .. topic, lines[n]))
+  local found = redis.call('ZRANGE', zset, 0, most - 1, 'WITHSCORES')
+  for n = 1, #found, 2 do
+    if tonumber(found[n + 1]) >= last then break end
+    merge(its.LINE .. topic .. '\n' .. found[n], redis.call('HGET', LINES .. topic, found[n]))
   end
   table.sort(first, function(a, b) return a[2] < b[2] end)
   for n = 1, #first do places[#places + 1] = { first[n][1], place_time(first[n][2]), nil, nil, nil, first[n][3] } end
 end
 
 if state == 'ready' then
-  gather(OPEN .. topic, READY .. topic)
+  gather(its.OPEN .. topic, READY .. topic)
   local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, offset + limit)
   for n = 1, #due, 2 do places[#places + 1] = { due[n], tonumber(due[n + 1]) } end
 elseif state == 'limited' then
-  gather(SHUT .. topic)
+  gather(its.SHUT .. topic)
 elseif state == 'scheduled' then
   local from = '(' .. whole(now)
   local later = redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', 0, offset + limit)

@@ -24,7 +24,7 @@ local function take_over(id)
     local token = redis.call('HGET', HELD .. other, id)
     if token then
       redis.call('HDEL', HELD .. other, id)
-      free(counted_in(token), 1, false)
+      if string.find(token, '\n', 1, true) then lines().free(token, 1, false) end
       return token
     end
   end
@@ -32,7 +32,7 @@ end
 
 -- Remove a job from its place and return its position; nil if it is a dead letter.
 local function taken(id, job)
-  local at = leave(id, job)
+  local at = job.line and lines().leave(id, job)
   if at then return string.format('%.0f', tonumber(at)) end
   at = redis.call('ZSCORE', READY .. job.topic, id)
   if at then

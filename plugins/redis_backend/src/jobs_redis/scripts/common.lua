@@ -18,12 +18,14 @@ local function place_time(score) return tonumber(score) % SPAN + EPOCH end
 
 -- A record is "pushed priority topic-length key-length scope|" .. topic .. unique key .. payload; scope is n(one),
 -- q(ueued), d(one) or t(ime). A job with a key or limits has another length before the | and, before the payload, so many
--- bytes: packed {key, limit, limit ...}; `line` is then the name of its line, its limits in lines of text. A value of any other form (another program wrote it) counts as a payload, of the given topic.
+-- bytes: packed {key, limit, limit ...}; `line` is then the name of its line, its limits in lines of text. A value of any
+-- other form (another program wrote it) counts as a payload, of the given topic.
 local function parse(record, topic)
   local pushed, priority, topic_length, key_length, scope, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a)|()')
   local lined
   if not start then
-    pushed, priority, topic_length, key_length, scope, lined, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a) (%d+)|()')
+    local with_line = '^(%d+) (%d) (%d+) (%d+) (%a) (%d+)|()'
+    pushed, priority, topic_length, key_length, scope, lined, start = string.match(record, with_line)
   end
   if not start then return { pushed = 0, priority = 0, scope = 'n', topic = topic or '', key = '', broken = true } end
   local key_start = start + topic_length

@@ -1,22 +1,22 @@
 -- Count jobs by state. Needs common and lines.
 --
 -- ARGV     2 ... topics
--- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited}; due jobs
---          and the entries of the inlet count as ready
+-- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited};
+--          due jobs and the entries of the inlet count as ready
 -- Cost     O(topics x log of the queues)
 
-prepare()
+local its = lines()
 local found = {}
 for n = 2, #ARGV do
   local topic = ARGV[n]
   local due = redis.call('ZCOUNT', LATER .. topic, '-inf', now)
   local ready, oldest = redis.call('ZCARD', READY .. topic), nil
-  local limited = tonumber(redis.call('HGET', LIMITED, topic) or 0)
-  ready = ready + tonumber(redis.call('HGET', LINED, topic) or 0) - limited
+  local limited = tonumber(redis.call('HGET', its.LIMITED, topic) or 0)
+  ready = ready + tonumber(redis.call('HGET', its.LINED, topic) or 0) - limited
   if ready > 0 then
     for priority = 0, 9 do
       local from, to = place(priority, EPOCH), '(' .. whole(place(priority, EPOCH) + SPAN)
-      for _, line in ipairs({ READY .. topic, OPEN .. topic }) do
+      for _, line in ipairs({ READY .. topic, its.OPEN .. topic }) do
         local first = redis.call('ZRANGEBYSCORE', line, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
         local at = first[2] and place_time(first[2])
         if at and (not oldest or at < oldest) then oldest = at end

@@ -1,7 +1,7 @@
 -- Describe a job, for operators. Needs common and lines.
 
--- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job, history ...}; numbers are microseconds, as strings; a value that does not
--- apply is empty.
+-- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job, history ...}; numbers are microseconds, as
+-- strings; a value that does not apply is empty.
 local function describe(id, record, state, since, due, owner, limit)
   local cancel = redis.call('SISMEMBER', CANCEL, id)
   local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }
@@ -29,8 +29,7 @@ local function find(id)
   end
   local job = parse(record)
   local topic = job.topic
-  if job.line then prepare() end
-  local lined = job.line and redis.call('ZSCORE', LINE .. topic .. '\n' .. job.line, id)
+  local lined = job.line and redis.call('ZSCORE', lines().LINE .. topic .. '\n' .. job.line, id)
   if lined then
     local limit = redis.call('HGET', LINES .. topic, job.line) or ''
     return describe(id, record, limit == '' and 'ready' or 'limited', place_time(lined), nil, nil, limit)

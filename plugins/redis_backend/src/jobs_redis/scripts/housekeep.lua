@@ -5,7 +5,7 @@
 -- Result   {jobs made ready, owners released, dropped, 1 if there may be more, {topics in use that are not in the arguments}}
 -- Cost     O(limit x log of the queue) and O(topics); of the last expired owner, all jobs are released, even beyond the limit
 
-prepare()
+local its = lines()
 local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
 although_full()
 
@@ -15,7 +15,9 @@ local readied, dropped = 0, 0
 for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   local lined_up = readied < limit and line_up_due(topic, math.min(limit - readied, 2000)) or 0
   readied = readied + lined_up
-  if lined_up > 0 or redis.call('EXISTS', READY .. topic, OPEN .. topic, OPENING .. topic) > 0 then wake(topic) end -- also replaces a lost token
+  if lined_up > 0 or redis.call('EXISTS', READY .. topic, its.OPEN .. topic, its.OPENING .. topic) > 0 then
+    wake(topic) -- also replaces a lost token
+  end
   if not keep[topic] then
     new[#new + 1] = topic
   else
@@ -64,13 +66,13 @@ for _, key in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, '-inf', now, 'LIMIT', 0,
   redis.call('ZREM', UNTIL, key)
   redis.call('HDEL', UNIQUE, key)
 end
-redis.call('ZREMRANGEBYSCORE', TAT, '-inf', now)
-redis.call('ZREMRANGEBYSCORE', CLOSED, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', its.TAT, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', its.CLOSED, '-inf', now)
 -- A change of definitions opens limits in slices, and a kill may end it half-way: look at a few limits in each round.
-if redis.call('EXISTS', WAITING) == 1 then -- only stores with limits need the right to HSCAN
-  local scanned = redis.call('HSCAN', WAITING, redis.call('HGET', META, 'limits-seen') or '0', 'COUNT', 100)
+if redis.call('EXISTS', its.WAITING) == 1 then -- only stores with limits need the right to HSCAN
+  local scanned = redis.call('HSCAN', its.WAITING, redis.call('HGET', META, 'limits-seen') or '0', 'COUNT', 100)
   redis.call('HSET', META, 'limits-seen', scanned[1])
-  for n = 1, math.min(#scanned[2], 1000), 2 do has_room(scanned[2][n]) end
+  for n = 1, math.min(#scanned[2], 1000), 2 do its.has_room(scanned[2][n]) end
 end
 redis.call('ZREMRANGEBYSCORE', FOLLOWERS, '-inf', now)
 local more = readied >= limit or released >= limit or dropped >= limit or jobs >= limit

@@ -1,6 +1,7 @@
 -- Check the store's schema, and begin an owner's lease. Needs common.
 --
--- ARGV     2 owner, or empty for a producer   3 lease in microseconds   4 the schema version of a new store   5 the newest that this release knows
+-- ARGV     2 owner, or empty for a producer   3 lease in microseconds   4 the schema version of a new store
+--          5 the newest that this release knows
 -- Result   the store's schema version
 -- Cost     constant
 

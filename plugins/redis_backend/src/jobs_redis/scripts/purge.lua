@@ -4,18 +4,18 @@
 -- Result   how many
 -- Cost     O(limit x log of the queue)
 
-prepare()
+local its = lines()
 -- Delete jobs of the lines in `zset`.
 local function purge_lines(zset, most)
   local count = 0
   while count < most do
     local name = redis.call('ZRANGE', zset, 0, 0)[1]
     if not name then break end
-    local key = LINE .. ARGV[2] .. '\n' .. name
+    local key = its.LINE .. ARGV[2] .. '\n' .. name
     local ids = redis.call('ZRANGE', key, 0, most - count - 1)
     if #ids == 0 then break end
     redis.call('ZREM', key, unpack(ids))
-    changed(ARGV[2], name, -#ids)
+    its.changed(ARGV[2], name, -#ids)
     for _, id in ipairs(ids) do
       local record = redis.call('HGET', JOBS, id)
       if record then finish(id, parse(record), 'unknown', 0) end
@@ -25,10 +25,10 @@ local function purge_lines(zset, most)
   return count
 end
 
-if ARGV[3] == 'limited' then return purge_lines(SHUT .. ARGV[2], tonumber(ARGV[4])) end
+if ARGV[3] == 'limited' then return purge_lines(its.SHUT .. ARGV[2], tonumber(ARGV[4])) end
 
-local lines = { ready = READY, scheduled = LATER, dead = DEAD }
-local line, limit = lines[ARGV[3]] .. ARGV[2], tonumber(ARGV[4])
+local places = { ready = READY, scheduled = LATER, dead = DEAD }
+local line, limit = places[ARGV[3]] .. ARGV[2], tonumber(ARGV[4])
 local ids
 if ARGV[3] == 'scheduled' then
   ids = redis.call('ZRANGEBYSCORE', line, '(' .. whole(now), '+inf', 'LIMIT', 0, limit)
@@ -47,7 +47,7 @@ for _, id in ipairs(ids) do
 end
 if ARGV[3] == 'ready' then -- those behind a limit, too
   local count = #ids
-  for _, zset in ipairs({ OPEN, SHUT }) do
+  for _, zset in ipairs({ its.OPEN, its.SHUT }) do
     if count < limit then count = count + purge_lines(zset .. ARGV[2], limit - count) end
   end
   return count

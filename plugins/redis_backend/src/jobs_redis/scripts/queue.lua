@@ -41,11 +41,11 @@ local function add(first, count, cancelled_ttl)
   local known = call_with('HMGET', JOBS, ids)
   local seen, conflicts, records, ready, later, touched, lined = {}, {}, {}, {}, {}, {}, {}
 
-  local function gather(lines, topic, at, id)
-    local places = lines[topic]
+  local function gather(queues, topic, at, id)
+    local places = queues[topic]
     if not places then
       places = {}
-      lines[topic] = places
+      queues[topic] = places
     end
     places[#places + 1], places[#places + 2] = at, id
   end
@@ -64,8 +64,7 @@ local function add(first, count, cancelled_ttl)
         delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
         local job = parse(record)
         own = job.line
-        if own then prepare() end
-        if job.tenant then need_schema_2() end
+        if job.tenant then lines().need_schema_2() end
         delay, key, timed = tonumber(delay), job.key, tonumber(timed)
         if key ~= '' then
           local bounded, ends = timed > 0 and job.scope == 'q', nil
@@ -77,14 +76,14 @@ local function add(first, count, cancelled_ttl)
       if delay > 0 then
         line, where = LATER .. topic, at + delay
       elseif own then
-        line = LINE .. topic .. '\n' .. own
+        line = lines().LINE .. topic .. '\n' .. own
       end
       if holder then
         conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
       elseif key ~= '' then
         redis.call('HSET', JOBS, id, record)
         redis.call('ZADD', line, where, id)
-        if own and delay <= 0 then changed(topic, own, 1) end
+        if own and delay <= 0 then lines().changed(topic, own, 1) end
       else
         records[#records + 1], records[#records + 2] = id, record
         if delay > 0 or not own then
@@ -100,10 +99,10 @@ local function add(first, count, cancelled_ttl)
   if #records > 0 then call_with('HSET', JOBS, records) end
   for topic, places in pairs(ready) do call_with('ZADD', READY .. topic, places) end
   for topic, places in pairs(later) do call_with('ZADD', LATER .. topic, places) end
-  for topic, lines in pairs(lined) do
-    for own, places in pairs(lines) do
-      call_with('ZADD', LINE .. topic .. '\n' .. own, places)
-      changed(topic, own, #places / 2)
+  for topic, own_lines in pairs(lined) do
+    for own, places in pairs(own_lines) do
+      call_with('ZADD', lines().LINE .. topic .. '\n' .. own, places)
+      lines().changed(topic, own, #places / 2)
     end
   end
   for topic, soon in pairs(touched) do

@@ -43,7 +43,7 @@ end
 
 -- Remove a waiting job from its list; return false if it is not waiting.
 local function take_out(id, job)
-  if leave(id, job) then return true end
+  if job.line and lines().leave(id, job) then return true end
   return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
 end
 
@@ -54,7 +54,7 @@ local function release(owner, started, report, crash, cancelled_ttl)
   local topics = {}
   for n = 1, #held, 2 do
     local id, score = held[n], string.match(held[n + 1], ':(%d+)')
-    free(counted_in(held[n + 1]), 1, started and not started[id])
+    if string.find(held[n + 1], '\n', 1, true) then lines().free(held[n + 1], 1, started and not started[id]) end
     local record = redis.call('HGET', JOBS, id)
     if record then
       local job = parse(record, string.match(held[n + 1], ':%d+:([^\n]*)'))

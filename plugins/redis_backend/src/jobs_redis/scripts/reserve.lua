@@ -1,13 +1,15 @@
--- Reserve ready jobs, topics in order, and renew the owner's lease. Needs common, unique, lines, due.
+-- Reserve ready jobs, topics in order, and renew the owner's lease. Needs common, unique.
 --
 -- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 startable, or empty   7 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
---          first four numbers, and the cursor of a resumable job; seen is {microseconds until the next scheduled job is due or -1, topics to which foreign
---          producers have pushed ...}, and after these topics -1 if a job was passed over because of startable; once the limit is reached, the other topics are not looked at
+--          first four numbers, and the cursor of a resumable job; seen is {microseconds until the next scheduled job is due
+--          or -1, topics to which foreign producers have pushed ...}, and after these topics -1 if a job was passed over
+--          because of startable; once the limit is reached, the other topics are not looked at
 -- Cost     O(limit x log of the queue), and for at most 1000 due jobs a topic that become ready
 --
--- A token is "number:position:topic", and for a job with limits what `take` returned: of the reservation, of the job before it, and the topic whose count includes it. If
--- the owner's last request is sent again, it returns the jobs of that request that the owner still holds.
+-- A token is "number:position:topic": of the reservation, of the job before it, and the topic whose count includes it; and
+-- for a job with limits what `take` returned. If the owner's last request is sent again, it returns the jobs of that request
+-- that the owner still holds.
 
 local owner, request = ARGV[2], ARGV[3]
 although_full()
@@ -87,96 +89,71 @@ local function hold(topic, taken, counted)
   end
 end
 
-local LOOKED_AT = 100 -- most closed lines that one reserve looks at
-local MOST_LINED = 300 -- most jobs of lines that one reserve takes, so that it never takes the server over 50 ms
-local startable, passed_over, looked, lined = tonumber(ARGV[6]) or math.huge, false, 0, 0
-local function exhausted() return looked >= LOOKED_AT or lined >= MOST_LINED end
-
-local function counts_slots(line)
-  for limit in string.gmatch(line, '[^\n]+') do
-    local rule = definition(limit)
-    if rule and rule.concurrency then return true end
-  end
-  return false
+local function finished()
+  redis.call('HSET', OWNER .. owner, 'reserve', request, 'number', number)
+  found[2] = seen
+  return found
 end
 
--- Reserve from the lines of a topic, and from its plain line up to the position of the best one.
-local function serve_lines(topic)
-  prepare()
-  local skipped = {}
-  for _, limit in ipairs(redis.call('ZRANGEBYSCORE', OPENS .. topic, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
-    local _, best = head_of(FILED .. limit .. '\n' .. topic)
-    redis.call('ZREM', OPENS .. topic, limit)
-    if best then redis.call('ZADD', OPENING .. topic, best, limit) end
+local function serve_plain(topic)
+  hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '')
+  if left > 0 then
+    redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake a worker in vain
+  elseif redis.call('EXISTS', READY .. topic) == 1 then
+    wake(topic) -- more jobs are ready: an idle worker should look
   end
-  while left > 0 and not exhausted() do
-    local line, at = head_of(OPEN .. topic)
-    local limit, opening = head_of(OPENING .. topic)
-    if limit and (not line or opening < at) then
-      line, at = head_of(FILED .. limit .. '\n' .. topic)
-      reopen(topic, line, limit)
-    end
-    if not line then break end
-    local plain = redis.call('ZRANGEBYSCORE', READY .. topic, '-inf', '(' .. whole(at), 'WITHSCORES', 'LIMIT', 0, left)
-    if #plain > 0 then
-      local ids = {}
-      for n = 1, #plain, 2 do ids[#ids + 1] = plain[n] end
-      redis.call('ZREM', READY .. topic, unpack(ids))
-      hold(topic, plain, '')
-      if left <= 0 then break end
-    end
-    local key = LINE .. topic .. '\n' .. line
-    local none, till = blocker(line)
-    local slots = not none and counts_slots(line)
-    if none then
-      looked = looked + 1
-      shut(topic, line, at, redis.call('ZCARD', key), none, till)
-    elseif slots and startable <= 0 then
-      passed_over, looked = true, looked + 1
-      redis.call('ZREM', OPEN .. topic, line)
-      skipped[#skipped + 1], skipped[#skipped + 2] = at, line
-    else
-      local first = redis.call('ZPOPMIN', key)
-      lined = lined + 1
-      if slots then startable = startable - 1 end
-      local counted = take(line)
-      changed(topic, line, -1)
-      hold(topic, first, counted)
-    end
-  end
-  if #skipped > 0 then redis.call('ZADD', OPEN .. topic, unpack(skipped)) end
 end
 
-for n = 7, #ARGV do
+local n, last = 7, #ARGV
+while left > 0 and n <= last do
+  local topic = ARGV[n]
+  if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
+    if redis.call('EXISTS', LATER .. topic, INLET .. topic, LINES .. topic) > 0 then break end
+    serve_plain(topic)
+  end
+  n = n + 1
+end
+if left <= 0 or n > last then return finished() end
+
+-- Needs lines, due and serve from here on, which would cost most reserves more than all of the above.
+
+local bounds -- of what is taken from lines, once the reserve has met any
+
+local function serve(topic)
+  line_up_due(topic, 1000)
+  local lined, exhausted = redis.call('EXISTS', LINES .. topic) == 1, false
+  if lined then
+    bounds = bounds or bounds_of(ARGV[6])
+    serve_lines(topic, left, bounds, hold)
+    exhausted = bounds.exhausted
+  end
+  if left > 0 and not exhausted then hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '') end
+  if left > 0 then
+    for _, times in ipairs({ LATER .. topic, lined and lines().OPENS .. topic or nil }) do
+      local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')[2]
+      local due = first and math.max(0, first - now)
+      if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
+    end
+  end
+  if left > 0 and not exhausted then
+    redis.call('DEL', WAKE .. topic)
+    if lined and bounds.passed_over and redis.call('EXISTS', lines().OPEN .. topic) == 1 then
+      wake(topic) -- another worker can start it
+    end
+  elseif redis.call('EXISTS', READY .. topic) == 1
+    or (lined and redis.call('EXISTS', lines().OPEN .. topic, lines().OPENING .. topic) > 0) then
+    wake(topic)
+  end
+  if redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
+end
+
+for n = n, last do
   local topic = ARGV[n]
   if left <= 0 then break end
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
-    -- The topic has scheduled jobs, inlet entries or lines.
-    local lines, aside = false, redis.call('EXISTS', LATER .. topic, INLET .. topic, LINES .. topic) > 0
-    if aside then
-      line_up_due(topic, 1000)
-      lines = redis.call('EXISTS', LINES .. topic) == 1
-      if lines then serve_lines(topic) end
-    end
-    if left > 0 and not exhausted() then hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '') end
-    if left > 0 and aside then
-      for _, times in ipairs({ LATER .. topic, lines and OPENS .. topic or nil }) do
-        local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')[2]
-        local due = first and math.max(0, tonumber(first) - now)
-        if due and (seen[1] < 0 or due < seen[1]) then seen[1] = due end
-      end
-    end
-    if left > 0 and not exhausted() then
-      redis.call('DEL', WAKE .. topic) -- nothing is left: the token would wake a worker in vain
-      if lines and passed_over and redis.call('EXISTS', OPEN .. topic) == 1 then wake(topic) end -- another worker can start it
-    elseif redis.call('EXISTS', READY .. topic) == 1
-      or (lines and redis.call('EXISTS', OPEN .. topic, OPENING .. topic) > 0) then
-      wake(topic) -- more jobs are ready: an idle worker should look
-    end
-    if aside and redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end
+    local others = redis.call('EXISTS', LATER .. topic, INLET .. topic, LINES .. topic) > 0
+    if others then serve(topic) else serve_plain(topic) end
   end
 end
-if passed_over then seen[#seen + 1] = -1 end
-redis.call('HSET', OWNER .. owner, 'reserve', request, 'number', number)
-found[2] = seen
-return found
+if bounds and bounds.passed_over then seen[#seen + 1] = -1 end
+return finished()

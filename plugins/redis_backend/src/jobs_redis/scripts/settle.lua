@@ -1,10 +1,11 @@
--- Settle reservations. Needs common, removal, lines, queue.
+-- Settle reservations. Needs common.
 --
 -- ARGV     2 owner   3 request   4 time to live of a cancelled job in microseconds
 --          5 number of groups of acknowledged jobs, each: end of the token from the topic on, count n, n ids, n tokens
 --          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
 --          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
---          has a cursor (0 or 1), cursor, what concerns limits (see below), number of follow-ups, and four values a follow-up: see add in queue.lua
+--          has a cursor (0 or 1), cursor, what concerns limits (see below), number of follow-ups, and four values a
+--          follow-up: see add in queue.lua
 --          What concerns limits is empty, or packed {whether the function ran, the job's limits from now on or false,
 --          {limit to close, microseconds, limit ...}}
 -- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
@@ -21,6 +22,9 @@ although_full()
 local answers = {}
 local function answer(letter) answers[#answers + 1] = letter end
 
+local rare = redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS) > 0
+local rest = {} -- {ids, end of their tokens} of acknowledged jobs that may have more than a record
+
 -- Acknowledge: compare tokens, delete. History, keys, cancellations and followers are looked up only if there are any.
 local function done(topic, ids, tokens)
   local current, gone = redis.call('HMGET', held, unpack(ids)), {}
@@ -36,17 +40,13 @@ local function done(topic, ids, tokens)
   redis.call('HDEL', held, unpack(gone))
   local line_break = string.find(topic, '\n', 1, true)
   if line_break then
-    free(string.sub(topic, line_break), #gone, false)
+    rest[#rest + 1] = { gone, string.sub(topic, line_break) }
     topic = string.sub(topic, 1, line_break - 1)
+  elseif rare then
+    rest[#rest + 1] = { gone, '' }
   end
   redis.call('HINCRBY', RESERVED, topic, -#gone)
-  if redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS) > 0 then
-    local records = redis.call('HMGET', JOBS, unpack(gone))
-    for n = 1, #gone do
-      if records[n] then finish(gone[n], parse(records[n]), 'done', 0) end
-    end
-  end
-  redis.call('HDEL', JOBS, unpack(gone))
+  if not rare then redis.call('HDEL', JOBS, unpack(gone)) end
 end
 
 local at = 6
@@ -62,6 +62,28 @@ for _ = 1, tonumber(ARGV[5]) do
   end
   at = at + 2 * count
 end
+
+local function keep_answers()
+  local letters = table.concat(answers)
+  if alive then redis.call('HSET', OWNER .. owner, 'settle', request, 'answers', letters) end
+  return letters
+end
+if #rest == 0 and ARGV[at] == '0' then return keep_answers() end
+
+-- Needs removal and lines from here on: most acknowledgements do without, and would pay for it more than for all of the above.
+
+for _, acknowledged in ipairs(rest) do
+  local ids, counted = acknowledged[1], acknowledged[2]
+  if counted ~= '' then lines().free(counted, #ids, false) end
+  local records = rare and redis.call('HMGET', JOBS, unpack(ids)) or {}
+  for n = 1, #records do
+    if records[n] then finish(ids[n], parse(records[n]), 'done', 0) end
+  end
+end
+
+if ARGV[at] == '0' then return keep_answers() end
+
+-- Needs queue from here on.
 
 -- Release, retry or defer.
 local function send_back(id, job, token, outcome, after, error)
@@ -90,29 +112,30 @@ local function limit_anew(id, record, job, limits)
   local ours = cmsgpack.pack({ job.tenant or '', unpack(limits) })
   redis.call('HSET', JOBS, id, shape .. ' ' .. #ours .. '|' .. job.topic .. job.key .. ours .. payload)
   job.line = #limits > 0 and table.concat(limits, '\n') or nil
-  need_schema_2()
+  lines().need_schema_2()
 end
 
 local function settle(id, token, topic, from)
   local concerns = ARGV[from + 11] ~= '' and cmsgpack.unpack(ARGV[from + 11])
   if concerns then
-    prepare()
+    local CLOSED = lines().CLOSED
     for n = 1, #concerns[3], 2 do
       local limit, till = concerns[3][n], now + tonumber(concerns[3][n + 1])
       if till > tonumber(redis.call('ZSCORE', CLOSED, limit) or 0) then redis.call('ZADD', CLOSED, till, limit) end
     end
-    for n = 1, #concerns[3], 2 do has_room(concerns[3][n]) end
+    for n = 1, #concerns[3], 2 do lines().has_room(concerns[3][n]) end
   end
   local outcome, after, counts = ARGV[from], tonumber(ARGV[from + 1]), tonumber(ARGV[from + 2])
   local reason, error, ttl = ARGV[from + 3], ARGV[from + 4], tonumber(ARGV[from + 7])
   redis.call('HDEL', held, id)
   redis.call('HINCRBY', RESERVED, topic, -1)
-  free(counted_in(token), 1, concerns and not concerns[1])
+  if string.find(token, '\n', 1, true) then lines().free(token, 1, concerns and not concerns[1]) end
   local record = redis.call('HGET', JOBS, id)
   if not record then return end
   local job = parse(record, topic)
   if job.broken then
-    redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record) -- a complete record, so that browse can show the job
+    -- A complete record, so that browse can show the job.
+    redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record)
   end
   if ARGV[from + 9] == '1' then redis.call('HSET', CURSORS, id, ARGV[from + 10]) end
   if outcome == 'done' then
@@ -144,6 +167,4 @@ for _ = 1, tonumber(ARGV[at]) do
   at = at + 16 + 4 * tonumber(ARGV[at + 16])
 end
 
-local letters = table.concat(answers)
-if alive then redis.call('HSET', OWNER .. owner, 'settle', request, 'answers', letters) end
-return letters
+return keep_answers()
