@@ -49,8 +49,8 @@ class _Stores:
 
     def open(self, owner: str | None = "", **options: Any) -> RedisBackend:
         backend = RedisBackend(parse(self.url), BackendOptions(clock=self._clock, lease=30.0, dedup_window=1e6, **options))
-        backend.open(new_token() if owner == "" else owner)
         self.opened.append(backend)
+        backend.open(new_token() if owner == "" else owner)
         return backend
 
     def call(self, *command: Any) -> Any:
