@@ -38,7 +38,8 @@ from jobs_core import (
     set_current_app,
 )
 from jobs_core.cli.main import cli
-from jobs_core.config_sources import _fields, load
+from jobs_core.config_sources import load
+from jobs_core.config_types import fields as _fields
 from jobs_core.job import _OPTIONS, _define
 from jobs_core.options import _PARSERS
 from jobs_core.registry import Registry

@@ -16,7 +16,9 @@ from jobs_core.app import App
 from jobs_core.cli import preflight, start
 from jobs_core.cli.main import run
 from jobs_core.config import Config, Section
-from jobs_core.config_sources import _arms, _bare, load
+from jobs_core.config_sources import load
+from jobs_core.config_types import arms as _arms
+from jobs_core.config_types import bare as _bare
 from jobs_core.errors import ConfigError, JobsError
 from jobs_core.plugins import Plugins
 from jobs_core.supervisor.housekeeper import alerts

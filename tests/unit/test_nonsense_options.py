@@ -6,9 +6,22 @@ from datetime import timedelta
 
 import pytest
 
-from jobs_core import App, Backoff, Config, Injected, JobDefinitionError, RetryRule, Unique, injected, job
+from jobs_core import (
+    App,
+    Backoff,
+    Config,
+    Discard,
+    Injected,
+    JobDefinitionError,
+    Retry,
+    RetryRule,
+    Snooze,
+    Unique,
+    injected,
+    job,
+)
 from jobs_core.config import Defaults, Topic
-from jobs_core.errors import LoadError
+from jobs_core.errors import LoadError, UnknownOption
 from jobs_core.registry import Registry
 from jobs_core.worker.main import prepare
 
@@ -164,3 +177,42 @@ def test_templates_cannot_name_what_a_worker_injects(options):
     with pytest.raises(JobDefinitionError, match="which only a worker injects"):
         define(send).using(**options)
     define(send, unique="{to}")
+
+
+MISFITS = {
+    "a missing argument": (lambda: Unique.debounce(), "Unique.debounce: missing a required argument: 'wait'"),
+    "by position": (lambda: Unique.debounce("1s", "2s"), "it takes wait, and by name: longest, key"),
+    "unknown": (lambda: Unique.debounce("1s", waits="2s"), "Unique.debounce: there is no option waits: did you mean wait"),
+    "unknown, in throttle": (lambda: Unique.throttle("1s", perod="2s"), "Unique.throttle: there is no option perod"),
+    "twice": (lambda: Unique.throttle("1s", every="1s"), "Unique.throttle: multiple values for argument 'every'"),
+    "nothing": (
+        lambda: Unique.throttle(),
+        "missing a required argument: 'every': it takes every, and by name: key",
+    ),
+    "too many": (
+        lambda: Unique(1, 2, 3, 4, 5, 6),
+        "Unique: Extra positional arguments provided: it takes key, scope",
+    ),
+    "given by name and position": (lambda: Unique("a", key="b"), "Unique: Argument 'key' given by name and position"),
+    "too many waits": (
+        lambda: Backoff(1, 2, 3, 4),
+        "Backoff: Extra .*: it takes first, longest, factor",
+    ),
+    "an unknown wait": (lambda: Backoff(firts=1), "Backoff: there is no option firts: did you mean first"),
+    "a rule by position": (lambda: RetryRule(3), "RetryRule: .*: it takes by name: retries, backoff"),
+    "an unknown rule": (lambda: RetryRule(retrys=3), "RetryRule: there is no option retrys: did you mean retries"),
+    "two reasons": (
+        lambda: Retry("x", "5m"),
+        "Retry: too many .*: it takes reason, and by name: delay, close",
+    ),
+    "no delay": (lambda: Snooze(), "Snooze: missing a required argument: 'delay'"),
+    "no reason": (lambda: Discard(), "Discard: missing a required argument: 'reason'"),
+}
+
+
+@pytest.mark.parametrize(("call", "says"), MISFITS.values(), ids=MISFITS)
+def test_arguments_that_do_not_fit_are_answered_with_those_that_do(call, says):
+    with pytest.raises(UnknownOption, match=says) as raised:
+        call()
+    assert isinstance(raised.value, JobDefinitionError)
+    assert isinstance(raised.value, TypeError)

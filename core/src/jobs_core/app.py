@@ -97,6 +97,8 @@ class App:
         plugins: Plugins | None = None,
         registry: Registry | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, Config):
+            raise ConfigError(f"App: expected Config(...), got {type(config).__name__}: write App(Config(backend=...))")
         self.config = config_sources.load().config if config is None else config
         self.plugins = Plugins.discover(self.config.prefer) if plugins is None else plugins
         self.registry = default_registry if registry is None else registry

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from . import config_rules as rules
-from . import foreign
+from .config_types import Typed
 from .units import Duration, Size
 
 
@@ -66,7 +66,7 @@ EncryptionKeys = Annotated[list[Text], _rule(rules.keys(32))]
 Weights = dict[TopicName, PositiveInt]
 
 
-class Section(Struct, metaclass=foreign.Explained, kw_only=True, frozen=True, forbid_unknown_fields=True):
+class Section(Struct, metaclass=Typed, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A table of the configuration."""
 
 

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import os
 import sys
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -18,26 +17,14 @@ from typing import Any
 
 import msgspec
 
-from . import config_text, foreign
+from . import config_text, config_types, foreign
 from .config import Config, Defaults, Pool, Section, Topic
-from .config_rules import Rule
 from .errors import ConfigError
-from .units import Duration, Size, plain_number, seconds, size
-from .urls import cover, redact, scheme
+from .units import Duration, Size, plain_number
+from .urls import cover, redact
 
 RESERVED = {"JOBS_TRANSPORT", "JOBS_CONFIG", "JOBS_SETTINGS", "JOBS_FAILPOINT", "JOBS_DISABLE_PLUGINS", "JOBS_TRACE_HOOKS"}
 MOST_THREADS = 10_000
-SECRET = {
-    "backend",
-    "results.url",
-    "payloads.url",
-    "broker.store",
-    "broker.listen",
-    "signing_keys",
-    "encryption_keys",
-    "alerts.channels",
-    "plugins",
-}
 
 
 class Effective(msgspec.Struct, frozen=True):
@@ -276,7 +263,7 @@ class _Reader:
                 self.sources[path] = source
 
     def merge_environment(self, environ: Mapping[str, str]) -> None:
-        known = set(_fields(Config))
+        known = set(config_types.fields(Config))
         if environ.get("JOBS_TRANSPORT", "library") != "library":  # plugins read it; a typo would be ignored silently
             self.errors.append(
                 f'JOBS_TRANSPORT: expected "library" or no such variable, got "{environ["JOBS_TRANSPORT"][:80]}"'
@@ -334,27 +321,27 @@ class _Reader:
 
     def _section(self, kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
-            self._error(path, f"expected a table, got {_show(value)}{_meant(path)}")
+            self._error(path, f"expected a table, got {config_types.show(value)}{config_types.meant(path)}")
             return None
-        fields = _fields(kind)
+        fields = config_types.fields(kind)
         built: dict[str, Any] = {}
         for key, item in value.items():
             where = f"{path}.{key}" if path else key
             if key not in fields:
-                self._error(where, f"unknown key; {_advice(kind, key, item)}")
+                self._error(where, f"unknown key; {config_types.advice(kind, key, item)}")
                 continue
             built[key] = self._value(fields[key].type, item, where)
         for name, field in fields.items():
             if field.required and name not in value:
                 self._error(path, f"{name} is missing: set it")
-        return kind(**built) if not self.errors else None
+        return config_types.made(kind, built) if not self.errors else None
 
     def _value(self, kind: Any, value: Any, path: str) -> Any:
-        section = _section_in(kind)
+        section = config_types.section_in(kind)
         if section and (kind is section or isinstance(value, dict)):
             return self._section(section, value, path)
-        given, kind = kind, _arm_for(kind, value)
-        bare = _bare(kind)
+        given, kind = kind, config_types.arm_for(kind, value)
+        bare = config_types.bare(kind)
         if typing.get_origin(bare) is dict and isinstance(value, dict):
             name, item = typing.get_args(bare)
             for key in value:
@@ -362,9 +349,9 @@ class _Reader:
             self._obey(kind, value, path)
             return {key: self._value(item, entry, f"{path}.{key}") for key, entry in value.items()}
         if section:
-            kind = next(arm for arm in _arms(kind) if arm is not section)
+            kind = next(arm for arm in config_types.arms(kind) if arm is not section)
         if isinstance(value, _Text):
-            if _takes_list(kind) and not value.strip(" ,"):  # an empty secret must not turn signing off
+            if config_types.takes_list(kind) and not value.strip(" ,"):  # an empty secret must not turn signing off
                 self._error(path, _EMPTY_LIST)
                 return None
             value = _from_text(value, kind)
@@ -375,23 +362,23 @@ class _Reader:
     def _converted(self, kind: Any, value: Any, path: str) -> Any:
         """Return the converted value, or None if that fails; record this error, and values that break a rule."""
         try:
-            found = msgspec.convert(value, kind, dec_hook=_unit)
+            found = msgspec.convert(value, kind, dec_hook=config_types.unit)
         except (msgspec.ValidationError, OverflowError) as error:
-            self._error(path, _reason(error, kind, value, path) + _meant(path))
+            self._error(path, config_types.reason(error, kind, value, path) + config_types.meant(path))
             return None
         self._obey(kind, found, path)
         return found
 
     def _obey(self, kind: Any, value: Any, path: str) -> None:
         """Check a converted value, or the items of a list, against the rules in its annotation."""
-        for arm in _arms(kind) if value is not None else ():
-            for rule in _rules(arm):
+        for arm in config_types.arms(kind) if value is not None else ():
+            for rule in config_types.rules(arm):
                 if reason := rule(value):
                     self._error(path, reason)
                     return
-            if typing.get_origin(_bare(arm)) is list:
+            if typing.get_origin(config_types.bare(arm)) is list:
                 for item in value:
-                    self._obey(typing.get_args(_bare(arm))[0], item, path)
+                    self._obey(typing.get_args(config_types.bare(arm))[0], item, path)
 
     def _error(self, path: str, reason: str) -> None:
         """Record an error about the key `path`; the text begins with the file or variable that sets it."""
@@ -493,66 +480,9 @@ def too_many_threads(pool: Pool) -> str | None:
     return f'a worker has at most {MOST_THREADS:,} threads, got {pool.concurrency:,}: use more workers, or mode = "async"'
 
 
-def _advice(kind: type[Section], key: str, value: Any) -> str:
-    """Return the advice for a key that a table does not have."""
-    near = foreign.close(key, _fields(kind), 1)
-    known = foreign.key_advice(kind.__name__, key)
-    if known and not (near and isinstance(value, dict)):  # [pool.x] is a typo; `pool = "prefork"` is Celery's
-        return known
-    return f'did you mean "{near[0]}"?' if near else f"valid keys are {', '.join(_fields(kind))}"
-
-
-def _meant(path: str) -> str:
-    """Return what the user may have meant by a plain value in place of one of our tables, as the end of an error."""
-    known = foreign.TABLES.get(path)
-    return f"; {known.advice('job')}" if known else ""
-
-
-@functools.cache
-def _fields(kind: Any) -> dict[str, msgspec.structs.FieldInfo]:
-    """Return the keys of a table by name; cached, because msgspec evaluates the annotations in each call."""
-    return {field.name: field for field in msgspec.structs.fields(kind) if field.name != "base_dir"}
-
-
-def _arm_for(kind: Any, value: Any) -> Any:
-    """Return the member of a union of list and table that fits the value's form; any other type unchanged."""
-    tables = [arm for arm in _arms(kind) if typing.get_origin(_bare(arm)) is dict]
-    if not tables or len(_arms(kind)) == 1:
-        return kind
-    return tables[0] if isinstance(value, dict) else next(arm for arm in _arms(kind) if arm not in tables)
-
-
-def _arms(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-
-
-def _bare(kind: Any) -> Any:
-    """Return a type without its annotations."""
-    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
-
-
-def _rules(kind: Any) -> Iterator[Rule]:
-    """Yield the rules in a type's annotations."""
-    if typing.get_origin(kind) is typing.Annotated:
-        for note in typing.get_args(kind)[1:]:
-            if isinstance(note, msgspec.Meta) and note.extra:
-                yield note.extra["rule"]
-
-
-def _section_in(kind: Any) -> type[Section] | None:
-    for arm in _arms(kind):
-        if isinstance(arm, type) and issubclass(arm, Section):
-            return arm
-    return None
-
-
-def _takes_list(kind: Any) -> bool:
-    return any(typing.get_origin(_bare(arm)) is list for arm in _arms(kind))
-
-
 def _from_text(text: str, kind: Any) -> Any:
     """Convert the text of a variable: keep it if a string is expected, else read it as TOML, or as a list a,b,c."""
-    arms = [_bare(arm) for arm in _arms(kind)]
+    arms = [config_types.bare(arm) for arm in config_types.arms(kind)]
     if Duration in arms or Size in arms:
         return plain_number(text)  # of seconds or bytes, as in a file
     if any(arm is str or typing.get_origin(arm) is typing.Literal for arm in arms):
@@ -560,43 +490,9 @@ def _from_text(text: str, kind: Any) -> Any:
     try:
         return _loads(f"value = {text}")["value"]
     except ValueError:
-        if _takes_list(kind):
+        if config_types.takes_list(kind):
             return [part.strip() for part in text.split(",") if part.strip()]
         return str(text)
-
-
-def _unit(kind: type, value: Any) -> Any:
-    if kind is Duration:
-        return seconds(value)
-    if kind is Size:
-        return size(value)
-    raise TypeError(f"unexpected type {kind} in the configuration")  # pragma: no cover - config.py holds no other
-
-
-def _reason(error: Exception, kind: Any, value: Any, path: str) -> str:
-    """Return msgspec's error in terms of a configuration file, with the value, or only its type if it may be secret."""
-    text = str(error).partition(" - at ")[0].replace("`", "")
-    if isinstance(error, OverflowError):
-        return "is too large a number"
-    choices = [choice for arm in _arms(kind) if typing.get_origin(arm) is typing.Literal for choice in typing.get_args(arm)]
-    shown = type(value).__name__ if _secret(path) else _show(_covered(value))
-    if choices:
-        return f"expected one of {', '.join(choices)}, got {shown}"
-    expected = text.partition(", got ")[0]
-    if not expected.startswith("Expected"):
-        return "not accepted" if _secret(path) else text
-    for word, plain in (("array", "a list"), ("object", "a table"), (" | null", "")):
-        expected = expected.replace(word, plain)
-    return f"e{expected[1:]}, got {shown}"
-
-
-def _show(value: Any) -> str:
-    """Format a value as TOML would, shortened if it is long."""
-    try:
-        text = msgspec.json.encode(value).decode() if isinstance(value, (str, int, float, bool, list)) else type(value).__name__
-    except (OverflowError, ValueError, RecursionError, TypeError):  # a number of 400 digits, or nested too deeply
-        return "a number that large" if isinstance(value, int) else f"a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _fit_to_show(text: str) -> str:
@@ -604,17 +500,6 @@ def _fit_to_show(text: str) -> str:
     text = cover(text)
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:2000])
     return text if len(text) <= 600 else f"{text[:400]} … {text[-160:]}"
-
-
-def _secret(path: str) -> bool:
-    return any(path == key or path.startswith(f"{key}.") for key in SECRET)
-
-
-def _covered(value: Any) -> Any:
-    """Return a value, or a list of values, with the secrets of all URLs in it removed."""
-    if isinstance(value, str):
-        return redact(value) if scheme(value) else cover(value)
-    return [_covered(item) for item in value] if isinstance(value, list) else value
 
 
 def _without_secrets(path: str, value: Any) -> str:
@@ -627,7 +512,7 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, Section):
         names = [name for name in value.__struct_fields__ if name != "base_dir"]
         inner = {f"{path}.{name}" if path else name: getattr(value, name) for name in names}
-    elif isinstance(value, dict) and value and not _secret(path):
+    elif isinstance(value, dict) and value and not config_types.secret(path):
         inner = {f"{path}.{key}": item for key, item in value.items()}
     else:
         return [(path, _as_text(value, path))]
@@ -635,8 +520,8 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
 
 
 def _as_text(value: Any, path: str) -> str:
-    if _secret(path) and value:
+    if config_types.secret(path) and value:
         return _without_secrets(path, value)
     if isinstance(value, (Duration, Size)):
         return f'"{value}"'
-    return "" if value is None else msgspec.json.encode(_covered(value), enc_hook=str).decode()
+    return "" if value is None else msgspec.json.encode(config_types.covered(value), enc_hook=str).decode()

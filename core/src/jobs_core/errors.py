@@ -225,6 +225,7 @@ class Snooze(JobSignal):
 class Discard(JobSignal):
     """Raise in a job to give it up: it goes to the dead letters with `reason`, without further attempts."""
 
+    @foreign.explains(foreign.SIGNALS)
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason

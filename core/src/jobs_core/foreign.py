@@ -521,13 +521,16 @@ def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
             except TypeError:
                 ours = [*inspect.signature(method).parameters][1:]
                 unknown = next((word for word in given if word not in ours), None)
-                if unknown is None:
+                misfit = _misfit(inspect.signature(method), (self, *args), given)
+                if unknown is None and misfit is None:
                     raise
             from .errors import UnknownOption
 
-            where = getattr(self, "name", type(self).__name__)
+            where = self.__name__ if isinstance(self, type) else getattr(self, "name", type(self).__name__)
             if method.__name__ != "__init__":
                 where += f".{method.__name__}"
+            if unknown is None:
+                raise UnknownOption(f"{where}: {misfit}: it takes {_taken(inspect.signature(method))}")
             known = words.get(unknown.lower())
             advice = known.advice(getattr(self, "__name__", type(self).__name__), ours) if known else nearest(unknown, ours)
             raise UnknownOption(f"{where}: there is no option {unknown}: {advice}")
@@ -537,21 +540,46 @@ def explains(words: Mapping[str, Word]) -> Callable[[F], F]:
     return decorate
 
 
+def _misfit(signature: inspect.Signature, args: tuple[Any, ...], given: dict[str, Any]) -> str | None:
+    """Return why arguments do not fit a signature: too many, one is missing, or given twice. None if they fit."""
+    try:
+        signature.bind(*args, **given)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _taken(signature: inspect.Signature) -> str:
+    """Return the parameters of a method in words."""
+    parameters = [*signature.parameters.values()][1:]
+    named = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    others = ", ".join(each.name for each in parameters if each.name not in named)
+    return ", and by name: ".join(filter(None, (others, ", ".join(named))))
+
+
+_MISFITS = ("Missing required argument", "Extra positional arguments", "Argument ")
+"""How msgspec's errors about the number of arguments begin."""
+
+
 class Explained(msgspec.StructMeta):
-    """A metaclass of Structs that developers create: an unknown keyword raises an error that names our equivalent."""
+    """A metaclass of Structs that developers create: wrong arguments raise an error that names ours, and our equivalent."""
 
     if not TYPE_CHECKING:  # otherwise pyright would believe that every argument is accepted
 
         def __call__(cls, *args, **given):  # noqa: N805 - of a metaclass
             try:
                 return super().__call__(*args, **given)
-            except TypeError:
+            except TypeError as error:
                 ours = [field for field in cls.__struct_fields__ if field != "base_dir"]
                 unknown = next((word for word in given if word not in cls.__struct_fields__), None)
-                if unknown is None:
+                misfit = str(error)
+                if unknown is None and not misfit.startswith(_MISFITS):
                     raise
             from .errors import UnknownOption
 
+            if unknown is None:
+                by_name = "by name: " if 0 < len(args) <= len(ours) and misfit.startswith("Extra") else ""
+                raise UnknownOption(f"{cls.__name__}: {misfit}: it takes {by_name}{', '.join(ours)}")
             words = {"Backoff": BACKOFF, "Unique": UNIQUE}.get(cls.__name__) or KEYS.get(cls.__name__, {})
             known = words.get(unknown.lower())
             raise UnknownOption(

@@ -46,6 +46,7 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
     longest: DurationLike | None = None
 
     @classmethod
+    @foreign.explains(foreign.UNIQUE)
     def throttle(cls, every: DurationLike, *, key: str | Callable[..., str] | None = None) -> Unique:
         """Allow at most one job in each period: jobs enqueued within `every` after an accepted one are dropped.
 
@@ -59,6 +60,7 @@ class Unique(Struct, metaclass=foreign.Explained, frozen=True):
         return cls(key=key, scope=every, conflict="drop")
 
     @classmethod
+    @foreign.explains(foreign.UNIQUE)
     def debounce(
         cls, wait: DurationLike, *, longest: DurationLike | None = None, key: str | Callable[..., str] = "debounce"
     ) -> Unique:
