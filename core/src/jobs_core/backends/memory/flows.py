@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
-from typing import Protocol
+from itertools import islice
+from typing import Final, Protocol
 
 from ...errors import BackendError
-from ..flows import ALL, SLICE, After, Member, Part
+from ..flows import MOST_AFTER, MOST_LISTED, SLICE, After, FlowState, FlowStatus, Member, Part
 
 
 class Phase(Enum):
@@ -20,9 +21,17 @@ class Phase(Enum):
     DONE = "done"
     DEAD = "dead"
     GONE = "gone"
+    SKIPPED = "skipped"
 
 
-_BAD = frozenset({Phase.STUCK, Phase.DEAD})
+_BAD: Final = frozenset({Phase.STUCK, Phase.DEAD})
+_FINAL: Final = frozenset({Phase.DONE, Phase.GONE, Phase.SKIPPED})
+_FAILED: Final = frozenset({Phase.STUCK, Phase.DEAD, Phase.GONE})
+
+CANCELLED: Final = "its flow was cancelled"
+_GONE: Final = "a member that it waited for was cancelled"
+_SKIPPED: Final = "skipped: nothing that it waited for had failed"
+_AFTER_SKIPPED: Final = "skipped: a member that it waited for was skipped"
 
 
 class Host(Protocol):
@@ -32,198 +41,477 @@ class Host(Protocol):
         """Make a waiting member ready, or due after its delay."""
 
     def remove(self, job_id: str, reason: str) -> None:
-        """Cancel a waiting member."""
+        """Cancel a member that is not reserved."""
+
+    def is_reserved(self, job_id: str) -> bool:
+        """Return whether a member is reserved."""
+
+    def release(self, job_id: str) -> None:
+        """Treat a dead letter like one that is in no flow, because the flow was cancelled."""
 
 
-class Node:
-    """A live member: waiting, active or dead."""
+class Target:
+    """A member or a stage, with the members that are after it."""
 
-    __slots__ = ("bad", "edges", "finale", "groups", "id", "left", "phase", "stuck", "when")
-
-    def __init__(self, job_id: str, place: Member, *, finale: bool) -> None:
-        self.id, self.when, self.finale = job_id, place.when, finale
-        self.groups = (ALL,) if not finale else ()
-        if place.stage:
-            self.groups = (*self.groups, f"stage {place.stage}")
-        self.left = len(place.after)  # targets that it still waits for, and the close of the flow
-        self.stuck = 0  # of these, the dead or stuck ones
-        self.bad = False  # one of the others was not done
-        self.phase = Phase.WAITING
-        self.edges: list[tuple[Node, bool]] = []  # members that are after it, and whether any end will do
-
-
-class Group:
-    """A stage, or the body, which is the stage named ALL."""
-
-    __slots__ = ("bad", "edges", "end", "gone", "left", "sealed")
+    __slots__ = ("any_end", "needs")
 
     def __init__(self) -> None:
+        self.any_end: list[Node] = []  # members for which any end of this will do
+        self.needs: list[Node] = []  # members that wait until this is done
+
+
+class Group(Target):
+    """A stage, or the body."""
+
+    __slots__ = ("bad", "end", "finale", "gone", "left", "seal")
+
+    def __init__(self, *, finale: bool) -> None:
+        super().__init__()
+        self.finale = finale
         self.left = 0  # members that have not ended
         self.bad = 0  # dead or stuck members
         self.gone = 0
         self.end: Phase | None = None  # the end that was reported
-        self.edges: list[tuple[Node, bool]] = []
-        self.sealed = False  # something is after it: no part may add members
+        self.seal: int | None = None  # the order of the stage, from when something is after it
+
+
+class Node(Target):
+    """A member that has not ended for good."""
+
+    # fmt: off
+    __slots__ = ("bad", "finale", "flow", "groups", "id", "left", "lost", "order", "phase", "place", "reason", "result",
+                 "stage", "stuck", "topic")
+    # fmt: on
+
+    def __init__(self, flow: Flow, job_id: str, place: Member, stage: str, *, finale: bool) -> None:
+        super().__init__()
+        self.flow, self.id, self.place, self.stage, self.finale = flow, job_id, place, stage, finale
+        self.groups: tuple[Group, ...] = ()
+        self.order = 0  # all that it waits for has a lower order, see `Flow.plan`
+        self.left = 0  # targets that it still waits for, and the close of the flow
+        self.stuck = 0  # of these, the dead or stuck ones
+        self.bad = False  # one of the others failed
+        self.lost: Phase | None = None  # the end of a target that keeps it from ever running
+        self.phase = Phase.WAITING
+        self.topic = self.reason = ""
+        self.result: bytes | None = None
+
+    @property
+    def barred(self) -> bool:
+        """Return whether it may not start any more, because its flow was cancelled."""
+        return self.flow.cancelled and not (self.flow.keeps_finale and self.finale)
 
 
 class Flow:
-    """One flow. `work` holds the ends whose dependents are not all decided yet."""
+    """One flow. What follows from ends is queued, and carried out by `proceed`."""
 
-    __slots__ = ("cancelled", "closed", "counts", "groups", "nodes", "opening", "part", "parts", "work")
+    # fmt: off
+    __slots__ = ("_early", "_early_ends", "_kept", "_opening", "_step", "_sweeping", "_takers", "_unjudged", "_work", "body",
+                 "cancelled", "closed", "counts", "created_at", "dead", "ended_at", "failed_at", "keeps_finale", "listed", "lost",
+                 "nodes", "part", "parts", "queued", "results", "stages", "touched", "total")
+    # fmt: on
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, now: float = 0.0) -> None:
         self.part = part
-        self.parts: set[int] = set()
-        self.closed = self.cancelled = False
+        self.created_at = self.touched = now  # touched: when the last part came
+        self.failed_at = now  # when a member died last
+        self.ended_at: float | None = None
+        self.parts = 0  # number of parts that are there
+        self.closed = self.cancelled = self.keeps_finale = False
+        self.lost = ""  # why no further part is taken
         self.nodes: dict[str, Node] = {}
-        self.groups: dict[str, Group] = {ALL: Group()}
-        self.opening: list[tuple[Node, bool]] = []  # all members that were added before the close, which they wait for
+        self.body, self.stages = Group(finale=False), dict[str, Group]()
+        self.dead: dict[str, Node] = {}
+        self.listed: dict[str, Node] | None = {}  # all members ever, unless there are too many
         self.counts = dict.fromkeys(Phase, 0)
-        self.work: deque[tuple[Iterator[tuple[Node, bool]], Phase]] = deque()
+        self.total = 0
+        self.results: dict[str, bytes] = {}  # of members whose result somebody still takes
+        self.queued = False  # among the flows with work
+        self._takers: dict[str, int] = {}
+        self._step = 0
+        self._opening: list[Node] = []  # members that were added before the close, which they wait for
+        self._early: list[Group] = []  # groups whose members had all ended before the close
+        self._early_ends: set[str] = set()  # members that were gone before the close
+        self._work: deque[tuple[Iterator[Node], bool, Phase]] = deque()
+        self._unjudged: deque[Group] = deque()
+        self._sweeping = False
+        self._kept: dict[str, Node] = {}  # while a cancelled flow is swept: members that stay
 
     # -- members -----------------------------------------------------------------------------------
 
-    def add(self, job_id: str, place: Member, *, by: Node | None = None) -> Node:
-        """Add a member, which waits, unless all that it is after has ended; `by` is the running member that adds it."""
-        finale = bool(by and by.finale) or any(self._is_finale(after) for after in place.after)
-        node = Node(job_id, place, finale=finale)
-        for name in node.groups:
-            group = self.groups.setdefault(name, Group())
-            if group.sealed and name != ALL and by is None:
-                raise BackendError(f"{name} of flow {self.part.flow} has members that wait for it: add its own members first")
-        targets = [self._target(after, by) for after in place.after]
-        for name in node.groups:
-            self.groups[name].left += 1
-        self.nodes[job_id] = node
-        self.counts[Phase.WAITING] += 1
-        if not self.closed or not targets:
-            node.left += 1
-            self.opening.append((node, False))
-        for after, target in zip(place.after, targets, strict=True):
-            self._wait_for(node, target, after.ended or place.when != "done")
-        return node
+    def plan(self, members: Sequence[tuple[str, Member]], by: Node | None = None) -> list[Node]:
+        """Check new members, in their order, and return their nodes, which `add` adds; change nothing.
 
-    def _is_finale(self, after: After) -> bool:
-        node = self.nodes.get(after.target) if after.kind == "job" else None
-        return after.kind == "all" or (node is not None and node.finale)
+        Each is after members and stages that came before it, so that no cycle is possible. The exception is a running member
+        that adds to its own stage while others wait for that stage. So members and stages are ordered: a stage comes before
+        the first member that is after it, and what is added to it later may only be after what comes before the stage.
+        """
+        planned: dict[str, Node] = {}
+        stages: dict[str, bool] = {}
+        sealed: set[str] = set()
+        for job_id, place in members:
+            if job_id in planned or self.node(job_id):
+                raise self._refusal(job_id, "it is there already")
+            if len(place.after) > MOST_AFTER:
+                raise self._refusal(job_id, f"it is after {len(place.after)} members and stages: at most {MOST_AFTER}, use stages")
+            stage = place.stage if place.stage is not None else by.stage if by else ""
+            finale = bool(by and by.finale)
+            for after in place.after:
+                finale = self._check_target(job_id, after, stage, planned, stages, by) or finale
+                if after.kind == "stage":
+                    sealed.add(after.target)
+            node = planned[job_id] = Node(self, job_id, place, stage, finale=finale)
+            if stage:
+                self._check_stage(node, stage, stages, sealed, by)
+            self._check_inputs(node, planned)
+        return list(planned.values())
 
-    def _target(self, after: After, by: Node | None) -> Node | Group | None:
-        """Return what a member is to wait for; None if it has ended and is gone from the flow."""
+    def _check_target(
+        self, job_id: str, after: After, stage: str, planned: dict[str, Node], stages: dict[str, bool], by: Node | None
+    ) -> bool:
+        """Return whether a target is in the finale; raise BackendError if there is none."""
         if after.kind == "all":
-            return self.groups[ALL]
+            return True
         if after.kind == "stage":
-            group = self.groups.get(f"stage {after.target}")
-            if group is None:
-                raise BackendError(f"flow {self.part.flow} has no stage {after.target}")
-            group.sealed = True
-            return group
-        node = self.nodes.get(after.target)
-        if node is None and by is None:
-            raise BackendError(f"flow {self.part.flow} has no member {after.target}")
-        return node
+            if after.target == stage:
+                raise self._refusal(job_id, f"it is after stage {stage}, in which it is itself")
+            if after.target in stages:
+                return stages[after.target]
+            if after.target in self.stages:
+                return self.stages[after.target].finale
+            raise self._refusal(job_id, f"it is after stage {after.target}, which has no members yet: add them first")
+        node = planned.get(after.target) or self.node(after.target)
+        if node is None and by is None and after.target not in self._early_ends:
+            raise self._refusal(job_id, f"it is after {after.target}, which is no member yet: add it first")
+        return node is not None and node.finale
 
-    def _wait_for(self, node: Node, target: Node | Group | None, any_end: bool) -> None:
-        end = Phase.DONE if target is None else self._end_of(target)
+    def _check_stage(self, node: Node, stage: str, stages: dict[str, bool], sealed: set[str], by: Node | None) -> None:
+        group = self.stages.get(stage)
+        if (group.finale if group else stages.setdefault(stage, node.finale)) != node.finale:
+            raise self._refusal(node.id, f"stage {stage} has members of the body, or of the finale: give it another stage")
+        seal = group.seal if group else None
+        if stage not in sealed and seal is None:
+            return
+        if by is None or by.stage != stage or seal is None:
+            raise self._refusal(node.id, f"other members wait for stage {stage}: add its own members first")
+        for after in node.place.after:
+            target = self._target(after)
+            if isinstance(target, Node) and target.stage != stage and target.order >= seal:
+                raise self._refusal(node.id, f"{after.target} may wait for stage {stage}: give it another stage")
+            if isinstance(target, Group) and target is not self.body and (target.seal is None or target.seal >= seal):
+                raise self._refusal(node.id, f"stage {after.target} may wait for stage {stage}: give it another stage")
+
+    def _check_inputs(self, node: Node, planned: dict[str, Node]) -> None:
+        if not node.place.inputs:
+            return
+        targets = {after.target for after in node.place.after if after.kind == "job"}
+        stages = {after.target for after in node.place.after if after.kind == "stage"}
+        after_all = any(after.kind == "all" for after in node.place.after)
+        for job_id in node.place.inputs:
+            taken = planned.get(job_id) or self.node(job_id)
+            if job_id in targets or taken is None or taken.stage in stages or (after_all and not taken.finale):
+                continue
+            raise self._refusal(node.id, f"it takes the result of {job_id}, but is not after it")
+
+    def _refusal(self, job_id: str, why: str) -> BackendError:
+        return BackendError(f"{job_id} cannot be a member of flow {self.part.flow}: {why}")
+
+    def add(self, node: Node) -> None:
+        """Add a member that `plan` returned; it waits until `proceed` has looked at it."""
+        place, self._step = node.place, self._step + 4
+        node.order = self._step
+        if node.stage:
+            group = self.stages.setdefault(node.stage, Group(finale=node.finale))
+            if group.seal is not None:
+                node.order = group.seal - 1
+            node.groups = (group,)
+        if not node.finale:
+            node.groups = (*node.groups, self.body)
+        self._enrol(node)
+        for job_id in place.inputs:
+            self._takers[job_id] = self._takers.get(job_id, 0) + 1
+        node.left = len(place.after)
+        if not self.closed or not place.after:
+            node.left += 1
+            self._opening.append(node)
+        for after in place.after:
+            self._wait_for(node, after)
+
+    def add_dead(self, node: Node) -> None:
+        """Add a member that was refused: it is dead from the start, and waits for nothing."""
+        node.place = Member(self.part.flow, label=node.place.label)
+        node.stage, node.groups = "", () if node.finale else (self.body,)
+        self._enrol(node)
+        self.enter(node, Phase.DEAD)
+
+    def _enrol(self, node: Node) -> None:
+        for group in node.groups:
+            group.left += 1
+        self.nodes[node.id] = node
+        self.total += 1
+        self.counts[Phase.WAITING] += 1
+        if self.listed is not None:
+            self.listed[node.id] = node
+            if self.total > MOST_LISTED:
+                self.listed = None
+
+    def node(self, job_id: str) -> Node | None:
+        """Return a member that has not ended for good."""
+        return self.nodes.get(job_id) or self._kept.get(job_id)
+
+    def _target(self, after: After) -> Target | None:
+        if after.kind == "job":
+            return self.node(after.target)
+        return self.body if after.kind == "all" else self.stages.get(after.target)
+
+    def _wait_for(self, node: Node, after: After) -> None:
+        target, any_end = self._target(after), after.ended or node.place.when != "done"
+        if target is None:
+            end: Phase | None = Phase.GONE if after.target in self._early_ends else Phase.DONE
+        elif isinstance(target, Group):
+            end = target.end
+            if target is not self.body and target.seal is None:
+                target.seal = self._step - 1
+        else:
+            end = target.phase if isinstance(target, Node) and target.phase in _BAD else None
         if target is not None and (end is None or (end in _BAD and not any_end)):
-            target.edges.append((node, any_end))
+            (target.any_end if any_end else target.needs).append(node)
         if end is not None:
-            self.work.append((iter([(node, any_end)]), end))
-
-    def _end_of(self, target: Node | Group) -> Phase | None:
-        if isinstance(target, Group):
-            return target.end
-        return target.phase if target.phase in _BAD else None
+            self._work.append((iter((node,)), any_end, end))
 
     def close(self) -> None:
         """Let the flow begin: nothing may be added now but by its members."""
         self.closed = True
         self.begin()
-        for group in self.groups.values():
-            self._judge(group)
+        self._unjudged.extend((*self._early, self.body))
+        self._early, self._early_ends = [], set()
 
     def begin(self) -> None:
         """Queue the start of the members that were only waiting for the close, or for nothing."""
-        opening, self.opening = self.opening, []
-        if opening:
-            self.work.append((iter(opening), Phase.DONE))
+        opening, self._opening = self._opening, []
+        self._queue(opening, False, Phase.DONE)
+
+    def cancel(self, *, finale: bool) -> None:
+        """Bar all members that have not started, but those of the finale with `finale`; `proceed` removes them."""
+        self.keeps_finale = finale and (self.keeps_finale or not self.cancelled)
+        self.cancelled = self._sweeping = True
+        if not self.closed:
+            self.lost = "was cancelled"
+        self.nodes.update(self._kept)
+        self._kept = {}
+        if not self.closed:
+            self.close()
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def enter(self, node: Node, phase: Phase) -> None:
+    def enter(self, node: Node, phase: Phase, reason: str = "") -> None:
         """Move a member to a phase, and queue what follows for the members that are after it."""
-        before, node.phase = node.phase, phase
+        before, node.phase, node.reason = node.phase, phase, reason
         self.counts[before] -= 1
         self.counts[phase] += 1
+        if before is Phase.DEAD:
+            del self.dead[node.id]
+        if phase is Phase.DEAD:
+            if self.cancelled:  # it cannot be retried
+                phase = Phase.GONE
+            else:
+                self.dead[node.id] = node
         ended, had_ended = phase not in (Phase.WAITING, Phase.ACTIVE), before in _BAD
-        for name in node.groups:
-            group = self.groups[name]
+        for group in node.groups:
             group.left += had_ended - ended
             group.bad += (phase in _BAD) - (before in _BAD)
             group.gone += phase is Phase.GONE
-        if phase in (Phase.DONE, Phase.GONE):
-            del self.nodes[node.id]
-        self._follow(node, phase if ended else (Phase.WAITING if had_ended else None))
-        for name in node.groups:
-            self._judge(self.groups[name])
+        if phase in _FINAL:
+            self._forget(node)
+        if ended or had_ended:
+            self._follow(node, phase if ended else Phase.WAITING)
+        for group in node.groups:
+            self._judge(group)
+
+    def _forget(self, node: Node) -> None:
+        if self.nodes.pop(node.id, None) is None:
+            del self._kept[node.id]
+        if not self.closed:
+            self._early_ends.add(node.id)
+        if node.phase is Phase.DONE and node.result is not None and node.id in self._takers:
+            self.results[node.id] = node.result
+        node.result = None
+        for job_id in node.place.inputs:
+            left = self._takers.get(job_id, 0) - 1
+            if left > 0:
+                self._takers[job_id] = left
+            else:
+                self._takers.pop(job_id, None)
+                self.results.pop(job_id, None)
 
     def _judge(self, group: Group) -> None:
-        """Report the end of a stage once it has one, and take it back when a dead letter in it is retried."""
+        """Report the end of a group once it has one, and take it back when a dead letter in it is retried."""
         end = None
-        if self.closed and group.left == 0:
+        if group.left == 0:
+            if not self.closed:
+                self._early.append(group)
+                return
             end = Phase.GONE if group.gone else Phase.DEAD if group.bad else Phase.DONE
-        if end is not group.end:
-            before, group.end = group.end, end
-            self._follow(group, Phase.WAITING if end is None and before in _BAD else end)
-
-    def _follow(self, target: Node | Group, end: Phase | None) -> None:
-        """Queue the consequences of an end; WAITING takes a death back."""
-        if end is None or not target.edges:
+        before = group.end
+        if end is before:
             return
-        edges = target.edges
-        target.edges = [edge for edge in edges if not edge[1]] if end in (*_BAD, Phase.WAITING) else []
-        self.work.append((iter(edges), end))
+        group.end = end
+        if before in _BAD and end not in _BAD:
+            self._follow(group, Phase.WAITING)
+        if end is not None:
+            self._follow(group, end)
 
-    def proceed(self, host: Host, most: int = SLICE) -> bool:
-        """Decide the fate of up to `most` members; return whether there are more to decide."""
-        while self.work and most > 0:
-            edges, end = self.work[0]
-            for node, any_end in edges:
+    def _follow(self, target: Target, end: Phase) -> None:
+        """Queue the consequences of an end; WAITING takes a death back."""
+        if end is not Phase.WAITING:
+            any_end, target.any_end = target.any_end, []
+            self._queue(any_end, True, end)
+        needs = target.needs
+        if end in _FINAL:
+            target.needs = []
+        # The list may grow until its turn comes; members that are added later are queued by `_wait_for`.
+        self._queue(islice(needs, len(needs)) if needs else (), False, end)
+
+    def _queue(self, nodes: Iterable[Node], any_end: bool, end: Phase) -> None:
+        if nodes:
+            self._work.append((iter(nodes), any_end, end))
+
+    def retry(self, node: Node, host: Host) -> None:
+        """Let a dead member run again, or wait again if what it waits for has not ended."""
+        self.enter(node, Phase.WAITING)
+        self._look(node, host)
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._work or self._unjudged or self._sweeping)
+
+    def proceed(self, host: Host, most: int = SLICE) -> int:
+        """Decide the fate of up to `most` members and stages; return of how many."""
+        left = most
+        while left > 0:
+            if self._work:
+                nodes, any_end, end = self._work[0]
+                node = next(nodes, None)
+                if node is None:
+                    self._work.popleft()
+                    continue
                 self._decide(node, any_end, end, host)
-                most -= 1
-                if most <= 0:
-                    break
+            elif self._unjudged:
+                self._judge(self._unjudged.popleft())
+            elif self._sweeping:
+                self._sweep(host)
             else:
-                self.work.popleft()
-        return bool(self.work)
+                break
+            left -= 1
+        return most - left
 
     def _decide(self, node: Node, any_end: bool, end: Phase, host: Host) -> None:
-        if node.phase not in (Phase.WAITING, Phase.STUCK):
+        if node.phase in _FINAL or node.phase is Phase.ACTIVE:
             return
-        if end is Phase.DONE or (any_end and end is not Phase.WAITING):
+        if end is Phase.DONE or any_end:
             node.left -= 1
-            node.bad = node.bad or end is not Phase.DONE
-        elif any_end:
-            return
-        elif end is Phase.GONE:
-            self._remove(node, "a member that it waited for was cancelled", host)
-            return
+            node.bad = node.bad or end in _FAILED
+        elif end in _BAD:
+            node.stuck += 1
+        elif end is Phase.WAITING:
+            node.stuck -= 1
         else:
-            node.stuck += 1 if end in _BAD else -1
-        if node.stuck:
-            if node.phase is Phase.WAITING:
-                self.enter(node, Phase.STUCK)
-        elif node.phase is Phase.STUCK:
-            self.enter(node, Phase.WAITING)
-        if not node.left:
-            self._start(node, host)
+            node.lost = node.lost or end
+        if node.phase is not Phase.DEAD:  # a dead one is looked at when it is retried
+            self._look(node, host)
 
-    def _start(self, node: Node, host: Host) -> None:
-        if node.when == "failed" and not node.bad:
-            self._remove(node, "skipped: nothing that it waited for had failed", host)
-        else:
-            self.enter(node, Phase.ACTIVE)
-            host.start(node.id)
+    def _look(self, node: Node, host: Host) -> None:
+        """Start a waiting member, or remove it, if all that decides its fate is known."""
+        if node.barred:
+            self._remove(node, Phase.GONE, CANCELLED, host)
+        elif node.lost is Phase.GONE:
+            self._remove(node, Phase.GONE, _GONE, host)
+        elif node.lost is Phase.SKIPPED:
+            self._remove(node, Phase.SKIPPED, _AFTER_SKIPPED, host)
+        elif not node.left:
+            if node.place.when == "failed" and not node.bad:
+                self._remove(node, Phase.SKIPPED, _SKIPPED, host)
+            else:
+                self.enter(node, Phase.ACTIVE)
+                host.start(node.id)
+        elif (phase := Phase.STUCK if node.stuck else Phase.WAITING) is not node.phase:
+            self.enter(node, phase)
 
-    def _remove(self, node: Node, reason: str, host: Host) -> None:
-        self.enter(node, Phase.GONE)
+    def _remove(self, node: Node, phase: Phase, reason: str, host: Host) -> None:
+        self.enter(node, phase, reason)
         host.remove(node.id, reason)
+
+    def _sweep(self, host: Host) -> None:
+        """Look at one member of a cancelled flow."""
+        if not self.nodes:
+            self.nodes, self._kept, self._sweeping = self._kept, {}, False
+            return
+        job_id, node = self.nodes.popitem()
+        self._kept[job_id] = node
+        if node.phase is Phase.DEAD:
+            self.enter(node, Phase.DEAD, node.reason)
+            host.release(job_id)
+        elif node.barred and not host.is_reserved(job_id):
+            self._remove(node, Phase.GONE, CANCELLED, host)
+
+    # -- operators ---------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the flow has ended."""
+        counts = self.counts
+        live = counts[Phase.WAITING] or counts[Phase.STUCK] or counts[Phase.ACTIVE] or (counts[Phase.DEAD] and not self.cancelled)
+        return self.closed and not live and not self.has_work
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Return whether the flow has ended, or can go on only by the retry of a dead letter."""
+        counts = self.counts
+        return self.closed and not (counts[Phase.WAITING] or counts[Phase.ACTIVE] or self.has_work)
+
+    @property
+    def state(self) -> FlowState:
+        if self.cancelled:
+            return "cancelled"
+        if not self.closed:
+            return "open"
+        return "failed" if self.counts[Phase.DEAD] else "done" if self.is_over else "running"
+
+    def status(self, now: float) -> FlowStatus:
+        """Return the state and progress."""
+        counts = self.counts
+        return FlowStatus(
+            self.part.flow,
+            self.state,
+            self.part.name,
+            self.total,
+            counts[Phase.WAITING] + counts[Phase.STUCK],
+            counts[Phase.ACTIVE],
+            counts[Phase.DONE],
+            counts[Phase.DEAD],
+            counts[Phase.GONE] + counts[Phase.SKIPPED],
+            self.created_at,
+            self.ended_at,
+            now,
+        )
+
+    def waiting_for(self, node: Node, most: int) -> tuple[str, ...]:
+        """Return some of the targets that a member still waits for, dead ones first."""
+        if not self.closed:
+            return ("the last part of the flow",)
+        bad, others = [], []
+        for after in node.place.after:
+            target = self._target(after)
+            if isinstance(target, Node):
+                (bad if target.phase in _BAD else others).append(after.target)
+            elif isinstance(target, Group) and target.end not in _FINAL:
+                (bad if target.end else others).append(after.target)
+        return tuple([*bad, *others][:most])
+
+    def dismantle(self, most: int) -> bool:
+        """Delete up to `most` entries of a flow that is no longer kept; return whether there are more."""
+        for _ in range(min(most, len(self.stages))):
+            self.stages.popitem()
+        return bool(self.stages)
