@@ -53,7 +53,7 @@ class Mutant:
 MUTANTS = [
     # checkpoint
     Mutant("a stale token stores a cursor", "store.py", "if job is not None and job.token == checkpoint.token:", "if job is not None:"),
-    Mutant("a cursor is not delivered", "store.py", "j.limits, j.cursor)", "j.limits)"),
+    Mutant("a cursor is not delivered", "store.py", "j.limits, j.cursor, flow", "j.limits, b'', flow"),
     Mutant("a settlement loses its cursor", "store.py", "        if settlement.cursor is not None:\n            job.cursor, job.plain = settlement.cursor, False\n",
            ""),
     Mutant("only the first cursor is stored", "store.py", "                job.cursor, job.plain = checkpoint.cursor, False",
@@ -78,7 +78,7 @@ MUTANTS = [
     Mutant("a key in seconds ends with its job", "store.py",
            "if job.unique and isinstance(job.unique.scope, str) and", "if job.unique and"),
     Mutant("a queued key is held until done", "store.py", 'if job.unique and job.unique.scope == "queued":', "if False:"),
-    Mutant("replace cancels a running job", "store.py", "job.state not in (_READY, _SCHEDULED):", "False:"),
+    Mutant("replace cancels a running job", "store.py", "job.state not in (_READY, _SCHEDULED) or job.node", "job.node"),
     Mutant("replace refuses", "store.py", 'if unique.conflict != "replace" or job is None or', "if True or"),
     Mutant("a dead job keeps its key", "store.py", "            self._leave(job)\n        self._free_key(job)\n        job.state, job.reason",
            "            self._leave(job)\n        job.state, job.reason"),
@@ -120,7 +120,7 @@ MUTANTS = [
     Mutant("dead letters are not limited", "store.py", "for _ in range(len(dead) - at.options.retention(job.topic).dead_max):", "for _ in ():"),
     Mutant("ids are found by what is in them", "operators.py", "if each.startswith(prefix) and", "if prefix in each and"),
     # owners
-    Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job, first=job.id not in started)\n        self.changed.notify_all()\n        return len(owner.held)",
+    Mutant("a dead owner's jobs are lost", "store.py", "            else:\n                self._make_ready(job, first=job.id not in started)\n        self.members.proceed(at, SLICE)\n        self.changed.notify_all()\n        return len(owner.held)",
            "        self.changed.notify_all()\n        return len(owner.held)"),
     Mutant("started jobs are not charged", "store.py", "            if job.id in started:", "            if False:"),
     Mutant("unstarted jobs are charged", "store.py", "            if job.id in started:", "            if started:"),
@@ -131,20 +131,20 @@ MUTANTS = [
     Mutant("a clock set back keeps the dead", "store.py", "owner.lease_until = min(owner.lease_until, at.now + 2 * lease)", "pass"),
     Mutant("close loses what it held", "backend.py", "                self.store.release_owner(self._moment(), owner, (), b\"\", crash=False)",
            "                self.store.owners.pop(owner, None)"),
-    Mutant("a heartbeat tells of no cancel", "store.py", "cancelled = [job for job in owner.held.values() if job.cancel]",
+    Mutant("a heartbeat tells of no cancel", "store.py", "cancelled = [job for job in owner.held.values() if job.cancel or (not job.plain and job.barred)]",
            "cancelled: list[Job] = []"),
     Mutant("wait polls", "backend.py", "self.store.changed.wait(left)", "self.store.changed.wait(min(left, 0.1))"),
     Mutant("an interrupt before a wait is forgotten", "backend.py", "        self._interrupted = True\n", "        self._interrupted = bool(self.store.changed._waiters)\n"),
-    Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),
+    Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or self.store.members.work or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),
     # operators
     Mutant("resume wakes nobody", "operators.py", "            self.store.paused.discard(topic)\n            self.store.changed.notify_all()", "            self.store.paused.discard(topic)"),
-    Mutant("requeue wakes nobody", "operators.py", "                count += 1\n            self.store.changed.notify_all()", "                count += 1"),
+    Mutant("requeue wakes nobody", "operators.py", "            self.store.members.proceed(at, SLICE)\n            self.store.changed.notify_all()", "            pass"),
     Mutant("requeue keeps the attempts", "operators.py", "job.attempt = job.redeliveries = job.crashes = job.deferrals = 0", "pass"),
     Mutant("purge takes every state", "operators.py", "if job.topic == topic and job.state is state)", "if job.topic == topic)"),
-    Mutant("discard takes running jobs", "operators.py", "if job.state in (State.READY, State.SCHEDULED)]", "if job.state is not State.DEAD]"),
+    Mutant("discard takes running jobs", "operators.py", "if job.state in (State.READY, State.SCHEDULED, State.WAITING)]", "if job.state is not State.DEAD]"),
     Mutant("the oldest age is the newest", "operators.py", "max(0.0, now - min(since))", "max(0.0, now - max(since))"),
     Mutant("due jobs count as scheduled", "operators.py", "Counter(State.READY if job.is_due(now) else job.seen_state for job in jobs)", "Counter(job.seen_state for job in jobs)"),
-    Mutant("dead letters are listed oldest first", "operators.py", "list(reversed(self.store.dead[topic].values()))", "list(self.store.dead[topic].values())"),
+    Mutant("dead letters are listed oldest first", "operators.py", "jobs = self.store.letters(topic)", "jobs = self.store.letters(topic)[::-1]"),
 ]  # fmt: skip  # a row a fault reads best
 
 
@@ -164,7 +164,9 @@ def killed_by(mutant: Mutant, case: str = "") -> str:
                 assert count == 1, f"{mutant.name}: what it changes stands {count} times in {mutant.file}"
                 text = text.replace(mutant.old, mutant.new)
             text = text.replace("from ...", "from jobs_core.").replace("from ..base", "from jobs_core.backends.base")
-            text = text.replace("from ..limits", "from jobs_core.backends.limits")
+            text = text.replace("from ..limits", "from jobs_core.backends.limits").replace(
+                "from ..flows", "from jobs_core.backends.flows"
+            )
             (package / source.name).write_text(text)
         (directory / "test_mutant.py").write_text(CASES)
         return _run(mutant, directory, case or "not model") or (not case and _run(mutant, directory, "model")) or ""

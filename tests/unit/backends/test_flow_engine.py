@@ -1,27 +1,34 @@
 """What follows from each end in a flow, compared with a reference that recomputes everything from the definitions."""
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from jobs_core.backends.flows import ALL, After, Member, Part
 from jobs_core.backends.memory.flows import Flow, Phase
+from jobs_core.errors import BackendError
 
-WAITING, STUCK, ACTIVE, DONE, DEAD, GONE = Phase
+WAITING, STUCK, ACTIVE, DONE, DEAD, GONE, SKIPPED = Phase
 BAD = (STUCK, DEAD)
+LIVE = (WAITING, ACTIVE)
 
 
 class Reference:
     """The definitions of `backends/flows.py`, applied until nothing changes."""
 
-    def __init__(self, members):
-        self.members = members
-        self.phase = dict.fromkeys(members, WAITING)
-        self.open = {name: [(after, None) for after in place.after] for name, place in members.items()}
-        self.unresolved = {name: set(range(len(place.after))) for name, place in members.items()}
-        self.bad = dict.fromkeys(members, False)
-        self.finale = {}
-        for name, place in members.items():
-            self.finale[name] = any(a.kind == "all" or (a.kind == "job" and self.finale[a.target]) for a in place.after)
+    def __init__(self):
+        self.members, self.phase, self.open, self.bad, self.finale = {}, {}, {}, {}, {}
+        self.cancelled = self.keeps_finale = False
+
+    def add(self, name, place, by=None):
+        finale = bool(by and self.finale[by]) or any(self.is_finale(after) for after in place.after)
+        self.members[name], self.phase[name], self.finale[name] = place, WAITING, finale
+        self.open[name], self.bad[name] = set(range(len(place.after))), False
+
+    def is_finale(self, after):
+        if after.kind == "stage":
+            return any(self.finale[name] for name in self.group(after))
+        return after.kind == "all" or self.finale[after.target]
 
     def group(self, after):
         if after.kind == "all":
@@ -29,51 +36,58 @@ class Reference:
         return [name for name, place in self.members.items() if place.stage == after.target]
 
     def end(self, after):
-        names = [after.target] if after.kind == "job" else self.group(after)
-        phases = [self.phase[name] for name in names]
-        if any(phase in (WAITING, ACTIVE) for phase in phases):
+        if after.kind == "job":
+            end = self.phase[after.target]
+            return GONE if end is DEAD and self.cancelled else None if end in LIVE else end
+        phases = [self.phase[name] for name in self.group(after)]
+        if any(phase in LIVE for phase in phases):
             return None
-        if GONE in phases:
+        if GONE in phases or (self.cancelled and DEAD in phases):
             return GONE
         return DEAD if any(phase in BAD for phase in phases) else DONE
+
+    def barred(self, name):
+        return self.cancelled and not (self.keeps_finale and self.finale[name])
 
     def settle_down(self):
         changed = True
         while changed:
             changed = False
             for name, place in self.members.items():
-                if self.phase[name] not in (WAITING, STUCK):
-                    continue
-                changed |= self.look_at(name, place)
+                if self.phase[name] in (WAITING, STUCK, DEAD):
+                    changed |= self.look_at(name, place)
 
     def look_at(self, name, place):
-        before = self.phase[name], len(self.unresolved[name])
-        stuck = gone = False
-        for n in sorted(self.unresolved[name]):
+        before = self.phase[name], len(self.open[name])
+        stuck, lost = False, None
+        for n in sorted(self.open[name]):
             after = place.after[n]
             end = self.end(after)
             if end is None:
                 continue
             any_end = after.ended or place.when != "done"
             if end is DONE or any_end:
-                self.unresolved[name].discard(n)
-                self.bad[name] |= end is not DONE
-            elif end is GONE:
-                gone = True
+                self.open[name].discard(n)
+                self.bad[name] |= end not in (DONE, SKIPPED)
+            elif end in (GONE, SKIPPED):
+                lost = lost or end
             else:
                 stuck = True
-        if gone:
-            self.phase[name] = GONE
-        elif not self.unresolved[name]:
-            self.phase[name] = GONE if place.when == "failed" and not self.bad[name] else ACTIVE
-        else:
-            self.phase[name] = STUCK if stuck else WAITING
-        return (self.phase[name], len(self.unresolved[name])) != before
+        if self.phase[name] is not DEAD:
+            if self.barred(name):
+                self.phase[name] = GONE
+            elif lost:
+                self.phase[name] = lost
+            elif not self.open[name]:
+                self.phase[name] = SKIPPED if place.when == "failed" and not self.bad[name] else ACTIVE
+            else:
+                self.phase[name] = STUCK if stuck else WAITING
+        return (self.phase[name], len(self.open[name])) != before
 
 
 class Recorder:
     def __init__(self):
-        self.started, self.removed = [], []
+        self.started, self.removed, self.reserved = [], [], set()
 
     def start(self, job_id):
         self.started.append(job_id)
@@ -82,47 +96,144 @@ class Recorder:
         assert reason
         self.removed.append(job_id)
 
+    def is_reserved(self, job_id):
+        return job_id in self.reserved
 
-@st.composite
-def graphs(draw):
-    members, stages = {}, {"": False, "s": False, "t": False}
-    for n in range(draw(st.integers(1, 9))):
-        stage = draw(st.sampled_from([name for name, sealed in stages.items() if not sealed]))
-        targets = [After(name) for name in members] + [After(ALL, "all")]
-        targets += [After(s, "stage") for s in ("s", "t") if s != stage and any(m.stage == s for m in members.values())]
-        chosen = draw(st.lists(st.sampled_from(targets), max_size=3, unique=True)) if targets else []
-        after = tuple(After(a.target, a.kind, draw(st.booleans())) for a in chosen)
-        for a in after:
-            if a.kind == "stage":
-                stages[a.target] = True
-        members[f"m{n}"] = Member("f", stage, after, draw(st.sampled_from(["done", "done", "ended", "failed"])))
-    return members
+    def release(self, job_id):
+        pass
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.data(), graphs(), st.integers(1, 4))
-def test_the_engine_agrees_with_the_definitions(data, members, most):
-    flow, host, reference = Flow(Part("f")), Recorder(), Reference(members)
-    nodes = {name: flow.add(name, place) for name, place in members.items()}
-    flow.close()
+def drawn_member(draw, stages, names, own=None):
+    """Draw a member that may be refused."""
+    targets = [After(name) for name in names] + [After(ALL, "all")]
+    targets += [After(s, "stage") for s in stages]
+    chosen = draw(st.lists(st.sampled_from(targets), max_size=3, unique=True))
+    after = tuple(After(a.target, a.kind, draw(st.booleans())) for a in chosen)
+    stage = draw(st.sampled_from(["", "s", "t", *([None, None] if own is not None else [])]))
+    return Member("f", stage, after, draw(st.sampled_from(["done", "done", "ended", "failed"])))
 
-    def quiesce():
-        while flow.proceed(host, most):
-            pass
-        reference.settle_down()
-        assert {name: node.phase for name, node in nodes.items()} == reference.phase
 
-    quiesce()
+class Pair:
+    """A flow and its reference."""
+
+    def __init__(self, data, most):
+        self.data, self.most = data, most
+        self.flow, self.host, self.reference = Flow(Part("f")), Recorder(), Reference()
+        self.nodes = {}
+
+    def add(self, by=None):
+        name = f"m{len(self.nodes)}"
+        stages = {node.stage for node in self.nodes.values()} - {""}
+        live = [each for each, phase in self.reference.phase.items() if phase not in (DONE, GONE, SKIPPED)]
+        place = drawn_member(self.data.draw, sorted(stages), live, by)
+        adder = self.nodes[by] if by else None
+        try:
+            (node,) = self.flow.plan([(name, place)], adder)
+        except BackendError:
+            return
+        self.flow.add(node)
+        self.nodes[name] = node
+        self.reference.add(name, Member("f", node.stage, place.after, place.when), by)
+        assert node.finale == self.reference.finale[name]
+
+    def quiesce(self):
+        while self.flow.has_work:
+            assert self.flow.proceed(self.host, self.most) <= self.most
+        self.reference.settle_down()
+        assert {name: node.phase for name, node in self.nodes.items()} == self.reference.phase
+        if not any(phase is ACTIVE for phase in self.reference.phase.values()):
+            assert WAITING not in self.reference.phase.values(), "a flow waits for ever"
+
+    def draw_event(self):
+        phases = self.reference.phase
+        events = [
+            (name, end) for name, phase in phases.items() if phase is ACTIVE for end in (DONE, DEAD, GONE, "adds", "adds")
+        ]
+        if not self.flow.cancelled:
+            events += [(name, ACTIVE) for name, phase in phases.items() if phase is DEAD]
+            events += [(name, end) for name, phase in phases.items() if phase in (WAITING, STUCK) for end in (GONE, DEAD)]
+            events += [(name, GONE) for name, phase in phases.items() if phase is DEAD]
+            events += [("", "cancel"), ("", "cancel all but the finale")]
+        return self.data.draw(st.sampled_from(events)) if events else None
+
+    def happen(self, name, event):
+        if name == "":
+            active = [each for each, phase in self.reference.phase.items() if phase is ACTIVE]
+            self.host.reserved = set(self.data.draw(st.lists(st.sampled_from(active), unique=True))) if active else set()
+            self.reference.cancelled, self.reference.keeps_finale = True, event != "cancel"
+            for each, phase in self.reference.phase.items():
+                if phase is ACTIVE and self.reference.barred(each) and each not in self.host.reserved:
+                    self.reference.phase[each] = GONE
+            self.flow.cancel(finale=event != "cancel")
+        elif event == "adds":
+            if not self.flow.cancelled:
+                self.add(name)
+                self.flow.begin()
+        elif event is ACTIVE:
+            self.reference.phase[name] = WAITING
+            self.flow.retry(self.nodes[name], self.host)
+        else:
+            self.reference.phase[name] = event
+            self.flow.enter(self.nodes[name], event)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), st.integers(1, 9), st.integers(1, 4))
+def test_the_engine_agrees_with_the_definitions(data, count, most):
+    pair = Pair(data, most)
+    for _ in range(count):
+        pair.add()
+    pair.flow.close()
+    pair.quiesce()
     for _ in range(12):
-        events = [(name, end) for name, phase in reference.phase.items() if phase is ACTIVE for end in (DONE, DEAD, GONE)]
-        events += [(name, ACTIVE) for name, phase in reference.phase.items() if phase is DEAD]
-        events += [(name, GONE) for name, phase in reference.phase.items() if phase in (DEAD, WAITING, STUCK)]
-        if not events:
+        event = pair.draw_event()
+        if event is None:
             break
-        name, phase = data.draw(st.sampled_from(events))
-        reference.phase[name] = phase
-        flow.enter(nodes[name], phase)
-        quiesce()
-    assert len(set(host.started)) == len(host.started)
-    live = [name for name, phase in reference.phase.items() if phase not in (DONE, GONE)]
-    assert set(flow.nodes) == set(live)
+        pair.happen(*event)
+        pair.quiesce()
+    kept = {name for name, phase in pair.reference.phase.items() if phase not in (DONE, GONE, SKIPPED)}
+    dead = {name for name, phase in pair.reference.phase.items() if phase is DEAD}
+    assert set(pair.flow.nodes) == (kept - dead if pair.flow.cancelled else kept)
+
+
+def member(after="", stage="", when="done", inputs=()):
+    kinds = {"*": "all", "s": "stage", "t": "stage", "u": "stage"}
+    targets = tuple(After(name, kinds.get(name, "job")) for name in after.split())
+    return Member("f", stage, targets, when, inputs)
+
+
+REFUSED = {
+    "a member that is not there": [member("x")],
+    "a member that comes later in the part": [member("m1"), member()],
+    "itself": [member("m0")],
+    "a stage that is not there": [member("s")],
+    "its own stage": [member(stage="s"), member("s", "s")],
+    "a stage that grows after something waits for it": [member(stage="s"), member("s", "t"), member(stage="s")],
+    "a cycle of two stages": [member(stage="s"), member("s", "t"), member("t", "s")],
+    "a stage of body and finale": [member(stage="s"), member("*", "s")],
+    "a stage of finale and body": [member(), member("*", "s"), member(stage="s")],
+    "a stage of body and what follows from the finale": [member(stage="s"), member("*", "t"), member("t", "s")],
+    "too many targets": [member(), member("m0 " * 1001)],
+    "a result that it does not wait for": [member(), member(inputs=("m0",))],
+}
+
+
+@pytest.mark.parametrize("members", REFUSED.values(), ids=REFUSED)
+def test_a_part_is_refused_as_a_whole(members):
+    flow = Flow(Part("f"))
+    with pytest.raises(BackendError, match="cannot be a member of flow f: "):
+        flow.plan([(f"m{n}", each) for n, each in enumerate(members)])
+    assert (flow.nodes, flow.stages, flow.total) == ({}, {}, 0)
+
+
+TAKEN = {
+    "what it waits for": [member(), member("m0", inputs=("m0",))],
+    "members of its stage": [member(stage="s"), member("s", inputs=("m0",))],
+    "members of the body": [member(), member("*", inputs=("m0",))],
+    "a stage of the finale": [member(), member("*", "s"), member("s", "t")],
+}
+
+
+@pytest.mark.parametrize("members", TAKEN.values(), ids=TAKEN)
+def test_a_part_is_taken_as_a_whole(members):
+    assert len(Flow(Part("f")).plan([(f"m{n}", each) for n, each in enumerate(members)])) == len(members)

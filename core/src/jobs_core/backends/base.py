@@ -177,7 +177,7 @@ class Settlement(Struct, frozen=True, gc=False):
     error: bytes = b""  # retry, dead: one JSON document for the job's history
     result: bytes | None = None  # done: the result to keep
     result_ttl: float = 0.0  # done, cancelled: seconds for which the end of the job is kept
-    followups: tuple[Outgoing, ...] = ()  # done, dead, expired: jobs to push in the same step
+    followups: tuple[Outgoing, ...] = ()  # done, dead, expired: jobs to push in the same step; may be members of the job's flow
     ran: bool = True  # whether the function was entered; if not, the reservation gives the tokens of its rates back
     limits: tuple[str, ...] | None = None  # release, defer, retry: the limits of the job from now on
     close_limits: tuple[tuple[str, float], ...] = ()  # limits to close, each for a number of seconds from now
@@ -238,7 +238,7 @@ class JobRecord(Struct, frozen=True):
     owner: str | None = None  # reserved: the owner
     since: float | None = None  # when it came into this state
     cancel_requested: bool = False
-    reason: str = ""  # dead
+    reason: str = ""  # dead; cancelled with its flow, or because of another member
     errors: tuple[bytes, ...] = ()  # JSON documents, oldest first
     result: bytes | None = None
     broker_now: float = 0.0
@@ -349,7 +349,8 @@ class Operable:
     def requeue(self, job_ids: Sequence[str]) -> int:
         """Make dead and scheduled jobs ready now, and reset the attempts of dead ones; return how many.
 
-        A job with limits goes to its line, as after a push.
+        A job with limits goes to its line, as after a push. A dead member of a flow waits again if what it waits for has not
+        ended; one of a cancelled flow stays dead.
 
         Called by: `jobsctl dead retry`. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -357,7 +358,7 @@ class Operable:
         raise self._lacks("browse")
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
-        """Move ready, limited and scheduled jobs to the dead letters; return how many.
+        """Move ready, limited, scheduled and waiting jobs to the dead letters; return how many.
 
         Called by: operators' code. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -365,7 +366,7 @@ class Operable:
         raise self._lacks("browse")
 
     def purge(self, topic: str, state: State) -> int:
-        """Delete all ready (with the limited ones), scheduled or dead jobs of a topic for good; return how many.
+        """Delete all ready (with the limited ones), scheduled, waiting or dead jobs of a topic for good; return how many.
 
         Called by: `jobsctl purge`, `jobsctl dead purge`. Atomicity: may be seen half done. Blocks: until done.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -432,7 +433,7 @@ class Operable:
         raise self._lacks("results")
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
-        """Reserve exactly these jobs, due or not, even if another owner has reserved them; skip dead and unknown ones.
+        """Reserve exactly these jobs, due or not, even if another owner has them; skip dead, waiting and unknown ones.
 
         For a store that keeps the records of jobs that another queue delivers: an owner that received a job there claims
         its record here. Renews the owner's lease. If the owner repeats its last request, it gets the same jobs. Only a
@@ -523,7 +524,9 @@ class Operable:
         raise self._lacks("flows")
 
     def wait_flow(self, flow_id: str, timeout: float) -> FlowStatus | None:
-        """Wait until a flow is done, failed with nothing left to run, or cancelled; None if it is not within `timeout` seconds.
+        """Wait until a flow is done, cancelled with nothing left that runs, or failed with nothing left to run.
+
+        Returns None if that is not so within `timeout` seconds, and at once if the flow is unknown.
 
         Called by: handles, on a connection of their own. Atomicity: none needed. Blocks: up to `timeout`.
         Raises: NotSupported (flows), BackendUnavailable.
@@ -644,9 +647,12 @@ class Backend(Operable, abc.ABC):
     def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         """Store a part of a flow; with the last part the flow begins. Each message has a `member` of this flow.
 
-        Returns what `push` returns; if a message is refused by a unique key, or its id is known, the whole part adds nothing.
-        A part for a closed flow adds nothing, since it was pushed before. Members may be after members and stages of this
-        part and of earlier ones; anything else, and a cycle, raise BackendError.
+        Returns what `push` returns; if a message is refused by a unique key, or its id is known, the whole part adds nothing,
+        and may be pushed again without it. A queued holder of a key that is in a flow is never replaced.
+        A part for a closed flow adds nothing, since it was pushed before. Parts are pushed in the order of their numbers.
+        Members are after members that come before them in this part or in earlier parts, and after the stages of these;
+        anything else, and so every cycle, raises BackendError. A flow that is unknown, when a part is not its first,
+        or was cancelled or dropped before its last part, raises FlowLost.
 
         Called by: producers. Atomicity: one step, may be repeated. Blocks: until durable.
         Raises: NotSupported (flows), FlowLost, BackendUnavailable, BackendError.

@@ -1,18 +1,32 @@
 """Flows: jobs that wait for one another, and the rules that every backend with the feature `flows` keeps.
 
 A flow has members. Each member is a job that is WAITING until all it is `after` have ended; then it becomes ready, or due
-after its delay. A member is in the *finale* if it is after ALL, or after a member of the finale; the others are the *body*.
+after its delay. A member is in the *finale* if it is after ALL, after a member or stage of the finale, or was added by a
+member of the finale; the others are the *body*. A stage has members of one of the two.
 
-*The end of a target.* A member has ended when it is done, dead, gone (cancelled, replaced, purged, dropped, trimmed, skipped),
+*No cycles.* A member is after members and stages that were added before it. Once something is after a stage, no part adds to
+it; a running member may add to its own stage, but nothing that is after what may wait for that stage. A part that breaks
+this is refused as a whole. An addition by a member that breaks it becomes a dead letter that says why, because the settlement
+of the member stands.
+
+*The end of a target.* A member has ended when it is done, dead, gone (cancelled, replaced, purged, dropped, trimmed), skipped,
 or *stuck*: it waits for something that died. A stage has ended when the flow is closed and each of its members has ended; it
-is done if all of them are done. ALL has ended when the flow is closed and no member of the body is ready, limited, scheduled
-or reserved, and nothing that the body waits for can still make one ready; it is done if all of them are done.
+is done if each is done or skipped. ALL has ended when the flow is closed and each member of the body has ended: so none is
+ready, limited, scheduled or reserved, and nothing that the body waits for can still make one ready; it is done if each is
+done or skipped. A target that is not there any more when a running member names it counts as done.
 
 *What follows for a member that is after it.* With `ended`, the member waits no longer for it, whatever its end. Otherwise it
 waits until the target is done; if the target is gone, the member is cancelled with that reason, which may cancel further
-members; if the target is dead or stuck, the member is stuck until a dead letter is retried. A member with `when="failed"`
-waits for the end of everything it is after; then it runs if at least one of them was not done, else it is skipped. An end is
-reported once: what it released does not run again when a dead letter is retried later.
+members; if it was skipped, the member is skipped; if it is dead or stuck, the member is stuck until a dead letter is
+retried. A member with `when="failed"` waits for the end of everything it is after; then it runs if at least one of them is
+dead, stuck or gone, else it is skipped. An end is reported once: what it released does not run again when a dead letter is
+retried later.
+
+*A dead letter* of a flow is kept whatever `dead_max` says, and for `dead_keep` from the flow's last failure. Retried, it
+waits again if what it waits for has not ended.
+
+*A cancelled flow.* Once the cancellation has returned, no member starts; dead letters of the flow cannot be retried, and count
+as gone. The members are removed by the steps that follow. An open flow that is dropped is cancelled.
 
 *Steps.* Each settlement changes the counters of its flow, stage and dependents in its own step, after its own additions. Of a
 target with many dependents, SLICE are decided at once, and the rest by whoever next reserves, settles or keeps house; until
@@ -60,7 +74,7 @@ class Part(Struct, frozen=True):
     """One of the numbered parts in which a flow is pushed."""
 
     flow: str
-    number: int = 0  # from 0
+    number: int = 0  # from 0; parts are pushed in this order
     last: bool = True  # closes the flow: all parts with lower numbers must be there
     name: str = ""
     ttl: float = 86400.0  # seconds for which the flow is kept after its end
@@ -85,7 +99,7 @@ class FlowStatus(Struct, frozen=True):
     active: int = 0  # ready, limited, scheduled or reserved
     done: int = 0
     dead: int = 0
-    cancelled: int = 0  # also skipped, replaced, purged, dropped or trimmed
+    cancelled: int = 0  # and skipped, replaced, purged, dropped or trimmed
     created_at: float = 0.0
     ended_at: float | None = None
     broker_now: float = 0.0

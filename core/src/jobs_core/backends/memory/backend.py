@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from ..base import ALL_FEATURES, Answer, BackendOptions, Checkpoint, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from ..flows import Part
 from .operators import MemoryOperatorCalls
 from .store import MemoryStore
 
@@ -30,7 +31,7 @@ class MemoryBackend(MemoryOperatorCalls):
     """A connection to a store in this process; see the package's docstring."""
 
     name = "memory"
-    features = ALL_FEATURES - {"multiprocess", "flows"}
+    features = ALL_FEATURES - {"multiprocess"}
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -56,6 +57,10 @@ class MemoryBackend(MemoryOperatorCalls):
         with self.store.lock:
             return self.store.push(self._moment(), messages, request)
 
+    def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        with self.store.lock:
+            return self.store.push_part(self._moment(), part, messages, request)
+
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         with self.store.lock:
             deliveries = self.store.reserve(self._moment(), self._owner, topics, limit, request, self.startable)
@@ -79,7 +84,7 @@ class MemoryBackend(MemoryOperatorCalls):
                 self.store.moment(self._options.now())
                 due = self.store.next_due() if topics else None
                 until_due = float("inf") if due is None else due - self._options.now()
-                if until_due <= 0 or any(map(self.store.has_ready, topics)):
+                if until_due <= 0 or self.store.members.work or any(map(self.store.has_ready, topics)):
                     return True
                 left = min(deadline - time.monotonic(), until_due)
                 if left <= 0:

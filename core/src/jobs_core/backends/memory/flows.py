@@ -101,14 +101,45 @@ class Node(Target):
         """Return whether it may not start any more, because its flow was cancelled."""
         return self.flow.cancelled and not (self.flow.keeps_finale and self.finale)
 
+    def waiting_for(self, most: int) -> tuple[str, ...]:
+        """Return some of the targets that it still waits for, dead ones first."""
+        return self.flow.waiting_for(self, most)
+
 
 class Flow:
     """One flow. What follows from ends is queued, and carried out by `proceed`."""
 
     # fmt: off
-    __slots__ = ("_early", "_early_ends", "_kept", "_opening", "_step", "_sweeping", "_takers", "_unjudged", "_work", "body",
-                 "cancelled", "closed", "counts", "created_at", "dead", "ended_at", "failed_at", "keeps_finale", "listed", "lost",
-                 "nodes", "part", "parts", "queued", "results", "stages", "touched", "total")
+    __slots__ = (
+        "_early",
+        "_early_ends",
+        "_kept",
+        "_opening",
+        "_step",
+        "_sweeping",
+        "_takers",
+        "_unjudged",
+        "_work",
+        "body",
+        "cancelled",
+        "closed",
+        "counts",
+        "created_at",
+        "dead",
+        "ended_at",
+        "failed_at",
+        "keeps_finale",
+        "listed",
+        "lost",
+        "nodes",
+        "part",
+        "parts",
+        "queued",
+        "results",
+        "stages",
+        "total",
+        "touched",
+    )
     # fmt: on
 
     def __init__(self, part: Part, now: float = 0.0) -> None:
@@ -153,7 +184,9 @@ class Flow:
             if job_id in planned or self.node(job_id):
                 raise self._refusal(job_id, "it is there already")
             if len(place.after) > MOST_AFTER:
-                raise self._refusal(job_id, f"it is after {len(place.after)} members and stages: at most {MOST_AFTER}, use stages")
+                raise self._refusal(
+                    job_id, f"it is after {len(place.after)} members and stages: at most {MOST_AFTER}, use stages"
+                )
             stage = place.stage if place.stage is not None else by.stage if by else ""
             finale = bool(by and by.finale)
             for after in place.after:
@@ -462,7 +495,9 @@ class Flow:
     def is_over(self) -> bool:
         """Return whether the flow has ended."""
         counts = self.counts
-        live = counts[Phase.WAITING] or counts[Phase.STUCK] or counts[Phase.ACTIVE] or (counts[Phase.DEAD] and not self.cancelled)
+        live = (
+            counts[Phase.WAITING] or counts[Phase.STUCK] or counts[Phase.ACTIVE] or (counts[Phase.DEAD] and not self.cancelled)
+        )
         return self.closed and not live and not self.has_work
 
     @property
@@ -501,7 +536,8 @@ class Flow:
         """Return some of the targets that a member still waits for, dead ones first."""
         if not self.closed:
             return ("the last part of the flow",)
-        bad, others = [], []
+        bad: list[str] = []
+        others: list[str] = []
         for after in node.place.after:
             target = self._target(after)
             if isinstance(target, Node):

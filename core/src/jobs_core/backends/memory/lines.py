@@ -74,6 +74,7 @@ class TopicLines:
     def __init__(self, topic: str, limits: Limits, plain: Plain) -> None:
         self.topic, self.rules, self.rules_next = topic, Lines(), Lines()
         self.plain_taken = 0  # by the last take
+        self.barred: list[Job] = []  # found by the last take: members of cancelled flows
         self.plain = plain  # the heap of the plain line
         self.lines: dict[tuple[int | None, str, tuple[str, ...]], Line] = {}
         self.opening: Ranking[str] = Ranking(lambda limit: self.filed[limit].first()[0])  # limits that may have room
@@ -215,6 +216,12 @@ class TopicLines:
         while heap:
             rank, ready_at, seq, job = heap[0]
             if job.is_plain(ready_at):
+                if not job.plain and job.barred:
+                    if len(self.barred) >= LOOKED_AT:
+                        return None
+                    self.plain_taken += 1
+                    self._bar(job)
+                    continue
                 if self._limits.blocked(self._plain_limits(), now):
                     return None
                 return (rank, self._turn(rank, ""), ready_at, seq), job
@@ -242,10 +249,8 @@ class TopicLines:
                 self._look(chosen, now)
             elif isinstance(chosen, Line):
                 limits = self.limits_of(chosen)
-                if self._limits.blocked(limits, now):
+                if self._bars_first(chosen) or self._closes(chosen, limits, now):
                     looked += 1
-                    self._unplace(chosen)
-                    self._place(chosen, now)
                     continue
                 _, job = chosen.jobs.first()
                 if startable is not None and chosen in self.bounded.members:
@@ -263,8 +268,29 @@ class TopicLines:
                 taken.append(chosen)
         return taken, startable == 0 and (overtook or len(taken) < limit) and self._leaves_one(now, plain_bounded), startable
 
+    def _closes(self, line: Line, limits: tuple[str, ...], now: float) -> bool:
+        """File an open line anew if one of its limits has no room; return whether that is so."""
+        if not self._limits.blocked(limits, now):
+            return False
+        self._unplace(line)
+        self._place(line, now)
+        return True
+
+    def _bars_first(self, line: Line) -> bool:
+        """Take the first job out of a line if it is a member of a cancelled flow; return whether it is."""
+        _, job = line.jobs.first()
+        if not job.barred:
+            return False
+        self.remove(job)
+        self._bar(job)
+        return True
+
+    def _bar(self, job: Job) -> None:
+        job.state = State.RESERVED
+        self.barred.append(job)
+
     def _hand_out(self, job: Job, limits: tuple[str, ...], key: str, now: float) -> None:
-        job.slots = limits
+        job.slots, job.plain = limits, False
         job.tokens = self._limits.take(limits, now)
         if self.rules.fair and (not key or (job.rank, key) in self._turns):
             self._last_turn += 1
@@ -287,10 +313,8 @@ class TopicLines:
             if not self.bounded.members:
                 return False
             _, line = self.bounded.first()
-            if not self._limits.blocked(self.limits_of(line), now):
+            if not self._closes(line, self.limits_of(line), now):
                 return True
-            self._unplace(line)
-            self._place(line, now)
         return True
 
     @property

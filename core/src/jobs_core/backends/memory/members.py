@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ class Members:
         self.flows: dict[str, Flow] = {}
         self.work: deque[Flow] = deque()  # flows in which more is to be decided
         self.budget = SLICE  # decisions that are left to the current call
-        self._events: deque[tuple[Node, Phase]] = deque()
+        self._events: deque[tuple[Node, Phase, str]] = deque()
         self._kept: list[tuple[float, str]] = []  # a heap: until when flows that have ended are kept
         self._open: dict[str, Flow] = {}
 
@@ -54,6 +54,7 @@ class Members:
         nodes = flow.plan([(message.id, _place(message, part.flow)) for message in messages])
         for message, node in zip(messages, nodes, strict=True):
             flow.add(node)
+            self._store.take_key(at, message)
             self._store.add_member(at, message, node)
         self.flows[part.flow] = self._open[part.flow] = flow
         flow.parts, flow.touched = part.number + 1, at.now
@@ -86,19 +87,17 @@ class Members:
         else:
             flow.add(node)
             job = self._store.add_member(at, message, node)
+            flow.begin()
             if adder.barred or node.barred:
                 self._store.end(at, job, State.CANCELLED, at.options.cancelled_ttl, reason=CANCELLED)
-            elif flow.closed:
-                flow.begin()
         self._queue(flow)
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def entered(self, job: Job) -> None:
-        """Note that a member was removed or died; `proceed` makes the flow know."""
-        if job.node is not None:
-            phase = {State.DONE: Phase.DONE, State.DEAD: Phase.DEAD}.get(job.state, Phase.GONE)
-            self._events.append((job.node, phase))
+    def note(self, node: Node, state: State, reason: str) -> None:
+        """Note that a member was removed or died; `proceed` makes its flow know."""
+        phase = {State.DONE: Phase.DONE, State.DEAD: Phase.DEAD}.get(state, Phase.GONE)
+        self._events.append((node, phase, reason))
 
     def proceed(self, at: Moment, most: int | None = None) -> None:
         """Tell flows of ends, and decide what follows for up to `most` members, or as many as the call has left."""
@@ -106,10 +105,10 @@ class Members:
         host = _Host(self._store, at)
         while True:
             while self._events:
-                node, phase = self._events.popleft()
+                node, phase, reason = self._events.popleft()
                 flow = node.flow
                 if node.phase is not phase and flow.node(node.id) is node:
-                    flow.enter(node, phase, self._store.reason_of(node.id))
+                    flow.enter(node, phase, reason)
                     if phase is Phase.DEAD:
                         flow.failed_at = at.now
                     self._queue(flow)
@@ -175,7 +174,7 @@ class Members:
         flow = self.flows.get(flow_id)
         return flow.status(now) if flow else None
 
-    def list(self, most: int, offset: int, now: float) -> list[FlowStatus]:
+    def listed(self, most: int, offset: int, now: float) -> list[FlowStatus]:
         flows = [flow.status(now) for flow in self.flows.values()]
         flows.sort(key=lambda flow: (_RANK.get(flow.state, 2), -flow.created_at))
         return flows[offset : offset + most]
@@ -223,7 +222,7 @@ class Members:
         self._open.pop(flow.part.flow, None)
         self._queue(flow)
 
-    def dead_ids(self, flow_id: str, most: int) -> Collection[str]:
+    def dead_ids(self, flow_id: str, most: int) -> Sequence[str]:
         flow = self.flows.get(flow_id)
         return list(islice(flow.dead, most)) if flow else []
 

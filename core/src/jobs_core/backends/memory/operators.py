@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..base import Backend, BackendOptions, Counts, JobRecord, State
+from ..flows import SLICE, FlowStatus, MemberStatus
 from ..limits import Limit, LimitState, Lines
 from .records import Job, Moment
 from .store import MemoryStore
@@ -37,7 +38,7 @@ class MemoryOperatorCalls(Backend):
             if state is State.SCHEDULED:
                 jobs.sort(key=lambda job: (job.due, job.seq))
             elif state is State.DEAD:
-                jobs = list(reversed(self.store.dead[topic].values()))
+                jobs = self.store.letters(topic)
             elif state is State.LIMITED:
                 jobs.sort(key=lambda job: (job.ready_at, job.seq))
             else:
@@ -55,24 +56,33 @@ class MemoryOperatorCalls(Backend):
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         with self.store.lock:
-            now, count = self._options.now(), 0
-            self.store.moment(now)
+            at, count = self._moment(), 0
+            self.store.moment(at.now)
             for job in self._found(job_ids):
                 if job.state is State.DEAD:
-                    del self.store.dead[job.topic][job.id]
+                    if job.node is not None and job.node.flow.cancelled:
+                        continue
+                    self.store.leave_letters(job)
                     job.attempt = job.redeliveries = job.crashes = job.deferrals = 0
-                elif job.state is not State.SCHEDULED or job.is_due(now):
+                    if job.node is not None:
+                        self.store.members.retry(at, job)
+                        count += 1
+                        continue
+                elif job.state is not State.SCHEDULED or job.is_due(at.now):
                     continue
-                self.store.place(job, now, 0)
+                self.store.place(job, at.now, 0)
                 count += 1
+            self.store.members.proceed(at, SLICE)
             self.store.changed.notify_all()
             return count
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         with self.store.lock:
-            waiting = [job for job in self._found(job_ids) if job.state in (State.READY, State.SCHEDULED)]
+            at = self._moment()
+            waiting = [job for job in self._found(job_ids) if job.state in (State.READY, State.SCHEDULED, State.WAITING)]
             for job in waiting:
-                self.store.make_dead(self._moment(), job, reason)
+                self.store.make_dead(at, job, reason)
+            self.store.members.proceed(at, SLICE)
             return len(waiting)
 
     def purge(self, topic: str, state: State) -> int:
@@ -87,9 +97,10 @@ class MemoryOperatorCalls(Backend):
         return [job for job in map(self.store.jobs.get, job_ids) if job]
 
     def _remove(self, jobs: Iterable[Job]) -> int:
-        chosen = list(jobs)
+        chosen, at = list(jobs), self._moment()
         for job in chosen:
-            self.store.end(self._moment(), job, State.UNKNOWN, 0)
+            self.store.end(at, job, State.UNKNOWN, 0)
+        self.store.members.proceed(at, SLICE)
         return len(chosen)
 
     def pause(self, topic: str) -> None:
@@ -134,7 +145,9 @@ class MemoryOperatorCalls(Backend):
                 job.cancel, job.force = True, job.force or force
                 self.store.call_owner_of(job)
             elif job.state is not State.DEAD:
-                self.store.end(self._moment(), job, State.CANCELLED, self._options.cancelled_ttl)
+                at = self._moment()
+                self.store.end(at, job, State.CANCELLED, self._options.cancelled_ttl)
+                self.store.members.proceed(at, SLICE)
             return job.state
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
@@ -149,6 +162,40 @@ class MemoryOperatorCalls(Backend):
                 return None
             return self.get(job_id) or JobRecord(job_id, "", State.UNKNOWN)
 
+    def flow(self, flow_id: str) -> FlowStatus | None:
+        with self.store.lock:
+            return self.store.members.status(flow_id, self._options.now())
+
+    def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
+        with self.store.lock:
+            return self.store.members.listed(most, offset, self._options.now())
+
+    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+        with self.store.lock:
+            return self.store.members.members(flow_id, most, offset)
+
+    def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        with self.store.lock:
+            return self.store.members.results(flow_id, job_ids, self._options.max_message)
+
+    def cancel_flow(self, flow_id: str, *, finale: bool = False) -> bool:
+        with self.store.lock:
+            return self.store.members.cancel(self._moment(), flow_id, finale=finale)
+
+    def retry_flow(self, flow_id: str) -> int:
+        with self.store.lock:
+            return self.requeue(self.store.members.dead_ids(flow_id, SLICE))
+
+    def wait_flow(self, flow_id: str, timeout: float) -> FlowStatus | None:
+        flows = self.store.members.flows
+
+        def is_at_rest() -> bool:
+            flow = flows.get(flow_id)
+            return flow is None or flow.is_at_rest
+
+        with self.store.lock:
+            return self.flow(flow_id) if self.store.wait_until(is_at_rest, timeout) else None
+
 
 def _count(jobs: list[Job], now: float) -> Counts:
     states = Counter(State.READY if job.is_due(now) else job.seen_state for job in jobs)
@@ -160,4 +207,5 @@ def _count(jobs: list[Job], now: float) -> Counts:
         states[State.DEAD],
         max(0.0, now - min(since)) if since else None,
         states[State.LIMITED],
+        states[State.WAITING],
     )

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, State
 
 if TYPE_CHECKING:
+    from ..flows import Member
+    from .flows import Node
     from .lines import Line
+
+
+WAITING_FOR = 10
+"""Most targets that a record names of those for which a member still waits."""
 
 
 class Moment:
@@ -33,9 +39,12 @@ class Job:
     # fmt: on
 
     cursor = b""
+    delay = 0.0  # of a member of a flow: from when what it waits for has ended
     key = ""
     limits: tuple[str, ...] = ()
     line: Line | None = None  # while it is ready; None in the plain line
+    member: Member | None = None
+    node: Node | None = None  # its place in its flow
     slots: tuple[str, ...] = ()  # limits in which its reservation counts
     tokens: tuple[tuple[str, float], ...] = ()  # of rates: taken with the reservation, with their interval
 
@@ -49,13 +58,18 @@ class Job:
         self.owner = self.request = self.reason = ""
         self.cancel = self.force = False
         self.errors: tuple[bytes, ...] = ()
-        self.plain = not (message.key or message.limits)  # it has no key, no limits and no cursor
+        self.plain = not (message.key or message.limits or message.member)  # only plain jobs have none of the fields above
         if not self.plain:
-            self.key, self.limits = message.key, message.limits
+            self.key, self.limits, self.member = message.key, message.limits, message.member
 
     def is_plain(self, ready_at: float) -> bool:
         """Return whether an entry of the plain line with this time still stands for it."""
         return self.state is State.READY and self.ready_at == ready_at and self.line is None
+
+    @property
+    def barred(self) -> bool:
+        """Return whether it may not start any more, because its flow was cancelled."""
+        return self.node is not None and self.node.barred
 
     @property
     def seen_state(self) -> State:
@@ -88,7 +102,7 @@ class Job:
             due=self.due if scheduled else None,
             owner=self.owner if self.state is State.RESERVED else None,
             since=self.since,
-            cancel_requested=self.cancel,
+            cancel_requested=self.cancel or (self.state is State.RESERVED and self.barred),
             reason=self.reason if self.state is State.DEAD else "",
             errors=self.errors,
             broker_now=now,
@@ -96,6 +110,8 @@ class Job:
             key=self.key,
             limits=self.limits,
             blocked_by=self.line.filed if self.line is not None else "",
+            member=self.member,
+            waiting_for=self.node.waiting_for(WAITING_FOR) if self.node and self.state is State.WAITING else (),
         )
 
 

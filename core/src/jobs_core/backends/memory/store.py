@@ -15,14 +15,18 @@ import msgspec
 from ...errors import OwnerLost
 from ...message import UniqueKey
 from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
+from ..flows import SLICE, Part
 from ..limits import Limit, Lines
+from .flows import CANCELLED, Node
 from .limits import Limits
 from .lines import TopicLines
+from .members import Members
 from .records import Job, Moment, Owner
 
 E = TypeVar("E")
 
 _READY, _SCHEDULED, _RESERVED, _DEAD = State.READY, State.SCHEDULED, State.RESERVED, State.DEAD
+_WAITING = State.WAITING
 
 
 class MemoryStore:
@@ -35,6 +39,7 @@ class MemoryStore:
         self.jobs: dict[str, Job] = {}
         self.owners: dict[str, Owner] = {}
         self.dead: dict[str, dict[str, Job]] = defaultdict(dict)  # by topic, oldest first
+        self.needed: dict[str, dict[str, Job]] = defaultdict(dict)  # dead members of flows that wait for their retry
         self.paused: set[str] = set()
         self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(list)  # heaps; stale entries are skipped
         self._ready_count: dict[str, int] = defaultdict(int)
@@ -49,6 +54,7 @@ class MemoryStore:
         self.limits = Limits(self._opens)
         self._lines: dict[str, TopicLines] = {}  # topics that are fair or have lines
         self.passed_over = False  # by the last reserve
+        self.members = Members(self)
 
     # -- push ------------------------------------------------------------------------------------
 
@@ -60,7 +66,17 @@ class MemoryStore:
         self._pushes[request] = (at.now, conflicts)
         return conflicts
 
-    def _push(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
+    def push_part(self, at: Moment, part: Part, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        if request in self._pushes:
+            return self._pushes[request][1]
+        self._now = at.now
+        conflicts = self.members.push_part(at, part, messages)
+        self._pushes[request] = (at.now, conflicts)
+        self.changed.notify_all()
+        return conflicts
+
+    def _push(self, at: Moment, messages: Iterable[Outgoing], by: Job | None = None) -> dict[str, str]:
+        """Add messages; those that are members of a flow are added `by` a member that ends."""
         self._now = at.now
         conflicts: dict[str, str] = {}
         added: set[str] = set()  # chosen ids of this push
@@ -71,29 +87,57 @@ class MemoryStore:
                 continue
             delay = message.delay
             if message.unique:
-                holder = self._take_key(at, message)
+                holder = self.take_key(at, message)
                 if holder:
                     conflicts[message.id] = holder
                     continue
                 delay = self._within_limit(at.now, message.unique, delay)
             if message.chosen:
                 added.add(message.id)
+            if message.member is not None:
+                self.members.join(at, message, by)
+                continue
             job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
             self.place(job, at.now, delay)
         self.changed.notify_all()
         return conflicts
 
-    def _take_key(self, at: Moment, message: Outgoing) -> str | None:
-        """Give the message its unique key, or return the id of the job that holds it."""
+    def conflicts(self, at: Moment, messages: Iterable[Outgoing]) -> dict[str, str]:
+        """Return, for each message that a push would not add, its id and the id that is in its way."""
+        conflicts: dict[str, str] = {}
+        keys: dict[str, str] = {}
+        for message in messages:
+            known = message.id in self.jobs or bool(message.chosen and self.find(at.now, message.id))
+            in_the_way = message.id if known else ""
+            if message.unique and not known:
+                first = keys.setdefault(message.unique.key, message.id)
+                in_the_way = self._holder(at.now, message.unique) if first == message.id else first
+            if in_the_way:
+                conflicts[message.id] = in_the_way
+        return conflicts
+
+    def _holder(self, now: float, unique: UniqueKey) -> str:
+        """Return the id of the job that holds a key and is not to be replaced."""
+        holder, until = self._unique.get(unique.key, ("", None))
+        if not holder or (until is not None and until <= now):
+            return ""
+        job = self.jobs.get(holder)
+        if unique.conflict != "replace" or job is None or job.state not in (_READY, _SCHEDULED) or job.node is not None:
+            return holder
+        return ""
+
+    def take_key(self, at: Moment, message: Outgoing) -> str | None:
+        """Give the message its unique key, if it has one, or return the id of the job that holds it."""
         unique = message.unique
-        assert unique is not None
+        if unique is None:
+            return None
+        if refused := self._holder(at.now, unique):
+            return refused
         bound = unique.bound if isinstance(unique.scope, str) else unique.scope
         ends = None if bound is None else at.now + bound
         holder, until = self._unique.get(unique.key, ("", None))
         if holder and (until is None or until > at.now):
-            job = self.jobs.get(holder)
-            if unique.conflict != "replace" or job is None or job.state not in (_READY, _SCHEDULED):
-                return holder
+            job = self.jobs[holder]
             if ends is not None and until is not None and unique.scope == "queued" and job.unique and job.unique.bound:
                 ends = min(ends, until)
             self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
@@ -108,6 +152,26 @@ class MemoryStore:
     def _free_key(self, job: Job) -> None:
         if job.unique and isinstance(job.unique.scope, str) and self._unique.get(job.unique.key, ("",))[0] == job.id:
             del self._unique[job.unique.key]
+
+    # -- members of flows -------------------------------------------------------------------------
+
+    def add_member(self, at: Moment, message: Outgoing, node: Node | None) -> Job:
+        """Store a member, which waits."""
+        job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
+        job.state, job.delay, job.node = _WAITING, message.delay, node
+        if node is not None:
+            node.topic = job.topic
+        return job
+
+    def start_member(self, at: Moment, job: Job) -> None:
+        """Make a member ready, or due after its delay, because all that it waited for has ended."""
+        self.place(job, at.now, self._within_limit(at.now, job.unique, job.delay) if job.unique else job.delay)
+        self.changed.notify_all()
+
+    def release_letter(self, job: Job) -> None:
+        """Let a dead letter be dropped like those of jobs in no flow."""
+        if self.needed[job.topic].pop(job.id, None):
+            self.dead[job.topic][job.id] = job
 
     # -- ready jobs -----------------------------------------------------------------------------
 
@@ -236,15 +300,17 @@ class MemoryStore:
             self._now = at.now
             self._ready_due(at.now, len(self._scheduled))
             self.limits.open_due(at.now)
+            if self.members.work:
+                self.members.proceed(at, SLICE)
             taken = []
             for topic in topics:
                 if topic in self._lines:
-                    startable = self._take_lines(taken, topic, limit - len(taken), startable)
+                    startable = self._take_lines(at, taken, topic, limit - len(taken), startable)
                 else:
-                    taken += self._pop_ready(topic, limit - len(taken))
+                    taken += self._pop_ready(at, topic, limit - len(taken))
             for job in taken:
                 self._reserve(job, owner_id, owner, request, at.now)
-        return _deliveries(taken, at.now)
+        return self._deliveries(taken, at)
 
     def claim(self, at: Moment, owner_id: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
         owner = self._owner(owner_id)
@@ -254,7 +320,7 @@ class MemoryStore:
         else:
             owner.reserve_request = request
             jobs = [self.jobs.get(job_id) for job_id in job_ids]
-            taken = [job for job in jobs if job is not None and job.state is not _DEAD]
+            taken = [job for job in jobs if job is not None and job.state not in (_DEAD, _WAITING) and not job.barred]
             for job in taken:
                 if job.state is _READY:
                     self._leave(job)
@@ -262,22 +328,37 @@ class MemoryStore:
                     self.owners[job.owner].held.pop(job.id, None)
                     self._free(job, back=False)
                 self._reserve(job, owner_id, owner, request, at.now)
-        return _deliveries(taken, at.now)
+        return self._deliveries(taken, at)
 
-    def _pop_ready(self, topic: str, limit: int) -> list[Job]:
+    def _pop_ready(self, at: Moment, topic: str, limit: int) -> list[Job]:
         taken: list[Job] = []
+        barred: list[Job] = []
         if topic in self.paused or limit <= 0:
             return taken
         heap = self._ready[topic]
         while heap and len(taken) < limit:
             _, ready_at, _, job = heapq.heappop(heap)
-            if job.state is _READY and job.ready_at == ready_at and job.line is None:  # `is_plain`, without the call
+            if job.plain:
+                if job.state is _READY and job.ready_at == ready_at:  # `is_plain`, without the call
+                    job.state = _RESERVED
+                    taken.append(job)
+            elif job.is_plain(ready_at):
                 job.state = _RESERVED
-                taken.append(job)
-        self._ready_count[topic] -= len(taken)
+                (barred if job.barred else taken).append(job)
+                if len(barred) >= SLICE:
+                    break
+        self._ready_count[topic] -= len(taken) + len(barred)
+        if barred:
+            self._end_barred(at, barred)
         return taken
 
-    def _take_lines(self, taken: list[Job], topic: str, limit: int, startable: int | None) -> int | None:
+    def _end_barred(self, at: Moment, jobs: list[Job]) -> None:
+        """Cancel members of cancelled flows that were about to be reserved."""
+        for job in jobs:
+            self.end(at, job, State.CANCELLED, at.options.cancelled_ttl, reason=CANCELLED)
+        self.members.proceed(at)
+
+    def _take_lines(self, at: Moment, taken: list[Job], topic: str, limit: int, startable: int | None) -> int | None:
         """Add jobs of a topic with lines to `taken`; return how many more jobs with a concurrency may be."""
         if topic in self.paused or limit <= 0:
             return startable
@@ -289,8 +370,28 @@ class MemoryStore:
         self._ready_count[topic] -= lines.plain_taken
         if lines.forgettable:
             del self._lines[topic]
+        if lines.barred:
+            barred, lines.barred = lines.barred, []
+            self._end_barred(at, barred)
         taken += jobs
         return startable
+
+    def _deliveries(self, jobs: Iterable[Job], at: Moment) -> list[Delivery]:
+        now = at.now
+        return [
+            Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, now)
+            if j.plain
+            else self._with_extras(j, at)
+            for j in jobs
+        ]
+
+    def _with_extras(self, j: Job, at: Moment) -> Delivery:
+        """Return the delivery of a job that is not plain; a keyword argument in every call would cost 60 ns a job."""
+        counts = j.attempt, j.redeliveries, j.crashes, j.deferrals
+        flow = j.member.flow if j.member is not None else ""
+        inputs = self.members.inputs(j.node, at.options.max_message) if j.node is not None else ()
+        facts = j.id, j.topic, j.payload, j.token
+        return Delivery(*facts, *counts, j.pushed_at, at.now, j.key, j.limits, j.cursor, flow, inputs)
 
     def _reserve(self, job: Job, owner_id: str, owner: Owner, request: str, now: float) -> None:
         job.state, job.owner, job.request, job.token, job.since = _RESERVED, owner_id, request, next(self._tokens), now
@@ -306,8 +407,10 @@ class MemoryStore:
             return [Answer.STALE] * len(settlements)
         if request == owner.settle_request:
             return [Answer.ALREADY if old is Answer.SETTLED else old for old in owner.settle_answers]
-        self._now = at.now
+        self._now, self.members.budget = at.now, SLICE
         answers = [self._settle(at, owner, settlement) for settlement in settlements]
+        if self.members.work:
+            self.members.proceed(at)
         owner.settle_request, owner.settle_answers = request, answers
         self.changed.notify_all()
         return answers
@@ -318,8 +421,11 @@ class MemoryStore:
             return Answer.STALE
         del owner.held[job.id]
         outcome = settlement.outcome
-        if job.slots:
+        if not job.plain:
             self._free(job, back=not settlement.ran)
+            job.cancel = job.cancel or job.barred
+            if job.node is not None:
+                job.node.result = settlement.result if outcome is Outcome.DONE else None
         if settlement.close_limits:
             for limit, seconds in settlement.close_limits:
                 self.limits.close(limit, at.now + seconds, at.now)
@@ -338,7 +444,9 @@ class MemoryStore:
         else:
             self._queue_again(at.now, job, settlement)
         if settlement.followups and outcome in ENDS:
-            self._push(at, settlement.followups)
+            self._push(at, settlement.followups, job)
+        if not job.plain and job.node is not None:
+            self.members.proceed(at)
         return Answer.SETTLED
 
     def checkpoint(self, owner_id: str, checkpoints: Iterable[Checkpoint]) -> None:
@@ -362,18 +470,20 @@ class MemoryStore:
             job.deferrals += 1
         self.place(job, now, settlement.after)
 
-    def end(self, at: Moment, job: Job, state: State, ttl: float, result: bytes | None = None) -> None:
+    def end(self, at: Moment, job: Job, state: State, ttl: float, result: bytes | None = None, reason: str = "") -> None:
         """Remove a job from the store, and keep the record of its end for `ttl` seconds if it is worth keeping."""
         if job.state is _READY:
             self._leave(job)
         elif job.state is _DEAD:
-            self.dead[job.topic].pop(job.id, None)
+            self.leave_letters(job)
         del self.jobs[job.id]
         self._free_key(job)
         job.state, job.since, job.cancel, job.force = state, at.now, False, False
         if ttl > 0 and (result is not None or state is State.CANCELLED):
-            record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result, cursor=b"")
+            record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result, cursor=b"", reason=reason)
             self._ended[job.id] = (at.now + ttl, record)
+        if not job.plain and job.node is not None:
+            self.members.note(job.node, state, reason)
         self.changed.notify_all()
 
     def make_dead(self, at: Moment, job: Job, reason: str) -> None:
@@ -382,11 +492,26 @@ class MemoryStore:
             self._leave(job)
         self._free_key(job)
         job.state, job.reason, job.since, job.cancel, job.force = _DEAD, reason, at.now, False, False
+        if job.node is not None:
+            self.members.note(job.node, _DEAD, reason)
         dead = self.dead[job.topic]
+        if job.node is not None and not job.node.flow.cancelled:
+            dead = self.needed[job.topic]
         dead[job.id] = job
-        for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
-            del self.jobs[dead.pop(next(iter(dead))).id]
+        if dead is not self.needed[job.topic]:
+            for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
+                del self.jobs[dead.pop(next(iter(dead))).id]
         self.changed.notify_all()
+
+    def leave_letters(self, job: Job) -> None:
+        """Take a job out of the dead letters."""
+        if self.dead[job.topic].pop(job.id, None) is None:
+            del self.needed[job.topic][job.id]
+
+    def letters(self, topic: str) -> list[Job]:
+        """Return the dead letters of a topic, newest first."""
+        jobs = [*self.dead[topic].values(), *self.needed[topic].values()]
+        return sorted(jobs, key=lambda job: job.since)[::-1]
 
     def ids(self) -> list[str]:
         """Return the ids of all jobs in the store, and of ended jobs whose record is kept."""
@@ -415,7 +540,7 @@ class MemoryStore:
         owner = self._owner(owner_id)
         owner.lease_until = at.now + at.options.lease
         owner.called = False
-        cancelled = [job for job in owner.held.values() if job.cancel]
+        cancelled = [job for job in owner.held.values() if job.cancel or (not job.plain and job.barred)]
         return Heartbeat(cancelled=tuple(job.id for job in cancelled), forced=tuple(job.id for job in cancelled if job.force))
 
     def call_owner_of(self, job: Job) -> None:
@@ -424,6 +549,12 @@ class MemoryStore:
         if owner is not None:
             owner.called = True
             self.changed.notify_all()
+
+    def call_owners(self) -> None:
+        """Ask all owners for a heartbeat."""
+        for owner in self.owners.values():
+            owner.called = True
+        self.changed.notify_all()
 
     def is_called(self, owner_id: str) -> bool:
         """Return whether an owner has to send a heartbeat."""
@@ -441,10 +572,11 @@ class MemoryStore:
                 job.redeliveries += 1
                 job.crashes += crash
                 job.note(report)
-            if job.cancel:
+            if job.cancel or job.barred:
                 self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
             else:
                 self._make_ready(job, first=job.id not in started)
+        self.members.proceed(at, SLICE)
         self.changed.notify_all()
         return len(owner.held)
 
@@ -457,9 +589,10 @@ class MemoryStore:
         readied = self._ready_due(at.now, limit)
         released = self._release_expired(at, limit)
         dropped = self._drop_old(at, limit)
+        more = self.members.housekeep(at)
         if readied:
             self.changed.notify_all()
-        return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
+        return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))
 
     def _release_expired(self, at: Moment, limit: int) -> int:
         lease, last = at.options.lease, self._last_housekeep
@@ -484,6 +617,11 @@ class MemoryStore:
             for job in [job for job in letters.values() if job.since <= oldest][:limit]:
                 del self.jobs[job.id], letters[job.id]
                 dropped += 1
+        for topic, letters in self.needed.items():
+            oldest = at.now - at.options.retention(topic).dead_keep
+            for job in [job for job in letters.values() if job.node and job.node.flow.failed_at <= oldest][:limit]:
+                self.end(at, job, State.UNKNOWN, 0)
+                dropped += 1
         return dropped
 
     # -- waiting ---------------------------------------------------------------------------------
@@ -497,21 +635,6 @@ class MemoryStore:
                 return False
             self.changed.wait(left)
         return True
-
-
-def _deliveries(jobs: Iterable[Job], now: float) -> list[Delivery]:
-    return [
-        Delivery(j.id, j.topic, j.payload, j.token, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, now)
-        if j.plain
-        else _with_extras(j, now)
-        for j in jobs
-    ]
-
-
-def _with_extras(j: Job, now: float) -> Delivery:
-    """Return the delivery of a job with a key, limits or a cursor; a keyword argument in every call would cost 60 ns a job."""
-    counts = j.attempt, j.redeliveries, j.crashes, j.deferrals
-    return Delivery(j.id, j.topic, j.payload, j.token, *counts, j.pushed_at, now, j.key, j.limits, j.cursor)
 
 
 def _drop(entries: dict[str, E], old: Callable[[E], bool], limit: int) -> int:

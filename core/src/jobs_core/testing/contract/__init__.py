@@ -19,6 +19,7 @@ from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
 from .fairness import Fairness
+from .flows import FlowCases
 from .leases import Leases
 from .leaving import Leaving
 from .limits import LimitCases
@@ -41,6 +42,7 @@ class BackendContract(
     Checkpoints,
     LimitCases,
     Fairness,
+    FlowCases,
     Uniqueness,
     Waiting,
     Waking,
