@@ -257,6 +257,14 @@ def test_names_are_found_in_closures_and_late():
     assert travel(f, Local(1), Later(2)) == ([Local(1), Later(2)], {})
 
 
+def test_a_nested_function_may_use_a_variable_that_has_no_value_yet():
+    def f(it: int):
+        return f, late
+
+    assert travel(f, 1) == ([1], {})
+    late = f
+
+
 @dataclasses.dataclass
 class Later:
     y: int

@@ -570,3 +570,20 @@ def test_a_worker_value_whose_creation_hangs_is_created_again_once_nothing_waits
         assert isinstance(loop.run_until_complete(asyncio.wait_for(two(), 30)), Mailer)
         assert len(attempts) == 2
     loop.close()
+
+
+def three() -> int:
+    return 3
+
+
+def test_a_nested_job_with_injected_parameters_may_enqueue_itself(jobs_queue):
+    ran = []
+
+    @job(name="injection-walk")
+    def walk(n: int, *, last: Annotated[int, provided_by(three)]) -> None:
+        ran.append((n, last))
+        if n < last:
+            walk.enqueue(n + 1)
+
+    run(jobs_queue, walk, 2)
+    assert ran == [(2, 3), (3, 3)]

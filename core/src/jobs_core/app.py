@@ -466,12 +466,13 @@ class App:
         made = unique_key(unique, job.name, call.args, call.kwargs, lambda: job.arguments.named(call.args, call.kwargs))
         return replace(made, key=self.payloads.unique_key(job.name, made.key)) if stamp.encrypts else made
 
-    def outgoing(self, message: Message, chosen: bool = True) -> Outgoing:
+    def outgoing(self, message: Message, chosen: bool = True, *, may_store: bool = True) -> Outgoing:
         """Return the message in the form that a backend takes; raises MessageError or MessageTooLarge.
 
         `chosen` makes the backend check whether the id exists already. An id that `message` made is new: pass False.
+        Raises PayloadStoreUnavailable if the message needs a blob that cannot be written, or may not (`may_store`).
         """
-        payload = self._encoded(message)
+        payload = self._encoded(message, may_store)
         if message.key is None and not message.limits:
             return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
         if self._unopened is None or self._unopened[0] is not self.config:
@@ -489,16 +490,16 @@ class App:
         message = self._message(call, stamp_of(call.job, self.config))
         return Outgoing(message.id, message.topic, self._encoded(message))
 
-    def _encoded(self, message: Message) -> bytes:
+    def _encoded(self, message: Message, may_store: bool = True) -> bytes:
         if self.payloads.packs:
-            return self._packed(message)
+            return self._packed(message, may_store)
         return encode(message, signer=self._signs, limit=self.config.max_message)
 
-    def _packed(self, message: Message) -> bytes:
+    def _packed(self, message: Message, may_store: bool) -> bytes:
         """Return the bytes of a message, packed if it has to be; jobs that are not registered here follow their topic."""
         job = self.registry.get(message.job or "")
         message, payload = self.payloads.encode(
-            message, encrypts(NO_OVERRIDES if job is None else job.options, message.topic, self.config)
+            message, encrypts(NO_OVERRIDES if job is None else job.options, message.topic, self.config), may_store=may_store
         )
         if len(payload) > self.config.max_message:
             raise too_large(message, payload, self.config.max_message)

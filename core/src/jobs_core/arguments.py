@@ -7,6 +7,7 @@ parameter is compiled separately, so that an annotation that cannot be compiled 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import types
@@ -229,8 +230,7 @@ def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     unwrapped = inspect.unwrap(function)
     holder = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
     names = dict(getattr(unwrapped, "__globals__", {}))
-    closure = inspect.getclosurevars(unwrapped).nonlocals if isinstance(unwrapped, types.FunctionType) else {}
-    kind = typing.get_type_hints(holder, names, dict(closure), include_extras=True)["it"]
+    kind = typing.get_type_hints(holder, names, enclosed(unwrapped), include_extras=True)["it"]
     if _is_anything(kind):
         return Any
     if parameter.default is None and parameter.default is not parameter.empty:
@@ -240,6 +240,16 @@ def _resolve(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
             raise TypeError(f"{node.cls!r} is not a JSON type, dataclass, Struct, pydantic model or Path")
     msgspec.json.Decoder(kind, dec_hook=decode_hook)  # refuses unions that it could not tell apart
     return kind
+
+
+def enclosed(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the variables of enclosing functions that a function uses; some, such as its own name, may have no value yet."""
+    found = {}
+    if isinstance(function, types.FunctionType):
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # the cell is empty
+                found[name] = cell.cell_contents
+    return found
 
 
 def _is_anything(kind: Any) -> bool:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs_core import config, job
+from jobs_core.ids import new_token
 from jobs_core.runs.run import Run
 from jobs_core.scoreboard.reader import RunEntry
+from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.supervisor.housekeeper.repair import charged
+from jobs_core.worker import quarantine as quarantine_module
+from jobs_core.worker import reservations
 from jobs_core.worker.isolation import Isolation
+from jobs_core.worker.main import Worker
 from jobs_core.worker.quarantine import LOOK_AGAIN, PAUSE, SOLITUDE, SUSPECT, Quarantine
+from jobs_core.worker.settings import Listener
 
+from ...support.project import until
 from .test_parts import made
 
 MAX_REDELIVERIES = 3
@@ -232,3 +241,57 @@ def test_every_poisonous_job_is_found_and_no_innocent_one_is_taken_for_it(concur
     )
     pool.serve()
     assert sorted(pool.dead) == sorted(pool.poison)
+
+
+def test_a_worker_of_one_job_is_not_replaced_because_another_worker_runs_suspects(app, registry, tmp_path, monkeypatch):
+    """It gives the suspect back for a while, runs other jobs, and is replaced after the job that it has run."""
+    monkeypatch.setattr(reservations, "AFTER_OTHERS", 0.01)
+    monkeypatch.setattr(quarantine_module, "PAUSE", 0.001)
+    ran = []
+
+    @job(registry=registry, name="run")
+    def run(text: str) -> None:
+        ran.append(text)
+        worker.courier.stop()
+
+    class Due(Listener):
+        def due(self, why):
+            ran.append(f"due: {why}")
+
+    suspect = app.enqueue(run.call("suspect"))
+    for _ in range(SUSPECT):
+        app.operate(lambda backend: _die(backend, suspect.id))
+    path = tmp_path / "p.suspects"
+    lock = f"import fcntl; file = open({str(path)!r}, 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    worker = Worker(
+        app,
+        "p",
+        config.Pool(),
+        None,
+        max_jobs=1,
+        keeps_house=False,
+        board=Scoreboard(),
+        isolation=Isolation(path),
+        listener=Due(),
+    )
+
+    def then_another():
+        until(lambda: app.operate(lambda backend: backend.get(suspect.id)).deferrals >= 3)
+        app.enqueue(run.call("another"))
+
+    thread = threading.Thread(target=then_another)
+    thread.start()
+    worker.run()
+    thread.join()
+    other.communicate(b"\n")
+    assert sorted(ran) == ["another", "due: max_jobs"]
+    assert app.operate(lambda backend: backend.get(suspect.id)).redeliveries == SUSPECT
+
+
+def _die(backend, job_id):
+    backend.open("dies")
+    [delivery] = backend.reserve(["default"], 1, new_token())
+    assert delivery.id == job_id
+    backend.release_owner("dies", [job_id], b"")

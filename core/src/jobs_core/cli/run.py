@@ -22,6 +22,7 @@ from ..runs.run import Run
 from ..units import format_duration
 from ..worker.decoder import Decoder
 from ..worker.main import Worker, prepare
+from ..worker.pending_ends import PendingEnd
 from ..worker.settings import Listener
 from ..worker.stop_signals import obeying
 from . import output
@@ -142,9 +143,9 @@ class _Queue(MemoryBackend):
 class _Decoder(Decoder):
     """A decoder that remembers the run, and ignores `acks="early"`, so that the settlement tells how the run ended."""
 
-    accepted: Run | Settlement | None = None
+    accepted: Run | Settlement | PendingEnd | None = None
 
-    def accept(self, delivery: Any) -> Run | Settlement:
+    def accept(self, delivery: Any) -> Run | Settlement | PendingEnd:
         self.accepted = super().accept(delivery)
         if isinstance(self.accepted, Run):
             self.accepted.policy = msgspec.structs.replace(self.accepted.policy, acks="late")
@@ -152,7 +153,7 @@ class _Decoder(Decoder):
 
     @property
     def ending(self) -> Settlement | None:
-        return self.accepted.settlement if isinstance(self.accepted, Run) else self.accepted
+        return self.accepted.settlement if isinstance(self.accepted, Run | PendingEnd) else self.accepted
 
 
 def _report(context: Context, name: str, ending: Settlement | None) -> None:

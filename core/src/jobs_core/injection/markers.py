@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
+from ..arguments import enclosed
 from ..errors import JobDefinitionError
 
 T = TypeVar("T")
@@ -150,8 +151,5 @@ def resolve(function: Callable[..., Any], annotation: Any) -> Any:
     """Return an annotation as a type; raises whatever evaluating its text raises."""
     unwrapped = inspect.unwrap(function)
     names: dict[str, Any] = dict(getattr(unwrapped, "__globals__", {}))
-    closure: Mapping[str, Any] = {}
-    if isinstance(unwrapped, types.FunctionType):
-        closure = inspect.getclosurevars(unwrapped).nonlocals
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    return typing.get_type_hints(holder, names, dict(closure), include_extras=True)["it"]
+    return typing.get_type_hints(holder, names, enclosed(unwrapped), include_extras=True)["it"]

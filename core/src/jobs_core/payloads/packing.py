@@ -13,7 +13,7 @@ from msgspec.structs import asdict, replace
 
 from ..config import Config
 from ..conversion import json_encoder
-from ..errors import ConfigError, MessageTooLarge, PayloadError, PluginError
+from ..errors import ConfigError, MessageTooLarge, PayloadError, PayloadStoreUnavailable, PluginError
 from ..message import PACKED_VERSION, VERSION, Body, Message, PackedMessage, encode
 from .codecs import PayloadCodec, decompressed
 from .keys import ENCRYPTION_OVERHEAD, Keyring
@@ -71,10 +71,10 @@ class Payloads:
 
     # -- arguments ---------------------------------------------------------------------------------
 
-    def encode(self, message: Message, encrypts: bool) -> tuple[Message, bytes]:
+    def encode(self, message: Message, encrypts: bool, *, may_store: bool = True) -> tuple[Message, bytes]:
         """Return a message as it is stored, packed if it needs to be, and its bytes without a signature.
 
-        Raises MessageError for what cannot be written.
+        Raises MessageError for what cannot be written, and without `may_store`, PayloadStoreUnavailable for what needs a blob.
         """
         plain = encode(message)
         if isinstance(message, PackedMessage) or not (encrypts or len(plain) > min(self._above, self._stored_above)):
@@ -88,6 +88,8 @@ class Payloads:
         body = self._body(data, _of_arguments(message), encrypts)
         size = len(data) if body is None else len(body.data)
         if self.store is not None and size > self._stored_above:
+            if not may_store:
+                raise PayloadStoreUnavailable("the caller cannot wait for the payload store")
             body = _put(self.store, message.id, body or Body(data=data))
         if body is None:
             return message, plain

@@ -44,8 +44,8 @@ class Run:
 
     __slots__ = (
         "args", "blob", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
-        "kwargs", "load", "message", "policy", "progress", "retries", "sent", "settlement", "slot", "started", "stop_flag",
-        "store_result", "taken", "task", "timeout", "unfit", "value",
+        "kwargs", "load", "message", "owed", "policy", "progress", "retries", "sent", "settlement", "slot", "started",
+        "stop_flag", "store_result", "taken", "task", "timeout", "unfit", "value",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Run:
         self.settlement: Settlement | None = None  # what `outcome` has decided, once the run has ended
         self.interrupted: JobInterrupted | None = None  # the error that the courier wants raised in it
         self.followups: list[Outgoing | Callable[[], Outgoing]] | None = None  # callable: times count from the end
+        self.owed: Callable[[], tuple[Outgoing, ...]] | None = None  # makes the job that follows its end; see `worker.on_end`
         self.context: Any = None
         self.progress: Progress | None = None  # of a resumable job
         self.stop_flag: Stops | None = None

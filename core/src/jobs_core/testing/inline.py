@@ -36,6 +36,7 @@ from ..worker.decoder import Decoder
 from ..worker.executors.loops import LoopRunner
 from ..worker.executors.steps import conclude, run_in_thread
 from ..worker.middleware import Middleware
+from ..worker.pending_ends import PendingEnd
 from .clock import Clock, destination, moment, travel
 from .expected import Differences, Expectation, Raised, call_text, difference_lines, listing
 
@@ -248,7 +249,7 @@ class JobsQueue:
         __tracebackhide__ = True
         call: Call[T] = Call(job, args, kwargs)
         outgoing = self.app.outgoing(self.app.message(call))
-        run = self._decoder.accept(self._delivery(outgoing))
+        run = self._accept(self._delivery(outgoing))
         if isinstance(run, Settlement):
             raise _unrun(run)
         value, error = self._execute(run)
@@ -274,14 +275,19 @@ class JobsQueue:
 
     def _run(self, delivery: Delivery) -> BaseException | None:
         """Run a reserved job and settle it; return the error if it failed or could not be run."""
-        run = self._decoder.accept(delivery)
+        run = self._accept(delivery)
         if isinstance(run, Settlement):
             self._backend.settle([run], new_token())
             return _unrun(run) if run.outcome is Outcome.DEAD else None
         error = self._execute(run)[1]
         assert run.settlement is not None
-        self._backend.settle([replace(run.settlement, close_limits=())], new_token())  # limits hold no test up
+        end = run.settlement if run.owed is None else PendingEnd(run.settlement, run.owed).completed()
+        self._backend.settle([replace(end, close_limits=())], new_token())  # limits hold no test up
         return error
+
+    def _accept(self, delivery: Delivery) -> Run | Settlement:
+        run = self._decoder.accept(delivery)
+        return run.completed() if isinstance(run, PendingEnd) else run
 
     def _execute(self, run: Run) -> tuple[Any, BaseException | None]:
         """Return the value of a run, or its error."""

@@ -23,7 +23,7 @@ from ..ids import new_token
 from ..limiting import BOTH
 from ..runs import failure
 from ..runs.outcome import decide
-from ..runs.run import Ending, Run, StopFlag
+from ..runs.run import Run, StopFlag
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
@@ -33,6 +33,7 @@ from .interruptions import Interruptions
 from .isolation import Isolation
 from .lease import Lease
 from .outage import Outage
+from .pending_ends import MOST_PENDING, PendingEnd, PendingEnds
 from .reservations import Reservations
 from .run_queue import SETTLE_INTERVAL, RunQueue
 from .settings import CourierSettings, Listener
@@ -98,6 +99,7 @@ class Courier:
         self._spinning = Spinning()
         self._too_fast = TooFast()
         self._reservations = Reservations(executor, isolation, watched=board is not NOWHERE)
+        self._pending_ends = PendingEnds(self.wake)
         self._interruptions = Interruptions(self._reservations, executor, settings.timeout_grace)
         self._outage = Outage(settings.lease)
         self._lease = Lease(settings.lease, self._run_queue, polls="cancel" in backend.features and not backend.wakes_to_cancel)
@@ -198,7 +200,12 @@ class Courier:
         if self._settlements.waiting:
             # Settlements that cannot be sent are given up 1 s after the stop timeout; the lease then releases their jobs.
             return (self.abandoned or self._outage.lasts) and time.monotonic() > self._stop_at + 1.0
-        return self._stopping and not self._reservations.runs
+        return self._stopping and not self._unsettled
+
+    @property
+    def _unsettled(self) -> bool:
+        """Return whether jobs are running, or have ended and cannot be settled yet."""
+        return bool(self._reservations.runs) or len(self._pending_ends) > 0
 
     def _turn(self) -> None:
         """Do all work that is due, then sleep until there is more."""
@@ -271,6 +278,9 @@ class Courier:
 
     def _collect(self) -> None:
         """Turn finished runs into settlements."""
+        if self._pending_ends.completed:
+            for settlement, run in self._pending_ends.collect():
+                self._queue(settlement, run)
         if not self._run_queue.finished:
             return
         ours, stale = self._reservations.collect()
@@ -284,8 +294,7 @@ class Courier:
         self._board.publish()
 
     def _conclude(self, runs: Sequence[Run]) -> None:
-        """Count and log the outcomes of runs that have ended, and queue the settlements of those not acknowledged early."""
-        unsent: list[Ending] = self._settlements.unsent
+        """Count and log the outcomes of runs that have ended, and queue their settlements."""
         for run in runs:
             settlement = run.settlement or decide(run)  # the executor has decided, if the run ended there
             if run.unfit:
@@ -307,12 +316,19 @@ class Courier:
                     settlement = self._without_closing(run, settlement)
                 if settlement.outcome is Outcome.DEFER:
                     settlement = self._spinning.slowed(run, settlement)
-            if run.policy.acks == "late":
-                unsent.append((settlement, run))
+            if run.owed is None:
+                self._queue(settlement, run)
             else:
-                self._settlements.late += settlement.followups
-                self._settlements.discard_blobs([(settlement, run)])
-                self._board.settled(((settlement, run),))
+                self._pending_ends.add(PendingEnd(settlement, run.owed, run))
+
+    def _queue(self, settlement: Settlement, run: Run | None) -> None:
+        """Queue the settlement of a job, or only its follow-ups if it was acknowledged before it ran."""
+        if run is None or run.policy.acks == "late":
+            self._settlements.unsent.append((settlement, run))
+        else:
+            self._settlements.late += settlement.followups
+            self._settlements.discard_blobs([(settlement, run)])
+            self._board.settled(((settlement, run),))
 
     def _settle(self) -> None:
         """Send settlements, then let the next ones collect for SETTLE_INTERVAL seconds, to be sent together."""
@@ -379,6 +395,8 @@ class Courier:
         """Return whether one more job could be reserved."""
         if self._stopping or self._quiet or self._room() <= 0 or self._reservations.closed(now):
             return False
+        if len(self._pending_ends) >= MOST_PENDING:
+            return False
         return not (self._passed_over and self._reservations.full)
 
     def _reserve(self, now: float) -> None:
@@ -394,7 +412,7 @@ class Courier:
         failpoint("reserve.after")
         self._passed_over = self._backend.passed_over
         self._take(deliveries, limit, now)
-        if not deliveries and self._settings.drain and not self._reservations.runs:
+        if not deliveries and self._settings.drain and not self._unsettled:
             self._stop_if_drained()
 
     def _reserve_next(self, timeout: float) -> bool:
@@ -442,7 +460,11 @@ class Courier:
                 run.stop_flag = self._stop_flag
                 runs.append(run)
                 continue
-            self._settlements.unsent.append((run, None))
+            if isinstance(run, PendingEnd):
+                self._pending_ends.add(run)
+                run = run.settlement
+            else:
+                self._settlements.unsent.append((run, None))
             if run.outcome is Outcome.RELEASE:
                 self._reservations.released += 1
             elif run.outcome is not Outcome.DEFER:
@@ -470,9 +492,13 @@ class Courier:
         """Request a successor once `max_jobs` allows few more jobs.
 
         Suspects that have just been reserved get their chance first. Otherwise a worker with `max_jobs = 1` would be told to
-        stop during the suspect's pause, would release it uncharged, and so would every successor.
+        stop during the suspect's pause, would release it uncharged, and so would every successor. Those that would have to
+        wait for another worker's suspects are deferred, which makes room for other jobs.
         """
-        if self._left <= self._due_at and not self._reservations.pausing(now):
+        if self._left > self._due_at or self._reservations.pausing(now):
+            return
+        self._settlements.unsent += self._reservations.defer_shut_out()
+        if self._left <= self._due_at:
             self._due_at = -1
             self._listener.due("max_jobs")
 
@@ -528,6 +554,8 @@ class Courier:
         failpoint("heartbeat.after")
         for job_id in heartbeat.lost:
             self._reservations.lose(job_id)
+            if len(self._pending_ends):
+                self._board.settled(((None, self._pending_ends.lose(job_id)),))
         for job_id in heartbeat.cancelled:
             if run := self._interruptions.cancel(job_id):
                 self._conclude([run])
@@ -567,6 +595,8 @@ class Courier:
             self._board.phase(Phase.STOPPING)
             events.emit(events.WorkerStopping(self.owner, len(self._executor.started())))
         self._settlements.unsent += self._reservations.release_unstarted()
+        if len(self._pending_ends) and now >= self._stop_at:
+            self._settlements.unsent += self._pending_ends.release()
         if self._reservations.runs and now >= self._stop_at:
             self._settlements.unsent += self._reservations.release_running()
             self.abandoned = True
@@ -585,6 +615,7 @@ class Courier:
         self.owner = f"{old.partition('+')[0]}+{self._reopened}"
         self._reservations.forget()
         self._settlements.clear()
+        self._board.settled((None, run) for run in self._pending_ends.clear())
         self._reserve_request = None
         self._may_have_work = True
         self._board.owner(self.owner)
@@ -636,11 +667,11 @@ class Courier:
             housekeeping=self._next_housekeeping if self._settings.keeps_house else NEVER,
             poll=self._lease.next_poll(len(reservations.runs)),
             checkpoint=reservations.checkpoints.due,
-            stop=(self._stop_at if reservations.runs else now) if self._stopping else NEVER,
+            stop=(self._stop_at if self._unsettled else now) if self._stopping else NEVER,
             collect=collect,
             ahead=reservations.looks_ahead(self._may_have_work),
             full=reservations.full,
             more=self._may_have_work,
             can_reserve=self._can_reserve(now),
-            drains=self._settings.drain and not reservations.runs,
+            drains=self._settings.drain and not self._unsettled,
         )

@@ -24,6 +24,7 @@ from ..runs.progress import Progress, place_of
 from ..runs.run import Run
 from ..units import count
 from .on_end import policy_of, with_on_dead
+from .pending_ends import PendingEnd
 
 logger = logging.getLogger("jobs.worker")
 
@@ -55,7 +56,7 @@ class Decoder:
         self.met_limits = False  # whether a delivery had limits
         self._given_back: set[str] = set()  # ids of jobs that were given back under their limits, the latest of them
 
-    def accept(self, delivery: Delivery) -> Run | Settlement:
+    def accept(self, delivery: Delivery) -> Run | Settlement | PendingEnd:
         """Return a run that is ready to start, or the settlement of a delivery that cannot run."""
         message: Message | None = None
         try:
@@ -165,7 +166,7 @@ class Decoder:
         except Exception as error:  # of a function or a model of the application
             raise ArgumentError(f"the limits of {job.name} cannot be computed: {boundary.told(error)}") from None
 
-    def _unreadable(self, delivery: Delivery, error: MessageError, message: Message | None) -> Settlement:
+    def _unreadable(self, delivery: Delivery, error: MessageError, message: Message | None) -> Settlement | PendingEnd:
         if message is None or not isinstance(error, PayloadError):
             return self._dead(delivery, Outcome.DEAD, "bad message", str(error))
         if isinstance(error, _BadCursor):
@@ -191,7 +192,7 @@ class Decoder:
             return error
         return UnknownJob(f"no job named {name!r} is registered here")  # pragma: no cover - find has just not found it
 
-    def _unknown(self, delivery: Delivery, error: Exception, message: Message | None) -> Settlement:
+    def _unknown(self, delivery: Delivery, error: Exception, message: Message | None) -> Settlement | PendingEnd:
         """Defer an unknown job, in case a newer worker knows it; after `unknown_grace` seconds make it a dead letter."""
         *waits, after = (doubled(_FIRST_DEFERRAL, n, _LONGEST_DEFERRAL) for n in range(delivery.deferrals + 1))
         waited = sum(waits)
@@ -209,7 +210,7 @@ class Decoder:
         )
         return Settlement(delivery.id, delivery.token, Outcome.DEFER, after=after, ran=False)
 
-    def _crashed(self, delivery: Delivery) -> Settlement:
+    def _crashed(self, delivery: Delivery) -> Settlement | PendingEnd:
         died = count(delivery.crashes, "worker")
         text = f"{died} died while running this job and no other: it is not run again"
         try:
@@ -218,7 +219,9 @@ class Decoder:
             message = None
         return self._dead(delivery, Outcome.DEAD, "crashed", text, message)
 
-    def _dead(self, delivery: Delivery, outcome: Outcome, reason: str, text: str, message: Message | None = None) -> Settlement:
+    def _dead(
+        self, delivery: Delivery, outcome: Outcome, reason: str, text: str, message: Message | None = None
+    ) -> Settlement | PendingEnd:
         log_unrun(delivery, reason, text)
         return with_on_dead(self._app, delivery, message, unrun(delivery, outcome, reason, text))
 

@@ -1,7 +1,8 @@
 """`on_done` and `on_dead`: the job that is enqueued together with the end of another.
 
 Its function gets the facts about that end for which it has a parameter, see FACTS. A follow-up that cannot be created
-(it is too large, a value does not fit) is logged and left out, because the end of the job itself must be recorded.
+(it is too large, a value does not fit) is logged and left out, because the end of the job itself must be recorded. One that
+needs the payload store is created later, and the end is recorded with it (`pending_ends`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from ..errors import JobDefinitionError, PayloadError, PayloadStoreUnavailable, 
 from ..job import Call
 from ..message import Message
 from ..options import Policy, encrypts, policy
+from ..payloads import blob_of
 from ..registry import AnyJob
 from ..runs.outcome import encode_result
 from ..runs.run import Run
+from .pending_ends import PendingEnd
 
 logger = logging.getLogger("jobs.worker")
 
@@ -65,13 +68,16 @@ class OnEnd(Struct, frozen=True):
         return json_encoder.encode((message.args, message.kwargs)) if takes else None
 
     def of_run(self, run: Run, ending: Settlement) -> Settlement:
-        """Return the settlement of a run with the follow-up of its outcome, if it has one."""
+        """Return the settlement of a run with the follow-up of its outcome, if it has one; set `run.owed` if it has to wait."""
         outcome = ending.outcome
         follower = self.done if outcome is Outcome.DONE else self.dead if outcome is Outcome.DEAD else None
         if follower is None or (self.configured and follower is self.dead and _depth(run.message)):
             return ending
-        made = _made(self.app, follower, run.delivery, run.message, ending, run)
-        return replace(ending, followups=(*ending.followups, *made))
+        end = _FollowUp(self.app, follower, run.delivery, run.message, ending, run).end()
+        if isinstance(end, PendingEnd):
+            run.owed = end.owed
+            return ending
+        return end
 
 
 def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
@@ -86,7 +92,7 @@ def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
     return rules if done is None and dead is None else replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None))
 
 
-def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: Settlement) -> Settlement:
+def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: Settlement) -> Settlement | PendingEnd:
     """Add the follow-up, if there is one, to the settlement of a job that becomes a dead letter without a run.
 
     An unreadable message or an unknown job has only the `on_dead` of its topic, or of `[defaults]`.
@@ -96,7 +102,7 @@ def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: 
     if named is None and not _depth(message):
         named = _configured(app, job, delivery.topic)
     follower = _follower(app, named)
-    return replace(ending, followups=_made(app, follower, delivery, message, ending)) if follower else ending
+    return _FollowUp(app, follower, delivery, message, ending).end() if follower else ending
 
 
 def _configured(app: App, job: AnyJob | None, topic: str) -> AnyJob | None:
@@ -133,25 +139,64 @@ def _is_fact(parameter: inspect.Parameter) -> bool:
 # -- one follow-up -----------------------------------------------------------------------------------
 
 
-def _made(
-    app: App, follower: Follower, delivery: Delivery, message: Message | None, ending: Settlement, run: Run | None = None
-) -> tuple[Outgoing, ...]:
-    """Return the follow-up as a message for the backend; an empty tuple if it cannot be created."""
-    job = follower.job
-    depth = _depth(message) + 1
-    try:
+class _FollowUp:
+    """The follow-up of one end: first its envelope, then the message for the backend."""
+
+    def __init__(
+        self,
+        app: App,
+        follower: Follower,
+        delivery: Delivery,
+        message: Message | None,
+        ending: Settlement,
+        run: Run | None = None,
+    ) -> None:
+        self._app = app
+        self._follower = follower
+        self._delivery = delivery
+        self._message = message
+        self._ending = ending
+        self._run = run
+        self._envelope: Message | None = None
+
+    def end(self) -> Settlement | PendingEnd:
+        """Return the ending with its follow-up; a pending one if that needs the payload store. Does not wait for the store."""
+        if self._reads_store():
+            return PendingEnd(self._ending, self.made)
+        try:
+            return replace(self._ending, followups=(*self._ending.followups, *self.made(may_store=False)))
+        except PayloadStoreUnavailable:
+            return PendingEnd(self._ending, self.made)
+
+    def _reads_store(self) -> bool:
+        if self._message is None or _ARGUMENTS.isdisjoint(self._follower.facts):
+            return False
+        return (self._run is None or self._run.sent is None) and blob_of(self._message) is not None
+
+    def made(self, *, may_store: bool = True) -> tuple[Outgoing, ...]:
+        """Return the message for the backend; an empty tuple if it cannot be created. Raises PayloadStoreUnavailable."""
+        job = self._follower.job
+        try:
+            if self._envelope is None:
+                self._envelope = self._enveloped(job)
+            return (self._app.outgoing(self._envelope, job.overrides.id is not UNSET, may_store=may_store),)
+        except PayloadStoreUnavailable:
+            raise
+        except BaseException as error:  # keys, hooks and models of the application may raise anything
+            if boundary.interrupts(error):
+                raise
+            line = "job %s of topic %s has ended, but %s could not be enqueued for it: %s"
+            boundary.log(logger, logging.ERROR, line, self._delivery.id, self._delivery.topic, job.name, boundary.told(error))
+            return ()
+
+    def _enveloped(self, job: AnyJob) -> Message:
+        depth = _depth(self._message) + 1
         if depth > MAX_DEPTH:
             raise JobDefinitionError(f"{MAX_DEPTH} jobs have followed each other's ends: on_done and on_dead run in a circle")
-        facts = _all_facts(app, follower.facts, delivery, message, ending, run)
-        envelope = app.message(Call(job, (), {name: facts[name] for name in follower.facts}))
-        envelope = replace(envelope, headers={**envelope.headers, DEPTH: depth})
-        return (app.outgoing(envelope, chosen=job.overrides.id is not UNSET),)
-    except BaseException as error:  # keys, hooks and models of the application may raise anything
-        if boundary.interrupts(error):
-            raise
-        line = "job %s of topic %s has ended, but %s could not be enqueued for it: %s"
-        boundary.log(logger, logging.ERROR, line, delivery.id, delivery.topic, job.name, boundary.told(error))
-        return ()
+        wanted = self._follower.facts
+        facts = _all_facts(self._app, wanted, self._delivery, self._message, self._ending, self._run)
+        envelope = self._app.message(Call(job, (), {name: facts[name] for name in wanted}))
+        return replace(envelope, headers={**envelope.headers, DEPTH: depth})
 
 
 def _all_facts(

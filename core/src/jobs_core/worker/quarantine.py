@@ -37,6 +37,9 @@ PAUSE, LONGEST_PAUSE = 0.5, 2.0
 SOLITUDE = 0.5
 """Seconds for which an unsupervised worker reserves nothing beside a suspect: the longest time that others wait for it."""
 
+AFTER_OTHERS = 2.0
+"""Seconds for which a worker that may reserve no more jobs defers its suspects while another worker runs suspects."""
+
 LOOK_AGAIN = 0.25
 """Seconds between two checks whether another worker of the pool has finished its suspects."""
 
@@ -55,6 +58,7 @@ class Quarantine:
         self.running: dict[str, Run] = {}
         self._alone_until = 0.0
         self._pauses_until = 0.0  # the latest end of a suspect's pause
+        self.shut_out = False  # whether suspects wait for those of another worker
 
     def __len__(self) -> int:
         """Return the number of suspects that wait."""
@@ -90,7 +94,8 @@ class Quarantine:
         group = ripe[: max(0, self._most([*beside, *ripe[:1]]) - len(beside))] if ripe else []
         if not group:
             return []
-        if not self._isolation.enter():
+        self.shut_out = not self._isolation.enter()
+        if self.shut_out:
             self.waiting = deque((max(since, now + LOOK_AGAIN), run) for since, run in self.waiting)
             return []
         chosen = set(map(id, group))

@@ -18,7 +18,7 @@ from .deadlines import Deadlines
 from .executors.base import Executor
 from .isolation import Isolation
 from .prefetch import AHEAD, LARGEST_BATCH, Prefetch
-from .quarantine import HOLD_AFTER, Quarantine
+from .quarantine import AFTER_OTHERS, HOLD_AFTER, Quarantine
 from .wake_up import NEVER
 
 LOST_AFTER = 1.0
@@ -119,7 +119,7 @@ class Reservations:
             elif len(self._quarantine) < max(self._executor.concurrency, LARGEST_BATCH):
                 self._quarantine.add(run, now)
             else:
-                deferred.append(_released(run, after=SUSPECT_PAUSE))
+                deferred += self._defer([run], SUSPECT_PAUSE)
         return self.start(ready, now), deferred
 
     def start(self, runs: list[Run], now: float) -> list[Run]:
@@ -142,6 +142,14 @@ class Reservations:
         """Return whether suspects here wait for the end of their first pause, at which they may start."""
         return self._quarantine.pausing(now)
 
+    def defer_shut_out(self) -> list[Ending]:
+        """Defer the suspects that wait for those of another worker of the pool."""
+        return self._defer(self._quarantine.take_back(), AFTER_OTHERS) if self._quarantine.shut_out else []
+
+    def _defer(self, suspects: list[Run], after: float) -> list[Ending]:
+        self.released += len(suspects)
+        return [_released(run, after=after) for run in suspects]
+
     def early(self, acknowledging: int) -> list[Run]:
         """Return the jobs to acknowledge now, one per free slot; `acknowledging` jobs, not yet started, need a slot too."""
         free = self._executor.concurrency - len(self.runs) - len(self._admitted) - acknowledging
@@ -156,7 +164,7 @@ class Reservations:
             return []
         held = any(run.delivery.deferrals >= HOLD_AFTER for _, run in self._quarantine.waiting)
         if not held and not self._quarantine.runs_all(len(self.runs)):
-            return [_released(run, after=SUSPECT_PAUSE) for run in self._quarantine.take_back()]
+            return self._defer(self._quarantine.take_back(), SUSPECT_PAUSE)
         group = self._quarantine.admit(now)
         self._admitted += group
         self._most = max(1, len(group))
