@@ -58,7 +58,7 @@ class Payloads:
             from .discarding import Discarder  # late, as everywhere in this file: most applications have no store
             from .store import open_store
 
-            self.store = open_store(config.payloads.url)
+            self.store = open_store(config.payloads.url, float(config.enqueue_timeout))
             self.discarder = Discarder(self.store)
             self._stored_above = int(config.payloads.above)
         self.packs = self.store is not None or bool(self._keys) or config.payloads.compress is not None

@@ -16,6 +16,7 @@ import importlib.util
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from .. import private
+from ..deadline import left
 from ..errors import ConfigError, PayloadStoreUnavailable
 from ..failpoints import failpoint
 
@@ -169,7 +171,7 @@ class FileStore(PayloadStore):
 class ObjectStore(PayloadStore):
     """Blobs as objects in a bucket of S3, or of a server that speaks its protocol; settings are those of AWS's environment."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float) -> None:
         try:
             import obstore
             from obstore.store import from_url
@@ -177,10 +179,29 @@ class ObjectStore(PayloadStore):
             raise ConfigError(_NO_OBSTORE) from None
         self._obstore: Any = obstore
         self._store: Any = from_url(url)
+        self._timeout = timeout
 
     def put(self, name: str, data: bytes) -> None:
-        with self._told():
-            self._obstore.put(self._store, name, data)
+        """Write on a thread of its own: a server that accepts and never answers cannot be waited for in any other way."""
+        failures: list[Exception | None] = []
+
+        def write() -> None:
+            try:
+                with self._told():
+                    self._obstore.put(self._store, name, data)
+                failures.append(None)
+            except Exception as error:
+                failures.append(error)
+
+        writing = threading.Thread(target=write, name="jobs-payload", daemon=True)
+        writing.start()
+        writing.join(left(self._timeout))
+        if not failures:
+            raise PayloadStoreUnavailable(
+                f"the payload store did not take {len(data):,} bytes within enqueue_timeout, {self._timeout:g} s"
+            )
+        if failures[0] is not None:
+            raise failures[0]
         failpoint("payload.after_put")
 
     def get(self, name: str, limit: int) -> bytes | None:
@@ -225,9 +246,12 @@ def check_url(url: str) -> None:
         raise ConfigError(_NO_OBSTORE)
 
 
-def open_store(url: str) -> PayloadStore:
-    """Return the store of a URL, file:///directory or s3://bucket/prefix; raise ConfigError for any other."""
-    return ObjectStore(url) if _is_bucket(url) else _directory_of(url)
+def open_store(url: str, timeout: float = 5.0) -> PayloadStore:
+    """Return the store of a URL, file:///directory or s3://bucket/prefix; raise ConfigError for any other.
+
+    A bucket has to take a blob within `timeout` seconds.
+    """
+    return ObjectStore(url, timeout) if _is_bucket(url) else _directory_of(url)
 
 
 def _is_bucket(url: str) -> bool:
