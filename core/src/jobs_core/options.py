@@ -125,6 +125,7 @@ class Policy(Struct, frozen=True):
     resumable: bool = False
     step_timeout: float | None = None
     pack_cursor: Callable[[str, bytes], bytes] | None = None  # packs the cursor of the job with this id
+    sign_result: Callable[[str, str, bytes], bytes] | None = None  # signs the result of a flow's member, by flow and job id
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
