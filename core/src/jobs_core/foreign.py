@@ -172,7 +172,8 @@ METHODS: Final = _table(
     ("retry", _RETRY),
     ("request update_state", _CURRENT),
     ("AsyncResult get_result fetch result", Word("the handle of a job is found by its id", code='job.handle("order-4711")')),
-    ("chain chord group link pipe then on_success", _FOLLOW),
+    ("link then on_success", _FOLLOW),
+    ("chain chord group pipe", Word("these put calls of jobs together", code="from jobs_core import chain, group")),
     ("queue queue_name", Word("the topic is among the options", code="job.options.topic")),
     ("max_retries", Word("the retries are among the options", code="job.options.retries")),
 )
@@ -240,7 +241,7 @@ PACKAGE: Final = _table(
     ),
     ("get_current_job current_task CurrentMessage current_message get_current_task", Word("the run is", code="current_job().id")),
     ("crontab cron every", Word("cron is an option of @job", option='cron="*/5 * * * *"')),
-    ("chain group chord chunks signature pipeline", _FOLLOW),
+    ("chord chunks signature pipeline", Word("these put calls of jobs together", code="from jobs_core import chain, group")),
     ("enqueue send_task delay apply_async defer", Word("a job function has its own", code="job.enqueue(...)")),
     ("Ignore Reject CancelExecution StopJob", Word("raise Discard to give up", code='raise Discard("no such order")')),
     ("SoftTimeLimitExceeded TimeLimitExceeded JobTimeoutException", Word("a timeout raises", code="from jobs_core import JobTimeout")),
