@@ -75,8 +75,8 @@ RESULT_SLICE_IN_JOB = 0.1
 
 CHECKPOINTS = (
     "checkpoints",
-    "a resumable job needs it: leave out resumable=True, or set [results] url, or choose a backend that has it "
-    "(docs/backends.md)",
+    "a resumable job needs it: leave out resumable=True, or set [results] url, or choose a backend that has it: see "
+    '"Backends" in the documentation',
 )
 """The feature that resumable jobs need, and the advice where the backend lacks it."""
 
@@ -403,7 +403,9 @@ class App:
         if stamp is None or stamp.config is not self.config:
             stamp = stamp_of(job, self.config)
             if stamp.unique is not None and stamp.unique.longest is not None:
-                self.require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
+                self.require(
+                    "debounce", 'leave out longest, or choose a backend that has it: see "Backends" in the documentation'
+                )
             if job.options.resumable is True:
                 self.require(*CHECKPOINTS)
             stamps = self._stamps

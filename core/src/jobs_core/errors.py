@@ -157,7 +157,7 @@ class NotSupported(BackendError):
     """Raised when a call needs a `feature` that the configured backend does not have."""
 
     def __init__(self, feature: str, backend: str, fix: str = "") -> None:
-        advice = fix or "choose a backend that does; docs/backends.md has the table"
+        advice = fix or 'choose a backend that does: see "Backends" in the documentation'
         super().__init__(f"{backend} does not support {feature}: {advice}")
         self.feature = feature
         self.backend = backend

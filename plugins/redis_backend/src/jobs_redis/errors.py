@@ -87,7 +87,9 @@ def translated(error: Exception, where: str) -> BackendError:
     if word == "OOM":
         return QueueFull(f"{where}: Redis has reached its maxmemory: raise it, or let workers catch up; queued jobs are safe")
     if word == "NOPERM":
-        return BackendError(f"{where}: the user lacks a permission: {text}; docs/backends.md has the ACL that jobs needs")
+        return BackendError(
+            f'{where}: the user lacks a permission: {text}; see "Backends" in the documentation for the ACL that jobs needs'
+        )
     if word in _LASTING:
         return BackendError(f"{where}: Redis refuses the connection: {_LASTING[word]}")
     if word == "WRONGTYPE":
