@@ -20,7 +20,8 @@ from ..base import (
     Outgoing,
     Settlement,
 )
-from . import housekeeping, owners, queue, requests, settling, views
+from ..limits import Limit, Lines
+from . import housekeeping, lines, owners, queue, requests, settling, views
 from .connection import Connection
 from .operators import SqliteOperatorCalls
 from .url import parse_url
@@ -33,7 +34,7 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     """One connection to a queue file."""
 
     name = "sqlite"
-    features = (FEATURES - {"prefix"}) | {"checkpoints"}  # a file belongs to one application
+    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness"}  # a file belongs to one application
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -76,9 +77,14 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
         with self._connection.transaction() as tx:
             return queue.bind(tx, messages)
 
+    def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        with self._connection.transaction() as tx:
+            lines.define(tx, limits, topics)
+
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         with self._connection.transaction(durable=False) as tx:
-            (deliveries,) = requests.reserve(tx, [requests.Reserve(self._owner, topics, limit, request)])
+            (deliveries,) = requests.reserve(tx, [requests.Reserve(self._owner, topics, limit, request, self.startable)])
+            self.passed_over = bool(tx.passed_over)
             if isinstance(deliveries, OwnerLost):
                 raise deliveries
         return deliveries

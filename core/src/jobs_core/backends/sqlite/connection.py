@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pkgutil
 import random
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,14 +22,27 @@ from ...errors import BackendError, BackendUnavailable, QueueFull
 from ...soundness import require_soundness
 from ...uninterrupted import at_fork
 from ..base import BackendOptions
+from ..limits import Limit
 from .netfs import network_type
 from .wakeup import WakeUp, pipe_of
 
-SCHEMA_VERSION = 2
-MIGRATIONS: dict[int, str] = {
-    1: "CREATE TABLE checkpoint (seq INTEGER PRIMARY KEY, cursor BLOB NOT NULL);",
+SCHEMA_VERSION = 3
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: ("CREATE TABLE checkpoint (seq INTEGER PRIMARY KEY, cursor BLOB NOT NULL)",),
+    2: (
+        "ALTER TABLE job ADD COLUMN key TEXT",
+        "ALTER TABLE job ADD COLUMN limits TEXT",
+        "ALTER TABLE reserved ADD COLUMN slots TEXT",
+        "ALTER TABLE owner ADD COLUMN latest REAL NOT NULL DEFAULT 0",
+        "lines.sql",
+    ),
 }
-"""Scripts from schema version N to N+1. They only add, so that processes of the previous release can continue."""
+"""Statements, and names of scripts, from schema version N to N+1.
+
+They only add, so that processes of the previous release can continue.
+"""
+
+_EXCLUDED = "the queue file is used by a later jobs-core: upgrade jobs-core here"
 
 _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has only fsync
 
@@ -47,7 +60,19 @@ class Transaction:
     `call` are woken, too, and the pipes of the owners in `gone` are removed.
     """
 
-    __slots__ = ("_connection", "_durable", "_wakes", "call", "db", "gone", "now", "options", "wake")
+    __slots__ = (
+        "_connection",
+        "_durable",
+        "_wakes",
+        "call",
+        "db",
+        "definitions",
+        "gone",
+        "now",
+        "options",
+        "passed_over",
+        "wake",
+    )
 
     db: sqlite3.Connection
 
@@ -60,6 +85,8 @@ class Transaction:
         self.wake: set[str] = set()
         self.call: tuple[str, ...] = ()
         self.gone: tuple[str, ...] = ()
+        self.definitions: dict[str, Limit | None] | None = None  # those that were looked up
+        self.passed_over: tuple[str, ...] = ()  # owners whose reserve left a job behind, see `Backend.passed_over`
 
     def __enter__(self) -> Transaction:
         self._connection.lock.acquire()
@@ -103,6 +130,19 @@ class Transaction:
         """Return the first column of the first row, or None."""
         row = self.db.execute(sql, parameters).fetchone()
         return row[0] if row else None
+
+    def exclude_older_releases(self) -> None:
+        """Let processes of releases without limits use the file no longer, because it has jobs that they would mishandle.
+
+        They check `readable_by` only when they connect. The constraints stop those that are connected: they cannot renew a
+        lease, reserve, or keep house, and get an error with the constraint's name; what they hold, they can still settle.
+        """
+        if not self.db.execute("UPDATE meta SET value = 3 WHERE key = 'readable_by' AND value < 3").rowcount:
+            return
+        self.db.execute("UPDATE owner SET latest = lease_until WHERE latest = 0")
+        kept = self.first("SELECT value FROM meta WHERE key = 'last_housekeep'")
+        for table, condition in (("owner", "lease_until <= latest"), ("meta", f"key <> 'last_housekeep' OR value <= {kept!r}")):
+            self.db.execute(f'ALTER TABLE {table} ADD COLUMN excludes INTEGER CONSTRAINT "{_EXCLUDED}" CHECK ({condition})')
 
 
 class Connection:
@@ -248,14 +288,15 @@ class Connection:
         self.take_lock("PRAGMA journal_mode = WAL")
         with Transaction(self) as tx:
             if self._version() == 0:  # unless another process was faster
-                for statement in statements(_schema()):
+                for statement in (*_script("schema.sql"), *_script("lines.sql")):
                     tx.db.execute(statement)
 
     def _migrate(self) -> None:
         with Transaction(self) as tx:
             for version in range(self._version(), SCHEMA_VERSION):
-                for statement in statements(MIGRATIONS[version]):
-                    tx.db.execute(statement)
+                for step in MIGRATIONS[version]:
+                    for statement in _script(step) if step.endswith(".sql") else (step,):
+                        tx.db.execute(statement)
                 tx.db.execute(f"PRAGMA user_version = {version + 1}")
 
     def _refuse_unless_readable(self, version: int) -> None:
@@ -490,10 +531,8 @@ def statements(script: str) -> list[str]:
     return found
 
 
-def _schema() -> str:
-    schema = pkgutil.get_data(__name__, "schema.sql")  # importlib.resources takes 10 ms to import
-    assert schema is not None
-    return schema.decode()
+def _script(name: str) -> list[str]:
+    return statements(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

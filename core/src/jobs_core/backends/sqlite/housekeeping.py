@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import owners, queue, views
+from . import limits, owners, queue, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -20,6 +20,7 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
         tx.wake.update(due_topics)
     released = owners.release_expired(tx, limit)
     dropped = _drop_old(tx, limit)
+    limits.forget_idle(tx, limit)
     return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
 
 

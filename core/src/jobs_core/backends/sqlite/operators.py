@@ -7,6 +7,9 @@ import time
 from collections.abc import Sequence
 
 from ..base import Backend, JobRecord, State
+from ..limits import Limit, LimitState
+from . import limits as limits_of
+from . import lines as lines_of
 from . import queue, removal, views
 from .connection import Connection, Transaction
 
@@ -73,6 +76,18 @@ class SqliteOperatorCalls(Backend):
         with self._connection.transaction() as tx:
             return cancel(tx, job_id, force=force)
 
+    def limits(self, most: int, names: Sequence[str] = ()) -> list[LimitState]:
+        with self._connection.snapshot() as db:
+            return limits_of.states(db, most, names, self._connection.options.now())
+
+    def override_limit(self, limit: str, definition: Limit | None) -> None:
+        with self._connection.transaction() as tx:
+            lines_of.override(tx, limit, definition)
+
+    def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
+        with self._connection.snapshot() as db:
+            return views.lines(db, topic, most)
+
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout
         version, pause = -1, _FIRST_PAUSE
@@ -109,12 +124,10 @@ def requeue(tx: Transaction, job_id: str) -> int:
 def discard(tx: Transaction, job_id: str, reason: str) -> int:
     """Move a ready or scheduled job to the dead letters; return 1, or 0 if there is no such job."""
     record = views.get(tx.db, job_id, tx.now)
-    if record is None or record.state not in (State.READY, State.SCHEDULED):
+    if record is None or record.state not in (State.READY, State.LIMITED, State.SCHEDULED):
         return 0
-    sql = "SELECT seq, rank, coalesce(ready_at, pushed_at), errors FROM job WHERE id = ?"
-    seq, rank, since, errors = tx.db.execute(sql, (record.id,)).fetchone()
-    place = (record.topic, rank, since, seq)
-    tx.db.execute("DELETE FROM ready WHERE topic = ? AND rank = ? AND since = ? AND seq = ?", place)
+    seq, errors = tx.db.execute("SELECT seq, errors FROM job WHERE id = ?", (record.id,)).fetchone()
+    removal.dequeue(tx, json.dumps([seq]))
     removal.make_dead(tx, seq, reason, errors, 0)
     return 1
 
@@ -123,8 +136,8 @@ def purge_some(tx: Transaction, topic: str, state: State) -> int:
     """Delete up to PURGED_AT_ONCE jobs of a topic; return how many. A smaller number means that none are left."""
     if state is State.RESERVED:
         return 0
-    ids = [record.id for record in views.browse(tx.db, topic, state, PURGED_AT_ONCE, 0, tx.now)]
-    removal.end(tx, ids, State.UNKNOWN, 0.0)
+    ids = views.some_ids(tx.db, topic, state, PURGED_AT_ONCE)
+    removal.end_queued(tx, ids, State.UNKNOWN, 0.0)
     return len(ids)
 
 
@@ -153,9 +166,9 @@ def cancel(tx: Transaction, job_id: str, *, force: bool = False) -> State:
     if record.state is State.RESERVED:
         tx.db.execute("INSERT OR IGNORE INTO cancel SELECT seq FROM job WHERE id = ?", (job_id,))
         if force:
-            tx.db.execute("INSERT OR IGNORE INTO meta VALUES ('force:' || ?, 1)", (job_id,))
+            tx.db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('force:' || ?, 1)", (job_id,))
         tx.call += (record.owner,) if record.owner else ()
-    elif record.state in (State.READY, State.SCHEDULED):
-        removal.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
+    elif record.state in (State.READY, State.LIMITED, State.SCHEDULED):
+        removal.end_queued(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
         return State.CANCELLED
     return record.state

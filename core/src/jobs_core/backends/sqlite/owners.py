@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 
 from ...errors import OwnerLost
 from ..base import Answer, Heartbeat, State
-from . import queue, removal
+from . import lines, queue, removal
 from .connection import Transaction, among
 
 _HELD = """
-SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq)
+SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq), slots
   FROM reserved JOIN job USING (seq) WHERE owner = ?
 """
 _SETTLED, _NOT = b"s-"
@@ -19,7 +18,8 @@ _SETTLED, _NOT = b"s-"
 
 def register(tx: Transaction, owner: str) -> None:
     """Register an owner, whose lease begins now."""
-    tx.db.execute("INSERT OR REPLACE INTO owner (id, lease_until) VALUES (?, ?)", (owner, tx.now + tx.options.lease))
+    row = (owner, tx.now + tx.options.lease, float("inf"))
+    tx.db.execute("INSERT OR REPLACE INTO owner (id, lease_until, latest) VALUES (?, ?, ?)", row)
 
 
 def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
@@ -82,23 +82,27 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
     tx.gone += (owner,)
     tx.db.executemany(
         "UPDATE job SET redeliveries = redeliveries + 1, crashes = crashes + ?, errors = ? WHERE seq = ?",
-        [(int(crash), removal.note(errors, report), seq) for seq, job_id, _, errors, _ in rows if job_id in started],
+        [(int(crash), removal.note(errors, report), seq) for seq, job_id, _, errors, *_ in rows if job_id in started],
     )
-    queue.release(tx, json.dumps([seq for seq, _, _, _, cancelled in rows if not cancelled]))
-    cancelled_ids = [job_id for _, job_id, _, _, cancelled in rows if cancelled]
+    held = [(job_id in started, slots) for _, job_id, _, _, _, slots in rows if slots is not None]
+    if held:
+        lines.free(tx, [slots for ran, slots in held if ran])
+        lines.free(tx, [slots for ran, slots in held if not ran], tokens=True)
+    again = [(seq, job_id) for seq, job_id, _, _, cancelled, _ in rows if not cancelled]
+    queue.release(tx, [seq for seq, _ in again], unstarted=[seq for seq, job_id in again if job_id not in started])
+    cancelled_ids = [job_id for _, job_id, _, _, cancelled, _ in rows if cancelled]
     if cancelled_ids:
         removal.end(tx, cancelled_ids, State.CANCELLED, tx.options.cancelled_ttl)
-    tx.wake.update(topic for _, _, topic, _, _ in rows)
+    tx.wake.update(topic for _, _, topic, *_ in rows)
     return len(rows)
 
 
 def release_expired(tx: Transaction, limit: int) -> int:
     """Release owners whose lease has expired; if housekeeping itself had stopped, extend all leases first."""
     lease = tx.options.lease
-    last = tx.first("SELECT value FROM meta WHERE key = 'last_housekeep'")
-    tx.db.execute("UPDATE meta SET value = ? WHERE key = 'last_housekeep'", (tx.now,))
-    if tx.now - last > tx.options.outage_after:
-        tx.db.execute("UPDATE owner SET lease_until = max(lease_until, ?)", (tx.now + lease,))
+    if tx.now - _note_housekeeping(tx, tx.now) > tx.options.outage_after:
+        # Owners of an excluded release cannot get a longer lease.
+        tx.db.execute("UPDATE OR IGNORE owner SET lease_until = max(lease_until, ?)", (tx.now + lease,))
     # A clock that was set back must not keep a dead owner forever.
     tx.db.execute("UPDATE owner SET lease_until = :latest WHERE lease_until > :latest", {"latest": tx.now + 2 * lease})
     expired = tx.db.execute("SELECT id FROM owner WHERE lease_until <= ? LIMIT ?", (tx.now, limit)).fetchall()
@@ -110,4 +114,15 @@ def release_expired(tx: Transaction, limit: int) -> int:
 
 def begin_grace(tx: Transaction) -> None:
     """Make the next round of housekeeping extend all leases; the ZeroMQ broker calls this after it was down."""
-    tx.db.execute("UPDATE meta SET value = 0 WHERE key = 'last_housekeep'")
+    _note_housekeeping(tx, 0.0)
+
+
+def _note_housekeeping(tx: Transaction, at: float) -> float:
+    """Store the time of housekeeping; return the time before.
+
+    A file that excludes older releases refuses their row, because they would keep house; then another row has the time.
+    """
+    last = float(tx.first("SELECT value FROM meta WHERE key LIKE 'last_house%' ORDER BY key DESC LIMIT 1"))
+    if not tx.db.execute("UPDATE OR IGNORE meta SET value = ? WHERE key = 'last_housekeep'", (at,)).rowcount:
+        tx.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('last_housekept', ?)", (at,))
+    return last

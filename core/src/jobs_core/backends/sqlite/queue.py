@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..base import Delivery, Outgoing, State
-from . import removal, views
+from ..limits import Lines
+from . import lines, removal
 from .connection import Transaction
+from .serving import Serving
 
 READY_AT_ONCE = 1000
 """Largest number of due jobs of a topic that one reserve makes ready, which bounds how long it holds the lock.
@@ -22,7 +24,12 @@ _AT_ONCE = 16
 
 _INSERT = "INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload) VALUES (?,?,?,?,?,?,?,?)"
 _INSERT_SOME = _INSERT + ",(?,?,?,?,?,?,?,?)" * (_AT_ONCE - 1)
-_ROW = "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key, cursor"
+_INSERT_WITH_LINE = """
+INSERT OR IGNORE INTO job (seq, id, topic, rank, due, pushed_at, unique_key, payload, key, limits) VALUES (?,?,?,?,?,?,?,?,?,?)
+"""
+_ROW = (
+    "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key, coalesce(cursor, key, limits)"
+)
 _RESERVED = "FROM reserved CROSS JOIN job USING (seq) LEFT JOIN checkpoint USING (seq)"
 _RESERVED_NOW = f"SELECT {_ROW} {_RESERVED} WHERE token > ? ORDER BY token"
 _DELIVERY = f"SELECT {_ROW} {_RESERVED} WHERE token > ? AND owner = ? AND request = ? ORDER BY token"
@@ -46,6 +53,7 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
     """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id."""
     seq = _numbers(tx, sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
+    others: list[tuple[object, ...]] = []  # with a key or limits
     refused = []
     together = {message.id for messages in batches for message in messages} if loosely else frozenset()
     for messages in batches:
@@ -53,8 +61,8 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
         added: set[str] = set()  # chosen ids of this batch
         for message in messages:
             if message.unique or message.chosen:
-                _insert(tx, rows)  # first insert the jobs that this message may duplicate or replace
-                rows = []
+                _insert(tx, rows, others)  # first insert the jobs that this message may duplicate or replace
+                rows, others = [], []
                 if _is_known(tx, message):
                     if message.chosen and message.id not in added:
                         conflicts[message.id] = message.id
@@ -67,17 +75,32 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
             seq += 1
             due = tx.now + _delay(tx, message) if message.delay > 0 else None
             key = message.unique.key if message.unique else None
-            rows.append((seq, message.id, message.topic, -message.priority, due, tx.now, key, message.payload))
+            row = (seq, message.id, message.topic, -message.priority, due, tx.now, key, message.payload)
+            if message.key or message.limits:
+                others.append((*row, message.key or None, json.dumps(message.limits) if message.limits else None))
+            else:
+                rows.append(row)
             tx.wake.add(message.topic)
         refused.append(conflicts)
-    _insert(tx, rows)
+    _insert(tx, rows, others)
     return refused
 
 
-def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
-    """Insert new jobs, in ascending order of seq, and make those ready that are not scheduled."""
-    if not rows:
-        return
+def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]], others: Sequence[tuple[Any, ...]]) -> None:
+    """Insert new jobs, in ascending order of seq, and make those ready that are not scheduled.
+
+    The others, with a key or limits, come last, so that they are not among the rows that are ready at once.
+    """
+    if rows:
+        _insert_plain(tx, rows)
+    if others:
+        if any(row[9] for row in others):
+            tx.exclude_older_releases()
+        tx.db.executemany(_INSERT_WITH_LINE, others)
+        lines.enter(tx, [row[0] for row in others])
+
+
+def _insert_plain(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
     whole = len(rows) - len(rows) % _AT_ONCE
     for n in range(0, whole, _AT_ONCE):
         tx.db.execute(_INSERT_SOME, [*itertools.chain.from_iterable(rows[n : n + _AT_ONCE])])
@@ -115,7 +138,7 @@ def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Colle
         if (unique.conflict != "replace" and not takes) or not _waits(tx, holder):
             return holder
         limit = held[2] if held[1].startswith("queued") else None
-        removal.end(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
+        removal.end_queued(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
     _hold_key(tx, message, loosely, limit)
     return None
 
@@ -183,34 +206,58 @@ def ready_due(tx: Transaction, topics: Iterable[str], limit: int) -> int:
 
 def make_ready(tx: Transaction, seqs: Sequence[int], since: float | None = None) -> None:
     """Make jobs ready with the age that they would have if they had been ready since `since`, or since they were due."""
-    these = json.dumps(list(seqs))
     sql = "UPDATE job SET ready_at = coalesce(?, due), due = NULL WHERE seq IN (SELECT value FROM json_each(?))"
-    tx.db.execute(sql, (since, these))
-    release(tx, these)
+    tx.db.execute(sql, (since, json.dumps(seqs)))
+    release(tx, seqs)
 
 
-def release(tx: Transaction, seqs: str) -> None:
-    """Return jobs, given as a JSON array of sequence numbers, to their former positions among the ready jobs."""
-    tx.db.execute(
+def release(tx: Transaction, seqs: Sequence[int], unstarted: Sequence[int] = ()) -> None:
+    """Return jobs to their former positions among the ready jobs.
+
+    In a fair topic, the keys of those that were reserved, but not started, are served next.
+    """
+    plain = tx.db.execute(
         "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job "
-        "WHERE seq IN (SELECT value FROM json_each(?))",
-        (seqs,),
-    )
+        "WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NULL AND limits IS NULL",
+        (json.dumps(seqs),),
+    ).rowcount
+    if plain < len(seqs):
+        lines.enter(tx, seqs)
+    if unstarted:
+        lines.to_front(tx, unstarted)
+
+
+def set_limits(tx: Transaction, seq: int, named: Sequence[str]) -> None:
+    """Give a reserved job other limits."""
+    if named:
+        tx.exclude_older_releases()
+    tx.db.execute("UPDATE job SET limits = ? WHERE seq = ?", (json.dumps(named) if named else None, seq))
 
 
 # -- reserve ---------------------------------------------------------------------------------------
 
 
-Reserving: TypeAlias = tuple[str, Sequence[str], int, str]
-"""Owner, topics, limit and request."""
+Reserving: TypeAlias = tuple[str, Sequence[str], int, str, int | None]
+"""Owner, topics, limit, request, and `Backend.startable`."""
+
+_TOPICS = """
+SELECT topic, NULL, NULL FROM paused
+UNION ALL SELECT topic, fair, max_per_key FROM topic_lines WHERE fair OR ready + limited > 0
+"""
 
 
 def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | None = None) -> list[list[Delivery]]:
     """Reserve jobs for one request after the other, each from its topics in order; see `requests.reserve`."""
-    topics = list(dict.fromkeys([topic for _, wanted, _, _ in requests for topic in wanted]))
-    ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, _ in requests])))
-    empty = set(views.paused(tx.db))
-    taken = [_reserve(tx, asked, empty) for asked in requests]
+    topics = list(dict.fromkeys([topic for _, wanted, *_ in requests for topic in wanted]))
+    ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, *_ in requests])))
+    empty: set[str] = set()
+    lined: dict[str, Lines] = {}  # the rules of topics with lines, and of fair ones
+    for topic, fair, max_per_key in tx.db.execute(_TOPICS):
+        if fair is None:
+            empty.add(topic)
+        else:
+            lined[topic] = Lines(bool(fair), max_per_key)
+    taken = [_reserve(tx, asked, empty, lined) for asked in requests]
     count, last_token = sum([count for count, _ in taken]), max([token for _, token in taken])
     rows = tx.db.execute(_RESERVED_NOW, (last_token - count,)).fetchall() if count else []
     if len(taken) == 1:
@@ -219,17 +266,24 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
     return [_deliveries(tx, list(itertools.islice(each, count)), most_bytes) for count, _ in taken]
 
 
-def _reserve(tx: Transaction, asked: Reserving, empty: set[str]) -> tuple[int, int]:
+def _reserve(tx: Transaction, asked: Reserving, empty: set[str], lined: Mapping[str, Lines]) -> tuple[int, int]:
     """Move jobs from ready to reserved; return how many, and the token of the last.
 
     Skips the topics in `empty`, and adds topics that turn out to be empty.
     """
-    owner, topics, limit, request = asked
+    owner, topics, limit, request, startable = asked
     left, last_token = limit, 0
     for topic in topics:
         if left <= 0:
             break
         if topic in empty:
+            continue
+        if topic in lined:
+            serving = Serving(tx, topic, lined[topic], startable, owner, request)
+            taken, passed_over = serving.take(left)
+            left, startable, last_token = left - taken, serving.startable, serving.last_token or last_token
+            if passed_over:
+                tx.passed_over += (owner,)
             continue
         cursor = tx.db.execute(_RESERVE, (tx.now, owner, request, topic, left))
         taken = cursor.rowcount
@@ -250,12 +304,10 @@ def reserve_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: 
     sql = "SELECT seq FROM job WHERE id IN (SELECT value FROM json_each(?)) AND dead_at IS NULL"
     these = json.dumps([row[0] for row in tx.db.execute(sql, (json.dumps(list(job_ids)),))])
     seqs = "SELECT value FROM json_each(?)"
-    tx.db.execute(
-        "DELETE FROM ready WHERE (topic, rank, since, seq) IN "
-        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE seq IN ({seqs}))",
-        (these,),
-    )
-    tx.db.execute(f"DELETE FROM reserved WHERE seq IN ({seqs})", (these,))
+    removal.dequeue(tx, these)
+    held = tx.db.execute(f"DELETE FROM reserved WHERE seq IN ({seqs}) RETURNING slots", (these,)).fetchall()
+    if held:
+        lines.free(tx, [slots for (slots,) in held])
     tx.db.execute(f"UPDATE job SET due = NULL, ready_at = ? WHERE due IS NOT NULL AND seq IN ({seqs})", (tx.now, these))
     tx.db.execute(
         f"INSERT INTO reserved (seq, at, owner, request) SELECT value, ?, ?, ? FROM ({seqs})", (tx.now, owner, request, these)
@@ -277,9 +329,18 @@ def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | 
         tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope IN ('queued', 'queued?')", keys)
     now = tx.now
     return [
-        Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now, cursor=row[10] or b"")
+        Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now)
+        if row[10] is None
+        else _with_extras(tx, row)
         for row in rows
     ]
+
+
+def _with_extras(tx: Transaction, row: tuple[Any, ...]) -> Delivery:
+    """Convert the row of a job with a cursor, a key or limits, which are read apart: columns would cost plain jobs more."""
+    cursor, key, named = tx.db.execute(f"SELECT cursor, key, limits {_RESERVED} WHERE token = ?", (row[3],)).fetchone()
+    fields = (*row[:9], tx.now, key or "", tuple(json.loads(named or "[]")), cursor or b"")
+    return Delivery(*fields)
 
 
 def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) -> list[tuple[Any, ...]]:
@@ -288,7 +349,10 @@ def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) 
     count = max(1, sum(size <= most_bytes for size in sizes))
     if count < len(rows):
         tokens = json.dumps([row[3] for row in rows[count:]])
-        sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq"
-        release(tx, json.dumps([seq for (seq,) in tx.db.execute(sql, (tokens,)).fetchall()]))
+        sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq, slots"
+        released = tx.db.execute(sql, (tokens,)).fetchall()
+        lines.free(tx, [slots for _, slots in released], tokens=True)
+        seqs = [seq for seq, _ in released]
+        release(tx, seqs, unstarted=seqs)
         tx.wake.update(row[1] for row in rows[count:])
     return rows[:count]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ..base import KEPT_ERRORS, State
+from . import lines
 from .connection import Transaction
 
 THESE = "SELECT value FROM json_each(?)"
@@ -15,8 +16,25 @@ SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time'), EXISTS (SELECT 1
 """
 
 
+def end_queued(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float) -> None:
+    """Remove ready, scheduled or dead jobs; see `end`."""
+    sql = f"SELECT json_group_array(seq) FROM job WHERE id IN ({THESE})"
+    dequeue(tx, tx.first(sql, (json.dumps(list(job_ids)),)))
+    end(tx, job_ids, state, ttl)
+
+
+def dequeue(tx: Transaction, seqs: str) -> None:
+    """Take jobs, given as a JSON array of sequence numbers, out of the plain lines and the others."""
+    tx.db.execute(
+        "DELETE FROM ready WHERE (topic, rank, since, seq) IN "
+        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE seq IN ({THESE}))",
+        (seqs,),
+    )
+    lines.leave(tx, seqs)
+
+
 def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None) -> None:
-    """Remove jobs from the queue, and keep a record of their end for `ttl` seconds if it is worth keeping."""
+    """Remove jobs that are not ready from the queue, and keep a record of their end for `ttl` seconds if it is worth it."""
     these = json.dumps(list(job_ids))
     if ttl > 0 and (result is not None or state is State.CANCELLED):
         tx.db.execute(
@@ -24,11 +42,6 @@ def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, resul
             (state.value, tx.now, tx.now + ttl, result, these),
         )
     forget_marks(tx, f"SELECT seq FROM job WHERE id IN ({THESE})", these)
-    tx.db.execute(
-        "DELETE FROM ready WHERE (topic, rank, since, seq) IN "
-        f"(SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE id IN ({THESE}))",
-        (these,),
-    )
     tx.db.execute(f"DELETE FROM job WHERE id IN ({THESE})", (these,))
 
 

@@ -27,6 +27,7 @@ class Reserve(NamedTuple):
     topics: Sequence[str]
     limit: int
     request: str
+    startable: int | None = None
 
 
 class Settle(NamedTuple):
@@ -76,7 +77,7 @@ def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None
     answers: dict[str, list[Delivery] | OwnerLost] = {}
     if new:
         answers.update(zip((reserve.owner for reserve in new), queue.reserve(tx, new, most_bytes), strict=True))
-    for owner, _, _, request in reserves:
+    for owner, _, _, request, _ in reserves:
         if owner not in last:
             answers[owner] = OwnerLost.of(owner)
         elif owner not in answers:

@@ -1,4 +1,4 @@
--- The SQLite store, schema version 2. A job has a row in `job` from its push to its end; its state follows from this row
+-- The SQLite store, schema version 3. A job has a row in `job` from its push to its end; its state follows from this row
 -- and from other tables:
 --
 --   ready       a row in `ready`                     reserved    a row in `reserved`
@@ -30,7 +30,9 @@ CREATE TABLE job (
     pushed_at    REAL    NOT NULL,
     unique_key   TEXT,                          -- the key it may hold in unique_key
     errors       BLOB,                          -- a JSON array of the newest errors
-    payload      BLOB    NOT NULL               -- the message, byte for byte
+    payload      BLOB    NOT NULL,              -- the message, byte for byte
+    key          TEXT,                          -- in a fair topic, keys take turns
+    limits       TEXT                           -- a JSON array of the limits that it names
 );
 CREATE INDEX job_scheduled ON job (topic, due) WHERE due IS NOT NULL;
 CREATE INDEX job_dead ON job (topic, dead_at) WHERE dead_at IS NOT NULL;
@@ -48,7 +50,8 @@ CREATE TABLE reserved (
     seq     INTEGER NOT NULL,
     at      REAL    NOT NULL,                   -- when it was reserved
     owner   TEXT    NOT NULL,
-    request TEXT    NOT NULL
+    request TEXT    NOT NULL,
+    slots   TEXT                                -- JSON: the limits whose slots it holds, each with the interval of the token taken
 );
 
 CREATE TABLE owner (
@@ -56,7 +59,8 @@ CREATE TABLE owner (
     lease_until     REAL NOT NULL,
     reserve_request TEXT NOT NULL DEFAULT '',   -- the last requests, to recognise a repeated one
     settle_request  TEXT NOT NULL DEFAULT '',
-    settle_answers  BLOB
+    settle_answers  BLOB,
+    latest          REAL NOT NULL DEFAULT 0     -- infinite, except for owners of releases without limits: see connection.py
 ) WITHOUT ROWID;
 
 CREATE TABLE cancel (           -- reserved jobs that are to be cancelled
@@ -96,4 +100,4 @@ CREATE TABLE paused (
     topic TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 
 from ..base import ENDS, Answer, Checkpoint, Outcome, Settlement, State
-from . import queue, removal
+from . import lines, queue, removal
 from .connection import Transaction
 
 _AMONG = f"IN ({removal.THESE})"
 _HELD = """
-SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq)
+SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq), slots
   FROM reserved JOIN job USING (seq) WHERE token = ? AND owner = ?
 """
 _STORE = "INSERT OR REPLACE INTO checkpoint (seq, cursor) VALUES (?, ?)"
@@ -20,7 +20,14 @@ _STORE = "INSERT OR REPLACE INTO checkpoint (seq, cursor) VALUES (?, ?)"
 def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]]) -> list[list[Answer]]:
     """Settle one batch of each owner; return the answers of each batch in order."""
     plain = [
-        (owner, [s.token for s in settlements if s.outcome is Outcome.DONE and s.result is None and not s.followups])
+        (
+            owner,
+            [
+                s.token
+                for s in settlements
+                if s.outcome is Outcome.DONE and s.result is None and not s.followups and not s.close_limits
+            ],
+        )
         for owner, settlements in settles
     ]
     answers = []
@@ -42,36 +49,48 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
     if len(tokens) < 2:
         return [False] * len(plain)
     these = json.dumps(tokens)
-    whole = _are_theirs(tx, plain, these)
+    whole, holds = _are_theirs(tx, plain, these)
     if not all(whole):
         these = json.dumps([token for (_, batch), ours in zip(plain, whole, strict=True) if ours for token in batch])
     seqs = f"SELECT seq FROM reserved WHERE token {_AMONG}"
     removal.forget_marks(tx, seqs, these)
     tx.db.execute(f"DELETE FROM job WHERE seq IN ({seqs})", (these,))
-    tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG}", (these,))
+    if holds:
+        held = tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG} RETURNING slots", (these,)).fetchall()
+        lines.free(tx, [slots for (slots,) in held])
+    else:
+        tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG}", (these,))
     return whole
 
 
-def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> list[bool]:
-    """Return, for each batch, whether all its tokens are reservations of its owner, without repetitions.
+def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> tuple[list[bool], bool]:
+    """Return, for each batch, whether all its tokens are reservations of its owner, without repetitions; and if any has slots.
 
     `these` is a JSON array of all tokens.
     """
     if len(plain) == 1:
         owner, tokens = plain[0]
-        sql = f"SELECT count(*) FROM reserved WHERE owner = ? AND token {_AMONG}"
-        return [bool(tx.first(sql, (owner, these)) == len(tokens))]
-    held: dict[int | str, str] = dict(tx.db.execute(f"SELECT token, owner FROM reserved WHERE token {_AMONG}", (these,)))
-    return [[held.pop(token, None) for token in tokens].count(owner) == len(tokens) for owner, tokens in plain]
+        sql = f"SELECT count(*), count(slots) FROM reserved WHERE owner = ? AND token {_AMONG}"
+        count, holds = tx.db.execute(sql, (owner, these)).fetchone()
+        return [count == len(tokens)], bool(holds)
+    rows = tx.db.execute(f"SELECT token, owner, slots FROM reserved WHERE token {_AMONG}", (these,)).fetchall()
+    held: dict[int | str, str] = {token: owner for token, owner, _ in rows}
+    return [[held.pop(token, None) for token in tokens].count(owner) == len(tokens) for owner, tokens in plain], any(
+        slots is not None for _, _, slots in rows
+    )
 
 
 def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
     row = tx.db.execute(_HELD, (settlement.token, owner)).fetchone()
     if row is None:
         return Answer.STALE
-    seq, job_id, topic, errors, cancelled = row
+    seq, job_id, topic, errors, cancelled, slots = row
     tx.db.execute("DELETE FROM reserved WHERE token = ?", (settlement.token,))
     outcome = settlement.outcome
+    if slots is not None:
+        lines.free(tx, [slots], tokens=not settlement.ran)
+    if settlement.close_limits:
+        lines.close(tx, settlement.close_limits)
     if settlement.cursor is not None:
         tx.db.execute(_STORE, (seq, settlement.cursor))
     if outcome is Outcome.DONE:
@@ -101,8 +120,10 @@ def checkpoint(tx: Transaction, owner: str, checkpoints: Sequence[Checkpoint]) -
 
 def _queue_again(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:
     """Queue a job again after a release, a retry or a deferral."""
+    if settlement.limits is not None:
+        queue.set_limits(tx, seq, settlement.limits)
     if settlement.outcome is Outcome.RELEASE:
-        queue.release(tx, json.dumps([seq]))
+        queue.release(tx, [seq], unstarted=[seq])
         return
     if settlement.outcome is Outcome.RETRY:
         noted = removal.note(errors, settlement.error)

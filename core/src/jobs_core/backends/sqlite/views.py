@@ -10,31 +10,53 @@ from typing import Any
 from ..base import Counts, JobRecord, State
 
 _RECORD = """
-SELECT id, job.topic, payload, -job.rank, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason,
-       errors, ready.since, reserved.owner, reserved.at, cancel.seq, cursor, job.seq
+SELECT job.id, job.topic, payload, -job.rank, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason,
+       errors, ready.since, reserved.owner, reserved.at, cancel.seq, cursor, job.key, job.limits, lined.since, line.filed_under,
+       job.seq
   FROM job
   LEFT JOIN ready ON ready.topic = job.topic AND ready.rank = job.rank
         AND ready.since = coalesce(job.ready_at, job.pushed_at) AND ready.seq = job.seq
   LEFT JOIN reserved ON reserved.seq = job.seq
   LEFT JOIN cancel ON cancel.seq = job.seq
   LEFT JOIN checkpoint ON checkpoint.seq = job.seq
+  LEFT JOIN lined ON lined.seq = job.seq
+  LEFT JOIN line ON line.id = lined.line
 """
 _BROWSE = {
-    State.READY: "SELECT seq FROM ready WHERE topic = ? ORDER BY rank, since, seq",
-    State.SCHEDULED: "SELECT seq FROM job WHERE topic = ? AND due IS NOT NULL ORDER BY due, seq",
-    State.RESERVED: "SELECT seq FROM reserved JOIN job USING (seq) WHERE topic = ? ORDER BY token",
-    State.DEAD: "SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL ORDER BY dead_at DESC, seq DESC",
+    State.READY: """
+        SELECT rank, since, seq FROM ready WHERE topic = :topic UNION ALL
+        SELECT lined.rank, since, seq FROM line JOIN lined ON line = line.id WHERE topic = :topic AND filed_under IS NULL
+         ORDER BY 1, 2, 3""",
+    State.LIMITED: """
+        SELECT seq FROM line JOIN lined ON line = line.id WHERE topic = :topic AND filed_under IS NOT NULL
+         ORDER BY since, seq""",
+    State.SCHEDULED: "SELECT seq FROM job WHERE topic = :topic AND due IS NOT NULL ORDER BY due, seq",
+    State.RESERVED: "SELECT seq FROM reserved JOIN job USING (seq) WHERE job.topic = :topic ORDER BY token",
+    State.DEAD: "SELECT seq FROM job WHERE topic = :topic AND dead_at IS NOT NULL ORDER BY dead_at DESC, seq DESC",
 }
+_READY_IN_ANY_ORDER = (
+    "SELECT seq FROM ready WHERE topic = :topic LIMIT :limit",
+    "SELECT seq FROM line JOIN lined ON line = line.id WHERE topic = :topic LIMIT :limit",
+)
 _LOOK = """
-SELECT EXISTS (SELECT 1 FROM ready WHERE topic = :topic), (SELECT min(due) FROM job WHERE topic = :topic AND due IS NOT NULL)
+SELECT EXISTS (SELECT 1 FROM ready WHERE topic = :topic), (SELECT min(due) FROM job WHERE topic = :topic AND due IS NOT NULL),
+       EXISTS (SELECT 1 FROM topic_lines WHERE topic = :topic)
  WHERE NOT EXISTS (SELECT 1 FROM paused WHERE topic = :topic)
+"""
+_LOOK_AT_LINES = """
+SELECT EXISTS (SELECT 1 FROM line WHERE topic = :topic AND filed_under IS NULL),
+       (SELECT min(at) FROM opening WHERE topic = :topic),
+       EXISTS (SELECT 1 FROM topic_lines JOIN limit_state ON name = 'key/' || topic || ':'
+                WHERE topic = :topic AND fair AND used >= max_per_key)
 """
 _COUNT = """
 SELECT count(*), min(since),
        (SELECT count(*) FROM job WHERE topic = :topic AND due <= :now),
        (SELECT min(due) FROM job WHERE topic = :topic AND due <= :now),
        (SELECT count(*) FROM job WHERE topic = :topic AND due > :now),
-       (SELECT count(*) FROM job WHERE topic = :topic AND dead_at IS NOT NULL)
+       (SELECT count(*) FROM job WHERE topic = :topic AND dead_at IS NOT NULL),
+       (SELECT ready FROM topic_lines WHERE topic = :topic), (SELECT limited FROM topic_lines WHERE topic = :topic),
+       (SELECT min(head_since) FROM line WHERE topic = :topic AND filed_under IS NULL)
   FROM ready WHERE topic = :topic
 """
 
@@ -46,10 +68,16 @@ def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[boo
         row = db.execute(_LOOK, {"topic": topic}).fetchone()
         if row is None:
             continue
-        if row[0]:
+        ready, due, lined = row
+        if lined:
+            open_line, opens_at, plain_limited = db.execute(_LOOK_AT_LINES, {"topic": topic}).fetchone()
+            ready = open_line or (ready and not plain_limited)
+            if opens_at is not None:
+                next_due = min(opens_at, next_due)
+        if ready:
             return True, 0.0
-        if row[1] is not None:
-            next_due = min(row[1], next_due)
+        if due is not None:
+            next_due = min(due, next_due)
     return False, next_due - now
 
 
@@ -58,17 +86,19 @@ def counts(db: sqlite3.Connection, topics: Sequence[str], now: float) -> dict[st
     reserved = dict(db.execute("SELECT topic, count(*) FROM reserved JOIN job USING (seq) GROUP BY topic").fetchall())
     found = {}
     for topic in topics:
-        ready, since, due, due_since, later, dead = db.execute(_COUNT, {"topic": topic, "now": now}).fetchone()
-        oldest = min((time for time in (since, due_since) if time is not None), default=None)
+        ready, since, due, due_since, later, dead, lined, limited, head = db.execute(
+            _COUNT, {"topic": topic, "now": now}
+        ).fetchone()
+        oldest = min((time for time in (since, due_since, head) if time is not None), default=None)
         age = None if oldest is None else max(0.0, now - oldest)
-        found[topic] = Counts(ready + due, later, reserved.get(topic, 0), dead, age)
+        found[topic] = Counts(ready + due + (lined or 0), later, reserved.get(topic, 0), dead, age, limited or 0)
     return found
 
 
 def topics(db: sqlite3.Connection) -> list[str]:
     """Return every topic that holds jobs or is paused, sorted."""
     reserved = [row[0] for row in db.execute("SELECT DISTINCT topic FROM reserved JOIN job USING (seq)")]
-    waiting = [*topics_of(db, "ready"), *topics_of(db, "job", "due IS NOT NULL")]
+    waiting = [*topics_of(db, "ready"), *topics_of(db, "line"), *topics_of(db, "job", "due IS NOT NULL")]
     return sorted({*waiting, *topics_of(db, "job", "dead_at IS NOT NULL"), *paused(db), *reserved})
 
 
@@ -83,6 +113,16 @@ def topics_of(db: sqlite3.Connection, table: str, condition: str = "1") -> list[
         found.append(row[0])
 
 
+def lines(db: sqlite3.Connection, topic: str, most: int) -> list[tuple[str, int]]:
+    """Return the keys of a fair topic with the most ready jobs, limited ones included."""
+    sql = (
+        "SELECT key, sum(n) FROM (SELECT key, size AS n FROM line WHERE topic = ?1 "
+        "UNION ALL SELECT '', count(*) FROM ready WHERE topic = ?1 HAVING count(*) > 0) "
+        "GROUP BY key ORDER BY 2 DESC, 1 LIMIT ?2"
+    )
+    return [(key, count) for key, count in db.execute(sql, (topic, most))]
+
+
 def paused(db: sqlite3.Connection) -> frozenset[str]:
     """Return the paused topics."""
     return frozenset(row[0] for row in db.execute("SELECT topic FROM paused"))
@@ -90,7 +130,7 @@ def paused(db: sqlite3.Connection) -> frozenset[str]:
 
 def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
     """Return everything known about a job; None if it is unknown."""
-    row = db.execute(f"{_RECORD} WHERE id = ?", (job_id,)).fetchone()
+    row = db.execute(f"{_RECORD} WHERE job.id = ?", (job_id,)).fetchone()
     if row:
         return _record(row, now)
     row = db.execute("SELECT id, topic, state, at, result FROM ended WHERE id = ? AND until > ?", (job_id, now)).fetchone()
@@ -123,15 +163,25 @@ def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset:
     sql = _BROWSE.get(state)
     if sql is None:
         return []
-    seqs = [row[0] for row in db.execute(f"{sql} LIMIT ? OFFSET ?", (topic, limit, offset))]
+    facts = {"topic": topic, "limit": limit, "offset": offset}
+    seqs = [row[-1] for row in db.execute(f"{sql} LIMIT :limit OFFSET :offset", facts)]
     rows = db.execute(f"{_RECORD} WHERE job.seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)).fetchall()
     place = {seq: n for n, seq in enumerate(seqs)}
     return [_record(row, now) for row in sorted(rows, key=lambda row: place[row[-1]])]
 
 
+def some_ids(db: sqlite3.Connection, topic: str, state: State, limit: int) -> list[str]:
+    """Return the ids of some jobs of a topic; the ready ones with the limited ones, in any order, which is no sort."""
+    seqs: list[int] = []
+    for sql in _READY_IN_ANY_ORDER if state is State.READY else (f"{_BROWSE[state]} LIMIT :limit",):
+        seqs += [row[-1] for row in db.execute(sql, {"topic": topic, "limit": limit - len(seqs)})]
+    sql = "SELECT id FROM job WHERE seq IN (SELECT value FROM json_each(?))"
+    return [job_id for (job_id,) in db.execute(sql, (json.dumps(seqs),))]
+
+
 def _record(row: tuple[Any, ...], now: float) -> JobRecord:
     (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason, errors,
-     ready_since, owner, reserved_at, cancel, cursor, _) = row  # fmt: skip
+     ready_since, owner, reserved_at, cancel, cursor, key, limits, lined_since, filed_under, _) = row  # fmt: skip
     if dead_at is not None:
         state, since = State.DEAD, dead_at
     elif due is not None and due > now:
@@ -140,6 +190,8 @@ def _record(row: tuple[Any, ...], now: float) -> JobRecord:
         state, since = State.READY, due
     elif owner is not None:
         state, since = State.RESERVED, reserved_at
+    elif lined_since is not None:
+        state, since = State.LIMITED if filed_under is not None else State.READY, lined_since
     else:
         state, since = State.READY, ready_since
     return JobRecord(
@@ -161,4 +213,7 @@ def _record(row: tuple[Any, ...], now: float) -> JobRecord:
         errors=tuple(json.dumps(error).encode() for error in json.loads(errors)) if errors else (),
         broker_now=now,
         cursor=cursor or b"",
+        key=key or "",
+        limits=tuple(json.loads(limits)) if limits else (),
+        blocked_by=filed_under or "",
     )

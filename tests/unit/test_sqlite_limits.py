@@ -1,0 +1,244 @@
+"""Limits and fairness in the SQLite file: the choice of jobs, the cost of a step, and releases beside one another."""
+
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.limits import Limit, Lines
+from jobs_core.backends.sqlite import SqliteBackend
+from jobs_core.errors import BackendError
+from jobs_core.ids import new_id
+
+from .test_memory_lines import STEPS, Reference, replay
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "queue.db"
+
+
+@pytest.fixture
+def open_(path):
+    opened = []
+
+    def open_(owner=None):
+        backend = SqliteBackend(f"sqlite:///{path}?durability=process", BackendOptions())
+        backend.open(owner)
+        opened.append(backend)
+        return backend
+
+    yield open_
+    for backend in opened:
+        backend.close()
+
+
+def push(backend, *ids, **facts):
+    assert not backend.push([Outgoing(job_id, "t", b"", **facts) for job_id in ids], new_id())
+
+
+def take(backend, most=100):
+    return [delivery.id for delivery in backend.reserve(["t"], most, new_id())]
+
+
+# -- choice ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_the_sqlite_backend_chooses_as_the_rules_say_and_counts_exactly(steps):
+    model = Reference()
+    with tempfile.TemporaryDirectory() as directory:
+        url = f"sqlite:///{directory}/queue.db?durability=process"
+        backend = SqliteBackend(url, BackendOptions(clock=lambda: model.now, lease=1e9))
+        replay(steps, model, backend)
+        with backend._connection.reading() as db:
+            slots = [limit for job in model.held for limit in job["slots"]]
+            assert dict(db.execute("SELECT name, used FROM limit_state WHERE used")) == {
+                limit: slots.count(limit) for limit in slots
+            }
+            filed = dict(db.execute("SELECT filed_under, sum(size) FROM line WHERE filed_under IS NOT NULL GROUP BY 1"))
+            assert dict(db.execute("SELECT name, waiting FROM limit_state WHERE waiting")) == filed
+            jobs_of_lines = dict(db.execute("SELECT line, count(*) FROM lined GROUP BY 1"))
+            assert dict(db.execute("SELECT id, size FROM line")) == jobs_of_lines
+        backend.close()
+
+
+# -- cost --------------------------------------------------------------------------------------------
+
+
+CROWDS = {
+    "one line": lambda number: {"limits": ("a",)},
+    "lines": lambda number: {"limits": ("a", f"b:{number}")},
+    "keys": lambda number: {"key": f"{number // 2}"},
+}
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_a_step_costs_the_same_with_many_jobs_lines_and_keys_as_with_few(open_, crowd):
+    backend = open_("worker")
+    backend.define_limits({"a": Limit(concurrency=1)}, {"t": Lines(fair=crowd == "keys")})
+    steps = []
+    with backend._connection.reading() as db:
+        db.set_progress_handler(lambda: steps.append(1), 10)
+
+    def cost(count):
+        """Return the steps of SQLite's machine for a push, a look at a full limit, and a settlement that opens it."""
+        push(backend, "first", limits=("a",))
+        (held,) = backend.reserve(["t"], 1, new_id())
+        for number in range(count):
+            push(backend, f"{number}", **CROWDS[crowd](number))
+        steps.clear()
+        push(backend, "last", **CROWDS[crowd](count))
+        backend.reserve(["t"], 1, new_id())
+        backend.settle([Settlement(held.id, held.token, Outcome.DONE)], new_id())
+        assert take(backend, 1)
+        taken = len(steps)
+        backend.purge("t", State.READY)
+        return taken
+
+    few = cost(20)
+    backend.close()
+    backend.open("worker")
+    with backend._connection.reading() as db:
+        db.set_progress_handler(lambda: steps.append(1), 10)
+    assert cost(2000) < 1.5 * few
+
+
+def test_jobs_without_limits_are_taken_together_up_to_the_next_line(open_):
+    backend = open_("worker")
+    statements = []
+    backend.define_limits({"a": Limit(concurrency=9)}, {})
+    push(backend, *[f"plain-{n}" for n in range(50)])
+    push(backend, "limited", limits=("a",))
+    push(backend, *[f"later-{n}" for n in range(50)])
+    with backend._connection.reading() as db:
+        db.set_trace_callback(statements.append)
+    assert take(backend) == [*(f"plain-{n}" for n in range(50)), "limited", *(f"later-{n}" for n in range(49))]
+    assert len(statements) < 50
+
+
+# -- releases beside one another ---------------------------------------------------------------------
+
+LATER = 3e9
+OF_WORKERS_BEFORE = {
+    "open": f"INSERT OR REPLACE INTO owner (id, lease_until) VALUES ('another', {LATER})",
+    "reserve": f"UPDATE owner SET lease_until = {LATER}, reserve_request = 'r' WHERE id = 'the-owner'",
+    "heartbeat": f"UPDATE owner SET lease_until = {LATER} WHERE id = 'the-owner'",
+    "housekeep": f"UPDATE meta SET value = {LATER} WHERE key = 'last_housekeep'",
+}
+"""The first change that each call of the release before makes in its transaction."""
+
+SETTLE_BEFORE = (
+    "DELETE FROM job WHERE seq IN (SELECT seq FROM reserved WHERE owner = 'the-owner')",
+    "DELETE FROM reserved WHERE owner = 'the-owner'",
+    "UPDATE owner SET settle_request = 's', settle_answers = x'73' WHERE id = 'the-owner'",
+)
+
+
+@pytest.fixture
+def before(path):
+    """Provide a connection of the release before, which connected when the file had no job with limits."""
+    shutil.copy(FIXTURES / "sqlite-schema-2.db", path)
+    db = sqlite3.connect(path, isolation_level=None)
+    yield db
+    db.close()
+
+
+FIRST_USES = {
+    "a job with limits": lambda backend: push(backend, "new", limits=("a",)),
+    "a scheduled job with limits": lambda backend: push(backend, "new", limits=("a",), delay=60.0),
+    "a line of a fair topic": lambda backend: push(backend, "new", key="k"),
+    "a retry with limits": lambda backend: backend.settle(
+        [Settlement(each.id, each.token, Outcome.RETRY, limits=("a",)) for each in backend.reserve(["t"], 1, new_id())],
+        new_id(),
+    ),
+}
+
+
+@pytest.mark.parametrize("use", FIRST_USES)
+def test_the_release_before_works_beside_until_the_first_use_and_then_stops_with_the_fix(before, open_, use):
+    backend = open_("worker")
+    backend.define_limits({"a": Limit(concurrency=1)}, {"t": Lines(fair="fair" in use)})
+    push(backend, "plain")
+    for statement in OF_WORKERS_BEFORE.values():
+        before.execute("BEGIN IMMEDIATE")
+        before.execute(statement)
+        before.execute("ROLLBACK")
+    assert before.execute("SELECT value FROM meta WHERE key = 'readable_by'").fetchone() == (1,)
+    FIRST_USES[use](backend)
+    assert before.execute("SELECT value FROM meta WHERE key = 'readable_by'").fetchone() == (3,)
+    for statement in OF_WORKERS_BEFORE.values():
+        with pytest.raises(sqlite3.IntegrityError, match="later jobs-core: upgrade jobs-core here"):
+            before.execute(statement)
+    for statement in SETTLE_BEFORE:
+        assert before.execute(statement).rowcount == 1
+    assert backend.heartbeat()
+    assert backend.housekeep(100)
+    assert open_("another").housekeep(100)
+
+
+def test_a_file_that_excludes_the_release_before_still_notices_an_outage(before, open_):
+    backend = open_()
+    push(backend, "new", limits=("a",))
+    for last, grace in ((0.0, True), (backend._connection.options.now(), False)):
+        before.execute("DELETE FROM meta WHERE key = 'last_housekept'")
+        before.execute("INSERT INTO meta (key, value) VALUES ('last_housekept', ?)", (last,))
+        before.execute("INSERT OR REPLACE INTO owner (id, lease_until, latest) VALUES ('late', 5.0, 9e999)")
+        assert backend.housekeep(100).owners_released == (0 if grace else 1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_job_in_a_line_that_the_release_before_removed_holds_no_slot_and_nobody_back(open_, first):
+    backend = open_("worker")
+    backend.define_limits({"a": Limit(concurrency=1)}, {})
+    push(backend, "one", "two", "three", limits=("a",))
+    gone = "one" if first else "two"
+    with backend._connection.transaction() as tx:
+        tx.db.execute("DELETE FROM job WHERE id = ?", (gone,))
+    for expected in {"one": ["two", "three"], "two": ["one", "three"]}[gone]:
+        (held,) = backend.reserve(["t"], 9, new_id())
+        assert held.id == expected
+        assert backend.settle([Settlement(held.id, held.token, Outcome.DONE)], new_id()) == [Answer.SETTLED]
+    assert take(backend) == []
+    assert [(state.limit, state.used, state.waiting) for state in backend.limits(9)] == [("a", 0, 0)]
+    assert backend.counts(["t"])["t"].limited == 0
+
+
+def test_an_error_of_the_file_is_not_taken_for_a_lock(open_):
+    backend = open_()
+    with backend._connection.transaction() as tx:
+        tx.db.execute("DROP TABLE line")
+    with pytest.raises(BackendError, match="no such table: line"):
+        backend.limits(1), backend.counts(["t"])
+
+
+def test_limits_with_any_characters_are_found_again(open_):
+    backend = open_("worker")
+    for number, value in enumerate(['"', "'", "ü", "%", "_", ":", ";", " ", "\\", "a" * 100]):
+        limit = f"a:{value}"
+        backend.override_limit(limit, Limit(concurrency=0))
+        push(backend, f"{number}", limits=(limit,))
+        assert take(backend) == []
+        assert backend.get(f"{number}").limits == (limit,)
+        assert backend.get(f"{number}").blocked_by == limit
+        backend.override_limit(limit, Limit(concurrency=1))
+        assert take(backend) == [f"{number}"]
+
+
+def test_a_stored_file_with_limits_is_served(path, open_):
+    shutil.copy(FIXTURES / "sqlite-schema-3.db", path)
+    backend = open_("worker")
+    assert backend.reserve(["limited"], 9, new_id()) == []
+    assert backend.release_owner("holder", ["holds-a-slot"], b"") == 1
+    assert [delivery.id for delivery in backend.reserve(["limited"], 9, new_id())] == ["holds-a-slot"]
+    assert [(state.limit, state.used, state.waiting) for state in backend.limits(9)] == [("a", 1, 1)]
+    assert backend.lines("fair", 9) == [("k", 1)]
+    (delivery,) = backend.reserve(["fair"], 9, new_id())
+    assert (delivery.key, delivery.limits) == ("k", ())
