@@ -92,11 +92,29 @@ def kill(peer: Peer) -> dict[str, float]:
         return {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
 
 
+def cold(peer: Peer) -> dict[str, float]:
+    """Measure a process that imports the jobs, enqueues one and ends, as a cron job does; the first is not counted."""
+    rounds = 5
+    with run(peer) as made:
+        made.enqueue_cold(peer.cold)  # writes the bytecode
+        found = [made.enqueue_cold(peer.cold) for _ in range(rounds)]
+        bare = [made.enqueue_cold("") for _ in range(rounds)]
+    cpu, seconds = (percentile([figures[place] * 1e3 for figures in found], 0.5) for place in (0, 1))
+    return {"CPU time, ms": cpu, "ms": seconds, "Python itself, CPU ms": percentile([cpu * 1e3 for cpu, _ in bare], 0.5)}
+
+
 def _until(made: PeerRun, count: int, patience: float) -> None:
     if not made.until(count, patience):
         raise RuntimeError(f"{made.peer.name} stopped at {made.count()} of {count}:\n{made.log()}")
 
 
-MEASURES: dict[str, Measure] = {"drain": drain, "enqueue": enqueue, "latency": latency, "many": many, "kill": kill}
+MEASURES: dict[str, Measure] = {
+    "drain": drain,
+    "enqueue": enqueue,
+    "latency": latency,
+    "many": many,
+    "kill": kill,
+    "cold": cold,
+}
 ROUNDS = {"many": 1, "kill": 1}
 """Rounds of the slow measurements; the others have three."""

@@ -21,6 +21,11 @@ class Peer:
     bulk: int = 0  # jobs of the bulk call; 0: there is none
     measures: tuple[str, ...] = ("drain", "enqueue", "latency", "kill")
 
+    @property
+    def cold(self) -> str:
+        """The code of a process that enqueues one job."""
+        return f"from {self.adapter} import send; send('noop', -1)"
+
 
 CELERY = ("celery[redis]", "hiredis", "gevent", "amqp")
 RQ = ("rq", "hiredis")
@@ -38,6 +43,7 @@ _DRAMATIQ = "dramatiq -p 2 -t 8 dramatiq_app"
 _TASKIQ = "taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker"
 _DRAIN = ("drain",)
 _MANY = ("many",)
+_COLD = ("cold",)
 
 PEERS = [
     Peer("jobs", "jobs_app", (_JOBS, _JOBS), "2 x jobsctl worker, sync", drain=100_000, enqueue=4000, bulk=100_000),
@@ -84,6 +90,17 @@ PEERS = [
     Peer(
         "streaq", "streaq_app", ("streaq run streaq_app:worker",) * 2, "2 x streaq run, concurrency=16, ttl=0", STREAQ,
         drain=3000, bulk=5000,
+    ),
+    # A process that enqueues one job.
+    Peer("jobs", "jobs_app", (), measures=_COLD),
+    Peer("jobs, SQLite", "jobs_app", (), environment={"JOBS_BACKEND": "sqlite:///jobs.db"}, measures=_COLD),
+    Peer("celery", "celery_app", (), "", CELERY, measures=_COLD),
+    Peer("rq", "rq_app", (), "", RQ, measures=_COLD),
+    Peer("dramatiq", "dramatiq_app", (), "", DRAMATIQ, measures=_COLD),
+    Peer("huey", "huey_app", (), "results=False", HUEY, measures=_COLD),
+    Peer(
+        "huey, SQLite", "huey_app", (), "results=False", HUEY,
+        environment={"BENCH_SQLITE": "huey.db"}, measures=_COLD,
     ),
     # On RabbitMQ. All acknowledge late and wait for the broker's confirms.
     Peer(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .brokers import BROKERS
 from .peers import Peer
-from .venvs import environment
+from .venvs import environment, fresh
 
 RECORD = 24
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -56,6 +56,15 @@ class PeerRun:
         cpu, seconds = done.stdout.split()[-2:]
         self.producer_cpu = float(cpu)
         return float(seconds)
+
+    def enqueue_cold(self, code: str) -> tuple[float, float]:
+        """Run Python code in a new process; return its CPU seconds and its seconds."""
+        environment = {name: value for name, value in self.environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        before, begin = os.times(), time.perf_counter()
+        subprocess.run([fresh(self.peer) / "python", "-c", code], cwd=self.directory, env=environment, timeout=60, check=True)
+        seconds, after = time.perf_counter() - begin, os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        return cpu, seconds
 
     # -- workers ---------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ TITLES = {
     "drain": "No-op jobs, drained by two worker processes",
     "enqueue": "Enqueue, from one process",
     "latency": "From enqueue to start, workers idle",
+    "cold": "A new process: import, define the jobs, enqueue one, end",
     "many": "10,000 jobs that wait for a second",
     "kill": "2,000 jobs of 5 ms, the whole worker set killed with SIGKILL three times; not run: 40 s after the last one",
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from .peers import Peer
 
-CACHE = Path(__file__).parents[1] / ".peers"
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / "bench" / ".peers"
 OURS = {"redis": ("jobs-redis", "redis", "hiredis"), "rabbitmq": ("jobs-rabbitmq", "pika")}
 
 
@@ -24,6 +25,19 @@ def environment(peer: Peer) -> Path:
         install = [directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.packages]
         subprocess.run(install, check=True)
         ready.write_text(wanted)
+    return directory / "bin"
+
+
+def fresh(peer: Peer) -> Path:
+    """Return what `environment` does, but for us one in which only our packages are, as only a peer's are in its own."""
+    if peer.packages:
+        return environment(peer)
+    directory = CACHE / "jobs"
+    if not (directory / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        install = [directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*install, "-e", ROOT / "core", "-e", ROOT / "plugins" / "redis_backend"], check=True)
+        (directory / "ready").touch()
     return directory / "bin"
 
 

@@ -1,9 +1,14 @@
 """Huey."""
 
-import common
-from huey import RedisHuey
+import os
 
-huey = RedisHuey("bench", results=False, url=common.BROKER)
+import common
+from huey import RedisHuey, SqliteHuey
+
+if "BENCH_SQLITE" in os.environ:
+    huey = SqliteHuey("bench", results=False, filename=os.environ["BENCH_SQLITE"])
+else:
+    huey = RedisHuey("bench", results=False, url=common.BROKER)
 
 noop = huey.task(name="noop")(common.noop)
 stamp = huey.task(name="stamp")(common.stamp)

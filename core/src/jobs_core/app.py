@@ -125,15 +125,16 @@ class App:
         self._threads: ThreadPoolExecutor | None = None
 
     def warm_up(self) -> None:
-        """Find the plugins, import them, and connect to the backend now instead of at the first enqueue.
+        """Find the plugins, import them, connect to the backend, and prepare it for the topics of the jobs defined so far.
 
+        The first enqueue does not have to do this then.
         Call it at the start of a process that serves requests. If the backend cannot be reached, this logs a warning and
         returns: the first enqueue tries again. Raises ConfigError and PluginError.
         """
         self.plugins.implementations("jobs_before_enqueue")
         try:
             with self.blaming_backend():
-                self._producer.open(WARM_UP_PATIENCE)
+                self._producer.open(WARM_UP_PATIENCE, sorted(self.destinations()))
         except BackendError as error:
             logging.getLogger("jobs").warning("the queue cannot be reached yet; the first enqueue tries again: %s", error)
 

@@ -100,14 +100,14 @@ class Producer(Turns):
         return self._backend is not None
 
     @uninterrupted
-    def open(self, timeout: float) -> None:
-        """Connect unless connected; raise BackendUnavailable after `timeout` seconds."""
+    def open(self, timeout: float, topics: Sequence[str] = ()) -> None:
+        """Connect unless connected, and prepare for pushes to `topics`; raise BackendUnavailable after `timeout` seconds."""
         before = of_thread.at
         of_thread.at = min(before, time.monotonic() + timeout)
         try:
             with self._turn(timeout) as came:
                 if came and self._backend is None:
-                    self._connected()
+                    self._connected().prepare(topics)
         finally:
             of_thread.at = before
 

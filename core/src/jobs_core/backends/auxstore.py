@@ -94,6 +94,10 @@ class AuxStore(Backend):
 
     # -- the path of a job -----------------------------------------------------------------------
 
+    def prepare(self, topics: Sequence[str]) -> None:
+        self.queue.prepare(topics)
+        self.store.prepare(topics)
+
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         """Take the keys in the store, then push the messages that have not been refused into the queue.
 

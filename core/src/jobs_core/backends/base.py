@@ -612,6 +612,13 @@ class Backend(Operable, abc.ABC):
         Atomicity: one step. Blocks: for the connection. Raises: BackendUnavailable, BackendError.
         """
 
+    def prepare(self, topics: Sequence[str]) -> None:
+        """Do now what a first push to these topics would have to do besides, such as creating their queues.
+
+        Called by: producers that warm up, after `open`. Atomicity: may be repeated. Blocks: for round trips.
+        Raises: BackendUnavailable, BackendError.
+        """
+
     @abc.abstractmethod
     def close(self) -> None:
         """Disconnect, release the owner's remaining jobs without counting anything, and forget the owner.

@@ -90,6 +90,10 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._used_at = time.monotonic()
         self._primary()
 
+    def prepare(self, topics: Sequence[str]) -> None:
+        self._primary()
+        self._topology.need(topics)
+
     def close(self) -> None:
         if self._owner:
             with contextlib.suppress(BackendError):
